@@ -47,3 +47,5 @@
 pub mod digest;
 
 pub mod clock;
+
+pub mod config;

@@ -1,0 +1,334 @@
+//! Every key, once: its name, its explanation, how it is read, set and shown.
+//!
+//! The TOML reader, the names of environment variables, `larder config` and the reference in the documents are all
+//! derived from [`KEYS`]; adding a key is a line here and a field in [`Config`].
+
+use std::fmt::Write as _;
+
+use super::Config;
+use super::value::{self, Form};
+
+/// One thing that can be set.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name in `larder.toml`: the tables that lead to it, with dots between.
+    pub name: &'static str,
+    /// What it decides, in a sentence or two.
+    pub doc: &'static str,
+    /// What its value, or each of its values, has to be.
+    pub expected: &'static str,
+    /// Whether it takes a list.
+    pub list: bool,
+    /// When a change acts.
+    pub acts: Acts,
+    /// Other programs' environment variables that set it when nothing of larder's does.
+    pub others: &'static [&'static str],
+    /// Whether a password may stand in it.
+    pub secret: bool,
+    bare: bool,
+    set: fn(&mut Config, &[String]) -> Result<(), Wrong>,
+    get: fn(&Config) -> Vec<String>,
+}
+
+/// When a changed value acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acts {
+    /// As soon as the configuration is read again.
+    AtOnce,
+    /// When larder is started again.
+    AtRestart,
+}
+
+/// A value that is not what was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong(pub String);
+
+macro_rules! key {
+    (one $name:literal, $($field:ident).+, $form:path, $doc:literal) => {
+        Key {
+            set: |config, values| {
+                config.$($field).+ = single(&$form, values)?;
+                Ok(())
+            },
+            get: |config| vec![($form.show)(&config.$($field).+)],
+            ..Key::new($name, $doc, $form.expected, $form.bare)
+        }
+    };
+    (list $name:literal, $($field:ident).+, $form:path, $doc:literal) => {
+        Key {
+            list: true,
+            set: |config, values| {
+                config.$($field).+ = several(&$form, values)?;
+                Ok(())
+            },
+            get: |config| config.$($field).+.iter().map($form.show).collect(),
+            ..Key::new($name, $doc, $form.expected, $form.bare)
+        }
+    };
+}
+
+/// Every key there is.
+pub const KEYS: &[Key] = &[
+    key!(list "listen", listen, value::ADDRESS,
+        "Where clients connect. 3142 is where programs that look for a proxy for apt look.").at_restart(),
+    key!(one "data", data, value::PATH,
+        "The directory of the CA (`state/`) and the cache (`v1/`). By default `$XDG_CACHE_HOME/larder`, \
+         `~/.cache/larder` or, without a home, `/var/cache/larder`.").at_restart(),
+    key!(list "allow_nets", allow_nets, value::NET,
+        "Networks that origins may be in although larder keeps them shut: loopback, link-local, metadata services."),
+    key!(list "upstream_ca", upstream_ca, value::PATH,
+        "PEM files with further roots that vouch for origins and for proxies on the way to them."),
+    key!(list "speaks_for", speaks_for, value::SPEAKS_FOR,
+        "Indexes whose word holds for the files of another origin."),
+    key!(list "clients.allow", clients.allow, value::NET, "Networks that may use larder."),
+    key!(one "clients.max_connections", clients.max_connections, value::COUNT,
+        "Connections at a time; more wait in the kernel's queue.").at_restart(),
+    key!(one "clients.handshake_timeout", clients.handshake_timeout, value::SPAN,
+        "From CONNECT to the end of the TLS handshake."),
+    key!(one "clients.header_timeout", clients.header_timeout, value::SPAN,
+        "For the header of a request, once it has begun."),
+    key!(one "clients.idle_timeout", clients.idle_timeout, value::SPAN,
+        "A connection or tunnel on which nothing moves is closed after this."),
+    key!(one "clients.drain_timeout", clients.drain_timeout, value::SPAN,
+        "How long a stop waits for running transfers."),
+    key!(list "hosts.tunnel", hosts.tunnel, value::HOST,
+        "Hosts whose connections are copied through unread: for clients that pin certificates."),
+    key!(list "hosts.refuse", hosts.refuse, value::HOST, "Hosts that are answered 403."),
+    key!(one "hosts.tunnel_unknown_protocols", hosts.tunnel_unknown_protocols, value::SWITCH,
+        "Whether a CONNECT that carries neither TLS nor HTTP is copied through."),
+    key!(list "hosts.ports", hosts.ports, value::PORTS, "Ports that requests may name."),
+    key!(list "http.harmless_headers", http.harmless_headers, value::HEADER,
+        "Request headers, besides those larder knows, that change nothing in an answer. A request with any other \
+         header is passed on and its answer is not kept."),
+    key!(one "upstream.https_proxy", upstream.https_proxy, value::PROXY,
+        "The proxy through which https origins are reached.").password().or(&["https_proxy", "HTTPS_PROXY"]),
+    key!(one "upstream.http_proxy", upstream.http_proxy, value::PROXY,
+        "The proxy through which http origins are reached.").password().or(&["http_proxy", "HTTP_PROXY"]),
+    key!(one "upstream.no_proxy", upstream.no_proxy, value::NO_PROXY,
+        "Origins that are reached without a proxy.").or(&["no_proxy", "NO_PROXY"]),
+    key!(one "upstream.roots", upstream.roots, value::ROOTS,
+        "Which roots vouch for origins: those compiled in and the system's, one of the two, or only `upstream_ca`."),
+    key!(one "upstream.connect_timeout", upstream.connect_timeout, value::SPAN,
+        "For one connection to an origin, TLS included."),
+    key!(one "upstream.header_timeout", upstream.header_timeout, value::SPAN,
+        "From a request to the header of its answer."),
+    key!(one "upstream.idle_timeout", upstream.idle_timeout, value::SPAN, "For the next byte of a body."),
+    key!(one "upstream.min_rate", upstream.min_rate, value::SIZE,
+        "Bytes a second, measured over a minute, below which a transfer is broken off and resumed."),
+    key!(one "upstream.connections_per_origin", upstream.connections_per_origin, value::COUNT,
+        "Idle connections kept to one origin."),
+    key!(one "store.max_size", store.max_size, value::SIZE,
+        "The most that the cache takes on disk, unfinished files included."),
+    key!(one "store.min_free", store.min_free, value::SIZE,
+        "What stays free on the file system, whatever else fills it."),
+    key!(one "stale.unsigned", stale.unsigned, value::SPAN,
+        "How long copies without a signature or a strong digest still serve when their origin fails."),
+    key!(one "log.format", log.format, value::LOG_FORMAT, "For people, or one JSON object a line.").at_restart(),
+    key!(one "log.filter", log.filter, value::FILTER, "What is logged.").at_restart(),
+];
+
+/// The key called `name`.
+pub fn key(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+impl Key {
+    const fn new(
+        name: &'static str,
+        doc: &'static str,
+        expected: &'static str,
+        bare: bool,
+    ) -> Self {
+        Self {
+            name,
+            doc,
+            expected,
+            list: false,
+            acts: Acts::AtOnce,
+            others: &[],
+            secret: false,
+            bare,
+            set: |_, _| Ok(()),
+            get: |_| Vec::new(),
+        }
+    }
+
+    const fn at_restart(mut self) -> Self {
+        self.acts = Acts::AtRestart;
+        self
+    }
+
+    const fn password(mut self) -> Self {
+        self.secret = true;
+        self
+    }
+
+    const fn or(mut self, others: &'static [&'static str]) -> Self {
+        self.others = others;
+        self
+    }
+
+    /// Its name in the environment: `LARDER_`, and its path in capitals with `_`.
+    pub fn variable(&self) -> String {
+        format!("LARDER_{}", self.name.replace('.', "_").to_ascii_uppercase())
+    }
+
+    /// Sets it from texts: one, or for a list any number.
+    pub fn set(&self, config: &mut Config, values: &[String]) -> Result<(), Wrong> {
+        (self.set)(config, values)
+    }
+
+    /// Copies its value from one configuration to another.
+    pub fn copy(&self, from: &Config, to: &mut Config) {
+        // What `get` writes, `set` reads: a test holds every key to that.
+        let _same = self.set(to, &(self.get)(from));
+    }
+
+    /// Whether it has the same value in both.
+    pub fn is_same(&self, one: &Config, other: &Config) -> bool {
+        (self.get)(one) == (self.get)(other)
+    }
+
+    /// Its value as TOML, without secrets.
+    pub fn shown(&self, config: &Config) -> String {
+        let texts = (self.get)(config).into_iter().map(|text| {
+            let text = if self.secret { value::without_secrets(&text) } else { text };
+            if self.bare { text } else { quoted(&text) }
+        });
+        let all = texts.collect::<Vec<_>>().join(", ");
+        if self.list { format!("[{all}]") } else { all }
+    }
+}
+
+/// A TOML basic string.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if c.is_control() => {
+                // Writing to a String cannot fail.
+                let _infallible = write!(out, "\\u{:04X}", u32::from(c));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn single<T>(form: &Form<T>, values: &[String]) -> Result<T, Wrong> {
+    match values {
+        [value] => (form.parse)(value).ok_or_else(|| Wrong(value.clone())),
+        _ => Err(Wrong(format!("a list of {}", values.len()))),
+    }
+}
+
+fn several<T>(form: &Form<T>, values: &[String]) -> Result<Vec<T>, Wrong> {
+    values.iter().map(|value| (form.parse)(value).ok_or_else(|| Wrong(value.clone()))).collect()
+}
+
+/// The reference of every key, as Markdown: what the documents show.
+pub fn reference() -> String {
+    let defaults = Config::default();
+    let mut text = String::new();
+    for key in KEYS {
+        let default =
+            if key.name == "data" { "see below".to_owned() } else { key.shown(&defaults) };
+        let several = if key.list { "A list; each is" } else { "Takes" };
+        let restart = match key.acts {
+            Acts::AtOnce => "",
+            Acts::AtRestart => " Acts after a restart.",
+        };
+        let others = match key.others {
+            [] => String::new(),
+            names => format!(" When nothing else sets it, `{}` does.", names.join("` or `")),
+        };
+        // Writing to a String cannot fail.
+        let _infallible = write!(
+            text,
+            "### `{}`\n\n`{}` · default `{default}`\n\n{} {several} {}.{restart}{others}\n\n",
+            key.name,
+            key.variable(),
+            key.doc,
+            key.expected,
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_key_has_its_own_names_and_an_explanation() {
+        let names: BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
+        let variables: BTreeSet<_> = KEYS.iter().map(Key::variable).collect();
+        assert_eq!((names.len(), variables.len()), (KEYS.len(), KEYS.len()));
+        for key in KEYS {
+            assert!(key.doc.ends_with('.') && !key.expected.ends_with('.'), "{}", key.name);
+            assert!(key.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'.'));
+        }
+    }
+
+    #[test]
+    fn every_default_reads_back_as_itself() {
+        let defaults = Config::default();
+        for key in KEYS {
+            let mut config = Config::default();
+            key.copy(&defaults, &mut config);
+            assert_eq!(config, defaults, "{}", key.name);
+        }
+    }
+
+    /// The control of the test above: a key whose setter did nothing would pass it.
+    #[test]
+    fn every_key_sets_what_it_shows() {
+        let other = |key: &Key| -> Vec<String> {
+            let value = match key.name {
+                "listen" => "127.0.0.1:1",
+                "allow_nets" | "clients.allow" => "203.0.113.0/24",
+                "clients.max_connections" | "upstream.connections_per_origin" => "3",
+                "hosts.tunnel" | "hosts.refuse" => "*.example.org",
+                "hosts.tunnel_unknown_protocols" => "false",
+                "hosts.ports" => "1-2",
+                "http.harmless_headers" => "x-build",
+                "upstream.https_proxy" | "upstream.http_proxy" => "http://proxy.example.org:3128",
+                "upstream.roots" => "only",
+                "upstream.min_rate" | "store.max_size" | "store.min_free" => "7MiB",
+                "log.format" => "json",
+                "speaks_for" => "https://example.org/simple/ https://files.example.org",
+                name if name.ends_with("_timeout") || name == "stale.unsigned" => "77s",
+                _ => "else",
+            };
+            vec![value.to_owned()]
+        };
+        let defaults = Config::default();
+        for key in KEYS {
+            let mut config = Config::default();
+            key.set(&mut config, &other(key)).unwrap();
+            assert!(!key.is_same(&config, &defaults), "{} was not set", key.name);
+            assert_eq!((key.get)(&config), other(key), "{}", key.name);
+            assert!(
+                KEYS.iter().filter(|other| !other.is_same(&config, &defaults)).count() == 1,
+                "{}",
+                key.name
+            );
+        }
+    }
+
+    #[test]
+    fn the_reference_names_every_key_and_variable() {
+        let text = reference();
+        for key in KEYS {
+            assert!(text.contains(&format!("### `{}`\n\n`{}`", key.name, key.variable())));
+        }
+    }
+
+    #[test]
+    fn strings_are_shown_as_toml_reads_them() {
+        assert_eq!(quoted("a\"\\\n"), "\"a\\\"\\\\\\u000A\"");
+    }
+}
