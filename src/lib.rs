@@ -49,3 +49,5 @@ pub mod digest;
 pub mod clock;
 
 pub mod config;
+
+pub mod target;

@@ -1,0 +1,277 @@
+//! Who a request is for.
+//!
+//! A [`Target`] is the only identity larder knows: an [`Origin`], the raw path, the query, and the variant that the
+//! ecosystem declares. Its [`Key`] is what the store is keyed by. A false split of two targets costs a miss; a false
+//! merge would be a poisoning, so nothing is decoded, merged or sorted here (RFC 3986 §6.2.2 equates more than servers
+//! do): only the hexadecimal digits of percent-escapes are put in upper case, and what could be read in two ways is refused.
+//!
+//! [`identity`] decides the origin of a request (promise P1).
+
+pub mod identity;
+mod key;
+mod origin;
+mod path;
+mod root;
+
+use std::fmt;
+
+pub use self::key::{Key, MatchKey, Partition};
+pub use self::origin::{Host, Origin, Scheme};
+pub use self::path::{BadPath, decode_once};
+pub use self::root::Root;
+use crate::digest::key_hash;
+
+/// The longest path and query that larder takes, in bytes. Registries' signed URLs stay below 4 KiB.
+pub const MAX_URL: usize = 16 * 1024;
+
+/// Who a request is for.
+///
+/// `Display` shows the URL without the values of its query, which may be secrets; [`Target::url`] is the whole.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    origin: Origin,
+    path: Box<str>,
+    query: Option<Box<str>>,
+    /// What the ecosystem says that the answer depends on besides the URL: the class of `Accept`, say.
+    variant: Box<str>,
+}
+
+impl Target {
+    /// A target from an origin and the path and query as they were received.
+    pub fn new(origin: Origin, path_and_query: &str) -> Result<Self, BadPath> {
+        if path_and_query.len() > MAX_URL {
+            return Err(BadPath::TooLong);
+        }
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        if !path.starts_with('/') {
+            return Err(BadPath::NotAbsolute);
+        }
+        let path = path::canonical_escapes(path)?;
+        if path.split('/').any(path::is_dot_segment) {
+            return Err(BadPath::DotSegment);
+        }
+        if query.is_some_and(|query| query.bytes().any(|b| b <= b' ' || b >= 0x7f || b == b'#')) {
+            return Err(BadPath::Byte);
+        }
+        Ok(Self { origin, path: path.into(), query: query.map(Into::into), variant: "".into() })
+    }
+
+    /// A target from an absolute `http` or `https` URL, which may have a fragment (dropped) but no user information.
+    /// The path is taken as it stands: resolve relative links first, with [`Target::join`].
+    pub fn from_url(url: &str) -> Option<Self> {
+        let (scheme, rest) = match url.split_once("://")? {
+            (scheme, rest) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
+            (scheme, rest) if scheme.eq_ignore_ascii_case("http") => (Scheme::Http, rest),
+            _ => return None,
+        };
+        let rest = rest.split('#').next().unwrap_or(rest);
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at_checked(end)?;
+        let origin = identity::origin_of(scheme, authority)?;
+        let tail = if tail.starts_with('/') { tail.to_owned() } else { format!("/{tail}") };
+        Self::new(origin, &tail).ok()
+    }
+
+    /// Resolves a link that stands in this target's document (RFC 3986 §5, by the rules browsers use). `None` for
+    /// anything but http and https, and for what is no target.
+    pub fn join(&self, reference: &str) -> Option<Self> {
+        let base = url::Url::parse(&self.url()).ok()?;
+        let mut joined = base.join(reference).ok()?;
+        if !joined.username().is_empty() || joined.password().is_some() {
+            return None;
+        }
+        joined.set_fragment(None);
+        Self::from_url(joined.as_str())
+    }
+
+    /// The same target, in the variant that an ecosystem declares.
+    #[must_use]
+    pub fn with_variant(mut self, variant: &str) -> Self {
+        self.variant = variant.into();
+        self
+    }
+
+    /// The origin.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The raw path.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The raw query, without its question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.query.as_deref()
+    }
+
+    /// The variant; empty when the answer depends on the URL alone.
+    pub fn variant(&self) -> &str {
+        &self.variant
+    }
+
+    /// The path's last segment, percent-decoded once; the raw one if that gives no text.
+    pub fn file_name(&self) -> String {
+        let raw = self.path.rsplit('/').next().unwrap_or_default();
+        decode_once(raw).unwrap_or_else(|| raw.to_owned())
+    }
+
+    /// Path and query, as a request line has them.
+    pub fn path_and_query(&self) -> String {
+        match &self.query {
+            Some(query) => format!("{}?{query}", self.path),
+            None => self.path.to_string(),
+        }
+    }
+
+    /// The whole URL, secrets and all: for requests, never for texts.
+    pub fn url(&self) -> String {
+        format!("{}{}", self.origin, self.path_and_query())
+    }
+
+    /// The store's key for this target in `partition`.
+    pub fn key(&self, partition: Partition) -> Key {
+        Key(key_hash([
+            self.origin.to_string().as_bytes(),
+            self.path_and_query().as_bytes(),
+            self.variant.as_bytes(),
+            partition.as_bytes(),
+        ]))
+    }
+
+    /// Under which claims about this target are looked up: looser than the key, because indexes and clients spell the
+    /// same file in different ways (`+` and `%2b`). It finds expectations, it never picks bytes.
+    pub fn match_key(&self) -> MatchKey {
+        let decoded = decode_once(&self.path).filter(|text| {
+            !text.contains('%') && text.matches('/').count() == self.path.matches('/').count()
+        });
+        let path = decoded.as_deref().unwrap_or(&self.path);
+        let hash = key_hash([
+            self.origin.to_string().as_bytes(),
+            path.as_bytes(),
+            self.query.as_deref().unwrap_or_default().as_bytes(),
+        ]);
+        let mut short = [0; 16];
+        for (to, from) in short.iter_mut().zip(hash) {
+            *to = from;
+        }
+        MatchKey(short)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.origin)?;
+        // conda puts tokens in the path: /t/<token>/channel/…
+        let mut previous = "";
+        for (position, segment) in self.path.split('/').enumerate() {
+            if position > 0 {
+                f.write_str("/")?;
+            }
+            f.write_str(if previous == "t" && !segment.is_empty() { "…" } else { segment })?;
+            previous = segment;
+        }
+        for (position, pair) in self.query.iter().flat_map(|query| query.split('&')).enumerate() {
+            f.write_str(if position == 0 { "?" } else { "&" })?;
+            match pair.split_once('=') {
+                Some((name, _)) => write!(f, "{name}=…")?,
+                None => f.write_str("…")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(path: &str) -> Result<Target, BadPath> {
+        Target::new(identity::origin_of(Scheme::Https, "example.org").unwrap(), path)
+    }
+
+    #[test]
+    fn what_could_be_read_in_two_ways_is_refused() {
+        for (path, expected) in [
+            ("/a/../b", BadPath::DotSegment),
+            ("/a/%2e%2E/b", BadPath::DotSegment),
+            ("/a/.%2e", BadPath::DotSegment),
+            ("/./a", BadPath::DotSegment),
+            ("/a\\b", BadPath::Byte),
+            ("/a#b", BadPath::Byte),
+            ("/a b", BadPath::Byte),
+            ("/é", BadPath::Byte),
+            ("/a%", BadPath::Escape),
+            ("/a%2", BadPath::Escape),
+            ("/a%zz", BadPath::Escape),
+            ("/a%00", BadPath::Control),
+            ("/a%0d%0a", BadPath::Control),
+            ("a", BadPath::NotAbsolute),
+        ] {
+            assert_eq!(target(path), Err(expected), "{path}");
+        }
+        assert_eq!(target(&format!("/{}", "a".repeat(MAX_URL))), Err(BadPath::TooLong));
+    }
+
+    /// A false merge would be a poisoning.
+    #[test]
+    fn keys_keep_apart_what_servers_may_keep_apart() {
+        let paths = [
+            "/a/b",
+            "/a//b",
+            "/a%2Fb",
+            "/A/b",
+            "/a/b?",
+            "/a/b?x=1&y=2",
+            "/a/b?y=2&x=1",
+            "/a/b;v=1",
+            "/a+b",
+            "/a%2Bb",
+        ];
+        for (i, one) in paths.iter().enumerate() {
+            for two in paths.iter().skip(i + 1) {
+                let (one, two) = (target(one).unwrap(), target(two).unwrap());
+                assert_ne!(one.key(Partition::Public), two.key(Partition::Public), "{one} {two}");
+            }
+        }
+        let one = target("/a").unwrap();
+        assert_ne!(one.key(Partition::Public), one.key(Partition::Private([0; 16])));
+        assert_ne!(one.key(Partition::Public), one.with_variant("json").key(Partition::Public));
+        assert_eq!(target("/a%2fb"), target("/a%2Fb"));
+    }
+
+    #[test]
+    fn claims_find_a_file_in_either_spelling() {
+        let key = |path| target(path).unwrap().match_key();
+        assert_eq!(key("/pool/a_1%2bdeb12u1.deb"), key("/pool/a_1+deb12u1.deb"));
+        assert_ne!(key("/pool%2fa"), key("/pool/a"));
+        assert_ne!(key("/a%2525"), key("/a%25"));
+    }
+
+    #[test]
+    fn texts_show_no_secret() {
+        let shown =
+            target("/t/s3cret/main/x.conda?X-Amz-Signature=s3cret&flag").unwrap().to_string();
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert_eq!(shown, "https://example.org/t/…/main/x.conda?X-Amz-Signature=…&…");
+    }
+
+    #[test]
+    fn links_resolve_against_the_document() {
+        let index = target("/simple/idna/").unwrap();
+        assert_eq!(
+            index.join("../../packages/a.whl#sha256=00").unwrap().to_string(),
+            "https://example.org/packages/a.whl"
+        );
+        assert_eq!(
+            index.join("//files.example.org/a").unwrap().to_string(),
+            "https://files.example.org/a"
+        );
+        assert_eq!(index.join("mailto:x@example.org"), None);
+        assert_eq!(index.join("https://user:pw@example.org/a"), None);
+    }
+}
