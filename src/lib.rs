@@ -51,3 +51,11 @@ pub mod clock;
 pub mod config;
 
 pub mod target;
+
+pub mod proof;
+
+pub mod claim;
+
+pub mod received;
+
+pub mod entry;

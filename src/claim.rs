@@ -1,0 +1,164 @@
+//! Claims: what indexes promise about the bytes at a target.
+//!
+//! A [`Claim`] is what an ecosystem reads out of an index. A [`Promise`] is the same seen from the target: who made it,
+//! how it relates to the target's origin (promise P4) and whether it is among the newest.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Time;
+use crate::digest::{BlobId, Digest};
+use crate::proof::Rank;
+use crate::target::{Origin, Root, Target};
+
+/// Under which a look-up finds the few indexes that may name a target: a project's name, an archive's root. Index and
+/// artifact must give the same topic; the ecosystem computes both. It narrows the search and decides nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Topic(pub Box<str>);
+
+impl Topic {
+    /// The topic `name` of `ecosystem`.
+    pub fn new(ecosystem: &str, name: &str) -> Self {
+        Self(format!("{ecosystem}:{name}").into())
+    }
+}
+
+/// A promise by an index about the bytes at a target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The file that is spoken of; its variant is empty.
+    pub target: Target,
+    /// Under which it is looked up.
+    pub topic: Topic,
+    /// Every digest promised that larder knows; all must match. Not empty.
+    pub digests: Vec<Digest>,
+    /// The length in bytes, if promised.
+    pub size: Option<u64>,
+}
+
+/// Takes claims as an ecosystem reads them, in any order, in bounded memory.
+pub trait ClaimSink {
+    /// Takes one; [`TooMany`] when the index has more than its limit, and then the whole index is malformed.
+    fn claim(&mut self, claim: Claim) -> Result<(), TooMany>;
+
+    /// Takes note that the index, or one beside it, names files on `origin`, without promising anything of them: a hint
+    /// by which the index of a file is found later.
+    fn speaks(&mut self, _origin: &Origin) {}
+
+    /// Takes note of what a signed index says of itself: whether its claims count is decided by what was seen before.
+    fn edition(&mut self, _edition: Edition) {}
+}
+
+/// What an index that may be signed says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edition {
+    /// The fingerprints of the primary keys that signed it; empty when no signature counts.
+    pub signers: Vec<Box<str>>,
+    /// Why no signature counts.
+    pub unsigned: Option<String>,
+    /// When it was made.
+    pub date: Option<Time>,
+    /// Until when it may be believed.
+    pub valid_until: Option<Time>,
+}
+
+impl ClaimSink for Vec<Claim> {
+    fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
+        self.push(claim);
+        Ok(())
+    }
+}
+
+/// An index that makes more claims than larder takes from one document.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the index makes more claims than larder takes from one document")]
+pub struct TooMany;
+
+/// What an ecosystem says of an index that it has read: how far its word carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// [`Rank::Signed`] or [`Rank::Indexed`], never above what is proven of the document itself; [`Rank::None`] when it
+    /// makes no claims.
+    pub rank: Rank,
+    /// The part of the origin for which it may select and refuse.
+    pub root: Root,
+}
+
+/// One version of one index document.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Counts up over the whole store: the newer document has the higher number.
+    pub number: u64,
+    /// The index's URL, for people; without secrets.
+    pub shown: String,
+    /// The SHA-256 of the document.
+    pub document: BlobId,
+    /// When these claims were last confirmed by the index's origin.
+    pub confirmed: Time,
+    /// When a newer generation of the same index took over.
+    pub superseded: Option<Time>,
+    /// How far the index's word carries.
+    pub rank: Rank,
+    /// The part of the origin for which it may select and refuse.
+    pub root: Root,
+}
+
+/// How an index relates to the target that it names (promise P4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Relation {
+    /// Another origin, or outside the index's root, or a deeper root speaks: it confirms or alarms.
+    Elsewhere,
+    /// The operator declared that this index speaks for the target's origin: it may refuse.
+    Declared,
+    /// The target lies under the index's root: it may refuse.
+    InRoot,
+}
+
+impl Relation {
+    /// Whether a mismatch refuses the body.
+    pub const fn binds(self) -> bool {
+        matches!(self, Self::Declared | Self::InRoot)
+    }
+}
+
+/// A claim seen from its target.
+#[derive(Clone, Debug)]
+pub struct Promise {
+    /// Who made it.
+    pub by: Arc<Generation>,
+    /// The key of the index document, for revalidating it.
+    pub index: Arc<Target>,
+    /// How the index relates to the target.
+    pub relation: Relation,
+    /// All of these must match. Not empty.
+    pub digests: Vec<Digest>,
+    /// The length in bytes, if promised.
+    pub size: Option<u64>,
+}
+
+impl Promise {
+    /// Whether the index still says so today.
+    pub fn is_current(&self) -> bool {
+        self.by.superseded.is_none()
+    }
+
+    /// Whether a digest that nobody can forge is among those promised.
+    pub fn is_strong(&self) -> bool {
+        self.digests.iter().any(|digest| digest.algorithm().is_strong())
+    }
+}
+
+impl fmt::Display for Promise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} promises", self.by.shown)?;
+        for (position, digest) in self.digests.iter().enumerate() {
+            write!(f, "{} {digest}", if position == 0 { "" } else { " and" })?;
+        }
+        if let Some(size) = self.size {
+            write!(f, ", {size} bytes")?;
+        }
+        Ok(())
+    }
+}

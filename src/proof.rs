@@ -1,0 +1,102 @@
+//! What vouches for a body.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The rank of what vouches for a body, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Rank {
+    /// Nothing: plain http without a verified signature. Never shared.
+    None,
+    /// The server's certificate; RFC 9111 decides freshness.
+    Origin,
+    /// First use of an immutable-shaped URL over TLS.
+    Pinned,
+    /// Only MD5 or SHA-1, or a sidecar from the same origin.
+    IndexedWeak,
+    /// A strong digest from an index fetched from its origin over verified TLS.
+    Indexed,
+    /// An unbroken chain of strong digests from a signature by a key bound to the repository.
+    Signed,
+    /// The request itself names a strong digest.
+    SelfCertified,
+}
+
+impl Rank {
+    /// Every rank, weakest first.
+    pub const ALL: [Self; 7] = [
+        Self::None,
+        Self::Origin,
+        Self::Pinned,
+        Self::IndexedWeak,
+        Self::Indexed,
+        Self::Signed,
+        Self::SelfCertified,
+    ];
+
+    /// The name as logs, metrics and headers spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Origin => "origin",
+            Self::Pinned => "pinned",
+            Self::IndexedWeak => "indexed-weak",
+            Self::Indexed => "indexed",
+            Self::Signed => "signed",
+            Self::SelfCertified => "self-certified",
+        }
+    }
+
+    /// Whether a digest that nobody can forge stands behind it.
+    pub const fn is_strong(self) -> bool {
+        matches!(self, Self::Indexed | Self::Signed | Self::SelfCertified)
+    }
+}
+
+/// A rank with its qualifiers.
+#[expect(clippy::struct_excessive_bools, reason = "each is one qualifier of the design")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Proof {
+    /// The rank.
+    pub rank: Rank,
+    /// The promise covers the content, not the file's bytes (Go h1, Nix `NarHash`, apk v2 control).
+    pub content: bool,
+    /// A signed index past its `Valid-Until`, or a copy that could not be revalidated.
+    pub stale: bool,
+    /// Signed by a key that has expired since.
+    pub expired_key: bool,
+    /// Fetched with a credential.
+    pub private: bool,
+}
+
+impl Proof {
+    /// A proof of `rank` without qualifiers.
+    pub const fn of(rank: Rank) -> Self {
+        Self { rank, content: false, stale: false, expired_key: false, private: false }
+    }
+
+    /// The same, marked stale.
+    #[must_use]
+    pub const fn stale(mut self) -> Self {
+        self.stale = true;
+        self
+    }
+}
+
+impl fmt::Display for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.rank.as_str())?;
+        for (holds, name) in [
+            (self.content, "+content"),
+            (self.stale, "+stale"),
+            (self.expired_key, "+expired-key"),
+            (self.private, "+private"),
+        ] {
+            if holds {
+                f.write_str(name)?;
+            }
+        }
+        Ok(())
+    }
+}
