@@ -59,3 +59,5 @@ pub mod claim;
 pub mod received;
 
 pub mod entry;
+
+pub mod keyring;

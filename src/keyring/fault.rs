@@ -1,0 +1,47 @@
+//! What is wrong with a signature, and what that says of who made it.
+
+use crate::clock::Time;
+
+/// Why a document does not count as signed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.say())]
+pub struct NotSigned {
+    /// What was found, one for each signature.
+    pub faults: Vec<Fault>,
+}
+
+/// What is wrong with one signature.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// No key is known that could have made it.
+    #[error("the key {0} is not among larder's keys")]
+    Unknown(Box<str>),
+    /// Its key has expired.
+    #[error("its key expired on {0}")]
+    Expired(Time),
+    /// Its algorithm is broken, or its key too short.
+    #[error("its algorithm is too weak to count")]
+    Weak,
+    /// Its key was revoked.
+    #[error("its key was revoked")]
+    Revoked,
+    /// It does not hold.
+    #[error("{0}")]
+    Bad(Box<str>),
+}
+
+impl NotSigned {
+    /// Whether somebody may have meddled: a signature that does not hold, or by a key that its owner withdrew. What is
+    /// merely unknown, expired or weak is as good as unsigned.
+    pub fn is_forged(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::Bad(_) | Fault::Revoked))
+    }
+
+    fn say(&self) -> String {
+        let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
+        match faults.as_slice() {
+            [] => "there is no signature".to_owned(),
+            faults => format!("no signature counts: {}", faults.join("; ")),
+        }
+    }
+}
