@@ -61,3 +61,5 @@ pub mod received;
 pub mod entry;
 
 pub mod keyring;
+
+pub mod ecosystem;

@@ -1,0 +1,137 @@
+//! Compressed indexes, expanded in bounded memory and to a bounded size.
+//!
+//! What a file is, its first bytes say, not its name: an index under its own digest has no other. A bomb is what expands
+//! to far more than any real index does.
+
+use std::cell::Cell;
+use std::io::{self, BufReader, Read};
+use std::rc::Rc;
+
+use crate::ecosystem::bounded::Over;
+
+/// What any index may expand to, in bytes.
+const FREE: u64 = 64 << 20;
+
+/// Beyond that, bytes out for each byte in: the steepest real index (a translation) has 48.
+const STEEPEST: u64 = 200;
+
+/// The longest expanded index. The longest that is read has some 100 MiB.
+const LONGEST: u64 = 4 << 30;
+
+/// The memory of an xz decoder: its dictionary is what the file demands, and `xz -9` demands 64 MiB.
+const XZ_MEMORY: u64 = 256 << 20;
+
+/// The window of a zstd decoder, as a power of two: what `zstd` without `--ultra --long` stays below.
+const ZSTD_WINDOW: u32 = 27;
+
+/// The bytes that tell the formats apart.
+const MAGIC: usize = 6;
+
+/// Opens a file of any of the known compressions, or of none.
+pub(super) fn expand<'a>(file: impl Read + 'a) -> io::Result<Expanded<'a>> {
+    let taken = Rc::new(Cell::new(0));
+    let mut file = Counted { inner: file, taken: Rc::clone(&taken) };
+    let mut magic = Vec::with_capacity(MAGIC);
+    file.by_ref().take(MAGIC as u64).read_to_end(&mut magic)?;
+    let whole = io::Cursor::new(magic.clone()).chain(file);
+    let plain: Box<dyn Read + 'a> = match magic.as_slice() {
+        [0x1f, 0x8b, ..] => Box::new(flate2::read::MultiGzDecoder::new(whole)),
+        [0xfd, b'7', b'z', b'X', b'Z', 0] => {
+            let stream = liblzma::stream::Stream::new_stream_decoder(
+                XZ_MEMORY,
+                liblzma::stream::CONCATENATED,
+            )?;
+            Box::new(liblzma::read::XzDecoder::new_stream(whole, stream))
+        }
+        [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::new(whole))?;
+            decoder.window_log_max(ZSTD_WINDOW)?;
+            Box::new(decoder)
+        }
+        _ => Box::new(whole),
+    };
+    Ok(Expanded { plain, taken, given: 0 })
+}
+
+/// An expanded index.
+pub(super) struct Expanded<'a> {
+    plain: Box<dyn Read + 'a>,
+    /// Compressed bytes so far.
+    taken: Rc<Cell<u64>>,
+    /// Expanded bytes so far.
+    given: u64,
+}
+
+impl Read for Expanded<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.plain.read(out)?;
+        self.given += read as u64;
+        let limit = self.taken.get().saturating_mul(STEEPEST).clamp(FREE, LONGEST);
+        if self.given > limit {
+            return Err(io::Error::other(Over { limit, unit: "expanded bytes" }));
+        }
+        Ok(read)
+    }
+}
+
+/// Counts what is read.
+struct Counted<R> {
+    inner: R,
+    taken: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(out)?;
+        self.taken.set(self.taken.get() + read as u64);
+        Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn expanded(file: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        expand(file)?.read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut to = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        to.write_all(bytes).unwrap();
+        to.finish().unwrap()
+    }
+
+    #[test]
+    fn every_compression_is_told_by_its_first_bytes() {
+        let text = b"Package: a\n";
+        let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 6);
+        xz.write_all(text).unwrap();
+        let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        bz.write_all(text).unwrap();
+        let twice = [gzip(text), gzip(text)].concat();
+        for file in [
+            text.to_vec(),
+            gzip(text),
+            xz.finish().unwrap(),
+            bz.finish().unwrap(),
+            zstd::encode_all(&text[..], 3).unwrap(),
+        ] {
+            assert_eq!(expanded(&file).unwrap(), text);
+        }
+        assert_eq!(expanded(&twice).unwrap(), [text, &text[..]].concat());
+        assert_eq!(expanded(b"").unwrap(), b"");
+    }
+
+    #[test]
+    fn a_bomb_and_a_broken_file_end_in_an_error() {
+        let bomb = gzip(&vec![b'a'; usize::try_from(FREE + 1).unwrap()]);
+        assert!(expanded(&bomb).unwrap_err().to_string().contains("limit"));
+        let whole = gzip(b"Package: a\n");
+        assert!(expanded(&whole[..whole.len() - 4]).is_err());
+    }
+}

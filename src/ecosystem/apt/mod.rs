@@ -1,0 +1,277 @@
+//! apt archives: the chain from a signature to the bytes of a package.
+//!
+//! ```text
+//! key ─▶ InRelease, or Release beside Release.gpg ─▶ digests of indexes ─▶ Packages, Sources ─▶ digests of files ─▶ .deb
+//! ```
+//!
+//! `shape.rs` tells what a URL is; `release.rs` reads the text that was signed, `expand.rs` and `stanzas.rs` the indexes that
+//! it names. Every step hands on what the one before proved: the claims of a Packages are signed only if its own bytes are
+//! what a signed Release says. Without a known signer, TLS vouches for the archive's word, and over plain http nothing does.
+//!
+//! An index is fetched as `Packages.xz`, as `by-hash/SHA256/…` and so on. All of these are one index to its claims:
+//! `Packages` in the same directory. What a file under its own digest is, its content says.
+//!
+//! Sources: the Debian repository format (wiki), apt-secure(8), apt's `acquire-item.cc`.
+
+mod date;
+mod expand;
+mod places;
+mod release;
+mod shape;
+mod stanzas;
+
+use std::io::{self, Read};
+
+use super::{Document, Ecosystem, Malformed, Recognised, Renewal, Shape, Shelf, bounded};
+use crate::claim::{Claim, ClaimSink, Edition, Standing, Topic};
+use crate::digest::Digest;
+use crate::entry::Head;
+use crate::keyring::{Cleartext, Keyring, NotSigned, Signed};
+use crate::proof::Rank;
+use crate::target::{Root, Target};
+use places::{bases, beside, by_hash_url, directory, is_stanzas, parents, suite};
+use release::Release;
+use stanzas::Places;
+
+const NAME: &str = "apt";
+
+/// The longest Release, in bytes: the largest known has less than 1 MiB.
+const MAX_RELEASE: u64 = 16 << 20;
+
+/// The longest file of signatures, in bytes.
+const MAX_SIGNATURE: u64 = 256 << 10;
+
+/// apt archives.
+#[derive(Debug)]
+pub(super) struct Apt;
+
+impl Ecosystem for Apt {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn recognise(&self, request: &Shape<'_>) -> Recognised {
+        shape::recognise(request)
+    }
+
+    /// Only the Release documents tell: what lies beside them may be compressed, or of any shape.
+    fn confirm(&self, at: &Target, head: &Head, start: &[u8]) -> bool {
+        head.status == hyper::StatusCode::OK
+            && match at.file_name().as_str() {
+                "InRelease" => start.starts_with(b"-----BEGIN PGP SIGNED MESSAGE-----"),
+                "Release" => shape::is_release(start),
+                _ => false,
+            }
+    }
+
+    /// A Release is read together with its signature.
+    fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
+        if at.file_name() != "Release" {
+            return Vec::new();
+        }
+        let signature = beside(at, "Release.gpg");
+        signature.filter(|signature| have.open(signature).is_none()).into_iter().collect()
+    }
+
+    fn claims(
+        &self,
+        doc: &Document<'_>,
+        keys: &Keyring,
+        out: &mut dyn ClaimSink,
+    ) -> Result<Standing, Malformed> {
+        let root = shape::dists(doc.at).unwrap_or_else(|| Root::directory_of(doc.at));
+        let nothing = Standing { rank: Rank::None, root: root.clone() };
+        if doc.head.status != hyper::StatusCode::OK {
+            return Ok(nothing);
+        }
+        let rank = match doc.at.file_name().as_str() {
+            "InRelease" => {
+                doc.expect_identity()?;
+                let cleartext = clear_signed(doc)?;
+                let signed = keys.verify_cleartext(&cleartext, doc.now);
+                of_release(doc, &root, cleartext.text(), signed, out)?
+            }
+            "Release" => {
+                doc.expect_identity()?;
+                let text = read(&mut (doc.open)()?, MAX_RELEASE)?;
+                let signed = detached(doc, &text, keys)?;
+                let text = String::from_utf8_lossy(&text);
+                of_release(doc, &root, &text, signed, out)?
+            }
+            "Release.gpg" => Rank::None,
+            _ if self.index_of(doc.at).is_some() || is_stanzas(doc.at) => {
+                of_stanzas(doc, &root, out)?
+            }
+            _ => Rank::None,
+        };
+        Ok(Standing { rank, root })
+    }
+
+    fn may_be_signed(&self, at: &Target) -> bool {
+        at.file_name() == "InRelease"
+    }
+
+    fn topics(&self, index: &Target) -> Vec<Topic> {
+        vec![shape::topic(index)]
+    }
+
+    /// `Packages` or `Sources` in the same directory.
+    fn index_of(&self, at: &Target) -> Option<Target> {
+        if let Some((directory, _)) = shape::by_hash(at.path()) {
+            let sources = directory.ends_with("/source");
+            let file = if sources { "Sources" } else { "Packages" };
+            return Target::new(at.origin().clone(), &format!("{directory}/{file}")).ok();
+        }
+        let file = at.file_name();
+        let stem = ["Packages.", "Sources."].into_iter().find(|start| file.starts_with(start))?;
+        beside(at, stem.trim_end_matches('.'))
+    }
+
+    fn renewal(&self, index: &Target, document: &Digest) -> Option<Renewal> {
+        if !is_stanzas(index) {
+            return None;
+        }
+        let named = by_hash_url(&directory(index), document)?;
+        let again = ["", ".xz", ".gz", ".bz2"];
+        let file = index.file_name();
+        Some(Renewal {
+            parents: parents(index),
+            named,
+            // Compressed first: few archives have the other.
+            again: again
+                .iter()
+                .cycle()
+                .skip(1)
+                .take(again.len())
+                .filter_map(|end| beside(index, &format!("{file}{end}")))
+                .collect(),
+        })
+    }
+}
+
+/// Reads the claims of a Release whose text is `text`.
+fn of_release(
+    doc: &Document<'_>,
+    root: &Root,
+    text: &str,
+    signed: Result<Signed, NotSigned>,
+    out: &mut dyn ClaimSink,
+) -> Result<Rank, Malformed> {
+    let (rank, signers, unsigned) = match signed {
+        Ok(signed) => (Rank::Signed, signed.signers, None),
+        Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
+        Err(why) if doc.may_claim() => (Rank::Indexed, Vec::new(), Some(why.to_string())),
+        Err(why) => (Rank::None, Vec::new(), Some(why.to_string())),
+    };
+    let release = Release::read(text)?;
+    if let Some(suite) = suite(doc.at)
+        && !release.is_of(suite)
+    {
+        return Err(Malformed::Shape {
+            expected: "Release of the suite that its URL names",
+            found: format!(
+                "Suite {}, Codename {}",
+                release.suite.as_deref().unwrap_or("-"),
+                release.codename.as_deref().unwrap_or("-")
+            ),
+        });
+    }
+    out.edition(Edition {
+        signers: signers.into_iter().map(|signer| signer.0).collect(),
+        unsigned,
+        date: release.date,
+        valid_until: release.valid_until,
+    });
+    if rank != Rank::None {
+        name_members(doc.at, root, &release, out)?;
+    }
+    Ok(rank)
+}
+
+/// Claims every index of a suite, under its name and, where the archive says so, under its digest.
+fn name_members(
+    at: &Target,
+    root: &Root,
+    release: &Release,
+    out: &mut dyn ClaimSink,
+) -> Result<(), Malformed> {
+    let own = Root::directory_of(at);
+    let topic = shape::topic(at);
+    for (path, member) in &release.members {
+        let Some(target) = stanzas::under(&own, path).filter(|at| root.covers(at)) else {
+            continue;
+        };
+        let by_hash = release.by_hash.then(|| {
+            let parent = directory(&target);
+            let urls = member.digests.iter();
+            urls.filter_map(move |digest| by_hash_url(&parent, digest))
+        });
+        for target in by_hash.into_iter().flatten().collect::<Vec<_>>().into_iter().chain([target])
+        {
+            out.claim(Claim {
+                target,
+                topic: topic.clone(),
+                digests: member.digests.clone(),
+                size: Some(member.size),
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the claims of a Packages or Sources, or finds that it is neither.
+fn of_stanzas(doc: &Document<'_>, root: &Root, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
+    let rank = match doc.proven {
+        Rank::Signed => Rank::Signed,
+        Rank::None | Rank::Origin | Rank::Pinned | Rank::IndexedWeak | Rank::Indexed => {
+            if !doc.may_claim() {
+                return Ok(Rank::None);
+            }
+            Rank::Indexed
+        }
+        Rank::SelfCertified => return Ok(Rank::None),
+    };
+    doc.expect_identity()?;
+    let places = Places { bases: bases(doc.at, root), topic: shape::topic(doc.at) };
+    let known = shape::by_hash(doc.at.path()).is_none();
+    let index = expand::expand((doc.open)()?).map_err(bounded::malformed)?;
+    let any = stanzas::read(index, &places, known, out)?;
+    Ok(if any { rank } else { Rank::None })
+}
+
+fn clear_signed(doc: &Document<'_>) -> Result<Cleartext, Malformed> {
+    let bytes = read(&mut (doc.open)()?, MAX_RELEASE)?;
+    Cleartext::parse(&bytes).map_err(|error| Malformed::Shape {
+        expected: "clear-signed Release",
+        found: error.to_string(),
+    })
+}
+
+/// What the signature beside a Release makes of it. Without one it is unsigned.
+fn detached(
+    doc: &Document<'_>,
+    text: &[u8],
+    keys: &Keyring,
+) -> Result<Result<Signed, NotSigned>, Malformed> {
+    let signature = beside(doc.at, "Release.gpg");
+    let stored = signature.and_then(|at| doc.companions.open(&at));
+    let Some(mut stored) = stored else {
+        return Ok(Err(NotSigned { faults: Vec::new() }));
+    };
+    let signature = read(&mut stored, MAX_SIGNATURE)?;
+    Ok(keys.verify_detached(text, &signature, doc.now))
+}
+
+fn read(from: &mut dyn Read, limit: u64) -> Result<Vec<u8>, Malformed> {
+    let mut bytes = Vec::new();
+    from.take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error: io::Error| bounded::malformed(error))?;
+    if bytes.len() as u64 > limit {
+        return Err(Malformed::Limit { limit, unit: "bytes" });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

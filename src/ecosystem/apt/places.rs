@@ -1,0 +1,82 @@
+//! Where the documents of an archive lie, seen from one of them.
+
+use super::shape;
+use crate::digest::{Algorithm, Digest};
+use crate::target::{Root, Scheme, Target};
+
+/// The most directories above a flat archive in which its files are looked for.
+const MAX_ANCESTORS: usize = 8;
+
+/// What the names in an index may be relative to: the archive's root; for a flat archive each directory above it too, where
+/// they confirm and no more.
+pub(super) fn bases(at: &Target, root: &Root) -> Vec<Root> {
+    if shape::dists(at).is_some() {
+        return vec![root.clone()];
+    }
+    let path = root.path.trim_end_matches('/');
+    let above = path.rmatch_indices('/').map(|(end, _)| end);
+    [path.len()]
+        .into_iter()
+        .chain(above)
+        .take(MAX_ANCESTORS)
+        .map(|end| Root {
+            origin: root.origin.clone(),
+            path: format!("{}/", path.get(..end).unwrap_or_default()).into(),
+        })
+        .collect()
+}
+
+/// Whether this is a Packages or Sources, uncompressed.
+pub(super) fn is_stanzas(at: &Target) -> bool {
+    matches!(at.file_name().as_str(), "Packages" | "Sources")
+}
+
+/// The file `name` in the same directory.
+pub(super) fn beside(at: &Target, name: &str) -> Option<Target> {
+    Target::new(at.origin().clone(), &format!("{}{name}", directory(at).path)).ok()
+}
+
+pub(super) fn directory(at: &Target) -> Root {
+    Root::directory_of(at)
+}
+
+/// Where an archive has the index in `directory` whose digest this is.
+pub(super) fn by_hash_url(directory: &Root, digest: &Digest) -> Option<Target> {
+    let algorithm = match digest.algorithm() {
+        Algorithm::Sha256 => "SHA256",
+        Algorithm::Sha512 => "SHA512",
+        Algorithm::Md5 | Algorithm::Sha1 | Algorithm::Sha384 | Algorithm::Blake2b256 => {
+            return None;
+        }
+    };
+    let path = format!("{}by-hash/{algorithm}/{}", directory.path, digest.to_hex());
+    Target::new(directory.origin.clone(), &path).ok()
+}
+
+/// The path between `dists/` and the Release; `None` in a flat archive.
+pub(super) fn suite(release: &Target) -> Option<&str> {
+    shape::dists(release)?;
+    let (_, rest) = release.path().rsplit_once("/dists/")?;
+    let (suite, _) = rest.rsplit_once('/')?;
+    Some(suite)
+}
+
+/// The Releases that may name an index: one of each directory from its own up to the suite's.
+pub(super) fn parents(index: &Target) -> Vec<Target> {
+    let floor = shape::dists(index)
+        .map_or_else(|| directory(index).path.len(), |root| root.path.len() + "dists/".len() + 1);
+    let path = index.path();
+    let slashes = path.rmatch_indices('/').map(|(at, _)| at + 1);
+    slashes
+        .take_while(|end| *end >= floor)
+        .take(MAX_ANCESTORS)
+        .flat_map(|end| ["InRelease", "Release"].map(|name| (end, name)))
+        .filter_map(|(end, name)| {
+            let path = format!("{}{name}", path.get(..end)?);
+            Target::new(index.origin().clone(), &path).ok()
+        })
+        .filter(|release| {
+            release.origin().scheme == Scheme::Https || release.file_name() == "InRelease"
+        })
+        .collect()
+}

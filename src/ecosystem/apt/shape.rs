@@ -1,0 +1,306 @@
+//! What the URLs of apt archives look like.
+//!
+//! ```text
+//! <root>/dists/<suite…>/InRelease, Release, …       the archive's indexes: revalidated
+//! <root>/dists/…/by-hash/SHA256/<64 hex>            an index under its own digest, as the protocol demands
+//! <root>/pool/…/<name>_<version>_<arch>.deb         a package
+//! <dir>/InRelease, Packages.gz, …                   a flat archive: likely, until its InRelease was seen
+//! ```
+//!
+//! The root of an archive is what precedes its last `/dists/` or `/pool/`; of a flat one the directory itself, because a
+//! tenant of a host must not speak for the rest of it. `by-hash` below MD5 or SHA-1 proves nothing, and is unknown here.
+//!
+//! Sources: the Debian repository format (wiki), deb-version(7), Debian policy §5.6.12, apt's `acquire-item.cc` for by-hash.
+
+use super::NAME;
+use crate::claim::Topic;
+use crate::digest::{Algorithm, Digest};
+use crate::ecosystem::{Artifact, Kind, Named, Recognised, Resource, Shape, Variant};
+use crate::target::{Root, Target};
+
+/// What a request is.
+pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
+    let at = request.target;
+    let resource = |kind, root| Resource { kind, root, variant: Variant::ONLY };
+    let artifact = |named| Kind::Artifact(Artifact { named, topics: vec![topic(at)] });
+    if let Some((directory, digest)) = by_hash(at.path()) {
+        let named = Named { digest, by_protocol: true };
+        let root = archive_root(at).unwrap_or_else(|| Root::at(at, directory.len()));
+        return Recognised::Certain(resource(artifact(Some(named)), root));
+    }
+    let file = at.file_name();
+    if is_binary(&file) || is_source(&file) && pool(at).is_some() {
+        let root = archive_root(at).unwrap_or_else(|| Root::directory_of(at));
+        return Recognised::Certain(resource(artifact(None), root));
+    }
+    if !is_index(at.path()) {
+        return Recognised::No;
+    }
+    match dists(at) {
+        Some(root) => Recognised::Certain(resource(Kind::Index, root)),
+        None => Recognised::Likely(resource(Kind::Index, Root::directory_of(at))),
+    }
+}
+
+/// Under which an archive's claims are found. A package's path does not always tell its archive's root, so that all
+/// archives of an origin meet here.
+pub(super) fn topic(at: &Target) -> Topic {
+    Topic::new(NAME, &at.origin().to_string())
+}
+
+/// The directory and the digest of `<directory>/by-hash/<algorithm>/<hex>`, if the algorithm is strong.
+pub(super) fn by_hash(path: &str) -> Option<(&str, Digest)> {
+    let (rest, hex) = path.rsplit_once('/')?;
+    let (directory, algorithm) = rest.rsplit_once("/by-hash/")?;
+    let algorithm = match algorithm {
+        "SHA256" => Algorithm::Sha256,
+        "SHA512" => Algorithm::Sha512,
+        _ => return None,
+    };
+    Some((directory, Digest::from_hex(algorithm, hex)?))
+}
+
+/// The root of the archive in whose `dists` or `pool` the target lies.
+pub(super) fn archive_root(at: &Target) -> Option<Root> {
+    dists(at).or_else(|| pool(at))
+}
+
+/// What precedes the last `/dists/` that has a suite behind it.
+pub(super) fn dists(at: &Target) -> Option<Root> {
+    let (prefix, rest) = at.path().rsplit_once("/dists/")?;
+    let (suite, _) = rest.split_once('/')?;
+    (!suite.is_empty()).then(|| Root::at(at, prefix.len()))
+}
+
+fn pool(at: &Target) -> Option<Root> {
+    Some(Root::at(at, at.path().rfind("/pool/")?))
+}
+
+/// `<name>_<version>_<architecture>.deb`. A version begins with a digit (Debian policy §5.6.12), so that
+/// `tool_current_amd64.deb`, which is remade in place, is none.
+fn is_binary(file: &str) -> bool {
+    let stem = [".deb", ".udeb", ".ddeb"].iter().find_map(|end| file.strip_suffix(end));
+    let Some((name, rest)) = stem.and_then(|stem| stem.split_once('_')) else {
+        return false;
+    };
+    let Some((version, architecture)) = rest.split_once('_') else {
+        return false;
+    };
+    is_name(name)
+        && is_version(version)
+        && !architecture.is_empty()
+        && architecture.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// `<name>_<version>.dsc` and the files that it lists. Only a pool tells them from other archives.
+fn is_source(file: &str) -> bool {
+    let file = file.strip_suffix(".asc").unwrap_or(file);
+    let stem = [".dsc", ".diff.gz"].iter().find_map(|end| file.strip_suffix(end)).or_else(|| {
+        let (stem, compression) = file.rsplit_once(".tar.")?;
+        matches!(compression, "gz" | "xz" | "bz2" | "lzma" | "zst").then_some(stem)
+    });
+    stem.and_then(|stem| stem.split_once('_'))
+        .is_some_and(|(name, version)| is_name(name) && is_version(version))
+}
+
+/// Third-party packages have capitals, which Debian's own may not.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
+}
+
+/// deb-version(7): digits and letters and `. + - ~`, and `:` behind an epoch, which file names leave out but some servers
+/// keep.
+fn is_version(version: &str) -> bool {
+    version.starts_with(|c: char| c.is_ascii_digit())
+        && version
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'+' | b'-' | b'~' | b':'))
+}
+
+/// Whether a path ends in the name of one of an archive's indexes.
+fn is_index(path: &str) -> bool {
+    let Some((directory, file)) = path.rsplit_once('/') else {
+        return false;
+    };
+    let directory = directory.rsplit('/').next().unwrap_or_default();
+    // Packages.diff/Index and the patches beside it.
+    if let Some(stem) = directory.strip_suffix(".diff") {
+        return is_index_name(stem) && (file == "Index" || file.ends_with(".gz"));
+    }
+    let stem = [".gz", ".xz", ".bz2", ".zst", ".lzma", ".lz4"]
+        .iter()
+        .find_map(|end| file.strip_suffix(end))
+        .unwrap_or(file);
+    matches!(file, "InRelease" | "Release" | "Release.gpg")
+        || is_index_name(stem)
+        || directory == "dep11" && stem.starts_with("icons-") && stem.ends_with(".tar")
+}
+
+/// An index's name without its compression. What follows the dash is an architecture, a language or a size; no dots, so
+/// that it is never an archive of something else.
+fn is_index_name(stem: &str) -> bool {
+    let stem = stem.strip_suffix(".yml").unwrap_or(stem);
+    matches!(stem, "Packages" | "Sources")
+        || ["Contents-", "Translation-", "Components-", "Commands-"]
+            .iter()
+            .filter_map(|start| stem.strip_prefix(start))
+            .any(|rest| {
+                rest.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'@'))
+            })
+}
+
+/// Whether this is the beginning of an unsigned Release: fields one to a line, `Date` among them, then sums.
+pub(super) fn is_release(start: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(start);
+    let mut dated = false;
+    for line in text.lines() {
+        let Some((field, _)) = line.split_once(':') else {
+            return false;
+        };
+        match field {
+            "Date" => dated = true,
+            "MD5Sum" | "SHA1" | "SHA256" | "SHA512" => return dated,
+            _ if field.is_empty() || field.contains(' ') => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+    fn recognise(path: &str) -> Recognised {
+        let target = Target::from_url(&format!("http://example.org{path}")).unwrap();
+        super::recognise(&Shape { target: &target, accept: "text/*" })
+    }
+
+    /// What it is and its root.
+    fn said(path: &str) -> String {
+        let (sure, resource) = match recognise(path) {
+            Recognised::No => return "no".into(),
+            Recognised::Likely(resource) => ("likely", resource),
+            Recognised::Certain(resource) => ("certain", resource),
+        };
+        let kind = match &resource.kind {
+            Kind::Index => "index",
+            Kind::Artifact(Artifact { named: Some(_), .. }) => "named",
+            Kind::Artifact(Artifact { named: None, .. }) => "artifact",
+        };
+        format!("{sure} {kind} {}", resource.root.path)
+    }
+
+    fn all_are(expected: &str, paths: &[&str]) {
+        for path in paths {
+            let path = path.replace("HEX", HEX);
+            assert_eq!(said(&path), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn indexes_are_recognised_under_dists() {
+        all_are(
+            "certain index /debian/",
+            &[
+                "/debian/dists/bookworm/InRelease",
+                "/debian/dists/bookworm/Release",
+                "/debian/dists/bookworm/Release.gpg",
+                "/debian/dists/bookworm/updates/main/binary-amd64/Packages",
+                "/debian/dists/bookworm/main/binary-amd64/Packages.xz",
+                "/debian/dists/bookworm/main/binary-amd64/Packages.diff/Index",
+                "/debian/dists/bookworm/main/binary-amd64/Packages.diff/T-1-F-2.gz",
+                "/debian/dists/bookworm/main/source/Sources.gz",
+                "/debian/dists/bookworm/main/i18n/Translation-pt_BR.bz2",
+                "/debian/dists/bookworm/main/Contents-amd64.gz",
+                "/debian/dists/bookworm/main/dep11/icons-64x64@2.tar.gz",
+                "/debian/dists/bookworm/main/dep11/Components-amd64.yml.xz",
+            ],
+        );
+        // The last `dists` is the archive's.
+        all_are("certain index /dists/a/", &["/dists/a/dists/b/InRelease"]);
+    }
+
+    #[test]
+    fn only_strong_digests_name_an_index() {
+        all_are(
+            "certain named /debian/",
+            &[
+                "/debian/dists/bookworm/main/binary-amd64/by-hash/SHA256/HEX",
+                "/debian/dists/bookworm/main/binary-amd64/by-hash/SHA512/HEXHEX",
+            ],
+        );
+        all_are("certain named /flat/", &["/flat/by-hash/SHA256/HEX"]);
+        all_are(
+            "no",
+            &[
+                "/debian/dists/bookworm/by-hash/SHA512/HEX",
+                "/debian/dists/bookworm/by-hash/SHA1/0123456789abcdef0123456789abcdef01234567",
+                "/debian/dists/bookworm/by-hash/MD5Sum/0123456789abcdef0123456789abcdef",
+            ],
+        );
+    }
+
+    #[test]
+    fn packages_are_recognised_by_name_and_sources_only_in_a_pool() {
+        all_are(
+            "certain artifact /debian/",
+            &[
+                "/debian/pool/main/a/adduser/adduser_3.134_all.deb",
+                "/debian/pool/main/g/gcc/g%2b%2b_12.2.0-3_amd64.deb",
+                "/debian/pool/main/a/a/a-udeb_1%3a1.0~rc1_amd64.udeb",
+                "/debian/pool/main/a/a/a_1.0-1.dsc",
+                "/debian/pool/main/a/a/a_1.0.orig.tar.gz",
+                "/debian/pool/main/a/a/a_1.0.orig.tar.gz.asc",
+                "/debian/pool/main/a/a/a_1.0-1.debian.tar.xz",
+                "/debian/pool/main/a/a/a_1.0-1.diff.gz",
+                "/debian/dists/stable/main/binary-amd64/Tool_1.2_amd64.deb",
+            ],
+        );
+        all_are("certain artifact /dl/", &["/dl/tool_1.2.3_amd64.deb"]);
+        all_are(
+            "no",
+            &[
+                "/dl/tool_current_amd64.deb",
+                "/dl/tool_1.0_.deb",
+                "/dl/tool.deb",
+                "/dl/a_1.0.orig.tar.gz",
+                "/debian/pool/main/a/a/README",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_flat_archive_is_likely() {
+        all_are(
+            "likely index /flat/",
+            &["/flat/InRelease", "/flat/Release.gpg", "/flat/Packages.gz"],
+        );
+        all_are("likely index /dists/", &["/dists/InRelease"]);
+        all_are(
+            "no",
+            &[
+                "/",
+                "/flat/",
+                "/debian/dists/bookworm/",
+                "/debian/dists/bookworm/main/installer-amd64/netboot/mini.iso",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_digest_in_a_by_hash_path_is_the_protocols_word() {
+        let Recognised::Certain(Resource {
+            kind: Kind::Artifact(Artifact { named: Some(named), .. }),
+            ..
+        }) = recognise(&format!("/d/dists/s/by-hash/SHA256/{HEX}"))
+        else {
+            panic!("not recognised");
+        };
+        assert!(named.by_protocol);
+        assert_eq!(named.digest.to_hex(), HEX);
+    }
+}

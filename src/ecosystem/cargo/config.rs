@@ -1,0 +1,195 @@
+//! `config.json`: where a registry keeps its crates.
+//!
+//! `dl` is a URL with markers that stand for parts of a crate's name and for its checksum; without any,
+//! `/{crate}/{version}/download` is meant. It may lead to any origin: the claims that come of it are then another
+//! origin's word.
+
+use std::io::Read;
+
+use serde::Deserialize;
+
+use super::shape::prefix;
+use crate::digest::Digest;
+use crate::ecosystem::Malformed;
+use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
+use crate::target::{Origin, Target};
+
+/// The longest configuration that is read. Real ones have two lines.
+const MAX_CONFIG: u64 = 64 * 1024;
+
+/// What a template may hold (the cargo book, "Registry index").
+const MARKERS: [&str; 5] =
+    ["{crate}", "{version}", "{prefix}", "{lowerprefix}", "{sha256-checksum}"];
+
+/// What is meant by a template without markers.
+const DEFAULT: &str = "/{crate}/{version}/download";
+
+/// Where a registry keeps its crates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Template(String);
+
+#[derive(Deserialize)]
+struct Config {
+    dl: String,
+}
+
+impl Template {
+    /// Reads a `config.json`.
+    pub(super) fn read(config: impl Read) -> Result<Self, Malformed> {
+        let bounded = Bounded::new(config, MAX_CONFIG, Nesting::default());
+        match serde_json::from_reader(bounded) {
+            Ok(Config { dl }) => Ok(Self::new(dl)),
+            Err(error) if error.is_io() => Err(malformed(error.into())),
+            Err(error) => Err(Malformed::Shape {
+                expected: "config.json of a cargo registry",
+                found: error.to_string(),
+            }),
+        }
+    }
+
+    fn new(mut dl: String) -> Self {
+        if !MARKERS.iter().any(|marker| dl.contains(marker)) {
+            dl.push_str(DEFAULT);
+        }
+        Self(dl)
+    }
+
+    /// Where the crate is that has this name, version and checksum; `None` if that is no target.
+    pub(super) fn target(&self, name: &str, version: &str, checksum: &Digest) -> Option<Target> {
+        // Names, versions and digests hold no braces, so that no replacement makes a marker.
+        let [crate_, version_, prefix_, lower, sum] = MARKERS;
+        let url = self
+            .0
+            .replace(crate_, name)
+            .replace(version_, version)
+            .replace(prefix_, &prefix(name))
+            .replace(lower, &prefix(&name.to_ascii_lowercase()))
+            .replace(sum, &checksum.to_hex());
+        Target::from_url(&url)
+    }
+
+    /// Where the crates are, if all of them lie on one origin.
+    pub(super) fn origin(&self) -> Option<Origin> {
+        let end = self.0.find(['{', '}']).unwrap_or(self.0.len());
+        // Up to the first marker, and that behind the authority.
+        let fixed = self.0.get(..end)?;
+        let (_, rest) = fixed.split_once("://")?;
+        rest.contains('/')
+            .then(|| Target::from_url(fixed))
+            .flatten()
+            .map(|target| target.origin().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Algorithm;
+
+    fn template(dl: &str) -> Template {
+        let config = serde_json::json!({"dl": dl, "api": "https://example.org"}).to_string();
+        Template::read(config.as_bytes()).unwrap()
+    }
+
+    fn url(dl: &str, name: &str, version: &str) -> Option<String> {
+        let checksum = Digest::new(Algorithm::Sha256, &[0x11; 32]).unwrap();
+        let target = template(dl).target(name, version, &checksum)?;
+        Some(target.url())
+    }
+
+    #[test]
+    fn every_marker_is_filled_in() {
+        let sum = "1".repeat(64);
+        for (dl, name, version, expected) in [
+            (
+                "https://example.org/v1/crates",
+                "Itoa",
+                "1.0.1",
+                "https://example.org/v1/crates/Itoa/1.0.1/download",
+            ),
+            (
+                "https://example.org:443/v1/crates",
+                "itoa",
+                "1.0.1",
+                "https://example.org/v1/crates/itoa/1.0.1/download",
+            ),
+            (
+                "https://example.org/crates/",
+                "itoa",
+                "1.0.1",
+                "https://example.org/crates//itoa/1.0.1/download",
+            ),
+            (
+                "https://files.example.org/{crate}/{crate}-{version}.crate",
+                "itoa",
+                "1.0.1+2",
+                "https://files.example.org/itoa/itoa-1.0.1+2.crate",
+            ),
+            (
+                "https://example.org/{prefix}/{lowerprefix}/{crate}",
+                "MyCrate",
+                "1.0.0",
+                "https://example.org/My/Cr/my/cr/MyCrate",
+            ),
+            (
+                "https://example.org/{lowerprefix}/{version}/{sha256-checksum}",
+                "ABC",
+                "1.0.0",
+                &format!("https://example.org/3/a/1.0.0/{sum}"),
+            ),
+            ("https://example.org/{prefix}", "a", "1.0.0", "https://example.org/1"),
+            ("https://example.org/{prefix}", "ab", "1.0.0", "https://example.org/2"),
+        ] {
+            assert_eq!(url(dl, name, version).as_deref(), Some(expected), "{dl}");
+        }
+    }
+
+    #[test]
+    fn a_template_that_leads_nowhere_makes_no_target() {
+        for dl in [
+            "",
+            "crates",
+            "/crates",
+            "ftp://example.org/crates",
+            "https://",
+            "https://user:secret@example.org/crates",
+            "https://example.org/../crates",
+            "https://example.org/a b",
+            "https://127.1/crates",
+        ] {
+            assert_eq!(url(dl, "itoa", "1.0.1"), None, "{dl}");
+        }
+    }
+
+    #[test]
+    fn the_origin_is_known_where_no_crate_decides_it() {
+        let origin = |dl: &str| template(dl).origin().map(|origin| origin.authority());
+        let files = Some("files.example.org".to_owned());
+        assert_eq!(origin("https://files.example.org:443/crates"), files);
+        assert_eq!(origin("https://files.example.org/{crate}-{version}.crate"), files);
+        assert_eq!(origin("https://files.example.org"), files);
+        assert_eq!(origin("https://{crate}.example.org/{version}"), None);
+        assert_eq!(origin("https://files.example.org{prefix}"), None);
+        assert_eq!(origin("nowhere"), None);
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_malformed() {
+        for config in [
+            r#"{"dl": "https://example.org/a", "dl": "https://example.org/b"}"#,
+            r#"{"dl": "https://example.org/a", "\u0064l": "https://example.org/b"}"#,
+            r#"{"dl": 1}"#,
+            r#"{"api": "https://example.org/a"}"#,
+            r#"{"dl": "https://example.org/a"} {}"#,
+            r#"{"dl": "https://example.org/a""#,
+            "[]",
+            "",
+        ] {
+            let read = Template::read(config.as_bytes());
+            assert!(matches!(read, Err(Malformed::Shape { .. })), "{config}");
+        }
+        let long = format!(r#"{{"dl": "{}"}}"#, "a".repeat(1 << 17));
+        let read = Template::read(long.as_bytes());
+        assert!(matches!(read, Err(Malformed::Limit { .. })));
+    }
+}

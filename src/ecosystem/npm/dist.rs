@@ -1,0 +1,207 @@
+//! From a version's `dist` to claims.
+//!
+//! What makes a claim: a tarball of this very package, at a URL that larder takes for a tarball, with a digest that
+//! larder knows. What does not is no error: nothing is promised of it. A document speaks for no other package's tarballs,
+//! so that whoever may publish one cannot deny another.
+//!
+//! Each tarball is claimed at `dist.tarball`, and at `<root>/<name>/-/<file>` of the registry itself: registries write
+//! their main host into their documents whoever asks, and clients put the one that they are configured for in its place.
+//! Where integrity has several digests of its strongest algorithm, any one may match (see [`super::sri`]), so each is a
+//! claim of its own.
+
+use serde::Deserialize;
+
+use super::shape::Tarball;
+use super::sri;
+use crate::claim::{Claim, ClaimSink};
+use crate::digest::{Algorithm, Digest};
+use crate::ecosystem::Malformed;
+use crate::target::{Root, Scheme, Target};
+
+/// `dist`, as far as it is read.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Dist {
+    integrity: Option<String>,
+    /// SHA-1 in hexadecimal: for what was published before there was integrity.
+    shasum: Option<String>,
+    tarball: Option<String>,
+}
+
+impl Dist {
+    /// The digests of which the tarball must match one. Integrity that nobody can read promises nothing; the clients
+    /// would not fall back to the weak sum either.
+    fn alternatives(&self) -> Vec<Digest> {
+        match (&self.integrity, &self.shasum) {
+            (Some(integrity), _) => sri::alternatives(integrity),
+            (None, Some(hex)) => Digest::from_hex(Algorithm::Sha1, hex).into_iter().collect(),
+            (None, None) => Vec::new(),
+        }
+    }
+}
+
+/// Takes the `dist` of each version of one package and makes claims of them.
+pub(super) struct Dists<'a> {
+    /// Who answered.
+    base: &'a Target,
+    /// The registry.
+    root: &'a Root,
+    package: &'a str,
+    out: &'a mut dyn ClaimSink,
+}
+
+impl<'a> Dists<'a> {
+    /// Of the document about `package` in the registry at `root`, which `base` answered.
+    pub(super) fn new(
+        base: &'a Target,
+        root: &'a Root,
+        package: &'a str,
+        out: &'a mut dyn ClaimSink,
+    ) -> Self {
+        Self { base, root, package, out }
+    }
+
+    /// The package's name.
+    pub(super) fn package(&self) -> &str {
+        self.package
+    }
+
+    /// Takes one.
+    pub(super) fn take(&mut self, dist: &Dist) -> Result<(), Malformed> {
+        let tarball = dist.tarball.as_deref();
+        let Some(target) = tarball.and_then(|tarball| self.base.join(tarball)) else {
+            return Ok(());
+        };
+        let Some(tarball) = Tarball::at(&target).filter(|found| found.package == self.package)
+        else {
+            return Ok(());
+        };
+        let path = format!("{}{}/-/{}", self.root.path, self.package, tarball.file);
+        let own = Target::new(self.root.origin.clone(), &path).ok();
+        // Written differently it is still the same file to whoever looks promises up.
+        let own = own.filter(|own| own.match_key() != target.match_key());
+        for digest in dist.alternatives() {
+            for target in [Some(&target), own.as_ref()].into_iter().flatten() {
+                if target.origin().scheme == Scheme::Https {
+                    self.out.claim(Claim {
+                        target: target.clone(),
+                        topic: tarball.topic(),
+                        digests: vec![digest],
+                        size: None,
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SRI: &str = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
+    const SHA1: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
+
+    fn said(package: &str, dist: &Dist) -> Vec<String> {
+        let base = Target::from_url("https://example.org/t/x").unwrap();
+        let root = Root::directory_of(&base);
+        let mut out = Vec::new();
+        Dists::new(&base, &root, package, &mut out).take(dist).unwrap();
+        out.iter()
+            .map(|claim| {
+                let digest = claim.digests[0];
+                format!("{} {}", claim.target.url(), digest.algorithm().name())
+            })
+            .collect()
+    }
+
+    fn dist(integrity: Option<&str>, shasum: Option<&str>, tarball: &str) -> Dist {
+        Dist {
+            integrity: integrity.map(str::to_owned),
+            shasum: shasum.map(str::to_owned),
+            tarball: Some(tarball.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_tarball_is_claimed_where_the_document_says_and_where_clients_ask() {
+        for (package, tarball, expected) in [
+            (
+                "ms",
+                "https://files.example.org/ms/-/ms-1.0.0.tgz",
+                &[
+                    "https://files.example.org/ms/-/ms-1.0.0.tgz sha256",
+                    "https://example.org/t/ms/-/ms-1.0.0.tgz sha256",
+                ][..],
+            ),
+            (
+                "@s/ms",
+                "https://files.example.org/p/@s%2fms/-/ms-1.0.0.tgz?x",
+                &[
+                    "https://files.example.org/p/@s%2Fms/-/ms-1.0.0.tgz?x sha256",
+                    "https://example.org/t/@s/ms/-/ms-1.0.0.tgz sha256",
+                ],
+            ),
+            (
+                "ms",
+                "/t/ms/-/ms-1.0.0%2bb.tgz",
+                &["https://example.org/t/ms/-/ms-1.0.0%2Bb.tgz sha256"],
+            ),
+            // The registry's own place is under TLS, whatever old documents say.
+            (
+                "ms",
+                "http://files.example.org/ms/-/ms-1.0.0.tgz",
+                &["https://example.org/t/ms/-/ms-1.0.0.tgz sha256"],
+            ),
+        ] {
+            assert_eq!(said(package, &dist(Some(SRI), None, tarball)), expected);
+        }
+    }
+
+    #[test]
+    fn the_weak_sum_counts_only_where_there_is_no_integrity() {
+        let at = "/t/ms/-/ms-1.0.0.tgz";
+        let sums = |integrity, shasum| said("ms", &dist(integrity, shasum, at));
+        let url = format!("https://example.org{at}");
+        assert_eq!(sums(None, Some(SHA1)), [format!("{url} sha1")]);
+        assert_eq!(sums(Some(SRI), Some(SHA1)), [format!("{url} sha256")]);
+        for (integrity, shasum) in [
+            (None, None),
+            (None, Some("a9")),
+            (Some(""), Some(SHA1)),
+            (Some("sha3-AAAA"), Some(SHA1)),
+        ] {
+            assert_eq!(sums(integrity, shasum), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn either_of_two_digests_of_one_algorithm_may_match() {
+        let two = format!("{SRI} sha256-{}A=", "A".repeat(42));
+        let both = said("ms", &dist(Some(&two), None, "/t/ms/-/ms-1.0.0.tgz"));
+        assert_eq!(both.len(), 2);
+    }
+
+    /// Whoever may publish one package could otherwise deny another, or any file of a host.
+    #[test]
+    fn a_document_speaks_for_its_own_package_alone() {
+        for tarball in [
+            "https://example.org/t/other/-/other-1.0.0.tgz",
+            "https://example.org/t/@s/ms/-/ms-1.0.0.tgz",
+            "https://example.org/t/ms/-/other-1.0.0.tgz",
+            "https://example.org/any/file.tgz",
+            "https://example.org/simple/ms/",
+            "https://user:secret@example.org/t/ms/-/ms-1.0.0.tgz",
+            "https://[::1/ms/-/ms-1.0.0.tgz",
+            "file:///ms/-/ms-1.0.0.tgz",
+            "",
+        ] {
+            assert_eq!(
+                said("ms", &dist(Some(SRI), None, tarball)),
+                Vec::<String>::new(),
+                "{tarball}"
+            );
+        }
+        assert!(said("ms", &Dist::default()).is_empty());
+    }
+}

@@ -1,0 +1,164 @@
+//! npm registries: a document for each package, tarballs that its versions name with their integrity.
+//!
+//! ```text
+//! recognise   shape (path) and accept (class)   a package's document, or a tarball
+//! claims      document, then dist and sri       every version's tarball, where it is and where clients ask for it
+//! wants       for a tarball                     the document of its package, as `npm ci` would ask for it
+//! ```
+//!
+//! Three things are certain: a tarball's path, a name that is joined to its scope, and a request whose `Accept` names the
+//! type of abbreviated documents. For the rest a package's document is likely at every path that ends in a word, until
+//! one of its registry was seen: `/login` may be one.
+//!
+//! Not read: the registry's signatures, attestations, and what lies under `/-/` (search, audits, tags): it passes as
+//! HTTP allows.
+//!
+//! Sources: the registry's API and package metadata documents, npm's and pacote's requests as they were seen, the W3C's
+//! Subresource Integrity.
+
+mod accept;
+mod dist;
+mod document;
+pub(super) mod fuzz;
+mod shape;
+mod sri;
+#[cfg(test)]
+mod tests;
+
+use self::dist::Dists;
+use self::shape::{About, Page, Tarball, Tells};
+use super::{Artifact, Document, Ecosystem, Kind, Malformed, Recognised, Resource};
+use super::{Shape, Shelf, Variant, glimpse};
+use crate::claim::{ClaimSink, Standing};
+use crate::entry::Head;
+use crate::keyring::Keyring;
+use crate::proof::Rank;
+use crate::target::{Root, Scheme, Target};
+
+/// The ecosystem's name, in topics too.
+const NAME: &str = "npm";
+
+/// The longest document that is read. The largest packuments have some 40 MB.
+const MAX_DOCUMENT: u64 = 256 * 1024 * 1024;
+
+/// The most documents that are wanted for one tarball: each may be a request to an origin that never heard of it.
+const MAX_WANTED: usize = 4;
+
+/// What npm tells a registry of itself: which command runs, which package is meant and with what integrity. Registries
+/// count with it, and answer alike; npm-registry-fetch and pacote set them. `npm-otp` is a credential and not among them,
+/// nor is `Referer`, in which npm 6 named its command: other servers do answer by it.
+const HARMLESS: [&str; 9] = [
+    "npm-auth-type",
+    "npm-command",
+    "npm-in-ci",
+    "npm-scope",
+    "npm-session",
+    "pacote-integrity",
+    "pacote-pkg-id",
+    "pacote-req-type",
+    "pacote-version",
+];
+
+/// npm registries.
+#[derive(Debug)]
+pub(super) struct Npm;
+
+impl Ecosystem for Npm {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn recognise(&self, request: &Shape<'_>) -> Recognised {
+        if let Some(tarball) = Tarball::at(request.target) {
+            return Recognised::Certain(Resource {
+                kind: Kind::Artifact(Artifact { named: None, topics: vec![tarball.topic()] }),
+                root: tarball.root,
+                variant: Variant::ONLY,
+            });
+        }
+        let (Some(page), Some(class)) =
+            (Page::at(request.target), accept::classify(request.accept))
+        else {
+            return Recognised::No;
+        };
+        let certain = match page.tells {
+            Tells::All => true,
+            Tells::Nothing => [accept::INSTALL, accept::INSTALL_ONLY].contains(&class),
+            Tells::Against => false,
+        };
+        let resource = Resource { kind: Kind::Index, root: page.root, variant: class };
+        if certain { Recognised::Certain(resource) } else { Recognised::Likely(resource) }
+    }
+
+    /// A document says first of all whose it is.
+    fn confirm(&self, at: &Target, head: &Head, start: &[u8]) -> bool {
+        let Some(page) = Page::at(at) else {
+            return false;
+        };
+        let tells = match page.about {
+            About::Package => ["versions", "dist-tags"],
+            About::Version => ["version", "dist"],
+        };
+        head.status == hyper::StatusCode::OK
+            && glimpse::is_object(start)
+            && glimpse::says(start, "name", &page.package)
+            && tells.iter().any(|member| glimpse::has(start, member))
+    }
+
+    fn accept(&self, variant: &str) -> &'static str {
+        accept::CLASSES
+            .into_iter()
+            .find(|class| class.name == variant)
+            .unwrap_or(Variant::ONLY)
+            .accept
+    }
+
+    fn harmless_headers(&self) -> &'static [&'static str] {
+        &HARMLESS
+    }
+
+    fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
+        let Some(tarball) = Tarball::at(at) else {
+            return Vec::new();
+        };
+        let mut documents: Vec<Target> = Vec::new();
+        for root in [tarball.root].into_iter().chain(have.speakers(at.origin())) {
+            let document = document_of(&root, &tarball.package);
+            documents.extend(document.filter(|document| !documents.contains(document)));
+        }
+        documents.retain(|document| have.open(document).is_none());
+        documents.truncate(MAX_WANTED);
+        documents
+    }
+
+    fn claims(
+        &self,
+        doc: &Document<'_>,
+        _: &Keyring,
+        out: &mut dyn ClaimSink,
+    ) -> Result<Standing, Malformed> {
+        let page = Page::at(doc.at).filter(|_| doc.may_claim());
+        let Some(page) = page else {
+            let root = Page::at(doc.at).map(|page| page.root);
+            return Ok(Standing {
+                rank: Rank::None,
+                root: root.unwrap_or_else(|| Root::directory_of(doc.at)),
+            });
+        };
+        doc.expect_identity()?;
+        let mut dists = Dists::new(doc.base, &page.root, &page.package, out);
+        document::read((doc.open)()?, MAX_DOCUMENT, page.about, &mut dists)?;
+        Ok(Standing { rank: Rank::Indexed, root: page.root })
+    }
+}
+
+/// The document about `package` in the registry at `root`, in the class that installing asks for. Over plain http it
+/// would claim nothing.
+fn document_of(root: &Root, package: &str) -> Option<Target> {
+    let path = shape::document_path(&root.path, package);
+    let document = Target::new(root.origin.clone(), &path).ok()?;
+    let secure = document.origin().scheme == Scheme::Https;
+    // The last word on what is a document: a root may be any path.
+    let found = Page::at(&document).filter(|page| page.package == package);
+    (secure && found.is_some()).then(|| document.with_variant(accept::INSTALL.name))
+}

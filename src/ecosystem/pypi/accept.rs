@@ -1,0 +1,171 @@
+//! Which answer of a simple index a client asks for.
+//!
+//! One URL answers in JSON or in two types of HTML (PEP 691 content negotiation), and `Vary` is missing on real mirrors,
+//! so the class of `Accept` is in the key, whatever the answer says. A class stands for requests that every server
+//! answers alike: same first choice, same willingness to take something else. A fill sends the class's own header, so an
+//! `Accept` that fits no class exactly (a browser's, a tie, another type) is none of ours: the request is then an unknown
+//! resource, whose key has the header itself. A false split costs a miss, a false merge would give a client a type that
+//! it cannot read.
+//!
+//! What clients send: pip ≥ 22.2 `v1+json, v1+html; q=0.1, text/html; q=0.01`; uv the same with 0.2 and 0.01; poetry
+//! `v1+json` alone towards its default index and `v1+json, */*;q=0.1` towards others; older pip, and uv for link pages,
+//! `text/html`; curl and most libraries `*/*`.
+
+use crate::ecosystem::Variant;
+use crate::ecosystem::ranges::ranges;
+
+/// The type of a JSON page (PEP 691).
+pub(super) const TYPE_JSON: &str = "application/vnd.pypi.simple.v1+json";
+/// The type of an HTML page (PEP 691).
+pub(super) const TYPE_HTML: &str = "application/vnd.pypi.simple.v1+html";
+
+/// JSON, else any HTML: pip, uv, poetry.
+pub(super) const JSON: Variant = Variant {
+    name: "json",
+    accept: "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
+};
+/// JSON and nothing else: a server without it may answer 406 (PEP 691), which must not become a page.
+pub(super) const JSON_ONLY: Variant = Variant { name: "json-only", accept: TYPE_JSON };
+/// Versioned HTML, else the plain type.
+pub(super) const HTML: Variant =
+    Variant { name: "html", accept: "application/vnd.pypi.simple.v1+html, text/html;q=0.01" };
+/// Plain HTML as PEP 503 knew it.
+pub(super) const LEGACY: Variant = Variant { name: "legacy", accept: "text/html" };
+/// No preference: no `Accept` says the same as `*/*` (RFC 9110 §12.5.1).
+pub(super) const ANY: Variant = Variant { name: "any", accept: "*/*" };
+
+/// Every class.
+pub(super) const CLASSES: [Variant; 5] = [JSON, JSON_ONLY, HTML, LEGACY, ANY];
+
+/// The class of an `Accept` header; `None` if it fits none exactly.
+pub(super) fn classify(accept: &str) -> Option<Variant> {
+    if accept.trim().is_empty() {
+        return Some(ANY);
+    }
+    let Weights { json, html, text, any } = Weights::read(accept)?;
+    // Towards a server that knows every type the highest weight decides; a tie is the server's choice, and no class.
+    let rest = html.max(text).max(any);
+    match (json, html, text, any) {
+        (1.., 0, 0, 0) => Some(JSON_ONLY),
+        (1.., ..) if json > rest => Some(JSON),
+        (0, 1.., ..) if html > text.max(any) && text.max(any) > 0 => Some(HTML),
+        (0, 0, 1.., 0) => Some(LEGACY),
+        (0, 0, 0, 1..) => Some(ANY),
+        _ => None,
+    }
+}
+
+/// The weight of each type in thousandths; 0 for those that are not named or not wanted.
+struct Weights {
+    json: u16,
+    html: u16,
+    text: u16,
+    any: u16,
+}
+
+impl Weights {
+    /// `None` for a header that names another type, a parameter, or one type twice.
+    fn read(accept: &str) -> Option<Self> {
+        let mut found = [None; 4];
+        for range in ranges(accept) {
+            let (name, weight) = range?;
+            let [json, html, text, any] = &mut found;
+            let place = match name.as_str() {
+                TYPE_JSON => json,
+                TYPE_HTML => html,
+                "text/html" => text,
+                "*/*" => any,
+                _ => return None,
+            };
+            if place.replace(weight).is_some() {
+                return None;
+            }
+        }
+        let [json, html, text, any] = found.map(Option::unwrap_or_default);
+        Some(Self { json, html, text, any })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(accept: &str) -> Option<&'static str> {
+        classify(accept).map(|variant| variant.name)
+    }
+
+    #[test]
+    fn real_clients_are_classified() {
+        for (who, accept, expected) in [
+            (
+                "pip 23",
+                "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01",
+                "json",
+            ),
+            (
+                "uv",
+                "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
+                "json",
+            ),
+            ("poetry, other index", "application/vnd.pypi.simple.v1+json, */*;q=0.1", "json"),
+            ("poetry, default index", "application/vnd.pypi.simple.v1+json", "json-only"),
+            ("pip 21, uv's link pages", "text/html", "legacy"),
+            ("curl", "*/*", "any"),
+            ("no header", "", "any"),
+        ] {
+            assert_eq!(class(accept), Some(expected), "{who}");
+        }
+    }
+
+    #[test]
+    fn a_fill_is_of_its_own_class() {
+        for variant in CLASSES {
+            assert_eq!(classify(variant.accept), Some(variant));
+        }
+    }
+
+    #[test]
+    fn weights_decide_and_order_does_not() {
+        assert_eq!(
+            class("text/html;q=0.01,  APPLICATION/vnd.pypi.simple.v1+JSON ;Q=0.9"),
+            Some("json")
+        );
+        assert_eq!(class("application/vnd.pypi.simple.v1+html, text/html;q=0.5"), Some("html"));
+        assert_eq!(class("application/vnd.pypi.simple.v1+json;q=0, text/html"), Some("legacy"));
+        assert_eq!(
+            class("application/vnd.pypi.simple.v1+json, text/html;q=0.000"),
+            Some("json-only")
+        );
+    }
+
+    /// Two clients that a server may answer differently never share a class: these have none.
+    #[test]
+    fn what_fits_no_class_is_not_merged() {
+        for accept in [
+            "text/html,application/xhtml+xml,application/xml;q=0.9,image/webp,*/*;q=0.8",
+            "application/json",
+            "application/vnd.pypi.simple.latest+json",
+            "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v2+json",
+            "application/vnd.pypi.simple.v1+json, text/html",
+            "application/vnd.pypi.simple.v1+json;q=0.1, text/html",
+            "application/vnd.pypi.simple.v1+html",
+            "application/vnd.pypi.simple.v1+html;q=0.5, text/html",
+            "*/*, text/html;q=0.5",
+            "text/html;level=1",
+            "text/html;q=2",
+            "text/html;q=1.001",
+            "text/html;q=0.0001",
+            "text/html;q=-1",
+            "text/html;q=",
+            "text/html, text/html;q=0.5",
+            "text/html;q=0, text/html",
+            "text/html, */*;q=0.1",
+            "text/*",
+            "*/*;q=0",
+            ";;;",
+            "é",
+        ] {
+            assert_eq!(class(accept), None, "{accept}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! PyPI and everything that is built like it: an index under TLS, files that name their own digest.
+//!
+//! ```text
+//! recognise   shape (path) and accept (class)   an index page, or a distribution file
+//! claims      html or json, by content          every link with a digest, through links
+//! wants       for a file                        the project pages that may name it
+//! ```
+//!
+//! Three shapes are certain: a project's page behind `/simple/`, a wheel's name, a path that is a BLAKE2b-256. A page of
+//! links may lie anywhere and is likely only if the request says that a package client asks: its `Accept` names a type of
+//! the simple API, or is exactly the `text/html` of older pip and of uv. An archive with a project's name and a version
+//! (`foo-1.0.tar.gz`) is likely, and an artifact only where an index claims it.
+//!
+//! Not read: the list of all projects, attestations (PEP 740), signatures of files.
+//!
+//! Sources: PEP 503, 592, 629, 658, 691, 700, 714 and the warehouse's documentation of its JSON and its file URLs.
+
+mod accept;
+pub(super) mod fuzz;
+mod html;
+mod json;
+mod links;
+mod names;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
+
+use hyper::header::CONTENT_TYPE;
+
+use self::links::{Links, Promised};
+use self::shape::{About, Dist, Page};
+use super::{Document, Ecosystem, Kind, Malformed, Recognised, Resource, Shape, Shelf, Variant};
+use crate::claim::{ClaimSink, Standing};
+use crate::entry::Head;
+use crate::keyring::Keyring;
+use crate::proof::Rank;
+use crate::target::{Root, Scheme, Target, decode_once};
+
+/// The ecosystem's name, in topics too.
+const NAME: &str = "pypi";
+
+/// The longest index that is read. The largest project pages have some 10 MB; only the list of all projects has more.
+const MAX_DOCUMENT: u64 = 64 * 1024 * 1024;
+
+/// The most pages that are wanted for one file: each may be a request to an origin that never heard of it.
+const MAX_WANTED: usize = 4;
+
+/// PyPI-like indexes.
+#[derive(Debug)]
+pub(super) struct Pypi;
+
+impl Ecosystem for Pypi {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn recognise(&self, request: &Shape<'_>) -> Recognised {
+        if let Some(dist) = Dist::at(request.target) {
+            let resource = Resource {
+                kind: Kind::Artifact(dist.artifact()),
+                root: dist.root,
+                variant: Variant::ONLY,
+            };
+            return if dist.certain {
+                Recognised::Certain(resource)
+            } else {
+                Recognised::Likely(resource)
+            };
+        }
+        let index = |root, variant| Resource { kind: Kind::Index, root, variant };
+        match Page::at(request.target) {
+            // The older document comes in one type, whatever is asked for.
+            Some(page) if matches!(page.about, About::Legacy(_)) => {
+                Recognised::Certain(index(page.root, Variant::ONLY))
+            }
+            Some(page) => match accept::classify(request.accept) {
+                Some(class) => Recognised::Certain(index(page.root, class)),
+                None => Recognised::No,
+            },
+            None => match accept::classify(request.accept) {
+                Some(class) if class != accept::ANY && may_be_links(request.target.path()) => {
+                    Recognised::Likely(index(Root::directory_of(request.target), class))
+                }
+                _ => Recognised::No,
+            },
+        }
+    }
+
+    fn accept(&self, variant: &str) -> &'static str {
+        accept::CLASSES
+            .into_iter()
+            .find(|class| class.name == variant)
+            .unwrap_or(Variant::ONLY)
+            .accept
+    }
+
+    fn confirm(&self, _at: &Target, head: &Head, start: &[u8]) -> bool {
+        if head.status != hyper::StatusCode::OK {
+            return false;
+        }
+        let says = |text: &str| start.windows(text.len()).any(|at| at == text.as_bytes());
+        if start.trim_ascii_start().starts_with(b"{") {
+            let typed =
+                head.text(&CONTENT_TYPE).is_some_and(|value| value.starts_with(accept::TYPE_JSON));
+            return says("\"files\"") && (typed || says("\"api-version\""));
+        }
+        html::hrefs(start).any(|href| is_claiming_link(&href))
+    }
+
+    fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
+        let Some(dist) = Dist::at(at) else {
+            return Vec::new();
+        };
+        let mut pages: Vec<Target> = Vec::new();
+        let mut want = |page: Result<Target, _>| {
+            let page = page.ok().map(|page| page.with_variant(accept::JSON.name));
+            // The last word on what is a page: guesses are made of strings. Over plain http it would claim nothing.
+            let page = page.filter(|page| {
+                let secure = page.origin().scheme == Scheme::Https;
+                secure && Page::at(page).is_some() && !pages.contains(page)
+            });
+            pages.extend(page);
+        };
+        for project in &dist.projects {
+            for path in shape::own_pages(at, project) {
+                want(Target::new(at.origin().clone(), &path));
+            }
+        }
+        for root in have.speakers(at.origin()) {
+            for project in &dist.projects {
+                let path = format!("{}simple/{project}/", root.path);
+                want(Target::new(root.origin.clone(), &path));
+            }
+        }
+        pages.retain(|page| have.open(page).is_none());
+        pages.truncate(MAX_WANTED);
+        pages
+    }
+
+    fn claims(
+        &self,
+        doc: &Document<'_>,
+        _: &Keyring,
+        out: &mut dyn ClaimSink,
+    ) -> Result<Standing, Malformed> {
+        let page = Page::at(doc.at);
+        let (about, root) = match page {
+            Some(Page { about, root }) => (Some(about), root),
+            None => (None, Root::directory_of(doc.at)),
+        };
+        let project = match &about {
+            Some(About::Project(project) | About::Legacy(project)) => Some(project.as_str()),
+            Some(About::Everything) | None => None,
+        };
+        if !doc.may_claim() || about == Some(About::Everything) {
+            return Ok(Standing { rank: Rank::None, root });
+        }
+        doc.expect_identity()?;
+        let mut links = Links::new(doc.base.clone(), project, out);
+        read(&mut *(doc.open)()?, &mut links)?;
+        Ok(Standing { rank: Rank::Indexed, root })
+    }
+}
+
+/// Reads a page, JSON or HTML by its first byte: servers answer either with the other's type. What begins with neither, an
+/// empty answer among it, is no index without links but none at all: it must not replace the claims of the last one.
+fn read(document: &mut dyn Read, links: &mut Links<'_>) -> Result<(), Malformed> {
+    let mut start = Vec::new();
+    document.take(LOOK).read_to_end(&mut start)?;
+    let text = start.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&start);
+    match text.trim_ascii_start().first() {
+        Some(b'{') => json::read(text.chain(document), MAX_DOCUMENT, links),
+        Some(b'<') => html::read(text.chain(document), MAX_DOCUMENT, links),
+        Some(_) | None => Err(Malformed::Shape {
+            expected: "index in JSON or HTML",
+            found: String::from_utf8_lossy(text).chars().take(40).collect(),
+        }),
+    }
+}
+
+/// How far the first byte that is no white space may be.
+const LOOK: u64 = 1024;
+
+/// Some servers write it, although no parser wants it.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// Where a page of links may be: a directory, or a page in one.
+fn may_be_links(path: &str) -> bool {
+    ["/", ".html", ".htm"].iter().any(|end| path.ends_with(end))
+}
+
+/// Whether a link ends in a distribution file's name and has a fragment that promises something.
+fn is_claiming_link(href: &str) -> bool {
+    let Some((path, fragment)) = href.split_once('#') else {
+        return false;
+    };
+    let file = path.rsplit('/').next().unwrap_or(path);
+    let file = decode_once(file).unwrap_or_default();
+    !Promised::from_pairs(fragment).is_empty() && !names::projects(&file).is_empty()
+}

@@ -1,0 +1,378 @@
+//! Rust distributions: a manifest for each channel, archives of components that it names with their SHA-256.
+//!
+//! ```text
+//! <prefix>/dist/channel-rust-<channel>.toml          a channel's manifest; it changes with every release
+//! <prefix>/dist/<date>/channel-rust-<channel>.toml   the same as it was on that day
+//! <prefix>/dist/<date>/<component>-….tar.{gz,xz}     an archive
+//! ```
+//!
+//! `<prefix>` may be anything; the part of the origin under it is what a manifest may speak for. Each archive is claimed
+//! where the manifest says, and at the same place under the manifest's own prefix: mirrors serve the manifest as it is,
+//! and rustup puts the mirror's address in the place of the one that stands in it.
+//!
+//! Not read: the sums beside the manifests (`….toml.sha256`), signatures, installers, the self-update.
+//!
+//! Sources: rustup's manifest reader (version 2 of the format), the manifests themselves.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use serde::Deserialize;
+
+use super::{Artifact, Document, Ecosystem, Kind, Malformed, Recognised};
+use super::{Resource, Shape, Shelf, Variant};
+use crate::claim::{Claim, ClaimSink, Standing, Topic};
+use crate::digest::{Algorithm, Digest};
+use crate::keyring::Keyring;
+use crate::proof::Rank;
+use crate::target::{Root, Scheme, Target};
+
+const NAME: &str = "rustup";
+
+/// The longest manifest that is read. TOML is parsed as a whole; real ones have less than 1 MB.
+const MAX_MANIFEST: u64 = 8 * 1024 * 1024;
+
+/// Rust distributions.
+#[derive(Debug)]
+pub(super) struct Rustup;
+
+impl Ecosystem for Rustup {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn recognise(&self, request: &Shape<'_>) -> Recognised {
+        let Some(Place { root, what }) = Place::at(request.target) else {
+            return Recognised::No;
+        };
+        let kind = match what {
+            What::Channel => Kind::Index,
+            What::Archive { date, .. } => {
+                Kind::Artifact(Artifact { named: None, topics: vec![topic(date)] })
+            }
+        };
+        Recognised::Certain(Resource { kind, root, variant: Variant::ONLY })
+    }
+
+    /// The manifest of the archive's own day: the channel may have moved on since.
+    fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
+        let Some(Place { root, what: What::Archive { date, file } }) = Place::at(at) else {
+            return Vec::new();
+        };
+        let channel = ["nightly", "beta"]
+            .into_iter()
+            .find(|channel| file.split('-').any(|part| part == *channel))
+            .unwrap_or("stable");
+        let path = format!("{}dist/{date}/channel-rust-{channel}.toml", root.path);
+        Target::new(root.origin, &path)
+            .ok()
+            .filter(|manifest| manifest.origin().scheme == Scheme::Https)
+            .filter(|manifest| have.open(manifest).is_none())
+            .into_iter()
+            .collect()
+    }
+
+    fn claims(
+        &self,
+        doc: &Document<'_>,
+        _: &Keyring,
+        out: &mut dyn ClaimSink,
+    ) -> Result<Standing, Malformed> {
+        let root = match Place::at(doc.at) {
+            Some(Place { root, what: What::Channel }) if doc.may_claim() => root,
+            place => {
+                return Ok(Standing {
+                    rank: Rank::None,
+                    root: place.map_or_else(|| Root::directory_of(doc.at), |place| place.root),
+                });
+            }
+        };
+        doc.expect_identity()?;
+        let manifest = Manifest::read((doc.open)()?)?;
+        for archive in manifest.archives() {
+            for claim in claims_of(&archive, doc.base, &root) {
+                out.claim(claim)?;
+            }
+        }
+        Ok(Standing { rank: Rank::Indexed, root })
+    }
+}
+
+/// A URL of a distribution, as its path tells.
+struct Place<'a> {
+    /// What a manifest there may speak for.
+    root: Root,
+    what: What<'a>,
+}
+
+enum What<'a> {
+    Channel,
+    Archive { date: &'a str, file: &'a str },
+}
+
+impl<'a> Place<'a> {
+    fn at(at: &'a Target) -> Option<Self> {
+        let (prefix, rest) = at.path().rsplit_once("/dist/")?;
+        let (date, file) = match rest.split_once('/') {
+            Some((date, file)) => (Some(date).filter(|date| is_date(date))?, file),
+            None => ("", rest),
+        };
+        let channel =
+            file.strip_prefix("channel-rust-").and_then(|rest| rest.strip_suffix(".toml"));
+        let what = match channel {
+            Some(channel) if is_word(channel) => What::Channel,
+            None if !date.is_empty() && is_archive(file) => What::Archive { date, file },
+            Some(_) | None => return None,
+        };
+        // Sources in a Debian pool may be called so.
+        let foreign = prefix.split('/').any(|segment| segment == "pool");
+        (at.query().is_none() && !foreign).then(|| Self { root: Root::at(at, prefix.len()), what })
+    }
+}
+
+/// The files of one day are named by that day's manifests, and seldom by another's.
+fn topic(date: &str) -> Topic {
+    Topic::new(NAME, date)
+}
+
+fn is_date(text: &str) -> bool {
+    text.len() == 10
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
+        })
+}
+
+fn is_archive(file: &str) -> bool {
+    [".tar.gz", ".tar.xz"]
+        .iter()
+        .find_map(|end| file.strip_suffix(end))
+        .is_some_and(|stem| stem.contains('-') && is_word(stem))
+}
+
+fn is_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+/// What is read of a manifest. A key that stands twice is no TOML.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Manifest {
+    manifest_version: String,
+    pkg: BTreeMap<String, Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    #[serde(default)]
+    target: BTreeMap<String, Archives>,
+}
+
+/// One component for one platform.
+#[derive(Deserialize)]
+struct Archives {
+    url: Option<String>,
+    hash: Option<String>,
+    xz_url: Option<String>,
+    xz_hash: Option<String>,
+}
+
+/// Where an archive is, and its SHA-256 in hexadecimal.
+struct Archive<'a> {
+    url: &'a str,
+    hash: &'a str,
+}
+
+impl Manifest {
+    fn read(document: impl Read) -> Result<Self, Malformed> {
+        let shape = |found| Malformed::Shape { expected: "manifest of a Rust channel", found };
+        let mut bytes = Vec::new();
+        document.take(MAX_MANIFEST + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_MANIFEST {
+            return Err(Malformed::Limit { limit: MAX_MANIFEST, unit: "bytes" });
+        }
+        let manifest: Self = toml::from_slice(&bytes).map_err(|error| shape(error.to_string()))?;
+        if manifest.manifest_version != "2" {
+            return Err(shape(format!("version {:?}", manifest.manifest_version)));
+        }
+        Ok(manifest)
+    }
+
+    fn archives(&self) -> impl Iterator<Item = Archive<'_>> {
+        let platforms = self.pkg.values().flat_map(|package| package.target.values());
+        platforms.flat_map(|archives| {
+            let pairs = [(&archives.url, &archives.hash), (&archives.xz_url, &archives.xz_hash)];
+            pairs.into_iter().filter_map(|(url, hash)| {
+                let (url, hash) = (url.as_deref()?, hash.as_deref()?);
+                Some(Archive { url, hash })
+            })
+        })
+    }
+}
+
+/// What is promised of an archive: at its URL, and at the same place under `root`.
+fn claims_of(archive: &Archive<'_>, base: &Target, root: &Root) -> Vec<Claim> {
+    let digest = Digest::from_hex(Algorithm::Sha256, archive.hash);
+    let (Some(digest), Some(target)) = (digest, base.join(archive.url)) else {
+        return Vec::new();
+    };
+    let Some(Place { what: What::Archive { date, file }, .. }) = Place::at(&target) else {
+        return Vec::new();
+    };
+    let topic = topic(date);
+    let own = Target::new(root.origin.clone(), &format!("{}dist/{date}/{file}", root.path));
+    let own = own.ok().filter(|own| *own != target);
+    [Some(target), own]
+        .into_iter()
+        .flatten()
+        .filter(|target| target.origin().scheme == Scheme::Https)
+        .map(|target| Claim { target, topic: topic.clone(), digests: vec![digest], size: None })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ecosystem::fuzz::Nowhere;
+    use crate::entry::Head;
+    use hyper::{HeaderMap, StatusCode};
+    use std::io::Cursor;
+
+    const ONE: &str = "1111111111111111111111111111111111111111111111111111111111111111";
+    const MANIFEST: &str = "https://example.org/rust/dist/channel-rust-stable.toml";
+
+    fn target(url: &str) -> Target {
+        Target::from_url(url).unwrap_or_else(|| panic!("{url}"))
+    }
+
+    fn said(path: &str) -> String {
+        let target = target(&format!("https://example.org{path}"));
+        match Rustup.recognise(&Shape { target: &target, accept: "*/*" }) {
+            Recognised::Certain(Resource { kind: Kind::Index, root, .. }) => {
+                format!("index {}", root.path)
+            }
+            Recognised::Certain(Resource { kind: Kind::Artifact(artifact), root, .. }) => {
+                format!("{} {}", artifact.topics[0].0, root.path)
+            }
+            Recognised::No => "no".into(),
+            other @ Recognised::Likely(_) => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn manifests_and_archives_are_recognised_under_any_prefix() {
+        for (path, expected) in [
+            ("/dist/channel-rust-stable.toml", "index /"),
+            ("/t/dist/channel-rust-1.95.0.toml", "index /t/"),
+            ("/dist/2026-11-20/channel-rust-nightly.toml", "index /"),
+            (
+                "/t/dist/2026-11-20/rustc-nightly-x86_64-unknown-linux-gnu.tar.xz",
+                "rustup:2026-11-20 /t/",
+            ),
+            ("/dist/2026-11-20/rust-std-1.95.0-wasm32-wasip1.tar.gz", "rustup:2026-11-20 /"),
+            ("/dist/channel-rust-stable.toml.sha256", "no"),
+            ("/dist/channel-rust-stable.toml?x", "no"),
+            ("/dist/2026-11-20/channel-rust-stable.toml.asc", "no"),
+            ("/channel-rust-stable.toml", "no"),
+            ("/dist/rustc-1.95.0-x86_64-unknown-linux-gnu.tar.xz", "no"),
+            ("/dist/latest/rustc-1.95.0.tar.xz", "no"),
+            ("/dist/2026-11-20/rustc.tar.xz", "no"),
+            ("/dist/2026-11-20/x/rustc-1.95.0.tar.xz", "no"),
+            ("/pool/dist/2026-11-20/a-1_1.0.orig.tar.xz", "no"),
+        ] {
+            assert_eq!(said(path), expected, "{path}");
+        }
+    }
+
+    fn claims(at: &str, manifest: &str) -> Result<Vec<String>, Malformed> {
+        let (at, body) = (target(at), manifest.to_owned());
+        let mut out = Vec::new();
+        Rustup.claims(
+            &Document {
+                at: &at,
+                base: &at,
+                head: &Head { status: StatusCode::OK, headers: HeaderMap::new() },
+                proven: Rank::Origin,
+                now: crate::clock::Time::from_millis(0),
+                open: &|| Ok(Box::new(Cursor::new(body.clone()))),
+                companions: &Nowhere,
+            },
+            &Keyring::new(),
+            &mut out,
+        )?;
+        Ok(out.iter().map(|claim| claim.target.url()).collect())
+    }
+
+    fn manifest(url: &str) -> String {
+        format!(
+            "manifest-version = \"2\"\ndate = \"2026-11-20\"\n[pkg.rustc]\nversion = \"1\"\n\
+             [pkg.rustc.target.none]\navailable = false\n[pkg.rustc.target.x86_64-unknown-linux-gnu]\navailable = true\n\
+             url = \"{url}/dist/2026-11-20/rustc-1.tar.gz\"\nhash = \"{ONE}\"\n\
+             xz_url = \"{url}/dist/2026-11-20/rustc-1.tar.xz\"\nxz_hash = \"1234\"\n[rename.a]\nto = \"b\"\n"
+        )
+    }
+
+    #[test]
+    fn an_archive_is_claimed_where_the_manifest_says_and_where_a_mirror_has_it() {
+        let said = |url: &str| claims(MANIFEST, &manifest(url)).unwrap();
+        let own = "https://example.org/rust/dist/2026-11-20/rustc-1.tar.gz";
+        let there = "https://files.example.org/dist/2026-11-20/rustc-1.tar.gz";
+        assert_eq!(said("https://files.example.org"), [there, own]);
+        assert_eq!(said("https://example.org/rust"), [own]);
+        assert_eq!(said("http://files.example.org"), [own]);
+        for hostile in [
+            "https://user:secret@example.org",
+            "file:///etc",
+            "https://[::1",
+            "https://example.org/pool",
+        ] {
+            assert_eq!(said(hostile), Vec::<String>::new(), "{hostile}");
+        }
+        let plain = MANIFEST.replace("https:", "http:");
+        let none = claims(&plain, &manifest("https://files.example.org")).unwrap();
+        assert_eq!(none, Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_no_manifest_is_malformed() {
+        let good = manifest("https://files.example.org");
+        for document in [
+            good.replace("\"2\"", "\"3\""),
+            good.replace("manifest-version", "version"),
+            good.replace("[rename.a]", "[pkg.rustc]"),
+            good.replace("[rename.a]", "hash = \"\""),
+            good.replace("xz_hash", "hash"),
+            good.replace("[pkg.rustc", "[package.rustc"),
+            good.replace("[rename.a]", &format!("x = {}", "[".repeat(100_000))),
+            "<html>".into(),
+            "\u{0}".into(),
+            String::new(),
+        ] {
+            let read = claims(MANIFEST, &document);
+            assert!(
+                matches!(read, Err(Malformed::Shape { .. })),
+                "{}",
+                document.get(..200).unwrap_or(&document)
+            );
+        }
+        let long = format!("{good}#{}", "x".repeat(1 << 23));
+        let read = claims(MANIFEST, &long);
+        assert!(matches!(read, Err(Malformed::Limit { .. })));
+    }
+
+    #[test]
+    fn an_archive_wants_the_manifest_of_its_day() {
+        for (file, channel) in [
+            ("rustc-1.95.0-x86_64-unknown-linux-gnu.tar.xz", "stable"),
+            ("rust-std-nightly-x86_64-unknown-linux-gnu.tar.xz", "nightly"),
+            ("cargo-beta-aarch64-apple-darwin.tar.gz", "beta"),
+        ] {
+            let at = target(&format!("https://example.org/t/dist/2026-11-20/{file}"));
+            let expected =
+                format!("https://example.org/t/dist/2026-11-20/channel-rust-{channel}.toml");
+            assert_eq!(Rustup.wants(&at, &Nowhere), [target(&expected)]);
+        }
+        assert_eq!(Rustup.wants(&target(MANIFEST), &Nowhere), []);
+    }
+}
