@@ -63,3 +63,11 @@ pub mod entry;
 pub mod keyring;
 
 pub mod ecosystem;
+
+pub mod verify;
+
+pub mod policy;
+
+pub mod freshness;
+
+pub mod outcome;

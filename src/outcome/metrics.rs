@@ -1,0 +1,332 @@
+//! What is counted: the families that `/-/metrics` shows, and the totals that `larder exec` sums up.
+//!
+//! Every stage that has something to count holds an `Arc<Metrics>`. The store's gauges are not kept here: whoever is
+//! asked for the metrics reads them from the store at that moment.
+//!
+//! No label ever holds what a client or an origin chose, hosts among it: a stranger could otherwise make a million series.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+
+use super::Outcome;
+use crate::proof::Proof;
+
+/// Which way bytes of bodies went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// To clients, from wherever they came.
+    ToClient,
+    /// From origins, for fills and passes.
+    FromOrigin,
+    /// To clients, out of the store: what nobody had to fetch again.
+    FromStore,
+}
+
+impl Direction {
+    /// The name as metrics spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ToClient => "to_client",
+            Self::FromOrigin => "from_origin",
+            Self::FromStore => "from_store",
+        }
+    }
+}
+
+/// What somebody should look at, although everything goes on. Damage on disk is the store's to count
+/// (`larder_store_damaged_total`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Alarm {
+    /// Bytes differ from what an index promised.
+    Mismatch,
+    /// A pinned file changed.
+    Changed,
+    /// An index that should be readable was not.
+    Malformed,
+    /// A signed index is not what was seen of it before: unsigned now, or signed by strangers, or older.
+    Signature,
+    /// A body was not kept, because the store has no room for it.
+    Full,
+}
+
+impl Alarm {
+    /// The name as metrics spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mismatch => "mismatch",
+            Self::Changed => "changed",
+            Self::Malformed => "malformed",
+            Self::Signature => "signature",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// The counters of one larder.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    bytes: Family<BytesLabels, Counter>,
+    rejected: Counter,
+    alarms: Family<AlarmLabels, Counter>,
+    connections: Gauge,
+    totals: Mutex<Totals>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    outcome: &'static str,
+    /// Why a pass was one; empty otherwise.
+    reason: &'static str,
+    /// The rank alone: qualifiers would multiply the series.
+    proof: &'static str,
+    ecosystem: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BytesLabels {
+    direction: Direction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AlarmLabels {
+    kind: Alarm,
+}
+
+impl EncodeLabelValue for Direction {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl EncodeLabelValue for Alarm {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("larder");
+        let requests = Family::default();
+        let bytes = Family::default();
+        let rejected = Counter::default();
+        let alarms = Family::default();
+        let connections = Gauge::default();
+        registry.register(
+            "requests",
+            "Requests, by how they ended and what vouched for the body",
+            Clone::clone(&requests),
+        );
+        registry.register("bytes", "Bytes of bodies, by the way they went", Clone::clone(&bytes));
+        registry.register(
+            "rejected",
+            "Bodies that were not what was promised",
+            Clone::clone(&rejected),
+        );
+        registry.register("alarms", "What somebody should look at", Clone::clone(&alarms));
+        registry.register(
+            "connections",
+            "Connections of clients that are open",
+            Clone::clone(&connections),
+        );
+        Self { registry, requests, bytes, rejected, alarms, connections, totals: Mutex::default() }
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.totals().fmt(f)
+    }
+}
+
+impl Metrics {
+    /// Counts a request that ended. `ecosystem` is the name of the one that recognised it, or empty.
+    pub fn ended(&self, outcome: Outcome, proof: Option<Proof>, ecosystem: &'static str) {
+        let reason = match outcome {
+            Outcome::Pass(reason) => reason.as_str(),
+            Outcome::Hit
+            | Outcome::Revalidated
+            | Outcome::Stale
+            | Outcome::Miss
+            | Outcome::Collapsed
+            | Outcome::Tunnel
+            | Outcome::Rejected
+            | Outcome::Refused
+            | Outcome::Failed
+            | Outcome::Own => "",
+        };
+        let proof = proof.map_or("", |proof| proof.rank.as_str());
+        let labels = RequestLabels { outcome: outcome.as_str(), reason, proof, ecosystem };
+        self.requests.get_or_create(&labels).inc();
+        let mut totals = self.lock();
+        count(&mut totals.outcomes, outcome.as_str());
+        if !proof.is_empty() {
+            count(&mut totals.proofs, proof);
+        }
+    }
+
+    /// Counts a body that was not what was promised, however much of it had been given.
+    pub fn rejected(&self) {
+        self.rejected.inc();
+        self.alarm(Alarm::Mismatch);
+    }
+
+    /// Counts bytes of a body.
+    pub fn bytes(&self, direction: Direction, bytes: u64) {
+        self.bytes.get_or_create(&BytesLabels { direction }).inc_by(bytes);
+        let mut totals = self.lock();
+        let total = match direction {
+            Direction::ToClient => &mut totals.to_client,
+            Direction::FromOrigin => &mut totals.from_origin,
+            Direction::FromStore => &mut totals.from_store,
+        };
+        *total = total.saturating_add(bytes);
+    }
+
+    /// Counts something that somebody should look at.
+    pub fn alarm(&self, kind: Alarm) {
+        self.alarms.get_or_create(&AlarmLabels { kind }).inc();
+    }
+
+    /// Counts a client's connection for as long as the guard lives.
+    pub fn connection(self: &Arc<Self>) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(Arc::clone(self))
+    }
+
+    /// The sums since the start.
+    pub fn totals(&self) -> Totals {
+        self.lock().clone()
+    }
+
+    /// Appends every family in the text format of Prometheus and `OpenMetrics`, without the mark of the end.
+    pub fn render(&self, text: &mut String) -> fmt::Result {
+        encode_registry(text, &self.registry)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Totals> {
+        // Sums stay usable whatever happened to the thread that held them.
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An open connection of a client, counted until it is dropped.
+#[derive(Debug)]
+pub struct OpenConnection(Arc<Metrics>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.dec();
+    }
+}
+
+/// Sums since the start of one larder.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Requests, by the name of their outcome.
+    pub outcomes: BTreeMap<String, u64>,
+    /// Answers, by the rank of what vouched for them.
+    pub proofs: BTreeMap<String, u64>,
+    /// Bytes that clients were sent.
+    pub to_client: u64,
+    /// Bytes that origins sent.
+    pub from_origin: u64,
+    /// Bytes that clients were sent out of the store.
+    pub from_store: u64,
+}
+
+impl Totals {
+    /// What came since `earlier`, a reading of the same larder.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let since = |now: &BTreeMap<String, u64>, then: &BTreeMap<String, u64>| {
+            now.iter()
+                .map(|(name, count)| {
+                    (name.clone(), count.saturating_sub(then.get(name).copied().unwrap_or(0)))
+                })
+                .filter(|(_, count)| *count > 0)
+                .collect()
+        };
+        Self {
+            outcomes: since(&self.outcomes, &earlier.outcomes),
+            proofs: since(&self.proofs, &earlier.proofs),
+            to_client: self.to_client.saturating_sub(earlier.to_client),
+            from_origin: self.from_origin.saturating_sub(earlier.from_origin),
+            from_store: self.from_store.saturating_sub(earlier.from_store),
+        }
+    }
+
+    /// How many requests ended in one of `outcomes`.
+    pub fn count(&self, outcomes: &[Outcome]) -> u64 {
+        let named = |outcome: &Outcome| self.outcomes.get(outcome.as_str()).copied().unwrap_or(0);
+        outcomes.iter().map(named).sum()
+    }
+}
+
+fn count(counts: &mut BTreeMap<String, u64>, name: &str) {
+    match counts.get_mut(name) {
+        Some(count) => *count = count.saturating_add(1),
+        None => {
+            counts.insert(name.to_owned(), 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PassReason;
+    use crate::proof::Rank;
+
+    #[test]
+    fn families_carry_the_names_that_dashboards_use() {
+        let metrics = Arc::new(Metrics::default());
+        let open = metrics.connection();
+        metrics.ended(Outcome::Hit, Some(Proof::of(Rank::Indexed).stale()), "pypi");
+        metrics.ended(Outcome::Pass(PassReason::Credential), None, "");
+        metrics.rejected();
+        metrics.bytes(Direction::FromStore, 7);
+        let mut text = String::new();
+        metrics.render(&mut text).unwrap();
+        for line in [
+            "larder_requests_total{outcome=\"hit\",reason=\"\",proof=\"indexed\",ecosystem=\"pypi\"} 1",
+            "larder_requests_total{outcome=\"pass\",reason=\"credential\",proof=\"\",ecosystem=\"\"} 1",
+            "larder_bytes_total{direction=\"from_store\"} 7",
+            "larder_rejected_total 1",
+            "larder_alarms_total{kind=\"mismatch\"} 1",
+            "larder_connections 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        drop(open);
+        text.clear();
+        metrics.render(&mut text).unwrap();
+        assert!(text.contains("larder_connections 0"));
+    }
+
+    #[test]
+    fn a_difference_holds_only_what_came_since() {
+        let metrics = Metrics::default();
+        metrics.ended(Outcome::Miss, Some(Proof::of(Rank::Pinned)), "");
+        metrics.bytes(Direction::FromOrigin, 10);
+        let before = metrics.totals();
+        metrics.ended(Outcome::Hit, Some(Proof::of(Rank::Indexed)), "");
+        metrics.ended(Outcome::Revalidated, None, "");
+        metrics.bytes(Direction::FromStore, 5);
+        let since = metrics.totals().since(&before);
+        assert_eq!(since.count(&[Outcome::Hit, Outcome::Revalidated, Outcome::Stale]), 2);
+        assert_eq!(since.count(&[Outcome::Miss]), 0);
+        assert_eq!((since.from_store, since.from_origin), (5, 0));
+        assert_eq!(since.proofs.keys().collect::<Vec<_>>(), ["indexed"]);
+    }
+}

@@ -1,0 +1,121 @@
+//! How a request ended: one enum, one name in the log, the metric and the `Cache-Status` header (RFC 9211).
+//!
+//! [`metrics`] counts it.
+
+pub mod metrics;
+
+use std::fmt;
+
+use crate::policy::PassReason;
+use crate::proof::Proof;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Answered from the store without asking anybody.
+    Hit,
+    /// Answered from the store after the origin said that the copy is current.
+    Revalidated,
+    /// Answered from the store because the origin failed.
+    Stale,
+    /// Fetched for this request.
+    Miss,
+    /// Answered from a fill that another request had begun.
+    Collapsed,
+    /// The client's own request, streamed both ways.
+    Pass(PassReason),
+    /// A CONNECT that was copied through.
+    Tunnel,
+    /// A body was not what was promised.
+    Rejected,
+    /// larder refused the request on purpose.
+    Refused,
+    /// The origin gave no answer.
+    Failed,
+    /// About larder itself.
+    Own,
+}
+
+impl Outcome {
+    /// The name as logs, metrics and headers spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Revalidated => "revalidated",
+            Self::Stale => "stale",
+            Self::Miss => "miss",
+            Self::Collapsed => "collapsed",
+            Self::Pass(_) => "pass",
+            Self::Tunnel => "tunnel",
+            Self::Rejected => "rejected",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Own => "own",
+        }
+    }
+
+    /// Whether no body came from the origin for this request.
+    pub const fn is_hit(self) -> bool {
+        matches!(self, Self::Hit | Self::Revalidated | Self::Stale)
+    }
+
+    /// The `Cache-Status` member (RFC 9211 §2), the proof in its detail.
+    pub fn cache_status(self, proof: Option<Proof>) -> String {
+        let mut text = String::from(match self {
+            Self::Hit | Self::Stale => "larder; hit",
+            Self::Revalidated => "larder; fwd=stale; fwd-status=304",
+            Self::Miss => "larder; fwd=miss",
+            Self::Collapsed => "larder; fwd=miss; collapsed",
+            Self::Pass(PassReason::Method) => "larder; fwd=method",
+            Self::Pass(_) => "larder; fwd=bypass",
+            Self::Tunnel | Self::Rejected | Self::Refused | Self::Failed | Self::Own => "larder",
+        });
+        let detail = match (self, proof) {
+            (Self::Pass(reason), _) => Some(reason.as_str().to_owned()),
+            (_, Some(proof)) => Some(proof.to_string()),
+            (Self::Hit | Self::Revalidated | Self::Miss | Self::Collapsed, None) => None,
+            (_, None) => Some(self.as_str().to_owned()),
+        };
+        if let Some(detail) = detail {
+            // A string, because a token (RFC 8941 §3.3.4) holds no `+` at its start nor spaces.
+            text.push_str("; detail=\"");
+            text.push_str(&detail);
+            text.push('"');
+        }
+        text
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())?;
+        if let Self::Pass(reason) = self {
+            write!(f, "({})", reason.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proof::Rank;
+
+    #[test]
+    fn cache_status_says_what_happened_and_what_vouches() {
+        let proof = Proof::of(Rank::SelfCertified);
+        assert_eq!(
+            Outcome::Hit.cache_status(Some(proof)),
+            "larder; hit; detail=\"self-certified\""
+        );
+        assert_eq!(
+            Outcome::Stale.cache_status(Some(Proof::of(Rank::Origin).stale())),
+            "larder; hit; detail=\"origin+stale\""
+        );
+        assert_eq!(
+            Outcome::Pass(PassReason::Credential).cache_status(None),
+            "larder; fwd=bypass; detail=\"credential\""
+        );
+        assert_eq!(Outcome::Miss.cache_status(None), "larder; fwd=miss");
+    }
+}

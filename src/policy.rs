@@ -1,0 +1,279 @@
+//! Decides what is done with a request: a pass, or something larder may answer and keep.
+//!
+//! The rule is one sentence (DESIGN §4): a request may be a fill only if each of its header fields is named by its
+//! ecosystem or harmless. Everything else is the client's own request, streamed both ways and never shared, so that
+//! larder breaks nothing that it does not know.
+
+use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::{Method, Request, Version};
+
+use crate::ecosystem::{Artifact, Kind, Recognition};
+use crate::target::{Scheme, Target};
+
+/// Why a request is not answered from the cache and its answer not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PassReason {
+    /// Neither GET nor HEAD.
+    Method,
+    /// It has a body.
+    Body,
+    /// It asks to switch protocols.
+    Upgrade,
+    /// It carries a credential.
+    Credential,
+    /// It carries a header that larder does not know to be harmless.
+    Header,
+    /// Plain http, and neither a digest in the URL nor a signature.
+    Plain,
+    /// The client asks that nothing of it is stored, and no proof outweighs that.
+    NoStore,
+    /// The origin's answer to a fill was an error that the client should hear in its own words.
+    Answer,
+    /// The operator says that this host is passed through.
+    Host,
+}
+
+impl PassReason {
+    /// The name as logs, metrics and headers spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::Body => "body",
+            Self::Upgrade => "upgrade",
+            Self::Credential => "credential",
+            Self::Header => "header",
+            Self::Plain => "plain",
+            Self::NoStore => "no-store",
+            Self::Answer => "answer",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// What is done with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// The client's own request, streamed both ways.
+    Pass(PassReason),
+    /// An index, or of unknown kind: answered from the store while RFC 9111 allows.
+    Revalidate,
+    /// An artifact: answered from the store while its proof holds.
+    Keep,
+}
+
+/// Fields that change nothing in an answer, or are part of the key, or concern one connection only. A trailing `*`
+/// stands for anything.
+const HARMLESS: [&str; 27] = [
+    // in the key
+    "host",
+    "accept",
+    "accept-language",
+    // answered by larder itself, or always sent the same
+    "accept-encoding",
+    "user-agent",
+    "range",
+    "if-*",
+    "cache-control",
+    "pragma",
+    // trace context (W3C) and what else only ties log lines together
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "x-request-id",
+    "x-correlation-id",
+    "b3",
+    "x-b3-*",
+    // one connection only (RFC 9110 §7.6.1), or the path to here
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "via",
+    // asks for h2c, as cargo does on plain http; stripped
+    "http2-settings",
+    "upgrade",
+    // no body follows
+    "content-length",
+    "priority",
+];
+
+/// Fields that are credentials whoever sends them.
+const CREDENTIALS: [&str; 9] = [
+    "authorization",
+    "cookie",
+    "private-token",
+    "job-token",
+    "deploy-token",
+    "x-jfrog-art-api",
+    "x-nuget-apikey",
+    "x-api-key",
+    "x-auth-token",
+];
+
+/// Query parameters that are credentials: signed URLs and tokens.
+const QUERY_CREDENTIALS: [&str; 14] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth",
+    "awsaccesskeyid",
+    "jwt",
+    "key-pair-id",
+    "password",
+    "private_token",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-signature",
+    "x-goog-signature",
+];
+
+/// Decides. `vouched`: a signature may prove what comes, even over plain http. `extra` are the harmless fields that the
+/// operator added.
+pub fn plan<B>(
+    request: &Request<B>,
+    has_body: bool,
+    target: &Target,
+    recognition: Option<&Recognition>,
+    vouched: bool,
+    extra: &[String],
+) -> Plan {
+    let method = request.method();
+    if method != Method::GET && method != Method::HEAD {
+        return Plan::Pass(PassReason::Method);
+    }
+    if has_body {
+        return Plan::Pass(PassReason::Body);
+    }
+    if asks_upgrade(request) {
+        return Plan::Pass(PassReason::Upgrade);
+    }
+    if has_credential(request.headers(), target) {
+        return Plan::Pass(PassReason::Credential);
+    }
+    let named = recognition.map_or(&[][..], |recognition| recognition.ecosystem.harmless_headers());
+    let harmless = |name: &HeaderName| {
+        let matches = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(start) => name.as_str().starts_with(start),
+            None => name.as_str() == pattern,
+        };
+        HARMLESS.iter().copied().any(matches)
+            || named.iter().copied().any(matches)
+            || extra.iter().map(String::as_str).any(matches)
+    };
+    if !request.headers().keys().all(harmless) {
+        return Plan::Pass(PassReason::Header);
+    }
+    let artifact = match recognition.map(|recognition| &recognition.resource.kind) {
+        Some(Kind::Artifact(artifact)) => Some(artifact),
+        Some(Kind::Index) | None => None,
+    };
+    // Over plain http anybody may have written the answer; only a digest in the request itself, or a signature, outweighs
+    // that.
+    if target.origin().scheme == Scheme::Http
+        && !vouched
+        && !artifact.is_some_and(is_named_by_protocol)
+    {
+        return Plan::Pass(PassReason::Plain);
+    }
+    if artifact.is_some() { Plan::Keep } else { Plan::Revalidate }
+}
+
+fn is_named_by_protocol(artifact: &Artifact) -> bool {
+    artifact.named.as_ref().is_some_and(|named| named.by_protocol)
+}
+
+/// Whether the client asks to switch protocols; h2c does not count, it is never granted.
+pub fn asks_upgrade<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_11
+        && request.headers().get_all(header::UPGRADE).iter().any(|value| {
+            value.to_str().map_or(true, |text| {
+                text.split(',').any(|token| !token.trim().eq_ignore_ascii_case("h2c"))
+            })
+        })
+}
+
+fn has_credential(headers: &HeaderMap, target: &Target) -> bool {
+    headers.keys().any(|name| CREDENTIALS.contains(&name.as_str()))
+        || target
+            .path()
+            .split('/')
+            .skip_while(|segment| *segment != "t")
+            .nth(1)
+            .is_some_and(is_token)
+        || target.query().is_some_and(|query| {
+            query.split('&').any(|pair| {
+                let name = pair.split('=').next().unwrap_or(pair).to_ascii_lowercase();
+                QUERY_CREDENTIALS.contains(&name.as_str())
+            })
+        })
+}
+
+/// conda's `/t/<token>/`: long, and of letters, digits and hyphens. A false yes costs a pass.
+fn is_token(segment: &str) -> bool {
+    segment.len() >= 16
+        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan_of(method: &str, url: &str, fields: &[(&str, &str)], has_body: bool) -> Plan {
+        let mut request = Request::builder().method(method);
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let target = Target::from_url(url).unwrap();
+        plan(&request.body(()).unwrap(), has_body, &target, None, false, &["x-build-*".to_owned()])
+    }
+
+    #[test]
+    fn only_what_is_known_to_be_harmless_may_be_shared() {
+        let url = "https://example.org/a";
+        for (fields, expected) in [
+            (&[][..], Plan::Revalidate),
+            (&[("accept", "*/*"), ("user-agent", "x"), ("range", "bytes=0-1")], Plan::Revalidate),
+            (&[("if-none-match", "\"a\""), ("x-build-id", "7")], Plan::Revalidate),
+            (&[("upgrade", "h2c"), ("http2-settings", "AAMAAABk")], Plan::Revalidate),
+            (&[("x-vault-token", "s3cret")], Plan::Pass(PassReason::Header)),
+            (&[("authorization", "Basic x")], Plan::Pass(PassReason::Credential)),
+            (&[("cookie", "a=b")], Plan::Pass(PassReason::Credential)),
+            (&[("upgrade", "websocket")], Plan::Pass(PassReason::Upgrade)),
+            (&[("origin", "https://example.org")], Plan::Pass(PassReason::Header)),
+        ] {
+            assert_eq!(plan_of("GET", url, fields, false), expected, "{fields:?}");
+        }
+        assert_eq!(plan_of("POST", url, &[], false), Plan::Pass(PassReason::Method));
+        assert_eq!(plan_of("GET", url, &[], true), Plan::Pass(PassReason::Body));
+    }
+
+    #[test]
+    fn tokens_in_urls_are_credentials() {
+        for url in [
+            "https://example.org/a?X-Amz-Signature=00&b=1",
+            "https://example.org/a?token=x",
+            "https://example.org/t/ab-0123456789abcdef/c/x.conda",
+        ] {
+            assert_eq!(
+                plan_of("GET", url, &[], false),
+                Plan::Pass(PassReason::Credential),
+                "{url}"
+            );
+        }
+        assert_eq!(
+            plan_of("GET", "https://example.org/t/x?tokens=1", &[], false),
+            Plan::Revalidate
+        );
+    }
+
+    #[test]
+    fn plain_http_is_passed() {
+        assert_eq!(
+            plan_of("GET", "http://example.org/a", &[], false),
+            Plan::Pass(PassReason::Plain)
+        );
+    }
+}
