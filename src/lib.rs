@@ -71,3 +71,5 @@ pub mod policy;
 pub mod freshness;
 
 pub mod outcome;
+
+pub mod store;

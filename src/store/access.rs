@@ -1,0 +1,69 @@
+//! How bodies were used, for the eviction of another start.
+//!
+//! ```text
+//! DATA/v1/access      sealed: for each body when it was last used, and how it stood
+//! ```
+//!
+//! Hits are counted in memory only; the file is written anew from time to time and at the end. What a crash loses of it
+//! costs a worse choice of what to evict.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::evict::{Bodies, Standing};
+use super::sealed::{Kind, seal, unseal};
+use super::{Holding, MAX_BLOBS, durable};
+use crate::clock::Time;
+use crate::digest::BlobId;
+
+const KIND: Kind = Kind { magic: *b"LacC", version: 1 };
+
+/// A row takes at most 45 bytes.
+const MAX_FILE: u64 = MAX_BLOBS as u64 * 64;
+
+/// How one body was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Access {
+    /// Whose.
+    pub(super) blob: BlobId,
+    /// When it was last used.
+    pub(super) used: Time,
+    in_main: bool,
+    frequency: u8,
+}
+
+impl Access {
+    /// How the body stood.
+    pub(super) fn standing(self) -> Standing {
+        Standing { in_main: self.in_main, frequency: self.frequency }
+    }
+}
+
+/// How every body was used.
+pub(super) fn of(bodies: &Bodies<Holding>) -> Vec<Access> {
+    bodies
+        .iter()
+        .filter_map(|(blob, holding)| {
+            let Standing { in_main, frequency } = bodies.standing(blob)?;
+            Some(Access { blob, used: holding.used, in_main, frequency })
+        })
+        .collect()
+}
+
+/// Writes the file, as well as that goes.
+pub(super) fn write(path: &Path, accesses: &[Access]) {
+    let written = seal(KIND, &accesses).and_then(|bytes| durable::write(path, &bytes, 0o600));
+    if let Err(error) = written {
+        tracing::debug!(%error, "how bodies were used could not be written");
+    }
+}
+
+/// Reads the file; a damaged one says nothing.
+pub(super) fn read(path: &Path) -> Vec<Access> {
+    durable::read(path, MAX_FILE)
+        .ok()
+        .flatten()
+        .and_then(|bytes| unseal(KIND, &bytes))
+        .unwrap_or_default()
+}

@@ -1,0 +1,203 @@
+//! Claims on their way into a segment.
+//!
+//! An ecosystem hands its claims over one by one, in the order of the document; they are sorted in bounded memory and
+//! become current all at once. A batch that is dropped has never been.
+
+use std::io;
+use std::sync::Arc;
+
+use super::segment::{self, Manifest, Row};
+use super::sort::{BUFFERED_ROWS, Sorter};
+use super::space::{Purpose, Room, footprint};
+use super::{SpoolError, Store, durable, failpoint};
+use crate::claim::{Claim, ClaimSink, Edition, Generation, Standing, TooMany, Topic};
+use crate::clock::Time;
+use crate::digest::BlobId;
+use crate::ecosystem::MAX_CLAIMS;
+use crate::proof::Rank;
+use crate::target::{Origin, Scheme, Target};
+
+/// Topics of one document. A project's index has one, an archive's has one; some list a project's dependants.
+const MAX_TOPICS: usize = 64;
+
+/// The longest topic, in bytes.
+const MAX_TOPIC: usize = 1024;
+
+/// Origins of files that are remembered of one document; more decide nothing.
+const MAX_ORIGINS: usize = 16;
+
+/// All claims together may take one in this many of the store's bytes.
+pub(super) const CLAIMS_SHARE: u64 = 4;
+
+/// Claims on their way into a segment; sorts in bounded memory. Dropped unfinished, nothing changes.
+#[derive(Debug)]
+pub struct ClaimBatch {
+    store: Arc<Store>,
+    index: Target,
+    document: BlobId,
+    sorter: Sorter,
+    /// What was spilled.
+    room: Room,
+    claims: u64,
+    rows: u64,
+    width: u16,
+    topics: Vec<Topic>,
+    origins: Vec<Origin>,
+    edition: Option<Edition>,
+    /// Why the claims cannot be kept: a sink has no words for that until it is published.
+    failed: Option<io::Error>,
+}
+
+impl Store {
+    /// Begins to take the claims of a new version of an index document. Only public indexes make claims. Blocking.
+    pub fn begin_claims(
+        self: &Arc<Self>,
+        index: &Target,
+        document: BlobId,
+    ) -> io::Result<ClaimBatch> {
+        Ok(ClaimBatch {
+            store: Arc::clone(self),
+            index: index.clone(),
+            document,
+            sorter: Sorter::new(&self.spool_name(), BUFFERED_ROWS),
+            room: self.room(Purpose::Spool, 0).map_err(full)?,
+            claims: 0,
+            rows: 0,
+            width: 0,
+            topics: Vec::new(),
+            origins: Vec::new(),
+            edition: None,
+            failed: None,
+        })
+    }
+}
+
+impl ClaimSink for ClaimBatch {
+    fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
+        if self.failed.is_some() || claim.digests.is_empty() {
+            return Ok(());
+        }
+        let rows = self.rows + claim.digests.len() as u64;
+        if self.claims >= MAX_CLAIMS || rows > segment::MAX_ROWS {
+            return Err(TooMany);
+        }
+        if !self.topics.contains(&claim.topic) {
+            if self.topics.len() >= MAX_TOPICS || claim.topic.0.len() > MAX_TOPIC {
+                return Err(TooMany);
+            }
+            self.topics.push(claim.topic);
+        }
+        self.speaks(claim.target.origin());
+        // At most MAX_CLAIMS, which fits.
+        let group = u32::try_from(self.claims).map_err(|_| TooMany)?;
+        let key = claim.target.match_key();
+        for digest in &claim.digests {
+            let width = u16::try_from(digest.as_bytes().len()).map_err(|_| TooMany)?;
+            self.width = self.width.max(width);
+            let row = Row::new(key, group, digest, claim.size);
+            if let Err(error) = self.push(row) {
+                self.failed = Some(error);
+                return Ok(());
+            }
+        }
+        self.claims += 1;
+        self.rows = rows;
+        Ok(())
+    }
+
+    fn speaks(&mut self, origin: &Origin) {
+        if self.origins.len() < MAX_ORIGINS && !self.origins.contains(origin) {
+            self.origins.push(origin.clone());
+        }
+    }
+
+    fn edition(&mut self, edition: Edition) {
+        self.edition = Some(edition);
+    }
+}
+
+impl ClaimBatch {
+    /// What the index says of itself, if it may be signed.
+    pub fn said(&self) -> Option<&Edition> {
+        self.edition.as_ref()
+    }
+
+    /// Makes the set current, as one, in the place of the index's older sets (which stay a day as superseded). A set that
+    /// is current already is only confirmed. Blocking.
+    pub fn publish(self, standing: &Standing, now: Time) -> io::Result<Arc<Generation>> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        if self.index.origin().scheme == Scheme::Http && standing.rank != Rank::Signed {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{}: an index over plain http makes no claims", self.index),
+            ));
+        }
+        let store = self.store;
+        if let Some(current) = store.claims.confirm_same(&self.index, self.document, standing, now)
+        {
+            return Ok(current);
+        }
+        let manifest = Manifest {
+            origin: self.index.origin().clone(),
+            path_and_query: self.index.path_and_query(),
+            variant: self.index.variant().to_owned(),
+            shown: self.index.to_string(),
+            document: self.document,
+            published: now,
+            rank: standing.rank,
+            root: standing.root.clone(),
+            topics: self.topics,
+            origins: self.origins,
+            claims: self.claims,
+        };
+        let length = footprint(segment::length_of(self.rows, self.width) + manifest.length()?);
+        let share = store.space.cap() / CLAIMS_SHARE;
+        if length > share {
+            return Err(full(SpoolError::Full(format!(
+                "{length} bytes of claims from one index; all claims together may take {share}"
+            ))));
+        }
+        let mut room = store.room(Purpose::Claims, length).map_err(full)?;
+        let unnamed = Unnamed(store.spool_name());
+        let file = durable::create(&unnamed.0, 0o600)?;
+        segment::write(&file, self.sorter.sorted()?, self.rows, self.width, &manifest)?;
+        file.sync_all()?;
+        room.written();
+        drop(self.room);
+        failpoint::hit("store.before-claims");
+        let _era = store.in_era();
+        let generation = store.claims.publish(&store, manifest, &unnamed.0, room, now)?;
+        failpoint::hit("store.after-claims");
+        Ok(generation)
+    }
+
+    fn push(&mut self, row: Row) -> io::Result<()> {
+        let spilled = self.sorter.push(row)?;
+        if spilled > 0 {
+            // Taken after the fact, one buffer late: what is spilled is bounded by the buffer.
+            self.store.grow(&mut self.room, spilled).map_err(full)?;
+            self.room.written();
+        }
+        Ok(())
+    }
+}
+
+/// A file that is on its way to its name; it goes if it does not get there.
+struct Unnamed(std::path::PathBuf);
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        if let Err(error) = durable::remove(&self.0) {
+            tracing::warn!(%error, "a file in the spool could not be removed");
+        }
+    }
+}
+
+fn full(error: SpoolError) -> io::Error {
+    match error {
+        SpoolError::Full(why) => io::Error::new(io::ErrorKind::StorageFull, why),
+        SpoolError::Io(error) => error,
+    }
+}

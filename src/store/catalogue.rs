@@ -1,0 +1,260 @@
+//! The sets of claims in memory: who is found under which topic, and who goes when there are too many.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use super::hold;
+use super::segment::{Manifest, Segment};
+use super::space::Room;
+use super::speakers::Speakers;
+use crate::claim::{Generation, Topic};
+use crate::clock::Time;
+use crate::target::{Key, Origin, Partition, Root, Target};
+
+/// How long a set that was superseded still excuses late bytes.
+pub(super) const SUPERSEDED_FOR: Duration = Duration::from_hours(24);
+
+/// Superseded sets of one index: a document that changes every minute does not keep a day of versions.
+const MAX_SUPERSEDED: usize = 8;
+
+/// Current sets under one topic: an archive with every suite, component and architecture has some sixty.
+const MAX_PER_TOPIC: usize = 128;
+
+/// Of these, sets of one origin.
+const MAX_PER_ORIGIN: usize = 64;
+
+/// Every set, and the ways to it.
+#[derive(Debug, Default)]
+pub(super) struct Catalogue {
+    pub(super) sets: BTreeMap<u64, Arc<Set>>,
+    pub(super) by_topic: HashMap<Topic, BTreeSet<u64>>,
+    pub(super) speakers: Speakers,
+    by_index: HashMap<Key, BTreeSet<u64>>,
+}
+
+/// The claims of one version of one index.
+#[derive(Debug)]
+pub(super) struct Set {
+    pub(super) number: u64,
+    pub(super) path: PathBuf,
+    pub(super) index: Arc<Target>,
+    pub(super) topics: Vec<Topic>,
+    pub(super) origins: Vec<Origin>,
+    pub(super) claims: u64,
+    pub(super) bytes: u64,
+    /// The segment, while it is kept open.
+    pub(super) open: Mutex<Weak<Segment>>,
+    key: Key,
+    state: Mutex<State>,
+    _room: Room,
+}
+
+#[derive(Debug)]
+struct State {
+    generation: Arc<Generation>,
+    /// Whether the ledger does not know yet.
+    dirty: bool,
+}
+
+impl Set {
+    /// The set that a segment at `path` holds.
+    pub(super) fn new(
+        number: u64,
+        path: PathBuf,
+        manifest: Manifest,
+        bytes: u64,
+        room: Room,
+    ) -> io::Result<Self> {
+        let index = manifest.index().ok_or(io::ErrorKind::InvalidData)?;
+        let generation = Generation {
+            number,
+            shown: manifest.shown,
+            document: manifest.document,
+            confirmed: manifest.published,
+            superseded: None,
+            rank: manifest.rank,
+            root: manifest.root,
+        };
+        Ok(Self {
+            number,
+            path,
+            key: index.key(Partition::Public),
+            index: Arc::new(index),
+            topics: manifest.topics,
+            origins: manifest.origins,
+            claims: manifest.claims,
+            bytes,
+            open: Mutex::new(Weak::new()),
+            state: Mutex::new(State { generation: Arc::new(generation), dirty: false }),
+            _room: room,
+        })
+    }
+
+    pub(super) fn generation(&self) -> Arc<Generation> {
+        Arc::clone(&hold(&self.state).generation)
+    }
+
+    pub(super) fn is_superseded(&self) -> bool {
+        hold(&self.state).generation.superseded.is_some()
+    }
+
+    /// Changes what is known of the generation; who holds the old one keeps it.
+    pub(super) fn change(&self, change: impl FnOnce(&mut Generation)) -> Arc<Generation> {
+        let mut state = hold(&self.state);
+        change(Arc::make_mut(&mut state.generation));
+        state.dirty = true;
+        Arc::clone(&state.generation)
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        hold(&self.state).dirty
+    }
+
+    /// The generation, which is being written.
+    pub(super) fn written(&self) -> Arc<Generation> {
+        let mut state = hold(&self.state);
+        state.dirty = false;
+        Arc::clone(&state.generation)
+    }
+}
+
+impl Catalogue {
+    /// Takes in a set.
+    pub(super) fn insert(&mut self, set: Arc<Set>) {
+        for topic in &set.topics {
+            let under = self.by_topic.entry(topic.clone()).or_default();
+            under.insert(set.number);
+        }
+        self.by_index.entry(set.key).or_default().insert(set.number);
+        let generation = set.generation();
+        for origin in &set.origins {
+            self.speakers.note(origin, &generation.root, generation.confirmed);
+        }
+        self.sets.insert(set.number, set);
+    }
+
+    /// Takes a set out.
+    pub(super) fn remove(&mut self, number: u64) -> Option<Arc<Set>> {
+        let set = self.sets.remove(&number)?;
+        for topic in &set.topics {
+            if let Some(under) = self.by_topic.get_mut(topic) {
+                under.remove(&number);
+                if under.is_empty() {
+                    self.by_topic.remove(topic);
+                }
+            }
+        }
+        if let Some(versions) = self.by_index.get_mut(&set.key) {
+            versions.remove(&number);
+            if versions.is_empty() {
+                self.by_index.remove(&set.key);
+            }
+        }
+        Some(set)
+    }
+
+    /// The sets of an index, oldest first.
+    pub(super) fn of_index(&self, key: Key) -> Vec<Arc<Set>> {
+        self.by_index
+            .get(&key)
+            .into_iter()
+            .flatten()
+            .filter_map(|number| self.sets.get(number).cloned())
+            .collect()
+    }
+
+    /// The sets of the index that `set` is a version of.
+    pub(super) fn elders_of(&self, set: &Set) -> Vec<Arc<Set>> {
+        self.of_index(set.key)
+    }
+
+    /// Marks every set but the newest of its index as superseded, from when the next one came: what the ledger would
+    /// know, if it was not lost.
+    pub(super) fn supersede_elders(&self) {
+        for versions in self.by_index.keys().map(|key| self.of_index(*key)) {
+            for (elder, next) in versions.iter().zip(versions.iter().skip(1)) {
+                let since = next.generation().confirmed;
+                if !elder.is_superseded() {
+                    elder.change(|generation| generation.superseded = Some(since));
+                }
+            }
+        }
+    }
+
+    /// Sets that were superseded too long ago, or too often.
+    pub(super) fn over(&self, now: Time) -> Vec<u64> {
+        let mut over = Vec::new();
+        for versions in self.by_index.keys().map(|key| self.of_index(*key)) {
+            let superseded = versions.iter().filter(|set| set.is_superseded());
+            let surplus = superseded.clone().count().saturating_sub(MAX_SUPERSEDED);
+            for (position, set) in superseded.enumerate() {
+                if position < surplus || generation_is_over(&set.generation(), now) {
+                    over.push(set.number);
+                }
+            }
+        }
+        over
+    }
+
+    /// Current sets that go because too many stand under one topic.
+    pub(super) fn too_many_under_a_topic(&self) -> BTreeSet<u64> {
+        let mut dropped = BTreeSet::new();
+        for under in self.by_topic.values() {
+            if under.len() <= MAX_PER_ORIGIN {
+                continue;
+            }
+            let mut sets: Vec<Arc<Set>> = under
+                .iter()
+                .filter_map(|number| self.sets.get(number).cloned())
+                .filter(|set| !set.is_superseded())
+                .collect();
+            while let Some(position) = weakest(&sets, |_| 1) {
+                let of_same = sets.get(position).map_or(0, |weakest| {
+                    let origin = weakest.index.origin();
+                    let same = sets.iter().filter(|set| set.index.origin() == origin);
+                    same.count()
+                });
+                if sets.len() <= MAX_PER_TOPIC && of_same <= MAX_PER_ORIGIN {
+                    break;
+                }
+                dropped.insert(sets.swap_remove(position).number);
+            }
+        }
+        dropped
+    }
+}
+
+/// Whether a generation was superseded too long ago to excuse anything.
+pub(super) fn generation_is_over(generation: &Generation, now: Time) -> bool {
+    generation.superseded.is_some_and(|since| now.since(since) > SUPERSEDED_FOR)
+}
+
+/// The position of the set that goes first: superseded ones before current ones; then of the origin that holds most, of
+/// the root there that holds most, the one that was not confirmed for the longest time.
+pub(super) fn weakest(sets: &[Arc<Set>], weigh: impl Fn(&Set) -> u64) -> Option<usize> {
+    let mut of_origin: HashMap<&Origin, u64> = HashMap::new();
+    let mut of_root: HashMap<Root, u64> = HashMap::new();
+    let generations: Vec<Arc<Generation>> = sets.iter().map(|set| set.generation()).collect();
+    for (set, generation) in sets.iter().zip(&generations) {
+        *of_origin.entry(set.index.origin()).or_default() += weigh(set);
+        *of_root.entry(generation.root.clone()).or_default() += weigh(set);
+    }
+    let order = |set: &Set, generation: &Generation| {
+        (
+            generation.superseded.is_some(),
+            of_origin.get(set.index.origin()).copied(),
+            of_root.get(&generation.root).copied(),
+            Reverse(generation.confirmed),
+            Reverse(set.number),
+        )
+    };
+    (0..sets.len()).max_by_key(|position| {
+        let set = sets.get(*position)?;
+        let generation = generations.get(*position)?;
+        Some(order(set, generation))
+    })
+}

@@ -1,0 +1,488 @@
+//! Which sets of claims there are: one for each version of an index document.
+//!
+//! The catalogue in memory leads from a topic to the sets that may name a target; the claims themselves stay on disk
+//! (`segment.rs`). A new version of an index takes over as a whole; the older one stays a day, because bytes that were
+//! right a moment ago are late, not wrong.
+//!
+//! Everything is bounded, and what is over a bound goes in an order in which nobody is pushed out by another (promise P4):
+//! the origin that holds most gives first, within it the root that holds most, and there what was not confirmed for the
+//! longest time. An index that builds use is confirmed all the time.
+//!
+//! ```text
+//! claims/<number, 16 hex>-<sha256 of the document>
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use arc_swap::ArcSwap;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use serde::{Deserialize, Serialize};
+
+use super::batch::CLAIMS_SHARE;
+use super::catalogue::{Catalogue, Set, generation_is_over, weakest};
+use super::record::remove_quietly;
+use super::sealed::{Kind, seal, unseal};
+use super::segment::{self, Found, Manifest, Segment};
+use super::space::{Purpose, Room, footprint};
+use super::{Store, durable, hold};
+use crate::claim::{Generation, Standing, Topic};
+use crate::clock::Time;
+use crate::config::{Config, Live};
+use crate::digest::{BlobId, key_hash};
+use crate::target::{MatchKey, Origin, Partition, Root, Target};
+
+/// Sets in all; each takes a file and a KiB of memory.
+const MAX_SETS: usize = 1 << 14;
+
+/// Memory for the fences of open segments, with [`HANDLE_WEIGHT`] for each: a few hundred files open at most.
+const MAX_FENCES: u64 = 16 << 20;
+const HANDLE_WEIGHT: usize = 64 << 10;
+
+const MARKS: Kind = Kind { magic: *b"LmaR", version: 1 };
+
+/// A row of the marks takes at most 32 bytes.
+const MAX_MARKS: u64 = 64 * MAX_SETS as u64;
+
+/// Every set of claims.
+#[derive(Debug)]
+pub(super) struct Claims {
+    config: Live,
+    catalogue: RwLock<Catalogue>,
+    /// Keeps segments open; the sets know which are.
+    handles: Cache<u64, Arc<Segment>>,
+    /// Held while a set becomes current: numbers come in the order of publication.
+    publishing: Mutex<()>,
+    generation: AtomicU64,
+    declared: ArcSwap<Declared>,
+    /// The generation with which the marks were last written.
+    written: Mutex<Option<u64>>,
+}
+
+/// What segments do not say, because it changes: `DATA/v1/marks`, sealed. Without it every set was last confirmed when it
+/// was made, and judgements are made anew.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Marks {
+    generation: u64,
+    declared: [u8; 32],
+    /// Number, when it was confirmed and when it was superseded, by number.
+    sets: Vec<(u64, Time, Option<Time>)>,
+}
+
+/// Which index the operator lets speak for which origin, and the configuration that says so.
+#[derive(Debug)]
+pub(super) struct Declared {
+    config: Arc<Config>,
+    pairs: Vec<(Root, Origin)>,
+}
+
+/// A set of claims, for whoever lists them.
+#[derive(Clone, Debug)]
+pub struct IndexSet {
+    /// The version of the index.
+    pub generation: Arc<Generation>,
+    /// The index.
+    pub index: Arc<Target>,
+    /// Under which its claims are found.
+    pub topics: Vec<Topic>,
+    /// How many claims it makes.
+    pub claims: u64,
+    /// What they take on disk, in bytes.
+    pub bytes: u64,
+}
+
+impl Claims {
+    /// No claims.
+    pub(super) fn new(config: Live) -> Self {
+        let declared = Declared::of(config.get());
+        Self {
+            config,
+            catalogue: RwLock::new(Catalogue::default()),
+            handles: Cache::builder()
+                // The least recently opened is closed; the default policy might refuse a new one for good.
+                .eviction_policy(EvictionPolicy::lru())
+                .max_capacity(MAX_FENCES)
+                .weigher(|_, segment: &Arc<Segment>| {
+                    u32::try_from(segment.weight() + HANDLE_WEIGHT).unwrap_or(u32::MAX)
+                })
+                .build(),
+            publishing: Mutex::new(()),
+            generation: AtomicU64::new(0),
+            declared: ArcSwap::from_pointee(declared),
+            written: Mutex::new(None),
+        }
+    }
+
+    /// Reads the catalogue from disk. No generation number up to `judged` is given again.
+    pub(super) fn load(&self, store: &Store, judged: u64) {
+        self.handles.invalidate_all();
+        let mut catalogue = Catalogue::default();
+        let marks = Marks::read(&store.paths.marks);
+        let mut moved = false;
+        for (number, path) in files(&store.paths.claims) {
+            match read(store, &marks, number, path.clone()) {
+                Ok(set) => catalogue.insert(Arc::new(set)),
+                Err(error) => {
+                    tracing::warn!(%error, "a set of claims is dropped");
+                    remove_quietly(&path);
+                    moved = true;
+                }
+            }
+        }
+        catalogue.supersede_elders();
+        let highest = catalogue.sets.keys().next_back().copied().unwrap_or(0);
+        // Sets that somebody deleted, and another declaration, or none that is known, judge anew.
+        moved |= marks.sets.iter().any(|(number, ..)| !catalogue.sets.contains_key(number));
+        moved |= marks.declared != self.declared.load().mark();
+        let generation =
+            highest.max(judged).max(marks.generation).max(self.generation.load(Ordering::Acquire))
+                + u64::from(moved);
+        *self.write() = catalogue;
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// The highest generation number so far.
+    pub(super) fn generation(&self) -> u64 {
+        self.declared();
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Confirms a set that is current and says the same.
+    pub(super) fn confirm_same(
+        &self,
+        index: &Target,
+        document: BlobId,
+        standing: &Standing,
+        at: Time,
+    ) -> Option<Arc<Generation>> {
+        let set = self.current_of(index)?;
+        let same = set.generation();
+        let same =
+            same.document == document && same.rank == standing.rank && same.root == standing.root;
+        same.then(|| self.confirmed(&set, at))
+    }
+
+    /// Confirms the current set of `index`, if it is of `document`; says whether it is.
+    pub(super) fn confirm(&self, index: &Target, document: BlobId, at: Time) -> bool {
+        let current = self.current_of(index);
+        let same = current.filter(|set| set.generation().document == document);
+        if let Some(set) = &same {
+            self.confirmed(set, at);
+        }
+        same.is_some()
+    }
+
+    /// The current generation of `index`.
+    pub(super) fn generation_of(&self, index: &Target) -> Option<Arc<Generation>> {
+        Some(self.current_of(index)?.generation())
+    }
+
+    /// Supersedes the current set of `index` by nothing.
+    pub(super) fn retract(&self, index: &Target, now: Time) {
+        if let Some(set) = self.current_of(index) {
+            set.change(|generation| generation.superseded = Some(now));
+            self.moved();
+        }
+    }
+
+    /// Gives a written segment its number and its name, and makes it current.
+    pub(super) fn publish(
+        &self,
+        store: &Store,
+        manifest: Manifest,
+        written: &Path,
+        room: Room,
+        now: Time,
+    ) -> io::Result<Arc<Generation>> {
+        let alone = hold(&self.publishing);
+        // The number moves before the set is found and again afterwards: a judgement made in between is made again.
+        let number = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
+        let name = format!("{number:016x}-{}", manifest.document);
+        let path = store.paths.claims.join(name);
+        durable::rename(written, &path)?;
+        durable::sync_directory_of(&path)?;
+        let bytes = path.metadata()?.len();
+        let set = Arc::new(Set::new(number, path, manifest, bytes, room)?);
+        let generation = set.generation();
+        let mut catalogue = self.write();
+        for elder in catalogue.elders_of(&set) {
+            elder.change(|generation| {
+                generation.superseded.get_or_insert(now);
+            });
+        }
+        catalogue.insert(set);
+        drop(catalogue);
+        self.moved();
+        drop(alone);
+        self.prune(store, now);
+        Ok(generation)
+    }
+
+    /// The sets under any of `topics` that count at `now`, newest first.
+    pub(super) fn under(&self, topics: &[Topic], now: Time) -> Vec<(Arc<Set>, Arc<Generation>)> {
+        let catalogue = self.catalogue();
+        let mut numbers: Vec<u64> = topics
+            .iter()
+            .filter_map(|topic| catalogue.by_topic.get(topic))
+            .flatten()
+            .copied()
+            .collect();
+        numbers.sort_unstable_by(|a, b| b.cmp(a));
+        numbers.dedup();
+        numbers
+            .into_iter()
+            .filter_map(|number| {
+                let set = catalogue.sets.get(&number)?;
+                let generation = set.generation();
+                (!generation_is_over(&generation, now)).then(|| (Arc::clone(set), generation))
+            })
+            .collect()
+    }
+
+    /// What a set says of `key`. A set that cannot be read is dropped: it says nothing from now on.
+    pub(super) fn find(&self, set: &Set, key: MatchKey, scratch: &mut Vec<u8>) -> Vec<Found> {
+        let found = self.segment(set).and_then(|segment| segment.find(key, scratch));
+        found.unwrap_or_else(|error| {
+            tracing::warn!(index = %set.index, %error, "these claims cannot be read, and are dropped");
+            self.drop_set(set.number);
+            self.moved();
+            Vec::new()
+        })
+    }
+
+    /// Who named files on `origin`.
+    pub(super) fn speakers(&self, origin: &Origin) -> Vec<Root> {
+        self.catalogue().speakers.of(origin)
+    }
+
+    /// Every set, by number.
+    pub(super) fn list(&self) -> Vec<IndexSet> {
+        let catalogue = self.catalogue();
+        catalogue
+            .sets
+            .values()
+            .map(|set| IndexSet {
+                generation: set.generation(),
+                index: Arc::clone(&set.index),
+                topics: set.topics.clone(),
+                claims: set.claims,
+                bytes: set.bytes,
+            })
+            .collect()
+    }
+
+    /// How many indexes have current claims.
+    pub(super) fn current(&self) -> u64 {
+        let catalogue = self.catalogue();
+        let current = catalogue.sets.values().filter(|set| !set.is_superseded());
+        current.count() as u64
+    }
+
+    /// Which index the operator lets speak for which origin. A change of that moves every judgement.
+    pub(super) fn declared(&self) -> Arc<Declared> {
+        let known = self.declared.load_full();
+        let config = self.config.get();
+        if Arc::ptr_eq(&known.config, &config) {
+            return known;
+        }
+        let now = Arc::new(Declared::of(config));
+        if now.config.speaks_for != known.config.speaks_for {
+            self.moved();
+        }
+        self.declared.store(Arc::clone(&now));
+        now
+    }
+
+    /// Drops what is over, and what is too much.
+    pub(super) fn prune(&self, store: &Store, now: Time) {
+        let share = store.space.cap() / CLAIMS_SHARE;
+        let mut dropped = Vec::new();
+        {
+            let catalogue = self.catalogue();
+            dropped.extend(catalogue.over(now));
+            dropped.extend(catalogue.too_many_under_a_topic());
+        }
+        dropped.extend(self.beyond(MAX_SETS as u64, |_| 1));
+        dropped.extend(self.beyond(share, |set| footprint(set.bytes)));
+        if dropped.is_empty() {
+            return;
+        }
+        for number in &dropped {
+            self.drop_set(*number);
+        }
+        self.moved();
+    }
+
+    /// Writes what changed.
+    pub(super) fn flush(&self, path: &Path) {
+        let generation = self.generation();
+        let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
+        let mut written = hold(&self.written);
+        let dirty = sets.iter().filter(|set| set.is_dirty()).count();
+        if dirty == 0 && *written == Some(generation) {
+            return;
+        }
+        let marks = Marks {
+            generation,
+            declared: self.declared.load().mark(),
+            sets: sets
+                .iter()
+                .map(|set| {
+                    let generation = set.written();
+                    (set.number, generation.confirmed, generation.superseded)
+                })
+                .collect(),
+        };
+        match seal(MARKS, &marks).and_then(|bytes| durable::write(path, &bytes, 0o600)) {
+            Ok(()) => *written = Some(generation),
+            Err(error) => {
+                *written = None;
+                tracing::warn!(%error, "when indexes were confirmed could not be written");
+            }
+        }
+    }
+
+    fn segment(&self, set: &Set) -> io::Result<Arc<Segment>> {
+        let mut known = hold(&set.open);
+        if let Some(open) = known.upgrade() {
+            return Ok(open);
+        }
+        let open = Arc::new(Segment::open(&set.path)?);
+        *known = Arc::downgrade(&open);
+        self.handles.insert(set.number, Arc::clone(&open));
+        Ok(open)
+    }
+
+    fn current_of(&self, index: &Target) -> Option<Arc<Set>> {
+        let key = index.key(Partition::Public);
+        let of_index = self.catalogue().of_index(key);
+        let mut current = of_index.into_iter().filter(|set| !set.is_superseded());
+        current.next_back()
+    }
+
+    fn confirmed(&self, set: &Set, at: Time) -> Arc<Generation> {
+        let generation = set.change(|generation| {
+            generation.confirmed = generation.confirmed.max(at);
+        });
+        let mut catalogue = self.write();
+        for origin in &set.origins {
+            catalogue.speakers.note(origin, &generation.root, at);
+        }
+        generation
+    }
+
+    fn drop_set(&self, number: u64) {
+        self.handles.invalidate(&number);
+        let gone = self.write().remove(number);
+        if let Some(set) = gone {
+            remove_quietly(&set.path);
+        }
+    }
+
+    /// The sets that go so that the rest weighs no more than `limit`.
+    fn beyond(&self, limit: u64, weigh: impl Fn(&Set) -> u64) -> Vec<u64> {
+        let mut sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
+        let mut total: u64 = sets.iter().map(|set| weigh(set)).sum();
+        let mut dropped = Vec::new();
+        while total > limit
+            && let Some(position) = weakest(&sets, &weigh)
+        {
+            let set = sets.swap_remove(position);
+            total -= weigh(&set);
+            dropped.push(set.number);
+        }
+        dropped
+    }
+
+    /// Every judgement has to be made again.
+    fn moved(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn catalogue(&self) -> RwLockReadGuard<'_, Catalogue> {
+        self.catalogue.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Catalogue> {
+        self.catalogue.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Marks {
+    fn read(path: &Path) -> Self {
+        durable::read(path, MAX_MARKS)
+            .ok()
+            .flatten()
+            .and_then(|bytes| unseal(MARKS, &bytes))
+            .unwrap_or_default()
+    }
+}
+
+// === impl Declared ===
+
+impl Declared {
+    fn of(config: Arc<Config>) -> Self {
+        let pairs = config
+            .speaks_for
+            .iter()
+            .filter_map(|pair| {
+                let index = Target::from_url(&pair.index)?;
+                let files = Target::from_url(&pair.files)?;
+                Some((Root::directory_of(&index), files.origin().clone()))
+            })
+            .collect();
+        Self { config, pairs }
+    }
+
+    /// Whether the operator lets `index` speak for files on `origin`.
+    pub(super) fn lets(&self, index: &Target, origin: &Origin) -> bool {
+        self.pairs.iter().any(|(root, files)| files == origin && root.covers(index))
+    }
+
+    /// What start-up compares.
+    fn mark(&self) -> [u8; 32] {
+        key_hash([format!("{:?}", self.pairs).as_bytes()])
+    }
+}
+
+/// The set in a file, and what the ledger knows of it.
+fn read(store: &Store, marks: &Marks, number: u64, path: PathBuf) -> io::Result<Set> {
+    let (manifest, bytes) = segment::manifest(&path)?;
+    let mut room = store.space.take(Purpose::Claims, footprint(bytes));
+    room.written();
+    let set = Set::new(number, path, manifest, bytes, room)?;
+    if let Ok(position) = marks.sets.binary_search_by_key(&number, |mark| mark.0)
+        && let Some((_, confirmed, superseded)) = marks.sets.get(position).copied()
+    {
+        set.change(|generation| {
+            generation.confirmed = confirmed;
+            generation.superseded = superseded;
+        });
+    }
+    Ok(set)
+}
+
+/// The files of all sets, by number. What is called otherwise is removed.
+fn files(directory: &Path) -> Vec<(u64, PathBuf)> {
+    let Ok(files) = directory.read_dir() else {
+        return Vec::new();
+    };
+    let mut numbered = Vec::new();
+    for file in files.flatten() {
+        let name = file.file_name();
+        let number = name.to_str().and_then(|name| {
+            let (number, document) = name.split_once('-')?;
+            BlobId::from_hex(document)?;
+            u64::from_str_radix(number, 16).ok()
+        });
+        match number {
+            Some(number) => numbered.push((number, file.path())),
+            None => remove_quietly(&file.path()),
+        }
+    }
+    numbered.sort_unstable();
+    numbered
+}

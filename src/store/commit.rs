@@ -1,0 +1,302 @@
+//! How an entry comes, changes and goes.
+//!
+//! The order of a commit: the body's bytes are synced, its sums written, its name given (`blobs.rs`); then its record is
+//! written, then the ledger told. Whatever a crash leaves in between is a body that no record names, or a record that the
+//! ledger does not know; the first is removed at the next start, the second found again. Removal goes record first, because
+//! what the ledger has without a record does not count.
+//!
+//! Every change of a body's entries happens under that body's lock. The ledger may be out of service at any step: it says so
+//! itself, and the record is what counts.
+
+use std::io;
+use std::sync::Arc;
+
+use super::blobs::{Stored, footprint_of};
+use super::record::Records;
+use super::space::{Purpose, Room};
+use super::{Holding, Store, failpoint, hold};
+use crate::digest::BlobId;
+use crate::entry::Entry;
+use crate::proof::Rank;
+use crate::received::Spooled;
+use crate::target::{Key, Partition};
+use crate::verify::Verified;
+
+/// Entries of one key that are kept, the newest: a URL that changes its bytes every minute must not fill the store.
+pub(super) const MAX_PER_KEY: usize = 3;
+
+impl Store {
+    /// Keeps a verified body: blob (fsync, crc, rename), record, ledger. `entry.blob`, its size, its digests and the rank
+    /// of its proof are set from `verified`. Blocking.
+    pub fn commit(&self, verified: Verified, mut entry: Entry) -> io::Result<Arc<Entry>> {
+        entry.proof.rank = verified.proof().rank;
+        let mut body = verified.into_received().body;
+        entry.blob = body.digests.blob();
+        entry.size = body.size;
+        entry.digests = body.digests.iter().copied().collect();
+        let _era = self.in_era();
+        let kept = {
+            let _alone = self.lock_of(entry.blob);
+            // Held until the record is written, so that it is not evicted in between.
+            let _pinned = self.place(&mut body)?;
+            self.keep(entry)
+        }?;
+        self.trim(kept.key);
+        Ok(kept)
+    }
+
+    /// An entry for a blob that is already in the store (selection by digest). Refused unless some public entry names the
+    /// blob: a digest opens no door (promise P5). Blocking.
+    pub fn link(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {
+        let _era = self.in_era();
+        let kept = {
+            let _alone = self.lock_of(entry.blob);
+            let bodies = hold(&self.bodies);
+            let stored = match bodies.get(entry.blob) {
+                Some(holding) if holding.public > 0 => Arc::clone(&holding.stored),
+                Some(_) => {
+                    return Err(refused(
+                        &entry,
+                        "was never public",
+                        io::ErrorKind::PermissionDenied,
+                    ));
+                }
+                None => return Err(refused(&entry, "is not stored", io::ErrorKind::NotFound)),
+            };
+            drop(bodies);
+            entry.size = stored.size;
+            self.keep(entry)
+        }?;
+        self.trim(kept.key);
+        Ok(kept)
+    }
+
+    /// Replaces what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
+    /// blob. An error of kind `NotFound` if the entry has gone. Blocking.
+    pub fn update(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {
+        let _era = self.in_era();
+        let _alone = self.lock_of(entry.blob);
+        let Some(stored) = self.stored(entry.blob) else {
+            return Err(refused(&entry, "is not stored any more", io::ErrorKind::NotFound));
+        };
+        if !self.records.contains(entry.key, entry.blob) {
+            return Err(refused(&entry, "has no entry any more", io::ErrorKind::NotFound));
+        }
+        entry.size = stored.size;
+        self.keep(entry)
+    }
+
+    /// Drops an entry, and its blob with the last of them. Blocking.
+    pub fn remove(&self, entry: &Entry) -> io::Result<()> {
+        let _era = self.in_era();
+        self.drop_entry(entry.key, entry.blob)
+    }
+
+    /// Takes a blob out of service that cannot be read, with all its entries: they are misses from now on.
+    pub(super) fn lose(&self, id: BlobId, why: &io::Error) {
+        let _era = self.in_era();
+        let _alone = self.lock_of(id);
+        let gone = hold(&self.bodies).remove(id);
+        if gone.is_none() {
+            return;
+        }
+        if why.kind() == io::ErrorKind::NotFound {
+            tracing::info!(blob = %id, "a stored body is gone; it will be fetched again");
+        } else {
+            tracing::error!(blob = %id, %why, "a stored body is damaged, and removed; it will be fetched again");
+            self.counts.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        self.forget(id);
+    }
+
+    /// Removes the files and entries of a blob that is out of service. Under its lock.
+    pub(super) fn forget(&self, id: BlobId) {
+        failpoint::hit("store.before-remove");
+        // Without the ledger the records stay for now: they name a body that is not there, and so they are misses.
+        for key in self.ledger.refs(id).unwrap_or_default() {
+            let entry = self.known(key, id);
+            self.records.discard(key, id);
+            self.gone(key, id, entry.as_deref());
+        }
+        self.blobs.discard(id);
+    }
+
+    /// Removes bodies that no entry names: a record could not be written, say.
+    pub(super) fn drop_unnamed(&self) {
+        let _era = self.in_era();
+        let unnamed: Vec<BlobId> = hold(&self.bodies)
+            .iter()
+            .filter(|(_, holding)| holding.refs == 0)
+            .map(|(id, _)| id)
+            .collect();
+        for id in unnamed {
+            let _alone = self.lock_of(id);
+            self.drop_if_unnamed(id);
+        }
+    }
+
+    /// Puts a body in its place, unless it is there.
+    fn place(&self, body: &mut Spooled) -> io::Result<Arc<Stored>> {
+        let id = body.digests.blob();
+        if let Some(stored) = self.stored(id) {
+            if self.blobs.holds(id, stored.size) {
+                return Ok(stored);
+            }
+            // Somebody deleted it under us.
+            drop(hold(&self.bodies).remove(id));
+            self.forget(id);
+        }
+        self.blobs.place(body)?;
+        let size = footprint_of(body.size);
+        let spool = std::mem::replace(&mut body.room, Box::new(()));
+        let mut room = match spool.downcast::<Room>() {
+            Ok(room) => *room,
+            Err(_) => self.space.take(Purpose::Blob, size),
+        };
+        room.settle(Purpose::Blob, size);
+        let stored = Arc::new(Stored::of(body, room));
+        let holding =
+            Holding { stored: Arc::clone(&stored), refs: 0, public: 0, used: self.clock.now() };
+        hold(&self.bodies).insert(id, size, holding, None);
+        Ok(stored)
+    }
+
+    /// Writes an entry's record and tells the ledger. Under its blob's lock.
+    fn keep(&self, entry: Entry) -> io::Result<Arc<Entry>> {
+        let (key, blob) = (entry.key, entry.blob);
+        let before = self.known(key, blob);
+        failpoint::hit("store.before-record");
+        let written = Records::encode(&entry).and_then(|record| {
+            self.records.write(key, blob, &record)?;
+            Ok(record)
+        });
+        let record = match written {
+            Ok(record) => record,
+            Err(error) => {
+                self.drop_if_unnamed(blob);
+                return Err(error);
+            }
+        };
+        failpoint::hit("store.after-record");
+        failpoint::hit("store.before-ledger");
+        // An error here has been logged and counted; the record is what counts.
+        let _out_of_service = self.ledger.put(key, blob, &record);
+        if entry.partition == Partition::Public {
+            self.publish_digests(&entry);
+        }
+        failpoint::hit("store.after-ledger");
+        self.count(before.as_deref(), Some(&entry));
+        self.recent.changed(key);
+        Ok(Arc::new(entry))
+    }
+
+    /// Makes a public body findable by its other strong digests. SHA-256 is its name already.
+    pub(super) fn publish_digests(&self, entry: &Entry) {
+        let others = entry.digests.iter().filter(|digest| {
+            digest.algorithm().is_strong() && BlobId::from_digest(digest).is_none()
+        });
+        for digest in others {
+            if self.ledger.by_digest(digest) != Ok(Some(entry.blob)) {
+                let _out_of_service = self.ledger.put_digest(digest, entry.blob);
+            }
+        }
+    }
+
+    /// Drops what a key has too much of, oldest first.
+    fn trim(&self, key: Key) {
+        let entries = self.recent.get(key, || self.load(key));
+        for entry in entries.iter().skip(MAX_PER_KEY) {
+            if let Err(error) = self.drop_entry(key, entry.blob) {
+                tracing::warn!(%error, "an old entry could not be removed");
+            }
+        }
+    }
+
+    fn drop_entry(&self, key: Key, blob: BlobId) -> io::Result<()> {
+        let _alone = self.lock_of(blob);
+        let entry = self.known(key, blob);
+        self.records.remove(key, blob)?;
+        self.gone(key, blob, entry.as_deref());
+        self.drop_if_unnamed(blob);
+        Ok(())
+    }
+
+    /// The entry of `key` that names `blob`.
+    fn known(&self, key: Key, blob: BlobId) -> Option<Arc<Entry>> {
+        let entries = self.recent.get(key, || self.load(key));
+        entries.iter().find(|entry| entry.blob == blob).cloned()
+    }
+
+    /// Tells everybody that an entry's record has gone.
+    fn gone(&self, key: Key, blob: BlobId, entry: Option<&Entry>) {
+        let _out_of_service = self.ledger.remove(key, blob);
+        for digest in entry.iter().flat_map(|entry| &entry.digests) {
+            let last = hold(&self.bodies).get(blob).is_none_or(|body| body.refs <= 1);
+            if last && digest.algorithm().is_strong() {
+                let _out_of_service = self.ledger.remove_digest(digest, blob);
+            }
+        }
+        self.count(entry, None);
+        self.recent.changed(key);
+    }
+
+    fn drop_if_unnamed(&self, id: BlobId) {
+        let mut bodies = hold(&self.bodies);
+        if bodies.get(id).is_some_and(|holding| holding.refs == 0) {
+            let gone = bodies.remove(id);
+            drop(bodies);
+            self.forget(id);
+            drop(gone);
+        }
+    }
+
+    /// Keeps the accounts: an entry that was `before` is `after`.
+    fn count(&self, before: Option<&Entry>, after: Option<&Entry>) {
+        if let Some(entry) = before {
+            self.count_rank(entry, -1);
+        }
+        if let Some(entry) = after {
+            self.count_rank(entry, 1);
+        }
+        let Some(entry) = after.or(before) else {
+            return;
+        };
+        let mut bodies = hold(&self.bodies);
+        if after.is_some_and(is_member) {
+            bodies.set_member(entry.blob);
+        }
+        let Some(holding) = bodies.get_mut(entry.blob) else {
+            return;
+        };
+        let public = u32::from(entry.partition == Partition::Public);
+        match (before, after) {
+            (None, Some(_)) => {
+                holding.refs += 1;
+                holding.public += public;
+            }
+            (Some(_), None) => {
+                holding.refs = holding.refs.saturating_sub(1);
+                holding.public = holding.public.saturating_sub(public);
+            }
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+    }
+
+    /// Counts an entry in, or out, by its proof.
+    pub(super) fn count_rank(&self, entry: &Entry, by: i64) {
+        let position = Rank::ALL.iter().position(|rank| *rank == entry.proof.rank);
+        let mut ranks = hold(&self.counts.entries);
+        if let Some(count) = position.and_then(|position| ranks.get_mut(position)) {
+            *count = count.saturating_add_signed(by);
+        }
+    }
+}
+
+/// Whether eviction should spare it: an index, or what an index vouches for.
+pub(super) fn is_member(entry: &Entry) -> bool {
+    entry.index || matches!(entry.proof.rank, Rank::Indexed | Rank::Signed)
+}
+
+fn refused(entry: &Entry, why: &str, kind: io::ErrorKind) -> io::Error {
+    io::Error::new(kind, format!("{}: the body {} {why}", entry.shown, entry.blob))
+}

@@ -1,0 +1,395 @@
+//! Which body goes when room is wanted.
+//!
+//! Two queues, after S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): what comes in
+//! stands in the small queue, and what was hit there moves to the main one when its turn comes. The small queue gives way
+//! first while it holds more than a tenth of the bytes, so a build that reads ten thousand files once turns over that
+//! tenth and leaves alone what other builds hit. A body that comes back soon after it left the small queue goes to the
+//! main one at once.
+//!
+//! Members of package indexes that are in use are spared one more round, as long as they are a quarter of the bytes at
+//! most: half a distribution is worth less than all of it.
+//!
+//! This module only decides; it knows of no file.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher as _, RandomState};
+
+use crate::digest::BlobId;
+
+/// Hits that are remembered of a body; more would keep yesterday's favourite for ever.
+const MAX_FREQUENCY: u8 = 3;
+
+/// The small queue's share of the bytes: one in this many.
+const SMALL_SHARE: u64 = 10;
+
+/// The share of the bytes that may be spared as members of indexes: one in this many.
+const MEMBER_SHARE: u64 = 4;
+
+/// How many bodies that left are remembered, by a hash of 8 bytes.
+const MAX_GHOSTS: usize = 1 << 16;
+
+/// Bodies in the order in which they would go, each with what the store knows of it.
+#[derive(Debug)]
+pub(super) struct Bodies<T> {
+    known: HashMap<BlobId, Body<T>>,
+    small: Queue,
+    main: Queue,
+    /// Bytes of members that are being spared.
+    spared: u64,
+    next_turn: u64,
+    ghosts: Ghosts,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    turns: BTreeMap<u64, BlobId>,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Body<T> {
+    held: T,
+    size: u64,
+    turn: u64,
+    in_main: bool,
+    member: bool,
+    spared: bool,
+    frequency: u8,
+}
+
+/// How a body stood, for another start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Whether it was hit often enough to be in the main queue.
+    pub(super) in_main: bool,
+    /// Its hits lately.
+    pub(super) frequency: u8,
+}
+
+impl<T> Default for Bodies<T> {
+    fn default() -> Self {
+        Self {
+            known: HashMap::new(),
+            small: Queue::default(),
+            main: Queue::default(),
+            spared: 0,
+            next_turn: 0,
+            ghosts: Ghosts::default(),
+        }
+    }
+}
+
+impl<T> Bodies<T> {
+    /// Takes in a body of `size` bytes, the last to go. `was` is how it stood before a restart.
+    pub(super) fn insert(&mut self, id: BlobId, size: u64, held: T, was: Option<Standing>) {
+        self.remove(id);
+        let was = was.unwrap_or_else(|| Standing { in_main: self.ghosts.take(id), frequency: 0 });
+        let turn = self.turn();
+        let body = Body {
+            held,
+            size,
+            turn,
+            in_main: was.in_main,
+            member: false,
+            spared: false,
+            frequency: was.frequency.min(MAX_FREQUENCY),
+        };
+        self.queue(was.in_main).push(turn, id, size);
+        self.known.insert(id, body);
+    }
+
+    /// What the store knows of a body.
+    pub(super) fn get(&self, id: BlobId) -> Option<&T> {
+        self.known.get(&id).map(|body| &body.held)
+    }
+
+    /// The same, to change it.
+    pub(super) fn get_mut(&mut self, id: BlobId) -> Option<&mut T> {
+        self.known.get_mut(&id).map(|body| &mut body.held)
+    }
+
+    /// Every body.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (BlobId, &T)> {
+        self.known.iter().map(|(id, body)| (*id, &body.held))
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// How a body stands now.
+    pub(super) fn standing(&self, id: BlobId) -> Option<Standing> {
+        self.known
+            .get(&id)
+            .map(|body| Standing { in_main: body.in_main, frequency: body.frequency })
+    }
+
+    /// Says that a body belongs to an index: it is an index, or an index vouches for it.
+    pub(super) fn set_member(&mut self, id: BlobId) {
+        if let Some(body) = self.known.get_mut(&id) {
+            body.member = true;
+        }
+    }
+
+    /// Counts a hit.
+    pub(super) fn touch(&mut self, id: BlobId) {
+        if let Some(body) = self.known.get_mut(&id) {
+            body.frequency = (body.frequency + 1).min(MAX_FREQUENCY);
+            if std::mem::take(&mut body.spared) {
+                self.spared = self.spared.saturating_sub(body.size);
+            }
+        }
+    }
+
+    /// The body that should go next, still in its place; `None` if `pinned` holds for all.
+    pub(super) fn victim(&mut self, pinned: impl Fn(&T) -> bool) -> Option<BlobId> {
+        // Each turn takes a hit or a sparing from a body, or passes one that is pinned. When the turns are used up,
+        // everything left is pinned.
+        let turns = self.known.len() * (usize::from(MAX_FREQUENCY) + 4);
+        let start = self.next_turn;
+        let (mut pinned_small, mut pinned_main) = (0_u64, 0_u64);
+        for _ in 0..turns {
+            let total = self.small.bytes + self.main.bytes;
+            let free_small = self.small.bytes.saturating_sub(pinned_small);
+            let free_main = self.main.bytes.saturating_sub(pinned_main);
+            let from_small = free_main == 0 || free_small > total / SMALL_SHARE;
+            let (turn, id) = self.queue(!from_small).turns.first_key_value()?;
+            let (turn, id) = (*turn, *id);
+            let body = self.known.get_mut(&id)?;
+            let spare = body.member && !body.spared && body.in_main;
+            if pinned(&body.held) {
+                // It keeps its queue: to be read once, now, is not to be in use.
+                if turn <= start {
+                    *(if from_small { &mut pinned_small } else { &mut pinned_main }) += body.size;
+                }
+                self.requeue(id, false);
+            } else if body.frequency > 0 {
+                body.frequency = if from_small { 0 } else { body.frequency - 1 };
+                self.requeue(id, true);
+            } else if spare && self.spared + body.size <= total / MEMBER_SHARE {
+                body.spared = true;
+                self.spared += body.size;
+                self.requeue(id, true);
+            } else {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Takes a body out for want of room, and remembers that.
+    pub(super) fn evict(&mut self, id: BlobId) -> Option<T> {
+        if self.known.get(&id).is_some_and(|body| !body.in_main) {
+            self.ghosts.put(id);
+        }
+        self.remove(id)
+    }
+
+    /// Takes a body out.
+    pub(super) fn remove(&mut self, id: BlobId) -> Option<T> {
+        let body = self.known.remove(&id)?;
+        self.queue(body.in_main).pull(body.turn, body.size);
+        if body.spared {
+            self.spared = self.spared.saturating_sub(body.size);
+        }
+        Some(body.held)
+    }
+
+    /// Puts a body at the end of its queue, or of the main one if `to_main`.
+    fn requeue(&mut self, id: BlobId, to_main: bool) {
+        let turn = self.turn();
+        let Some(body) = self.known.get_mut(&id) else {
+            return;
+        };
+        let (size, was_main, old) = (body.size, body.in_main, body.turn);
+        body.turn = turn;
+        body.in_main = was_main || to_main;
+        let in_main = body.in_main;
+        self.queue(was_main).pull(old, size);
+        self.queue(in_main).push(turn, id, size);
+    }
+
+    fn queue(&mut self, main: bool) -> &mut Queue {
+        if main { &mut self.main } else { &mut self.small }
+    }
+
+    fn turn(&mut self) -> u64 {
+        self.next_turn += 1;
+        self.next_turn
+    }
+}
+
+impl Queue {
+    fn push(&mut self, turn: u64, id: BlobId, size: u64) {
+        self.turns.insert(turn, id);
+        self.bytes += size;
+    }
+
+    fn pull(&mut self, turn: u64, size: u64) {
+        if self.turns.remove(&turn).is_some() {
+            self.bytes = self.bytes.saturating_sub(size);
+        }
+    }
+}
+
+/// Bodies that left the small queue lately.
+#[derive(Debug, Default)]
+struct Ghosts {
+    order: VecDeque<u64>,
+    known: HashSet<u64>,
+    hasher: RandomState,
+}
+
+impl Ghosts {
+    fn put(&mut self, id: BlobId) {
+        let ghost = self.hasher.hash_one(id);
+        if self.known.insert(ghost) {
+            self.order.push_back(ghost);
+        }
+        if self.order.len() > MAX_GHOSTS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+    }
+
+    /// Whether it is one; it is remembered until its turn is over, which costs nothing.
+    fn take(&self, id: BlobId) -> bool {
+        !self.known.is_empty() && self.known.contains(&self.hasher.hash_one(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn id(number: u32) -> BlobId {
+        let mut bytes = [0; 32];
+        bytes[..4].copy_from_slice(&number.to_be_bytes());
+        BlobId::new(bytes)
+    }
+
+    /// Makes room for one more of `size` under `cap`, and puts it in.
+    fn add(bodies: &mut Bodies<()>, number: u32, size: u64, cap: u64) {
+        while bodies.small.bytes + bodies.main.bytes + size > cap {
+            let victim = bodies.victim(|()| false).unwrap();
+            bodies.evict(victim);
+        }
+        bodies.insert(id(number), size, (), None);
+    }
+
+    #[test]
+    fn a_scan_leaves_what_was_hit() {
+        let mut bodies = Bodies::default();
+        for number in 0..80 {
+            add(&mut bodies, number, 1, 100);
+            bodies.touch(id(number));
+        }
+        for number in 1000..3000 {
+            add(&mut bodies, number, 1, 100);
+        }
+        let kept = (0..80).filter(|number| bodies.get(id(*number)).is_some()).count();
+        assert_eq!(kept, 80);
+        // The control: without hits the scan takes all.
+        let mut bodies = Bodies::default();
+        for number in (0..80).chain(1000..3000) {
+            add(&mut bodies, number, 1, 100);
+        }
+        assert!((0..80).all(|number| bodies.get(id(number)).is_none()));
+    }
+
+    #[test]
+    fn old_favourites_go_when_new_ones_come() {
+        let mut bodies = Bodies::default();
+        for number in 0..90 {
+            add(&mut bodies, number, 1, 100);
+            bodies.touch(id(number));
+        }
+        for number in 1000..2000 {
+            add(&mut bodies, number, 1, 100);
+            bodies.touch(id(number));
+        }
+        assert!((0..90).all(|number| bodies.get(id(number)).is_none()));
+    }
+
+    #[test]
+    fn what_comes_back_soon_stays() {
+        let mut bodies = Bodies::default();
+        add(&mut bodies, 1, 1, 10);
+        for number in 100..111 {
+            add(&mut bodies, number, 1, 10);
+        }
+        assert_eq!(bodies.get(id(1)), None);
+        add(&mut bodies, 1, 1, 10);
+        assert!(bodies.standing(id(1)).unwrap().in_main);
+    }
+
+    #[test]
+    fn pinned_bodies_stay_and_nothing_else_is_a_no() {
+        let mut bodies = Bodies::default();
+        for number in 0..10 {
+            bodies.insert(id(number), 1, number, None);
+        }
+        for _ in 0..9 {
+            let victim = bodies.victim(|number| *number == 4).unwrap();
+            bodies.evict(victim);
+        }
+        assert_eq!(bodies.victim(|number| *number == 4), None);
+        assert_eq!(bodies.get(id(4)), Some(&4));
+    }
+
+    #[test]
+    fn members_in_use_are_spared_a_round_up_to_a_quarter() {
+        let mut bodies = Bodies::default();
+        for number in 0..100 {
+            add(&mut bodies, number, 1, 100);
+            bodies.touch(id(number));
+            if number < 20 {
+                bodies.set_member(id(number));
+            }
+        }
+        for number in 1000..1060 {
+            add(&mut bodies, number, 1, 100);
+            bodies.touch(id(number));
+        }
+        let of =
+            |range: std::ops::Range<u32>| range.filter(|n| bodies.get(id(*n)).is_some()).count();
+        assert_eq!(of(0..20), 20);
+        assert!(of(20..100) < 40, "the others made the room");
+        // They are not spared for ever.
+        for number in 2000..2400 {
+            add(&mut bodies, number, 1, 100);
+            bodies.touch(id(number));
+        }
+        assert!((0..20).all(|number| bodies.get(id(number)).is_none()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_accounts_always_agree(steps in prop::collection::vec((0_u8..5, 0_u32..20, 1_u64..9), 0..300)) {
+            let mut bodies = Bodies::default();
+            for (what, number, size) in steps {
+                match what {
+                    0 | 1 => bodies.insert(id(number), size, (), None),
+                    2 => bodies.touch(id(number)),
+                    3 => drop(bodies.remove(id(number))),
+                    _ => {
+                        bodies.set_member(id(number));
+                        if let Some(victim) = bodies.victim(|()| false) {
+                            bodies.evict(victim);
+                        } else {
+                            prop_assert_eq!(bodies.len(), 0);
+                        }
+                    }
+                }
+                let total: u64 = bodies.known.values().map(|body| body.size).sum();
+                let spared: u64 = bodies.known.values().filter(|b| b.spared).map(|b| b.size).sum();
+                prop_assert_eq!(bodies.small.bytes + bodies.main.bytes, total);
+                prop_assert_eq!(bodies.small.turns.len() + bodies.main.turns.len(), bodies.len());
+                prop_assert_eq!(bodies.spared, spared);
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! One larder for one data directory.
+//!
+//! `DATA/lock` is locked with `flock` for as long as the store is open; the kernel lets go of it when the process ends,
+//! however it ends. The file says who holds it, for the one who comes second: the process, and a line of the holder's
+//! choice such as the address it listens on.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::durable;
+
+/// The longest text that is read from or written to the file, in bytes.
+const MAX_HOLDER: usize = 512;
+
+/// The lock, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held {
+    file: Mutex<File>,
+}
+
+/// Why there is no lock.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Somebody else has it; the text says who.
+    By(String),
+    /// It could not be asked for.
+    Io(io::Error),
+}
+
+/// Takes the lock at `path`, or says who has it.
+pub(super) fn take(path: &Path, holder: &str) -> Result<Held, Refused> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| Refused::Io(durable::naming(path, &error)))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(Refused::By(named_in(&file))),
+        Err(error) => return Err(Refused::Io(durable::naming(path, &error.into()))),
+    }
+    let held = Held { file: Mutex::new(file) };
+    held.name(holder).map_err(Refused::Io)?;
+    Ok(held)
+}
+
+impl Held {
+    /// Says who holds the lock.
+    pub(super) fn name(&self, holder: &str) -> io::Result<()> {
+        let mut text = format!("process {}", std::process::id());
+        if !holder.is_empty() {
+            text.push_str(", ");
+            text.extend(holder.chars().filter(|c| !c.is_control()).take(MAX_HOLDER / 5));
+        }
+        text.push('\n');
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.set_len(0)?;
+        file.write_all_at(text.as_bytes(), 0)
+    }
+}
+
+fn named_in(file: &File) -> String {
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_HOLDER as u64).read_to_end(&mut bytes);
+    let text = String::from_utf8_lossy(&bytes).trim().to_owned();
+    if read.is_err() || text.is_empty() {
+        "another larder".to_owned()
+    } else {
+        format!("another larder ({text})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_learns_who_the_first_is() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("lock");
+        let first = take(&path, "listening on [::1]:3142").unwrap();
+        let Err(Refused::By(holder)) = take(&path, "me") else {
+            panic!("the lock was given twice");
+        };
+        assert!(holder.contains("listening on [::1]:3142"), "{holder}");
+        assert!(holder.contains(&std::process::id().to_string()), "{holder}");
+        drop(first);
+        take(&path, "me").unwrap();
+    }
+}

@@ -1,0 +1,447 @@
+//! What is kept, and how it is found again: blobs, records, ledger and claims, in step.
+//!
+//! ```text
+//! DATA/lock                one larder for one directory                          lock.rs
+//! DATA/state/…             what must not be forgotten                            state.rs
+//! DATA/v1/spool/…          bodies on their way                                   spool.rs
+//! DATA/v1/blobs/…          bodies by their SHA-256, with a CRC for each chunk    blobs.rs
+//! DATA/v1/records/…        one file for each entry: the truth                    record.rs
+//! DATA/v1/ledger/…         sled, rebuilt from the records at need                ledger.rs
+//! DATA/v1/ledger.seal      how the ledger was closed                             audit.rs
+//! DATA/v1/claims/…         one sorted file for each version of an index          segment.rs, claims.rs
+//! DATA/v1/marks            when indexes were confirmed and superseded            claims.rs
+//! DATA/v1/access           how bodies were used                                  access.rs
+//! DATA/v1/rejections       what was refused lately                               rejections.rs
+//! ```
+//!
+//! A body comes in through [`Store::spool`], is judged elsewhere, and is kept by [`Store::commit`], in an order in which a
+//! crash leaves nothing wrong (`commit.rs`): its bytes are synced, then its sums, then its name, then its record, then the
+//! ledger. What a step left without the next one is invisible, and `startup.rs` removes it. `DATA/v1` may be deleted at any
+//! time, also while larder runs: then there are misses, not errors (promise P8).
+//!
+//! What a hit needs is in memory: which bodies there are (`evict.rs`), the entries asked for lately (`recent.rs`), which
+//! index speaks under which topic (`claims.rs`). The rest is blocking, and callers use threads for that.
+//!
+//! The store decides nothing about trust. It keeps what `verify` made a `Verified`, and what it enforces itself is promise
+//! P5: a digest finds only bodies that some public entry names.
+
+mod access;
+mod audit;
+mod batch;
+mod blobs;
+mod buffer;
+mod catalogue;
+mod claims;
+mod commit;
+mod durable;
+mod evict;
+pub mod failpoint;
+mod ledger;
+mod lock;
+mod promise;
+mod recent;
+mod record;
+mod rejections;
+mod sealed;
+mod segment;
+mod sort;
+mod space;
+mod speakers;
+mod spool;
+mod startup;
+mod state;
+mod upkeep;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+pub use batch::ClaimBatch;
+pub use blobs::Blob;
+pub use buffer::Buffer;
+pub use claims::IndexSet;
+pub use durable::write as write_durably;
+pub use rejections::Rejection;
+pub use spool::Spool;
+pub use upkeep::{Usage, Verification};
+
+use crate::clock::{Clock, Time};
+use crate::config::Live;
+use crate::digest::{BlobId, Digest};
+use crate::entry::Entry;
+use crate::proof::Rank;
+use crate::target::{Key, Origin, Root};
+use blobs::{Blobs, Stored};
+use claims::Claims;
+use evict::Bodies;
+use ledger::Ledger;
+use recent::Recent;
+use record::Records;
+use rejections::Rejections;
+use space::{Purpose, Room, Space};
+use state::State;
+
+/// A chunk of a body: what is read, checked and sent at once. Smaller ones cost system calls, larger ones memory for
+/// every transfer.
+pub const CHUNK: u64 = 64 << 10;
+
+/// The most bodies in the store: each takes some 200 bytes of memory.
+const MAX_BLOBS: usize = 1 << 19;
+
+/// Locks by which commits, removals and evictions of one body follow each other, shared by the bodies.
+const LOCKS: usize = 64;
+
+/// The store: blobs, ledger and claims, kept in step.
+#[derive(Debug)]
+pub struct Store {
+    clock: Clock,
+    paths: Paths,
+    space: Arc<Space>,
+    /// Held while room is made, so that the cap is hard.
+    making_room: Mutex<()>,
+    bodies: Mutex<Bodies<Holding>>,
+    locks: [Mutex<()>; LOCKS],
+    /// Written to while everything is read anew, read by who changes something.
+    era: RwLock<()>,
+    blobs: Blobs,
+    records: Records,
+    ledger: Ledger,
+    recent: Recent,
+    claims: Claims,
+    state: State,
+    rejections: Rejections,
+    counts: Counts,
+    /// The last to go: until then the directory is ours.
+    lock: lock::Held,
+}
+
+#[derive(Debug)]
+struct Paths {
+    spool: PathBuf,
+    claims: PathBuf,
+    marks: PathBuf,
+    access: PathBuf,
+}
+
+/// What the store knows of a body in service.
+#[derive(Debug)]
+struct Holding {
+    stored: Arc<Stored>,
+    /// How many entries name it.
+    refs: u32,
+    /// How many of them are public.
+    public: u32,
+    /// When it was last used.
+    used: Time,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Entries by the rank of their proof.
+    entries: Mutex<[u64; Rank::ALL.len()]>,
+    evicted: AtomicU64,
+    lost: AtomicU64,
+    /// When it was last written how bodies were used.
+    access_written: Mutex<Option<Time>>,
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another larder holds the directory.
+    #[error("{data} is in use by {holder}; stop it, or give this one another --data")]
+    Held {
+        /// The data directory.
+        data: String,
+        /// Who holds it.
+        holder: String,
+    },
+    /// A file or directory could not be made or read.
+    #[error("the data directory cannot be used: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// Why a body could not be spooled: the fill goes on for its client, unstored.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The cap or the floor is reached and nothing can be evicted.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// The spool file cannot be written.
+    #[error("the spool cannot be written: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl Store {
+    /// Opens or makes the store under `config.data`. Blocking.
+    pub fn open(config: Live, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        Self::open_with_holder(config, clock, "")
+    }
+
+    /// The same, saying to whom the directory belongs: who comes second is told.
+    pub fn open_with_holder(
+        config: Live,
+        clock: Clock,
+        holder: &str,
+    ) -> Result<Arc<Self>, OpenError> {
+        let data = config.get().data.clone();
+        durable::directories(&data)?;
+        let lock = lock::take(&data.join("lock"), holder).map_err(|refused| match refused {
+            lock::Refused::By(holder) => {
+                OpenError::Held { data: data.display().to_string(), holder }
+            }
+            lock::Refused::Io(error) => OpenError::Io(error),
+        })?;
+        let (state, cache) = (data.join("state"), data.join("v1"));
+        for directory in [&state, &cache] {
+            durable::directories(directory)?;
+            startup::drop_unfinished(directory)?;
+        }
+        let state = State::open(&state)?;
+        let paths = Paths {
+            spool: cache.join("spool"),
+            claims: cache.join("claims"),
+            marks: cache.join("marks"),
+            access: cache.join("access"),
+        };
+        startup::empty_spool(&paths.spool)?;
+        let space = Space::new(config.clone(), data);
+        let (ledger, opened) = Ledger::open(cache.join("ledger"), clock.now());
+        let store = Self {
+            space,
+            making_room: Mutex::new(()),
+            bodies: Mutex::new(Bodies::default()),
+            locks: std::array::from_fn(|_| Mutex::new(())),
+            era: RwLock::new(()),
+            blobs: Blobs::new(cache.join("blobs")),
+            records: Records::new(cache.join("records")),
+            ledger,
+            recent: Recent::new(),
+            claims: Claims::new(config),
+            state,
+            rejections: Rejections::open(cache.join("rejections")),
+            counts: Counts::default(),
+            lock,
+            clock,
+            paths,
+        };
+        store.records.sweep();
+        store.take_stock(opened);
+        Ok(Arc::new(store))
+    }
+
+    /// Says who holds the directory, once that is known: the address it listens on, for example.
+    pub fn set_holder(&self, holder: &str) {
+        if let Err(error) = self.lock.name(holder) {
+            tracing::warn!(%error, "the lock file could not be written");
+        }
+    }
+
+    /// All entries of `key`, newest `received_at` first (several when a URL changed its bytes). Quick.
+    pub fn entries(&self, key: Key) -> Vec<Arc<Entry>> {
+        let entries = self.recent.get(key, || self.load(key));
+        let bodies = hold(&self.bodies);
+        entries.iter().filter(|entry| bodies.get(entry.blob).is_some()).map(Arc::clone).collect()
+    }
+
+    /// Whether a blob is stored, and its size. Quick. Says nothing of who may have it: see
+    /// [`Store::public_blob_by_digest`].
+    pub fn has_blob(&self, id: BlobId) -> Option<u64> {
+        hold(&self.bodies).get(id).map(|holding| holding.stored.size)
+    }
+
+    /// Blob by any strong digest that was computed at ingest, SHA-256 among them; only bodies that a public entry names
+    /// (promise P5). Quick.
+    pub fn public_blob_by_digest(&self, digest: &Digest) -> Option<BlobId> {
+        if !digest.algorithm().is_strong() {
+            return None;
+        }
+        let id = match BlobId::from_digest(digest) {
+            Some(id) => id,
+            None => self.ledger.by_digest(digest).ok()??,
+        };
+        let bodies = hold(&self.bodies);
+        bodies.get(id).is_some_and(|body| body.public > 0).then_some(id)
+    }
+
+    /// Notes a hit for eviction (in memory, flushed in batches). Quick.
+    pub fn touch(&self, entry: &Entry) {
+        let now = self.clock.now();
+        let mut bodies = hold(&self.bodies);
+        bodies.touch(entry.blob);
+        if let Some(holding) = bodies.get_mut(entry.blob) {
+            holding.used = now;
+        }
+    }
+
+    /// How often a naming convention matched and missed on an origin. Quick.
+    pub fn convention(&self, ecosystem: &str, origin: &Origin) -> (u64, u64) {
+        let tally = self.state.convention(ecosystem, origin);
+        (tally.matched, tally.missed)
+    }
+
+    /// Counts a match, or a miss, of a naming convention. Blocking after a miss.
+    pub fn record_convention(&self, ecosystem: &str, origin: &Origin, matched: bool) {
+        self.state.record_convention(ecosystem, origin, matched);
+    }
+
+    /// Whether an answer confirmed that `root` is one of `ecosystem`. Quick.
+    pub fn is_confirmed(&self, ecosystem: &str, root: &Root) -> bool {
+        self.state.is_confirmed(ecosystem, root)
+    }
+
+    /// Notes that an answer confirmed `root`. Quick.
+    pub fn confirm_root(&self, ecosystem: &str, root: &Root) {
+        self.state.confirm_root(ecosystem, root);
+    }
+
+    /// Who signed for `root` so far, by the fingerprints of primary keys. Quick.
+    pub fn signers(&self, root: &Root) -> Vec<Box<str>> {
+        self.state.signers(root)
+    }
+
+    /// Notes who signed for `root`. Blocking when it is news.
+    pub fn bind_signers(&self, root: &Root, signers: &[Box<str>]) {
+        self.state.bind_signers(root, signers);
+    }
+
+    /// The newest date of the signed index in `directory`. Quick.
+    pub fn newest_date(&self, directory: &Root) -> Option<Time> {
+        self.state.newest_date(directory)
+    }
+
+    /// Notes the date of the signed index in `directory`. Blocking when it is news.
+    pub fn note_date(&self, directory: &Root, date: Time) {
+        self.state.note_date(directory, date);
+    }
+
+    /// The secret for credential partitions.
+    pub fn secret(&self) -> [u8; 32] {
+        self.state.secret()
+    }
+
+    /// Notes a refusal, for whoever asks why. `shown` is the URL without its secrets. Quick.
+    pub fn note_rejection(&self, shown: &str, text: &str, at: Time) {
+        self.rejections.note(shown, text, at);
+    }
+
+    /// The refusals of a URL, newest first. Quick.
+    pub fn rejections(&self, shown: &str) -> Vec<Rejection> {
+        self.rejections.of(shown)
+    }
+
+    /// The entries of `key` from the ledger, or from the records where the ledger cannot say.
+    fn load(&self, key: Key) -> Vec<Entry> {
+        let rows = self.ledger.of_key(key).unwrap_or_else(|_| {
+            let blobs = self.records.of_key(key);
+            blobs.into_iter().map(|blob| (blob, Vec::new())).collect()
+        });
+        let mut entries: Vec<Entry> =
+            rows.into_iter().filter_map(|(blob, record)| self.entry(key, blob, &record)).collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.received_at));
+        entries
+    }
+
+    /// An entry from its row in the ledger, or from its record.
+    fn entry(&self, key: Key, blob: BlobId, record: &[u8]) -> Option<Entry> {
+        Records::decode(record)
+            .filter(|entry| entry.key == key && entry.blob == blob)
+            .or_else(|| self.records.read(key, blob))
+    }
+
+    /// A body in service, pinned.
+    fn stored(&self, id: BlobId) -> Option<Arc<Stored>> {
+        hold(&self.bodies).get(id).map(|holding| Arc::clone(&holding.stored))
+    }
+
+    /// Held by who changes what is known of a body. Never while room is made: that may take it.
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there are as many locks as the remainder has values"
+    )]
+    fn lock_of(&self, id: BlobId) -> MutexGuard<'_, ()> {
+        let [first, ..] = id.as_bytes();
+        hold(&self.locks[usize::from(*first) % LOCKS])
+    }
+
+    /// Held by who changes what is stored.
+    fn in_era(&self) -> RwLockReadGuard<'_, ()> {
+        self.era.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether so much could be had if everything else went.
+    fn could_hold(&self, bytes: u64) -> Result<(), SpoolError> {
+        let excess = self.space.excess(bytes);
+        if excess <= self.space.taken(Purpose::Blob) {
+            return Ok(());
+        }
+        Err(SpoolError::Full(format!(
+            "{bytes} bytes are wanted, and {excess} of them are not there even if every stored body went \
+             (see store.max_size and store.min_free)"
+        )))
+    }
+
+    /// Takes room, evicting at need.
+    fn room(&self, purpose: Purpose, bytes: u64) -> Result<Room, SpoolError> {
+        let _alone = hold(&self.making_room);
+        self.make_room(bytes)?;
+        Ok(self.space.take(purpose, bytes))
+    }
+
+    /// Takes more room, evicting at need.
+    fn grow(&self, room: &mut Room, more: u64) -> Result<(), SpoolError> {
+        if more == 0 {
+            return Ok(());
+        }
+        let _alone = hold(&self.making_room);
+        self.make_room(more)?;
+        room.grow(more);
+        Ok(())
+    }
+
+    fn make_room(&self, bytes: u64) -> Result<(), SpoolError> {
+        while self.space.excess(bytes) > 0 || hold(&self.bodies).len() >= MAX_BLOBS {
+            self.could_hold(bytes)?;
+            if !self.evict_one() {
+                return Err(SpoolError::Full("everything stored is being read".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Evicts one body; `false` if every one is pinned.
+    fn evict_one(&self) -> bool {
+        let Some(id) = hold(&self.bodies).victim(|holding| holding.stored.is_pinned()) else {
+            return false;
+        };
+        let _era = self.in_era();
+        let _alone = self.lock_of(id);
+        let mut bodies = hold(&self.bodies);
+        // Somebody may have opened or removed it since; then the caller looks again.
+        if bodies.get(id).is_none_or(|holding| holding.stored.is_pinned()) {
+            return true;
+        }
+        let gone = bodies.evict(id);
+        drop(bodies);
+        self.forget(id);
+        self.counts.evicted.fetch_add(1, Ordering::Relaxed);
+        // Its room is free when its files are gone.
+        drop(gone);
+        true
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Locks. What a panic left behind a lock is used all the same: every change under it is complete by itself.
+fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! What indexes promise about a target, and how each relates to it (promise P4).
+//!
+//! An index may refuse under its root only, and of nested roots the deepest speaks: an index of `/` does not judge what
+//! the index of `/team/` names below `/team/`. What counts is who names the target now. A deeper root that does not name
+//! it takes nothing away from a shallower one that does, or any directory could be silenced by an empty index in it; and a
+//! superseded set silences nobody.
+
+use std::sync::Arc;
+
+use super::Store;
+use super::claims::IndexSet;
+use crate::claim::{Generation, Promise, Relation, Topic};
+use crate::clock::Time;
+use crate::digest::BlobId;
+use crate::target::{Origin, Root, Target};
+
+impl Store {
+    /// The promises about `target` found under `topics`, newest generation first, relation computed (roots, nested roots,
+    /// declarations). Superseded ones are included for a day. Quick: it reads a few KiB of each index that may name it.
+    pub fn promises(&self, target: &Target, topics: &[Topic], now: Time) -> Vec<Promise> {
+        let key = target.match_key();
+        let mut promises = Vec::new();
+        let mut scratch = Vec::new();
+        for (set, by) in self.claims.under(topics, now) {
+            for found in self.claims.find(&set, key, &mut scratch) {
+                promises.push(Promise {
+                    by: Arc::clone(&by),
+                    index: Arc::clone(&set.index),
+                    relation: Relation::Elsewhere,
+                    digests: found.digests,
+                    size: found.size,
+                });
+            }
+        }
+        let deepest = promises
+            .iter()
+            .filter(|promise| promise.is_current())
+            .filter_map(|promise| depth(&promise.by, target))
+            .max();
+        let declared = self.claims.declared();
+        for promise in &mut promises {
+            promise.relation = match depth(&promise.by, target) {
+                Some(depth) if Some(depth) >= deepest => Relation::InRoot,
+                None if declared.lets(&promise.index, target.origin()) => Relation::Declared,
+                Some(_) | None => Relation::Elsewhere,
+            };
+        }
+        promises
+    }
+
+    /// The highest generation number so far: while it has not moved, no judgement has. Read it before [`Store::promises`],
+    /// so that an entry is never marked with a number higher than its judgement's. Quick.
+    pub fn generation(&self) -> u64 {
+        self.claims.generation()
+    }
+
+    /// Marks the current generation of an index as confirmed (it was revalidated, and is still `document`); says whether
+    /// there is one. Quick.
+    pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
+        self.claims.confirm(index, document, at)
+    }
+
+    /// The current generation of an index's claims. Quick.
+    pub fn current_claims(&self, index: &Target) -> Option<Arc<Generation>> {
+        self.claims.generation_of(index)
+    }
+
+    /// Takes the claims of an index back: what its origin serves now makes none that larder could keep. They still excuse
+    /// late bytes for a day. Quick.
+    pub fn retract_claims(&self, index: &Target, now: Time) {
+        self.claims.retract(index, now);
+    }
+
+    /// Roots of indexes that have named files on `origin`: its own first, then the most recent; at most eight. Quick.
+    pub fn speakers(&self, origin: &Origin) -> Vec<Root> {
+        self.claims.speakers(origin)
+    }
+
+    /// Every set of claims, superseded ones too, oldest first.
+    pub fn indexes(&self) -> Vec<IndexSet> {
+        self.claims.list()
+    }
+}
+
+/// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.
+fn depth(by: &Generation, target: &Target) -> Option<usize> {
+    by.root.covers(target).then_some(by.root.path.len())
+}

@@ -1,0 +1,122 @@
+//! What was refused, and why: the evidence that `larder why` shows.
+//!
+//! Kept in memory, the newest [`MAX_REJECTIONS`]; written by [`Rejections::flush`] as well as that goes. Losing it costs an
+//! explanation and nothing else. A refusal's URL is held without its secrets.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use super::sealed::{Kind, seal, unseal};
+use super::{durable, hold};
+use crate::clock::Time;
+
+/// How many are kept: refusals are rare, and a flood of them tells the same story each time.
+const MAX_REJECTIONS: usize = 256;
+
+/// The longest URL and the longest text of one, in bytes of UTF-8.
+const MAX_TEXT: usize = 4096;
+
+const KIND: Kind = Kind { magic: *b"LreJ", version: 1 };
+
+/// A body that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    /// The URL, without its secrets.
+    pub shown: String,
+    /// Who promised what, and what came.
+    pub text: String,
+    /// When.
+    pub at: Time,
+}
+
+/// The newest refusals.
+#[derive(Debug)]
+pub(super) struct Rejections {
+    path: PathBuf,
+    kept: Mutex<(VecDeque<Rejection>, bool)>,
+}
+
+impl Rejections {
+    /// Reads what was written to `path`, if that is possible.
+    pub(super) fn open(path: PathBuf) -> Self {
+        let limit = (MAX_REJECTIONS * (2 * MAX_TEXT + 64)) as u64;
+        let kept = durable::read(&path, limit)
+            .ok()
+            .flatten()
+            .and_then(|bytes| unseal(KIND, &bytes))
+            .unwrap_or_default();
+        Self { path, kept: Mutex::new((kept, false)) }
+    }
+
+    /// Notes one.
+    pub(super) fn note(&self, shown: &str, text: &str, at: Time) {
+        let mut kept = hold(&self.kept);
+        let (rejections, changed) = &mut *kept;
+        while rejections.len() >= MAX_REJECTIONS {
+            rejections.pop_front();
+        }
+        rejections.push_back(Rejection { shown: clipped(shown), text: clipped(text), at });
+        *changed = true;
+    }
+
+    /// Those of one URL, newest first.
+    pub(super) fn of(&self, shown: &str) -> Vec<Rejection> {
+        let shown = clipped(shown);
+        hold(&self.kept)
+            .0
+            .iter()
+            .rev()
+            .filter(|rejection| rejection.shown == shown)
+            .cloned()
+            .collect()
+    }
+
+    /// Writes them, if there are new ones.
+    pub(super) fn flush(&self) {
+        let mut kept = hold(&self.kept);
+        if !kept.1 {
+            return;
+        }
+        let written =
+            seal(KIND, &kept.0).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
+        match written {
+            Ok(()) => kept.1 = false,
+            Err(error) => tracing::debug!(%error, "the refusals could not be written"),
+        }
+    }
+}
+
+fn clipped(text: &str) -> String {
+    let mut end = text.len().min(MAX_TEXT);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_kept_and_found_again() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("rejections");
+        let rejections = Rejections::open(path.clone());
+        for number in 0..=MAX_REJECTIONS {
+            let at = Time::from_millis(i64::try_from(number).unwrap());
+            rejections.note(&format!("https://example.org/{number}"), "no", at);
+        }
+        rejections.note("https://example.org/7", &"é".repeat(MAX_TEXT), Time::from_millis(9));
+        rejections.flush();
+        let again = Rejections::open(path);
+        assert_eq!(again.of("https://example.org/0"), []);
+        let seven = again.of("https://example.org/7");
+        assert_eq!(seven.len(), 2);
+        assert_eq!(seven[0].at, Time::from_millis(9));
+        assert_eq!(hold(&again.kept).0.len(), MAX_REJECTIONS);
+    }
+}

@@ -1,0 +1,80 @@
+//! Small files that know when they are damaged.
+//!
+//! ```text
+//! magic 4 │ format version 2 │ length of the body 4 │ CRC-32 of the body 4 │ body (postcard)
+//! ```
+//!
+//! Numbers are big-endian. A file whose kind, version, length or sum is not as expected reads as nothing at all: what is
+//! in the cache is then fetched again, and what is in the state is made anew. The CRC finds damage, not forgery: who can
+//! write into the data directory is larder.
+
+use std::io;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What a file is, and in which version of its format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// The first four bytes.
+    pub(super) magic: [u8; 4],
+    /// Counts up with each change that an older larder could not read.
+    pub(super) version: u16,
+}
+
+const HEADER: usize = 14;
+
+/// `value` as the bytes of such a file.
+pub(super) fn seal<T: Serialize>(kind: Kind, value: &T) -> io::Result<Vec<u8>> {
+    let body = postcard::to_stdvec(value).map_err(io::Error::other)?;
+    let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+    let mut bytes = Vec::with_capacity(HEADER + body.len());
+    bytes.extend_from_slice(&header(kind, length, crc32fast::hash(&body)));
+    bytes.extend_from_slice(&body);
+    Ok(bytes)
+}
+
+/// What [`seal`] was given; `None` if anything is not as it was written.
+pub(super) fn unseal<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Option<T> {
+    let (head, body) = bytes.split_at_checked(HEADER)?;
+    let length = u32::try_from(body.len()).ok()?;
+    if head != header(kind, length, crc32fast::hash(body)) {
+        return None;
+    }
+    postcard::from_bytes(body).ok()
+}
+
+fn header(kind: Kind, length: u32, crc: u32) -> [u8; HEADER] {
+    let pieces = kind
+        .magic
+        .into_iter()
+        .chain(kind.version.to_be_bytes())
+        .chain(length.to_be_bytes())
+        .chain(crc.to_be_bytes());
+    let mut header = [0; HEADER];
+    for (to, from) in header.iter_mut().zip(pieces) {
+        *to = from;
+    }
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KIND: Kind = Kind { magic: *b"TEST", version: 1 };
+
+    #[test]
+    fn any_flipped_bit_and_any_cut_is_noticed() {
+        let bytes = seal(KIND, &("hello", 7_u32)).unwrap();
+        assert_eq!(unseal::<(String, u32)>(KIND, &bytes), Some(("hello".into(), 7)));
+        for position in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[position] ^= 1;
+            assert_eq!(unseal::<(String, u32)>(KIND, &damaged), None, "{position}");
+            assert_eq!(unseal::<(String, u32)>(KIND, &bytes[..position]), None);
+        }
+        let next = Kind { version: 2, ..KIND };
+        assert_eq!(unseal::<(String, u32)>(next, &bytes), None);
+    }
+}

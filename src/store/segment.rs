@@ -1,0 +1,479 @@
+//! The claims of one version of one index document, as a sorted, immutable file that is read by position.
+//!
+//! ```text
+//! header    magic 4 │ version 2 │ digest width 2 │ rows 8 │ manifest length 4 │ CRC-32 4
+//! blocks    32 rows each, the last one fewer, each block followed by its CRC-32
+//! fences    the first eight bytes of each block's first match key, then their CRC-32
+//! manifest  sealed: whose claims these are, and under which topics they are found
+//!
+//! row       match key 16 │ group 4 │ algorithm 1 │ size 8 │ digest, padded to the segment's widest
+//! ```
+//!
+//! Numbers are big-endian, so that rows sort as their bytes do. The digests of one claim share a group: all of them must
+//! match. A look-up searches the fences, which are in memory while the segment is in use, and then reads one or two blocks
+//! with `pread`. There is no memory map: a file that is cut while it is mapped would kill the process.
+//!
+//! Whatever is damaged makes the segment unreadable as a whole, and the caller drops it: then its index has made no claims.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::durable;
+use super::sealed::{Kind, seal, unseal};
+use crate::claim::Topic;
+use crate::clock::Time;
+use crate::digest::{Algorithm, BlobId, Digest};
+use crate::ecosystem::MAX_CLAIMS;
+use crate::proof::Rank;
+use crate::target::{MatchKey, Origin, Root, Target};
+
+/// A row with the widest digest.
+pub(super) const ROW: usize = PREFIX + 64;
+
+/// The most rows of a segment: three digests for each claim, as apt's `Packages` have, at the limit of claims.
+pub(super) const MAX_ROWS: u64 = 3 * MAX_CLAIMS;
+
+const PREFIX: usize = 16 + 4 + 1 + 8;
+const HEADER: usize = 24;
+const MAGIC: [u8; 4] = *b"LclM";
+const VERSION: u16 = 1;
+
+/// Rows in a block: with SHA-256 a block is 2 KiB, which is read as quickly as one row.
+const BLOCK_ROWS: u64 = 32;
+
+/// Blocks that one look-up reads at most. An index that makes more claims about one target has made that many.
+const MAX_BLOCKS_READ: u64 = 4;
+
+/// A manifest: 64 topics, and URLs that [`crate::target::MAX_URL`] limits.
+const MAX_MANIFEST: u32 = 8 << 20;
+
+/// Stands for "no size promised".
+const NO_SIZE: u64 = u64::MAX;
+
+const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 1 };
+
+/// One digest of one claim, as its bytes; sorts by match key, then by claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Row(pub(super) [u8; ROW]);
+
+/// Whose claims a segment holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Manifest {
+    /// The index's origin, for revalidating it.
+    pub(super) origin: Origin,
+    /// The rest of its URL. Only public indexes make claims, so there is no secret in it.
+    pub(super) path_and_query: String,
+    /// Its variant.
+    pub(super) variant: String,
+    /// Its URL for people.
+    pub(super) shown: String,
+    /// The SHA-256 of the document.
+    pub(super) document: BlobId,
+    /// When these claims became current.
+    pub(super) published: Time,
+    /// How far the index's word carries.
+    pub(super) rank: Rank,
+    /// Where it may select and refuse.
+    pub(super) root: Root,
+    /// Under which its claims are found.
+    pub(super) topics: Vec<Topic>,
+    /// Whose files it names; only the first few.
+    pub(super) origins: Vec<Origin>,
+    /// How many claims it makes.
+    pub(super) claims: u64,
+}
+
+/// What a segment says of a match key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// All of these must match. Not empty.
+    pub(super) digests: Vec<Digest>,
+    /// The length in bytes, if promised.
+    pub(super) size: Option<u64>,
+}
+
+/// A segment, ready for look-ups.
+#[derive(Debug)]
+pub(super) struct Segment {
+    file: File,
+    layout: Layout,
+    fences: Box<[u64]>,
+}
+
+impl Row {
+    pub(super) fn new(key: MatchKey, group: u32, digest: &Digest, size: Option<u64>) -> Self {
+        let mut row = [0; ROW];
+        let pieces = key
+            .0
+            .into_iter()
+            .chain(group.to_be_bytes())
+            .chain([digest.algorithm() as u8])
+            .chain(size.unwrap_or(NO_SIZE).to_be_bytes())
+            .chain(digest.as_bytes().iter().copied());
+        for (to, from) in row.iter_mut().zip(pieces) {
+            *to = from;
+        }
+        Self(row)
+    }
+
+    /// The first eight bytes of the match key.
+    fn fence(&self) -> u64 {
+        fence(&self.0)
+    }
+}
+
+impl Manifest {
+    /// What it takes in a segment, in bytes.
+    pub(super) fn length(&self) -> io::Result<u64> {
+        seal(MANIFEST, self).map(|bytes| bytes.len() as u64)
+    }
+
+    /// The index's target; `None` if the manifest names none.
+    pub(super) fn index(&self) -> Option<Target> {
+        let target = Target::new(self.origin.clone(), &self.path_and_query).ok()?;
+        Some(target.with_variant(&self.variant))
+    }
+}
+
+/// Where everything is in a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Layout {
+    /// The widest digest, in bytes.
+    width: u16,
+    rows: u64,
+    manifest: u32,
+}
+
+impl Layout {
+    fn row(self) -> u64 {
+        PREFIX as u64 + u64::from(self.width)
+    }
+
+    fn blocks(self) -> u64 {
+        self.rows.div_ceil(BLOCK_ROWS)
+    }
+
+    fn block_at(self, block: u64) -> u64 {
+        HEADER as u64 + block * (BLOCK_ROWS * self.row() + 4)
+    }
+
+    fn rows_in(self, block: u64) -> u64 {
+        (self.rows - block * BLOCK_ROWS).min(BLOCK_ROWS)
+    }
+
+    fn fences_at(self) -> u64 {
+        HEADER as u64 + self.rows * self.row() + self.blocks() * 4
+    }
+
+    fn manifest_at(self) -> u64 {
+        self.fences_at() + self.blocks() * 8 + 4
+    }
+
+    fn length(self) -> u64 {
+        self.manifest_at() + u64::from(self.manifest)
+    }
+
+    fn header(self) -> Vec<u8> {
+        let mut header = Vec::with_capacity(HEADER);
+        header.extend(MAGIC);
+        header.extend(VERSION.to_be_bytes());
+        header.extend(self.width.to_be_bytes());
+        header.extend(self.rows.to_be_bytes());
+        header.extend(self.manifest.to_be_bytes());
+        header.extend(crc32fast::hash(&header).to_be_bytes());
+        header
+    }
+
+    /// Reads the header, and compares the file's length with it.
+    fn read(file: &File) -> io::Result<Self> {
+        let mut header = [0; HEADER];
+        file.read_exact_at(&mut header, 0)?;
+        let [_, _, _, _, _, _, w0, w1, rows @ .., m0, m1, m2, m3, _, _, _, _] = header;
+        let layout = Self {
+            width: u16::from_be_bytes([w0, w1]),
+            rows: u64::from_be_bytes(rows),
+            manifest: u32::from_be_bytes([m0, m1, m2, m3]),
+        };
+        // The limits first: the sums below must not overflow.
+        let sane = layout.rows <= MAX_ROWS && layout.width <= 64 && layout.manifest <= MAX_MANIFEST;
+        if !sane || header != *layout.header() || file.metadata()?.len() != layout.length() {
+            return Err(damaged("its header"));
+        }
+        Ok(layout)
+    }
+}
+
+/// What a segment of `rows` rows takes at most, without its manifest.
+pub(super) fn length_of(rows: u64, width: u16) -> u64 {
+    Layout { width, rows, manifest: 0 }.length()
+}
+
+/// Writes a segment: `rows` rows, sorted, whose widest digest is `width` bytes long. Not synced yet.
+pub(super) fn write(
+    file: &File,
+    sorted: impl Iterator<Item = io::Result<Row>>,
+    rows: u64,
+    width: u16,
+    manifest: &Manifest,
+) -> io::Result<()> {
+    let manifest = seal(MANIFEST, manifest)?;
+    let layout =
+        Layout { width, rows, manifest: u32::try_from(manifest.len()).map_err(io::Error::other)? };
+    let mut to = BufWriter::with_capacity(1 << 16, file);
+    to.write_all(&layout.header())?;
+    let row_width = PREFIX + usize::from(width);
+    let mut fences = Vec::new();
+    let mut block = Vec::new();
+    let mut written = 0;
+    for row in sorted {
+        let row = row?;
+        if written % BLOCK_ROWS == 0 {
+            end_block(&mut to, &mut block)?;
+            fences.extend(row.fence().to_be_bytes());
+        }
+        block.extend(row.0.iter().take(row_width));
+        written += 1;
+    }
+    end_block(&mut to, &mut block)?;
+    if written != rows {
+        return Err(io::Error::other("the claims were miscounted"));
+    }
+    fences.extend(crc32fast::hash(&fences).to_be_bytes());
+    to.write_all(&fences)?;
+    to.write_all(&manifest)?;
+    to.flush()
+}
+
+fn end_block(to: &mut impl io::Write, block: &mut Vec<u8>) -> io::Result<()> {
+    if !block.is_empty() {
+        block.extend(crc32fast::hash(block).to_be_bytes());
+        to.write_all(block)?;
+        block.clear();
+    }
+    Ok(())
+}
+
+/// Reads whose claims a segment holds, and its length in bytes.
+pub(super) fn manifest(path: &Path) -> io::Result<(Manifest, u64)> {
+    let file = File::open(path).map_err(|error| durable::naming(path, &error))?;
+    let layout = Layout::read(&file)?;
+    let mut bytes = vec![0; layout.manifest as usize];
+    file.read_exact_at(&mut bytes, layout.manifest_at())?;
+    let manifest = unseal(MANIFEST, &bytes).ok_or_else(|| damaged("its manifest"))?;
+    Ok((manifest, layout.length()))
+}
+
+// === impl Segment ===
+
+impl Segment {
+    /// Opens a segment and takes its fences into memory.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path).map_err(|error| durable::naming(path, &error))?;
+        let layout = Layout::read(&file)?;
+        let length = usize::try_from(layout.blocks() * 8 + 4).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, layout.fences_at())?;
+        let fences = checked(&bytes).ok_or_else(|| damaged("its fences"))?;
+        let fences =
+            fences.as_chunks::<8>().0.iter().map(|fence| u64::from_be_bytes(*fence)).collect();
+        Ok(Self { file, layout, fences })
+    }
+
+    /// The memory that the fences take, in bytes.
+    pub(super) fn weight(&self) -> usize {
+        self.fences.len() * 8
+    }
+
+    /// Every claim about `key`, in the order of the document. `block` is scratch space, for who asks many segments.
+    pub(super) fn find(&self, key: MatchKey, block: &mut Vec<u8>) -> io::Result<Vec<Found>> {
+        let fence = fence(&key.0);
+        // Rows of this key may begin in the block before the first whose fence reaches it.
+        let reaching = self.fences.partition_point(|first| *first < fence) as u64;
+        let start = reaching.saturating_sub(1);
+        let end = self.layout.blocks().min(start + MAX_BLOCKS_READ);
+        let mut found = Vec::new();
+        let mut last = None;
+        for number in start..end {
+            self.read(number, block)?;
+            let rows = checked(block).ok_or_else(|| damaged("a block"))?;
+            for row in rows.chunks_exact(PREFIX + usize::from(self.layout.width)) {
+                let (at, rest) = row.split_first_chunk().ok_or_else(|| damaged("a row"))?;
+                match at.cmp(&key.0) {
+                    std::cmp::Ordering::Less => {}
+                    std::cmp::Ordering::Equal => {
+                        let (group, digest, size) = parse(rest).ok_or_else(|| damaged("a row"))?;
+                        if last != Some(group) {
+                            found.push(Found { digests: Vec::new(), size });
+                            last = Some(group);
+                        }
+                        if let Some(claim) = found.last_mut() {
+                            claim.digests.push(digest);
+                        }
+                    }
+                    std::cmp::Ordering::Greater => return Ok(found),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn read(&self, number: u64, block: &mut Vec<u8>) -> io::Result<()> {
+        let length = self.layout.rows_in(number) * self.layout.row() + 4;
+        block.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
+        self.file.read_exact_at(block, self.layout.block_at(number))
+    }
+}
+
+/// Group, digest and size of a row, after its key.
+fn parse(rest: &[u8]) -> Option<(u32, Digest, Option<u64>)> {
+    let (group, rest) = rest.split_first_chunk()?;
+    let (code, rest) = rest.split_first()?;
+    let (size, rest) = rest.split_first_chunk()?;
+    let algorithm = Algorithm::from_code(*code)?;
+    let digest = Digest::new(algorithm, rest.get(..algorithm.length())?)?;
+    let size = u64::from_be_bytes(*size);
+    Some((u32::from_be_bytes(*group), digest, (size != NO_SIZE).then_some(size)))
+}
+
+fn fence(key: &[u8]) -> u64 {
+    key.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+/// Bytes before their CRC-32, if it is theirs.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (body, crc) = bytes.split_last_chunk()?;
+    (crc32fast::hash(body) == u32::from_be_bytes(*crc)).then_some(body)
+}
+
+fn damaged(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("a segment of claims is damaged: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::sort::Sorter;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use std::path::PathBuf;
+
+    fn origin() -> Origin {
+        crate::target::identity::origin_of(crate::target::Scheme::Https, "example.org").unwrap()
+    }
+
+    fn manifest_of(claims: u64) -> Manifest {
+        Manifest {
+            origin: origin(),
+            path_and_query: "/simple/a/?x=1".into(),
+            variant: "json".into(),
+            shown: "https://example.org/simple/a/".into(),
+            document: BlobId::new([3; 32]),
+            published: Time::from_millis(5),
+            rank: Rank::Indexed,
+            root: Root { origin: origin(), path: "/simple/".into() },
+            topics: vec![Topic::new("pypi", "a")],
+            origins: vec![origin()],
+            claims,
+        }
+    }
+
+    fn written(directory: &Path, rows: Vec<Row>, width: u16) -> PathBuf {
+        let path = directory.join("segment");
+        let file = File::create_new(&path).unwrap();
+        let count = rows.len() as u64;
+        let mut sorter = Sorter::new(&directory.join("sort"), 100);
+        for row in rows {
+            sorter.push(row).unwrap();
+        }
+        let rows = sorter.sorted().unwrap();
+        write(&file, rows, count, width, &manifest_of(count)).unwrap();
+        path
+    }
+
+    fn digest(algorithm: Algorithm, byte: u8) -> Digest {
+        Digest::new(algorithm, &vec![byte; algorithm.length()]).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Keys are drawn from few, so that several claims share one and blocks begin in the middle of a key.
+        #[test]
+        fn a_look_up_finds_what_a_map_would(
+            claims in prop::collection::vec((0_u8..40, any::<u8>(), any::<Option<u32>>()), 0..400),
+        ) {
+            let data = tempfile::tempdir().unwrap();
+            let mut rows = Vec::new();
+            let mut expected: HashMap<u8, Vec<Found>> = HashMap::new();
+            for (group, (key, byte, size)) in claims.iter().enumerate() {
+                let size = size.map(u64::from);
+                let digests = vec![digest(Algorithm::Md5, *byte), digest(Algorithm::Sha512, *byte)];
+                for digest in &digests {
+                    let group = u32::try_from(group).unwrap();
+                    rows.push(Row::new(MatchKey([*key; 16]), group, digest, size));
+                }
+                expected.entry(*key).or_default().push(Found { digests, size });
+            }
+            let segment = Segment::open(&written(data.path(), rows, 64)).unwrap();
+            for key in 0..41 {
+                let found = segment.find(MatchKey([key; 16]), &mut Vec::new()).unwrap();
+                let wanted = expected.remove(&key).unwrap_or_default();
+                // One look-up reads a few blocks, so that a flood of claims about one target costs its index only.
+                let limit = wanted.len().min(40);
+                prop_assert_eq!(&found[..found.len().min(limit)], &wanted[..limit]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_manifest_comes_back_and_gives_the_index() {
+        let data = tempfile::tempdir().unwrap();
+        let row = Row::new(MatchKey([1; 16]), 0, &digest(Algorithm::Sha256, 1), Some(1));
+        let path = written(data.path(), vec![row], 32);
+        let (manifest, length) = manifest(&path).unwrap();
+        assert_eq!(manifest, manifest_of(1));
+        assert_eq!(length, path.metadata().unwrap().len());
+        let index = manifest.index().unwrap();
+        assert_eq!(index.url(), "https://example.org/simple/a/?x=1");
+        assert_eq!(index.variant(), "json");
+        assert_eq!(
+            length_of(1, 32)
+                + u64::from(Layout::read(&File::open(&path).unwrap()).unwrap().manifest),
+            length
+        );
+    }
+
+    #[test]
+    fn any_damage_is_an_error_and_never_another_digest() {
+        let data = tempfile::tempdir().unwrap();
+        let key = MatchKey([7; 16]);
+        let row = Row::new(key, 0, &digest(Algorithm::Sha256, 9), Some(1));
+        let path = written(data.path(), vec![row], 32);
+        let whole = std::fs::read(&path).unwrap();
+        let look_up = || -> io::Result<Vec<Found>> {
+            manifest(&path)?;
+            Segment::open(&path)?.find(key, &mut Vec::new())
+        };
+        assert_eq!(look_up().unwrap().len(), 1);
+        for position in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[position] ^= 0x10;
+            std::fs::remove_file(&path).unwrap();
+            durable::write(&path, &damaged, 0o600).unwrap();
+            assert!(look_up().is_err(), "byte {position}");
+        }
+        durable::write(&path, &whole[..whole.len() - 1], 0o600).unwrap();
+        assert!(look_up().is_err(), "cut");
+    }
+
+    #[test]
+    fn an_index_may_claim_nothing() {
+        let data = tempfile::tempdir().unwrap();
+        let path = written(data.path(), Vec::new(), 0);
+        let segment = Segment::open(&path).unwrap();
+        assert_eq!(segment.find(MatchKey([0; 16]), &mut Vec::new()).unwrap(), []);
+    }
+}

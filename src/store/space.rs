@@ -1,0 +1,193 @@
+//! The hard cap and the floor (promise P7).
+//!
+//! Every byte under `DATA/v1` that larder decides upon is held as [`Room`] before it is written: blobs with their side
+//! files, spool files, claim segments. Room comes back when it is dropped. The ledger is not counted: its size follows
+//! the number of entries, and start-up rewrites it when it has grown out of proportion.
+//!
+//! What the cap counts is the space a file takes, in blocks: a hundred thousand tiny files take more than their lengths.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::config::Live;
+
+/// The block of the file systems in use; a file takes whole blocks.
+const BLOCK: u64 = 4096;
+
+/// What room is taken for, for the accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A stored body and its side file.
+    Blob,
+    /// A body on its way, or claims being sorted.
+    Spool,
+    /// A segment of claims.
+    Claims,
+}
+
+/// The accounts.
+#[derive(Debug)]
+pub(super) struct Space {
+    config: Live,
+    /// A directory on the file system that is watched.
+    at: PathBuf,
+    blobs: AtomicU64,
+    spool: AtomicU64,
+    claims: AtomicU64,
+    /// Taken, but not written yet: the file system does not know of it.
+    unwritten: AtomicU64,
+}
+
+impl Space {
+    /// Empty accounts for the file system of `at`.
+    pub(super) fn new(config: Live, at: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            at,
+            blobs: AtomicU64::new(0),
+            spool: AtomicU64::new(0),
+            claims: AtomicU64::new(0),
+            unwritten: AtomicU64::new(0),
+        })
+    }
+
+    /// The bytes taken for `purpose`.
+    pub(super) fn taken(&self, purpose: Purpose) -> u64 {
+        self.account(purpose).load(Ordering::Relaxed)
+    }
+
+    /// The hard cap, as it is configured now.
+    pub(super) fn cap(&self) -> u64 {
+        self.config.get().store.max_size
+    }
+
+    /// By how much the cap is passed, or the floor undercut, if `more` bytes are wanted; zero if they fit.
+    pub(super) fn excess(&self, more: u64) -> u64 {
+        let used = [Purpose::Blob, Purpose::Spool, Purpose::Claims]
+            .map(|purpose| self.taken(purpose))
+            .iter()
+            .fold(more, |sum, taken| sum.saturating_add(*taken));
+        let over_cap = used.saturating_sub(self.cap());
+        let wanted = self
+            .config
+            .get()
+            .store
+            .min_free
+            .saturating_add(more)
+            .saturating_add(self.unwritten.load(Ordering::Relaxed));
+        // A file system that cannot be asked says ENOSPC when it comes to that.
+        let under_floor = self.free().map_or(0, |free| wanted.saturating_sub(free));
+        over_cap.max(under_floor)
+    }
+
+    /// What the file system has left for this user.
+    fn free(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.at).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    /// Takes room for something that is about to be written. The caller has made sure of it with [`Space::excess`], under
+    /// the store's lock for making room.
+    pub(super) fn take(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Room {
+        let mut room = Room { space: Arc::clone(self), purpose, bytes: 0, unwritten: 0 };
+        room.grow(bytes);
+        room
+    }
+
+    fn account(&self, purpose: Purpose) -> &AtomicU64 {
+        match purpose {
+            Purpose::Blob => &self.blobs,
+            Purpose::Spool => &self.spool,
+            Purpose::Claims => &self.claims,
+        }
+    }
+}
+
+/// Room that is taken, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Room {
+    space: Arc<Space>,
+    purpose: Purpose,
+    bytes: u64,
+    unwritten: u64,
+}
+
+impl Room {
+    /// Takes `more`.
+    pub(super) fn grow(&mut self, more: u64) {
+        self.bytes += more;
+        self.unwritten += more;
+        self.space.account(self.purpose).fetch_add(more, Ordering::Relaxed);
+        self.space.unwritten.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// All of it is on the file system now.
+    pub(super) fn written(&mut self) {
+        self.space.unwritten.fetch_sub(self.unwritten, Ordering::Relaxed);
+        self.unwritten = 0;
+    }
+
+    /// The same room, for another purpose and of the size it turned out to be.
+    pub(super) fn settle(&mut self, purpose: Purpose, bytes: u64) {
+        self.written();
+        self.space.account(self.purpose).fetch_sub(self.bytes, Ordering::Relaxed);
+        self.purpose = purpose;
+        self.bytes = bytes;
+        self.space.account(purpose).fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.settle(self.purpose, 0);
+    }
+}
+
+/// What a file of `length` bytes takes.
+pub(super) const fn footprint(length: u64) -> u64 {
+    length.saturating_add(BLOCK - 1) / BLOCK * BLOCK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn space(max_size: u64, min_free: u64) -> Arc<Space> {
+        let mut config = Config::default();
+        config.store.max_size = max_size;
+        config.store.min_free = min_free;
+        Space::new(Live::new(config), PathBuf::from("/"))
+    }
+
+    #[test]
+    fn room_counts_until_it_is_dropped() {
+        let space = space(100, 0);
+        let mut room = space.take(Purpose::Spool, 60);
+        assert_eq!(space.excess(40), 0);
+        assert_eq!(space.excess(41), 1);
+        room.settle(Purpose::Blob, 80);
+        assert_eq!((space.taken(Purpose::Spool), space.taken(Purpose::Blob)), (0, 80));
+        drop(room);
+        assert_eq!(space.excess(100), 0);
+        assert_eq!(space.unwritten.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_floor_counts_what_is_taken_but_not_written() {
+        let probe = space(u64::MAX, 0);
+        let free = probe.free().unwrap();
+        // Others write to this file system while the test runs: a floor far away on either side.
+        let space = space(u64::MAX, free / 2);
+        assert_eq!(space.excess(free / 4), 0);
+        let room = space.take(Purpose::Spool, free / 2);
+        assert!(space.excess(free / 4) > 0);
+        drop(room);
+    }
+
+    #[test]
+    fn a_byte_takes_a_block() {
+        assert_eq!([footprint(0), footprint(1), footprint(4097)], [0, 4096, 8192]);
+    }
+}

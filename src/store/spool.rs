@@ -1,0 +1,253 @@
+//! A body on its way: written, hashed and summed as it comes.
+//!
+//! The file lies on the file system of the blobs, so that it becomes one by a rename. Until then nobody finds it: dropped,
+//! it is gone, and start-up removes what a crash has left. When the store is full the body goes on to whoever asked, and
+//! the spool goes on hashing, because what is promised of it is judged all the same.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::blobs::footprint_of;
+use super::space::{Purpose, Room};
+use super::{CHUNK, SpoolError, Store, durable, failpoint};
+use crate::digest::{Algorithms, Digests, Hashing};
+use crate::received::Spooled;
+
+/// Names spool files apart.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+/// How often room is made and a write tried again when the file system itself is full.
+const RETRIES: usize = 8;
+
+/// A body being written. Dropped unfinished, its file goes. Everything it does is blocking.
+#[derive(Debug)]
+pub struct Spool {
+    store: Arc<Store>,
+    wanted: Algorithms,
+    hashing: Hashing,
+    hashed: u64,
+    sums: Sums,
+    file: Arc<File>,
+    name: Name,
+    room: Room,
+    written: u64,
+}
+
+impl Store {
+    /// A new spool file. `expected` is the announced length: [`SpoolError::Full`] at once if that much can never be had.
+    /// Room is made as the bytes come, not as they are announced: an origin that announces twenty gigabytes and sends one
+    /// must not empty the store. Blocking.
+    pub fn spool(
+        self: &Arc<Self>,
+        expected: Option<u64>,
+        wanted: Algorithms,
+    ) -> Result<Spool, SpoolError> {
+        self.could_hold(footprint_of(expected.unwrap_or(0)))?;
+        let room = self.room(Purpose::Spool, footprint_of(0))?;
+        let (name, file) = self.spool_file()?;
+        failpoint::hit("store.spool-created");
+        Ok(Spool {
+            store: Arc::clone(self),
+            wanted,
+            hashing: Hashing::new(wanted),
+            hashed: 0,
+            sums: Sums::default(),
+            file,
+            name,
+            room,
+            written: 0,
+        })
+    }
+
+    /// A name in the spool that nobody has.
+    pub(super) fn spool_name(&self) -> PathBuf {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.paths.spool.join(number.to_string())
+    }
+
+    fn spool_file(&self) -> Result<(Name, Arc<File>), SpoolError> {
+        let path = self.spool_name();
+        let file = durable::create(&path, 0o600).map_err(SpoolError::from)?;
+        Ok((Name(Some(path)), Arc::new(file)))
+    }
+}
+
+impl Spool {
+    /// Appends bytes: writes, hashes, sums. [`SpoolError::Full`] when there is no room and nothing can be evicted; then
+    /// nothing of `bytes` was taken, what was written stays readable, and [`Spool::append_unstored`] takes them.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        if self.hashed != self.written {
+            return Err(SpoolError::Full("a part was not written".into()));
+        }
+        let length = self.written + bytes.len() as u64;
+        let more = footprint_of(length).saturating_sub(footprint_of(self.written));
+        self.store.grow(&mut self.room, more)?;
+        self.write(bytes)?;
+        self.room.written();
+        self.written = length;
+        failpoint::hit("store.half-written");
+        self.append_unstored(bytes);
+        self.sums.update(bytes);
+        Ok(())
+    }
+
+    /// Takes bytes in without writing them: the body is judged, and not kept.
+    pub fn append_unstored(&mut self, bytes: &[u8]) {
+        self.hashing.update(bytes);
+        self.hashed += bytes.len() as u64;
+    }
+
+    /// How many bytes are in the file.
+    pub fn len(&self) -> u64 {
+        self.written
+    }
+
+    /// Whether nothing is in the file.
+    pub fn is_empty(&self) -> bool {
+        self.written == 0
+    }
+
+    /// How many bytes were taken in, written or not.
+    pub fn hashed(&self) -> u64 {
+        self.hashed
+    }
+
+    /// A handle that reads what has been appended so far, valid after the spool is committed or dropped. Read by
+    /// position: the handle is shared.
+    pub fn reader(&self) -> Arc<File> {
+        Arc::clone(&self.file)
+    }
+
+    /// Throws away everything and starts over (a fill that is fetched again). Readers of before keep what they have.
+    pub fn restart(&mut self) -> Result<(), SpoolError> {
+        let (name, file) = self.store.spool_file()?;
+        // The old name goes with the old value, here.
+        self.name = name;
+        self.file = file;
+        self.room.settle(Purpose::Spool, footprint_of(0));
+        self.hashing = Hashing::new(self.wanted);
+        self.sums = Sums::default();
+        (self.hashed, self.written) = (0, 0);
+        Ok(())
+    }
+
+    /// Ends hashing. For a body that was written whole; one that was not has [`Spool::finish_unstored`].
+    pub fn finish(mut self) -> Spooled {
+        failpoint::hit("store.hashed");
+        Spooled {
+            file: self.file,
+            path: self.name.0.take().unwrap_or_default(),
+            size: self.written,
+            digests: self.hashing.finish(),
+            chunks: self.sums.finish(),
+            room: Box::new(self.room),
+        }
+    }
+
+    /// Ends hashing of a body that is not kept, because a part of it was not written.
+    pub fn finish_unstored(self) -> Digests {
+        self.hashing.finish()
+    }
+
+    /// Writes at the end. A file system that is full is one more reason to evict.
+    fn write(&self, bytes: &[u8]) -> Result<(), SpoolError> {
+        for _ in 0..RETRIES {
+            match self.file.write_all_at(bytes, self.written) {
+                Err(error) if is_full(&error) && self.store.evict_one() => {}
+                written => return Ok(written?),
+            }
+        }
+        Ok(self.file.write_all_at(bytes, self.written)?)
+    }
+}
+
+/// A spool file's name, removed with this unless somebody took it.
+#[derive(Debug)]
+struct Name(Option<PathBuf>);
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = durable::remove(path)
+        {
+            tracing::warn!(%error, "a spool file could not be removed");
+        }
+    }
+}
+
+impl From<io::Error> for SpoolError {
+    fn from(error: io::Error) -> Self {
+        if is_full(&error) { Self::Full(error.to_string()) } else { Self::Io(error) }
+    }
+}
+
+/// Whether the file system, or the user's share of it, is full.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// The CRC-32 of each chunk of a body.
+#[derive(Debug, Default)]
+struct Sums {
+    ended: Vec<u32>,
+    running: crc32fast::Hasher,
+    filled: u64,
+}
+
+impl Sums {
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let left = usize::try_from(CHUNK - self.filled).unwrap_or(usize::MAX);
+            let (now, rest) = bytes.split_at(left.min(bytes.len()));
+            self.running.update(now);
+            self.filled += now.len() as u64;
+            if self.filled == CHUNK {
+                self.end_chunk();
+            }
+            bytes = rest;
+        }
+    }
+
+    fn finish(mut self) -> Vec<u32> {
+        if self.filled > 0 {
+            self.end_chunk();
+        }
+        self.ended
+    }
+
+    fn end_chunk(&mut self) {
+        self.ended.push(std::mem::take(&mut self.running).finalize());
+        self.filled = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_file_system_is_full_and_nothing_else_is() {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let error = full.write_all_at(b"x", 0).unwrap_err();
+        assert!(matches!(SpoolError::from(error), SpoolError::Full(_)));
+        let other = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(matches!(SpoolError::from(other), SpoolError::Io(_)));
+    }
+
+    #[test]
+    fn sums_do_not_depend_on_how_the_bytes_came() {
+        let bytes: Vec<u8> = (0..2 * CHUNK + 17).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let whole: Vec<u32> =
+            bytes.chunks(usize::try_from(CHUNK).unwrap()).map(crc32fast::hash).collect();
+        for piece in [1000, 65_536, bytes.len()] {
+            let mut sums = Sums::default();
+            bytes.chunks(piece).for_each(|piece| sums.update(piece));
+            assert_eq!(sums.finish(), whole, "{piece}");
+        }
+        assert_eq!(Sums::default().finish(), Vec::<u32>::new());
+    }
+}

@@ -1,0 +1,307 @@
+//! `DATA/state`: what larder learnt and must not forget when the cache is deleted.
+//!
+//! ```text
+//! state/secret        32 random bytes, mode 0600: turns credentials into partitions
+//! state/conventions   how often a naming convention matched and missed, per ecosystem and origin
+//! state/roots         the likely roots that an answer confirmed
+//! state/signers       who signed for a root: the fingerprints seen so far
+//! state/dates         the newest date of each signed index, by its directory
+//! ```
+//!
+//! The two tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
+//! losing a match costs another match, but a convention that missed must not be trusted again after a crash.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::sealed::{Kind, seal, unseal};
+use super::{durable, hold};
+use crate::clock::Time;
+use crate::target::{Origin, Root};
+
+/// Rows in either table. A build knows a few dozen origins; what larder is made to meet beyond that is hostile.
+const MAX_ROWS: usize = 8192;
+
+/// A table with [`MAX_ROWS`] of the longest paths stays far below this.
+const MAX_FILE: u64 = 64 << 20;
+
+const CONVENTIONS: Kind = Kind { magic: *b"LcnV", version: 1 };
+const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
+const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
+const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
+
+/// The most signers of one root: archives change a key every few years.
+const MAX_SIGNERS: usize = 64;
+
+/// What larder learnt.
+#[derive(Debug)]
+pub(super) struct State {
+    secret: [u8; 32],
+    conventions: Table<(String, Origin), Tally>,
+    roots: Table<(String, Root), ()>,
+    signers: Table<Root, Vec<Box<str>>>,
+    /// Milliseconds since 1970.
+    dates: Table<Root, i64>,
+}
+
+/// How often a convention matched and missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tally {
+    /// How often the bytes had the digest that their name says.
+    pub(super) matched: u64,
+    /// How often they had not.
+    pub(super) missed: u64,
+}
+
+impl State {
+    /// Reads the state under `directory`, making what is missing or damaged anew.
+    pub(super) fn open(directory: &Path) -> io::Result<Self> {
+        durable::directories(directory)?;
+        Ok(Self {
+            secret: secret(&directory.join("secret"))?,
+            conventions: Table::open(directory.join("conventions"), CONVENTIONS)?,
+            roots: Table::open(directory.join("roots"), ROOTS)?,
+            signers: Table::open(directory.join("signers"), SIGNERS)?,
+            dates: Table::open(directory.join("dates"), DATES)?,
+        })
+    }
+
+    /// The secret for credential partitions.
+    pub(super) fn secret(&self) -> [u8; 32] {
+        self.secret
+    }
+
+    /// How often the convention of `ecosystem` matched and missed on `origin`.
+    pub(super) fn convention(&self, ecosystem: &str, origin: &Origin) -> Tally {
+        self.conventions.get(&(ecosystem.to_owned(), origin.clone())).unwrap_or_default()
+    }
+
+    /// Counts a match or a miss. A miss is written at once.
+    pub(super) fn record_convention(&self, ecosystem: &str, origin: &Origin, matched: bool) {
+        let row = (ecosystem.to_owned(), origin.clone());
+        self.conventions.change(row, |tally| {
+            let count = if matched { &mut tally.matched } else { &mut tally.missed };
+            *count = count.saturating_add(1);
+        });
+        if !matched {
+            self.conventions.flush();
+        }
+    }
+
+    /// Whether an answer confirmed `root` as one of `ecosystem`.
+    pub(super) fn is_confirmed(&self, ecosystem: &str, root: &Root) -> bool {
+        self.roots.get(&(ecosystem.to_owned(), root.clone())).is_some()
+    }
+
+    /// Notes that an answer confirmed `root`.
+    pub(super) fn confirm_root(&self, ecosystem: &str, root: &Root) {
+        self.roots.change((ecosystem.to_owned(), root.clone()), |()| {});
+    }
+
+    /// Who signed for `root` so far.
+    pub(super) fn signers(&self, root: &Root) -> Vec<Box<str>> {
+        self.signers.get(root).unwrap_or_default()
+    }
+
+    /// Notes who signed for `root`. Written at once when it is news: a stranger must not be taken for the first signer
+    /// after a crash.
+    pub(super) fn bind_signers(&self, root: &Root, signers: &[Box<str>]) {
+        let known = self.signers(root);
+        if signers.iter().all(|signer| known.contains(signer)) {
+            return;
+        }
+        self.signers.change(root.clone(), |bound| {
+            bound.extend(signers.iter().cloned());
+            bound.sort_unstable();
+            bound.dedup();
+            bound.truncate(MAX_SIGNERS);
+        });
+        self.signers.flush();
+    }
+
+    /// The newest date of the signed index in `directory`.
+    pub(super) fn newest_date(&self, directory: &Root) -> Option<Time> {
+        self.dates.get(directory).map(Time::from_millis)
+    }
+
+    /// Notes the date of the signed index in `directory`.
+    pub(super) fn note_date(&self, directory: &Root, date: Time) {
+        if self.newest_date(directory) == Some(date) {
+            return;
+        }
+        self.dates.change(directory.clone(), |newest| {
+            *newest = (*newest).max(date.as_millis());
+        });
+        self.dates.flush();
+    }
+
+    /// Writes what changed.
+    pub(super) fn flush(&self) {
+        self.conventions.flush();
+        self.roots.flush();
+        self.signers.flush();
+        self.dates.flush();
+    }
+}
+
+/// A small table in memory, and its file.
+#[derive(Debug)]
+struct Table<K, V> {
+    path: PathBuf,
+    kind: Kind,
+    rows: Mutex<Rows<K, V>>,
+}
+
+#[derive(Debug)]
+struct Rows<K, V> {
+    known: HashMap<K, V>,
+    /// The order of arrival: the oldest makes way.
+    order: VecDeque<K>,
+    changed: bool,
+}
+
+impl<K, V> Table<K, V>
+where
+    K: Clone + Eq + Hash + Serialize + DeserializeOwned,
+    V: Clone + Default + Serialize + DeserializeOwned,
+{
+    fn open(path: PathBuf, kind: Kind) -> io::Result<Self> {
+        let bytes = durable::read(&path, MAX_FILE)?;
+        let stored: Vec<(K, V)> = match bytes.map(|bytes| unseal(kind, &bytes)) {
+            Some(Some(rows)) => rows,
+            Some(None) => {
+                tracing::warn!(path = %path.display(), "is damaged, and begun anew");
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let order = stored.iter().map(|(key, _)| key.clone()).collect();
+        Ok(Self {
+            path,
+            kind,
+            rows: Mutex::new(Rows { known: stored.into_iter().collect(), order, changed: false }),
+        })
+    }
+
+    fn get(&self, key: &K) -> Option<V> {
+        hold(&self.rows).known.get(key).cloned()
+    }
+
+    fn change(&self, key: K, change: impl FnOnce(&mut V)) {
+        let mut rows = hold(&self.rows);
+        rows.changed = true;
+        if let Some(value) = rows.known.get_mut(&key) {
+            return change(value);
+        }
+        if rows.order.len() >= MAX_ROWS
+            && let Some(oldest) = rows.order.pop_front()
+        {
+            rows.known.remove(&oldest);
+        }
+        let mut value = V::default();
+        change(&mut value);
+        rows.order.push_back(key.clone());
+        rows.known.insert(key, value);
+    }
+
+    fn flush(&self) {
+        // The lock is held while writing: an older table must not be renamed over a newer one.
+        let mut rows = hold(&self.rows);
+        if !rows.changed {
+            return;
+        }
+        let stored: Vec<(&K, V)> =
+            rows.order.iter().filter_map(|key| Some((key, rows.known.get(key)?.clone()))).collect();
+        let written =
+            seal(self.kind, &stored).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
+        match written {
+            Ok(()) => rows.changed = false,
+            Err(error) => tracing::warn!(%error, "what larder learnt could not be written"),
+        }
+    }
+}
+
+/// Reads or makes the secret. One of a wrong length is made anew: what was private is then fetched again, for nobody can
+/// name its partition any more.
+fn secret(path: &Path) -> io::Result<[u8; 32]> {
+    let stored = durable::read(path, 32)?.and_then(|bytes| bytes.try_into().ok());
+    if let Some(secret) = stored {
+        return Ok(secret);
+    }
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret)
+        .map_err(|_| io::Error::other("the system gives no random bytes"))?;
+    durable::write(path, &secret, 0o600)?;
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::{Host, Scheme};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn origin(host: &str) -> Origin {
+        Origin { scheme: Scheme::Https, host: Host::parse(host).unwrap(), port: 443 }
+    }
+
+    #[test]
+    fn the_secret_stays_and_is_closed_to_others() {
+        let data = tempfile::tempdir().unwrap();
+        let secret = State::open(data.path()).unwrap().secret();
+        assert_eq!(State::open(data.path()).unwrap().secret(), secret);
+        let path = data.path().join("secret");
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        durable::write(&path, b"cut", 0o600).unwrap();
+        assert_ne!(State::open(data.path()).unwrap().secret(), secret);
+    }
+
+    #[test]
+    fn a_miss_survives_a_crash_and_a_match_survives_a_flush() {
+        let data = tempfile::tempdir().unwrap();
+        let at = origin("example.org");
+        let state = State::open(data.path()).unwrap();
+        state.record_convention("pypi", &at, true);
+        let lost = State::open(data.path()).unwrap().convention("pypi", &at);
+        assert_eq!(lost.matched, 0, "nothing flushed yet");
+        state.record_convention("pypi", &at, false);
+        let kept = State::open(data.path()).unwrap().convention("pypi", &at);
+        assert_eq!((kept.matched, kept.missed), (1, 1));
+
+        let root = Root { origin: at, path: "/simple/".into() };
+        state.confirm_root("pypi", &root);
+        state.flush();
+        let again = State::open(data.path()).unwrap();
+        assert!(again.is_confirmed("pypi", &root));
+        assert!(!again.is_confirmed("apt", &root));
+    }
+
+    #[test]
+    fn a_flood_of_origins_takes_bounded_room() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        for number in 0..MAX_ROWS + 10 {
+            state.record_convention("pypi", &origin(&format!("a{number}.example.org")), true);
+        }
+        let rows = hold(&state.conventions.rows);
+        assert_eq!((rows.known.len(), rows.order.len()), (MAX_ROWS, MAX_ROWS));
+    }
+
+    #[test]
+    fn a_damaged_table_begins_anew() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        state.record_convention("pypi", &origin("example.org"), false);
+        durable::write(&data.path().join("conventions"), b"LcnV garbage", 0o600).unwrap();
+        let again = State::open(data.path()).unwrap();
+        let tally = again.convention("pypi", &origin("example.org"));
+        assert_eq!(tally, Tally::default());
+    }
+}

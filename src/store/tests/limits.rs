@@ -1,0 +1,157 @@
+//! Promise P7: the cap is hard, and what is full passes unstored.
+
+use super::*;
+
+/// What a body of `length` takes.
+fn takes(length: u64) -> u64 {
+    blobs::footprint_of(length)
+}
+
+#[test]
+fn the_cap_holds_with_everything_that_is_being_written() {
+    let cap = 1 << 20;
+    let world = World::with_cap(cap);
+    let store = world.open();
+    let mut running = store.spool(Some(300_000), Algorithms::NONE).unwrap();
+    running.append(&body(0, 300_000)).unwrap();
+    for seed in 0..30 {
+        keep(&store, &format!("https://example.org/{seed}"), &body(seed, 100_000));
+        let usage = store.usage();
+        assert!(usage.bytes + usage.spool_bytes <= cap, "{usage:?}");
+        let on_disk: u64 = ["blobs", "spool"]
+            .iter()
+            .flat_map(|path| world.files(path))
+            .map(|file| std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512)
+            .sum();
+        assert!(on_disk <= cap, "{on_disk}");
+    }
+    assert!(store.usage().evicted > 0);
+    assert_eq!(fetch(&store, "https://example.org/29").unwrap(), body(29, 100_000));
+}
+
+#[test]
+fn a_scan_does_not_push_out_what_builds_hit() {
+    let world = World::with_cap(100 * takes(1000));
+    let store = world.open();
+    let hit: Vec<Arc<Entry>> = (0..50)
+        .map(|seed| keep(&store, &format!("https://example.org/hit/{seed}"), &body(seed, 1000)))
+        .collect();
+    for entry in &hit {
+        store.touch(entry);
+    }
+    // A restart in between: what was hit is remembered.
+    store.maintain();
+    drop(store);
+    let store = world.open();
+    for number in 0..300_u16 {
+        let bytes = number.to_be_bytes().repeat(500);
+        keep(&store, &format!("https://example.org/scan/{number}"), &bytes);
+    }
+    assert!(store.usage().evicted > 150);
+    for entry in &hit {
+        assert_eq!(store.entries(entry.key).len(), 1, "{}", entry.shown);
+    }
+}
+
+#[test]
+fn what_is_being_read_is_not_evicted() {
+    let world = World::with_cap(2 * takes(100_000));
+    let store = world.open();
+    let kept = keep(&store, URL, &body(1, 100_000));
+    let reading = store.blob(kept.blob).unwrap();
+    let mut spool = store.spool(None, Algorithms::NONE).unwrap();
+    spool.append(&body(2, 90_000)).unwrap();
+    assert!(matches!(spool.append(&body(3, 90_000)), Err(SpoolError::Full(_))));
+    assert_eq!(fetch(&store, URL).unwrap(), body(1, 100_000));
+    drop(reading);
+    // The control: without a reader it makes way.
+    spool.append(&body(3, 90_000)).unwrap();
+    assert_eq!(fetch(&store, URL), None);
+}
+
+#[test]
+fn a_follower_of_the_fill_pins_what_it_became() {
+    let world = World::with_cap(2 * takes(100_000));
+    let store = world.open();
+    let at = world.clock.now();
+    let mut spool = store.spool(None, Algorithms::NONE).unwrap();
+    spool.append(&body(1, 100_000)).unwrap();
+    let follower = spool.reader();
+    let kept =
+        store.commit(verified(spool.finish(), at), entry(URL, Partition::Public, at)).unwrap();
+    let mut next = store.spool(None, Algorithms::NONE).unwrap();
+    assert!(next.append(&body(2, 150_000)).is_err());
+    assert_eq!(store.entries(kept.key).len(), 1);
+    drop(follower);
+    next.append(&body(2, 150_000)).unwrap();
+    assert_eq!(store.entries(kept.key).len(), 0);
+}
+
+#[test]
+fn a_body_that_outgrows_the_store_is_hashed_to_its_end() {
+    let world = World::with_cap(takes(200_000));
+    let store = world.open();
+    let whole = body(5, 500_000);
+    let mut spool = store.spool(None, Algorithms::NONE).unwrap();
+    let reader = spool.reader();
+    let mut full = false;
+    for piece in whole.chunks(50_000) {
+        if !full {
+            full = matches!(spool.append(piece), Err(SpoolError::Full(_)));
+        }
+        if full {
+            spool.append_unstored(piece);
+        }
+    }
+    assert!(full && spool.len() < 500_000 && spool.hashed() == 500_000);
+    let mut written = vec![0; usize::try_from(spool.len()).unwrap()];
+    std::os::unix::fs::FileExt::read_exact_at(&*reader, &mut written, 0).unwrap();
+    assert_eq!(written, &whole[..written.len()]);
+    assert!(spool.append(b"more").is_err(), "what has a hole is not continued");
+    assert_eq!(spool.finish_unstored().blob(), id_of(&whole));
+    assert_eq!(store.usage().spool_bytes, 0);
+}
+
+#[test]
+fn an_announced_length_that_cannot_be_is_full_at_once_and_evicts_nothing() {
+    let world = World::with_cap(1 << 20);
+    let store = world.open();
+    let kept = keep(&store, URL, &body(1, 500_000));
+    for announced in [1 << 21, u64::MAX] {
+        let spool = store.spool(Some(announced), Algorithms::NONE);
+        assert!(matches!(spool, Err(SpoolError::Full(_))));
+    }
+    // One that could be evicts only when its bytes come.
+    let mut spool = store.spool(Some(800_000), Algorithms::NONE).unwrap();
+    assert_eq!(store.entries(kept.key).len(), 1);
+    spool.append(&body(2, 800_000)).unwrap();
+    assert_eq!(store.entries(kept.key).len(), 0);
+}
+
+#[test]
+fn the_floor_is_full_too() {
+    let world = World::new();
+    let store = world.open();
+    let mut config = (*world.config.get()).clone();
+    config.store.min_free = u64::MAX;
+    world.config.set(config);
+    let Err(SpoolError::Full(why)) = store.spool(Some(10), Algorithms::NONE) else {
+        panic!("there is no such file system");
+    };
+    assert!(why.contains("store.min_free"), "{why}");
+}
+
+#[test]
+fn a_smaller_cap_is_obeyed_at_the_next_maintenance() {
+    let world = World::with_cap(1 << 20);
+    let store = world.open();
+    for seed in 0..8 {
+        keep(&store, &format!("https://example.org/{seed}"), &body(seed, 100_000));
+    }
+    let mut config = (*world.config.get()).clone();
+    config.store.max_size = 1 << 19;
+    world.config.set(config);
+    store.maintain();
+    assert!(store.usage().bytes <= 1 << 19);
+    assert!(store.usage().blobs > 2);
+}

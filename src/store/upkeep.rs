@@ -1,0 +1,180 @@
+//! What is done beside the requests: writing in batches, making room, looking through everything.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::access;
+use super::space::Purpose;
+use super::{Store, hold};
+use crate::digest::{Algorithms, BlobId, Hashing};
+use crate::entry::Entry;
+use crate::proof::Rank;
+
+/// How often it is written how bodies were used: up to twenty megabytes.
+const ACCESS_EVERY: Duration = Duration::from_mins(5);
+
+/// What the store holds and takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Entries.
+    pub entries: u64,
+    /// Entries by the rank of their proof, weakest first.
+    pub by_rank: Vec<(Rank, u64)>,
+    /// Bodies.
+    pub blobs: u64,
+    /// What the bodies take, in bytes.
+    pub bytes: u64,
+    /// What spool files take, in bytes.
+    pub spool_bytes: u64,
+    /// What claims take, in bytes.
+    pub claims_bytes: u64,
+    /// Indexes whose claims are current.
+    pub indexes: u64,
+    /// The hard cap, in bytes.
+    pub cap: u64,
+    /// Bodies evicted since the start.
+    pub evicted: u64,
+    /// Bodies found damaged since the start.
+    pub damaged: u64,
+    /// How often the ledger failed since the start.
+    pub ledger_failures: u64,
+}
+
+/// What [`Store::verify_all`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verification {
+    /// Bodies whose SHA-256 is their name.
+    pub sound: u64,
+    /// Bodies that were damaged; they are out of service.
+    pub damaged: Vec<BlobId>,
+    /// Bodies that went while the store was looked through: evicted, or removed.
+    pub gone: u64,
+}
+
+impl Store {
+    /// What has to be done from time to time, every half minute or so: writes what changed in memory, drops claims that were
+    /// superseded a day ago and bodies that nobody names, brings the store under its cap and over its floor. Blocking.
+    pub fn maintain(&self) {
+        if self.ledger.is_deleted() {
+            tracing::info!("the cache was deleted; it begins anew");
+            let opened = self.ledger.reopen(self.clock.now());
+            self.take_stock(opened);
+        }
+        self.flush();
+        self.claims.prune(self, self.clock.now());
+        self.drop_unnamed();
+        let alone = hold(&self.making_room);
+        if let Err(error) = self.make_room(0) {
+            tracing::warn!(%error, "the store is over its limits");
+        }
+        drop(alone);
+    }
+
+    /// Writes what is only in memory. Blocking.
+    pub fn flush(&self) {
+        let now = self.clock.now();
+        let mut written = hold(&self.counts.access_written);
+        if written.is_none_or(|written| now.since(written) >= ACCESS_EVERY) {
+            *written = Some(now);
+            access::write(&self.paths.access, &access::of(&hold(&self.bodies)));
+        }
+        drop(written);
+        self.claims.flush(&self.paths.marks);
+        self.state.flush();
+        self.rejections.flush();
+    }
+
+    /// Puts everything away for the next start, which then is a quick one. What is asked afterwards is answered from the
+    /// records. Blocking; dropping the store does the same.
+    pub fn close(&self) {
+        *hold(&self.counts.access_written) = None;
+        self.flush();
+        self.ledger.close();
+    }
+
+    /// What the store holds and takes. Quick.
+    pub fn usage(&self) -> Usage {
+        let ranks = *hold(&self.counts.entries);
+        Usage {
+            entries: ranks.iter().sum(),
+            by_rank: Rank::ALL.into_iter().zip(ranks).collect(),
+            blobs: hold(&self.bodies).len() as u64,
+            bytes: self.space.taken(Purpose::Blob),
+            spool_bytes: self.space.taken(Purpose::Spool),
+            claims_bytes: self.space.taken(Purpose::Claims),
+            indexes: self.claims.current(),
+            cap: self.space.cap(),
+            evicted: self.counts.evicted.load(Ordering::Relaxed),
+            damaged: self.counts.lost.load(Ordering::Relaxed),
+            ledger_failures: self.ledger.failures(),
+        }
+    }
+
+    /// Gives every entry to `each`, in no order, until it breaks. Blocking.
+    pub fn for_each_entry(&self, each: &mut dyn FnMut(&Entry) -> ControlFlow<()>) {
+        for shard in 0..=u8::MAX {
+            // One shard at a time is in memory.
+            let rows = self.ledger.shard(shard).unwrap_or_else(|_| {
+                let names = self.records.names(shard).into_iter();
+                names.map(|(key, blob)| (key, blob, Vec::new())).collect()
+            });
+            for (key, blob, record) in rows {
+                if self.has_blob(blob).is_none() {
+                    continue;
+                }
+                let entry = self.entry(key, blob, &record);
+                if entry.is_some_and(|entry| each(&entry).is_break()) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Hashes every body again and compares it with its name; what is damaged goes out of service. `progress` is told how
+    /// many bytes of how many are done. Blocking, for as long as reading everything takes.
+    pub fn verify_all(self: &Arc<Self>, progress: &mut dyn FnMut(u64, u64)) -> Verification {
+        let list: Vec<(BlobId, u64)> =
+            hold(&self.bodies).iter().map(|(id, holding)| (id, holding.stored.size)).collect();
+        let total = list.iter().map(|(_, size)| size).sum();
+        let mut verification = Verification::default();
+        let mut done = 0;
+        for (id, size) in list {
+            match self.hash_again(id, |read| progress(done + read, total)) {
+                Some(true) => verification.sound += 1,
+                Some(false) => verification.damaged.push(id),
+                None => verification.gone += 1,
+            }
+            done += size;
+            progress(done, total);
+        }
+        verification
+    }
+
+    /// Whether a body still has its name's digest; `None` if it is gone.
+    fn hash_again(self: &Arc<Self>, id: BlobId, mut progress: impl FnMut(u64)) -> Option<bool> {
+        let before = self.counts.lost.load(Ordering::Relaxed);
+        let Some(blob) = self.blob(id) else {
+            // A damaged side file, or a body that somebody deleted.
+            return (self.counts.lost.load(Ordering::Relaxed) > before).then_some(false);
+        };
+        let mut hashing = Hashing::new(Algorithms::NONE);
+        let mut read = 0;
+        for n in 0..blob.size().div_ceil(super::CHUNK) {
+            let Ok(chunk) = blob.chunk(n) else {
+                return Some(false);
+            };
+            hashing.update(&chunk);
+            read += chunk.len() as u64;
+            progress(read);
+        }
+        let sound = hashing.finish().blob() == id;
+        if !sound {
+            let why = io::Error::new(io::ErrorKind::InvalidData, "its SHA-256 is another");
+            self.lose(id, &why);
+        }
+        Some(sound)
+    }
+}
