@@ -73,3 +73,5 @@ pub mod freshness;
 pub mod outcome;
 
 pub mod store;
+
+pub mod origin;

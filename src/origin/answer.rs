@@ -1,0 +1,254 @@
+//! An origin's answer to a fill: its head without what belongs to the connection, and its body under limits.
+//!
+//! A body has no total time limit, because a large file over a slow line is no fault. It has an idle limit (nothing
+//! came) and a minimum rate (too little came for a minute), both counted only while somebody waits for bytes. It ends
+//! cleanly only where HTTP says so: after `Content-Length` bytes, after the last chunk, at `END_STREAM`. Where only
+//! the end of the connection ends it, TLS must have said so (`close_notify`; rustls reports its absence); over plain
+//! http a cut looks like the end, which is what [`Answer::unframed`] is for.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{Entry, HeaderValue, SET_COOKIE, TRAILER, TRANSFER_ENCODING};
+use hyper::{Response, Version};
+use hyper_util::client::legacy::connect::CaptureConnection;
+use tokio::time::Instant;
+
+use super::error::{Fault, OriginError, chain};
+use super::hop;
+use crate::clock::Time;
+use crate::config::Upstream;
+use crate::entry::Head;
+use crate::target::Target;
+
+/// An answer whose body is still to come.
+#[derive(Debug)]
+pub struct Answer {
+    /// Without connection-bound fields, `Set-Cookie` and `Alt-Svc`: none of them is for everybody, or for later.
+    pub head: Head,
+    /// The body.
+    pub body: Bodies,
+    /// `Content-Length`, if the answer is framed by it.
+    pub length: Option<u64>,
+    /// Only the end of the connection ends the body. Over plain http nobody can tell the end from a cut.
+    pub unframed: bool,
+    /// The cookies that the origin set, for whoever is given the answer alone; they stand in no stored head.
+    pub cookies: Vec<HeaderValue>,
+    /// Who answered, after redirects.
+    pub answered_by: Target,
+    /// Whether any hop was plain http.
+    pub plain: bool,
+    /// Whether any hop's address was a public one (or unknown behind a proxy): what the answer causes is
+    /// [`Reach::from_public`](super::Reach).
+    pub public: bool,
+    /// When the first hop's request was sent.
+    pub requested_at: Time,
+}
+
+/// The bytes of an answer, under the idle and minimum-rate limits. `None` at a clean end of message only.
+#[derive(Debug)]
+pub struct Bodies {
+    /// Gone after the end, clean or not: what comes after an end is no part of the body.
+    incoming: Option<Incoming>,
+    /// `Content-Length`, where a body is to come.
+    announced: Option<u64>,
+    pace: Pace,
+    /// To keep others off a connection that went silent: h2 would put the next fill on it.
+    connection: CaptureConnection,
+    shown: Target,
+}
+
+impl Bodies {
+    /// From now on the bytes may come as slowly as their client bears it: event streams, log tails.
+    pub fn be_patient(&mut self) {
+        self.pace.idle = Duration::MAX;
+        self.pace.min_rate = 0;
+    }
+
+    /// The next bytes. After `None` or an error it stays `None`. Safe to be cancelled and called again.
+    pub async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
+        loop {
+            let incoming = self.incoming.as_mut()?;
+            let deadline = self.pace.wait(Instant::now());
+            let fault = match tokio::time::timeout_at(deadline, incoming.frame()).await {
+                Ok(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => match self.pace.take(data.len(), Instant::now()) {
+                        Ok(()) => return Some(Ok(data)),
+                        Err(fault) => fault,
+                    },
+                    // Trailers say nothing that may be stored (RFC 9110 §6.5.1).
+                    Err(_) => continue,
+                },
+                Ok(Some(Err(error))) => self.broken(chain(&error)),
+                Ok(None) => match self.announced {
+                    Some(length) if length != self.pace.taken => {
+                        self.broken(format!("{length} were announced"))
+                    }
+                    _ => {
+                        self.incoming = None;
+                        return None;
+                    }
+                },
+                Err(_) => Fault::Stalled { after: self.pace.taken, limit: self.pace.idle },
+            };
+            self.incoming = None;
+            if let Some(connection) = &*self.connection.connection_metadata() {
+                connection.poison();
+            }
+            return Some(Err(OriginError::new(&self.shown, fault)));
+        }
+    }
+
+    fn broken(&self, why: String) -> Fault {
+        Fault::Broken { after: self.pace.taken, why: why.into() }
+    }
+}
+
+/// What a response brings besides its head, before it is an [`Answer`].
+pub(super) struct Parts {
+    pub(super) head: Head,
+    pub(super) body: Bodies,
+    pub(super) length: Option<u64>,
+    pub(super) unframed: bool,
+    pub(super) cookies: Vec<HeaderValue>,
+}
+
+impl Parts {
+    /// Reads a response to a fill.
+    pub(super) fn of(
+        response: Response<Incoming>,
+        target: &Target,
+        head_only: bool,
+        limits: &Upstream,
+        connection: CaptureConnection,
+    ) -> Result<Self, Fault> {
+        let (parts, incoming) = response.into_parts();
+        let mut headers = parts.headers;
+        hop::check_framing(&headers)?;
+        let length = (!head_only).then(|| incoming.size_hint().exact()).flatten();
+        let unframed = parts.version < Version::HTTP_2
+            && !incoming.is_end_stream()
+            && length.is_none()
+            && !headers.contains_key(TRANSFER_ENCODING);
+        hop::strip_answer(&mut headers);
+        headers.remove(TRAILER);
+        let cookies = match headers.entry(SET_COOKIE) {
+            Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
+            Entry::Vacant(_) => Vec::new(),
+        };
+        Ok(Self {
+            head: Head { status: parts.status, headers },
+            body: Bodies {
+                incoming: Some(incoming),
+                announced: length,
+                pace: Pace::new(limits.idle_timeout, limits.min_rate),
+                connection,
+                shown: target.clone(),
+            },
+            length,
+            unframed,
+            cookies,
+        })
+    }
+}
+
+/// The rate is measured over this much waiting, as `upstream.min_rate` says.
+const MEASURED_OVER: Duration = Duration::from_mins(1);
+
+/// How bytes come: counts only the time in which somebody waits for them, so that a slow disk is not held against the
+/// origin.
+#[derive(Debug)]
+struct Pace {
+    idle: Duration,
+    min_rate: u64,
+    taken: u64,
+    /// Since when the next bytes are waited for.
+    since: Option<Instant>,
+    /// In the present window: waited, and taken.
+    window: (Duration, u64),
+}
+
+impl Pace {
+    const fn new(idle: Duration, min_rate: u64) -> Self {
+        Self { idle, min_rate, taken: 0, since: None, window: (Duration::ZERO, 0) }
+    }
+
+    /// Begins a wait, or goes on with one that was cancelled; until when it may last.
+    fn wait(&mut self, now: Instant) -> Instant {
+        let since = *self.since.get_or_insert(now);
+        // Nobody sets a limit beyond the clock's end; if, it is no limit for thirty years.
+        since.checked_add(self.idle).unwrap_or_else(|| since + Duration::from_hours(24 * 365 * 30))
+    }
+
+    /// Ends the wait with `length` bytes.
+    fn take(&mut self, length: usize, now: Instant) -> Result<(), Fault> {
+        let length = u64::try_from(length).unwrap_or(u64::MAX);
+        self.taken = self.taken.saturating_add(length);
+        let waited =
+            self.since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let (spent, bytes) = &mut self.window;
+        *spent = spent.saturating_add(waited);
+        *bytes = bytes.saturating_add(length);
+        if *spent < MEASURED_OVER {
+            return Ok(());
+        }
+        let enough = self.min_rate.saturating_mul(spent.as_secs());
+        if *bytes < enough {
+            return Err(Fault::TooSlow { after: self.taken, min_rate: self.min_rate });
+        }
+        self.window = (Duration::ZERO, 0);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes `length` bytes after each of `waits` seconds of waiting.
+    fn trickle(pace: &mut Pace, waits: u64, length: usize) -> Result<(), Fault> {
+        let start = Instant::now();
+        for second in 0..waits {
+            pace.wait(start + Duration::from_secs(second));
+            pace.take(length, start + Duration::from_secs(second + 1))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_trickle_is_broken_off_after_a_minute() {
+        let mut pace = Pace::new(Duration::from_secs(30), 1024);
+        assert_eq!(trickle(&mut pace, 59, 1000), Ok(()));
+        assert_eq!(
+            trickle(&mut pace, 1, 1000),
+            Err(Fault::TooSlow { after: 60_000, min_rate: 1024 })
+        );
+    }
+
+    #[test]
+    fn at_the_rate_a_body_may_last_for_ever() {
+        let mut pace = Pace::new(Duration::from_secs(30), 1024);
+        assert_eq!(trickle(&mut pace, 6000, 1024), Ok(()));
+    }
+
+    #[test]
+    fn time_in_which_nobody_waits_is_not_the_origins() {
+        let mut pace = Pace::new(Duration::from_secs(30), 1024);
+        let start = Instant::now();
+        for hour in 0..10 {
+            let now = start + Duration::from_hours(hour);
+            pace.wait(now);
+            assert_eq!(pace.take(1, now), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_wait_that_was_cancelled_goes_on() {
+        let mut pace = Pace::new(Duration::from_secs(30), 0);
+        let start = Instant::now();
+        let deadline = pace.wait(start);
+        assert_eq!(pace.wait(start + Duration::from_secs(20)), deadline);
+    }
+}

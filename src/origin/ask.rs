@@ -1,0 +1,150 @@
+//! A fill's request: canonical, built from the key alone (promise P1).
+//!
+//! Nothing a client sent stands in it but what its key names: no header of the client's can change what everybody is
+//! given later.
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
+    IF_NONE_MATCH, IF_RANGE, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
+};
+use hyper::{Method, Request, Uri};
+
+use super::error::Fault;
+use super::{Lane, Reach, hop};
+use crate::target::Target;
+
+/// How larder names itself to origins.
+const LARDER: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
+
+/// A canonical request, built from the key alone.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one property of a request, set by name")]
+pub struct Ask {
+    /// What is asked for.
+    pub target: Target,
+    /// Which connections it may use: an index does not wait behind a layer.
+    pub lane: Lane,
+    /// The `Accept` that the key names; empty for none.
+    pub accept: String,
+    /// For unknown resources, the `Accept-Language` that the key names.
+    pub accept_language: Option<String>,
+    /// The stored entity tag, when revalidating.
+    pub if_none_match: Option<String>,
+    /// The stored `Last-Modified`, when revalidating.
+    pub if_modified_since: Option<String>,
+    /// First and, inclusive, last byte: a resume, or a far range beside the fill.
+    pub range: Option<(u64, Option<u64>)>,
+    /// A strong validator: the range is of this representation, or the whole comes.
+    pub if_range: Option<String>,
+    /// HEAD in place of GET.
+    pub head_only: bool,
+    /// Follow redirects inside, at most five, with the guard at every hop.
+    pub follow: bool,
+    /// On a connection that nothing used before.
+    pub fresh_connection: bool,
+    /// Waits for the answer as long as its client does: what larder does not know may be a long poll.
+    pub patient: bool,
+    /// Which addresses are open to it.
+    pub reach: Reach,
+}
+
+impl Ask {
+    /// This request for `target`: the asked one, or where a redirect led. `Host` is the connection's business.
+    pub(super) fn request(
+        &self,
+        target: &Target,
+        pseudonym: &str,
+        proxy_authorization: Option<HeaderValue>,
+    ) -> Result<Request<Empty<Bytes>>, Fault> {
+        let mut request = Request::new(Empty::new());
+        *request.method_mut() = if self.head_only { Method::HEAD } else { Method::GET };
+        *request.uri_mut() = uri(target)?;
+        let headers = request.headers_mut();
+        headers.insert(USER_AGENT, HeaderValue::from_static(LARDER));
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        let mut set = |name: HeaderName, value: Option<&str>| -> Result<(), Fault> {
+            if let Some(value) = value {
+                let value = HeaderValue::try_from(value)
+                    .map_err(|_| Fault::Unsendable(format!("bad {name}").into()))?;
+                headers.insert(name, value);
+            }
+            Ok(())
+        };
+        set(ACCEPT, Some(&*self.accept).filter(|accept| !accept.is_empty()))?;
+        set(ACCEPT_LANGUAGE, self.accept_language.as_deref())?;
+        set(IF_NONE_MATCH, self.if_none_match.as_deref())?;
+        set(IF_MODIFIED_SINCE, self.if_modified_since.as_deref())?;
+        let range = self.range.map(|(first, last)| match last {
+            Some(last) => format!("bytes={first}-{last}"),
+            None => format!("bytes={first}-"),
+        });
+        set(RANGE, range.as_deref())?;
+        set(IF_RANGE, self.if_range.as_deref())?;
+        if let Some(value) = proxy_authorization {
+            headers.insert(PROXY_AUTHORIZATION, value);
+        }
+        hop::add_via(headers, "1.1", pseudonym);
+        Ok(request)
+    }
+}
+
+/// The absolute URI of `target`.
+pub(super) fn uri(target: &Target) -> Result<Uri, Fault> {
+    Uri::try_from(target.url())
+        .map_err(|error| Fault::Unsendable(format!("no URL that HTTP can carry: {error}").into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(url: &str) -> Ask {
+        Ask {
+            target: Target::from_url(url).unwrap(),
+            lane: Lane::Bulk,
+            accept: "text/html".into(),
+            accept_language: None,
+            if_none_match: Some("\"a\"".into()),
+            if_modified_since: None,
+            range: Some((5, None)),
+            if_range: Some("\"a\"".into()),
+            head_only: false,
+            follow: false,
+            fresh_connection: false,
+            patient: false,
+            reach: Reach { internal_client: false, from_public: false },
+        }
+    }
+
+    #[test]
+    fn a_request_holds_what_the_key_names_and_nothing_else() {
+        let ask = ask("https://example.org/a?b=c");
+        let request = ask.request(&ask.target, "larder-0", None).unwrap();
+        let mut names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            [
+                "accept",
+                "accept-encoding",
+                "if-none-match",
+                "if-range",
+                "range",
+                "user-agent",
+                "via"
+            ]
+        );
+        assert_eq!(request.headers()["range"], "bytes=5-");
+        assert_eq!(request.headers()["accept-encoding"], "identity");
+        assert_eq!(request.uri(), "https://example.org/a?b=c");
+    }
+
+    #[test]
+    fn what_http_cannot_carry_is_said_and_not_sent() {
+        let mut odd = ask("https://example.org/a");
+        odd.accept = "a\r\nx: y".into();
+        assert!(odd.request(&odd.target, "larder-0", None).is_err());
+    }
+}

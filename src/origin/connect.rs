@@ -1,0 +1,298 @@
+//! One connection towards an origin, from its name to a stream on which HTTP can be spoken.
+//!
+//! ```text
+//! origin ─ route ┬─ direct: resolve ▶ guard ▶ dial ─────────────────┬▶ TLS, if the origin is https
+//!                └─ proxy:  guard literals ▶ dial ▶ TLS? ▶ CONNECT? ─┘
+//! ```
+//!
+//! [`Wire`] is what all connections share. [`Connector`] gives the fills' client its connections; passes and tunnels
+//! call [`Wire`] themselves.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use hyper::Uri;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::TokioIo;
+use tower_service::Service;
+
+use super::dial::dial;
+use super::error::Fault;
+use super::guard::{Class, Guard};
+use super::proxy::{Proxy, Routes};
+use super::resolve::Resolver;
+use super::tls::{Offer, Tls};
+use super::tunnelled::Tunnelled;
+use super::{Duplex, Reach};
+use crate::config::{Config, Live};
+use crate::target::{Host, Origin, Scheme};
+
+/// What all connections share. A reload makes a new one for new connections.
+#[derive(Debug)]
+pub(super) struct Wire {
+    pub(super) config: Live,
+    pub(super) guard: Arc<Guard>,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) tunnelled: Arc<Tunnelled>,
+    /// This larder's name in `Via`.
+    pub(super) pseudonym: Arc<str>,
+    pub(super) routes: Routes,
+    pub(super) tls: Tls,
+}
+
+/// A connection on which HTTP can be spoken.
+pub(super) struct Link {
+    io: TokioIo<Box<dyn Duplex>>,
+    pub(super) about: About,
+}
+
+/// What is known of a connection; comes with each answer on it.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    /// The other end is a public address, or not known because a proxy resolved it.
+    pub(super) public: bool,
+    /// The origin asked for a client certificate.
+    pub(super) asked: bool,
+    pub(super) speaks: Speaks,
+    /// It has answered once: what fails now may fail only because the connection had grown old.
+    answered: Arc<AtomicBool>,
+}
+
+/// How requests are written on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    /// HTTP/1.1 to the origin.
+    H1,
+    /// HTTP/1.1 to a proxy, in absolute form.
+    H1Proxy,
+    /// HTTP/2 to the origin.
+    H2,
+}
+
+impl About {
+    pub(super) fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+impl Wire {
+    /// This wire with what `config` says of routes and roots. Blocking: reads files.
+    pub(super) fn renewed(&self, config: &Config) -> Result<Self, Fault> {
+        Ok(Self {
+            config: self.config.clone(),
+            guard: Arc::clone(&self.guard),
+            resolver: Arc::clone(&self.resolver),
+            tunnelled: Arc::clone(&self.tunnelled),
+            pseudonym: Arc::clone(&self.pseudonym),
+            routes: Routes::new(&config.upstream)?,
+            tls: Tls::new(config)?,
+        })
+    }
+
+    /// A connection for requests to `origin`, within `upstream.connect_timeout`, TLS included.
+    pub(super) async fn link(
+        &self,
+        origin: &Origin,
+        offer: Offer,
+        reach: Reach,
+    ) -> Result<Link, Fault> {
+        let limit = self.config.get().upstream.connect_timeout;
+        let linked = tokio::time::timeout(limit, self.link_unlimited(origin, offer, reach))
+            .await
+            .unwrap_or(Err(Fault::ConnectTimeout(limit)));
+        if let Err(fault) = &linked {
+            self.tunnelled.note(origin, fault);
+        }
+        linked
+    }
+
+    /// A raw connection to `origin`'s host and port, within the same limit.
+    pub(super) async fn raw(
+        &self,
+        origin: &Origin,
+        reach: Reach,
+    ) -> Result<Box<dyn Duplex>, Fault> {
+        let limit = self.config.get().upstream.connect_timeout;
+        let connecting = async {
+            match self.routes.of(origin, true) {
+                Some(proxy) => Ok(self.through(&proxy, origin, true, reach).await?.0),
+                None => Ok(self.direct(&origin.host, origin.port, reach).await?.0),
+            }
+        };
+        tokio::time::timeout(limit, connecting).await.unwrap_or(Err(Fault::ConnectTimeout(limit)))
+    }
+
+    async fn link_unlimited(
+        &self,
+        origin: &Origin,
+        offer: Offer,
+        reach: Reach,
+    ) -> Result<Link, Fault> {
+        let secure = origin.scheme == Scheme::Https;
+        let proxy = self.routes.of(origin, false);
+        let (io, public) = match &proxy {
+            Some(proxy) => self.through(proxy, origin, secure, reach).await?,
+            None => self.direct(&origin.host, origin.port, reach).await?,
+        };
+        let mut about = About {
+            public,
+            asked: false,
+            speaks: if proxy.is_some() { Speaks::H1Proxy } else { Speaks::H1 },
+            answered: Arc::default(),
+        };
+        if !secure {
+            return Ok(Link { io: TokioIo::new(io), about });
+        }
+        let secured = self.tls.handshake(&origin.host, offer, io).await?;
+        about.asked = secured.asked;
+        about.speaks = if secured.h2 { Speaks::H2 } else { Speaks::H1 };
+        Ok(Link { io: TokioIo::new(Box::new(secured.stream)), about })
+    }
+
+    /// TCP to the host itself; and whether the address is a public one.
+    async fn direct(
+        &self,
+        host: &Host,
+        port: u16,
+        reach: Reach,
+    ) -> Result<(Box<dyn Duplex>, bool), Fault> {
+        let addresses = self.resolver.addresses(host, port).await?;
+        let open = self.guard.choose(host, &addresses, reach)?;
+        let (stream, address) = dial(open).await?;
+        let public = self.guard.class_of(address) == Class::Public;
+        Ok((Box::new(stream), public))
+    }
+
+    /// A connection to `proxy`, or through a tunnel there to `origin`.
+    async fn through(
+        &self,
+        proxy: &Proxy,
+        origin: &Origin,
+        tunnel: bool,
+        reach: Reach,
+    ) -> Result<(Box<dyn Duplex>, bool), Fault> {
+        let class = self.guard.judge_unresolved(&origin.host, origin.port, reach)?;
+        let at_proxy = |fault: Fault| Fault::Proxy(format!("{proxy}: {fault}").into());
+        let addresses = self.resolver.addresses(&proxy.host, proxy.port).await.map_err(at_proxy)?;
+        // The proxy is the operator's word, but larder as its own proxy is never meant.
+        if addresses.iter().any(|address| self.guard.is_own(*address)) {
+            return Err(Fault::Loop);
+        }
+        let (stream, _) = dial(addresses).await.map_err(at_proxy)?;
+        let mut io: Box<dyn Duplex> = Box::new(stream);
+        if proxy.secure {
+            let secured = self.tls.handshake(&proxy.host, Offer::Http1, io).await;
+            io = Box::new(secured.map_err(at_proxy)?.stream);
+        }
+        if tunnel {
+            io = proxy.tunnel(io, origin, &self.pseudonym).await?;
+        }
+        Ok((io, class == Class::Public))
+    }
+}
+
+/// Connections for one of the fills' clients: all of one reach, because a pool knows of a connection only its origin.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    pub(super) wire: Arc<Wire>,
+    pub(super) reach: Reach,
+}
+
+impl Service<Uri> for Connector {
+    type Response = Link;
+    type Error = Fault;
+    type Future = Pin<Box<dyn Future<Output = Result<Link, Fault>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (wire, reach) = (Arc::clone(&self.wire), self.reach);
+        Box::pin(async move {
+            let origin = origin_of(&uri)
+                .ok_or_else(|| Fault::Unsendable("its URL names no origin".into()))?;
+            wire.link(&origin, Offer::Both, reach).await
+        })
+    }
+}
+
+/// The pool hands back the origin that the request's URL was made of.
+fn origin_of(uri: &Uri) -> Option<Origin> {
+    let scheme = match uri.scheme_str()? {
+        "https" => Scheme::Https,
+        "http" => Scheme::Http,
+        _ => return None,
+    };
+    Some(Origin {
+        scheme,
+        host: Host::parse(uri.host()?)?,
+        port: uri.port_u16().unwrap_or_else(|| scheme.default_port()),
+    })
+}
+
+impl Connection for Link {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new().extra(self.about.clone());
+        match self.about.speaks {
+            Speaks::H1 => connected,
+            Speaks::H1Proxy => connected.proxy(true),
+            Speaks::H2 => connected.negotiated_h2(),
+        }
+    }
+}
+
+impl Read for Link {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl Write for Link {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("about", &self.about).finish_non_exhaustive()
+    }
+}

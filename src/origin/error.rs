@@ -1,0 +1,280 @@
+//! Why an origin gave no answer.
+//!
+//! [`Fault`] says what happened and whose fault it is; [`OriginError`] adds to which URL, in the spelling that shows
+//! no secret. The status for the client and the word whether a stored copy may stand in are derived here and nowhere
+//! else.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use rustls::{AlertDescription, CertificateError};
+
+/// Why an origin gave no answer. One line for people: the URL without its secrets, what happened, what to do next.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{url}: {fault}")]
+pub struct OriginError {
+    url: Box<str>,
+    fault: Fault,
+}
+
+impl OriginError {
+    /// `at` is shown: a `Target` or an `Origin`, whose texts hide what may be a secret.
+    pub(crate) fn new(at: &dyn fmt::Display, fault: Fault) -> Self {
+        Self { url: at.to_string().into(), fault }
+    }
+
+    /// What happened.
+    pub const fn fault(&self) -> &Fault {
+        &self.fault
+    }
+
+    /// The status for the client.
+    pub const fn status(&self) -> StatusCode {
+        match self.fault {
+            Fault::Shut { .. } | Fault::Forbidden(_) => StatusCode::FORBIDDEN,
+            Fault::Unsendable(_) => StatusCode::BAD_REQUEST,
+            Fault::Loop => StatusCode::LOOP_DETECTED,
+            Fault::ConnectTimeout(_)
+            | Fault::HeaderTimeout(_)
+            | Fault::Stalled { .. }
+            | Fault::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Fault::SetUp(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Fault::Unresolved(_)
+            | Fault::Unreachable(_)
+            | Fault::Untrusted { .. }
+            | Fault::WantsCertificate
+            | Fault::ForeignTls(_)
+            | Fault::BrokenTls(_)
+            | Fault::Proxy(_)
+            | Fault::Redirects(_)
+            | Fault::Unanswered(_)
+            | Fault::Framing(_)
+            | Fault::Broken { .. } => StatusCode::BAD_GATEWAY,
+        }
+    }
+
+    /// Whether the origin failed in a way that may pass: a stored copy may stand in, and the breaker should hear of
+    /// it. What larder refused on purpose, or could not even ask, is no failure of the origin.
+    pub const fn is_temporary(&self) -> bool {
+        match self.fault {
+            Fault::Shut { .. }
+            | Fault::Forbidden(_)
+            | Fault::Unsendable(_)
+            | Fault::Loop
+            | Fault::SetUp(_)
+            | Fault::WantsCertificate
+            | Fault::ForeignTls(_) => false,
+            Fault::Unresolved(_)
+            | Fault::Unreachable(_)
+            | Fault::ConnectTimeout(_)
+            | Fault::HeaderTimeout(_)
+            | Fault::Untrusted { .. }
+            | Fault::BrokenTls(_)
+            | Fault::Proxy(_)
+            | Fault::Redirects(_)
+            | Fault::Unanswered(_)
+            | Fault::Framing(_)
+            | Fault::Broken { .. }
+            | Fault::Stalled { .. }
+            | Fault::TooSlow { .. } => true,
+        }
+    }
+}
+
+/// What happened on the way to an origin, and by whose fault.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    // === larder refused ===
+    /// The address guard.
+    #[error(
+        "{what} is {class}, which larder does not reach{detour}; if it should, say `allow_nets = [\"{mend}\"]`"
+    )]
+    Shut {
+        /// The host and the address that was looked at.
+        what: Box<str>,
+        /// What kind of address it is, with its article.
+        class: &'static str,
+        /// Why an address that is open to others is not here; empty, or a phrase that begins with a space.
+        detour: &'static str,
+        /// The network that would open it.
+        mend: Box<str>,
+    },
+    /// The operator's `hosts.refuse` or `hosts.ports`.
+    #[error("{0}")]
+    Forbidden(Box<str>),
+    /// The request came back to this larder.
+    #[error(
+        "the request came back to this larder: take larder's own address out of its upstream proxy"
+    )]
+    Loop,
+    /// The request cannot be written as HTTP.
+    #[error("the request cannot be sent: {0}")]
+    Unsendable(Box<str>),
+    /// larder's own configuration.
+    #[error("{0}")]
+    SetUp(Box<str>),
+
+    // === the way ===
+    /// DNS gave no address.
+    #[error("its host cannot be resolved: {0}")]
+    Unresolved(Box<str>),
+    /// No connection.
+    #[error("no connection: {0}")]
+    Unreachable(Box<str>),
+    /// No connection in time.
+    #[error("no connection within {} s (upstream.connect_timeout)", .0.as_secs_f32())]
+    ConnectTimeout(Duration),
+    /// The upstream proxy refused or failed.
+    #[error("the upstream proxy {0}")]
+    Proxy(Box<str>),
+
+    // === TLS ===
+    /// The certificate proves nothing to larder.
+    #[error("{why}{mend}")]
+    Untrusted {
+        /// What is wrong with the certificate.
+        why: Box<str>,
+        /// What the operator can do; empty where no further root would help.
+        mend: &'static str,
+    },
+    /// The origin wants a client certificate, which only the client has.
+    #[error(
+        "it wants a client certificate, which larder cannot show; the host is tunnelled for a day: try again"
+    )]
+    WantsCertificate,
+    /// No TLS in common.
+    #[error(
+        "it speaks no TLS that larder speaks ({0}); the host is tunnelled for a day: try again"
+    )]
+    ForeignTls(Box<str>),
+    /// The handshake failed otherwise.
+    #[error("the TLS handshake failed: {0}")]
+    BrokenTls(Box<str>),
+
+    // === the answer ===
+    /// No header in time.
+    #[error("no answer within {} s (upstream.header_timeout)", .0.as_secs_f32())]
+    HeaderTimeout(Duration),
+    /// The connection ended, or spoke nonsense, before a header came.
+    #[error("no answer: {0}")]
+    Unanswered(Box<str>),
+    /// A framing that can be read in two ways.
+    #[error("the answer's framing is not sound: {0}")]
+    Framing(Box<str>),
+    /// Redirects that lead nowhere.
+    #[error("{0}")]
+    Redirects(Box<str>),
+    /// The body ended before its end.
+    #[error("the transfer broke after {after} bytes: {why}")]
+    Broken {
+        /// Bytes of the body that had come.
+        after: u64,
+        /// How it ended.
+        why: Box<str>,
+    },
+    /// Nothing came for too long.
+    #[error("nothing came for {} s after {after} bytes (upstream.idle_timeout)", limit.as_secs_f32())]
+    Stalled {
+        /// Bytes of the body that had come.
+        after: u64,
+        /// The limit.
+        limit: Duration,
+    },
+    /// Too little came for a minute.
+    #[error(
+        "slower than {min_rate} bytes a second over a minute, after {after} bytes (upstream.min_rate)"
+    )]
+    TooSlow {
+        /// Bytes of the body that had come.
+        after: u64,
+        /// The limit, bytes a second.
+        min_rate: u64,
+    },
+}
+
+impl Fault {
+    /// Reads a TLS fault out of an I/O error. `asked`: the peer asked for a client certificate in this handshake.
+    pub(super) fn of_handshake(error: &io::Error, asked: bool) -> Self {
+        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match tls {
+            Some(rustls::Error::InvalidCertificate(why)) => Self::untrusted(why),
+            Some(rustls::Error::AlertReceived(AlertDescription::CertificateRequired)) => {
+                Self::WantsCertificate
+            }
+            Some(rustls::Error::AlertReceived(_)) if asked => Self::WantsCertificate,
+            Some(
+                alert @ rustls::Error::AlertReceived(
+                    AlertDescription::ProtocolVersion
+                    | AlertDescription::HandshakeFailure
+                    | AlertDescription::InsufficientSecurity,
+                ),
+            ) => Self::ForeignTls(alert.to_string().into()),
+            Some(incompatible @ rustls::Error::PeerIncompatible(_)) => {
+                Self::ForeignTls(incompatible.to_string().into())
+            }
+            _ => Self::BrokenTls(error.to_string().into()),
+        }
+    }
+
+    fn untrusted(why: &CertificateError) -> Self {
+        let (why, mend) = if *why == CertificateError::UnknownIssuer {
+            (
+                "its certificate is signed by nobody larder trusts".to_owned(),
+                "; if the signer is yours, give its certificate with --upstream-ca FILE",
+            )
+        } else {
+            (format!("its certificate is not valid: {why}"), "")
+        };
+        Self::Untrusted { why: why.into(), mend }
+    }
+
+    /// Finds what the connector said, or a TLS alert, at the root of an error of hyper; otherwise the answer never
+    /// came.
+    pub(super) fn of_exchange(error: &(dyn Error + 'static), asked: bool) -> Self {
+        if let Some(fault) = root::<Self>(error) {
+            return fault.clone();
+        }
+        if let Some(io) = root::<io::Error>(error) {
+            // In TLS 1.3 the client's handshake ends before the server judges its (empty) certificate: the refusal is
+            // an alert where the answer should be (RFC 8446 §4.4.2.4).
+            if let fault @ (Self::WantsCertificate | Self::ForeignTls(_)) =
+                Self::of_handshake(io, asked)
+            {
+                return fault;
+            }
+        }
+        if let Some(parse) = root::<hyper::Error>(error).filter(|error| error.is_parse()) {
+            return Self::Framing(chain(parse).into());
+        }
+        Self::Unanswered(chain(error).into())
+    }
+}
+
+/// The deepest error of type `T` in the chain.
+pub(super) fn root<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut found = None;
+    let mut next = Some(error);
+    while let Some(error) = next {
+        found = error.downcast_ref::<T>().or(found);
+        next = error.source();
+    }
+    found
+}
+
+/// The whole chain in one line; hyper's own texts only name the stage.
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let deeper = error.to_string();
+        if !text.contains(&deeper) {
+            text.push_str(": ");
+            text.push_str(&deeper);
+        }
+        next = error.source();
+    }
+    text
+}

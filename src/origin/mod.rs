@@ -1,0 +1,258 @@
+//! The HTTP client towards origins.
+//!
+//! ```text
+//! Ask ──▶ fetch ──▶ fills' pool ─┐                         ┌▶ Answer (head, body under limits)
+//!           ▲  redirect, guarded │  route ▶ guard ▶ dial   │
+//! request ─▶ Passes::send ───────┼▶ ▶ TLS ▶ h1 or h2 ──────┼▶ Response, as it came
+//! CONNECT ─▶ tunnel ─────────────┘                         └▶ raw bytes
+//! ```
+//!
+//! A *fill* is built from the key alone ([`Ask`]) and travels on connections that carry nothing else. A *pass* is the
+//! client's own request ([`Passes`]), on connections that belong to that client's connection. A tunnel is neither.
+//! All three meet the same guard, the same upstream proxy and the same trust; a fill has limits on time, a pass waits
+//! as long as its client does.
+//!
+//! Not here: what may be a fill, what to do with an answer, resuming, and when to ask again. The breaker only
+//! remembers what it is told.
+//!
+//! Sources: RFC 9110, 9111, 9112, 9113; RFC 8305 (happy eyeballs); DESIGN §4.
+
+mod answer;
+mod ask;
+mod connect;
+mod dial;
+mod dress;
+mod error;
+mod expect;
+mod fills;
+mod guard;
+mod health;
+mod hop;
+mod pass;
+mod proxy;
+mod redirect;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod tunnelled;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hyper::{HeaderMap, StatusCode};
+
+pub use self::answer::{Answer, Bodies};
+pub use self::ask::Ask;
+pub use self::error::{Fault, OriginError};
+pub use self::pass::{Passes, UpBody};
+
+use self::answer::Parts;
+use self::connect::Wire;
+use self::fills::Fills;
+use self::guard::Guard;
+use self::health::Health;
+use self::proxy::Routes;
+use self::redirect::{Trail, permitted};
+use self::resolve::Resolver;
+use self::tls::Tls;
+use self::tunnelled::Tunnelled;
+use crate::clock::Clock;
+use crate::config::Live;
+use crate::target::{Origin, Scheme, Target};
+
+/// The HTTP client towards origins. One for the process.
+#[derive(Debug)]
+pub struct Origins {
+    config: Live,
+    clock: Clock,
+    pseudonym: Arc<str>,
+    health: Health,
+    /// Pool, routes and roots of new requests; a reload swaps them, and what runs ends on the old ones.
+    fills: ArcSwap<Fills>,
+}
+
+/// From where a request starts: decides which addresses are open to it (DESIGN §4 "Internal addresses").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reach {
+    /// The client is in a private range or on loopback itself.
+    pub internal_client: bool,
+    /// The request was caused by a public origin's answer (redirect, chase, token realm).
+    pub from_public: bool,
+}
+
+impl Reach {
+    const fn opens_private(self) -> bool {
+        self.internal_client && !self.from_public
+    }
+}
+
+/// Which connections a request may use, and whose failures it shares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lane {
+    /// Small and waited for: indexes, signatures, manifests.
+    Metadata,
+    /// Large: artifacts.
+    Bulk,
+}
+
+/// A raw connection.
+pub trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
+impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Duplex for T {}
+
+impl Origins {
+    /// Reads roots and proxies as `config` says; the error names the file or the key. Blocking, at start.
+    pub fn new(config: Live, clock: Clock) -> Result<Arc<Self>, OriginError> {
+        let now = config.get();
+        let set_up = |fault| OriginError::new(&"upstream", fault);
+        let pseudonym = pseudonym().map_err(set_up)?;
+        let wire = Wire {
+            config: config.clone(),
+            guard: Arc::new(Guard::new(config.clone())),
+            resolver: Arc::new(Resolver::new()),
+            tunnelled: Arc::new(Tunnelled::new(clock.clone())),
+            pseudonym: Arc::clone(&pseudonym),
+            routes: Routes::new(&now.upstream).map_err(set_up)?,
+            tls: Tls::new(&now).map_err(set_up)?,
+        };
+        Ok(Arc::new(Self {
+            config,
+            pseudonym,
+            health: Health::new(clock.clone()),
+            clock,
+            fills: ArcSwap::from_pointee(Fills::new(Arc::new(wire))),
+        }))
+    }
+
+    /// Reads roots and proxies again, for new connections; limits and `allow_nets` need no reload. On an error the
+    /// old ones stay. Blocking.
+    pub fn reload(&self) -> Result<(), OriginError> {
+        let wire = self
+            .wire()
+            .renewed(&self.config.get())
+            .map_err(|fault| OriginError::new(&"upstream", fault))?;
+        self.fills.store(Arc::new(Fills::new(Arc::new(wire))));
+        Ok(())
+    }
+
+    /// Tells where larder listens, once it does: these addresses are shut. Until then it is what `listen` says.
+    pub fn set_own(&self, addresses: Vec<SocketAddr>) {
+        self.wire().guard.set_own(addresses);
+    }
+
+    /// Sends a canonical request on the fill pool.
+    pub async fn fetch(&self, ask: Ask) -> Result<Answer, OriginError> {
+        let requested_at = self.clock.now();
+        let fills = self.fills.load_full();
+        let config = self.config.get();
+        let mut trail = Trail::new(&ask.target);
+        let mut target = ask.target.clone();
+        let mut reach = ask.reach;
+        let (mut plain, mut public) = (false, false);
+        loop {
+            // A fault is shown with the hop where it happened: that is the host to look at.
+            let at_hop = |fault| OriginError::new(&target, fault);
+            plain |= target.origin().scheme == Scheme::Http;
+            // The future of a whole exchange is large, and one of many states of its caller's.
+            let (response, about, connection) =
+                Box::pin(fills.send(&ask, &target, reach)).await.map_err(at_hop)?;
+            public |= about.public;
+            reach.from_public |= about.public;
+            self.note_refusal(&target, &about, response.status());
+            let parts = Parts::of(response, &target, ask.head_only, &config.upstream, connection)
+                .map_err(at_hop)?;
+            let next = if ask.follow { trail.next(&parts.head).map_err(at_hop)? } else { None };
+            let Some(next) = next else {
+                return Ok(Answer {
+                    head: parts.head,
+                    body: parts.body,
+                    length: parts.length,
+                    unframed: parts.unframed,
+                    cookies: parts.cookies,
+                    answered_by: target,
+                    plain,
+                    public,
+                    requested_at,
+                });
+            };
+            permitted(&next, &config.hosts).map_err(at_hop)?;
+            target = next;
+        }
+    }
+
+    /// Some servers let the handshake pass and refuse the request that came without a certificate.
+    fn note_refusal(&self, target: &Target, about: &connect::About, status: StatusCode) {
+        if about.asked && matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN) {
+            self.wire().tunnelled.note(target.origin(), &Fault::WantsCertificate);
+        }
+    }
+
+    /// Connections for the passes of one client connection: nothing else ever uses them.
+    pub fn passes(self: &Arc<Self>) -> Passes {
+        Passes::new(Arc::clone(self))
+    }
+
+    /// A raw connection for a tunnel, guard and upstream proxy included.
+    pub async fn tunnel(
+        &self,
+        origin: &Origin,
+        reach: Reach,
+    ) -> Result<Box<dyn Duplex>, OriginError> {
+        Box::pin(self.wire().raw(origin, reach))
+            .await
+            .map_err(|fault| OriginError::new(origin, fault))
+    }
+
+    /// Whether this origin is remembered as one that must be tunnelled (wants a client certificate, speaks no TLS of
+    /// ours); the reason.
+    pub fn must_tunnel(&self, origin: &Origin) -> Option<String> {
+        self.wire().tunnelled.reason(origin)
+    }
+
+    /// The pseudonym in `Via` that marks requests of this larder; drawn anew at each start.
+    pub fn via(&self) -> &str {
+        &self.pseudonym
+    }
+
+    /// Whether a request went through this larder before: it is a loop, to be answered 508.
+    pub fn is_loop(&self, headers: &HeaderMap) -> bool {
+        hop::went_through(headers, &self.pseudonym)
+    }
+
+    /// Breaker and 429 memory, per origin and lane: whether a stored copy should be served without waiting longer
+    /// than 2 s. A miss is always tried.
+    pub fn is_failing(&self, origin: &Origin, lane: Lane) -> bool {
+        self.health.is_failing(origin, lane)
+    }
+
+    /// The origin failed; `retry_after` is what it asked for, and counts for a minute at most.
+    pub fn note_failure(&self, origin: &Origin, lane: Lane, retry_after: Option<Duration>) {
+        self.health.note_failure(origin, lane, retry_after);
+    }
+
+    /// The origin answered.
+    pub fn note_success(&self, origin: &Origin, lane: Lane) {
+        self.health.note_success(origin, lane);
+    }
+
+    fn wire(&self) -> Arc<Wire> {
+        Arc::clone(&self.fills.load().wire)
+    }
+}
+
+/// `larder-` and eight random bytes: another larder in the chain is no loop.
+fn pseudonym() -> Result<Arc<str>, Fault> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| Fault::SetUp("the system gives no random bytes".into()))?;
+    Ok(format!("larder-{}", crate::digest::hex(&bytes)).into())
+}
+
+impl fmt::Debug for dyn Duplex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Duplex")
+    }
+}

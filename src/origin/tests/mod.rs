@@ -1,0 +1,9 @@
+//! The origin layer against real servers on loopback.
+
+mod body;
+mod passing;
+mod pool;
+mod proxied;
+mod redirected;
+mod trust;
+mod world;

@@ -1,0 +1,159 @@
+//! TLS towards origins and upstream proxies.
+//!
+//! Roots are those compiled in, the system's, and the operator's files, as `upstream.roots` says; there is no way to
+//! turn verification off. Sessions are resumed, 0-RTT is not used: fills may be replayed, but nothing is gained.
+//!
+//! An origin that asks for a client certificate is noticed here. rustls asks its resolver for one, and the resolver
+//! is shared by all connections (sessions resume only under the same one), so the answer travels in a task-local flag
+//! that the handshake's own task set up.
+
+use std::cell::Cell;
+use std::io;
+use std::sync::Arc;
+
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, SignatureScheme};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::Duplex;
+use super::error::Fault;
+use crate::config::{Config, Roots};
+use crate::target::Host;
+
+/// What is offered by ALPN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Offer {
+    /// h2, or else http/1.1.
+    Both,
+    /// http/1.1 alone.
+    Http1,
+}
+
+/// The client configurations. They share their roots, each has its own sessions.
+#[derive(Clone, Debug)]
+pub(super) struct Tls {
+    both: Arc<ClientConfig>,
+    http1: Arc<ClientConfig>,
+}
+
+/// A finished handshake.
+pub(super) struct Secured {
+    pub(super) stream: TlsStream<Box<dyn Duplex>>,
+    pub(super) h2: bool,
+    /// The peer asked for a client certificate, and went on without one so far.
+    pub(super) asked: bool,
+}
+
+impl Tls {
+    /// Reads the roots. Blocking, once at start and at a reload.
+    pub(super) fn new(config: &Config) -> Result<Self, Fault> {
+        let roots = Arc::new(roots(config)?);
+        let with = |alpn: &[&[u8]]| -> Result<Arc<ClientConfig>, Fault> {
+            let provider = Arc::new(aws_lc_rs::default_provider());
+            let mut config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|error| Fault::SetUp(error.to_string().into()))?
+                .with_root_certificates(Arc::clone(&roots))
+                .with_client_cert_resolver(Arc::new(NoCertificate));
+            config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+            Ok(Arc::new(config))
+        };
+        Ok(Self { both: with(&[b"h2", b"http/1.1"])?, http1: with(&[b"http/1.1"])? })
+    }
+
+    /// Makes `io` a TLS connection to `host`.
+    pub(super) async fn handshake(
+        &self,
+        host: &Host,
+        offer: Offer,
+        io: Box<dyn Duplex>,
+    ) -> Result<Secured, Fault> {
+        let config = match offer {
+            Offer::Both => &self.both,
+            Offer::Http1 => &self.http1,
+        };
+        let name = match host {
+            Host::Address(address) => ServerName::from(*address),
+            Host::Name(name) => ServerName::try_from(name.to_string())
+                .map_err(|_| Fault::Unsendable("its host is no name TLS could verify".into()))?,
+        };
+        let connector = TlsConnector::from(Arc::clone(config));
+        let (done, asked) = ASKED
+            .scope(Cell::new(false), async move {
+                let done = connector.connect(name, io).await;
+                (done, ASKED.with(Cell::get))
+            })
+            .await;
+        let stream = done.map_err(|error: io::Error| Fault::of_handshake(&error, asked))?;
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        Ok(Secured { stream, h2, asked })
+    }
+}
+
+tokio::task_local! {
+    /// Whether the peer of the handshake that this task performs asked for a client certificate.
+    static ASKED: Cell<bool>;
+}
+
+/// Has no certificate, and notes that one was asked for.
+#[derive(Debug)]
+struct NoCertificate;
+
+impl ResolvesClientCert for NoCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        // Outside a handshake of ours nobody listens, and nothing is lost.
+        ASKED.try_with(|asked| asked.set(true)).ok();
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
+}
+
+fn roots(config: &Config) -> Result<RootCertStore, Fault> {
+    let mut store = RootCertStore::empty();
+    let chosen = config.upstream.roots;
+    if matches!(chosen, Roots::Both | Roots::Webpki) {
+        store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    if matches!(chosen, Roots::Both | Roots::System) {
+        // Reads SSL_CERT_FILE and SSL_CERT_DIR, as whoever set them expects.
+        let found = rustls_native_certs::load_native_certs();
+        for error in &found.errors {
+            tracing::warn!(%error, "some of the system's roots cannot be read");
+        }
+        // A system's collection may hold old certificates that are none by today's rules.
+        let (added, ignored) = store.add_parsable_certificates(found.certs);
+        tracing::debug!(added, ignored, "the system's roots");
+        if added == 0 && chosen == Roots::System {
+            return Err(Fault::SetUp(
+                "the system has no root certificates: install its ca-certificates, or set `upstream.roots`".into(),
+            ));
+        }
+    }
+    for file in &config.upstream_ca {
+        let bad = |why: &dyn std::fmt::Display| {
+            Fault::SetUp(format!("upstream_ca: {}: {why}", file.display()).into())
+        };
+        let before = store.len();
+        for certificate in CertificateDer::pem_file_iter(file).map_err(|error| bad(&error))? {
+            let certificate = certificate.map_err(|error| bad(&error))?;
+            store.add(certificate).map_err(|error| bad(&error))?;
+        }
+        if store.len() == before {
+            return Err(bad(&"there is no certificate in it; it must be PEM"));
+        }
+    }
+    if store.is_empty() {
+        return Err(Fault::SetUp(
+            "no root certificates: `upstream.roots` allows none but `upstream_ca`, which names no file".into(),
+        ));
+    }
+    Ok(store)
+}
