@@ -75,3 +75,7 @@ pub mod outcome;
 pub mod store;
 
 pub mod origin;
+
+pub mod flight;
+
+pub mod reply;

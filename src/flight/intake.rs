@@ -1,0 +1,280 @@
+//! The body of a fill on its way into the spool.
+//!
+//! Bytes come on the async side and go through a short channel to a blocking thread that hashes and writes them, so
+//! that network and disk overlap and nothing blocks the async threads. A transfer that breaks is resumed when the rest
+//! provably belongs to what came (equal length, equal strong validator); otherwise it has failed, and may be begun again
+//! while nobody was given a byte.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::{StatusCode, header};
+use tokio::sync::mpsc;
+
+use super::Flight;
+use crate::clock::{Clock, Time};
+use crate::digest::{Digests, Hashing};
+use crate::entry::Head;
+use crate::origin::{Answer, Ask, OriginError, Origins};
+use crate::received::Spooled;
+use crate::store::{Spool, SpoolError};
+
+/// How often one fill is resumed. Registries that break more often than this are down.
+const MAX_RESUMES: u32 = 5;
+
+/// Pieces between network and disk, and as many on their way into the file. Each is at most what one read of a socket
+/// gives: 128 KiB.
+const IN_BETWEEN: usize = 4;
+
+/// How many bytes may be missing for a fill to go on without any reader.
+const MAX_UNREAD: u64 = 256 << 20;
+
+/// What the bytes are put into.
+#[derive(Debug)]
+pub enum Body {
+    /// Complete in the spool.
+    Spooled(Spooled),
+    /// The store had no room: given to the readers, and only these digests and the length are left.
+    Unstored(Digests, u64),
+}
+
+/// A body that came to its end.
+#[derive(Debug)]
+pub struct Complete {
+    /// The body.
+    pub body: Body,
+    /// Whether the transfer broke and was resumed.
+    pub resumed: bool,
+    /// When its last byte came.
+    pub received_at: Time,
+}
+
+/// Why a body did not come to its end.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It may be begun again: nobody was given a byte.
+    Again(StatusCode, String),
+    /// It has failed.
+    Failed(StatusCode, String),
+    /// Nobody waits for it; the origin did nothing wrong.
+    Abandoned(String),
+}
+
+/// What takes in a body.
+pub struct Intake<'a> {
+    /// Whose body it is.
+    pub flight: &'a Arc<Flight>,
+    /// For resuming.
+    pub origins: &'a Origins,
+    /// The request that was answered.
+    pub ask: &'a Ask,
+    /// The time.
+    pub clock: &'a Clock,
+    /// Called before each piece: a promise may have come that binds.
+    pub binds: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl fmt::Debug for Intake<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake").field("ask", self.ask).finish_non_exhaustive()
+    }
+}
+
+/// Takes in the body of `answer`. `spool` is where, or the digests to compute when the store has no room at all.
+pub async fn intake(
+    with: Intake<'_>,
+    answer: &mut Answer,
+    spool: Result<Spool, Hashing>,
+) -> Result<Complete, Trouble> {
+    let (sender, receiver) = mpsc::channel(IN_BETWEEN);
+    let flight = Arc::clone(with.flight);
+    let writer = tokio::spawn(write(flight, receiver, spool));
+    let pumped = with.pump(answer, &sender).await;
+    drop(sender);
+    let written = writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()));
+    let resumed = pumped?;
+    match written {
+        Ok(body) => Ok(Complete { body, resumed, received_at: with.clock.now() }),
+        Err(reason) => Err(Trouble::Abandoned(reason)),
+    }
+}
+
+impl Intake<'_> {
+    /// Moves the body until its clean end; says whether it was resumed.
+    async fn pump(&self, answer: &mut Answer, to: &mpsc::Sender<Bytes>) -> Result<bool, Trouble> {
+        let mut have = 0;
+        let mut resumes = 0;
+        loop {
+            let error = match answer.body.next().await {
+                None => return Ok(resumes > 0),
+                Some(Ok(bytes)) => {
+                    have += bytes.len() as u64;
+                    if (self.binds)() {
+                        self.flight.bind();
+                    }
+                    if self.flight.readers() == 0 && is_long(answer, have) {
+                        let reason = "nobody waits for it any more, and much is missing";
+                        return Err(Trouble::Abandoned(reason.to_owned()));
+                    }
+                    if to.send(bytes).await.is_err() {
+                        // The writer has ended and says why.
+                        return Ok(resumes > 0);
+                    }
+                    continue;
+                }
+                Some(Err(error)) => error,
+            };
+            resumes += 1;
+            if resumes > MAX_RESUMES || !error.is_temporary() {
+                return Err(self.trouble(error.status(), error.to_string()));
+            }
+            tracing::debug!(target = %self.ask.target, have, %error, "resuming");
+            tokio::time::sleep(Duration::from_millis(250) * resumes).await;
+            self.resume(answer, have, error).await?;
+        }
+    }
+
+    /// Asks for the rest, from the URL itself (a signed URL of a redirect may have expired).
+    async fn resume(
+        &self,
+        answer: &mut Answer,
+        have: u64,
+        broke: OriginError,
+    ) -> Result<(), Trouble> {
+        let validator = answer.head.strong_validator().map(str::to_owned);
+        let (Some(validator), Some(length)) = (validator, answer.length) else {
+            return Err(self.trouble(broke.status(), broke.to_string()));
+        };
+        let mut ask = self.ask.clone();
+        ask.range = Some((have, None));
+        ask.if_range = Some(validator.clone());
+        ask.if_none_match = None;
+        ask.if_modified_since = None;
+        ask.fresh_connection = true;
+        let rest = match self.origins.fetch(ask).await {
+            Ok(rest) => rest,
+            Err(error) => return Err(self.trouble(error.status(), error.to_string())),
+        };
+        if !continues(&rest.head, have, length, &validator) {
+            return Err(self.trouble(
+                broke.status(),
+                format!("{broke}; the origin does not continue where it broke off"),
+            ));
+        }
+        answer.body = rest.body;
+        // A chain is worth its weakest hop, wherever in the body that lay.
+        answer.plain |= rest.plain;
+        Ok(())
+    }
+
+    fn trouble(&self, status: StatusCode, reason: String) -> Trouble {
+        if self.flight.nothing_given() {
+            Trouble::Again(status, reason)
+        } else {
+            Trouble::Failed(status, reason)
+        }
+    }
+}
+
+/// Whether too much is missing for a fill that nobody waits for.
+fn is_long(answer: &Answer, have: u64) -> bool {
+    answer.length.map_or(have, |length| length.saturating_sub(have)) > MAX_UNREAD
+}
+
+/// Whether a 206 is the rest of the same body: it begins where the other broke off, and length and strong validator are
+/// equal.
+pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
+    rest.status == StatusCode::PARTIAL_CONTENT
+        && rest.strong_validator() == Some(validator)
+        && rest.text(&header::CONTENT_RANGE)
+            == Some(&format!("bytes {from}-{}/{length}", length.saturating_sub(1)))
+}
+
+/// What the pieces are put into.
+enum Keep {
+    /// A file in the spool.
+    Spool(Spool),
+    /// The spool file is full: hashed, and given to those who read.
+    Overflown(Spool),
+    /// There was no room from the start.
+    Nothing(Hashing),
+}
+
+/// The other half: hashes and writes, until the channel closes. Each batch is one short piece of blocking work, so that a
+/// slow origin holds no thread. When the store is full the rest goes through the flight's window, and nothing is kept.
+async fn write(
+    flight: Arc<Flight>,
+    mut from: mpsc::Receiver<Bytes>,
+    spool: Result<Spool, Hashing>,
+) -> Result<Body, String> {
+    let mut keep = match spool {
+        Ok(spool) => Keep::Spool(spool),
+        Err(hashing) => Keep::Nothing(hashing),
+    };
+    let mut size = 0;
+    let mut batch = Vec::with_capacity(IN_BETWEEN);
+    while from.recv_many(&mut batch, IN_BETWEEN).await > 0 {
+        size += batch.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        let pieces = std::mem::take(&mut batch);
+        let of = Arc::clone(&flight);
+        let taken = tokio::task::spawn_blocking(move || take(keep, pieces, &of));
+        let Ok((kept, overflow)) = taken.await else {
+            return Err("writing was broken off".to_owned());
+        };
+        keep = kept;
+        for piece in overflow {
+            flight.push(piece).await.map_err(|broken| broken.reason)?;
+        }
+    }
+    let finished = tokio::task::spawn_blocking(move || match keep {
+        Keep::Spool(spool) => Body::Spooled(spool.finish()),
+        Keep::Overflown(spool) => Body::Unstored(spool.finish_unstored(), size),
+        Keep::Nothing(hashing) => Body::Unstored(hashing.finish(), size),
+    });
+    finished.await.map_err(|_| "hashing was broken off".to_owned())
+}
+
+/// Takes pieces in; gives back those that found no room.
+fn take(mut keep: Keep, pieces: Vec<Bytes>, flight: &Flight) -> (Keep, Vec<Bytes>) {
+    let mut overflow = Vec::new();
+    for piece in pieces {
+        keep = match keep {
+            Keep::Spool(mut spool) => match spool.append(&piece) {
+                Ok(()) => {
+                    flight.grew(piece.len() as u64);
+                    Keep::Spool(spool)
+                }
+                Err(error) => {
+                    say_unkept(flight, &error);
+                    spool.append_unstored(&piece);
+                    overflow.push(piece);
+                    Keep::Overflown(spool)
+                }
+            },
+            Keep::Overflown(mut spool) => {
+                spool.append_unstored(&piece);
+                overflow.push(piece);
+                Keep::Overflown(spool)
+            }
+            Keep::Nothing(mut hashing) => {
+                hashing.update(&piece);
+                overflow.push(piece);
+                Keep::Nothing(hashing)
+            }
+        };
+    }
+    (keep, overflow)
+}
+
+fn say_unkept(flight: &Flight, error: &SpoolError) {
+    match error {
+        SpoolError::Full(reason) => {
+            tracing::warn!(url = %flight.target, reason, "the store is full: this body is not kept");
+        }
+        SpoolError::Io(error) => {
+            tracing::error!(url = %flight.target, %error, "the spool cannot be written: this body is not kept");
+        }
+    }
+}

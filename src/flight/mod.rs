@@ -1,0 +1,497 @@
+//! One fill that many requests share.
+//!
+//! The first request for a target leads: it starts the fill, which belongs to the cache and runs as a task of its own.
+//! Everybody, the leader included, is a reader of the growing spool file:
+//!
+//! ```text
+//!            fill task ──append──▶ spool file ──▶ reader, reader, reader …
+//!                │                     ▲                │ at most up to the gap (gap.rs)
+//!                └── head, have, end ──┴── watch ───────┘
+//! ```
+//!
+//! A reader that comes late starts at the file's beginning. When the store is full, bytes that no longer fit go through
+//! a small window in memory at the pace of the slowest reader, and nobody can join any more.
+
+mod gap;
+mod intake;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use tokio::sync::watch;
+
+pub use gap::{AT_THE_END, GAP, Gap, HELD_WHOLE};
+pub use intake::{Body, Complete, Intake, Trouble, continues, intake};
+pub use reader::{Broken, Opened, Reader};
+
+use crate::clock::Time;
+use crate::entry::{Entry, Head};
+use crate::origin::Answer;
+use crate::proof::Proof;
+use crate::target::{Key, Target};
+
+/// The most bytes that wait in memory for readers when the store is full.
+const WINDOW: u64 = 1 << 20;
+
+/// How long the window waits for its slowest reader before it is cut.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The head of the answer that a flight brings.
+#[derive(Debug)]
+pub struct Answered {
+    /// Status and header fields.
+    pub head: Head,
+    /// The length, if the origin announced it.
+    pub length: Option<u64>,
+}
+
+/// How a flight ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// Verified and stored.
+    Kept(Arc<Entry>),
+    /// Complete, and not stored.
+    Given,
+    /// The origin said that the stored copy is current.
+    Current(Arc<Entry>),
+    /// Not what was promised: nothing more is given.
+    Refused(String),
+    /// The origin gave no complete answer.
+    Failed(StatusCode, String),
+    /// A small answer that is not stored, for everybody who waits.
+    Relayed(Arc<(Head, Bytes)>),
+    /// Everybody asks the origin in its own words.
+    Pass,
+    /// The answer is for the leader alone, who takes it with [`Flight::take_handed`]; the others ask themselves.
+    Handed,
+}
+
+/// One fill that many requests share.
+#[derive(Debug)]
+pub struct Flight {
+    /// What is fetched.
+    pub target: Target,
+    /// When it began: who needs a younger answer does not join.
+    pub began: Time,
+    /// Where the gap must lie, because of what was given of another body of this target.
+    pub remembered: Option<u64>,
+    shared: Mutex<Shared>,
+    /// Wakes whoever waits, readers and the writer, at each change of `shared`.
+    changed: watch::Sender<u64>,
+    handed: Mutex<Option<Answer>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    answered: Option<Arc<Answered>>,
+    file: Option<Arc<File>>,
+    /// Bytes that have arrived.
+    have: u64,
+    /// Bytes of those that lie in the file; the rest is in the window.
+    filed: u64,
+    window: VecDeque<Bytes>,
+    /// Where the window's first byte stands in the body.
+    window_start: u64,
+    gap: Gap,
+    /// The judgement is in favour: everything may be given, with this proof.
+    verified: bool,
+    /// Somebody was told the head, and will take the body for what the head says.
+    told: bool,
+    /// The origin's answer was that it fails.
+    failed: bool,
+    proof: Option<Proof>,
+    end: Option<End>,
+    /// Where each reader stands, by its number.
+    readers: HashMap<u64, u64>,
+}
+
+impl Flight {
+    fn new(target: Target, began: Time, remembered: Option<u64>) -> Self {
+        Self {
+            target,
+            began,
+            remembered,
+            shared: Mutex::new(Shared {
+                answered: None,
+                file: None,
+                have: 0,
+                filed: 0,
+                window: VecDeque::new(),
+                window_start: 0,
+                // Until the head says how long the body is, the gap only carries what is remembered.
+                gap: Gap::new(false, None, remembered),
+                verified: false,
+                told: false,
+                failed: false,
+                proof: None,
+                end: None,
+                readers: HashMap::new(),
+            }),
+            changed: watch::Sender::new(0),
+            handed: Mutex::new(None),
+        }
+    }
+
+    /// The head has come; bytes will follow. `file` is where they can be read, unless the store is full from the start.
+    pub fn begin(&self, answered: Answered, file: Option<Arc<File>>, gap: Gap) {
+        self.update(|shared| {
+            let fixed = shared.gap.is_fixed();
+            shared.answered = Some(Arc::new(answered));
+            shared.file = file;
+            shared.gap = gap;
+            if fixed {
+                shared.gap.fix();
+            }
+        });
+    }
+
+    /// `count` more bytes lie in the file.
+    pub fn grew(&self, count: u64) {
+        self.update(|shared| {
+            shared.have += count;
+            shared.filed += count;
+        });
+    }
+
+    /// Puts bytes into the window, and waits for room first. `Err`: nobody reads any more.
+    pub async fn push(&self, bytes: Bytes) -> Result<(), Broken> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if self.has_room()? {
+                break;
+            }
+            if tokio::time::timeout(PATIENCE, changed.changed()).await.is_err() {
+                self.drop_slowest();
+            }
+        }
+        self.update(|shared| {
+            if shared.window.is_empty() {
+                shared.window_start = shared.have;
+            }
+            shared.have += bytes.len() as u64;
+            shared.window.push_back(bytes);
+        });
+        Ok(())
+    }
+
+    fn has_room(&self) -> Result<bool, Broken> {
+        let shared = self.lock();
+        if shared.readers.is_empty() {
+            return Err(Broken::new("nobody reads, and the store is full"));
+        }
+        let held = shared.have.saturating_sub(shared.window_start);
+        Ok(shared.window.is_empty() || held < WINDOW)
+    }
+
+    /// The slowest reader holds everybody up: it is cut, and the others go on.
+    fn drop_slowest(&self) {
+        self.update(|shared| {
+            let slowest = shared.readers.iter().min_by_key(|(_, at)| **at);
+            if let Some(id) = slowest.map(|(id, _)| *id) {
+                shared.readers.remove(&id);
+            }
+            shared.trim();
+        });
+    }
+
+    /// Everything is fetched again from the start, if nobody was given a byte or told the head yet; says whether. The
+    /// question and the start are one step: a reader who came between them would be given halves of two bodies, or one
+    /// body under the other's head.
+    pub fn restart(&self) -> bool {
+        let mut shared = self.lock();
+        let unspoilt = shared.nothing_given();
+        if unspoilt {
+            shared.have = 0;
+            shared.filed = 0;
+            shared.window.clear();
+            shared.window_start = 0;
+            shared.answered = None;
+            shared.file = None;
+        }
+        drop(shared);
+        self.wake();
+        unspoilt
+    }
+
+    /// Whether nobody was given a byte, or told what is to come.
+    pub fn nothing_given(&self) -> bool {
+        self.lock().nothing_given()
+    }
+
+    /// A promise came that binds, while the body was arriving.
+    pub fn bind(&self) {
+        self.lock().gap.bind();
+    }
+
+    /// Where the gap begins, if one was kept and bytes around it were given: to be remembered when the body was not
+    /// completed, because the next one's must lie there too.
+    pub fn gap_to_remember(&self) -> Option<u64> {
+        let shared = self.lock();
+        (shared.gap.binds() && !shared.gap.nothing_given()).then(|| shared.gap.start())
+    }
+
+    /// How many bytes have arrived.
+    pub fn have(&self) -> u64 {
+        self.lock().have
+    }
+
+    /// Allows a range to be given that is fetched beside the fill, if it does not meet the gap; moves the gap out of its
+    /// way where that is possible.
+    pub fn grant_beside(&self, start: u64, end: u64) -> bool {
+        let mut shared = self.lock();
+        if shared.end.is_some() {
+            return false;
+        }
+        shared.gap.make_way(start, end);
+        let granted = shared.gap.limit(start, end, u64::MAX) == end;
+        if granted {
+            shared.gap.note(start, end);
+        }
+        granted
+    }
+
+    /// Waits until nobody reads.
+    pub async fn deserted(&self) {
+        let mut changed = self.changed.subscribe();
+        while self.readers() > 0 {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The origin answered that it fails: however that answer reaches its client, a stored copy is better.
+    pub fn note_failure(&self) {
+        self.lock().failed = true;
+    }
+
+    /// Whether the origin answered that it fails.
+    pub fn has_failed(&self) -> bool {
+        self.lock().failed
+    }
+
+    /// Whether it ended with a refusal.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.lock().end, Some(End::Refused(_)))
+    }
+
+    /// How many read.
+    pub fn readers(&self) -> usize {
+        self.lock().readers.len()
+    }
+
+    /// The judgement is in favour: everything may be given, though the commit may still be running.
+    pub fn release(&self, proof: Proof) {
+        self.update(|shared| {
+            shared.verified = true;
+            shared.proof = Some(proof);
+        });
+    }
+
+    /// What vouches for the body, once it is judged.
+    pub fn proof(&self) -> Option<Proof> {
+        self.lock().proof
+    }
+
+    /// Ends the flight. Only the first end counts.
+    pub fn finish(&self, end: End) {
+        self.update(|shared| {
+            if matches!(end, End::Kept(_) | End::Given) {
+                shared.verified = true;
+            }
+            shared.end.get_or_insert(end);
+        });
+    }
+
+    /// Ends the flight with an answer that only the leader may have.
+    pub fn hand_over(&self, answer: Answer) {
+        *self.handed.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+        self.finish(End::Handed);
+    }
+
+    /// The answer that was handed to the leader.
+    pub fn take_handed(&self) -> Option<Answer> {
+        self.handed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&self) -> Option<End> {
+        self.lock().end.clone()
+    }
+
+    /// Waits for the end.
+    pub async fn over(&self) -> End {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(end) = self.ended() {
+                return end;
+            }
+            if changed.changed().await.is_err() {
+                return End::Failed(StatusCode::BAD_GATEWAY, "the fill was dropped".into());
+            }
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Shared)) {
+        change(&mut self.lock());
+        self.wake();
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // A panic while it was held ended that task; the numbers are still whole.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    fn nothing_given(&self) -> bool {
+        self.gap.nothing_given() && !self.told
+    }
+
+    /// Whether a new reader, who starts anywhere, can still be served.
+    fn is_joinable(&self) -> bool {
+        self.window_start == 0 && self.window.is_empty()
+    }
+
+    /// The last byte is the commit: nobody is given it before the flight has ended. So whoever has the whole of a body
+    /// finds it stored, and an index's claims in force, at its next request.
+    fn before_the_last(&self) -> u64 {
+        let length = self.answered.as_ref().and_then(|answered| answered.length);
+        match (&self.end, length) {
+            (None, Some(length)) => length.saturating_sub(1),
+            (Some(_), _) | (None, None) => u64::MAX,
+        }
+    }
+
+    /// Drops what every reader has passed.
+    fn trim(&mut self) {
+        let slowest = self.readers.values().copied().min().unwrap_or(self.have);
+        while let Some(first) = self.window.front() {
+            let end = self.window_start + first.len() as u64;
+            if end > slowest {
+                break;
+            }
+            self.window_start = end;
+            self.window.pop_front();
+        }
+    }
+}
+
+/// What a request is to a flight.
+#[derive(Debug)]
+pub enum Permit {
+    /// The first: it must start the fill. If the lead is dropped without an end, the flight has failed.
+    Lead(Lead),
+    /// One of many: it reads.
+    Follow(Arc<Flight>),
+}
+
+/// The duty to bring a flight to its end.
+#[derive(Debug)]
+pub struct Lead {
+    /// The flight.
+    pub flight: Arc<Flight>,
+    flights: Arc<Flights>,
+    key: Key,
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.flight.finish(End::Failed(
+            StatusCode::BAD_GATEWAY,
+            "the fill was broken off; try again".into(),
+        ));
+        let mut under_way = self.flights.lock();
+        if under_way.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+            under_way.remove(&self.key);
+        }
+        drop(under_way);
+        self.flights.landed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+/// The flights under way, by key.
+#[derive(Debug)]
+pub struct Flights {
+    under_way: Mutex<HashMap<Key, Arc<Flight>>>,
+    landed: watch::Sender<u64>,
+    next_reader: AtomicU64,
+}
+
+impl Default for Flights {
+    fn default() -> Self {
+        Self {
+            under_way: Mutex::default(),
+            landed: watch::Sender::new(0),
+            next_reader: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Flights {
+    /// Joins the flight of `key`, or begins one. A flight that began before `since` is too old; it is left to its
+    /// readers and another begins. `remembered`: where the gap lay when a body of this target was refused.
+    pub fn join(
+        self: &Arc<Self>,
+        key: Key,
+        target: &Target,
+        since: Option<Time>,
+        now: Time,
+        remembered: Option<u64>,
+    ) -> Permit {
+        let mut under_way = self.lock();
+        let mut remembered = remembered;
+        if let Some(flight) = under_way.get(&key) {
+            let mut shared = flight.lock();
+            let joinable = shared.end.is_none() && shared.is_joinable();
+            if joinable && since.is_none_or(|since| flight.began >= since) {
+                drop(shared);
+                return Permit::Follow(Arc::clone(flight));
+            }
+            // Two at once keep back the same bytes, or together they would give them all.
+            if shared.end.is_none() && shared.gap.binds() {
+                shared.gap.fix();
+                remembered = Some(shared.gap.start());
+            }
+        }
+        let flight = Arc::new(Flight::new(target.clone(), now, remembered));
+        under_way.insert(key, Arc::clone(&flight));
+        Permit::Lead(Lead { flight, flights: Arc::clone(self), key })
+    }
+
+    /// A reader of `flight`.
+    pub fn reader(&self, flight: &Arc<Flight>) -> Reader {
+        Reader::new(Arc::clone(flight), self.next_reader.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// How many are under way.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Waits until none is under way.
+    pub async fn landed(&self) {
+        let mut landed = self.landed.subscribe();
+        while self.count() > 0 {
+            if landed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,238 @@
+//! A reader of a growing body.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::{Answered, End, Flight, Shared};
+use crate::store::{Buffer, CHUNK};
+
+/// Why a body ends before its end.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct Broken {
+    /// For people.
+    pub reason: String,
+}
+
+impl Broken {
+    /// With a reason for people.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+/// What a reader finds when a flight opens.
+#[derive(Debug)]
+pub enum Opened {
+    /// The head is there, and the first byte may be given (or nothing binds the body).
+    Answered(Arc<Answered>),
+    /// It ended before.
+    Ended(End),
+}
+
+/// A reader of a flight. While it lives, the fill goes on.
+#[derive(Debug)]
+pub struct Reader {
+    flight: Arc<Flight>,
+    id: u64,
+    changed: watch::Receiver<u64>,
+}
+
+/// What a reader may do now.
+enum Step {
+    Wait,
+    File(Arc<File>, u64),
+    Window(Bytes),
+    End,
+    Broken(Broken),
+}
+
+impl Reader {
+    pub(super) fn new(flight: Arc<Flight>, id: u64) -> Self {
+        let changed = flight.changed.subscribe();
+        flight.lock().readers.insert(id, 0);
+        Self { flight, id, changed }
+    }
+
+    /// The flight.
+    pub fn flight(&self) -> &Arc<Flight> {
+        &self.flight
+    }
+
+    /// Whether a promise binds the body.
+    pub fn binds(&self) -> bool {
+        self.flight.lock().gap.binds()
+    }
+
+    /// Waits for the head.
+    pub async fn head(&mut self) -> Opened {
+        loop {
+            {
+                let shared = self.flight.lock();
+                if let Some(answered) = &shared.answered {
+                    return Opened::Answered(Arc::clone(answered));
+                }
+                if let Some(end) = &shared.end {
+                    return Opened::Ended(end.clone());
+                }
+            }
+            self.next_change().await;
+        }
+    }
+
+    /// Waits until the first of the bytes from `at` to before `end` may be given, or nothing binds the body, or the flight
+    /// ended: while nothing was given, a refused body is an error with words, not a cut.
+    pub async fn open(&mut self, at: u64, end: u64) -> Opened {
+        loop {
+            {
+                let mut shared = self.flight.lock();
+                // After a judgement in favour the bytes are still to be read; any other end is the answer.
+                match &shared.end {
+                    Some(End::Kept(_) | End::Given) | None => {}
+                    Some(end) => return Opened::Ended(end.clone()),
+                }
+                if let Some(answered) = shared.answered.clone() {
+                    shared.gap.make_way(at, end);
+                    if shared.verified
+                        || !shared.gap.binds()
+                        || shared.gap.limit(at, u64::MAX, shared.have) > at
+                    {
+                        shared.told = true;
+                        return Opened::Answered(answered);
+                    }
+                }
+            }
+            self.next_change().await;
+        }
+    }
+
+    /// Waits for the judgement: nothing before it.
+    pub async fn judged(&mut self) -> Option<End> {
+        loop {
+            {
+                let shared = self.flight.lock();
+                if shared.verified {
+                    return None;
+                }
+                if let Some(end) = &shared.end {
+                    return Some(end.clone());
+                }
+            }
+            self.next_change().await;
+        }
+    }
+
+    /// The next bytes from `at` on, before `end`; `None` at the end of the body. Waits for them.
+    pub async fn next(&mut self, at: u64, end: u64) -> Result<Option<Bytes>, Broken> {
+        if at >= end {
+            return Ok(None);
+        }
+        loop {
+            match self.step(at, end) {
+                Step::Wait => self.next_change().await,
+                Step::End => return Ok(None),
+                Step::Window(bytes) => return Ok(Some(bytes)),
+                Step::Broken(broken) => return Err(broken),
+                Step::File(file, to) => return read(file, at, to).await.map(Some),
+            }
+        }
+    }
+
+    fn step(&self, at: u64, end: u64) -> Step {
+        let mut shared = self.flight.lock();
+        match &shared.end {
+            Some(End::Kept(_) | End::Given) | None => {}
+            Some(End::Refused(reason) | End::Failed(_, reason)) => {
+                return Step::Broken(Broken::new(reason));
+            }
+            Some(End::Current(_) | End::Relayed(_) | End::Pass | End::Handed) => {
+                return Step::Broken(Broken::new("the flight ended without a body"));
+            }
+        }
+        if !shared.readers.contains_key(&self.id) {
+            return Step::Broken(Broken::new("this client was too slow, and the store is full"));
+        }
+        if shared.end.is_some() && at >= shared.have {
+            return Step::End;
+        }
+        let limit = if shared.verified {
+            end.min(shared.have)
+        } else {
+            shared.gap.limit(at, end, shared.have)
+        };
+        let limit = limit.min(shared.before_the_last());
+        if limit <= at {
+            return Step::Wait;
+        }
+        let step = take(&shared, at, limit);
+        let to = match &step {
+            Step::File(_, to) => *to,
+            Step::Window(bytes) => at + bytes.len() as u64,
+            Step::Wait | Step::End | Step::Broken(_) => at,
+        };
+        shared.gap.note(at, to);
+        shared.readers.insert(self.id, to);
+        if !shared.window.is_empty() {
+            shared.trim();
+            drop(shared);
+            self.flight.wake();
+        }
+        step
+    }
+
+    async fn next_change(&mut self) {
+        // The sender lives in the flight, which this reader holds.
+        let _still_open = self.changed.changed().await;
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut shared = self.flight.lock();
+        shared.readers.remove(&self.id);
+        shared.trim();
+        drop(shared);
+        self.flight.wake();
+    }
+}
+
+fn take(shared: &Shared, at: u64, limit: u64) -> Step {
+    if at < shared.filed {
+        return match &shared.file {
+            Some(file) => Step::File(Arc::clone(file), limit.min(shared.filed).min(at + CHUNK)),
+            None => Step::Broken(Broken::new("the spool file is gone")),
+        };
+    }
+    let mut start = shared.window_start;
+    for bytes in &shared.window {
+        let end = start + bytes.len() as u64;
+        if (start..end).contains(&at) {
+            let (Ok(from), Ok(to)) =
+                (usize::try_from(at - start), usize::try_from(limit.min(end) - start))
+            else {
+                break;
+            };
+            return Step::Window(bytes.slice(from..to));
+        }
+        start = end;
+    }
+    Step::Broken(Broken::new("these bytes were not kept, because the store is full; ask again"))
+}
+
+async fn read(file: Arc<File>, at: u64, to: u64) -> Result<Bytes, Broken> {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut buffer = Buffer::take();
+        let room = buffer.room();
+        room.resize(usize::try_from(to - at).unwrap_or(0), 0);
+        file.read_exact_at(room, at).map(|()| buffer.into_bytes())
+    });
+    match read.await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(Broken::new(format!("the spool file could not be read: {error}"))),
+        Err(_) => Err(Broken::new("reading the spool file was broken off")),
+    }
+}

@@ -1,0 +1,175 @@
+//! Bodies: spans of a blob or of a growing flight, one or several.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use hyper::header::HeaderValue;
+
+use super::range::Span;
+use super::{Body, Cut, Line, empty};
+use crate::digest::hex;
+use crate::flight::Reader;
+use crate::store::{Blob, CHUNK};
+
+/// Where the bytes come from.
+#[derive(Debug)]
+pub enum Source {
+    /// A stored blob.
+    Blob(Arc<Blob>),
+    /// A flight under way.
+    Flight(Reader),
+}
+
+impl Source {
+    /// Bytes from `at` on, before `end`; `None` at the end of the body.
+    async fn next(&mut self, at: u64, end: u64) -> Result<Option<Bytes>, Cut> {
+        match self {
+            Self::Flight(reader) => reader.next(at, end).await.map_err(|broken| Cut(broken.reason)),
+            Self::Blob(blob) => {
+                let end = end.min(blob.size());
+                if at >= end {
+                    return Ok(None);
+                }
+                let (blob, number) = (Arc::clone(blob), at / CHUNK);
+                let chunk = tokio::task::spawn_blocking(move || blob.chunk(number))
+                    .await
+                    .map_err(|_| Cut("reading the stored body was broken off".to_owned()))?
+                    .map_err(|error| {
+                        Cut(format!("the stored body is damaged and was thrown away: {error}"))
+                    })?;
+                let start = number * CHUNK;
+                let to = end.min(start + chunk.len() as u64);
+                let (Ok(from), Ok(to)) = (usize::try_from(at - start), usize::try_from(to - start))
+                else {
+                    return Err(Cut("the stored body is too long for this machine".to_owned()));
+                };
+                if from >= to {
+                    return Err(Cut("the stored body is shorter than its entry says".to_owned()));
+                }
+                Ok(Some(chunk.slice(from..to)))
+            }
+        }
+    }
+}
+
+/// What a body is made of, in order.
+enum Segment {
+    Text(Bytes),
+    Span(Span),
+}
+
+struct Pieces {
+    source: Source,
+    segments: VecDeque<Segment>,
+    line: Option<Line>,
+    broken: bool,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Option<Result<Bytes, Cut>> {
+        if self.broken {
+            return None;
+        }
+        loop {
+            match self.segments.pop_front()? {
+                Segment::Text(text) => return Some(Ok(text)),
+                Segment::Span(Span { start, end }) => match self.source.next(start, end).await {
+                    Ok(Some(bytes)) => {
+                        let start = start + bytes.len() as u64;
+                        if start < end {
+                            self.segments.push_front(Segment::Span(Span { start, end }));
+                        }
+                        return Some(Ok(bytes));
+                    }
+                    // Only a body of unknown length ends so; any other was announced and is short.
+                    Ok(None) if end == u64::MAX => {}
+                    Ok(None) => {
+                        return Some(Err(
+                            self.cut(Cut("the body is shorter than announced".to_owned()))
+                        ));
+                    }
+                    Err(cut) => return Some(Err(self.cut(cut))),
+                },
+            }
+        }
+    }
+
+    fn cut(&mut self, cut: Cut) -> Cut {
+        self.broken = true;
+        if let Some(line) = &self.line {
+            line.cut();
+        }
+        cut
+    }
+}
+
+fn stream(source: Source, segments: VecDeque<Segment>, line: Option<Line>) -> Body {
+    let pieces = Pieces { source, segments, line, broken: false };
+    let frames = stream::unfold(pieces, |mut pieces| async move {
+        let next = pieces.next().await?;
+        Some((next.map(Frame::data), pieces))
+    });
+    StreamBody::new(frames).boxed_unsync()
+}
+
+/// A body of these spans, one after the other.
+pub(super) fn spans(source: Option<Source>, spans: Vec<Span>, line: Option<Line>) -> Body {
+    // In HTTP/2 a body that has nothing to give is asked for it all the same.
+    let nothing = spans.iter().all(|span| span.start == span.end);
+    match source.filter(|_| !nothing) {
+        Some(source) => stream(source, spans.into_iter().map(Segment::Span).collect(), line),
+        None => empty(),
+    }
+}
+
+/// Several ranges in one body (RFC 9110 §14.6).
+pub(super) struct Multipart {
+    boundary: String,
+    parts: Vec<(Bytes, Span)>,
+    close: Bytes,
+}
+
+impl Multipart {
+    pub(super) fn new(spans: &[Span], total: u64, content_type: Option<&HeaderValue>) -> Self {
+        // It must not occur in the body: 128 bits that whoever made the body could not know.
+        let mut random = [0; 16];
+        let _filled = aws_lc_rs::rand::fill(&mut random);
+        let boundary = hex(&random);
+        let kind = content_type.and_then(|value| value.to_str().ok());
+        let kind = kind.map(|kind| format!("Content-Type: {kind}\r\n")).unwrap_or_default();
+        let parts = spans
+            .iter()
+            .map(|span| {
+                let range = span.content_range(total);
+                (format!("\r\n--{boundary}\r\n{kind}Content-Range: {range}\r\n\r\n").into(), *span)
+            })
+            .collect();
+        let close = format!("\r\n--{boundary}--\r\n").into();
+        Self { boundary, parts, close }
+    }
+
+    pub(super) fn content_type(&self) -> String {
+        format!("multipart/byteranges; boundary={}", self.boundary)
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        let parts: u64 =
+            self.parts.iter().map(|(text, span)| text.len() as u64 + span.length()).sum();
+        parts + self.close.len() as u64
+    }
+
+    pub(super) fn body(self, source: Option<Source>, line: Option<Line>) -> Body {
+        let Some(source) = source else { return empty() };
+        let mut segments: VecDeque<Segment> = self
+            .parts
+            .into_iter()
+            .flat_map(|(text, span)| [Segment::Text(text), Segment::Span(span)])
+            .collect();
+        segments.push_back(Segment::Text(self.close));
+        stream(source, segments, line)
+    }
+}

@@ -1,0 +1,234 @@
+//! Answers to clients: status, header fields, and a body from a blob, a growing flight or a text.
+//!
+//! The header fields are the origin's, as they came; larder adds `Cache-Status`, `Age` and what a range needs. Conditions
+//! and ranges are answered here, the same way from a stored body and from one that is still arriving.
+
+mod body;
+pub mod condition;
+pub mod range;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+pub use body::Source;
+use condition::Selection;
+use range::Span;
+
+use crate::clock::Time;
+use crate::entry::{Entry, Head};
+use crate::freshness;
+use crate::outcome::Outcome;
+use crate::proof::Proof;
+
+/// Why a body ended before its end: the connection is reset, because many clients take a quiet close for the end.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cut(pub String);
+
+/// The body of an answer.
+pub type Body = UnsyncBoxBody<Bytes, Cut>;
+
+/// The client's line, as a reply sees it: the means to end it with a reset.
+///
+/// When a body fails, the reply sets the mark; the connection's transport then closes with `SO_LINGER 0`: no FIN, no
+/// `close_notify`. After a quiet close Python's urllib and others keep the short file without an error.
+#[derive(Clone, Debug, Default)]
+pub struct Line(Arc<AtomicBool>);
+
+impl Line {
+    /// From now on the transport ends with a reset.
+    pub fn cut(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    /// Whether a reply cut it.
+    pub fn is_cut(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// What a reply needs to know of the request.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// HEAD: everything but the body.
+    pub head_only: bool,
+    /// The request's header fields.
+    pub headers: HeaderMap,
+    /// HTTP/2 has streams that end one by one; in HTTP/1 the whole line is cut.
+    pub line: Option<Line>,
+}
+
+/// An empty body.
+pub fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body of these bytes.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A line of text for people: what happened, to which URL, what to do next.
+pub fn text(status: StatusCode, line: &str, outcome: Outcome) -> Response<Body> {
+    let mut response = Response::new(full(format!("larder: {line}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    // Nobody downstream may keep an error of larder's.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    set_cache_status(headers, outcome, None);
+    response
+}
+
+/// A small answer of the origin's that is not stored.
+pub fn relayed(asked: &Asked, head: &Head, bytes: Bytes, outcome: Outcome) -> Response<Body> {
+    let length = bytes.len() as u64;
+    let mut response = Response::new(if asked.head_only { empty() } else { full(bytes) });
+    *response.status_mut() = head.status;
+    *response.headers_mut() = carried(&head.headers);
+    if head.status != StatusCode::NO_CONTENT && head.status != StatusCode::NOT_MODIFIED {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    set_cache_status(response.headers_mut(), outcome, None);
+    response
+}
+
+/// An answer from a stored entry. `source` is its body; none is needed for a HEAD.
+pub fn stored(
+    asked: &Asked,
+    entry: &Entry,
+    source: Option<Source>,
+    outcome: Outcome,
+    proof: Proof,
+    now: Time,
+) -> Response<Body> {
+    let mut response = assemble(asked, &entry.head, Some(entry.size), source);
+    response.headers_mut().insert(header::AGE, freshness::age(entry, now).into());
+    set_cache_status(response.headers_mut(), outcome, Some(proof));
+    response
+}
+
+/// An answer from a flight that is still under way.
+pub fn arriving(
+    asked: &Asked,
+    head: &Head,
+    length: Option<u64>,
+    source: Source,
+    outcome: Outcome,
+) -> Response<Body> {
+    let mut response = assemble(asked, head, length, Some(source));
+    set_cache_status(response.headers_mut(), outcome, None);
+    response
+}
+
+/// The bytes of the body that the answer to this request lies in: from the first that is needed to after the last.
+pub fn needed(asked: &Asked, head: &Head, length: Option<u64>) -> Span {
+    let whole = Span { start: 0, end: length.unwrap_or(u64::MAX) };
+    if head.status != StatusCode::OK {
+        return whole;
+    }
+    match condition::select(&asked.headers, head, length) {
+        Selection::Spans(spans) => Span {
+            start: spans.iter().map(|span| span.start).min().unwrap_or(0),
+            end: spans.iter().map(|span| span.end).max().unwrap_or(whole.end),
+        },
+        Selection::Whole
+        | Selection::NotModified
+        | Selection::PreconditionFailed
+        | Selection::Unsatisfiable => whole,
+    }
+}
+
+fn assemble(
+    asked: &Asked,
+    head: &Head,
+    length: Option<u64>,
+    source: Option<Source>,
+) -> Response<Body> {
+    let selection = if head.status == StatusCode::OK {
+        condition::select(&asked.headers, head, length)
+    } else {
+        Selection::Whole
+    };
+    let mut headers = carried(&head.headers);
+    if head.status == StatusCode::OK && length.is_some() {
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
+    let line = asked.line.clone();
+    let source = source.filter(|_| !asked.head_only);
+    let (status, body_length, body) = match selection {
+        Selection::NotModified => {
+            for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+                headers.remove(name);
+            }
+            (StatusCode::NOT_MODIFIED, None, empty())
+        }
+        Selection::PreconditionFailed => (StatusCode::PRECONDITION_FAILED, Some(0), empty()),
+        Selection::Unsatisfiable => {
+            set(&mut headers, header::CONTENT_RANGE, &format!("bytes */{}", length.unwrap_or(0)));
+            (StatusCode::RANGE_NOT_SATISFIABLE, Some(0), empty())
+        }
+        Selection::Whole => {
+            let whole = Span { start: 0, end: length.unwrap_or(u64::MAX) };
+            (head.status, length, body::spans(source, vec![whole], line))
+        }
+        Selection::Spans(spans) => {
+            let total = length.unwrap_or(0);
+            let (length, body) = partial(&mut headers, spans, total, source, line);
+            (StatusCode::PARTIAL_CONTENT, Some(length), body)
+        }
+    };
+    if let Some(length) = body_length {
+        headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// One span, or several in one body.
+fn partial(
+    headers: &mut HeaderMap,
+    spans: Vec<Span>,
+    total: u64,
+    source: Option<Source>,
+    line: Option<Line>,
+) -> (u64, Body) {
+    if let [span] = spans.as_slice() {
+        set(headers, header::CONTENT_RANGE, &span.content_range(total));
+        return (span.length(), body::spans(source, spans, line));
+    }
+    let inner = headers.remove(header::CONTENT_TYPE);
+    let parts = body::Multipart::new(&spans, total, inner.as_ref());
+    set(headers, header::CONTENT_TYPE, &parts.content_type());
+    (parts.length(), parts.body(source, line))
+}
+
+/// The origin's fields without those that larder sets itself.
+fn carried(headers: &HeaderMap) -> HeaderMap {
+    let mut carried = headers.clone();
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_RANGE] {
+        carried.remove(name);
+    }
+    carried
+}
+
+/// Appends larder's member to `Cache-Status`, behind those of caches nearer to the origin (RFC 9211 §2).
+pub fn set_cache_status(headers: &mut HeaderMap, outcome: Outcome, proof: Option<Proof>) {
+    if let Ok(value) = HeaderValue::from_str(&outcome.cache_status(proof)) {
+        headers.append(HeaderName::from_static("cache-status"), value);
+    }
+}
+
+fn set(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
