@@ -79,3 +79,7 @@ pub mod origin;
 pub mod flight;
 
 pub mod reply;
+
+pub mod chase;
+
+pub mod pipeline;

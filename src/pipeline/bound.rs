@@ -1,0 +1,70 @@
+//! The judgement of a pass that a promise binds: as with fills, an index is asked again before its word refuses.
+//!
+//! What is refused, or not completed, is remembered here for later flights; it silences nobody but its client, whose own
+//! words the origin answered (silence.rs).
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Pipeline;
+use crate::clock::Time;
+use crate::digest::Digest;
+use crate::ecosystem::Recognition;
+use crate::origin::Reach;
+use crate::target::Target;
+use crate::verify::Finding;
+
+/// Who is held to which promises.
+pub(super) struct Bound {
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) target: Target,
+    pub(super) recognition: Recognition,
+    pub(super) reach: Reach,
+    pub(super) client: IpAddr,
+    /// When the request came.
+    pub(super) asked: Time,
+}
+
+impl Bound {
+    /// Judges a body of `size` bytes, of which those before `given` were given; the error says why it is refused.
+    pub(super) async fn judge(
+        self: Arc<Self>,
+        digests: Vec<Digest>,
+        size: u64,
+        given: u64,
+    ) -> Result<(), String> {
+        let mut last = false;
+        loop {
+            let expected = self.pipeline.promised(&self.recognition, &self.target);
+            let Some(expected) = expected.map(|expected| expected.comparable(&digests)) else {
+                return Ok(());
+            };
+            match expected.find(&digests, size, self.asked) {
+                // A pass is stored nowhere.
+                Finding::Proven { .. } | Finding::Excused(_) => return Ok(()),
+                Finding::Refused(mismatch) => {
+                    return Err(self.pipeline.pass_refused(&self, &mismatch, given));
+                }
+                Finding::Doubted(mismatch) if last => {
+                    self.not_completed(given);
+                    let target = &self.target;
+                    return Err(format!(
+                        "{target}: {mismatch}; the index could not be asked again"
+                    ));
+                }
+                Finding::Doubted(_) => {
+                    last = true;
+                    self.pipeline
+                        .ask_again(&self.recognition, self.reach, &expected, self.asked)
+                        .await;
+                }
+            }
+        }
+    }
+
+    /// The bytes before `given` were given: what comes after them is the gap that later flights keep.
+    pub(super) fn not_completed(&self, given: u64) {
+        let gap = (given > 0).then_some(given);
+        self.pipeline.silences.remember(&self.target, gap);
+    }
+}

@@ -1,0 +1,273 @@
+//! Requests that may be answered from the store: look up, join a flight, answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{Response, StatusCode, Version, header};
+
+use super::lookup::{Lookup, Stored};
+use super::record::Record;
+use super::task::Task;
+use super::{Call, Pipeline};
+use crate::flight::{End, Flight, Opened, Permit, Reader};
+use crate::freshness::Demand;
+use crate::outcome::Outcome;
+use crate::policy::PassReason;
+use crate::reply::range::Span;
+use crate::reply::{self, Asked, Body, Source};
+
+/// How long a request with a stored copy waits for an origin that has just failed.
+const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
+
+/// How a flight ended that a request waited for.
+struct Ended {
+    end: End,
+    flight: Arc<Flight>,
+    /// Whether this request began it.
+    leads: bool,
+}
+
+impl Ended {
+    fn outcome(&self) -> Outcome {
+        outcome(self.leads)
+    }
+}
+
+impl Pipeline {
+    /// Answers from the store, or by a fill.
+    pub(super) async fn from_cache(
+        self: &Arc<Self>,
+        call: Call,
+        asked: &Asked,
+        task: Task,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let demand = Demand::of(&asked.headers);
+        let unshared = self.memory.is_unshared(&task.key, self.clock.now());
+        if unshared && !demand.only_if_cached {
+            let recognition = task.recognition.as_ref();
+            let reason = PassReason::Answer;
+            return self.pass(call, task.bare(), recognition, reason, record).await;
+        }
+        self.reading.wait(task.target.origin()).await;
+        let mut found = self.look_up(&task, &asked.headers).await;
+        let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
+        if may_ask && self.chase_for(&task).await > 0 {
+            found = self.look_up(&task, &asked.headers).await;
+        }
+        let stored = match found {
+            Lookup::Fresh(stored) => {
+                self.read_stored(&task, &stored.entry).await;
+                let reply = self.reply_stored(asked, &stored, Outcome::Hit, record);
+                if let Some(response) = reply.await {
+                    return response;
+                }
+                None
+            }
+            Lookup::Stale(stored) => Some(stored),
+            Lookup::Miss => None,
+        };
+        if demand.only_if_cached {
+            let line =
+                format!("{} is not stored, and the request says only-if-cached", task.target);
+            return record.refuse(StatusCode::GATEWAY_TIMEOUT, &line);
+        }
+        let negative = self.memory.negative(&task, self.clock.now());
+        if let Some(relayed) = negative.filter(|_| !demand.revalidate) {
+            let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), Outcome::Hit);
+            return record.end(Outcome::Hit, response);
+        }
+        if stored.is_none() && asked.head_only {
+            return self.pass_head(call, &task, record).await;
+        }
+        if demand.no_store && task.artifact().is_none() {
+            let (recognition, reason) = (task.recognition.as_ref(), PassReason::NoStore);
+            return self.pass(call, task.bare(), recognition, reason, record).await;
+        }
+        self.fly(call, asked, task, stored, record).await
+    }
+
+    /// Joins or begins the flight, and answers from it.
+    async fn fly(
+        self: &Arc<Self>,
+        call: Call,
+        asked: &Asked,
+        task: Task,
+        stored: Option<Stored>,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
+        let usable = stored.filter(|stored| stored.usable);
+        let failing =
+            usable.is_some() && self.origins.is_failing(task.target.origin(), task.lane());
+        let opened = if failing {
+            tokio::time::timeout(WAIT_FOR_FAILING, reader.head()).await.ok()
+        } else {
+            Some(reader.head().await)
+        };
+        let end = match opened {
+            Some(Opened::Answered(answered)) => {
+                let needed = reply::needed(asked, &answered.head, answered.length);
+                let beside = self.beside(asked, &task, &reader, &answered, needed, record);
+                if let Some(response) = beside.await {
+                    return response;
+                }
+                match first_bytes(&mut reader, &call, needed).await {
+                    Opened::Answered(answered) => {
+                        record.flight(&flight);
+                        let (outcome, source) = (outcome(leads), Source::Flight(reader));
+                        let response = reply::arriving(
+                            asked,
+                            &answered.head,
+                            answered.length,
+                            source,
+                            outcome,
+                        );
+                        return record.end(outcome, response);
+                    }
+                    Opened::Ended(end) => end,
+                }
+            }
+            Some(Opened::Ended(end)) => end,
+            None => End::Failed(
+                StatusCode::GATEWAY_TIMEOUT,
+                format!(
+                    "{} failed a moment ago and does not answer; try again",
+                    task.target.origin()
+                ),
+            ),
+        };
+        drop(reader);
+        let ended = Ended { end, flight, leads };
+        self.after(call, asked, &task, usable, ended, record).await
+    }
+
+    /// A place in the flight; who comes first starts it.
+    fn board(
+        self: &Arc<Self>,
+        asked: &Asked,
+        task: &Task,
+        stored: Option<&Stored>,
+    ) -> (Arc<Flight>, Reader, bool) {
+        let since = self.memory.since(task, Demand::of(&asked.headers));
+        let remembered = self.silences.gap(&task.target);
+        let now = self.clock.now();
+        match self.flights.join(task.key, &task.target, since, now, remembered) {
+            Permit::Follow(flight) => {
+                let reader = self.flights.reader(&flight);
+                (flight, reader, false)
+            }
+            Permit::Lead(lead) => {
+                let flight = Arc::clone(&lead.flight);
+                // The reader stands before the fill begins, so that the fill knows that somebody waits.
+                let reader = self.flights.reader(&flight);
+                let (pipeline, task) = (Arc::clone(self), task.clone());
+                let entry = stored.map(|stored| Arc::clone(&stored.entry));
+                tokio::spawn(async move { pipeline.lead(lead, task, entry).await });
+                (flight, reader, true)
+            }
+        }
+    }
+
+    /// Answers when the flight ended before it had anything to give.
+    async fn after(
+        self: &Arc<Self>,
+        call: Call,
+        asked: &Asked,
+        task: &Task,
+        usable: Option<Stored>,
+        ended: Ended,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let outcome = ended.outcome();
+        if ended.failed()
+            && let Some(mut stored) = usable
+        {
+            stored.proof = stored.proof.stale();
+            let reply = self.reply_stored(asked, &stored, Outcome::Stale, record);
+            if let Some(response) = reply.await {
+                return response;
+            }
+        }
+        let kept = match ended.end {
+            End::Kept(entry) => Some((entry, outcome)),
+            End::Current(entry) => Some((entry, Outcome::Revalidated)),
+            End::Refused(reason) => {
+                let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
+                return record.end(Outcome::Rejected, text);
+            }
+            End::Failed(status, reason) => {
+                return record.end(Outcome::Failed, reply::text(status, &reason, Outcome::Failed));
+            }
+            End::Relayed(relayed) => {
+                let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), outcome);
+                return record.end(outcome, response);
+            }
+            End::Handed if ended.leads && !is_partial(asked) => match ended.flight.take_handed() {
+                Some(answer) => return super::pass::handed(asked, answer, record),
+                None => None,
+            },
+            End::Given | End::Pass | End::Handed => None,
+        };
+        if let Some((entry, outcome)) = kept {
+            let stored = Stored { proof: entry.proof, entry, usable: true };
+            let reply = self.reply_stored(asked, &stored, outcome, record);
+            if let Some(response) = reply.await {
+                return response;
+            }
+        }
+        let recognition = task.recognition.as_ref();
+        self.pass(call, task.bare(), recognition, PassReason::Answer, record).await
+    }
+
+    /// Answers from the store; `None` if the blob is not there after all.
+    async fn reply_stored(
+        &self,
+        asked: &Asked,
+        stored: &Stored,
+        outcome: Outcome,
+        record: &mut Record,
+    ) -> Option<Response<Body>> {
+        let source = if asked.head_only {
+            None
+        } else {
+            let (store, id) = (Arc::clone(&self.store), stored.entry.blob);
+            let blob = tokio::task::spawn_blocking(move || store.blob(id)).await.ok()??;
+            Some(Source::Blob(Arc::new(blob)))
+        };
+        self.store.touch(&stored.entry);
+        record.proof(stored.proof);
+        let now = self.clock.now();
+        let response = reply::stored(asked, &stored.entry, source, outcome, stored.proof, now);
+        Some(record.end(outcome, response))
+    }
+}
+
+impl Ended {
+    /// The origin failed: a stored copy is better than its word.
+    fn failed(&self) -> bool {
+        matches!(self.end, End::Failed(..)) || self.flight.has_failed()
+    }
+}
+
+/// Waits until something may be given. A client that cannot tell a short body from a whole one (HTTP/1.0, whose bodies
+/// may end with the connection) waits for the judgement, where there will be one.
+async fn first_bytes(reader: &mut Reader, call: &Call, needed: Span) -> Opened {
+    if call.request.version() == Version::HTTP_10
+        && reader.binds()
+        && let Some(end) = reader.judged().await
+    {
+        return Opened::Ended(end);
+    }
+    reader.open(needed.start, needed.end).await
+}
+
+fn outcome(leads: bool) -> Outcome {
+    if leads { Outcome::Miss } else { Outcome::Collapsed }
+}
+
+/// Whether the client asked for less than the whole: then its own request serves it better than a whole body.
+fn is_partial(asked: &Asked) -> bool {
+    asked.headers.contains_key(header::RANGE)
+        || asked.headers.keys().any(|name| name.as_str().starts_with("if-"))
+}

@@ -1,0 +1,221 @@
+//! Documents that larder itself asks for, through the same way as everything else.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::HeaderMap;
+
+use super::Pipeline;
+use super::lookup::{self, Lookup};
+use super::shelf::Shelves;
+use super::task::Task;
+use crate::chase::{self, Fetch};
+use crate::clock::Time;
+use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Renewal, Shape};
+use crate::flight::Permit;
+use crate::origin::{Lane, Reach};
+use crate::target::{Partition, Scheme, Target};
+use crate::verify::Expectation;
+
+/// How long a request waits for indexes that may know its file. Anybody's index that has named a file of the same host may
+/// be among them (promise P4), so this is short; registries answer within a second.
+const WAIT_TO_KNOW: Duration = Duration::from_secs(5);
+
+/// How long a whole body waits for the indexes whose word refuses it.
+const WAIT_TO_REFUSE: Duration = Duration::from_mins(1);
+
+/// Fetches the indexes of one ecosystem.
+struct Indexes<'a> {
+    pipeline: &'a Arc<Pipeline>,
+    ecosystem: &'static dyn Ecosystem,
+    reach: Reach,
+}
+
+impl Fetch for Indexes<'_> {
+    async fn fetch(&self, document: Target, at: &Target) {
+        // Who has just failed is not waited for again by each file that it may know of.
+        if self.pipeline.origins.is_failing(document.origin(), Lane::Metadata) {
+            return;
+        }
+        let from_public = self.reach.from_public || document.origin() != at.origin();
+        let reach = Reach { from_public, ..self.reach };
+        self.pipeline.document(&document, self.ecosystem, reach, None).await;
+    }
+}
+
+impl Pipeline {
+    /// Fetches what should be read before the task's artifact is judged, if nothing says anything about it yet. Says
+    /// how many documents that were.
+    pub(super) async fn chase_for(self: &Arc<Self>, task: &Task) -> usize {
+        let Some(recognition) = &task.recognition else {
+            return 0;
+        };
+        if task.artifact().is_none() || task.target.origin().scheme != Scheme::Https {
+            return 0;
+        }
+        let promised = || {
+            let expected = self.expectation_of(task);
+            expected.named.is_some_and(|(_, binds)| binds) || !expected.promises.is_empty()
+        };
+        if promised() {
+            return 0;
+        }
+        self.chase(task, recognition.ecosystem, promised).await
+    }
+
+    /// Fetches what an index needs to be understood: where its files are, say. Says how many documents that were.
+    pub(super) async fn chase_beside(
+        self: &Arc<Self>,
+        task: &Task,
+        ecosystem: &'static dyn Ecosystem,
+    ) -> usize {
+        if task.bare().origin().scheme != Scheme::Https {
+            return 0;
+        }
+        self.chase(task, ecosystem, || false).await
+    }
+
+    async fn chase(
+        self: &Arc<Self>,
+        task: &Task,
+        ecosystem: &'static dyn Ecosystem,
+        enough: impl Fn() -> bool,
+    ) -> usize {
+        let shelves = Shelves { store: &self.store, since: task.asked.minus(lookup::GRACE) };
+        let indexes = Indexes { pipeline: self, ecosystem, reach: task.reach };
+        let chase = chase::chase(ecosystem, task.bare(), &shelves, &indexes, enough);
+        // What is still on its way goes on by itself, and serves the next request; something may have come by now.
+        tokio::time::timeout(WAIT_TO_KNOW, chase).await.unwrap_or(1)
+    }
+
+    /// Asks again the indexes whose word would refuse a body that was asked for at `asked`.
+    pub(super) async fn ask_again(
+        self: &Arc<Self>,
+        recognition: &Recognition,
+        reach: Reach,
+        expected: &Expectation,
+        asked: Time,
+    ) {
+        let documents: BTreeSet<&Target> =
+            expected.refusing().map(|promise| &*promise.index).collect();
+        let asking = async {
+            for document in documents {
+                self.ask_one_again(recognition, reach, document, asked).await;
+            }
+        };
+        if tokio::time::timeout(WAIT_TO_REFUSE, asking).await.is_err() {
+            tracing::warn!("an index that refuses a body was not asked again in time");
+        }
+    }
+
+    async fn ask_one_again(
+        self: &Arc<Self>,
+        recognition: &Recognition,
+        reach: Reach,
+        document: &Target,
+        asked: Time,
+    ) {
+        let ecosystem = recognition.ecosystem;
+        let renewal = self
+            .store
+            .current_claims(document)
+            .and_then(|by| ecosystem.renewal(document, &by.document.digest()));
+        match renewal {
+            Some(renewal) => {
+                self.renew(ecosystem, reach, document, &renewal, asked).await;
+            }
+            None => self.document(document, ecosystem, reach, Some(asked)).await,
+        }
+    }
+
+    /// Brings an index up to date that another one names: while that one names it, nothing has changed; when it does not
+    /// any more, the new version is fetched.
+    async fn renew(
+        self: &Arc<Self>,
+        ecosystem: &'static dyn Ecosystem,
+        reach: Reach,
+        index: &Target,
+        renewal: &Renewal,
+        asked: Time,
+    ) {
+        let stored = |at: &&Target| !self.store.entries(at.key(Partition::Public)).is_empty();
+        for parent in renewal.parents.iter().filter(stored) {
+            self.document(parent, ecosystem, reach, Some(asked)).await;
+        }
+        let before = self.store.current_claims(index).map(|by| by.document);
+        let topics = ecosystem.topics(index);
+        let promises = self.store.promises(&renewal.named, &topics, self.clock.now());
+        let named = promises
+            .iter()
+            .filter(|promise| promise.is_current() && promise.relation.binds())
+            .map(|promise| promise.by.confirmed)
+            .max();
+        if let (Some(confirmed), Some(document)) = (named, before) {
+            self.store.confirm_claims(index, document, confirmed);
+            return;
+        }
+        for version in &renewal.again {
+            self.document(version, ecosystem, reach, Some(asked)).await;
+            if self.store.current_claims(index).map(|by| by.document) != before {
+                return;
+            }
+        }
+    }
+
+    /// Brings an index up to date: after this its claims are read, or it could not be had. `since`: a revalidation must
+    /// have begun after that; without it, what counts as fresh for a client counts here.
+    ///
+    /// Boxed and named `Send`, because a fill may ask for documents, whose fills may ask for documents.
+    fn document<'a>(
+        self: &'a Arc<Self>,
+        document: &'a Target,
+        ecosystem: &'static dyn Ecosystem,
+        reach: Reach,
+        since: Option<Time>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
+        Box::pin(self.bring(document, ecosystem, reach, since))
+    }
+
+    async fn bring(
+        self: &Arc<Self>,
+        document: &Target,
+        ecosystem: &'static dyn Ecosystem,
+        reach: Reach,
+        since: Option<Time>,
+    ) {
+        let accept = ecosystem.accept(document.variant());
+        let bare = document.clone().with_variant("");
+        let found = ecosystem.recognise(&Shape { target: &bare, accept });
+        let (Recognised::Certain(resource) | Recognised::Likely(resource)) = found else {
+            return;
+        };
+        if resource.kind != Kind::Index {
+            return;
+        }
+        let recognition = Recognition { ecosystem, resource, certain: true };
+        let task = Task::of_resource(&bare, recognition, reach, self.clock.now());
+        let stored = match self.look_up(&task, &HeaderMap::new()).await {
+            Lookup::Fresh(stored)
+                if since.is_none_or(|since| stored.entry.requested_at >= since) =>
+            {
+                return;
+            }
+            Lookup::Fresh(stored) | Lookup::Stale(stored) => Some(stored.entry),
+            Lookup::Miss => None,
+        };
+        let permit = self.flights.join(task.key, &task.target, since, self.clock.now(), None);
+        let flight = match &permit {
+            Permit::Follow(flight) => Arc::clone(flight),
+            Permit::Lead(lead) => Arc::clone(&lead.flight),
+        };
+        // Stands before the fill begins, so that the fill knows that somebody waits.
+        let _reader = self.flights.reader(&flight);
+        if let Permit::Lead(lead) = permit {
+            let pipeline = Arc::clone(self);
+            tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
+        }
+        flight.over().await;
+    }
+}

@@ -1,0 +1,350 @@
+//! The leader's work: ask the origin, decide by the head of its answer, take in the body.
+//!
+//! The task belongs to the cache: the client that caused it may leave. However it ends, the flight gets an end, because
+//! the lead gives it one when it is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use hyper::{StatusCode, header};
+
+use super::Pipeline;
+use super::task::Task;
+use crate::claim::Promise;
+use crate::clock::Time;
+use crate::digest::{Algorithms, Hashing};
+use crate::entry::{Entry, Head};
+use crate::flight::{Answered, Complete, End, Flight, Gap, Intake, Lead, Trouble, intake};
+use crate::freshness::{self, Shareable};
+use crate::origin::{Answer, Ask, Fault, OriginError};
+use crate::outcome::metrics::Direction;
+use crate::store::Spool;
+use crate::verify::Expectation;
+
+/// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
+const RELAYED: usize = 256 * 1024;
+
+/// How a body is begun again: on a connection that nothing used before, in case the first one was out of step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempt {
+    First,
+    Second,
+}
+
+/// What came of one attempt.
+pub(super) enum Came {
+    /// The flight has its end.
+    Ended(End),
+    /// It may be tried once more.
+    Again(End),
+}
+
+impl Pipeline {
+    /// Brings a flight to its end. `stored`: what may be revalidated.
+    pub(super) async fn lead(self: Arc<Self>, lead: Lead, task: Task, stored: Option<Arc<Entry>>) {
+        let remembered = lead.flight.remembered.or_else(|| self.silences.gap(&task.target));
+        let mut attempt = Attempt::First;
+        let end = loop {
+            let came =
+                Box::pin(self.attempt(&lead, &task, stored.as_ref(), attempt, remembered)).await;
+            match came {
+                Came::Again(_) if attempt == Attempt::First && lead.flight.restart() => {
+                    attempt = Attempt::Second;
+                }
+                Came::Ended(end) | Came::Again(end) => break end,
+            }
+        };
+        match &end {
+            End::Refused(reason) => {
+                let (gap, now) = (lead.flight.gap_to_remember(), self.clock.now());
+                self.silences.begin(&task.target, None, reason, gap, now);
+            }
+            // Its clients resume by themselves, from what they were given.
+            End::Failed(..) => self.silences.remember(&task.target, lead.flight.gap_to_remember()),
+            End::Kept(_)
+            | End::Given
+            | End::Current(_)
+            | End::Relayed(_)
+            | End::Pass
+            | End::Handed => {}
+        }
+        // A handed answer has ended the flight already.
+        lead.flight.finish(end);
+    }
+
+    async fn attempt(
+        self: &Arc<Self>,
+        lead: &Lead,
+        task: &Task,
+        stored: Option<&Arc<Entry>>,
+        attempt: Attempt,
+        remembered: Option<u64>,
+    ) -> Came {
+        let expected = self.expectation_of(task);
+        // Followed inside only where a name or a claim will prove what comes; all other redirects reach the client.
+        let follow = expected.named.is_some() || !expected.promises.is_empty();
+        // A pinned file is revalidated; what failed a promise is fetched whole.
+        let stored = stored.filter(|_| attempt == Attempt::First);
+        let mut ask = task.ask(stored.map(AsRef::as_ref), follow);
+        ask.fresh_connection = attempt == Attempt::Second;
+        let Some(fetched) = self.fetch_for(&lead.flight, &ask).await else {
+            return Came::Ended(End::Pass);
+        };
+        let answer = match fetched {
+            Ok(answer) => answer,
+            // The client may follow where larder will not.
+            Err(error) if matches!(error.fault(), Fault::Redirects(_)) => {
+                return Came::Ended(End::Pass);
+            }
+            Err(error) => {
+                if error.is_temporary() {
+                    self.origins.note_failure(task.target.origin(), task.lane(), None);
+                }
+                return Came::Ended(End::Failed(error.status(), error.to_string()));
+            }
+        };
+        self.note_health(task, &answer.head);
+        let status = answer.head.status;
+        match (status, stored) {
+            (StatusCode::NOT_MODIFIED, Some(entry)) => {
+                if freshness::speaks_of(&answer.head, &entry.head) {
+                    return self.current(task, entry, &answer).await;
+                }
+                tracing::warn!(url = %task.target, "a 304 speaks of another copy than was asked about");
+                Came::Again(End::Pass)
+            }
+            (StatusCode::OK, _) => {
+                Box::pin(self.arrive(lead, task, &ask, answer, expected, attempt, remembered)).await
+            }
+            _ => Came::Ended(self.other_answer(lead, task, answer).await),
+        }
+    }
+
+    /// Sends the request. A patient one may be a long poll, and waits as long as somebody does; `None` when nobody does
+    /// any more, because whoever came later would wait for a connection that may long be dead.
+    async fn fetch_for(&self, flight: &Flight, ask: &Ask) -> Option<Result<Answer, OriginError>> {
+        let fetching = self.origins.fetch(ask.clone());
+        if !ask.patient {
+            return Some(fetching.await);
+        }
+        let limit = self.config.get().upstream.header_timeout;
+        let deserted = async {
+            tokio::time::sleep(limit).await;
+            flight.deserted().await;
+        };
+        tokio::select! {
+            fetched = fetching => Some(fetched),
+            () = deserted => None,
+        }
+    }
+
+    /// The stored copy is current: its header fields are renewed, its claims confirmed.
+    async fn current(&self, task: &Task, entry: &Arc<Entry>, answer: &Answer) -> Came {
+        let mut renewed = Entry::clone(entry);
+        freshness::refresh(&mut renewed.head, &answer.head);
+        renewed.requested_at = answer.requested_at;
+        renewed.checked_at = self.clock.now();
+        renewed.proof.stale = false;
+        let store = Arc::clone(&self.store);
+        let index = task.is_index().then(|| task.target.clone());
+        let updated = tokio::task::spawn_blocking(move || {
+            if let Some(index) = index {
+                store.confirm_claims(&index, renewed.blob, renewed.requested_at);
+            }
+            store.update(renewed)
+        });
+        match updated.await {
+            Ok(Ok(entry)) => Came::Ended(End::Current(entry)),
+            // The ledger could not take it; what the origin said holds all the same.
+            Ok(Err(_)) | Err(_) => Came::Ended(End::Current(Arc::clone(entry))),
+        }
+    }
+
+    /// A 200: into the spool, if it may be shared.
+    #[expect(clippy::too_many_arguments, reason = "it is the tail of `attempt`")]
+    async fn arrive(
+        self: &Arc<Self>,
+        lead: &Lead,
+        task: &Task,
+        ask: &Ask,
+        mut answer: Answer,
+        expected: Expectation,
+        attempt: Attempt,
+        remembered: Option<u64>,
+    ) -> Came {
+        let flight = &lead.flight;
+        let proven = expected.named.is_some() || expected.promises.iter().any(Promise::is_strong);
+        match shareable(&answer, proven) {
+            Shareable::Varies => {
+                self.memory.note_unshared(task.key, self.clock.now());
+                return Came::Ended(End::Pass);
+            }
+            Shareable::No => {
+                self.memory.note_unshared(task.key, self.clock.now());
+                return Came::Ended(hand_over(lead, answer));
+            }
+            Shareable::Yes => {}
+        }
+        if task.is_unknown() && task.likely.is_none() && !freshness::worth_keeping(&answer.head) {
+            self.memory.note_unshared(task.key, self.clock.now());
+            return Came::Ended(hand_over(lead, answer));
+        }
+        let spool = self.spool(answer.length, expected.algorithms()).await;
+        let file = spool.as_ref().ok().map(Spool::reader);
+        let gap = Gap::new(expected.binds(), answer.length, remembered);
+        flight.begin(Answered { head: answer.head.clone(), length: answer.length }, file, gap);
+        // Asked for each piece; what is promised is looked up only when it may have changed.
+        let judged = AtomicU64::new(self.store.generation());
+        let binds = || {
+            let generation = self.store.generation();
+            judged.swap(generation, Ordering::Relaxed) != generation
+                && self.expectation_of(task).binds()
+        };
+        let with =
+            Intake { flight, origins: &self.origins, ask, clock: &self.clock, binds: &binds };
+        let complete = match intake(with, &mut answer, spool).await {
+            Ok(complete) => complete,
+            Err(trouble) => return self.broke(task, trouble),
+        };
+        self.metrics.bytes(Direction::FromOrigin, size_of(&complete));
+        self.settle(lead, task, answer, complete, attempt).await
+    }
+
+    /// Room in the spool; when there is none at all, the digests are computed all the same.
+    async fn spool(&self, length: Option<u64>, wanted: Algorithms) -> Result<Spool, Hashing> {
+        let store = Arc::clone(&self.store);
+        let spool = tokio::task::spawn_blocking(move || store.spool(length, wanted)).await;
+        match spool {
+            Ok(Ok(spool)) => Ok(spool),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "this body is not kept");
+                Err(Hashing::new(wanted))
+            }
+            Err(_) => Err(Hashing::new(wanted)),
+        }
+    }
+
+    fn broke(&self, task: &Task, trouble: Trouble) -> Came {
+        if !matches!(trouble, Trouble::Abandoned(_)) {
+            self.origins.note_failure(task.target.origin(), task.lane(), None);
+        }
+        match trouble {
+            Trouble::Again(status, reason) => Came::Again(End::Failed(status, reason)),
+            Trouble::Failed(status, reason) => Came::Ended(End::Failed(status, reason)),
+            Trouble::Abandoned(reason) => Came::Ended(End::Failed(StatusCode::BAD_GATEWAY, reason)),
+        }
+    }
+
+    /// Anything but a 200 or an expected 304.
+    async fn other_answer(&self, lead: &Lead, task: &Task, answer: Answer) -> End {
+        let status = answer.head.status;
+        if is_failure(status) {
+            lead.flight.note_failure();
+        }
+        let relayed = status.is_redirection()
+            || status.is_server_error()
+            || matches!(
+                status,
+                StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::TOO_MANY_REQUESTS
+            );
+        if !relayed || status == StatusCode::NOT_MODIFIED {
+            // The client hears what it would have heard.
+            return End::Pass;
+        }
+        match shareable(&answer, false) {
+            Shareable::Varies => return End::Pass,
+            Shareable::No => return hand_over(lead, answer),
+            Shareable::Yes => {}
+        }
+        if answer.length.is_some_and(|length| length > RELAYED as u64) {
+            return hand_over(lead, answer);
+        }
+        let requested_at = answer.requested_at;
+        let head = answer.head.clone();
+        match small_body(answer).await {
+            Ok(bytes) => {
+                let relayed = Arc::new((head, bytes));
+                if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+                    self.memory.note_negative(task, &relayed, requested_at, self.clock.now());
+                }
+                End::Relayed(relayed)
+            }
+            Err(end) => end,
+        }
+    }
+
+    fn note_health(&self, task: &Task, head: &Head) {
+        let origin = task.target.origin();
+        if is_failure(head.status) {
+            let after = head
+                .text(&header::RETRY_AFTER)
+                .and_then(|text| retry_after(text, self.clock.now()));
+            self.origins.note_failure(origin, task.lane(), after);
+        } else {
+            self.origins.note_success(origin, task.lane());
+        }
+    }
+}
+
+/// The origin could not, or would not now: a stored copy is better.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// RFC 9110 §10.2.3: seconds, or a date.
+fn retry_after(text: &str, now: Time) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(Time::from(date).since(now))
+}
+
+/// Whether the answer may be given to anybody but its client. A cookie is for one.
+fn shareable(answer: &Answer, proven: bool) -> Shareable {
+    match freshness::shareable(&answer.head, proven) {
+        Shareable::Yes if !proven && !answer.cookies.is_empty() => Shareable::No,
+        decided @ (Shareable::Yes | Shareable::No | Shareable::Varies) => decided,
+    }
+}
+
+fn hand_over(lead: &Lead, mut answer: Answer) -> End {
+    answer.body.be_patient();
+    lead.flight.hand_over(answer);
+    End::Handed
+}
+
+fn size_of(complete: &Complete) -> u64 {
+    match &complete.body {
+        crate::flight::Body::Spooled(spooled) => spooled.size,
+        crate::flight::Body::Unstored(_, size) => *size,
+    }
+}
+
+async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
+    let mut all = BytesMut::new();
+    while let Some(piece) = answer.body.next().await {
+        match piece {
+            Ok(bytes) if all.len() + bytes.len() <= RELAYED => all.extend_from_slice(&bytes),
+            Ok(_) => return Err(End::Pass),
+            Err(error) => return Err(End::Failed(error.status(), error.to_string())),
+        }
+    }
+    Ok(all.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = Time::from_millis(946_684_800_000);
+        assert_eq!(retry_after("120", now), Some(Duration::from_mins(2)));
+        assert_eq!(retry_after("Sat, 01 Jan 2000 00:01:00 GMT", now), Some(Duration::from_mins(1)));
+        assert_eq!(retry_after("Fri, 31 Dec 1999 00:00:00 GMT", now), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon", now), None);
+    }
+}

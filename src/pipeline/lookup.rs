@@ -1,0 +1,392 @@
+//! Is there a stored answer, and may it be given without asking?
+//!
+//! An artifact's proof is judged again at each look-up: it is fresh while its digest is in the newest set of claims that
+//! names it. That judgement is remembered together with the generation number of all claims; while the number has not
+//! moved, a hit compares two numbers. Everything else follows RFC 9111.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::HeaderMap;
+use hyper::{StatusCode, header};
+use moka::sync::Cache;
+
+use super::Pipeline;
+use super::task::Task;
+use crate::claim::Promise;
+use crate::clock::Time;
+use crate::digest::{BlobId, Digest};
+use crate::ecosystem::{Artifact, Kind, Recognition};
+use crate::entry::{Entry, Head};
+use crate::freshness::{self, Demand};
+use crate::proof::{Proof, Rank};
+use crate::store::Store;
+use crate::target::{Key, Origin, Partition, Scheme, Target};
+use crate::verify::Expectation;
+
+/// How long a first-use pin or a weak digest holds before the origin is asked again.
+const PIN_HOLDS: Duration = Duration::from_hours(24);
+
+/// How old a revalidation of an index may be to satisfy a request that demands one: the jobs of one pipeline start
+/// together, and a registry is not asked anew by each.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
+/// How often a naming convention must have matched on an origin before it selects and refuses there.
+const CONVENTION_HOLDS: u64 = 3;
+
+/// What a look-up finds.
+#[derive(Debug)]
+pub(super) enum Lookup {
+    /// It may be given as it is.
+    Fresh(Stored),
+    /// It must be revalidated.
+    Stale(Stored),
+    /// Nothing, or nothing that is still promised.
+    Miss,
+}
+
+/// A stored answer.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) entry: Arc<Entry>,
+    /// What it is worth today.
+    pub(super) proof: Proof,
+    /// Whether it may be given when the origin fails.
+    pub(super) usable: bool,
+}
+
+/// A small answer that is not stored, when it was asked for and until when it stands.
+type Negative = (Arc<(Head, Bytes)>, Time, Time);
+
+/// How long a 404 or 410 is remembered: long enough for the jobs of one pipeline, too short to notice.
+const NEGATIVE_HOLDS: Duration = Duration::from_secs(5);
+
+/// The memory for those, in bytes: each is at most an error page.
+const NEGATIVE_BYTES: u64 = 4 << 20;
+
+/// How long clients ask in their own words at once when an answer could not be shared.
+const UNSHARED_HOLDS: Duration = Duration::from_mins(5);
+
+/// What look-ups remember, each bounded.
+#[derive(Debug)]
+pub(super) struct Memory {
+    judged: Cache<(Key, BlobId), (u64, Option<Rank>)>,
+    /// With which generation it was asked whether an index that may speak for a target names it.
+    bound: Cache<Key, (u64, bool)>,
+    negatives: Cache<Key, Negative>,
+    /// Answers that only their client may have: the next request need not find that out again.
+    unshared: Cache<Key, Time>,
+    /// When an unsafe method last succeeded on an origin.
+    changed: Cache<Origin, Time>,
+    /// When an unsafe method last succeeded on a URL (RFC 9111 §4.4).
+    invalidated: Cache<Key, Time>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let day = Duration::from_hours(24);
+        Self {
+            judged: Cache::new(100_000),
+            // What holds for a while ends also by a clock that nobody sets back.
+            negatives: Cache::builder()
+                .max_capacity(NEGATIVE_BYTES)
+                .weigher(|_, (answer, ..): &Negative| {
+                    u32::try_from(answer.1.len()).map_or(u32::MAX, |body| body.saturating_add(1024))
+                })
+                .time_to_live(NEGATIVE_HOLDS)
+                .build(),
+            unshared: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
+            bound: Cache::new(100_000),
+            changed: Cache::builder().max_capacity(10_000).time_to_live(day).build(),
+            invalidated: Cache::builder().max_capacity(100_000).time_to_live(day).build(),
+        }
+    }
+}
+
+impl Memory {
+    /// A 404 or 410 that came a moment ago, if nothing was put on that origin since it was asked for.
+    pub(super) fn negative(&self, task: &Task, now: Time) -> Option<Arc<(Head, Bytes)>> {
+        let (answer, asked, until) = self.negatives.get(&task.key)?;
+        let changed = self.changed.get(task.target.origin());
+        (now < until && changed.is_none_or(|at| asked > at)).then_some(answer)
+    }
+
+    /// Remembers a 404 or 410 for some seconds.
+    pub(super) fn note_negative(
+        &self,
+        task: &Task,
+        answer: &Arc<(Head, Bytes)>,
+        asked: Time,
+        now: Time,
+    ) {
+        let until = now.plus(NEGATIVE_HOLDS);
+        self.negatives.insert(task.key, (Arc::clone(answer), asked, until));
+    }
+
+    /// An answer may not be shared: for some minutes clients ask in their own words at once.
+    pub(super) fn note_unshared(&self, key: Key, now: Time) {
+        self.unshared.insert(key, now.plus(UNSHARED_HOLDS));
+    }
+
+    /// Whether the last answer could not be shared.
+    pub(super) fn is_unshared(&self, key: &Key, now: Time) -> bool {
+        self.unshared.get(key).is_some_and(|until| now < until)
+    }
+
+    /// An unsafe method succeeded.
+    pub(super) fn note_change(&self, target: &Target, now: Time) {
+        self.changed.insert(target.origin().clone(), now);
+        self.invalidated.insert(target.key(Partition::Public), now);
+    }
+
+    /// How old a flight under way may be to be joined.
+    pub(super) fn since(&self, task: &Task, demand: Demand) -> Option<Time> {
+        if task.artifact().is_some() {
+            return None;
+        }
+        let demanded = if task.is_index() {
+            Some(task.asked.minus(GRACE))
+        } else {
+            demand.revalidate.then_some(task.asked)
+        };
+        self.changed.get(task.target.origin()).max(demanded)
+    }
+
+    /// Whether what was asked for at `requested` has been overtaken by an unsafe method.
+    fn is_overtaken(&self, task: &Task, requested: Time) -> bool {
+        self.invalidated.get(&task.bare().key(Partition::Public)).is_some_and(|at| requested <= at)
+    }
+}
+
+/// Whether a naming convention has held on an origin, so that it selects and refuses there.
+pub(super) fn is_believed(store: &Store, ecosystem: &str, origin: &Origin) -> bool {
+    let (matched, missed) = store.convention(ecosystem, origin);
+    matched >= CONVENTION_HOLDS && missed == 0
+}
+
+/// Everything that is promised of an artifact at `target`, and what its bytes are worth without a promise.
+pub fn expectation(
+    store: &Store,
+    ecosystem: &str,
+    artifact: &Artifact,
+    target: &Target,
+    now: Time,
+) -> Expectation {
+    let named = artifact.named.as_ref().map(|named| {
+        let believed = is_believed(store, ecosystem, target.origin());
+        (named.digest, named.by_protocol || believed)
+    });
+    let otherwise = match target.origin().scheme {
+        Scheme::Https => Rank::Pinned,
+        Scheme::Http => Rank::None,
+    };
+    Expectation { named, promises: store.promises(target, &artifact.topics, now), otherwise }
+}
+
+/// Whether a signature may prove what comes from a target: its own, or that of an index in whose root it lies.
+pub fn may_be_vouched(target: &Target, known: Option<&Recognition>, promises: &[Promise]) -> bool {
+    known.is_some_and(|known| known.ecosystem.may_be_signed(target))
+        || promises.iter().any(|promise| {
+            promise.by.rank == Rank::Signed && promise.relation.binds() && promise.is_strong()
+        })
+}
+
+impl Pipeline {
+    /// Everything that is promised of the task's target today.
+    pub(super) fn expectation_of(&self, task: &Task) -> Expectation {
+        match task.artifact() {
+            Some(artifact) => {
+                expectation(&self.store, task.ecosystem(), artifact, task.bare(), self.clock.now())
+            }
+            None => Expectation {
+                named: None,
+                promises: self.promises_of_index(task.bare(), task.recognition.as_ref()),
+                otherwise: Rank::Origin,
+            },
+        }
+    }
+
+    /// What signed indexes promise of another index.
+    fn promises_of_index(&self, bare: &Target, known: Option<&Recognition>) -> Vec<Promise> {
+        let topics = known.map_or_else(Vec::new, |known| known.ecosystem.topics(bare));
+        if topics.is_empty() {
+            return Vec::new();
+        }
+        self.store.promises(bare, &topics, self.clock.now())
+    }
+
+    /// Whether a signature may prove what comes from a target over plain http.
+    pub(super) fn is_vouched(&self, target: &Target, known: Option<&Recognition>) -> bool {
+        if target.origin().scheme == Scheme::Https {
+            return false;
+        }
+        let promises = match known.map(|known| &known.resource.kind) {
+            Some(Kind::Artifact(artifact)) => {
+                self.store.promises(target, &artifact.topics, self.clock.now())
+            }
+            Some(Kind::Index) => self.promises_of_index(target, known),
+            None => return false,
+        };
+        may_be_vouched(target, known, &promises)
+    }
+
+    /// Whether an index that may speak for `target` names it today. Others' words change nothing in how it is kept: they
+    /// could freeze a file that is remade in place (promise P4).
+    pub(super) fn is_claimed(&self, target: &Target, artifact: &Artifact) -> bool {
+        let (key, generation) = (target.key(Partition::Public), self.store.generation());
+        if let Some((_, claimed)) = self.memory.bound.get(&key).filter(|(g, _)| *g == generation) {
+            return claimed;
+        }
+        let promises = self.store.promises(target, &artifact.topics, self.clock.now());
+        let claimed =
+            promises.iter().any(|promise| promise.is_current() && promise.relation.binds());
+        self.memory.bound.insert(key, (generation, claimed));
+        claimed
+    }
+
+    pub(super) async fn look_up(&self, task: &Task, request: &HeaderMap) -> Lookup {
+        match task.artifact() {
+            Some(_) => self.look_up_artifact(task, Demand::of(request)).await,
+            None => self.look_up_mutable(task, request),
+        }
+    }
+
+    async fn look_up_artifact(&self, task: &Task, demand: Demand) -> Lookup {
+        let now = self.clock.now();
+        let mut expected = None;
+        for entry in self.store.entries(task.key) {
+            let Some(rank) = self.rank(task, &entry, &mut expected) else {
+                continue;
+            };
+            let stored = Stored { proof: Proof { rank, ..entry.proof }, entry, usable: true };
+            let holds = rank.is_strong()
+                || (now.since(stored.entry.checked_at) < PIN_HOLDS
+                    && !freshness::is_of_the_future(&stored.entry, now)
+                    && !demand.revalidate);
+            return if holds { Lookup::Fresh(stored) } else { Lookup::Stale(stored) };
+        }
+        let expected = expected.unwrap_or_else(|| self.expectation_of(task));
+        match self.select_by_digest(task, &expected).await {
+            Some(entry) => Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true }),
+            None => Lookup::Miss,
+        }
+    }
+
+    /// What a stored artifact is worth today; `None` if a newer claim names other bytes.
+    fn rank(
+        &self,
+        task: &Task,
+        entry: &Arc<Entry>,
+        expected: &mut Option<Expectation>,
+    ) -> Option<Rank> {
+        let generation = self.store.generation();
+        let known = (entry.key, entry.blob);
+        let judged = self.memory.judged.get(&known);
+        if let Some((_, rank)) = judged.filter(|(judged, _)| *judged == generation) {
+            return rank;
+        }
+        let expected = expected.get_or_insert_with(|| self.expectation_of(task));
+        let rank = expected.rank_of(&entry.digests, entry.size);
+        self.memory.judged.insert(known, (generation, rank));
+        if let Some(rank) = rank.filter(|rank| *rank != entry.proof.rank) {
+            // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
+            let mut risen = Entry::clone(entry);
+            risen.proof.rank = rank;
+            risen.generation = generation;
+            let store = Arc::clone(&self.store);
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = store.update(risen) {
+                    tracing::warn!(%error, "a proof could not be written down");
+                }
+            });
+        }
+        rank
+    }
+
+    /// A digest in the request selects public bytes, whoever sent them; what the header fields were, only the URL's own
+    /// origin could say, so there are none but the type of bytes.
+    async fn select_by_digest(&self, task: &Task, expected: &Expectation) -> Option<Arc<Entry>> {
+        let (digest, true) = expected.named? else {
+            return None;
+        };
+        let blob = self.store.public_blob_by_digest(&digest)?;
+        let size = self.store.has_blob(blob)?;
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            header::HeaderValue::from_static("application/octet-stream"),
+        );
+        let now = self.clock.now();
+        let entry = Entry {
+            key: task.key,
+            shown: task.bare().to_string(),
+            variant: task.target.variant().to_owned(),
+            partition: Partition::Public,
+            ecosystem: task.ecosystem().to_owned(),
+            index: false,
+            blob,
+            size,
+            digests: [blob.digest(), digest]
+                .into_iter()
+                .collect::<std::collections::BTreeSet<Digest>>()
+                .into_iter()
+                .collect(),
+            head: Head { status: StatusCode::OK, headers },
+            varied: task.varied(),
+            proof: Proof::of(Rank::SelfCertified),
+            generation: self.store.generation(),
+            answered_by: None,
+            requested_at: now,
+            received_at: now,
+            checked_at: now,
+        };
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || store.link(entry)).await.ok()?.ok()
+    }
+
+    /// What a stored index is worth to an index that names it: `None` if none that binds does, [`Rank::None`] if the
+    /// newest names other bytes.
+    fn index_by_promise(&self, task: &Task, entry: &Entry) -> Option<Rank> {
+        if !task.is_index() {
+            return None;
+        }
+        let expected = self.expectation_of(task);
+        let decides = |promise: &Promise| promise.is_current() && promise.is_strong();
+        if !expected.binding().any(decides) {
+            return None;
+        }
+        Some(expected.vouched(&entry.digests, entry.size))
+    }
+
+    fn look_up_mutable(&self, task: &Task, request: &HeaderMap) -> Lookup {
+        let Some(entry) = self.store.entries(task.key).into_iter().next() else {
+            return Lookup::Miss;
+        };
+        let now = self.clock.now();
+        match self.index_by_promise(task, &entry) {
+            Some(rank) if rank.is_strong() => {
+                return Lookup::Fresh(Stored {
+                    proof: Proof { rank, ..entry.proof },
+                    entry,
+                    usable: true,
+                });
+            }
+            // The newest Release names other bytes: what is stored helps nobody who has read that.
+            Some(_) => return Lookup::Miss,
+            None => {}
+        }
+        let overtaken = self.memory.is_overtaken(task, entry.requested_at);
+        let changed = self.memory.changed.get(task.target.origin());
+        let in_grace = task.is_index()
+            && now.since(entry.requested_at) <= GRACE
+            && changed.is_none_or(|at| entry.requested_at > at);
+        let fresh = !overtaken
+            && !freshness::is_of_the_future(&entry, now)
+            && (in_grace || freshness::is_fresh(&entry, request, now));
+        let forbidden = task.is_unknown() && freshness::forbids_stale(&entry.head);
+        let usable = !forbidden && now.since(entry.checked_at) <= self.config.get().stale.unsigned;
+        let stored = Stored { proof: entry.proof, entry, usable };
+        if fresh { Lookup::Fresh(stored) } else { Lookup::Stale(stored) }
+    }
+}

@@ -1,0 +1,312 @@
+//! One request, one way: the only place that knows the order of the stages.
+//!
+//! ```text
+//! identify ─▶ recognise ─▶ plan ─┬─ Pass ──────────────────────────────▶ pass.rs
+//!                                └─ Keep, Revalidate ─▶ lookup.rs ─┬─ fresh ─▶ reply
+//!                                                                  └─ stale, miss ─▶ flight ─▶ reply
+//!                                             lead.rs: origin ─▶ intake ─▶ settle.rs: verify, commit, claims
+//! ```
+//!
+//! No stage calls an earlier one. The one way back is the ledger: a verified index leaves claims there, a later artifact
+//! request reads them. Documents that a judgement needs go the same way from the start (documents.rs).
+
+mod beside;
+mod bound;
+mod cached;
+mod claims;
+mod documents;
+mod editions;
+mod held;
+mod lead;
+mod lookup;
+mod pass;
+mod reading;
+mod record;
+mod settle;
+mod shelf;
+mod signature;
+mod silence;
+mod task;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hyper::body::{Body as _, Incoming};
+use hyper::{Method, Request, Response, StatusCode, Version, header};
+
+use crate::clock::{Clock, Stopwatch};
+use crate::config::{self, Config, Live};
+use crate::ecosystem::{self, Kind, Recognition, Shape};
+use crate::flight::Flights;
+use crate::keyring::Keyring;
+use crate::origin::{Origins, Passes, Reach};
+use crate::outcome::Outcome;
+use crate::outcome::metrics::Metrics;
+use crate::policy::{self, PassReason, Plan};
+use crate::reply::{self, Asked, Body, Line};
+use crate::store::Store;
+use crate::target::Target;
+use crate::target::identity::{self, Misdirected, Tunnel};
+use reading::Reading;
+use record::Record;
+use silence::Silences;
+use task::Task;
+
+pub use lookup::{expectation, may_be_vouched};
+
+/// Everything a request meets on its way.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The configuration in force.
+    pub config: Live,
+    /// The time.
+    pub clock: Clock,
+    /// Blobs, ledger and claims.
+    pub store: Arc<Store>,
+    /// The HTTP client.
+    pub origins: Arc<Origins>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    flights: Arc<Flights>,
+    silences: Silences,
+    memory: lookup::Memory,
+    keys: Arc<Keyring>,
+    editions: editions::Said,
+    reading: Arc<Reading>,
+    next_connection: AtomicU64,
+}
+
+/// One client connection; inside a CONNECT, the inner one.
+#[derive(Debug)]
+pub struct Connection {
+    /// Unique in this process.
+    pub id: u64,
+    /// The client's address, v4-mapped ones normalised.
+    pub peer: SocketAddr,
+    /// What CONNECT and the `ClientHello` said, inside a tunnel.
+    pub tunnel: Option<Tunnel>,
+    /// The means to end it with a reset.
+    pub line: Line,
+    /// Upstream connections for its passes; nothing else ever uses them.
+    pub passes: Passes,
+}
+
+/// A client's request, and what it came on.
+#[derive(Debug)]
+struct Call {
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+    reach: Reach,
+}
+
+impl Pipeline {
+    /// A pipeline over these parts.
+    pub fn new(
+        config: Live,
+        clock: Clock,
+        store: Arc<Store>,
+        origins: Arc<Origins>,
+        metrics: Arc<Metrics>,
+        keys: Keyring,
+    ) -> Self {
+        Self {
+            config,
+            clock,
+            store,
+            origins,
+            metrics,
+            flights: Arc::default(),
+            silences: Silences::default(),
+            memory: lookup::Memory::default(),
+            keys: Arc::new(keys),
+            editions: editions::Said::default(),
+            reading: Arc::default(),
+            next_connection: AtomicU64::new(1),
+        }
+    }
+
+    /// What belongs to a client's new connection.
+    pub fn connection(&self, peer: SocketAddr, tunnel: Option<Tunnel>, line: Line) -> Connection {
+        let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
+        Connection { id, peer, tunnel, line, passes: self.origins.passes() }
+    }
+
+    /// Answers a proxy request: in absolute form, or any inside a tunnel. What goes wrong is an answer, too.
+    pub async fn serve(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+    ) -> Response<Body> {
+        let watch = Stopwatch::start();
+        let mut record = Record::new(connection, &request);
+        let response = match self.target_of(connection, &request) {
+            Ok(target) => {
+                record.target(&target);
+                // Boxed: the futures below hold whole requests, and a connection may run many at a time.
+                Box::pin(self.answer(connection, request, target, &mut record)).await
+            }
+            Err((status, line)) => record.refuse(status, &line),
+        };
+        record.into_response(response, watch, &self.metrics)
+    }
+
+    /// Waits for the fills that are under way, at the end of a drain.
+    pub async fn drained(&self) {
+        self.flights.landed().await;
+    }
+
+    /// Who the request is for, or why it is refused.
+    fn target_of(
+        &self,
+        connection: &Connection,
+        request: &Request<Incoming>,
+    ) -> Result<Target, (StatusCode, String)> {
+        let target =
+            identity::identify(connection.tunnel.as_ref(), request).map_err(
+                |error| match error {
+                    Misdirected::Elsewhere(line) => (StatusCode::MISDIRECTED_REQUEST, line),
+                    Misdirected::Malformed(line) => (StatusCode::BAD_REQUEST, line),
+                },
+            )?;
+        if self.origins.is_loop(request.headers()) {
+            let line = format!(
+                "{target} came back to this larder: a proxy in front of it, or its own upstream proxy, points here"
+            );
+            return Err((StatusCode::LOOP_DETECTED, line));
+        }
+        if *request.method() == Method::TRACE {
+            return Err((StatusCode::METHOD_NOT_ALLOWED, "TRACE is not passed on".to_owned()));
+        }
+        if let Some(reason) = refusal(&self.config.get(), &target) {
+            return Err((StatusCode::FORBIDDEN, reason));
+        }
+        Ok(target)
+    }
+
+    async fn answer(
+        self: &Arc<Self>,
+        connection: &Arc<Connection>,
+        request: Request<Incoming>,
+        target: Target,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let client = connection.peer.ip();
+        if is_read && let Some(reason) = self.silences.reason(&target, client, self.clock.now()) {
+            return record.end(
+                Outcome::Rejected,
+                reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected),
+            );
+        }
+        let recognition = ecosystem::recognise(&Shape {
+            target: &target,
+            accept: &task::joined(request.headers(), &header::ACCEPT),
+        });
+        let (recognition, likely) = self.confirmed(&target, recognition);
+        record
+            .ecosystem(recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name()));
+        let known = planned_as(recognition.as_ref(), likely.as_ref());
+        let plan = self.plan(&request, &target, known);
+        let reach = Reach { internal_client: is_internal(connection.peer), from_public: false };
+        let call = Call { connection: Arc::clone(connection), request, reach };
+        if let Plan::Pass(reason) = plan {
+            return self.pass(call, &target, recognition.as_ref(), reason, record).await;
+        }
+        let now = self.clock.now();
+        let task = Task::of_request(&call.request, &target, recognition, likely, reach, now);
+        let asked = call.asked();
+        self.from_cache(call, &asked, task, record).await
+    }
+
+    fn plan(
+        &self,
+        request: &Request<Incoming>,
+        target: &Target,
+        known: Option<&Recognition>,
+    ) -> Plan {
+        let config = self.config.get();
+        let host = target.origin().host.to_string();
+        let mut tunnelled = config.hosts.tunnel.iter();
+        if tunnelled.any(|pattern| pattern.matches(&host)) {
+            // Inside a tunnel this was decided before anything was read; a request in absolute form comes here.
+            return Plan::Pass(PassReason::Host);
+        }
+        let has_body = !request.body().is_end_stream();
+        policy::plan(
+            request,
+            has_body,
+            target,
+            known,
+            self.is_vouched(target, known),
+            &config.http.harmless_headers,
+        )
+    }
+
+    /// A likely recognition counts once its root was confirmed, or once an index that may speak for the target names it.
+    fn confirmed(
+        &self,
+        target: &Target,
+        recognition: Option<Recognition>,
+    ) -> (Option<Recognition>, Option<Recognition>) {
+        let Some(found) = recognition else {
+            return (None, None);
+        };
+        let name = found.ecosystem.name();
+        let promised = || match &found.resource.kind {
+            Kind::Artifact(artifact) => self.is_claimed(target, artifact),
+            Kind::Index => false,
+        };
+        if found.certain || self.store.is_confirmed(name, &found.resource.root) || promised() {
+            (Some(found), None)
+        } else {
+            (None, Some(found))
+        }
+    }
+}
+
+impl Call {
+    /// What a reply needs to know of it.
+    fn asked(&self) -> Asked {
+        let head_only = *self.request.method() == Method::HEAD;
+        let mut headers = self.request.headers().clone();
+        if head_only {
+            // Ranges are defined for GET alone (RFC 9110 §14.2).
+            headers.remove(header::RANGE);
+        }
+        let line = self.connection.line.clone();
+        Asked {
+            head_only,
+            headers,
+            line: (self.request.version() < Version::HTTP_2).then_some(line),
+        }
+    }
+}
+
+/// What a request is planned as. A likely index is planned for like the unknown, but for the headers that its ecosystem
+/// names: if they made a pass of the request, no answer to its clients would ever confirm its root.
+fn planned_as<'a>(
+    recognition: Option<&'a Recognition>,
+    likely: Option<&'a Recognition>,
+) -> Option<&'a Recognition> {
+    recognition.or_else(|| likely.filter(|likely| likely.resource.kind == Kind::Index))
+}
+
+/// Why the operator's policy refuses a target.
+fn refusal(config: &Config, target: &Target) -> Option<String> {
+    let origin = target.origin();
+    let host = origin.host.to_string();
+    if config.hosts.refuse.iter().any(|pattern| pattern.matches(&host)) {
+        return Some(format!("{host} is refused by hosts.refuse"));
+    }
+    let port = origin.port;
+    if !config.hosts.ports.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
+        return Some(format!("port {port} of {host} is not in hosts.ports"));
+    }
+    None
+}
+
+/// Whether the client is on this machine or in a private range.
+pub fn is_internal(peer: SocketAddr) -> bool {
+    config::private_nets().iter().any(|net| net.contains(&peer.ip()))
+}

@@ -1,0 +1,244 @@
+//! Passes: the client's own request, streamed both ways and never shared.
+//!
+//! Whatever larder does not know must work as without it: every method, bodies of any length, upgrades, trailers,
+//! answers that come byte by byte. The one thing a pass adds is promise P3 (held.rs).
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::header::{HeaderMap, HeaderValue};
+use hyper::{Method, Response, StatusCode, Version, header};
+use hyper_util::rt::TokioIo;
+
+use super::bound::Bound;
+use super::held::Held;
+use super::lookup::expectation;
+use super::record::Record;
+use super::task::Task;
+use super::{Call, Pipeline};
+use crate::digest::{Algorithms, Hashing};
+use crate::ecosystem::{Kind, Recognition};
+use crate::origin::{Answer, Reach};
+use crate::outcome::Outcome;
+use crate::policy::PassReason;
+use crate::reply::{self, Asked, Body, Cut, Line};
+use crate::target::Target;
+use crate::verify::{Expectation, Mismatch};
+
+impl Pipeline {
+    /// Sends the client's own request.
+    pub(super) async fn pass(
+        self: &Arc<Self>,
+        call: Call,
+        target: &Target,
+        recognition: Option<&Recognition>,
+        reason: PassReason,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let Call { connection, mut request, reach } = call;
+        let outcome = Outcome::Pass(reason);
+        let method = request.method().clone();
+        // In HTTP/2 a stream that breaks ends alone.
+        let line = (request.version() < Version::HTTP_2).then(|| connection.line.clone());
+        let bound = recognition
+            .filter(|_| method == Method::GET)
+            .and_then(|recognition| self.bound(target, recognition, reach, connection.peer.ip()));
+        if bound.is_some() {
+            hold_to_the_whole(request.headers_mut());
+        }
+        let upgrading = hyper::upgrade::on(&mut request);
+        let request = request.map(BodyExt::boxed_unsync);
+        let mut response = match connection.passes.send(target, request, reach).await {
+            Ok(response) => response,
+            Err(error) => {
+                let response = reply::text(error.status(), &error.to_string(), Outcome::Failed);
+                return record.end(Outcome::Failed, response);
+            }
+        };
+        if !method.is_safe()
+            && (response.status().is_success() || response.status().is_redirection())
+        {
+            self.memory.note_change(target, self.clock.now());
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let theirs = hyper::upgrade::on(&mut response);
+            tokio::spawn(switch(upgrading, theirs));
+            return record.end(outcome, response.map(|_| reply::empty()));
+        }
+        let held = bound.filter(|_| response.status() == StatusCode::OK);
+        if let Some((bound, algorithms)) = &held
+            && response.body().is_end_stream()
+        {
+            // Nobody asks an empty body for its end.
+            let digests = Hashing::new(*algorithms).finish().iter().copied().collect();
+            if let Err(why) = Arc::clone(bound).judge(digests, 0, 0).await {
+                let text = reply::text(StatusCode::BAD_GATEWAY, &why, Outcome::Rejected);
+                return record.end(Outcome::Rejected, text);
+            }
+        }
+        let mut response = response.map(|body| match held {
+            Some((bound, algorithms)) => Held::new(body, bound, algorithms, line).boxed_unsync(),
+            None => Passing { body, line }.boxed_unsync(),
+        });
+        reply::set_cache_status(response.headers_mut(), outcome, None);
+        record.end(outcome, response)
+    }
+
+    /// A HEAD of something that is not stored goes to the origin; a HEAD fills nothing, because many origins announce
+    /// other lengths in it.
+    pub(super) async fn pass_head(
+        self: &Arc<Self>,
+        call: Call,
+        task: &Task,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let recognition = task.recognition.as_ref();
+        let mut response =
+            self.pass(call, task.bare(), recognition, PassReason::Method, record).await;
+        if response.status() == StatusCode::OK && task.artifact().is_some() {
+            // Ranges of it will be answered here; clients of wheels ask for them only if they are announced.
+            response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        }
+        response
+    }
+
+    /// To what a pass is held, and the digests to compute, if a mismatch would refuse.
+    fn bound(
+        self: &Arc<Self>,
+        target: &Target,
+        recognition: &Recognition,
+        reach: Reach,
+        client: IpAddr,
+    ) -> Option<(Arc<Bound>, Algorithms)> {
+        let expected = self.promised(recognition, target).filter(Expectation::binds)?;
+        let bound = Bound {
+            pipeline: Arc::clone(self),
+            target: target.clone(),
+            recognition: recognition.clone(),
+            reach,
+            client,
+            asked: self.clock.now(),
+        };
+        Some((Arc::new(bound), expected.algorithms()))
+    }
+
+    /// What is promised of the target, if it is an artifact.
+    pub(super) fn promised(
+        &self,
+        recognition: &Recognition,
+        target: &Target,
+    ) -> Option<Expectation> {
+        let Kind::Artifact(artifact) = &recognition.resource.kind else {
+            return None;
+        };
+        let (name, now) = (recognition.ecosystem.name(), self.clock.now());
+        Some(expectation(&self.store, name, artifact, target, now))
+    }
+
+    /// A pass brought other bytes than were promised; those before `given` were given.
+    pub(super) fn pass_refused(&self, bound: &Bound, mismatch: &Mismatch, given: u64) -> String {
+        let (now, target) = (self.clock.now(), &bound.target);
+        let reason = format!("{target} was refused: {mismatch}");
+        tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
+        self.metrics.rejected();
+        let gap = (given > 0).then_some(given);
+        self.silences.begin(target, Some(bound.client), &reason, gap, now);
+        self.store.note_rejection(&target.to_string(), &mismatch.to_string(), now);
+        reason
+    }
+}
+
+/// Only the whole of a file's own bytes can be held to a promise: a range may be answered with the whole (RFC 9110 §14.2),
+/// and no coding is as good as any (§12.5.3).
+fn hold_to_the_whole(headers: &mut HeaderMap) {
+    headers.remove(header::RANGE);
+    headers.remove(header::IF_RANGE);
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+}
+
+/// Gives the leader an answer that nobody else may have.
+pub(super) fn handed(asked: &Asked, answer: Answer, record: &mut Record) -> Response<Body> {
+    let outcome = Outcome::Pass(PassReason::Answer);
+    let cookies = answer.cookies;
+    let (head, length, line) = (answer.head.clone(), answer.length, asked.line.clone());
+    let body = stream::unfold((answer.body, line), |(mut body, line)| async move {
+        let piece = body.next().await?;
+        let piece = piece.map(Frame::data).map_err(|error| {
+            cut(line.as_ref());
+            Cut(error.to_string())
+        });
+        Some((piece, (body, line)))
+    });
+    let mut response = Response::new(if asked.head_only {
+        reply::empty()
+    } else {
+        StreamBody::new(body).boxed_unsync()
+    });
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    if let Some(length) = length {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    reply::set_cache_status(response.headers_mut(), outcome, None);
+    record.end(outcome, response)
+}
+
+fn cut(line: Option<&Line>) {
+    if let Some(line) = line {
+        line.cut();
+    }
+}
+
+/// Copies both ways after a 101, until both sides have ended.
+async fn switch(ours: hyper::upgrade::OnUpgrade, theirs: hyper::upgrade::OnUpgrade) {
+    let (Ok(ours), Ok(theirs)) = (ours.await, theirs.await) else {
+        tracing::debug!("a protocol was not switched after all");
+        return;
+    };
+    if let Err(error) =
+        tokio::io::copy_bidirectional(&mut TokioIo::new(ours), &mut TokioIo::new(theirs)).await
+    {
+        tracing::debug!(%error, "an upgraded connection ended");
+    }
+}
+
+/// A body on its way through; if it breaks, so does the client's line.
+struct Passing {
+    body: Incoming,
+    line: Option<Line>,
+}
+
+impl HttpBody for Passing {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            frame.map_err(|error| {
+                cut(self.line.as_ref());
+                Cut(error.to_string())
+            })
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

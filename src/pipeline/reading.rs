@@ -1,0 +1,82 @@
+//! Indexes that are being read: what they name had better be judged a moment later.
+//!
+//! A client has the last byte of an index before larder has read its claims, and asks at once for what it names. Such a
+//! request waits for the reader, but never long: without the claims it is only worth less.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::Pipeline;
+use super::task::Task;
+use crate::target::Origin;
+
+/// The longest that a request waits for an index to be read: a distribution's takes two seconds on one core.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Which origins' indexes are being read, and how many of each.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    origins: Mutex<HashMap<Origin, usize>>,
+    done: Notify,
+}
+
+/// While it lives, an index is being read.
+#[derive(Debug)]
+pub(super) struct Reader {
+    reading: Arc<Reading>,
+    origin: Origin,
+}
+
+impl Reading {
+    /// Waits until no index of `origin` is being read.
+    pub(super) async fn wait(&self, origin: &Origin) {
+        let over = async {
+            loop {
+                let done = self.done.notified();
+                tokio::pin!(done);
+                // Before the look, so that an end between the two is not missed.
+                done.as_mut().enable();
+                if !self.lock().contains_key(origin) {
+                    return;
+                }
+                done.await;
+            }
+        };
+        let _late = tokio::time::timeout(PATIENCE, over).await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, usize>> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut origins = self.reading.lock();
+        if let Some(readers) = origins.get_mut(&self.origin) {
+            *readers -= 1;
+            if *readers == 0 {
+                origins.remove(&self.origin);
+            }
+        }
+        drop(origins);
+        self.reading.done.notify_waiters();
+    }
+}
+
+impl Pipeline {
+    /// Marks the task's index as being read, if other indexes or files depend on what it says.
+    pub(super) fn reading_of(&self, task: &Task) -> Option<Reader> {
+        let known = task.recognition.as_ref().or(task.likely.as_ref())?;
+        let reads = task.artifact().is_none() || known.ecosystem.index_of(task.bare()).is_some();
+        if !reads || known.ecosystem.topics(task.bare()).is_empty() {
+            return None;
+        }
+        let origin = task.bare().origin().clone();
+        *self.reading.lock().entry(origin.clone()).or_default() += 1;
+        Some(Reader { reading: Arc::clone(&self.reading), origin })
+    }
+}

@@ -1,0 +1,355 @@
+//! The end of a fill: judge, commit, read claims.
+//!
+//! The order is that of DESIGN §4: what was received is compared with everything that is promised of it by now; what
+//! may be kept is committed; an index then leaves its claims, as a set; only then does the flight end, so that who saw the
+//! end of an index finds its claims.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use super::Pipeline;
+use super::lead::{Attempt, Came};
+use super::lookup;
+use super::signature::Own;
+use super::task::Task;
+use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
+use crate::ecosystem::{Kind, Recognition};
+use crate::entry::{Entry, Head};
+use crate::flight::{Body, Complete, End, Lead};
+use crate::origin::Answer;
+use crate::outcome::metrics::Alarm;
+use crate::proof::Rank;
+use crate::received::{Received, Spooled};
+use crate::target::{Partition, Target};
+use crate::verify::{self, Expectation, Finding, Mismatch, Verdict, Verified};
+
+/// How much of a body an ecosystem looks at to confirm a likely shape, in bytes.
+const START: usize = 1024;
+
+impl Pipeline {
+    /// Judges a complete body, and keeps what may be kept.
+    pub(super) async fn settle(
+        self: &Arc<Self>,
+        lead: &Lead,
+        task: &Task,
+        answer: Answer,
+        complete: Complete,
+        attempt: Attempt,
+    ) -> Came {
+        let resumed = complete.resumed;
+        let body = match complete.body {
+            Body::Spooled(body) => body,
+            Body::Unstored(digests, size) => {
+                let digests: Vec<Digest> = digests.iter().copied().collect();
+                return self.settle_unstored(lead, task, &digests, size, attempt, resumed).await;
+            }
+        };
+        let base = answer.answered_by.clone();
+        let received = Received {
+            body,
+            head: answer.head,
+            plain: answer.plain,
+            answered_by: (base != *task.bare()).then(|| base.to_string()),
+            resumed,
+            requested_at: answer.requested_at,
+            received_at: complete.received_at,
+        };
+        self.learn_convention(task, &received).await;
+        let _reading = self.reading_of(task);
+        match self.own_signature(task, &received, &base).await {
+            Own::Held => Came::Ended(End::Given),
+            Own::Signed => {
+                let otherwise = Some(Rank::Signed);
+                self.judge(lead, task, received, &base, attempt, otherwise).await
+            }
+            Own::Nothing => self.judge(lead, task, received, &base, attempt, None).await,
+        }
+    }
+
+    /// Compares what came with what is promised of it by now. `signed`: the rank that its own signature gives it.
+    async fn judge(
+        self: &Arc<Self>,
+        lead: &Lead,
+        task: &Task,
+        mut received: Received,
+        base: &Target,
+        attempt: Attempt,
+        signed: Option<Rank>,
+    ) -> Came {
+        let resumed = received.resumed;
+        for last in [false, true] {
+            let mut expected = self.expectation_of(task);
+            expected.otherwise = signed.unwrap_or(expected.otherwise);
+            received.body = fully_hashed(received.body, &expected).await;
+            match verify::judge(received, &expected, task.asked) {
+                Verdict::Keep(verified, disagreement) => {
+                    self.alarm(task, disagreement);
+                    lead.flight.release(verified.proof());
+                    return Came::Ended(self.keep(task, verified, base).await);
+                }
+                Verdict::Give(given, disagreement) => {
+                    self.alarm(task, disagreement);
+                    if given.plain {
+                        // Whoever sits on the line chose these bytes: the next client asks for itself.
+                        self.memory.note_unshared(task.key, self.clock.now());
+                    }
+                    return Came::Ended(End::Given);
+                }
+                Verdict::Doubt(doubted, mismatch) if last => {
+                    drop(doubted);
+                    let why = "the index could not be asked again";
+                    let line = format!("{}: {mismatch}; {why}", task.target);
+                    let end = End::Failed(hyper::StatusCode::BAD_GATEWAY, line);
+                    return refused(lead, attempt, end, resumed);
+                }
+                Verdict::Doubt(doubted, _) => {
+                    self.ask_again_for(task, &expected).await;
+                    received = doubted;
+                }
+                Verdict::Refuse(refuse, mismatch) => {
+                    drop(refuse);
+                    return self.refuse(lead, task, &mismatch, attempt, resumed);
+                }
+            }
+        }
+        Came::Ended(End::Given)
+    }
+
+    /// The store was full: nothing is kept, and what was promised holds all the same.
+    async fn settle_unstored(
+        self: &Arc<Self>,
+        lead: &Lead,
+        task: &Task,
+        digests: &[Digest],
+        size: u64,
+        attempt: Attempt,
+        resumed: bool,
+    ) -> Came {
+        self.metrics.alarm(Alarm::Full);
+        for last in [false, true] {
+            let expected = self.expectation_of(task).comparable(digests);
+            match expected.find(digests, size, task.asked) {
+                Finding::Proven { .. } | Finding::Excused(_) => return Came::Ended(End::Given),
+                Finding::Doubted(_) if !last => {
+                    self.ask_again_for(task, &expected).await;
+                }
+                Finding::Doubted(mismatch) | Finding::Refused(mismatch) => {
+                    return self.refuse(lead, task, &mismatch, attempt, resumed);
+                }
+            }
+        }
+        Came::Ended(End::Given)
+    }
+
+    async fn ask_again_for(self: &Arc<Self>, task: &Task, expected: &Expectation) {
+        if let Some(recognition) = &task.recognition {
+            self.ask_again(recognition, task.reach, expected, task.asked).await;
+        }
+    }
+
+    /// A body that is not what was promised. Nothing given yet: fetched once more on a new connection. After a resume it
+    /// is not a rejection: two halves of two bodies prove nothing against either.
+    fn refuse(
+        &self,
+        lead: &Lead,
+        task: &Task,
+        mismatch: &Mismatch,
+        attempt: Attempt,
+        resumed: bool,
+    ) -> Came {
+        let line = format!("{} was refused: {mismatch}", task.target);
+        if resumed {
+            let line = format!("{line} (after the transfer broke and was resumed; try again)");
+            return refused(lead, attempt, End::Failed(hyper::StatusCode::BAD_GATEWAY, line), true);
+        }
+        if attempt == Attempt::First && lead.flight.nothing_given() {
+            return Came::Again(End::Refused(line));
+        }
+        tracing::error!(target: "larder::refused", url = %task.target, %mismatch, "refused: not what was promised");
+        self.metrics.rejected();
+        self.store.note_rejection(
+            &task.bare().to_string(),
+            &mismatch.to_string(),
+            self.clock.now(),
+        );
+        Came::Ended(End::Refused(line))
+    }
+
+    /// Commits, and reads the claims of an index.
+    async fn keep(self: &Arc<Self>, task: &Task, verified: Verified, base: &Target) -> End {
+        let received = verified.received();
+        if verified.proof().rank == Rank::Pinned && is_page(&received.head) {
+            // A sign-in page or a block page in the place of a package.
+            return End::Given;
+        }
+        let confirmed =
+            task.likely.clone().filter(|likely| confirms(likely, task.bare(), received));
+        if task.is_unknown()
+            && confirmed.is_none()
+            && !crate::freshness::worth_keeping(&received.head)
+        {
+            return End::Given;
+        }
+        let entry = self.entry_of(task, confirmed.as_ref(), &verified);
+        let changed = self.changes_a_pin(task, &entry);
+        let store = Arc::clone(&self.store);
+        let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;
+        let entry = match committed {
+            Ok(Ok(entry)) => entry,
+            Ok(Err(error)) => {
+                tracing::error!(url = %task.target, %error, "the store could not keep this body");
+                return End::Given;
+            }
+            Err(_) => return End::Given,
+        };
+        if changed {
+            tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
+            self.metrics.alarm(Alarm::Changed);
+        }
+        if let Some(recognition) = &confirmed {
+            self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
+        }
+        let index = task
+            .recognition
+            .as_ref()
+            .filter(|known| task.is_index() || known.ecosystem.index_of(task.bare()).is_some());
+        if let Some(recognition) = confirmed.as_ref().or(index) {
+            let companions = self.chase_beside(task, recognition.ecosystem).await;
+            // The same document again says what it said, unless it is read in the light of others.
+            self.read_claims(recognition, task.bare(), &entry, base, companions == 0).await;
+        }
+        End::Kept(entry)
+    }
+
+    /// What the ledger will say. A resource that is `confirmed` only now is from now on asked for as what it is, and must
+    /// be found as that.
+    fn entry_of(&self, task: &Task, confirmed: Option<&Recognition>, verified: &Verified) -> Entry {
+        let received = verified.received();
+        let known = confirmed.or(task.recognition.as_ref());
+        let target = match confirmed {
+            Some(confirmed) => task.bare().clone().with_variant(confirmed.resource.variant.name),
+            None => task.target.clone(),
+        };
+        Entry {
+            key: target.key(Partition::Public),
+            shown: task.bare().to_string(),
+            variant: target.variant().to_owned(),
+            partition: Partition::Public,
+            ecosystem: known.map_or("", |known| known.ecosystem.name()).to_owned(),
+            index: known.is_some_and(|known| known.resource.kind == Kind::Index),
+            blob: received.body.digests.blob(),
+            size: received.body.size,
+            digests: received.body.digests.iter().copied().collect(),
+            head: received.head.clone(),
+            varied: task.varied(),
+            proof: verified.proof(),
+            generation: self.store.generation(),
+            answered_by: received.answered_by.clone(),
+            requested_at: received.requested_at,
+            received_at: received.received_at,
+            checked_at: received.received_at,
+        }
+    }
+
+    /// Whether other bytes were pinned under this URL.
+    fn changes_a_pin(&self, task: &Task, entry: &Entry) -> bool {
+        entry.proof.rank == Rank::Pinned
+            && self.store.entries(task.key).first().is_some_and(|known| known.blob != entry.blob)
+    }
+
+    /// A naming convention is believed on an origin after it has held there; each body that arrives is an observation.
+    /// Once it is believed it refuses, and what it refuses does not speak against it: otherwise one wrong body would
+    /// open the door to the next.
+    async fn learn_convention(&self, task: &Task, received: &Received) {
+        let named = task
+            .artifact()
+            .and_then(|artifact| artifact.named.as_ref())
+            .filter(|named| !named.by_protocol && !received.plain);
+        let Some(named) = named else { return };
+        let matched = received.body.digests.get(named.digest.algorithm()) == Some(&named.digest);
+        let (ecosystem, origin) = (task.ecosystem(), task.target.origin().clone());
+        if !matched && lookup::is_believed(&self.store, ecosystem, &origin) {
+            return;
+        }
+        // A miss is written down before it counts.
+        let store = Arc::clone(&self.store);
+        let record = move || store.record_convention(ecosystem, &origin, matched);
+        if tokio::task::spawn_blocking(record).await.is_err() {
+            tracing::error!(url = %task.target, "what a name says of its file was not written down");
+        }
+    }
+
+    fn alarm(&self, task: &Task, disagreement: Option<Mismatch>) {
+        if let Some(mismatch) = disagreement {
+            tracing::warn!(url = %task.target, %mismatch, "an index promises other bytes, and does not decide here");
+            self.metrics.alarm(Alarm::Mismatch);
+            self.store.note_rejection(
+                &task.bare().to_string(),
+                &format!("kept all the same: {mismatch}"),
+                self.clock.now(),
+            );
+        }
+    }
+}
+
+fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
+    let fetch_again = resumed && attempt == Attempt::First && lead.flight.nothing_given();
+    if fetch_again { Came::Again(end) } else { Came::Ended(end) }
+}
+
+fn is_page(head: &Head) -> bool {
+    head.text(&hyper::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"))
+}
+
+fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
+    let mut start = vec![0; START.min(usize::try_from(received.body.size).unwrap_or(START))];
+    // At most 1 KiB of a file that was written a moment ago: it is in memory.
+    received.body.file.read_exact_at(&mut start, 0).is_ok()
+        && likely.ecosystem.confirm(at, &received.head, &start)
+}
+
+/// The body with every digest that is expected of it: a claim that came while it was arriving may name an algorithm that
+/// was not computed.
+async fn fully_hashed(mut body: Spooled, expected: &Expectation) -> Spooled {
+    let wanted = expected.algorithms();
+    let digests = missing_digests(&body.file, body.size, &body.digests, wanted).await;
+    if let Some(digests) = digests {
+        body.digests = digests;
+    }
+    body
+}
+
+/// All digests of the body, if one is wanted that was not computed while it came.
+async fn missing_digests(
+    file: &Arc<File>,
+    size: u64,
+    known: &crate::digest::Digests,
+    wanted: Algorithms,
+) -> Option<crate::digest::Digests> {
+    let missing = |algorithm| wanted.contains(algorithm) && known.get(algorithm).is_none();
+    if !Algorithm::ALL.into_iter().any(missing) {
+        return None;
+    }
+    let all: Algorithms = Algorithm::ALL
+        .into_iter()
+        .filter(|algorithm| wanted.contains(*algorithm) || known.get(*algorithm).is_some())
+        .collect();
+    let file = Arc::clone(file);
+    let hashed = tokio::task::spawn_blocking(move || -> io::Result<crate::digest::Digests> {
+        let mut hashing = Hashing::new(all);
+        let mut buffer = vec![0; 256 * 1024];
+        let mut at = 0;
+        while at < size {
+            let read = file.read_at(&mut buffer, at)?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            hashing.update(buffer.get(..read).unwrap_or_default());
+            at += read as u64;
+        }
+        Ok(hashing.finish())
+    });
+    hashed.await.ok()?.ok()
+}

@@ -1,0 +1,121 @@
+//! After a refused body: silence.
+//!
+//! wget, apt and many others resume by themselves after a cut, and end with exit code 0 and a complete file if the
+//! rest is given to them. So for a minute no byte of the target leaves larder, on any connection. What a pass brought
+//! was an answer to its client's own words, which might be chosen to be refused: that silence is for its client alone
+//! (promise P4).
+//!
+//! And for a day the next flights keep the gap where it was, whether a body was refused or merely not completed, because
+//! a gap elsewhere would complete what the first flight gave.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use crate::clock::Time;
+use crate::target::{Key, Partition, Target};
+
+/// How long no byte of a refused target leaves.
+const SILENCE: Duration = Duration::from_mins(1);
+
+/// How long a gap is remembered.
+const GAP_HOLDS: Duration = Duration::from_hours(24);
+
+/// How many targets are remembered. Who provokes more refusals than this within a day gains a second gap.
+const MOST: u64 = 65_536;
+
+/// Until when, and why.
+type Silence = (Time, String);
+
+/// The targets whose body was refused, or not completed.
+#[derive(Debug)]
+pub(super) struct Silences {
+    /// With the client for whom it is, or none for everybody's.
+    silent: Cache<(Key, Option<IpAddr>), Silence>,
+    gaps: Cache<Key, u64>,
+}
+
+impl Default for Silences {
+    fn default() -> Self {
+        Self {
+            // Also by a clock that nobody sets back.
+            silent: Cache::builder().max_capacity(MOST).time_to_live(SILENCE).build(),
+            gaps: Cache::builder().max_capacity(MOST).time_to_live(GAP_HOLDS).build(),
+        }
+    }
+}
+
+impl Silences {
+    /// A body of `target` was refused: no byte of it leaves, to `client` or to anybody.
+    pub(super) fn begin(
+        &self,
+        target: &Target,
+        client: Option<IpAddr>,
+        reason: &str,
+        gap: Option<u64>,
+        now: Time,
+    ) {
+        self.remember(target, gap);
+        self.silent.insert((key(target), client), (now.plus(SILENCE), reason.to_owned()));
+    }
+
+    /// Bytes around a gap that begins at `gap` were given, and the body was not completed.
+    pub(super) fn remember(&self, target: &Target, gap: Option<u64>) {
+        // The first gap counts: later flights kept to it.
+        if let Some(gap) = gap {
+            self.gaps.entry(key(target)).or_insert(gap);
+        }
+    }
+
+    /// Why nothing of `target` may leave to `client` now, if so.
+    pub(super) fn reason(&self, target: &Target, client: IpAddr, now: Time) -> Option<String> {
+        let key = key(target);
+        let (until, reason) = [None, Some(client)]
+            .into_iter()
+            .filter_map(|client| self.silent.get(&(key, client)))
+            .find(|(until, _)| now < *until)?;
+        let seconds = until.since(now).as_secs() + 1;
+        Some(format!("{reason}; asked again in {seconds} s at the earliest"))
+    }
+
+    /// Where the gap lay when a body of `target` was not completed.
+    pub(super) fn gap(&self, target: &Target) -> Option<u64> {
+        self.gaps.get(&key(target))
+    }
+}
+
+/// Whatever the variant, it is one URL to a client that resumes.
+fn key(target: &Target) -> Key {
+    target.clone().with_variant("").key(Partition::Public)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_minute_of_silence_and_a_day_of_the_same_gap() {
+        let silences = Silences::default();
+        let target = Target::from_url("https://example.org/a.whl").unwrap();
+        let (now, client) = (Time::from_millis(1_000_000), IpAddr::from([127, 0, 0, 1]));
+        let reason = |target: &Target, now| silences.reason(target, client, now);
+        assert_eq!(reason(&target, now), None);
+        silences.begin(&target, None, "bad", Some(7), now);
+        assert!(reason(&target.clone().with_variant("x"), now).is_some());
+        assert_eq!(reason(&target, now.plus(SILENCE)), None);
+        silences.begin(&target, None, "bad", Some(9), now);
+        assert_eq!(silences.gap(&target), Some(7));
+    }
+
+    #[test]
+    fn what_one_client_provoked_silences_nobody_else() {
+        let silences = Silences::default();
+        let target = Target::from_url("https://example.org/a.whl").unwrap();
+        let now = Time::from_millis(1_000_000);
+        let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
+        silences.begin(&target, Some(one), "bad", None, now);
+        assert!(silences.reason(&target, one, now).is_some());
+        assert_eq!(silences.reason(&target, other, now), None);
+    }
+}

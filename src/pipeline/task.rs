@@ -1,0 +1,155 @@
+//! What a fill needs to know: the target in its variant, what it was recognised as, and for whom it is.
+
+use hyper::Request;
+use hyper::header::{self, HeaderMap, HeaderName};
+
+use crate::clock::Time;
+use crate::ecosystem::{Artifact, Kind, Recognition};
+use crate::entry::Entry;
+use crate::origin::{Ask, Lane, Reach};
+use crate::target::{Key, Partition, Target};
+
+/// A target to be answered from the cache, or filled.
+#[derive(Clone, Debug)]
+pub(super) struct Task {
+    /// The target, in the variant that its ecosystem declares, or that `Accept` makes of an unknown one.
+    pub(super) target: Target,
+    /// Its key.
+    pub(super) key: Key,
+    /// What it is, if an ecosystem knows it.
+    pub(super) recognition: Option<Recognition>,
+    /// What it may be, if the answer bears it out.
+    pub(super) likely: Option<Recognition>,
+    /// Which addresses are open to it.
+    pub(super) reach: Reach,
+    /// When the request came.
+    pub(super) asked: Time,
+    bare: Target,
+    accept: String,
+    language: Option<String>,
+}
+
+impl Task {
+    /// For a client's request.
+    pub(super) fn of_request<B>(
+        request: &Request<B>,
+        target: &Target,
+        recognition: Option<Recognition>,
+        likely: Option<Recognition>,
+        reach: Reach,
+        asked: Time,
+    ) -> Self {
+        if let Some(recognition) = recognition {
+            return Self::of_resource(target, recognition, reach, asked);
+        }
+        let accept = joined(request.headers(), &header::ACCEPT);
+        let language = joined(request.headers(), &header::ACCEPT_LANGUAGE);
+        // A line end cannot stand in a field, so that no two pairs give one variant.
+        let variant = format!("{accept}\n{language}");
+        let keyed = target.clone().with_variant(&variant);
+        Self {
+            key: keyed.key(Partition::Public),
+            target: keyed,
+            bare: target.clone(),
+            recognition: None,
+            likely,
+            reach,
+            asked,
+            accept: if accept.is_empty() { "*/*".to_owned() } else { accept },
+            language: Some(language).filter(|language| !language.is_empty()),
+        }
+    }
+
+    /// For something that an ecosystem knows.
+    pub(super) fn of_resource(
+        target: &Target,
+        recognition: Recognition,
+        reach: Reach,
+        asked: Time,
+    ) -> Self {
+        let variant = recognition.resource.variant;
+        let keyed = target.clone().with_variant(variant.name);
+        Self {
+            key: keyed.key(Partition::Public),
+            target: keyed,
+            bare: target.clone().with_variant(""),
+            accept: variant.accept.to_owned(),
+            language: None,
+            recognition: Some(recognition),
+            likely: None,
+            reach,
+            asked,
+        }
+    }
+
+    /// The target without its variant.
+    pub(super) fn bare(&self) -> &Target {
+        &self.bare
+    }
+
+    /// The artifact, if it is one.
+    pub(super) fn artifact(&self) -> Option<&Artifact> {
+        match &self.recognition.as_ref()?.resource.kind {
+            Kind::Artifact(artifact) => Some(artifact),
+            Kind::Index => None,
+        }
+    }
+
+    /// Whether an ecosystem says that it is an index.
+    pub(super) fn is_index(&self) -> bool {
+        self.recognition
+            .as_ref()
+            .is_some_and(|recognition| recognition.resource.kind == Kind::Index)
+    }
+
+    /// Whether no ecosystem knows it.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.recognition.is_none()
+    }
+
+    /// Indexes must not wait behind artifacts.
+    pub(super) fn lane(&self) -> Lane {
+        if self.artifact().is_some() { Lane::Bulk } else { Lane::Metadata }
+    }
+
+    /// The name of the ecosystem; empty for the unknown.
+    pub(super) fn ecosystem(&self) -> &'static str {
+        self.recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name())
+    }
+
+    /// The request fields that a stored answer's `Vary` may name, as they are sent.
+    pub(super) fn varied(&self) -> Vec<(String, String)> {
+        let accept = ("accept".to_owned(), self.accept.clone());
+        let language =
+            self.language.clone().map(|language| ("accept-language".to_owned(), language));
+        [accept].into_iter().chain(language).collect()
+    }
+
+    /// The canonical request, built from the key alone; a revalidation if there is a stored answer with a validator.
+    pub(super) fn ask(&self, stored: Option<&Entry>, follow: bool) -> Ask {
+        let validator = |name| stored.and_then(|entry| entry.head.text(name)).map(str::to_owned);
+        Ask {
+            target: self.bare.clone(),
+            accept: self.accept.clone(),
+            accept_language: self.language.clone(),
+            if_none_match: validator(&header::ETAG),
+            if_modified_since: validator(&header::LAST_MODIFIED),
+            range: None,
+            if_range: None,
+            head_only: false,
+            follow,
+            fresh_connection: false,
+            // What larder does not know may be a long poll or an event stream.
+            patient: self.is_unknown() && stored.is_none(),
+            lane: self.lane(),
+            reach: self.reach,
+        }
+    }
+}
+
+/// All values of a list field as one (RFC 9110 §5.3).
+pub(super) fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let values = headers.get_all(name).iter();
+    let texts: Vec<&str> = values.filter_map(|value| value.to_str().ok()).map(str::trim).collect();
+    texts.join(", ")
+}
