@@ -83,3 +83,5 @@ pub mod reply;
 pub mod chase;
 
 pub mod pipeline;
+
+pub mod authority;

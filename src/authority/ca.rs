@@ -1,0 +1,176 @@
+//! The CA on disk: `ca.key` and `ca.crt` in the state directory.
+//!
+//! The key is written first and made durable before the certificate is: a certificate that a client may already trust
+//! always has its key. A key without its certificate is what a crash between the two leaves, and gets a new one.
+//! Anything else that is not as larder wrote it is an error; nothing is ever overwritten.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SerialNumber,
+};
+use rustls::pki_types::CertificateDer;
+use time::OffsetDateTime;
+
+use super::AuthorityError;
+use crate::clock::Time;
+use crate::store::write_durably;
+
+/// Ten years: trust is placed once in every client, image and runner; renewing is an operator's decision.
+const LIFETIME: Duration = Duration::from_hours(3650 * 24);
+
+/// Clients' clocks may be behind ours; containers restored from a snapshot have been seen a day behind.
+pub(super) const BACKDATE: Duration = Duration::from_hours(48);
+
+/// The longest common name (RFC 5280, `ub-common-name`).
+pub(super) const MAX_COMMON_NAME: usize = 64;
+
+/// The CA, loaded.
+pub(super) struct Ca {
+    /// What signs leaves.
+    pub(super) issuer: Issuer<'static, KeyPair>,
+    /// Its certificate.
+    pub(super) der: CertificateDer<'static>,
+    /// The same for people and tools, ending with a line end.
+    pub(super) pem: String,
+    /// When it expires.
+    pub(super) not_after: Time,
+}
+
+impl Ca {
+    /// Loads the CA, or makes what of it is missing. Whoever may have to make it holds the store's lock: of two that make
+    /// one at a time, one would be lost.
+    pub(super) fn open(state_dir: &Path, now: Time) -> Result<Self, AuthorityError> {
+        let (key_path, crt_path) = (state_dir.join("ca.key"), state_dir.join("ca.crt"));
+        let key = read(&key_path)?;
+        let certificate = read(&crt_path)?;
+        match (key, certificate) {
+            (Some(key), Some(certificate)) => {
+                warn_if_readable(&key_path);
+                Self::load(parse_key(&key_path, &key)?, &crt_path, &certificate, now)
+            }
+            (Some(key), None) => Self::make(parse_key(&key_path, &key)?, &crt_path, now),
+            (None, None) => {
+                let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+                    .map_err(|e| AuthorityError::crypto("making the CA's key", e))?;
+                write_durably(&key_path, key.serialize_pem().as_bytes(), 0o600)
+                    .map_err(file("write", &key_path))?;
+                Self::make(key, &crt_path, now)
+            }
+            (None, Some(_)) => Err(AuthorityError::Damaged {
+                path: key_path,
+                why: "is missing, but its certificate ca.crt is there".into(),
+            }),
+        }
+    }
+
+    fn make(key: KeyPair, path: &Path, now: Time) -> Result<Self, AuthorityError> {
+        let certificate = params(now)?
+            .self_signed(&key)
+            .map_err(|e| AuthorityError::crypto("signing the CA's certificate", e))?;
+        let pem = super::encode_pem("CERTIFICATE", certificate.der());
+        write_durably(path, pem.as_bytes(), 0o644).map_err(file("write", path))?;
+        Self::load(key, path, &pem, now)
+    }
+
+    fn load(key: KeyPair, path: &Path, text: &str, now: Time) -> Result<Self, AuthorityError> {
+        let damaged = |why: String| AuthorityError::Damaged { path: path.to_owned(), why };
+        let parsed = pem::parse(text).map_err(|e| damaged(format!("is not PEM ({e})")))?;
+        let der = CertificateDer::from(parsed.into_contents());
+        let (_, certificate) = x509_parser::parse_x509_certificate(&der)
+            .map_err(|e| damaged(format!("is no certificate ({e})")))?;
+        if !certificate.is_ca() {
+            return Err(damaged("is not the certificate of a CA".into()));
+        }
+        if certificate.public_key().raw != key.subject_public_key_info() {
+            return Err(damaged("does not belong to ca.key".into()));
+        }
+        let not_after: Time =
+            SystemTime::from(certificate.validity().not_after.to_datetime()).into();
+        if not_after <= now {
+            return Err(damaged(format!("expired on {not_after}")));
+        }
+        let issuer = Issuer::from_ca_cert_der(&der, key)
+            .map_err(|e| damaged(format!("cannot be used to sign ({e})")))?;
+        let pem = super::encode_pem("CERTIFICATE", &der);
+        Ok(Self { issuer, der, pem, not_after })
+    }
+}
+
+/// What the CA's certificate says.
+fn params(now: Time) -> Result<CertificateParams, AuthorityError> {
+    let today = date(now)?;
+    let mut params = CertificateParams::default();
+    // Whoever finds it in a trust store can tell whose it is and since when.
+    let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let room = MAX_COMMON_NAME - "larder CA  2026-01-01".len();
+    let machine: String = machine.chars().take(room).collect();
+    params
+        .distinguished_name
+        .push(DnType::CommonName, format!("larder CA {machine} {}", today.date()));
+    params.distinguished_name.push(DnType::OrganizationName, "larder");
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.not_before = date(now)? - BACKDATE;
+    params.not_after = today + LIFETIME;
+    params.serial_number = Some(serial()?);
+    Ok(params)
+}
+
+/// `time` as the certificate library has it.
+pub(super) fn date(time: Time) -> Result<OffsetDateTime, AuthorityError> {
+    OffsetDateTime::from_unix_timestamp(time.as_millis().div_euclid(1000))
+        .map_err(|e| AuthorityError::crypto("reading the clock", e))
+}
+
+/// Sixteen random bytes. Left to itself, the library derives the serial number from the public key, and all leaves
+/// share one: two certificates with one issuer and serial number are refused by some clients (RFC 5280 §4.1.2.2).
+pub(super) fn serial() -> Result<SerialNumber, AuthorityError> {
+    let mut bytes = [0; 16];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|e| AuthorityError::crypto("drawing a serial number", e))?;
+    // Positive, and of full length: the first byte is between 0x40 and 0x7f.
+    if let Some(first) = bytes.first_mut() {
+        *first = *first & 0x3f | 0x40;
+    }
+    Ok(SerialNumber::from_slice(&bytes))
+}
+
+fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, AuthorityError> {
+    KeyPair::from_pem(pem).map_err(|e| AuthorityError::Damaged {
+        path: path.to_owned(),
+        why: format!("holds no private key that can be used ({e})"),
+    })
+}
+
+/// `None` if the file does not exist.
+fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
+    match fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| AuthorityError::Damaged {
+            path: path.to_owned(),
+            why: "is not text".into(),
+        }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(file("read", path)(e)),
+    }
+}
+
+fn warn_if_readable(key_path: &Path) {
+    let mode = fs::metadata(key_path).map(|data| data.permissions().mode());
+    if mode.is_ok_and(|mode| mode & 0o077 != 0) {
+        tracing::warn!(
+            path = %key_path.display(),
+            "the CA's key can be read by others than its owner; whoever reads it can pose as any site to every client \
+             that trusts this CA: chmod 600 it"
+        );
+    }
+}
+
+fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {
+    move |source| AuthorityError::File { doing, path: path.to_owned(), source }
+}

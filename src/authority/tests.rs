@@ -1,0 +1,258 @@
+#![expect(clippy::disallowed_methods, reason = "tests damage files; nothing needs to be durable")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+use super::*;
+
+fn open(state: &Path) -> Arc<Authority> {
+    Authority::open(state, &Clock::system()).unwrap()
+}
+
+fn host(text: &str) -> Host {
+    Host::parse(text).unwrap()
+}
+
+/// Whether `openssl verify` takes `leaf` in strict mode: the checks that Python 3.13 and newer make.
+fn strictly_verifies(state: &Path, leaf: &[u8]) -> bool {
+    let path = state.join("leaf.pem");
+    fs::write(&path, encode_pem("CERTIFICATE", leaf)).unwrap();
+    let output = Command::new("openssl")
+        .args(["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile"])
+        .args([&state.join("ca.crt"), &path])
+        .output()
+        .expect("the tests need the openssl command");
+    output.status.success()
+}
+
+#[test]
+fn leaves_pass_strict_verification() {
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    let long = format!("{}.example.org", "a".repeat(63));
+    for name in ["example.org", "192.0.2.1", "[2001:db8::1]", "_a.b", &long] {
+        let leaf = authority.leaf(&host(name)).unwrap();
+        assert_eq!(leaf.cert.len(), 2, "the CA goes along");
+        assert!(strictly_verifies(state.path(), &leaf.cert[0]), "{name}");
+    }
+}
+
+/// The control: without an authority key identifier the same check refuses.
+#[test]
+fn a_leaf_without_authority_key_identifier_fails_strict_verification() {
+    let state = tempfile::tempdir().unwrap();
+    let ca = Ca::open(state.path(), Clock::system().now()).unwrap();
+    let mut params = leaf::params(&ca, &host("example.org"), Clock::system().now()).unwrap();
+    params.use_authority_key_identifier_extension = false;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let bare = params.signed_by(&key, &ca.issuer).unwrap();
+    assert!(!strictly_verifies(state.path(), bare.der()));
+}
+
+#[test]
+fn a_leaf_names_its_host_and_nothing_more() {
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    for (name, expected) in [
+        ("Example.ORG.", GeneralName::DNSName("example.org")),
+        ("192.0.2.1", GeneralName::IPAddress(&[192, 0, 2, 1])),
+        (
+            "[2001:db8::1]",
+            GeneralName::IPAddress(&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]),
+        ),
+    ] {
+        let leaf = authority.leaf(&host(name)).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&leaf.cert[0]).unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names, [expected]);
+        assert!(!leaf.is_ca());
+        let usage = leaf.key_usage().unwrap().unwrap();
+        assert_eq!(usage.value.flags, 1, "digitalSignature only");
+        let purpose = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(purpose.server_auth && !purpose.client_auth && !purpose.any);
+        let validity = leaf.validity();
+        let days = (validity.not_after.timestamp() - validity.not_before.timestamp()) / 86_400;
+        assert_eq!(days, 90);
+    }
+}
+
+#[test]
+fn the_ca_may_sign_leaves_only_and_says_whose_it_is() {
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    let (_, ca) = X509Certificate::from_der(authority.ca_der()).unwrap();
+    let constraints = ca.basic_constraints().unwrap().unwrap();
+    assert!(constraints.critical && constraints.value.ca);
+    assert_eq!(constraints.value.path_len_constraint, Some(0));
+    let usage = ca.key_usage().unwrap().unwrap().value;
+    assert!(usage.key_cert_sign() && usage.crl_sign() && !usage.digital_signature());
+    assert!(
+        ca.extensions()
+            .iter()
+            .any(|e| matches!(e.parsed_extension(), ParsedExtension::SubjectKeyIdentifier(_)))
+    );
+    let name = ca.subject().iter_common_name().next().unwrap().as_str().unwrap();
+    assert!(name.starts_with("larder CA ") && name.len() <= ca::MAX_COMMON_NAME, "{name}");
+}
+
+#[test]
+fn leaves_have_a_key_of_their_own_and_serial_numbers_of_their_own() {
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    let one = authority.leaf(&host("one.example.org")).unwrap();
+    let two = authority.leaf(&host("two.example.org")).unwrap();
+    let (_, ca) = X509Certificate::from_der(authority.ca_der()).unwrap();
+    let (_, one) = X509Certificate::from_der(&one.cert[0]).unwrap();
+    let (_, two) = X509Certificate::from_der(&two.cert[0]).unwrap();
+    assert_ne!(one.public_key().raw, ca.public_key().raw);
+    assert_ne!(one.raw_serial(), two.raw_serial());
+    assert!(one.raw_serial().len() >= 16);
+}
+
+#[test]
+fn a_leaf_is_minted_once_and_again_at_half_its_life() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    let example = host("example.org");
+    let first = authority.leaf(&example).unwrap();
+    assert!(Arc::ptr_eq(&first, &authority.leaf(&example).unwrap()));
+    clock.advance(Duration::from_hours(43 * 24));
+    assert!(Arc::ptr_eq(&first, &authority.leaf(&example).unwrap()));
+    clock.advance(Duration::from_hours(2 * 24));
+    assert!(!Arc::ptr_eq(&first, &authority.leaf(&example).unwrap()));
+}
+
+/// A machine that starts with a wrong clock is set right when the network is there.
+#[test]
+fn a_leaf_of_the_future_is_not_used_after_the_clock_was_set_back() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    let example = host("example.org");
+    let minted = |days: u64| {
+        let later = clock.now().plus(Duration::from_hours(days * 24));
+        let leaf = leaf::mint(&authority.ca, &authority.key, &example, later).unwrap();
+        let leaf = Arc::new(leaf);
+        authority.leaves.insert(example.clone(), Arc::clone(&leaf));
+        Arc::clone(&leaf.certified)
+    };
+    let used = || authority.leaf(&example).unwrap();
+    assert!(!Arc::ptr_eq(&minted(30), &used()));
+    // The control: an hour is within what leaves are dated back.
+    assert!(Arc::ptr_eq(&minted(1), &used()));
+}
+
+#[test]
+fn opening_again_gives_the_same_ca() {
+    let state = tempfile::tempdir().unwrap();
+    let first = open(state.path());
+    let second = open(state.path());
+    assert_eq!(first.fingerprint_sha256(), second.fingerprint_sha256());
+    assert_eq!(first.ca_pem(), fs::read_to_string(state.path().join("ca.crt")).unwrap());
+    // Leaves of the second verify against the certificate that the first one wrote.
+    let leaf = second.leaf(&host("example.org")).unwrap();
+    assert!(strictly_verifies(state.path(), &leaf.cert[0]));
+}
+
+#[test]
+fn the_key_is_its_owners_alone() {
+    let state = tempfile::tempdir().unwrap();
+    // What a crash left behind must not lend its mode.
+    fs::write(state.path().join("ca.key.new"), "x").unwrap();
+    open(state.path());
+    let mode = fs::metadata(state.path().join("ca.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(!format!("{:?}", open(state.path())).contains("PRIVATE"));
+}
+
+#[test]
+fn a_key_without_its_certificate_gets_a_new_one() {
+    let state = tempfile::tempdir().unwrap();
+    open(state.path());
+    let key = fs::read(state.path().join("ca.key")).unwrap();
+    fs::remove_file(state.path().join("ca.crt")).unwrap();
+    let leaf = open(state.path()).leaf(&host("example.org")).unwrap();
+    assert_eq!(fs::read(state.path().join("ca.key")).unwrap(), key);
+    assert!(strictly_verifies(state.path(), &leaf.cert[0]));
+}
+
+#[test]
+fn what_is_damaged_is_said_and_left_alone() {
+    let other = tempfile::tempdir().unwrap();
+    open(other.path());
+    let foreign = fs::read_to_string(other.path().join("ca.crt")).unwrap();
+    for (name, text, why) in [
+        ("ca.key", "", "no private key"),
+        ("ca.key", "-----BEGIN PRIVATE KEY-----\n", "no private key"),
+        ("ca.crt", "", "not PEM"),
+        (
+            "ca.crt",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "no certificate",
+        ),
+        ("ca.crt", foreign.as_str(), "does not belong to ca.key"),
+    ] {
+        let state = tempfile::tempdir().unwrap();
+        open(state.path());
+        fs::write(state.path().join(name), text).unwrap();
+        let error = Authority::open(state.path(), &Clock::system()).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains(name) && error.contains("remove"), "{error}");
+        assert_eq!(fs::read_to_string(state.path().join(name)).unwrap(), text);
+    }
+}
+
+#[test]
+fn a_certificate_without_its_key_is_an_error() {
+    let state = tempfile::tempdir().unwrap();
+    open(state.path());
+    fs::remove_file(state.path().join("ca.key")).unwrap();
+    let error = Authority::open(state.path(), &Clock::system()).unwrap_err();
+    assert!(error.to_string().contains("ca.key is missing"), "{error}");
+    assert!(!state.path().join("ca.key").exists());
+}
+
+#[test]
+fn an_expired_ca_is_an_error_that_says_when() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    clock.advance(Duration::from_hours(3651 * 24));
+    let error = Authority::open(state.path(), &clock).unwrap_err();
+    assert!(error.to_string().contains(&authority.not_after().to_string()), "{error}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_written_is_an_error_with_its_path() {
+    let state = tempfile::tempdir().unwrap();
+    let file = state.path().join("file");
+    fs::write(&file, "").unwrap();
+    let error = Authority::open(&file.join("state"), &Clock::system()).unwrap_err();
+    assert!(error.to_string().contains("file/state"), "{error}");
+}
+
+#[test]
+fn a_bundle_holds_the_ca_and_the_roots() {
+    let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (one, two) = (open(one.path()), open(two.path()));
+    let bundle = one.bundle_pem(std::slice::from_ref(two.ca_der()));
+    assert_eq!(bundle, format!("{}{}", one.ca_pem(), two.ca_pem()));
+    assert_eq!(pem::parse_many(&bundle).unwrap().len(), 2);
+}
+
+#[test]
+fn the_fingerprint_is_what_openssl_prints() {
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    let output = Command::new("openssl")
+        .args(["x509", "-noout", "-fingerprint", "-sha256", "-in"])
+        .arg(state.path().join("ca.crt"))
+        .output()
+        .unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(printed.trim().ends_with(&authority.fingerprint_sha256()), "{printed}");
+}
