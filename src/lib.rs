@@ -85,3 +85,5 @@ pub mod chase;
 pub mod pipeline;
 
 pub mod authority;
+
+pub mod admin;

@@ -1,0 +1,171 @@
+//! Answers a [`Question`]. Everything here may block: it walks the store.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::question::{Answer, Checked, Listed, Question, Removed, Selection, Stats, Status};
+use super::{Admin, ca_file, question, why};
+use crate::entry::Entry;
+use crate::target::Target;
+
+/// Takes answers as they come; a break says that nobody listens any more.
+type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
+
+impl Admin {
+    /// Answers `question`, in as many pieces as there are. Blocking.
+    pub fn answer(&self, question: &Question, listener: Listener<'_>) {
+        let only = match question {
+            Question::Status => self.status(),
+            Question::Config => return self.settings(listener),
+            Question::Totals => self.totals(),
+            Question::Stats => Answer::Stats(Box::new(self.stats())),
+            Question::Why { url } => self.why(url),
+            Question::Entries { matching } => return self.entries(matching, listener),
+            Question::Remove(selection) => self.remove(selection),
+            Question::Verify => self.verify(listener),
+            // The guard that this asks for lives with a connection; the socket sees to it.
+            Question::Stay => nothing_runs(),
+        };
+        // What is said last is said whether anybody listens or not.
+        let _heard = listener(only);
+    }
+
+    fn status(&self) -> Answer {
+        let Some(running) = &self.running else {
+            return nothing_runs();
+        };
+        let data = self.config.get().data.clone();
+        Answer::Status(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            listening: running.listening().to_vec(),
+            ca_file: ca_file(&data),
+            data,
+            ca_pem: running.authority.ca_pem().to_owned(),
+            ca_sha256: running.authority.fingerprint_sha256(),
+            started: running.started,
+        })
+    }
+
+    fn settings(&self, listener: Listener<'_>) {
+        let Some(running) = &self.running else {
+            let _heard = listener(nothing_runs());
+            return;
+        };
+        let noted = running.settings.load();
+        // A larder inside another program was given its configuration whole.
+        let given = || question::given(&self.config.get());
+        let settings = if noted.is_empty() { given() } else { noted.to_vec() };
+        for setting in &settings {
+            if listener(Answer::Setting(setting.clone())).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn totals(&self) -> Answer {
+        match &self.running {
+            Some(running) => Answer::Totals(running.metrics.totals()),
+            None => nothing_runs(),
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let usage = self.store.usage();
+        let mut stats = Stats {
+            indexes: usage.indexes,
+            blob_bytes: usage.bytes,
+            spool_bytes: usage.spool_bytes,
+            claims_bytes: usage.claims_bytes,
+            max_size: usage.cap,
+            totals: self.running.as_ref().map(|running| running.metrics.totals()),
+            ..Stats::default()
+        };
+        self.store.for_each_entry(&mut |entry| {
+            stats.all.add(entry.size);
+            let rank = entry.proof.rank.as_str().to_owned();
+            stats.proofs.entry(rank).or_default().add(entry.size);
+            stats.ecosystems.entry(entry.ecosystem.clone()).or_default().add(entry.size);
+            ControlFlow::Continue(())
+        });
+        stats
+    }
+
+    fn why(&self, url: &str) -> Answer {
+        match Target::from_url(url) {
+            Some(target) => {
+                Answer::Why(Box::new(why::explain(&self.store, &target, self.clock.now())))
+            }
+            None => Answer::Failed(format!(
+                "{url} is not a URL that larder could be asked for: it needs http:// or https://, a host, and a path \
+                 without user name and dot segments"
+            )),
+        }
+    }
+
+    fn entries(&self, matching: &str, listener: Listener<'_>) {
+        self.store.for_each_entry(&mut |entry| {
+            if entry.shown.contains(matching) {
+                listener(Answer::Entry(Box::new(Listed::from(entry))))
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+    }
+
+    fn remove(&self, selection: &Selection) -> Answer {
+        let now = self.clock.now();
+        let url = match selection {
+            Selection::Url(url) => match Target::from_url(url) {
+                Some(target) => Some(target.to_string()),
+                None => {
+                    return Answer::Failed(format!(
+                        "{url} is not the URL of an entry; `larder ls` shows them"
+                    ));
+                }
+            },
+            Selection::All | Selection::Older { .. } => None,
+        };
+        let selected = |entry: &Entry| match selection {
+            Selection::All => true,
+            Selection::Url(_) => url.as_ref() == Some(&entry.shown),
+            Selection::Older { seconds } => {
+                now.since(entry.received_at) > Duration::from_secs(*seconds)
+            }
+        };
+        // Collected first: the store is not to be changed while it is walked.
+        let mut found = Vec::new();
+        self.store.for_each_entry(&mut |entry| {
+            if selected(entry) {
+                found.push(entry.clone());
+            }
+            ControlFlow::Continue(())
+        });
+        let mut removed = Removed::default();
+        for entry in found {
+            match self.store.remove(&entry) {
+                Ok(()) => removed.share.add(entry.size),
+                Err(error) => removed.failed.push(format!("{}: {error}", entry.shown)),
+            }
+        }
+        Answer::Removed(removed)
+    }
+
+    fn verify(&self, listener: Listener<'_>) -> Answer {
+        let found = self.store.verify_all(&mut |done, total| {
+            // Who stopped listening still wants damaged blobs out of use: the check goes on.
+            let _heard = listener(Answer::Progress { done, total });
+        });
+        Answer::Checked(Checked {
+            sound: found.sound,
+            damaged: found.damaged.iter().map(ToString::to_string).collect(),
+            gone: found.gone,
+        })
+    }
+}
+
+fn nothing_runs() -> Answer {
+    Answer::Failed(
+        "no larder serves from this data directory; `larder serve` starts one".to_owned(),
+    )
+}

@@ -1,0 +1,124 @@
+//! What larder says of itself: its own pages, and the answers to `larder why`, `ls`, `stats` and the like.
+//!
+//! ```text
+//! GET /, /ca.crt, /-/… ──▶ page ───┐
+//! DATA/larder.sock ──▶ socket ─────┼─▶ Admin ──▶ store, metrics, authority
+//! larder why, no daemon ───────────┘
+//! ```
+//!
+//! [`Admin::answer`] is the one place where a [`Question`] is answered: the daemon calls it for what comes over its
+//! socket, and the command line calls it itself on a store that it opened because no daemon runs.
+//!
+//! Nothing here is on the way of a client's request, and nothing here changes what is served, but [`Question::Remove`].
+
+mod answer;
+pub mod ask;
+pub mod page;
+pub mod question;
+pub mod socket;
+mod stay;
+pub mod why;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+
+use self::question::Setting;
+use self::stay::Stays;
+use crate::authority::Authority;
+use crate::clock::{Clock, Time};
+use crate::config::Live;
+use crate::config::load::Loaded;
+use crate::outcome::metrics::Metrics;
+use crate::store::Store;
+
+pub use self::question::{Answer, Question, Selection};
+
+/// What the answers are made of.
+#[derive(Debug)]
+pub struct Admin {
+    /// The configuration in force.
+    pub config: Live,
+    /// What time it is.
+    pub clock: Clock,
+    /// What is stored.
+    pub store: Arc<Store>,
+    /// What only a larder that serves has.
+    pub running: Option<Running>,
+}
+
+/// A larder that serves.
+#[derive(Debug)]
+pub struct Running {
+    /// Its CA.
+    pub authority: Arc<Authority>,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+    started: Time,
+    listening: OnceLock<Vec<SocketAddr>>,
+    ready: AtomicBool,
+    settings: ArcSwap<Vec<Setting>>,
+    stays: Stays,
+}
+
+impl Running {
+    /// A larder that has started and is not ready yet.
+    pub fn new(authority: Arc<Authority>, metrics: Arc<Metrics>, clock: &Clock) -> Self {
+        Self {
+            authority,
+            metrics,
+            started: clock.now(),
+            listening: OnceLock::new(),
+            ready: AtomicBool::new(false),
+            settings: ArcSwap::default(),
+            stays: Stays::default(),
+        }
+    }
+
+    /// From now on it answers at `listening`.
+    pub fn is_ready(&self, listening: Vec<SocketAddr>) {
+        // A second call would come from a second run of the same larder, whose addresses are the first one's.
+        let _first = self.listening.set(listening);
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// From now on it ends what runs and begins nothing: load balancers look elsewhere, and so do commands that would find
+    /// it over its socket.
+    pub fn is_draining(&self) {
+        self.ready.store(false, Ordering::Release);
+        self.stays.close();
+    }
+
+    /// Where clients connect; empty until it is ready.
+    pub fn listening(&self) -> &[SocketAddr] {
+        self.listening.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Notes where the values in force came from, for `larder config --running`.
+    pub fn configured(&self, loaded: &Loaded) {
+        self.settings.store(Arc::new(question::settings(loaded)));
+    }
+
+    /// Waits until no command that uses this larder is left, and lets no other begin to.
+    pub async fn unused(&self) {
+        self.stays.none().await;
+    }
+}
+
+/// The directory of the CA below a data directory.
+pub fn state_dir(data: &Path) -> PathBuf {
+    data.join("state")
+}
+
+/// The CA's certificate below a data directory.
+pub fn ca_file(data: &Path) -> PathBuf {
+    state_dir(data).join("ca.crt")
+}
+
+/// The socket of the larder that serves from a data directory.
+pub fn socket_file(data: &Path) -> PathBuf {
+    data.join("larder.sock")
+}

@@ -1,0 +1,277 @@
+//! larder's own pages: what a request in origin form gets, one that is sent to larder and not through it.
+//!
+//! | path | what |
+//! | --- | --- |
+//! | `/` | what this is and how it is used, as `406 Usage Information` |
+//! | `/ca.crt` | the CA's certificate, PEM |
+//! | `/-/health` | 200 while the process answers |
+//! | `/-/ready` | 200 while it takes requests, 503 before and while it drains |
+//! | `/-/metrics` | counters and gauges, as `OpenMetrics` text |
+//!
+//! The status of `/` is not a joke: programs that look for a cache for apt (auto-apt-proxy) ask port 3142 for `/`, and
+//! take `406` with `Usage Information` for a yes, because that is how apt-cacher-ng answers.
+//!
+//! Nothing here changes anything, and nothing here is a secret from those who may use larder.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::ext::ReasonPhrase;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+
+use super::{Admin, Running};
+use crate::outcome::Outcome;
+use crate::reply::Body;
+
+/// As `OpenMetrics` 1.0 says; Prometheus asks for it and reads it.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
+/// What browsers offer to import and what `curl -O` does not mind (RFC 8555 §9.1 has no name for one certificate).
+const PEM: &str = "application/x-pem-file";
+
+/// Answers a request in origin form.
+pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) -> Response<Body> {
+    let path = request.uri().path();
+    tracing::debug!(%peer, path, "own page");
+    let Some(running) = &admin.running else {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "larder does not serve\n");
+    };
+    running.metrics.ended(Outcome::Own, None, "");
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refused =
+            text(StatusCode::METHOD_NOT_ALLOWED, "larder's own pages are only read: GET or HEAD\n");
+        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return refused;
+    }
+    match path {
+        "/" => {
+            let mut usage = text(StatusCode::NOT_ACCEPTABLE, usage(running, &own_name(&request)));
+            usage.extensions_mut().insert(ReasonPhrase::from_static(b"Usage Information"));
+            usage
+        }
+        "/ca.crt" => {
+            let mut certificate =
+                answer(StatusCode::OK, PEM, running.authority.ca_pem().to_owned());
+            let name = HeaderValue::from_static("attachment; filename=\"larder-ca.crt\"");
+            certificate.headers_mut().insert(header::CONTENT_DISPOSITION, name);
+            certificate
+        }
+        "/-/health" => text(StatusCode::OK, "ok\n"),
+        "/-/ready" if running.ready.load(Ordering::Acquire) => text(StatusCode::OK, "ready\n"),
+        "/-/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
+        "/-/metrics" => metrics(admin).await,
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "larder is a proxy: set HTTPS_PROXY and HTTP_PROXY to this address. GET / says more.\n",
+        ),
+    }
+}
+
+async fn metrics(admin: &Arc<Admin>) -> Response<Body> {
+    let admin = Arc::clone(admin);
+    // The store's numbers may come from disk.
+    match tokio::task::spawn_blocking(move || exposition(&admin)).await {
+        Ok(Ok(body)) => answer(StatusCode::OK, OPEN_METRICS, body),
+        Ok(Err(_)) | Err(_) => {
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n")
+        }
+    }
+}
+
+/// Everything that is counted, in one text. Blocking.
+fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let usage = admin.store.usage();
+    let mut gauges = vec![
+        ("store_entries", "Stored answers", usage.entries),
+        ("store_blobs", "Stored bodies", usage.blobs),
+        ("store_bytes", "Bytes of stored bodies", usage.bytes),
+        ("store_spool_bytes", "Bytes of unfinished bodies", usage.spool_bytes),
+        ("store_claims_bytes", "Bytes of claims", usage.claims_bytes),
+        ("store_indexes", "Index documents whose claims are current", usage.indexes),
+        ("store_max_bytes", "The cap on what is stored", usage.cap),
+    ];
+    let counters = [
+        ("store_evicted", "Stored bodies that made room for others", usage.evicted),
+        ("store_damaged", "Stored bodies that were found damaged", usage.damaged),
+        ("store_ledger_failures", "Failures of the ledger", usage.ledger_failures),
+    ];
+    if let Some(running) = &admin.running {
+        running.metrics.render(&mut out)?;
+        // Seconds, as Prometheus compares them with time().
+        let seconds = u64::try_from(running.authority.not_after().as_millis() / 1000).unwrap_or(0);
+        gauges.push((
+            "ca_not_after_timestamp_seconds",
+            "When the CA's certificate expires",
+            seconds,
+        ));
+    }
+    for (name, help, value) in gauges {
+        writeln!(
+            out,
+            "# HELP larder_{name} {help}.\n# TYPE larder_{name} gauge\nlarder_{name} {value}"
+        )?;
+    }
+    for (name, help, value) in counters {
+        writeln!(
+            out,
+            "# HELP larder_{name} {help}.\n# TYPE larder_{name} counter\nlarder_{name}_total {value}"
+        )?;
+    }
+    out.push_str("# EOF\n");
+    Ok(out)
+}
+
+fn usage(running: &Running, name: &str) -> String {
+    format!(
+        "larder {}: one cache for everything a build downloads.\n\
+         \n\
+         Use it:\n\
+         \n\
+         \x20   export HTTPS_PROXY=http://{name} HTTP_PROXY=http://{name}\n\
+         \x20   curl -fsS http://{name}/ca.crt -o larder-ca.crt   # and trust it\n\
+         \n\
+         On this machine, `larder exec -- COMMAND` does both for one command.\n\
+         \n\
+         The CA's SHA-256 fingerprint, to compare before trusting what was downloaded:\n\
+         {}\n\
+         \n\
+         More: /-/health /-/ready /-/metrics\n",
+        env!("CARGO_PKG_VERSION"),
+        running.authority.fingerprint_sha256(),
+    )
+}
+
+/// How the client calls this larder. It is shown back in lines that people paste into a shell, so that only what a
+/// host and port are made of is taken.
+fn own_name<B>(request: &Request<B>) -> String {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let fits = |host: &&str| {
+        !host.is_empty()
+            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
+    };
+    host.filter(fits).map_or_else(|| format!("THIS-MACHINE:{}", crate::config::PORT), str::to_owned)
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    answer(status, TEXT, body)
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    let body = Full::new(body.into()).map_err(|never| match never {}).boxed_unsync();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    // A browser that was lured here is to make nothing of what it gets.
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authority::Authority;
+    use crate::clock::Clock;
+    use crate::config::{Config, Live};
+    use crate::outcome::metrics::Metrics;
+    use crate::store::Store;
+
+    fn admin() -> (tempfile::TempDir, Arc<Admin>) {
+        let data = tempfile::tempdir().unwrap();
+        let config = Live::new(Config { data: data.path().to_owned(), ..Config::default() });
+        let clock = Clock::system();
+        let authority = Authority::open(&super::super::state_dir(data.path()), &clock).unwrap();
+        let running = Running::new(authority, Arc::new(Metrics::default()), &clock);
+        let store = Store::open(config.clone(), clock.clone()).unwrap();
+        (data, Arc::new(Admin { config, clock, store, running: Some(running) }))
+    }
+
+    async fn get(admin: &Arc<Admin>, method: &str, path: &str) -> (Response<()>, String) {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "cache.example.org:3142")
+            .body(())
+            .unwrap();
+        let (head, body) = page(admin, request, "127.0.0.1:1".parse().unwrap()).await.into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        (Response::from_parts(head, ()), String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn programs_that_look_for_a_cache_for_apt_find_larder() {
+        let (_data, admin) = admin();
+        let (head, body) = get(&admin, "GET", "/").await;
+        assert_eq!(head.status(), StatusCode::NOT_ACCEPTABLE);
+        let reason = head.extensions().get::<ReasonPhrase>().unwrap();
+        assert_eq!(reason.as_bytes(), b"Usage Information");
+        assert!(body.contains("HTTPS_PROXY=http://cache.example.org:3142"), "{body}");
+        assert!(body.contains(&admin.running.as_ref().unwrap().authority.fingerprint_sha256()));
+    }
+
+    #[tokio::test]
+    async fn the_ca_is_handed_out_as_pem() {
+        let (_data, admin) = admin();
+        let (head, body) = get(&admin, "GET", "/ca.crt").await;
+        assert_eq!(head.headers()[header::CONTENT_TYPE], PEM);
+        assert!(body.starts_with("-----BEGIN CERTIFICATE-----"));
+        assert!(!body.contains("KEY"));
+    }
+
+    #[tokio::test]
+    async fn ready_is_not_the_same_as_healthy() {
+        let (_data, admin) = admin();
+        let running = admin.running.as_ref().unwrap();
+        assert_eq!(get(&admin, "GET", "/-/health").await.0.status(), StatusCode::OK);
+        assert_eq!(
+            get(&admin, "GET", "/-/ready").await.0.status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        running.is_ready(vec!["127.0.0.1:3142".parse().unwrap()]);
+        assert_eq!(get(&admin, "GET", "/-/ready").await.0.status(), StatusCode::OK);
+        running.is_draining();
+        assert_eq!(
+            get(&admin, "GET", "/-/ready").await.0.status(),
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+    }
+
+    #[tokio::test]
+    async fn metrics_end_as_openmetrics_demands() {
+        let (_data, admin) = admin();
+        let (head, body) = get(&admin, "GET", "/-/metrics").await;
+        assert_eq!(head.headers()[header::CONTENT_TYPE], OPEN_METRICS);
+        assert!(body.ends_with("\n# EOF\n") && body.matches("# EOF").count() == 1);
+        assert!(body.contains("larder_requests_total{outcome=\"own\""), "{body}");
+        assert!(body.contains("\n# TYPE larder_store_max_bytes gauge\n"), "{body}");
+        assert!(body.contains("\nlarder_store_evicted_total 0\n"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn own_pages_are_only_read() {
+        let (_data, admin) = admin();
+        let (head, _) = get(&admin, "POST", "/").await;
+        assert_eq!(
+            (head.status(), &head.headers()[header::ALLOW]),
+            (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET, HEAD"))
+        );
+        assert_eq!(get(&admin, "GET", "/etc/passwd").await.0.status(), StatusCode::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_hostile_host_header_is_not_shown_back() {
+        let named =
+            |host: &str| own_name(&Request::builder().header("host", host).body(()).unwrap());
+        assert_eq!(named("[::1]:3142"), "[::1]:3142");
+        for hostile in ["$(reboot)", "a b", "a;b", ""] {
+            assert_eq!(named(hostile), "THIS-MACHINE:3142", "{hostile}");
+        }
+    }
+}

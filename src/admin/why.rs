@@ -1,0 +1,231 @@
+//! What is known of a URL: what larder takes it for, what it would do, who promised what, what is stored, what was
+//! refused. The story that `larder why` tells.
+
+use std::ops::ControlFlow;
+
+use hyper::Request;
+use serde::{Deserialize, Serialize};
+
+use super::question::Listed;
+use crate::claim::{Promise, Relation};
+use crate::clock::Time;
+use crate::ecosystem::{Artifact, Kind, Recognition, Shape, recognise};
+use crate::pipeline;
+use crate::policy::{self, PassReason, Plan};
+use crate::store::Store;
+use crate::target::Target;
+
+/// Everything known of a URL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The URL, secrets replaced.
+    pub url: String,
+    /// What larder takes it for.
+    pub resource: Described,
+    /// What larder does when it is asked for: `keep`, `revalidate` or `pass(REASON)`.
+    pub plan: String,
+    /// What that means here, in a sentence.
+    pub meaning: String,
+    /// What indexes promise, newest first.
+    pub promises: Vec<Promised>,
+    /// What is stored, in every variant, newest first.
+    pub entries: Vec<Listed>,
+    /// Bodies that were refused, newest first.
+    pub refusals: Vec<Refused>,
+}
+
+/// What larder takes a URL for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Described {
+    /// The ecosystem's name; empty for the unknown.
+    pub ecosystem: String,
+    /// `index`, `artifact` or `unknown`.
+    pub kind: String,
+    /// Whether the shape alone tells, or an answer has borne it out.
+    pub certain: bool,
+    /// The digest that the URL names.
+    pub named: Option<String>,
+    /// How often that naming matched and missed on this origin, where no protocol obliges it.
+    pub convention: Option<(u64, u64)>,
+    /// The part of the origin that it belongs to.
+    pub root: String,
+}
+
+/// What an index promises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promised {
+    /// The index, secrets replaced.
+    pub index: String,
+    /// The digests, as `algorithm:hex`.
+    pub digests: Vec<String>,
+    /// The length.
+    pub size: Option<u64>,
+    /// How far the index's word carries.
+    pub rank: String,
+    /// `in-root`, `declared` or `elsewhere`.
+    pub relation: String,
+    /// Whether a body that differs is refused.
+    pub binds: bool,
+    /// Whether it is among the newest claims.
+    pub current: bool,
+    /// When the index's origin last confirmed it.
+    pub confirmed: Time,
+}
+
+/// A body that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// When.
+    pub at: Time,
+    /// Who promised what, and what came.
+    pub why: String,
+}
+
+/// Gathers what is known of `target`. Blocking: it walks the entries for other variants.
+pub fn explain(store: &Store, target: &Target, now: Time) -> Explanation {
+    let recognition = recognise(&Shape { target, accept: "*/*" });
+    let shown = target.to_string();
+    let topics = match recognition.as_ref().map(|found| &found.resource.kind) {
+        Some(Kind::Artifact(artifact)) => artifact.topics.as_slice(),
+        Some(Kind::Index) | None => &[],
+    };
+    let of_index = recognition
+        .as_ref()
+        .filter(|found| found.resource.kind == Kind::Index)
+        .map(|found| found.ecosystem.topics(target));
+    let promises = store.promises(target, of_index.as_deref().unwrap_or(topics), now);
+    let (plan, meaning) = planned(target, recognition.as_ref(), &promises);
+    let mut entries = Vec::new();
+    store.for_each_entry(&mut |entry| {
+        if entry.shown == shown {
+            entries.push(Listed::from(entry));
+        }
+        ControlFlow::Continue(())
+    });
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.received_at));
+    let refusals = store.rejections(&shown).into_iter();
+    Explanation {
+        resource: describe(store, target, recognition.as_ref()),
+        plan,
+        meaning: meaning.to_owned(),
+        promises: promises.iter().map(Promised::from).collect(),
+        entries,
+        refusals: refusals.map(|refused| Refused { at: refused.at, why: refused.text }).collect(),
+        url: shown,
+    }
+}
+
+fn describe(store: &Store, target: &Target, recognition: Option<&Recognition>) -> Described {
+    let Some(Recognition { ecosystem, resource, certain }) = recognition else {
+        return Described {
+            ecosystem: String::new(),
+            kind: "unknown".to_owned(),
+            certain: false,
+            named: None,
+            convention: None,
+            root: String::new(),
+        };
+    };
+    let (kind, named) = match &resource.kind {
+        Kind::Index => ("index", None),
+        Kind::Artifact(Artifact { named, topics: _ }) => ("artifact", named.as_ref()),
+    };
+    let by_convention = named.is_some_and(|named| !named.by_protocol);
+    Described {
+        ecosystem: ecosystem.name().to_owned(),
+        kind: kind.to_owned(),
+        certain: *certain || store.is_confirmed(ecosystem.name(), &resource.root),
+        named: named.map(|named| named.digest.to_string()),
+        convention: by_convention.then(|| store.convention(ecosystem.name(), target.origin())),
+        root: resource.root.to_string(),
+    }
+}
+
+/// What a GET of `target` without a header of its own meets: the policy's decision, and what it means here.
+fn planned(
+    target: &Target,
+    recognition: Option<&Recognition>,
+    promises: &[Promise],
+) -> (String, &'static str) {
+    let bare = Request::new(());
+    let vouched = pipeline::may_be_vouched(target, recognition, promises);
+    let plan = policy::plan(&bare, false, target, recognition, vouched, &[]);
+    let artifact = match recognition.map(|found| &found.resource.kind) {
+        Some(Kind::Artifact(artifact)) => Some(artifact),
+        Some(Kind::Index) | None => None,
+    };
+    let bound = || promises.iter().any(|promise| promise.relation.binds());
+    let meaning = match plan {
+        Plan::Pass(PassReason::Plain) => {
+            "passed on and never kept: plain http, and neither a digest in its URL nor a signed index vouches for it"
+        }
+        Plan::Pass(_) => "the client's own request, passed on and never kept",
+        Plan::Keep if artifact.is_some_and(|artifact| artifact.named.is_some()) => {
+            "kept for ever once its bytes match the digest in its URL; then served without asking"
+        }
+        Plan::Keep if bound() => {
+            "kept once its bytes are what the index promises; served without asking while the newest index says so"
+        }
+        Plan::Keep => {
+            "fetched after the index that should name it; without one, kept as what its origin first served"
+        }
+        Plan::Revalidate if recognition.is_some() => {
+            "kept, and asked for again when a client wants it current; its claims are read"
+        }
+        Plan::Revalidate => "kept as its origin's caching headers allow (RFC 9111)",
+    };
+    let name = match plan {
+        Plan::Pass(reason) => format!("pass({})", reason.as_str()),
+        Plan::Revalidate => "revalidate".to_owned(),
+        Plan::Keep => "keep".to_owned(),
+    };
+    (name, meaning)
+}
+
+impl From<&Promise> for Promised {
+    fn from(promise: &Promise) -> Self {
+        let relation = match promise.relation {
+            Relation::InRoot => "in-root",
+            Relation::Declared => "declared",
+            Relation::Elsewhere => "elsewhere",
+        };
+        Self {
+            index: promise.by.shown.clone(),
+            digests: promise.digests.iter().map(ToString::to_string).collect(),
+            size: promise.size,
+            rank: promise.by.rank.as_str().to_owned(),
+            relation: relation.to_owned(),
+            binds: promise.relation.binds(),
+            current: promise.is_current(),
+            confirmed: promise.by.confirmed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::config::{Config, Live};
+
+    #[test]
+    fn an_unknown_url_is_explained_too() {
+        let data = tempfile::tempdir().unwrap();
+        let config = Config { data: data.path().to_owned(), ..Config::default() };
+        let store = Store::open(Live::new(config), Clock::system()).unwrap();
+        let target = Target::from_url("https://example.org/a?page=hunter2").unwrap();
+        let explained = explain(&store, &target, Clock::system().now());
+        assert_eq!(explained.resource.kind, "unknown");
+        assert_eq!(explained.url, "https://example.org/a?page=…");
+        assert_eq!(explained.plan, "revalidate");
+        assert!(explained.meaning.contains("RFC 9111") && explained.entries.is_empty());
+    }
+
+    #[test]
+    fn plain_http_is_never_kept_without_a_digest() {
+        let plain = Target::from_url("http://example.org/a").unwrap();
+        let tls = Target::from_url("https://example.org/a").unwrap();
+        assert_eq!(planned(&plain, None, &[]).0, "pass(plain)");
+        assert_eq!(planned(&tls, None, &[]).0, "revalidate");
+    }
+}
