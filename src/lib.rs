@@ -87,3 +87,7 @@ pub mod pipeline;
 pub mod authority;
 
 pub mod admin;
+
+pub mod intercept;
+
+pub mod accept;

@@ -1,0 +1,69 @@
+//! Listening sockets, and how many sockets there may be.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+
+/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+/// Listens on `address`. `[::]` takes IPv4 clients, too, and becomes `0.0.0.0` on a machine without IPv6.
+/// Must be called inside a runtime.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let bound = match listen(address) {
+        Err(error)
+            if address.is_ipv6() && address.ip().is_unspecified() && is_without_v6(&error) =>
+        {
+            listen(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+        }
+        bound => bound,
+    };
+    bound.map_err(|error| {
+        let hint = if error.kind() == io::ErrorKind::AddrInUse {
+            "; is another larder running? --listen chooses a port"
+        } else if error.kind() == io::ErrorKind::PermissionDenied {
+            "; ports below 1024 need a privilege"
+        } else {
+            ""
+        };
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{hint}"))
+    })
+}
+
+/// Whether IPv6 is not in the kernel, or switched off there. A port that is taken is another matter: to listen on half of
+/// what was asked for would go unnoticed.
+fn is_without_v6(error: &io::Error) -> bool {
+    let missing = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL, Errno::PROTONOSUPPORT];
+    Errno::from_io_error(error).is_some_and(|errno| missing.contains(&errno))
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Without it, the connections of a larder that just ended keep the port for a minute.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Raises the number of open files to what the system allows: each client costs a socket, most of them a second one
+/// towards an origin. Returns the number in force; `None`: no limit.
+pub fn raise_file_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, limit = ?limit.current, "cannot raise the number of open files");
+            limit.current
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Connections from clients: accepted within limits, served, drained.
+//!
+//! A listener's loop never ends before the shutdown and never spins: when the process is out of file descriptors it
+//! waits a moment. Each connection is one task with one seat under `clients.max_connections`; a panic ends that
+//! connection and nothing else. The seat lies in the socket's wrapper, so a tunnel or an upgraded connection keeps
+//! it for as long as it lives.
+//!
+//! A shutdown lets running answers end for `clients.drain_timeout`; what is left then ends with a reset, because a
+//! quiet close would pass for the end of a body.
+//!
+//! What a connection carries is `outer`'s business, what a tunnel carries `intercept`'s.
+
+mod listen;
+mod outer;
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, join_all};
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use self::listen::{bind, raise_file_limit};
+use crate::authority::Authority;
+use crate::config::{Clients, Config, Live};
+use crate::intercept::{Seat, Serve, Transport};
+use crate::outcome::metrics::Metrics;
+use crate::reply::{Body, Line};
+
+/// How long a listener waits when the process or the system is out of something: long enough not to spin, short enough not
+/// to be noticed.
+const EXHAUSTED: Duration = Duration::from_millis(50);
+
+/// One line in the log for this long, however often accepting fails.
+const COMPLAINT: Duration = Duration::from_secs(10);
+
+/// Clients that may not use larder and are told so, at once: they never take a seat from those who may.
+const STRANGERS: usize = 64;
+
+/// A dead client is noticed after about two minutes of silence, also in the middle of a long poll.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(10));
+
+/// What is still open after the drain has this long to end with a reset.
+const RESET: Duration = Duration::from_secs(1);
+
+/// Requests that are for larder itself: origin form, or naming one of its own addresses.
+pub trait OwnPages: Send + Sync {
+    /// Answers one.
+    fn answer(&self, request: Request<Incoming>, peer: SocketAddr)
+    -> BoxFuture<'_, Response<Body>>;
+}
+
+/// What stands behind the listeners.
+pub struct Front<S> {
+    /// What the operator decided.
+    pub config: Live,
+    /// What answers proxy requests.
+    pub pipeline: Arc<S>,
+    /// What makes certificates.
+    pub authority: Arc<Authority>,
+    /// What answers requests about larder itself.
+    pub own: Arc<dyn OwnPages>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl<S> std::fmt::Debug for Front<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Front").finish_non_exhaustive()
+    }
+}
+
+/// Accepts and serves connections until `shutdown`, then drains: returns when the last one has ended, or
+/// `clients.drain_timeout` after the shutdown.
+pub async fn run<S: Serve>(
+    front: Arc<Front<S>>,
+    listeners: Vec<TcpListener>,
+    shutdown: impl Future<Output = ()>,
+) {
+    let gate = Gate::new(&front.config.get().clients);
+    let accepting = join_all(listeners.iter().map(|listener| accept_from(&front, listener, &gate)));
+    tokio::select! {
+        _ = accepting => {}
+        () = shutdown => {}
+    }
+    drop(listeners);
+    gate.drain(front.config.get().clients.drain_timeout, &front).await;
+}
+
+/// The limits that all listeners share.
+struct Gate {
+    seats: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    open: TaskTracker,
+    drain: CancellationToken,
+    stop: CancellationToken,
+}
+
+impl Gate {
+    fn new(clients: &Clients) -> Self {
+        Self {
+            seats: Arc::new(Semaphore::new(clients.max_connections.min(Semaphore::MAX_PERMITS))),
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            open: TaskTracker::new(),
+            drain: CancellationToken::new(),
+            stop: CancellationToken::new(),
+        }
+    }
+
+    async fn drain<S: Serve>(&self, patience: Duration, front: &Front<S>) {
+        let deadline = Instant::now() + patience;
+        self.drain.cancel();
+        self.open.close();
+        if timeout_at(deadline, self.open.wait()).await.is_err() {
+            tracing::info!(
+                connections = self.open.len(),
+                "connections outlived clients.drain_timeout and are reset"
+            );
+            self.stop.cancel();
+            // Upgraded connections belong to the pipeline, and end with the process.
+            drop(timeout(RESET, self.open.wait()).await);
+        }
+        let deadline = deadline.max(Instant::now() + RESET);
+        if timeout_at(deadline, front.pipeline.drained()).await.is_err() {
+            tracing::info!("fills outlived clients.drain_timeout and are dropped");
+        }
+    }
+}
+
+/// One listener's loop.
+async fn accept_from<S: Serve>(front: &Arc<Front<S>>, listener: &TcpListener, gate: &Gate) {
+    let mut complained: Option<Instant> = None;
+    loop {
+        let (socket, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            // The client was gone before it was its turn (accept(2)).
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                if complained.is_none_or(|at| at.elapsed() > COMPLAINT) {
+                    complained = Some(Instant::now());
+                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                }
+                sleep(EXHAUSTED).await;
+                continue;
+            }
+        };
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let config = front.config.get();
+        let welcome = is_allowed(&config.clients, peer.ip());
+        let permit = if welcome {
+            // Meanwhile further ones wait in the kernel's queue.
+            Arc::clone(&gate.seats).acquire_owned().await.ok()
+        } else {
+            Arc::clone(&gate.strangers).try_acquire_owned().ok()
+        };
+        let Some(permit) = permit else { continue };
+        let seat = Seat::new(permit, gate.open.token(), front.metrics.connection());
+        if let Err(error) = prepare(&socket) {
+            tracing::debug!(%error, client = %peer, "a client was gone at once");
+            continue;
+        }
+        spawn(front, gate, config, socket, peer, seat, welcome);
+    }
+}
+
+/// One connection's task.
+fn spawn<S: Serve>(
+    front: &Arc<Front<S>>,
+    gate: &Gate,
+    config: Arc<Config>,
+    socket: TcpStream,
+    peer: SocketAddr,
+    seat: Seat,
+    welcome: bool,
+) {
+    let line = Line::default();
+    let local = socket.local_addr().ok();
+    let transport = Transport::new(socket, line.clone(), seat);
+    let visit =
+        outer::Visit { front: Arc::clone(front), config, peer, local, drain: gate.drain.clone() };
+    let stop = gate.stop.clone();
+    tokio::spawn(async move {
+        let served = async {
+            if welcome {
+                visit.serve(transport).await;
+            } else {
+                visit.turn_away(transport).await;
+            }
+        };
+        tokio::select! {
+            () = served => {}
+            // Dropping the other branch closes the socket, and this makes it a reset.
+            () = async { stop.cancelled().await; line.cut(); } => {}
+        }
+    });
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    // Answers are written whole; waiting to fill a segment costs 40 ms a connection.
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_keepalive(&KEEPALIVE)
+}
+
+/// Whether a client may use larder. An IPv4 client of a dual-stack listener comes as `::ffff:192.0.2.1`; it is judged as
+/// what it is, or a rule for `::/0` would let the whole of IPv4 in, and one for `10.0.0.0/8` nobody.
+fn is_allowed(clients: &Clients, address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    clients.allow.iter().any(|net| net.contains(&address))
+}
+
+#[cfg(test)]
+mod tests;

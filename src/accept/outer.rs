@@ -1,0 +1,224 @@
+//! One client connection, before any tunnel: HTTP/1.1, proxy requests.
+//!
+//! CONNECT is decided on and answered here, and the tunnel is run in this connection's own task once hyper has let go
+//! of the socket. An absolute-form request goes to the pipeline, what names larder itself to its own pages.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::server::conn::http1::{Connection, UpgradeableConnection};
+use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::CancellationToken;
+
+use super::Front;
+use crate::clock::Stopwatch;
+use crate::config::Config;
+use crate::intercept::{
+    Counted, Course, Granted, Patience, Refusal, Serve, Transport, Watch, admit, check, outer,
+};
+use crate::outcome::metrics::Direction;
+use crate::reply::{Body, Line};
+use crate::target::identity::{connect_authority, identify};
+use crate::target::{Host, Origin};
+
+/// A client connection.
+pub(super) struct Visit<S> {
+    pub(super) front: Arc<Front<S>>,
+    /// As it was when the client came: a reload changes nothing for connections that exist.
+    pub(super) config: Arc<Config>,
+    /// v4-mapped addresses normalised.
+    pub(super) peer: SocketAddr,
+    /// Our end.
+    pub(super) local: Option<SocketAddr>,
+    pub(super) drain: CancellationToken,
+}
+
+/// What the requests of one connection share.
+struct Desk<S: Serve> {
+    visit: Visit<S>,
+    line: Line,
+    /// Made for the first absolute-form request: most connections only carry a CONNECT.
+    connection: OnceLock<Arc<S::Connection>>,
+    /// Left here by the CONNECT that was granted.
+    granted: Mutex<Option<Tunnelled>>,
+}
+
+/// A CONNECT that is answered 200.
+struct Tunnelled {
+    upgrade: OnUpgrade,
+    course: Course,
+    host: Host,
+    port: u16,
+}
+
+/// What the log says of a request that is refused before it has a target.
+struct Asked {
+    since: Stopwatch,
+    method: Method,
+    /// Host and port alone: what else stands in a URL may be a secret.
+    whom: String,
+}
+
+impl Asked {
+    fn of(request: &Request<Incoming>) -> Self {
+        let uri = request.uri();
+        let port = uri.port_u16().map(|port| format!(":{port}"));
+        Self {
+            since: Stopwatch::start(),
+            method: request.method().clone(),
+            whom: format!("{}{}", uri.host().unwrap_or("-"), port.unwrap_or_default()),
+        }
+    }
+}
+
+impl<S: Serve> Visit<S> {
+    /// Serves requests, and then the tunnel if one of them was a CONNECT.
+    pub(super) async fn serve(self, transport: Transport) {
+        let patience = Patience::of(&self.config.clients, false);
+        let watch = Watch::over(&transport, patience, &self.drain);
+        let desk = Arc::new(Desk {
+            visit: self,
+            line: watch.line.clone(),
+            connection: OnceLock::new(),
+            granted: Mutex::new(None),
+        });
+        let (counting, answering) = (Arc::clone(&watch.activity), Arc::clone(&desk));
+        let answer = service_fn(move |request| {
+            let running = counting.begin();
+            let desk = Arc::clone(&answering);
+            async move {
+                let asked = Asked::of(&request);
+                let answered = desk.answer(request).await;
+                let response =
+                    answered.unwrap_or_else(|refusal| desk.visit.refuse(&refusal, &asked));
+                Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
+            }
+        });
+        let connection = outer().serve_connection(TokioIo::new(transport), answer).with_upgrades();
+        watch.drive(connection, UpgradeableConnection::graceful_shutdown).await;
+        desk.run_tunnel().await;
+    }
+
+    /// Tells a client that may not use larder so.
+    pub(super) async fn turn_away(self, transport: Transport) {
+        let refusal = Refusal::forbidden(format!(
+            "clients from {} may not use this larder; clients.allow (LARDER_CLIENTS_ALLOW) lists the networks that may",
+            self.peer.ip()
+        ));
+        let answer = service_fn(|request: Request<Incoming>| {
+            let mut response = self.refuse(&refusal, &Asked::of(&request));
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        // It gets one answer, not an idle connection.
+        let patience = Patience { header: None, idle: self.config.clients.header_timeout };
+        let watch = Watch::over(&transport, patience, &self.drain);
+        let connection = outer().serve_connection(TokioIo::new(transport), answer);
+        watch.drive(connection, Connection::graceful_shutdown).await;
+    }
+
+    /// Writes a refusal down as the pipeline does its requests; gives the answer.
+    fn refuse(&self, refusal: &Refusal, asked: &Asked) -> Response<Body> {
+        let response = refusal.response();
+        let bytes = response.body().size_hint().lower();
+        self.front.metrics.ended(refusal.outcome, None, "");
+        self.front.metrics.bytes(Direction::ToClient, bytes);
+        tracing::info!(
+            target: "larder::request",
+            outcome = %refusal.outcome,
+            proof = %"-",
+            status = refusal.status.as_u16(),
+            bytes,
+            ms = u64::try_from(asked.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            cut = false,
+            client = %self.peer.ip(),
+            why = %refusal,
+            "{} {}", asked.method, asked.whom,
+        );
+        response
+    }
+
+    /// Whether `origin` is one of our own listeners.
+    fn is_own(&self, origin: &Origin) -> bool {
+        let ours = |address: &SocketAddr| match &origin.host {
+            Host::Name(name) => address.port() == origin.port && &**name == "localhost",
+            Host::Address(ip) => {
+                let ip = ip.to_canonical();
+                address.port() == origin.port
+                    && (ip == address.ip().to_canonical() || ip.is_loopback())
+            }
+        };
+        self.local.iter().chain(&self.config.listen).any(ours)
+    }
+}
+
+impl<S: Serve> Desk<S> {
+    /// Answers a request, or says why not.
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let Visit { front, config, peer, .. } = &self.visit;
+        if request.method() == Method::CONNECT {
+            return self.connect(request).await;
+        }
+        if request.uri().authority().is_none() {
+            return Ok(front.own.answer(request, *peer).await);
+        }
+        let target = identify(None, &request)?;
+        let origin = target.origin();
+        if self.visit.is_own(origin) {
+            return Ok(front.own.answer(request, *peer).await);
+        }
+        check(config, &origin.host, origin.port)?;
+        let connection = self.connection.get_or_init(|| {
+            let line = self.line.clone();
+            Arc::new(front.pipeline.connection(*peer, None, line))
+        });
+        Ok(front.pipeline.serve(connection, request).await)
+    }
+
+    async fn connect(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let Visit { front, config, peer, .. } = &self.visit;
+        let (host, port) = connect_authority(&request)?;
+        let course = admit(config, &*front.pipeline, *peer, &host, port).await?;
+        let tunnelled = Tunnelled { upgrade: hyper::upgrade::on(request), course, host, port };
+        *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnelled);
+        Ok(Response::new(Body::default()))
+    }
+
+    /// Runs the tunnel that a CONNECT was granted, if one was.
+    async fn run_tunnel(&self) {
+        let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Tunnelled { upgrade, course, host, port }) = granted else {
+            return;
+        };
+        // An error: the client left before it had its 200.
+        let Some(transport) = upgrade.await.ok().and_then(recover) else {
+            return;
+        };
+        let visit = &self.visit;
+        let granted = Granted {
+            config: Arc::clone(&visit.config),
+            service: Arc::clone(&visit.front.pipeline),
+            authority: Arc::clone(&visit.front.authority),
+            metrics: Arc::clone(&visit.front.metrics),
+            drain: visit.drain.clone(),
+            peer: visit.peer,
+            host,
+            port,
+        };
+        granted.run(transport, course).await;
+    }
+}
+
+/// The socket itself, with what was read beyond the CONNECT.
+fn recover(upgraded: Upgraded) -> Option<Transport> {
+    let parts = upgraded.downcast::<TokioIo<Transport>>().ok()?;
+    let mut transport = parts.io.into_inner();
+    transport.give_back(&parts.read_buf);
+    Some(transport)
+}

@@ -1,0 +1,160 @@
+//! What CONNECT and absolute-form requests may ask for, and what is done with a tunnel.
+
+use std::net::SocketAddr;
+
+use hyper::{Response, StatusCode};
+
+use crate::config::{Config, private_nets};
+use crate::origin::{Duplex, Reach};
+use crate::outcome::Outcome;
+use crate::reply::{self, Body};
+use crate::target::identity::Misdirected;
+use crate::target::{Host, Origin, Scheme};
+
+use super::Serve;
+
+/// A request that goes no further, and why, in one line that says what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Refusal {
+    /// larder refused it on purpose, or the way to the origin failed.
+    pub(crate) outcome: Outcome,
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+}
+
+impl Refusal {
+    pub(crate) fn forbidden(text: String) -> Self {
+        Self::refused(StatusCode::FORBIDDEN, text)
+    }
+
+    fn refused(status: StatusCode, text: String) -> Self {
+        Self { outcome: Outcome::Refused, status, text }
+    }
+
+    /// The answer that says so.
+    pub(crate) fn response(&self) -> Response<Body> {
+        reply::text(self.status, &self.text, self.outcome)
+    }
+}
+
+impl From<Misdirected> for Refusal {
+    fn from(misdirected: Misdirected) -> Self {
+        match misdirected {
+            Misdirected::Elsewhere(text) => Self::refused(StatusCode::MISDIRECTED_REQUEST, text),
+            Misdirected::Malformed(text) => Self::refused(StatusCode::BAD_REQUEST, text),
+        }
+    }
+}
+
+/// What is done with a granted tunnel.
+pub(crate) enum Course {
+    /// Look at what it carries, and serve it if it is HTTP.
+    Look,
+    /// Copied through, nothing read.
+    Through { upstream: Box<dyn Duplex>, why: String },
+}
+
+/// Whether the operator lets clients reach this host at this port.
+pub(crate) fn check(config: &Config, host: &Host, port: u16) -> Result<(), Refusal> {
+    let hosts = &config.hosts;
+    if !hosts.ports.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
+        return Err(Refusal::forbidden(format!(
+            "port {port} of {host} is not open to clients; hosts.ports lists those that are"
+        )));
+    }
+    let name = host.to_string();
+    if hosts.refuse.iter().any(|pattern| pattern.matches(&name)) {
+        return Err(Refusal::forbidden(format!(
+            "{host} is refused by the configuration (hosts.refuse)"
+        )));
+    }
+    Ok(())
+}
+
+/// Decides on a CONNECT before it is answered, so that what fails still has a status.
+pub(crate) async fn admit<S: Serve>(
+    config: &Config,
+    service: &S,
+    peer: SocketAddr,
+    host: &Host,
+    port: u16,
+) -> Result<Course, Refusal> {
+    check(config, host, port)?;
+    let name = host.to_string();
+    let origin = Origin { scheme: Scheme::Https, host: host.clone(), port };
+    let configured = config.hosts.tunnel.iter().any(|pattern| pattern.matches(&name));
+    let why =
+        if configured { Some("hosts.tunnel".to_owned()) } else { service.must_tunnel(&origin) };
+    let Some(why) = why else {
+        return Ok(Course::Look);
+    };
+    match service.tunnel(&origin, reach(peer)).await {
+        Ok(upstream) => Ok(Course::Through { upstream, why }),
+        Err(error) => Err(Refusal {
+            outcome: if error.status().is_client_error() {
+                Outcome::Refused
+            } else {
+                Outcome::Failed
+            },
+            status: error.status(),
+            text: error.to_string(),
+        }),
+    }
+}
+
+/// From where a tunnel of this client starts.
+pub(crate) fn reach(peer: SocketAddr) -> Reach {
+    Reach {
+        internal_client: private_nets().iter().any(|net| net.contains(&peer.ip())),
+        from_public: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::HostPattern;
+
+    fn status(config: &Config, host: &str, port: u16) -> u16 {
+        let host = Host::parse(host).unwrap();
+        check(config, &host, port).map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn ports_that_carry_mail_and_shells_are_shut() {
+        let config = Config::default();
+        for (port, expected) in
+            [(80, 200), (443, 200), (1024, 200), (65535, 200), (22, 403), (25, 403), (1023, 403)]
+        {
+            assert_eq!(status(&config, "example.org", port), expected, "{port}");
+        }
+    }
+
+    #[test]
+    fn a_refused_host_is_refused_in_every_spelling() {
+        let mut config = Config::default();
+        config.hosts.refuse = vec![
+            HostPattern("example.org".into()),
+            HostPattern("*.example.net".into()),
+            HostPattern("[2001:db8::1]".into()),
+        ];
+        for (host, expected) in [
+            ("example.org", 403),
+            ("EXAMPLE.org.", 403),
+            ("a.example.net.", 403),
+            ("[2001:DB8:0::1]", 403),
+            ("example.net", 200),
+        ] {
+            assert_eq!(status(&config, host, 443), expected, "{host}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_of_text_that_says_what_to_set() {
+        let host = Host::parse("example.org").unwrap();
+        let refusal = check(&Config::default(), &host, 25).unwrap_err();
+        assert!(refusal.text.contains("hosts.ports"));
+        assert_eq!(refusal.response().headers()["cache-status"], "larder; detail=\"refused\"");
+    }
+}

@@ -1,0 +1,272 @@
+//! From a granted CONNECT to requests.
+//!
+//! ```text
+//! CONNECT ── grant ── 200 ──▶ look at the first bytes, consuming none
+//!                              │
+//!            ClientHello ◀─────┼─────▶ a request line ──▶ HTTP, scheme http
+//!                 │            │
+//!     leaf for its name        └──▶ neither, or silence until the origin speaks ──▶ tunnel, or closed
+//!                 │
+//!            TLS, then HTTP/1.1 or HTTP/2, scheme https
+//! ```
+//!
+//! The CONNECT authority is the identity of everything inside; `target::identity` compares the rest with it at every
+//! request. A `ClientHello` that names another host is still answered with a certificate for that name, because only
+//! then can the client read the 421 that says why.
+//!
+//! A silent client may be one that waits for the server to speak first (SSH, SMTP, databases). After a second the
+//! origin is connected to, and whoever speaks first decides: the origin, and it is a tunnel; the client, and its bytes
+//! are judged as ever, however long its way was.
+//!
+//! Not done here: the listener and its limits (`accept`), answering requests (`pipeline`).
+
+mod activity;
+mod first;
+mod grant;
+mod http;
+mod serve;
+mod tls;
+mod transport;
+mod tunnel;
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto::UpgradeableConnection;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::activity::{Counted, Patience};
+pub(crate) use self::grant::{Course, Refusal, admit, check};
+pub(crate) use self::http::{Watch, outer};
+pub use self::serve::Serve;
+pub(crate) use self::transport::{Seat, Transport};
+
+use self::first::{First, Hello};
+use self::tunnel::Route;
+use crate::authority::Authority;
+use crate::config::Config;
+use crate::origin::Duplex;
+use crate::outcome::Outcome;
+use crate::outcome::metrics::Metrics;
+use crate::target::identity::Tunnel;
+use crate::target::{Host, Origin, Scheme};
+
+/// How long a client may be silent before it may be one that waits for the server to speak.
+const SILENCE: Duration = Duration::from_secs(1);
+
+/// Room for what a server says first, in one read.
+const GREETING: usize = 4096;
+
+/// What is encrypted ahead of a client that does not read, in bytes: two records. rustls takes 64 KiB, which is much for a
+/// hundred clients and nothing for the speed of one.
+const SEALED: usize = 32 * 1024;
+
+/// A tunnel whose 200 has been sent.
+pub(crate) struct Granted<S> {
+    pub(crate) config: Arc<Config>,
+    pub(crate) service: Arc<S>,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) drain: CancellationToken,
+    pub(crate) peer: SocketAddr,
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+}
+
+/// What was found in a tunnel.
+enum Found {
+    Tls(Hello),
+    Http { h2: bool },
+    Through(Through),
+    Nothing,
+}
+
+/// What is to be copied through.
+struct Through {
+    upstream: Box<dyn Duplex>,
+    early: BytesMut,
+    why: &'static str,
+}
+
+impl<S: Serve> Granted<S> {
+    /// Serves the tunnel to its end.
+    pub(crate) async fn run(self, mut client: Transport, course: Course) {
+        let idle = self.config.clients.idle_timeout;
+        if let Course::Through { upstream, why } = course {
+            return tunnel::copy(client, upstream, &[], &self.route(), &why, idle).await;
+        }
+        let deadline = Instant::now() + self.config.clients.handshake_timeout;
+        let Ok(found) = timeout_at(deadline, self.find(&mut client)).await else {
+            tracing::debug!(client = %self.peer, host = %self.host, "a tunnel in which nothing began is closed");
+            return;
+        };
+        match found {
+            Found::Nothing => {}
+            Found::Through(through) => {
+                let Through { upstream, early, why } = through;
+                tunnel::copy(client, upstream, &early, &self.route(), why, idle).await;
+            }
+            Found::Http { h2 } => {
+                let watch = self.watch(&client, h2);
+                let tunnel = self.tunnel(Scheme::Http, None);
+                self.requests(client, tunnel, watch).await;
+            }
+            Found::Tls(hello) => self.handshake(client, hello, deadline).await,
+        }
+    }
+
+    /// Finds out what the tunnel carries.
+    async fn find(&self, client: &mut Transport) -> Found {
+        let mut may_tunnel = self.config.hosts.tunnel_unknown_protocols;
+        let mut upstream = None;
+        loop {
+            let why = match first::judge(client.seen()) {
+                First::More => None,
+                First::Http { h2 } => return Found::Http { h2 },
+                First::Unknown => Some("neither TLS nor HTTP"),
+                First::Tls(hello) => match hello.foreign {
+                    Some(why) if may_tunnel => Some(why),
+                    // The handshake fails, and the client hears why.
+                    _ => return Found::Tls(hello),
+                },
+            };
+            if let Some(why) = why {
+                return self.give_up(why, may_tunnel, upstream).await;
+            }
+            let looked = if let Some(origin) = &mut upstream {
+                let mut early = BytesMut::with_capacity(GREETING);
+                tokio::select! {
+                    looked = client.look() => looked,
+                    spoken = origin.read_buf(&mut early) => {
+                        let why = "the server speaks first";
+                        return match (spoken, upstream) {
+                            (Ok(1..), Some(upstream)) => Found::Through(Through { upstream, early, why }),
+                            _ => Found::Nothing,
+                        };
+                    }
+                }
+            } else if may_tunnel && client.seen().is_empty() {
+                let Ok(looked) = timeout(SILENCE, client.look()).await else {
+                    upstream = self.connect().await;
+                    may_tunnel = upstream.is_some();
+                    continue;
+                };
+                looked
+            } else {
+                client.look().await
+            };
+            if !matches!(looked, Ok(1..)) {
+                return Found::Nothing;
+            }
+        }
+    }
+
+    /// Neither TLS nor HTTP that larder can serve: through, where policy allows.
+    async fn give_up(
+        &self,
+        why: &'static str,
+        may_tunnel: bool,
+        upstream: Option<Box<dyn Duplex>>,
+    ) -> Found {
+        if !may_tunnel {
+            self.metrics.ended(Outcome::Refused, None, "");
+            tracing::info!(
+                client = %self.peer, host = %self.host, port = self.port, why,
+                "a tunnel is closed; hosts.tunnel_unknown_protocols or hosts.tunnel would let it through"
+            );
+            return Found::Nothing;
+        }
+        let upstream = match upstream {
+            Some(upstream) => Some(upstream),
+            None => self.connect().await,
+        };
+        upstream.map_or(Found::Nothing, |upstream| {
+            Found::Through(Through { upstream, early: BytesMut::new(), why })
+        })
+    }
+
+    async fn connect(&self) -> Option<Box<dyn Duplex>> {
+        let origin = self.origin(Scheme::Https);
+        self.service
+            .tunnel(&origin, grant::reach(self.peer))
+            .await
+            .inspect_err(|error| {
+                self.metrics.ended(Outcome::Failed, None, "");
+                tracing::info!(client = %self.peer, host = %self.host, port = self.port, %error, "no tunnel");
+            })
+            .ok()
+    }
+
+    /// TLS, in the host's name.
+    async fn handshake(self, mut client: Transport, hello: Hello, deadline: Instant) {
+        client.seal();
+        let mut watch = self.watch(&client, false);
+        let acceptor = TlsAcceptor::from(self.authority.server_config(&self.host));
+        match timeout_at(deadline, acceptor.accept(client)).await {
+            Err(_) => {
+                tracing::info!(client = %self.peer, host = %self.host, "a TLS handshake took too long (clients.handshake_timeout)");
+            }
+            Ok(Err(error)) => tls::explain(&error, &self.route()),
+            Ok(Ok(mut stream)) => {
+                watch.activity.all_heard();
+                let (_, session) = stream.get_mut();
+                session.set_buffer_limit(Some(SEALED));
+                if session.alpn_protocol() == Some(b"h2") {
+                    watch.patience.header = None;
+                }
+                let tunnel = self.tunnel(Scheme::Https, hello.sni);
+                self.requests(stream, tunnel, watch).await;
+            }
+        }
+    }
+
+    /// HTTP, to the end of the connection.
+    async fn requests<I>(self, io: I, tunnel: Tunnel, watch: Watch)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let service = Arc::clone(&self.service);
+        let connection = Arc::new(service.connection(self.peer, Some(tunnel), watch.line.clone()));
+        let counting = Arc::clone(&watch.activity);
+        let answer = service_fn(move |request| {
+            let running = counting.begin();
+            let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
+            async move {
+                let response = service.serve(&connection, request).await;
+                Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
+            }
+        });
+        let builder = http::inner();
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), answer);
+        watch.drive(connection, UpgradeableConnection::graceful_shutdown).await;
+    }
+
+    fn watch(&self, client: &Transport, h2: bool) -> Watch {
+        Watch::over(client, Patience::of(&self.config.clients, h2), &self.drain)
+    }
+
+    fn origin(&self, scheme: Scheme) -> Origin {
+        Origin { scheme, host: self.host.clone(), port: self.port }
+    }
+
+    fn tunnel(&self, scheme: Scheme, sni: Option<String>) -> Tunnel {
+        Tunnel { origin: self.origin(scheme), sni }
+    }
+
+    fn route(&self) -> Route {
+        Route {
+            peer: self.peer,
+            host: self.host.clone(),
+            port: self.port,
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+}

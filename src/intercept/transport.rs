@@ -1,0 +1,244 @@
+//! The client's TCP connection, with three things that a `TcpStream` cannot do.
+//!
+//! - What has been looked at is read again: deciding what a tunnel carries consumes nothing.
+//! - It can end loudly. When a reply cuts its [`Line`], not one more byte of an answer is written and no
+//!   `close_notify`, because after a quiet close several clients keep the short file as if it were whole. In the clear
+//!   the connection is reset. Under TLS a reset is not enough: Python up to 3.11.8 takes it for the end of the stream
+//!   (python/cpython#115627). So the stream is spoilt there: what follows is no TLS, every client's TLS library says so,
+//!   and then comes the reset.
+//! - It holds the connection's seat (the permit under the connection limit, the token that a drain waits for, the place
+//!   among the counted), so that the seat is free when the socket is, wherever an upgrade carried it.
+
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::activity::Activity;
+use crate::outcome::metrics::OpenConnection;
+use crate::reply::Line;
+
+/// The most that is looked at before it is decided what a tunnel carries. A `ClientHello` with post-quantum keys has
+/// 2 KiB; one record has 16.
+pub(crate) const LOOK: usize = 16 * 1024;
+
+/// A place under the connection limit.
+pub(crate) struct Seat {
+    /// Frees the place.
+    _permit: OwnedSemaphorePermit,
+    /// Lets a drain end.
+    _open: TaskTrackerToken,
+    /// Counts the connection.
+    _counted: OpenConnection,
+}
+
+impl Seat {
+    pub(crate) fn new(
+        permit: OwnedSemaphorePermit,
+        open: TaskTrackerToken,
+        counted: OpenConnection,
+    ) -> Self {
+        Self { _permit: permit, _open: open, _counted: counted }
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Seat")
+    }
+}
+
+/// A client's TCP connection.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    socket: TcpStream,
+    /// Looked at, and not yet read.
+    unread: BytesMut,
+    line: Line,
+    activity: Arc<Activity>,
+    /// TLS is spoken over it.
+    sealed: bool,
+    seat: Option<Seat>,
+}
+
+impl Transport {
+    pub(crate) fn new(socket: TcpStream, line: Line, seat: Seat) -> Self {
+        Self {
+            socket,
+            unread: BytesMut::new(),
+            line,
+            activity: Arc::default(),
+            sealed: false,
+            seat: Some(seat),
+        }
+    }
+
+    /// From now on TLS is spoken over it.
+    pub(crate) fn seal(&mut self) {
+        self.sealed = true;
+    }
+
+    pub(crate) fn line(&self) -> &Line {
+        &self.line
+    }
+
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// Gives back bytes that somebody read: they are read again, before all others.
+    pub(crate) fn give_back(&mut self, bytes: &Bytes) {
+        let rest = std::mem::take(&mut self.unread);
+        self.unread.extend_from_slice(bytes);
+        self.unread.extend_from_slice(&rest);
+    }
+
+    /// What has come and has not been read.
+    pub(crate) fn seen(&self) -> &[u8] {
+        &self.unread
+    }
+
+    /// Waits for more bytes to look at; 0 when the client has ended or when [`LOOK`] bytes are here. Cancelling it loses
+    /// nothing.
+    pub(crate) async fn look(&mut self) -> io::Result<usize> {
+        let room = LOOK.saturating_sub(self.unread.len());
+        let count = self.socket.read_buf(&mut (&mut self.unread).limit(room)).await?;
+        self.activity.note_read(count);
+        Ok(count)
+    }
+
+    fn refuse_if_cut(&self) -> io::Result<()> {
+        if self.line.is_cut() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a reply was cut"));
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buf.remaining());
+            let mut part = self.unread.split_to(count);
+            part.copy_to_slice(buf.initialize_unfilled_to(count));
+            buf.advance(count);
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;
+        self.activity.note_read(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.refuse_if_cut()?;
+        let written = Pin::new(&mut self.socket).poll_write(cx, bytes);
+        self.noted(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.refuse_if_cut()?;
+        let written = Pin::new(&mut self.socket).poll_write_vectored(cx, pieces);
+        self.noted(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.socket.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.refuse_if_cut()?;
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.refuse_if_cut()?;
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+impl Transport {
+    fn noted(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(count)) => self.activity.note_written(*count),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.activity.note_blocked(),
+        }
+        written
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        // A panic unwinds through here in the middle of an answer: that is no end of a body either.
+        if !self.line.is_cut() && !std::thread::panicking() {
+            return;
+        }
+        if self.sealed
+            && let Ok(runtime) = Handle::try_current()
+            && let Ok(socket) = self.socket.as_fd().try_clone_to_owned()
+        {
+            runtime.spawn(spoil(socket.into(), self.seat.take()));
+        } else {
+            reset(&self.socket);
+        }
+    }
+}
+
+/// With nothing to linger for, `close` discards what is unsent and sends RST (tcp(7), `SO_LINGER`).
+fn reset(socket: &TcpStream) {
+    if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
+        tracing::warn!(%error, "a cut connection could not be reset");
+    }
+}
+
+/// What is written after the last byte of a cut TLS stream: more than one record (RFC 8446 §5.2: 5 + 2^14 + 256 bytes), so
+/// that whether the stream stops between records or within one, its next record is complete and wrong.
+static SPOIL: [u8; 17 * 1024] = [0; 17 * 1024];
+
+/// How long a client may take to read up to the spoilt place. It has been sent all before that already.
+const SPOILING: Duration = Duration::from_secs(30);
+
+/// Ends a cut TLS stream so that its client hears of it.
+async fn spoil(socket: std::net::TcpStream, seat: Option<Seat>) {
+    let Ok(mut socket) = TcpStream::from_std(socket) else {
+        return;
+    };
+    let spoiling = async {
+        socket.write_all(&SPOIL).await?;
+        socket.shutdown().await?;
+        // The client closes when it has seen it.
+        let mut heard = [0; 1024];
+        while socket.read(&mut heard).await? > 0 {}
+        io::Result::Ok(())
+    };
+    if !matches!(tokio::time::timeout(SPOILING, spoiling).await, Ok(Ok(()))) {
+        reset(&socket);
+    }
+    drop(seat);
+}
