@@ -41,7 +41,8 @@
 //! ```
 //!
 //! Only `pipeline` knows the order. The modules below stand in the order of their layers, and each uses only what
-//! stands before it; a test holds them to that.
+//! stands before it; a test holds them to that. [`Larder`] is the wiring: it opens what there is, gives each part what
+//! it needs, and runs until it is told to stop.
 
 // The order is the architecture: what a module may use stands above it.
 pub mod digest;
@@ -91,3 +92,215 @@ pub mod admin;
 pub mod intercept;
 
 pub mod accept;
+
+pub mod cli;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use accept::{Front, OwnPages};
+use admin::{Admin, Running};
+use authority::Authority;
+use clock::Clock;
+use config::keys::{Acts, KEYS};
+use config::load::Loaded;
+use config::{Config, Live};
+use keyring::Keyring;
+use origin::{OriginError, Origins};
+use outcome::metrics::Metrics;
+use pipeline::Pipeline;
+use reply::Body;
+use store::Store;
+
+/// The keys that larder trusts: those compiled in, the system's, and the operator's under `state`. Blocking.
+fn trusted_keys(state: &Path) -> Keyring {
+    let mut keys = Keyring::built_in();
+    for directory in keyring::load::SYSTEM {
+        keys.add_directory(Path::new(directory));
+    }
+    keys.add_directory(&state.join("keys"));
+    keys
+}
+
+/// One larder on one data directory, opened and not yet serving.
+#[derive(Debug)]
+pub struct Larder {
+    pipeline: Arc<Pipeline>,
+    authority: Arc<Authority>,
+    admin: Arc<Admin>,
+}
+
+impl Larder {
+    /// Opens the store and the CA under `config.data`, and makes what is missing. Blocking. A
+    /// [`store::OpenError::Held`] in the error says that another larder holds the directory.
+    pub fn open(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
+        let state = admin::state_dir(&config.data);
+        let config = Live::new(config);
+        let store = Store::open(config.clone(), clock.clone())?;
+        let authority = Authority::open(&state, &clock)?;
+        let origins = Origins::new(config.clone(), clock.clone())?;
+        let metrics = Arc::new(Metrics::default());
+        let running = Running::new(Arc::clone(&authority), Arc::clone(&metrics), &clock);
+        let pipeline = Pipeline::new(
+            config.clone(),
+            clock.clone(),
+            Arc::clone(&store),
+            origins,
+            metrics,
+            trusted_keys(&state),
+        );
+        let admin = Admin { config, clock, store, running: Some(running) };
+        Ok(Arc::new(Self { pipeline: Arc::new(pipeline), authority, admin: Arc::new(admin) }))
+    }
+
+    /// Serves on `listeners` until `shutdown` resolves, then lets running transfers end, at most for
+    /// `clients.drain_timeout`.
+    pub async fn run(
+        self: Arc<Self>,
+        listeners: Vec<TcpListener>,
+        shutdown: impl Future<Output = ()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let addresses = listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect::<Result<Vec<_>, _>>()
+            .context("cannot tell where larder listens")?;
+        let data = &self.admin.config.get().data;
+        let questions = match admin::socket::bind(data) {
+            Ok(socket) => Some(tokio::spawn(socket.serve(Arc::clone(&self.admin)))),
+            Err(error) => {
+                // Clients are served all the same; only `larder why` and its like cannot ask.
+                warn!(%error, "cannot make the socket for questions; `larder why` and the like cannot reach this larder");
+                None
+            }
+        };
+        if let Some(running) = &self.admin.running {
+            running.is_ready(addresses.clone());
+        }
+        let shown: Vec<String> =
+            addresses.iter().map(|address| format!("http://{address}")).collect();
+        self.pipeline.origins.set_own(addresses.clone());
+        let ended = CancellationToken::new();
+        let upkeep =
+            tokio::spawn(upkeep(Arc::clone(&self.admin.store), shown.join(", "), ended.clone()));
+        for address in &shown {
+            info!("listening on {address}");
+        }
+        let front = Front {
+            config: self.admin.config.clone(),
+            pipeline: Arc::clone(&self.pipeline),
+            authority: Arc::clone(&self.authority),
+            own: Arc::new(Pages(Arc::clone(&self.admin))),
+            metrics: Arc::clone(&self.pipeline.metrics),
+        };
+        let admin = Arc::clone(&self.admin);
+        let stop = async move {
+            shutdown.await;
+            if let Some(running) = &admin.running {
+                running.is_draining();
+            }
+        };
+        accept::run(Arc::new(front), listeners, stop).await;
+        if let Some(questions) = questions {
+            questions.abort();
+            // It was told to end; how it does is of no interest.
+            let _ended = questions.await;
+        }
+        ended.cancel();
+        upkeep.await.context("looking after the store failed")
+    }
+
+    /// The CA's certificate.
+    pub fn ca_pem(&self) -> &str {
+        self.authority.ca_pem()
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.pipeline.metrics
+    }
+
+    /// Waits until no other command uses this larder, and lets no other begin to.
+    pub async fn unused(&self) {
+        if let Some(running) = &self.admin.running {
+            running.unused().await;
+        }
+    }
+
+    /// Notes where the values of the configuration came from, without changing any.
+    pub fn configured(&self, loaded: &Loaded) {
+        if let Some(running) = &self.admin.running {
+            running.configured(loaded);
+        }
+    }
+
+    /// Puts another configuration in force. Gives back the names of the keys that changed and wait for a restart. On an
+    /// error (roots that cannot be read, say) nothing changes. Blocking.
+    pub fn reconfigure(&self, loaded: &Loaded) -> Result<Vec<&'static str>, OriginError> {
+        let old = self.admin.config.get();
+        let mut loaded = loaded.clone();
+        let mut waiting = Vec::new();
+        for key in KEYS.iter().filter(|key| key.acts == Acts::AtRestart) {
+            if !key.is_same(&old, &loaded.config) {
+                waiting.push(key.name);
+                key.copy(&old, &mut loaded.config);
+            }
+        }
+        self.admin.config.set(loaded.config.clone());
+        if let Err(error) = self.pipeline.origins.reload() {
+            self.admin.config.set(Config::clone(&old));
+            return Err(error);
+        }
+        self.configured(&loaded);
+        Ok(waiting)
+    }
+}
+
+/// How often the store is looked after: what a crash in between loses is when things were last used.
+const UPKEEP: Duration = Duration::from_secs(30);
+
+/// Looks after the store until it is told to stop; what it has begun it ends, so that the directory is free afterwards.
+/// `shown` is where this larder listens, for whoever comes second.
+async fn upkeep(store: Arc<Store>, shown: String, stop: CancellationToken) {
+    let named = Arc::clone(&store);
+    let mut round = tokio::task::spawn_blocking(move || named.set_holder(&shown));
+    loop {
+        if round.await.is_err() {
+            warn!("looking after the store failed; it is tried again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(UPKEEP) => {}
+            () = stop.cancelled() => break,
+        }
+        let store = Arc::clone(&store);
+        round = tokio::task::spawn_blocking(move || store.maintain());
+    }
+    // The drain is over: closed here, and not when the last who holds it lets go, which may be the process's own end.
+    let last = tokio::task::spawn_blocking(move || store.close()).await;
+    if last.is_err() {
+        warn!("the store was not closed in order; it is put in order when it is opened again");
+    }
+}
+
+/// larder's own pages, as `accept` asks for them.
+struct Pages(Arc<Admin>);
+
+impl OwnPages for Pages {
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> BoxFuture<'_, Response<Body>> {
+        Box::pin(admin::page::page(&self.0, request, peer))
+    }
+}

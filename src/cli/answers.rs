@@ -1,0 +1,115 @@
+//! Asks the running larder, or the store itself when none runs.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use serde::Serialize;
+
+use super::Invocation;
+use crate::admin::ask::{Served, serving};
+use crate::admin::{self, Admin, Answer, Question};
+use crate::authority::Authority;
+use crate::clock::Clock;
+use crate::config::Live;
+use crate::config::load::Loaded;
+use crate::store::{OpenError, Store};
+
+/// The CA, as the commands that hand it out need it.
+pub(super) struct KnownCa {
+    pub(super) file: std::path::PathBuf,
+    pub(super) pem: String,
+    pub(super) sha256: String,
+}
+
+impl Invocation {
+    /// The larder that serves from the data directory, if one does.
+    pub(super) fn served(&self) -> anyhow::Result<Option<Served>> {
+        let data = &self.loaded.config.data;
+        serving(data).map_err(|error| {
+            let denied = error.kind() == io::ErrorKind::PermissionDenied;
+            let why = if denied {
+                "it runs as another user, and only that user and root can ask it"
+            } else {
+                "it does not answer"
+            };
+            anyhow::Error::from(error)
+                .context(format!("a larder serves from {}, but {why}", data.display()))
+        })
+    }
+
+    /// Asks `question`, and gives each answer to `each`, with where to write.
+    pub(super) fn ask(
+        &mut self,
+        question: &Question,
+        mut each: impl FnMut(&mut dyn Write, Answer) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let served = self.served()?;
+        let out = &mut self.out;
+        let mut hear = |answer| match answer {
+            Answer::Failed(why) => bail!(why),
+            Answer::Status(_)
+            | Answer::Setting(_)
+            | Answer::Totals(_)
+            | Answer::Stats(_)
+            | Answer::Why(_)
+            | Answer::Entry(_)
+            | Answer::Removed(_)
+            | Answer::Progress { .. }
+            | Answer::Checked(_)
+            | Answer::Staying => each(out, answer),
+        };
+        if let Some(served) = served {
+            return served.ask(question, hear);
+        }
+        let admin = Admin {
+            config: Live::new(self.loaded.config.clone()),
+            clock: self.clock.clone(),
+            store: open_store(&self.loaded, &self.clock)?,
+            running: None,
+        };
+        let mut heard = Ok(());
+        admin.answer(question, &mut |answer| {
+            heard = hear(answer);
+            if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        heard
+    }
+
+    /// The CA: the running larder's, or the one in the data directory, which is made if there is none.
+    pub(super) fn ca(&self) -> anyhow::Result<KnownCa> {
+        if let Some(served) = self.served()? {
+            let status = served.status().context("cannot ask the running larder")?;
+            return Ok(KnownCa {
+                file: status.ca_file,
+                pem: status.ca_pem,
+                sha256: status.ca_sha256,
+            });
+        }
+        let data = &self.loaded.config.data;
+        // Whoever makes the CA holds the directory: two larders that both made one would leave clients with one that
+        // signs nothing. What is there already is only read.
+        let _held = if admin::ca_file(data).exists() {
+            None
+        } else {
+            Some(open_store(&self.loaded, &self.clock)?)
+        };
+        let authority = Authority::open(&admin::state_dir(data), &self.clock)?;
+        Ok(KnownCa {
+            file: admin::ca_file(data),
+            pem: authority.ca_pem().to_owned(),
+            sha256: authority.fingerprint_sha256(),
+        })
+    }
+}
+
+/// The store of a data directory from which no larder serves.
+fn open_store(loaded: &Loaded, clock: &Clock) -> Result<Arc<Store>, OpenError> {
+    Store::open(Live::new(loaded.config.clone()), clock.clone())
+}
+
+/// Writes a line of JSON.
+pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(writeln!(out, "{}", serde_json::to_string(value)?)?)
+}

@@ -1,0 +1,192 @@
+//! How unmodified clients are made to use larder: variables, and the files that some of them name.
+//!
+//! Tools that *replace* their roots by what a variable names are given a bundle with the machine's roots in it; tools
+//! that *add* are given the CA, and what they were given before. A list of hosts that go around a proxy is added to,
+//! never replaced.
+//!
+//! Not here: the JVM. It reads neither proxy nor roots from the environment; pointed at the proxy by
+//! `JAVA_TOOL_OPTIONS` without a PKCS#12 trust store it would refuse every certificate, so that Maven and Gradle go to
+//! their origins as if larder were not there. Daemons (docker, containerd, the Nix daemon) have an environment of
+//! their own: `ca/` tells how they are set up.
+//!
+//! Sources: each tool's manual; what was tried and what was only read stands in the repository's `ca/README.md`.
+
+pub(super) mod bundle;
+mod files;
+mod no_proxy;
+pub(super) mod place;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+pub(super) use self::files::Files;
+use crate::config::environment::Environment;
+
+/// What a variable is set to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    /// larder's address, as `http://HOST:PORT`.
+    Proxy,
+    /// The hosts that go around the proxy.
+    NoProxy,
+    /// The file with larder's CA, the machine's roots and the user's: for tools that replace.
+    Bundle,
+    /// The file with larder's CA and the user's own additions: for tools that add.
+    Extra,
+    /// The file for apt.
+    Apt,
+    /// The file for wget.
+    Wget,
+    /// Itself.
+    Just(&'static str),
+}
+
+/// Every variable that is set, and for whom.
+const VARIABLES: &[(&str, Value)] = &[
+    // Both cases: curl reads http_proxy in small letters only, others read capitals only.
+    ("HTTPS_PROXY", Value::Proxy),
+    ("https_proxy", Value::Proxy),
+    ("HTTP_PROXY", Value::Proxy),
+    ("http_proxy", Value::Proxy),
+    ("NO_PROXY", Value::NoProxy),
+    ("no_proxy", Value::NoProxy),
+    // ALL_PROXY stays as it is: whatever reads it prefers the two above for http and https.
+    //
+    // OpenSSL, Python's ssl, Ruby, Go, .NET, uv, rustup; the platform verifier of rustls.
+    ("SSL_CERT_FILE", Value::Bundle),
+    ("CURL_CA_BUNDLE", Value::Bundle),
+    ("REQUESTS_CA_BUNDLE", Value::Bundle),
+    ("PIP_CERT", Value::Bundle),
+    ("HTTPLIB2_CA_CERTS", Value::Bundle),
+    ("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", Value::Bundle),
+    ("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", Value::Bundle),
+    ("AWS_CA_BUNDLE", Value::Bundle),
+    ("CARGO_HTTP_CAINFO", Value::Bundle),
+    ("GIT_SSL_CAINFO", Value::Bundle),
+    ("NIX_SSL_CERT_FILE", Value::Bundle),
+    ("PERL_LWP_SSL_CA_FILE", Value::Bundle),
+    ("COMPOSER_CAFILE", Value::Bundle),
+    ("HEX_CACERTS_PATH", Value::Bundle),
+    ("CONDA_SSL_VERIFY", Value::Bundle),
+    ("YARN_HTTPS_CA_FILE_PATH", Value::Bundle),
+    // npm reads its own settings before the variables that everybody reads: a line in an .npmrc would go around larder.
+    ("npm_config_cafile", Value::Bundle),
+    ("npm_config_proxy", Value::Proxy),
+    ("npm_config_https_proxy", Value::Proxy),
+    ("npm_config_noproxy", Value::NoProxy),
+    // Node, npm, pnpm, Bun.
+    ("NODE_EXTRA_CA_CERTS", Value::Extra),
+    ("DENO_CERT", Value::Extra),
+    // Node's fetch reads HTTPS_PROXY only when told to; older Node needs the global-agent package for it.
+    ("NODE_USE_ENV_PROXY", Value::Just("1")),
+    ("GLOBAL_AGENT_HTTP_PROXY", Value::Proxy),
+    ("GLOBAL_AGENT_NO_PROXY", Value::NoProxy),
+    ("APT_CONFIG", Value::Apt),
+    ("WGETRC", Value::Wget),
+];
+
+/// The variables for a client of the larder at `proxy`, and their values.
+pub(super) fn variables(
+    proxy: &str,
+    files: &Files,
+    environment: &Environment,
+) -> Vec<(&'static str, String)> {
+    let around = no_proxy::merged(environment);
+    let value = |value: &Value| match value {
+        Value::Proxy => proxy.to_owned(),
+        Value::NoProxy => around.clone(),
+        Value::Bundle => files.bundle.display().to_string(),
+        Value::Extra => files.extra.display().to_string(),
+        Value::Apt => files.apt.display().to_string(),
+        Value::Wget => files.wget.display().to_string(),
+        Value::Just(text) => (*text).to_owned(),
+    };
+    VARIABLES.iter().map(|(name, kind)| (*name, value(kind))).collect()
+}
+
+/// The URL at which a client on this machine finds a larder that listens at `addresses`.
+pub(super) fn proxy_at(addresses: &[SocketAddr]) -> Option<String> {
+    let reachable = |address: &SocketAddr| match address.ip() {
+        // A socket for all of the machine's addresses, IPv6 ones too, takes IPv4 as well.
+        ip if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        _ => *address,
+    };
+    let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+    let addresses: Vec<SocketAddr> = addresses.iter().map(reachable).collect();
+    addresses
+        .iter()
+        .find(|address| loopback.contains(&address.ip()))
+        .or_else(|| addresses.first())
+        .map(|address| format!("http://{address}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn variables_of(environment: &[(&str, &str)]) -> BTreeMap<&'static str, String> {
+        let files = Files {
+            bundle: "/run/bundle.pem".into(),
+            extra: "/run/extra.pem".into(),
+            apt: "/run/apt.conf".into(),
+            wget: "/run/wgetrc".into(),
+        };
+        variables("http://127.0.0.1:3142", &files, &environment.iter().copied().collect())
+            .into_iter()
+            .collect()
+    }
+
+    #[test]
+    fn every_variable_is_set_once() {
+        let names: BTreeSet<_> = VARIABLES.iter().map(|(name, _)| name).collect();
+        assert_eq!(names.len(), VARIABLES.len());
+    }
+
+    #[test]
+    fn tools_that_replace_get_the_bundle_and_tools_that_add_the_extra_roots() {
+        let set = variables_of(&[]);
+        for replaces in [
+            "SSL_CERT_FILE",
+            "PIP_CERT",
+            "REQUESTS_CA_BUNDLE",
+            "GIT_SSL_CAINFO",
+            "CARGO_HTTP_CAINFO",
+            "npm_config_cafile",
+        ] {
+            assert_eq!(set[replaces], "/run/bundle.pem", "{replaces}");
+        }
+        for adds in ["NODE_EXTRA_CA_CERTS", "DENO_CERT"] {
+            assert_eq!(set[adds], "/run/extra.pem", "{adds}");
+        }
+        assert_eq!(set["APT_CONFIG"], "/run/apt.conf");
+    }
+
+    #[test]
+    fn the_proxy_is_named_in_both_cases() {
+        let set = variables_of(&[
+            ("HTTPS_PROXY", "http://other.example.org"),
+            ("NO_PROXY", "internal.example.org"),
+        ]);
+        for name in ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "npm_config_proxy"] {
+            assert_eq!(set[name], "http://127.0.0.1:3142", "{name}");
+        }
+        for name in ["NO_PROXY", "no_proxy", "npm_config_noproxy"] {
+            assert_eq!(set[name], "internal.example.org,localhost,127.0.0.1,::1", "{name}");
+        }
+        assert!(
+            !set.contains_key("JAVA_TOOL_OPTIONS"),
+            "without a trust store it would break every JVM"
+        );
+    }
+
+    #[test]
+    fn a_larder_that_listens_everywhere_is_reached_on_loopback() {
+        let at = |addresses: &[&str]| {
+            proxy_at(&addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<_>>())
+        };
+        assert_eq!(at(&["[::]:3142"]).as_deref(), Some("http://127.0.0.1:3142"));
+        assert_eq!(at(&["192.0.2.1:1", "[::1]:2"]).as_deref(), Some("http://[::1]:2"));
+        assert_eq!(at(&["192.0.2.1:1"]).as_deref(), Some("http://192.0.2.1:1"));
+        assert_eq!(at(&[]), None);
+    }
+}

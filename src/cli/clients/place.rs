@@ -1,0 +1,170 @@
+//! Where the files for clients lie: below the data directory, in `run/`, if every user can get there; otherwise in the
+//! directory for temporary files. apt, started by root, reads its roots as a user of its own, who cannot enter `/root`.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::config::environment::Environment;
+
+/// A directory for one command; gone with it.
+#[derive(Debug)]
+pub(in crate::cli) struct Passing {
+    path: PathBuf,
+    /// Held while the directory is in use, so that whoever cleans up knows. A process number would not do: containers
+    /// that share the directory each count their own.
+    _lock: File,
+}
+
+impl Passing {
+    pub(in crate::cli) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // Best effort: the next command removes what is left.
+        let _gone = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// A new directory for the files of one command. Those that killed commands left are removed.
+pub(in crate::cli) fn passing(data: &Path, environment: &Environment) -> anyhow::Result<Passing> {
+    let base = base(data, environment)?;
+    sweep(&base);
+    // A number that another process has is taken, be it in another container: the next is tried.
+    for attempt in 0..1000_u32 {
+        let path = base.join(format!("exec-{}-{attempt}", std::process::id()));
+        match DirBuilder::new().mode(0o755).create(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot make {}", path.display()));
+            }
+        }
+        // The directory itself is what is locked. Whoever sweeps between the two steps takes it for left over.
+        match File::open(&path) {
+            Ok(lock) if is_locked(&lock, &path) => return Ok(Passing { path, _lock: lock }),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    bail!("cannot make a directory for a command's files in {}", base.display())
+}
+
+/// The directory for files that stay, because a shell's variables name them.
+pub(in crate::cli) fn lasting(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
+    let path = base(data, environment)?.join("env");
+    make(&path)?;
+    Ok(path)
+}
+
+fn base(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
+    if is_open_to_all(data) {
+        let run = data.join("run");
+        make(&run)?;
+        return Ok(run);
+    }
+    let user = rustix::process::geteuid().as_raw();
+    let path = environment.temporary().join(format!("larder-{user}"));
+    make(&path)?;
+    // Somebody else may have made it first, to put a root of theirs in the way.
+    let found = std::fs::symlink_metadata(&path)?;
+    if !found.is_dir() || found.uid() != user || found.mode() & 0o022 != 0 {
+        bail!("{} is not this user's own directory; remove it, or set TMPDIR", path.display());
+    }
+    Ok(path)
+}
+
+/// Whether every user may pass through `directory` and all that lead to it.
+fn is_open_to_all(directory: &Path) -> bool {
+    directory
+        .ancestors()
+        .all(|path| std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0))
+}
+
+fn make(path: &Path) -> anyhow::Result<()> {
+    match DirBuilder::new().mode(0o755).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("cannot make {}", path.display()))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Locks `directory`, and makes sure that it is still what `path` names.
+fn is_locked(directory: &File, path: &Path) -> bool {
+    let same = || Some(directory.metadata().ok()?.ino() == std::fs::metadata(path).ok()?.ino());
+    flock(directory, FlockOperation::NonBlockingLockExclusive).is_ok() && same() == Some(true)
+}
+
+/// Removes the directories of commands that are gone.
+fn sweep(base: &Path) {
+    let Ok(entries) = std::fs::read_dir(base) else {
+        return;
+    };
+    for entry in
+        entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("exec-"))
+    {
+        let Ok(directory) = File::open(entry.path()) else {
+            continue;
+        };
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            // Best effort, as above.
+            let _gone = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn environment(directory: &Path) -> Environment {
+        [("TMPDIR", &*directory.to_string_lossy())].into_iter().collect()
+    }
+
+    #[test]
+    fn a_commands_directory_is_gone_with_it() {
+        let data = tempfile::tempdir().unwrap();
+        let passing = passing(data.path(), &environment(data.path())).unwrap();
+        let path = passing.path().to_owned();
+        assert!(path.is_dir());
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o755, 0o755);
+        drop(passing);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn files_go_elsewhere_when_others_cannot_enter_the_data_directory() {
+        let outer = tempfile::tempdir().unwrap();
+        let (data, other) = (outer.path().join("data"), outer.path().join("tmp"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(lasting(&data, &environment(&other)).unwrap().starts_with(&other));
+        // A directory that anybody could have put something into is not used.
+        let taken = other.join(format!("larder-{}", rustix::process::geteuid().as_raw()));
+        std::fs::set_permissions(&taken, std::fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(lasting(&data, &environment(&other)).is_err());
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_swept() {
+        let data = tempfile::tempdir().unwrap();
+        let first = passing(data.path(), &environment(data.path())).unwrap();
+        let second = passing(data.path(), &environment(data.path())).unwrap();
+        assert!(first.path().is_dir() && second.path().is_dir() && first.path() != second.path());
+        // The control: one that nobody holds is.
+        let left = data.path().join("run/exec-0-0");
+        let base = base(data.path(), &environment(data.path())).unwrap();
+        std::fs::create_dir(base.join("exec-0-0")).unwrap();
+        sweep(&base);
+        assert!(!left.exists() && first.path().is_dir());
+    }
+}

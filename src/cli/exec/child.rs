@@ -1,0 +1,138 @@
+//! Runs the command: its terminal is ours, its signals are passed on, its end is ours.
+
+use std::ffi::OsString;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, Signal as Number, kill_process};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::{FAILED, NOT_EXECUTABLE, NOT_FOUND};
+
+/// What is passed on to the command.
+pub(super) struct Signals {
+    terminate: Signal,
+    hangup: Signal,
+    user1: Signal,
+    user2: Signal,
+    interrupt: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            user1: signal(SignalKind::user_defined1())?,
+            user2: signal(SignalKind::user_defined2())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) -> Number {
+        tokio::select! {
+            _ = self.terminate.recv() => Number::TERM,
+            _ = self.hangup.recv() => Number::HUP,
+            _ = self.user1.recv() => Number::USR1,
+            _ = self.user2.recv() => Number::USR2,
+            _ = self.interrupt.recv() => Number::INT,
+            _ = self.quit.recv() => Number::QUIT,
+        }
+    }
+}
+
+/// How it ended, as an exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The command's own code, or 128 and the number of the signal that ended it.
+    With(u8),
+    /// It could not be run.
+    NotRun(u8),
+}
+
+/// Runs `command` with `variables` set, until it ends.
+pub(super) async fn run(
+    command: &[OsString],
+    variables: &[(&str, String)],
+    signals: &mut Signals,
+) -> io::Result<Ended> {
+    let Some((program, arguments)) = command.split_first() else {
+        return Ok(Ended::NotRun(NOT_FOUND));
+    };
+    let mut command = Command::new(program);
+    command.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            let (code, why) = if error.kind() == io::ErrorKind::NotFound {
+                (NOT_FOUND, "there is no such command".to_owned())
+            } else {
+                (NOT_EXECUTABLE, error.to_string())
+            };
+            writeln!(io::stderr(), "larder: {}: {why}", program.display())?;
+            return Ok(Ended::NotRun(code));
+        }
+    };
+    // A terminal gives the keys' signals to the command itself: passed on, they would come twice.
+    let keys_reach_it = io::stdin().is_terminal();
+    loop {
+        tokio::select! {
+            ended = child.wait() => return ended.map(|status| Ended::With(code(status))),
+            number = signals.next() => {
+                let from_keys = number == Number::INT || number == Number::QUIT;
+                if !(from_keys && keys_reach_it) {
+                    pass_on(&child, number);
+                }
+            }
+        }
+    }
+}
+
+fn pass_on(child: &Child, number: Number) {
+    let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    if let Some(id) = id {
+        // It may have ended this very moment.
+        let _sent = kill_process(id, number);
+    }
+}
+
+/// The command's own code, or 128 and the number of the signal that ended it.
+fn code(status: ExitStatus) -> u8 {
+    let by_signal = || status.signal().map(|number| number.saturating_add(128));
+    let code = status.code().or_else(by_signal);
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn exit(script: &str) -> Ended {
+        let command = ["sh", "-c", script].map(OsString::from);
+        let variables = [("LARDER_TEST_VALUE", "seen".to_owned())];
+        run(&command, &variables, &mut Signals::new().unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_commands_exit_code_is_passed_on() {
+        assert_eq!(exit("exit 0").await, Ended::With(0));
+        assert_eq!(exit("exit 42").await, Ended::With(42));
+        assert_eq!(exit("kill -TERM $$").await, Ended::With(128 + 15));
+        assert_eq!(exit("test \"$LARDER_TEST_VALUE\" = seen").await, Ended::With(0));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_cannot_be_run_has_its_own_code() {
+        let mut signals = Signals::new().unwrap();
+        let missing = ["larder-test-no-such-command".into()];
+        assert_eq!(run(&missing, &[], &mut signals).await.unwrap(), Ended::NotRun(NOT_FOUND));
+        assert_eq!(
+            run(&["/etc/passwd".into()], &[], &mut signals).await.unwrap(),
+            Ended::NotRun(NOT_EXECUTABLE)
+        );
+    }
+}

@@ -1,0 +1,244 @@
+//! `larder exec`: one command through larder.
+//!
+//! The running larder of the data directory is used if there is one; otherwise one is started inside this process and
+//! ends with the command, or with the last other `larder exec` that found it and uses it as well.
+
+mod child;
+mod summary;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use self::child::{Ended, Signals};
+use super::clients::{self, place};
+use super::{Invocation, Reach, logging, serve};
+use crate::Larder;
+use crate::accept;
+use crate::admin::ask::{Served, Staying};
+use crate::admin::question::Status;
+use crate::admin::{Answer, Question};
+use crate::outcome::metrics::Totals;
+use crate::store::OpenError;
+
+const EXAMPLES: &str = "\
+Examples:
+  larder exec -- pip install -r requirements.txt
+  larder exec -- sudo -E apt-get update
+  larder exec -- make image
+
+Proxy and CA variables of the known build tools are set for the command and
+whatever it starts; NO_PROXY is added to. Java is left alone: it takes neither
+from the environment. A larder that serves from the data directory is used as
+it is configured. The last line, on standard error, sums up.
+
+Exit code: the command's own; 128 and the signal's number if one ended it; 127
+if there is no such command, 126 if it cannot be run, 125 if larder failed.";
+
+/// Runs one command through larder: the running one, or one that lives as long as the command.
+#[derive(Args, Debug)]
+#[command(before_help = EXAMPLES)]
+pub(super) struct Exec {
+    #[command(flatten)]
+    pub(super) reach: Reach,
+    /// Leaves out the summary
+    #[arg(long, short)]
+    quiet: bool,
+    /// The command and its arguments
+    #[arg(
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        required = true,
+        value_name = "COMMAND"
+    )]
+    pub(super) command: Vec<OsString>,
+}
+
+/// A second larder that starts at the same moment holds the directory before it answers on its socket, and one that a kill
+/// preceded reads every record first.
+const STARTING: Duration = Duration::from_secs(30);
+/// Waiting is told of after this.
+const NOTICED: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The larder that the command uses.
+enum Used {
+    /// One that runs elsewhere, and stays while this is held.
+    Found { served: Served, status: Box<Status>, _staying: Staying },
+    /// One of this process.
+    Own(Own),
+}
+
+/// A larder of this process.
+struct Own {
+    larder: Arc<Larder>,
+    address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    running: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Exec {
+    pub(super) fn run(self, invocation: &Invocation) -> anyhow::Result<u8> {
+        // The terminal is the command's.
+        logging::start(&invocation.loaded, Some("warn"));
+        serve::arm_failpoint(&invocation.environment);
+        let runtime = serve::runtime()?;
+        let code = runtime.block_on(self.through(invocation));
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        code
+    }
+
+    async fn through(self, invocation: &Invocation) -> anyhow::Result<u8> {
+        let mut signals = Signals::new().context("cannot listen for signals")?;
+        let used = find_or_start(invocation).await?;
+        let before = used.totals().await?;
+        let proxy = clients::proxy_at(&used.listening())
+            .context("the running larder does not listen yet")?;
+        let data = invocation.loaded.config.data.clone();
+        let environment = invocation.environment.clone();
+        let ca = used.ca_pem();
+        let (directory, variables) = blocking(move || {
+            let directory = place::passing(&data, &environment)?;
+            let files = clients::Files::write(directory.path(), &proxy, &ca, &environment)?;
+            Ok((directory, clients::variables(&proxy, &files, &environment)))
+        })
+        .await?;
+        let ended = child::run(&self.command, &variables, &mut signals).await?;
+        let counted = used.totals().await.map(|now| now.since(&before));
+        let shared = matches!(used, Used::Found { .. });
+        blocking(move || {
+            drop(directory);
+            Ok(())
+        })
+        .await?;
+        if let (Ok(counted), Ended::With(_), false) = (counted, ended, self.quiet) {
+            // Whoever closed standard error wants no summary.
+            let _written = writeln!(io::stderr(), "larder: {}", summary::line(&counted, shared));
+        }
+        if let Used::Own(own) = used {
+            own.end(&mut signals).await?;
+        }
+        match ended {
+            Ended::With(code) | Ended::NotRun(code) => Ok(code),
+        }
+    }
+}
+
+/// Uses the larder that serves from the data directory, or becomes it.
+async fn find_or_start(invocation: &Invocation) -> anyhow::Result<Used> {
+    let begun = tokio::time::Instant::now();
+    // One that ends holds the directory for as long as its drain takes.
+    let patience = STARTING + invocation.loaded.config.clients.drain_timeout;
+    let mut told = false;
+    loop {
+        if let Some(served) = invocation.served()? {
+            let found = blocking(move || Ok((served.stay()?, served.status(), served))).await?;
+            // One that is on its way out, or not there yet, does not promise to stay.
+            if let (Some(staying), Ok(status), served) = found
+                && !status.listening.is_empty()
+            {
+                return Ok(Used::Found { served, status: Box::new(status), _staying: staying });
+            }
+        }
+        match serve::open(invocation).await {
+            Ok(larder) => return start(larder, invocation).map(Used::Own),
+            Err(error) => {
+                let held = error
+                    .chain()
+                    .any(|cause| matches!(cause.downcast_ref(), Some(OpenError::Held { .. })));
+                if !held || begun.elapsed() >= patience {
+                    return Err(error);
+                }
+                if begun.elapsed() >= NOTICED && !told {
+                    told = true;
+                    warn!("waiting for another larder that starts or ends: {error:#}");
+                }
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn start(larder: Arc<Larder>, invocation: &Invocation) -> anyhow::Result<Own> {
+    larder.configured(&invocation.loaded);
+    let listener = accept::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))
+        .context("cannot listen on loopback")?;
+    let address = listener.local_addr()?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(Arc::clone(&larder).run(vec![listener], async move {
+        // Asked to stop, or forgotten: both are the end.
+        let _asked = stopped.await;
+    }));
+    Ok(Own { larder, address, stop, running })
+}
+
+impl Used {
+    fn listening(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Found { status, .. } => status.listening.clone(),
+            Self::Own(own) => vec![own.address],
+        }
+    }
+
+    fn ca_pem(&self) -> String {
+        match self {
+            Self::Found { status, .. } => status.ca_pem.clone(),
+            Self::Own(own) => own.larder.ca_pem().to_owned(),
+        }
+    }
+
+    async fn totals(&self) -> anyhow::Result<Totals> {
+        match self {
+            Self::Own(own) => Ok(own.larder.metrics().totals()),
+            Self::Found { served, .. } => {
+                let served = served.clone();
+                blocking(move || {
+                    let pick = |answer| {
+                        if let Answer::Totals(totals) = answer { Some(totals) } else { None }
+                    };
+                    Ok(served.only(&Question::Totals, pick)?)
+                })
+                .await
+            }
+        }
+    }
+}
+
+impl Own {
+    /// Ends it once no other command uses it; a signal ends it at once.
+    async fn end(self, signals: &mut Signals) -> anyhow::Result<()> {
+        let unused = self.larder.unused();
+        tokio::pin!(unused);
+        if tokio::time::timeout(PAUSE, &mut unused).await.is_err() {
+            // The command has ended and the prompt does not come back: whoever waits is told why.
+            let _written = writeln!(
+                io::stderr(),
+                "larder: another command still uses this larder, which ends with it; Ctrl-C ends it now"
+            );
+            tokio::select! {
+                () = unused => {}
+                _ = signals.next() => {}
+            }
+        }
+        // It may have ended by itself.
+        let _told = self.stop.send(());
+        tokio::select! {
+            ended = self.running => ended?,
+            _ = signals.next() => Ok(()),
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    run: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(run).await?
+}

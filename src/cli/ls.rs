@@ -1,0 +1,48 @@
+//! `larder ls`.
+
+use clap::Args;
+
+use super::answers::json;
+use super::{Invocation, OK, human};
+use crate::admin::{Answer, Question};
+
+const EXAMPLES: &str = "\
+Examples:
+  larder ls                        everything that is stored
+  larder ls example.org/simple     what has this in its URL
+  larder ls --json .whl            one JSON object a line";
+
+/// Lists what is stored: proof, size, age, URL.
+#[derive(Args, Debug)]
+#[command(before_help = EXAMPLES)]
+pub(super) struct Ls {
+    /// A part of the URL
+    #[arg(default_value = "")]
+    matching: String,
+    /// Prints one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+impl Ls {
+    pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
+        let now = invocation.clock.now();
+        invocation.ask(&Question::Entries { matching: self.matching }, |out, answer| {
+            let Answer::Entry(entry) = answer else {
+                return Ok(());
+            };
+            if self.json {
+                return json(out, &entry);
+            }
+            let (size, age) = (human::bytes(entry.size), human::ago(entry.received_at, now));
+            let variant = if entry.variant.is_empty() {
+                String::new()
+            } else {
+                format!(" ({})", entry.variant)
+            };
+            writeln!(out, "{:<22} {size:>9} {age:>12}  {}{variant}", entry.proof, entry.url)?;
+            Ok(())
+        })?;
+        Ok(OK)
+    }
+}

@@ -1,0 +1,333 @@
+//! The command line: one file for each subcommand.
+//!
+//! Flags and environment become one configuration (`config`), then the command runs with an `Invocation`: the
+//! configuration, the environment and where to write. What a running larder knows is asked of it; without one, the
+//! commands that look at the store open it themselves (`answers`).
+//!
+//! Results go to standard output, everything else to standard error.
+
+mod answers;
+mod ca;
+mod clients;
+mod config;
+mod env;
+mod exec;
+mod human;
+mod logging;
+mod ls;
+mod rm;
+mod serve;
+mod stats;
+mod verify;
+mod why;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::clock::Clock;
+use crate::config::environment::{Environment, read_file};
+use crate::config::load::{BadConfig, Flag, Loaded, Sources, load, split};
+use crate::store::OpenError;
+
+/// It worked. For `exec`: the command's own code.
+pub const OK: u8 = 0;
+/// Something failed; the line on standard error says what.
+pub const FAILED: u8 = 1;
+/// The command line or the configuration cannot be understood.
+pub const USAGE: u8 = 2;
+/// Another larder holds the data directory.
+pub const HELD: u8 = 3;
+/// `verify` found damaged files.
+pub const DAMAGED: u8 = 4;
+/// `exec`: larder itself failed before the command could run. It and the next two are `env`'s and the shells' codes.
+pub const EXEC_FAILED: u8 = 125;
+/// `exec`: the command is there and cannot be run.
+pub const NOT_EXECUTABLE: u8 = 126;
+/// `exec`: there is no such command.
+pub const NOT_FOUND: u8 = 127;
+
+const EXAMPLES: &str = "\
+Examples:
+  larder exec -- pip install -r requirements.txt   run one command through larder
+  larder exec -- sudo -E apt-get install git       the same for apt
+  larder serve                                     serve clients on port 3142
+  larder why https://files.example.org/a.whl       what is known of a URL, and why
+  larder stats                                     what is stored, what was saved
+
+Exit codes: 0 done, 1 failed, 2 wrong flags or configuration, 3 the data
+directory is in use by another larder, 4 damaged files were found. `exec` ends
+with its command's code, or 125, 126, 127 if it could not run.";
+
+/// One cache for everything a build downloads: an intercepting proxy that proves every byte it keeps.
+#[derive(Debug, Parser)]
+#[command(name = "larder", version, before_help = EXAMPLES, disable_help_subcommand = true)]
+struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Debug)]
+struct Options {
+    /// The configuration file, instead of `LARDER_CONFIG`, ~/.config/larder/larder.toml or /etc/larder/larder.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The directory of the CA and the cache [default: ~/.cache/larder]
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<String>,
+    /// Sets any key of the configuration; `larder config` lists them. Lists have commas
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// What the commands that reach origins take.
+#[derive(Args, Debug, Default)]
+struct Reach {
+    /// A PEM file with further roots that vouch for origins
+    #[arg(long, value_name = "FILE")]
+    upstream_ca: Vec<String>,
+    /// Networks that origins may be in although larder keeps them shut
+    #[arg(long, value_name = "NET", value_delimiter = ',')]
+    allow_nets: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Serve),
+    Exec(exec::Exec),
+    Env(env::Env),
+    Ca(ca::Ca),
+    Why(why::Why),
+    Ls(ls::Ls),
+    Stats(stats::Stats),
+    Rm(rm::Rm),
+    Verify(verify::Verify),
+    Config(config::Config),
+}
+
+/// What a command works with.
+struct Invocation {
+    loaded: Loaded,
+    environment: Environment,
+    clock: Clock,
+    out: Box<dyn Write>,
+    /// How the configuration is read again.
+    reload: Reload,
+}
+
+/// What the configuration is read from.
+#[derive(Clone)]
+struct Reload {
+    file: Option<PathBuf>,
+    flags: Vec<Flag>,
+}
+
+/// Runs larder. The only place that turns errors into words and exit codes.
+pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Whether help could be written is between clap and the terminal.
+            let _written = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let of_exec = matches!(arguments.command, Command::Exec(_));
+    let code = match begin(&arguments, environment) {
+        Ok(mut invocation) => match arguments.command.run(&mut invocation) {
+            Ok(code) => code,
+            Err(error) => explain(&error, of_exec),
+        },
+        Err(error) => explain(&error, of_exec),
+    };
+    ExitCode::from(code)
+}
+
+fn begin(arguments: &Arguments, environment: Environment) -> anyhow::Result<Invocation> {
+    let reload = Reload { file: arguments.options.config.clone(), flags: flags(arguments)? };
+    let loaded = reload.read(&environment)?;
+    Ok(Invocation {
+        loaded,
+        environment,
+        clock: Clock::system(),
+        out: Box::new(io::stdout()),
+        reload,
+    })
+}
+
+impl Reload {
+    fn read(&self, environment: &Environment) -> anyhow::Result<Loaded> {
+        let file = read_file(self.file.as_deref(), environment)
+            .map_err(|error| BadConfig(vec![error.to_string()]))?;
+        let file = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
+        let mut loaded = load(&Sources { flags: &self.flags, environment, file })?;
+        // Commands run elsewhere are told where files are.
+        loaded.config.data = std::path::absolute(&loaded.config.data)?;
+        Ok(loaded)
+    }
+}
+
+/// The keys that flags set, `--set` first: a flag of its own is the more deliberate.
+fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
+    let mut flags = Vec::new();
+    for set in &arguments.options.set {
+        let Some((key, value)) = set.split_once('=') else {
+            return Err(BadConfig(vec![format!("--set {set}: expected KEY=VALUE")]));
+        };
+        let list = crate::config::keys::key(key).is_some_and(|key| key.list);
+        let values = if list { split(value) } else { vec![value.to_owned()] };
+        flags.push(Flag { flag: "--set".to_owned(), key: key.to_owned(), values });
+    }
+    let nothing = Reach::default();
+    let (listen, reach) = match &arguments.command {
+        Command::Serve(serve) => (serve.listen.as_slice(), &serve.reach),
+        Command::Exec(exec) => (&[] as &[String], &exec.reach),
+        Command::Env(_)
+        | Command::Ca(_)
+        | Command::Why(_)
+        | Command::Ls(_)
+        | Command::Stats(_)
+        | Command::Rm(_)
+        | Command::Verify(_)
+        | Command::Config(_) => (&[] as &[String], &nothing),
+    };
+    let given = [
+        ("listen", listen),
+        ("data", arguments.options.data.as_slice()),
+        ("upstream_ca", &reach.upstream_ca),
+        ("allow_nets", &reach.allow_nets),
+    ];
+    for (key, values) in given.into_iter().filter(|(_, values)| !values.is_empty()) {
+        let flag = format!("--{}", key.replace('_', "-"));
+        flags.push(Flag { flag, key: key.to_owned(), values: values.to_vec() });
+    }
+    Ok(flags)
+}
+
+impl Command {
+    fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
+        match self {
+            Self::Serve(_) => serve::run(invocation),
+            Self::Exec(exec) => exec.run(invocation),
+            Self::Env(_) => env::run(invocation),
+            Self::Ca(ca) => ca.run(invocation),
+            Self::Why(why) => why.run(invocation),
+            Self::Ls(ls) => ls.run(invocation),
+            Self::Stats(stats) => stats.run(invocation),
+            Self::Rm(rm) => rm.run(invocation),
+            Self::Verify(verify) => verify.run(invocation),
+            Self::Config(config) => config.run(invocation),
+        }
+    }
+}
+
+/// Says on standard error what went wrong; gives the exit code.
+fn explain(error: &anyhow::Error, of_exec: bool) -> u8 {
+    let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(broken_pipe) {
+        // `larder ls | head` has seen enough.
+        return OK;
+    }
+    // If not even standard error can be written, the exit code is all there is.
+    let _written = writeln!(io::stderr(), "larder: {error:#}");
+    let held =
+        error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OpenError::Held { .. })));
+    if of_exec {
+        EXEC_FAILED
+    } else if held {
+        HELD
+    } else if error.is::<BadConfig>() {
+        USAGE
+    } else {
+        FAILED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn parsed(line: &str) -> Arguments {
+        Arguments::try_parse_from(line.split(' ')).unwrap()
+    }
+
+    fn value(line: &str, environment: &[(&str, &str)], key: &str) -> (String, String) {
+        let reload =
+            Reload { file: Some("/dev/null".into()), flags: flags(&parsed(line)).unwrap() };
+        let loaded = reload.read(&environment.iter().copied().collect()).unwrap();
+        let (key, source) = loaded.sources.iter().find(|(found, _)| found.name == key).unwrap();
+        (key.shown(&loaded.config), source.to_string())
+    }
+
+    #[test]
+    fn the_commands_are_well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn help_begins_with_examples() {
+        let mut command = Arguments::command();
+        assert!(command.render_long_help().to_string().starts_with("Examples:\n  larder exec --"));
+        for subcommand in command.get_subcommands_mut() {
+            let help = subcommand.render_long_help().to_string();
+            assert!(help.starts_with("Examples:\n  "), "{help}");
+        }
+    }
+
+    #[test]
+    fn flags_set_keys_and_are_named_as_the_source() {
+        let line = "larder serve --listen 127.0.0.1:1 --listen 127.0.0.1:2 --allow-nets 10.0.0.0/8,192.0.2.1";
+        let from = [("LARDER_LISTEN", "127.0.0.1:3")];
+        assert_eq!(
+            value(line, &from, "listen"),
+            ("[\"127.0.0.1:1\", \"127.0.0.1:2\"]".into(), "--listen".into())
+        );
+        assert_eq!(value(line, &from, "allow_nets").0, "[\"10.0.0.0/8\", \"192.0.2.1/32\"]");
+        assert_eq!(value("larder ls", &from, "listen").1, "LARDER_LISTEN");
+        assert_eq!(
+            value("larder ls --set store.max_size=1GiB", &[], "store.max_size"),
+            ("\"1GiB\"".into(), "--set".into())
+        );
+    }
+
+    #[test]
+    fn a_relative_data_directory_is_made_absolute() {
+        let (shown, _) = value("larder ls --data here", &[], "data");
+        assert!(shown.starts_with("\"/") && shown.ends_with("/here\""), "{shown}");
+    }
+
+    #[test]
+    fn everything_after_the_dashes_is_the_command() {
+        for line in ["larder exec -- pip --version --data x", "larder exec pip --version --data x"]
+        {
+            let Command::Exec(exec) = parsed(line).command else { panic!("{line}") };
+            assert_eq!(exec.command, ["pip", "--version", "--data", "x"]);
+        }
+    }
+
+    #[test]
+    fn errors_have_exit_codes() {
+        let held = || {
+            anyhow::Error::from(OpenError::Held { data: "/d".into(), holder: "process 1".into() })
+        };
+        let bad = || anyhow::Error::from(BadConfig(vec!["x".into()]));
+        let pipe =
+            || anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("writing");
+        assert_eq!(explain(&held().context("opening"), false), HELD);
+        assert_eq!(explain(&bad(), false), USAGE);
+        assert_eq!(explain(&anyhow::anyhow!("x"), false), FAILED);
+        assert_eq!(explain(&pipe(), false), OK);
+        assert_eq!(explain(&held(), true), EXEC_FAILED);
+    }
+}

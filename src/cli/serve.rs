@@ -1,0 +1,157 @@
+//! `larder serve`.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::{error, info, warn};
+
+use super::{FAILED, Invocation, OK, Reach, Reload, logging};
+use crate::Larder;
+use crate::accept;
+use crate::config::environment::Environment;
+use crate::config::load::Loaded;
+
+const EXAMPLES: &str = "\
+Examples:
+  larder serve                                       on port 3142, cache in ~/.cache/larder
+  larder serve --listen 127.0.0.1:8080 --data /srv/larder
+  larder serve --upstream-ca corporate-ca.pem --set store.max_size=100GiB
+
+Clients set HTTPS_PROXY and HTTP_PROXY to it and trust its CA; `larder exec`,
+`larder env` and `larder ca` help with that. SIGHUP reads the configuration
+again; SIGTERM and SIGINT let running transfers end, a second one does not.";
+
+/// Serves clients until it is told to stop.
+#[derive(Args, Debug)]
+#[command(before_help = EXAMPLES)]
+pub(super) struct Serve {
+    /// Where clients connect; may be given several times; by default port 3142 of all addresses
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(super) listen: Vec<String>,
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// What is still being read or written when everything is done gets this long: it is nobody's any more.
+const LEFTOVERS: Duration = Duration::from_secs(1);
+
+/// Runs it: what its flags said is in the configuration.
+pub(super) fn run(invocation: &Invocation) -> anyhow::Result<u8> {
+    logging::start(&invocation.loaded, None);
+    arm_failpoint(&invocation.environment);
+    // Not in `exec`: its command would inherit it, and some old programs close every descriptor there could be.
+    let _limit = accept::raise_file_limit();
+    let runtime = runtime()?;
+    let code = runtime.block_on(serve(invocation));
+    runtime.shutdown_timeout(LEFTOVERS);
+    code
+}
+
+/// Threads for files, hashing and parsing. Each piece of such work is short; more threads would only hold more memory.
+const BLOCKING: usize = 64;
+
+/// The runtime of the commands that serve.
+pub(super) fn runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING)
+        .build()
+        .context("cannot start the runtime")
+}
+
+/// A debug build kills itself at the named place (promise P8's tests).
+pub(super) fn arm_failpoint(environment: &Environment) {
+    if cfg!(debug_assertions)
+        && let Some(name) = environment.get("LARDER_FAILPOINT")
+        && !crate::store::failpoint::arm(name)
+    {
+        warn!(name, "there is no such failpoint");
+    }
+}
+
+async fn serve(invocation: &Invocation) -> anyhow::Result<u8> {
+    let larder = open(invocation).await?;
+    larder.configured(&invocation.loaded);
+    let addresses = invocation.loaded.config.listen.iter();
+    let listeners =
+        addresses.map(|address| accept::bind(*address)).collect::<io::Result<Vec<_>>>()?;
+    // Handlers before the first client: a signal that comes early is not to end the process the hard way.
+    let (mut once, mut twice) = (Stops::new()?, Stops::new()?);
+    let reloads = tokio::spawn(reload(
+        Arc::clone(&larder),
+        signal(SignalKind::hangup())?,
+        invocation.reload.clone(),
+        invocation.environment.clone(),
+    ));
+    let running = larder.run(listeners, async move {
+        let name = once.next().await;
+        info!("{name}: running transfers may end, new ones are not begun; a second signal breaks them off");
+    });
+    let code = tokio::select! {
+        ended = running => ended.map(|()| OK),
+        _second = async { twice.next().await; twice.next().await } => {
+            warn!("second signal: transfers are broken off");
+            Ok(FAILED)
+        }
+    };
+    reloads.abort();
+    code
+}
+
+/// Opens the larder of an invocation, away from the async threads.
+pub(super) async fn open(invocation: &Invocation) -> anyhow::Result<Arc<Larder>> {
+    let (config, clock) = (invocation.loaded.config.clone(), invocation.clock.clone());
+    tokio::task::spawn_blocking(move || Larder::open(config, clock)).await?
+}
+
+/// The signals that ask for an end.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Reads the configuration again at each SIGHUP. A wrong one changes nothing.
+async fn reload(larder: Arc<Larder>, mut hangups: Signal, from: Reload, environment: Environment) {
+    while hangups.recv().await.is_some() {
+        let (from, environment) = (from.clone(), environment.clone());
+        let larder = Arc::clone(&larder);
+        let put =
+            tokio::task::spawn_blocking(move || put_in_force(&larder, &from.read(&environment)?));
+        if let Err(error) = put.await.map_err(anyhow::Error::from).flatten() {
+            error!("the configuration stays as it was: {error:#}");
+        }
+    }
+}
+
+/// Blocking.
+fn put_in_force(larder: &Larder, loaded: &Loaded) -> anyhow::Result<()> {
+    match larder.reconfigure(loaded)?.as_slice() {
+        [] => info!("the configuration was read again and is in force"),
+        waiting => info!(
+            "the configuration was read again and is in force, but for {}: restart larder for that",
+            waiting.join(", ")
+        ),
+    }
+    Ok(())
+}
