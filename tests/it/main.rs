@@ -1,0 +1,34 @@
+//! What larder does, seen from outside: one binary, one world, one file for each group of behaviours.
+//!
+//! `world` builds scripted origins, larders and clients. Everything happens on loopback, time is moved and not waited
+//! for, and each check has a control that fails without the thing checked. A test that stands for a failure other
+//! caches had names the place where that failure is told (`project#number`).
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::panic, clippy::expect_used, reason = "likewise")]
+#![expect(clippy::indexing_slicing, clippy::string_slice, reason = "likewise")]
+#![expect(clippy::disallowed_methods, reason = "the world makes files and reads the environment")]
+
+mod world;
+mod world_itself;
+
+mod clients;
+mod contract;
+mod documents;
+mod exec;
+mod flight;
+mod freshness;
+mod front;
+mod gap;
+mod guard;
+mod hit;
+mod identity;
+mod kill;
+mod layers;
+mod licences;
+mod pass;
+mod process;
+mod scope;
+mod signed;
+mod store;
+mod upstream;

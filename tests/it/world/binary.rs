@@ -1,0 +1,158 @@
+//! The real program in a process of its own: for what must survive a kill, and for what people see.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::larder::trust;
+use super::{Ca, Client, PATIENCE, tools};
+
+/// The program under test.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
+
+/// `larder serve` on a free port.
+pub(crate) struct Daemon {
+    pub(crate) address: SocketAddr,
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Daemon {
+    /// Starts it on `data`, with `environment` besides what every test needs; done when it listens.
+    pub(crate) async fn start(ca: &Ca, data: &Path, environment: &[(&str, &str)]) -> Self {
+        Self::try_start(ca, data, environment).await.unwrap()
+    }
+
+    /// The same; the error is what it wrote before it ended.
+    pub(crate) async fn try_start(
+        ca: &Ca,
+        data: &Path,
+        environment: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let mut command = larder(ca, data);
+        command.args(["serve", "--listen", "127.0.0.1:0"]).envs(environment.iter().copied());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let errors = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in errors.lines().map_while(Result::ok) {
+                    log.lock().unwrap().push(line);
+                }
+            }
+        });
+        let listening = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(address) =
+                    log.lock().unwrap().iter().find_map(|line| listening_on(line))
+                {
+                    return Some(address);
+                }
+                if child.try_wait().unwrap().is_some() {
+                    return None;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        if let Ok(Some(address)) = listening.await {
+            return Ok(Self { address, child, log });
+        }
+        let _dead = child.kill();
+        let _status = child.wait();
+        Err(log.lock().unwrap().join("\n"))
+    }
+
+    /// A client that trusts it.
+    pub(crate) async fn client(&self) -> Client {
+        Client::new(self.address, trust(self.address).await)
+    }
+
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Kills it as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
+        let _already_dead = self.child.kill();
+        self.child.wait().unwrap();
+    }
+
+    /// Asks it to stop; its exit code once it has.
+    pub(crate) async fn terminate(&mut self) -> Option<i32> {
+        tools::signal(self.id(), "TERM").await;
+        self.ended().await
+    }
+
+    /// Waits until it has ended by itself; its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        let ended = tokio::time::timeout(PATIENCE, async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        ended.await.expect("larder did not end")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _already_dead = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+/// The program with the configuration every test needs, and nothing of this machine's.
+pub(crate) fn larder(ca: &Ca, data: &Path) -> Command {
+    let mut command = Command::new(PROGRAM);
+    tools::forget_proxies(&mut command);
+    // What steers the tests themselves is no configuration of larder, which refuses names it does not know.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LARDER_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("LARDER_DATA", data)
+        .env("LARDER_ALLOW_NETS", "127.0.0.0/8,::1/128")
+        .env("LARDER_UPSTREAM_CA", ca.file())
+        .env("LARDER_STORE_MIN_FREE", "0");
+    command
+}
+
+/// What `larder ARGUMENTS` prints; asks the running one, or opens the directory.
+pub(crate) async fn say(ca: &Ca, data: &Path, arguments: &[&str]) -> Output {
+    let mut command = larder(ca, data);
+    command.args(arguments);
+    tools::run(command).await
+}
+
+/// The address in a line that says where larder listens.
+fn listening_on(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("listening")?;
+    rest.split(|c: char| c.is_whitespace() || matches!(c, '=' | '"' | ',' | '\u{1b}')).find_map(
+        |word| word.trim_start_matches("http://").trim_end_matches(['/', '.']).parse().ok(),
+    )
+}

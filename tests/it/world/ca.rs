@@ -1,0 +1,72 @@
+//! A certificate authority that lives as long as one test: no key is ever committed.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{RootCertStore, ServerConfig};
+
+/// The authority behind a test's origins.
+pub(crate) struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+    file: PathBuf,
+}
+
+impl Ca {
+    /// Makes one, and writes its certificate to `file` for larder's `upstream_ca`.
+    pub(crate) fn new(file: &Path) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "the test's origins");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let pem = params.self_signed(&key).unwrap().pem();
+        std::fs::write(file, &pem).unwrap();
+        Self { issuer: Issuer::new(params, key), pem, file: file.to_owned() }
+    }
+
+    /// Where its certificate lies.
+    pub(crate) fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// The authority as roots for a client that talks to the origins directly.
+    pub(crate) fn roots(&self) -> Arc<RootCertStore> {
+        roots(&self.pem)
+    }
+
+    /// A server that is `host`, an IP literal or a name.
+    pub(crate) fn server(&self, host: &str, alpn: &[&str]) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, host);
+        params.use_authority_key_identifier_extension = true;
+        params.subject_alt_names = vec![
+            host.parse::<IpAddr>()
+                .map_or_else(|_| SanType::DnsName(host.try_into().unwrap()), SanType::IpAddress),
+        ];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut config = ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .unwrap();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+/// Roots out of a PEM text.
+pub(crate) fn roots(pem: &str) -> Arc<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate.unwrap()).unwrap();
+    }
+    Arc::new(roots)
+}

@@ -1,0 +1,109 @@
+//! The one place that knows how larder is started: renames in its public interface end here.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use larder::Larder;
+use larder::clock::Clock;
+use larder::config::Config;
+use rustls::RootCertStore;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::ca::{Ca, roots};
+use super::client::{Client, read_all};
+
+/// A larder inside this process.
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    pub(crate) clock: Clock,
+    pub(crate) data: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// What every test starts from: loopback is allowed, the origins' authority is trusted, nothing else is special.
+pub(crate) fn config(ca: &Ca, data: PathBuf) -> Config {
+    let mut config = Config {
+        data,
+        allow_nets: vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()],
+        upstream_ca: vec![ca.file().to_owned()],
+        ..Config::default()
+    };
+    config.store.min_free = 0;
+    config.clients.drain_timeout = Duration::from_secs(1);
+    config
+}
+
+impl Proxy {
+    /// Starts one on a free port.
+    pub(crate) async fn start(config: Config) -> Self {
+        Self::try_start(config).await.unwrap()
+    }
+
+    /// Starts one on a free port, or says why not.
+    pub(crate) async fn try_start(config: Config) -> Result<Self, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let data = config.data.clone();
+        let clock = Clock::system();
+        let opened = {
+            let clock = clock.clone();
+            tokio::task::spawn_blocking(move || Larder::open(config, clock)).await.unwrap()
+        };
+        let larder: Arc<Larder> = opened.map_err(|error| format!("{error:#}"))?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let shutdown = async move {
+                let _asked = stopped.await;
+            };
+            // How a run ends is not what these tests are about; the binary's exit code is tested with the binary.
+            let _ended = larder.run(vec![listener], shutdown).await;
+        });
+        Ok(Self { address, clock, data, stop: Some(stop), task: Some(task) })
+    }
+
+    /// Ends it and waits until it has let go of its directory.
+    pub(crate) async fn stop(&mut self) {
+        drop(self.stop.take());
+        if let Some(task) = self.task.take() {
+            task.await.unwrap();
+        }
+    }
+
+    /// What larder says at one of its own paths.
+    pub(crate) async fn own(&self, path: &str) -> String {
+        own(self.address, path).await
+    }
+
+    /// The sum of all samples of a metric whose line holds `label`.
+    pub(crate) async fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = self.own("/-/metrics").await;
+        text.lines()
+            .filter(|line| line.starts_with(name) && line.contains(label))
+            .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
+            .sum()
+    }
+
+    /// A client that trusts this larder.
+    pub(crate) async fn client(&self) -> Client {
+        Client::new(self.address, trust(self.address).await).at(&self.clock)
+    }
+}
+
+/// What the larder at `address` says at one of its own paths.
+pub(crate) async fn own(address: SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+    let (answer, _) = read_all(&mut stream).await;
+    answer.split_once("\r\n\r\n").map_or_else(|| answer.clone(), |(_, body)| body.to_owned())
+}
+
+/// The roots of a client that trusts the larder at `address`.
+pub(crate) async fn trust(address: SocketAddr) -> Arc<RootCertStore> {
+    roots(&own(address, "/ca.crt").await)
+}

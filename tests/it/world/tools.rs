@@ -1,0 +1,78 @@
+//! Real clients as processes, each with a deadline and without this machine's proxy settings.
+
+use std::process::{Command, Output, Stdio};
+
+use super::{PATIENCE, World};
+
+/// Variables that would lead a client around the test's larder, or to other roots.
+const FORGOTTEN: &[&str] = &[
+    "http_proxy",
+    "https_proxy",
+    "all_proxy",
+    "no_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+    "REQUESTS_CA_BUNDLE",
+    "PIP_CERT",
+];
+
+/// Removes what a client must not inherit.
+pub(crate) fn forget_proxies(command: &mut Command) {
+    for name in FORGOTTEN {
+        command.env_remove(name);
+    }
+}
+
+/// `program` as a client of `world`'s larder, by the variables that clients read.
+pub(crate) fn client(world: &World, program: &str, ca: &str) -> Command {
+    let mut command = Command::new(program);
+    forget_proxies(&mut command);
+    let proxy = format!("http://{}", world.proxy.address);
+    command
+        .env("http_proxy", &proxy)
+        .env("https_proxy", &proxy)
+        .env("HTTPS_PROXY", &proxy)
+        .env("SSL_CERT_FILE", ca)
+        .env("CURL_CA_BUNDLE", ca)
+        .env("REQUESTS_CA_BUNDLE", ca)
+        .current_dir(world.dir());
+    command
+}
+
+/// Runs `command` to its end.
+pub(crate) async fn run(mut command: Command) -> Output {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = tokio::process::Command::from(command);
+    command.kill_on_drop(true);
+    let shown = format!("{command:?}");
+    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    output.unwrap_or_else(|_| panic!("did not end: {shown}")).unwrap()
+}
+
+/// What a process wrote, both streams.
+pub(crate) fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// Sends `process` a signal by name.
+pub(crate) async fn signal(process: u32, name: &str) {
+    let mut command = Command::new("kill");
+    command.args(["-s", name, &process.to_string()]);
+    assert!(run(command).await.status.success());
+}
+
+/// Writes the certificate that clients must trust into the world's directory.
+pub(crate) async fn trusted_file(world: &World) -> String {
+    let file = world.dir().join("larder.pem");
+    std::fs::write(&file, world.proxy.own("/ca.crt").await).unwrap();
+    file.to_str().unwrap().to_owned()
+}
