@@ -44,7 +44,7 @@ pub struct Spooled {
     pub size: u64,
     /// The digests that were computed while it came.
     pub digests: Digests,
-    /// The CRC-32 of each 256 KiB, by which the store notices damage.
+    /// The CRC-32 of each chunk, by which the store notices damage.
     pub chunks: Vec<u32>,
     /// The room it takes under the store's cap, given back on drop.
     pub room: Box<dyn Any + Send + Sync>,

@@ -123,7 +123,7 @@ async fn ranges_are_cut_from_the_store() {
         ("-10000", &body[end - 10_000..]),
         ("-2000000", &body[..]),
         ("500000-9999999", &body[500_000..]),
-        // Across the store's chunks of 256 KiB.
+        // Across the store's chunks.
         ("262143-262144", &body[262_143..262_145]),
         ("1-999998", &body[1..end - 1]),
     ] {

@@ -192,7 +192,7 @@ mod tests {
             ("/simple/Zope.Interface/", project("zope-interface"), "/"),
             ("/simple/zope%2Einterface/", project("zope-interface"), "/"),
             ("/a/simple/b/simple/idna/", project("idna"), "/a/simple/b/"),
-            ("/root/dev/+simple/idna/", project("idna"), "/root/dev/"),
+            ("/team/dev/+simple/idna/", project("idna"), "/team/dev/"),
             (
                 "/api/v4/projects/1/packages/pypi/simple/idna",
                 project("idna"),
@@ -296,7 +296,7 @@ mod tests {
                 "/p/1/packages/pypi/files/00/a-1-py3-none-any.whl".into(),
                 &["/p/1/packages/pypi/simple/a/"],
             ),
-            ("/root/dev/+f/abc/a-1-py3-none-any.whl".into(), &["/root/dev/+simple/a/"]),
+            ("/team/dev/+f/abc/a-1-py3-none-any.whl".into(), &["/team/dev/+simple/a/"]),
             ("/simple/a/a-1-py3-none-any.whl".into(), &["/simple/a/"]),
             ("/simple/b/a-1-py3-none-any.whl".into(), &[]),
             ("/a-1-py3-none-any.whl".into(), &[]),
