@@ -72,6 +72,10 @@ impl Record {
 
     /// larder refuses the request on purpose.
     pub(super) fn refuse(&mut self, status: StatusCode, line: &str) -> Response<Body> {
+        if self.shown.is_empty() {
+            // It names no target; why it does not is all there is to say.
+            line.clone_into(&mut self.shown);
+        }
         self.end(Outcome::Refused, reply::text(status, line, Outcome::Refused))
     }
 
