@@ -12,6 +12,9 @@ use crate::config::{Log, LogFormat};
 const TALKATIVE: [&str; 7] =
     ["h2", "hyper", "hyper_util", "rustls", "sled", "tokio_rustls", "tokio_util"];
 
+/// It warns of every packet in a keyring that it leaves out; what is wrong with a key, the keyring itself says.
+const GRUMBLING: (&str, &str) = ("pgp", "error");
+
 /// Starts logging as the configuration says; `quiet` is the filter of commands whose own output matters more, unless
 /// the operator set one.
 pub(super) fn start(loaded: &Loaded, quiet: Option<&str>) {
@@ -36,10 +39,11 @@ pub(super) fn start(loaded: &Loaded, quiet: Option<&str>) {
 
 fn filter(text: &str) -> EnvFilter {
     // The key was read with the same parser; what is left out here was never let in.
+    let talkative = TALKATIVE.map(|library| (library, "warn"));
     let mut filter = EnvFilter::builder().parse_lossy(text);
-    for library in TALKATIVE {
+    for (library, level) in talkative.into_iter().chain([GRUMBLING]) {
         if !text.contains(&format!("{library}=")) {
-            filter = [format!("{library}=warn").parse()]
+            filter = [format!("{library}={level}").parse()]
                 .into_iter()
                 .flatten()
                 .fold(filter, EnvFilter::add_directive);
@@ -56,6 +60,7 @@ mod tests {
     fn talkative_libraries_are_quiet_unless_they_are_named() {
         let filter_of = |text| filter(text).to_string();
         assert!(filter_of("trace").contains("h2=warn"));
+        assert!(filter_of("info").contains("pgp=error"));
         assert!(
             filter_of("info,h2=trace").contains("h2=trace")
                 && !filter_of("info,h2=trace").contains("h2=warn")
