@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use hyper::{HeaderMap, StatusCode};
 
+pub use super::apt::fuzz::{apt_index, apt_release};
 pub use super::cargo::fuzz::{cargo_index, cargo_names};
 pub use super::npm::fuzz::{npm_document, npm_names};
 pub use super::pypi::fuzz::{pypi_html, pypi_json, pypi_names};
@@ -26,6 +27,8 @@ pub struct Body {
 
 /// Every body.
 pub const BODIES: &[Body] = &[
+    body("apt_index", apt_index),
+    body("apt_release", apt_release),
     body("cargo_index", cargo_index),
     body("cargo_names", cargo_names),
     body("documents", documents),

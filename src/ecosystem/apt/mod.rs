@@ -15,6 +15,7 @@
 
 mod date;
 mod expand;
+pub(super) mod fuzz;
 mod places;
 mod release;
 mod shape;
