@@ -31,6 +31,7 @@ const RSA_ENDS: &str = ".rsa.pub";
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// An `OpenPGP` certificate: apt's archives.
+    #[serde(rename = "openpgp")]
     OpenPgp,
     /// An RSA key that its file names: apk's archives.
     Apk,

@@ -57,7 +57,7 @@ impl Pipeline {
         }
         let stored = match found {
             Lookup::Fresh(stored) => {
-                self.read_stored(&task, &stored.entry).await;
+                self.read_stored(&task, &stored).await;
                 let reply = self.reply_stored(asked, &stored, Outcome::Hit, record);
                 if let Some(response) = reply.await {
                     return response;

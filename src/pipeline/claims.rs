@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::editions::{self, Held};
+use super::lookup::Stored;
 use super::shelf::Shelves;
 use super::task::Task;
 use crate::claim::Standing;
@@ -40,18 +41,22 @@ impl Pipeline {
     }
 
     /// A stored body that is an index under its own digest may have come for another archive, or before the index that
-    /// names it: its claims are read when it is first given here.
-    pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) {
+    /// names it: its claims are read when it is first given here. An index under its own name is read again when what
+    /// names it is worth more than it was.
+    pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, stored: &Stored) {
+        let entry = &stored.entry;
         let Some(known) = &task.recognition else {
             return;
         };
-        if task.artifact().is_none() {
-            return;
-        }
-        let Some(index) = known.ecosystem.index_of(task.bare()) else {
-            return;
+        let other = known.ecosystem.index_of(task.bare());
+        let (index, proven) = match (task.artifact(), other) {
+            (Some(_), Some(index)) => (index, self.proven(known, task.bare(), entry)),
+            (None, other) if stored.proof.rank > entry.proof.rank => {
+                let index = other.unwrap_or_else(|| task.bare().clone());
+                (index.with_variant(task.target.variant()), stored.proof.rank)
+            }
+            _ => return,
         };
-        let proven = self.proven(known, task.bare(), entry);
         let current = self.store.current_claims(&index);
         let read = current.is_some_and(|by| by.document == entry.blob && by.rank >= proven);
         if proven == Rank::None || read {
@@ -215,16 +220,15 @@ impl Pipeline {
         }
     }
 
-    /// What is proven of an index's own bytes. A digest in its URL says nothing of who chose it: that says the index that
-    /// names it.
+    /// What is proven of an index's own bytes: what was when they were kept, or by now says the index that names them. A
+    /// digest in its URL says nothing of who chose it.
     fn proven(&self, recognition: &Recognition, at: &Target, entry: &Entry) -> Rank {
-        if entry.proof.rank != Rank::SelfCertified {
-            return entry.proof.rank;
-        }
         let topics = recognition.ecosystem.topics(at);
         let promises = self.store.promises(at, &topics, self.clock.now());
         let expected = crate::verify::Expectation { named: None, promises, otherwise: Rank::None };
-        expected.vouched(&entry.digests, entry.size)
+        let vouched = expected.vouched(&entry.digests, entry.size);
+        let kept = Some(entry.proof.rank).filter(|rank| *rank != Rank::SelfCertified);
+        kept.map_or(vouched, |kept| kept.max(vouched))
     }
 
     /// An index past its `Valid-Until` is served as what it is.

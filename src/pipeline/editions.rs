@@ -42,7 +42,7 @@ impl fmt::Display for Held {
             Self::Strangers(signers) => write!(
                 f,
                 "it is signed by {}, none of whom signed for this archive before; if the archive changed its keys, \
-                 `larder keys rebind URL` forgets the earlier ones (`larder keys list` shows the URL)",
+                 `larder keys rebind` with this URL forgets the earlier ones",
                 signers.join(", ")
             ),
         }

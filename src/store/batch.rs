@@ -48,7 +48,7 @@ pub struct ClaimBatch {
     /// Which claims bear a signature of their own, as [`Manifest::signed`] sums them up.
     signed: u64,
     /// Whether a file that changes is worth a note.
-    pub(super) compares: bool,
+    compares: bool,
     notes: Notes,
     /// Why the claims cannot be kept: a sink has no words for that until it is published.
     failed: Option<io::Error>,

@@ -103,3 +103,59 @@ impl Store {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::Topic;
+    use crate::digest::Digest;
+
+    fn claim(algorithm: Algorithm, byte: u8) -> Claim {
+        Claim {
+            target: Target::from_url("https://example.org/gear/-/gear-1.0.0.tgz").unwrap(),
+            topic: Topic::new("npm", "gear"),
+            digests: vec![Digest::new(algorithm, &vec![byte; algorithm.length()]).unwrap()],
+            size: None,
+        }
+    }
+
+    #[test]
+    fn a_change_is_what_could_be_told_and_differs() {
+        let (strong, other) = (Algorithm::Sha512, Algorithm::Sha256);
+        let weak = Algorithm::Sha1;
+        let changed = |now: (Algorithm, u8), before: &[((Algorithm, u8), bool)]| {
+            let before: Vec<(Claim, bool)> =
+                before.iter().map(|((a, byte), signed)| (claim(*a, *byte), *signed)).collect();
+            Notes::change(&claim(now.0, now.1), &before).is_some()
+        };
+        assert!(changed((strong, 2), &[((strong, 1), false)]));
+        for same in [
+            &[][..],
+            &[((strong, 2), false)],
+            // One of several that may match.
+            &[((strong, 1), false), ((strong, 2), false)],
+            // Published before there was anything better, and now with it.
+            &[((weak, 1), false)],
+            &[((other, 1), false)],
+        ] {
+            assert!(!changed((strong, 2), same), "{same:?}");
+        }
+        // Nobody could tell whether these are the same bytes: that is reason enough where they were known before.
+        assert!(changed((weak, 2), &[((strong, 1), false)]));
+        assert!(changed((other, 2), &[((strong, 1), true)]));
+    }
+
+    #[test]
+    fn notes_are_few_however_much_is_noticed() {
+        let mut notes = Notes::default();
+        for number in 0..100 {
+            notes.signer(&number.to_string());
+            notes.unknown(&number.to_string());
+            notes.changed(number.to_string(), false);
+            notes.forged(&claim(Algorithm::Sha1, 1), "x");
+        }
+        notes.signer("0");
+        assert_eq!((notes.signers.len(), notes.unknown.len()), (MAX_SIGNERS, MAX_NOTES));
+        assert_eq!((notes.changed.len(), notes.forged.len()), (MAX_NOTES, MAX_NOTES));
+    }
+}

@@ -1,6 +1,7 @@
 //! Bodies of fuzz tests: any bytes, and what must hold of the answer.
 
 use std::io::{self, Cursor, Read};
+use std::sync::LazyLock;
 
 use super::dist::Dists;
 use super::shape::{About, Page, Tarball};
@@ -14,6 +15,9 @@ use crate::target::{Root, Scheme, Target};
 /// More than any input that a fuzzer makes, less than what would slow it down.
 const LIMIT: u64 = 1024 * 1024;
 
+/// Built once: archives' keyrings take longer to read than a document.
+static KEYS: LazyLock<Keyring> = LazyLock::new(Keyring::built_in);
+
 /// Any bytes as either document about a package: claims that keep the rules, or malformed.
 pub fn npm_document(bytes: &[u8]) {
     let Some(base) = Target::from_url("https://example.org/t/@gears%2fbox") else {
@@ -21,9 +25,9 @@ pub fn npm_document(bytes: &[u8]) {
     };
     let root = Root::directory_of(&base);
     for about in [About::Package, About::Version] {
-        let (mut out, keys) = (Rules, Keyring::built_in());
+        let mut out = Rules;
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Cursor::new(bytes.to_vec()))) };
-        let judge = Judge::new(&keys, "@gears/box", Some(&open));
+        let judge = Judge::new(&KEYS, "@gears/box", Some(&open));
         let mut dists = Dists::new(&base, &root, judge, &mut out);
         // Malformed or read: both are answers.
         let _answer = document::read(bytes, LIMIT, about, &mut dists);
