@@ -23,8 +23,8 @@ const MAX_PACKETS: usize = 100_000;
 const RSA: [u8; 15] =
     [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 
-/// How the names of Alpine's keys end: signatures name their key by its file.
-const RSA_ENDS: &str = ".rsa.pub";
+/// How the names of Alpine's keys end, mostly after `.rsa`: signatures name their key by its file.
+const RSA_ENDS: &str = ".pub";
 
 /// What a key is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

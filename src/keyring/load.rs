@@ -22,7 +22,7 @@ const BUILT_IN: [(&str, &[u8]); 3] = [
 const MAX_FILES: usize = 1024;
 
 /// How the names of files with keys end.
-const ENDS: [&str; 6] = [".gpg", ".asc", ".pgp", ".pem", ".json", ".rsa.pub"];
+const ENDS: [&str; 6] = [".gpg", ".asc", ".pgp", ".pem", ".json", ".pub"];
 
 /// Keys that were withdrawn or have expired; distributions ship them so that old archives can be looked at.
 const REMOVED: &str = "removed-keys";
