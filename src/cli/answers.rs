@@ -58,6 +58,8 @@ impl Invocation {
             | Answer::Removed(_)
             | Answer::Progress { .. }
             | Answer::Checked(_)
+            | Answer::Key(_)
+            | Answer::Rebound(_)
             | Answer::Staying => each(out, answer),
         };
         if let Some(served) = served {

@@ -13,6 +13,7 @@ mod config;
 mod env;
 mod exec;
 mod human;
+mod keys;
 mod logging;
 mod ls;
 mod rm;
@@ -108,6 +109,7 @@ enum Command {
     Stats(stats::Stats),
     Rm(rm::Rm),
     Verify(verify::Verify),
+    Keys(keys::Keys),
     Config(config::Config),
 }
 
@@ -195,6 +197,7 @@ fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
         | Command::Stats(_)
         | Command::Rm(_)
         | Command::Verify(_)
+        | Command::Keys(_)
         | Command::Config(_) => (&[] as &[String], &nothing),
     };
     let given = [
@@ -222,6 +225,7 @@ impl Command {
             Self::Stats(stats) => stats.run(invocation),
             Self::Rm(rm) => rm.run(invocation),
             Self::Verify(verify) => verify.run(invocation),
+            Self::Keys(keys) => keys.run(invocation),
             Self::Config(config) => config.run(invocation),
         }
     }

@@ -24,7 +24,8 @@ Examples:
 
 Clients set HTTPS_PROXY and HTTP_PROXY to it and trust its CA; `larder exec`,
 `larder env` and `larder ca` help with that. SIGHUP reads the configuration
-again; SIGTERM and SIGINT let running transfers end, a second one does not.";
+and the keys again; SIGTERM and SIGINT let running transfers end, a second one
+does not.";
 
 /// Serves clients until it is told to stop.
 #[derive(Args, Debug)]
