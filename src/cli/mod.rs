@@ -18,6 +18,7 @@ mod ls;
 mod rm;
 mod serve;
 mod stats;
+mod supervisor;
 mod verify;
 mod why;
 
