@@ -216,7 +216,7 @@ impl Command {
         match self {
             Self::Serve(_) => serve::run(invocation),
             Self::Exec(exec) => exec.run(invocation),
-            Self::Env(_) => env::run(invocation),
+            Self::Env(env) => env.run(invocation),
             Self::Ca(ca) => ca.run(invocation),
             Self::Why(why) => why.run(invocation),
             Self::Ls(ls) => ls.run(invocation),

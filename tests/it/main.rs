@@ -15,6 +15,7 @@ mod world_itself;
 mod clients;
 mod contract;
 mod documents;
+mod env;
 mod exec;
 mod flight;
 mod freshness;
