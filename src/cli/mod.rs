@@ -10,11 +10,14 @@ mod answers;
 mod ca;
 mod clients;
 mod config;
+#[cfg(test)]
+mod documents;
 mod env;
 mod exec;
 mod human;
 mod logging;
 mod ls;
+mod owner;
 mod rm;
 mod serve;
 mod stats;

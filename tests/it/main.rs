@@ -14,6 +14,7 @@ mod world_itself;
 
 mod clients;
 mod contract;
+mod deployment;
 mod documents;
 mod env;
 mod exec;
