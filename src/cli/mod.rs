@@ -10,15 +10,19 @@ mod answers;
 mod ca;
 mod clients;
 mod config;
+#[cfg(test)]
+mod documents;
 mod env;
 mod exec;
 mod human;
 mod keys;
 mod logging;
 mod ls;
+mod owner;
 mod rm;
 mod serve;
 mod stats;
+mod supervisor;
 mod verify;
 mod why;
 
@@ -218,7 +222,7 @@ impl Command {
         match self {
             Self::Serve(_) => serve::run(invocation),
             Self::Exec(exec) => exec.run(invocation),
-            Self::Env(_) => env::run(invocation),
+            Self::Env(env) => env.run(invocation),
             Self::Ca(ca) => ca.run(invocation),
             Self::Why(why) => why.run(invocation),
             Self::Ls(ls) => ls.run(invocation),

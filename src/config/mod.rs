@@ -12,6 +12,7 @@
 pub mod environment;
 pub mod keys;
 pub mod load;
+pub mod service;
 mod suggest;
 mod value;
 

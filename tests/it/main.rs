@@ -14,7 +14,9 @@ mod world_itself;
 
 mod clients;
 mod contract;
+mod deployment;
 mod documents;
+mod env;
 mod exec;
 mod flight;
 mod freshness;
@@ -31,6 +33,7 @@ mod npm_signatures;
 mod pass;
 mod process;
 mod scope;
+mod service;
 mod signed;
 mod store;
 mod upstream;
