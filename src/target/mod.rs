@@ -7,6 +7,7 @@
 //!
 //! [`identity`] decides the origin of a request (promise P1).
 
+mod credential;
 pub mod identity;
 mod key;
 mod origin;
@@ -15,6 +16,7 @@ mod root;
 
 use std::fmt;
 
+pub use self::credential::{Credential, is_bound_to_connection, is_field};
 pub use self::key::{Key, MatchKey, Partition};
 pub use self::origin::{Host, Origin, Scheme};
 pub use self::path::{BadPath, decode_once};
