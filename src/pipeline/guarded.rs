@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
 use super::lookup::{Lookup, Stored};
 use super::record::Record;
@@ -111,8 +111,9 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let recognition = task.recognition.as_ref();
+        let reads = matches!(*call.request.method(), Method::GET | Method::HEAD);
         let response = self.pass(call, task.bare(), recognition, reason, record).await;
-        if task.asker.is_private() && is_no(response.status()) {
+        if reads && task.asker.is_private() && is_no(response.status()) {
             self.forget_right(task).await;
         }
         response
