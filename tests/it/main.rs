@@ -32,6 +32,8 @@ mod licences;
 mod npm_signatures;
 mod pass;
 mod privacy;
+mod privacy_secrets;
+mod privacy_views;
 mod process;
 mod scope;
 mod service;

@@ -11,44 +11,44 @@ use crate::world::page::{OriginBody, empty, fed, whole};
 use crate::world::{Client, Gate, Got, Mood, Origin, Page, World, eventually, holding, noise};
 use larder::digest::Algorithm;
 
-const ALICE: &str = "Bearer s3cr3t-alice";
-const BOB: &str = "Bearer s3cr3t-bob";
-const CAROL: &str = "Bearer s3cr3t-carol";
+pub(crate) const ALICE: &str = "Bearer s3cr3t-alice";
+pub(crate) const BOB: &str = "Bearer s3cr3t-bob";
+pub(crate) const CAROL: &str = "Bearer s3cr3t-carol";
 
 /// Longer than a yes lasts.
-const LATER: Duration = Duration::from_secs(301);
+pub(crate) const LATER: Duration = Duration::from_secs(301);
 
 /// Who may have what is behind a door; nobody in particular is named by the empty text.
 #[derive(Clone)]
-struct Door(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Door(Arc<Mutex<Vec<String>>>);
 
 impl Door {
-    fn open_to(who: &[&str]) -> Self {
+    pub(crate) fn open_to(who: &[&str]) -> Self {
         Self(Arc::new(Mutex::new(who.iter().map(|&who| who.to_owned()).collect())))
     }
 
-    fn open(&self, who: &str) {
+    pub(crate) fn open(&self, who: &str) {
         self.0.lock().unwrap().push(who.to_owned());
     }
 
-    fn shut(&self, who: &str) {
+    pub(crate) fn shut(&self, who: &str) {
         self.0.lock().unwrap().retain(|known| known != who);
     }
 
-    fn lets(&self, request: &Request<hyper::body::Incoming>) -> bool {
+    pub(crate) fn lets(&self, request: &Request<hyper::body::Incoming>) -> bool {
         let shown = request.headers().get("authorization");
         let shown = shown.map_or("", |value| value.to_str().unwrap());
         self.0.lock().unwrap().iter().any(|known| known == shown)
     }
 }
 
-fn status(status: u16) -> Response<OriginBody> {
+pub(crate) fn status(status: u16) -> Response<OriginBody> {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }
 
-fn file(body: &[u8], tag: &str) -> Response<OriginBody> {
+pub(crate) fn file(body: &[u8], tag: &str) -> Response<OriginBody> {
     let mut response = Response::new(whole(body.to_vec()));
     if !tag.is_empty() {
         response.headers_mut().insert("etag", tag.parse().unwrap());
@@ -67,7 +67,7 @@ fn guard(origin: &Origin, path: &str, door: &Door, body: &[u8]) -> String {
     })
 }
 
-async fn ask(client: &Client, url: &str, who: &str) -> Got {
+pub(crate) async fn ask(client: &Client, url: &str, who: &str) -> Got {
     let ask = client.get(url);
     if who.is_empty() { ask.send().await } else { ask.header("authorization", who).send().await }
 }
