@@ -225,6 +225,12 @@ impl Larder {
         self.authority.ca_pem()
     }
 
+    /// The line for a shell that sets a machine up for this larder, which it finds at `name` (`HOST:PORT`).
+    pub fn setup_line(&self, name: &str) -> Option<String> {
+        let running = self.admin.running.as_ref()?;
+        Some(admin::setup::Script::of(running).line(name, "sudo "))
+    }
+
     /// What it counts.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.pipeline.metrics

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -80,6 +81,9 @@ async fn serve(invocation: &Invocation) -> anyhow::Result<u8> {
     let addresses = invocation.loaded.config.listen.iter();
     let listeners =
         addresses.map(|address| accept::bind(*address)).collect::<io::Result<Vec<_>>>()?;
+    if let Some(line) = name_of(&listeners).and_then(|name| larder.setup_line(&name)) {
+        info!("sets a machine up for this larder: {line}");
+    }
     // Handlers before the first client: a signal that comes early is not to end the process the hard way.
     let (mut once, mut twice) = (Stops::new()?, Stops::new()?);
     let reloads = tokio::spawn(reload(
@@ -101,6 +105,22 @@ async fn serve(invocation: &Invocation) -> anyhow::Result<u8> {
     };
     reloads.abort();
     code
+}
+
+/// By what name other machines find the first of `listeners`, as far as this one can tell: its address, or, if it takes
+/// clients on all addresses, the host's name.
+fn name_of(listeners: &[TcpListener]) -> Option<String> {
+    let address = listeners.first()?.local_addr().ok()?;
+    if !address.ip().is_unspecified() {
+        return Some(address.to_string());
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // It is put into a line for a shell.
+    let is_name = !host.is_empty()
+        && !host.starts_with(['-', '.'])
+        && host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_".contains(&c));
+    let host = if is_name { &host } else { "localhost" };
+    Some(format!("{host}:{}", address.port()))
 }
 
 /// Opens the larder of an invocation, away from the async threads.

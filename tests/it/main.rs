@@ -29,6 +29,7 @@ mod licences;
 mod pass;
 mod process;
 mod scope;
+mod setup;
 mod signed;
 mod store;
 mod upstream;
