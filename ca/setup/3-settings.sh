@@ -140,7 +140,7 @@ PROFILE
       say "# $mark"
       say "Defaults env_keep += \"$(sed 's/=.*//' "$work/variables" | tr '\n' ' ')\""
     } >"$work/sudo"
-    if command -v visudo >/dev/null 2>&1 && ! visudo -c -q -f "$work/sudo" >/dev/null 2>&1; then
+    if has visudo && ! run visudo -c -q -f "${work#"$prefix"}/sudo" >/dev/null 2>&1; then
       say 'left       sudo: visudo does not like the rule that would keep the variables'
     else
       own /etc/sudoers.d/larder 0440 'sudo keeps the variables' <"$work/sudo"

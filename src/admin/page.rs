@@ -159,6 +159,7 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use super::super::Running;
     use super::*;
     use crate::authority::Authority;
     use crate::clock::Clock;

@@ -11,7 +11,7 @@ use crate::world::tools::{run, text};
 use crate::world::{World, larder};
 
 /// Shells that the script has to work in, as far as this machine has them.
-const SHELLS: [&[&str]; 4] = [&["dash"], &["busybox", "sh"], &["bash", "--posix"], &["sh"]];
+const SHELLS: [&[&str]; 2] = [&["dash"], &["busybox", "sh"]];
 
 fn shells() -> Vec<&'static [&'static str]> {
     let path = std::env::var("PATH").unwrap();
