@@ -209,7 +209,7 @@ mod tests {
         assert!(!script.contains("cache.example.org"), "the script holds what the client said");
         let (_, page) = get(&admin, "GET", "/").await;
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, script.as_bytes());
-        let sha256: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256: String = crate::digest::hex(digest.as_ref());
         assert!(page.contains(&sha256), "{page}");
     }
 

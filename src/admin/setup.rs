@@ -42,7 +42,7 @@ impl Script {
             1,
         );
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
-        let sha256 = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = crate::digest::hex(digest.as_ref());
         Self { text, sha256 }
     }
 

@@ -14,6 +14,8 @@ use tracing::{error, info, warn};
 use super::{FAILED, Invocation, OK, Reach, Reload, logging};
 use crate::Larder;
 use crate::accept;
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::config::environment::Environment;
 use crate::config::load::Loaded;
 
@@ -76,7 +78,7 @@ pub(super) fn arm_failpoint(environment: &Environment) {
 }
 
 async fn serve(invocation: &Invocation) -> anyhow::Result<u8> {
-    let larder = open(invocation).await?;
+    let larder = open(invocation.loaded.config.clone(), invocation.clock.clone()).await?;
     larder.configured(&invocation.loaded);
     let addresses = invocation.loaded.config.listen.iter();
     let listeners =
@@ -123,9 +125,8 @@ fn name_of(listeners: &[TcpListener]) -> Option<String> {
     Some(format!("{host}:{}", address.port()))
 }
 
-/// Opens the larder of an invocation, away from the async threads.
-pub(super) async fn open(invocation: &Invocation) -> anyhow::Result<Arc<Larder>> {
-    let (config, clock) = (invocation.loaded.config.clone(), invocation.clock.clone());
+/// Opens a larder, away from the async threads.
+pub(super) async fn open(config: Config, clock: Clock) -> anyhow::Result<Arc<Larder>> {
     tokio::task::spawn_blocking(move || Larder::open(config, clock)).await?
 }
 

@@ -12,6 +12,7 @@
 mod world;
 mod world_itself;
 
+mod announce;
 mod clients;
 mod contract;
 mod documents;

@@ -13,6 +13,7 @@ use crate::world::{World, larder};
 /// Shells that the script has to work in, as far as this machine has them.
 const SHELLS: [&[&str]; 2] = [&["dash"], &["busybox", "sh"]];
 
+#[expect(clippy::print_stderr, reason = "what is skipped is said")]
 fn shells() -> Vec<&'static [&'static str]> {
     let path = std::env::var("PATH").unwrap();
     let has = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
@@ -22,6 +23,9 @@ fn shells() -> Vec<&'static [&'static str]> {
     }
     there
 }
+
+/// Something that is wrong with a root.
+type Plant = fn(&Root);
 
 /// The script of the world's larder, as a file.
 async fn script(world: &World) -> PathBuf {
@@ -178,7 +182,6 @@ async fn a_system_that_cannot_be_set_up_is_left_as_it_was() {
     let world = World::new().await;
     let (script, address) = (script(&world).await, address(&world));
     let [debian, ..] = FAMILIES;
-    type Plant = fn(&Root);
     let planted: &[(Plant, i32, &str)] = &[
         (|root| root.put("etc/os-release", "ID=unheard-of\n"), 5, "unknown system (ID=unheard-of)"),
         (|root| root.tool("echo broken; exit 1"), 6, "update-ca-certificates failed (broken)"),
