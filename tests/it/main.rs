@@ -12,6 +12,7 @@
 mod world;
 mod world_itself;
 
+mod announce;
 mod clients;
 mod contract;
 mod deployment;
@@ -34,6 +35,7 @@ mod pass;
 mod process;
 mod scope;
 mod service;
+mod setup;
 mod signed;
 mod store;
 mod upstream;

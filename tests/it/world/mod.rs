@@ -10,6 +10,7 @@ pub(crate) mod gpg;
 pub(crate) mod larder;
 pub(crate) mod origin;
 pub(crate) mod page;
+pub(crate) mod root;
 pub(crate) mod tools;
 
 use std::future::Future;
