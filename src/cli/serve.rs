@@ -1,7 +1,6 @@
 //! `larder serve`.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -91,7 +90,7 @@ pub(super) fn arm_failpoint(environment: &Environment) {
     }
 }
 
-async fn serve(invocation: &Invocation, passed: Vec<TcpListener>) -> anyhow::Result<u8> {
+async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> anyhow::Result<u8> {
     let supervisor = Arc::new(Supervisor::of(&Reports::wanted(&invocation.environment)));
     let larder = open(invocation.loaded.config.clone(), invocation.clock.clone()).await?;
     larder.configured(&invocation.loaded);
