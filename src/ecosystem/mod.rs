@@ -262,6 +262,17 @@ pub trait Ecosystem: Sync {
         None
     }
 
+    /// Whether the documents that the index at `at` names are right only together with it: whoever has read one version of
+    /// it takes of the others only what that version names. A new version counts when its documents can be had.
+    fn heads(&self, _at: &Target) -> bool {
+        false
+    }
+
+    /// Where a repository that keeps indexes under their digests has the version of `index` that `digest` names.
+    fn named_by(&self, _index: &Target, _digest: &Digest) -> Option<Target> {
+        None
+    }
+
     /// How an index that another one names is brought up to date. `document` is the version whose claims are current.
     fn renewal(&self, _index: &Target, _document: &Digest) -> Option<Renewal> {
         None

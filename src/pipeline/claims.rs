@@ -7,12 +7,13 @@ use super::Pipeline;
 use super::editions::{self, Held};
 use super::shelf::Shelves;
 use super::task::Task;
+use crate::claim::Promise;
 use crate::clock::Time;
 use crate::ecosystem::{Document, Malformed, Recognition};
 use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
-use crate::target::{Scheme, Target};
+use crate::target::{Root, Scheme, Target};
 
 impl Pipeline {
     /// Reads the claims of an index, or finds that they are read. An index that cannot be read makes none; the client has it
@@ -43,12 +44,11 @@ impl Pipeline {
         let Some(known) = &task.recognition else {
             return;
         };
-        if task.artifact().is_none() {
+        let other = known.ecosystem.index_of(task.bare());
+        if task.artifact().is_some() && other.is_none() || !self.is_member(known, task.bare()) {
             return;
         }
-        let Some(index) = known.ecosystem.index_of(task.bare()) else {
-            return;
-        };
+        let index = other.unwrap_or_else(|| task.bare().clone());
         let proven = self.proven(known, task.bare(), entry);
         let current = self.store.current_claims(&index);
         let read = current.is_some_and(|by| by.document == entry.blob && by.rank >= proven);
@@ -73,6 +73,10 @@ impl Pipeline {
         let index =
             other.unwrap_or_else(|| at.clone()).with_variant(recognition.resource.variant.name);
         let proven = self.proven(recognition, at, entry);
+        if proven == Rank::None && self.is_member(recognition, at) {
+            // A version that the newest Release does not name: another's turn, or not yet its own.
+            return;
+        }
         // What was read when less was proven of it is read again.
         let as_good = |rank: Rank| proven != Rank::Signed || rank == Rank::Signed;
         let current = store.current_claims(&index);
@@ -99,7 +103,7 @@ impl Pipeline {
                 if let Some(edition) = batch.said() {
                     if let Err(held) = editions::admit(store, at, &standing, edition, now) {
                         self.say(at, &held.to_string());
-                        self.mark_expired(entry, &held);
+                        self.mark_expired(at, entry, &held);
                         return Ok(());
                     }
                     editions::remember(store, at, &standing, edition);
@@ -128,7 +132,7 @@ impl Pipeline {
     /// What is proven of an index's own bytes. A digest in its URL says nothing of who chose it: that says the index that
     /// names it.
     fn proven(&self, recognition: &Recognition, at: &Target, entry: &Entry) -> Rank {
-        if entry.proof.rank != Rank::SelfCertified {
+        if entry.proof.rank != Rank::SelfCertified && !self.is_member(recognition, at) {
             return entry.proof.rank;
         }
         let topics = recognition.ecosystem.topics(at);
@@ -137,11 +141,21 @@ impl Pipeline {
         expected.vouched(&entry.digests, entry.size)
     }
 
+    /// Whether an index that may speak for `at` names it today: then its word decides what is read.
+    fn is_member(&self, recognition: &Recognition, at: &Target) -> bool {
+        let topics = recognition.ecosystem.topics(at);
+        let decides = |promise: &Promise| {
+            promise.is_current() && promise.is_strong() && promise.relation.binds()
+        };
+        self.store.promises(at, &topics, self.clock.now()).iter().any(decides)
+    }
+
     /// An index past its `Valid-Until` is served as what it is.
-    fn mark_expired(&self, entry: &Arc<Entry>, held: &Held) {
-        if !matches!(held, Held::Expired(_)) {
+    fn mark_expired(&self, at: &Target, entry: &Arc<Entry>, held: &Held) {
+        let Held::Expired(until) = held else {
             return;
-        }
+        };
+        self.store.note_valid_until(&Root::directory_of(at), Some(*until));
         let mut expired = Entry::clone(entry);
         expired.proof.stale = true;
         if let Err(error) = self.store.update(expired) {

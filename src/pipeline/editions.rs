@@ -10,9 +10,12 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
+use super::Pipeline;
+use super::task::Task;
 use crate::claim::{Edition, Standing};
 use crate::clock::Time;
-use crate::proof::Rank;
+use crate::entry::Entry;
+use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
 
@@ -90,6 +93,20 @@ pub(super) fn remember(store: &Store, at: &Target, standing: &Standing, edition:
     store.bind_signers(&standing.root, &edition.signers);
     if let Some(date) = edition.date {
         store.note_date(&Root::directory_of(at), date);
+    }
+    store.note_valid_until(&Root::directory_of(at), edition.valid_until);
+}
+
+impl Pipeline {
+    /// What vouches for a stored copy today: a signed index grows stale by itself.
+    pub(super) fn proof_of(&self, task: &Task, entry: &Entry, now: Time) -> Proof {
+        let expired = task.heads() && self.is_expired(task.bare(), now);
+        Proof { stale: entry.proof.stale || expired, ..entry.proof }
+    }
+
+    /// Whether the newest signed index in the directory of `at` is past its `Valid-Until`.
+    pub(super) fn is_expired(&self, at: &Target, now: Time) -> bool {
+        self.store.valid_until(&Root::directory_of(at)).is_some_and(|until| until < now)
     }
 }
 

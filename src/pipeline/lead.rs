@@ -26,6 +26,9 @@ use crate::verify::Expectation;
 /// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
 const RELAYED: usize = 256 * 1024;
 
+/// How long an archive that is being published is left alone before it is read again: writing a file takes less.
+const UNSETTLED: Duration = Duration::from_millis(100);
+
 /// How a body is begun again: on a connection that nothing used before, in case the first one was out of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
@@ -39,6 +42,8 @@ pub(super) enum Came {
     Ended(End),
     /// It may be tried once more.
     Again(End),
+    /// It may be of one piece in a moment.
+    Unsettled(End),
 }
 
 impl Pipeline {
@@ -53,10 +58,16 @@ impl Pipeline {
                 Came::Again(_) if attempt == Attempt::First && lead.flight.restart() => {
                     attempt = Attempt::Second;
                 }
-                Came::Ended(end) | Came::Again(end) => break end,
+                Came::Unsettled(_) if lead.flight.restart() => {
+                    tokio::time::sleep(UNSETTLED).await;
+                    attempt = Attempt::Second;
+                }
+                Came::Ended(end) | Came::Again(end) | Came::Unsettled(end) => break end,
             }
         };
         match &end {
+            // Nobody resumes what nobody was given a byte of; and an index may be right again in a moment.
+            End::Refused(_) if task.is_index() && lead.flight.gap_to_remember().is_none() => {}
             End::Refused(reason) => {
                 let (gap, now) = (lead.flight.gap_to_remember(), self.clock.now());
                 self.silences.begin(&task.target, None, reason, gap, now);
@@ -146,7 +157,7 @@ impl Pipeline {
         freshness::refresh(&mut renewed.head, &answer.head);
         renewed.requested_at = answer.requested_at;
         renewed.checked_at = self.clock.now();
-        renewed.proof.stale = false;
+        renewed.proof.stale = task.heads() && self.is_expired(task.bare(), renewed.checked_at);
         let store = Arc::clone(&self.store);
         let index = task.is_index().then(|| task.target.clone());
         let updated = tokio::task::spawn_blocking(move || {

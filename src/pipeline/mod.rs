@@ -16,9 +16,11 @@ mod cached;
 mod claims;
 mod documents;
 mod editions;
+mod generation;
 mod held;
 mod lead;
 mod lookup;
+mod members;
 mod pass;
 mod reading;
 mod record;
@@ -48,6 +50,7 @@ use crate::reply::{self, Asked, Body, Line};
 use crate::store::Store;
 use crate::target::Target;
 use crate::target::identity::{self, Misdirected, Tunnel};
+use generation::Generations;
 use reading::Reading;
 use record::Record;
 use silence::Silences;
@@ -74,6 +77,7 @@ pub struct Pipeline {
     keys: Arc<Keyring>,
     editions: editions::Said,
     reading: Arc<Reading>,
+    generations: Generations,
     next_connection: AtomicU64,
 }
 
@@ -90,6 +94,8 @@ pub struct Connection {
     pub line: Line,
     /// Upstream connections for its passes; nothing else ever uses them.
     pub passes: Passes,
+    /// Which versions of signed indexes it has read.
+    read: members::Read,
 }
 
 /// A client's request, and what it came on.
@@ -110,6 +116,7 @@ impl Pipeline {
         metrics: Arc<Metrics>,
         keys: Keyring,
     ) -> Self {
+        let generations = Generations::new(clock.now());
         Self {
             config,
             clock,
@@ -122,6 +129,7 @@ impl Pipeline {
             keys: Arc::new(keys),
             editions: editions::Said::default(),
             reading: Arc::default(),
+            generations,
             next_connection: AtomicU64::new(1),
         }
     }
@@ -129,7 +137,8 @@ impl Pipeline {
     /// What belongs to a client's new connection.
     pub fn connection(&self, peer: SocketAddr, tunnel: Option<Tunnel>, line: Line) -> Connection {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        Connection { id, peer, tunnel, line, passes: self.origins.passes() }
+        let (passes, read) = (self.origins.passes(), members::Read::default());
+        Connection { id, peer, tunnel, line, passes, read }
     }
 
     /// Answers a proxy request: in absolute form, or any inside a tunnel. What goes wrong is an answer, too.

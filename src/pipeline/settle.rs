@@ -58,14 +58,17 @@ impl Pipeline {
         };
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
-        match self.own_signature(task, &received, &base).await {
-            Own::Held => Came::Ended(End::Given),
-            Own::Signed => {
-                let otherwise = Some(Rank::Signed);
-                self.judge(lead, task, received, &base, attempt, otherwise).await
-            }
-            Own::Nothing => self.judge(lead, task, received, &base, attempt, None).await,
+        let (own, members) = self.own_signature(task, &received, &base).await;
+        if own == Own::Held {
+            return Came::Ended(End::Given);
         }
+        if let Some(members) = members
+            && let Err(came) = self.assemble(task, &received, members).await
+        {
+            return came;
+        }
+        let otherwise = (own == Own::Signed).then_some(Rank::Signed);
+        self.judge(lead, task, received, &base, attempt, otherwise).await
     }
 
     /// Compares what came with what is promised of it by now. `signed`: the rank that its own signature gives it.
@@ -166,6 +169,9 @@ impl Pipeline {
         }
         if attempt == Attempt::First && lead.flight.nothing_given() {
             return Came::Again(End::Refused(line));
+        }
+        if Self::is_ahead(task) {
+            return Came::Ended(End::Refused(line));
         }
         tracing::error!(target: "larder::refused", url = %task.target, %mismatch, "refused: not what was promised");
         self.metrics.rejected();

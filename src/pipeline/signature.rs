@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::editions::{Held, admit};
+use super::generation::{Members, News};
 use super::shelf::Shelves;
 use super::task::Task;
-use crate::claim::{Claim, ClaimSink, Edition, Standing, TooMany};
+use crate::claim::{Edition, Standing};
 use crate::clock::Time;
 use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
 use crate::received::Received;
-use crate::target::Target;
+use crate::target::{Root, Target};
 
 /// What a document's own signature makes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,20 +28,6 @@ pub(super) enum Own {
     Held,
 }
 
-/// Takes nothing but what an index says of itself.
-#[derive(Debug, Default)]
-struct OnlyEdition(Option<Edition>);
-
-impl ClaimSink for OnlyEdition {
-    fn claim(&mut self, _: Claim) -> Result<(), TooMany> {
-        Ok(())
-    }
-
-    fn edition(&mut self, edition: Edition) {
-        self.0 = Some(edition);
-    }
-}
-
 impl Pipeline {
     /// Looks at the signature of a document that may carry one, before it is kept.
     pub(super) async fn own_signature(
@@ -48,13 +35,13 @@ impl Pipeline {
         task: &Task,
         received: &Received,
         base: &Target,
-    ) -> Own {
-        let Some(known) = task.recognition.as_ref().or(task.likely.as_ref()) else {
-            return Own::Nothing;
+    ) -> (Own, Option<Members>) {
+        let Some(known) = task.known() else {
+            return (Own::Nothing, None);
         };
         let ecosystem = known.ecosystem;
         if task.artifact().is_some() || !ecosystem.may_be_signed(task.bare()) {
-            return Own::Nothing;
+            return (Own::Nothing, None);
         }
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
@@ -71,11 +58,16 @@ impl Pipeline {
                 open: &open,
                 companions: &Shelves { store: &pipeline.store, since: Time::from_millis(i64::MIN) },
             };
-            let mut said = OnlyEdition::default();
-            let standing = ecosystem.claims(&document, &pipeline.keys, &mut said);
-            pipeline.own(&at, standing, said.0.as_ref())
+            let mut news = News::new(&pipeline, ecosystem, &at, document.now);
+            let standing = ecosystem.claims(&document, &pipeline.keys, &mut news);
+            let (rank, root) = match &standing {
+                Ok(standing) => (standing.rank, standing.root.clone()),
+                Err(_) => (Rank::None, Root::directory_of(&at)),
+            };
+            let own = pipeline.own(&at, standing, news.edition.as_ref());
+            (own, news.members(rank, &root))
         });
-        looked.await.unwrap_or(Own::Nothing)
+        looked.await.unwrap_or((Own::Nothing, None))
     }
 
     fn own(

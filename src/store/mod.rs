@@ -316,6 +316,16 @@ impl Store {
         self.state.note_date(directory, date);
     }
 
+    /// Until when the newest signed index in `directory` may be believed; `None` for ever. Quick.
+    pub fn valid_until(&self, directory: &Root) -> Option<Time> {
+        self.state.valid_until(directory)
+    }
+
+    /// Notes until when the newest signed index in `directory` may be believed. Quick.
+    pub fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
+        self.state.note_valid_until(directory, until);
+    }
+
     /// The secret for credential partitions.
     pub fn secret(&self) -> [u8; 32] {
         self.state.secret()

@@ -6,6 +6,7 @@
 //! state/roots         the likely roots that an answer confirmed
 //! state/signers       who signed for a root: the fingerprints seen so far
 //! state/dates         the newest date of each signed index, by its directory
+//! state/expiries      until when the newest may be believed, likewise
 //! ```
 //!
 //! The two tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
@@ -35,6 +36,7 @@ const CONVENTIONS: Kind = Kind { magic: *b"LcnV", version: 1 };
 const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
 const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
+const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
 
 /// The most signers of one root: archives change a key every few years.
 const MAX_SIGNERS: usize = 64;
@@ -48,6 +50,8 @@ pub(super) struct State {
     signers: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970.
     dates: Table<Root, i64>,
+    /// Milliseconds since 1970; `None` for ever.
+    expiries: Table<Root, Option<i64>>,
 }
 
 /// How often a convention matched and missed.
@@ -69,6 +73,7 @@ impl State {
             roots: Table::open(directory.join("roots"), ROOTS)?,
             signers: Table::open(directory.join("signers"), SIGNERS)?,
             dates: Table::open(directory.join("dates"), DATES)?,
+            expiries: Table::open(directory.join("expiries"), EXPIRIES)?,
         })
     }
 
@@ -141,12 +146,25 @@ impl State {
         self.dates.flush();
     }
 
+    /// Until when the newest signed index in `directory` may be believed.
+    pub(super) fn valid_until(&self, directory: &Root) -> Option<Time> {
+        self.expiries.get(directory).flatten().map(Time::from_millis)
+    }
+
+    /// Notes until when the newest signed index in `directory` may be believed.
+    pub(super) fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
+        if self.valid_until(directory) != until {
+            self.expiries.change(directory.clone(), |known| *known = until.map(Time::as_millis));
+        }
+    }
+
     /// Writes what changed.
     pub(super) fn flush(&self) {
         self.conventions.flush();
         self.roots.flush();
         self.signers.flush();
         self.dates.flush();
+        self.expiries.flush();
     }
 }
 

@@ -30,7 +30,7 @@ use crate::entry::Head;
 use crate::keyring::{Cleartext, Keyring, NotSigned, Signed};
 use crate::proof::Rank;
 use crate::target::{Root, Target};
-use places::{bases, beside, by_hash_url, directory, is_stanzas, parents, suite};
+use places::{bases, beside, by_hash_url, directory, is_head, is_stanzas, parents, suite};
 use release::Release;
 use stanzas::Places;
 
@@ -110,6 +110,14 @@ impl Ecosystem for Apt {
 
     fn may_be_signed(&self, at: &Target) -> bool {
         at.file_name() == "InRelease"
+    }
+
+    fn heads(&self, at: &Target) -> bool {
+        is_head(at)
+    }
+
+    fn named_by(&self, index: &Target, digest: &Digest) -> Option<Target> {
+        by_hash_url(&directory(index), digest)
     }
 
     fn topics(&self, index: &Target) -> Vec<Topic> {
