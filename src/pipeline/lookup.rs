@@ -211,7 +211,11 @@ impl Pipeline {
     }
 
     /// What signed indexes promise of another index.
-    pub(super) fn promises_of_index(&self, bare: &Target, known: Option<&Recognition>) -> Vec<Promise> {
+    pub(super) fn promises_of_index(
+        &self,
+        bare: &Target,
+        known: Option<&Recognition>,
+    ) -> Vec<Promise> {
         let topics = known.map_or_else(Vec::new, |known| known.ecosystem.topics(bare));
         if topics.is_empty() {
             return Vec::new();

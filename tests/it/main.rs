@@ -20,6 +20,7 @@ mod flight;
 mod freshness;
 mod front;
 mod gap;
+mod generations;
 mod guard;
 mod hit;
 mod identity;

@@ -15,13 +15,13 @@ const PACKAGE: &str = "pool/main/g/gear/gear_1.0+dfsg-1_all.deb";
 const INDEX: &str = "dists/gears/main/binary-all/Packages";
 
 /// A key pair of gpg, in a directory of its own.
-struct Key {
+pub(crate) struct Key {
     home: PathBuf,
-    public: PathBuf,
+    pub(crate) public: PathBuf,
 }
 
 impl Key {
-    fn new(dir: &Path, name: &str) -> Self {
+    pub(crate) fn new(dir: &Path, name: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let key = Self {
             home: dir.join(format!("{name}.home")),
@@ -36,7 +36,7 @@ impl Key {
         key
     }
 
-    fn gpg(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn gpg(&self, arguments: &[&str]) -> Output {
         let output = Command::new("gpg")
             .arg("--homedir")
             .arg(&self.home)
@@ -48,7 +48,7 @@ impl Key {
         output
     }
 
-    fn clear_sign(&self, release: &str) -> Vec<u8> {
+    pub(crate) fn clear_sign(&self, release: &str) -> Vec<u8> {
         let file = self.home.join("Release");
         std::fs::write(&file, release).unwrap();
         self.gpg(&[
@@ -125,7 +125,7 @@ const DATE: &str = "Fri, 20 Nov 2020 12:00:00 UTC";
 const LATER: &str = "Sat, 21 Nov 2020  9:00:00 UTC";
 
 /// A world whose larder trusts `key`.
-async fn world_trusting(key: Option<&Key>) -> World {
+pub(crate) async fn world_trusting(key: Option<&Key>) -> World {
     World::with(|config| {
         let keys = config.data.join("state/keys");
         std::fs::create_dir_all(&keys).unwrap();
@@ -211,7 +211,8 @@ async fn a_signed_archive_is_proven_to_the_byte_over_http_and_https() {
             let gets = origin.gets(&format!("/debian/{}", PACKAGE.replace('+', "%2B")));
             apt(&world, origin, &key).await.unwrap();
             assert_eq!(origin.gets(&format!("/debian/{}", PACKAGE.replace('+', "%2B"))), gets);
-            assert_eq!(gets, 1);
+            // The second mirror need not be asked for what a signature names and the first one gave.
+            assert_eq!(gets, usize::from(origin.address() == world.origin.address()));
         }
     }
 }
