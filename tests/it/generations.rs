@@ -17,17 +17,17 @@ use crate::signed::{Key, world_trusting};
 use crate::world::archive::hex;
 use crate::world::{Origin, Page, World};
 
-const SUITE: &str = "/debian/dists/gears";
+pub(crate) const SUITE: &str = "/debian/dists/gears";
 
 /// One published state of an archive.
-struct State {
-    release: Vec<u8>,
+pub(crate) struct State {
+    pub(crate) release: Vec<u8>,
     members: Vec<(String, Vec<u8>)>,
 }
 
 impl State {
     /// The state number `number`: these members, each with bytes of its own.
-    fn new(key: &Key, number: u32, by_hash: bool, names: &[&str]) -> Self {
+    pub(crate) fn new(key: &Key, number: u32, by_hash: bool, names: &[&str]) -> Self {
         let members: Vec<(String, Vec<u8>)> = names
             .iter()
             .map(|name| {
@@ -39,7 +39,10 @@ impl State {
             })
             .collect();
         let mut text = format!(
-            "Origin: x\nSuite: stable\nCodename: gears\nDate: Fri, 20 Nov 2020 12:{number:02}:00 UTC\n{}SHA256:\n",
+            "Origin: x\nSuite: stable\nCodename: gears\nArchitectures: all amd64\nComponents: main\n\
+             Date: Fri, 20 Nov 2020 12:{:02}:{:02} UTC\n{}SHA256:\n",
+            number / 60,
+            number % 60,
             if by_hash { "Acquire-By-Hash: yes\n" } else { "" }
         );
         for (name, bytes) in &members {
@@ -48,18 +51,18 @@ impl State {
         Self { release: key.clear_sign(&text), members }
     }
 
-    fn put(&self, origin: &Origin) {
+    pub(crate) fn put(&self, origin: &Origin) {
         self.put_release(origin);
         for (name, _) in &self.members {
             self.put_member(origin, name);
         }
     }
 
-    fn put_release(&self, origin: &Origin) {
+    pub(crate) fn put_release(&self, origin: &Origin) {
         origin.put(&format!("{SUITE}/InRelease"), Page::new(self.release.clone()));
     }
 
-    fn put_member(&self, origin: &Origin, name: &str) {
+    pub(crate) fn put_member(&self, origin: &Origin, name: &str) {
         origin.put(&format!("{SUITE}/{name}"), Page::new(self.bytes(name).to_vec()));
         let named = self.by_hash(name);
         origin.put(&format!("{SUITE}/{named}"), Page::new(self.bytes(name).to_vec()));
@@ -69,7 +72,7 @@ impl State {
         &self.members.iter().find(|(known, _)| known == name).unwrap().1
     }
 
-    fn by_hash(&self, name: &str) -> String {
+    pub(crate) fn by_hash(&self, name: &str) -> String {
         let (directory, _) = name.rsplit_once('/').unwrap();
         format!("{directory}/by-hash/SHA256/{}", hex(Algorithm::Sha256, self.bytes(name)))
     }

@@ -29,6 +29,7 @@ mod layers;
 mod licences;
 mod pass;
 mod process;
+mod race;
 mod scope;
 mod signed;
 mod store;

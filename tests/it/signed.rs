@@ -136,9 +136,9 @@ pub(crate) async fn world_trusting(key: Option<&Key>) -> World {
     .await
 }
 
-/// `apt-get` with nothing of this machine's; `update` and then `download gear`.
-async fn apt(world: &World, origin: &Origin, key: &Key) -> Result<(), String> {
-    let ca = trusted_file(world).await;
+/// Directories and a configuration for `apt-get` with nothing of this machine's; `ca` is the file of roots that it trusts.
+/// The configuration is called `apt.conf`.
+pub(crate) fn apt_home(world: &World, origin: &Origin, key: &Key, ca: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir_in(world.dir()).unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
     for dir in ["lists/partial", "archives/partial"] {
@@ -162,19 +162,30 @@ async fn apt(world: &World, origin: &Origin, key: &Key) -> Result<(), String> {
         at("sources.list"),
     );
     std::fs::write(at("apt.conf"), conf).unwrap();
+    root
+}
+
+/// What `apt-get` complains about, if it does: `update` succeeds with old lists, or with none.
+pub(crate) fn complaint(output: &Output) -> Result<(), String> {
+    let said = text(output);
+    if !output.status.success() || said.contains("\nW: ") || said.contains("\nE: ") {
+        return Err(said);
+    }
+    Ok(())
+}
+
+/// `apt-get update` and then `download gear`, through larder.
+async fn apt(world: &World, origin: &Origin, key: &Key) -> Result<(), String> {
+    let ca = trusted_file(world).await;
+    let root = apt_home(world, origin, key, &ca);
     for arguments in [&["update"][..], &["download", "gear"]] {
         let mut command = client(world, "apt-get", &ca);
         command
-            .env("APT_CONFIG", at("apt.conf"))
+            .env("APT_CONFIG", root.path().join("apt.conf"))
             .arg("-q")
             .args(arguments)
             .current_dir(root.path());
-        let output = run(command).await;
-        let said = text(&output);
-        // apt-get update succeeds with old lists; there are none here.
-        if !output.status.success() || said.contains("\nW: ") || said.contains("\nE: ") {
-            return Err(said);
-        }
+        complaint(&run(command).await)?;
     }
     Ok(())
 }
