@@ -222,7 +222,7 @@ impl Pipeline {
     }
 
     /// An index, or a version of one under its digest, that larder asks for by itself.
-    fn task_for(
+    pub(super) fn task_for(
         &self,
         document: &Target,
         ecosystem: &'static dyn Ecosystem,

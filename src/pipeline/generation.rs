@@ -29,6 +29,7 @@ use hyper::StatusCode;
 use moka::sync::Cache;
 
 use super::Pipeline;
+use super::companions::Companion;
 use super::lead::Came;
 use super::task::Task;
 use crate::claim::{Claim, ClaimSink, Edition, Generation, Promise, Relation, TooMany};
@@ -104,6 +105,9 @@ pub(super) struct News<'a> {
     heads: bool,
     /// The version that is current.
     before: Option<Arc<Generation>>,
+    /// What it is read with.
+    companions: &'a [Companion],
+    named: Vec<Claim>,
     members: Vec<Claim>,
     by_digest: bool,
     pub(super) edition: Option<Edition>,
@@ -113,12 +117,14 @@ pub(super) struct News<'a> {
 #[derive(Debug)]
 pub(super) struct Members {
     claims: Vec<Claim>,
+    /// What it says of those that it was read with.
+    pub(super) companions: Vec<Claim>,
     /// Whether they can be had under their digests.
     by_digest: bool,
     /// The version that is current.
     before: Option<Arc<Generation>>,
-    rank: Rank,
-    root: Root,
+    pub(super) rank: Rank,
+    pub(super) root: Root,
 }
 
 /// What came of asking for a member.
@@ -139,6 +145,7 @@ impl<'a> News<'a> {
         pipeline: &'a Pipeline,
         ecosystem: &'static dyn Ecosystem,
         at: &Target,
+        companions: &'a [Companion],
         now: Time,
     ) -> Self {
         let heads = ecosystem.heads(at);
@@ -148,6 +155,8 @@ impl<'a> News<'a> {
             now,
             heads,
             before: pipeline.store.current_claims(at).filter(|_| heads),
+            companions,
+            named: Vec::new(),
             members: Vec::new(),
             by_digest: false,
             edition: None,
@@ -166,7 +175,7 @@ impl<'a> News<'a> {
         }
         let root = root.clone();
         let (claims, by_digest) = (self.members, self.by_digest);
-        Some(Members { claims, by_digest, before: self.before, rank, root })
+        Some(Members { claims, companions: self.named, by_digest, before: self.before, rank, root })
     }
 
     /// Whether the current version names it too, and builds use that.
@@ -187,6 +196,10 @@ impl<'a> News<'a> {
 
 impl ClaimSink for News<'_> {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
+        if self.companions.iter().any(|companion| companion.at == claim.target) {
+            self.named.push(claim);
+            return Ok(());
+        }
         if !self.heads || self.members.len() >= MOST_MEMBERS {
             return Ok(());
         }
@@ -289,7 +302,7 @@ impl Pipeline {
     }
 
     /// Whether there is a previous version that may be given in place of the new one.
-    fn has_previous(&self, task: &Task, now: Time) -> bool {
+    pub(super) fn has_previous(&self, task: &Task, now: Time) -> bool {
         let entries = self.store.entries(task.key);
         entries.first().is_some_and(|entry| self.is_usable(task, entry, now))
             && !self.is_expired(task.bare(), now)

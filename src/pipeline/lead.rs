@@ -24,7 +24,7 @@ use crate::store::Spool;
 use crate::verify::Expectation;
 
 /// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
-const RELAYED: usize = 256 * 1024;
+pub(super) const RELAYED: usize = 256 * 1024;
 
 /// How long an archive that is being published is left alone before it is read again: writing a file takes less.
 const UNSETTLED: Duration = Duration::from_millis(100);
@@ -334,7 +334,7 @@ fn size_of(complete: &Complete) -> u64 {
     }
 }
 
-async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
+pub(super) async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
     let mut all = BytesMut::new();
     while let Some(piece) = answer.body.next().await {
         match piece {

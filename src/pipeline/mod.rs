@@ -14,6 +14,7 @@ mod beside;
 mod bound;
 mod cached;
 mod claims;
+mod companions;
 mod documents;
 mod editions;
 mod generation;

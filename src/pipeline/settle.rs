@@ -58,17 +58,35 @@ impl Pipeline {
         };
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
-        let (own, members) = self.own_signature(task, &received, &base).await;
-        if own == Own::Held {
-            return Came::Ended(End::Given);
+        match self.look_at(task, &received, &base, attempt).await {
+            Ok(own) => self.judge(lead, task, received, &base, attempt, own).await,
+            Err(came) => came,
         }
-        if let Some(members) = members
-            && let Err(came) = self.assemble(task, &received, members).await
-        {
-            return came;
+    }
+
+    /// Looks at a document that may be signed, and at what belongs to it: the rank that its signature gives it. `Err`: it is
+    /// not to be kept, or not yet.
+    async fn look_at(
+        self: &Arc<Self>,
+        task: &Task,
+        received: &Received,
+        base: &Target,
+        attempt: Attempt,
+    ) -> Result<Option<Rank>, Came> {
+        let looked = self.own_signature(task, received, base).await;
+        match looked.own {
+            Own::Held => return Err(Came::Ended(End::Given)),
+            Own::Forged(why) => {
+                let pair = !looked.companions.is_empty();
+                return Err(self.out_of_step(task, &why, pair, attempt));
+            }
+            Own::Signed | Own::Nothing => {}
         }
-        let otherwise = (own == Own::Signed).then_some(Rank::Signed);
-        self.judge(lead, task, received, &base, attempt, otherwise).await
+        if let Some(members) = looked.members {
+            self.keep_companions(task, looked.companions, &members).await;
+            self.assemble(task, received, members).await?;
+        }
+        Ok((looked.own == Own::Signed).then_some(Rank::Signed))
     }
 
     /// Compares what came with what is promised of it by now. `signed`: the rank that its own signature gives it.
@@ -231,7 +249,12 @@ impl Pipeline {
 
     /// What the ledger will say. A resource that is `confirmed` only now is from now on asked for as what it is, and must
     /// be found as that.
-    fn entry_of(&self, task: &Task, confirmed: Option<&Recognition>, verified: &Verified) -> Entry {
+    pub(super) fn entry_of(
+        &self,
+        task: &Task,
+        confirmed: Option<&Recognition>,
+        verified: &Verified,
+    ) -> Entry {
         let received = verified.received();
         let known = confirmed.or(task.recognition.as_ref());
         let target = match confirmed {

@@ -5,12 +5,11 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::companions::{Beside, Companion};
 use super::editions::{Held, admit};
 use super::generation::{Members, News};
-use super::shelf::Shelves;
 use super::task::Task;
 use crate::claim::{Edition, Standing};
-use crate::clock::Time;
 use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
@@ -18,14 +17,32 @@ use crate::received::Received;
 use crate::target::{Root, Target};
 
 /// What a document's own signature makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Own {
     /// Nothing: it has none, or none that is known.
     Nothing,
     /// It proves the document.
     Signed,
-    /// The document is not to be kept: forged, or not the edition that counts.
+    /// The document is not to be kept: it is not the edition that counts.
     Held,
+    /// Nor is this: it is not what was signed.
+    Forged(String),
+}
+
+/// What a look at a document found.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) own: Own,
+    /// What it names, if it heads others.
+    pub(super) members: Option<Members>,
+    /// What it was read with.
+    pub(super) companions: Vec<Companion>,
+}
+
+impl Looked {
+    fn nothing() -> Self {
+        Self { own: Own::Nothing, members: None, companions: Vec::new() }
+    }
 }
 
 impl Pipeline {
@@ -35,14 +52,15 @@ impl Pipeline {
         task: &Task,
         received: &Received,
         base: &Target,
-    ) -> (Own, Option<Members>) {
+    ) -> Looked {
         let Some(known) = task.known() else {
-            return (Own::Nothing, None);
+            return Looked::nothing();
         };
         let ecosystem = known.ecosystem;
         if task.artifact().is_some() || !ecosystem.may_be_signed(task.bare()) {
-            return (Own::Nothing, None);
+            return Looked::nothing();
         }
+        let companions = self.companions_of(task, ecosystem).await;
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
@@ -56,18 +74,19 @@ impl Pipeline {
                 proven: if plain { Rank::None } else { Rank::Origin },
                 now: pipeline.clock.now(),
                 open: &open,
-                companions: &Shelves { store: &pipeline.store, since: Time::from_millis(i64::MIN) },
+                companions: &Beside { store: &pipeline.store, companions: &companions },
             };
-            let mut news = News::new(&pipeline, ecosystem, &at, document.now);
+            let mut news = News::new(&pipeline, ecosystem, &at, &companions, document.now);
             let standing = ecosystem.claims(&document, &pipeline.keys, &mut news);
             let (rank, root) = match &standing {
                 Ok(standing) => (standing.rank, standing.root.clone()),
                 Err(_) => (Rank::None, Root::directory_of(&at)),
             };
             let own = pipeline.own(&at, standing, news.edition.as_ref());
-            (own, news.members(rank, &root))
+            let members = news.members(rank, &root);
+            Looked { own, members, companions }
         });
-        looked.await.unwrap_or((Own::Nothing, None))
+        looked.await.unwrap_or_else(|_| Looked::nothing())
     }
 
     fn own(
@@ -78,10 +97,7 @@ impl Pipeline {
     ) -> Own {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
-            (Err(forged @ Malformed::Forged(_)), _) => {
-                self.say(at, &forged.to_string());
-                return Own::Held;
-            }
+            (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
             // A page in the place of an index, say; what it is said to be is found when its claims are read.
             (Ok(_) | Err(_), _) => return Own::Nothing,
         };

@@ -22,6 +22,7 @@ pub(crate) const SUITE: &str = "/debian/dists/gears";
 /// One published state of an archive.
 pub(crate) struct State {
     pub(crate) release: Vec<u8>,
+    text: String,
     members: Vec<(String, Vec<u8>)>,
 }
 
@@ -48,7 +49,7 @@ impl State {
         for (name, bytes) in &members {
             writeln!(text, " {} {} {name}", hex(Algorithm::Sha256, bytes), bytes.len()).unwrap();
         }
-        Self { release: key.clear_sign(&text), members }
+        Self { release: key.clear_sign(&text), text, members }
     }
 
     pub(crate) fn put(&self, origin: &Origin) {
@@ -314,5 +315,57 @@ async fn a_404_says_nothing_where_the_archive_has_the_index_under_its_digest() {
         }
         let absent = line.get(names[1]).await.unwrap();
         assert_eq!(absent.status, StatusCode::NOT_FOUND, "{}", absent.said);
+    }
+}
+
+/// Release and Release.gpg are two files, and no origin replaces two files at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_and_its_signature_are_of_one_generation() {
+    for https in [true, false] {
+        let (dir, key, world, origin) = archive(https).await;
+        let one = State::new(&key, 1, false, &[PACKAGES]);
+        let two = State::new(&key, 2, false, &[PACKAGES]);
+        let three = State::new(&key, 3, false, &[PACKAGES]);
+        let signature = |state: &State| {
+            let file = dir.path().join("Release");
+            std::fs::write(&file, &state.text).unwrap();
+            key.gpg(&["--armor", "--output", "-", "--detach-sign", file.to_str().unwrap()]).stdout
+        };
+        let signatures = [signature(&one), signature(&two), signature(&three)];
+        let put = |name: &str, bytes: &[u8]| {
+            origin.put(&format!("{SUITE}/{name}"), Page::new(bytes.to_vec()));
+        };
+        one.put_member(&origin, PACKAGES);
+        put("Release", one.text.as_bytes());
+        put("Release.gpg", &signatures[0]);
+        let mut first = Line::new(&world, &origin).await;
+        assert_eq!(first.get("InRelease").await.unwrap().status, StatusCode::NOT_FOUND);
+        let expect = async |line: &mut Line, state: &State, signature: &[u8], proof: &str| {
+            let release = line.get("Release").await.unwrap();
+            assert_eq!(release.body, state.text, "{}", release.said);
+            assert!(release.said.contains(proof), "{}", release.said);
+            assert_eq!(line.get("Release.gpg").await.unwrap().body, signature);
+            assert_eq!(line.get(PACKAGES).await.unwrap().body, state.bytes(PACKAGES));
+        };
+        expect(&mut first, &one, &signatures[0], "\"signed\"").await;
+        // The new Release beside the old signature: the pair that fits is given.
+        two.put_member(&origin, PACKAGES);
+        put("Release", two.text.as_bytes());
+        later(&world);
+        let mut line = Line::new(&world, &origin).await;
+        expect(&mut line, &one, &signatures[0], "\"signed+stale\"").await;
+        put("Release.gpg", &signatures[1]);
+        let mut line = Line::new(&world, &origin).await;
+        expect(&mut line, &two, &signatures[1], "\"signed\"").await;
+        // The new signature beside the old Release: likewise, and for everybody what they have read.
+        put("Release.gpg", &signatures[2]);
+        three.put_member(&origin, PACKAGES);
+        later(&world);
+        expect(&mut line, &two, &signatures[1], "\"signed").await;
+        assert_eq!(first.get("Release.gpg").await.unwrap().body, signatures[0]);
+        // Nor is a signature given that came for nothing: the control is what it says itself.
+        put("Release", three.text.as_bytes());
+        later(&world);
+        expect(&mut first, &three, &signatures[2], "\"signed\"").await;
     }
 }

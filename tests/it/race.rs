@@ -189,6 +189,8 @@ async fn race_and_control(by_hash: bool) {
     let ca = trusted_file(&world).await;
     let first = Client::new(&world, &origin, &publisher.key, Some(&ca));
     first.update(&world).await.unwrap();
+    let without = Client::new(&world, &origin, &publisher.key, None);
+    without.update(&world).await.expect("what is whole is no error without larder either");
     let [through, without] = held_in_between(&world, &origin, &mut publisher).await;
     through.unwrap();
     without.expect_err("the control: without larder this state is an error");

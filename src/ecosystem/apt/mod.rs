@@ -25,7 +25,7 @@ use std::io::{self, Read};
 
 use super::{Document, Ecosystem, Malformed, Recognised, Renewal, Shape, Shelf, bounded};
 use crate::claim::{Claim, ClaimSink, Edition, Standing, Topic};
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
 use crate::entry::Head;
 use crate::keyring::{Cleartext, Keyring, NotSigned, Signed};
 use crate::proof::Rank;
@@ -41,6 +41,9 @@ const MAX_RELEASE: u64 = 16 << 20;
 
 /// The longest file of signatures, in bytes.
 const MAX_SIGNATURE: u64 = 256 << 10;
+
+/// The file of signatures beside a Release.
+const SIGNATURE: &str = "Release.gpg";
 
 /// apt archives.
 #[derive(Debug)]
@@ -67,10 +70,10 @@ impl Ecosystem for Apt {
 
     /// A Release is read together with its signature.
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
-        if at.file_name() != "Release" {
+        if at.file_name() != "Release" || !is_head(at) {
             return Vec::new();
         }
-        let signature = beside(at, "Release.gpg");
+        let signature = beside(at, SIGNATURE);
         signature.filter(|signature| have.open(signature).is_none()).into_iter().collect()
     }
 
@@ -95,11 +98,16 @@ impl Ecosystem for Apt {
             "Release" => {
                 doc.expect_identity()?;
                 let text = read(&mut (doc.open)()?, MAX_RELEASE)?;
-                let signed = detached(doc, &text, keys)?;
+                let signature = signature(doc)?;
+                let signed = keys_of(&signature, &text, keys, doc);
                 let text = String::from_utf8_lossy(&text);
-                of_release(doc, &root, &text, signed, out)?
+                let rank = of_release(doc, &root, &text, signed, out)?;
+                if rank == Rank::Signed {
+                    name_signature(doc.at, &signature, out)?;
+                }
+                rank
             }
-            "Release.gpg" => Rank::None,
+            SIGNATURE => Rank::None,
             _ if self.index_of(doc.at).is_some() || is_stanzas(doc.at) => {
                 of_stanzas(doc, &root, out)?
             }
@@ -109,7 +117,7 @@ impl Ecosystem for Apt {
     }
 
     fn may_be_signed(&self, at: &Target) -> bool {
-        at.file_name() == "InRelease"
+        is_head(at)
     }
 
     fn heads(&self, at: &Target) -> bool {
@@ -256,19 +264,39 @@ fn clear_signed(doc: &Document<'_>) -> Result<Cleartext, Malformed> {
     })
 }
 
+/// The signature beside a Release; empty if there is none.
+fn signature(doc: &Document<'_>) -> Result<Vec<u8>, Malformed> {
+    let stored = beside(doc.at, SIGNATURE).and_then(|at| doc.companions.open(&at));
+    stored.map_or(Ok(Vec::new()), |mut stored| read(&mut stored, MAX_SIGNATURE))
+}
+
 /// What the signature beside a Release makes of it. Without one it is unsigned.
-fn detached(
-    doc: &Document<'_>,
+fn keys_of(
+    signature: &[u8],
     text: &[u8],
     keys: &Keyring,
-) -> Result<Result<Signed, NotSigned>, Malformed> {
-    let signature = beside(doc.at, "Release.gpg");
-    let stored = signature.and_then(|at| doc.companions.open(&at));
-    let Some(mut stored) = stored else {
-        return Ok(Err(NotSigned { faults: Vec::new() }));
-    };
-    let signature = read(&mut stored, MAX_SIGNATURE)?;
-    Ok(keys.verify_detached(text, &signature, doc.now))
+    doc: &Document<'_>,
+) -> Result<Signed, NotSigned> {
+    if signature.is_empty() {
+        return Err(NotSigned { faults: Vec::new() });
+    }
+    keys.verify_detached(text, signature, doc.now)
+}
+
+/// Claims the signature that verified: the two are one generation, and of use only together.
+fn name_signature(
+    release: &Target,
+    signature: &[u8],
+    out: &mut dyn ClaimSink,
+) -> Result<(), Malformed> {
+    let mut hashing = Hashing::new(Algorithms::NONE.with(Algorithm::Sha256));
+    hashing.update(signature);
+    let digests: Vec<Digest> = hashing.finish().iter().copied().collect();
+    if let Some(target) = beside(release, SIGNATURE) {
+        let size = Some(signature.len() as u64);
+        out.claim(Claim { target, topic: shape::topic(release), digests, size })?;
+    }
+    Ok(())
 }
 
 fn read(from: &mut dyn Read, limit: u64) -> Result<Vec<u8>, Malformed> {
