@@ -54,7 +54,8 @@ impl Pipeline {
         let Some(recognition) = &task.recognition else {
             return 0;
         };
-        if task.artifact().is_none() || task.target.origin().scheme != Scheme::Https {
+        let secure = task.target.origin().scheme == Scheme::Https;
+        if task.artifact().is_none() || !secure && !self.may_be_named(task.bare(), recognition) {
             return 0;
         }
         let promised = || {
@@ -65,6 +66,13 @@ impl Pipeline {
             return 0;
         }
         self.chase(task, recognition.ecosystem, promised).await
+    }
+
+    /// Whether signed indexes are known that may name a file: over plain http only they could vouch for it.
+    pub(super) fn may_be_named(&self, at: &Target, known: &Recognition) -> bool {
+        let nothing = Shelves { store: &self.store, since: Time::from_millis(i64::MAX) };
+        !self.store.editions(at.origin()).is_empty()
+            && !known.ecosystem.wants(at, &nothing).is_empty()
     }
 
     /// Fetches what an index needs to be understood: where its files are, say. Says how many documents that were.
@@ -85,9 +93,17 @@ impl Pipeline {
         ecosystem: &'static dyn Ecosystem,
         enough: impl Fn() -> bool,
     ) -> usize {
-        let shelves = Shelves { store: &self.store, since: task.asked.minus(lookup::GRACE) };
+        let since = task.asked.minus(lookup::GRACE);
+        // Documents are looked into: off the async threads.
+        let wants = || {
+            let (store, at) = (Arc::clone(&self.store), task.bare().clone());
+            let asking = tokio::task::spawn_blocking(move || {
+                ecosystem.wants(&at, &Shelves { store: &store, since })
+            });
+            async { asking.await.unwrap_or_default() }
+        };
         let indexes = Indexes { pipeline: self, ecosystem, reach: task.reach };
-        let chase = chase::chase(ecosystem, task.bare(), &shelves, &indexes, enough);
+        let chase = chase::chase(task.bare(), wants, &indexes, enough);
         // What is still on its way goes on by itself, and serves the next request; something may have come by now.
         tokio::time::timeout(WAIT_TO_KNOW, chase).await.unwrap_or(1)
     }

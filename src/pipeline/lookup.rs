@@ -228,14 +228,17 @@ impl Pipeline {
         if target.origin().scheme == Scheme::Https {
             return false;
         }
-        let promises = match known.map(|known| &known.resource.kind) {
-            Some(Kind::Artifact(artifact)) => {
-                self.store.promises(target, &artifact.topics, self.clock.now())
-            }
-            Some(Kind::Index) => self.promises_of_index(target, known),
-            None => return false,
+        let Some(recognition) = known else {
+            return false;
         };
-        may_be_vouched(target, known, &promises)
+        match &recognition.resource.kind {
+            Kind::Artifact(artifact) => {
+                let promises = self.store.promises(target, &artifact.topics, self.clock.now());
+                may_be_vouched(target, known, &promises)
+                    || promises.is_empty() && self.may_be_named(target, recognition)
+            }
+            Kind::Index => may_be_vouched(target, known, &self.promises_of_index(target, known)),
+        }
     }
 
     /// Whether an index that may speak for `target` names it today. Others' words change nothing in how it is kept: they

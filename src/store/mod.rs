@@ -316,6 +316,11 @@ impl Store {
         self.state.note_date(directory, date);
     }
 
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first, at most eight. Quick.
+    pub fn editions(&self, origin: &Origin) -> Vec<Root> {
+        self.state.editions(origin)
+    }
+
     /// Until when the newest signed index in `directory` may be believed; `None` for ever. Quick.
     pub fn valid_until(&self, directory: &Root) -> Option<Time> {
         self.state.valid_until(directory)

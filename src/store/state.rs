@@ -38,6 +38,9 @@ const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
 const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
 
+/// The most directories that are named for one origin: each is worth a request when a file is looked for.
+const MAX_EDITIONS: usize = 8;
+
 /// The most signers of one root: archives change a key every few years.
 const MAX_SIGNERS: usize = 64;
 
@@ -133,6 +136,13 @@ impl State {
     /// The newest date of the signed index in `directory`.
     pub(super) fn newest_date(&self, directory: &Root) -> Option<Time> {
         self.dates.get(directory).map(Time::from_millis)
+    }
+
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first.
+    pub(super) fn editions(&self, origin: &Origin) -> Vec<Root> {
+        let rows = hold(&self.dates.rows);
+        let here = rows.order.iter().rev().filter(|directory| directory.origin == *origin);
+        here.take(MAX_EDITIONS).cloned().collect()
     }
 
     /// Notes the date of the signed index in `directory`.

@@ -27,13 +27,15 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state number `number`: these members, each with bytes of its own.
+    /// The state number `number`: these members, each with bytes of its own. Each names one package, whose bytes are the
+    /// member's name.
     pub(crate) fn new(key: &Key, number: u32, by_hash: bool, names: &[&str]) -> Self {
         let members: Vec<(String, Vec<u8>)> = names
             .iter()
             .map(|name| {
                 let text = format!(
-                    "Package: gear{number}\nFilename: pool/main/g/gear_{number}_all.deb\nSize: 3\nSHA256: {}\nDescription: {name}\n\n",
+                    "Package: gear{number}\nFilename: pool/main/g/gear_{number}_all.deb\nSize: {}\nSHA256: {}\nDescription: {name}\n\n",
+                    name.len(),
                     hex(Algorithm::Sha256, name.as_bytes())
                 );
                 ((*name).to_owned(), text.into_bytes())
@@ -131,7 +133,7 @@ impl Line {
 
 /// A larder that trusts an archive's key, and the archive, over https or over http. A world for each: what one mirror of an
 /// archive gave would answer for the other.
-async fn archive(https: bool) -> (tempfile::TempDir, Key, World, Origin) {
+pub(crate) async fn archive(https: bool) -> (tempfile::TempDir, Key, World, Origin) {
     let dir = tempfile::tempdir().unwrap();
     let key = Key::new(dir.path(), "archive");
     let world = world_trusting(Some(&key)).await;
@@ -141,11 +143,11 @@ async fn archive(https: bool) -> (tempfile::TempDir, Key, World, Origin) {
 }
 
 /// Past the seconds within which a revalidation counts for the next request.
-fn later(world: &World) {
+pub(crate) fn later(world: &World) {
     world.proxy.clock.advance(Duration::from_secs(6));
 }
 
-const PACKAGES: &str = "main/binary-all/Packages";
+pub(crate) const PACKAGES: &str = "main/binary-all/Packages";
 const OTHER: &str = "main/binary-amd64/Packages";
 
 #[tokio::test(flavor = "multi_thread")]

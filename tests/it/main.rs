@@ -17,6 +17,7 @@ mod contract;
 mod documents;
 mod exec;
 mod flight;
+mod fresh_lists;
 mod freshness;
 mod front;
 mod gap;

@@ -20,6 +20,7 @@ mod places;
 mod release;
 mod shape;
 mod stanzas;
+mod wanted;
 
 use std::io::{self, Read};
 
@@ -68,8 +69,11 @@ impl Ecosystem for Apt {
             }
     }
 
-    /// A Release is read together with its signature.
+    /// A Release is read together with its signature, a package after the indexes that may name it.
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
+        if shape::is_file(at) {
+            return wanted::of_file(at, have);
+        }
         if at.file_name() != "Release" || !is_head(at) {
             return Vec::new();
         }
