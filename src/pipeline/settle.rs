@@ -10,9 +10,10 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::editions;
 use super::lead::{Attempt, Came};
 use super::lookup;
-use super::signature::Own;
+use super::signature::{Own, Worth};
 use super::task::Task;
 use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
 use crate::ecosystem::{Kind, Recognition};
@@ -47,7 +48,7 @@ impl Pipeline {
             }
         };
         let base = answer.answered_by.clone();
-        let received = Received {
+        let mut received = Received {
             body,
             head: answer.head,
             plain: answer.plain,
@@ -58,21 +59,21 @@ impl Pipeline {
         };
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
-        match self.look_at(task, &received, &base, attempt).await {
-            Ok(own) => self.judge(lead, task, received, &base, attempt, own).await,
+        match self.look_at(task, &mut received, &base, attempt).await {
+            Ok(worth) => self.judge(lead, task, received, &base, attempt, worth).await,
             Err(came) => came,
         }
     }
 
-    /// Looks at a document that may be signed, and at what belongs to it: the rank that its signature gives it. `Err`: it is
-    /// not to be kept, or not yet.
+    /// Looks at a document that may be signed, and at what belongs to it: what its signature makes of it. `Err`: it is not to
+    /// be kept, or not yet.
     async fn look_at(
         self: &Arc<Self>,
         task: &Task,
-        received: &Received,
+        received: &mut Received,
         base: &Target,
         attempt: Attempt,
-    ) -> Result<Option<Rank>, Came> {
+    ) -> Result<Worth, Came> {
         let looked = self.own_signature(task, received, base).await;
         match looked.own {
             Own::Held => return Err(Came::Ended(End::Given)),
@@ -86,10 +87,15 @@ impl Pipeline {
             self.keep_companions(task, looked.companions, &members).await;
             self.assemble(task, received, members).await?;
         }
-        Ok((looked.own == Own::Signed).then_some(Rank::Signed))
+        let signed = looked.own == Own::Signed;
+        let edition = looked.edition.unwrap_or_default();
+        if signed && let Some(date) = edition.date {
+            editions::date(&mut received.head, date, received.requested_at);
+        }
+        Ok(Worth { signed, expired_key: edition.expired_key && !received.plain })
     }
 
-    /// Compares what came with what is promised of it by now. `signed`: the rank that its own signature gives it.
+    /// Compares what came with what is promised of it by now.
     async fn judge(
         self: &Arc<Self>,
         lead: &Lead,
@@ -97,18 +103,20 @@ impl Pipeline {
         mut received: Received,
         base: &Target,
         attempt: Attempt,
-        signed: Option<Rank>,
+        worth: Worth,
     ) -> Came {
         let resumed = received.resumed;
         for last in [false, true] {
             let mut expected = self.expectation_of(task);
-            expected.otherwise = signed.unwrap_or(expected.otherwise);
+            if worth.signed {
+                expected.otherwise = Rank::Signed;
+            }
             received.body = fully_hashed(received.body, &expected).await;
             match verify::judge(received, &expected, task.asked) {
                 Verdict::Keep(verified, disagreement) => {
                     self.alarm(task, disagreement);
                     lead.flight.release(verified.proof());
-                    return Came::Ended(self.keep(task, verified, base).await);
+                    return Came::Ended(self.keep(task, verified, base, worth).await);
                 }
                 Verdict::Give(given, disagreement) => {
                     self.alarm(task, disagreement);
@@ -202,7 +210,13 @@ impl Pipeline {
     }
 
     /// Commits, and reads the claims of an index.
-    async fn keep(self: &Arc<Self>, task: &Task, verified: Verified, base: &Target) -> End {
+    async fn keep(
+        self: &Arc<Self>,
+        task: &Task,
+        verified: Verified,
+        base: &Target,
+        worth: Worth,
+    ) -> End {
         let received = verified.received();
         if verified.proof().rank == Rank::Pinned && is_page(&received.head) {
             // A sign-in page or a block page in the place of a package.
@@ -216,7 +230,8 @@ impl Pipeline {
         {
             return End::Given;
         }
-        let entry = self.entry_of(task, confirmed.as_ref(), &verified);
+        let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
+        entry.proof.expired_key = worth.expired_key;
         let changed = self.changes_a_pin(task, &entry);
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;

@@ -29,10 +29,21 @@ pub(super) enum Own {
     Forged(String),
 }
 
+/// What a look at a document makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Worth {
+    /// Its own signature proves it.
+    pub(super) signed: bool,
+    /// A known key signed it, and has expired since.
+    pub(super) expired_key: bool,
+}
+
 /// What a look at a document found.
 #[derive(Debug)]
 pub(super) struct Looked {
     pub(super) own: Own,
+    /// What it says of itself.
+    pub(super) edition: Option<Edition>,
     /// What it names, if it heads others.
     pub(super) members: Option<Members>,
     /// What it was read with.
@@ -41,7 +52,7 @@ pub(super) struct Looked {
 
 impl Looked {
     fn nothing() -> Self {
-        Self { own: Own::Nothing, members: None, companions: Vec::new() }
+        Self { own: Own::Nothing, edition: None, members: None, companions: Vec::new() }
     }
 }
 
@@ -83,8 +94,9 @@ impl Pipeline {
                 Err(_) => (Rank::None, Root::directory_of(&at)),
             };
             let own = pipeline.own(&at, standing, news.edition.as_ref());
+            let edition = news.edition.clone();
             let members = news.members(rank, &root);
-            Looked { own, members, companions }
+            Looked { own, edition, members, companions }
         });
         looked.await.unwrap_or_else(|_| Looked::nothing())
     }

@@ -326,6 +326,16 @@ impl Store {
         self.state.valid_until(directory)
     }
 
+    /// Who alone may sign the next index in `directory`; nobody in particular if empty. Quick.
+    pub fn successors(&self, directory: &Root) -> Vec<Box<str>> {
+        self.state.successors(directory)
+    }
+
+    /// Notes who alone may sign the next index in `directory`. Blocking when it is news.
+    pub fn note_successors(&self, directory: &Root, successors: &[Box<str>]) {
+        self.state.note_successors(directory, successors);
+    }
+
     /// Notes until when the newest signed index in `directory` may be believed. Quick.
     pub fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
         self.state.note_valid_until(directory, until);

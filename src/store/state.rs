@@ -6,6 +6,7 @@
 //! state/roots         the likely roots that an answer confirmed
 //! state/signers       who signed for a root: the fingerprints seen so far
 //! state/dates         the newest date of each signed index, by its directory
+//! state/successors    who alone may sign the next one, likewise
 //! state/expiries      until when the newest may be believed, likewise
 //! ```
 //!
@@ -36,6 +37,7 @@ const CONVENTIONS: Kind = Kind { magic: *b"LcnV", version: 1 };
 const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
 const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
+const SUCCESSORS: Kind = Kind { magic: *b"LsuC", version: 1 };
 const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
 
 /// The most directories that are named for one origin: each is worth a request when a file is looked for.
@@ -53,6 +55,7 @@ pub(super) struct State {
     signers: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970.
     dates: Table<Root, i64>,
+    successors: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970; `None` for ever.
     expiries: Table<Root, Option<i64>>,
 }
@@ -76,6 +79,7 @@ impl State {
             roots: Table::open(directory.join("roots"), ROOTS)?,
             signers: Table::open(directory.join("signers"), SIGNERS)?,
             dates: Table::open(directory.join("dates"), DATES)?,
+            successors: Table::open(directory.join("successors"), SUCCESSORS)?,
             expiries: Table::open(directory.join("expiries"), EXPIRIES)?,
         })
     }
@@ -156,6 +160,19 @@ impl State {
         self.dates.flush();
     }
 
+    /// Who alone may sign the next index in `directory`; nobody in particular if empty.
+    pub(super) fn successors(&self, directory: &Root) -> Vec<Box<str>> {
+        self.successors.get(directory).unwrap_or_default()
+    }
+
+    /// Notes who alone may sign the next index in `directory`. Written at once when it is news, like the signers.
+    pub(super) fn note_successors(&self, directory: &Root, successors: &[Box<str>]) {
+        if self.successors(directory) != successors {
+            self.successors.change(directory.clone(), |known| *known = successors.to_vec());
+            self.successors.flush();
+        }
+    }
+
     /// Until when the newest signed index in `directory` may be believed.
     pub(super) fn valid_until(&self, directory: &Root) -> Option<Time> {
         self.expiries.get(directory).flatten().map(Time::from_millis)
@@ -174,6 +191,7 @@ impl State {
         self.roots.flush();
         self.signers.flush();
         self.dates.flush();
+        self.successors.flush();
         self.expiries.flush();
     }
 }

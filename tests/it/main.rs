@@ -15,6 +15,7 @@ mod world_itself;
 mod clients;
 mod contract;
 mod documents;
+mod editions;
 mod exec;
 mod flight;
 mod fresh_lists;

@@ -16,6 +16,7 @@
 mod date;
 mod expand;
 pub(super) mod fuzz;
+mod patches;
 mod places;
 mod release;
 mod shape;
@@ -87,7 +88,10 @@ impl Ecosystem for Apt {
         keys: &Keyring,
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed> {
-        let root = shape::dists(doc.at).unwrap_or_else(|| Root::directory_of(doc.at));
+        // A flat archive's index under its digest speaks for the directory of the index.
+        let index = self.index_of(doc.at);
+        let root = shape::dists(doc.at)
+            .unwrap_or_else(|| Root::directory_of(index.as_ref().unwrap_or(doc.at)));
         let nothing = Standing { rank: Rank::None, root: root.clone() };
         if doc.head.status != hyper::StatusCode::OK {
             return Ok(nothing);
@@ -97,7 +101,7 @@ impl Ecosystem for Apt {
                 doc.expect_identity()?;
                 let cleartext = clear_signed(doc)?;
                 let signed = keys.verify_cleartext(&cleartext, doc.now);
-                of_release(doc, &root, cleartext.text(), signed, out)?
+                of_release(doc, &root, cleartext.text(), signed, keys, out)?
             }
             "Release" => {
                 doc.expect_identity()?;
@@ -105,13 +109,14 @@ impl Ecosystem for Apt {
                 let signature = signature(doc)?;
                 let signed = keys_of(&signature, &text, keys, doc);
                 let text = String::from_utf8_lossy(&text);
-                let rank = of_release(doc, &root, &text, signed, out)?;
+                let rank = of_release(doc, &root, &text, signed, keys, out)?;
                 if rank == Rank::Signed {
                     name_signature(doc.at, &signature, out)?;
                 }
                 rank
             }
             SIGNATURE => Rank::None,
+            _ if patches::is_list(doc.at) => of_patches(doc, out)?,
             _ if self.index_of(doc.at).is_some() || is_stanzas(doc.at) => {
                 of_stanzas(doc, &root, out)?
             }
@@ -176,8 +181,10 @@ fn of_release(
     root: &Root,
     text: &str,
     signed: Result<Signed, NotSigned>,
+    keys: &Keyring,
     out: &mut dyn ClaimSink,
 ) -> Result<Rank, Malformed> {
+    let expired_key = signed.as_ref().is_err_and(NotSigned::is_expired);
     let (rank, signers, unsigned) = match signed {
         Ok(signed) => (Rank::Signed, signed.signers, None),
         Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
@@ -202,6 +209,13 @@ fn of_release(
         unsigned,
         date: release.date,
         valid_until: release.valid_until,
+        expired_key,
+        successors: release
+            .signed_by
+            .iter()
+            // Of a key that is not known the fingerprint is all there is.
+            .map(|named| keys.primary_of(named).map_or_else(|| named.as_str().into(), |key| key.0))
+            .collect(),
     });
     if rank != Rank::None {
         name_members(doc.at, root, &release, out)?;
@@ -240,18 +254,41 @@ fn name_members(
     Ok(())
 }
 
-/// Reads the claims of a Packages or Sources, or finds that it is neither.
-fn of_stanzas(doc: &Document<'_>, root: &Root, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
-    let rank = match doc.proven {
+/// Reads the claims of a list of patches.
+fn of_patches(doc: &Document<'_>, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
+    let rank = rank_of(doc);
+    if rank != Rank::None {
+        doc.expect_identity()?;
+        let text = read(&mut (doc.open)()?, MAX_RELEASE)?;
+        patches::read(doc.at, &String::from_utf8_lossy(&text), out)?;
+    }
+    Ok(rank)
+}
+
+/// What the claims of an index are worth that has no signature of its own.
+fn rank_of(doc: &Document<'_>) -> Rank {
+    match doc.proven {
         Rank::Signed => Rank::Signed,
-        Rank::None | Rank::Origin | Rank::Pinned | Rank::IndexedWeak | Rank::Indexed => {
-            if !doc.may_claim() {
-                return Ok(Rank::None);
-            }
+        Rank::None | Rank::Origin | Rank::Pinned | Rank::IndexedWeak | Rank::Indexed
+            if doc.may_claim() =>
+        {
             Rank::Indexed
         }
-        Rank::SelfCertified => return Ok(Rank::None),
-    };
+        Rank::None
+        | Rank::Origin
+        | Rank::Pinned
+        | Rank::IndexedWeak
+        | Rank::Indexed
+        | Rank::SelfCertified => Rank::None,
+    }
+}
+
+/// Reads the claims of a Packages or Sources, or finds that it is neither.
+fn of_stanzas(doc: &Document<'_>, root: &Root, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
+    let rank = rank_of(doc);
+    if rank == Rank::None {
+        return Ok(Rank::None);
+    }
     doc.expect_identity()?;
     let places = Places { bases: bases(doc.at, root), topic: shape::topic(doc.at) };
     let known = shape::by_hash(doc.at.path()).is_none();
