@@ -15,7 +15,6 @@ use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
-use crate::target::Partition;
 
 /// How long a request with a stored copy waits for an origin that has just failed.
 const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
@@ -117,10 +116,7 @@ impl Pipeline {
                 }
                 match first_bytes(&mut reader, &call, needed).await {
                     Opened::Answered(answered) => {
-                        if task.heads() {
-                            let index = task.bare().key(Partition::Public);
-                            call.connection.read.forget(index);
-                        }
+                        call.connection.read_unknown(&task);
                         record.flight(&flight);
                         let (outcome, source) = (outcome(leads), Source::Flight(reader));
                         let response = reply::arriving(
@@ -252,7 +248,7 @@ impl Pipeline {
             Some(Source::Blob(Arc::new(blob)))
         };
         self.store.touch(&stored.entry);
-        self.note_read(&call.connection, task, &stored.entry);
+        call.connection.read(task, &stored.entry);
         record.proof(stored.proof);
         let now = self.clock.now();
         let response = reply::stored(asked, &stored.entry, source, outcome, stored.proof, now);
@@ -271,9 +267,9 @@ impl Ended {
 async fn opened(reader: &mut Reader, task: &Task) -> Opened {
     if task.heads() {
         let flight = Arc::clone(reader.flight());
-        match flight.over().await {
-            End::Given => {}
-            end => return Opened::Ended(end),
+        let end = flight.over().await;
+        if !matches!(end, End::Given) {
+            return Opened::Ended(end);
         }
     }
     reader.head().await

@@ -141,7 +141,7 @@ fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
 
 /// How old a document's date must be when it is asked for, to tell its versions apart: two of one second share it, and the
 /// second of them is not there a minute later.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_mins(1);
 
 /// Gives a signed document without validators its own date as the one: the one validator that larder makes. Without it a
 /// client downloads the document at each update.

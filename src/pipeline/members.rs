@@ -35,8 +35,7 @@ const MOST_READ: usize = 64;
 pub(super) struct Read(Mutex<Vec<(Key, BlobId)>>);
 
 impl Read {
-    /// The connection reads this version of an index.
-    pub(super) fn note(&self, index: Key, document: BlobId) {
+    fn note(&self, index: Key, document: BlobId) {
         let mut read = self.lock();
         read.retain(|(known, _)| *known != index);
         if read.len() >= MOST_READ {
@@ -45,8 +44,7 @@ impl Read {
         read.push((index, document));
     }
 
-    /// The connection reads a version of which nothing is known.
-    pub(super) fn forget(&self, index: Key) {
+    fn forget(&self, index: Key) {
         self.lock().retain(|(known, _)| *known != index);
     }
 
@@ -58,6 +56,22 @@ impl Read {
 
     fn lock(&self) -> MutexGuard<'_, Vec<(Key, BlobId)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    /// Its client was given a version of an index, which may head others.
+    pub(super) fn read(&self, task: &Task, entry: &Entry) {
+        if task.heads() {
+            self.read.note(task.bare().key(Partition::Public), entry.blob);
+        }
+    }
+
+    /// Its client was given a version of which nothing is kept.
+    pub(super) fn read_unknown(&self, task: &Task) {
+        if task.heads() {
+            self.read.forget(task.bare().key(Partition::Public));
+        }
     }
 }
 
@@ -91,22 +105,13 @@ impl Pipeline {
         });
     }
 
-    /// The connection was given a version of a heading index.
-    pub(super) fn note_read(&self, connection: &Connection, task: &Task, entry: &Entry) {
-        if task.heads() {
-            connection.read.note(task.bare().key(Partition::Public), entry.blob);
-        }
-    }
-
     /// Looks up an index that another one names; `None` if none does that may speak for it.
     pub(super) async fn look_up_member(&self, task: &Task) -> Option<Lookup> {
         if !task.is_index() {
             return None;
         }
         let expected = self.expectation_of(task);
-        if !expected.refusing().any(|_| true) {
-            return None;
-        }
+        expected.refusing().next()?;
         for entry in self.store.entries(task.key) {
             let rank = expected.vouched(&entry.digests, entry.size);
             if rank.is_strong() {

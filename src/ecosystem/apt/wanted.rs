@@ -37,12 +37,11 @@ pub(super) fn of_file(at: &Target, have: &dyn Shelf) -> Vec<Target> {
         let text = read(have, &in_release)
             .and_then(|bytes| Some(Cleartext::parse(&bytes).ok()?.text().to_owned()));
         let text = text.or_else(|| String::from_utf8(read(have, &release)?).ok());
-        match text.and_then(|text| Release::read(&text).ok()) {
-            Some(text) => members.extend(indexes(at, &root, &suite, &text)),
-            None => {
-                releases.push(in_release);
-                older.push(release);
-            }
+        if let Some(text) = text.and_then(|text| Release::read(&text).ok()) {
+            members.extend(indexes(at, &root, &suite, &text));
+        } else {
+            releases.push(in_release);
+            older.push(release);
         }
     }
     // Members are named though they are at hand: the shelf does not say whether they were read.
@@ -150,12 +149,10 @@ mod tests {
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-    fn release(by_hash: &str, members: &[&str]) -> Option<String> {
-        let mut text = format!("Suite: stable\n{by_hash}SHA256:\n");
-        for member in members {
-            text.push_str(&format!(" {HEX} 1 {member}\n"));
-        }
-        Some(text)
+    fn release(by_hash: &str, members: &[&str]) -> String {
+        let lines: Vec<String> =
+            members.iter().map(|member| format!(" {HEX} 1 {member}\n")).collect();
+        format!("Suite: stable\n{by_hash}SHA256:\n{}", lines.concat())
     }
 
     fn wanted(file: &str, seen: &Seen) -> Vec<String> {
@@ -183,7 +180,7 @@ mod tests {
             "main/source/Sources.xz",
             "contrib/binary-amd64/Packages.xz",
         ];
-        let seen = Seen(SUITE, release("", &members));
+        let seen = Seen(SUITE, Some(release("", &members)));
         let within = |path: &str| format!("{SUITE}{path}");
         assert_eq!(
             wanted("/debian/pool/main/a/a/a_1_amd64.deb", &seen),
@@ -197,7 +194,7 @@ mod tests {
             wanted("/debian/pool/main/a/a/a_1-1.dsc", &seen),
             [within("main/source/Sources.xz")]
         );
-        let named = Seen(SUITE, release("Acquire-By-Hash: yes\n", &members));
+        let named = Seen(SUITE, Some(release("Acquire-By-Hash: yes\n", &members)));
         assert_eq!(
             wanted("/debian/pool/main/a/a/a_1_amd64.deb", &named),
             [within(&format!("main/binary-amd64/by-hash/SHA256/{HEX}"))]
@@ -206,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_flat_archive_has_its_index_beside_its_release() {
-        let seen = Seen("/flat/", release("", &["Packages", "Packages.gz", "Sources.gz"]));
+        let seen = Seen("/flat/", Some(release("", &["Packages", "Packages.gz", "Sources.gz"])));
         assert_eq!(wanted("/flat/a_1_amd64.deb", &seen), ["/flat/Packages.gz"]);
         assert_eq!(wanted("/elsewhere/a_1_amd64.deb", &seen), Vec::<String>::new());
     }
