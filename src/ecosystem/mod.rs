@@ -233,8 +233,8 @@ pub trait Ecosystem: Sync {
     }
 
     /// The documents that should be read before `at`, an artifact or an index, is judged, the most useful first. Asked
-    /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; what
-    /// [`Shelf::open`] gives is not named again, so a copy that is too old to help should not be on the shelf.
+    /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; a copy that
+    /// is too old to help should not be on the shelf. What is on it may be named again: it may not have been read.
     fn wants(&self, _at: &Target, _have: &dyn Shelf) -> Vec<Target> {
         Vec::new()
     }

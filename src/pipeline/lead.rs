@@ -26,7 +26,8 @@ use crate::verify::Expectation;
 /// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
 pub(super) const RELAYED: usize = 256 * 1024;
 
-/// How long an archive that is being published is left alone before it is read again: writing a file takes less.
+/// How long an archive that is being published is left alone before it is read again: writing a file takes less. Twice as
+/// long each time.
 const UNSETTLED: Duration = Duration::from_millis(100);
 
 /// How a body is begun again: on a connection that nothing used before, in case the first one was out of step.
@@ -50,7 +51,7 @@ impl Pipeline {
     /// Brings a flight to its end. `stored`: what may be revalidated.
     pub(super) async fn lead(self: Arc<Self>, lead: Lead, task: Task, stored: Option<Arc<Entry>>) {
         let remembered = lead.flight.remembered.or_else(|| self.silences.gap(&task.target));
-        let mut attempt = Attempt::First;
+        let (mut attempt, mut pause) = (Attempt::First, UNSETTLED);
         let end = loop {
             let came =
                 Box::pin(self.attempt(&lead, &task, stored.as_ref(), attempt, remembered)).await;
@@ -59,7 +60,8 @@ impl Pipeline {
                     attempt = Attempt::Second;
                 }
                 Came::Unsettled(_) if lead.flight.restart() => {
-                    tokio::time::sleep(UNSETTLED).await;
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
                     attempt = Attempt::Second;
                 }
                 Came::Ended(end) | Came::Again(end) | Came::Unsettled(end) => break end,

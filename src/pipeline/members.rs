@@ -228,3 +228,26 @@ impl Pipeline {
         !forbidden && now.since(entry.checked_at) <= stale.unsigned
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8) -> Key {
+        Key([number; 32])
+    }
+
+    #[test]
+    fn a_connection_remembers_the_latest_version_of_each_index_and_not_too_many() {
+        let read = Read::default();
+        for number in 0..200 {
+            read.note(key(number), BlobId::new([number; 32]));
+        }
+        assert_eq!(read.lock().len(), MOST_READ);
+        read.note(key(199), BlobId::new([0; 32]));
+        assert_eq!(read.lock().last(), Some(&(key(199), BlobId::new([0; 32]))));
+        assert_eq!(read.lock().iter().filter(|(index, _)| *index == key(199)).count(), 1);
+        read.forget(key(199));
+        assert!(read.lock().iter().all(|(index, _)| *index != key(199)));
+    }
+}
