@@ -76,6 +76,10 @@ pub struct Edition {
     pub date: Option<Time>,
     /// Until when it may be believed.
     pub valid_until: Option<Time>,
+    /// Whether no signature counts because its key has expired.
+    pub expired_key: bool,
+    /// Who alone may sign the next edition, by the fingerprints of primary keys; empty for no such limit.
+    pub successors: Vec<Box<str>>,
 }
 
 impl ClaimSink for Vec<Claim> {

@@ -124,6 +124,8 @@ pub const KEYS: &[Key] = &[
         "The most that the cache takes on disk, unfinished files included."),
     key!(one "store.min_free", store.min_free, value::SIZE,
         "What stays free on the file system, whatever else fills it."),
+    key!(one "stale.signed", stale.signed, value::SPAN,
+        "How long signed indexes still serve after their Valid-Until when their origin fails."),
     key!(one "stale.unsigned", stale.unsigned, value::SPAN,
         "How long copies without a signature or a strong digest still serve when their origin fails."),
     key!(one "keys.built_in", keys.built_in, value::SWITCH,
@@ -309,7 +311,7 @@ mod tests {
                 "upstream.min_rate" | "store.max_size" | "store.min_free" => "7MiB",
                 "log.format" => "json",
                 "speaks_for" => "https://example.org/simple/ https://files.example.org",
-                name if name.ends_with("_timeout") || name == "stale.unsigned" => "77s",
+                name if name.ends_with("_timeout") || name.starts_with("stale.") => "77s",
                 _ => "else",
             };
             vec![value.to_owned()]

@@ -199,6 +199,8 @@ pub struct StoreLimits {
 /// How long copies serve when their origin fails.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stale {
+    /// `stale.signed`: past the `Valid-Until` of signed indexes.
+    pub signed: Duration,
     /// `stale.unsigned`: indexes without a signature, and everything with no proof but its origin.
     pub unsigned: Duration,
 }
@@ -291,7 +293,10 @@ impl Default for Config {
                 connections_per_origin: 16,
             },
             store: StoreLimits { max_size: 20 << 30, min_free: 1 << 30 },
-            stale: Stale { unsigned: Duration::from_hours(7 * 24) },
+            stale: Stale {
+                signed: Duration::from_hours(7 * 24),
+                unsigned: Duration::from_hours(7 * 24),
+            },
             keys: Keys { built_in: true, system: SYSTEM_KEYS.map(PathBuf::from).to_vec() },
             log: Log { format: LogFormat::Human, filter: "info".to_owned() },
             speaks_for: Vec::new(),

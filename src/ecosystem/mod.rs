@@ -112,6 +112,10 @@ pub trait Shelf {
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>>;
     /// The roots of the indexes that have named files on `origin`, most recent first, at most eight.
     fn speakers(&self, origin: &Origin) -> Vec<Root>;
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first, at most eight.
+    fn editions(&self, _origin: &Origin) -> Vec<Root> {
+        Vec::new()
+    }
 }
 
 /// An index to be read.
@@ -229,8 +233,8 @@ pub trait Ecosystem: Sync {
     }
 
     /// The documents that should be read before `at`, an artifact or an index, is judged, the most useful first. Asked
-    /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; what
-    /// [`Shelf::open`] gives is not named again, so a copy that is too old to help should not be on the shelf.
+    /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; a copy that
+    /// is too old to help should not be on the shelf. What is on it may be named again: it may not have been read.
     fn wants(&self, _at: &Target, _have: &dyn Shelf) -> Vec<Target> {
         Vec::new()
     }
@@ -269,6 +273,17 @@ pub trait Ecosystem: Sync {
     /// The index of which the document at `at` is one form or one version, if it is another URL: all forms share one set of
     /// claims. An artifact that has one is read as that index.
     fn index_of(&self, _at: &Target) -> Option<Target> {
+        None
+    }
+
+    /// Whether the documents that the index at `at` names are right only together with it: whoever has read one version of
+    /// it takes of the others only what that version names. A new version counts when its documents can be had.
+    fn heads(&self, _at: &Target) -> bool {
+        false
+    }
+
+    /// Where a repository that keeps indexes under their digests has the version of `index` that `digest` names.
+    fn named_by(&self, _index: &Target, _digest: &Digest) -> Option<Target> {
         None
     }
 

@@ -37,6 +37,11 @@ impl NotSigned {
         self.faults.iter().any(|fault| matches!(fault, Fault::Bad(_) | Fault::Revoked))
     }
 
+    /// Whether a known key made it that has expired since.
+    pub fn is_expired(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::Expired(_)))
+    }
+
     fn say(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         match faults.as_slice() {

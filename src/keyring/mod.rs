@@ -188,6 +188,15 @@ impl Keyring {
         }
     }
 
+    /// The certificate that a fingerprint names, by that of its primary key; a subkey's counts for its certificate.
+    pub fn primary_of(&self, fingerprint: &str) -> Option<Fingerprint> {
+        let named =
+            |known: &&PgpFingerprint| hex(known.as_bytes()).eq_ignore_ascii_case(fingerprint);
+        let known = self.by_fingerprint.keys().find(named)?;
+        let (number, _) = self.by_fingerprint.get(known)?.first()?;
+        Some(self.certificates.get(*number)?.fingerprint())
+    }
+
     /// Adds a certificate. The same one twice is harmless: one of them may be newer, and the candidates are tried in turn;
     /// but a revocation in any copy counts, so that an old copy cannot bring a withdrawn key back.
     fn add_certificate(&mut self, key: SignedPublicKey, source: &Source) {

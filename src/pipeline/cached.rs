@@ -39,7 +39,7 @@ impl Pipeline {
         self: &Arc<Self>,
         call: Call,
         asked: &Asked,
-        task: Task,
+        mut task: Task,
         record: &mut Record,
     ) -> Response<Body> {
         let demand = Demand::of(&asked.headers);
@@ -50,6 +50,7 @@ impl Pipeline {
             return self.pass(call, task.bare(), recognition, reason, record).await;
         }
         self.reading.wait(task.target.origin()).await;
+        self.follow(&call.connection, &mut task);
         let mut found = self.look_up(&task, &asked.headers).await;
         let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
         if may_ask && self.chase_for(&task).await > 0 {
@@ -58,7 +59,7 @@ impl Pipeline {
         let stored = match found {
             Lookup::Fresh(stored) => {
                 self.read_stored(&task, &stored).await;
-                let reply = self.reply_stored(asked, &stored, Outcome::Hit, record);
+                let reply = self.reply_stored(&call, asked, &task, &stored, Outcome::Hit, record);
                 if let Some(response) = reply.await {
                     return response;
                 }
@@ -100,10 +101,11 @@ impl Pipeline {
         let usable = stored.filter(|stored| stored.usable);
         let failing =
             usable.is_some() && self.origins.is_failing(task.target.origin(), task.lane());
+        let opening = opened(&mut reader, &task);
         let opened = if failing {
-            tokio::time::timeout(WAIT_FOR_FAILING, reader.head()).await.ok()
+            tokio::time::timeout(WAIT_FOR_FAILING, opening).await.ok()
         } else {
-            Some(reader.head().await)
+            Some(opening.await)
         };
         let end = match opened {
             Some(Opened::Answered(answered)) => {
@@ -114,6 +116,7 @@ impl Pipeline {
                 }
                 match first_bytes(&mut reader, &call, needed).await {
                     Opened::Answered(answered) => {
+                        call.connection.read_unknown(&task);
                         record.flight(&flight);
                         let (outcome, source) = (outcome(leads), Source::Flight(reader));
                         let response = reply::arriving(
@@ -152,7 +155,7 @@ impl Pipeline {
         let since = self.memory.since(task, Demand::of(&asked.headers));
         let remembered = self.silences.gap(&task.target);
         let now = self.clock.now();
-        match self.flights.join(task.key, &task.target, since, now, remembered) {
+        match self.flights.join(task.flight(), &task.target, since, now, remembered) {
             Permit::Follow(flight) => {
                 let reader = self.flights.reader(&flight);
                 (flight, reader, false)
@@ -184,7 +187,13 @@ impl Pipeline {
             && let Some(mut stored) = usable
         {
             stored.proof = stored.proof.stale();
-            let reply = self.reply_stored(asked, &stored, Outcome::Stale, record);
+            let reply = self.reply_stored(&call, asked, task, &stored, Outcome::Stale, record);
+            if let Some(response) = reply.await {
+                return response;
+            }
+        }
+        if let Some(stored) = self.by_other_name(task, &ended.end).await {
+            let reply = self.reply_stored(&call, asked, task, &stored, outcome, record);
             if let Some(response) = reply.await {
                 return response;
             }
@@ -210,8 +219,9 @@ impl Pipeline {
             End::Given | End::Pass | End::Handed => None,
         };
         if let Some((entry, outcome)) = kept {
-            let stored = Stored { proof: entry.proof, entry, usable: true };
-            let reply = self.reply_stored(asked, &stored, outcome, record);
+            let proof = self.proof_of(task, &entry, self.clock.now());
+            let stored = Stored { proof, entry, usable: true };
+            let reply = self.reply_stored(&call, asked, task, &stored, outcome, record);
             if let Some(response) = reply.await {
                 return response;
             }
@@ -223,7 +233,9 @@ impl Pipeline {
     /// Answers from the store; `None` if the blob is not there after all.
     async fn reply_stored(
         &self,
+        call: &Call,
         asked: &Asked,
+        task: &Task,
         stored: &Stored,
         outcome: Outcome,
         record: &mut Record,
@@ -236,6 +248,7 @@ impl Pipeline {
             Some(Source::Blob(Arc::new(blob)))
         };
         self.store.touch(&stored.entry);
+        call.connection.read(task, &stored.entry);
         record.proof(stored.proof);
         let now = self.clock.now();
         let response = reply::stored(asked, &stored.entry, source, outcome, stored.proof, now);
@@ -248,6 +261,18 @@ impl Ended {
     fn failed(&self) -> bool {
         matches!(self.end, End::Failed(..)) || self.flight.has_failed()
     }
+}
+
+/// Waits for the head; of an index that heads others, until it is known whether it counts.
+async fn opened(reader: &mut Reader, task: &Task) -> Opened {
+    if task.heads() {
+        let flight = Arc::clone(reader.flight());
+        let end = flight.over().await;
+        if !matches!(end, End::Given) {
+            return Opened::Ended(end);
+        }
+    }
+    reader.head().await
 }
 
 /// Waits until something may be given. A client that cannot tell a short body from a whole one (HTTP/1.0, whose bodies

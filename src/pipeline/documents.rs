@@ -12,9 +12,11 @@ use super::lookup::{self, Lookup};
 use super::shelf::Shelves;
 use super::task::Task;
 use crate::chase::{self, Fetch};
+use crate::claim::Promise;
 use crate::clock::Time;
 use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Renewal, Shape};
-use crate::flight::Permit;
+use crate::entry::Entry;
+use crate::flight::{End, Permit};
 use crate::origin::{Lane, Reach};
 use crate::target::{Partition, Scheme, Target};
 use crate::verify::Expectation;
@@ -52,7 +54,8 @@ impl Pipeline {
         let Some(recognition) = &task.recognition else {
             return 0;
         };
-        if task.artifact().is_none() || task.target.origin().scheme != Scheme::Https {
+        let secure = task.target.origin().scheme == Scheme::Https;
+        if task.artifact().is_none() || !secure && !self.may_be_named(task.bare(), recognition) {
             return 0;
         }
         let promised = || {
@@ -63,6 +66,13 @@ impl Pipeline {
             return 0;
         }
         self.chase(task, recognition.ecosystem, promised).await
+    }
+
+    /// Whether signed indexes are known that may name a file: over plain http only they could vouch for it.
+    pub(super) fn may_be_named(&self, at: &Target, known: &Recognition) -> bool {
+        let nothing = Shelves { store: &self.store, since: Time::from_millis(i64::MAX) };
+        !self.store.editions(at.origin()).is_empty()
+            && !known.ecosystem.wants(at, &nothing).is_empty()
     }
 
     /// Fetches what an index needs to be understood: where its files are, say. Says how many documents that were.
@@ -83,9 +93,17 @@ impl Pipeline {
         ecosystem: &'static dyn Ecosystem,
         enough: impl Fn() -> bool,
     ) -> usize {
-        let shelves = Shelves { store: &self.store, since: task.asked.minus(lookup::GRACE) };
+        let since = task.asked.minus(lookup::GRACE);
+        // Documents are looked into: off the async threads.
+        let wants = || {
+            let (store, at) = (Arc::clone(&self.store), task.bare().clone());
+            let asking = tokio::task::spawn_blocking(move || {
+                ecosystem.wants(&at, &Shelves { store: &store, since })
+            });
+            async { asking.await.unwrap_or_default() }
+        };
         let indexes = Indexes { pipeline: self, ecosystem, reach: task.reach };
-        let chase = chase::chase(ecosystem, task.bare(), &shelves, &indexes, enough);
+        let chase = chase::chase(task.bare(), wants, &indexes, enough);
         // What is still on its way goes on by itself, and serves the next request; something may have come by now.
         tokio::time::timeout(WAIT_TO_KNOW, chase).await.unwrap_or(1)
     }
@@ -185,27 +203,69 @@ impl Pipeline {
         reach: Reach,
         since: Option<Time>,
     ) {
-        let accept = ecosystem.accept(document.variant());
-        let bare = document.clone().with_variant("");
-        let found = ecosystem.recognise(&Shape { target: &bare, accept });
-        let (Recognised::Certain(resource) | Recognised::Likely(resource)) = found else {
+        let Some(task) = self.task_for(document, ecosystem, reach) else {
             return;
         };
-        if resource.kind != Kind::Index {
-            return;
-        }
-        let recognition = Recognition { ecosystem, resource, certain: true };
-        let task = Task::of_resource(&bare, recognition, reach, self.clock.now());
         let stored = match self.look_up(&task, &HeaderMap::new()).await {
             Lookup::Fresh(stored)
                 if since.is_none_or(|since| stored.entry.requested_at >= since) =>
             {
+                self.read_stored(&task, &stored).await;
                 return;
             }
             Lookup::Fresh(stored) | Lookup::Stale(stored) => Some(stored.entry),
             Lookup::Miss => None,
         };
-        let permit = self.flights.join(task.key, &task.target, since, self.clock.now(), None);
+        self.run(task, stored, since).await;
+    }
+
+    /// Fetches an index as one that heads it promises it, or under its digest; `None` if it is none.
+    pub(super) fn bring_in<'a>(
+        self: &'a Arc<Self>,
+        at: &'a Target,
+        ecosystem: &'static dyn Ecosystem,
+        reach: Reach,
+        promised: Option<Promise>,
+    ) -> Pin<Box<dyn Future<Output = Option<End>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut task = self.task_for(at, ecosystem, reach)?;
+            task.promised = promised;
+            match self.look_up(&task, &HeaderMap::new()).await {
+                Lookup::Fresh(stored) => Some(End::Kept(stored.entry)),
+                Lookup::Stale(_) | Lookup::Miss => Some(self.run(task, None, None).await),
+            }
+        })
+    }
+
+    /// An index, or a version of one under its digest, that larder asks for by itself.
+    pub(super) fn task_for(
+        &self,
+        document: &Target,
+        ecosystem: &'static dyn Ecosystem,
+        reach: Reach,
+    ) -> Option<Task> {
+        let accept = ecosystem.accept(document.variant());
+        let bare = document.clone().with_variant("");
+        let found = ecosystem.recognise(&Shape { target: &bare, accept });
+        let (Recognised::Certain(resource) | Recognised::Likely(resource)) = found else {
+            return None;
+        };
+        if resource.kind != Kind::Index && ecosystem.index_of(&bare).is_none() {
+            return None;
+        }
+        let recognition = Recognition { ecosystem, resource, certain: true };
+        Some(Task::of_resource(&bare, recognition, reach, self.clock.now()))
+    }
+
+    /// Joins or begins the task's flight, and waits for its end.
+    async fn run(
+        self: &Arc<Self>,
+        task: Task,
+        stored: Option<Arc<Entry>>,
+        since: Option<Time>,
+    ) -> End {
+        let key = task.flight();
+        let permit = self.flights.join(key, &task.target, since, self.clock.now(), None);
         let flight = match &permit {
             Permit::Follow(flight) => Arc::clone(flight),
             Permit::Lead(lead) => Arc::clone(&lead.flight),
@@ -216,6 +276,6 @@ impl Pipeline {
             let pipeline = Arc::clone(self);
             tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
         }
-        flight.over().await;
+        flight.over().await
     }
 }

@@ -8,11 +8,15 @@
 use std::fmt;
 use std::time::Duration;
 
+use hyper::header::{self, HeaderValue};
 use moka::sync::Cache;
 
+use super::Pipeline;
+use super::task::Task;
 use crate::claim::{Edition, Standing};
 use crate::clock::Time;
-use crate::proof::Rank;
+use crate::entry::{Entry, Head};
+use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
 
@@ -27,6 +31,7 @@ pub(super) enum Held {
     Expired(Time),
     Unsigned(String),
     Strangers(Vec<Box<str>>),
+    NoSuccessor(Vec<Box<str>>),
 }
 
 impl fmt::Display for Held {
@@ -39,6 +44,12 @@ impl fmt::Display for Held {
             ),
             Self::Expired(until) => write!(f, "it was valid until {until}"),
             Self::Unsigned(why) => write!(f, "this archive was signed before, and now {why}"),
+            Self::NoSuccessor(signers) => write!(
+                f,
+                "it is signed by {}, none of whom the edition before names in Signed-By; if the archive changed its keys, \
+                 `larder keys rebind` with this URL forgets the earlier ones",
+                signers.join(", ")
+            ),
             Self::Strangers(signers) => write!(
                 f,
                 "it is signed by {}, none of whom signed for this archive before; if the archive changed its keys, \
@@ -65,6 +76,11 @@ pub(super) fn admit(
         }
     } else if !bound.is_empty() && !edition.signers.iter().any(|signer| bound.contains(signer)) {
         return Err(Held::Strangers(edition.signers.clone()));
+    } else {
+        let successors = store.successors(&Root::directory_of(at));
+        if !successors.is_empty() && !edition.signers.iter().any(|one| successors.contains(one)) {
+            return Err(Held::NoSuccessor(edition.signers.clone()));
+        }
     }
     if let Some(date) = edition.date {
         if date > now.plus(AHEAD) {
@@ -91,6 +107,21 @@ pub(super) fn remember(store: &Store, at: &Target, standing: &Standing, edition:
     if let Some(date) = edition.date {
         store.note_date(&Root::directory_of(at), date);
     }
+    store.note_successors(&Root::directory_of(at), &edition.successors);
+    store.note_valid_until(&Root::directory_of(at), edition.valid_until);
+}
+
+impl Pipeline {
+    /// What vouches for a stored copy today: a signed index grows stale by itself.
+    pub(super) fn proof_of(&self, task: &Task, entry: &Entry, now: Time) -> Proof {
+        let expired = task.heads() && self.is_expired(task.bare(), now);
+        Proof { stale: entry.proof.stale || expired, ..entry.proof }
+    }
+
+    /// Whether the newest signed index in the directory of `at` is past its `Valid-Until`.
+    pub(super) fn is_expired(&self, at: &Target, now: Time) -> bool {
+        self.store.valid_until(&Root::directory_of(at)).is_some_and(|until| until < now)
+    }
 }
 
 /// Who signed for a root. What was bound over plain http is provisional: anybody on the line may have been first with
@@ -107,6 +138,22 @@ fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
         }
     }
     store.signers(root)
+}
+
+/// How old a document's date must be when it is asked for, to tell its versions apart: two of one second share it, and the
+/// second of them is not there a minute later.
+const SETTLED: Duration = Duration::from_mins(1);
+
+/// Gives a signed document without validators its own date as the one: the one validator that larder makes. Without it a
+/// client downloads the document at each update.
+pub(super) fn date(head: &mut Head, date: Time, requested: Time) {
+    let has = |name| head.headers.contains_key(name);
+    if has(header::ETAG) || has(header::LAST_MODIFIED) || requested.since(date) < SETTLED {
+        return;
+    }
+    if let Ok(text) = HeaderValue::from_str(&httpdate::fmt_http_date(date.into())) {
+        head.headers.insert(header::LAST_MODIFIED, text);
+    }
 }
 
 /// What was said already: each thing is said once a day.

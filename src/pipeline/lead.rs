@@ -24,7 +24,11 @@ use crate::store::Spool;
 use crate::verify::Expectation;
 
 /// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
-const RELAYED: usize = 256 * 1024;
+pub(super) const RELAYED: usize = 256 * 1024;
+
+/// How long an archive that is being published is left alone before it is read again: writing a file takes less. Twice as
+/// long each time.
+const UNSETTLED: Duration = Duration::from_millis(100);
 
 /// How a body is begun again: on a connection that nothing used before, in case the first one was out of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +43,15 @@ pub(super) enum Came {
     Ended(End),
     /// It may be tried once more.
     Again(End),
+    /// It may be of one piece in a moment.
+    Unsettled(End),
 }
 
 impl Pipeline {
     /// Brings a flight to its end. `stored`: what may be revalidated.
     pub(super) async fn lead(self: Arc<Self>, lead: Lead, task: Task, stored: Option<Arc<Entry>>) {
         let remembered = lead.flight.remembered.or_else(|| self.silences.gap(&task.target));
-        let mut attempt = Attempt::First;
+        let (mut attempt, mut pause) = (Attempt::First, UNSETTLED);
         let end = loop {
             let came =
                 Box::pin(self.attempt(&lead, &task, stored.as_ref(), attempt, remembered)).await;
@@ -53,10 +59,17 @@ impl Pipeline {
                 Came::Again(_) if attempt == Attempt::First && lead.flight.restart() => {
                     attempt = Attempt::Second;
                 }
-                Came::Ended(end) | Came::Again(end) => break end,
+                Came::Unsettled(_) if lead.flight.restart() => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                    attempt = Attempt::Second;
+                }
+                Came::Ended(end) | Came::Again(end) | Came::Unsettled(end) => break end,
             }
         };
         match &end {
+            // Nobody resumes what nobody was given a byte of; and an index may be right again in a moment.
+            End::Refused(_) if task.is_index() && lead.flight.gap_to_remember().is_none() => {}
             End::Refused(reason) => {
                 let (gap, now) = (lead.flight.gap_to_remember(), self.clock.now());
                 self.silences.begin(&task.target, None, reason, gap, now);
@@ -146,7 +159,7 @@ impl Pipeline {
         freshness::refresh(&mut renewed.head, &answer.head);
         renewed.requested_at = answer.requested_at;
         renewed.checked_at = self.clock.now();
-        renewed.proof.stale = false;
+        renewed.proof.stale = task.heads() && self.is_expired(task.bare(), renewed.checked_at);
         let store = Arc::clone(&self.store);
         let index = task.is_index().then(|| task.target.clone());
         let updated = tokio::task::spawn_blocking(move || {
@@ -323,7 +336,7 @@ fn size_of(complete: &Complete) -> u64 {
     }
 }
 
-async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
+pub(super) async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
     let mut all = BytesMut::new();
     while let Some(piece) = answer.body.next().await {
         match piece {

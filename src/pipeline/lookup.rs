@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
-use hyper::{StatusCode, header};
 use moka::sync::Cache;
 
 use super::Pipeline;
 use super::task::Task;
 use crate::claim::Promise;
 use crate::clock::Time;
-use crate::digest::{BlobId, Digest};
+use crate::digest::BlobId;
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::{Entry, Head};
 use crate::freshness::{self, Demand};
@@ -220,6 +219,10 @@ impl Pipeline {
 
     /// Everything that is promised of the task's target today.
     pub(super) fn expectation_of(&self, task: &Task) -> Expectation {
+        if let Some(promise) = &task.promised {
+            let promises = vec![promise.clone()];
+            return Expectation { named: None, promises, otherwise: Rank::Origin };
+        }
         match task.artifact() {
             Some(artifact) => {
                 expectation(&self.store, task.ecosystem(), artifact, task.bare(), self.clock.now())
@@ -233,7 +236,11 @@ impl Pipeline {
     }
 
     /// What signed indexes promise of another index.
-    fn promises_of_index(&self, bare: &Target, known: Option<&Recognition>) -> Vec<Promise> {
+    pub(super) fn promises_of_index(
+        &self,
+        bare: &Target,
+        known: Option<&Recognition>,
+    ) -> Vec<Promise> {
         let topics = known.map_or_else(Vec::new, |known| known.ecosystem.topics(bare));
         if topics.is_empty() {
             return Vec::new();
@@ -246,14 +253,17 @@ impl Pipeline {
         if target.origin().scheme == Scheme::Https {
             return false;
         }
-        let promises = match known.map(|known| &known.resource.kind) {
-            Some(Kind::Artifact(artifact)) => {
-                self.store.promises(target, &artifact.topics, self.clock.now())
-            }
-            Some(Kind::Index) => self.promises_of_index(target, known),
-            None => return false,
+        let Some(recognition) = known else {
+            return false;
         };
-        may_be_vouched(target, known, &promises)
+        match &recognition.resource.kind {
+            Kind::Artifact(artifact) => {
+                let promises = self.store.promises(target, &artifact.topics, self.clock.now());
+                may_be_vouched(target, known, &promises)
+                    || promises.is_empty() && self.may_be_named(target, recognition)
+            }
+            Kind::Index => may_be_vouched(target, known, &self.promises_of_index(target, known)),
+        }
     }
 
     /// Whether an index that may speak for `target` names it today. Others' words change nothing in how it is kept: they
@@ -273,7 +283,7 @@ impl Pipeline {
     pub(super) async fn look_up(&self, task: &Task, request: &HeaderMap) -> Lookup {
         match task.artifact() {
             Some(_) => self.look_up_artifact(task, Demand::of(request)).await,
-            None => self.look_up_mutable(task, request),
+            None => self.look_up_mutable(task, request).await,
         }
     }
 
@@ -292,7 +302,11 @@ impl Pipeline {
             return if holds { Lookup::Fresh(stored) } else { Lookup::Stale(stored) };
         }
         let expected = expected.unwrap_or_else(|| self.expectation_of(task));
-        match self.select_by_digest(task, &expected).await {
+        let selected = match self.select_by_digest(task, &expected).await {
+            None => self.select_by_signature(task, &expected).await,
+            selected => selected,
+        };
+        match selected {
             Some(entry) => Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true }),
             None => Lookup::Miss,
         }
@@ -329,78 +343,24 @@ impl Pipeline {
         rank
     }
 
-    /// A digest in the request selects public bytes, whoever sent them; what the header fields were, only the URL's own
-    /// origin could say, so there are none but the type of bytes.
+    /// A digest in the request selects public bytes, whoever sent them.
     async fn select_by_digest(&self, task: &Task, expected: &Expectation) -> Option<Arc<Entry>> {
         let (digest, true) = expected.named? else {
             return None;
         };
         let blob = self.store.public_blob_by_digest(&digest)?;
         let size = self.store.has_blob(blob)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/octet-stream"),
-        );
-        let now = self.clock.now();
-        let entry = Entry {
-            key: task.key,
-            shown: task.bare().to_string(),
-            variant: task.target.variant().to_owned(),
-            partition: Partition::Public,
-            ecosystem: task.ecosystem().to_owned(),
-            index: false,
-            blob,
-            size,
-            digests: [blob.digest(), digest]
-                .into_iter()
-                .collect::<std::collections::BTreeSet<Digest>>()
-                .into_iter()
-                .collect(),
-            head: Head { status: StatusCode::OK, headers },
-            varied: task.varied(),
-            proof: Proof::of(Rank::SelfCertified),
-            generation: self.store.generation(),
-            answered_by: None,
-            requested_at: now,
-            received_at: now,
-            checked_at: now,
-        };
-        let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || store.link(entry)).await.ok()?.ok()
+        self.link(task, blob, size, &[digest], Rank::SelfCertified).await
     }
 
-    /// What a stored index is worth to an index that names it: `None` if none that binds does, [`Rank::None`] if the
-    /// newest names other bytes.
-    fn index_by_promise(&self, task: &Task, entry: &Entry) -> Option<Rank> {
-        if !task.is_index() {
-            return None;
+    async fn look_up_mutable(&self, task: &Task, request: &HeaderMap) -> Lookup {
+        if let Some(member) = self.look_up_member(task).await {
+            return member;
         }
-        let expected = self.expectation_of(task);
-        let decides = |promise: &Promise| promise.is_current() && promise.is_strong();
-        if !expected.binding().any(decides) {
-            return None;
-        }
-        Some(expected.vouched(&entry.digests, entry.size))
-    }
-
-    fn look_up_mutable(&self, task: &Task, request: &HeaderMap) -> Lookup {
         let Some(entry) = self.store.entries(task.key).into_iter().next() else {
             return Lookup::Miss;
         };
         let now = self.clock.now();
-        match self.index_by_promise(task, &entry) {
-            Some(rank) if rank.is_strong() => {
-                return Lookup::Fresh(Stored {
-                    proof: Proof { rank, ..entry.proof },
-                    entry,
-                    usable: true,
-                });
-            }
-            // The newest Release names other bytes: what is stored helps nobody who has read that.
-            Some(_) => return Lookup::Miss,
-            None => {}
-        }
         let overtaken = self.memory.is_overtaken(task, entry.requested_at);
         let changed = self.memory.changed.get(task.target.origin());
         let in_grace = task.is_index()
@@ -409,9 +369,8 @@ impl Pipeline {
         let fresh = !overtaken
             && !freshness::is_of_the_future(&entry, now)
             && (in_grace || freshness::is_fresh(&entry, request, now));
-        let forbidden = task.is_unknown() && freshness::forbids_stale(&entry.head);
-        let usable = !forbidden && now.since(entry.checked_at) <= self.config.get().stale.unsigned;
-        let stored = Stored { proof: entry.proof, entry, usable };
+        let usable = self.is_usable(task, &entry, now);
+        let stored = Stored { proof: self.proof_of(task, &entry, now), entry, usable };
         if fresh { Lookup::Fresh(stored) } else { Lookup::Stale(stored) }
     }
 }

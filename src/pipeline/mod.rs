@@ -14,11 +14,14 @@ mod beside;
 mod bound;
 mod cached;
 mod claims;
+mod companions;
 mod documents;
 mod editions;
+mod generation;
 mod held;
 mod lead;
 mod lookup;
+mod members;
 mod pass;
 mod reading;
 mod record;
@@ -48,6 +51,7 @@ use crate::reply::{self, Asked, Body, Line};
 use crate::store::Store;
 use crate::target::Target;
 use crate::target::identity::{self, Misdirected, Tunnel};
+use generation::Generations;
 use reading::Reading;
 use record::Record;
 use silence::Silences;
@@ -74,6 +78,7 @@ pub struct Pipeline {
     keys: Trusted,
     editions: editions::Said,
     reading: Arc<Reading>,
+    generations: Generations,
     next_connection: AtomicU64,
 }
 
@@ -90,6 +95,8 @@ pub struct Connection {
     pub line: Line,
     /// Upstream connections for its passes; nothing else ever uses them.
     pub passes: Passes,
+    /// Which versions of signed indexes it has read.
+    read: members::Read,
 }
 
 /// A client's request, and what it came on.
@@ -110,6 +117,7 @@ impl Pipeline {
         metrics: Arc<Metrics>,
         keys: Trusted,
     ) -> Self {
+        let generations = Generations::new(clock.now());
         Self {
             config,
             clock,
@@ -122,6 +130,7 @@ impl Pipeline {
             keys,
             editions: editions::Said::default(),
             reading: Arc::default(),
+            generations,
             next_connection: AtomicU64::new(1),
         }
     }
@@ -129,7 +138,8 @@ impl Pipeline {
     /// What belongs to a client's new connection.
     pub fn connection(&self, peer: SocketAddr, tunnel: Option<Tunnel>, line: Line) -> Connection {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        Connection { id, peer, tunnel, line, passes: self.origins.passes() }
+        let (passes, read) = (self.origins.passes(), members::Read::default());
+        Connection { id, peer, tunnel, line, passes, read }
     }
 
     /// Answers a proxy request: in absolute form, or any inside a tunnel. What goes wrong is an answer, too.

@@ -10,9 +10,10 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::editions;
 use super::lead::{Attempt, Came};
 use super::lookup;
-use super::signature::Own;
+use super::signature::{Own, Worth};
 use super::task::Task;
 use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
 use crate::ecosystem::{Kind, Recognition};
@@ -47,7 +48,7 @@ impl Pipeline {
             }
         };
         let base = answer.answered_by.clone();
-        let received = Received {
+        let mut received = Received {
             body,
             head: answer.head,
             plain: answer.plain,
@@ -58,17 +59,43 @@ impl Pipeline {
         };
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
-        match self.own_signature(task, &received, &base).await {
-            Own::Held => Came::Ended(End::Given),
-            Own::Signed => {
-                let otherwise = Some(Rank::Signed);
-                self.judge(lead, task, received, &base, attempt, otherwise).await
-            }
-            Own::Nothing => self.judge(lead, task, received, &base, attempt, None).await,
+        match self.look_at(task, &mut received, &base, attempt).await {
+            Ok(worth) => self.judge(lead, task, received, &base, attempt, worth).await,
+            Err(came) => came,
         }
     }
 
-    /// Compares what came with what is promised of it by now. `signed`: the rank that its own signature gives it.
+    /// Looks at a document that may be signed, and at what belongs to it: what its signature makes of it. `Err`: it is not to
+    /// be kept, or not yet.
+    async fn look_at(
+        self: &Arc<Self>,
+        task: &Task,
+        received: &mut Received,
+        base: &Target,
+        attempt: Attempt,
+    ) -> Result<Worth, Came> {
+        let looked = self.own_signature(task, received, base).await;
+        match looked.own {
+            Own::Held => return Err(Came::Ended(End::Given)),
+            Own::Forged(why) => {
+                let pair = !looked.companions.is_empty();
+                return Err(self.out_of_step(task, &why, pair, attempt));
+            }
+            Own::Signed | Own::Nothing => {}
+        }
+        if let Some(members) = looked.members {
+            self.keep_companions(task, looked.companions, &members).await;
+            self.assemble(task, received, members).await?;
+        }
+        let signed = looked.own == Own::Signed;
+        let edition = looked.edition.unwrap_or_default();
+        if signed && let Some(date) = edition.date {
+            editions::date(&mut received.head, date, received.requested_at);
+        }
+        Ok(Worth { signed, expired_key: edition.expired_key && !received.plain })
+    }
+
+    /// Compares what came with what is promised of it by now.
     async fn judge(
         self: &Arc<Self>,
         lead: &Lead,
@@ -76,18 +103,20 @@ impl Pipeline {
         mut received: Received,
         base: &Target,
         attempt: Attempt,
-        signed: Option<Rank>,
+        worth: Worth,
     ) -> Came {
         let resumed = received.resumed;
         for last in [false, true] {
             let mut expected = self.expectation_of(task);
-            expected.otherwise = signed.unwrap_or(expected.otherwise);
+            if worth.signed {
+                expected.otherwise = Rank::Signed;
+            }
             received.body = fully_hashed(received.body, &expected).await;
             match verify::judge(received, &expected, task.asked) {
                 Verdict::Keep(verified, disagreement) => {
                     self.alarm(task, disagreement);
                     lead.flight.release(verified.proof());
-                    return Came::Ended(self.keep(task, verified, base).await);
+                    return Came::Ended(self.keep(task, verified, base, worth).await);
                 }
                 Verdict::Give(given, disagreement) => {
                     self.alarm(task, disagreement);
@@ -167,6 +196,9 @@ impl Pipeline {
         if attempt == Attempt::First && lead.flight.nothing_given() {
             return Came::Again(End::Refused(line));
         }
+        if Self::is_ahead(task) {
+            return Came::Ended(End::Refused(line));
+        }
         tracing::error!(target: "larder::refused", url = %task.target, %mismatch, "refused: not what was promised");
         self.metrics.rejected();
         self.store.note_rejection(
@@ -178,7 +210,13 @@ impl Pipeline {
     }
 
     /// Commits, and reads the claims of an index.
-    async fn keep(self: &Arc<Self>, task: &Task, verified: Verified, base: &Target) -> End {
+    async fn keep(
+        self: &Arc<Self>,
+        task: &Task,
+        verified: Verified,
+        base: &Target,
+        worth: Worth,
+    ) -> End {
         let received = verified.received();
         if verified.proof().rank == Rank::Pinned && is_page(&received.head) {
             // A sign-in page or a block page in the place of a package.
@@ -192,7 +230,8 @@ impl Pipeline {
         {
             return End::Given;
         }
-        let entry = self.entry_of(task, confirmed.as_ref(), &verified);
+        let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
+        entry.proof.expired_key = worth.expired_key;
         let changed = self.changes_a_pin(task, &entry);
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;
@@ -225,7 +264,12 @@ impl Pipeline {
 
     /// What the ledger will say. A resource that is `confirmed` only now is from now on asked for as what it is, and must
     /// be found as that.
-    fn entry_of(&self, task: &Task, confirmed: Option<&Recognition>, verified: &Verified) -> Entry {
+    pub(super) fn entry_of(
+        &self,
+        task: &Task,
+        confirmed: Option<&Recognition>,
+        verified: &Verified,
+    ) -> Entry {
         let received = verified.received();
         let known = confirmed.or(task.recognition.as_ref());
         let target = match confirmed {

@@ -5,39 +5,54 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::companions::{Beside, Companion};
 use super::editions::{Held, admit};
-use super::shelf::Shelves;
+use super::generation::{Members, News};
 use super::task::Task;
-use crate::claim::{Claim, ClaimSink, Edition, Standing, TooMany};
-use crate::clock::Time;
+use crate::claim::{Edition, Standing};
 use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
 use crate::received::Received;
-use crate::target::Target;
+use crate::target::{Root, Target};
 
 /// What a document's own signature makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Own {
     /// Nothing: it has none, or none that is known.
     Nothing,
     /// It proves the document.
     Signed,
-    /// The document is not to be kept: forged, or not the edition that counts.
+    /// The document is not to be kept: it is not the edition that counts.
     Held,
+    /// Nor is this: it is not what was signed.
+    Forged(String),
 }
 
-/// Takes nothing but what an index says of itself.
-#[derive(Debug, Default)]
-struct OnlyEdition(Option<Edition>);
+/// What a look at a document makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Worth {
+    /// Its own signature proves it.
+    pub(super) signed: bool,
+    /// A known key signed it, and has expired since.
+    pub(super) expired_key: bool,
+}
 
-impl ClaimSink for OnlyEdition {
-    fn claim(&mut self, _: Claim) -> Result<(), TooMany> {
-        Ok(())
-    }
+/// What a look at a document found.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) own: Own,
+    /// What it says of itself.
+    pub(super) edition: Option<Edition>,
+    /// What it names, if it heads others.
+    pub(super) members: Option<Members>,
+    /// What it was read with.
+    pub(super) companions: Vec<Companion>,
+}
 
-    fn edition(&mut self, edition: Edition) {
-        self.0 = Some(edition);
+impl Looked {
+    fn nothing() -> Self {
+        Self { own: Own::Nothing, edition: None, members: None, companions: Vec::new() }
     }
 }
 
@@ -48,14 +63,15 @@ impl Pipeline {
         task: &Task,
         received: &Received,
         base: &Target,
-    ) -> Own {
-        let Some(known) = task.recognition.as_ref().or(task.likely.as_ref()) else {
-            return Own::Nothing;
+    ) -> Looked {
+        let Some(known) = task.known() else {
+            return Looked::nothing();
         };
         let ecosystem = known.ecosystem;
         if task.artifact().is_some() || !ecosystem.may_be_signed(task.bare()) {
-            return Own::Nothing;
+            return Looked::nothing();
         }
+        let companions = self.companions_of(task, ecosystem).await;
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
@@ -69,13 +85,20 @@ impl Pipeline {
                 proven: if plain { Rank::None } else { Rank::Origin },
                 now: pipeline.clock.now(),
                 open: &open,
-                companions: &Shelves { store: &pipeline.store, since: Time::from_millis(i64::MIN) },
+                companions: &Beside { store: &pipeline.store, companions: &companions },
             };
-            let mut said = OnlyEdition::default();
-            let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut said);
-            pipeline.own(&at, standing, said.0.as_ref())
+            let mut news = News::new(&pipeline, ecosystem, &at, &companions, document.now);
+            let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut news);
+            let (rank, root) = match &standing {
+                Ok(standing) => (standing.rank, standing.root.clone()),
+                Err(_) => (Rank::None, Root::directory_of(&at)),
+            };
+            let own = pipeline.own(&at, standing, news.edition.as_ref());
+            let edition = news.edition.clone();
+            let members = news.members(rank, &root);
+            Looked { own, edition, members, companions }
         });
-        looked.await.unwrap_or(Own::Nothing)
+        looked.await.unwrap_or_else(|_| Looked::nothing())
     }
 
     fn own(
@@ -86,10 +109,7 @@ impl Pipeline {
     ) -> Own {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
-            (Err(forged @ Malformed::Forged(_)), _) => {
-                self.say(at, &forged.to_string());
-                return Own::Held;
-            }
+            (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
             // A page in the place of an index, say; what it is said to be is found when its claims are read.
             (Ok(_) | Err(_), _) => return Own::Nothing,
         };

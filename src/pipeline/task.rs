@@ -3,6 +3,7 @@
 use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderName};
 
+use crate::claim::Promise;
 use crate::clock::Time;
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::Entry;
@@ -24,6 +25,8 @@ pub(super) struct Task {
     pub(super) reach: Reach,
     /// When the request came.
     pub(super) asked: Time,
+    /// What the generation that its client has read says of it: then nothing else counts.
+    pub(super) promised: Option<Promise>,
     bare: Target,
     accept: String,
     language: Option<String>,
@@ -55,6 +58,7 @@ impl Task {
             likely,
             reach,
             asked,
+            promised: None,
             accept: if accept.is_empty() { "*/*".to_owned() } else { accept },
             language: Some(language).filter(|language| !language.is_empty()),
         }
@@ -79,7 +83,30 @@ impl Task {
             likely: None,
             reach,
             asked,
+            promised: None,
         }
+    }
+
+    /// Who may share a flight with it: clients of different generations ask the same URL for different bytes.
+    pub(super) fn flight(&self) -> Key {
+        let Some(promised) = &self.promised else {
+            return self.key;
+        };
+        let digests: Vec<String> = promised.digests.iter().map(ToString::to_string).collect();
+        // A line end cannot stand in a declared variant.
+        let variant = format!("{}\n{}", self.target.variant(), digests.join(" "));
+        self.target.clone().with_variant(&variant).key(Partition::Public)
+    }
+
+    /// Whether it heads other indexes, or will when its shape is confirmed.
+    pub(super) fn heads(&self) -> bool {
+        self.known().is_some_and(|known| known.ecosystem.heads(&self.bare))
+            && self.artifact().is_none()
+    }
+
+    /// What it is, or may be.
+    pub(super) fn known(&self) -> Option<&Recognition> {
+        self.recognition.as_ref().or(self.likely.as_ref())
     }
 
     /// The target without its variant.

@@ -329,6 +329,31 @@ impl Store {
         self.state.note_date(directory, date);
     }
 
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first, at most eight. Quick.
+    pub fn editions(&self, origin: &Origin) -> Vec<Root> {
+        self.state.editions(origin)
+    }
+
+    /// Until when the newest signed index in `directory` may be believed; `None` for ever. Quick.
+    pub fn valid_until(&self, directory: &Root) -> Option<Time> {
+        self.state.valid_until(directory)
+    }
+
+    /// Who alone may sign the next index in `directory`; nobody in particular if empty. Quick.
+    pub fn successors(&self, directory: &Root) -> Vec<Box<str>> {
+        self.state.successors(directory)
+    }
+
+    /// Notes who alone may sign the next index in `directory`. Blocking when it is news.
+    pub fn note_successors(&self, directory: &Root, successors: &[Box<str>]) {
+        self.state.note_successors(directory, successors);
+    }
+
+    /// Notes until when the newest signed index in `directory` may be believed. Quick.
+    pub fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
+        self.state.note_valid_until(directory, until);
+    }
+
     /// The secret for credential partitions.
     pub fn secret(&self) -> [u8; 32] {
         self.state.secret()
