@@ -10,7 +10,7 @@ use pgp::armor::Dearmor;
 use pgp::composed::{Deserializable as _, SignedPublicKey};
 use pgp::packet::{Packet, PacketParser};
 
-use super::Keyring;
+use super::{Keyring, rsa};
 
 /// The archive keys that ship with larder: a container has no keyrings, and without keys nothing that comes over plain
 /// http could be kept. They are Debian's and Ubuntu's own files, unchanged.
@@ -20,8 +20,8 @@ const BUILT_IN: [(&str, &[u8]); 2] = [
 ];
 
 /// Where systems keep the keys that their administrator trusts for package archives.
-pub const SYSTEM: [&str; 3] =
-    ["/usr/share/keyrings", "/etc/apt/keyrings", "/etc/apt/trusted.gpg.d"];
+pub const SYSTEM: [&str; 4] =
+    ["/usr/share/keyrings", "/etc/apt/keyrings", "/etc/apt/trusted.gpg.d", "/etc/apk/keys"];
 
 /// The longest file, in bytes. Debian's developers' keyring, which is no archive's, has 30 MB.
 const MAX_FILE: u64 = 4 << 20;
@@ -47,6 +47,9 @@ pub enum NotKeys {
     /// It is in gpg's own format.
     #[error("it is a keybox; export the key with `gpg --export KEY > FILE.gpg`")]
     Keybox,
+    /// It is a PEM file, of another kind of key.
+    #[error("it is a public key in PEM, and not of RSA with at least 2048 bits")]
+    NotRsa,
     /// It holds private keys.
     #[error("it is not a file of public keys (neither armoured nor binary OpenPGP)")]
     Other,
@@ -61,6 +64,7 @@ impl Keyring {
                 tracing::error!(source, %error, "these keys are left out");
             }
         }
+        keyring.add_alpine();
         keyring
     }
 
@@ -81,7 +85,14 @@ impl Keyring {
         if bytes.len() as u64 > MAX_FILE {
             return Err(NotKeys::TooLong);
         }
-        self.read(&bytes, &path.display().to_string())
+        let source = path.display().to_string();
+        if rsa::is_rsa(&bytes) {
+            // Signatures name such a key by its file.
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let read = self.read_rsa(&bytes, name, &source);
+            return if read { Ok(1) } else { Err(NotKeys::NotRsa) };
+        }
+        self.read(&bytes, &source)
     }
 
     /// Adds the keys in `bytes`, armoured (one or more blocks) or binary; says how many there were.
@@ -132,7 +143,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         .flatten()
         .map(|file| file.path())
         .filter(|path| {
-            let ends = ["gpg", "asc", "pgp"];
+            let ends = ["gpg", "asc", "pgp", "pub"];
             let name = path.file_name().and_then(|name| name.to_str());
             path.extension().and_then(|end| end.to_str()).is_some_and(|end| ends.contains(&end))
                 && name.is_some_and(|name| !name.contains(REMOVED))

@@ -1,11 +1,12 @@
 //! Trusted keys, and what they signed.
 //!
 //! ```text
-//! compiled in            the archive keys of Debian and Ubuntu, as data/*.gpg             \
+//! compiled in            the archive keys of Debian, Ubuntu and Alpine, as data/*         \
 //! /usr/share/keyrings    the system's                                                      ├─▶ Keyring
-//! /etc/apt/keyrings, /etc/apt/trusted.gpg.d, DATA/state/keys    the operator's             /
+//! /etc/apt/keyrings, /etc/apt/trusted.gpg.d, /etc/apk/keys, DATA/state/keys    the operator's /
 //!
-//! document ─▶ cleartext.rs: the text that was signed ─▶ signatures.rs: whose, and does it hold ─▶ policy.rs: may it count
+//! OpenPGP: document ─▶ cleartext.rs: the text that was signed ─▶ signatures.rs: whose, and does it hold ─▶ policy.rs: may it count
+//! RSA by file name, as apk signs: rsa.rs
 //! ```
 //!
 //! A key here says only that somebody trusts it for something. That any trusted key could speak for any repository is what
@@ -14,12 +15,13 @@
 //!
 //! Nothing here asks for the time, nor for a file, except [`load`].
 //!
-//! Sources: RFC 9580; Debian's and Ubuntu's archive keys are those of their keyring packages.
+//! Sources: RFC 9580; the distributions' keys are those of their own keyring packages.
 
 mod cleartext;
 mod fault;
 pub mod load;
 mod policy;
+mod rsa;
 mod signatures;
 
 use std::collections::HashMap;
@@ -31,10 +33,11 @@ use serde::{Deserialize, Serialize};
 
 pub use self::cleartext::{Cleartext, NotCleartext};
 pub use self::fault::{Fault, NotSigned};
+pub use self::rsa::{AboutRsa, RsaHash};
 use crate::clock::Time;
 use crate::digest::hex;
 
-/// The fingerprint of a primary key, in hexadecimal digits.
+/// The fingerprint of a primary key, or of an RSA key, in hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fingerprint(pub Box<str>);
 
@@ -65,6 +68,7 @@ pub struct Keyring {
     certificates: Vec<Certificate>,
     by_fingerprint: HashMap<PgpFingerprint, Vec<Place>>,
     by_id: HashMap<KeyId, Vec<Place>>,
+    rsa: rsa::RsaKeys,
 }
 
 /// Where a key stands: its certificate, and which of its subkeys it is.
