@@ -14,13 +14,13 @@ use super::lead::{Attempt, Came};
 use super::lookup;
 use super::signature::Own;
 use super::task::Task;
-use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
+use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
 use crate::ecosystem::{Kind, Recognition};
 use crate::entry::{Entry, Head};
 use crate::flight::{Body, Complete, End, Lead};
 use crate::origin::Answer;
 use crate::outcome::metrics::Alarm;
-use crate::proof::Rank;
+use crate::proof::{Proof, Rank};
 use crate::received::{Received, Spooled};
 use crate::target::{Partition, Target};
 use crate::verify::{self, Expectation, Finding, Mismatch, Verdict, Verified};
@@ -42,7 +42,6 @@ impl Pipeline {
         let body = match complete.body {
             Body::Spooled(body) => body,
             Body::Unstored(digests, size) => {
-                let digests: Vec<Digest> = digests.iter().copied().collect();
                 return self.settle_unstored(lead, task, &digests, size, attempt, resumed).await;
             }
         };
@@ -60,15 +59,15 @@ impl Pipeline {
         let _reading = self.reading_of(task);
         match self.own_signature(task, &received, &base).await {
             Own::Held => Came::Ended(End::Given),
-            Own::Signed => {
-                let otherwise = Some(Rank::Signed);
-                self.judge(lead, task, received, &base, attempt, otherwise).await
+            Own::Signed(proof) => {
+                self.judge(lead, task, received, &base, attempt, Some(proof)).await
             }
             Own::Nothing => self.judge(lead, task, received, &base, attempt, None).await,
         }
     }
 
-    /// Compares what came with what is promised of it by now. `signed`: the rank that its own signature gives it.
+    /// Compares what came with what is promised of it by now. `signed`: what its own signature
+    /// makes of it.
     async fn judge(
         self: &Arc<Self>,
         lead: &Lead,
@@ -76,13 +75,14 @@ impl Pipeline {
         mut received: Received,
         base: &Target,
         attempt: Attempt,
-        signed: Option<Rank>,
+        signed: Option<Proof>,
     ) -> Came {
         let resumed = received.resumed;
         for last in [false, true] {
             let mut expected = self.expectation_of(task);
             expected.otherwise = signed.unwrap_or(expected.otherwise);
-            received.body = fully_hashed(received.body, &expected).await;
+            let wanted = task.wanted(expected.algorithms());
+            received.body = fully_hashed(received.body, wanted).await;
             match verify::judge(received, &expected, task.asked) {
                 Verdict::Keep(verified, disagreement) => {
                     self.alarm(task, disagreement);
@@ -122,15 +122,16 @@ impl Pipeline {
         self: &Arc<Self>,
         lead: &Lead,
         task: &Task,
-        digests: &[Digest],
+        digests: &Digests,
         size: u64,
         attempt: Attempt,
         resumed: bool,
     ) -> Came {
         self.metrics.alarm(Alarm::Full);
+        let all: Vec<Digest> = digests.iter().copied().collect();
         for last in [false, true] {
             let expected = self.expectation_of(task).comparable(digests);
-            match expected.find(digests, size, task.asked) {
+            match expected.find(&all, size, task.asked).because(digests.fault()) {
                 Finding::Proven { .. } | Finding::Excused(_) => return Came::Ended(End::Given),
                 Finding::Doubted(_) if !last => {
                     self.ask_again_for(task, &expected).await;
@@ -312,8 +313,7 @@ fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
 
 /// The body with every digest that is expected of it: a claim that came while it was arriving may name an algorithm that
 /// was not computed.
-async fn fully_hashed(mut body: Spooled, expected: &Expectation) -> Spooled {
-    let wanted = expected.algorithms();
+async fn fully_hashed(mut body: Spooled, wanted: Wanted) -> Spooled {
     let digests = missing_digests(&body.file, body.size, &body.digests, wanted).await;
     if let Some(digests) = digests {
         body.digests = digests;
@@ -325,19 +325,25 @@ async fn fully_hashed(mut body: Spooled, expected: &Expectation) -> Spooled {
 async fn missing_digests(
     file: &Arc<File>,
     size: u64,
-    known: &crate::digest::Digests,
-    wanted: Algorithms,
-) -> Option<crate::digest::Digests> {
-    let missing = |algorithm| wanted.contains(algorithm) && known.get(algorithm).is_none();
+    known: &Digests,
+    wanted: Wanted,
+) -> Option<Digests> {
+    // The content was read while it came, or cannot be.
+    let missing = |algorithm: Algorithm| {
+        wanted.algorithms.contains(algorithm)
+            && !algorithm.is_of_content()
+            && known.get(algorithm).is_none()
+    };
     if !Algorithm::ALL.into_iter().any(missing) {
         return None;
     }
-    let all: Algorithms = Algorithm::ALL
+    let algorithms: Algorithms = Algorithm::ALL
         .into_iter()
-        .filter(|algorithm| wanted.contains(*algorithm) || known.get(*algorithm).is_some())
+        .filter(|of| wanted.algorithms.contains(*of) || known.get(*of).is_some())
         .collect();
+    let all = Wanted { algorithms, ..wanted };
     let file = Arc::clone(file);
-    let hashed = tokio::task::spawn_blocking(move || -> io::Result<crate::digest::Digests> {
+    let hashed = tokio::task::spawn_blocking(move || -> io::Result<Digests> {
         let mut hashing = Hashing::new(all);
         let mut buffer = vec![0; 256 * 1024];
         let mut at = 0;

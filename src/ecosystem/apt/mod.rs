@@ -182,6 +182,7 @@ fn of_release(
         unsigned,
         date: release.date,
         valid_until: release.valid_until,
+        ..Edition::default()
     });
     if rank != Rank::None {
         name_members(doc.at, root, &release, out)?;
