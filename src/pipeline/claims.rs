@@ -13,6 +13,7 @@ use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
 use crate::target::{Scheme, Target};
+use crate::verify::Expectation;
 
 impl Pipeline {
     /// Reads the claims of an index, or finds that they are read. An index that cannot be read makes none; the client has it
@@ -102,7 +103,9 @@ impl Pipeline {
                         self.mark_expired(entry, &held);
                         return Ok(());
                     }
-                    editions::remember(store, at, &standing, edition);
+                    if let Some(back) = editions::remember(store, at, &standing, edition) {
+                        self.say_step_back(at, &back);
+                    }
                 }
                 // One version of many that names nothing leaves what another said; and nobody's word is none.
                 let plain = index.origin().scheme == Scheme::Http;
@@ -133,7 +136,7 @@ impl Pipeline {
         }
         let topics = recognition.ecosystem.topics(at);
         let promises = self.store.promises(at, &topics, self.clock.now());
-        let expected = crate::verify::Expectation { named: None, promises, otherwise: Rank::None };
+        let expected = Expectation { promises, ..Expectation::nothing(Rank::None) };
         expected.vouched(&entry.digests, entry.size)
     }
 

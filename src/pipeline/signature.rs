@@ -1,18 +1,22 @@
 //! Documents that carry their own signature are looked at before they are kept: over plain http nothing else could vouch for
 //! them, and what is forged or not the edition that counts must not take the place of one that is.
+//!
+//! A file may carry one, too. Where an index knows the file, its word decides; where none does, the file's own signature by a
+//! key of its repository is as good. One that does not hold is as if there were none: whether such a file is given is not
+//! for a signature to say that nobody promised.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Pipeline;
-use super::editions::{Held, admit};
+use super::editions::{Held, StepBack, admit};
 use super::shelf::Shelves;
 use super::task::Task;
 use crate::claim::{Claim, ClaimSink, Edition, Standing, TooMany};
 use crate::clock::Time;
 use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
-use crate::proof::Rank;
+use crate::proof::{Proof, Rank};
 use crate::received::Received;
 use crate::target::Target;
 
@@ -21,8 +25,8 @@ use crate::target::Target;
 pub(super) enum Own {
     /// Nothing: it has none, or none that is known.
     Nothing,
-    /// It proves the document.
-    Signed,
+    /// It proves the document: what it is worth by that.
+    Signed(Proof),
     /// The document is not to be kept: forged, or not the edition that counts.
     Held,
 }
@@ -53,7 +57,9 @@ impl Pipeline {
             return Own::Nothing;
         };
         let ecosystem = known.ecosystem;
-        if task.artifact().is_some() || !ecosystem.may_be_signed(task.bare()) {
+        let is_file = task.artifact().is_some();
+        let unneeded = || is_file && !self.expectation_of(task).promises.is_empty();
+        if !ecosystem.may_be_signed(task.bare()) || unneeded() {
             return Own::Nothing;
         }
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
@@ -73,7 +79,11 @@ impl Pipeline {
             };
             let mut said = OnlyEdition::default();
             let standing = ecosystem.claims(&document, &pipeline.keys, &mut said);
-            pipeline.own(&at, standing, said.0.as_ref())
+            if is_file {
+                pipeline.own_file(&at, standing, said.0.as_ref())
+            } else {
+                pipeline.own(&at, standing, said.0.as_ref(), plain)
+            }
         });
         looked.await.unwrap_or(Own::Nothing)
     }
@@ -83,6 +93,7 @@ impl Pipeline {
         at: &Target,
         standing: Result<Standing, Malformed>,
         edition: Option<&Edition>,
+        plain: bool,
     ) -> Own {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
@@ -90,12 +101,20 @@ impl Pipeline {
                 self.say(at, &forged.to_string());
                 return Own::Held;
             }
+            // Over plain http it is not kept, and its claims are never read.
+            (Err(malformed), _) if plain => {
+                self.say(at, &malformed.to_string());
+                return Own::Nothing;
+            }
             // A page in the place of an index, say; what it is said to be is found when its claims are read.
             (Ok(_) | Err(_), _) => return Own::Nothing,
         };
         match admit(&self.store, at, &standing, edition, self.clock.now()) {
             // What has expired is what its signers said, and clients may be told to take it all the same.
-            Ok(()) | Err(Held::Expired(_)) if standing.rank == Rank::Signed => Own::Signed,
+            Ok(()) | Err(Held::Expired(_)) if standing.rank == Rank::Signed => {
+                let proof = Proof::of(Rank::Signed);
+                Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof })
+            }
             Ok(()) => {
                 self.name_missing_key(at, &standing, edition);
                 Own::Nothing
@@ -108,6 +127,35 @@ impl Pipeline {
         }
     }
 
+    /// What a file's own signature makes of it.
+    fn own_file(
+        &self,
+        at: &Target,
+        standing: Result<Standing, Malformed>,
+        edition: Option<&Edition>,
+    ) -> Own {
+        let why = match (standing, edition) {
+            (Ok(standing), Some(edition)) if standing.rank == Rank::Signed => {
+                match admit(&self.store, at, &standing, edition, self.clock.now()) {
+                    Ok(()) => {
+                        let proof = Proof { own: true, ..Proof::of(Rank::Signed) };
+                        return Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof });
+                    }
+                    Err(held) => held.to_string(),
+                }
+            }
+            (Ok(_), Some(edition)) => edition.unsigned.clone().unwrap_or_default(),
+            (Ok(_), None) => return Own::Nothing,
+            (Err(malformed), _) => malformed.to_string(),
+        };
+        if self.editions.is_news(format!("{at} {why}")) {
+            tracing::warn!(url = %at, why, "no index knows this file, and its own signature does not prove it");
+            let text = format!("not proved by its own signature: {why}");
+            self.store.note_rejection(&at.to_string(), &text, self.clock.now());
+        }
+        Own::Nothing
+    }
+
     /// An edition does not count: in the log, in the metrics, and where `larder why` finds it; once a day for each.
     pub(super) fn say(&self, at: &Target, why: &str) {
         if self.editions.is_news(format!("{at} {why}")) {
@@ -118,6 +166,16 @@ impl Pipeline {
                 &format!("makes no claims: {why}"),
                 self.clock.now(),
             );
+        }
+    }
+
+    /// An edition looks older than the one before, and nothing in it says so: it counts, and somebody should look.
+    pub(super) fn say_step_back(&self, at: &Target, back: &StepBack) {
+        if self.editions.is_news(format!("{at} {back}")) {
+            tracing::warn!(url = %at, why = %back, "this index looks like an older edition");
+            self.metrics.alarm(Alarm::Signature);
+            let text = format!("looks like an older edition: {back}");
+            self.store.note_rejection(&at.to_string(), &text, self.clock.now());
         }
     }
 

@@ -6,9 +6,10 @@
 //! state/roots         the likely roots that an answer confirmed
 //! state/signers       who signed for a root: the fingerprints seen so far
 //! state/dates         the newest date of each signed index, by its directory
+//! state/census        what each index without a date listed last, by its directory
 //! ```
 //!
-//! The two tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
+//! The tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
 //! losing a match costs another match, but a convention that missed must not be trusted again after a crash.
 
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sealed::{Kind, seal, unseal};
 use super::{durable, hold};
+use crate::claim::Census;
 use crate::clock::Time;
 use crate::target::{Origin, Root};
 
@@ -35,6 +37,7 @@ const CONVENTIONS: Kind = Kind { magic: *b"LcnV", version: 1 };
 const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
 const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
+const CENSUS: Kind = Kind { magic: *b"LceN", version: 1 };
 
 /// The most signers of one root: archives change a key every few years.
 const MAX_SIGNERS: usize = 64;
@@ -48,6 +51,7 @@ pub(super) struct State {
     signers: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970.
     dates: Table<Root, i64>,
+    census: Table<Root, Option<Census>>,
 }
 
 /// How often a convention matched and missed.
@@ -69,6 +73,7 @@ impl State {
             roots: Table::open(directory.join("roots"), ROOTS)?,
             signers: Table::open(directory.join("signers"), SIGNERS)?,
             dates: Table::open(directory.join("dates"), DATES)?,
+            census: Table::open(directory.join("census"), CENSUS)?,
         })
     }
 
@@ -141,12 +146,30 @@ impl State {
         self.dates.flush();
     }
 
+    /// What the index in `directory` listed when it was last read, and the newest that it ever did.
+    pub(super) fn census(&self, directory: &Root) -> Option<Census> {
+        self.census.get(directory)?
+    }
+
+    /// Notes what the index in `directory` lists. The newest stays: only the number of packages may fall.
+    pub(super) fn note_census(&self, directory: &Root, census: Census) {
+        if self.census(directory) == Some(census) {
+            return;
+        }
+        self.census.change(directory.clone(), |known| {
+            let newest = known.map_or(census.newest, |known| known.newest.max(census.newest));
+            *known = Some(Census { newest, ..census });
+        });
+        self.census.flush();
+    }
+
     /// Writes what changed.
     pub(super) fn flush(&self) {
         self.conventions.flush();
         self.roots.flush();
         self.signers.flush();
         self.dates.flush();
+        self.census.flush();
     }
 }
 
