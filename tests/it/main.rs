@@ -12,6 +12,7 @@
 mod world;
 mod world_itself;
 
+mod apk;
 mod clients;
 mod contract;
 mod documents;
