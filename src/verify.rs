@@ -330,6 +330,7 @@ mod tests {
                 relation: self.relation,
                 digests: vec![self.digest],
                 size: None,
+                signed: false,
             }
         }
     }
@@ -473,6 +474,24 @@ mod tests {
                 disagreement: Some(_)
             }
         ));
+    }
+
+    /// A signature over a broken digest proves nothing more than the digest does.
+    #[test]
+    fn a_promise_with_a_signature_of_its_own_is_worth_that() {
+        for (algorithm, expected) in
+            [(Algorithm::Sha512, Rank::Signed), (Algorithm::Sha1, Rank::IndexedWeak)]
+        {
+            let digest = Digest::new(algorithm, &vec![1; algorithm.length()]).unwrap();
+            let mut promise = Says::new(1, Relation::InRoot, 1).promise();
+            (promise.digests, promise.signed) = (vec![digest], true);
+            let expected_of = Expectation {
+                named: None,
+                promises: vec![promise],
+                otherwise: Proof::of(Rank::Pinned),
+            };
+            assert_eq!(rank(&expected_of.find(&[digest], 3, ASKED)), Some(expected));
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub enum Fault {
     #[error("the key {0} is not among larder's keys")]
     Unknown(Box<str>),
     /// No key has the name that it gives.
-    #[error("no key is called {0} (a file of that name in DATA/state/keys or /etc/apk/keys)")]
+    #[error("no key is called {0} (`larder keys add` takes the file of that name)")]
     UnknownName(Box<str>),
     /// It is of a kind that is not taken.
     #[error("{0} signatures are not taken")]

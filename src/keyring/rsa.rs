@@ -19,7 +19,7 @@ use aws_lc_rs::signature::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Fault, Fingerprint, Keyring};
+use super::{About, Fault, Fingerprint, Keyring, Kind, Source};
 use crate::digest::hex;
 
 /// Alpine's keys: the SHA-256 of each one's name and what it is called here, then the key.
@@ -65,30 +65,21 @@ struct RsaKey {
     name: Box<str>,
     spki: Vec<u8>,
     fingerprint: Fingerprint,
-    source: Box<str>,
+    source: Source,
 }
 
-/// What people are told of an RSA key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AboutRsa {
-    /// The name by which signatures name it. Those compiled in are called by its last part.
-    pub name: String,
-    /// The SHA-256 of its `SubjectPublicKeyInfo`.
-    pub fingerprint: Fingerprint,
-    /// Where it was found.
-    pub source: String,
-}
-
-/// Whether a file is for [`Keyring::read_rsa`].
-pub(super) fn is_rsa(bytes: &[u8]) -> bool {
-    bytes.trim_ascii_start().starts_with(BEGIN.as_bytes())
+/// Whether a `SubjectPublicKeyInfo` is an RSA key of at least 2048 bits.
+pub(super) fn is_usable(spki: &[u8]) -> bool {
+    // Any of the three schemes takes the same keys.
+    ParsedPublicKey::new(RsaHash::Sha256.scheme(), spki).is_ok()
 }
 
 impl Keyring {
-    /// Adds the key in `pem`, under the name by which signatures name it: the name of its file. Says whether it is an RSA
-    /// key of at least 2048 bits.
-    pub fn read_rsa(&mut self, pem: &[u8], name: &str, source: &str) -> bool {
-        name.len() <= MAX_NAME && self.rsa.read(pem, Sha256::digest(name).into(), name, source)
+    /// Adds the key in `pem`, under the name by which signatures name it: the name of its file.
+    pub(super) fn add_rsa(&mut self, pem: &[u8], name: &str, source: &Source) {
+        if !self.rsa.read(pem, Sha256::digest(name).into(), name, source) {
+            tracing::warn!(%source, "this key is left out: it is not of RSA, or too short");
+        }
     }
 
     /// Who made `signature` over `hashed`, by the name of the key that it gives.
@@ -121,24 +112,16 @@ impl Keyring {
         }
     }
 
-    /// What people are told of the RSA keys.
-    pub fn about_rsa(&self) -> impl Iterator<Item = AboutRsa> {
-        self.rsa.all.iter().map(|key| AboutRsa {
-            name: key.name.to_string(),
-            fingerprint: key.fingerprint.clone(),
-            source: key.source.to_string(),
-        })
-    }
-
     /// Adds the keys compiled in.
     pub(super) fn add_alpine(&mut self) {
+        let source = Source::BuiltIn("Alpine".to_owned());
         for block in ALPINE.split_inclusive(END) {
             let Some((names, pem)) = block.split_once(BEGIN) else { continue };
             let name = names.lines().next_back().and_then(|line| line.split_once(' '));
             let read = name.is_some_and(|(id, name)| {
                 let pem = format!("{BEGIN}{pem}");
                 let id = crate::digest::BlobId::from_hex(id).map(|id| *id.as_bytes());
-                id.is_some_and(|id| self.rsa.read(pem.as_bytes(), id, name, "built-in: Alpine"))
+                id.is_some_and(|id| self.rsa.read(pem.as_bytes(), id, name, &source))
             });
             if !read {
                 tracing::error!(?name, "this key is left out");
@@ -148,25 +131,36 @@ impl Keyring {
 }
 
 impl RsaKeys {
-    fn read(&mut self, pem: &[u8], id: [u8; 32], name: &str, source: &str) -> bool {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What people are told.
+    pub(super) fn about(&self) -> impl Iterator<Item = About> {
+        self.all.iter().map(|key| About {
+            kind: Kind::Apk,
+            fingerprint: Fingerprint(key.name.clone()),
+            signer: key.fingerprint.clone(),
+            user: String::new(),
+            ends: None,
+            source: key.source.clone(),
+        })
+    }
+
+    fn read(&mut self, pem: &[u8], id: [u8; 32], name: &str, source: &Source) -> bool {
         let Ok(parsed) = pem::parse(pem) else {
             return false;
         };
         let spki = parsed.into_contents();
-        // Any of the three schemes takes the same keys.
-        if ParsedPublicKey::new(RsaHash::Sha256.scheme(), &spki).is_err() {
+        if !is_usable(&spki) {
             return false;
         }
         let fingerprint = hex(&Sha256::digest(&spki)).to_ascii_uppercase();
         let fingerprint = Fingerprint(fingerprint.into());
         let of_name = self.by_name.entry(id).or_default();
-        let same = |at: &usize| {
-            self.all.get(*at).is_some_and(|known: &RsaKey| known.fingerprint == fingerprint)
-        };
-        if !of_name.iter().any(same) {
-            of_name.push(self.all.len());
-            self.all.push(RsaKey { name: name.into(), spki, fingerprint, source: source.into() });
-        }
+        of_name.push(self.all.len());
+        self.all.push(RsaKey { name: name.into(), spki, fingerprint, source: source.clone() });
         true
     }
 }
@@ -194,9 +188,9 @@ mod tests {
     #[test]
     fn alpines_keys_are_all_there_and_found_by_name() {
         let keys = Keyring::built_in();
-        let all: Vec<AboutRsa> = keys.about_rsa().collect();
+        let all: Vec<About> = keys.rsa.about().collect();
         assert_eq!(all.len(), ALPINE.matches(BEGIN).count());
-        assert!(all.len() >= 18 && all.iter().all(|key| key.fingerprint.0.len() == 64));
+        assert!(all.len() >= 18 && all.iter().all(|key| key.signer.0.len() == 64));
         // A name that is not known and one that is, spelt as apk does: the second has a key to disagree with.
         let hashed = digest(&SHA256, b"x");
         let fault =
@@ -211,8 +205,10 @@ mod tests {
     fn a_signature_holds_by_the_key_of_that_name_over_that_digest() {
         let (key, other) = [(); 2].map(|()| KeyPair::generate(KeySize::Rsa2048).unwrap()).into();
         let mut keys = Keyring::new();
-        assert!(keys.read_rsa(pem(&key).as_bytes(), "one.rsa.pub", "test"));
-        assert!(keys.read_rsa(pem(&other).as_bytes(), "two.rsa.pub", "test"));
+        let source = Source::Operator("test".to_owned());
+        for (key, name) in [(&key, "one.rsa.pub"), (&other, "two.rsa.pub")] {
+            assert_eq!(keys.read(pem(key).as_bytes(), name, &source).unwrap(), 1);
+        }
         let mut signature = vec![0; key.public_modulus_len()];
         let random = SystemRandom::new();
         let message = b"what was signed";
@@ -221,7 +217,7 @@ mod tests {
             |name: &str, hash, hashed: &Hashed| keys.verify_rsa(name, hash, hashed, &signature);
         let hashed = digest(&SHA512, message);
         let signer = verify("one.rsa.pub", RsaHash::Sha512, &hashed).unwrap();
-        assert_eq!(signer, keys.about_rsa().next().unwrap().fingerprint);
+        assert_eq!(signer, keys.rsa.about().next().unwrap().signer);
         for (name, hash, hashed) in [
             ("two.rsa.pub", RsaHash::Sha512, hashed),
             ("one.rsa.pub", RsaHash::Sha512, digest(&SHA512, b"something else")),
@@ -243,10 +239,12 @@ mod tests {
     fn files_that_are_no_keys_are_none() {
         let mut keys = Keyring::new();
         let short = include_str!("data/alpine.pem").lines().take(12).collect::<String>();
-        let elliptic = rcgen::KeyPair::generate().unwrap().public_key_pem();
-        for no_key in ["", "x", BEGIN, &short, &elliptic] {
-            assert!(!keys.read_rsa(no_key.as_bytes(), "x.rsa.pub", "test"), "{no_key}");
+        let edwards = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().public_key_pem();
+        let source = Source::Operator("test".to_owned());
+        for no_key in ["", "x", BEGIN, &short, &edwards] {
+            assert!(keys.read(no_key.as_bytes(), "x.rsa.pub", &source).is_err(), "{no_key}");
+            keys.add_rsa(no_key.as_bytes(), "x.rsa.pub", &source);
         }
-        assert_eq!(keys.about_rsa().count(), 0);
+        assert_eq!(keys.len(), 0);
     }
 }

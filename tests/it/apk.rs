@@ -502,9 +502,9 @@ async fn files_that_are_no_keys_are_named_in_the_log() {
     let data = dir.path().join("data");
     let keys = data.join("state/keys");
     std::fs::create_dir_all(&keys).unwrap();
-    let elliptic = rcgen::KeyPair::generate().unwrap().public_key_pem();
+    let edwards = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().public_key_pem();
     let write = |name: &str, text: &str| std::fs::write(Path::new(&keys).join(name), text).unwrap();
-    write("elliptic.rsa.pub", &elliptic);
+    write("edwards.rsa.pub", &edwards);
     write("page.rsa.pub", "<html>");
     write("good.rsa.pub", &KEYS[0].pem());
     let ca = Ca::new(&dir.path().join("origins.pem"));
@@ -512,5 +512,5 @@ async fn files_that_are_no_keys_are_named_in_the_log() {
     let log = larder.log();
     let said =
         |name: &str| log.lines().any(|line| line.contains(name) && line.contains("is left out"));
-    assert!(said("elliptic.rsa.pub") && said("page.rsa.pub") && !said("good.rsa.pub"), "{log}");
+    assert!(said("edwards.rsa.pub") && said("page.rsa.pub") && !said("good.rsa.pub"), "{log}");
 }

@@ -9,6 +9,7 @@ use crate::claim::Claim;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Content as _};
 use crate::ecosystem::fuzz::Nowhere;
+use crate::keyring::Source;
 use made::{Key, cut_tar, gzip, member, signed_index, tar};
 
 #[path = "../../../tests/it/world/apk.rs"]
@@ -24,7 +25,8 @@ const HTTP: &str = "http://example.org/main/x86_64/APKINDEX.tar.gz";
 fn keyring(many: usize) -> Keyring {
     let mut keys = Keyring::new();
     for key in KEYS.iter().take(many) {
-        assert!(keys.read_rsa(key.pem().as_bytes(), &key.name, "test"));
+        let source = Source::Operator("test".to_owned());
+        assert_eq!(keys.read(key.pem().as_bytes(), &key.name, &source).unwrap(), 1);
     }
     keys
 }
