@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use hyper::{HeaderMap, StatusCode};
 
+pub use super::apk::fuzz::{apk_index, apk_members, apk_package, apk_tar};
 pub use super::apt::fuzz::{apt_index, apt_release};
 pub use super::cargo::fuzz::{cargo_index, cargo_names};
 pub use super::npm::fuzz::{npm_document, npm_names};
@@ -27,6 +28,10 @@ pub struct Body {
 
 /// Every body.
 pub const BODIES: &[Body] = &[
+    body("apk_index", apk_index),
+    body("apk_members", apk_members),
+    body("apk_package", apk_package),
+    body("apk_tar", apk_tar),
     body("apt_index", apt_index),
     body("apt_release", apt_release),
     body("cargo_index", cargo_index),

@@ -5,7 +5,9 @@
 //! claims out of indexes; it names the documents that a judgement needs. Adding one is a file, a line in [`ALL`] and a
 //! folder of fixtures; the contract test walks [`ALL`].
 
+mod apk;
 mod apt;
+mod base64;
 mod bounded;
 mod cargo;
 pub mod fuzz;
@@ -20,7 +22,7 @@ use std::io::{self, Read};
 
 use crate::claim::{ClaimSink, Standing, TooMany, Topic};
 use crate::clock::Time;
-use crate::digest::Digest;
+use crate::digest::{Digest, NewContent};
 use crate::entry::Head;
 use crate::keyring::Keyring;
 use crate::proof::Rank;
@@ -29,7 +31,7 @@ use crate::target::{Origin, Root, Scheme, Target};
 /// Every ecosystem larder knows. Of two that find a target likely the first is heard, so the widest shapes stand last: the
 /// name of an npm package may be any word.
 pub const ALL: &[&dyn Ecosystem] =
-    &[&apt::Apt, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &npm::Npm];
+    &[&apt::Apt, &apk::Apk, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &npm::Npm];
 
 /// What an ecosystem sees of a request.
 #[derive(Clone, Copy, Debug)]
@@ -249,10 +251,17 @@ pub trait Ecosystem: Sync {
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed>;
 
-    /// Whether a document at `at` may carry its own signature: then it is worth fetching over plain http, and its claims
-    /// are looked at before it is kept.
+    /// Whether a document at `at` may carry its own signature: then it is worth fetching over plain http, and what it says is
+    /// looked at before it is kept. An artifact that may is read, where no index knows it, like an index that makes no
+    /// claims: its standing is [`Rank::Signed`] if its signature holds.
     fn may_be_signed(&self, _at: &Target) -> bool {
         false
+    }
+
+    /// What reads the content of the artifact at `at`, where claims are about that and not about the file's bytes: it gives
+    /// the digests that those claims promise.
+    fn content(&self, _at: &Target) -> Option<NewContent> {
+        None
     }
 
     /// Whether what the index at `at` says depends on which keys are known: it is read again when they changed.

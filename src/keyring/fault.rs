@@ -16,6 +16,12 @@ pub enum Fault {
     /// No key is known that could have made it.
     #[error("the key {0} is not among larder's keys")]
     Unknown(Box<str>),
+    /// No key has the name that it gives.
+    #[error("no key is called {0} (`larder keys add` takes the file of that name)")]
+    UnknownName(Box<str>),
+    /// It is of a kind that is not taken.
+    #[error("{0} signatures are not taken")]
+    Kind(&'static str),
     /// Its key has expired.
     #[error("its key expired on {0}")]
     Expired(Time),

@@ -16,6 +16,7 @@ use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
 use crate::store::{ClaimBatch, Notes};
 use crate::target::{Root, Scheme, Target};
+use crate::verify::Expectation;
 
 impl Pipeline {
     /// Reads the claims of an index, or finds that they are read. An index that cannot be read makes none; the client has it
@@ -168,7 +169,9 @@ impl Pipeline {
                 self.mark_expired(at, entry, &held);
                 return Ok(());
             }
-            editions::remember(store, at, &standing, edition);
+            if let Some(back) = editions::remember(store, at, &standing, edition) {
+                self.say_step_back(at, &back);
+            }
         }
         // One version of many that names nothing leaves what another said; and nobody's word is none.
         let plain = at.origin().scheme == Scheme::Http;
@@ -232,7 +235,7 @@ impl Pipeline {
     fn proven(&self, recognition: &Recognition, at: &Target, entry: &Entry) -> Rank {
         let topics = recognition.ecosystem.topics(at);
         let promises = self.store.promises(at, &topics, self.clock.now());
-        let expected = crate::verify::Expectation { named: None, promises, otherwise: Rank::None };
+        let expected = Expectation { promises, ..Expectation::nothing(Rank::None) };
         let vouched = expected.vouched(&entry.digests, entry.size);
         if entry.proof.rank == Rank::SelfCertified || self.is_member(recognition, at) {
             return vouched;

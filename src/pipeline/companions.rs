@@ -175,7 +175,7 @@ impl Pipeline {
             size: claim.size,
             signed: false,
         };
-        let expected = Expectation { named: None, promises: vec![promise], otherwise: Rank::None };
+        let expected = Expectation { promises: vec![promise], ..Expectation::nothing(Rank::None) };
         let kept = match self.spooled(companion, &expected).await {
             Ok(received) => match verify::judge(received, &expected, own.asked) {
                 Verdict::Keep(verified, _) => {

@@ -14,7 +14,7 @@ use super::Pipeline;
 use super::task::Task;
 use crate::claim::Promise;
 use crate::clock::Time;
-use crate::digest::{Algorithms, Hashing};
+use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
 use crate::flight::{Answered, Complete, End, Flight, Gap, Intake, Lead, Trouble, intake};
 use crate::freshness::{self, Shareable};
@@ -204,7 +204,7 @@ impl Pipeline {
             self.note_unshared(task);
             return Came::Ended(hand_over(lead, answer));
         }
-        let spool = self.spool(answer.length, expected.algorithms()).await;
+        let spool = self.spool(answer.length, task.wanted(expected.algorithms())).await;
         let file = spool.as_ref().ok().map(Spool::reader);
         let gap = Gap::new(expected.binds(), answer.length, remembered);
         flight.begin(Answered { head: answer.head.clone(), length: answer.length }, file, gap);
@@ -226,7 +226,7 @@ impl Pipeline {
     }
 
     /// Room in the spool; when there is none at all, the digests are computed all the same.
-    async fn spool(&self, length: Option<u64>, wanted: Algorithms) -> Result<Spool, Hashing> {
+    async fn spool(&self, length: Option<u64>, wanted: Wanted) -> Result<Spool, Hashing> {
         let store = Arc::clone(&self.store);
         let spool = tokio::task::spawn_blocking(move || store.spool(length, wanted)).await;
         match spool {

@@ -70,7 +70,7 @@ const UNSHARED_HOLDS: Duration = Duration::from_mins(5);
 /// What look-ups remember, each bounded.
 #[derive(Debug)]
 pub(super) struct Memory {
-    judged: Cache<(Key, BlobId), (u64, Option<Rank>)>,
+    judged: Cache<(Key, BlobId), (u64, Option<Proof>)>,
     /// With which generation it was asked whether an index that may speak for a target names it.
     bound: Cache<Key, (u64, bool)>,
     negatives: Cache<Key, Negative>,
@@ -191,10 +191,10 @@ pub fn expectation(
         let believed = is_believed(store, ecosystem, target.origin());
         (named.digest, named.by_protocol || believed)
     });
-    let otherwise = match target.origin().scheme {
+    let otherwise = Proof::of(match target.origin().scheme {
         Scheme::Https => Rank::Pinned,
         Scheme::Http => Rank::None,
-    };
+    });
     Expectation { named, promises: store.promises(target, &artifact.topics, now), otherwise }
 }
 
@@ -221,7 +221,7 @@ impl Pipeline {
     pub(super) fn expectation_of(&self, task: &Task) -> Expectation {
         if let Some(promise) = &task.promised {
             let promises = vec![promise.clone()];
-            return Expectation { named: None, promises, otherwise: Rank::Origin };
+            return Expectation { promises, ..Expectation::nothing(Rank::Origin) };
         }
         match task.artifact() {
             Some(artifact) => {
@@ -230,7 +230,7 @@ impl Pipeline {
             None => Expectation {
                 named: None,
                 promises: self.promises_of_index(task.bare(), task.recognition.as_ref()),
-                otherwise: Rank::Origin,
+                otherwise: Proof::of(Rank::Origin),
             },
         }
     }
@@ -291,11 +291,11 @@ impl Pipeline {
         let now = self.clock.now();
         let mut expected = None;
         for entry in self.store.entries(task.key) {
-            let Some(rank) = self.rank(task, &entry, &mut expected) else {
+            let Some(today) = self.judged(task, &entry, &mut expected) else {
                 continue;
             };
-            let stored = Stored { proof: Proof { rank, ..entry.proof }, entry, usable: true };
-            let holds = rank.is_strong()
+            let stored = Stored { proof: entry.proof.judged(today), entry, usable: true };
+            let holds = today.rank.is_strong()
                 || (now.since(stored.entry.checked_at) < PIN_HOLDS
                     && !freshness::is_of_the_future(&stored.entry, now)
                     && !demand.revalidate);
@@ -313,25 +313,34 @@ impl Pipeline {
     }
 
     /// What a stored artifact is worth today; `None` if a newer claim names other bytes.
-    fn rank(
+    fn judged(
         &self,
         task: &Task,
         entry: &Arc<Entry>,
         expected: &mut Option<Expectation>,
-    ) -> Option<Rank> {
+    ) -> Option<Proof> {
         let generation = self.store.generation();
         let known = (entry.key, entry.blob);
         let judged = self.memory.judged.get(&known);
-        if let Some((_, rank)) = judged.filter(|(judged, _)| *judged == generation) {
-            return rank;
+        if let Some((_, today)) = judged.filter(|(judged, _)| *judged == generation) {
+            return today;
         }
         let expected = expected.get_or_insert_with(|| self.expectation_of(task));
-        let rank = expected.rank_of(&entry.digests, entry.size);
-        self.memory.judged.insert(known, (generation, rank));
-        if let Some(rank) = rank.filter(|rank| *rank != entry.proof.rank) {
+        let today = if entry.proof.own {
+            // Its own signature holds whatever indexes come and go.
+            let otherwise = Proof { weak_hash: entry.proof.weak_hash, ..Proof::of(Rank::Signed) };
+            let promises = expected.promises.clone();
+            Expectation { named: expected.named, promises, otherwise }
+                .proof_of(&entry.digests, entry.size)
+        } else {
+            expected.proof_of(&entry.digests, entry.size)
+        };
+        self.memory.judged.insert(known, (generation, today));
+        let proof = today.map(|today| entry.proof.judged(today));
+        if let Some(proof) = proof.filter(|proof| *proof != entry.proof) {
             // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
             let mut risen = Entry::clone(entry);
-            risen.proof.rank = rank;
+            risen.proof = proof;
             risen.generation = generation;
             let store = Arc::clone(&self.store);
             tokio::task::spawn_blocking(move || {
@@ -340,7 +349,7 @@ impl Pipeline {
                 }
             });
         }
-        rank
+        today
     }
 
     /// A digest in the request selects public bytes, whoever sent them.

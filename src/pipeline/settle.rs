@@ -15,7 +15,7 @@ use super::lead::{Attempt, Came};
 use super::lookup;
 use super::signature::{Own, Worth};
 use super::task::Task;
-use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
+use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
 use crate::ecosystem::{Kind, Recognition};
 use crate::entry::{Entry, Head};
 use crate::flight::{Body, Complete, End, Lead};
@@ -43,7 +43,6 @@ impl Pipeline {
         let body = match complete.body {
             Body::Spooled(body) => body,
             Body::Unstored(digests, size) => {
-                let digests: Vec<Digest> = digests.iter().copied().collect();
                 return self.settle_unstored(lead, task, &digests, size, attempt, resumed).await;
             }
         };
@@ -75,21 +74,23 @@ impl Pipeline {
         attempt: Attempt,
     ) -> Result<Worth, Came> {
         let looked = self.own_signature(task, received, base).await;
-        match looked.own {
+        let signed = match looked.own {
             Own::Held => return Err(Came::Ended(End::Given)),
             Own::Forged(why) => {
                 let pair = !looked.companions.is_empty();
                 return Err(self.out_of_step(task, &why, pair, attempt));
             }
-            Own::Signed | Own::Nothing => {}
-        }
+            Own::Signed(proof) => Some(proof),
+            Own::Nothing => None,
+        };
         if let Some(members) = looked.members {
             self.keep_companions(task, looked.companions, &members).await;
             self.assemble(task, received, members).await?;
         }
-        let signed = looked.own == Own::Signed;
         let edition = looked.edition.unwrap_or_default();
-        if signed && let Some(date) = edition.date {
+        if signed.is_some()
+            && let Some(date) = edition.date
+        {
             editions::date(&mut received.head, date, received.requested_at);
         }
         Ok(Worth { signed, expired_key: edition.expired_key && !received.plain })
@@ -108,10 +109,9 @@ impl Pipeline {
         let resumed = received.resumed;
         for last in [false, true] {
             let mut expected = self.expectation_of(task);
-            if worth.signed {
-                expected.otherwise = Rank::Signed;
-            }
-            received.body = fully_hashed(received.body, &expected).await;
+            expected.otherwise = worth.signed.unwrap_or(expected.otherwise);
+            let wanted = task.wanted(expected.algorithms());
+            received.body = fully_hashed(received.body, wanted).await;
             match verify::judge(received, &expected, task.asked) {
                 Verdict::Keep(verified, disagreement) => {
                     self.alarm(task, disagreement);
@@ -151,15 +151,16 @@ impl Pipeline {
         self: &Arc<Self>,
         lead: &Lead,
         task: &Task,
-        digests: &[Digest],
+        digests: &Digests,
         size: u64,
         attempt: Attempt,
         resumed: bool,
     ) -> Came {
         self.metrics.alarm(Alarm::Full);
+        let all: Vec<Digest> = digests.iter().copied().collect();
         for last in [false, true] {
             let expected = self.expectation_of(task).comparable(digests);
-            match expected.find(digests, size, task.asked) {
+            match expected.find(&all, size, task.asked).because(digests.fault()) {
                 Finding::Proven { .. } | Finding::Excused(_) => return Came::Ended(End::Given),
                 Finding::Doubted(_) if !last => {
                     self.ask_again_for(task, &expected).await;
@@ -356,8 +357,7 @@ fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
 
 /// The body with every digest that is expected of it: a claim that came while it was arriving may name an algorithm that
 /// was not computed.
-async fn fully_hashed(mut body: Spooled, expected: &Expectation) -> Spooled {
-    let wanted = expected.algorithms();
+async fn fully_hashed(mut body: Spooled, wanted: Wanted) -> Spooled {
     let digests = missing_digests(&body.file, body.size, &body.digests, wanted).await;
     if let Some(digests) = digests {
         body.digests = digests;
@@ -369,19 +369,25 @@ async fn fully_hashed(mut body: Spooled, expected: &Expectation) -> Spooled {
 async fn missing_digests(
     file: &Arc<File>,
     size: u64,
-    known: &crate::digest::Digests,
-    wanted: Algorithms,
-) -> Option<crate::digest::Digests> {
-    let missing = |algorithm| wanted.contains(algorithm) && known.get(algorithm).is_none();
+    known: &Digests,
+    wanted: Wanted,
+) -> Option<Digests> {
+    // The content was read while it came, or cannot be.
+    let missing = |algorithm: Algorithm| {
+        wanted.algorithms.contains(algorithm)
+            && !algorithm.is_of_content()
+            && known.get(algorithm).is_none()
+    };
     if !Algorithm::ALL.into_iter().any(missing) {
         return None;
     }
-    let all: Algorithms = Algorithm::ALL
+    let algorithms: Algorithms = Algorithm::ALL
         .into_iter()
-        .filter(|algorithm| wanted.contains(*algorithm) || known.get(*algorithm).is_some())
+        .filter(|of| wanted.algorithms.contains(*of) || known.get(*of).is_some())
         .collect();
+    let all = Wanted { algorithms, ..wanted };
     let file = Arc::clone(file);
-    let hashed = tokio::task::spawn_blocking(move || -> io::Result<crate::digest::Digests> {
+    let hashed = tokio::task::spawn_blocking(move || -> io::Result<Digests> {
         let mut hashing = Hashing::new(all);
         let mut buffer = vec![0; 256 * 1024];
         let mut at = 0;

@@ -5,6 +5,7 @@ use hyper::header::{self, HeaderMap, HeaderName};
 
 use crate::claim::Promise;
 use crate::clock::Time;
+use crate::digest::{Algorithms, Wanted};
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::Entry;
 use crate::origin::{Ask, Lane, Reach};
@@ -120,6 +121,14 @@ impl Task {
             Kind::Artifact(artifact) => Some(artifact),
             Kind::Index => None,
         }
+    }
+
+    /// What is to be computed of its body, `algorithms` among it. An artifact's content is read even when nothing is
+    /// promised of it yet, because a later index may.
+    pub(super) fn wanted(&self, algorithms: Algorithms) -> Wanted {
+        let known = self.recognition.as_ref().filter(|_| self.artifact().is_some());
+        let content = known.and_then(|known| known.ecosystem.content(&self.bare));
+        Wanted { algorithms, content }
     }
 
     /// Whether an ecosystem says that it is an index.

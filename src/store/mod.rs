@@ -68,6 +68,7 @@ pub use rejections::Rejection;
 pub use spool::Spool;
 pub use upkeep::{Usage, Verification};
 
+use crate::claim::Census;
 use crate::clock::{Clock, Time};
 use crate::config::Live;
 use crate::digest::{BlobId, Digest};
@@ -256,7 +257,7 @@ impl Store {
     /// Blob by any strong digest that was computed at ingest, SHA-256 among them; only bodies that a public entry names
     /// (promise P5). Quick.
     pub fn public_blob_by_digest(&self, digest: &Digest) -> Option<BlobId> {
-        if !digest.algorithm().is_strong() {
+        if !digest.algorithm().is_strong() || digest.algorithm().is_of_content() {
             return None;
         }
         let id = match BlobId::from_digest(digest) {
@@ -352,6 +353,16 @@ impl Store {
     /// Notes until when the newest signed index in `directory` may be believed. Quick.
     pub fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
         self.state.note_valid_until(directory, until);
+    }
+
+    /// What the index in `directory` listed when it was last read, and the newest that it ever did. Quick.
+    pub fn census(&self, directory: &Root) -> Option<Census> {
+        self.state.census(directory)
+    }
+
+    /// Notes what the index in `directory` lists. Blocking when it is news.
+    pub fn note_census(&self, directory: &Root, census: Census) {
+        self.state.note_census(directory, census);
     }
 
     /// The secret for credential partitions.

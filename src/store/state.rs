@@ -8,9 +8,10 @@
 //! state/dates         the newest date of each signed index, by its directory
 //! state/successors    who alone may sign the next one, likewise
 //! state/expiries      until when the newest may be believed, likewise
+//! state/census        what each index without a date listed last, by its directory
 //! ```
 //!
-//! The two tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
+//! The tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
 //! losing a match costs another match, but a convention that missed must not be trusted again after a crash.
 
 use std::collections::{HashMap, VecDeque};
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sealed::{Kind, seal, unseal};
 use super::{durable, hold};
+use crate::claim::Census;
 use crate::clock::Time;
 use crate::target::{Origin, Root};
 
@@ -39,6 +41,7 @@ const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
 const SUCCESSORS: Kind = Kind { magic: *b"LsuC", version: 1 };
 const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
+const CENSUS: Kind = Kind { magic: *b"LceN", version: 1 };
 
 /// The most directories that are named for one origin: each is worth a request when a file is looked for.
 const MAX_EDITIONS: usize = 8;
@@ -58,6 +61,7 @@ pub(super) struct State {
     successors: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970; `None` for ever.
     expiries: Table<Root, Option<i64>>,
+    census: Table<Root, Option<Census>>,
 }
 
 /// How often a convention matched and missed.
@@ -81,6 +85,7 @@ impl State {
             dates: Table::open(directory.join("dates"), DATES)?,
             successors: Table::open(directory.join("successors"), SUCCESSORS)?,
             expiries: Table::open(directory.join("expiries"), EXPIRIES)?,
+            census: Table::open(directory.join("census"), CENSUS)?,
         })
     }
 
@@ -205,6 +210,23 @@ impl State {
         }
     }
 
+    /// What the index in `directory` listed when it was last read, and the newest that it ever did.
+    pub(super) fn census(&self, directory: &Root) -> Option<Census> {
+        self.census.get(directory)?
+    }
+
+    /// Notes what the index in `directory` lists. The newest stays: only the number of packages may fall.
+    pub(super) fn note_census(&self, directory: &Root, census: Census) {
+        if self.census(directory) == Some(census) {
+            return;
+        }
+        self.census.change(directory.clone(), |known| {
+            let newest = known.map_or(census.newest, |known| known.newest.max(census.newest));
+            *known = Some(Census { newest, ..census });
+        });
+        self.census.flush();
+    }
+
     /// Writes what changed.
     pub(super) fn flush(&self) {
         self.conventions.flush();
@@ -213,6 +235,7 @@ impl State {
         self.dates.flush();
         self.successors.flush();
         self.expiries.flush();
+        self.census.flush();
     }
 }
 

@@ -13,6 +13,7 @@ mod world;
 mod world_itself;
 
 mod announce;
+mod apk;
 mod clients;
 mod contract;
 mod deployment;

@@ -220,6 +220,7 @@ fn of_release(
             // Of a key that is not known the fingerprint is all there is.
             .map(|named| keys.primary_of(named).map_or_else(|| named.as_str().into(), |key| key.0))
             .collect(),
+        ..Edition::default()
     });
     if rank != Rank::None {
         name_members(doc.at, root, &release, out)?;

@@ -54,7 +54,12 @@ pub(super) fn by_hash_url(directory: &Root, digest: &Digest) -> Option<Target> {
     let algorithm = match digest.algorithm() {
         Algorithm::Sha256 => "SHA256",
         Algorithm::Sha512 => "SHA512",
-        Algorithm::Md5 | Algorithm::Sha1 | Algorithm::Sha384 | Algorithm::Blake2b256 => {
+        Algorithm::Md5
+        | Algorithm::Sha1
+        | Algorithm::Sha384
+        | Algorithm::Blake2b256
+        | Algorithm::Apk2Sha1
+        | Algorithm::Apk2Sha256 => {
             return None;
         }
     };

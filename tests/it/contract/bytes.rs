@@ -50,6 +50,10 @@ fn segment() -> impl Strategy<Value = String> {
         "dist",
         "2026-11-20",
         "channel-rust-stable.toml",
+        "x86_64",
+        "APKINDEX.tar.gz",
+        "Packages.adb",
+        "a-1.0-r0.apk",
         "a-1_1.0.orig.tar.xz",
         "1",
         "a",
@@ -100,7 +104,7 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 /// What formats give a meaning to.
-const WORDS: [&str; 26] = [
+const WORDS: [&str; 28] = [
     "<a href=\"",
     "<base href=",
     "<script>",
@@ -127,6 +131,8 @@ const WORDS: [&str; 26] = [
     "\"cksum\":\"",
     "[pkg.a.target.b]\nurl = \"",
     "/dist/2026-11-20/",
+    "C:Q1AAAAAAAAAAAAAAAAAAAAAAAAAAA=\nP:a\nV:1\n\n",
+    ".SIGN.RSA256.",
 ];
 
 /// Numbers that look random and are the same in every run (Marsaglia, "Xorshift RNGs", 2003).

@@ -1,6 +1,7 @@
 //! The world of a test: scripted origins with an authority of their own, a larder, clients. Everything on loopback,
 //! nothing shared between tests, nothing left behind.
 
+pub(crate) mod apk;
 pub(crate) mod archive;
 pub(crate) mod binary;
 pub(crate) mod blind;
