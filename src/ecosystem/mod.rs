@@ -11,6 +11,7 @@ mod cargo;
 pub mod fuzz;
 mod glimpse;
 mod npm;
+mod oci;
 mod pypi;
 mod ranges;
 mod rustup;
@@ -29,7 +30,7 @@ use crate::target::{Origin, Root, Scheme, Target};
 /// Every ecosystem larder knows. Of two that find a target likely the first is heard, so the widest shapes stand last: the
 /// name of an npm package may be any word.
 pub const ALL: &[&dyn Ecosystem] =
-    &[&apt::Apt, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &npm::Npm];
+    &[&apt::Apt, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &oci::Oci, &npm::Npm];
 
 /// What an ecosystem sees of a request.
 #[derive(Clone, Copy, Debug)]
@@ -260,6 +261,28 @@ pub trait Ecosystem: Sync {
     /// claims. An artifact that has one is read as that index.
     fn index_of(&self, _at: &Target) -> Option<Target> {
         None
+    }
+
+    /// Whether an index only points at a document that stands for good under its digest, and may be asked by HEAD where:
+    /// registries count a GET as a pull.
+    fn is_pointer(&self, _index: &Target) -> bool {
+        false
+    }
+
+    /// Where the answer `head` says that the pointer at `index` points, and the digest that the target names.
+    fn points_at(&self, _index: &Target, _head: &Head) -> Option<(Target, Digest)> {
+        None
+    }
+
+    /// Whether bytes that were received for another URL need a header that only this one's origin can give: a type by
+    /// which clients tell what they are.
+    fn needs_own_header(&self, _at: &Target) -> bool {
+        false
+    }
+
+    /// Whether a request asks if the origin has the file at `at`: while the origin answers, no stored copy can say so.
+    fn asks_for_presence(&self, _method: &hyper::Method, _at: &Target) -> bool {
+        false
     }
 
     /// How an index that another one names is brought up to date. `document` is the version whose claims are current.
