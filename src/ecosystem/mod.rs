@@ -280,6 +280,16 @@ pub trait Ecosystem: Sync {
         false
     }
 
+    /// The service that `at` belongs to, if clients greet it before they ask for anything.
+    fn service(&self, _at: &Target) -> Option<Root> {
+        None
+    }
+
+    /// What the service that `at` greets answers to who needs no login.
+    fn greeting(&self, _at: &Target) -> Option<Greeting> {
+        None
+    }
+
     /// Whether a request asks if the origin has the file at `at`: while the origin answers, no stored copy can say so.
     fn asks_for_presence(&self, _method: &hyper::Method, _at: &Target) -> bool {
         false
@@ -300,6 +310,17 @@ pub struct Renewal {
     pub named: Target,
     /// Where the new version is, in the order in which to try, if no parent names this one any more.
     pub again: Vec<Target>,
+}
+
+/// The first words of a service, by which clients learn whether to log in.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The service.
+    pub service: Root,
+    /// The head of the answer.
+    pub head: Head,
+    /// Its body.
+    pub body: &'static str,
 }
 
 impl fmt::Debug for dyn Ecosystem {

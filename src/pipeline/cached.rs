@@ -49,6 +49,9 @@ impl Pipeline {
             let reason = PassReason::Answer;
             return self.pass(call, task.bare(), recognition, reason, record).await;
         }
+        if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
+            return self.ask_presence(call, asked, &task, record).await;
+        }
         self.reading.wait(task.target.origin()).await;
         let mut found = self.look_up(&task, &asked.headers).await;
         let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
@@ -77,7 +80,7 @@ impl Pipeline {
             let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), Outcome::Hit);
             return record.end(Outcome::Hit, response);
         }
-        if stored.is_none() && asked.head_only {
+        if stored.is_none() && asked.head_only && !task.is_pointer() {
             return self.pass_head(call, &task, record).await;
         }
         if demand.no_store && task.artifact().is_none() {
@@ -221,7 +224,7 @@ impl Pipeline {
     }
 
     /// Answers from the store; `None` if the blob is not there after all.
-    async fn reply_stored(
+    pub(super) async fn reply_stored(
         &self,
         asked: &Asked,
         stored: &Stored,

@@ -14,7 +14,8 @@ use super::task::Task;
 use crate::chase::{self, Fetch};
 use crate::clock::Time;
 use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Renewal, Shape};
-use crate::flight::Permit;
+use crate::entry::Entry;
+use crate::flight::{End, Permit};
 use crate::origin::{Lane, Reach};
 use crate::target::{Partition, Scheme, Target};
 use crate::verify::Expectation;
@@ -205,17 +206,35 @@ impl Pipeline {
             Lookup::Fresh(stored) | Lookup::Stale(stored) => Some(stored.entry),
             Lookup::Miss => None,
         };
-        let permit = self.flights.join(task.key, &task.target, since, self.clock.now(), None);
-        let flight = match &permit {
-            Permit::Follow(flight) => Arc::clone(flight),
-            Permit::Lead(lead) => Arc::clone(&lead.flight),
-        };
-        // Stands before the fill begins, so that the fill knows that somebody waits.
-        let _reader = self.flights.reader(&flight);
-        if let Permit::Lead(lead) = permit {
-            let pipeline = Arc::clone(self);
-            tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
-        }
-        flight.over().await;
+        self.land(task, stored, since).await;
+    }
+
+    /// Joins or begins the flight of something that larder itself wants, and waits for its end.
+    ///
+    /// Boxed and named `Send` for the same reason.
+    pub(super) fn land(
+        self: &Arc<Self>,
+        task: Task,
+        stored: Option<Arc<Entry>>,
+        since: Option<Time>,
+    ) -> Pin<Box<dyn Future<Output = End> + Send>> {
+        let pipeline = Arc::clone(self);
+        Box::pin(async move {
+            let flights = &pipeline.flights;
+            let remembered = pipeline.silences.gap(&task.target);
+            let now = pipeline.clock.now();
+            let permit = flights.join(task.key, &task.target, since, now, remembered);
+            let flight = match &permit {
+                Permit::Follow(flight) => Arc::clone(flight),
+                Permit::Lead(lead) => Arc::clone(&lead.flight),
+            };
+            // Stands before the fill begins, so that the fill knows that somebody waits.
+            let _reader = flights.reader(&flight);
+            if let Permit::Lead(lead) = permit {
+                let pipeline = Arc::clone(&pipeline);
+                tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
+            }
+            flight.over().await
+        })
     }
 }

@@ -24,11 +24,13 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-use hyper::header::{self, HeaderName};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
 use self::shape::{Place, What};
-use super::{Artifact, Document, Ecosystem, Kind, Malformed, Named, Recognised, Resource};
+use super::{
+    Artifact, Document, Ecosystem, Greeting, Kind, Malformed, Named, Recognised, Resource,
+};
 use super::{Shape, Variant, glimpse};
 use crate::claim::{ClaimSink, Standing, Topic};
 use crate::digest::Digest;
@@ -42,6 +44,9 @@ const NAME: &str = "oci";
 
 /// In which an answer about a manifest names its digest (OCI distribution, "Pulling manifests").
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// In which a registry says that it is one.
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
 /// What containers/image says of itself with each request.
 const HARMLESS: [&str; 1] = ["docker-distribution-api-version"];
@@ -106,6 +111,24 @@ impl Ecosystem for Oci {
 
     fn needs_own_header(&self, at: &Target) -> bool {
         Place::at(at).is_some_and(|place| matches!(place.what, What::Manifest(_)))
+    }
+
+    fn service(&self, at: &Target) -> Option<Root> {
+        let place = Place::at(at).filter(|place| !place.name.is_empty())?;
+        let prefix = place.root.path.len().checked_sub(place.name.len() + 2)?;
+        Some(Root::at(at, prefix))
+    }
+
+    /// `GET /v2/`: a client that gets a 200 asks for no token (OCI distribution, "Determining Support").
+    fn greeting(&self, at: &Target) -> Option<Greeting> {
+        let service = Root::directory_of(at);
+        if at.path() != &*service.path || !at.path().ends_with("/v2/") {
+            return None;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        Some(Greeting { service, head: Head { status: StatusCode::OK, headers }, body: "{}" })
     }
 
     /// Who pushes leaves out what the registry says it has.

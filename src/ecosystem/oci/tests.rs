@@ -186,3 +186,17 @@ fn over_plain_http_and_of_lists_nothing_is_claimed() {
     let list = target("/v2/a/tags/list");
     assert_eq!(claims(&list, &list, "application/json", &text), (Rank::None, Vec::new()));
 }
+
+#[test]
+fn a_registry_is_greeted_where_its_repositories_lie() {
+    for prefix in ["", "/artifactory/api/docker/x"] {
+        let greeted = Oci.greeting(&target(&format!("{prefix}/v2/"))).unwrap();
+        for path in ["a/manifests/latest", "a/b/tags/list"] {
+            let at = target(&format!("{prefix}/v2/{path}"));
+            assert_eq!(Oci.service(&at), Some(greeted.service.clone()), "{at}");
+        }
+    }
+    for path in ["/v2", "/v2/a", "/v1/", "/xv2/", "/v2/_catalog"] {
+        assert!(Oci.greeting(&target(path)).is_none(), "{path}");
+    }
+}
