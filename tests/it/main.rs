@@ -31,4 +31,5 @@ mod process;
 mod scope;
 mod signed;
 mod store;
+mod tags;
 mod upstream;
