@@ -26,6 +26,7 @@ mod identity;
 mod kill;
 mod layers;
 mod licences;
+mod oci;
 mod pass;
 mod process;
 mod scope;

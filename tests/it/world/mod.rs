@@ -7,8 +7,10 @@ pub(crate) mod blind;
 pub(crate) mod ca;
 pub(crate) mod client;
 pub(crate) mod larder;
+pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod page;
+pub(crate) mod registry;
 pub(crate) mod tools;
 
 use std::future::Future;

@@ -76,3 +76,16 @@ pub(crate) async fn trusted_file(world: &World) -> String {
     std::fs::write(&file, world.proxy.own("/ca.crt").await).unwrap();
     file.to_str().unwrap().to_owned()
 }
+
+/// Whether `program` is installed here; says so when a test leaves it out.
+pub(crate) fn installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        // The one place where a test speaks: a client that was not tried must not look tried.
+        let _said = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            format!("not tried: {program}\n").as_bytes(),
+        );
+    }
+    found
+}
