@@ -14,6 +14,7 @@ mod world_itself;
 
 mod clients;
 mod contract;
+mod crowd;
 mod documents;
 mod exec;
 mod flight;

@@ -17,6 +17,7 @@ use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
+use larder::digest::{Algorithms, Hashing};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
@@ -118,6 +119,32 @@ impl Registry {
         let wanted = digest.trim_start_matches("sha256:");
         let asked = self.front.log().into_iter();
         asked.filter(|one| one.method == Method::GET && one.path.contains(wanted)).count()
+    }
+
+    /// Puts a blob of `size` bytes, nearly all of them holes, into `repository`; gives back its digest.
+    pub(crate) fn plant(&self, repository: &str, size: u64) -> String {
+        const PIECE: u64 = 1 << 20;
+        let (mut hashing, zeros) = (Hashing::new(Algorithms::NONE), vec![0; PIECE as usize]);
+        let start = format!("{repository} {size}");
+        hashing.update(start.as_bytes());
+        let mut left = size - start.len() as u64;
+        while left > 0 {
+            let piece = left.min(PIECE);
+            hashing.update(&zeros[..usize::try_from(piece).unwrap()]);
+            left -= piece;
+        }
+        let hex = hashing.finish().blob().to_hex();
+        let digest = format!("sha256:{hex}");
+        let data = self.file(&digest);
+        let layers = format!("docker/registry/v2/repositories/{repository}/_layers/sha256/{hex}");
+        let layers = self.storage.join(layers);
+        for directory in [data.parent().unwrap(), &layers] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        std::fs::write(&data, start).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&data).unwrap().set_len(size).unwrap();
+        std::fs::write(layers.join("link"), &digest).unwrap();
+        digest
     }
 
     /// Where the bytes of a blob lie.
