@@ -21,7 +21,7 @@ use serde::Deserialize;
 use super::challenge::Challenge;
 use super::error::{Fault, OriginError};
 use super::redirect::permitted;
-use super::{Ask, Lane, Origins, Reach};
+use super::{Answer, Ask, Lane, Origins, Reach};
 use crate::clock::Time;
 use crate::target::Target;
 
@@ -80,6 +80,24 @@ struct Given {
 }
 
 impl Origins {
+    /// Sends a canonical request as anybody could: where a token service stands before the answer, with a token that it
+    /// gives to everybody. What comes is public; where nothing comes, nobody can say. Not for a fill: whatever the origin
+    /// counts would be counted on larder.
+    pub async fn fetch_as_anybody(&self, ask: Ask) -> Result<Answer, OriginError> {
+        let first = self.fetch(Ask { token: None, ..ask.clone() }).await?;
+        let Some(challenge) = Challenge::of(&first.head).filter(|_| !first.plain) else {
+            return Ok(first);
+        };
+        let from_public = ask.reach.from_public || first.public;
+        let reach = Reach { from_public, ..ask.reach };
+        match self.anonymous_token(&challenge, reach).await {
+            Ok(token) => self.fetch(Ask { token: Some(token), ..ask }).await,
+            Err(error) if error.is_temporary() => Err(error),
+            // No door that is open to everybody.
+            Err(_) => Ok(first),
+        }
+    }
+
     /// A token that the service of `challenge` gives to anybody. `reach` is that of the request which was challenged.
     pub async fn anonymous_token(
         &self,
@@ -172,5 +190,6 @@ const fn ask_for(target: Target, reach: Reach) -> Ask {
         fresh_connection: false,
         patient: false,
         reach,
+        token: None,
     }
 }

@@ -30,7 +30,7 @@ use crate::target::Target;
 /// What is to be done after the pointer was asked.
 enum Pointed {
     /// To that document.
-    At(Target, Digest, Answer),
+    At(Target, Digest, Box<Answer>),
     /// The flight has its end.
     Ended(End),
     /// Nowhere: it is fetched like any index.
@@ -107,7 +107,7 @@ impl Pipeline {
         }
         self.note_health(task, &answer.head);
         match known.ecosystem.points_at(task.bare(), &answer.head) {
-            Some((fixed, digest)) => Pointed::At(fixed, digest, answer),
+            Some((fixed, digest)) => Pointed::At(fixed, digest, Box::new(answer)),
             None => Pointed::Nowhere,
         }
     }

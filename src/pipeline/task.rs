@@ -163,6 +163,7 @@ impl Task {
             patient: self.is_unknown() && stored.is_none(),
             lane: self.lane(),
             reach: self.reach,
+            token: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 //! silently short file, however it resumes or gives up by itself.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::world::archive::{by_hash, flipped};
 use crate::world::tools::{client, installed, run, text, trusted_file};

@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::world::archive::flipped;
 use crate::world::names::Names;
 use crate::world::registry::image::Image;
-use crate::world::registry::{Around, NAME, PROGRAM, Registry};
+use crate::world::registry::{Around, NAME, OWNER, PROGRAM, Registry, basic};
 use crate::world::tools::{client, installed, run, text, trusted_file};
-use crate::world::{Client, Mood, World, files};
+use crate::world::{Client, Mood, World, files, holding};
 
 /// A registry beyond larder, and what clients need to know of larder.
 struct Yard {
@@ -18,6 +18,7 @@ struct Yard {
     world: World,
     ca: String,
     names: Names,
+    tokens: bool,
 }
 
 impl Yard {
@@ -30,7 +31,7 @@ impl Yard {
             names.know(origin);
         }
         let ca = trusted_file(&world).await;
-        Self { registry, world, ca, names }
+        Self { registry, world, ca, names, tokens: around.tokens }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -56,17 +57,35 @@ impl Yard {
 
     /// Pushes every platform of `image`, through larder.
     async fn push(&self, image: &Image, name: &str) {
-        let from = format!("oci:{}", image.layout.display());
-        let output =
-            self.skopeo(&["copy", "--all", &from, &format!("docker://{NAME}/{name}")]).await;
+        let (from, to) =
+            (format!("oci:{}", image.layout.display()), format!("docker://{NAME}/{name}"));
+        let mut arguments = vec!["copy", "--all", &from, &to];
+        let owner = format!("{}:{}", OWNER.0, OWNER.1);
+        if self.tokens {
+            arguments.extend(["--dest-creds", &owner]);
+        }
+        let output = self.skopeo(&arguments).await;
         assert!(output.status.success(), "{}", text(&output));
     }
 
     /// Pulls every platform into a directory of its own; what it holds if that succeeds.
     async fn pull(&self, name: &str, into: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
+        self.pull_as(None, name, into).await
+    }
+
+    /// The same, for somebody with user and password.
+    async fn pull_as(
+        &self,
+        who: Option<(&str, &str)>,
+        name: &str,
+        into: &str,
+    ) -> Result<Vec<(String, Vec<u8>)>, String> {
         let to = self.path(into);
         let (from, shown) = (format!("docker://{NAME}/{name}"), format!("dir:{}", to.display()));
-        let output = self.skopeo(&["copy", "--all", &from, &shown]).await;
+        let mut arguments = vec!["copy", "--all", &from, &shown];
+        let who = who.map(|(user, password)| format!("{user}:{password}"));
+        arguments.extend(who.iter().flat_map(|who| ["--src-creds", who]));
+        let output = self.skopeo(&arguments).await;
         if output.status.success() { Ok(contents(&to)) } else { Err(text(&output)) }
     }
 }
@@ -206,4 +225,29 @@ async fn what_is_stored_is_pulled_while_the_registry_fails() {
     }
     yard.registry.front.stop();
     assert_eq!(yard.pull("gears/box:1.0", "last").await.unwrap(), first);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_with_tokens_gives_everybody_what_is_theirs() {
+    if !can_run(&[PROGRAM, "skopeo"]) {
+        return;
+    }
+    let yard = Yard::new(Around { redirects: true, tokens: true }).await;
+    let (open, shut) =
+        (Image::new(yard.world.dir(), 6, 100_000), Image::new(yard.world.dir(), 7, 100_000));
+    yard.push(&open, "public/box:1.0").await;
+    yard.push(&shut, "private/box:1.0").await;
+    let everybodys = yard.pull("public/box:1.0", "everybodys").await.unwrap();
+    assert_eq!(yard.pull_as(Some(OWNER), "public/box:1.0", "again").await.unwrap(), everybodys);
+    let owners = yard.pull_as(Some(OWNER), "private/box:1.0", "owners").await.unwrap();
+    assert_eq!(yard.pull_as(Some(OWNER), "private/box:1.0", "twice").await.unwrap(), owners);
+    for who in [None, Some((OWNER.0, "wrong"))] {
+        assert!(yard.pull_as(who, "private/box:1.0", "nobodys").await.is_err(), "{who:?}");
+    }
+    assert!(yard.registry.tokens.given() > 0, "the control: tokens are asked for");
+    // No credential lies on disk, in whatever spelling: the file host refuses who shows it one.
+    let spelled = basic(OWNER);
+    for secret in [OWNER.1.as_bytes(), spelled.as_bytes(), b"eyJ"] {
+        assert!(holding(&yard.world.proxy.data, secret).is_empty());
+    }
 }

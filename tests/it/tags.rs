@@ -144,7 +144,7 @@ async fn what_a_client_accepts_is_in_the_key_and_its_order_is_not() {
     });
     let ask = |accept: String| {
         let asked = world.client.get(&url).header("accept", &accept).send();
-        async move { asked.await.complete() }
+        Box::pin(async move { asked.await.complete() })
     };
     assert_eq!(ask(IMAGE.to_owned()).await.body, image);
     assert_eq!(ask(format!("{IMAGE}, {INDEX}")).await.body, index);

@@ -109,7 +109,8 @@ impl Manifest {
         let lists = self.manifests.is_some();
         let holds = self.config.is_some() || self.layers.is_some() || self.blobs.is_some();
         let called = |kinds: &[&str]| said.or(kind).is_some_and(|kind| kinds.contains(&kind));
-        if lists && holds || lists && called(&IMAGES) || holds && called(&INDEXES) {
+        let two = lists && (holds || called(&IMAGES)) || holds && called(&INDEXES);
+        if two {
             return Err(not_one("an index and an image in one document".to_owned()));
         }
         if !lists && !holds {

@@ -97,7 +97,7 @@ fn requests_are_recognised_under_any_prefix_and_name() {
         format!("/v2/a/blobs/uploads/{HEX}"),
         format!("/v2/a/blobs/sha256:{}", HEX.to_uppercase()),
         format!("/v2/a/blobs/sha256:{HEX}0"),
-        format!("/v2/a/blobs/md5:{}", &HEX[..32]),
+        "/v2/a/blobs/md5:d41d8cd98f00b204e9800998ecf8427e".to_owned(),
         format!("/v2/a/blobs/sha512:{HEX}"),
         format!("/v2/a/blobs/sha256%3A{HEX}"),
         format!("/x/docker/registry/v2/blobs/sha256/45/{HEX}/data"),
@@ -114,7 +114,7 @@ fn a_tag_points_where_its_header_says() {
     let (to, named) = Oci.points_at(&at, &head(&good)).unwrap();
     assert_eq!(to, target(&format!("/x/v2/a/b/manifests/{digest}?ns=example.com")));
     assert_eq!(named.to_hex(), HEX);
-    let short = &digest[..70];
+    let short = digest.trim_end_matches('a');
     for bad in [
         &[("docker-content-digest", short), ("content-type", INDEX)][..],
         &[("docker-content-digest", &*digest), ("content-type", "text/html")],

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use hyper::StatusCode;
 use hyper::header::{HeaderMap, WWW_AUTHENTICATE};
 
-use super::world::{After, Authority, INSIDE, Raw, ok, reply};
+use super::world::{After, Authority, INSIDE, Raw, ask, ok, reply};
 use crate::clock::Clock;
 use crate::config::{HostPattern, Live};
 use crate::entry::Head;
@@ -111,4 +111,62 @@ async fn no_realm_leads_inside_or_where_the_operator_says_no() {
     // The control: where both say yes.
     let origins = Origins::new(Live::new(open), Clock::system()).unwrap();
     origins.anonymous_token(&asked, from_public).await.unwrap();
+}
+
+/// What a registry answers to who shows `token`, and a challenge to everybody else; blobs lie elsewhere.
+async fn registry(authority: &Authority, realm: &str, token: &'static str, to: &str) -> Raw {
+    let challenge = format!(
+        "HTTP/1.1 401 Unauthorized\nWWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\nContent-Length: 0\n\n"
+    );
+    let elsewhere = format!("HTTP/1.1 307 There\nLocation: {to}\nContent-Length: 0\n\n");
+    Raw::serve(Some(authority.plain_server()), move |head| {
+        if !head.to_lowercase().contains(&format!("authorization: bearer {token}")) {
+            reply(&challenge, After::Keep)
+        } else if head.starts_with("GET /blob") {
+            reply(&elsewhere, After::Keep)
+        } else {
+            ok("public")
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_anybody_may_have_is_asked_for_with_a_token_that_goes_nowhere_else() {
+    let authority = Authority::new();
+    let (config, _file) = authority.trusted();
+    let origins = Origins::new(Live::new(config), Clock::system()).unwrap();
+    let (_service, realm) = service(&authority, tokens).await;
+    let files = Raw::serve(Some(authority.plain_server()), |_| ok("blob")).await;
+    let there = format!("https://127.0.0.1:{}/signed", files.at.port());
+    for (token, expected) in [("t0", 200), ("nobody", 401)] {
+        let registry = registry(&authority, &realm, token, &there).await;
+        let at = |path: &str| format!("https://127.0.0.1:{}{path}", registry.at.port());
+        let answer = origins.fetch_as_anybody(ask(&at("/manifest"))).await.unwrap();
+        assert_eq!(answer.head.status, expected);
+        // The control: a fill shows nothing.
+        let answer = origins.fetch(ask(&at("/manifest"))).await.unwrap();
+        assert_eq!(answer.head.status, 401);
+        let blob = crate::origin::Ask { follow: true, ..ask(&at("/blob")) };
+        let answer = origins.fetch_as_anybody(blob).await.unwrap();
+        assert_eq!(answer.head.status, expected);
+    }
+    let seen = files.heads();
+    assert!(seen.len() == 1 && !seen[0].to_lowercase().contains("authorization"), "{seen:?}");
+}
+
+/// A token service that fails decides nothing; one that says no does.
+#[tokio::test]
+async fn whether_a_failing_token_service_says_no_is_not_known() {
+    let authority = Authority::new();
+    let (config, _file) = authority.trusted();
+    let origins = Origins::new(Live::new(config), Clock::system()).unwrap();
+    let (raw, realm) =
+        service(&authority, |_| reply("HTTP/1.1 503 Busy\nContent-Length: 0\n\n", After::Keep))
+            .await;
+    let registry = registry(&authority, &realm, "t0", "/").await;
+    let url = format!("https://127.0.0.1:{}/manifest", registry.at.port());
+    assert!(origins.fetch_as_anybody(ask(&url)).await.unwrap_err().is_temporary());
+    assert!(origins.is_failing(ask(&realm).target.origin(), crate::origin::Lane::Metadata));
+    assert_eq!(raw.heads().len(), 1);
 }

@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use super::page::{OriginBody, empty};
 use super::{Ca, Origin, Page, eventually};
 
-pub(crate) use self::tokens::Tokens;
+pub(crate) use self::tokens::{OWNER, Tokens, basic};
 
 /// The program, as Debian's package installs it.
 pub(crate) const PROGRAM: &str = "/usr/bin/docker-registry";
@@ -123,13 +123,12 @@ impl Registry {
 
     /// Puts a blob of `size` bytes, nearly all of them holes, into `repository`; gives back its digest.
     pub(crate) fn plant(&self, repository: &str, size: u64) -> String {
-        const PIECE: u64 = 1 << 20;
-        let (mut hashing, zeros) = (Hashing::new(Algorithms::NONE), vec![0; PIECE as usize]);
+        let (mut hashing, zeros) = (Hashing::new(Algorithms::NONE), vec![0; 1 << 20]);
         let start = format!("{repository} {size}");
         hashing.update(start.as_bytes());
         let mut left = size - start.len() as u64;
         while left > 0 {
-            let piece = left.min(PIECE);
+            let piece = left.min(zeros.len() as u64);
             hashing.update(&zeros[..usize::try_from(piece).unwrap()]);
             left -= piece;
         }

@@ -28,7 +28,7 @@ pub(crate) const OWNER: (&str, &str) = ("owner", "planted-password");
 /// Everybody may pull what is called so; the rest is the owner's.
 pub(crate) const PUBLIC: &str = "public/";
 
-/// Somebody's right to an image: what `scope` says (`repository:<name>:<actions>`).
+/// Who signs rights to what a `scope` names (`repository:<name>:<actions>`).
 #[derive(Clone)]
 struct Signer {
     key: Arc<EcdsaKeyPair>,
@@ -40,7 +40,6 @@ struct Signer {
 pub(crate) struct Tokens {
     /// What its clients see.
     pub(crate) front: Origin,
-    signer: Signer,
     bundle: PathBuf,
 }
 
@@ -62,13 +61,13 @@ impl Tokens {
         let front = Origin::named(ca, REALM).await;
         let giving = signer.clone();
         front.otherwise(move |request| {
-            let owner = base64(format!("{}:{}", OWNER.0, OWNER.1).as_bytes(), STANDARD, true);
+            let owner = basic(OWNER);
             let said = request.headers().get(AUTHORIZATION);
             let is_owner =
                 said.is_some_and(|said| said.to_str().unwrap() == format!("Basic {owner}"));
             let status = if said.is_some() && !is_owner { 401 } else { 200 };
-            let query =
-                request.uri().query().unwrap_or_default().replace("%3A", ":").replace("%2F", "/");
+            let query = request.uri().query().unwrap_or_default();
+            let query = query.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
             let scopes: Vec<&str> =
                 query.split('&').filter_map(|pair| pair.strip_prefix("scope=")).collect();
             let token = giving.token(&scopes, is_owner);
@@ -82,7 +81,7 @@ impl Tokens {
                 answer.header("content-type", "application/json").body(whole(body)).unwrap()
             }
         });
-        Self { front, signer, bundle }
+        Self { front, bundle }
     }
 
     /// What the registry must be told to believe its tokens.
@@ -94,15 +93,15 @@ impl Tokens {
         )
     }
 
-    /// A new token for pulling `repository`, as nobody or as its owner.
-    pub(crate) fn pull(&self, repository: &str, owner: bool) -> String {
-        self.signer.token(&[&format!("repository:{repository}:pull")], owner)
-    }
-
     /// How many were given out over the network.
     pub(crate) fn given(&self) -> usize {
         self.front.total()
     }
+}
+
+/// User and password as a request carries them.
+pub(crate) fn basic((user, password): (&str, &str)) -> String {
+    base64(format!("{user}:{password}").as_bytes(), STANDARD, true)
 }
 
 impl Signer {
