@@ -43,7 +43,7 @@ impl Challenge {
     }
 
     /// Who gives out the token.
-    pub(super) fn realm(&self) -> &Target {
+    pub fn realm(&self) -> &Target {
         &self.realm
     }
 

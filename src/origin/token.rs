@@ -143,9 +143,9 @@ impl Origins {
         let given = given?;
         let text = given.token.or(given.access_token).unwrap_or_default();
         let value = HeaderValue::try_from(format!("Bearer {text}")).ok();
-        let mut value = value.filter(|_| !text.is_empty()).ok_or_else(|| {
-            failed(Fault::Unanswered("it gives no token that a header can carry".into()))
-        })?;
+        let mut value = value
+            .filter(|_| !text.is_empty())
+            .ok_or_else(|| failed(Fault::NoToken("nothing that a header can carry".into())))?;
         value.set_sensitive(true);
         let token = Token(value);
         let holds = given.expires_in.map_or(LEAST, Duration::from_secs).clamp(LEAST, LONGEST);
@@ -156,21 +156,26 @@ impl Origins {
 
     async fn given(&self, ask: Ask) -> Result<Given, OriginError> {
         let realm = ask.target.clone();
-        let failed = |why: String| OriginError::new(&realm, Fault::Unanswered(why.into()));
+        let failed = |fault| OriginError::new(&realm, fault);
         let mut answer = self.fetch(ask).await?;
-        if answer.head.status != StatusCode::OK || answer.plain {
-            return Err(failed(format!("it gives no token but {}", answer.head.status)));
+        let status = answer.head.status;
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(failed(Fault::Unanswered(status.to_string().into())));
+        }
+        if status != StatusCode::OK || answer.plain {
+            return Err(failed(Fault::NoToken(status.to_string().into())));
         }
         let mut text = BytesMut::new();
         while let Some(piece) = answer.body.next().await {
             text.extend_from_slice(&piece?);
             if text.len() > MAX_ANSWER {
-                return Err(failed(format!("it gives a token of more than {MAX_ANSWER} bytes")));
+                let why = format!("an answer of more than {MAX_ANSWER} bytes");
+                return Err(failed(Fault::NoToken(why.into())));
             }
         }
         // The error's own text may quote what it could not read.
-        serde_json::from_slice(&text)
-            .map_err(|_| failed("it gives no token that larder can read".to_owned()))
+        let unread = |_| failed(Fault::NoToken("an answer that larder cannot read".into()));
+        serde_json::from_slice(&text).map_err(unread)
     }
 }
 

@@ -81,7 +81,12 @@ impl Pipeline {
     ) -> Pointed {
         let mut ask = task.ask(None, false);
         ask.head_only = true;
-        let answer = match self.origins.fetch(ask).await {
+        // What everybody was given may be asked about as anybody, who needs no token for that: a HEAD costs no quota.
+        let fetched = match stored {
+            Some(_) => Box::pin(self.origins.fetch_as_anybody(ask)).await,
+            None => self.origins.fetch(ask).await,
+        };
+        let answer = match fetched {
             Ok(answer) => answer,
             Err(error) if error.is_temporary() => {
                 self.origins.note_failure(task.target.origin(), task.lane(), None);

@@ -17,7 +17,8 @@ use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::ecosystem::{ALL, Greeting};
-use crate::origin::Lane;
+use crate::entry::Head;
+use crate::origin::{Challenge, Lane, Reach};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body};
@@ -86,16 +87,40 @@ impl Pipeline {
         reason: PassReason,
         record: &mut Record,
     ) -> Response<Body> {
-        let asked = call.asked();
+        let (asked, reach) = (call.asked(), call.reach);
         let answered = {
             let passed = self.pass(call, target, None, reason, record);
             self.unless_failing(target.origin(), Lane::Metadata, passed).await
+        };
+        let challenge = answered.as_ref().and_then(challenge_of);
+        let answered = match challenge {
+            Some(challenge) if self.gives_no_token(&challenge, target, reach).await => None,
+            Some(_) | None => answered,
         };
         answered.unwrap_or_else(|| {
             let body = bytes::Bytes::from_static(greeting.body.as_bytes());
             let response = reply::relayed(&asked, &greeting.head, body, Outcome::Stale);
             record.end(Outcome::Stale, response)
         })
+    }
+
+    /// Whether the token service fails to which a greeting sends its client: without a token it would get no further, and what
+    /// is public needs none here.
+    async fn gives_no_token(&self, challenge: &Challenge, greeted: &Target, reach: Reach) -> bool {
+        let realm = challenge.realm().origin();
+        if self.origins.is_failing(realm, Lane::Metadata) {
+            return true;
+        }
+        let from_public = reach.from_public || realm != greeted.origin();
+        let reach = Reach { from_public, ..reach };
+        match tokio::time::timeout(WAIT, self.origins.anonymous_token(challenge, reach)).await {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => error.is_temporary(),
+            Err(_) => {
+                self.origins.note_failure(realm, Lane::Metadata, None);
+                true
+            }
+        }
     }
 
     /// What an origin answers; `None` if it fails, or does not answer in time.
@@ -123,6 +148,10 @@ impl Pipeline {
         let text = headers.get(hyper::header::RETRY_AFTER)?.to_str().ok()?;
         retry_after(text, self.clock.now())
     }
+}
+
+fn challenge_of(response: &Response<Body>) -> Option<Challenge> {
+    Challenge::of(&Head { status: response.status(), headers: response.headers().clone() })
 }
 
 fn failing(target: &Target, record: &mut Record) -> Response<Body> {

@@ -243,8 +243,10 @@ async fn while_a_registry_fails_larder_greets_in_its_place() {
     let url = tag(&world.origin, &text);
     let layer = noise(1, 300_000);
     let layer_url = world.origin.put(&blob("gears/box", &layer), Page::new(layer));
+    let realm = world.origin.put("/token?service=x", given("t"));
+    let realm = realm.split('?').next().unwrap();
     let asks_for_token = Page::status(401)
-        .header("www-authenticate", "Bearer realm=\"https://example.org/token\",service=\"x\"");
+        .header("www-authenticate", &format!("Bearer realm=\"{realm}\",service=\"x\""));
     let greeting = world.origin.put("/v2/", asks_for_token);
     let status = |url: String| {
         let asked =
@@ -307,4 +309,57 @@ async fn what_is_not_stored_fails_with_the_registrys_own_status_and_wait() {
     let other = noise(2, 1000);
     let url = world.origin.put(&blob("a", &other), Page::new(other));
     world.fetch(&url).await;
+}
+
+/// The registry is well, and lets nobody in without a token that nobody gives out any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_public_needs_no_token_service() {
+    let world = World::new().await;
+    let service = world.another("127.0.0.2").await;
+    let realm = service.put("/token?service=s&scope=repository%3Agears%2Fbox%3Apull", given("t"));
+    service.put("/token?service=s", given("t"));
+    let realm = realm.split('?').next().unwrap().to_owned();
+    let text = manifest(b"x");
+    let url = tag(&world.origin, &text);
+    pull(&world, &url).await;
+    let challenge = move |scope: &str| {
+        let field = format!("Bearer realm=\"{realm}\",service=\"s\"{scope}");
+        Page::status(401).header("www-authenticate", &field)
+    };
+    let greeting = world.origin.put("/v2/", challenge(""));
+    let (open, shut) = (page(&text), challenge(",scope=\"repository:gears/box:pull\""));
+    world.origin.script(TAG, move |request| {
+        let said = request.headers().get("authorization");
+        let mut page =
+            if said.is_some_and(|said| said == "Bearer t") { open.clone() } else { shut.clone() };
+        async move { page.answer(request.method(), request.headers()) }
+    });
+    let greeted = || async { world.get(&greeting).await.status.as_u16() };
+    // Who has no token needs none: larder asks as anybody, and takes nothing that counts.
+    world.proxy.clock.advance(GRACE);
+    let got = pull(&world, &url).await;
+    assert!(
+        got.body == text && got.cache_status().contains("fwd-status=304"),
+        "{}",
+        got.cache_status()
+    );
+    let shown = |asked: &crate::world::origin::Asked| asked.text("authorization").is_some();
+    let asked = world.origin.asked(TAG);
+    assert!(asked.iter().filter(|one| shown(one)).all(|one| one.method == Method::HEAD));
+    assert_eq!((asked.iter().filter(|one| shown(one)).count(), greeted().await), (1, 401));
+    // Tokens end, and there are no new ones.
+    for mood in [Mood::Failing(429), Mood::Failing(503)] {
+        service.mood(mood);
+        world.proxy.clock.advance(Duration::from_secs(400));
+        let got = pull(&world, &url).await;
+        assert!(got.body == text && got.cache_status().contains("stale"), "{}", got.cache_status());
+        assert_eq!(greeted().await, 200, "{mood:?}");
+    }
+    // The control: what is not public is not given, whatever fails.
+    let other = world.origin.put("/v2/gears/other/manifests/latest", challenge(""));
+    assert_eq!(world.client.get(&other).header("accept", CONTAINERD).send().await.status, 401);
+}
+
+fn given(token: &str) -> Page {
+    Page::new(format!(r#"{{"token":"{token}","expires_in":300}}"#))
 }

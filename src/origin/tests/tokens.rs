@@ -12,7 +12,7 @@ use super::world::{After, Authority, INSIDE, Raw, ask, ok, reply};
 use crate::clock::Clock;
 use crate::config::{HostPattern, Live};
 use crate::entry::Head;
-use crate::origin::{Challenge, Fault, Origins, Reach};
+use crate::origin::{Challenge, Fault, OriginError, Origins, Reach};
 
 fn challenge(realm: &str, scope: &str) -> Challenge {
     let field = format!(r#"Bearer realm="{realm}",service="s",scope="repository:{scope}:pull""#);
@@ -81,12 +81,16 @@ async fn what_is_no_token_is_none() {
         (ok(r#"{"token":"a\nb"}"#), false),
         (ok("<html>secret"), false),
         (ok(&long), false),
+        (reply("HTTP/1.1 403 Forbidden\nContent-Length: 0\n\n", After::Keep), false),
         (reply("HTTP/1.1 429 Too Many\nContent-Length: 0\n\n", After::Keep), false),
     ] {
         let shown = String::from_utf8_lossy(&answer.0).chars().take(80).collect::<String>();
         let (_raw, realm) = service(&authority, move |_| answer.clone()).await;
         let token = origins.anonymous_token(&challenge(&realm, "x"), INSIDE).await;
         assert_eq!(token.is_ok(), works, "{shown} {token:?}");
+        // Who says no is well; who is busy says nothing.
+        let busy = token.as_ref().err().is_some_and(OriginError::is_temporary);
+        assert_eq!(busy, shown.contains("429"), "{token:?}");
         assert!(!format!("{token:?}").contains("secret"));
     }
 }
