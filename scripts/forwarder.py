@@ -145,10 +145,11 @@ class Forwarder:
     def connection(self, client):
         opened = [client]
         try:
-            line, _ = fields(Wire(client).head())
-            method, authority, _ = line.split(" ")
+            first = Wire(client)
+            head = first.head()
+            method, authority, _ = fields(head)[0].split(" ")
             if method != "CONNECT":
-                client.sendall(b"HTTP/1.1 501 only CONNECT\r\nContent-Length: 0\r\n\r\n")
+                self.plain(first, head, opened)
                 return
             host, port = authority.rsplit(":", 1)
             host = host.strip("[]")
@@ -161,7 +162,7 @@ class Forwarder:
             inside = self.context(host).wrap_socket(client, server_side=True)
             opened.append(inside)
             asked, answered = Wire(inside), Wire(origin)
-            while self.exchange(authority, asked, answered):
+            while self.exchange(f"https://{authority}", asked.head(), asked, answered):
                 pass
         except (Closed, OSError, ValueError) as error:
             if not isinstance(error, Closed):
@@ -170,9 +171,28 @@ class Forwarder:
             for one in opened:
                 one.close()
 
-    def exchange(self, authority, asked, answered):
+    def plain(self, asked, head, opened):
+        """Requests in absolute form, as a client sends them for http; each to the server that it names."""
+        origins = {}
+        while True:
+            method, url, rest = head.split(b" ", 2)
+            scheme, _, authority_and_path = url.decode("latin-1").partition("://")
+            authority, slash, path = authority_and_path.partition("/")
+            if scheme != "http" or not slash:
+                asked.sock.sendall(b"HTTP/1.1 501 only CONNECT and http\r\nContent-Length: 0\r\n\r\n")
+                return
+            if authority not in origins:
+                host, _, port = authority.rpartition(":") if ":" in authority else (authority, "", "80")
+                raw = socket.create_connection((host, int(port)), timeout=PATIENCE)
+                opened.append(raw)
+                origins[authority] = Wire(raw)
+            head = method + b" /" + path.encode("latin-1") + b" " + rest
+            if not self.exchange(f"http://{authority}", head, asked, origins[authority]):
+                return
+            head = asked.head()
+
+    def exchange(self, origin, head, asked, answered):
         """One request and its answer; whether another may follow."""
-        head = asked.head()
         line, headers = fields(head)
         method, path, _ = line.split(" ", 2)
         answered.sock.sendall(head)
@@ -195,7 +215,7 @@ class Forwarder:
                 copy_body(answered, asked.sock, headers, True, each)
         finally:
             # What broke off half way is written down too: its bytes came over the network.
-            entry = {"time": time.time(), "method": method, "url": f"https://{authority}{path}", "status": status,
+            entry = {"time": time.time(), "method": method, "url": origin + path, "status": status,
                      "bytes": size, "sha256": digest.hexdigest()}
             with self.lock:
                 self.log.write(json.dumps(entry) + "\n")

@@ -4,14 +4,18 @@
 //! header    magic 4 │ version 2 │ digest width 2 │ rows 8 │ manifest length 4 │ CRC-32 4
 //! blocks    32 rows each, the last one fewer, each block followed by its CRC-32
 //! fences    the first eight bytes of each block's first match key, then their CRC-32
+//! prints    two further bytes of each row's match key, then their CRC-32
 //! manifest  sealed: whose claims these are, and under which topics they are found
 //!
 //! row       match key 16 │ group 4 │ algorithm 1 │ size 8 │ digest, padded to the segment's widest
 //! ```
 //!
+//! The highest bit beside the algorithm says that the claim bears a signature of its own.
+//!
 //! Numbers are big-endian, so that rows sort as their bytes do. The digests of one claim share a group: all of them must
 //! match. A look-up searches the fences, which are in memory while the segment is in use, and then reads one or two blocks
-//! with `pread`. There is no memory map: a file that is cut while it is mapped would kill the process.
+//! with `pread`. Most of the indexes under a topic do not name the file that is looked for: the prints, in memory as well,
+//! tell that without a system call. There is no memory map: a file that is cut while it is mapped would kill the process.
 //!
 //! Whatever is damaged makes the segment unreadable as a whole, and the caller drops it: then its index has made no claims.
 
@@ -40,7 +44,7 @@ pub(super) const MAX_ROWS: u64 = 3 * MAX_CLAIMS;
 const PREFIX: usize = 16 + 4 + 1 + 8;
 const HEADER: usize = 24;
 const MAGIC: [u8; 4] = *b"LclM";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// Rows in a block: with SHA-256 a block is 2 KiB, which is read as quickly as one row.
 const BLOCK_ROWS: u64 = 32;
@@ -51,10 +55,13 @@ const MAX_BLOCKS_READ: u64 = 4;
 /// A manifest: 64 topics, and URLs that [`crate::target::MAX_URL`] limits.
 const MAX_MANIFEST: u32 = 8 << 20;
 
+/// Beside the algorithm: the claim bears a signature of its own.
+const SIGNED: u8 = 0x80;
+
 /// Stands for "no size promised".
 const NO_SIZE: u64 = u64::MAX;
 
-const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 1 };
+const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 2 };
 
 /// One digest of one claim, as its bytes; sorts by match key, then by claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +92,9 @@ pub(super) struct Manifest {
     pub(super) origins: Vec<Origin>,
     /// How many claims it makes.
     pub(super) claims: u64,
+    /// Which of them bear a signature of their own, as a sum over their keys: the same document says other things when
+    /// other keys are known.
+    pub(super) signed: u64,
 }
 
 /// What a segment says of a match key.
@@ -94,6 +104,8 @@ pub(super) struct Found {
     pub(super) digests: Vec<Digest>,
     /// The length in bytes, if promised.
     pub(super) size: Option<u64>,
+    /// Whether the claim bears a signature of its own.
+    pub(super) signed: bool,
 }
 
 /// A segment, ready for look-ups.
@@ -102,16 +114,24 @@ pub(super) struct Segment {
     file: File,
     layout: Layout,
     fences: Box<[u64]>,
+    prints: Box<[[u8; 2]]>,
 }
 
 impl Row {
-    pub(super) fn new(key: MatchKey, group: u32, digest: &Digest, size: Option<u64>) -> Self {
+    pub(super) fn new(
+        key: MatchKey,
+        group: u32,
+        digest: &Digest,
+        size: Option<u64>,
+        signed: bool,
+    ) -> Self {
         let mut row = [0; ROW];
+        let mark = if signed { SIGNED } else { 0 };
         let pieces = key
             .0
             .into_iter()
             .chain(group.to_be_bytes())
-            .chain([digest.algorithm() as u8])
+            .chain([digest.algorithm() as u8 | mark])
             .chain(size.unwrap_or(NO_SIZE).to_be_bytes())
             .chain(digest.as_bytes().iter().copied());
         for (to, from) in row.iter_mut().zip(pieces) {
@@ -121,7 +141,7 @@ impl Row {
     }
 
     /// The first eight bytes of the match key.
-    fn fence(&self) -> u64 {
+    pub(super) fn fence(&self) -> u64 {
         fence(&self.0)
     }
 }
@@ -169,8 +189,12 @@ impl Layout {
         HEADER as u64 + self.rows * self.row() + self.blocks() * 4
     }
 
-    fn manifest_at(self) -> u64 {
+    fn prints_at(self) -> u64 {
         self.fences_at() + self.blocks() * 8 + 4
+    }
+
+    fn manifest_at(self) -> u64 {
+        self.prints_at() + self.rows * 2 + 4
     }
 
     fn length(self) -> u64 {
@@ -226,7 +250,7 @@ pub(super) fn write(
     let mut to = BufWriter::with_capacity(1 << 16, file);
     to.write_all(&layout.header())?;
     let row_width = PREFIX + usize::from(width);
-    let mut fences = Vec::new();
+    let (mut fences, mut prints) = (Vec::new(), Vec::new());
     let mut block = Vec::new();
     let mut written = 0;
     for row in sorted {
@@ -235,6 +259,7 @@ pub(super) fn write(
             end_block(&mut to, &mut block)?;
             fences.extend(row.fence().to_be_bytes());
         }
+        prints.extend(print(&row.0));
         block.extend(row.0.iter().take(row_width));
         written += 1;
     }
@@ -242,8 +267,10 @@ pub(super) fn write(
     if written != rows {
         return Err(io::Error::other("the claims were miscounted"));
     }
-    fences.extend(crc32fast::hash(&fences).to_be_bytes());
-    to.write_all(&fences)?;
+    for mut table in [fences, prints] {
+        table.extend(crc32fast::hash(&table).to_be_bytes());
+        to.write_all(&table)?;
+    }
     to.write_all(&manifest)?;
     to.flush()
 }
@@ -270,22 +297,26 @@ pub(super) fn manifest(path: &Path) -> io::Result<(Manifest, u64)> {
 // === impl Segment ===
 
 impl Segment {
-    /// Opens a segment and takes its fences into memory.
+    /// Opens a segment and takes its fences and prints into memory.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = File::open(path).map_err(|error| durable::naming(path, &error))?;
         let layout = Layout::read(&file)?;
-        let length = usize::try_from(layout.blocks() * 8 + 4).map_err(io::Error::other)?;
-        let mut bytes = vec![0; length];
-        file.read_exact_at(&mut bytes, layout.fences_at())?;
-        let fences = checked(&bytes).ok_or_else(|| damaged("its fences"))?;
+        let table = |from: u64, to: u64| {
+            let mut bytes = vec![0; usize::try_from(to - from).map_err(io::Error::other)?];
+            file.read_exact_at(&mut bytes, from)?;
+            checked(&bytes).map(<[u8]>::to_vec).ok_or_else(|| damaged("its tables"))
+        };
+        let fences = table(layout.fences_at(), layout.prints_at())?;
+        let prints = table(layout.prints_at(), layout.manifest_at())?;
         let fences =
             fences.as_chunks::<8>().0.iter().map(|fence| u64::from_be_bytes(*fence)).collect();
-        Ok(Self { file, layout, fences })
+        let prints = prints.as_chunks::<2>().0.into();
+        Ok(Self { file, layout, fences, prints })
     }
 
-    /// The memory that the fences take, in bytes.
+    /// The memory that the fences and prints take, in bytes.
     pub(super) fn weight(&self) -> usize {
-        self.fences.len() * 8
+        self.fences.len() * 8 + self.prints.len() * 2
     }
 
     /// Every claim about `key`, in the order of the document. `block` is scratch space, for who asks many segments.
@@ -298,6 +329,12 @@ impl Segment {
         let mut found = Vec::new();
         let mut last = None;
         for number in start..end {
+            if number > start && self.fence_of(number).is_none_or(|first| first > fence) {
+                break;
+            }
+            if !self.may_hold(number, print(&key.0)) {
+                continue;
+            }
             self.read(number, block)?;
             let rows = checked(block).ok_or_else(|| damaged("a block"))?;
             for row in rows.chunks_exact(PREFIX + usize::from(self.layout.width)) {
@@ -305,9 +342,9 @@ impl Segment {
                 match at.cmp(&key.0) {
                     std::cmp::Ordering::Less => {}
                     std::cmp::Ordering::Equal => {
-                        let (group, digest, size) = parse(rest).ok_or_else(|| damaged("a row"))?;
+                        let (group, digest, one) = parse(rest).ok_or_else(|| damaged("a row"))?;
                         if last != Some(group) {
-                            found.push(Found { digests: Vec::new(), size });
+                            found.push(one);
                             last = Some(group);
                         }
                         if let Some(claim) = found.last_mut() {
@@ -321,6 +358,18 @@ impl Segment {
         Ok(found)
     }
 
+    /// Where a block begins.
+    fn fence_of(&self, block: u64) -> Option<u64> {
+        self.fences.get(usize::try_from(block).ok()?).copied()
+    }
+
+    /// Whether a row with such a key may be in a block: one foreign key in 65,536 looks like it.
+    fn may_hold(&self, block: u64, print: [u8; 2]) -> bool {
+        let bound = |block: u64| usize::try_from(block * BLOCK_ROWS).unwrap_or(usize::MAX);
+        let rows = bound(block)..bound(block + 1).min(self.prints.len());
+        self.prints.get(rows).is_some_and(|rows| rows.contains(&print))
+    }
+
     fn read(&self, number: u64, block: &mut Vec<u8>) -> io::Result<()> {
         let length = self.layout.rows_in(number) * self.layout.row() + 4;
         block.resize(usize::try_from(length).map_err(io::Error::other)?, 0);
@@ -328,19 +377,29 @@ impl Segment {
     }
 }
 
-/// Group, digest and size of a row, after its key.
-fn parse(rest: &[u8]) -> Option<(u32, Digest, Option<u64>)> {
+/// Group and digest of a row, after its key, and the claim it belongs to, still without digests.
+fn parse(rest: &[u8]) -> Option<(u32, Digest, Found)> {
     let (group, rest) = rest.split_first_chunk()?;
     let (code, rest) = rest.split_first()?;
     let (size, rest) = rest.split_first_chunk()?;
-    let algorithm = Algorithm::from_code(*code)?;
+    let algorithm = Algorithm::from_code(*code & !SIGNED)?;
     let digest = Digest::new(algorithm, rest.get(..algorithm.length())?)?;
     let size = u64::from_be_bytes(*size);
-    Some((u32::from_be_bytes(*group), digest, (size != NO_SIZE).then_some(size)))
+    let claim = Found {
+        digests: Vec::new(),
+        size: (size != NO_SIZE).then_some(size),
+        signed: *code & SIGNED != 0,
+    };
+    Some((u32::from_be_bytes(*group), digest, claim))
 }
 
 fn fence(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+/// Bytes of a match key that do not decide where it stands: a key is a hash, so each pair is as likely as any other.
+fn print(key: &[u8]) -> [u8; 2] {
+    key.get(14..16).and_then(|print| print.try_into().ok()).unwrap_or_default()
 }
 
 /// Bytes before their CRC-32, if it is theirs.
@@ -378,6 +437,7 @@ mod tests {
             topics: vec![Topic::new("pypi", "a")],
             origins: vec![origin()],
             claims,
+            signed: 0,
         }
     }
 
@@ -403,19 +463,19 @@ mod tests {
         /// Keys are drawn from few, so that several claims share one and blocks begin in the middle of a key.
         #[test]
         fn a_look_up_finds_what_a_map_would(
-            claims in prop::collection::vec((0_u8..40, any::<u8>(), any::<Option<u32>>()), 0..400),
+            claims in prop::collection::vec((0_u8..40, any::<u8>(), any::<Option<u32>>(), any::<bool>()), 0..400),
         ) {
             let data = tempfile::tempdir().unwrap();
             let mut rows = Vec::new();
             let mut expected: HashMap<u8, Vec<Found>> = HashMap::new();
-            for (group, (key, byte, size)) in claims.iter().enumerate() {
+            for (group, (key, byte, size, signed)) in claims.iter().enumerate() {
                 let size = size.map(u64::from);
                 let digests = vec![digest(Algorithm::Md5, *byte), digest(Algorithm::Sha512, *byte)];
                 for digest in &digests {
                     let group = u32::try_from(group).unwrap();
-                    rows.push(Row::new(MatchKey([*key; 16]), group, digest, size));
+                    rows.push(Row::new(MatchKey([*key; 16]), group, digest, size, *signed));
                 }
-                expected.entry(*key).or_default().push(Found { digests, size });
+                expected.entry(*key).or_default().push(Found { digests, size, signed: *signed });
             }
             let segment = Segment::open(&written(data.path(), rows, 64)).unwrap();
             for key in 0..41 {
@@ -431,7 +491,7 @@ mod tests {
     #[test]
     fn a_manifest_comes_back_and_gives_the_index() {
         let data = tempfile::tempdir().unwrap();
-        let row = Row::new(MatchKey([1; 16]), 0, &digest(Algorithm::Sha256, 1), Some(1));
+        let row = Row::new(MatchKey([1; 16]), 0, &digest(Algorithm::Sha256, 1), Some(1), false);
         let path = written(data.path(), vec![row], 32);
         let (manifest, length) = manifest(&path).unwrap();
         assert_eq!(manifest, manifest_of(1));
@@ -450,7 +510,7 @@ mod tests {
     fn any_damage_is_an_error_and_never_another_digest() {
         let data = tempfile::tempdir().unwrap();
         let key = MatchKey([7; 16]);
-        let row = Row::new(key, 0, &digest(Algorithm::Sha256, 9), Some(1));
+        let row = Row::new(key, 0, &digest(Algorithm::Sha256, 9), Some(1), false);
         let path = written(data.path(), vec![row], 32);
         let whole = std::fs::read(&path).unwrap();
         let look_up = || -> io::Result<Vec<Found>> {

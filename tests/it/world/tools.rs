@@ -1,5 +1,6 @@
 //! Real clients as processes, each with a deadline and without this machine's proxy settings.
 
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use super::{PATIENCE, World};
@@ -81,11 +82,13 @@ pub(crate) async fn trusted_file(world: &World) -> String {
 pub(crate) fn installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
-        // The one place where a test speaks: a client that was not tried must not look tried.
-        let _said = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            format!("not tried: {program}\n").as_bytes(),
-        );
+        skip(&format!("{program} is not installed"));
     }
     found
+}
+
+/// Says why a test looked at nothing: a client that is not installed here.
+pub(crate) fn skip(reason: &str) {
+    // If standard error is gone, so is whoever would have read it.
+    let _written = writeln!(std::io::stderr(), "skipped: {reason}");
 }
