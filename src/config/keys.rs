@@ -71,6 +71,9 @@ macro_rules! key {
 pub const KEYS: &[Key] = &[
     key!(list "listen", listen, value::ADDRESS,
         "Where clients connect. 3142 is where programs that look for a proxy for apt look.").at_restart(),
+    key!(one "announce", announce, value::SWITCH,
+        "Whether larder tells the local network where it is: `_apt_proxy._tcp` by DNS-SD, on the interfaces it listens at.")
+        .at_restart(),
     key!(one "data", data, value::PATH,
         "The directory of the CA (`state/`) and the cache (`v1/`). By default `$XDG_CACHE_HOME/larder`, \
          `~/.cache/larder` or, without a home, `/var/cache/larder`.").at_restart(),
@@ -297,6 +300,7 @@ mod tests {
                 "allow_nets" | "clients.allow" => "203.0.113.0/24",
                 "clients.max_connections" | "upstream.connections_per_origin" => "3",
                 "hosts.tunnel" | "hosts.refuse" => "*.example.org",
+                "announce" => "true",
                 "hosts.tunnel_unknown_protocols" | "keys.built_in" => "false",
                 "hosts.ports" => "1-2",
                 "http.harmless_headers" => "x-build",

@@ -51,6 +51,8 @@ impl Live {
 pub struct Config {
     /// `listen`: where clients connect.
     pub listen: Vec<SocketAddr>,
+    /// `announce`: whether the local network is told where larder is.
+    pub announce: bool,
     /// `data`: the directory of state and cache.
     pub data: PathBuf,
     /// `allow_nets`: networks that are reached although the guard would refuse them.
@@ -258,6 +260,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT)],
+            announce: false,
             data: PathBuf::from("larder-data"),
             allow_nets: Vec::new(),
             upstream_ca: Vec::new(),

@@ -12,6 +12,7 @@
 mod world;
 mod world_itself;
 
+mod announce;
 mod clients;
 mod contract;
 mod crowd;
@@ -36,6 +37,7 @@ mod pass;
 mod process;
 mod scope;
 mod service;
+mod setup;
 mod signed;
 mod store;
 mod tags;

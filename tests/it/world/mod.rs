@@ -12,6 +12,7 @@ pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod page;
 pub(crate) mod registry;
+pub(crate) mod root;
 pub(crate) mod tools;
 
 use std::future::Future;
