@@ -13,6 +13,7 @@ mod cargo;
 pub mod fuzz;
 mod glimpse;
 mod npm;
+mod oci;
 mod pypi;
 mod ranges;
 mod rustup;
@@ -31,7 +32,7 @@ use crate::target::{Origin, Root, Scheme, Target};
 /// Every ecosystem larder knows. Of two that find a target likely the first is heard, so the widest shapes stand last: the
 /// name of an npm package may be any word.
 pub const ALL: &[&dyn Ecosystem] =
-    &[&apt::Apt, &apk::Apk, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &npm::Npm];
+    &[&apt::Apt, &apk::Apk, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &oci::Oci, &npm::Npm];
 
 /// What an ecosystem sees of a request.
 #[derive(Clone, Copy, Debug)]
@@ -296,6 +297,38 @@ pub trait Ecosystem: Sync {
         None
     }
 
+    /// Whether an index only points at a document that stands for good under its digest, and may be asked by HEAD where:
+    /// registries count a GET as a pull.
+    fn is_pointer(&self, _index: &Target) -> bool {
+        false
+    }
+
+    /// Where the answer `head` says that the pointer at `index` points, and the digest that the target names.
+    fn points_at(&self, _index: &Target, _head: &Head) -> Option<(Target, Digest)> {
+        None
+    }
+
+    /// Whether bytes that were received for another URL need a header that only this one's origin can give: a type by
+    /// which clients tell what they are.
+    fn needs_own_header(&self, _at: &Target) -> bool {
+        false
+    }
+
+    /// The service that `at` belongs to, if clients greet it before they ask for anything.
+    fn service(&self, _at: &Target) -> Option<Root> {
+        None
+    }
+
+    /// What the service that `at` greets answers to who needs no login.
+    fn greeting(&self, _at: &Target) -> Option<Greeting> {
+        None
+    }
+
+    /// Whether a request asks if the origin has the file at `at`: while the origin answers, no stored copy can say so.
+    fn asks_for_presence(&self, _method: &hyper::Method, _at: &Target) -> bool {
+        false
+    }
+
     /// How an index that another one names is brought up to date. `document` is the version whose claims are current.
     fn renewal(&self, _index: &Target, _document: &Digest) -> Option<Renewal> {
         None
@@ -311,6 +344,17 @@ pub struct Renewal {
     pub named: Target,
     /// Where the new version is, in the order in which to try, if no parent names this one any more.
     pub again: Vec<Target>,
+}
+
+/// The first words of a service, by which clients learn whether to log in.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The service.
+    pub service: Root,
+    /// The head of the answer.
+    pub head: Head,
+    /// Its body.
+    pub body: &'static str,
 }
 
 impl fmt::Debug for dyn Ecosystem {

@@ -6,12 +6,13 @@
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, HeaderName, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
 };
 use hyper::{Method, Request, Uri};
 
 use super::error::Fault;
+use super::token::Token;
 use super::{Lane, Reach, hop};
 use crate::target::Target;
 
@@ -48,6 +49,8 @@ pub struct Ask {
     pub patient: bool,
     /// Which addresses are open to it.
     pub reach: Reach,
+    /// larder's own anonymous token, for the asked origin alone: no redirect takes it elsewhere.
+    pub token: Option<Token>,
 }
 
 impl Ask {
@@ -82,6 +85,11 @@ impl Ask {
         });
         set(RANGE, range.as_deref())?;
         set(IF_RANGE, self.if_range.as_deref())?;
+        if let Some(token) = &self.token
+            && target.origin() == self.target.origin()
+        {
+            headers.insert(AUTHORIZATION, token.authorization());
+        }
         if let Some(value) = proxy_authorization {
             headers.insert(PROXY_AUTHORIZATION, value);
         }
@@ -115,6 +123,7 @@ mod tests {
             fresh_connection: false,
             patient: false,
             reach: Reach { internal_client: false, from_public: false },
+            token: None,
         }
     }
 

@@ -9,6 +9,7 @@
 //!
 //! A *fill* is built from the key alone ([`Ask`]) and travels on connections that carry nothing else. A *pass* is the
 //! client's own request ([`Passes`]), on connections that belong to that client's connection. A tunnel is neither.
+//! A token that anybody may have is larder's own to ask for ([`Challenge`], [`Token`]).
 //! All three meet the same guard, the same upstream proxy and the same trust; a fill has limits on time, a pass waits
 //! as long as its client does.
 //!
@@ -19,6 +20,7 @@
 
 mod answer;
 mod ask;
+mod challenge;
 mod connect;
 mod dial;
 mod dress;
@@ -35,6 +37,7 @@ mod resolve;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod token;
 mod tunnelled;
 
 use std::fmt;
@@ -47,8 +50,10 @@ use hyper::{HeaderMap, StatusCode};
 
 pub use self::answer::{Answer, Bodies};
 pub use self::ask::Ask;
+pub use self::challenge::Challenge;
 pub use self::error::{Fault, OriginError};
 pub use self::pass::{Passes, UpBody};
+pub use self::token::Token;
 
 use self::answer::Parts;
 use self::connect::Wire;
@@ -59,6 +64,7 @@ use self::proxy::Routes;
 use self::redirect::{Trail, permitted};
 use self::resolve::Resolver;
 use self::tls::Tls;
+use self::token::Tokens;
 use self::tunnelled::Tunnelled;
 use crate::clock::Clock;
 use crate::config::Live;
@@ -71,6 +77,7 @@ pub struct Origins {
     clock: Clock,
     pseudonym: Arc<str>,
     health: Health,
+    tokens: Tokens,
     /// Pool, routes and roots of new requests; a reload swaps them, and what runs ends on the old ones.
     fills: ArcSwap<Fills>,
 }
@@ -122,6 +129,7 @@ impl Origins {
             config,
             pseudonym,
             health: Health::new(clock.clone()),
+            tokens: Tokens::default(),
             clock,
             fills: ArcSwap::from_pointee(Fills::new(Arc::new(wire))),
         }))

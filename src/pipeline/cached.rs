@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode, Version, header};
 use super::lookup::{Lookup, Stored};
 use super::record::Record;
 use super::task::Task;
-use super::{Call, Pipeline};
+use super::{Call, Connection, Pipeline};
 use crate::flight::{End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
 use crate::outcome::Outcome;
@@ -49,6 +49,9 @@ impl Pipeline {
             let reason = PassReason::Answer;
             return self.pass(call, task.bare(), recognition, reason, record).await;
         }
+        if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
+            return self.ask_presence(call, asked, &task, record).await;
+        }
         self.reading.wait(task.target.origin()).await;
         self.follow(&call.connection, &mut task);
         let mut found = self.look_up(&task, &asked.headers).await;
@@ -59,7 +62,14 @@ impl Pipeline {
         let stored = match found {
             Lookup::Fresh(stored) => {
                 self.read_stored(&task, &stored).await;
-                let reply = self.reply_stored(&call, asked, &task, &stored, Outcome::Hit, record);
+                let reply = self.reply_stored(
+                    &call.connection,
+                    asked,
+                    &task,
+                    &stored,
+                    Outcome::Hit,
+                    record,
+                );
                 if let Some(response) = reply.await {
                     return response;
                 }
@@ -78,7 +88,7 @@ impl Pipeline {
             let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), Outcome::Hit);
             return record.end(Outcome::Hit, response);
         }
-        if stored.is_none() && asked.head_only {
+        if stored.is_none() && asked.head_only && !task.is_pointer() {
             return self.pass_head(call, &task, record).await;
         }
         if demand.no_store && task.artifact().is_none() {
@@ -187,13 +197,14 @@ impl Pipeline {
             && let Some(mut stored) = usable
         {
             stored.proof = stored.proof.stale();
-            let reply = self.reply_stored(&call, asked, task, &stored, Outcome::Stale, record);
+            let reply =
+                self.reply_stored(&call.connection, asked, task, &stored, Outcome::Stale, record);
             if let Some(response) = reply.await {
                 return response;
             }
         }
         if let Some(stored) = self.by_other_name(task, &ended.end).await {
-            let reply = self.reply_stored(&call, asked, task, &stored, outcome, record);
+            let reply = self.reply_stored(&call.connection, asked, task, &stored, outcome, record);
             if let Some(response) = reply.await {
                 return response;
             }
@@ -221,7 +232,7 @@ impl Pipeline {
         if let Some((entry, outcome)) = kept {
             let proof = self.proof_of(task, &entry, self.clock.now());
             let stored = Stored { proof, entry, usable: true };
-            let reply = self.reply_stored(&call, asked, task, &stored, outcome, record);
+            let reply = self.reply_stored(&call.connection, asked, task, &stored, outcome, record);
             if let Some(response) = reply.await {
                 return response;
             }
@@ -231,9 +242,9 @@ impl Pipeline {
     }
 
     /// Answers from the store; `None` if the blob is not there after all.
-    async fn reply_stored(
+    pub(super) async fn reply_stored(
         &self,
-        call: &Call,
+        connection: &Connection,
         asked: &Asked,
         task: &Task,
         stored: &Stored,
@@ -248,7 +259,7 @@ impl Pipeline {
             Some(Source::Blob(Arc::new(blob)))
         };
         self.store.touch(&stored.entry);
-        call.connection.read(task, &stored.entry);
+        connection.read(task, &stored.entry);
         record.proof(stored.proof);
         let now = self.clock.now();
         let response = reply::stored(asked, &stored.entry, source, outcome, stored.proof, now);

@@ -216,7 +216,7 @@ impl Pipeline {
             Lookup::Fresh(stored) | Lookup::Stale(stored) => Some(stored.entry),
             Lookup::Miss => None,
         };
-        self.run(task, stored, since).await;
+        self.land(task, stored, since).await;
     }
 
     /// Fetches an index as one that heads it promises it, or under its digest; `None` if it is none.
@@ -232,7 +232,7 @@ impl Pipeline {
             task.promised = promised;
             match self.look_up(&task, &HeaderMap::new()).await {
                 Lookup::Fresh(stored) => Some(End::Kept(stored.entry)),
-                Lookup::Stale(_) | Lookup::Miss => Some(self.run(task, None, None).await),
+                Lookup::Stale(_) | Lookup::Miss => Some(self.land(task, None, None).await),
             }
         })
     }
@@ -257,25 +257,32 @@ impl Pipeline {
         Some(Task::of_resource(&bare, recognition, reach, self.clock.now()))
     }
 
-    /// Joins or begins the task's flight, and waits for its end.
-    async fn run(
+    /// Joins or begins the flight of something that larder itself wants, and waits for its end.
+    ///
+    /// Boxed and named `Send` for the same reason.
+    pub(super) fn land(
         self: &Arc<Self>,
         task: Task,
         stored: Option<Arc<Entry>>,
         since: Option<Time>,
-    ) -> End {
-        let key = task.flight();
-        let permit = self.flights.join(key, &task.target, since, self.clock.now(), None);
-        let flight = match &permit {
-            Permit::Follow(flight) => Arc::clone(flight),
-            Permit::Lead(lead) => Arc::clone(&lead.flight),
-        };
-        // Stands before the fill begins, so that the fill knows that somebody waits.
-        let _reader = self.flights.reader(&flight);
-        if let Permit::Lead(lead) = permit {
-            let pipeline = Arc::clone(self);
-            tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
-        }
-        flight.over().await
+    ) -> Pin<Box<dyn Future<Output = End> + Send>> {
+        let pipeline = Arc::clone(self);
+        Box::pin(async move {
+            let flights = &pipeline.flights;
+            let remembered = pipeline.silences.gap(&task.target);
+            let now = pipeline.clock.now();
+            let permit = flights.join(task.flight(), &task.target, since, now, remembered);
+            let flight = match &permit {
+                Permit::Follow(flight) => Arc::clone(flight),
+                Permit::Lead(lead) => Arc::clone(&lead.flight),
+            };
+            // Stands before the fill begins, so that the fill knows that somebody waits.
+            let _reader = flights.reader(&flight);
+            if let Permit::Lead(lead) = permit {
+                let pipeline = Arc::clone(&pipeline);
+                tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
+            }
+            flight.over().await
+        })
     }
 }

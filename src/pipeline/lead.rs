@@ -50,6 +50,10 @@ pub(super) enum Came {
 impl Pipeline {
     /// Brings a flight to its end. `stored`: what may be revalidated.
     pub(super) async fn lead(self: Arc<Self>, lead: Lead, task: Task, stored: Option<Arc<Entry>>) {
+        if let Some(end) = Box::pin(self.follow_pointer(&lead, &task, stored.as_ref())).await {
+            lead.flight.finish(end);
+            return;
+        }
         let remembered = lead.flight.remembered.or_else(|| self.silences.gap(&task.target));
         let (mut attempt, mut pause) = (Attempt::First, UNSETTLED);
         let end = loop {
@@ -154,7 +158,12 @@ impl Pipeline {
     }
 
     /// The stored copy is current: its header fields are renewed, its claims confirmed.
-    async fn current(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>, answer: &Answer) -> Came {
+    pub(super) async fn current(
+        self: &Arc<Self>,
+        task: &Task,
+        entry: &Arc<Entry>,
+        answer: &Answer,
+    ) -> Came {
         let mut renewed = Entry::clone(entry);
         freshness::refresh(&mut renewed.head, &answer.head);
         renewed.requested_at = answer.requested_at;
@@ -288,7 +297,7 @@ impl Pipeline {
         }
     }
 
-    fn note_health(&self, task: &Task, head: &Head) {
+    pub(super) fn note_health(&self, task: &Task, head: &Head) {
         let origin = task.target.origin();
         if is_failure(head.status) {
             let after = head
@@ -302,12 +311,12 @@ impl Pipeline {
 }
 
 /// The origin could not, or would not now: a stored copy is better.
-fn is_failure(status: StatusCode) -> bool {
+pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// RFC 9110 §10.2.3: seconds, or a date.
-fn retry_after(text: &str, now: Time) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }

@@ -23,6 +23,8 @@ mod lead;
 mod lookup;
 mod members;
 mod pass;
+mod pointer;
+mod presence;
 mod reading;
 mod record;
 mod settle;
@@ -220,6 +222,10 @@ impl Pipeline {
         let plan = self.plan(&request, &target, known);
         let reach = Reach { internal_client: is_internal(connection.peer), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
+        if let Some(greeting) = self.greeting(call.request.method(), &target) {
+            let reason = PassReason::Answer;
+            return self.greet(call, &target, &greeting, reason, record).await;
+        }
         if let Plan::Pass(reason) = plan {
             return self.pass(call, &target, recognition.as_ref(), reason, record).await;
         }

@@ -248,6 +248,7 @@ impl Pipeline {
             tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
             self.metrics.alarm(Alarm::Changed);
         }
+        self.note_service(task);
         if let Some(recognition) = &confirmed {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
         }

@@ -1,7 +1,7 @@
 //! What a fill needs to know: the target in its variant, what it was recognised as, and for whom it is.
 
-use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::{Method, Request};
 
 use crate::claim::Promise;
 use crate::clock::Time;
@@ -138,14 +138,34 @@ impl Task {
             .is_some_and(|recognition| recognition.resource.kind == Kind::Index)
     }
 
+    /// Whether it is an index that only points at a document under its digest.
+    pub(super) fn is_pointer(&self) -> bool {
+        self.is_index()
+            && self.recognition.as_ref().is_some_and(|known| known.ecosystem.is_pointer(&self.bare))
+    }
+
+    /// Whether a request with `method` asks if the origin has it.
+    pub(super) fn asks_for_presence(&self, method: &Method) -> bool {
+        self.recognition
+            .as_ref()
+            .is_some_and(|known| known.ecosystem.asks_for_presence(method, &self.bare))
+    }
+
+    /// Whether only its own origin's header can make an answer of bytes that came for another URL.
+    pub(super) fn needs_own_header(&self) -> bool {
+        self.recognition.as_ref().is_some_and(|known| known.ecosystem.needs_own_header(&self.bare))
+    }
+
     /// Whether no ecosystem knows it.
     pub(super) fn is_unknown(&self) -> bool {
         self.recognition.is_none()
     }
 
-    /// Indexes must not wait behind artifacts.
+    /// Indexes must not wait behind artifacts, under whatever name they are asked for.
     pub(super) fn lane(&self) -> Lane {
-        if self.artifact().is_some() { Lane::Bulk } else { Lane::Metadata }
+        let indexes = |known: &Recognition| known.ecosystem.index_of(&self.bare).is_some();
+        let is_index = self.artifact().is_none() || self.recognition.as_ref().is_some_and(indexes);
+        if is_index { Lane::Metadata } else { Lane::Bulk }
     }
 
     /// The name of the ecosystem; empty for the unknown.
@@ -179,6 +199,7 @@ impl Task {
             patient: self.is_unknown() && stored.is_none(),
             lane: self.lane(),
             reach: self.reach,
+            token: None,
         }
     }
 }

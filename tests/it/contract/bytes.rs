@@ -55,6 +55,13 @@ fn segment() -> impl Strategy<Value = String> {
         "Packages.adb",
         "a-1.0-r0.apk",
         "a-1_1.0.orig.tar.xz",
+        "v2",
+        "manifests",
+        "blobs",
+        "tags",
+        "list",
+        "_catalog",
+        "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "1",
         "a",
         "",
@@ -78,6 +85,7 @@ proptest! {
             "text/plain",
             "application/json",
             "application/vnd.npm.install-v1+json",
+            "application/vnd.oci.image.index.v1+json, */*",
         ]),
     ) {
         fuzz::requests(format!("/{}\n{accept}", path.join("/")).as_bytes());

@@ -9,8 +9,10 @@ pub(crate) mod ca;
 pub(crate) mod client;
 pub(crate) mod gpg;
 pub(crate) mod larder;
+pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod page;
+pub(crate) mod registry;
 pub(crate) mod root;
 pub(crate) mod tools;
 
