@@ -13,6 +13,7 @@
 
 mod answer;
 pub mod ask;
+mod named;
 pub mod page;
 pub mod question;
 pub mod socket;

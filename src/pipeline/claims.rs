@@ -121,7 +121,7 @@ impl Pipeline {
             }
             self.metrics.alarm(Alarm::Malformed);
             let text = format!("makes no claims: {error}");
-            store.note_rejection(&at.to_string(), &text, now);
+            store.note_rejection(at, &text, now);
         }
     }
 

@@ -113,11 +113,7 @@ impl Pipeline {
         if self.editions.is_news(format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "this index makes no claims");
             self.metrics.alarm(Alarm::Signature);
-            self.store.note_rejection(
-                &at.to_string(),
-                &format!("makes no claims: {why}"),
-                self.clock.now(),
-            );
+            self.store.note_rejection(at, &format!("makes no claims: {why}"), self.clock.now());
         }
     }
 
@@ -135,7 +131,7 @@ impl Pipeline {
                 "this archive's signature is not known, so {worth}; put the key's file into DATA/state/keys and restart"
             );
             let text = format!("not proved by its signature: {why}");
-            self.store.note_rejection(&at.to_string(), &text, self.clock.now());
+            self.store.note_rejection(at, &text, self.clock.now());
         }
     }
 }
