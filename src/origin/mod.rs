@@ -62,7 +62,7 @@ use self::tls::Tls;
 use self::tunnelled::Tunnelled;
 use crate::clock::Clock;
 use crate::config::Live;
-use crate::target::{Origin, Scheme, Target};
+use crate::target::{Origin, Partition, Scheme, Target};
 
 /// The HTTP client towards origins. One for the process.
 #[derive(Debug)]
@@ -222,20 +222,26 @@ impl Origins {
         hop::went_through(headers, &self.pseudonym)
     }
 
-    /// Breaker and 429 memory, per origin and lane: whether a stored copy should be served without waiting longer
-    /// than 2 s. A miss is always tried.
-    pub fn is_failing(&self, origin: &Origin, lane: Lane) -> bool {
-        self.health.is_failing(origin, lane)
+    /// Breaker and 429 memory, per origin, credential and lane: whether a stored copy should be served without waiting
+    /// longer than 2 s. A miss is always tried. `class`: with whose credential it is asked.
+    pub fn is_failing(&self, origin: &Origin, class: Partition, lane: Lane) -> bool {
+        self.health.is_failing(&(origin.clone(), class, lane))
     }
 
-    /// The origin failed; `retry_after` is what it asked for, and counts for a minute at most.
-    pub fn note_failure(&self, origin: &Origin, lane: Lane, retry_after: Option<Duration>) {
-        self.health.note_failure(origin, lane, retry_after);
+    /// The origin failed for `class`; `retry_after` is what it asked for, and counts for a minute at most.
+    pub fn note_failure(
+        &self,
+        origin: &Origin,
+        class: Partition,
+        lane: Lane,
+        retry_after: Option<Duration>,
+    ) {
+        self.health.note_failure((origin.clone(), class, lane), retry_after);
     }
 
-    /// The origin answered.
-    pub fn note_success(&self, origin: &Origin, lane: Lane) {
-        self.health.note_success(origin, lane);
+    /// The origin answered `class`.
+    pub fn note_success(&self, origin: &Origin, class: Partition, lane: Lane) {
+        self.health.note_success(&(origin.clone(), class, lane));
     }
 
     fn wire(&self) -> Arc<Wire> {
