@@ -43,6 +43,20 @@ pub trait ClaimSink {
     /// Takes one; [`TooMany`] when the index has more than its limit, and then the whole index is malformed.
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany>;
 
+    /// Takes one that bears a signature of its own, by the key `signer`, which holds: it is worth [`Rank::Signed`],
+    /// whatever its index is.
+    fn signed_claim(&mut self, claim: Claim, _signer: &str) -> Result<(), TooMany> {
+        self.claim(claim)
+    }
+
+    /// Takes note of one that bears a signature of its own, by a known key, which does not hold: it is not made.
+    fn forged_claim(&mut self, _claim: Claim, _why: &str) -> Result<(), TooMany> {
+        Ok(())
+    }
+
+    /// Takes note of a key that signed claims of this index and is not among larder's.
+    fn unknown_signer(&mut self, _key: &str) {}
+
     /// Takes note that the index, or one beside it, names files on `origin`, without promising anything of them: a hint
     /// by which the index of a file is found later.
     fn speaks(&mut self, _origin: &Origin) {}
@@ -136,9 +150,16 @@ pub struct Promise {
     pub digests: Vec<Digest>,
     /// The length in bytes, if promised.
     pub size: Option<u64>,
+    /// Whether this promise bears a signature of its own.
+    pub signed: bool,
 }
 
 impl Promise {
+    /// What it is worth, if its digests are strong.
+    pub fn rank(&self) -> Rank {
+        if self.signed { Rank::Signed } else { self.by.rank }
+    }
+
     /// Whether the index still says so today.
     pub fn is_current(&self) -> bool {
         self.by.superseded.is_none()

@@ -119,6 +119,13 @@ impl Stopwatch {
     }
 }
 
+/// Microseconds of the system's monotonic clock (`CLOCK_MONOTONIC`): the service manager compares it with its own.
+pub fn monotonic_micros() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let part = |value: i64, scale: u64| u64::try_from(value).unwrap_or(0).saturating_mul(scale);
+    part(now.tv_sec, 1_000_000).saturating_add(part(now.tv_nsec, 1) / 1000)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -96,7 +96,6 @@ pub mod accept;
 pub mod cli;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,22 +114,12 @@ use clock::Clock;
 use config::keys::{Acts, KEYS};
 use config::load::Loaded;
 use config::{Config, Live};
-use keyring::Keyring;
+use keyring::{Keyring, Trusted};
 use origin::{OriginError, Origins};
 use outcome::metrics::Metrics;
 use pipeline::Pipeline;
 use reply::Body;
 use store::Store;
-
-/// The keys that larder trusts: those compiled in, the system's, and the operator's under `state`. Blocking.
-fn trusted_keys(state: &Path) -> Keyring {
-    let mut keys = Keyring::built_in();
-    for directory in keyring::load::SYSTEM {
-        keys.add_directory(Path::new(directory));
-    }
-    keys.add_directory(&state.join("keys"));
-    keys
-}
 
 /// One larder on one data directory, opened and not yet serving.
 #[derive(Debug)]
@@ -150,14 +139,16 @@ impl Larder {
         let authority = Authority::open(&state, &clock)?;
         let origins = Origins::new(config.clone(), clock.clone())?;
         let metrics = Arc::new(Metrics::default());
-        let running = Running::new(Arc::clone(&authority), Arc::clone(&metrics), &clock);
+        let keys = Trusted::new(Keyring::trusted(&config.get().keys, &state));
+        let running =
+            Running::new(Arc::clone(&authority), Arc::clone(&metrics), keys.clone(), &clock);
         let pipeline = Pipeline::new(
             config.clone(),
             clock.clone(),
             Arc::clone(&store),
             origins,
             metrics,
-            trusted_keys(&state),
+            keys,
         );
         let admin = Admin { config, clock, store, running: Some(running) };
         Ok(Arc::new(Self { pipeline: Arc::new(pipeline), authority, admin: Arc::new(admin) }))
@@ -245,7 +236,7 @@ impl Larder {
     }
 
     /// Puts another configuration in force. Gives back the names of the keys that changed and wait for a restart. On an
-    /// error (roots that cannot be read, say) nothing changes. Blocking.
+    /// error (roots that cannot be read, say) nothing changes. The keys are read again as well. Blocking.
     pub fn reconfigure(&self, loaded: &Loaded) -> Result<Vec<&'static str>, OriginError> {
         let old = self.admin.config.get();
         let mut loaded = loaded.clone();
@@ -261,6 +252,7 @@ impl Larder {
             self.admin.config.set(Config::clone(&old));
             return Err(error);
         }
+        self.admin.reload_keys();
         self.configured(&loaded);
         Ok(waiting)
     }

@@ -178,7 +178,7 @@ pub fn asks_upgrade<B>(request: &Request<B>) -> bool {
 }
 
 fn has_credential(headers: &HeaderMap, target: &Target) -> bool {
-    headers.keys().any(|name| CREDENTIALS.contains(&name.as_str())) || target.has_secret()
+    headers.keys().any(|name| CREDENTIALS.contains(&name.as_str())) || target.has_token()
 }
 
 #[cfg(test)]

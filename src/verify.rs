@@ -148,7 +148,7 @@ impl Expectation {
         let held = || deciding.iter().copied().filter(|promise| kept(promise));
         let best = held()
             .filter(|promise| decides(promise))
-            .map(|promise| if promise.is_strong() { promise.by.rank } else { Rank::IndexedWeak });
+            .map(|promise| if promise.is_strong() { promise.rank() } else { Rank::IndexedWeak });
         // One index may offer alternatives (npm's integrity); that one of them holds is no disagreement.
         let alternative =
             |missed: &Promise| held().any(|other| other.by.number == missed.by.number);
@@ -294,6 +294,7 @@ mod tests {
                 relation: self.relation,
                 digests: vec![self.digest],
                 size: None,
+                signed: false,
             }
         }
     }
@@ -414,6 +415,21 @@ mod tests {
             finding,
             Finding::Proven { rank: Rank::SelfCertified, disagreement: Some(_) }
         ));
+    }
+
+    /// A signature over a broken digest proves nothing more than the digest does.
+    #[test]
+    fn a_promise_with_a_signature_of_its_own_is_worth_that() {
+        for (algorithm, expected) in
+            [(Algorithm::Sha512, Rank::Signed), (Algorithm::Sha1, Rank::IndexedWeak)]
+        {
+            let digest = Digest::new(algorithm, &vec![1; algorithm.length()]).unwrap();
+            let mut promise = Says::new(1, Relation::InRoot, 1).promise();
+            (promise.digests, promise.signed) = (vec![digest], true);
+            let expected_of =
+                Expectation { named: None, promises: vec![promise], otherwise: Rank::Pinned };
+            assert_eq!(rank(&expected_of.find(&[digest], 3, ASKED)), Some(expected));
+        }
     }
 
     #[test]

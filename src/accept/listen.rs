@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
@@ -32,6 +32,17 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         };
         io::Error::new(error.kind(), format!("cannot listen on {address}: {error}{hint}"))
     })
+}
+
+/// Takes over a socket that the service manager opened. Must be called inside a runtime.
+pub fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    // A .socket unit with Accept=yes hands over a connection instead, on which accepting fails for ever.
+    if !SockRef::from(&listener).is_listener()? {
+        let why = "the service manager passed a connection instead of a listening socket; a .socket unit needs Accept=no";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 /// Whether IPv6 is not in the kernel, or switched off there. A port that is taken is another matter: to listen on half of

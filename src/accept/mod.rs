@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::listen::{bind, raise_file_limit};
+pub use self::listen::{adopt, bind, raise_file_limit};
 use crate::authority::Authority;
 use crate::config::{Clients, Config, Live};
 use crate::intercept::{Seat, Serve, Transport};

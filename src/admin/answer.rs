@@ -24,6 +24,7 @@ impl Admin {
             Question::Entries { matching } => return self.entries(matching, listener),
             Question::Remove(selection) => self.remove(selection),
             Question::Verify => self.verify(listener),
+            Question::Keys(question) => return self.answer_keys(question, listener),
             // The guard that this asks for lives with a connection; the socket sees to it.
             Question::Stay => nothing_runs(),
         };

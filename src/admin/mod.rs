@@ -9,10 +9,12 @@
 //! [`Admin::answer`] is the one place where a [`Question`] is answered: the daemon calls it for what comes over its
 //! socket, and the command line calls it itself on a store that it opened because no daemon runs.
 //!
-//! Nothing here is on the way of a client's request, and nothing here changes what is served, but [`Question::Remove`].
+//! Nothing here is on the way of a client's request, and nothing here changes what is served, but [`Question::Remove`] and
+//! the questions about keys ([`keys`]).
 
 mod answer;
 pub mod ask;
+pub mod keys;
 mod named;
 pub mod page;
 pub mod question;
@@ -33,6 +35,7 @@ use crate::authority::Authority;
 use crate::clock::{Clock, Time};
 use crate::config::Live;
 use crate::config::load::Loaded;
+use crate::keyring::Trusted;
 use crate::outcome::metrics::Metrics;
 use crate::store::Store;
 
@@ -58,6 +61,8 @@ pub struct Running {
     pub authority: Arc<Authority>,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// The keys it trusts.
+    pub keys: Trusted,
     started: Time,
     listening: OnceLock<Vec<SocketAddr>>,
     ready: AtomicBool,
@@ -67,10 +72,16 @@ pub struct Running {
 
 impl Running {
     /// A larder that has started and is not ready yet.
-    pub fn new(authority: Arc<Authority>, metrics: Arc<Metrics>, clock: &Clock) -> Self {
+    pub fn new(
+        authority: Arc<Authority>,
+        metrics: Arc<Metrics>,
+        keys: Trusted,
+        clock: &Clock,
+    ) -> Self {
         Self {
             authority,
             metrics,
+            keys,
             started: clock.now(),
             listening: OnceLock::new(),
             ready: AtomicBool::new(false),

@@ -180,6 +180,7 @@ mod tests {
     use crate::authority::Authority;
     use crate::clock::Clock;
     use crate::config::{Config, Live};
+    use crate::keyring::{Keyring, Trusted};
     use crate::outcome::metrics::Metrics;
     use crate::store::Store;
 
@@ -188,7 +189,8 @@ mod tests {
         let config = Live::new(Config { data: data.path().to_owned(), ..Config::default() });
         let clock = Clock::system();
         let authority = Authority::open(&super::super::state_dir(data.path()), &clock).unwrap();
-        let running = Running::new(authority, Arc::new(Metrics::default()), &clock);
+        let keys = Trusted::new(Keyring::new());
+        let running = Running::new(authority, Arc::new(Metrics::default()), keys, &clock);
         let store = Store::open(config.clone(), clock.clone()).unwrap();
         (data, Arc::new(Admin { config, clock, store, running: Some(running) }))
     }

@@ -15,6 +15,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::keys::{KeyQuestion, ListedKey, Rebound};
 use super::why::Explanation;
 use crate::clock::Time;
 use crate::config::Config;
@@ -49,6 +50,8 @@ pub enum Question {
     Remove(Selection),
     /// Hashes every blob again: [`Answer::Progress`] while it goes on, then one [`Answer::Checked`].
     Verify,
+    /// About keys: [`Answer::Key`]s and [`Answer::Rebound`]s.
+    Keys(KeyQuestion),
     /// Asks a larder that was started for another command to stay while the connection is open: [`Answer::Staying`].
     Stay,
 }
@@ -95,6 +98,10 @@ pub enum Answer {
     },
     /// What a check found.
     Checked(Checked),
+    /// A key.
+    Key(Box<ListedKey>),
+    /// A repository that may be signed by somebody else now.
+    Rebound(Rebound),
     /// The larder stays.
     Staying,
     /// The question could not be answered, for this reason.

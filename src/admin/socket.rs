@@ -15,11 +15,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use super::keys::MAX_ADDED;
 use super::question::{Answer, Question};
 use super::{Admin, socket_file};
 
-/// A question is a URL and a word; this is the longest URL twice.
-const MAX_QUESTION: u64 = 32 * 1024;
+/// Most questions are a URL and a word; the longest brings files of keys with it.
+const MAX_QUESTION: u64 = MAX_ADDED as u64 + 64 * 1024;
 
 /// Questions at a time. Each may walk the whole store on a thread of its own.
 const MAX_QUESTIONS: usize = 16;
@@ -143,6 +144,7 @@ mod tests {
     use crate::authority::Authority;
     use crate::clock::Clock;
     use crate::config::{Config, Live};
+    use crate::keyring::{Keyring, Trusted};
     use crate::outcome::metrics::Metrics;
     use crate::store::Store;
     use futures_util::FutureExt as _;
@@ -151,7 +153,8 @@ mod tests {
         let config = Live::new(Config { data: data.to_owned(), ..Config::default() });
         let clock = Clock::system();
         let authority = Authority::open(&state_dir(data), &clock).unwrap();
-        let running = Some(Running::new(authority, Arc::new(Metrics::default()), &clock));
+        let keys = Trusted::new(Keyring::new());
+        let running = Some(Running::new(authority, Arc::new(Metrics::default()), keys, &clock));
         let store = Store::open(config.clone(), clock.clone()).unwrap();
         Arc::new(Admin { config, clock, store, running })
     }
@@ -209,7 +212,7 @@ mod tests {
         tokio::spawn(bind(data.path()).unwrap().serve(admin(data.path())));
         for (sent, said) in [
             ("{}\n".to_owned(), "does not know this question"),
-            ("x".repeat(40_000), "does not know"),
+            ("x".repeat(usize::try_from(MAX_QUESTION).unwrap() + 1), "does not know"),
         ] {
             let mut stream = UnixStream::connect(socket_file(data.path())).await.unwrap();
             // Whatever is sent after the limit may find the line closed.

@@ -194,7 +194,7 @@ impl From<&Promise> for Promised {
             index: promise.by.shown.clone(),
             digests: promise.digests.iter().map(ToString::to_string).collect(),
             size: promise.size,
-            rank: promise.by.rank.as_str().to_owned(),
+            rank: promise.rank().as_str().to_owned(),
             relation: relation.to_owned(),
             binds: promise.relation.binds(),
             current: promise.is_current(),

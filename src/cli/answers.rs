@@ -7,14 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
-use super::Invocation;
+use super::{Invocation, owner};
 use crate::admin::ask::{Served, serving};
 use crate::admin::{self, Admin, Answer, Question};
 use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::config::Live;
 use crate::config::load::Loaded;
-use crate::store::{OpenError, Store};
+use crate::store::Store;
 
 /// The CA, as the commands that hand it out need it.
 pub(super) struct KnownCa {
@@ -58,6 +58,8 @@ impl Invocation {
             | Answer::Removed(_)
             | Answer::Progress { .. }
             | Answer::Checked(_)
+            | Answer::Key(_)
+            | Answer::Rebound(_)
             | Answer::Staying => each(out, answer),
         };
         if let Some(served) = served {
@@ -105,8 +107,9 @@ impl Invocation {
 }
 
 /// The store of a data directory from which no larder serves.
-fn open_store(loaded: &Loaded, clock: &Clock) -> Result<Arc<Store>, OpenError> {
-    Store::open(Live::new(loaded.config.clone()), clock.clone())
+fn open_store(loaded: &Loaded, clock: &Clock) -> anyhow::Result<Arc<Store>> {
+    owner::check(&loaded.config.data)?;
+    Ok(Store::open(Live::new(loaded.config.clone()), clock.clone())?)
 }
 
 /// Writes a line of JSON.

@@ -47,6 +47,8 @@ impl Config {
                 | Answer::Removed(_)
                 | Answer::Progress { .. }
                 | Answer::Checked(_)
+                | Answer::Key(_)
+                | Answer::Rebound(_)
                 | Answer::Staying
                 | Answer::Failed(_) => Ok(()),
             })?;

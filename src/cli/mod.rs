@@ -10,14 +10,19 @@ mod answers;
 mod ca;
 mod clients;
 mod config;
+#[cfg(test)]
+mod documents;
 mod env;
 mod exec;
 mod human;
+mod keys;
 mod logging;
 mod ls;
+mod owner;
 mod rm;
 mod serve;
 mod stats;
+mod supervisor;
 mod verify;
 mod why;
 
@@ -108,6 +113,7 @@ enum Command {
     Stats(stats::Stats),
     Rm(rm::Rm),
     Verify(verify::Verify),
+    Keys(keys::Keys),
     Config(config::Config),
 }
 
@@ -195,6 +201,7 @@ fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
         | Command::Stats(_)
         | Command::Rm(_)
         | Command::Verify(_)
+        | Command::Keys(_)
         | Command::Config(_) => (&[] as &[String], &nothing),
     };
     let given = [
@@ -215,13 +222,14 @@ impl Command {
         match self {
             Self::Serve(_) => serve::run(invocation),
             Self::Exec(exec) => exec.run(invocation),
-            Self::Env(_) => env::run(invocation),
+            Self::Env(env) => env.run(invocation),
             Self::Ca(ca) => ca.run(invocation),
             Self::Why(why) => why.run(invocation),
             Self::Ls(ls) => ls.run(invocation),
             Self::Stats(stats) => stats.run(invocation),
             Self::Rm(rm) => rm.run(invocation),
             Self::Verify(verify) => verify.run(invocation),
+            Self::Keys(keys) => keys.run(invocation),
             Self::Config(config) => config.run(invocation),
         }
     }

@@ -1,6 +1,7 @@
 //! `larder serve`.
 
 use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,13 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
+use super::supervisor::Supervisor;
 use super::{FAILED, Invocation, OK, Reach, Reload, logging};
 use crate::Larder;
 use crate::accept;
 use crate::config::environment::Environment;
 use crate::config::load::Loaded;
+use crate::config::service::{self, Reports};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,7 +27,9 @@ Examples:
 
 Clients set HTTPS_PROXY and HTTP_PROXY to it and trust its CA; `larder exec`,
 `larder env` and `larder ca` help with that. SIGHUP reads the configuration
-again; SIGTERM and SIGINT let running transfers end, a second one does not.";
+and the keys again; SIGTERM and SIGINT let running transfers end, a second one
+does not. Under systemd it takes the sockets of a .socket unit instead of
+`listen`, and says when it is ready (Type=notify).";
 
 /// Serves clients until it is told to stop.
 #[derive(Args, Debug)]
@@ -40,14 +45,23 @@ pub(super) struct Serve {
 /// What is still being read or written when everything is done gets this long: it is nobody's any more.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
+/// Closing the store, which records when everything was last used.
+const PUTTING_AWAY: Duration = Duration::from_secs(15);
+
+/// What the service manager shows of a larder that is ready.
+const SERVING: &str = "serving clients";
+
 /// Runs it: what its flags said is in the configuration.
 pub(super) fn run(invocation: &Invocation) -> anyhow::Result<u8> {
     logging::start(&invocation.loaded, None);
     arm_failpoint(&invocation.environment);
+    // Before the runtime, which brings threads.
+    let passed = service::listeners(&invocation.environment)
+        .context("the service manager passed a socket that is no TCP listener")?;
     // Not in `exec`: its command would inherit it, and some old programs close every descriptor there could be.
     let _limit = accept::raise_file_limit();
     let runtime = runtime()?;
-    let code = runtime.block_on(serve(invocation));
+    let code = runtime.block_on(serve(invocation, passed));
     runtime.shutdown_timeout(LEFTOVERS);
     code
 }
@@ -74,12 +88,20 @@ pub(super) fn arm_failpoint(environment: &Environment) {
     }
 }
 
-async fn serve(invocation: &Invocation) -> anyhow::Result<u8> {
+async fn serve(invocation: &Invocation, passed: Vec<TcpListener>) -> anyhow::Result<u8> {
+    let supervisor = Arc::new(Supervisor::of(&Reports::wanted(&invocation.environment)));
     let larder = open(invocation).await?;
     larder.configured(&invocation.loaded);
-    let addresses = invocation.loaded.config.listen.iter();
-    let listeners =
-        addresses.map(|address| accept::bind(*address)).collect::<io::Result<Vec<_>>>()?;
+    let listeners = if passed.is_empty() {
+        let addresses = invocation.loaded.config.listen.iter();
+        addresses.map(|address| accept::bind(*address)).collect::<io::Result<Vec<_>>>()?
+    } else {
+        info!(
+            "the service manager passed {} listening sockets; `listen` is not used",
+            passed.len()
+        );
+        passed.into_iter().map(accept::adopt).collect::<io::Result<Vec<_>>>()?
+    };
     // Handlers before the first client: a signal that comes early is not to end the process the hard way.
     let (mut once, mut twice) = (Stops::new()?, Stops::new()?);
     let reloads = tokio::spawn(reload(
@@ -87,13 +109,20 @@ async fn serve(invocation: &Invocation) -> anyhow::Result<u8> {
         signal(SignalKind::hangup())?,
         invocation.reload.clone(),
         invocation.environment.clone(),
+        Arc::clone(&supervisor),
     ));
+    // What connects from now on waits in the sockets' queues until the larder runs, a moment later.
+    supervisor.ready(SERVING).await;
+    let patience = invocation.loaded.config.clients.drain_timeout + LEFTOVERS + PUTTING_AWAY;
+    let told = Arc::clone(&supervisor);
     let running = larder.run(listeners, async move {
         let name = once.next().await;
+        told.stopping(patience).await;
         info!("{name}: running transfers may end, new ones are not begun; a second signal breaks them off");
     });
     let code = tokio::select! {
         ended = running => ended.map(|()| OK),
+        never = supervisor.watch() => match never {},
         _second = async { twice.next().await; twice.next().await } => {
             warn!("second signal: transfers are broken off");
             Ok(FAILED)
@@ -132,8 +161,15 @@ impl Stops {
 }
 
 /// Reads the configuration again at each SIGHUP. A wrong one changes nothing.
-async fn reload(larder: Arc<Larder>, mut hangups: Signal, from: Reload, environment: Environment) {
+async fn reload(
+    larder: Arc<Larder>,
+    mut hangups: Signal,
+    from: Reload,
+    environment: Environment,
+    supervisor: Arc<Supervisor>,
+) {
     while hangups.recv().await.is_some() {
+        supervisor.reloading().await;
         let (from, environment) = (from.clone(), environment.clone());
         let larder = Arc::clone(&larder);
         let put =
@@ -141,6 +177,8 @@ async fn reload(larder: Arc<Larder>, mut hangups: Signal, from: Reload, environm
         if let Err(error) = put.await.map_err(anyhow::Error::from).flatten() {
             error!("the configuration stays as it was: {error:#}");
         }
+        // Also after a mistake: the old configuration serves on.
+        supervisor.ready(SERVING).await;
     }
 }
 

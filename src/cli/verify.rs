@@ -60,6 +60,8 @@ impl Verify {
                 | Answer::Why(_)
                 | Answer::Entry(_)
                 | Answer::Removed(_)
+                | Answer::Key(_)
+                | Answer::Rebound(_)
                 | Answer::Staying
                 | Answer::Failed(_) => {}
             }

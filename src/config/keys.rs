@@ -123,6 +123,11 @@ pub const KEYS: &[Key] = &[
         "What stays free on the file system, whatever else fills it."),
     key!(one "stale.unsigned", stale.unsigned, value::SPAN,
         "How long copies without a signature or a strong digest still serve when their origin fails."),
+    key!(one "keys.built_in", keys.built_in, value::SWITCH,
+        "Whether the keys compiled in are trusted: Debian's and Ubuntu's archive keys, npm's registry's. Other keys are \
+         those of `keys.system`, and what `larder keys add` was given."),
+    key!(list "keys.system", keys.system, value::PATH,
+        "Files and directories in which this machine keeps keys of package archives."),
     key!(one "log.format", log.format, value::LOG_FORMAT, "For people, or one JSON object a line.").at_restart(),
     key!(one "log.filter", log.filter, value::FILTER, "What is logged.").at_restart(),
 ];
@@ -292,7 +297,7 @@ mod tests {
                 "allow_nets" | "clients.allow" => "203.0.113.0/24",
                 "clients.max_connections" | "upstream.connections_per_origin" => "3",
                 "hosts.tunnel" | "hosts.refuse" => "*.example.org",
-                "hosts.tunnel_unknown_protocols" => "false",
+                "hosts.tunnel_unknown_protocols" | "keys.built_in" => "false",
                 "hosts.ports" => "1-2",
                 "http.harmless_headers" => "x-build",
                 "upstream.https_proxy" | "upstream.http_proxy" => "http://proxy.example.org:3128",

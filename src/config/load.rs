@@ -176,7 +176,7 @@ impl Loading {
             if let Some(key) = KEYS.iter().find(|key| key.variable() == name) {
                 let values = if key.list { split(value) } else { vec![value.to_owned()] };
                 self.set(key, &values, Source::Environment(name.to_owned()));
-            } else if !is_for_tests_or_the_file(name) {
+            } else if !is_for_tests_or_the_file(name) && !is_of_a_cluster(name) {
                 let variables: Vec<String> = KEYS.iter().map(Key::variable).collect();
                 let hint = hint(name, variables.iter().map(String::as_str));
                 self.problems.push(format!("{name}: larder reads no such variable{hint}"));
@@ -207,6 +207,14 @@ impl Loading {
             *from = source;
         }
     }
+}
+
+/// Whether Kubernetes set the variable: a Service called `larder` puts its address into every container of its
+/// namespace, under names that begin as larder's do. No key may begin so.
+fn is_of_a_cluster(name: &str) -> bool {
+    ["LARDER_SERVICE_HOST", "LARDER_SERVICE_PORT", "LARDER_PORT"].iter().any(|link| {
+        name.strip_prefix(link).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+    })
 }
 
 /// Whether a variable under larder's prefix is known although it is no key.
@@ -367,6 +375,14 @@ mod tests {
             found,
             ["LARDER_ALLOWNETS: larder reads no such variable; did you mean LARDER_ALLOW_NETS?"]
         );
+        let cluster = [
+            ("LARDER_SERVICE_HOST", "10.0.0.1"),
+            ("LARDER_SERVICE_PORT_PROXY", "3142"),
+            ("LARDER_PORT", "tcp://10.0.0.1:3142"),
+            ("LARDER_PORT_3142_TCP_ADDR", "10.0.0.1"),
+        ];
+        assert!(loaded("", &cluster, &[]).is_ok());
+        assert_eq!(problems("", &[("LARDER_PORTS", "1")]).len(), 1, "the control");
         let own = [("LARDER_FUZZ_SECONDS", "5"), ("LARDER_CONFIG", "x"), ("OTHER", "1")];
         assert!(loaded("", &own, &[]).is_ok());
         // Nobody can make a released larder kill itself.

@@ -12,6 +12,7 @@
 pub mod environment;
 pub mod keys;
 pub mod load;
+pub mod service;
 mod suggest;
 mod value;
 
@@ -68,6 +69,8 @@ pub struct Config {
     pub store: StoreLimits,
     /// `stale.*`.
     pub stale: Stale,
+    /// `keys.*`.
+    pub keys: Keys,
     /// `log.*`.
     pub log: Log,
     /// `speaks_for`: pairs of an index's root URL and an origin whose files it speaks for, as the operator declares.
@@ -198,6 +201,24 @@ pub struct Stale {
     pub unsigned: Duration,
 }
 
+/// Which keys are trusted, besides those in `DATA/state/keys`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Keys {
+    /// `keys.built_in`: whether the keys compiled in are.
+    pub built_in: bool,
+    /// `keys.system`: files and directories in which this machine keeps its own.
+    pub system: Vec<PathBuf>,
+}
+
+/// Where systems keep the keys that their administrator trusts for package archives.
+const SYSTEM_KEYS: [&str; 5] = [
+    "/usr/share/keyrings",
+    "/etc/apt/keyrings",
+    "/etc/apt/trusted.gpg",
+    "/etc/apt/trusted.gpg.d",
+    "/etc/apk/keys",
+];
+
 /// What is logged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
@@ -268,6 +289,7 @@ impl Default for Config {
             },
             store: StoreLimits { max_size: 20 << 30, min_free: 1 << 30 },
             stale: Stale { unsigned: Duration::from_hours(7 * 24) },
+            keys: Keys { built_in: true, system: SYSTEM_KEYS.map(PathBuf::from).to_vec() },
             log: Log { format: LogFormat::Human, filter: "info".to_owned() },
             speaks_for: Vec::new(),
         }

@@ -251,6 +251,16 @@ pub trait Ecosystem: Sync {
         false
     }
 
+    /// Whether what the index at `at` says depends on which keys are known: it is read again when they changed.
+    fn depends_on_keys(&self, at: &Target) -> bool {
+        self.may_be_signed(at)
+    }
+
+    /// Whether the files that its indexes name keep their bytes for ever: other bytes for one of them are worth an alarm.
+    fn names_files_for_good(&self) -> bool {
+        false
+    }
+
     /// Under which topics claims about an index itself may be found: a signed index names the others.
     fn topics(&self, _index: &Target) -> Vec<Topic> {
         Vec::new()

@@ -6,125 +6,97 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use pgp::armor::Dearmor;
-use pgp::composed::{Deserializable as _, SignedPublicKey};
-use pgp::packet::{Packet, PacketParser};
+use super::contents::{self, Contents};
+use super::{Keyring, MAX_FILE, NotKeys, Source};
+use crate::config::Keys;
 
-use super::Keyring;
-
-/// The archive keys that ship with larder: a container has no keyrings, and without keys nothing that comes over plain
-/// http could be kept. They are Debian's and Ubuntu's own files, unchanged.
-const BUILT_IN: [(&str, &[u8]); 2] = [
-    ("built-in: Debian", include_bytes!("data/debian.gpg")),
-    ("built-in: Ubuntu", include_bytes!("data/ubuntu.gpg")),
+/// The keys that ship with larder: a container has no keyrings, and without keys nothing that comes over plain http could
+/// be kept. The archives' are Debian's and Ubuntu's own files, unchanged.
+const BUILT_IN: [(&str, &[u8]); 3] = [
+    ("Debian", include_bytes!("data/debian.gpg")),
+    ("Ubuntu", include_bytes!("data/ubuntu.gpg")),
+    ("npm", include_bytes!("data/npm.json")),
 ];
-
-/// Where systems keep the keys that their administrator trusts for package archives.
-pub const SYSTEM: [&str; 3] =
-    ["/usr/share/keyrings", "/etc/apt/keyrings", "/etc/apt/trusted.gpg.d"];
-
-/// The longest file, in bytes. Debian's developers' keyring, which is no archive's, has 30 MB.
-const MAX_FILE: u64 = 4 << 20;
 
 /// The most files of one directory.
 const MAX_FILES: usize = 1024;
 
-/// The most packets of one file: its longest certificates have some hundred.
-const MAX_PACKETS: usize = 100_000;
+/// How the names of files with keys end.
+const ENDS: [&str; 6] = [".gpg", ".asc", ".pgp", ".pem", ".json", ".pub"];
 
 /// Keys that were withdrawn or have expired; distributions ship them so that old archives can be looked at.
 const REMOVED: &str = "removed-keys";
 
-/// Why a file is no keyring.
-#[derive(Debug, thiserror::Error)]
-pub enum NotKeys {
-    /// It cannot be read.
-    #[error("it cannot be read: {0}")]
-    Io(#[from] std::io::Error),
-    /// It is too long.
-    #[error("it is longer than {MAX_FILE} bytes")]
-    TooLong,
-    /// It is in gpg's own format.
-    #[error("it is a keybox; export the key with `gpg --export KEY > FILE.gpg`")]
-    Keybox,
-    /// It holds private keys.
-    #[error("it is not a file of public keys (neither armoured nor binary OpenPGP)")]
-    Other,
+/// Where the operator's keys are, below the state directory `state`.
+pub fn operators(state: &Path) -> PathBuf {
+    state.join("keys")
 }
 
 impl Keyring {
+    /// Every key that larder trusts, as `config` says, and the operator's under the state directory `state`. Blocking.
+    pub fn trusted(config: &Keys, state: &Path) -> Self {
+        let mut keyring = if config.built_in { Self::built_in() } else { Self::new() };
+        for path in &config.system {
+            keyring.add_path(path, Source::System);
+        }
+        keyring.add_path(&operators(state), Source::Operator);
+        keyring
+    }
+
     /// The keys compiled in.
     pub fn built_in() -> Self {
         let mut keyring = Self::new();
-        for (source, bytes) in BUILT_IN {
-            if let Err(error) = keyring.read(bytes, source) {
-                tracing::error!(source, %error, "these keys are left out");
+        for (whose, bytes) in BUILT_IN {
+            let source = Source::BuiltIn(whose.to_owned());
+            if let Err(error) = keyring.read(bytes, whose, &source) {
+                tracing::error!(%source, %error, "these keys are left out");
             }
         }
         keyring
     }
 
-    /// Adds the keys in the files of `directory`, in the order of their names. One that is not there is empty. Blocking.
-    pub fn add_directory(&mut self, directory: &Path) {
-        for path in files(directory) {
-            if let Err(error) = self.add_file(&path) {
+    /// Adds the keys in a file, or in the files of a directory, in the order of their names. What is not there is empty.
+    /// Blocking.
+    pub fn add_path(&mut self, path: &Path, whose: impl Fn(String) -> Source) {
+        let found = if path.is_dir() { files(path) } else { Vec::from([path.to_owned()]) };
+        for path in found.into_iter().filter(|path| path.exists()) {
+            if let Err(error) = self.add_file(&path, &whose(path.display().to_string())) {
                 tracing::warn!(path = %path.display(), %error, "this file of keys is left out");
             }
         }
     }
 
-    /// Adds the keys in a file. Blocking.
-    pub fn add_file(&mut self, path: &Path) -> Result<usize, NotKeys> {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path)?;
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(NotKeys::TooLong);
-        }
-        self.read(&bytes, &path.display().to_string())
+    /// Adds the keys in a file; says how many there were. Blocking.
+    pub fn add_file(&mut self, path: &Path, source: &Source) -> Result<usize, NotKeys> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.read(&bytes_of(path)?, &name, source)
     }
 
-    /// Adds the keys in `bytes`, armoured (one or more blocks) or binary; says how many there were.
-    pub fn read(&mut self, bytes: &[u8], source: &str) -> Result<usize, NotKeys> {
-        if bytes.get(8..12) == Some(b"KBXf") {
-            return Err(NotKeys::Keybox);
-        }
-        let before = self.len();
-        if bytes.is_ascii() {
-            let text = String::from_utf8_lossy(bytes);
-            for block in text.split_inclusive("-----END PGP PUBLIC KEY BLOCK-----") {
-                if block.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
-                    let mut binary = Vec::new();
-                    let mut armour = Dearmor::new(block.trim_start().as_bytes());
-                    if armour.read_to_end(&mut binary).is_ok() {
-                        self.read_packets(&binary, source);
-                    }
-                }
-            }
-        } else {
-            self.read_packets(bytes, source);
-        }
-        match self.len() - before {
-            0 => Err(NotKeys::Other),
-            added => Ok(added),
-        }
-    }
-
-    /// A packet that cannot be read is as if it were not there: what was said about it then fails its check. Trust packets
-    /// are gpg's own notes between the others, and hide them from a strict parser.
-    fn read_packets(&mut self, binary: &[u8], source: &str) {
-        let packets = PacketParser::new(binary)
-            .take(MAX_PACKETS)
-            .filter(|packet| matches!(packet, Ok(known) if !matches!(known, Packet::Trust(_))))
-            .peekable();
-        for key in SignedPublicKey::from_packets(packets).filter_map(Result::ok) {
+    /// Adds the keys in the bytes of a file called `name`; says how many there were. Of a damaged file what can be read
+    /// counts.
+    pub fn read(&mut self, bytes: &[u8], name: &str, source: &Source) -> Result<usize, NotKeys> {
+        let Contents { keys, .. } = contents::read(bytes, name)?;
+        let added = keys.len();
+        for key in keys {
             self.add(key, source);
         }
+        Ok(added)
     }
 }
 
-/// The files in a directory that may hold keys.
-fn files(directory: &Path) -> Vec<PathBuf> {
+/// The bytes of a file that may hold keys. Blocking.
+pub fn bytes_of(path: &Path) -> Result<Vec<u8>, NotKeys> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(NotKeys::TooLong);
+    }
+    Ok(bytes)
+}
+
+/// The files in a directory that may hold keys, by name. Blocking.
+pub fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(found) = directory.read_dir() else {
         return Vec::new();
     };
@@ -132,10 +104,13 @@ fn files(directory: &Path) -> Vec<PathBuf> {
         .flatten()
         .map(|file| file.path())
         .filter(|path| {
-            let ends = ["gpg", "asc", "pgp"];
             let name = path.file_name().and_then(|name| name.to_str());
-            path.extension().and_then(|end| end.to_str()).is_some_and(|end| ends.contains(&end))
-                && name.is_some_and(|name| !name.contains(REMOVED))
+            name.is_some_and(|name| {
+                // What begins with a dot is being written.
+                ENDS.iter().any(|end| name.ends_with(end))
+                    && !name.contains(REMOVED)
+                    && !name.starts_with('.')
+            })
         })
         .take(MAX_FILES)
         .collect();

@@ -1,9 +1,11 @@
 //! Trusted keys, and what they signed.
 //!
 //! ```text
-//! compiled in            the archive keys of Debian and Ubuntu, as data/*.gpg             \
-//! /usr/share/keyrings    the system's                                                      ├─▶ Keyring
-//! /etc/apt/keyrings, /etc/apt/trusted.gpg.d, DATA/state/keys    the operator's             /
+//! compiled in        archive keys and a registry's, as data/*, unless `keys.built_in` says no    \
+//! keys.system        the system's: /usr/share/keyrings, /etc/apt/keyrings, …                      ├─▶ Keyring ─▶ Trusted
+//! DATA/state/keys    the operator's, as `larder keys add` leaves them                             /
+//!
+//! file ─▶ contents.rs: which keys are in it ─▶ `OpenPGP` │ registry.rs (npm) │ by the file's name (apk)
 //!
 //! document ─▶ cleartext.rs: the text that was signed ─▶ signatures.rs: whose, and does it hold ─▶ policy.rs: may it count
 //! ```
@@ -14,13 +16,16 @@
 //!
 //! Nothing here asks for the time, nor for a file, except [`load`].
 //!
-//! Sources: RFC 9580; Debian's and Ubuntu's archive keys are those of their keyring packages.
+//! Sources: RFC 9580; Debian's and Ubuntu's archive keys are those of their keyring packages, npm's those of its registry.
 
 mod cleartext;
+pub mod contents;
 mod fault;
 pub mod load;
 mod policy;
+pub mod registry;
 mod signatures;
+mod trusted;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,11 +35,18 @@ use pgp::types::{Fingerprint as PgpFingerprint, KeyDetails as _, KeyId};
 use serde::{Deserialize, Serialize};
 
 pub use self::cleartext::{Cleartext, NotCleartext};
+pub use self::contents::{Key, Kind, NotKeys};
 pub use self::fault::{Fault, NotSigned};
+pub use self::registry::RegistryKey;
+pub use self::trusted::Trusted;
 use crate::clock::Time;
 use crate::digest::hex;
 
-/// The fingerprint of a primary key, in hexadecimal digits.
+/// The longest file of keys, in bytes. Debian's developers' keyring, which is no archive's, has 30 MB.
+pub const MAX_FILE: u64 = 4 << 20;
+
+/// By what a key is known: for `OpenPGP` the primary key's fingerprint, in hexadecimal digits; for a registry's key its id;
+/// for one of Alpine's the name of its file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fingerprint(pub Box<str>);
 
@@ -65,6 +77,9 @@ pub struct Keyring {
     certificates: Vec<Certificate>,
     by_fingerprint: HashMap<PgpFingerprint, Vec<Place>>,
     by_id: HashMap<KeyId, Vec<Place>>,
+    registry: Vec<(RegistryKey, Source)>,
+    /// Alpine's, by name.
+    apk: Vec<(Fingerprint, Source)>,
 }
 
 /// Where a key stands: its certificate, and which of its subkeys it is.
@@ -74,20 +89,43 @@ type Place = (usize, Option<usize>);
 #[derive(Debug)]
 struct Certificate {
     key: SignedPublicKey,
-    source: Box<str>,
+    source: Source,
+}
+
+/// Whose word it is that a key is trusted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "by", content = "at")]
+pub enum Source {
+    /// Compiled in; whose keys they are.
+    BuiltIn(String),
+    /// The system's; the file.
+    System(String),
+    /// The operator's; the file.
+    Operator(String),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn(whose) => write!(f, "built-in: {whose}"),
+            Self::System(file) | Self::Operator(file) => f.write_str(file),
+        }
+    }
 }
 
 /// What people are told of a key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct About {
-    /// The primary key's fingerprint.
+    /// What it is for.
+    pub kind: Kind,
+    /// By what it is known.
     pub fingerprint: Fingerprint,
-    /// Whose it says it is.
+    /// Whose it says it is; empty if it says nothing.
     pub user: String,
     /// When it ends.
     pub ends: Option<Time>,
     /// Where it was found.
-    pub source: String,
+    pub source: Source,
 }
 
 impl Keyring {
@@ -96,29 +134,63 @@ impl Keyring {
         Self::default()
     }
 
-    /// How many certificates there are.
+    /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.certificates.len()
+        self.certificates.len() + self.registry.len() + self.apk.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.certificates.is_empty()
+        self.len() == 0
     }
 
     /// What people are told, as of `now`.
     pub fn about(&self, now: Time) -> impl Iterator<Item = About> {
-        self.certificates.iter().map(move |certificate| About {
+        let certificates = self.certificates.iter().map(move |certificate| About {
+            kind: Kind::OpenPgp,
             fingerprint: certificate.fingerprint(),
             user: certificate.user(),
             ends: policy::ends(&certificate.key, now),
-            source: certificate.source.to_string(),
-        })
+            source: certificate.source.clone(),
+        });
+        let registry = self.registry.iter().map(|(key, source)| About {
+            kind: Kind::Npm,
+            fingerprint: Fingerprint(key.id().into()),
+            user: String::new(),
+            ends: key.ends(),
+            source: source.clone(),
+        });
+        let apk = self.apk.iter().map(|(name, source)| About {
+            kind: Kind::Apk,
+            fingerprint: name.clone(),
+            user: String::new(),
+            ends: None,
+            source: source.clone(),
+        });
+        certificates.chain(registry).chain(apk)
+    }
+
+    /// The registry's key of that id, and when it ends: where two files disagree, the earlier end counts, so that an old
+    /// copy cannot give back what was taken away.
+    pub fn registry_key(&self, id: &str) -> Option<(&RegistryKey, Option<Time>)> {
+        let mut named = self.registry.iter().map(|(key, _)| key).filter(|key| key.id() == id);
+        let first = named.next()?;
+        let ends = named.chain([first]).filter_map(RegistryKey::ends).min();
+        Some((first, ends))
+    }
+
+    /// Adds a key.
+    pub fn add(&mut self, key: Key, source: &Source) {
+        match key {
+            Key::OpenPgp(key) => self.add_certificate(*key, source),
+            Key::Npm(key) => self.registry.push((key, source.clone())),
+            Key::Apk { name, .. } => self.apk.push((Fingerprint(name), source.clone())),
+        }
     }
 
     /// Adds a certificate. The same one twice is harmless: one of them may be newer, and the candidates are tried in turn;
     /// but a revocation in any copy counts, so that an old copy cannot bring a withdrawn key back.
-    fn add(&mut self, key: SignedPublicKey, source: &str) {
+    fn add_certificate(&mut self, key: SignedPublicKey, source: &Source) {
         let number = self.certificates.len();
         let primary = (key.primary_key.fingerprint(), key.primary_key.legacy_key_id());
         let subkeys = key.public_subkeys.iter().enumerate().map(|(place, subkey)| {
@@ -130,7 +202,7 @@ impl Keyring {
             self.by_fingerprint.entry(fingerprint).or_default().push(at);
             self.by_id.entry(id).or_default().push(at);
         }
-        self.certificates.push(Certificate { key, source: source.into() });
+        self.certificates.push(Certificate { key, source: source.clone() });
     }
 }
 

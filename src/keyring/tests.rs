@@ -182,10 +182,14 @@ fn clear(key: &SignedSecretKey, makes: Makes) -> String {
     format!("-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{escaped}\n{signature}")
 }
 
+fn source() -> Source {
+    Source::Operator("test".into())
+}
+
 fn keyring(certificate: &SignedPublicKey) -> Keyring {
     let mut keyring = Keyring::new();
     let bytes = certificate.to_bytes().unwrap();
-    assert_eq!(keyring.read(&bytes, "test").unwrap(), 1);
+    assert_eq!(keyring.read(&bytes, "test", &source()).unwrap(), 1);
     keyring
 }
 
@@ -263,7 +267,7 @@ fn a_revocation_in_any_copy_counts() {
     let revoked = Flaws { revoked: true, ..Flaws::default() };
     let mut keys = keyring(&certificate(&key, Flaws::default()));
     assert!(verify(&keys, &clear(&key, Makes::default()), NOW).is_ok());
-    keys.add(certificate(&key, revoked), "newer");
+    keys.add(Key::OpenPgp(Box::new(certificate(&key, revoked))), &source());
     assert!(verify(&keys, &clear(&key, Makes::default()), NOW).is_err());
 }
 
@@ -320,6 +324,7 @@ fn the_keys_compiled_in_may_sign() {
     let now = policy::moment(1_795_000_000);
     let about: Vec<About> = keys.about(now).collect();
     assert!(about.len() >= 10, "{about:?}");
+    assert!(about.iter().any(|key| key.kind == Kind::Npm && key.ends.is_none()));
     for certificate in &keys.certificates {
         let primary = policy::primary_signs(&certificate.key, now);
         let subkeys = certificate.key.public_subkeys.iter();
@@ -352,11 +357,78 @@ fn files_that_are_not_keys_are_named_and_left_out() {
     write("old-removed-keys.gpg", &public.to_bytes().unwrap());
     write("e.txt", &public.to_bytes().unwrap());
     let mut keys = Keyring::new();
-    keys.add_directory(dir.path());
+    keys.add_path(dir.path(), Source::Operator);
     assert_eq!(keys.len(), 3);
-    let keybox = keys.add_file(&dir.path().join("a.gpg")).unwrap_err();
+    let keybox = keys.add_file(&dir.path().join("a.gpg"), &source()).unwrap_err();
     assert!(keybox.to_string().contains("gpg --export"), "{keybox}");
-    assert!(keys.add_file(&dir.path().join("none.gpg")).is_err());
+    assert!(keys.add_file(&dir.path().join("none.gpg"), &source()).is_err());
     let about = keys.about(NOW.plus(Duration::from_secs(1))).next().unwrap();
     assert_eq!(about.user, "archive <archive@example.org>");
+}
+
+/// What a file is refused for, or how many keys it holds and whether there was more.
+fn contents_of(bytes: &[u8], name: &str) -> Result<(usize, bool), String> {
+    let found = contents::read(bytes, name).map_err(|error| error.to_string())?;
+    Ok((found.keys.len(), found.damaged))
+}
+
+#[test]
+fn what_is_in_a_file_is_told_by_its_bytes() {
+    let key = params(KeyType::Ed25519Legacy);
+    let public = certificate(&key, Flaws::default());
+    let binary = public.to_bytes().unwrap();
+    let armoured = public.to_armored_string(ArmorOptions::default()).unwrap();
+    let said = |bytes: &[u8]| contents_of(bytes, "x");
+    assert_eq!(said(&binary), Ok((1, false)));
+    assert_eq!(said(&[binary.clone(), binary.clone()].concat()), Ok((2, false)));
+    let both = format!("\u{feff}Schl\u{fc}ssel\n{armoured}\n{armoured}");
+    assert_eq!(said(both.as_bytes()), Ok((2, false)));
+    // What is left of a file that was cut off is told apart from a whole one.
+    assert_eq!(said(&binary[..binary.len() - 1]), Ok((1, true)));
+    let (whole, cut) = (armoured.as_str(), armoured.split_at(armoured.len() / 2).0);
+    assert_eq!(said(format!("{whole}{cut}").as_bytes()), Ok((1, true)));
+    let rsa = params(KeyType::Rsa(2048));
+    assert_eq!(said(&certificate(&rsa, Flaws::default()).to_bytes().unwrap()), Ok((1, false)));
+    for (bytes, why) in [
+        (&b""[..], "empty"),
+        (b" \n", "empty"),
+        (b"hello", "not a file of public keys"),
+        (&[0x80; 40], "not a file of public keys"),
+        (b"{", "keys endpoint"),
+        (
+            b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+            "not a file of public keys",
+        ),
+    ] {
+        let refused = said(bytes).unwrap_err();
+        assert!(refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
+fn a_private_key_is_refused_in_every_form() {
+    let key = params(KeyType::Ed25519Legacy);
+    let armoured = key.to_armored_string(ArmorOptions::default()).unwrap();
+    let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    for secret in [key.to_bytes().unwrap(), armoured.into_bytes(), pem.into_bytes()] {
+        let refused = contents_of(&secret, "x").unwrap_err();
+        assert!(refused.contains("private key"), "{refused}");
+    }
+}
+
+#[test]
+fn a_key_in_pem_is_a_registrys_or_alpines() {
+    let npm = rcgen::KeyPair::generate().unwrap();
+    let found = contents::read(npm.public_key_pem().as_bytes(), "x").unwrap();
+    let (name, file) = found.keys[0].to_file().unwrap();
+    assert_eq!(found.keys[0].kind(), Kind::Npm);
+    assert_eq!(contents_of(&file, &name), Ok((1, false)));
+    let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().public_key_pem();
+    let found = contents::read(rsa.as_bytes(), "a@example.org-5261cecb.rsa.pub").unwrap();
+    assert_eq!(found.keys[0].kind(), Kind::Apk);
+    assert_eq!(&*found.keys[0].fingerprint().0, "a@example.org-5261cecb.rsa.pub");
+    // Its name is its identity, and becomes a file's.
+    for name in ["x", ".pub", "../a.rsa.pub", "a b.rsa.pub", "a.pem"] {
+        assert!(contents_of(rsa.as_bytes(), name).unwrap_err().contains("file's name"), "{name}");
+    }
 }

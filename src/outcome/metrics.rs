@@ -48,7 +48,7 @@ impl Direction {
 pub enum Alarm {
     /// Bytes differ from what an index promised.
     Mismatch,
-    /// A pinned file changed.
+    /// A pinned file changed, or an index names other bytes for one that should never change.
     Changed,
     /// An index that should be readable was not.
     Malformed,

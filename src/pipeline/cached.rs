@@ -43,7 +43,7 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let demand = Demand::of(&asked.headers);
-        let unshared = self.memory.is_unshared(&task.key, self.clock.now());
+        let unshared = self.is_unshared(&task);
         if unshared && !demand.only_if_cached {
             let recognition = task.recognition.as_ref();
             let reason = PassReason::Answer;
@@ -57,7 +57,7 @@ impl Pipeline {
         }
         let stored = match found {
             Lookup::Fresh(stored) => {
-                self.read_stored(&task, &stored.entry).await;
+                self.read_stored(&task, &stored).await;
                 let reply = self.reply_stored(asked, &stored, Outcome::Hit, record);
                 if let Some(response) = reply.await {
                     return response;

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::editions::{self, Held};
+use super::lookup::Stored;
 use super::shelf::Shelves;
 use super::task::Task;
+use crate::claim::Standing;
 use crate::clock::Time;
-use crate::ecosystem::{Document, Malformed, Recognition};
+use crate::ecosystem::{Document, Ecosystem, Malformed, Recognition};
 use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
+use crate::store::{ClaimBatch, Notes};
 use crate::target::{Scheme, Target};
 
 impl Pipeline {
@@ -38,18 +41,22 @@ impl Pipeline {
     }
 
     /// A stored body that is an index under its own digest may have come for another archive, or before the index that
-    /// names it: its claims are read when it is first given here.
-    pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) {
+    /// names it: its claims are read when it is first given here. An index under its own name is read again when what
+    /// names it is worth more than it was.
+    pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, stored: &Stored) {
+        let entry = &stored.entry;
         let Some(known) = &task.recognition else {
             return;
         };
-        if task.artifact().is_none() {
-            return;
-        }
-        let Some(index) = known.ecosystem.index_of(task.bare()) else {
-            return;
+        let other = known.ecosystem.index_of(task.bare());
+        let (index, proven) = match (task.artifact(), other) {
+            (Some(_), Some(index)) => (index, self.proven(known, task.bare(), entry)),
+            (None, other) if stored.proof.rank > entry.proof.rank => {
+                let index = other.unwrap_or_else(|| task.bare().clone());
+                (index.with_variant(task.target.variant()), stored.proof.rank)
+            }
+            _ => return,
         };
-        let proven = self.proven(known, task.bare(), entry);
         let current = self.store.current_claims(&index);
         let read = current.is_some_and(|by| by.document == entry.blob && by.rank >= proven);
         if proven == Rank::None || read {
@@ -57,6 +64,27 @@ impl Pipeline {
         }
         let _reading = self.reading_of(task);
         self.read_claims(known, task.bare(), entry, task.bare(), false).await;
+    }
+
+    /// A document that its origin confirmed is as it was, and may say other things all the same: keys came or went since
+    /// it was read. Gives back the entry as it is then.
+    pub(super) async fn read_with_new_keys(
+        self: &Arc<Self>,
+        task: &Task,
+        entry: Arc<Entry>,
+    ) -> Arc<Entry> {
+        let Some(known) = task.recognition.as_ref().filter(|_| task.is_index()) else {
+            return entry;
+        };
+        let depends = known.ecosystem.depends_on_keys(task.bare());
+        if !depends || self.memory.was_read_with(&task.target, self.keys.changes()) {
+            return entry;
+        }
+        let answered = entry.answered_by.as_deref().and_then(Target::from_url);
+        let base = answered.unwrap_or_else(|| task.bare().clone());
+        self.read_claims(known, task.bare(), &entry, &base, false).await;
+        let stored = self.store.entries(task.key).into_iter();
+        stored.into_iter().find(|stored| stored.blob == entry.blob).unwrap_or(entry)
     }
 
     fn read(
@@ -73,6 +101,10 @@ impl Pipeline {
         let index =
             other.unwrap_or_else(|| at.clone()).with_variant(recognition.resource.variant.name);
         let proven = self.proven(recognition, at, entry);
+        let changes = self.keys.changes();
+        let known =
+            known && (!ecosystem.depends_on_keys(at) || self.memory.was_read_with(&index, changes));
+        self.memory.note_reading(&index, changes);
         // What was read when less was proven of it is read again.
         let as_good = |rank: Rank| proven != Rank::Signed || rank == Rank::Signed;
         let current = store.current_claims(&index);
@@ -93,26 +125,10 @@ impl Pipeline {
             open: &open,
             companions: &Shelves { store, since: Time::from_millis(i64::MIN) },
         };
-        let read = store.begin_claims(&index, entry.blob).map_err(Malformed::from).and_then(
-            |mut batch| {
-                let standing = ecosystem.claims(&document, &self.keys, &mut batch)?;
-                if let Some(edition) = batch.said() {
-                    if let Err(held) = editions::admit(store, at, &standing, edition, now) {
-                        self.say(at, &held.to_string());
-                        self.mark_expired(entry, &held);
-                        return Ok(());
-                    }
-                    editions::remember(store, at, &standing, edition);
-                }
-                // One version of many that names nothing leaves what another said; and nobody's word is none.
-                let plain = index.origin().scheme == Scheme::Http;
-                if standing.rank == Rank::None && (is_version || plain) {
-                    return Ok(());
-                }
-                batch.publish(&standing, entry.requested_at)?;
-                Ok(())
-            },
-        );
+        let read = store
+            .begin_claims(&index, entry.blob)
+            .map_err(Malformed::from)
+            .and_then(|batch| self.take_claims(ecosystem, &document, batch, entry, is_version));
         if let Err(error) = read {
             tracing::warn!(url = %at, %error, "this index makes no claims");
             if !matches!(error, Malformed::Forged(_)) {
@@ -125,16 +141,94 @@ impl Pipeline {
         }
     }
 
-    /// What is proven of an index's own bytes. A digest in its URL says nothing of who chose it: that says the index that
-    /// names it.
-    fn proven(&self, recognition: &Recognition, at: &Target, entry: &Entry) -> Rank {
-        if entry.proof.rank != Rank::SelfCertified {
-            return entry.proof.rank;
+    /// Takes the claims of a document, and makes them current if its edition counts.
+    fn take_claims(
+        &self,
+        ecosystem: &dyn Ecosystem,
+        document: &Document<'_>,
+        mut batch: ClaimBatch,
+        entry: &Arc<Entry>,
+        is_version: bool,
+    ) -> Result<(), Malformed> {
+        let (store, at) = (&self.store, document.at);
+        if ecosystem.names_files_for_good() {
+            batch.compare();
         }
+        let standing = ecosystem.claims(document, &self.keys.get(), &mut batch)?;
+        if let Some(edition) = batch.said() {
+            if let Err(held) = editions::admit(store, at, &standing, edition, document.now) {
+                self.say(at, &held.to_string());
+                self.mark_expired(entry, &held);
+                return Ok(());
+            }
+            editions::remember(store, at, &standing, edition);
+        }
+        // One version of many that names nothing leaves what another said; and nobody's word is none.
+        let plain = at.origin().scheme == Scheme::Http;
+        if standing.rank == Rank::None && (is_version || plain) {
+            return Ok(());
+        }
+        let notes = batch.notes().clone();
+        batch.publish(&standing, entry.requested_at)?;
+        self.noticed(at, &standing, &notes);
+        self.mark_signed(entry, &standing);
+        Ok(())
+    }
+
+    /// Says what was noticed while the claims of an index were taken, and remembers who signed them.
+    fn noticed(&self, at: &Target, standing: &Standing, notes: &Notes) {
+        if !notes.signers.is_empty() {
+            self.store.bind_signers(&standing.root, &notes.signers);
+        }
+        for forged in &notes.forged {
+            self.say(at, &format!("a signature of a known key does not hold: {forged}"));
+        }
+        for (changed, kept) in &notes.changed {
+            if *kept {
+                let why = "it was signed, and the new one is not: the earlier promise stays";
+                self.say(at, &format!("{changed}; {why}"));
+            } else if self.editions.is_news(format!("{at} {changed}")) {
+                tracing::warn!(url = %at, changed, "this index names other bytes for a file that should never change");
+                self.metrics.alarm(Alarm::Changed);
+                let text = format!("names other bytes: {changed}");
+                self.store.note_rejection(at, &text, self.clock.now());
+            }
+        }
+        for key in &notes.unknown {
+            if self.editions.is_news(format!("{} {key}", standing.root)) {
+                tracing::info!(
+                    url = %at, key,
+                    "this registry signs with a key that larder does not know, so only TLS vouches for what it signed; \
+                     `larder keys add FILE` makes it known, with the registry's keys as its operator publishes them"
+                );
+            }
+        }
+    }
+
+    /// An index whose signature became known after it was kept.
+    fn mark_signed(&self, entry: &Arc<Entry>, standing: &Standing) {
+        if standing.rank == Rank::Signed && entry.proof.rank < Rank::Signed {
+            let mut signed = Entry::clone(entry);
+            signed.proof.rank = Rank::Signed;
+            self.write_down(signed);
+        }
+    }
+
+    fn write_down(&self, entry: Entry) {
+        if let Err(error) = self.store.update(entry) {
+            tracing::warn!(%error, "a proof could not be written down");
+        }
+    }
+
+    /// What is proven of an index's own bytes: what was when they were kept, or by now says the index that names them. A
+    /// digest in its URL says nothing of who chose it.
+    fn proven(&self, recognition: &Recognition, at: &Target, entry: &Entry) -> Rank {
         let topics = recognition.ecosystem.topics(at);
         let promises = self.store.promises(at, &topics, self.clock.now());
         let expected = crate::verify::Expectation { named: None, promises, otherwise: Rank::None };
-        expected.vouched(&entry.digests, entry.size)
+        let vouched = expected.vouched(&entry.digests, entry.size);
+        let kept = Some(entry.proof.rank).filter(|rank| *rank != Rank::SelfCertified);
+        kept.map_or(vouched, |kept| kept.max(vouched))
     }
 
     /// An index past its `Valid-Until` is served as what it is.
@@ -144,8 +238,6 @@ impl Pipeline {
         }
         let mut expired = Entry::clone(entry);
         expired.proof.stale = true;
-        if let Err(error) = self.store.update(expired) {
-            tracing::warn!(%error, "a proof could not be written down");
-        }
+        self.write_down(expired);
     }
 }

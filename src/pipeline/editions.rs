@@ -42,7 +42,7 @@ impl fmt::Display for Held {
             Self::Strangers(signers) => write!(
                 f,
                 "it is signed by {}, none of whom signed for this archive before; if the archive changed its keys, \
-                 remove DATA/state/signers while larder is stopped",
+                 `larder keys rebind` with this URL forgets the earlier ones",
                 signers.join(", ")
             ),
         }

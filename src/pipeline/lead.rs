@@ -146,7 +146,7 @@ impl Pipeline {
     }
 
     /// The stored copy is current: its header fields are renewed, its claims confirmed.
-    async fn current(&self, task: &Task, entry: &Arc<Entry>, answer: &Answer) -> Came {
+    async fn current(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>, answer: &Answer) -> Came {
         let mut renewed = Entry::clone(entry);
         freshness::refresh(&mut renewed.head, &answer.head);
         renewed.requested_at = answer.requested_at;
@@ -161,7 +161,7 @@ impl Pipeline {
             store.update(renewed)
         });
         match updated.await {
-            Ok(Ok(entry)) => Came::Ended(End::Current(entry)),
+            Ok(Ok(entry)) => Came::Ended(End::Current(self.read_with_new_keys(task, entry).await)),
             // The ledger could not take it; what the origin said holds all the same.
             Ok(Err(_)) | Err(_) => Came::Ended(End::Current(Arc::clone(entry))),
         }
@@ -183,17 +183,17 @@ impl Pipeline {
         let proven = expected.named.is_some() || expected.promises.iter().any(Promise::is_strong);
         match shareable(&answer, proven) {
             Shareable::Varies => {
-                self.memory.note_unshared(task.key, self.clock.now());
+                self.note_unshared(task);
                 return Came::Ended(End::Pass);
             }
             Shareable::No => {
-                self.memory.note_unshared(task.key, self.clock.now());
+                self.note_unshared(task);
                 return Came::Ended(hand_over(lead, answer));
             }
             Shareable::Yes => {}
         }
         if task.is_unknown() && task.likely.is_none() && !freshness::worth_keeping(&answer.head) {
-            self.memory.note_unshared(task.key, self.clock.now());
+            self.note_unshared(task);
             return Came::Ended(hand_over(lead, answer));
         }
         let spool = self.spool(answer.length, expected.algorithms()).await;

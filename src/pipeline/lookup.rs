@@ -75,8 +75,11 @@ pub(super) struct Memory {
     /// With which generation it was asked whether an index that may speak for a target names it.
     bound: Cache<Key, (u64, bool)>,
     negatives: Cache<Key, Negative>,
-    /// Answers that only their client may have: the next request need not find that out again.
-    unshared: Cache<Key, Time>,
+    /// Answers that only their client may have: the next request need not find that out again. Until when, and after how
+    /// many changes of the keys: with another key the next may be proven.
+    unshared: Cache<Key, (Time, u64)>,
+    /// After how many changes of the keys an index was read.
+    read_with: Cache<Key, u64>,
     /// When an unsafe method last succeeded on an origin.
     changed: Cache<Origin, Time>,
     /// When an unsafe method last succeeded on a URL (RFC 9111 §4.4).
@@ -97,6 +100,7 @@ impl Default for Memory {
                 .time_to_live(NEGATIVE_HOLDS)
                 .build(),
             unshared: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
+            read_with: Cache::new(100_000),
             bound: Cache::new(100_000),
             changed: Cache::builder().max_capacity(10_000).time_to_live(day).build(),
             invalidated: Cache::builder().max_capacity(100_000).time_to_live(day).build(),
@@ -124,14 +128,25 @@ impl Memory {
         self.negatives.insert(task.key, (Arc::clone(answer), asked, until));
     }
 
-    /// An answer may not be shared: for some minutes clients ask in their own words at once.
-    pub(super) fn note_unshared(&self, key: Key, now: Time) {
-        self.unshared.insert(key, now.plus(UNSHARED_HOLDS));
+    /// An answer may not be shared: for some minutes clients ask in their own words at once. `keys`: how often the keys
+    /// have changed.
+    pub(super) fn note_unshared(&self, key: Key, now: Time, keys: u64) {
+        self.unshared.insert(key, (now.plus(UNSHARED_HOLDS), keys));
     }
 
     /// Whether the last answer could not be shared.
-    pub(super) fn is_unshared(&self, key: &Key, now: Time) -> bool {
-        self.unshared.get(key).is_some_and(|until| now < until)
+    pub(super) fn is_unshared(&self, key: &Key, now: Time, keys: u64) -> bool {
+        self.unshared.get(key).is_some_and(|(until, with)| now < until && with == keys)
+    }
+
+    /// Notes with which keys an index is being read.
+    pub(super) fn note_reading(&self, index: &Target, keys: u64) {
+        self.read_with.insert(index.key(Partition::Public), keys);
+    }
+
+    /// Whether an index was read with today's keys.
+    pub(super) fn was_read_with(&self, index: &Target, keys: u64) -> bool {
+        self.read_with.get(&index.key(Partition::Public)) == Some(keys)
     }
 
     /// An unsafe method succeeded.
@@ -188,11 +203,21 @@ pub fn expectation(
 pub fn may_be_vouched(target: &Target, known: Option<&Recognition>, promises: &[Promise]) -> bool {
     known.is_some_and(|known| known.ecosystem.may_be_signed(target))
         || promises.iter().any(|promise| {
-            promise.by.rank == Rank::Signed && promise.relation.binds() && promise.is_strong()
+            promise.rank() == Rank::Signed && promise.relation.binds() && promise.is_strong()
         })
 }
 
 impl Pipeline {
+    /// The answer to a task was for its client alone.
+    pub(super) fn note_unshared(&self, task: &Task) {
+        self.memory.note_unshared(task.key, self.clock.now(), self.keys.changes());
+    }
+
+    /// Whether the last answer was.
+    pub(super) fn is_unshared(&self, task: &Task) -> bool {
+        self.memory.is_unshared(&task.key, self.clock.now(), self.keys.changes())
+    }
+
     /// Everything that is promised of the task's target today.
     pub(super) fn expectation_of(&self, task: &Task) -> Expectation {
         match task.artifact() {

@@ -39,7 +39,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{self, Config, Live};
 use crate::ecosystem::{self, Kind, Recognition, Shape};
 use crate::flight::Flights;
-use crate::keyring::Keyring;
+use crate::keyring::Trusted;
 use crate::origin::{Origins, Passes, Reach};
 use crate::outcome::Outcome;
 use crate::outcome::metrics::Metrics;
@@ -71,7 +71,7 @@ pub struct Pipeline {
     flights: Arc<Flights>,
     silences: Silences,
     memory: lookup::Memory,
-    keys: Arc<Keyring>,
+    keys: Trusted,
     editions: editions::Said,
     reading: Arc<Reading>,
     next_connection: AtomicU64,
@@ -107,7 +107,7 @@ impl Pipeline {
         store: Arc<Store>,
         origins: Arc<Origins>,
         metrics: Arc<Metrics>,
-        keys: Keyring,
+        keys: Trusted,
     ) -> Self {
         Self {
             config,
@@ -118,7 +118,7 @@ impl Pipeline {
             flights: Arc::default(),
             silences: Silences::default(),
             memory: lookup::Memory::default(),
-            keys: Arc::new(keys),
+            keys,
             editions: editions::Said::default(),
             reading: Arc::default(),
             next_connection: AtomicU64::new(1),

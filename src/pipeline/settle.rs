@@ -93,7 +93,7 @@ impl Pipeline {
                     self.alarm(task, disagreement);
                     if given.plain {
                         // Whoever sits on the line chose these bytes: the next client asks for itself.
-                        self.memory.note_unshared(task.key, self.clock.now());
+                        self.note_unshared(task);
                     }
                     return Came::Ended(End::Given);
                 }

@@ -72,7 +72,7 @@ impl Pipeline {
                 companions: &Shelves { store: &pipeline.store, since: Time::from_millis(i64::MIN) },
             };
             let mut said = OnlyEdition::default();
-            let standing = ecosystem.claims(&document, &pipeline.keys, &mut said);
+            let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut said);
             pipeline.own(&at, standing, said.0.as_ref())
         });
         looked.await.unwrap_or(Own::Nothing)
@@ -128,9 +128,12 @@ impl Pipeline {
             };
             tracing::info!(
                 url = %at, why,
-                "this archive's signature is not known, so {worth}; put the key's file into DATA/state/keys and restart"
+                "this archive's signature is not known, so {worth}; `larder keys add FILE` makes its key known, with the file \
+                 that the archive's operator publishes"
             );
-            let text = format!("not proved by its signature: {why}");
+            let text = format!(
+                "not proved by its signature: {why}; `larder keys add FILE` makes a key known"
+            );
             self.store.note_rejection(at, &text, self.clock.now());
         }
     }

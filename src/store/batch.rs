@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::notes::Notes;
 use super::segment::{self, Manifest, Row};
 use super::sort::{BUFFERED_ROWS, Sorter};
 use super::space::{Purpose, Room, footprint};
@@ -44,6 +45,11 @@ pub struct ClaimBatch {
     topics: Vec<Topic>,
     origins: Vec<Origin>,
     edition: Option<Edition>,
+    /// Which claims bear a signature of their own, as [`Manifest::signed`] sums them up.
+    signed: u64,
+    /// Whether a file that changes is worth a note.
+    compares: bool,
+    notes: Notes,
     /// Why the claims cannot be kept: a sink has no words for that until it is published.
     failed: Option<io::Error>,
 }
@@ -67,6 +73,9 @@ impl Store {
             topics: Vec::new(),
             origins: Vec::new(),
             edition: None,
+            signed: 0,
+            compares: false,
+            notes: Notes::default(),
             failed: None,
         })
     }
@@ -74,6 +83,54 @@ impl Store {
 
 impl ClaimSink for ClaimBatch {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
+        if self.is_kept(&claim, false)? { Ok(()) } else { self.take(claim, false) }
+    }
+
+    fn signed_claim(&mut self, claim: Claim, signer: &str) -> Result<(), TooMany> {
+        self.notes.signer(signer);
+        if self.is_kept(&claim, true)? { Ok(()) } else { self.take(claim, true) }
+    }
+
+    fn forged_claim(&mut self, claim: Claim, why: &str) -> Result<(), TooMany> {
+        self.notes.forged(&claim, why);
+        for earlier in self.signed_before(&claim) {
+            self.take(earlier, true)?;
+        }
+        Ok(())
+    }
+
+    fn unknown_signer(&mut self, key: &str) {
+        self.notes.unknown(key);
+    }
+
+    fn speaks(&mut self, origin: &Origin) {
+        if self.origins.len() < MAX_ORIGINS && !self.origins.contains(origin) {
+            self.origins.push(origin.clone());
+        }
+    }
+
+    fn edition(&mut self, edition: Edition) {
+        self.edition = Some(edition);
+    }
+}
+
+impl ClaimBatch {
+    /// What the index says of itself, if it may be signed.
+    pub fn said(&self) -> Option<&Edition> {
+        self.edition.as_ref()
+    }
+
+    /// From now on every claim is compared with what was claimed before: this index names files that never change.
+    pub fn compare(&mut self) {
+        self.compares = true;
+    }
+
+    /// What was noticed while the claims were taken.
+    pub fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    fn take(&mut self, claim: Claim, signed: bool) -> Result<(), TooMany> {
         if self.failed.is_some() || claim.digests.is_empty() {
             return Ok(());
         }
@@ -94,7 +151,10 @@ impl ClaimSink for ClaimBatch {
         for digest in &claim.digests {
             let width = u16::try_from(digest.as_bytes().len()).map_err(|_| TooMany)?;
             self.width = self.width.max(width);
-            let row = Row::new(key, group, digest, claim.size);
+            let row = Row::new(key, group, digest, claim.size, signed);
+            if signed {
+                self.signed = self.signed.wrapping_add(row.fence() | 1);
+            }
             if let Err(error) = self.push(row) {
                 self.failed = Some(error);
                 return Ok(());
@@ -105,21 +165,31 @@ impl ClaimSink for ClaimBatch {
         Ok(())
     }
 
-    fn speaks(&mut self, origin: &Origin) {
-        if self.origins.len() < MAX_ORIGINS && !self.origins.contains(origin) {
-            self.origins.push(origin.clone());
+    /// Whether something else is kept in the place of `claim`: the index named other bytes for this file before, and a
+    /// signature stood behind those.
+    fn is_kept(&mut self, claim: &Claim, signed: bool) -> Result<bool, TooMany> {
+        if !self.compares {
+            return Ok(false);
         }
+        let before = self.store.claimed_before(&self.index, claim);
+        let Some(change) = Notes::change(claim, &before) else {
+            return Ok(false);
+        };
+        let kept: Vec<Claim> =
+            before.into_iter().filter(|(_, signed)| *signed).map(|(c, _)| c).collect();
+        let keeps = !signed && !kept.is_empty();
+        self.notes.changed(change, keeps);
+        if keeps {
+            for earlier in kept {
+                self.take(earlier, true)?;
+            }
+        }
+        Ok(keeps)
     }
 
-    fn edition(&mut self, edition: Edition) {
-        self.edition = Some(edition);
-    }
-}
-
-impl ClaimBatch {
-    /// What the index says of itself, if it may be signed.
-    pub fn said(&self) -> Option<&Edition> {
-        self.edition.as_ref()
+    fn signed_before(&self, claim: &Claim) -> Vec<Claim> {
+        let before = self.store.claimed_before(&self.index, claim).into_iter();
+        before.filter(|(_, signed)| *signed).map(|(claim, _)| claim).collect()
     }
 
     /// Makes the set current, as one, in the place of the index's older sets (which stay a day as superseded). A set that
@@ -135,7 +205,9 @@ impl ClaimBatch {
             ));
         }
         let store = self.store;
-        if let Some(current) = store.claims.confirm_same(&self.index, self.document, standing, now)
+        let (index, document) = (&self.index, self.document);
+        if let Some(current) =
+            store.claims.confirm_same(index, document, standing, self.signed, now)
         {
             return Ok(current);
         }
@@ -151,6 +223,7 @@ impl ClaimBatch {
             topics: self.topics,
             origins: self.origins,
             claims: self.claims,
+            signed: self.signed,
         };
         let length = footprint(segment::length_of(self.rows, self.width) + manifest.length()?);
         let share = store.space.cap() / CLAIMS_SHARE;

@@ -45,6 +45,8 @@ pub(super) struct Set {
     pub(super) topics: Vec<Topic>,
     pub(super) origins: Vec<Origin>,
     pub(super) claims: u64,
+    /// Which claims bear a signature of their own, as [`Manifest::signed`] sums them up.
+    pub(super) signed: u64,
     pub(super) bytes: u64,
     /// The segment, while it is kept open.
     pub(super) open: Mutex<Weak<Segment>>,
@@ -87,6 +89,7 @@ impl Set {
             topics: manifest.topics,
             origins: manifest.origins,
             claims: manifest.claims,
+            signed: manifest.signed,
             bytes,
             open: Mutex::new(Weak::new()),
             state: Mutex::new(State { generation: Arc::new(generation), dirty: false }),

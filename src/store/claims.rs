@@ -156,12 +156,15 @@ impl Claims {
         index: &Target,
         document: BlobId,
         standing: &Standing,
+        signed: u64,
         at: Time,
     ) -> Option<Arc<Generation>> {
         let set = self.current_of(index)?;
         let same = set.generation();
-        let same =
-            same.document == document && same.rank == standing.rank && same.root == standing.root;
+        let same = same.document == document
+            && same.rank == standing.rank
+            && same.root == standing.root
+            && set.signed == signed;
         same.then(|| self.confirmed(&set, at))
     }
 

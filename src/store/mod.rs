@@ -38,6 +38,7 @@ mod evict;
 pub mod failpoint;
 mod ledger;
 mod lock;
+mod notes;
 mod promise;
 mod recent;
 mod record;
@@ -62,6 +63,7 @@ pub use blobs::Blob;
 pub use buffer::Buffer;
 pub use claims::IndexSet;
 pub use durable::write as write_durably;
+pub use notes::Notes;
 pub use rejections::Rejection;
 pub use spool::Spool;
 pub use upkeep::{Usage, Verification};
@@ -304,6 +306,17 @@ impl Store {
     /// Notes who signed for `root`. Blocking when it is news.
     pub fn bind_signers(&self, root: &Root, signers: &[Box<str>]) {
         self.state.bind_signers(root, signers);
+    }
+
+    /// Every root that somebody signed for, and who did. Quick.
+    pub fn bindings(&self) -> Vec<(Root, Vec<Box<str>>)> {
+        self.state.bindings()
+    }
+
+    /// Forgets who signed for `root`, and the newest dates below it: it is as if it had never been seen. Gives back who
+    /// had signed. Blocking.
+    pub fn unbind(&self, root: &Root) -> Vec<Box<str>> {
+        self.state.unbind(root)
     }
 
     /// The newest date of the signed index in `directory`. Quick.

@@ -29,6 +29,7 @@ impl Store {
                     relation: Relation::Elsewhere,
                     digests: found.digests,
                     size: found.size,
+                    signed: found.signed,
                 });
             }
         }

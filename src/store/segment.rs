@@ -10,6 +10,8 @@
 //! row       match key 16 │ group 4 │ algorithm 1 │ size 8 │ digest, padded to the segment's widest
 //! ```
 //!
+//! The highest bit beside the algorithm says that the claim bears a signature of its own.
+//!
 //! Numbers are big-endian, so that rows sort as their bytes do. The digests of one claim share a group: all of them must
 //! match. A look-up searches the fences, which are in memory while the segment is in use, and then reads one or two blocks
 //! with `pread`. Most of the indexes under a topic do not name the file that is looked for: the prints, in memory as well,
@@ -53,10 +55,13 @@ const MAX_BLOCKS_READ: u64 = 4;
 /// A manifest: 64 topics, and URLs that [`crate::target::MAX_URL`] limits.
 const MAX_MANIFEST: u32 = 8 << 20;
 
+/// Beside the algorithm: the claim bears a signature of its own.
+const SIGNED: u8 = 0x80;
+
 /// Stands for "no size promised".
 const NO_SIZE: u64 = u64::MAX;
 
-const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 1 };
+const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 2 };
 
 /// One digest of one claim, as its bytes; sorts by match key, then by claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,6 +94,9 @@ pub(super) struct Manifest {
     pub(super) origins: Vec<Origin>,
     /// How many claims it makes.
     pub(super) claims: u64,
+    /// Which of them bear a signature of their own, as a sum over their keys: the same document says other things when
+    /// other keys are known.
+    pub(super) signed: u64,
 }
 
 /// What a segment says of a match key.
@@ -98,6 +106,8 @@ pub(super) struct Found {
     pub(super) digests: Vec<Digest>,
     /// The length in bytes, if promised.
     pub(super) size: Option<u64>,
+    /// Whether the claim bears a signature of its own.
+    pub(super) signed: bool,
 }
 
 /// A segment, ready for look-ups.
@@ -110,13 +120,20 @@ pub(super) struct Segment {
 }
 
 impl Row {
-    pub(super) fn new(key: MatchKey, group: u32, digest: &Digest, size: Option<u64>) -> Self {
+    pub(super) fn new(
+        key: MatchKey,
+        group: u32,
+        digest: &Digest,
+        size: Option<u64>,
+        signed: bool,
+    ) -> Self {
         let mut row = [0; ROW];
+        let mark = if signed { SIGNED } else { 0 };
         let pieces = key
             .0
             .into_iter()
             .chain(group.to_be_bytes())
-            .chain([digest.algorithm() as u8])
+            .chain([digest.algorithm() as u8 | mark])
             .chain(size.unwrap_or(NO_SIZE).to_be_bytes())
             .chain(digest.as_bytes().iter().copied());
         for (to, from) in row.iter_mut().zip(pieces) {
@@ -126,7 +143,7 @@ impl Row {
     }
 
     /// The first eight bytes of the match key.
-    fn fence(&self) -> u64 {
+    pub(super) fn fence(&self) -> u64 {
         fence(&self.0)
     }
 }
@@ -331,9 +348,9 @@ impl Segment {
                 match at.cmp(&key.0) {
                     std::cmp::Ordering::Less => {}
                     std::cmp::Ordering::Equal => {
-                        let (group, digest, size) = parse(rest).ok_or_else(|| damaged("a row"))?;
+                        let (group, digest, one) = parse(rest).ok_or_else(|| damaged("a row"))?;
                         if last != Some(group) {
-                            found.push(Found { digests: Vec::new(), size });
+                            found.push(one);
                             last = Some(group);
                         }
                         if let Some(claim) = found.last_mut() {
@@ -366,15 +383,20 @@ impl Segment {
     }
 }
 
-/// Group, digest and size of a row, after its key.
-fn parse(rest: &[u8]) -> Option<(u32, Digest, Option<u64>)> {
+/// Group and digest of a row, after its key, and the claim it belongs to, still without digests.
+fn parse(rest: &[u8]) -> Option<(u32, Digest, Found)> {
     let (group, rest) = rest.split_first_chunk()?;
     let (code, rest) = rest.split_first()?;
     let (size, rest) = rest.split_first_chunk()?;
-    let algorithm = Algorithm::from_code(*code)?;
+    let algorithm = Algorithm::from_code(*code & !SIGNED)?;
     let digest = Digest::new(algorithm, rest.get(..algorithm.length())?)?;
     let size = u64::from_be_bytes(*size);
-    Some((u32::from_be_bytes(*group), digest, (size != NO_SIZE).then_some(size)))
+    let claim = Found {
+        digests: Vec::new(),
+        size: (size != NO_SIZE).then_some(size),
+        signed: *code & SIGNED != 0,
+    };
+    Some((u32::from_be_bytes(*group), digest, claim))
 }
 
 fn fence(key: &[u8]) -> u64 {
@@ -421,6 +443,7 @@ mod tests {
             topics: vec![Topic::new("pypi", "a")],
             origins: vec![origin()],
             claims,
+            signed: 0,
         }
     }
 
@@ -446,19 +469,19 @@ mod tests {
         /// Keys are drawn from few, so that several claims share one and blocks begin in the middle of a key.
         #[test]
         fn a_look_up_finds_what_a_map_would(
-            claims in prop::collection::vec((0_u8..40, any::<u8>(), any::<Option<u32>>()), 0..400),
+            claims in prop::collection::vec((0_u8..40, any::<u8>(), any::<Option<u32>>(), any::<bool>()), 0..400),
         ) {
             let data = tempfile::tempdir().unwrap();
             let mut rows = Vec::new();
             let mut expected: HashMap<u8, Vec<Found>> = HashMap::new();
-            for (group, (key, byte, size)) in claims.iter().enumerate() {
+            for (group, (key, byte, size, signed)) in claims.iter().enumerate() {
                 let size = size.map(u64::from);
                 let digests = vec![digest(Algorithm::Md5, *byte), digest(Algorithm::Sha512, *byte)];
                 for digest in &digests {
                     let group = u32::try_from(group).unwrap();
-                    rows.push(Row::new(MatchKey([*key; 16]), group, digest, size));
+                    rows.push(Row::new(MatchKey([*key; 16]), group, digest, size, *signed));
                 }
-                expected.entry(*key).or_default().push(Found { digests, size });
+                expected.entry(*key).or_default().push(Found { digests, size, signed: *signed });
             }
             let segment = Segment::open(&written(data.path(), rows, 64)).unwrap();
             for key in 0..41 {
@@ -488,7 +511,7 @@ mod tests {
     #[test]
     fn a_manifest_comes_back_and_gives_the_index() {
         let data = tempfile::tempdir().unwrap();
-        let row = Row::new(MatchKey([1; 16]), 0, &digest(Algorithm::Sha256, 1), Some(1));
+        let row = Row::new(MatchKey([1; 16]), 0, &digest(Algorithm::Sha256, 1), Some(1), false);
         let path = written(data.path(), vec![row], 32);
         let (manifest, length) = manifest(&path).unwrap();
         assert_eq!(manifest, manifest_of(1));
@@ -507,7 +530,7 @@ mod tests {
     fn any_damage_is_an_error_and_never_another_digest() {
         let data = tempfile::tempdir().unwrap();
         let key = MatchKey([7; 16]);
-        let row = Row::new(key, 0, &digest(Algorithm::Sha256, 9), Some(1));
+        let row = Row::new(key, 0, &digest(Algorithm::Sha256, 9), Some(1), false);
         let path = written(data.path(), vec![row], 32);
         let whole = std::fs::read(&path).unwrap();
         let look_up = || -> io::Result<Vec<Found>> {

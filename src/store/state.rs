@@ -125,6 +125,24 @@ impl State {
         self.signers.flush();
     }
 
+    /// Every root that somebody signed for, and who did, in order.
+    pub(super) fn bindings(&self) -> Vec<(Root, Vec<Box<str>>)> {
+        let mut bindings = self.signers.all();
+        bindings.sort_unstable();
+        bindings
+    }
+
+    /// Forgets who signed for `root`, and the newest dates below it.
+    pub(super) fn unbind(&self, root: &Root) -> Vec<Box<str>> {
+        let gone = self.signers.remove(|known| known == root);
+        let below =
+            |known: &Root| known.origin == root.origin && known.path.starts_with(&*root.path);
+        self.dates.remove(below);
+        self.signers.flush();
+        self.dates.flush();
+        gone.into_iter().flat_map(|(_, signers)| signers).collect()
+    }
+
     /// The newest date of the signed index in `directory`.
     pub(super) fn newest_date(&self, directory: &Root) -> Option<Time> {
         self.dates.get(directory).map(Time::from_millis)
@@ -210,6 +228,21 @@ where
         rows.known.insert(key, value);
     }
 
+    fn all(&self) -> Vec<(K, V)> {
+        let rows = hold(&self.rows);
+        rows.known.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    fn remove(&self, which: impl Fn(&K) -> bool) -> Vec<(K, V)> {
+        let mut rows = hold(&self.rows);
+        let gone: Vec<(K, V)> = rows.known.extract_if(|key, _| which(key)).collect();
+        if !gone.is_empty() {
+            rows.order.retain(|key| !which(key));
+            rows.changed = true;
+        }
+        gone
+    }
+
     fn flush(&self) {
         // The lock is held while writing: an older table must not be renamed over a newer one.
         let mut rows = hold(&self.rows);
@@ -281,6 +314,28 @@ mod tests {
         let again = State::open(data.path()).unwrap();
         assert!(again.is_confirmed("pypi", &root));
         assert!(!again.is_confirmed("apt", &root));
+    }
+
+    #[test]
+    fn a_root_that_is_unbound_is_as_if_it_had_never_been_seen() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        let root = |path: &str| Root { origin: origin("example.org"), path: path.into() };
+        let made = Time::from_millis(5);
+        for path in ["/debian/", "/other/"] {
+            state.bind_signers(&root(path), &["A".into(), "B".into()]);
+            state.note_date(&root(&format!("{path}dists/stable/")), made);
+        }
+        assert_eq!(state.unbind(&root("/debian/")), ["A".into(), "B".into()]);
+        for state in [&state, &State::open(data.path()).unwrap()] {
+            assert_eq!(state.bindings(), [(root("/other/"), vec!["A".into(), "B".into()])]);
+            assert_eq!(state.newest_date(&root("/debian/dists/stable/")), None);
+            assert_eq!(state.newest_date(&root("/other/dists/stable/")), Some(made));
+        }
+        assert!(state.unbind(&root("/debian/")).is_empty());
+        // Its place in the order is gone as well, and it can come back.
+        state.bind_signers(&root("/debian/"), &["C".into()]);
+        assert_eq!(State::open(data.path()).unwrap().bindings().len(), 2);
     }
 
     #[test]

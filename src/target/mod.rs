@@ -7,6 +7,7 @@
 //!
 //! [`identity`] decides the origin of a request (promise P1).
 
+mod credential;
 pub mod identity;
 mod key;
 mod origin;
@@ -16,6 +17,7 @@ pub mod secret;
 
 use std::fmt;
 
+pub use self::credential::{Credential, is_bound_to_connection, is_field};
 pub use self::key::{Key, MatchKey, Partition};
 pub use self::origin::{Host, Origin, Scheme};
 pub use self::path::{BadPath, decode_once};
@@ -127,11 +129,6 @@ impl Target {
             Some(query) => format!("{}?{query}", self.path),
             None => self.path.to_string(),
         }
-    }
-
-    /// Whether a credential stands in the path or the query.
-    pub fn has_secret(&self) -> bool {
-        secret::stands_in(&self.path, self.query())
     }
 
     /// The whole URL, secrets and all: for requests, never for texts.

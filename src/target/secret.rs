@@ -38,24 +38,36 @@ const PARAMETERS: [&str; 18] = [
     "x-goog-signature",
 ];
 
-/// Whether a URL's path or query holds what surely is a credential.
-pub(super) fn stands_in(path: &str, query: Option<&str>) -> bool {
+/// The name of a token in the path: no header field and no parameter can be called so.
+pub(super) const IN_THE_PATH: &str = "/t/";
+
+/// What surely are credentials in a URL: their names, in lower case, and themselves.
+pub(super) fn tokens(path: &str, query: Option<&str>) -> Vec<(String, String)> {
+    let mut found = Vec::new();
     let mut before = "";
-    let in_path = path.split('/').any(|segment| {
-        let named = is_marker(before) && is_token(segment);
+    for segment in path.split('/') {
+        if is_marker(before) && is_token(segment) {
+            found.push((IN_THE_PATH.to_owned(), segment.to_owned()));
+        }
         before = segment;
-        named
-    });
-    in_path || query.is_some_and(|query| query.split(['&', ';']).any(is_credential))
+    }
+    for pair in query.into_iter().flat_map(|query| query.split(['&', ';'])) {
+        let (raw, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode_once(raw).unwrap_or_else(|| raw.to_owned()).to_ascii_lowercase();
+        if PARAMETERS.contains(&name.as_str()) {
+            found.push((name, value.to_owned()));
+        }
+    }
+    found
 }
 
 /// Path and query as they may stand on disk: whole, or, with a secret in them, so that they name nothing any more.
 pub fn for_disk(path_and_query: &str) -> Cow<'_, str> {
     let (path, query) = split(path_and_query);
-    if stands_in(path, query) {
-        Cow::Owned(Shown { path, query }.to_string())
-    } else {
+    if tokens(path, query).is_empty() {
         Cow::Borrowed(path_and_query)
+    } else {
+        Cow::Owned(Shown { path, query }.to_string())
     }
 }
 
@@ -107,16 +119,10 @@ fn is_marker(segment: &str) -> bool {
     segment == "t" || segment == "%74"
 }
 
-/// conda's tokens are long, and of letters, digits and hyphens. A false yes costs a pass.
+/// conda's tokens are long, and of letters, digits and hyphens. A false yes makes something private that need not be.
 fn is_token(segment: &str) -> bool {
     segment.len() >= 16
         && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-}
-
-fn is_credential(pair: &str) -> bool {
-    let raw = pair.split('=').next().unwrap_or(pair);
-    let name = decode_once(raw).unwrap_or_else(|| raw.to_owned()).to_ascii_lowercase();
-    PARAMETERS.contains(&name.as_str())
 }
 
 fn split(path_and_query: &str) -> (&str, Option<&str>) {
@@ -134,7 +140,7 @@ mod tests {
     fn secrets_are_known_in_every_spelling() {
         let found = |text| {
             let (path, query) = split(text);
-            stands_in(path, query)
+            !tokens(path, query).is_empty()
         };
         for secret in [
             "/a?X-Amz-Signature=00&b=1",

@@ -1,5 +1,6 @@
 //! What the documents tell people to type is what the program understands.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::world::binary::PROGRAM;
@@ -47,4 +48,68 @@ async fn the_commands_in_the_readme_exist() {
         let output = run(command).await;
         assert!(output.status.success(), "{name}: {}", text(&output));
     }
+}
+
+/// The pages on how larder is run, and how daemons and runners use it.
+fn pages() -> Vec<(String, String)> {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let mut pages: Vec<_> = crate::world::files(&docs)
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "md"))
+        .map(|path| {
+            let name = path.strip_prefix(&docs).unwrap().display().to_string();
+            (name, std::fs::read_to_string(&path).unwrap())
+        })
+        .collect();
+    pages.sort();
+    assert!(pages.len() >= 8, "{pages:?}");
+    pages
+}
+
+/// The targets of links that lead to files of this repository, as paths from its root.
+fn links(folder: &str, text: &str) -> Vec<PathBuf> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    targets
+        .filter(|target| !target.contains("://") && !target.starts_with('#'))
+        .map(|target| here.join(target.split('#').next().unwrap()))
+        .collect()
+}
+
+#[test]
+fn every_page_is_found_from_the_first_one() {
+    assert!(links("", README).iter().any(|link| link.ends_with("docs/README.md")));
+    let pages = pages();
+    let (_, index) = pages.iter().find(|(name, _)| name == "README.md").unwrap();
+    let linked = links("docs", index);
+    for (name, _) in pages.iter().filter(|(name, _)| name != "README.md") {
+        assert!(linked.iter().any(|link| link.ends_with(name)), "{name} is not in docs/README.md");
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for (name, text) in pages() {
+        for link in links("docs", &text) {
+            assert!(link.exists(), "{name}: {}", link.display());
+        }
+    }
+    assert!(!links("docs", "[x](nowhere.md)")[0].exists(), "the control");
+}
+
+/// People copy commands: whoever wrote them says whether they were tried.
+#[test]
+fn commands_are_marked_as_tried_or_not() {
+    let unmarked = |text: &str| {
+        let blocks = text.split("```sh\n").skip(1).map(|rest| rest.split_once("```").unwrap());
+        let after = blocks.map(|(block, after)| (block.to_owned(), after.trim_start().to_owned()));
+        let marks =
+            ["Tried", "Not tried", "The first line tried", "The output tried", "The drop-in tried"];
+        let unmarked = after.filter(|(_, after)| !marks.iter().any(|mark| after.starts_with(mark)));
+        unmarked.map(|(block, _)| block).collect::<Vec<_>>()
+    };
+    for (name, text) in pages() {
+        assert_eq!(unmarked(&text), [] as [&str; 0], "{name}");
+    }
+    assert_eq!(unmarked("```sh\nx\n```\nand so on"), ["x\n"], "the control");
 }

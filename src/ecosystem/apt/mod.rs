@@ -112,6 +112,10 @@ impl Ecosystem for Apt {
         at.file_name() == "InRelease"
     }
 
+    fn depends_on_keys(&self, at: &Target) -> bool {
+        matches!(at.file_name().as_ref(), "InRelease" | "Release")
+    }
+
     fn topics(&self, index: &Target) -> Vec<Topic> {
         vec![shape::topic(index)]
     }

@@ -7,11 +7,12 @@
 //! Each tarball is claimed at `dist.tarball`, and at `<root>/<name>/-/<file>` of the registry itself: registries write
 //! their main host into their documents whoever asks, and clients put the one that they are configured for in its place.
 //! Where integrity has several digests of its strongest algorithm, any one may match (see [`super::sri`]), so each is a
-//! claim of its own.
+//! claim of its own. What the registry's signatures make of a version is [`super::signatures`]'s business.
 
 use serde::Deserialize;
 
 use super::shape::Tarball;
+use super::signatures::{Judge, Signatures, Word};
 use super::sri;
 use crate::claim::{Claim, ClaimSink};
 use crate::digest::{Algorithm, Digest};
@@ -25,6 +26,8 @@ pub(super) struct Dist {
     /// SHA-1 in hexadecimal: for what was published before there was integrity.
     shasum: Option<String>,
     tarball: Option<String>,
+    #[serde(default)]
+    signatures: Signatures,
 }
 
 impl Dist {
@@ -45,59 +48,82 @@ pub(super) struct Dists<'a> {
     base: &'a Target,
     /// The registry.
     root: &'a Root,
-    package: &'a str,
+    judge: Judge<'a>,
     out: &'a mut dyn ClaimSink,
 }
 
 impl<'a> Dists<'a> {
-    /// Of the document about `package` in the registry at `root`, which `base` answered.
+    /// Of the document in the registry at `root`, which `base` answered, about the package whose signatures `judge` judges.
     pub(super) fn new(
         base: &'a Target,
         root: &'a Root,
-        package: &'a str,
+        judge: Judge<'a>,
         out: &'a mut dyn ClaimSink,
     ) -> Self {
-        Self { base, root, package, out }
+        Self { base, root, judge, out }
     }
 
     /// The package's name.
-    pub(super) fn package(&self) -> &str {
-        self.package
+    pub(super) fn package(&self) -> &'a str {
+        self.judge.package()
     }
 
-    /// Takes one.
-    pub(super) fn take(&mut self, dist: &Dist) -> Result<(), Malformed> {
+    /// Takes one, of `version`, if the document says which that is.
+    pub(super) fn take(&mut self, version: Option<&str>, dist: &Dist) -> Result<(), Malformed> {
         let tarball = dist.tarball.as_deref();
         let Some(target) = tarball.and_then(|tarball| self.base.join(tarball)) else {
             return Ok(());
         };
-        let Some(tarball) = Tarball::at(&target).filter(|found| found.package == self.package)
+        let Some(tarball) = Tarball::at(&target).filter(|found| found.package == self.package())
         else {
             return Ok(());
         };
-        let path = format!("{}{}/-/{}", self.root.path, self.package, tarball.file);
+        let digests = dist.alternatives();
+        if digests.is_empty() {
+            return Ok(());
+        }
+        let word = self.word(version.filter(|version| *version == tarball.version), dist)?;
+        let path = format!("{}{}/-/{}", self.root.path, self.package(), tarball.file);
         let own = Target::new(self.root.origin.clone(), &path).ok();
         // Written differently it is still the same file to whoever looks promises up.
         let own = own.filter(|own| own.match_key() != target.match_key());
-        for digest in dist.alternatives() {
+        for digest in digests {
             for target in [Some(&target), own.as_ref()].into_iter().flatten() {
                 if target.origin().scheme == Scheme::Https {
-                    self.out.claim(Claim {
+                    let claim = Claim {
                         target: target.clone(),
                         topic: tarball.topic(),
                         digests: vec![digest],
                         size: None,
-                    })?;
+                    };
+                    match &word {
+                        Word::Nothing | Word::Unknown(_) => self.out.claim(claim)?,
+                        Word::Signed(by) => self.out.signed_claim(claim, by)?,
+                        Word::Forged(why) => self.out.forged_claim(claim, why)?,
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// What the signatures say of `version`, whose tarball it is.
+    fn word(&mut self, version: Option<&str>, dist: &Dist) -> Result<Word, Malformed> {
+        let (Some(version), Some(integrity)) = (version, &dist.integrity) else {
+            return Ok(Word::Nothing);
+        };
+        let word = self.judge.word(version, integrity, &dist.signatures)?;
+        if let Word::Unknown(key) = &word {
+            self.out.unknown_signer(key);
+        }
+        Ok(word)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keyring::Keyring;
 
     const SRI: &str = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
     const SHA1: &str = "a9993e364706816aba3e25717850c26c9cd0d89d";
@@ -106,7 +132,9 @@ mod tests {
         let base = Target::from_url("https://example.org/t/x").unwrap();
         let root = Root::directory_of(&base);
         let mut out = Vec::new();
-        Dists::new(&base, &root, package, &mut out).take(dist).unwrap();
+        let keys = Keyring::new();
+        let judge = Judge::new(&keys, package, None);
+        Dists::new(&base, &root, judge, &mut out).take(Some("1.0.0"), dist).unwrap();
         out.iter()
             .map(|claim| {
                 let digest = claim.digests[0];
@@ -120,6 +148,7 @@ mod tests {
             integrity: integrity.map(str::to_owned),
             shasum: shasum.map(str::to_owned),
             tarball: Some(tarball.to_owned()),
+            signatures: Signatures::default(),
         }
     }
 

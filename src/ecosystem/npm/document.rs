@@ -18,7 +18,7 @@ use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
 
 /// The most versions of one package. The busiest, published with every commit, have some ten thousand.
-const MAX_VERSIONS: usize = 100_000;
+pub(super) const MAX_VERSIONS: usize = 100_000;
 
 /// The longest version, in bytes: semantic versioning's implementations take no longer one.
 const MAX_VERSION: usize = 256;
@@ -54,6 +54,7 @@ pub(super) fn read(
 #[serde(field_identifier, rename_all = "lowercase")]
 enum Key {
     Name,
+    Version,
     Versions,
     Dist,
     #[serde(other)]
@@ -85,6 +86,8 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let (mut name, mut read) = (None, false);
+        // Of one version: which it is may stand behind what belongs to it.
+        let (mut version, mut own): (Option<String>, Option<Dist>) = (None, None);
         while let Some(key) = map.next_key()? {
             match (key, self.about) {
                 (Key::Name, _) => {
@@ -98,10 +101,14 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
                 }
                 (Key::Dist, About::Version) => {
                     once(&mut read, "dist")?;
-                    let dist = map.next_value()?;
-                    self.take(&dist)?;
+                    own = Some(map.next_value()?);
                 }
-                (Key::Versions | Key::Dist | Key::Other, _) => {
+                (Key::Version, About::Version) => {
+                    if version.replace(map.next_value::<String>()?).is_some() {
+                        return Err(de::Error::duplicate_field("version"));
+                    }
+                }
+                (Key::Version | Key::Versions | Key::Dist | Key::Other, _) => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -112,6 +119,9 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
                 "it is about {name:?}, and its URL about {:?}",
                 self.dists.package()
             )));
+        }
+        if let Some(dist) = own {
+            self.take(version.as_deref(), &dist)?;
         }
         if !read {
             return Err(de::Error::missing_field(match self.about {
@@ -124,8 +134,8 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
 }
 
 impl Document<'_, '_> {
-    fn take<E: de::Error>(&mut self, dist: &Dist) -> Result<(), E> {
-        self.dists.take(dist).map_err(|refused| {
+    fn take<E: de::Error>(&mut self, version: Option<&str>, dist: &Dist) -> Result<(), E> {
+        self.dists.take(version, dist).map_err(|refused| {
             let error = E::custom(&refused);
             *self.refused = Some(refused);
             error
@@ -176,12 +186,13 @@ impl<'de> Visitor<'de> for Versions<'_, '_, '_> {
                 *self.0.refused = Some(limit);
                 return Err(error);
             }
-            if !seen.insert(version) {
+            if seen.contains(&version) {
                 return Err(de::Error::custom("a version stands twice"));
             }
             if let Some(dist) = map.next_value::<Version>()?.dist {
-                self.0.take(&dist)?;
+                self.0.take(Some(&version), &dist)?;
             }
+            seen.insert(version);
         }
         Ok(())
     }
@@ -189,8 +200,10 @@ impl<'de> Visitor<'de> for Versions<'_, '_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::signatures::Judge;
     use super::*;
     use crate::claim::{Claim, ClaimSink, TooMany};
+    use crate::keyring::Keyring;
     use crate::target::{Root, Target};
 
     const SRI: &str = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
@@ -202,7 +215,9 @@ mod tests {
     ) -> Result<(), Malformed> {
         let base = Target::from_url("https://example.org/ms").unwrap();
         let root = Root::directory_of(&base);
-        read(document, 1 << 20, about, &mut Dists::new(&base, &root, "ms", out))
+        let keys = Keyring::new();
+        let judge = Judge::new(&keys, "ms", None);
+        read(document, 1 << 20, about, &mut Dists::new(&base, &root, judge, out))
     }
 
     fn claims(about: About, document: &str) -> Result<Vec<Claim>, Malformed> {
@@ -316,7 +331,8 @@ mod tests {
         let base = Target::from_url("https://example.org/ms").unwrap();
         let root = Root::directory_of(&base);
         let mut out = Vec::new();
-        let mut dists = Dists::new(&base, &root, "ms", &mut out);
+        let keys = Keyring::new();
+        let mut dists = Dists::new(&base, &root, Judge::new(&keys, "ms", None), &mut out);
         let ended = read(Endless(0, Vec::new()), u64::MAX, About::Package, &mut dists);
         assert!(matches!(ended, Err(Malformed::Limit { unit: "versions", .. })));
     }

@@ -1,14 +1,22 @@
 //! Bodies of fuzz tests: any bytes, and what must hold of the answer.
 
+use std::io::{self, Cursor, Read};
+use std::sync::LazyLock;
+
 use super::dist::Dists;
 use super::shape::{About, Page, Tarball};
+use super::signatures::Judge;
 use super::{accept, document, sri};
 use crate::claim::{Claim, ClaimSink, TooMany};
 use crate::digest::Digest;
+use crate::keyring::Keyring;
 use crate::target::{Root, Scheme, Target};
 
 /// More than any input that a fuzzer makes, less than what would slow it down.
 const LIMIT: u64 = 1024 * 1024;
+
+/// Built once: archives' keyrings take longer to read than a document.
+static KEYS: LazyLock<Keyring> = LazyLock::new(Keyring::built_in);
 
 /// Any bytes as either document about a package: claims that keep the rules, or malformed.
 pub fn npm_document(bytes: &[u8]) {
@@ -18,7 +26,9 @@ pub fn npm_document(bytes: &[u8]) {
     let root = Root::directory_of(&base);
     for about in [About::Package, About::Version] {
         let mut out = Rules;
-        let mut dists = Dists::new(&base, &root, "@gears/box", &mut out);
+        let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Cursor::new(bytes.to_vec()))) };
+        let judge = Judge::new(&KEYS, "@gears/box", Some(&open));
+        let mut dists = Dists::new(&base, &root, judge, &mut out);
         // Malformed or read: both are answers.
         let _answer = document::read(bytes, LIMIT, about, &mut dists);
     }

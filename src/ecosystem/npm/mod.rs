@@ -3,6 +3,7 @@
 //! ```text
 //! recognise   shape (path) and accept (class)   a package's document, or a tarball
 //! claims      document, then dist and sri       every version's tarball, where it is and where clients ask for it
+//!             signatures                        what the registry's signature makes of each
 //! wants       for a tarball                     the document of its package, as `npm ci` would ask for it
 //! ```
 //!
@@ -10,8 +11,8 @@
 //! type of abbreviated documents. For the rest a package's document is likely at every path that ends in a word, until
 //! one of its registry was seen: `/login` may be one.
 //!
-//! Not read: the registry's signatures, attestations, and what lies under `/-/` (search, audits, tags): it passes as
-//! HTTP allows.
+//! Not read: attestations, and what lies under `/-/` (search, audits, tags, the registry's own word on its keys): it passes
+//! as HTTP allows.
 //!
 //! Sources: the registry's API and package metadata documents, npm's and pacote's requests as they were seen, the W3C's
 //! Subresource Integrity.
@@ -21,12 +22,14 @@ mod dist;
 mod document;
 pub(super) mod fuzz;
 mod shape;
+mod signatures;
 mod sri;
 #[cfg(test)]
 mod tests;
 
 use self::dist::Dists;
 use self::shape::{About, Page, Tarball, Tells};
+use self::signatures::{Judge, Open};
 use super::{Artifact, Document, Ecosystem, Kind, Malformed, Recognised, Resource};
 use super::{Shape, Shelf, Variant, glimpse};
 use crate::claim::{ClaimSink, Standing};
@@ -131,10 +134,19 @@ impl Ecosystem for Npm {
         documents
     }
 
+    fn depends_on_keys(&self, at: &Target) -> bool {
+        Page::at(at).is_some()
+    }
+
+    /// Registries take no version back and publish none twice.
+    fn names_files_for_good(&self) -> bool {
+        true
+    }
+
     fn claims(
         &self,
         doc: &Document<'_>,
-        _: &Keyring,
+        keys: &Keyring,
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed> {
         let page = Page::at(doc.at).filter(|_| doc.may_claim());
@@ -146,7 +158,11 @@ impl Ecosystem for Npm {
             });
         };
         doc.expect_identity()?;
-        let mut dists = Dists::new(doc.base, &page.root, &page.package, out);
+        let kind = doc.head.text(&hyper::header::CONTENT_TYPE).unwrap_or_default();
+        let timeless = page.about == About::Version || kind.starts_with(accept::TYPE_INSTALL);
+        let again: &Open<'_> = doc.open;
+        let judge = Judge::new(keys, &page.package, (!timeless).then_some(again));
+        let mut dists = Dists::new(doc.base, &page.root, judge, out);
         document::read((doc.open)()?, MAX_DOCUMENT, page.about, &mut dists)?;
         Ok(Standing { rank: Rank::Indexed, root: page.root })
     }

@@ -97,6 +97,8 @@ pub(super) struct Tarball {
     pub(super) root: Root,
     /// What stands behind `/-/`, as it is written.
     pub(super) file: String,
+    /// The version in it.
+    pub(super) version: String,
 }
 
 impl Tarball {
@@ -113,6 +115,7 @@ impl Tarball {
         is_version(version).then(|| Self {
             root: Root::at(at, end),
             file: file.to_owned(),
+            version: version.to_owned(),
             package,
         })
     }

@@ -156,6 +156,7 @@ impl Case {
                         },
                         digests: claim.digests,
                         size: claim.size,
+                        signed: false,
                     }),
             );
         }

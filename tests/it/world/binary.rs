@@ -34,6 +34,11 @@ impl Daemon {
     ) -> Result<Self, String> {
         let mut command = larder(ca, data);
         command.args(["serve", "--listen", "127.0.0.1:0"]).envs(environment.iter().copied());
+        Self::try_run(command).await
+    }
+
+    /// `command` becomes the larder, or starts it.
+    pub(crate) async fn try_run(mut command: Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -6,6 +6,7 @@ pub(crate) mod binary;
 pub(crate) mod blind;
 pub(crate) mod ca;
 pub(crate) mod client;
+pub(crate) mod gpg;
 pub(crate) mod larder;
 pub(crate) mod origin;
 pub(crate) mod page;

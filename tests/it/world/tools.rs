@@ -1,5 +1,6 @@
 //! Real clients as processes, each with a deadline and without this machine's proxy settings.
 
+use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
 use super::{PATIENCE, World};
@@ -75,4 +76,10 @@ pub(crate) async fn trusted_file(world: &World) -> String {
     let file = world.dir().join("larder.pem");
     std::fs::write(&file, world.proxy.own("/ca.crt").await).unwrap();
     file.to_str().unwrap().to_owned()
+}
+
+/// Says why a test looked at nothing: a client that is not installed here.
+pub(crate) fn skip(reason: &str) {
+    // If standard error is gone, so is whoever would have read it.
+    let _written = writeln!(std::io::stderr(), "skipped: {reason}");
 }

@@ -1,0 +1,366 @@
+//! Which keys are trusted, and for which repositories they signed: `larder keys`.
+//!
+//! ```text
+//! add     files ─▶ every one is read ─▶ one file for each key in DATA/state/keys ─┐
+//! rm      a key ─▶ out of the files there                                         ├─▶ the keyring is read again
+//! rebind  a root ─▶ who signed for it is forgotten                                ┘
+//! ```
+//!
+//! All or nothing: if one of the files given is not what it should be, none is added. A copy that differs from one that is
+//! there stands beside it, because a revocation in any copy counts.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::question::Answer;
+use super::{Admin, state_dir};
+use crate::clock::Time;
+use crate::digest::{hex, key_hash};
+use crate::keyring::{About, Fingerprint, Key, Keyring, Kind, Source, contents, load};
+use crate::store::write_durably;
+use crate::target::{Origin, Root, Scheme, Target};
+
+/// The most that one question may add, in bytes: twice the longest file.
+pub const MAX_ADDED: usize = 8 << 20;
+
+/// The fewest digits by which an `OpenPGP` key may be named: its key id. Shorter ones can be made at will.
+const KEY_ID: usize = 16;
+
+/// What can be asked about keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyQuestion {
+    /// Which there are: an [`Answer::Key`] for each.
+    List,
+    /// Adds those in files: an [`Answer::Key`] for each.
+    Add {
+        /// The files.
+        files: Vec<KeyFile>,
+    },
+    /// Removes one that was added: an [`Answer::Key`], with where else it is trusted.
+    Remove {
+        /// Its fingerprint, as the list shows it.
+        fingerprint: String,
+    },
+    /// Forgets who signed for a repository: an [`Answer::Rebound`] for each root.
+    Rebind {
+        /// The URL of its root, as the list shows it.
+        url: String,
+    },
+}
+
+/// A file of keys on its way to larder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFile {
+    /// How people call it; its last part is the name by which some kinds of keys are known.
+    pub name: String,
+    /// Its bytes, in base64.
+    pub base64: String,
+}
+
+impl KeyFile {
+    /// The file called `name` that holds `bytes`.
+    pub fn new(name: &str, bytes: &[u8]) -> Self {
+        Self { name: name.to_owned(), base64: STANDARD.encode(bytes) }
+    }
+}
+
+/// A key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedKey {
+    /// What it is for.
+    pub kind: Kind,
+    /// By what it is known.
+    pub fingerprint: Fingerprint,
+    /// Whose it says it is; empty if it says nothing.
+    pub user: String,
+    /// When it ends.
+    pub ends: Option<Time>,
+    /// Where it was found; empty if it is trusted no more.
+    pub sources: Vec<Source>,
+    /// The roots of the repositories for which it signed.
+    pub used_by: Vec<String>,
+}
+
+/// A repository that may be signed by somebody else now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rebound {
+    /// Its root.
+    pub root: String,
+    /// Who had signed for it.
+    pub forgotten: Vec<String>,
+}
+
+/// Takes answers as they come; a break says that nobody listens any more.
+type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
+
+impl Admin {
+    /// Reads the keys again and puts them in force, if a larder serves. Blocking.
+    pub fn reload_keys(&self) {
+        if let Some(running) = &self.running {
+            running.keys.set(self.read_keys());
+        }
+    }
+
+    /// Answers a question about keys. Blocking.
+    pub(super) fn answer_keys(&self, question: &KeyQuestion, listener: Listener<'_>) {
+        let answered = match question {
+            KeyQuestion::List => Ok(self.listed().into_values().map(key_answer).collect()),
+            KeyQuestion::Add { files } => self.add_keys(files),
+            KeyQuestion::Remove { fingerprint } => self.remove_key(fingerprint),
+            KeyQuestion::Rebind { url } => self.rebind(url),
+        };
+        let answers: Vec<Answer> = answered.unwrap_or_else(|why| vec![Answer::Failed(why)]);
+        for answer in answers {
+            if listener(answer).is_break() {
+                return;
+            }
+        }
+    }
+
+    /// The keys as they are on disk: who just changed them wants to see that.
+    fn read_keys(&self) -> Keyring {
+        let config = self.config.get();
+        Keyring::trusted(&config.keys, &state_dir(&config.data))
+    }
+
+    /// Every key once, by kind and fingerprint.
+    fn listed(&self) -> BTreeMap<(Kind, Fingerprint), ListedKey> {
+        let keyring = match &self.running {
+            Some(running) => running.keys.get(),
+            None => std::sync::Arc::new(self.read_keys()),
+        };
+        let bindings = self.store.bindings();
+        let mut listed: BTreeMap<(Kind, Fingerprint), ListedKey> = BTreeMap::new();
+        for About { kind, fingerprint, user, ends, source } in keyring.about(self.clock.now()) {
+            let known = listed.entry((kind, fingerprint.clone())).or_insert_with(|| ListedKey {
+                kind,
+                user,
+                ends,
+                sources: Vec::new(),
+                used_by: bindings
+                    .iter()
+                    .filter(|(_, signers)| signers.contains(&fingerprint.0))
+                    .map(|(root, _)| root.to_string())
+                    .collect(),
+                fingerprint,
+            });
+            known.ends = merged(kind, known.ends, ends);
+            if !known.sources.contains(&source) {
+                known.sources.push(source);
+            }
+        }
+        listed
+    }
+
+    fn directory(&self) -> PathBuf {
+        load::operators(&state_dir(&self.config.get().data))
+    }
+
+    fn add_keys(&self, files: &[KeyFile]) -> Result<Vec<Answer>, String> {
+        let mut added = Vec::new();
+        let mut wrong = Vec::new();
+        for file in files {
+            match keys_of(file) {
+                Ok(keys) => added.extend(keys),
+                Err(why) => wrong.push(format!("{}: {why}", file.name)),
+            }
+        }
+        if !wrong.is_empty() {
+            wrong.push("nothing was added".to_owned());
+            return Err(wrong.join("; "));
+        }
+        let directory = self.directory();
+        let mut written = Vec::new();
+        for key in &added {
+            if let Err(error) = write(&directory, key, &mut written) {
+                for path in written {
+                    // Best effort: what stays is a key that the operator wanted.
+                    let _gone = std::fs::remove_file(path);
+                }
+                return Err(format!("{error}; nothing was added"));
+            }
+        }
+        self.reload_keys();
+        let mut listed = self.listed();
+        let names = added.iter().map(|key| (key.kind(), key.fingerprint()));
+        Ok(names.filter_map(|name| listed.remove(&name)).map(key_answer).collect())
+    }
+
+    fn remove_key(&self, named: &str) -> Result<Vec<Answer>, String> {
+        let mut found: Vec<ListedKey> =
+            self.listed().into_values().filter(|key| is_named(key, named)).collect();
+        let (Some(key), None) = (found.pop(), found.pop()) else {
+            return Err(format!(
+                "{named} names no key, or more than one; `larder keys list` shows their fingerprints"
+            ));
+        };
+        let operators = key.sources.iter().any(|source| matches!(source, Source::Operator(_)));
+        if !operators {
+            return Err(not_ours(&key));
+        }
+        take_out(&self.directory(), &key)
+            .map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
+        self.reload_keys();
+        let name = (key.kind, key.fingerprint.clone());
+        let left = self.listed().remove(&name).unwrap_or(ListedKey { sources: Vec::new(), ..key });
+        Ok(vec![key_answer(left)])
+    }
+
+    fn rebind(&self, url: &str) -> Result<Vec<Answer>, String> {
+        let bindings = self.store.bindings();
+        let named = Target::from_url(url).and_then(|target| named_root(&target, &bindings));
+        let Some(root) = named else {
+            let bound: Vec<String> = bindings.iter().map(|(root, _)| root.to_string()).collect();
+            return Err(format!(
+                "nobody was seen to sign for {url}; the repositories that somebody signed for are: {}",
+                if bound.is_empty() { "none".to_owned() } else { bound.join(" ") }
+            ));
+        };
+        let rebound = [Some(root.clone()), twin(&root)].into_iter().flatten().filter_map(|root| {
+            let forgotten: Vec<String> =
+                self.store.unbind(&root).into_iter().map(String::from).collect();
+            let bound = !forgotten.is_empty();
+            bound.then(|| Answer::Rebound(Rebound { root: root.to_string(), forgotten }))
+        });
+        Ok(rebound.collect())
+    }
+}
+
+fn key_answer(key: ListedKey) -> Answer {
+    Answer::Key(Box::new(key))
+}
+
+/// When a key of which there are two copies ends. Of a certificate the newer copy counts; of a registry's key the earlier
+/// end, as [`Keyring::registry_key`] says.
+fn merged(kind: Kind, one: Option<Time>, other: Option<Time>) -> Option<Time> {
+    match kind {
+        Kind::Npm => one.into_iter().chain(other).min(),
+        Kind::OpenPgp | Kind::Apk => one.zip(other).map(|(one, other)| one.max(other)),
+    }
+}
+
+/// The keys in a file that was given.
+fn keys_of(file: &KeyFile) -> Result<Vec<Key>, String> {
+    let bytes = STANDARD.decode(&file.base64).map_err(|error| error.to_string())?;
+    let name = Path::new(&file.name).file_name().unwrap_or_default().to_string_lossy();
+    let found = contents::read(&bytes, &name).map_err(|error| error.to_string())?;
+    if found.damaged {
+        return Err(contents::NotKeys::Damaged.to_string());
+    }
+    Ok(found.keys)
+}
+
+/// Writes a key into its own file, and notes the file if it is new. One that is there already is left as it is.
+fn write(directory: &Path, key: &Key, written: &mut Vec<PathBuf>) -> io::Result<()> {
+    let (name, bytes) = key.to_file().ok_or_else(|| {
+        io::Error::other(format!("the key {} cannot be written", key.fingerprint()))
+    })?;
+    let mut path = directory.join(&name);
+    match std::fs::read(&path) {
+        Ok(known) if known == bytes => return Ok(()),
+        Ok(_) => {
+            let Some((stem, end)) = name.rsplit_once('.').filter(|_| key.kind() != Kind::Apk)
+            else {
+                return Err(io::Error::other(format!(
+                    "another key of the name {name} is known; `larder keys rm {name}` removes it"
+                )));
+            };
+            let digest = hex(&key_hash([&bytes]));
+            let digest = digest.get(..16).unwrap_or_default();
+            path = directory.join(format!("{stem}-{digest}.{end}"));
+            if path.exists() {
+                return Ok(());
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    // Nothing secret is in it, and other users may have to read it: larder itself, if root added it.
+    write_durably(&path, &bytes, 0o644)?;
+    written.push(path);
+    Ok(())
+}
+
+/// Takes a key out of the files of a directory. What else is in a file stays, in files of its own.
+fn take_out(directory: &Path, key: &ListedKey) -> io::Result<()> {
+    for path in load::files(directory) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let Ok(found) = load::bytes_of(&path).and_then(|bytes| contents::read(&bytes, &name))
+        else {
+            continue;
+        };
+        let is_it =
+            |other: &Key| other.kind() == key.kind && other.fingerprint() == key.fingerprint;
+        let (gone, rest): (Vec<Key>, Vec<Key>) = found.keys.into_iter().partition(is_it);
+        if gone.is_empty() {
+            continue;
+        }
+        let whole = rest.iter().filter_map(Key::to_file).find(|(other, _)| *other == name);
+        for other in rest {
+            if other.to_file().is_none_or(|(other, _)| other != name) {
+                write(directory, &other, &mut Vec::new())?;
+            }
+        }
+        match whole {
+            Some((_, bytes)) => write_durably(&path, &bytes, 0o644)?,
+            None => std::fs::remove_file(&path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether people mean this key.
+fn is_named(key: &ListedKey, named: &str) -> bool {
+    match key.kind {
+        Kind::OpenPgp => {
+            let digits: String = named.chars().filter(|c| !c.is_whitespace()).collect();
+            let digits = digits.trim_start_matches("0x").to_ascii_uppercase();
+            digits.len() >= KEY_ID && key.fingerprint.0.ends_with(&digits)
+        }
+        Kind::Apk | Kind::Npm => *key.fingerprint.0 == *named,
+    }
+}
+
+/// Why a key that nobody added cannot be removed.
+fn not_ours(key: &ListedKey) -> String {
+    let reasons: Vec<String> = key
+        .sources
+        .iter()
+        .map(|source| match source {
+            Source::BuiltIn(whose) => format!(
+                "it is built in, as one of {whose}'s; `keys.built_in = false` leaves out all that are"
+            ),
+            Source::System(file) => {
+                format!("it is the system's; remove {file}, or name other places in `keys.system`")
+            }
+            Source::Operator(file) => format!("it is in {file}"),
+        })
+        .collect();
+    format!("{} cannot be removed: {}", key.fingerprint, reasons.join("; and "))
+}
+
+/// The root that people mean: one that is bound, and of several that lie above the URL the deepest.
+fn named_root(target: &Target, bindings: &[(Root, Vec<Box<str>>)]) -> Option<Root> {
+    let path = format!("{}/", target.path().trim_end_matches('/'));
+    let above = bindings
+        .iter()
+        .map(|(root, _)| root)
+        .filter(|root| root.origin == *target.origin() && path.starts_with(&*root.path));
+    above.max_by_key(|root| root.path.len()).cloned()
+}
+
+/// The same archive over TLS: who signs there decides over plain http as well.
+fn twin(root: &Root) -> Option<Root> {
+    let plain = root.origin.scheme == Scheme::Http && root.origin.port == 80;
+    plain.then(|| Root {
+        origin: Origin { scheme: Scheme::Https, port: 443, ..root.origin.clone() },
+        path: root.path.clone(),
+    })
+}

@@ -1,0 +1,192 @@
+//! `larder env`: the variables that `larder exec` sets, for those who set variables by other means.
+//!
+//! ```text
+//! address ── of the running larder, as the reader sees it: this machine, or a container on it
+//! files   ── bundle of roots, apt.conf, wgetrc: below the data directory, or where --directory says
+//! format  ── who reads it; a value that the reader would misread is refused, never bent
+//! ```
+
+mod format;
+#[cfg(test)]
+mod readers;
+
+use std::fs::DirBuilder;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+
+use self::format::{Format, Printed};
+use super::clients::{self, place};
+use super::{Invocation, OK, logging};
+
+const EXAMPLES: &str = "\
+Examples:
+  eval \"$(larder env)\"                              this shell uses the running larder from now on
+  larder env --format systemd --directory /etc/larder/clients > /etc/systemd/system/docker.service.d/larder.conf
+  docker build $(larder env --format docker-args) .
+  docker run $(larder env --format docker-run-args) debian:12 apt-get update
+  larder env --format json | jq .variables";
+
+/// Prints the variables that `larder exec` sets, for a shell or another reader. Needs a running larder.
+#[derive(Args, Debug)]
+#[command(before_help = EXAMPLES)]
+pub(super) struct Env {
+    /// Who reads it
+    #[arg(long, value_enum, default_value_t = Format::Sh, value_name = "FORMAT")]
+    format: Format,
+    /// Where clients find larder; by default the running larder's address, as seen by the format's reader
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = proxy)]
+    proxy: Option<String>,
+    /// Where the files go that variables name, such as the bundle of roots; all users must be able to read it
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// The name that containers are given for the machine they run on. `.internal` never is a name on the internet.
+const MACHINE: &str = "larder.internal";
+
+impl Env {
+    /// Runs it.
+    pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
+        // What is printed is read by programs: only what goes wrong is said besides.
+        logging::start(&invocation.loaded, Some("warn"));
+        let data = &invocation.loaded.config.data;
+        let Some(served) = invocation.served()? else {
+            bail!(
+                "no larder serves from {}; start one with `larder serve`, or run one command with `larder exec`",
+                data.display()
+            );
+        };
+        let status = served.status().context("cannot ask the running larder")?;
+        let (proxy, machine) = match self.proxy {
+            Some(proxy) => (proxy, None),
+            None if self.format.is_for_containers() => from_containers(&status.listening)?,
+            None => {
+                let proxy = clients::proxy_at(&status.listening);
+                (proxy.context("the running larder does not listen yet")?, None)
+            }
+        };
+        let directory = match &self.directory {
+            Some(directory) => given(directory)?,
+            None => place::lasting(data, &invocation.environment)?,
+        };
+        // Whoever reads it does so again after the next start of the machine, which empties temporary directories.
+        if self.format.outlives_the_machine()
+            && self.directory.is_none()
+            && !directory.starts_with(data)
+        {
+            bail!(
+                "{} is private to its user, and files for clients cannot stay in {}; name a directory that all \
+                 users can read: --directory /etc/larder/clients",
+                data.display(),
+                directory.display()
+            );
+        }
+        let Some(shown) = directory.to_str() else {
+            bail!("{} is no UTF-8: name another --directory", directory.display());
+        };
+        let files =
+            clients::Files::write(&directory, &proxy, &status.ca_pem, &invocation.environment)?;
+        let variables = clients::variables(&proxy, &files, &invocation.environment);
+        let printed = Printed { proxy: &proxy, machine, directory: shown, variables: &variables };
+        write!(invocation.out, "{}", self.format.render(&printed)?)?;
+        Ok(OK)
+    }
+}
+
+/// The directory that the user chose, which is made.
+fn given(directory: &Path) -> anyhow::Result<PathBuf> {
+    let directory = std::path::absolute(directory)?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// The URL at which containers on this machine find a larder that listens at `addresses`, and the name in it that they
+/// have to be given.
+fn from_containers(addresses: &[SocketAddr]) -> anyhow::Result<(String, Option<&'static str>)> {
+    if let Some(everywhere) = addresses.iter().find(|address| address.ip().is_unspecified()) {
+        return Ok((format!("http://{MACHINE}:{}", everywhere.port()), Some(MACHINE)));
+    }
+    // One that may be the bridge's. IPv4 first: bridges seldom route IPv6.
+    let mut outside: Vec<_> =
+        addresses.iter().filter(|address| !address.ip().is_loopback()).collect();
+    outside.sort_by_key(|address| address.is_ipv6());
+    let Some(address) = outside.first() else {
+        let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), crate::config::PORT);
+        bail!(
+            "the running larder listens on loopback only, which in a container is the container itself; let it \
+             listen on {nowhere} or the bridge's address as well, or name it with --proxy http://HOST:PORT"
+        );
+    };
+    Ok((format!("http://{address}"), None))
+}
+
+/// Reads the address of a larder. GitHub's runner refuses one without a scheme, and larder speaks no TLS there.
+fn proxy(text: &str) -> Result<String, String> {
+    let wrong = || format!("{text}: expected http://HOST:PORT");
+    let url = url::Url::parse(text).map_err(|_| wrong())?;
+    let host = url.host().ok_or_else(wrong)?;
+    // `Url` leaves out a port that is the scheme's own.
+    let port = url.port_or_known_default().ok_or_else(wrong)?;
+    let bare = format!("http://{host}:{port}");
+    let said = text.trim_end_matches('/');
+    let as_said = url.scheme() == "http"
+        && (said.eq_ignore_ascii_case(&bare) || format!("{said}:80").eq_ignore_ascii_case(&bare));
+    if as_said { Ok(bare) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_scheme_and_nothing_behind_the_port() {
+        assert_eq!(proxy("http://larder:3142/").as_deref(), Ok("http://larder:3142"));
+        assert_eq!(proxy("http://[fd00::1]:3142").as_deref(), Ok("http://[fd00::1]:3142"));
+        assert_eq!(proxy("http://Larder").as_deref(), Ok("http://larder:80"));
+        for wrong in [
+            "larder:3142",
+            "larder",
+            "https://larder:3142",
+            "http://user:secret@larder:3142",
+            "http://larder:3142/path",
+            "http://larder:3142?x",
+            "http://larder:port",
+            "http://a b:1",
+            "",
+        ] {
+            assert!(proxy(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn containers(addresses: &[&str]) -> anyhow::Result<(String, Option<&'static str>)> {
+        from_containers(&addresses.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn containers_find_their_machine_by_a_name_or_at_an_address_of_its() {
+        assert_eq!(
+            containers(&["127.0.0.1:1", "[::]:3142"]).unwrap(),
+            ("http://larder.internal:3142".to_owned(), Some(MACHINE))
+        );
+        assert_eq!(
+            containers(&["[fd00::1]:2", "127.0.0.1:1", "172.17.0.1:3"]).unwrap(),
+            ("http://172.17.0.1:3".to_owned(), None)
+        );
+    }
+
+    #[test]
+    fn a_larder_on_loopback_is_not_shown_to_containers() {
+        for addresses in [&["127.0.0.1:3142", "[::1]:3142"][..], &[]] {
+            let error = containers(addresses).unwrap_err().to_string();
+            assert!(error.contains("--proxy") && error.contains("0.0.0.0:3142"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! What a file of keys holds: `OpenPGP` certificates, armoured or binary; a registry's keys; a key of Alpine's kind.
+//!
+//! The form is recognised by content, and only where the key itself has no name (Alpine's) does the file's name matter.
+//! Anything else is told apart as far as it helps whoever has to find the right file: a keybox, private keys, nothing.
+
+use std::fmt;
+use std::io::Read as _;
+
+use pgp::armor::Dearmor;
+use pgp::composed::{Deserializable as _, SignedPublicKey};
+use pgp::packet::{Packet, PacketParser};
+use pgp::ser::Serialize as _;
+use pgp::types::KeyDetails as _;
+use serde::{Deserialize, Serialize};
+
+use super::registry::{self, RegistryKey};
+use super::{Fingerprint, MAX_FILE};
+
+/// The most packets of one file: its longest certificates have some hundred.
+const MAX_PACKETS: usize = 100_000;
+
+/// What stands before the modulus in a `SubjectPublicKeyInfo` of an RSA key (RFC 8017 §A.1), behind the outer length.
+const RSA: [u8; 15] =
+    [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+
+/// How the names of Alpine's keys end, mostly after `.rsa`: signatures name their key by its file.
+const RSA_ENDS: &str = ".pub";
+
+/// What a key is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// An `OpenPGP` certificate: apt's archives.
+    #[serde(rename = "openpgp")]
+    OpenPgp,
+    /// An RSA key that its file names: apk's archives.
+    Apk,
+    /// An ECDSA key: npm's registries.
+    Npm,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenPgp => "openpgp",
+            Self::Apk => "apk",
+            Self::Npm => "npm",
+        })
+    }
+}
+
+/// Why a file is no keyring.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKeys {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// It is too long.
+    #[error("it is longer than {MAX_FILE} bytes")]
+    TooLong,
+    /// There is nothing in it.
+    #[error("it is empty")]
+    Empty,
+    /// It is in gpg's own format.
+    #[error("it is a keybox; export the key with `gpg --export KEY > FILE.gpg`")]
+    Keybox,
+    /// It holds private keys.
+    #[error(
+        "it holds a private key, which larder neither needs nor should see; export the public half, for example with \
+         `gpg --export KEY > FILE.gpg`"
+    )]
+    Private,
+    /// A key of Alpine's kind without the name by which signatures know it.
+    #[error(
+        "it is an RSA key, and archives know those by their file's name, which ends with {RSA_ENDS}"
+    )]
+    Nameless,
+    /// It is meant to hold a registry's keys, and does not.
+    #[error("{0}")]
+    Registry(String),
+    /// A part of it is damaged.
+    #[error("a part of it cannot be read: it may have been cut off")]
+    Damaged,
+    /// It holds no keys.
+    #[error(
+        "it is not a file of public keys (OpenPGP, armoured or binary; PEM; or the JSON of a registry's keys)"
+    )]
+    Other,
+}
+
+/// A key out of a file.
+#[derive(Debug)]
+pub enum Key {
+    /// An `OpenPGP` certificate.
+    OpenPgp(Box<SignedPublicKey>),
+    /// An RSA key, by its file's name.
+    Apk {
+        /// The file's name.
+        name: Box<str>,
+        /// The file.
+        pem: Box<[u8]>,
+    },
+    /// A registry's key.
+    Npm(RegistryKey),
+}
+
+impl Key {
+    /// What it is for.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::OpenPgp(_) => Kind::OpenPgp,
+            Self::Apk { .. } => Kind::Apk,
+            Self::Npm(_) => Kind::Npm,
+        }
+    }
+
+    /// By what it is known: an `OpenPGP` fingerprint, a file's name, a registry's key id.
+    pub fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Self::OpenPgp(key) => Fingerprint::of(&key.primary_key.fingerprint()),
+            Self::Apk { name, .. } => Fingerprint(name.clone()),
+            Self::Npm(key) => Fingerprint(key.id().into()),
+        }
+    }
+
+    /// A file that holds this key alone, and under which name it is kept; `None` if it cannot be written.
+    pub fn to_file(&self) -> Option<(String, Vec<u8>)> {
+        match self {
+            Self::OpenPgp(key) => {
+                Some((format!("{}.gpg", self.fingerprint()), key.to_bytes().ok()?))
+            }
+            Self::Apk { name, pem } => Some((name.to_string(), pem.to_vec())),
+            Self::Npm(key) => {
+                // The id is base64, and a file's name has no slash.
+                let id = key.id().trim_start_matches("SHA256:").replace('/', "_");
+                Some((format!("npm-{id}.json"), key.to_json().into_bytes()))
+            }
+        }
+    }
+}
+
+/// What was read of a file.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The keys.
+    pub keys: Vec<Key>,
+    /// Whether there is more in it that cannot be read.
+    pub damaged: bool,
+}
+
+/// Reads `bytes`, which a file called `name` holds. There is at least one key in what is given back.
+pub fn read(bytes: &[u8], name: &str) -> Result<Contents, NotKeys> {
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(NotKeys::TooLong);
+    }
+    if bytes.get(8..12) == Some(b"KBXf") {
+        return Err(NotKeys::Keybox);
+    }
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
+    let contents = match text.first() {
+        None => return Err(NotKeys::Empty),
+        // Every OpenPGP packet begins with a set bit (RFC 9580 §4.2), and no text in ASCII does.
+        Some(first) if first & 0x80 != 0 => packets(bytes)?,
+        Some(b'{') => Contents {
+            keys: registry::of_json(text)?.into_iter().map(Key::Npm).collect(),
+            damaged: false,
+        },
+        Some(_) => armoured(&String::from_utf8_lossy(text), name)?,
+    };
+    if contents.keys.is_empty() { Err(NotKeys::Other) } else { Ok(contents) }
+}
+
+/// Texts: blocks of armour or PEM, between which anything may stand.
+fn armoured(text: &str, name: &str) -> Result<Contents, NotKeys> {
+    if text.contains("PRIVATE KEY") && text.contains("-----BEGIN ") {
+        return Err(NotKeys::Private);
+    }
+    let mut contents = Contents::default();
+    for block in text.split_inclusive("-----END PGP PUBLIC KEY BLOCK-----") {
+        let Some((_, armour)) = block.split_once("-----BEGIN PGP PUBLIC KEY BLOCK-----") else {
+            continue;
+        };
+        let armour = format!("-----BEGIN PGP PUBLIC KEY BLOCK-----{armour}");
+        let mut binary = Vec::new();
+        match Dearmor::new(armour.as_bytes()).read_to_end(&mut binary) {
+            Ok(_) => {
+                let found = packets(&binary)?;
+                contents.damaged |= found.damaged || found.keys.is_empty();
+                contents.keys.extend(found.keys);
+            }
+            Err(_) => contents.damaged = true,
+        }
+    }
+    if contents.keys.is_empty() && text.contains("-----BEGIN PUBLIC KEY-----") {
+        contents.keys.push(of_pem(text, name)?);
+    }
+    Ok(contents)
+}
+
+/// A public key in PEM: a registry's, or one of Alpine's.
+fn of_pem(text: &str, name: &str) -> Result<Key, NotKeys> {
+    let block = pem::parse(text).map_err(|_| NotKeys::Damaged)?;
+    if let Some(key) = RegistryKey::of_spki(block.contents(), None) {
+        return Ok(Key::Npm(key));
+    }
+    let is_rsa = block.contents().get(..RSA.len() + 4).is_some_and(|head| head.ends_with(&RSA));
+    if !is_rsa {
+        return Err(NotKeys::Other);
+    }
+    // It becomes a name in a directory: nothing that leads elsewhere, and nothing hidden.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@' | b'+');
+    let well_named = name.ends_with(RSA_ENDS) && !name.starts_with('.') && name.bytes().all(plain);
+    if !well_named || name.len() > 200 {
+        return Err(NotKeys::Nameless);
+    }
+    Ok(Key::Apk { name: name.into(), pem: text.as_bytes().into() })
+}
+
+/// The certificates in binary packets. A packet that cannot be read is as if it were not there: what was said about it then
+/// fails its check. Trust packets are gpg's own notes between the others, and hide them from a strict parser.
+fn packets(binary: &[u8]) -> Result<Contents, NotKeys> {
+    let (mut private, mut cut, mut damaged) = (false, false, false);
+    let packets = PacketParser::new(binary)
+        .take(MAX_PACKETS)
+        .inspect(|packet| match packet {
+            Ok(Packet::SecretKey(_) | Packet::SecretSubkey(_)) => private = true,
+            Ok(_) => {}
+            // An algorithm that is unknown is another matter than a file that ends in the middle.
+            Err(error) => cut |= is_cut(error),
+        })
+        .filter(|packet| matches!(packet, Ok(known) if !matches!(known, Packet::Trust(_))))
+        .peekable();
+    let mut keys = Vec::new();
+    for key in SignedPublicKey::from_packets(packets) {
+        match key {
+            Ok(key) => keys.push(Key::OpenPgp(Box::new(key))),
+            Err(_) => damaged = true,
+        }
+    }
+    if private {
+        return Err(NotKeys::Private);
+    }
+    Ok(Contents { keys, damaged: cut || damaged })
+}
+
+/// Whether a packet could not be read because the file ends before it does.
+fn is_cut(error: &pgp::errors::Error) -> bool {
+    matches!(error, pgp::errors::Error::PacketIncomplete { .. } | pgp::errors::Error::IO { .. })
+}

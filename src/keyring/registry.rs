@@ -1,0 +1,272 @@
+//! Keys with which npm registries sign the versions of packages: ECDSA on P-256 with SHA-256.
+//!
+//! Two forms are read: the JSON of a registry's keys endpoint (`/-/npm/v1/keys`), and a public key in PEM (RFC 7468 §13).
+//! A key's id is made of the key itself, and one that carries another's id is refused: whoever looks a key up by its id
+//! gets that key.
+//!
+//! What is signed, and whether a key that has ended still counts, is npm's business: `ecosystem::npm` knows that.
+//!
+//! Sources: npm's documentation of registry signatures; RFC 5480 (the key), RFC 4253 §6.6 and RFC 5656 §3.1 (what the id is
+//! a hash of), FIPS 186-5 (the signature).
+
+use std::fmt;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use moka::sync::Cache;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::NotKeys;
+use crate::clock::Time;
+use crate::digest::{Algorithm, Algorithms, Hashing, key_hash};
+
+/// What stands before the point in every `SubjectPublicKeyInfo` of a P-256 key (RFC 5480 §2): DER leaves no choice.
+const SPKI: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
+    0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// The only kind of key that registries have so far, as the endpoint and SSH call it.
+const KIND: &str = "ecdsa-sha2-nistp256";
+
+/// The most keys of one file. The public registry has two.
+const MAX_KEYS: usize = 64;
+
+/// How many signatures are remembered to hold, for each key: a new version of a package comes in a document that names
+/// thousands of old ones, and each check takes some 50 µs. A hundred bytes each.
+const REMEMBERED: u64 = 1 << 16;
+
+/// A key with which a registry signs.
+#[derive(Clone)]
+pub struct RegistryKey {
+    id: Box<str>,
+    key: ParsedPublicKey,
+    ends: Option<Time>,
+    held: Cache<[u8; 32], ()>,
+}
+
+impl RegistryKey {
+    /// The key in a `SubjectPublicKeyInfo` in DER.
+    pub(super) fn of_spki(der: &[u8], ends: Option<Time>) -> Option<Self> {
+        let point = der.strip_prefix(&SPKI)?;
+        let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point).ok()?;
+        Some(Self { id: id_of(point).into(), key, ends, held: Cache::new(REMEMBERED) })
+    }
+
+    /// Its id, as signatures name it: `SHA256:` and base64 without padding.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// When it ends, if it does.
+    pub fn ends(&self) -> Option<Time> {
+        self.ends
+    }
+
+    /// Whether `signature`, in base64, is this key's over `message`.
+    pub fn verifies(&self, message: &str, signature: &str) -> bool {
+        let asked = key_hash([message.as_bytes(), signature.as_bytes()]);
+        if self.held.contains_key(&asked) {
+            return true;
+        }
+        let holds = STANDARD
+            .decode(signature)
+            .is_ok_and(|signature| self.key.verify_sig(message.as_bytes(), &signature).is_ok());
+        if holds {
+            self.held.insert(asked, ());
+        }
+        holds
+    }
+
+    /// The key as a file that larder reads again: the form of the keys endpoint.
+    pub(super) fn to_json(&self) -> String {
+        let ends = self.ends.map(|ends| {
+            let nanos = i128::from(ends.as_millis()) * 1_000_000;
+            // Read from such a text, so that it can be written as one.
+            let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
+            moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
+        });
+        let spki = STANDARD.encode([&SPKI, self.key.as_ref()].concat());
+        let key = serde_json::json!({
+            "expires": ends, "keyid": self.id, "keytype": KIND, "scheme": KIND, "key": spki,
+        });
+        format!("{}\n", serde_json::json!({ "keys": [key] }))
+    }
+}
+
+impl fmt::Debug for RegistryKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RegistryKey")
+            .field("id", &self.id)
+            .field("ends", &self.ends)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer of a keys endpoint.
+#[derive(Deserialize)]
+struct Answer {
+    keys: Vec<Described>,
+}
+
+/// A key in it.
+#[derive(Deserialize)]
+struct Described {
+    expires: Option<String>,
+    keyid: String,
+    keytype: String,
+    scheme: String,
+    key: String,
+}
+
+/// The keys in the JSON of a keys endpoint. Kinds that larder does not know are left out, as long as there is another.
+pub(super) fn of_json(bytes: &[u8]) -> Result<Vec<RegistryKey>, NotKeys> {
+    let answer: Answer = serde_json::from_slice(bytes).map_err(|error| {
+        NotKeys::Registry(format!("it is no answer of a keys endpoint: {error}"))
+    })?;
+    if answer.keys.len() > MAX_KEYS {
+        return Err(NotKeys::Registry(format!("it holds more than {MAX_KEYS} keys")));
+    }
+    let known = answer.keys.iter().filter(|key| key.keytype == KIND && key.scheme == KIND);
+    let keys = known.map(Described::read).collect::<Result<Vec<_>, _>>()?;
+    if keys.is_empty() {
+        return Err(NotKeys::Registry(format!("it holds no key of the kind {KIND}")));
+    }
+    Ok(keys)
+}
+
+impl Described {
+    fn read(&self) -> Result<RegistryKey, NotKeys> {
+        let wrong = |what: &str| NotKeys::Registry(format!("{what} of the key {:?}", self.keyid));
+        let ends = match &self.expires {
+            Some(text) => Some(moment(text).ok_or_else(|| wrong("nobody can read the end"))?),
+            None => None,
+        };
+        let spki = STANDARD.decode(&self.key).ok();
+        let key = spki.and_then(|der| RegistryKey::of_spki(&der, ends));
+        let key = key.ok_or_else(|| wrong("no point of P-256 is the value"))?;
+        if *key.id != *self.keyid {
+            return Err(NotKeys::Registry(format!(
+                "the key that calls itself {:?} is {}",
+                self.keyid, key.id
+            )));
+        }
+        Ok(key)
+    }
+}
+
+/// A moment as registries write it (RFC 3339).
+pub fn moment(text: &str) -> Option<Time> {
+    let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(Time::from_millis)
+}
+
+/// `SHA256:` and the digest of the key as SSH sends it: two names and the point, each behind its length.
+fn id_of(point: &[u8]) -> String {
+    let mut hashing = Hashing::new(Algorithms::NONE.with(Algorithm::Sha256));
+    for piece in [KIND.as_bytes(), b"nistp256", point] {
+        // The longest has 65 bytes.
+        hashing.update(&u32::try_from(piece.len()).unwrap_or(u32::MAX).to_be_bytes());
+        hashing.update(piece);
+    }
+    format!("SHA256:{}", STANDARD_NO_PAD.encode(hashing.finish().blob().as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The public registry's two keys: what it signs with, and what it signed with before.
+    const DATA: &[u8] = include_bytes!("data/npm.json");
+
+    /// What each signed, as it was published: the key's id, `name@version:integrity`, the signature.
+    const SIGNED: [(&str, &str, &str); 3] = [
+        (
+            "SHA256:jl3bwswu80PjjokCgh0o2w5c2U4LhQAE57gj9cz1kzA",
+            "@midas-ds/link@1.0.1:sha512-t2/aa4fgURXKaz9lPDEsjh4xjBNfkmPx0Zyt8d1OSKjbIUuKrcJPT53g0ZPbBezHqRL2EmZOsy6+cRSME9gFGA==",
+            "MEUCIBa4+IoWCBpQ4GALTDCehu0zd7CYZC9wC0xhpapZbH3WAiEAqZbSgmFyCCLfWwJgnW7apz0N14HWKY6glQopGab14GE=",
+        ),
+        (
+            "SHA256:DhQ8wR5APBvFHLF/+Tc+AYvPOdTpcIDqOhxsBHRwC7U",
+            "pnpm@10.6.5:sha512-zfko/KIIMs1Z7FOCZJK33CXcUk1DcLa0rb9lgD0y76psHIgUfArk6NV5psnuxxV1e1DU+jXuoXnYaOraTtBDrw==",
+            "MEUCIQDX5rBiPPLMcFTegu9hjp64z2gJTYuIrMwCAG/7HZMR3QIgHEf7HDdZ8avqrnaKqBA7Q8KezVQX0nEd0cwJCla+rWA=",
+        ),
+        (
+            "SHA256:DhQ8wR5APBvFHLF/+Tc+AYvPOdTpcIDqOhxsBHRwC7U",
+            "@brave/brave-search-mcp-server@2.0.82:sha512-/DkzCLp+tUJpBL0cRpl7Yn2BoStbOu0xRtq7JzOXCOsY/dlIyrWD88acBuoOIHVcfGqXz8KCD0jnub1q9OdPZA==",
+            "MEUCIDcvpL1s6uM/Wrkv03KwpaYlFTWS92yJiRQ41P0Vp7lEAiEA3Yx6MhaJMh2qRvpc0NhFcuiQigoU58DW6qGIW195OY0=",
+        ),
+    ];
+
+    fn keys() -> Vec<RegistryKey> {
+        of_json(DATA).unwrap()
+    }
+
+    #[test]
+    fn real_signatures_hold_and_nothing_near_them_does() {
+        let keys = keys();
+        for (id, message, signature) in SIGNED {
+            let key = || keys.iter().find(|key| key.id() == id).unwrap();
+            let other = keys.iter().find(|key| key.id() != id).unwrap();
+            assert!(key().verifies(message, signature), "{message}");
+            assert!(key().verifies(message, signature), "a second look says the same");
+            assert!(!other.verifies(message, signature));
+            assert!(!key().verifies(&format!("{message}\n"), signature));
+            for at in 0..message.len() {
+                let mut bytes = message.as_bytes().to_vec();
+                bytes[at] ^= 1;
+                let flipped = String::from_utf8(bytes).unwrap();
+                assert!(!key().verifies(&flipped, signature), "{flipped}");
+            }
+            let der = STANDARD.decode(signature).unwrap();
+            for at in 0..der.len() {
+                let mut flipped = der.clone();
+                flipped[at] ^= 1;
+                assert!(!key().verifies(message, &STANDARD.encode(flipped)), "byte {at}");
+            }
+            for odd in [
+                "",
+                "MEUC",
+                signature.trim_start_matches('M'),
+                &format!("{signature} "),
+                &format!("{signature}\n"),
+            ] {
+                assert!(!key().verifies(message, odd), "{odd:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_ends_when_its_registry_says() {
+        let ends: Vec<Option<Time>> = keys().iter().map(RegistryKey::ends).collect();
+        assert!(ends.contains(&None));
+        assert!(ends.contains(&moment("2025-01-29T00:00:00.000Z")));
+        assert_eq!(moment("1970-01-01T00:00:01.5+00:00"), Some(Time::from_millis(1_500)));
+        assert_eq!(moment("yesterday"), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for key in keys() {
+            let again = of_json(key.to_json().as_bytes()).unwrap();
+            assert_eq!((again[0].id(), again[0].ends()), (key.id(), key.ends()));
+        }
+    }
+
+    #[test]
+    fn a_key_under_anothers_id_and_what_is_no_key_are_refused() {
+        let text = String::from_utf8(DATA.to_vec()).unwrap();
+        let refused = |text: &str| of_json(text.as_bytes()).unwrap_err().to_string();
+        assert!(refused(&text.replacen("SHA256:jl3b", "SHA256:jl3c", 1)).contains("calls itself"));
+        assert!(refused(&text.replacen("2025-01-29", "2025-13-29", 1)).contains("the end"));
+        // The point leaves the curve.
+        assert!(refused(&text.replacen("BktUgg==", "BktUgA==", 1)).contains("P-256"));
+        assert!(refused("{}").contains("keys endpoint"));
+        assert!(refused(r#"{"keys": []}"#).contains(KIND));
+        let unknown = text.replacen("\"scheme\": \"ecdsa-sha2-nistp256\"", "\"scheme\": \"x\"", 1);
+        assert_eq!(of_json(unknown.as_bytes()).unwrap().len(), 1);
+    }
+}

@@ -1,0 +1,161 @@
+//! What is noticed while an index's claims are taken: signatures of their own, and files that should never change.
+//!
+//! A registry that names other bytes for a version than it did before was broken into, or changed what it promised not to
+//! change. What it says now counts, because it is its own index, but somebody hears of it. Only where a signature stood
+//! behind the earlier bytes do those stay, until another signature says otherwise: who can change an index could leave
+//! signatures out.
+
+use std::sync::Arc;
+
+use super::Store;
+use crate::claim::{Claim, Relation};
+use crate::digest::Algorithm;
+use crate::target::Target;
+
+/// How many of a kind are remembered: they end in log lines.
+const MAX_NOTES: usize = 8;
+
+/// Signers of one index: registries have had two keys in ten years.
+const MAX_SIGNERS: usize = 16;
+
+/// What was noticed.
+#[derive(Clone, Debug, Default)]
+pub struct Notes {
+    /// The keys by which claims of this index are signed.
+    pub signers: Vec<Box<str>>,
+    /// Keys that signed claims of it and are not among larder's.
+    pub unknown: Vec<Box<str>>,
+    /// Files for which it names other bytes than before, and whether the earlier ones stay.
+    pub changed: Vec<(String, bool)>,
+    /// Claims whose own signature does not hold, and why.
+    pub forged: Vec<String>,
+}
+
+impl Notes {
+    pub(super) fn signer(&mut self, key: &str) {
+        note(&mut self.signers, key, MAX_SIGNERS);
+    }
+
+    pub(super) fn unknown(&mut self, key: &str) {
+        note(&mut self.unknown, key, MAX_NOTES);
+    }
+
+    pub(super) fn changed(&mut self, change: String, kept: bool) {
+        if self.changed.len() < MAX_NOTES {
+            self.changed.push((change, kept));
+        }
+    }
+
+    pub(super) fn forged(&mut self, claim: &Claim, why: &str) {
+        if self.forged.len() < MAX_NOTES {
+            self.forged.push(format!("{}: {why}", claim.target));
+        }
+    }
+
+    /// How `claim` differs from what was claimed `before`; `None` if it does not, or cannot be compared. A weak digest in
+    /// the place of a strong one is a change: nobody could tell.
+    pub(super) fn change(claim: &Claim, before: &[(Claim, bool)]) -> Option<String> {
+        let known = || before.iter().flat_map(|(earlier, _)| &earlier.digests);
+        if known().any(|digest| claim.digests.contains(digest)) {
+            return None;
+        }
+        let strong = |algorithm: Algorithm| algorithm.is_strong();
+        let weaker = known().any(|digest| strong(digest.algorithm()))
+            && !claim.digests.iter().any(|digest| strong(digest.algorithm()));
+        let comparable = known().any(|digest| {
+            claim.digests.iter().any(|other| other.algorithm() == digest.algorithm())
+        });
+        let signed = before.iter().any(|(_, signed)| *signed);
+        let (now, then) = (claim.digests.first()?, known().next()?);
+        (comparable || weaker || signed)
+            .then(|| format!("{}: {now}, where it was {then}", claim.target))
+    }
+}
+
+fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) {
+    if notes.len() < most && !notes.iter().any(|known| **known == *text) {
+        notes.push(text.into());
+    }
+}
+
+impl Store {
+    /// What indexes under the same root claimed of the claim's target until now, with whether a signature of its own stood
+    /// behind it: the newest that names it, of the documents that speak for it.
+    pub(super) fn claimed_before(
+        self: &Arc<Self>,
+        index: &Target,
+        claim: &Claim,
+    ) -> Vec<(Claim, bool)> {
+        let topic = std::slice::from_ref(&claim.topic);
+        let promises = self.promises(&claim.target, topic, self.clock.now());
+        let mut own = promises
+            .into_iter()
+            .filter(|said| {
+                said.relation == Relation::InRoot && said.index.origin() == index.origin()
+            })
+            .peekable();
+        let newest = own.peek().map(|said| said.by.number);
+        own.take_while(|said| Some(said.by.number) == newest)
+            .map(|said| {
+                let earlier = Claim { digests: said.digests, size: said.size, ..claim.clone() };
+                (earlier, said.signed)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claim::Topic;
+    use crate::digest::Digest;
+
+    fn claim(algorithm: Algorithm, byte: u8) -> Claim {
+        Claim {
+            target: Target::from_url("https://example.org/gear/-/gear-1.0.0.tgz").unwrap(),
+            topic: Topic::new("npm", "gear"),
+            digests: vec![Digest::new(algorithm, &vec![byte; algorithm.length()]).unwrap()],
+            size: None,
+        }
+    }
+
+    #[test]
+    fn a_change_is_what_could_be_told_and_differs() {
+        let (strong, other) = (Algorithm::Sha512, Algorithm::Sha256);
+        let weak = Algorithm::Sha1;
+        let changed = |now: (Algorithm, u8), before: &[((Algorithm, u8), bool)]| {
+            let before: Vec<(Claim, bool)> =
+                before.iter().map(|((a, byte), signed)| (claim(*a, *byte), *signed)).collect();
+            Notes::change(&claim(now.0, now.1), &before).is_some()
+        };
+        assert!(changed((strong, 2), &[((strong, 1), false)]));
+        for same in [
+            &[][..],
+            &[((strong, 2), false)],
+            // One of several that may match.
+            &[((strong, 1), false), ((strong, 2), false)],
+            // Published before there was anything better, and now with it.
+            &[((weak, 1), false)],
+            &[((other, 1), false)],
+        ] {
+            assert!(!changed((strong, 2), same), "{same:?}");
+        }
+        // Nobody could tell whether these are the same bytes: that is reason enough where they were known before.
+        assert!(changed((weak, 2), &[((strong, 1), false)]));
+        assert!(changed((other, 2), &[((strong, 1), true)]));
+    }
+
+    #[test]
+    fn notes_are_few_however_much_is_noticed() {
+        let mut notes = Notes::default();
+        for number in 0..100 {
+            notes.signer(&number.to_string());
+            notes.unknown(&number.to_string());
+            notes.changed(number.to_string(), false);
+            notes.forged(&claim(Algorithm::Sha1, 1), "x");
+        }
+        notes.signer("0");
+        assert_eq!((notes.signers.len(), notes.unknown.len()), (MAX_SIGNERS, MAX_NOTES));
+        assert_eq!((notes.changed.len(), notes.forged.len()), (MAX_NOTES, MAX_NOTES));
+    }
+}

@@ -1,0 +1,326 @@
+//! `larder keys`, by the real program and with files as the real gpg exports them: against a running larder, and on its
+//! directory when none runs. What was refused for want of a key is possible once it is there.
+
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use larder::digest::Algorithm;
+use serde_json::Value;
+
+use crate::world::archive::hex;
+use crate::world::binary::{Daemon, larder, say};
+use crate::world::gpg::GpgKey;
+use crate::world::tools::{signal, text};
+use crate::world::{Ca, Origin, Page, World, eventually, files};
+
+/// A directory with an authority for origins, and a larder that serves or not.
+struct Bench {
+    ca: Ca,
+    daemon: Option<Daemon>,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new(serving: bool) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::new(&dir.path().join("origins.pem"));
+        let mut bench = Self { ca, daemon: None, dir };
+        if serving {
+            bench.daemon = Some(Daemon::start(&bench.ca, &bench.data(), &[NO_SYSTEM]).await);
+        }
+        bench
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes a file; its path.
+    fn file(&self, name: &str, bytes: &[u8]) -> String {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// `larder keys ARGUMENTS`, with the file `input` as standard input.
+    async fn keys(&self, arguments: &[&str], input: Option<&Path>) -> Output {
+        let mut command = larder(&self.ca, &self.data());
+        let input =
+            input.map_or_else(Stdio::null, |path| std::fs::File::open(path).unwrap().into());
+        command.env(NO_SYSTEM.0, NO_SYSTEM.1).arg("keys").args(arguments).stdin(input);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    }
+
+    async fn done(&self, arguments: &[&str]) -> String {
+        let output = self.keys(arguments, None).await;
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+        text(&output)
+    }
+
+    /// The keys that an operator added, as the list has them.
+    async fn listed(&self) -> Vec<Value> {
+        let text = self.done(&["list", "--json"]).await;
+        let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        all.filter(|key| key["sources"].to_string().contains("\"operator\"")).collect()
+    }
+
+    async fn fingerprints(&self) -> Vec<String> {
+        let listed = self.listed().await;
+        listed.iter().map(|key| key["fingerprint"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn kept(&self) -> Vec<PathBuf> {
+        files(&self.data().join("state/keys"))
+    }
+}
+
+/// This machine's keyrings are not what these tests are about.
+const NO_SYSTEM: (&str, &str) = ("LARDER_KEYS_SYSTEM", "/nonexistent");
+
+fn sorted<const N: usize>(keys: [&GpgKey; N]) -> Vec<String> {
+    let mut names = keys.map(|key| key.fingerprint.clone()).to_vec();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_added_listed_and_removed_with_and_without_a_running_larder() {
+    for serving in [false, true] {
+        let bench = Bench::new(serving).await;
+        let dir = bench.dir.path();
+        let [one, two, three, four] = ["one", "two", "three", "four"].map(|n| GpgKey::new(dir, n));
+        let both = bench.file("both.gpg", &[one.public(), two.public()].concat());
+        bench.done(&["add", &both]).await;
+        assert_eq!(bench.fingerprints().await, sorted([&one, &two]));
+        // Twice is as good as once.
+        bench.done(&["add", &both]).await;
+        assert_eq!(bench.kept().len(), 2);
+
+        let armoured = bench.file("three", &three.armoured());
+        let added = bench.keys(&["add", "-"], Some(Path::new(&armoured))).await;
+        assert!(added.status.success(), "{}", text(&added));
+        bench.file("keys/four.asc", &four.armoured());
+        bench.file("keys/README", b"not a key");
+        let said = bench.done(&["add", bench.path("keys").to_str().unwrap()]).await;
+        assert!(said.contains("README is left out") && said.contains("four@example.org"), "{said}");
+        assert_eq!(bench.fingerprints().await, sorted([&one, &two, &three, &four]));
+        let listed = bench.listed().await;
+        let key = listed.iter().find(|key| key["user"] == "three <three@example.org>").unwrap();
+        assert_eq!(key["kind"], "openpgp");
+        assert!(key["ends"].is_i64() && key["used_by"].as_array().unwrap().is_empty(), "{key}");
+
+        // By key id, by fingerprint, in small letters and with spaces.
+        let id = one.fingerprint.split_at(24).1;
+        bench.done(&["rm", id]).await;
+        bench.done(&["rm", &format!("{} ", two.fingerprint.to_lowercase())]).await;
+        assert_eq!(bench.fingerprints().await, sorted([&three, &four]));
+        let gone = bench.keys(&["rm", &one.fingerprint], None).await;
+        assert!(text(&gone).contains("names no key") && gone.status.code() == Some(1));
+        assert_eq!(bench.kept().len(), 2);
+    }
+}
+
+/// Files that somebody put there by hand are theirs: only the key that is meant goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_file_with_several_keys_one_is_removed() {
+    let bench = Bench::new(false).await;
+    let [one, two] = ["one", "two"].map(|name| GpgKey::new(bench.dir.path(), name));
+    bench.file("data/state/keys/mine.asc", &[one.armoured(), two.armoured()].concat());
+    assert_eq!(bench.fingerprints().await, sorted([&one, &two]));
+    bench.done(&["rm", &one.fingerprint]).await;
+    assert_eq!(bench.fingerprints().await, sorted([&two]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_key_is_refused_in_words_and_nothing_is_half_added() {
+    for serving in [false, true] {
+        let bench = Bench::new(serving).await;
+        let key = GpgKey::new(bench.dir.path(), "good");
+        let good = bench.file("good.gpg", &key.public());
+        let public = key.public();
+        let keybox = key.home.join("pubring.kbx").to_str().unwrap().to_owned();
+        let secret = |more: &[&str]| {
+            let arguments = [more, &["--passphrase", "", "--export-secret-keys"]].concat();
+            key.gpg(&arguments).stdout
+        };
+        let empty = bench.file("empty", b"");
+        bench.file("mixed/a.gpg", &public);
+        bench.file("mixed/b.gpg", b"junk");
+        bench.file("nothing/README", b"junk");
+        let at = |name: &str| bench.path(name).to_str().unwrap().to_owned();
+        for (file, why) in [
+            (keybox, "gpg --export"),
+            (bench.file("secret.gpg", &secret(&[])), "private key"),
+            (bench.file("secret.asc", &secret(&["--armor"])), "private key"),
+            (bench.file("junk.gpg", b"\x99\x01\x02 junk"), "not a file of public keys"),
+            (bench.file("junk.asc", b"junk"), "not a file of public keys"),
+            (bench.file("cut.gpg", public.split_last().unwrap().1), "cut off"),
+            (empty.clone(), "empty"),
+            (at("mixed"), "b.gpg: it is not a file of public keys"),
+            (at("nothing"), "no file in this directory"),
+            (at("none"), "cannot be read"),
+        ] {
+            let output = bench.keys(&["add", &good, &file], None).await;
+            let said = text(&output);
+            assert!(said.contains(why) && output.status.code() == Some(1), "{file}: {said}");
+            assert!(bench.kept().is_empty() && bench.fingerprints().await.is_empty(), "{file}");
+        }
+        let output = bench.keys(&["add", "-"], Some(Path::new(&empty))).await;
+        let said = text(&output);
+        assert!(said.contains("standard input: it is empty") && !output.status.success(), "{said}");
+        // The control.
+        bench.done(&["add", &good]).await;
+        assert_eq!(bench.fingerprints().await, sorted([&key]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_built_in_goes_by_a_setting_alone() {
+    let bench = Bench::new(false).await;
+    let all = bench.done(&["list"]).await;
+    assert!(all.contains("built-in: Debian") && all.contains("built-in: npm"), "{all}");
+    let first = all.lines().next().unwrap().split(' ').nth(1).unwrap();
+    let refused = bench.keys(&["rm", first], None).await;
+    let said = text(&refused);
+    assert!(said.contains("keys.built_in = false") && !refused.status.success(), "{said}");
+    assert!(bench.done(&["list"]).await.contains(first));
+    assert_eq!(bench.done(&["list", "--set", "keys.built_in=false"]).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_somebody_put_there_counts_after_a_reload() {
+    let bench = Bench::new(true).await;
+    let key = GpgKey::new(bench.dir.path(), "one");
+    bench.file("data/state/keys/one.gpg", &key.public());
+    assert!(bench.fingerprints().await.is_empty(), "the control: not yet");
+    signal(bench.daemon.as_ref().unwrap().id(), "HUP").await;
+    eventually("the key is known", || async { bench.fingerprints().await == sorted([&key]) }).await;
+}
+
+/// An archive of one file, whose Release says when it was made.
+struct Archive {
+    deb: Vec<u8>,
+    packages: Vec<u8>,
+    release: String,
+}
+
+const DEB: &str = "/debian/pool/gear_1.0_all.deb";
+const RELEASE: &str = "/debian/dists/gears/InRelease";
+const INDEX: &str = "/debian/dists/gears/main/binary-all/Packages";
+
+impl Archive {
+    fn new(content: &str, hour: u32) -> Self {
+        let deb = content.repeat(1000).into_bytes();
+        let packages = format!(
+            "Package: gear\nVersion: 1.0\nArchitecture: all\nFilename: pool/gear_1.0_all.deb\nSize: {}\nSHA256: {}\n\n",
+            deb.len(),
+            hex(Algorithm::Sha256, &deb)
+        )
+        .into_bytes();
+        let release = format!(
+            "Suite: gears\nCodename: gears\nDate: Fri, 20 Nov 2020 {hour:02}:00:00 UTC\nSHA256:\n {} {} main/binary-all/Packages\n",
+            hex(Algorithm::Sha256, &packages),
+            packages.len()
+        );
+        Self { deb, packages, release }
+    }
+
+    fn put(&self, origin: &Origin, key: &GpgKey) {
+        let signed = key.clear_sign(&self.release);
+        let tag = format!("\"{}\"", hex(Algorithm::Sha256, &signed));
+        origin.put(RELEASE, Page::new(signed).etag(&tag));
+        origin.put(INDEX, Page::new(self.packages.clone()));
+        origin.put(DEB, Page::new(self.deb.clone()));
+    }
+}
+
+/// What `apt update` and a download ask for; what larder says of the file when it is asked again.
+async fn update(world: &World, origin: &Origin) -> (Vec<u8>, String) {
+    world.proxy.clock.advance(Duration::from_secs(30));
+    for path in [RELEASE, INDEX] {
+        let ask = world.client.get(&origin.url(path)).header("cache-control", "max-age=0");
+        ask.send().await.complete();
+    }
+    world.get(&origin.url(DEB)).await;
+    let got = world.get(&origin.url(DEB)).await;
+    (got.body.to_vec(), got.cache_status().to_owned())
+}
+
+async fn command(world: &World, arguments: &[&str]) -> String {
+    let output = say(&world.ca, &world.proxy.data, arguments).await;
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    text(&output)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_that_becomes_known_counts_at_the_next_update() {
+    let world = World::new().await;
+    let plain = Origin::plain("127.0.0.1").await;
+    let key = GpgKey::new(world.dir(), "archive");
+    let archive = Archive::new("one", 10);
+    for (origin, before) in [(&world.origin, "indexed"), (&plain, "")] {
+        archive.put(origin, &key);
+        let (_, said) = update(&world, origin).await;
+        assert!(said.contains(before) && !said.contains("signed"), "{said}");
+        assert_eq!(said.contains("hit"), !before.is_empty(), "{said}");
+        let why = command(&world, &["why", &origin.url(RELEASE)]).await;
+        let id = key.fingerprint.split_at(24).1;
+        assert!(why.contains("larder keys add FILE") && why.contains(id), "{why}");
+    }
+    let file = world.dir().join("archive.gpg");
+    std::fs::write(&file, key.public()).unwrap();
+    command(&world, &["keys", "add", file.to_str().unwrap()]).await;
+    for origin in [&world.origin, &plain] {
+        let (body, said) = update(&world, origin).await;
+        assert!(said.contains("hit") && said.contains("signed"), "{said}");
+        assert_eq!(body, archive.deb);
+        let release = world.get(&origin.url(RELEASE)).await.cache_status().to_owned();
+        assert!(release.contains("signed"), "{release}");
+    }
+    let listed = command(&world, &["keys", "list"]).await;
+    for origin in [&world.origin, &plain] {
+        assert!(listed.contains(&format!("used by {}", origin.url("/debian/"))), "{listed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_changes_its_signers_when_its_operator_says_so() {
+    let mut keys = Vec::new();
+    let world = World::with(|config| {
+        let dir = config.data.join("state/keys");
+        std::fs::create_dir_all(&dir).unwrap();
+        for name in ["old", "new"] {
+            let key = GpgKey::new(config.data.parent().unwrap(), name);
+            std::fs::write(dir.join(format!("{name}.gpg")), key.public()).unwrap();
+            keys.push(key);
+        }
+    })
+    .await;
+    let (old, new) = (&keys[0], &keys[1]);
+    let [first, second] = [Archive::new("one", 10), Archive::new("two", 11)];
+    first.put(&world.origin, old);
+    assert!(update(&world, &world.origin).await.1.contains("signed"));
+    second.put(&world.origin, new);
+    let (body, said) = update(&world, &world.origin).await;
+    assert_eq!(body, first.deb, "a stranger's edition counts: {said}");
+    let why = command(&world, &["why", &world.origin.url(RELEASE)]).await;
+    assert!(why.contains("larder keys rebind") && why.contains(&new.fingerprint), "{why}");
+
+    let unknown =
+        say(&world.ca, &world.proxy.data, &["keys", "rebind", "https://example.org/"]).await;
+    assert!(text(&unknown).contains(&world.origin.url("/debian/")), "{}", text(&unknown));
+    let root = world.origin.url("/debian");
+    let said = command(&world, &["keys", "rebind", &root]).await;
+    assert!(said.contains(&old.fingerprint) && said.contains("/debian/"), "{said}");
+    let (body, said) = update(&world, &world.origin).await;
+    assert!(body == second.deb && said.contains("signed"), "{said}");
+    // Bound again, to the new one.
+    first.put(&world.origin, old);
+    assert_eq!(update(&world, &world.origin).await.0, second.deb);
+}
