@@ -112,6 +112,24 @@ const CREDENTIALS: [&str; 9] = [
     "x-auth-token",
 ];
 
+/// Query parameters that are credentials: signed URLs and tokens.
+const QUERY_CREDENTIALS: [&str; 14] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth",
+    "awsaccesskeyid",
+    "jwt",
+    "key-pair-id",
+    "password",
+    "private_token",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-signature",
+    "x-goog-signature",
+];
+
 /// Decides. `vouched`: a signature may prove what comes, even over plain http. `extra` are the harmless fields that the
 /// operator added.
 pub fn plan<B>(
@@ -178,7 +196,25 @@ pub fn asks_upgrade<B>(request: &Request<B>) -> bool {
 }
 
 fn has_credential(headers: &HeaderMap, target: &Target) -> bool {
-    headers.keys().any(|name| CREDENTIALS.contains(&name.as_str())) || target.has_token()
+    headers.keys().any(|name| CREDENTIALS.contains(&name.as_str()))
+        || target
+            .path()
+            .split('/')
+            .skip_while(|segment| *segment != "t")
+            .nth(1)
+            .is_some_and(is_token)
+        || target.query().is_some_and(|query| {
+            query.split('&').any(|pair| {
+                let name = pair.split('=').next().unwrap_or(pair).to_ascii_lowercase();
+                QUERY_CREDENTIALS.contains(&name.as_str())
+            })
+        })
+}
+
+/// conda's `/t/<token>/`: long, and of letters, digits and hyphens. A false yes costs a pass.
+fn is_token(segment: &str) -> bool {
+    segment.len() >= 16
+        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 #[cfg(test)]

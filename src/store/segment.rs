@@ -24,7 +24,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use super::durable;
 use super::sealed::{Kind, seal, unseal};
@@ -33,7 +33,7 @@ use crate::clock::Time;
 use crate::digest::{Algorithm, BlobId, Digest};
 use crate::ecosystem::MAX_CLAIMS;
 use crate::proof::Rank;
-use crate::target::{MatchKey, Origin, Root, Target, secret};
+use crate::target::{MatchKey, Origin, Root, Target};
 
 /// A row with the widest digest.
 pub(super) const ROW: usize = PREFIX + 64;
@@ -72,9 +72,7 @@ pub(super) struct Row(pub(super) [u8; ROW]);
 pub(super) struct Manifest {
     /// The index's origin, for revalidating it.
     pub(super) origin: Origin,
-    /// The rest of its URL. With a secret in it only this process knows it: on disk stands what names no target, and the
-    /// next start drops the claims.
-    #[serde(serialize_with = "without_secrets")]
+    /// The rest of its URL. Only public indexes make claims, so there is no secret in it.
     pub(super) path_and_query: String,
     /// Its variant.
     pub(super) variant: String,
@@ -159,10 +157,6 @@ impl Manifest {
         let target = Target::new(self.origin.clone(), &self.path_and_query).ok()?;
         Some(target.with_variant(&self.variant))
     }
-}
-
-fn without_secrets<S: Serializer>(path_and_query: &str, to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_str(&secret::for_disk(path_and_query))
 }
 
 /// Where everything is in a segment.
@@ -492,20 +486,6 @@ mod tests {
                 prop_assert_eq!(&found[..found.len().min(limit)], &wanted[..limit]);
             }
         }
-    }
-
-    #[test]
-    fn a_secret_in_an_index_url_is_not_written_and_its_claims_are_not_read_again() {
-        let data = tempfile::tempdir().unwrap();
-        let path = data.path().join("segment");
-        let mut secret = manifest_of(0);
-        secret.path_and_query = "/t/ab-0123456789abcdef/main/repodata.json".into();
-        assert!(secret.index().is_some(), "this process asks again");
-        let file = durable::create(&path, 0o600).unwrap();
-        write(&file, std::iter::empty(), 0, 32, &secret).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        assert!(!bytes.windows(6).any(|window| window == b"012345"));
-        assert_eq!(manifest(&path).unwrap().0.index(), None);
     }
 
     #[test]

@@ -61,8 +61,8 @@ pub(super) fn tokens(path: &str, query: Option<&str>) -> Vec<(String, String)> {
     found
 }
 
-/// Path and query as they may stand on disk: whole, or, with a secret in them, so that they name nothing any more.
-pub fn for_disk(path_and_query: &str) -> Cow<'_, str> {
+/// A path, or one and its query, as it may stand on disk: whole, or, with a secret in it, so that it names nothing any more.
+pub(super) fn for_disk(path_and_query: &str) -> Cow<'_, str> {
     let (path, query) = split(path_and_query);
     if tokens(path, query).is_empty() {
         Cow::Borrowed(path_and_query)

@@ -273,7 +273,7 @@ fn no_private_key_is_committed() {
 }
 
 /// Where a target's URL may be whole: where it is made, where it is written into a request, and where an index is named so
-/// that it can be asked for again (`secret::for_disk` stands before that disk).
+/// that it can be asked for again (one with a token in its URL is not).
 const WHOLE_URLS: &[(&str, &str)] = &[
     ("origin/ask.rs", ".url()"),
     ("origin/dress.rs", ".path_and_query()"),
