@@ -23,7 +23,7 @@ use super::error::{Fault, OriginError};
 use super::redirect::permitted;
 use super::{Answer, Ask, Lane, Origins, Reach};
 use crate::clock::Time;
-use crate::target::Target;
+use crate::target::{Partition, Target};
 
 /// What a token without a lifetime holds for, and the least that one does (Docker's token specification).
 const LEAST: Duration = Duration::from_mins(1);
@@ -134,9 +134,9 @@ impl Origins {
         let asked = self.clock.now();
         let given = self.given(ask_for(target, reach)).await;
         match &given {
-            Ok(_) => self.note_success(realm.origin(), Lane::Metadata),
+            Ok(_) => self.note_success(realm.origin(), Partition::Public, Lane::Metadata),
             Err(error) if error.is_temporary() => {
-                self.note_failure(realm.origin(), Lane::Metadata, None);
+                self.note_failure(realm.origin(), Partition::Public, Lane::Metadata, None);
             }
             Err(_) => {}
         }

@@ -89,7 +89,7 @@ impl Pipeline {
         let answer = match fetched {
             Ok(answer) => answer,
             Err(error) if error.is_temporary() => {
-                self.origins.note_failure(task.target.origin(), task.lane(), None);
+                self.origins.note_failure(task.target.origin(), task.class(), task.lane(), None);
                 return Pointed::Ended(End::Failed(error.status(), error.to_string()));
             }
             // Some servers break a HEAD and nothing else.

@@ -22,7 +22,7 @@ use crate::origin::{Challenge, Lane, Reach};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body};
-use crate::target::{Origin, Target};
+use crate::target::{Origin, Partition, Target};
 
 /// How long an origin that has just failed is waited for.
 const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
@@ -110,7 +110,7 @@ impl Pipeline {
     /// is public needs none here.
     async fn gives_no_token(&self, challenge: &Challenge, greeted: &Target, reach: Reach) -> bool {
         let realm = challenge.realm().origin();
-        if self.origins.is_failing(realm, Lane::Metadata) {
+        if self.origins.is_failing(realm, Partition::Public, Lane::Metadata) {
             return true;
         }
         let from_public = reach.from_public || realm != greeted.origin();
@@ -119,7 +119,7 @@ impl Pipeline {
             Ok(Ok(_)) => false,
             Ok(Err(error)) => error.is_temporary(),
             Err(_) => {
-                self.origins.note_failure(realm, Lane::Metadata, None);
+                self.origins.note_failure(realm, Partition::Public, Lane::Metadata, None);
                 true
             }
         }
@@ -132,17 +132,21 @@ impl Pipeline {
         lane: Lane,
         answer: impl Future<Output = Response<Body>>,
     ) -> Option<Response<Body>> {
-        let limit = if self.origins.is_failing(origin, lane) { WAIT_FOR_FAILING } else { WAIT };
+        let limit = if self.origins.is_failing(origin, Partition::Public, lane) {
+            WAIT_FOR_FAILING
+        } else {
+            WAIT
+        };
         let answered = tokio::time::timeout(limit, Box::pin(answer)).await;
         let (failed, after) = match &answered {
             Ok(response) => (is_failure(response.status()), self.asked_to_wait(response.headers())),
             Err(_) => (true, None),
         };
         if failed {
-            self.origins.note_failure(origin, lane, after);
+            self.origins.note_failure(origin, Partition::Public, lane, after);
             return None;
         }
-        self.origins.note_success(origin, lane);
+        self.origins.note_success(origin, Partition::Public, lane);
         answered.ok()
     }
 

@@ -161,6 +161,11 @@ impl Task {
         self.recognition.is_none()
     }
 
+    /// With whose credential it is asked: whose quota it uses, and whose failures it shares.
+    pub(super) fn class(&self) -> Partition {
+        Partition::Public
+    }
+
     /// Indexes must not wait behind artifacts, under whatever name they are asked for.
     pub(super) fn lane(&self) -> Lane {
         let indexes = |known: &Recognition| known.ecosystem.index_of(&self.bare).is_some();

@@ -5,6 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Who may be given an entry.
+///
+/// Two kinds of private entries lie under keys that name a private partition:
+///
+/// - What a strong proof cannot tie to its URL (indexes, and whatever is unknown) has one entry for each credential: the
+///   partition in its key is [`Credential::id`](super::Credential::id), and nobody else ever finds it.
+/// - An artifact has one entry for its target, whoever received it ([`Partition::guarded`]): who asks for it proves its
+///   own right each time. The partition that the *entry* holds is that of the credential it was received with.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
 )]

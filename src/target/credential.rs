@@ -1,0 +1,257 @@
+//! What a request shows to prove its right: login fields, and tokens in the URL (promise P5).
+//!
+//! A [`Credential`] never shows what it holds: it has no text, its `Debug` names the fields only, and the store knows it
+//! by a keyed hash ([`Credential::id`]), which nobody can compare with a guess without the store's secret. It leaves
+//! larder in one place, on the request to the origin that it was meant for.
+//!
+//! A login that belongs to a connection (NTLM, Negotiate: RFC 4559 §5) is none that could be shown again on another
+//! connection; see [`is_bound_to_connection`]. User information in a URL is refused where requests are read
+//! ([`identity`](super::identity)), and a token in a body makes the request a pass, as every body does.
+
+use std::fmt;
+
+use aws_lc_rs::hmac;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+
+use super::secret::{self, IN_THE_PATH};
+use super::{Key, Partition, Target};
+
+/// Fields that are credentials whoever sends them.
+const FIELDS: [&str; 11] = [
+    "authorization",
+    "cookie",
+    "private-token",
+    "job-token",
+    "deploy-token",
+    "x-jfrog-art-api",
+    "x-nuget-apikey",
+    "x-api-key",
+    "x-auth-token",
+    "x-gitlab-token",
+    "x-amz-security-token",
+];
+
+/// Schemes whose login is the connection's, not the request's.
+const OF_A_CONNECTION: [&str; 3] = ["ntlm", "negotiate", "kerberos"];
+
+/// What a request shows to prove its right.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// Sorted by name; of one name in the order in which they came.
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// Tokens that stand in the URL: they go wherever the URL goes, and are here only to tell askers apart.
+    in_url: Vec<(String, String)>,
+}
+
+impl Credential {
+    /// The credential of a request for `target`; `None` if it shows none. `named` are the fields by which its ecosystem
+    /// logs in, in lower case.
+    pub fn of(headers: &HeaderMap, target: &Target, named: &[&str]) -> Option<Self> {
+        let fields = headers
+            .iter()
+            .filter(|(name, _)| is_field(name, named))
+            .map(|(name, value)| (name.clone(), value.clone()));
+        Self::new(fields, tokens(target))
+    }
+
+    /// A credential of these header fields: an operator's, say. `None` without any.
+    pub fn of_fields(fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Option<Self> {
+        Self::new(fields, Vec::new())
+    }
+
+    fn new(
+        fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>,
+        in_url: Vec<(String, String)>,
+    ) -> Option<Self> {
+        let mut fields: Vec<_> = fields.into_iter().collect();
+        for (_, value) in &mut fields {
+            // Keeps it out of the HTTP library's own texts and of h2's header tables.
+            value.set_sensitive(true);
+        }
+        fields.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
+        (!fields.is_empty() || !in_url.is_empty()).then_some(Self { fields, in_url })
+    }
+
+    /// By what the store knows it: HMAC-SHA-256 over the names and values, cut to 128 bits. `secret` is the store's.
+    pub fn id(&self, secret: &[u8; 32]) -> [u8; 16] {
+        let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let in_url = self.in_url.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+        let counts = [self.fields.len(), self.in_url.len()].map(|count| count.to_be_bytes());
+        let pieces = fields.chain(in_url).flat_map(|(name, value)| [name.as_bytes(), value]);
+        keyed(secret, b"credential", counts.iter().map(|count| &count[..]).chain(pieces))
+    }
+
+    /// Whether it stands in the URL, at least in part: then nobody can ask for the same without it.
+    pub fn is_in_url(&self) -> bool {
+        !self.in_url.is_empty()
+    }
+
+    /// Puts the login fields on a request. The caller sees to it that the request goes to the origin they were meant for.
+    pub fn show_to_origin(&self, headers: &mut HeaderMap) {
+        for (name, _) in &self.fields {
+            headers.remove(name);
+        }
+        for (name, value) in &self.fields {
+            headers.append(name, value.clone());
+        }
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.fields.iter().map(|(name, _)| name.as_str());
+        f.debug_list().entries(names.chain(self.in_url.iter().map(|_| "in the URL"))).finish()
+    }
+}
+
+impl Partition {
+    /// The partition of the one private entry that `target` has, whoever received it. Nobody is given it for knowing its
+    /// key: each asker proves its own right to what is stored there. Derived with the store's secret, so that it is no
+    /// credential's partition.
+    pub fn guarded(target: &Target, secret: &[u8; 32]) -> Self {
+        let Key(key) = target.key(Self::Public);
+        Self::Private(keyed(secret, b"guarded", [&key[..]].into_iter()))
+    }
+}
+
+impl Target {
+    /// Whether a token stands in the URL itself: whatever is answered there is private.
+    pub fn has_token(&self) -> bool {
+        !tokens(self).is_empty()
+    }
+
+    /// Whether the token stands in the query: such URLs are mostly signed for one download.
+    pub fn has_token_in_query(&self) -> bool {
+        tokens(self).iter().any(|(name, _)| name != IN_THE_PATH)
+    }
+}
+
+/// Whether a header field is a credential; `named` are those that an ecosystem adds.
+pub fn is_field(name: &HeaderName, named: &[&str]) -> bool {
+    FIELDS.contains(&name.as_str()) || named.contains(&name.as_str())
+}
+
+/// Whether the request logs in its connection rather than itself: what is asked next on that connection has the same
+/// right, and a request elsewhere with the same field has none.
+pub fn is_bound_to_connection(headers: &HeaderMap) -> bool {
+    headers.get_all(AUTHORIZATION).iter().any(|value| {
+        let bytes = value.as_bytes();
+        let scheme = bytes.split(|byte| *byte == b' ').next().unwrap_or(bytes);
+        OF_A_CONNECTION.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
+    })
+}
+
+fn tokens(target: &Target) -> Vec<(String, String)> {
+    secret::tokens(target.path(), target.query())
+}
+
+/// HMAC-SHA-256 of `pieces`, each with its length in front, cut to 128 bits.
+fn keyed<'a>(
+    secret: &[u8; 32],
+    purpose: &'a [u8],
+    pieces: impl Iterator<Item = &'a [u8]>,
+) -> [u8; 16] {
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+    for piece in [purpose].into_iter().chain(pieces) {
+        context.update(&(piece.len() as u64).to_be_bytes());
+        context.update(piece);
+    }
+    let mut short = [0; 16];
+    for (to, from) in short.iter_mut().zip(context.sign().as_ref()) {
+        *to = *from;
+    }
+    short
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: [u8; 32] = [7; 32];
+
+    fn target(path: &str) -> Target {
+        Target::from_url(&format!("https://example.org{path}")).unwrap()
+    }
+
+    fn of(fields: &[(&'static str, &str)], path: &str) -> Option<Credential> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        Credential::of(&headers, &target(path), &["x-own-login"])
+    }
+
+    #[test]
+    fn different_logins_have_different_names_and_the_same_has_one() {
+        let logins: [(&[(&str, &str)], &str); 9] = [
+            (&[("authorization", "Bearer a")], "/x"),
+            (&[("authorization", "Bearer b")], "/x"),
+            (&[("cookie", "Bearer a")], "/x"),
+            (&[("authorization", "Bearer a"), ("cookie", "c")], "/x"),
+            (&[("authorization", "Bearer a"), ("x-own-login", "c")], "/x"),
+            (&[("authorization", "Bearer a")], "/t/ab-0123456789abcdef/x"),
+            (&[], "/t/ab-0123456789abcdef/x"),
+            (&[], "/t/ab-0123456789abcdeg/x"),
+            (&[], "/x?token=ab-0123456789abcdef"),
+        ];
+        let ids: Vec<[u8; 16]> =
+            logins.iter().map(|(fields, path)| of(fields, path).unwrap().id(&SECRET)).collect();
+        for (i, one) in ids.iter().enumerate() {
+            assert!(ids.iter().skip(i + 1).all(|other| one != other), "{:?}", logins[i]);
+        }
+        // What is no part of it makes no other; another larder's name for it is another.
+        let again = of(&[("accept", "*/*"), ("authorization", "Bearer a")], "/y").unwrap();
+        assert_eq!(again.id(&SECRET), ids[0]);
+        assert_ne!(again.id(&[8; 32]), ids[0]);
+        let token = of(&[], "/t/ab-0123456789abcdef/other").unwrap();
+        assert!(token.id(&SECRET) == ids[6] && token.is_in_url() && !again.is_in_url());
+    }
+
+    #[test]
+    fn what_shows_no_right_is_no_credential() {
+        assert_eq!(of(&[("accept", "*/*"), ("x-vault-token", "s3cret")], "/t/x?tokens=1"), None);
+    }
+
+    #[test]
+    fn its_text_holds_none_of_it() {
+        let fields = [("authorization", "Bearer s3cret"), ("cookie", "a=s3cret")];
+        let credential = of(&fields, "/t/s3cret-s3cret-s3cret/x?sig=s3cret").unwrap();
+        let text = format!("{credential:?}");
+        assert!(!text.contains("s3cret") && text.contains("authorization"), "{text}");
+    }
+
+    #[test]
+    fn a_connections_login_is_known_by_its_scheme() {
+        for (value, expected) in [
+            ("NTLM TlRMTVNTUAAB", true),
+            ("negotiate YII", true),
+            ("Negotiate", true),
+            ("Bearer ntlm", false),
+            ("Basic eDp5", false),
+            ("NTLMx y", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, value.parse().unwrap());
+            assert_eq!(is_bound_to_connection(&headers), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_guarded_entry_of_a_target_is_its_own() {
+        let one = Partition::guarded(&target("/a"), &SECRET);
+        assert_eq!(one, Partition::guarded(&target("/a"), &SECRET));
+        assert_ne!(one, Partition::guarded(&target("/b"), &SECRET));
+        assert_ne!(one, Partition::guarded(&target("/a"), &[8; 32]));
+    }
+
+    #[test]
+    fn every_field_is_shown_as_it_came() {
+        let fields = [("cookie", "a=1"), ("authorization", "Basic x"), ("cookie", "b=2")];
+        let mut headers = HeaderMap::new();
+        headers.insert("accept", "*/*".parse().unwrap());
+        of(&fields, "/x").unwrap().show_to_origin(&mut headers);
+        let cookies: Vec<_> = headers.get_all("cookie").iter().collect();
+        assert!(cookies == ["a=1", "b=2"] && headers.len() == 4);
+        assert!(headers["authorization"].is_sensitive());
+    }
+}
