@@ -196,5 +196,6 @@ const fn ask_for(target: Target, reach: Reach) -> Ask {
         patient: false,
         reach,
         token: None,
+        credential: None,
     }
 }

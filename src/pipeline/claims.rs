@@ -15,7 +15,7 @@ use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
 use crate::store::{ClaimBatch, Notes};
-use crate::target::{Root, Scheme, Target};
+use crate::target::{Partition, Root, Scheme, Target};
 use crate::verify::Expectation;
 
 impl Pipeline {
@@ -28,13 +28,14 @@ impl Pipeline {
         entry: &Arc<Entry>,
         base: &Target,
         known: bool,
+        reader: Partition,
     ) {
         let pipeline = Arc::clone(self);
         let (recognition, at, base) = (recognition.clone(), at.clone(), base.clone());
         let entry = Arc::clone(entry);
         let name = recognition.ecosystem.name();
         let reading = tokio::task::spawn_blocking(move || {
-            pipeline.read(&recognition, &at, &entry, &base, known);
+            pipeline.read(&recognition, &at, &entry, &base, known, reader);
         });
         if reading.await.is_err() {
             tracing::error!(index = name, "reading an index was broken off");
@@ -45,7 +46,7 @@ impl Pipeline {
     /// names it: its claims are read when it is first given here. An index under its own name is read again when what
     /// names it is worth more than it was.
     pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, stored: &Stored) {
-        let entry = &stored.entry;
+        let (entry, reader) = (&stored.entry, task.asker.reader());
         let Some(known) = &task.recognition else {
             return;
         };
@@ -57,17 +58,18 @@ impl Pipeline {
         let index = index.with_variant(task.target.variant());
         // An index whose signature became known, or one that another index names today.
         let risen = task.artifact().is_none() && stored.proof.rank > entry.proof.rank;
-        if !risen && !self.is_member(known, task.bare()) {
+        if !risen && !self.is_member(known, task.bare(), reader) {
             return;
         }
-        let proven = if risen { stored.proof.rank } else { self.proven(known, task.bare(), entry) };
-        let current = self.store.current_claims(&index);
+        let proven =
+            if risen { stored.proof.rank } else { self.proven(known, task.bare(), entry, reader) };
+        let current = self.store.seen_by(reader).current_claims(&index);
         let read = current.is_some_and(|by| by.document == entry.blob && by.rank >= proven);
         if proven == Rank::None || read {
             return;
         }
         let _reading = self.reading_of(task);
-        self.read_claims(known, task.bare(), entry, task.bare(), false).await;
+        self.read_claims(known, task.bare(), entry, task.bare(), false, reader).await;
     }
 
     /// A document that its origin confirmed is as it was, and may say other things all the same: keys came or went since
@@ -86,7 +88,8 @@ impl Pipeline {
         }
         let answered = entry.answered_by.as_deref().and_then(Target::from_url);
         let base = answered.unwrap_or_else(|| task.bare().clone());
-        self.read_claims(known, task.bare(), &entry, &base, false).await;
+        let reader = task.asker.reader();
+        self.read_claims(known, task.bare(), &entry, &base, false, reader).await;
         let stored = self.store.entries(task.key).into_iter();
         stored.into_iter().find(|stored| stored.blob == entry.blob).unwrap_or(entry)
     }
@@ -98,14 +101,19 @@ impl Pipeline {
         entry: &Arc<Entry>,
         base: &Target,
         known: bool,
+        reader: Partition,
     ) {
+        if at.has_token() {
+            // A set of claims names its index's URL on disk, so that it can be asked again.
+            return;
+        }
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
         let other = ecosystem.index_of(at);
         let is_version = other.is_some();
         let index =
             other.unwrap_or_else(|| at.clone()).with_variant(recognition.resource.variant.name);
-        let proven = self.proven(recognition, at, entry);
-        if proven == Rank::None && self.is_member(recognition, at) {
+        let proven = self.proven(recognition, at, entry, reader);
+        if proven == Rank::None && self.is_member(recognition, at, reader) {
             // A version that the newest Release does not name: another's turn, or not yet its own.
             return;
         }
@@ -115,10 +123,11 @@ impl Pipeline {
         self.memory.note_reading(&index, changes);
         // What was read when less was proven of it is read again.
         let as_good = |rank: Rank| proven != Rank::Signed || rank == Rank::Signed;
-        let current = store.current_claims(&index);
+        let seen = store.seen_by(reader);
+        let current = seen.current_claims(&index);
         let read = known
             && current.is_some_and(|by| by.document == entry.blob && as_good(by.rank))
-            && store.confirm_claims(&index, entry.blob, entry.requested_at);
+            && seen.confirm_claims(&index, entry.blob, entry.requested_at);
         let Some(blob) = store.blob(entry.blob).filter(|_| !read) else {
             return;
         };
@@ -133,7 +142,7 @@ impl Pipeline {
             open: &open,
             companions: &Shelves { store, since: Time::from_millis(i64::MIN) },
         };
-        let read = store
+        let read = seen
             .begin_claims(&index, entry.blob)
             .map_err(Malformed::from)
             .and_then(|batch| self.take_claims(ecosystem, &document, batch, entry, is_version));
@@ -141,7 +150,7 @@ impl Pipeline {
             tracing::warn!(url = %at, %error, "this index makes no claims");
             if !matches!(error, Malformed::Forged(_)) {
                 // What it said before still excuses late bytes, and decides no more.
-                store.retract_claims(&index, now);
+                seen.retract_claims(&index, now);
             }
             self.metrics.alarm(Alarm::Malformed);
             let text = format!("makes no claims: {error}");
@@ -159,7 +168,8 @@ impl Pipeline {
         is_version: bool,
     ) -> Result<(), Malformed> {
         let (store, at) = (&self.store, document.at);
-        if ecosystem.names_files_for_good() {
+        // Two views of an index may well name different files.
+        if ecosystem.names_files_for_good() && batch.reader() == Partition::Public {
             batch.compare();
         }
         let standing = ecosystem.claims(document, &self.keys.get(), &mut batch)?;
@@ -169,7 +179,10 @@ impl Pipeline {
                 self.mark_expired(at, entry, &held);
                 return Ok(());
             }
-            if let Some(back) = editions::remember(store, at, &standing, edition) {
+            // What one credential sees of an archive binds nobody else to it.
+            if batch.reader() == Partition::Public
+                && let Some(back) = editions::remember(store, at, &standing, edition)
+            {
                 self.say_step_back(at, &back);
             }
         }
@@ -178,7 +191,10 @@ impl Pipeline {
         if standing.rank == Rank::None && (is_version || plain) {
             return Ok(());
         }
-        let notes = batch.notes().clone();
+        let mut notes = batch.notes().clone();
+        if batch.reader() != Partition::Public {
+            notes.signers.clear();
+        }
         batch.publish(&standing, entry.requested_at)?;
         self.noticed(at, &standing, &notes);
         self.mark_signed(entry, &standing);
@@ -232,24 +248,31 @@ impl Pipeline {
 
     /// What is proven of an index's own bytes. Where another index names it, that one's word decides, today's; else what was
     /// proven when they were kept. A digest in its URL says nothing of who chose it.
-    fn proven(&self, recognition: &Recognition, at: &Target, entry: &Entry) -> Rank {
+    fn proven(
+        &self,
+        recognition: &Recognition,
+        at: &Target,
+        entry: &Entry,
+        reader: Partition,
+    ) -> Rank {
         let topics = recognition.ecosystem.topics(at);
-        let promises = self.store.promises(at, &topics, self.clock.now());
+        let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
         let expected = Expectation { promises, ..Expectation::nothing(Rank::None) };
         let vouched = expected.vouched(&entry.digests, entry.size);
-        if entry.proof.rank == Rank::SelfCertified || self.is_member(recognition, at) {
+        if entry.proof.rank == Rank::SelfCertified || self.is_member(recognition, at, reader) {
             return vouched;
         }
         entry.proof.rank.max(vouched)
     }
 
     /// Whether an index that may speak for `at` names it today: then its word decides what is read.
-    fn is_member(&self, recognition: &Recognition, at: &Target) -> bool {
+    fn is_member(&self, recognition: &Recognition, at: &Target, reader: Partition) -> bool {
         let topics = recognition.ecosystem.topics(at);
         let decides = |promise: &Promise| {
             promise.is_current() && promise.is_strong() && promise.relation.binds()
         };
-        self.store.promises(at, &topics, self.clock.now()).iter().any(decides)
+        let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
+        promises.iter().any(decides)
     }
 
     /// An index past its `Valid-Until` is served as what it is.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hyper::header::HeaderMap;
 
 use super::Pipeline;
+use super::asker::Asker;
 use super::lookup::{self, Lookup};
 use super::shelf::Shelves;
 use super::task::Task;
@@ -28,6 +29,9 @@ const WAIT_TO_KNOW: Duration = Duration::from_secs(5);
 /// How long a whole body waits for the indexes whose word refuses it.
 const WAIT_TO_REFUSE: Duration = Duration::from_mins(1);
 
+/// For whom a chase asks.
+static ANYBODY: Asker = Asker::ANYBODY;
+
 /// Fetches the indexes of one ecosystem.
 struct Indexes<'a> {
     pipeline: &'a Arc<Pipeline>,
@@ -43,7 +47,7 @@ impl Fetch for Indexes<'_> {
         }
         let from_public = self.reach.from_public || document.origin() != at.origin();
         let reach = Reach { from_public, ..self.reach };
-        self.pipeline.document(&document, self.ecosystem, reach, None).await;
+        self.pipeline.document(&document, self.ecosystem, (reach, &ANYBODY), None).await;
     }
 }
 
@@ -54,6 +58,10 @@ impl Pipeline {
         let Some(recognition) = &task.recognition else {
             return 0;
         };
+        if task.bare().has_token() {
+            // What lies beside it has the token in its URL, and a chase is public.
+            return 0;
+        }
         let secure = task.target.origin().scheme == Scheme::Https;
         if task.artifact().is_none() || !secure && !self.may_be_named(task.bare(), recognition) {
             return 0;
@@ -81,7 +89,7 @@ impl Pipeline {
         task: &Task,
         ecosystem: &'static dyn Ecosystem,
     ) -> usize {
-        if task.bare().origin().scheme != Scheme::Https {
+        if task.bare().origin().scheme != Scheme::Https || task.bare().has_token() {
             return 0;
         }
         self.chase(task, ecosystem, || false).await
@@ -112,7 +120,7 @@ impl Pipeline {
     pub(super) async fn ask_again(
         self: &Arc<Self>,
         recognition: &Recognition,
-        reach: Reach,
+        (reach, who): (Reach, &Asker),
         expected: &Expectation,
         asked: Time,
     ) {
@@ -120,7 +128,7 @@ impl Pipeline {
             expected.refusing().map(|promise| &*promise.index).collect();
         let asking = async {
             for document in documents {
-                self.ask_one_again(recognition, reach, document, asked).await;
+                self.ask_one_again(recognition, (reach, who), document, asked).await;
             }
         };
         if tokio::time::timeout(WAIT_TO_REFUSE, asking).await.is_err() {
@@ -131,11 +139,16 @@ impl Pipeline {
     async fn ask_one_again(
         self: &Arc<Self>,
         recognition: &Recognition,
-        reach: Reach,
+        (reach, who): (Reach, &Asker),
         document: &Target,
         asked: Time,
     ) {
         let ecosystem = recognition.ecosystem;
+        let own = self.store.seen_by(who.reader()).current_claims(document);
+        if who.is_private() && own.is_some() {
+            // Its own view of the index: only its own credential brings that up to date.
+            self.document(document, ecosystem, (reach, who), Some(asked)).await;
+        }
         let renewal = self
             .store
             .current_claims(document)
@@ -144,7 +157,7 @@ impl Pipeline {
             Some(renewal) => {
                 self.renew(ecosystem, reach, document, &renewal, asked).await;
             }
-            None => self.document(document, ecosystem, reach, Some(asked)).await,
+            None => self.document(document, ecosystem, (reach, &ANYBODY), Some(asked)).await,
         }
     }
 
@@ -160,7 +173,7 @@ impl Pipeline {
     ) {
         let stored = |at: &&Target| !self.store.entries(at.key(Partition::Public)).is_empty();
         for parent in renewal.parents.iter().filter(stored) {
-            self.document(parent, ecosystem, reach, Some(asked)).await;
+            self.document(parent, ecosystem, (reach, &ANYBODY), Some(asked)).await;
         }
         let before = self.store.current_claims(index).map(|by| by.document);
         let topics = ecosystem.topics(index);
@@ -175,7 +188,7 @@ impl Pipeline {
             return;
         }
         for version in &renewal.again {
-            self.document(version, ecosystem, reach, Some(asked)).await;
+            self.document(version, ecosystem, (reach, &ANYBODY), Some(asked)).await;
             if self.store.current_claims(index).map(|by| by.document) != before {
                 return;
             }
@@ -190,22 +203,23 @@ impl Pipeline {
         self: &'a Arc<Self>,
         document: &'a Target,
         ecosystem: &'static dyn Ecosystem,
-        reach: Reach,
+        (reach, who): (Reach, &'a Asker),
         since: Option<Time>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
-        Box::pin(self.bring(document, ecosystem, reach, since))
+        Box::pin(self.bring(document, ecosystem, (reach, who), since))
     }
 
     async fn bring(
         self: &Arc<Self>,
         document: &Target,
         ecosystem: &'static dyn Ecosystem,
-        reach: Reach,
+        (reach, who): (Reach, &Asker),
         since: Option<Time>,
     ) {
         let Some(task) = self.task_for(document, ecosystem, reach) else {
             return;
         };
+        let task = task.of(who.clone(), &self.store.secret());
         let stored = match self.look_up(&task, &HeaderMap::new()).await {
             Lookup::Fresh(stored)
                 if since.is_none_or(|since| stored.entry.requested_at >= since) =>

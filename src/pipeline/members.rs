@@ -16,6 +16,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::lookup::{Lookup, Stored};
+use super::rights::REMEMBERED;
 use super::task::Task;
 use super::{Connection, Pipeline, generation};
 use crate::claim::{Generation, Promise, Relation};
@@ -88,7 +89,7 @@ impl Pipeline {
         if !task.is_index() || task.heads() {
             return;
         }
-        let promises = self.promises_of_index(task.bare(), Some(known));
+        let promises = self.promises_of_index(task.bare(), Some(known), task.asker.reader());
         let read = promises
             .into_iter()
             .filter(|promise| promise.relation.binds() && promise.is_strong())
@@ -137,7 +138,7 @@ impl Pipeline {
         let named = promise.digests.iter().rev();
         for at in named.filter_map(|digest| known.ecosystem.named_by(task.bare(), digest)) {
             // Only an archive that says so keeps its indexes under their digests.
-            if !self.promises_of_index(&at, Some(known)).is_empty() {
+            if !self.promises_of_index(&at, Some(known), Partition::Public).is_empty() {
                 self.bring_in(&at, known.ecosystem, task.reach, None).await;
             }
         }
@@ -225,7 +226,9 @@ impl Pipeline {
             return until.is_none_or(|until| now <= until.plus(stale.signed));
         }
         let forbidden = task.is_unknown() && crate::freshness::forbids_stale(&entry.head);
-        !forbidden && now.since(entry.checked_at) <= stale.unsigned
+        // What only one may see is given as long as a right is remembered.
+        let limit = if task.is_of_one() { stale.unsigned.min(REMEMBERED) } else { stale.unsigned };
+        !forbidden && now.since(entry.checked_at) <= limit
     }
 }
 

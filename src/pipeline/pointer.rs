@@ -67,7 +67,7 @@ impl Pipeline {
         let linked = tokio::task::spawn_blocking(move || store.link(entry)).await;
         // Without room in the ledger the pointer is given like anything that is not stored.
         let entry = linked.ok()?.ok()?;
-        self.read_claims(known, task.bare(), &entry, task.bare(), true).await;
+        self.read_claims(known, task.bare(), &entry, task.bare(), true, task.asker.reader()).await;
         lead.flight.release(entry.proof);
         Some(End::Kept(entry))
     }

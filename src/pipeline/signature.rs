@@ -173,7 +173,7 @@ impl Pipeline {
         if self.editions.is_news(format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "no index knows this file, and its own signature does not prove it");
             let text = format!("not proved by its own signature: {why}");
-            self.store.note_rejection(&at.to_string(), &text, self.clock.now());
+            self.store.note_rejection(at, &text, self.clock.now());
         }
         Own::Nothing
     }
@@ -193,7 +193,7 @@ impl Pipeline {
             tracing::warn!(url = %at, why = %back, "this index looks like an older edition");
             self.metrics.alarm(Alarm::Signature);
             let text = format!("looks like an older edition: {back}");
-            self.store.note_rejection(&at.to_string(), &text, self.clock.now());
+            self.store.note_rejection(at, &text, self.clock.now());
         }
     }
 

@@ -3,6 +3,7 @@
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request};
 
+use super::asker::Asker;
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Algorithms, Wanted};
@@ -28,6 +29,10 @@ pub(super) struct Task {
     pub(super) asked: Time,
     /// What the generation that its client has read says of it: then nothing else counts.
     pub(super) promised: Option<Promise>,
+    /// For whom it is.
+    pub(super) asker: Asker,
+    /// The partition in `key`.
+    partition: Partition,
     bare: Target,
     accept: String,
     language: Option<String>,
@@ -60,6 +65,8 @@ impl Task {
             reach,
             asked,
             promised: None,
+            asker: Asker::default(),
+            partition: Partition::Public,
             accept: if accept.is_empty() { "*/*".to_owned() } else { accept },
             language: Some(language).filter(|language| !language.is_empty()),
         }
@@ -85,6 +92,8 @@ impl Task {
             reach,
             asked,
             promised: None,
+            asker: Asker::default(),
+            partition: Partition::Public,
         }
     }
 
@@ -96,7 +105,7 @@ impl Task {
         let digests: Vec<String> = promised.digests.iter().map(ToString::to_string).collect();
         // A line end cannot stand in a declared variant.
         let variant = format!("{}\n{}", self.target.variant(), digests.join(" "));
-        self.target.clone().with_variant(&variant).key(Partition::Public)
+        self.target.clone().with_variant(&variant).key(self.partition)
     }
 
     /// Whether it heads other indexes, or will when its shape is confirmed.
@@ -108,6 +117,47 @@ impl Task {
     /// What it is, or may be.
     pub(super) fn known(&self) -> Option<&Recognition> {
         self.recognition.as_ref().or(self.likely.as_ref())
+    }
+
+    /// The same for `asker`. What a private one asks for is looked up, and kept, where only who has a right finds it (see
+    /// [`Partition`]): an artifact in the one guarded place of its target, everything else in the asker's own.
+    #[must_use]
+    pub(super) fn of(self, asker: Asker, secret: &[u8; 32]) -> Self {
+        let partition = match (asker.is_private(), self.artifact()) {
+            (false, _) => Partition::Public,
+            (true, Some(_)) => Partition::guarded(&self.target, secret),
+            (true, None) => asker.reader(),
+        };
+        Self { asker, ..self }.within(partition)
+    }
+
+    /// The same artifact as anybody finds it, still for who asks: its own claims are heard.
+    pub(super) fn in_public(&self) -> Self {
+        self.clone().within(Partition::Public)
+    }
+
+    /// The same for anybody: no private index is heard.
+    pub(super) fn of_anybody(self) -> Self {
+        Self { asker: Asker::ANYBODY, ..self }.within(Partition::Public)
+    }
+
+    fn within(self, partition: Partition) -> Self {
+        Self { key: self.target.key(partition), partition, ..self }
+    }
+
+    /// Where an answer to this task is kept, if it turns out to be of another variant.
+    pub(super) fn key_of(&self, target: &Target) -> Key {
+        target.key(self.partition)
+    }
+
+    /// Whether what is stored for it, and what is on its way, is given only to who proves a right to it.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.partition != Partition::Public && self.artifact().is_some()
+    }
+
+    /// Whether it is looked up where only one credential finds it.
+    pub(super) fn is_of_one(&self) -> bool {
+        self.partition != Partition::Public && self.artifact().is_none()
     }
 
     /// The target without its variant.
@@ -163,7 +213,7 @@ impl Task {
 
     /// With whose credential it is asked: whose quota it uses, and whose failures it shares.
     pub(super) fn class(&self) -> Partition {
-        Partition::Public
+        self.asker.reader()
     }
 
     /// Indexes must not wait behind artifacts, under whatever name they are asked for.
@@ -205,6 +255,7 @@ impl Task {
             lane: self.lane(),
             reach: self.reach,
             token: None,
+            credential: self.asker.credential().cloned(),
         }
     }
 }

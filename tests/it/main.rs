@@ -38,6 +38,7 @@ mod licences;
 mod npm_signatures;
 mod oci;
 mod pass;
+mod privacy;
 mod process;
 mod quota;
 mod race;

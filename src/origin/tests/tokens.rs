@@ -171,6 +171,10 @@ async fn whether_a_failing_token_service_says_no_is_not_known() {
     let registry = registry(&authority, &realm, "t0", "/").await;
     let url = format!("https://127.0.0.1:{}/manifest", registry.at.port());
     assert!(origins.fetch_as_anybody(ask(&url)).await.unwrap_err().is_temporary());
-    assert!(origins.is_failing(ask(&realm).target.origin(), crate::origin::Lane::Metadata));
+    assert!(origins.is_failing(
+        ask(&realm).target.origin(),
+        crate::target::Partition::Public,
+        crate::origin::Lane::Metadata
+    ));
     assert_eq!(raw.heads().len(), 1);
 }

@@ -66,6 +66,7 @@ pub(super) fn ask(url: &str) -> Ask {
         patient: false,
         reach: INSIDE,
         token: None,
+        credential: None,
     }
 }
 
