@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 use std::future::Future;
 
-use crate::ecosystem::{Ecosystem, Shelf};
 use crate::target::Target;
 
 /// The most rounds of one chase.
@@ -23,24 +22,26 @@ pub trait Fetch: Sync {
     fn fetch(&self, document: Target, at: &Target) -> impl Future<Output = ()> + Send;
 }
 
-/// Fetches what `ecosystem` wants to have read before `at` is judged. Says how many documents that were.
-pub async fn chase(
-    ecosystem: &dyn Ecosystem,
+/// Fetches what an ecosystem wants to have read before `at` is judged: `wants` asks it. A document that came may make
+/// others of its round unnecessary. Says how many documents were fetched.
+pub async fn chase<W: Future<Output = Vec<Target>> + Send>(
     at: &Target,
-    shelf: &(dyn Shelf + Sync),
+    wants: impl Fn() -> W,
     fetch: &impl Fetch,
     enough: impl Fn() -> bool,
 ) -> usize {
     let mut seen = HashSet::new();
     for _ in 0..MAX_ROUNDS {
         let mut news = false;
-        for document in ecosystem.wants(at, shelf) {
+        let mut wanted = wants().await;
+        for document in wanted.clone() {
             if seen.len() >= MAX_DOCUMENTS || enough() {
                 return seen.len();
             }
-            if seen.insert(document.clone()) {
+            if wanted.contains(&document) && seen.insert(document.clone()) {
                 news = true;
                 fetch.fetch(document, at).await;
+                wanted = wants().await;
             }
         }
         if !news {
@@ -52,51 +53,9 @@ pub async fn chase(
 
 #[cfg(test)]
 mod tests {
-    use crate::keyring::Keyring;
-    use std::io::Read;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::claim::{ClaimSink, Standing};
-    use crate::ecosystem::{Document, Malformed, Recognised, Shape};
-    use crate::target::{Origin, Root};
-
-    /// Wants a new document each time it is asked.
-    struct Greedy(AtomicUsize, usize);
-
-    impl Ecosystem for Greedy {
-        fn name(&self) -> &'static str {
-            "greedy"
-        }
-        fn recognise(&self, _: &Shape<'_>) -> Recognised {
-            Recognised::No
-        }
-        fn wants(&self, _: &Target, _: &dyn Shelf) -> Vec<Target> {
-            (0..self.1)
-                .map(|_| self.0.fetch_add(1, Ordering::Relaxed))
-                .filter_map(|n| Target::from_url(&format!("https://example.org/{n}")))
-                .collect()
-        }
-        fn claims(
-            &self,
-            doc: &Document<'_>,
-            _: &Keyring,
-            _: &mut dyn ClaimSink,
-        ) -> Result<Standing, Malformed> {
-            Err(Malformed::Shape { expected: "nothing", found: doc.at.to_string() })
-        }
-    }
-
-    struct Empty;
-
-    impl Shelf for Empty {
-        fn open(&self, _: &Target) -> Option<Box<dyn Read + '_>> {
-            None
-        }
-        fn speakers(&self, _: &Origin) -> Vec<Root> {
-            Vec::new()
-        }
-    }
 
     struct Nothing;
 
@@ -104,15 +63,32 @@ mod tests {
         async fn fetch(&self, _: Target, _: &Target) {}
     }
 
-    async fn chased(each: usize) -> usize {
+    fn documents(numbers: std::ops::Range<usize>) -> Vec<Target> {
+        let url = |n| Target::from_url(&format!("https://example.org/{n}"));
+        numbers.filter_map(url).collect()
+    }
+
+    /// How many are fetched when the call number `n` wants `wanted(n)`.
+    async fn chased(wanted: impl Fn(usize) -> Vec<Target>) -> usize {
         let at = Target::from_url("https://example.org/a").unwrap();
-        chase(&Greedy(AtomicUsize::new(0), each), &at, &Empty, &Nothing, || false).await
+        let calls = AtomicUsize::new(0);
+        let wants = || {
+            let wanted = wanted(calls.fetch_add(1, Ordering::Relaxed));
+            async move { wanted }
+        };
+        chase(&at, wants, &Nothing, || false).await
     }
 
     #[tokio::test]
     async fn a_chase_has_an_end() {
-        assert_eq!(chased(1).await, MAX_ROUNDS);
-        assert_eq!(chased(10).await, MAX_DOCUMENTS);
-        assert_eq!(chased(0).await, 0);
+        assert_eq!(chased(|call| documents(call..call + 1)).await, MAX_ROUNDS);
+        assert_eq!(chased(|call| documents(0..10 * (call + 1))).await, MAX_DOCUMENTS);
+        assert_eq!(chased(|_| Vec::new()).await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_wanted_any_more_is_not_fetched() {
+        assert_eq!(chased(|call| documents(0..if call == 0 { 9 } else { 1 })).await, 1);
+        assert_eq!(chased(|_| documents(0..9)).await, 9);
     }
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::digest::{BlobId, Digest};
-use crate::proof::Rank;
+use crate::digest::{Algorithm, BlobId, Digest};
+use crate::proof::{Proof, Rank};
 use crate::target::{Origin, Root, Target};
 
 /// Under which a look-up finds the few indexes that may name a target: a project's name, an archive's root. Index and
@@ -76,6 +76,23 @@ pub struct Edition {
     pub date: Option<Time>,
     /// Until when it may be believed.
     pub valid_until: Option<Time>,
+    /// Whether no signature counts because its key has expired.
+    pub expired_key: bool,
+    /// Who alone may sign the next edition, by the fingerprints of primary keys; empty for no such limit.
+    pub successors: Vec<Box<str>>,
+    /// What it lists, where nothing else tells an older edition from a newer one.
+    pub census: Option<Census>,
+    /// Whether its signature is over SHA-1.
+    pub weak_hash: bool,
+}
+
+/// How much an index lists, and the newest of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Census {
+    /// How many packages it lists.
+    pub packages: u64,
+    /// When the newest of them was built.
+    pub newest: Time,
 }
 
 impl ClaimSink for Vec<Claim> {
@@ -165,9 +182,26 @@ impl Promise {
         self.by.superseded.is_none()
     }
 
-    /// Whether a digest that nobody can forge is among those promised.
+    /// Whether a digest that nobody can forge is among those promised. SHA-1 of content counts under a signature: there is
+    /// no second content for a given digest, and only the signer could have made two at once.
     pub fn is_strong(&self) -> bool {
-        self.digests.iter().any(|digest| digest.algorithm().is_strong())
+        let any = |counts: fn(Algorithm) -> bool| {
+            self.digests.iter().any(|digest| counts(digest.algorithm()))
+        };
+        any(Algorithm::is_strong) || self.rank() == Rank::Signed && any(Algorithm::is_of_content)
+    }
+
+    /// What a body is worth that is as promised.
+    pub fn proof(&self) -> Proof {
+        let all = |holds: fn(Algorithm) -> bool| {
+            self.digests.iter().all(|digest| holds(digest.algorithm()))
+        };
+        let rank = if self.is_strong() { self.rank() } else { Rank::IndexedWeak };
+        Proof {
+            content: all(Algorithm::is_of_content),
+            weak_hash: rank == Rank::Signed && all(|algorithm| !algorithm.is_strong()),
+            ..Proof::of(rank)
+        }
     }
 }
 

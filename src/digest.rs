@@ -1,7 +1,8 @@
 //! Digests: what a promise is made of.
 //!
 //! A [`Digest`] is a checked pair of algorithm and bytes; there is no way to hold one of the wrong length. A
-//! [`Hashing`] computes several in one pass over the bytes.
+//! [`Hashing`] computes several in one pass over the bytes. Some promises are about a file's content and not its bytes: what
+//! is computed of that, an ecosystem says ([`Content`]).
 //!
 //! SHA-1 and the SHA-2 family come from the TLS provider, which is 1.7 times as fast as the portable code on machines
 //! without SHA instructions; BLAKE2b and MD5, which it lacks, from `RustCrypto`.
@@ -28,19 +29,31 @@ pub enum Algorithm {
     Sha512 = 5,
     /// BLAKE2b with 32 bytes of output (RFC 7693), as in the paths of PyPI's files.
     Blake2b256 = 6,
+    /// SHA-1 of the control part of an apk package (v2), whose own digest of the data part holds.
+    Apk2Sha1 = 7,
+    /// The same with SHA-256.
+    Apk2Sha256 = 8,
 }
 
 impl Algorithm {
     /// Every algorithm, weakest first.
-    pub const ALL: [Self; 6] =
-        [Self::Md5, Self::Sha1, Self::Sha256, Self::Sha384, Self::Sha512, Self::Blake2b256];
+    pub const ALL: [Self; 8] = [
+        Self::Md5,
+        Self::Sha1,
+        Self::Sha256,
+        Self::Sha384,
+        Self::Sha512,
+        Self::Blake2b256,
+        Self::Apk2Sha1,
+        Self::Apk2Sha256,
+    ];
 
     /// The length of a digest in bytes.
     pub const fn length(self) -> usize {
         match self {
             Self::Md5 => 16,
-            Self::Sha1 => 20,
-            Self::Sha256 | Self::Blake2b256 => 32,
+            Self::Sha1 | Self::Apk2Sha1 => 20,
+            Self::Sha256 | Self::Blake2b256 | Self::Apk2Sha256 => 32,
             Self::Sha384 => 48,
             Self::Sha512 => 64,
         }
@@ -49,9 +62,17 @@ impl Algorithm {
     /// Whether a match proves that the bytes are the promised ones: nobody can make a second body for the digest.
     pub const fn is_strong(self) -> bool {
         match self {
-            Self::Md5 | Self::Sha1 => false,
-            Self::Sha256 | Self::Sha384 | Self::Sha512 | Self::Blake2b256 => true,
+            Self::Md5 | Self::Sha1 | Self::Apk2Sha1 => false,
+            Self::Sha256 | Self::Sha384 | Self::Sha512 | Self::Blake2b256 | Self::Apk2Sha256 => {
+                true
+            }
         }
+    }
+
+    /// Whether it is of a file's content: files that differ in bytes may agree in it, so that it never names a file's
+    /// bytes. A [`Content`] computes it.
+    pub const fn is_of_content(self) -> bool {
+        matches!(self, Self::Apk2Sha1 | Self::Apk2Sha256)
     }
 
     /// The name as logs and commands spell it.
@@ -63,6 +84,8 @@ impl Algorithm {
             Self::Sha384 => "sha384",
             Self::Sha512 => "sha512",
             Self::Blake2b256 => "blake2b-256",
+            Self::Apk2Sha1 => "apk2-sha1",
+            Self::Apk2Sha256 => "apk2-sha256",
         }
     }
 
@@ -86,14 +109,14 @@ impl Algorithm {
         Self::ALL.into_iter().find(|algorithm| *algorithm as u8 == code)
     }
 
-    const fn bit(self) -> u8 {
-        1 << (self as u8)
+    const fn bit(self) -> u16 {
+        1 << (self as u16)
     }
 }
 
 /// A set of algorithms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Algorithms(u8);
+pub struct Algorithms(u16);
 
 impl Algorithms {
     /// The empty set.
@@ -228,10 +251,38 @@ impl fmt::Debug for BlobId {
     }
 }
 
+/// Computes what identifies a file's content, from its bytes as they come.
+pub trait Content: Send {
+    /// Takes in the next bytes.
+    fn update(&mut self, bytes: &[u8]);
+
+    /// The digests of the content, or why the file has none.
+    fn finish(self: Box<Self>) -> Result<Vec<Digest>, String>;
+}
+
+/// How a [`Content`] is begun.
+pub type NewContent = fn() -> Box<dyn Content>;
+
+/// What is to be computed of a body.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// Digests of its bytes; those of content that are among them change nothing.
+    pub algorithms: Algorithms,
+    /// What reads its content.
+    pub content: Option<NewContent>,
+}
+
+impl From<Algorithms> for Wanted {
+    fn from(algorithms: Algorithms) -> Self {
+        Self { algorithms, content: None }
+    }
+}
+
 /// Digests being computed in one pass: SHA-256 always, others on request.
 pub struct Hashing {
     sha256: aws_lc_rs::digest::Context,
     others: Vec<(Algorithm, Running)>,
+    content: Option<Box<dyn Content>>,
 }
 
 enum Running {
@@ -242,14 +293,15 @@ enum Running {
 
 impl Hashing {
     /// Starts SHA-256 and each of `wanted`.
-    pub fn new(wanted: Algorithms) -> Self {
+    pub fn new(wanted: impl Into<Wanted>) -> Self {
         use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512};
+        let Wanted { algorithms, content } = wanted.into();
         let others = Algorithm::ALL
             .into_iter()
-            .filter(|algorithm| wanted.contains(*algorithm))
+            .filter(|algorithm| algorithms.contains(*algorithm))
             .filter_map(|algorithm| {
                 let running = match algorithm {
-                    Algorithm::Sha256 => return None,
+                    Algorithm::Sha256 | Algorithm::Apk2Sha1 | Algorithm::Apk2Sha256 => return None,
                     Algorithm::Md5 => Running::Md5(Box::default()),
                     Algorithm::Sha1 => Running::Provider(Context::new(&SHA1_FOR_LEGACY_USE_ONLY)),
                     Algorithm::Sha384 => Running::Provider(Context::new(&SHA384)),
@@ -259,7 +311,7 @@ impl Hashing {
                 Some((algorithm, running))
             })
             .collect();
-        Self { sha256: Context::new(&SHA256), others }
+        Self { sha256: Context::new(&SHA256), others, content: content.map(|begin| begin()) }
     }
 
     /// Takes in the next bytes.
@@ -271,6 +323,9 @@ impl Hashing {
                 Running::Blake2b(state) => state.update(bytes),
                 Running::Md5(state) => state.update(bytes),
             }
+        }
+        if let Some(content) = &mut self.content {
+            content.update(bytes);
         }
     }
 
@@ -290,7 +345,13 @@ impl Hashing {
             };
             all.extend(digest);
         }
-        Digests { blob, all }
+        let mut fault = None;
+        match self.content.map(Content::finish) {
+            Some(Ok(digests)) => all.extend(digests),
+            Some(Err(why)) => fault = Some(why),
+            None => {}
+        }
+        Digests { blob, all, fault }
     }
 }
 
@@ -305,6 +366,7 @@ impl fmt::Debug for Hashing {
 pub struct Digests {
     blob: BlobId,
     all: Vec<Digest>,
+    fault: Option<String>,
 }
 
 impl Digests {
@@ -316,6 +378,11 @@ impl Digests {
     /// The digest by `algorithm`, if it was computed.
     pub fn get(&self, algorithm: Algorithm) -> Option<&Digest> {
         self.all.iter().find(|digest| digest.algorithm() == algorithm)
+    }
+
+    /// Why it has no digests of content, if they were asked for.
+    pub fn fault(&self) -> Option<&str> {
+        self.fault.as_deref()
     }
 
     /// Every digest that was computed.
@@ -365,7 +432,7 @@ mod tests {
     /// FIPS 180-4, RFC 1321 and RFC 7693 (32 bytes of output, from the reference tool) for "abc".
     #[test]
     fn known_answers() {
-        let mut hashing = Hashing::new(Algorithm::ALL.into_iter().collect());
+        let mut hashing = Hashing::new(Algorithm::ALL.into_iter().collect::<Algorithms>());
         hashing.update(b"a");
         hashing.update(b"bc");
         let digests = hashing.finish();

@@ -107,6 +107,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use accept::announce::Announcement;
 use accept::{Front, OwnPages};
 use admin::{Admin, Running};
 use authority::Authority;
@@ -194,11 +195,15 @@ impl Larder {
             own: Arc::new(Pages(Arc::clone(&self.admin))),
             metrics: Arc::clone(&self.pipeline.metrics),
         };
+        let announcement = self.announce(&addresses);
         let admin = Arc::clone(&self.admin);
         let stop = async move {
             shutdown.await;
             if let Some(running) = &admin.running {
                 running.is_draining();
+            }
+            if let Some(announcement) = announcement {
+                announcement.end().await;
             }
         };
         accept::run(Arc::new(front), listeners, stop).await;
@@ -211,9 +216,35 @@ impl Larder {
         upkeep.await.context("looking after the store failed")
     }
 
+    /// Tells the local network, if that was asked for. Clients are served all the same when it cannot.
+    fn announce(&self, addresses: &[SocketAddr]) -> Option<Announcement> {
+        if !self.admin.config.get().announce {
+            return None;
+        }
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        match Announcement::start(addresses, &host) {
+            Ok(announcement) => {
+                if let Some(announcement) = &announcement {
+                    info!("announced as {}", announcement.name());
+                }
+                announcement
+            }
+            Err(error) => {
+                warn!(%error, "cannot announce larder by DNS-SD; it serves all the same");
+                None
+            }
+        }
+    }
+
     /// The CA's certificate.
     pub fn ca_pem(&self) -> &str {
         self.authority.ca_pem()
+    }
+
+    /// The line for a shell that sets a machine up for this larder, which it finds at `name` (`HOST:PORT`).
+    pub fn setup_line(&self, name: &str) -> Option<String> {
+        let running = self.admin.running.as_ref()?;
+        Some(admin::setup::Script::of(running).line(name, "sudo "))
     }
 
     /// What it counts.

@@ -68,12 +68,33 @@ pub struct Proof {
     pub expired_key: bool,
     /// Fetched with a credential.
     pub private: bool,
+    /// A link of the signed chain is SHA-1, as apk still has it: a collision of its maker's own would pass.
+    pub weak_hash: bool,
+    /// The body carries a signature of its own that holds: it is signed even when no index names it.
+    pub own: bool,
 }
 
 impl Proof {
     /// A proof of `rank` without qualifiers.
     pub const fn of(rank: Rank) -> Self {
-        Self { rank, content: false, stale: false, expired_key: false, private: false }
+        Self {
+            rank,
+            content: false,
+            stale: false,
+            expired_key: false,
+            private: false,
+            weak_hash: false,
+            own: false,
+        }
+    }
+
+    /// The same body judged again: it is worth what `today` says, and how it came stays as it was.
+    #[must_use]
+    pub const fn judged(mut self, today: Self) -> Self {
+        self.rank = today.rank;
+        self.content = today.content;
+        self.weak_hash = today.weak_hash;
+        self
     }
 
     /// The same, marked stale.
@@ -92,6 +113,7 @@ impl fmt::Display for Proof {
             (self.stale, "+stale"),
             (self.expired_key, "+expired-key"),
             (self.private, "+private"),
+            (self.weak_hash, "+weak-hash"),
         ] {
             if holds {
                 f.write_str(name)?;

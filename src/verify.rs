@@ -7,7 +7,7 @@ use std::fmt;
 
 use crate::claim::Promise;
 use crate::clock::Time;
-use crate::digest::{Algorithms, Digest};
+use crate::digest::{Algorithms, Digest, Digests};
 use crate::proof::{Proof, Rank};
 use crate::received::Received;
 
@@ -42,14 +42,14 @@ pub struct Expectation {
     pub named: Option<(Digest, bool)>,
     /// The promises of indexes, newest first.
     pub promises: Vec<Promise>,
-    /// The rank of a body of which nothing is promised.
-    pub otherwise: Rank,
+    /// What a body is worth of which nothing is promised.
+    pub otherwise: Proof,
 }
 
 impl Expectation {
     /// Nothing is promised.
     pub fn nothing(otherwise: Rank) -> Self {
-        Self { named: None, promises: Vec::new(), otherwise }
+        Self { named: None, promises: Vec::new(), otherwise: Proof::of(otherwise) }
     }
 
     /// Whether a mismatch would refuse the body: then a gap is kept.
@@ -65,11 +65,15 @@ impl Expectation {
     /// Without the promises that cannot be compared, because their algorithm was not computed while the body came and the
     /// body is not there any more: what was not computed is no mismatch.
     #[must_use]
-    pub fn comparable(mut self, digests: &[Digest]) -> Self {
+    pub fn comparable(mut self, digests: &Digests) -> Self {
         let computed: Algorithms = digests.iter().map(Digest::algorithm).collect();
+        // A content that could not be read was looked at all the same.
+        let looked = digests.fault().is_some();
         self.promises.retain(|promise| {
             let mut algorithms = promise.digests.iter().map(Digest::algorithm);
-            algorithms.all(|algorithm| computed.contains(algorithm))
+            algorithms.all(|algorithm| {
+                computed.contains(algorithm) || looked && algorithm.is_of_content()
+            })
         });
         self
     }
@@ -91,16 +95,16 @@ impl Expectation {
 
     /// What these digests of `size` bytes, received earlier from the target's own origin, are worth today; `None` if a
     /// promise speaks against them, or a newer set names other bytes.
-    pub fn rank_of(&self, digests: &[Digest], size: u64) -> Option<Rank> {
+    pub fn proof_of(&self, digests: &[Digest], size: u64) -> Option<Proof> {
         match self.find(digests, size, Time::from_millis(i64::MIN)) {
-            Finding::Proven { rank, .. } => Some(rank),
+            Finding::Proven { proof, .. } => Some(proof),
             Finding::Excused(_) | Finding::Doubted(_) | Finding::Refused(_) => None,
         }
     }
 
     /// What the newest promises that decide make of a body, whatever its URL names.
     pub fn vouched(&self, digests: &[Digest], size: u64) -> Rank {
-        self.weigh(digests, size).best.unwrap_or(Rank::None)
+        self.weigh(digests, size).best.map_or(Rank::None, |proof| proof.rank)
     }
 
     /// Compares a body's digests and length with everything that was promised. `asked` is when the request for it came:
@@ -114,11 +118,11 @@ impl Expectation {
         let Weighed { best, older, missed } = self.weigh(digests, size);
         let disagreement = missed.map(|promise| self.mismatch(promise.to_string(), digests, size));
         if matches!(named, Some((true, _))) {
-            return Finding::Proven { rank: Rank::SelfCertified, disagreement };
+            return Finding::Proven { proof: Proof::of(Rank::SelfCertified), disagreement };
         }
         match (best, disagreement) {
-            (Some(rank), disagreement) => Finding::Proven { rank, disagreement },
-            (None, None) => Finding::Proven { rank: self.otherwise, disagreement: None },
+            (Some(proof), disagreement) => Finding::Proven { proof, disagreement },
+            (None, None) => Finding::Proven { proof: self.otherwise, disagreement: None },
             (None, Some(mismatch)) if older || self.refusing().next().is_none() => {
                 Finding::Excused(mismatch)
             }
@@ -148,13 +152,15 @@ impl Expectation {
         let held = || deciding.iter().copied().filter(|promise| kept(promise));
         let best = held()
             .filter(|promise| decides(promise))
-            .map(|promise| if promise.is_strong() { promise.rank() } else { Rank::IndexedWeak });
+            .map(Promise::proof)
+            // Of equals the one that says more of the bytes.
+            .max_by_key(|proof| (proof.rank, !proof.content, !proof.weak_hash));
         // One index may offer alternatives (npm's integrity); that one of them holds is no disagreement.
         let alternative =
             |missed: &Promise| held().any(|other| other.by.number == missed.by.number);
         let missed = deciding.iter().copied().filter(|promise| !kept(promise));
         Weighed {
-            best: best.max(),
+            best,
             older: held().any(|promise| !decides(promise)),
             missed: missed.into_iter().find(|promise| !alternative(promise)),
         }
@@ -174,8 +180,8 @@ impl Expectation {
 
 /// What the promises that decide say of a body.
 struct Weighed<'a> {
-    /// The best rank that the newest set of claims gives.
-    best: Option<Rank>,
+    /// The best that the newest set of claims makes of them.
+    best: Option<Proof>,
     /// An older set names these bytes.
     older: bool,
     /// The first promise that names other bytes, and whose index offers no alternative.
@@ -188,7 +194,7 @@ pub enum Finding {
     /// It is what was promised, or nothing was promised.
     Proven {
         /// What it is worth.
-        rank: Rank,
+        proof: Proof,
         /// A promise that says otherwise and does not decide: worth an alarm.
         disagreement: Option<Mismatch>,
     },
@@ -199,6 +205,24 @@ pub enum Finding {
     Doubted(Mismatch),
     /// It is not what was promised.
     Refused(Mismatch),
+}
+
+impl Finding {
+    /// The same, and why there was no content to compare.
+    #[must_use]
+    pub fn because(mut self, fault: Option<&str>) -> Self {
+        if let (
+            Some(fault),
+            Self::Proven { disagreement: Some(mismatch), .. }
+            | Self::Excused(mismatch)
+            | Self::Doubted(mismatch)
+            | Self::Refused(mismatch),
+        ) = (fault, &mut self)
+        {
+            mismatch.came = format!("{}: {fault}", mismatch.came);
+        }
+        self
+    }
 }
 
 /// Why a body is not what was promised.
@@ -232,17 +256,18 @@ pub enum Verdict {
 /// Judges a complete answer; see [`Expectation::find`].
 pub fn judge(received: Received, expected: &Expectation, asked: Time) -> Verdict {
     let digests: Vec<Digest> = received.body.digests.iter().copied().collect();
-    match expected.find(&digests, received.body.size, asked) {
+    let finding = expected.find(&digests, received.body.size, asked);
+    match finding.because(received.body.digests.fault()) {
         // One plain hop, and whoever sat beside it chose the bytes; only a digest in the request itself, or a
         // signature, outweighs that.
-        Finding::Proven { rank, disagreement }
-            if rank == Rank::None
-                || received.plain && !matches!(rank, Rank::SelfCertified | Rank::Signed) =>
+        Finding::Proven { proof, disagreement }
+            if proof.rank == Rank::None
+                || received.plain && !matches!(proof.rank, Rank::SelfCertified | Rank::Signed) =>
         {
             Verdict::Give(received, disagreement)
         }
-        Finding::Proven { rank, disagreement } => {
-            Verdict::Keep(Verified { received, proof: Proof::of(rank) }, disagreement)
+        Finding::Proven { proof, disagreement } => {
+            Verdict::Keep(Verified { received, proof }, disagreement)
         }
         Finding::Excused(mismatch) => Verdict::Give(received, Some(mismatch)),
         Finding::Doubted(mismatch) => Verdict::Doubt(received, mismatch),
@@ -256,13 +281,24 @@ mod tests {
 
     use super::*;
     use crate::claim::{Generation, Relation};
-    use crate::digest::{Algorithm, BlobId};
+    use crate::digest::{Algorithm, BlobId, Hashing, Wanted};
     use crate::target::{Root, Target};
 
     const ASKED: Time = Time::from_millis(1_000);
 
     fn digest(byte: u8) -> Digest {
         Digest::new(Algorithm::Sha256, &[byte; 32]).unwrap()
+    }
+
+    /// Reads no content.
+    struct Broken;
+
+    impl crate::digest::Content for Broken {
+        fn update(&mut self, _: &[u8]) {}
+
+        fn finish(self: Box<Self>) -> Result<Vec<Digest>, String> {
+            Err("torn".to_owned())
+        }
     }
 
     struct Says {
@@ -303,14 +339,14 @@ mod tests {
         let expected = Expectation {
             named: named.map(|(byte, binds)| (digest(byte), binds)),
             promises: says.into_iter().map(Says::promise).collect(),
-            otherwise: Rank::Pinned,
+            otherwise: Proof::of(Rank::Pinned),
         };
         expected.find(&[digest(came)], 3, ASKED)
     }
 
     fn rank(finding: &Finding) -> Option<Rank> {
         match finding {
-            Finding::Proven { rank, .. } => Some(*rank),
+            Finding::Proven { proof, .. } => Some(proof.rank),
             Finding::Excused(_) | Finding::Doubted(_) | Finding::Refused(_) => None,
         }
     }
@@ -377,22 +413,42 @@ mod tests {
 
     #[test]
     fn what_was_not_computed_is_no_mismatch() {
+        let digests = |content: Option<crate::digest::NewContent>| {
+            let algorithms = Algorithms::default();
+            Hashing::new(Wanted { algorithms, content }).finish()
+        };
         let mut promise = Says::new(1, Relation::InRoot, 1).promise();
         promise.digests = vec![Digest::new(Algorithm::Sha512, &[1; 64]).unwrap()];
-        let expected =
-            Expectation { named: None, promises: vec![promise], otherwise: Rank::Pinned };
+        let expected = Expectation {
+            named: None,
+            promises: vec![promise],
+            otherwise: Proof::of(Rank::Pinned),
+        };
         let found = |expected: Expectation| expected.find(&[digest(2)], 3, ASKED);
         assert!(matches!(found(expected.clone()), Finding::Refused(_)));
-        let comparable = expected.comparable(&[digest(2)]);
+        let comparable = expected.clone().comparable(&digests(None));
         assert_eq!(rank(&found(comparable)), Some(Rank::Pinned));
+        // A content that cannot be read was looked at: that it has no digest is a mismatch.
+        let mut of_content = expected;
+        for promise in &mut of_content.promises {
+            promise.digests = vec![Digest::new(Algorithm::Apk2Sha256, &[1; 32]).unwrap()];
+        }
+        let unread = of_content.clone().comparable(&digests(None));
+        assert_eq!(rank(&found(unread)), Some(Rank::Pinned));
+        let broken = digests(Some(|| Box::new(Broken)));
+        let refused = found(of_content.comparable(&broken)).because(broken.fault());
+        assert!(matches!(&refused, Finding::Refused(why) if why.to_string().ends_with(": torn")));
     }
 
     #[test]
     fn every_digest_and_the_size_must_match() {
         let mut promise = Says::new(1, Relation::InRoot, 1).promise();
         promise.size = Some(4);
-        let expected =
-            Expectation { named: None, promises: vec![promise], otherwise: Rank::Pinned };
+        let expected = Expectation {
+            named: None,
+            promises: vec![promise],
+            otherwise: Proof::of(Rank::Pinned),
+        };
         assert!(matches!(expected.find(&[digest(1)], 3, ASKED), Finding::Refused(_)));
         assert_eq!(rank(&expected.find(&[digest(1)], 4, ASKED)), Some(Rank::Indexed));
     }
@@ -413,7 +469,10 @@ mod tests {
         let finding = finding(Some((1, true)), vec![Says::new(1, Relation::InRoot, 2)], 1);
         assert!(matches!(
             finding,
-            Finding::Proven { rank: Rank::SelfCertified, disagreement: Some(_) }
+            Finding::Proven {
+                proof: Proof { rank: Rank::SelfCertified, .. },
+                disagreement: Some(_)
+            }
         ));
     }
 
@@ -426,18 +485,41 @@ mod tests {
             let digest = Digest::new(algorithm, &vec![1; algorithm.length()]).unwrap();
             let mut promise = Says::new(1, Relation::InRoot, 1).promise();
             (promise.digests, promise.signed) = (vec![digest], true);
-            let expected_of =
-                Expectation { named: None, promises: vec![promise], otherwise: Rank::Pinned };
+            let expected_of = Expectation {
+                named: None,
+                promises: vec![promise],
+                otherwise: Proof::of(Rank::Pinned),
+            };
             assert_eq!(rank(&expected_of.find(&[digest], 3, ASKED)), Some(expected));
         }
+    }
+
+    #[test]
+    fn sha_1_of_content_counts_under_a_signature_and_is_flagged() {
+        let says = |rank| {
+            let mut promise = Says::new(1, Relation::InRoot, 1).promise();
+            promise.digests = vec![Digest::new(Algorithm::Apk2Sha1, &[1; 20]).unwrap()];
+            promise.by = Arc::new(Generation { rank, ..Generation::clone(&promise.by) });
+            Expectation { promises: vec![promise], ..Expectation::nothing(Rank::Pinned) }
+        };
+        let came = [digest(1), Digest::new(Algorithm::Apk2Sha1, &[1; 20]).unwrap()];
+        let proof = |expected: &Expectation| expected.proof_of(&came, 3).unwrap().to_string();
+        assert_eq!(proof(&says(Rank::Signed)), "signed+content+weak-hash");
+        assert_eq!(proof(&says(Rank::Indexed)), "indexed-weak+content");
+        let found = |rank| says(rank).find(&[digest(1)], 3, ASKED);
+        assert!(matches!(found(Rank::Signed), Finding::Refused(_)));
+        assert!(matches!(found(Rank::Indexed), Finding::Excused(_)));
     }
 
     #[test]
     fn a_weak_digest_is_a_hint() {
         let mut promise = Says::new(1, Relation::InRoot, 1).promise();
         promise.digests = vec![Digest::new(Algorithm::Md5, &[1; 16]).unwrap()];
-        let expected =
-            Expectation { named: None, promises: vec![promise], otherwise: Rank::Pinned };
+        let expected = Expectation {
+            named: None,
+            promises: vec![promise],
+            otherwise: Proof::of(Rank::Pinned),
+        };
         assert!(!expected.binds());
         assert!(matches!(expected.find(&[digest(1)], 3, ASKED), Finding::Excused(_)));
     }

@@ -10,6 +10,7 @@
 //!
 //! What a connection carries is `outer`'s business, what a tunnel carries `intercept`'s.
 
+pub mod announce;
 mod listen;
 mod outer;
 

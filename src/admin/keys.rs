@@ -138,7 +138,9 @@ impl Admin {
         };
         let bindings = self.store.bindings();
         let mut listed: BTreeMap<(Kind, Fingerprint), ListedKey> = BTreeMap::new();
-        for About { kind, fingerprint, user, ends, source } in keyring.about(self.clock.now()) {
+        for About { kind, fingerprint, signer, user, ends, source } in
+            keyring.about(self.clock.now())
+        {
             let known = listed.entry((kind, fingerprint.clone())).or_insert_with(|| ListedKey {
                 kind,
                 user,
@@ -146,7 +148,7 @@ impl Admin {
                 sources: Vec::new(),
                 used_by: bindings
                     .iter()
-                    .filter(|(_, signers)| signers.contains(&fingerprint.0))
+                    .filter(|(_, signers)| signers.contains(&signer.0))
                     .map(|(root, _)| root.to_string())
                     .collect(),
                 fingerprint,

@@ -1,7 +1,7 @@
 //! What larder says of itself: its own pages, and the answers to `larder why`, `ls`, `stats` and the like.
 //!
 //! ```text
-//! GET /, /ca.crt, /-/… ──▶ page ───┐
+//! GET /, /setup, /-/… ──▶ page ────┐
 //! DATA/larder.sock ──▶ socket ─────┼─▶ Admin ──▶ store, metrics, authority
 //! larder why, no daemon ───────────┘
 //! ```
@@ -15,10 +15,13 @@
 mod answer;
 pub mod ask;
 pub mod keys;
+mod named;
 pub mod page;
 pub mod question;
+pub(crate) mod setup;
 pub mod socket;
 mod stay;
+mod usage;
 pub mod why;
 
 use std::net::SocketAddr;

@@ -2,7 +2,8 @@
 //!
 //! | path | what |
 //! | --- | --- |
-//! | `/` | what this is and how it is used, as `406 Usage Information` |
+//! | `/` | what this is and how it is used, as `406 Usage Information`; HTML for browsers |
+//! | `/setup` | the script that sets a client up |
 //! | `/ca.crt` | the CA's certificate, PEM |
 //! | `/-/health` | 200 while the process answers |
 //! | `/-/ready` | 200 while it takes requests, 503 before and while it drains |
@@ -24,13 +25,16 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::{Admin, Running};
+use super::Admin;
+use super::setup::Script;
+use super::usage::{Usage, wants_html};
 use crate::outcome::Outcome;
 use crate::reply::Body;
 
 /// As `OpenMetrics` 1.0 says; Prometheus asks for it and reads it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const TEXT: &str = "text/plain; charset=utf-8";
+const HTML: &str = "text/html; charset=utf-8";
 /// What browsers offer to import and what `curl -O` does not mind (RFC 8555 §9.1 has no name for one certificate).
 const PEM: &str = "application/x-pem-file";
 
@@ -50,10 +54,18 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
     }
     match path {
         "/" => {
-            let mut usage = text(StatusCode::NOT_ACCEPTABLE, usage(running, &own_name(&request)));
+            let usage = Usage::new(running, &request);
+            let mut usage = if wants_html(request.headers()) {
+                answer(StatusCode::NOT_ACCEPTABLE, HTML, usage.html())
+            } else {
+                text(StatusCode::NOT_ACCEPTABLE, usage.text())
+            };
             usage.extensions_mut().insert(ReasonPhrase::from_static(b"Usage Information"));
+            usage.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
             usage
         }
+        // As text, so that a browser shows what somebody is about to run.
+        "/setup" => text(StatusCode::OK, Script::of(running).text),
         "/ca.crt" => {
             let mut certificate =
                 answer(StatusCode::OK, PEM, running.authority.ca_pem().to_owned());
@@ -127,37 +139,6 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
     Ok(out)
 }
 
-fn usage(running: &Running, name: &str) -> String {
-    format!(
-        "larder {}: one cache for everything a build downloads.\n\
-         \n\
-         Use it:\n\
-         \n\
-         \x20   export HTTPS_PROXY=http://{name} HTTP_PROXY=http://{name}\n\
-         \x20   curl -fsS http://{name}/ca.crt -o larder-ca.crt   # and trust it\n\
-         \n\
-         On this machine, `larder exec -- COMMAND` does both for one command.\n\
-         \n\
-         The CA's SHA-256 fingerprint, to compare before trusting what was downloaded:\n\
-         {}\n\
-         \n\
-         More: /-/health /-/ready /-/metrics\n",
-        env!("CARGO_PKG_VERSION"),
-        running.authority.fingerprint_sha256(),
-    )
-}
-
-/// How the client calls this larder. It is shown back in lines that people paste into a shell, so that only what a
-/// host and port are made of is taken.
-fn own_name<B>(request: &Request<B>) -> String {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let fits = |host: &&str| {
-        !host.is_empty()
-            && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]".contains(&b))
-    };
-    host.filter(fits).map_or_else(|| format!("THIS-MACHINE:{}", crate::config::PORT), str::to_owned)
-}
-
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     answer(status, TEXT, body)
 }
@@ -171,11 +152,14 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     // A browser that was lured here is to make nothing of what it gets.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let nothing = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, nothing);
     response
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::Running;
     use super::*;
     use crate::authority::Authority;
     use crate::clock::Clock;
@@ -214,8 +198,21 @@ mod tests {
         assert_eq!(head.status(), StatusCode::NOT_ACCEPTABLE);
         let reason = head.extensions().get::<ReasonPhrase>().unwrap();
         assert_eq!(reason.as_bytes(), b"Usage Information");
-        assert!(body.contains("HTTPS_PROXY=http://cache.example.org:3142"), "{body}");
+        assert!(body.contains("http://cache.example.org:3142/setup"), "{body}");
         assert!(body.contains(&admin.running.as_ref().unwrap().authority.fingerprint_sha256()));
+    }
+
+    #[tokio::test]
+    async fn the_script_is_the_same_for_all_who_ask_and_the_page_names_its_hash() {
+        let (_data, admin) = admin();
+        let (head, script) = get(&admin, "GET", "/setup").await;
+        assert_eq!(head.headers()[header::CONTENT_TYPE], TEXT);
+        assert!(script.starts_with("#!/bin/sh\n") && script.ends_with("\nmain \"$@\"\n"));
+        assert!(!script.contains("cache.example.org"), "the script holds what the client said");
+        let (_, page) = get(&admin, "GET", "/").await;
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, script.as_bytes());
+        let sha256: String = crate::digest::hex(digest.as_ref());
+        assert!(page.contains(&sha256), "{page}");
     }
 
     #[tokio::test]
@@ -265,15 +262,5 @@ mod tests {
             (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("GET, HEAD"))
         );
         assert_eq!(get(&admin, "GET", "/etc/passwd").await.0.status(), StatusCode::NOT_FOUND);
-    }
-
-    #[test]
-    fn a_hostile_host_header_is_not_shown_back() {
-        let named =
-            |host: &str| own_name(&Request::builder().header("host", host).body(()).unwrap());
-        assert_eq!(named("[::1]:3142"), "[::1]:3142");
-        for hostile in ["$(reboot)", "a b", "a;b", ""] {
-            assert_eq!(named(hostile), "THIS-MACHINE:3142", "{hostile}");
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use hyper::Request;
 use serde::{Deserialize, Serialize};
 
+use super::named::is_of;
 use super::question::Listed;
 use crate::claim::{Promise, Relation};
 use crate::clock::Time;
@@ -97,13 +98,13 @@ pub fn explain(store: &Store, target: &Target, now: Time) -> Explanation {
     let (plan, meaning) = planned(target, recognition.as_ref(), &promises);
     let mut entries = Vec::new();
     store.for_each_entry(&mut |entry| {
-        if entry.shown == shown {
+        if is_of(entry, target) {
             entries.push(Listed::from(entry));
         }
         ControlFlow::Continue(())
     });
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.received_at));
-    let refusals = store.rejections(&shown).into_iter();
+    let refusals = store.rejections(target).into_iter();
     Explanation {
         resource: describe(store, target, recognition.as_ref()),
         plan,

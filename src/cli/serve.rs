@@ -1,12 +1,12 @@
 //! `larder serve`.
 
 use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
@@ -15,6 +15,8 @@ use super::supervisor::Supervisor;
 use super::{FAILED, Invocation, OK, Reach, Reload, logging};
 use crate::Larder;
 use crate::accept;
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::config::environment::Environment;
 use crate::config::load::Loaded;
 use crate::config::service::{self, Reports};
@@ -88,9 +90,9 @@ pub(super) fn arm_failpoint(environment: &Environment) {
     }
 }
 
-async fn serve(invocation: &Invocation, passed: Vec<TcpListener>) -> anyhow::Result<u8> {
+async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> anyhow::Result<u8> {
     let supervisor = Arc::new(Supervisor::of(&Reports::wanted(&invocation.environment)));
-    let larder = open(invocation).await?;
+    let larder = open(invocation.loaded.config.clone(), invocation.clock.clone()).await?;
     larder.configured(&invocation.loaded);
     let listeners = if passed.is_empty() {
         let addresses = invocation.loaded.config.listen.iter();
@@ -102,6 +104,9 @@ async fn serve(invocation: &Invocation, passed: Vec<TcpListener>) -> anyhow::Res
         );
         passed.into_iter().map(accept::adopt).collect::<io::Result<Vec<_>>>()?
     };
+    if let Some(line) = name_of(&listeners).and_then(|name| larder.setup_line(&name)) {
+        info!("sets a machine up for this larder: {line}");
+    }
     // Handlers before the first client: a signal that comes early is not to end the process the hard way.
     let (mut once, mut twice) = (Stops::new()?, Stops::new()?);
     let reloads = tokio::spawn(reload(
@@ -132,9 +137,24 @@ async fn serve(invocation: &Invocation, passed: Vec<TcpListener>) -> anyhow::Res
     code
 }
 
-/// Opens the larder of an invocation, away from the async threads.
-pub(super) async fn open(invocation: &Invocation) -> anyhow::Result<Arc<Larder>> {
-    let (config, clock) = (invocation.loaded.config.clone(), invocation.clock.clone());
+/// By what name other machines find the first of `listeners`, as far as this one can tell: its address, or, if it takes
+/// clients on all addresses, the host's name.
+fn name_of(listeners: &[TcpListener]) -> Option<String> {
+    let address = listeners.first()?.local_addr().ok()?;
+    if !address.ip().is_unspecified() {
+        return Some(address.to_string());
+    }
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // It is put into a line for a shell.
+    let is_name = !host.is_empty()
+        && !host.starts_with(['-', '.'])
+        && host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_".contains(&c));
+    let host = if is_name { &host } else { "localhost" };
+    Some(format!("{host}:{}", address.port()))
+}
+
+/// Opens a larder, away from the async threads.
+pub(super) async fn open(config: Config, clock: Clock) -> anyhow::Result<Arc<Larder>> {
     tokio::task::spawn_blocking(move || Larder::open(config, clock)).await?
 }
 

@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::Config;
+use super::login;
 use super::value::{self, Form};
 
 /// One thing that can be set.
@@ -25,6 +26,8 @@ pub struct Key {
     pub others: &'static [&'static str],
     /// Whether a password may stand in it.
     pub secret: bool,
+    /// Shows a value without its secret.
+    hidden: fn(&str) -> String,
     bare: bool,
     set: fn(&mut Config, &[String]) -> Result<(), Wrong>,
     get: fn(&Config) -> Vec<String>,
@@ -71,6 +74,9 @@ macro_rules! key {
 pub const KEYS: &[Key] = &[
     key!(list "listen", listen, value::ADDRESS,
         "Where clients connect. 3142 is where programs that look for a proxy for apt look.").at_restart(),
+    key!(one "announce", announce, value::SWITCH,
+        "Whether larder tells the local network where it is: `_apt_proxy._tcp` by DNS-SD, on the interfaces it listens at.")
+        .at_restart(),
     key!(one "data", data, value::PATH,
         "The directory of the CA (`state/`) and the cache (`v1/`). By default `$XDG_CACHE_HOME/larder`, \
          `~/.cache/larder` or, without a home, `/var/cache/larder`.").at_restart(),
@@ -101,9 +107,14 @@ pub const KEYS: &[Key] = &[
         "Request headers, besides those larder knows, that change nothing in an answer. A request with any other \
          header is passed on and its answer is not kept."),
     key!(one "upstream.https_proxy", upstream.https_proxy, value::PROXY,
-        "The proxy through which https origins are reached.").password().or(&["https_proxy", "HTTPS_PROXY"]),
+        "The proxy through which https origins are reached.").password(value::without_secrets).or(&["https_proxy", "HTTPS_PROXY"]),
     key!(one "upstream.http_proxy", upstream.http_proxy, value::PROXY,
-        "The proxy through which http origins are reached.").password().or(&["http_proxy", "HTTP_PROXY"]),
+        "The proxy through which http origins are reached.").password(value::without_secrets).or(&["http_proxy", "HTTP_PROXY"]),
+    key!(list "upstream.logins", upstream.logins, login::LOGIN,
+        "larder's own logins at upstreams, used to fetch for clients that bring none: whatever a login may read there, \
+         everyone who may use this larder may then read, and the word `everyone` in each entry says so. A login is shown \
+         to the named host by https only, never to where it redirects, and to no client.")
+        .password(login::without_secret),
     key!(one "upstream.no_proxy", upstream.no_proxy, value::NO_PROXY,
         "Origins that are reached without a proxy.").or(&["no_proxy", "NO_PROXY"]),
     key!(one "upstream.roots", upstream.roots, value::ROOTS,
@@ -121,6 +132,8 @@ pub const KEYS: &[Key] = &[
         "The most that the cache takes on disk, unfinished files included."),
     key!(one "store.min_free", store.min_free, value::SIZE,
         "What stays free on the file system, whatever else fills it."),
+    key!(one "stale.signed", stale.signed, value::SPAN,
+        "How long signed indexes still serve after their Valid-Until when their origin fails."),
     key!(one "stale.unsigned", stale.unsigned, value::SPAN,
         "How long copies without a signature or a strong digest still serve when their origin fails."),
     key!(one "keys.built_in", keys.built_in, value::SWITCH,
@@ -152,6 +165,7 @@ impl Key {
             acts: Acts::AtOnce,
             others: &[],
             secret: false,
+            hidden: str::to_owned,
             bare,
             set: |_, _| Ok(()),
             get: |_| Vec::new(),
@@ -163,8 +177,9 @@ impl Key {
         self
     }
 
-    const fn password(mut self) -> Self {
+    const fn password(mut self, hidden: fn(&str) -> String) -> Self {
         self.secret = true;
+        self.hidden = hidden;
         self
     }
 
@@ -197,7 +212,7 @@ impl Key {
     /// Its value as TOML, without secrets.
     pub fn shown(&self, config: &Config) -> String {
         let texts = (self.get)(config).into_iter().map(|text| {
-            let text = if self.secret { value::without_secrets(&text) } else { text };
+            let text = (self.hidden)(&text);
             if self.bare { text } else { quoted(&text) }
         });
         let all = texts.collect::<Vec<_>>().join(", ");
@@ -297,6 +312,7 @@ mod tests {
                 "allow_nets" | "clients.allow" => "203.0.113.0/24",
                 "clients.max_connections" | "upstream.connections_per_origin" => "3",
                 "hosts.tunnel" | "hosts.refuse" => "*.example.org",
+                "announce" => "true",
                 "hosts.tunnel_unknown_protocols" | "keys.built_in" => "false",
                 "hosts.ports" => "1-2",
                 "http.harmless_headers" => "x-build",
@@ -304,8 +320,9 @@ mod tests {
                 "upstream.roots" => "only",
                 "upstream.min_rate" | "store.max_size" | "store.min_free" => "7MiB",
                 "log.format" => "json",
+                "upstream.logins" => "example.org everyone bearer s3cret",
                 "speaks_for" => "https://example.org/simple/ https://files.example.org",
-                name if name.ends_with("_timeout") || name == "stale.unsigned" => "77s",
+                name if name.ends_with("_timeout") || name.starts_with("stale.") => "77s",
                 _ => "else",
             };
             vec![value.to_owned()]

@@ -12,6 +12,7 @@
 pub mod environment;
 pub mod keys;
 pub mod load;
+pub mod login;
 pub mod service;
 mod suggest;
 mod value;
@@ -24,6 +25,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+
+use self::login::Login;
 
 /// The configuration in force; a reload swaps it, and who holds the old one keeps it.
 #[derive(Clone, Debug)]
@@ -51,6 +54,8 @@ impl Live {
 pub struct Config {
     /// `listen`: where clients connect.
     pub listen: Vec<SocketAddr>,
+    /// `announce`: whether the local network is told where larder is.
+    pub announce: bool,
     /// `data`: the directory of state and cache.
     pub data: PathBuf,
     /// `allow_nets`: networks that are reached although the guard would refuse them.
@@ -137,13 +142,15 @@ pub struct Http {
     pub harmless_headers: Vec<String>,
 }
 
-/// How origins are reached. `Debug` hides the passwords of the proxies.
+/// How origins are reached. `Debug` hides the passwords of proxies and logins.
 #[derive(Clone, PartialEq)]
 pub struct Upstream {
     /// `upstream.https_proxy`: for https origins; user and password may stand in it.
     pub https_proxy: Option<String>,
     /// `upstream.http_proxy`: for http origins.
     pub http_proxy: Option<String>,
+    /// `upstream.logins`: larder's own logins, for clients that have none.
+    pub logins: Vec<Login>,
     /// `upstream.no_proxy`: as curl reads `NO_PROXY`.
     pub no_proxy: Option<String>,
     /// `upstream.roots`: which roots vouch for origins.
@@ -167,6 +174,7 @@ impl fmt::Debug for Upstream {
             .field("https_proxy", &shown(&self.https_proxy))
             .field("http_proxy", &shown(&self.http_proxy))
             .field("no_proxy", &self.no_proxy)
+            .field("logins", &self.logins)
             .field("roots", &self.roots)
             .finish_non_exhaustive()
     }
@@ -197,6 +205,8 @@ pub struct StoreLimits {
 /// How long copies serve when their origin fails.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stale {
+    /// `stale.signed`: past the `Valid-Until` of signed indexes.
+    pub signed: Duration,
     /// `stale.unsigned`: indexes without a signature, and everything with no proof but its origin.
     pub unsigned: Duration,
 }
@@ -258,6 +268,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT)],
+            announce: false,
             data: PathBuf::from("larder-data"),
             allow_nets: Vec::new(),
             upstream_ca: Vec::new(),
@@ -280,6 +291,7 @@ impl Default for Config {
                 https_proxy: None,
                 http_proxy: None,
                 no_proxy: None,
+                logins: Vec::new(),
                 roots: Roots::Both,
                 connect_timeout: Duration::from_secs(10),
                 header_timeout: Duration::from_mins(1),
@@ -288,7 +300,10 @@ impl Default for Config {
                 connections_per_origin: 16,
             },
             store: StoreLimits { max_size: 20 << 30, min_free: 1 << 30 },
-            stale: Stale { unsigned: Duration::from_hours(7 * 24) },
+            stale: Stale {
+                signed: Duration::from_hours(7 * 24),
+                unsigned: Duration::from_hours(7 * 24),
+            },
             keys: Keys { built_in: true, system: SYSTEM_KEYS.map(PathBuf::from).to_vec() },
             log: Log { format: LogFormat::Human, filter: "info".to_owned() },
             speaks_for: Vec::new(),

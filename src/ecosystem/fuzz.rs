@@ -5,9 +5,11 @@ use std::io::{self, Read};
 
 use hyper::{HeaderMap, StatusCode};
 
+pub use super::apk::fuzz::{apk_index, apk_members, apk_package, apk_tar};
 pub use super::apt::fuzz::{apt_index, apt_release};
 pub use super::cargo::fuzz::{cargo_index, cargo_names};
 pub use super::npm::fuzz::{npm_document, npm_names};
+pub use super::oci::fuzz::{oci_manifest, oci_names};
 pub use super::pypi::fuzz::{pypi_html, pypi_json, pypi_names};
 use super::{ALL, Document, Recognised, Shape, Shelf};
 use crate::clock::Time;
@@ -27,6 +29,10 @@ pub struct Body {
 
 /// Every body.
 pub const BODIES: &[Body] = &[
+    body("apk_index", apk_index),
+    body("apk_members", apk_members),
+    body("apk_package", apk_package),
+    body("apk_tar", apk_tar),
     body("apt_index", apt_index),
     body("apt_release", apt_release),
     body("cargo_index", cargo_index),
@@ -34,6 +40,8 @@ pub const BODIES: &[Body] = &[
     body("documents", documents),
     body("npm_document", npm_document),
     body("npm_names", npm_names),
+    body("oci_manifest", oci_manifest),
+    body("oci_names", oci_names),
     body("pypi_html", pypi_html),
     body("pypi_json", pypi_json),
     body("pypi_names", pypi_names),

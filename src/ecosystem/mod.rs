@@ -5,12 +5,15 @@
 //! claims out of indexes; it names the documents that a judgement needs. Adding one is a file, a line in [`ALL`] and a
 //! folder of fixtures; the contract test walks [`ALL`].
 
+mod apk;
 mod apt;
+mod base64;
 mod bounded;
 mod cargo;
 pub mod fuzz;
 mod glimpse;
 mod npm;
+mod oci;
 mod pypi;
 mod ranges;
 mod rustup;
@@ -20,7 +23,7 @@ use std::io::{self, Read};
 
 use crate::claim::{ClaimSink, Standing, TooMany, Topic};
 use crate::clock::Time;
-use crate::digest::Digest;
+use crate::digest::{Digest, NewContent};
 use crate::entry::Head;
 use crate::keyring::Keyring;
 use crate::proof::Rank;
@@ -29,7 +32,7 @@ use crate::target::{Origin, Root, Scheme, Target};
 /// Every ecosystem larder knows. Of two that find a target likely the first is heard, so the widest shapes stand last: the
 /// name of an npm package may be any word.
 pub const ALL: &[&dyn Ecosystem] =
-    &[&apt::Apt, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &npm::Npm];
+    &[&apt::Apt, &apk::Apk, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &oci::Oci, &npm::Npm];
 
 /// What an ecosystem sees of a request.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +115,10 @@ pub trait Shelf {
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>>;
     /// The roots of the indexes that have named files on `origin`, most recent first, at most eight.
     fn speakers(&self, origin: &Origin) -> Vec<Root>;
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first, at most eight.
+    fn editions(&self, _origin: &Origin) -> Vec<Root> {
+        Vec::new()
+    }
 }
 
 /// An index to be read.
@@ -235,8 +242,8 @@ pub trait Ecosystem: Sync {
     }
 
     /// The documents that should be read before `at`, an artifact or an index, is judged, the most useful first. Asked
-    /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; what
-    /// [`Shelf::open`] gives is not named again, so a copy that is too old to help should not be on the shelf.
+    /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; a copy that
+    /// is too old to help should not be on the shelf. What is on it may be named again: it may not have been read.
     fn wants(&self, _at: &Target, _have: &dyn Shelf) -> Vec<Target> {
         Vec::new()
     }
@@ -251,10 +258,17 @@ pub trait Ecosystem: Sync {
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed>;
 
-    /// Whether a document at `at` may carry its own signature: then it is worth fetching over plain http, and its claims
-    /// are looked at before it is kept.
+    /// Whether a document at `at` may carry its own signature: then it is worth fetching over plain http, and what it says is
+    /// looked at before it is kept. An artifact that may is read, where no index knows it, like an index that makes no
+    /// claims: its standing is [`Rank::Signed`] if its signature holds.
     fn may_be_signed(&self, _at: &Target) -> bool {
         false
+    }
+
+    /// What reads the content of the artifact at `at`, where claims are about that and not about the file's bytes: it gives
+    /// the digests that those claims promise.
+    fn content(&self, _at: &Target) -> Option<NewContent> {
+        None
     }
 
     /// Whether what the index at `at` says depends on which keys are known: it is read again when they changed.
@@ -278,6 +292,49 @@ pub trait Ecosystem: Sync {
         None
     }
 
+    /// Whether the documents that the index at `at` names are right only together with it: whoever has read one version of
+    /// it takes of the others only what that version names. A new version counts when its documents can be had.
+    fn heads(&self, _at: &Target) -> bool {
+        false
+    }
+
+    /// Where a repository that keeps indexes under their digests has the version of `index` that `digest` names.
+    fn named_by(&self, _index: &Target, _digest: &Digest) -> Option<Target> {
+        None
+    }
+
+    /// Whether an index only points at a document that stands for good under its digest, and may be asked by HEAD where:
+    /// registries count a GET as a pull.
+    fn is_pointer(&self, _index: &Target) -> bool {
+        false
+    }
+
+    /// Where the answer `head` says that the pointer at `index` points, and the digest that the target names.
+    fn points_at(&self, _index: &Target, _head: &Head) -> Option<(Target, Digest)> {
+        None
+    }
+
+    /// Whether bytes that were received for another URL need a header that only this one's origin can give: a type by
+    /// which clients tell what they are.
+    fn needs_own_header(&self, _at: &Target) -> bool {
+        false
+    }
+
+    /// The service that `at` belongs to, if clients greet it before they ask for anything.
+    fn service(&self, _at: &Target) -> Option<Root> {
+        None
+    }
+
+    /// What the service that `at` greets answers to who needs no login.
+    fn greeting(&self, _at: &Target) -> Option<Greeting> {
+        None
+    }
+
+    /// Whether a request asks if the origin has the file at `at`: while the origin answers, no stored copy can say so.
+    fn asks_for_presence(&self, _method: &hyper::Method, _at: &Target) -> bool {
+        false
+    }
+
     /// How an index that another one names is brought up to date. `document` is the version whose claims are current.
     fn renewal(&self, _index: &Target, _document: &Digest) -> Option<Renewal> {
         None
@@ -293,6 +350,17 @@ pub struct Renewal {
     pub named: Target,
     /// Where the new version is, in the order in which to try, if no parent names this one any more.
     pub again: Vec<Target>,
+}
+
+/// The first words of a service, by which clients learn whether to log in.
+#[derive(Clone, Debug)]
+pub struct Greeting {
+    /// The service.
+    pub service: Root,
+    /// The head of the answer.
+    pub head: Head,
+    /// Its body.
+    pub body: &'static str,
 }
 
 impl fmt::Debug for dyn Ecosystem {

@@ -14,7 +14,7 @@ use pgp::types::KeyDetails as _;
 use serde::{Deserialize, Serialize};
 
 use super::registry::{self, RegistryKey};
-use super::{Fingerprint, MAX_FILE};
+use super::{Fingerprint, MAX_FILE, rsa};
 
 /// The most packets of one file: its longest certificates have some hundred.
 const MAX_PACKETS: usize = 100_000;
@@ -70,6 +70,9 @@ pub enum NotKeys {
          `gpg --export KEY > FILE.gpg`"
     )]
     Private,
+    /// An RSA key whose signatures cannot count.
+    #[error("it is an RSA key of less than 2048 bits, or a damaged one")]
+    WeakRsa,
     /// A key of Alpine's kind without the name by which signatures know it.
     #[error(
         "it is an RSA key, and archives know those by their file's name, which ends with {RSA_ENDS}"
@@ -206,6 +209,9 @@ fn of_pem(text: &str, name: &str) -> Result<Key, NotKeys> {
     let is_rsa = block.contents().get(..RSA.len() + 4).is_some_and(|head| head.ends_with(&RSA));
     if !is_rsa {
         return Err(NotKeys::Other);
+    }
+    if !rsa::is_usable(block.contents()) {
+        return Err(NotKeys::WeakRsa);
     }
     // It becomes a name in a directory: nothing that leads elsewhere, and nothing hidden.
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@' | b'+');

@@ -16,6 +16,12 @@ pub enum Fault {
     /// No key is known that could have made it.
     #[error("the key {0} is not among larder's keys")]
     Unknown(Box<str>),
+    /// No key has the name that it gives.
+    #[error("no key is called {0} (`larder keys add` takes the file of that name)")]
+    UnknownName(Box<str>),
+    /// It is of a kind that is not taken.
+    #[error("{0} signatures are not taken")]
+    Kind(&'static str),
     /// Its key has expired.
     #[error("its key expired on {0}")]
     Expired(Time),
@@ -35,6 +41,11 @@ impl NotSigned {
     /// merely unknown, expired or weak is as good as unsigned.
     pub fn is_forged(&self) -> bool {
         self.faults.iter().any(|fault| matches!(fault, Fault::Bad(_) | Fault::Revoked))
+    }
+
+    /// Whether a known key made it that has expired since.
+    pub fn is_expired(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::Expired(_)))
     }
 
     fn say(&self) -> String {

@@ -52,6 +52,7 @@ impl Keyring {
                 tracing::error!(%source, %error, "these keys are left out");
             }
         }
+        keyring.add_alpine();
         keyring
     }
 

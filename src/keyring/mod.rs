@@ -5,7 +5,7 @@
 //! keys.system        the system's: /usr/share/keyrings, /etc/apt/keyrings, …                      ├─▶ Keyring ─▶ Trusted
 //! DATA/state/keys    the operator's, as `larder keys add` leaves them                             /
 //!
-//! file ─▶ contents.rs: which keys are in it ─▶ `OpenPGP` │ registry.rs (npm) │ by the file's name (apk)
+//! file ─▶ contents.rs: which keys are in it ─▶ `OpenPGP` │ registry.rs (npm) │ rsa.rs (apk), by the file's name
 //!
 //! document ─▶ cleartext.rs: the text that was signed ─▶ signatures.rs: whose, and does it hold ─▶ policy.rs: may it count
 //! ```
@@ -16,7 +16,7 @@
 //!
 //! Nothing here asks for the time, nor for a file, except [`load`].
 //!
-//! Sources: RFC 9580; Debian's and Ubuntu's archive keys are those of their keyring packages, npm's those of its registry.
+//! Sources: RFC 9580; the distributions' archive keys are those of their own keyring packages, npm's those of its registry.
 
 mod cleartext;
 pub mod contents;
@@ -24,6 +24,7 @@ mod fault;
 pub mod load;
 mod policy;
 pub mod registry;
+mod rsa;
 mod signatures;
 mod trusted;
 
@@ -38,6 +39,7 @@ pub use self::cleartext::{Cleartext, NotCleartext};
 pub use self::contents::{Key, Kind, NotKeys};
 pub use self::fault::{Fault, NotSigned};
 pub use self::registry::RegistryKey;
+pub use self::rsa::RsaHash;
 pub use self::trusted::Trusted;
 use crate::clock::Time;
 use crate::digest::hex;
@@ -79,7 +81,7 @@ pub struct Keyring {
     by_id: HashMap<KeyId, Vec<Place>>,
     registry: Vec<(RegistryKey, Source)>,
     /// Alpine's, by name.
-    apk: Vec<(Fingerprint, Source)>,
+    rsa: rsa::RsaKeys,
 }
 
 /// Where a key stands: its certificate, and which of its subkeys it is.
@@ -120,6 +122,9 @@ pub struct About {
     pub kind: Kind,
     /// By what it is known.
     pub fingerprint: Fingerprint,
+    /// By what the binding of a repository names it: the same, but for one of Alpine's, whose name somebody else's key may
+    /// have, the SHA-256 of its `SubjectPublicKeyInfo`.
+    pub signer: Fingerprint,
     /// Whose it says it is; empty if it says nothing.
     pub user: String,
     /// When it ends.
@@ -136,7 +141,7 @@ impl Keyring {
 
     /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.certificates.len() + self.registry.len() + self.apk.len()
+        self.certificates.len() + self.registry.len() + self.rsa.len()
     }
 
     /// Whether there are none.
@@ -149,6 +154,7 @@ impl Keyring {
         let certificates = self.certificates.iter().map(move |certificate| About {
             kind: Kind::OpenPgp,
             fingerprint: certificate.fingerprint(),
+            signer: certificate.fingerprint(),
             user: certificate.user(),
             ends: policy::ends(&certificate.key, now),
             source: certificate.source.clone(),
@@ -156,18 +162,12 @@ impl Keyring {
         let registry = self.registry.iter().map(|(key, source)| About {
             kind: Kind::Npm,
             fingerprint: Fingerprint(key.id().into()),
+            signer: Fingerprint(key.id().into()),
             user: String::new(),
             ends: key.ends(),
             source: source.clone(),
         });
-        let apk = self.apk.iter().map(|(name, source)| About {
-            kind: Kind::Apk,
-            fingerprint: name.clone(),
-            user: String::new(),
-            ends: None,
-            source: source.clone(),
-        });
-        certificates.chain(registry).chain(apk)
+        certificates.chain(registry).chain(self.rsa.about())
     }
 
     /// The registry's key of that id, and when it ends: where two files disagree, the earlier end counts, so that an old
@@ -184,8 +184,17 @@ impl Keyring {
         match key {
             Key::OpenPgp(key) => self.add_certificate(*key, source),
             Key::Npm(key) => self.registry.push((key, source.clone())),
-            Key::Apk { name, .. } => self.apk.push((Fingerprint(name), source.clone())),
+            Key::Apk { name, pem } => self.add_rsa(&pem, &name, source),
         }
+    }
+
+    /// The certificate that a fingerprint names, by that of its primary key; a subkey's counts for its certificate.
+    pub fn primary_of(&self, fingerprint: &str) -> Option<Fingerprint> {
+        let named =
+            |known: &&PgpFingerprint| hex(known.as_bytes()).eq_ignore_ascii_case(fingerprint);
+        let known = self.by_fingerprint.keys().find(named)?;
+        let (number, _) = self.by_fingerprint.get(known)?.first()?;
+        Some(self.certificates.get(*number)?.fingerprint())
     }
 
     /// Adds a certificate. The same one twice is harmless: one of them may be newer, and the candidates are tried in turn;

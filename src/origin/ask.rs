@@ -9,12 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, HeaderName, HeaderValue, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, HeaderName, HeaderValue,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
 };
 use hyper::{Method, Request, Uri};
 
 use super::error::Fault;
+use super::token::Token;
 use super::{Lane, Reach, hop};
 use crate::target::{Credential, Target};
 
@@ -51,6 +52,8 @@ pub struct Ask {
     pub patient: bool,
     /// Which addresses are open to it.
     pub reach: Reach,
+    /// larder's own anonymous token, for the asked origin alone: no redirect takes it elsewhere.
+    pub token: Option<Token>,
     /// What a private fill shows to the asked origin.
     pub credential: Option<Arc<Credential>>,
 }
@@ -87,6 +90,11 @@ impl Ask {
         });
         set(RANGE, range.as_deref())?;
         set(IF_RANGE, self.if_range.as_deref())?;
+        if let Some(token) = &self.token
+            && target.origin() == self.target.origin()
+        {
+            headers.insert(AUTHORIZATION, token.authorization());
+        }
         if let Some(credential) = &self.credential
             && target.origin() == self.target.origin()
         {
@@ -125,6 +133,7 @@ mod tests {
             fresh_connection: false,
             patient: false,
             reach: Reach { internal_client: false, from_public: false },
+            token: None,
             credential: None,
         }
     }
@@ -155,7 +164,7 @@ mod tests {
     #[test]
     fn a_credential_goes_to_its_origin_only() {
         let mut private = ask("https://example.org/a");
-        let login = (hyper::header::AUTHORIZATION, HeaderValue::from_static("Bearer s3cret"));
+        let login = (AUTHORIZATION, HeaderValue::from_static("Bearer s3cret"));
         private.credential = Credential::of_fields([login]).map(Arc::new);
         for (url, shown) in [
             ("https://example.org/a", true),

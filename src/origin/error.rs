@@ -51,6 +51,7 @@ impl OriginError {
             | Fault::Proxy(_)
             | Fault::Redirects(_)
             | Fault::Unanswered(_)
+            | Fault::NoToken(_)
             | Fault::Framing(_)
             | Fault::Broken { .. } => StatusCode::BAD_GATEWAY,
         }
@@ -66,6 +67,7 @@ impl OriginError {
             | Fault::Loop
             | Fault::SetUp(_)
             | Fault::WantsCertificate
+            | Fault::NoToken(_)
             | Fault::ForeignTls(_) => false,
             Fault::Unresolved(_)
             | Fault::Unreachable(_)
@@ -161,6 +163,9 @@ pub enum Fault {
     /// The connection ended, or spoke nonsense, before a header came.
     #[error("no answer: {0}")]
     Unanswered(Box<str>),
+    /// A token service answered, and not with a token for everybody.
+    #[error("it gives no token: {0}")]
+    NoToken(Box<str>),
     /// A framing that can be read in two ways.
     #[error("the answer's framing is not sound: {0}")]
     Framing(Box<str>),

@@ -45,7 +45,7 @@ impl Pipeline {
         let named = task.artifact().and_then(|artifact| artifact.named.as_ref());
         let follow = named.is_some_and(|named| named.by_protocol);
         let ask = Ask { credential: None, ..task.ask(None, follow) };
-        match self.answer_naming(ask, &Mark::of_entry(task, entry)).await {
+        match self.answer_naming(ask, Partition::Public, &Mark::of_entry(task, entry)).await {
             Ok(head) => Verdict::Public(Box::new(head)),
             Err(Word::Nothing) => Verdict::Unknown,
             Err(Word::No | Word::Other | Word::Yes) => Verdict::Private,
@@ -57,8 +57,8 @@ impl Pipeline {
     pub(super) fn ask_in_public(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) {
         let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
         let expected = self.expectation_of(&task.clone().of_anybody());
-        let rank = expected.rank_of(&entry.digests, entry.size);
-        let Some(rank) = rank.filter(|rank| rank.is_strong()) else {
+        let today = expected.proof_of(&entry.digests, entry.size);
+        let Some(today) = today.filter(|today| today.rank.is_strong()) else {
             return;
         };
         if task.asker.is_in_url() || self.rights.is_closed(task, &mark, now) {
@@ -70,7 +70,7 @@ impl Pipeline {
         tokio::spawn(async move {
             match pipeline.is_public(&task, &entry).await {
                 Verdict::Public(head) => {
-                    let proof = Proof { private: false, rank, ..entry.proof };
+                    let proof = Proof { private: false, ..entry.proof.judged(today) };
                     pipeline.promote(&task, &entry, *head, proof).await;
                 }
                 Verdict::Private => {}
@@ -114,7 +114,7 @@ impl Pipeline {
             return None;
         }
         let (entry, now) = (&stored.entry, self.clock.now());
-        let failing = self.origins.is_failing(task.target.origin(), task.lane());
+        let failing = self.origins.is_failing(task.target.origin(), Partition::Public, task.lane());
         if failing || now.since(entry.checked_at) < VERDICT_HOLDS {
             return Some(stored);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Pipeline;
 use super::asker::Asker;
 use crate::clock::Time;
-use crate::digest::Digest;
+use crate::digest::{Digest, Digests};
 use crate::ecosystem::Recognition;
 use crate::origin::Reach;
 use crate::target::Target;
@@ -30,17 +30,18 @@ impl Bound {
     /// Judges a body of `size` bytes, of which those before `given` were given; the error says why it is refused.
     pub(super) async fn judge(
         self: Arc<Self>,
-        digests: Vec<Digest>,
+        digests: Digests,
         size: u64,
         given: u64,
     ) -> Result<(), String> {
         let mut last = false;
+        let all: Vec<Digest> = digests.iter().copied().collect();
         loop {
             let expected = self.pipeline.promised(&self.recognition, &self.target);
             let Some(expected) = expected.map(|expected| expected.comparable(&digests)) else {
                 return Ok(());
             };
-            match expected.find(&digests, size, self.asked) {
+            match expected.find(&all, size, self.asked).because(digests.fault()) {
                 // A pass is stored nowhere.
                 Finding::Proven { .. } | Finding::Excused(_) => return Ok(()),
                 Finding::Refused(mismatch) => {

@@ -8,7 +8,7 @@ use super::lookup::{Lookup, Stored};
 use super::record::Record;
 use super::rights::{Right, WAIT_FOR_FAILING};
 use super::task::Task;
-use super::{Call, Pipeline};
+use super::{Call, Connection, Pipeline};
 use crate::flight::{End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
 use crate::outcome::Outcome;
@@ -36,7 +36,7 @@ impl Pipeline {
         self: &Arc<Self>,
         call: Call,
         asked: &Asked,
-        task: Task,
+        mut task: Task,
         record: &mut Record,
     ) -> Response<Body> {
         if let Some(silence) = self.silence_of(&task, record) {
@@ -50,7 +50,11 @@ impl Pipeline {
         if unshared && !demand.only_if_cached {
             return self.pass_for(call, &task, PassReason::Answer, record).await;
         }
+        if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
+            return self.ask_presence(call, asked, &task, record).await;
+        }
         self.reading.wait(task.target.origin()).await;
+        self.follow(&call.connection, &mut task);
         let mut found = self.look_up(&task, &asked.headers).await;
         let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
         if may_ask && self.chase_for(&task).await > 0 {
@@ -59,7 +63,14 @@ impl Pipeline {
         let stored = match found {
             Lookup::Fresh(stored) => {
                 self.read_stored(&task, &stored).await;
-                let reply = self.reply_stored(asked, &stored, Outcome::Hit, record);
+                let reply = self.reply_stored(
+                    &call.connection,
+                    asked,
+                    &task,
+                    &stored,
+                    Outcome::Hit,
+                    record,
+                );
                 if let Some(response) = reply.await {
                     return response;
                 }
@@ -78,7 +89,7 @@ impl Pipeline {
             let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), Outcome::Hit);
             return record.end(Outcome::Hit, response);
         }
-        if stored.is_none() && asked.head_only {
+        if stored.is_none() && asked.head_only && !task.is_pointer() {
             return self.pass_head(call, &task, record).await;
         }
         if demand.no_store && task.artifact().is_none() {
@@ -98,12 +109,13 @@ impl Pipeline {
     ) -> Response<Body> {
         let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
         let usable = stored.filter(|stored| stored.usable);
-        let failing =
-            usable.is_some() && self.origins.is_failing(task.target.origin(), task.lane());
+        let failing = usable.is_some()
+            && self.origins.is_failing(task.target.origin(), task.class(), task.lane());
+        let opening = opened(&mut reader, &task);
         let opened = if failing {
-            tokio::time::timeout(WAIT_FOR_FAILING, reader.head()).await.ok()
+            tokio::time::timeout(WAIT_FOR_FAILING, opening).await.ok()
         } else {
-            Some(reader.head().await)
+            Some(opening.await)
         };
         let end = match opened {
             Some(Opened::Answered(answered)) => {
@@ -124,6 +136,7 @@ impl Pipeline {
                         End::Pass
                     }
                     Opened::Answered(answered) => {
+                        call.connection.read_unknown(&task);
                         record.flight(&flight);
                         let (outcome, source) = (outcome(leads), Source::Flight(reader));
                         let response = reply::arriving(
@@ -162,7 +175,7 @@ impl Pipeline {
         let since = self.memory.since(task, Demand::of(&asked.headers));
         let remembered = self.silences.gap(&task.target);
         let now = self.clock.now();
-        match self.flights.join(task.key, &task.target, since, now, remembered) {
+        match self.flights.join(task.flight(), &task.target, since, now, remembered) {
             Permit::Follow(flight) => {
                 let reader = self.flights.reader(&flight);
                 (flight, reader, false)
@@ -194,7 +207,14 @@ impl Pipeline {
             && let Some(mut stored) = usable
         {
             stored.proof = stored.proof.stale();
-            let reply = self.reply_stored(asked, &stored, Outcome::Stale, record);
+            let reply =
+                self.reply_stored(&call.connection, asked, task, &stored, Outcome::Stale, record);
+            if let Some(response) = reply.await {
+                return response;
+            }
+        }
+        if let Some(stored) = self.by_other_name(task, &ended.end).await {
+            let reply = self.reply_stored(&call.connection, asked, task, &stored, outcome, record);
             if let Some(response) = reply.await {
                 return response;
             }
@@ -223,8 +243,9 @@ impl Pipeline {
             End::Given | End::Pass | End::Handed => None,
         };
         if let Some((entry, outcome)) = kept {
-            let stored = Stored { proof: entry.proof, entry, usable: true };
-            let reply = self.reply_stored(asked, &stored, outcome, record);
+            let proof = self.proof_of(task, &entry, self.clock.now());
+            let stored = Stored { proof, entry, usable: true };
+            let reply = self.reply_stored(&call.connection, asked, task, &stored, outcome, record);
             if let Some(response) = reply.await {
                 return response;
             }
@@ -251,7 +272,9 @@ impl Pipeline {
     /// Answers from the store; `None` if the blob is not there after all.
     pub(super) async fn reply_stored(
         &self,
+        connection: &Connection,
         asked: &Asked,
+        task: &Task,
         stored: &Stored,
         outcome: Outcome,
         record: &mut Record,
@@ -264,6 +287,7 @@ impl Pipeline {
             Some(Source::Blob(Arc::new(blob)))
         };
         self.store.touch(&stored.entry);
+        connection.read(task, &stored.entry);
         record.proof(stored.proof);
         let now = self.clock.now();
         let response = reply::stored(asked, &stored.entry, source, outcome, stored.proof, now);
@@ -276,6 +300,18 @@ impl Ended {
     fn failed(&self) -> bool {
         matches!(self.end, End::Failed(..)) || self.flight.has_failed()
     }
+}
+
+/// Waits for the head; of an index that heads others, until it is known whether it counts.
+async fn opened(reader: &mut Reader, task: &Task) -> Opened {
+    if task.heads() {
+        let flight = Arc::clone(reader.flight());
+        let end = flight.over().await;
+        if !matches!(end, End::Given) {
+            return Opened::Ended(end);
+        }
+    }
+    reader.head().await
 }
 
 /// Waits until something may be given. A client that cannot tell a short body from a whole one (HTTP/1.0, whose bodies

@@ -8,14 +8,15 @@ use super::editions::{self, Held};
 use super::lookup::Stored;
 use super::shelf::Shelves;
 use super::task::Task;
-use crate::claim::Standing;
+use crate::claim::{Promise, Standing};
 use crate::clock::Time;
 use crate::ecosystem::{Document, Ecosystem, Malformed, Recognition};
 use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
 use crate::store::{ClaimBatch, Notes};
-use crate::target::{Partition, Scheme, Target};
+use crate::target::{Partition, Root, Scheme, Target};
+use crate::verify::Expectation;
 
 impl Pipeline {
     /// Reads the claims of an index, or finds that they are read. An index that cannot be read makes none; the client has it
@@ -50,14 +51,18 @@ impl Pipeline {
             return;
         };
         let other = known.ecosystem.index_of(task.bare());
-        let (index, proven) = match (task.artifact(), other) {
-            (Some(_), Some(index)) => (index, self.proven(known, task.bare(), entry, reader)),
-            (None, other) if stored.proof.rank > entry.proof.rank => {
-                let index = other.unwrap_or_else(|| task.bare().clone());
-                (index.with_variant(task.target.variant()), stored.proof.rank)
-            }
-            _ => return,
+        let index = match (task.artifact(), other) {
+            (Some(_), None) => return,
+            (_, other) => other.unwrap_or_else(|| task.bare().clone()),
         };
+        let index = index.with_variant(task.target.variant());
+        // An index whose signature became known, or one that another index names today.
+        let risen = task.artifact().is_none() && stored.proof.rank > entry.proof.rank;
+        if !risen && !self.is_member(known, task.bare(), reader) {
+            return;
+        }
+        let proven =
+            if risen { stored.proof.rank } else { self.proven(known, task.bare(), entry, reader) };
         let current = self.store.seen_by(reader).current_claims(&index);
         let read = current.is_some_and(|by| by.document == entry.blob && by.rank >= proven);
         if proven == Rank::None || read {
@@ -108,6 +113,10 @@ impl Pipeline {
         let index =
             other.unwrap_or_else(|| at.clone()).with_variant(recognition.resource.variant.name);
         let proven = self.proven(recognition, at, entry, reader);
+        if proven == Rank::None && self.is_member(recognition, at, reader) {
+            // A version that the newest Release does not name: another's turn, or not yet its own.
+            return;
+        }
         let changes = self.keys.changes();
         let known =
             known && (!ecosystem.depends_on_keys(at) || self.memory.was_read_with(&index, changes));
@@ -145,7 +154,7 @@ impl Pipeline {
             }
             self.metrics.alarm(Alarm::Malformed);
             let text = format!("makes no claims: {error}");
-            store.note_rejection(&at.to_string(), &text, now);
+            store.note_rejection(at, &text, now);
         }
     }
 
@@ -167,12 +176,14 @@ impl Pipeline {
         if let Some(edition) = batch.said() {
             if let Err(held) = editions::admit(store, at, &standing, edition, document.now) {
                 self.say(at, &held.to_string());
-                self.mark_expired(entry, &held);
+                self.mark_expired(at, entry, &held);
                 return Ok(());
             }
             // What one credential sees of an archive binds nobody else to it.
-            if batch.reader() == Partition::Public {
-                editions::remember(store, at, &standing, edition);
+            if batch.reader() == Partition::Public
+                && let Some(back) = editions::remember(store, at, &standing, edition)
+            {
+                self.say_step_back(at, &back);
             }
         }
         // One version of many that names nothing leaves what another said; and nobody's word is none.
@@ -206,7 +217,7 @@ impl Pipeline {
                 tracing::warn!(url = %at, changed, "this index names other bytes for a file that should never change");
                 self.metrics.alarm(Alarm::Changed);
                 let text = format!("names other bytes: {changed}");
-                self.store.note_rejection(&at.to_string(), &text, self.clock.now());
+                self.store.note_rejection(at, &text, self.clock.now());
             }
         }
         for key in &notes.unknown {
@@ -235,8 +246,8 @@ impl Pipeline {
         }
     }
 
-    /// What is proven of an index's own bytes: what was when they were kept, or by now says the index that names them. A
-    /// digest in its URL says nothing of who chose it.
+    /// What is proven of an index's own bytes. Where another index names it, that one's word decides, today's; else what was
+    /// proven when they were kept. A digest in its URL says nothing of who chose it.
     fn proven(
         &self,
         recognition: &Recognition,
@@ -246,17 +257,30 @@ impl Pipeline {
     ) -> Rank {
         let topics = recognition.ecosystem.topics(at);
         let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
-        let expected = crate::verify::Expectation { named: None, promises, otherwise: Rank::None };
+        let expected = Expectation { promises, ..Expectation::nothing(Rank::None) };
         let vouched = expected.vouched(&entry.digests, entry.size);
-        let kept = Some(entry.proof.rank).filter(|rank| *rank != Rank::SelfCertified);
-        kept.map_or(vouched, |kept| kept.max(vouched))
+        if entry.proof.rank == Rank::SelfCertified || self.is_member(recognition, at, reader) {
+            return vouched;
+        }
+        entry.proof.rank.max(vouched)
+    }
+
+    /// Whether an index that may speak for `at` names it today: then its word decides what is read.
+    fn is_member(&self, recognition: &Recognition, at: &Target, reader: Partition) -> bool {
+        let topics = recognition.ecosystem.topics(at);
+        let decides = |promise: &Promise| {
+            promise.is_current() && promise.is_strong() && promise.relation.binds()
+        };
+        let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
+        promises.iter().any(decides)
     }
 
     /// An index past its `Valid-Until` is served as what it is.
-    fn mark_expired(&self, entry: &Arc<Entry>, held: &Held) {
-        if !matches!(held, Held::Expired(_)) {
+    fn mark_expired(&self, at: &Target, entry: &Arc<Entry>, held: &Held) {
+        let Held::Expired(until) = held else {
             return;
-        }
+        };
+        self.store.note_valid_until(&Root::directory_of(at), Some(*until));
         let mut expired = Entry::clone(entry);
         expired.proof.stale = true;
         self.write_down(expired);

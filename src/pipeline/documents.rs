@@ -13,9 +13,11 @@ use super::lookup::{self, Lookup};
 use super::shelf::Shelves;
 use super::task::Task;
 use crate::chase::{self, Fetch};
+use crate::claim::Promise;
 use crate::clock::Time;
 use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Renewal, Shape};
-use crate::flight::Permit;
+use crate::entry::Entry;
+use crate::flight::{End, Permit};
 use crate::origin::{Lane, Reach};
 use crate::target::{Partition, Scheme, Target};
 use crate::verify::Expectation;
@@ -40,7 +42,7 @@ struct Indexes<'a> {
 impl Fetch for Indexes<'_> {
     async fn fetch(&self, document: Target, at: &Target) {
         // Who has just failed is not waited for again by each file that it may know of.
-        if self.pipeline.origins.is_failing(document.origin(), Lane::Metadata) {
+        if self.pipeline.origins.is_failing(document.origin(), Partition::Public, Lane::Metadata) {
             return;
         }
         let from_public = self.reach.from_public || document.origin() != at.origin();
@@ -60,7 +62,8 @@ impl Pipeline {
             // What lies beside it has the token in its URL, and a chase is public.
             return 0;
         }
-        if task.artifact().is_none() || task.target.origin().scheme != Scheme::Https {
+        let secure = task.target.origin().scheme == Scheme::Https;
+        if task.artifact().is_none() || !secure && !self.may_be_named(task.bare(), recognition) {
             return 0;
         }
         let promised = || {
@@ -71,6 +74,13 @@ impl Pipeline {
             return 0;
         }
         self.chase(task, recognition.ecosystem, promised).await
+    }
+
+    /// Whether signed indexes are known that may name a file: over plain http only they could vouch for it.
+    pub(super) fn may_be_named(&self, at: &Target, known: &Recognition) -> bool {
+        let nothing = Shelves { store: &self.store, since: Time::from_millis(i64::MAX) };
+        !self.store.editions(at.origin()).is_empty()
+            && !known.ecosystem.wants(at, &nothing).is_empty()
     }
 
     /// Fetches what an index needs to be understood: where its files are, say. Says how many documents that were.
@@ -91,9 +101,17 @@ impl Pipeline {
         ecosystem: &'static dyn Ecosystem,
         enough: impl Fn() -> bool,
     ) -> usize {
-        let shelves = Shelves { store: &self.store, since: task.asked.minus(lookup::GRACE) };
+        let since = task.asked.minus(lookup::GRACE);
+        // Documents are looked into: off the async threads.
+        let wants = || {
+            let (store, at) = (Arc::clone(&self.store), task.bare().clone());
+            let asking = tokio::task::spawn_blocking(move || {
+                ecosystem.wants(&at, &Shelves { store: &store, since })
+            });
+            async { asking.await.unwrap_or_default() }
+        };
         let indexes = Indexes { pipeline: self, ecosystem, reach: task.reach };
-        let chase = chase::chase(ecosystem, task.bare(), &shelves, &indexes, enough);
+        let chase = chase::chase(task.bare(), wants, &indexes, enough);
         // What is still on its way goes on by itself, and serves the next request; something may have come by now.
         tokio::time::timeout(WAIT_TO_KNOW, chase).await.unwrap_or(1)
     }
@@ -198,38 +216,87 @@ impl Pipeline {
         (reach, who): (Reach, &Asker),
         since: Option<Time>,
     ) {
-        let accept = ecosystem.accept(document.variant());
-        let bare = document.clone().with_variant("");
-        let found = ecosystem.recognise(&Shape { target: &bare, accept });
-        let (Recognised::Certain(resource) | Recognised::Likely(resource)) = found else {
+        let Some(task) = self.task_for(document, ecosystem, reach) else {
             return;
         };
-        if resource.kind != Kind::Index {
-            return;
-        }
-        let recognition = Recognition { ecosystem, resource, certain: true };
-        let task = Task::of_resource(&bare, recognition, reach, self.clock.now())
-            .of(who.clone(), &self.store.secret());
+        let task = task.of(who.clone(), &self.store.secret());
         let stored = match self.look_up(&task, &HeaderMap::new()).await {
             Lookup::Fresh(stored)
                 if since.is_none_or(|since| stored.entry.requested_at >= since) =>
             {
+                self.read_stored(&task, &stored).await;
                 return;
             }
             Lookup::Fresh(stored) | Lookup::Stale(stored) => Some(stored.entry),
             Lookup::Miss => None,
         };
-        let permit = self.flights.join(task.key, &task.target, since, self.clock.now(), None);
-        let flight = match &permit {
-            Permit::Follow(flight) => Arc::clone(flight),
-            Permit::Lead(lead) => Arc::clone(&lead.flight),
+        self.land(task, stored, since).await;
+    }
+
+    /// Fetches an index as one that heads it promises it, or under its digest; `None` if it is none.
+    pub(super) fn bring_in<'a>(
+        self: &'a Arc<Self>,
+        at: &'a Target,
+        ecosystem: &'static dyn Ecosystem,
+        reach: Reach,
+        promised: Option<Promise>,
+    ) -> Pin<Box<dyn Future<Output = Option<End>> + Send + 'a>> {
+        Box::pin(async move {
+            let mut task = self.task_for(at, ecosystem, reach)?;
+            task.promised = promised;
+            match self.look_up(&task, &HeaderMap::new()).await {
+                Lookup::Fresh(stored) => Some(End::Kept(stored.entry)),
+                Lookup::Stale(_) | Lookup::Miss => Some(self.land(task, None, None).await),
+            }
+        })
+    }
+
+    /// An index, or a version of one under its digest, that larder asks for by itself.
+    pub(super) fn task_for(
+        &self,
+        document: &Target,
+        ecosystem: &'static dyn Ecosystem,
+        reach: Reach,
+    ) -> Option<Task> {
+        let accept = ecosystem.accept(document.variant());
+        let bare = document.clone().with_variant("");
+        let found = ecosystem.recognise(&Shape { target: &bare, accept });
+        let (Recognised::Certain(resource) | Recognised::Likely(resource)) = found else {
+            return None;
         };
-        // Stands before the fill begins, so that the fill knows that somebody waits.
-        let _reader = self.flights.reader(&flight);
-        if let Permit::Lead(lead) = permit {
-            let pipeline = Arc::clone(self);
-            tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
+        if resource.kind != Kind::Index && ecosystem.index_of(&bare).is_none() {
+            return None;
         }
-        flight.over().await;
+        let recognition = Recognition { ecosystem, resource, certain: true };
+        Some(Task::of_resource(&bare, recognition, reach, self.clock.now()))
+    }
+
+    /// Joins or begins the flight of something that larder itself wants, and waits for its end.
+    ///
+    /// Boxed and named `Send` for the same reason.
+    pub(super) fn land(
+        self: &Arc<Self>,
+        task: Task,
+        stored: Option<Arc<Entry>>,
+        since: Option<Time>,
+    ) -> Pin<Box<dyn Future<Output = End> + Send>> {
+        let pipeline = Arc::clone(self);
+        Box::pin(async move {
+            let flights = &pipeline.flights;
+            let remembered = pipeline.silences.gap(&task.target);
+            let now = pipeline.clock.now();
+            let permit = flights.join(task.flight(), &task.target, since, now, remembered);
+            let flight = match &permit {
+                Permit::Follow(flight) => Arc::clone(flight),
+                Permit::Lead(lead) => Arc::clone(&lead.flight),
+            };
+            // Stands before the fill begins, so that the fill knows that somebody waits.
+            let _reader = flights.reader(&flight);
+            if let Permit::Lead(lead) = permit {
+                let pipeline = Arc::clone(&pipeline);
+                tokio::spawn(async move { pipeline.lead(lead, task, stored).await });
+            }
+            flight.over().await
+        })
     }
 }

@@ -4,15 +4,22 @@
 //! before decides: a root is bound to those who signed for it first, and they change only with an overlap; an older date
 //! never replaces a newer; a date in the future never counts; what is past its `Valid-Until` makes no new claims. What does
 //! not count still reaches the client that asked, which does its own check.
+//!
+//! Where an edition has no date, what it lists is all there is to tell it from an older one. That is a guess, because
+//! packages are also withdrawn: it is said aloud, and refuses nothing.
 
 use std::fmt;
 use std::time::Duration;
 
+use hyper::header::{self, HeaderValue};
 use moka::sync::Cache;
 
-use crate::claim::{Edition, Standing};
+use super::Pipeline;
+use super::task::Task;
+use crate::claim::{Census, Edition, Standing};
 use crate::clock::Time;
-use crate::proof::Rank;
+use crate::entry::{Entry, Head};
+use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
 
@@ -27,6 +34,7 @@ pub(super) enum Held {
     Expired(Time),
     Unsigned(String),
     Strangers(Vec<Box<str>>),
+    NoSuccessor(Vec<Box<str>>),
 }
 
 impl fmt::Display for Held {
@@ -39,6 +47,12 @@ impl fmt::Display for Held {
             ),
             Self::Expired(until) => write!(f, "it was valid until {until}"),
             Self::Unsigned(why) => write!(f, "this archive was signed before, and now {why}"),
+            Self::NoSuccessor(signers) => write!(
+                f,
+                "it is signed by {}, none of whom the edition before names in Signed-By; if the archive changed its keys, \
+                 `larder keys rebind` with this URL forgets the earlier ones",
+                signers.join(", ")
+            ),
             Self::Strangers(signers) => write!(
                 f,
                 "it is signed by {}, none of whom signed for this archive before; if the archive changed its keys, \
@@ -65,6 +79,11 @@ pub(super) fn admit(
         }
     } else if !bound.is_empty() && !edition.signers.iter().any(|signer| bound.contains(signer)) {
         return Err(Held::Strangers(edition.signers.clone()));
+    } else {
+        let successors = store.successors(&Root::directory_of(at));
+        if !successors.is_empty() && !edition.signers.iter().any(|one| successors.contains(one)) {
+            return Err(Held::NoSuccessor(edition.signers.clone()));
+        }
     }
     if let Some(date) = edition.date {
         if date > now.plus(AHEAD) {
@@ -82,15 +101,79 @@ pub(super) fn admit(
     }
 }
 
-/// Remembers an edition that counts. Blocking when it is news.
-pub(super) fn remember(store: &Store, at: &Target, standing: &Standing, edition: &Edition) {
+/// Remembers an edition that counts; says why it looks like a step back, if it does. Blocking when it is news.
+pub(super) fn remember(
+    store: &Store,
+    at: &Target,
+    standing: &Standing,
+    edition: &Edition,
+) -> Option<StepBack> {
+    let directory = Root::directory_of(at);
+    let back = edition.census.filter(|_| standing.rank != Rank::None).and_then(|census| {
+        let known = store.census(&directory);
+        store.note_census(&directory, census);
+        step_back(known?, census)
+    });
     if standing.rank != Rank::Signed {
-        return;
+        return back;
     }
     store.bind_signers(&standing.root, &edition.signers);
     if let Some(date) = edition.date {
-        store.note_date(&Root::directory_of(at), date);
+        store.note_date(&directory, date);
     }
+    store.note_successors(&directory, &edition.successors);
+    store.note_valid_until(&directory, edition.valid_until);
+    back
+}
+
+impl Pipeline {
+    /// What vouches for a stored copy today: a signed index grows stale by itself.
+    pub(super) fn proof_of(&self, task: &Task, entry: &Entry, now: Time) -> Proof {
+        let expired = task.heads() && self.is_expired(task.bare(), now);
+        Proof { stale: entry.proof.stale || expired, ..entry.proof }
+    }
+
+    /// Whether the newest signed index in the directory of `at` is past its `Valid-Until`.
+    pub(super) fn is_expired(&self, at: &Target, now: Time) -> bool {
+        self.store.valid_until(&Root::directory_of(at)).is_some_and(|until| until < now)
+    }
+}
+
+/// How an edition without a date looks older than the one before.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum StepBack {
+    Older { newest: Time, before: Time },
+    Shrunk { packages: u64, before: u64 },
+}
+
+impl fmt::Display for StepBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Older { newest, before } => write!(
+                f,
+                "its newest package is of {newest}, and an edition seen before had one of {before}"
+            )?,
+            Self::Shrunk { packages, before } => {
+                write!(f, "it lists {packages} packages, and the edition before had {before}")?;
+            }
+        }
+        f.write_str(
+            ": a mirror that is behind, or a replay; it has no date, so it counts all the same",
+        )
+    }
+}
+
+/// Repositories withdraw packages one at a time; one that loses more than a tenth at once has lost them otherwise.
+const MOST_WITHDRAWN: u64 = 10;
+
+fn step_back(known: Census, now: Census) -> Option<StepBack> {
+    let lost = known.packages.saturating_sub(now.packages);
+    if now.newest < known.newest {
+        return Some(StepBack::Older { newest: now.newest, before: known.newest });
+    }
+    let unrenewed = lost > 0 && now.newest == known.newest;
+    (unrenewed || lost > known.packages / MOST_WITHDRAWN)
+        .then_some(StepBack::Shrunk { packages: now.packages, before: known.packages })
 }
 
 /// Who signed for a root. What was bound over plain http is provisional: anybody on the line may have been first with
@@ -109,6 +192,22 @@ fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
     store.signers(root)
 }
 
+/// How old a document's date must be when it is asked for, to tell its versions apart: two of one second share it, and the
+/// second of them is not there a minute later.
+const SETTLED: Duration = Duration::from_mins(1);
+
+/// Gives a signed document without validators its own date as the one: the one validator that larder makes. Without it a
+/// client downloads the document at each update.
+pub(super) fn date(head: &mut Head, date: Time, requested: Time) {
+    let has = |name| head.headers.contains_key(name);
+    if has(header::ETAG) || has(header::LAST_MODIFIED) || requested.since(date) < SETTLED {
+        return;
+    }
+    if let Ok(text) = HeaderValue::from_str(&httpdate::fmt_http_date(date.into())) {
+        head.headers.insert(header::LAST_MODIFIED, text);
+    }
+}
+
 /// What was said already: each thing is said once a day.
 #[derive(Debug)]
 pub(super) struct Said(Cache<String, ()>);
@@ -124,5 +223,29 @@ impl Said {
     /// Whether it is the first time.
     pub(super) fn is_news(&self, text: String) -> bool {
         self.0.entry(text).or_insert(()).is_fresh()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edition_without_a_date_is_judged_by_what_it_lists() {
+        let census = |packages, newest| Census { packages, newest: Time::from_millis(newest) };
+        let known = census(100, 50);
+        for (now, back) in [
+            (census(100, 50), false),
+            (census(101, 50), false),
+            (census(99, 51), false),
+            (census(90, 51), false),
+            (census(99, 50), true),
+            (census(89, 51), true),
+            (census(200, 49), true),
+            (census(0, 50), true),
+        ] {
+            assert_eq!(step_back(known, now).is_some(), back, "{now:?}");
+        }
+        assert_eq!(step_back(census(0, 0), known), None);
     }
 }

@@ -68,7 +68,8 @@ impl Pipeline {
                     stored.proof = stored.proof.stale();
                 }
                 self.read_stored(&task, &stored).await;
-                let reply = self.reply_stored(asked, &stored, outcome, record);
+                let reply =
+                    self.reply_stored(&call.connection, asked, &task, &stored, outcome, record);
                 if let Some(response) = reply.await {
                     return response;
                 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::bound::Bound;
-use crate::digest::{Algorithms, Hashing};
+use crate::digest::{Hashing, Wanted};
 use crate::flight::{AT_THE_END, GAP, HELD_WHOLE};
 use crate::reply::{Cut, Line};
 
@@ -46,7 +46,7 @@ impl Held {
     pub(super) fn new(
         body: Incoming,
         bound: Arc<Bound>,
-        wanted: Algorithms,
+        wanted: Wanted,
         line: Option<Line>,
     ) -> Self {
         let gap = bound.pipeline.silences.gap(&bound.target);
@@ -117,7 +117,7 @@ impl Held {
         let state = std::mem::replace(&mut self.state, State::Wrong);
         self.state = match state {
             State::Arriving(hashing) => {
-                let digests = hashing.finish().iter().copied().collect();
+                let digests = hashing.finish();
                 let bound = Arc::clone(&self.bound);
                 State::Judging(Box::pin(bound.judge(digests, self.came, self.given())))
             }

@@ -14,7 +14,7 @@ use super::task::Task;
 use super::{Pipeline, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
-use crate::digest::{Algorithms, Hashing};
+use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
 use crate::flight::{Answered, Complete, End, Flight, Gap, Intake, Lead, Trouble, intake};
 use crate::freshness::{self, Shareable};
@@ -24,7 +24,11 @@ use crate::store::Spool;
 use crate::verify::Expectation;
 
 /// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
-const RELAYED: usize = 256 * 1024;
+pub(super) const RELAYED: usize = 256 * 1024;
+
+/// How long an archive that is being published is left alone before it is read again: writing a file takes less. Twice as
+/// long each time.
+const UNSETTLED: Duration = Duration::from_millis(100);
 
 /// How a body is begun again: on a connection that nothing used before, in case the first one was out of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,13 +43,19 @@ pub(super) enum Came {
     Ended(End),
     /// It may be tried once more.
     Again(End),
+    /// It may be of one piece in a moment.
+    Unsettled(End),
 }
 
 impl Pipeline {
     /// Brings a flight to its end. `stored`: what may be revalidated.
     pub(super) async fn lead(self: Arc<Self>, lead: Lead, task: Task, stored: Option<Arc<Entry>>) {
+        if let Some(end) = Box::pin(self.follow_pointer(&lead, &task, stored.as_ref())).await {
+            lead.flight.finish(end);
+            return;
+        }
         let remembered = lead.flight.remembered.or_else(|| self.silences.gap(&task.target));
-        let mut attempt = Attempt::First;
+        let (mut attempt, mut pause) = (Attempt::First, UNSETTLED);
         let end = loop {
             let came =
                 Box::pin(self.attempt(&lead, &task, stored.as_ref(), attempt, remembered)).await;
@@ -53,10 +63,17 @@ impl Pipeline {
                 Came::Again(_) if attempt == Attempt::First && lead.flight.restart() => {
                     attempt = Attempt::Second;
                 }
-                Came::Ended(end) | Came::Again(end) => break end,
+                Came::Unsettled(_) if lead.flight.restart() => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                    attempt = Attempt::Second;
+                }
+                Came::Ended(end) | Came::Again(end) | Came::Unsettled(end) => break end,
             }
         };
         match &end {
+            // Nobody resumes what nobody was given a byte of; and an index may be right again in a moment.
+            End::Refused(_) if task.is_index() && lead.flight.gap_to_remember().is_none() => {}
             End::Refused(reason) => {
                 let (gap, now) = (lead.flight.gap_to_remember(), self.clock.now());
                 self.silences.begin_for(&task.target, task.asker.reader(), reason, gap, now);
@@ -100,7 +117,12 @@ impl Pipeline {
             }
             Err(error) => {
                 if error.is_temporary() {
-                    self.origins.note_failure(task.target.origin(), task.lane(), None);
+                    self.origins.note_failure(
+                        task.target.origin(),
+                        task.class(),
+                        task.lane(),
+                        None,
+                    );
                 }
                 return Came::Ended(End::Failed(error.status(), error.to_string()));
             }
@@ -141,12 +163,17 @@ impl Pipeline {
     }
 
     /// The stored copy is current: its header fields are renewed, its claims confirmed.
-    async fn current(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>, answer: &Answer) -> Came {
+    pub(super) async fn current(
+        self: &Arc<Self>,
+        task: &Task,
+        entry: &Arc<Entry>,
+        answer: &Answer,
+    ) -> Came {
         let mut renewed = Entry::clone(entry);
         freshness::refresh(&mut renewed.head, &answer.head);
         renewed.requested_at = answer.requested_at;
         renewed.checked_at = self.clock.now();
-        renewed.proof.stale = false;
+        renewed.proof.stale = task.heads() && self.is_expired(task.bare(), renewed.checked_at);
         let store = Arc::clone(&self.store);
         let (index, reader) = (task.is_index().then(|| task.target.clone()), task.asker.reader());
         let updated = tokio::task::spawn_blocking(move || {
@@ -194,7 +221,7 @@ impl Pipeline {
             self.note_unshared(task);
             return Came::Ended(hand_over(lead, answer));
         }
-        let spool = self.spool(answer.length, expected.algorithms()).await;
+        let spool = self.spool(answer.length, task.wanted(expected.algorithms())).await;
         let file = spool.as_ref().ok().map(Spool::reader);
         let gap = Gap::new(expected.binds(), answer.length, remembered);
         flight.begin(Answered { head: answer.head.clone(), length: answer.length }, file, gap);
@@ -216,7 +243,7 @@ impl Pipeline {
     }
 
     /// Room in the spool; when there is none at all, the digests are computed all the same.
-    async fn spool(&self, length: Option<u64>, wanted: Algorithms) -> Result<Spool, Hashing> {
+    async fn spool(&self, length: Option<u64>, wanted: Wanted) -> Result<Spool, Hashing> {
         let store = Arc::clone(&self.store);
         let spool = tokio::task::spawn_blocking(move || store.spool(length, wanted)).await;
         match spool {
@@ -231,7 +258,7 @@ impl Pipeline {
 
     fn broke(&self, task: &Task, trouble: Trouble) -> Came {
         if !matches!(trouble, Trouble::Abandoned(_)) {
-            self.origins.note_failure(task.target.origin(), task.lane(), None);
+            self.origins.note_failure(task.target.origin(), task.class(), task.lane(), None);
         }
         match trouble {
             Trouble::Again(status, reason) => Came::Again(End::Failed(status, reason)),
@@ -283,26 +310,26 @@ impl Pipeline {
         }
     }
 
-    fn note_health(&self, task: &Task, head: &Head) {
-        let origin = task.target.origin();
+    pub(super) fn note_health(&self, task: &Task, head: &Head) {
+        let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
         if is_failure(head.status) {
             let after = head
                 .text(&header::RETRY_AFTER)
                 .and_then(|text| retry_after(text, self.clock.now()));
-            self.origins.note_failure(origin, task.lane(), after);
+            self.origins.note_failure(origin, class, lane, after);
         } else {
-            self.origins.note_success(origin, task.lane());
+            self.origins.note_success(origin, class, lane);
         }
     }
 }
 
 /// The origin could not, or would not now: a stored copy is better.
-fn is_failure(status: StatusCode) -> bool {
+pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// RFC 9110 §10.2.3: seconds, or a date.
-fn retry_after(text: &str, now: Time) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
@@ -331,7 +358,7 @@ fn size_of(complete: &Complete) -> u64 {
     }
 }
 
-async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
+pub(super) async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
     let mut all = BytesMut::new();
     while let Some(piece) = answer.body.next().await {
         match piece {

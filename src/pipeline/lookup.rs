@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::HeaderMap;
-use hyper::{StatusCode, header};
 use moka::sync::Cache;
 
 use super::task::Task;
 use super::{Pipeline, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
-use crate::digest::{BlobId, Digest};
+use crate::digest::BlobId;
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::{Entry, Head};
 use crate::freshness::{self, Demand};
@@ -72,7 +71,7 @@ const UNSHARED_HOLDS: Duration = Duration::from_mins(5);
 #[derive(Debug)]
 pub(super) struct Memory {
     /// By entry and reader: each sees its own indexes' claims.
-    judged: Cache<(Key, BlobId, Partition), (u64, Option<Rank>)>,
+    judged: Cache<(Key, BlobId, Partition), (u64, Option<Proof>)>,
     /// With which generation it was asked whether an index that may speak for a target names it.
     bound: Cache<Key, (u64, bool)>,
     negatives: Cache<Key, Negative>,
@@ -204,10 +203,10 @@ fn expected(
         let believed = is_believed(store, ecosystem, target.origin());
         (named.digest, named.by_protocol || believed)
     });
-    let otherwise = match target.origin().scheme {
+    let otherwise = Proof::of(match target.origin().scheme {
         Scheme::Https => Rank::Pinned,
         Scheme::Http => Rank::None,
-    };
+    });
     Expectation { named, promises, otherwise }
 }
 
@@ -232,6 +231,10 @@ impl Pipeline {
 
     /// Everything that is promised of the task's target today.
     pub(super) fn expectation_of(&self, task: &Task) -> Expectation {
+        if let Some(promise) = &task.promised {
+            let promises = vec![promise.clone()];
+            return Expectation { promises, ..Expectation::nothing(Rank::Origin) };
+        }
         match task.artifact() {
             Some(artifact) => {
                 let (seen, now) = (self.store.seen_by(task.asker.reader()), self.clock.now());
@@ -245,13 +248,13 @@ impl Pipeline {
                     task.recognition.as_ref(),
                     task.asker.reader(),
                 ),
-                otherwise: Rank::Origin,
+                otherwise: Proof::of(Rank::Origin),
             },
         }
     }
 
     /// What signed indexes promise of another index.
-    fn promises_of_index(
+    pub(super) fn promises_of_index(
         &self,
         bare: &Target,
         known: Option<&Recognition>,
@@ -269,14 +272,21 @@ impl Pipeline {
         if target.origin().scheme == Scheme::Https {
             return false;
         }
-        let promises = match known.map(|known| &known.resource.kind) {
-            Some(Kind::Artifact(artifact)) => {
-                self.store.promises(target, &artifact.topics, self.clock.now())
-            }
-            Some(Kind::Index) => self.promises_of_index(target, known, Partition::Public),
-            None => return false,
+        let Some(recognition) = known else {
+            return false;
         };
-        may_be_vouched(target, known, &promises)
+        match &recognition.resource.kind {
+            Kind::Artifact(artifact) => {
+                let promises = self.store.promises(target, &artifact.topics, self.clock.now());
+                may_be_vouched(target, known, &promises)
+                    || promises.is_empty() && self.may_be_named(target, recognition)
+            }
+            Kind::Index => may_be_vouched(
+                target,
+                known,
+                &self.promises_of_index(target, known, Partition::Public),
+            ),
+        }
     }
 
     /// Whether an index that may speak for `target` names it today. Others' words change nothing in how it is kept: they
@@ -302,7 +312,7 @@ impl Pipeline {
     pub(super) async fn look_up(&self, task: &Task, request: &HeaderMap) -> Lookup {
         match task.artifact() {
             Some(_) => self.look_up_artifact(task, Demand::of(request)).await,
-            None => self.look_up_mutable(task, request),
+            None => self.look_up_mutable(task, request).await,
         }
     }
 
@@ -310,44 +320,57 @@ impl Pipeline {
         let now = self.clock.now();
         let mut expected = None;
         for entry in self.store.entries(task.key) {
-            let Some(rank) = self.rank(task, &entry, &mut expected) else {
+            let Some(today) = self.judged(task, &entry, &mut expected) else {
                 continue;
             };
-            let stored = Stored { proof: Proof { rank, ..entry.proof }, entry, usable: true };
-            let holds = rank.is_strong()
+            let stored = Stored { proof: entry.proof.judged(today), entry, usable: true };
+            let holds = today.rank.is_strong()
                 || (now.since(stored.entry.checked_at) < PIN_HOLDS
                     && !freshness::is_of_the_future(&stored.entry, now)
                     && !demand.revalidate);
             return if holds { Lookup::Fresh(stored) } else { Lookup::Stale(stored) };
         }
         let expected = expected.unwrap_or_else(|| self.expectation_of(task));
-        match self.select_by_digest(task, &expected).await {
+        let selected = match self.select_by_digest(task, &expected).await {
+            None => self.select_by_signature(task, &expected).await,
+            selected => selected,
+        };
+        match selected {
             Some(entry) => Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true }),
             None => Lookup::Miss,
         }
     }
 
     /// What a stored artifact is worth today; `None` if a newer claim names other bytes.
-    fn rank(
+    fn judged(
         &self,
         task: &Task,
         entry: &Arc<Entry>,
         expected: &mut Option<Expectation>,
-    ) -> Option<Rank> {
+    ) -> Option<Proof> {
         let generation = self.store.generation();
         let known = (entry.key, entry.blob, task.asker.reader());
         let judged = self.memory.judged.get(&known);
-        if let Some((_, rank)) = judged.filter(|(judged, _)| *judged == generation) {
-            return rank;
+        if let Some((_, today)) = judged.filter(|(judged, _)| *judged == generation) {
+            return today;
         }
         let expected = expected.get_or_insert_with(|| self.expectation_of(task));
-        let rank = expected.rank_of(&entry.digests, entry.size);
-        self.memory.judged.insert(known, (generation, rank));
+        let today = if entry.proof.own {
+            // Its own signature holds whatever indexes come and go.
+            let otherwise = Proof { weak_hash: entry.proof.weak_hash, ..Proof::of(Rank::Signed) };
+            let promises = expected.promises.clone();
+            Expectation { named: expected.named, promises, otherwise }
+                .proof_of(&entry.digests, entry.size)
+        } else {
+            expected.proof_of(&entry.digests, entry.size)
+        };
+        self.memory.judged.insert(known, (generation, today));
+        let proof = today.map(|today| entry.proof.judged(today));
         let public = !task.asker.is_private();
-        if let Some(rank) = rank.filter(|rank| public && *rank != entry.proof.rank) {
+        if let Some(proof) = proof.filter(|proof| public && *proof != entry.proof) {
             // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
             let mut risen = Entry::clone(entry);
-            risen.proof.rank = rank;
+            risen.proof = proof;
             risen.generation = generation;
             let store = Arc::clone(&self.store);
             tokio::task::spawn_blocking(move || {
@@ -356,85 +379,31 @@ impl Pipeline {
                 }
             });
         }
-        rank
+        today
     }
 
-    /// A digest in the request selects public bytes, whoever sent them; what the header fields were, only the URL's own
-    /// origin could say, so there are none but the type of bytes.
+    /// A digest in the request selects public bytes, whoever sent them.
     async fn select_by_digest(&self, task: &Task, expected: &Expectation) -> Option<Arc<Entry>> {
         let (digest, true) = expected.named? else {
             return None;
         };
-        if task.is_guarded() {
-            // Public bytes have public entries.
+        // Public bytes have public entries.
+        if task.needs_own_header() || task.is_guarded() {
             return None;
         }
         let blob = self.store.public_blob_by_digest(&digest)?;
         let size = self.store.has_blob(blob)?;
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/octet-stream"),
-        );
-        let now = self.clock.now();
-        let entry = Entry {
-            key: task.key,
-            shown: task.bare().to_string(),
-            variant: task.target.variant().to_owned(),
-            partition: Partition::Public,
-            ecosystem: task.ecosystem().to_owned(),
-            index: false,
-            blob,
-            size,
-            digests: [blob.digest(), digest]
-                .into_iter()
-                .collect::<std::collections::BTreeSet<Digest>>()
-                .into_iter()
-                .collect(),
-            head: Head { status: StatusCode::OK, headers },
-            varied: task.varied(),
-            proof: Proof::of(Rank::SelfCertified),
-            generation: self.store.generation(),
-            answered_by: None,
-            requested_at: now,
-            received_at: now,
-            checked_at: now,
-        };
-        let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || store.link(entry)).await.ok()?.ok()
+        self.link(task, blob, size, &[digest], Rank::SelfCertified).await
     }
 
-    /// What a stored index is worth to an index that names it: `None` if none that binds does, [`Rank::None`] if the
-    /// newest names other bytes.
-    fn index_by_promise(&self, task: &Task, entry: &Entry) -> Option<Rank> {
-        if !task.is_index() {
-            return None;
+    async fn look_up_mutable(&self, task: &Task, request: &HeaderMap) -> Lookup {
+        if let Some(member) = self.look_up_member(task).await {
+            return member;
         }
-        let expected = self.expectation_of(task);
-        let decides = |promise: &Promise| promise.is_current() && promise.is_strong();
-        if !expected.binding().any(decides) {
-            return None;
-        }
-        Some(expected.vouched(&entry.digests, entry.size))
-    }
-
-    fn look_up_mutable(&self, task: &Task, request: &HeaderMap) -> Lookup {
         let Some(entry) = self.store.entries(task.key).into_iter().next() else {
             return Lookup::Miss;
         };
         let now = self.clock.now();
-        match self.index_by_promise(task, &entry) {
-            Some(rank) if rank.is_strong() => {
-                return Lookup::Fresh(Stored {
-                    proof: Proof { rank, ..entry.proof },
-                    entry,
-                    usable: true,
-                });
-            }
-            // The newest Release names other bytes: what is stored helps nobody who has read that.
-            Some(_) => return Lookup::Miss,
-            None => {}
-        }
         let overtaken = self.memory.is_overtaken(task, entry.requested_at);
         let changed = self.memory.changed.get(task.target.origin());
         let in_grace = task.is_index()
@@ -446,11 +415,8 @@ impl Pipeline {
             && !overtaken
             && !freshness::is_of_the_future(&entry, now)
             && (in_grace || freshness::is_fresh(&entry, request, now));
-        let forbidden = task.is_unknown() && freshness::forbids_stale(&entry.head);
-        let unsigned = self.config.get().stale.unsigned;
-        let limit = if task.is_of_one() { unsigned.min(rights::REMEMBERED) } else { unsigned };
-        let usable = !forbidden && now.since(entry.checked_at) <= limit;
-        let stored = Stored { proof: entry.proof, entry, usable };
+        let usable = self.is_usable(task, &entry, now);
+        let stored = Stored { proof: self.proof_of(task, &entry, now), entry, usable };
         if fresh { Lookup::Fresh(stored) } else { Lookup::Stale(stored) }
     }
 }

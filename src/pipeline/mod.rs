@@ -16,13 +16,18 @@ mod beside;
 mod bound;
 mod cached;
 mod claims;
+mod companions;
 mod documents;
 mod editions;
+mod generation;
 mod guarded;
 mod held;
 mod lead;
 mod lookup;
+mod members;
 mod pass;
+mod pointer;
+mod presence;
 mod reading;
 mod record;
 mod rights;
@@ -53,6 +58,7 @@ use crate::store::Store;
 use crate::target::identity::{self, Misdirected, Tunnel};
 use crate::target::{Credential, Partition, Target};
 use asker::Asker;
+use generation::Generations;
 use reading::Reading;
 use record::Record;
 use silence::Silences;
@@ -80,6 +86,7 @@ pub struct Pipeline {
     keys: Trusted,
     editions: editions::Said,
     reading: Arc<Reading>,
+    generations: Generations,
     next_connection: AtomicU64,
 }
 
@@ -96,10 +103,11 @@ pub struct Connection {
     pub line: Line,
     /// Upstream connections for its passes; nothing else ever uses them.
     pub passes: Passes,
+    /// Which versions of signed indexes it has read.
+    read: members::Read,
 }
 
-/// A client's request, and what it came on.
-#[derive(Debug)]
+/// A client's request, and what it came on. It has no `Debug`: its header fields hold the client's credentials.
 struct Call {
     connection: Arc<Connection>,
     request: Request<Incoming>,
@@ -116,6 +124,7 @@ impl Pipeline {
         metrics: Arc<Metrics>,
         keys: Trusted,
     ) -> Self {
+        let generations = Generations::new(clock.now());
         Self {
             config,
             clock,
@@ -129,6 +138,7 @@ impl Pipeline {
             keys,
             editions: editions::Said::default(),
             reading: Arc::default(),
+            generations,
             next_connection: AtomicU64::new(1),
         }
     }
@@ -136,7 +146,8 @@ impl Pipeline {
     /// What belongs to a client's new connection.
     pub fn connection(&self, peer: SocketAddr, tunnel: Option<Tunnel>, line: Line) -> Connection {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        Connection { id, peer, tunnel, line, passes: self.origins.passes() }
+        let (passes, read) = (self.origins.passes(), members::Read::default());
+        Connection { id, peer, tunnel, line, passes, read }
     }
 
     /// Answers a proxy request: in absolute form, or any inside a tunnel. What goes wrong is an answer, too.
@@ -218,6 +229,10 @@ impl Pipeline {
         let plan = self.plan(&request, &target, known);
         let reach = Reach { internal_client: is_internal(connection.peer), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
+        if let Some(greeting) = self.greeting(call.request.method(), &target) {
+            let reason = PassReason::Answer;
+            return self.greet(call, &target, &greeting, reason, record).await;
+        }
         let now = self.clock.now();
         let task = Task::of_request(&call.request, &target, recognition, likely, reach, now)
             .of(who, &self.store.secret());

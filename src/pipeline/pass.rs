@@ -22,7 +22,7 @@ use super::lookup::expectation;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
-use crate::digest::{Algorithms, Hashing};
+use crate::digest::{Hashing, Wanted};
 use crate::ecosystem::{Kind, Recognition};
 use crate::origin::{Answer, Reach};
 use crate::outcome::Outcome;
@@ -72,18 +72,18 @@ impl Pipeline {
             return record.end(outcome, response.map(|_| reply::empty()));
         }
         let held = bound.filter(|_| response.status() == StatusCode::OK);
-        if let Some((bound, algorithms)) = &held
+        if let Some((bound, wanted)) = &held
             && response.body().is_end_stream()
         {
             // Nobody asks an empty body for its end.
-            let digests = Hashing::new(*algorithms).finish().iter().copied().collect();
+            let digests = Hashing::new(*wanted).finish();
             if let Err(why) = Arc::clone(bound).judge(digests, 0, 0).await {
                 let text = reply::text(StatusCode::BAD_GATEWAY, &why, Outcome::Rejected);
                 return record.end(Outcome::Rejected, text);
             }
         }
         let mut response = response.map(|body| match held {
-            Some((bound, algorithms)) => Held::new(body, bound, algorithms, line).boxed_unsync(),
+            Some((bound, wanted)) => Held::new(body, bound, wanted, line).boxed_unsync(),
             None => Passing { body, line }.boxed_unsync(),
         });
         reply::set_cache_status(response.headers_mut(), outcome, None);
@@ -113,7 +113,7 @@ impl Pipeline {
         recognition: &Recognition,
         reach: Reach,
         client: IpAddr,
-    ) -> Option<(Arc<Bound>, Algorithms)> {
+    ) -> Option<(Arc<Bound>, Wanted)> {
         let expected = self.promised(recognition, target).filter(Expectation::binds)?;
         let bound = Bound {
             pipeline: Arc::clone(self),
@@ -123,7 +123,8 @@ impl Pipeline {
             client,
             asked: self.clock.now(),
         };
-        Some((Arc::new(bound), expected.algorithms()))
+        let content = recognition.ecosystem.content(target);
+        Some((Arc::new(bound), Wanted { algorithms: expected.algorithms(), content }))
     }
 
     /// What is promised of the target, if it is an artifact.
@@ -147,7 +148,7 @@ impl Pipeline {
         self.metrics.rejected();
         let gap = (given > 0).then_some(given);
         self.silences.begin(target, Some(bound.client), &reason, gap, now);
-        self.store.note_rejection(&target.to_string(), &mismatch.to_string(), now);
+        self.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }
 }

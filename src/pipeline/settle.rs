@@ -10,11 +10,12 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::editions;
 use super::lead::{Attempt, Came};
 use super::lookup;
-use super::signature::Own;
+use super::signature::{Own, Worth};
 use super::task::Task;
-use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
+use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
 use crate::ecosystem::{Kind, Recognition};
 use crate::entry::{Entry, Head};
 use crate::flight::{Body, Complete, End, Lead};
@@ -42,12 +43,11 @@ impl Pipeline {
         let body = match complete.body {
             Body::Spooled(body) => body,
             Body::Unstored(digests, size) => {
-                let digests: Vec<Digest> = digests.iter().copied().collect();
                 return self.settle_unstored(lead, task, &digests, size, attempt, resumed).await;
             }
         };
         let base = answer.answered_by.clone();
-        let received = Received {
+        let mut received = Received {
             body,
             head: answer.head,
             plain: answer.plain,
@@ -58,17 +58,45 @@ impl Pipeline {
         };
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
-        match self.own_signature(task, &received, &base).await {
-            Own::Held => Came::Ended(End::Given),
-            Own::Signed => {
-                let otherwise = Some(Rank::Signed);
-                self.judge(lead, task, received, &base, attempt, otherwise).await
-            }
-            Own::Nothing => self.judge(lead, task, received, &base, attempt, None).await,
+        match self.look_at(task, &mut received, &base, attempt).await {
+            Ok(worth) => self.judge(lead, task, received, &base, attempt, worth).await,
+            Err(came) => came,
         }
     }
 
-    /// Compares what came with what is promised of it by now. `signed`: the rank that its own signature gives it.
+    /// Looks at a document that may be signed, and at what belongs to it: what its signature makes of it. `Err`: it is not to
+    /// be kept, or not yet.
+    async fn look_at(
+        self: &Arc<Self>,
+        task: &Task,
+        received: &mut Received,
+        base: &Target,
+        attempt: Attempt,
+    ) -> Result<Worth, Came> {
+        let looked = self.own_signature(task, received, base).await;
+        let signed = match looked.own {
+            Own::Held => return Err(Came::Ended(End::Given)),
+            Own::Forged(why) => {
+                let pair = !looked.companions.is_empty();
+                return Err(self.out_of_step(task, &why, pair, attempt));
+            }
+            Own::Signed(proof) => Some(proof),
+            Own::Nothing => None,
+        };
+        if let Some(members) = looked.members {
+            self.keep_companions(task, looked.companions, &members).await;
+            self.assemble(task, received, members).await?;
+        }
+        let edition = looked.edition.unwrap_or_default();
+        if signed.is_some()
+            && let Some(date) = edition.date
+        {
+            editions::date(&mut received.head, date, received.requested_at);
+        }
+        Ok(Worth { signed, expired_key: edition.expired_key && !received.plain })
+    }
+
+    /// Compares what came with what is promised of it by now.
     async fn judge(
         self: &Arc<Self>,
         lead: &Lead,
@@ -76,18 +104,19 @@ impl Pipeline {
         mut received: Received,
         base: &Target,
         attempt: Attempt,
-        signed: Option<Rank>,
+        worth: Worth,
     ) -> Came {
         let resumed = received.resumed;
         for last in [false, true] {
             let mut expected = self.expectation_of(task);
-            expected.otherwise = signed.unwrap_or(expected.otherwise);
-            received.body = fully_hashed(received.body, &expected).await;
+            expected.otherwise = worth.signed.unwrap_or(expected.otherwise);
+            let wanted = task.wanted(expected.algorithms());
+            received.body = fully_hashed(received.body, wanted).await;
             match verify::judge(received, &expected, task.asked) {
                 Verdict::Keep(verified, disagreement) => {
                     self.alarm(task, disagreement);
                     lead.flight.release(verified.proof());
-                    return Came::Ended(self.keep(task, verified, base).await);
+                    return Came::Ended(self.keep(task, verified, base, worth).await);
                 }
                 Verdict::Give(given, disagreement) => {
                     self.alarm(task, disagreement);
@@ -122,15 +151,16 @@ impl Pipeline {
         self: &Arc<Self>,
         lead: &Lead,
         task: &Task,
-        digests: &[Digest],
+        digests: &Digests,
         size: u64,
         attempt: Attempt,
         resumed: bool,
     ) -> Came {
         self.metrics.alarm(Alarm::Full);
+        let all: Vec<Digest> = digests.iter().copied().collect();
         for last in [false, true] {
             let expected = self.expectation_of(task).comparable(digests);
-            match expected.find(digests, size, task.asked) {
+            match expected.find(&all, size, task.asked).because(digests.fault()) {
                 Finding::Proven { .. } | Finding::Excused(_) => return Came::Ended(End::Given),
                 Finding::Doubted(_) if !last => {
                     self.ask_again_for(task, &expected).await;
@@ -168,18 +198,23 @@ impl Pipeline {
         if attempt == Attempt::First && lead.flight.nothing_given() {
             return Came::Again(End::Refused(line));
         }
+        if Self::is_ahead(task) {
+            return Came::Ended(End::Refused(line));
+        }
         tracing::error!(target: "larder::refused", url = %task.target, %mismatch, "refused: not what was promised");
         self.metrics.rejected();
-        self.store.note_rejection(
-            &task.bare().to_string(),
-            &mismatch.to_string(),
-            self.clock.now(),
-        );
+        self.store.note_rejection(task.bare(), &mismatch.to_string(), self.clock.now());
         Came::Ended(End::Refused(line))
     }
 
     /// Commits, and reads the claims of an index.
-    async fn keep(self: &Arc<Self>, task: &Task, verified: Verified, base: &Target) -> End {
+    async fn keep(
+        self: &Arc<Self>,
+        task: &Task,
+        verified: Verified,
+        base: &Target,
+        worth: Worth,
+    ) -> End {
         let received = verified.received();
         if verified.proof().rank == Rank::Pinned && is_page(&received.head) {
             // A sign-in page or a block page in the place of a package.
@@ -193,7 +228,8 @@ impl Pipeline {
         {
             return End::Given;
         }
-        let entry = self.entry_of(task, confirmed.as_ref(), &verified);
+        let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
+        entry.proof.expired_key = worth.expired_key;
         let changed = self.changes_a_pin(task, &entry);
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;
@@ -209,6 +245,9 @@ impl Pipeline {
         if changed {
             tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
             self.metrics.alarm(Alarm::Changed);
+        }
+        if !task.is_guarded() && !task.is_of_one() {
+            self.note_service(task);
         }
         if let Some(recognition) = confirmed.as_ref().filter(|_| !task.bare().has_token()) {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
@@ -228,7 +267,12 @@ impl Pipeline {
 
     /// What the ledger will say. A resource that is `confirmed` only now is from now on asked for as what it is, and must
     /// be found as that.
-    fn entry_of(&self, task: &Task, confirmed: Option<&Recognition>, verified: &Verified) -> Entry {
+    pub(super) fn entry_of(
+        &self,
+        task: &Task,
+        confirmed: Option<&Recognition>,
+        verified: &Verified,
+    ) -> Entry {
         let received = verified.received();
         let known = confirmed.or(task.recognition.as_ref());
         let target = match confirmed {
@@ -289,7 +333,7 @@ impl Pipeline {
             tracing::warn!(url = %task.target, %mismatch, "an index promises other bytes, and does not decide here");
             self.metrics.alarm(Alarm::Mismatch);
             self.store.note_rejection(
-                &task.bare().to_string(),
+                task.bare(),
                 &format!("kept all the same: {mismatch}"),
                 self.clock.now(),
             );
@@ -315,8 +359,7 @@ fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
 
 /// The body with every digest that is expected of it: a claim that came while it was arriving may name an algorithm that
 /// was not computed.
-async fn fully_hashed(mut body: Spooled, expected: &Expectation) -> Spooled {
-    let wanted = expected.algorithms();
+async fn fully_hashed(mut body: Spooled, wanted: Wanted) -> Spooled {
     let digests = missing_digests(&body.file, body.size, &body.digests, wanted).await;
     if let Some(digests) = digests {
         body.digests = digests;
@@ -328,19 +371,25 @@ async fn fully_hashed(mut body: Spooled, expected: &Expectation) -> Spooled {
 async fn missing_digests(
     file: &Arc<File>,
     size: u64,
-    known: &crate::digest::Digests,
-    wanted: Algorithms,
-) -> Option<crate::digest::Digests> {
-    let missing = |algorithm| wanted.contains(algorithm) && known.get(algorithm).is_none();
+    known: &Digests,
+    wanted: Wanted,
+) -> Option<Digests> {
+    // The content was read while it came, or cannot be.
+    let missing = |algorithm: Algorithm| {
+        wanted.algorithms.contains(algorithm)
+            && !algorithm.is_of_content()
+            && known.get(algorithm).is_none()
+    };
     if !Algorithm::ALL.into_iter().any(missing) {
         return None;
     }
-    let all: Algorithms = Algorithm::ALL
+    let algorithms: Algorithms = Algorithm::ALL
         .into_iter()
-        .filter(|algorithm| wanted.contains(*algorithm) || known.get(*algorithm).is_some())
+        .filter(|of| wanted.algorithms.contains(*of) || known.get(*of).is_some())
         .collect();
+    let all = Wanted { algorithms, ..wanted };
     let file = Arc::clone(file);
-    let hashed = tokio::task::spawn_blocking(move || -> io::Result<crate::digest::Digests> {
+    let hashed = tokio::task::spawn_blocking(move || -> io::Result<Digests> {
         let mut hashing = Hashing::new(all);
         let mut buffer = vec![0; 256 * 1024];
         let mut at = 0;

@@ -30,6 +30,10 @@ impl Shelf for Shelves<'_> {
     fn speakers(&self, origin: &Origin) -> Vec<Root> {
         self.store.speakers(origin)
     }
+
+    fn editions(&self, origin: &Origin) -> Vec<Root> {
+        self.store.editions(origin)
+    }
 }
 
 /// A document that is opened when it is read: mostly it is only asked whether it is there, on a thread that must not wait

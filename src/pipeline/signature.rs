@@ -1,43 +1,62 @@
 //! Documents that carry their own signature are looked at before they are kept: over plain http nothing else could vouch for
 //! them, and what is forged or not the edition that counts must not take the place of one that is.
+//!
+//! A file may carry one, too. Where an index knows the file, its word decides; where none does, the file's own signature by a
+//! key of its repository is as good. One that does not hold is as if there were none: whether such a file is given is not
+//! for a signature to say that nobody promised.
 
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Pipeline;
-use super::editions::{Held, admit};
-use super::shelf::Shelves;
+use super::companions::{Beside, Companion};
+use super::editions::{Held, StepBack, admit};
+use super::generation::{Members, News};
 use super::task::Task;
-use crate::claim::{Claim, ClaimSink, Edition, Standing, TooMany};
-use crate::clock::Time;
+use crate::claim::{Edition, Standing};
 use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
-use crate::proof::Rank;
+use crate::proof::{Proof, Rank};
 use crate::received::Received;
-use crate::target::Target;
+use crate::target::{Root, Target};
 
 /// What a document's own signature makes of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Own {
     /// Nothing: it has none, or none that is known.
     Nothing,
-    /// It proves the document.
-    Signed,
-    /// The document is not to be kept: forged, or not the edition that counts.
+    /// It proves the document: what it is worth by that.
+    Signed(Proof),
+    /// The document is not to be kept: it is not the edition that counts.
     Held,
+    /// Nor is this: it is not what was signed.
+    Forged(String),
 }
 
-/// Takes nothing but what an index says of itself.
-#[derive(Debug, Default)]
-struct OnlyEdition(Option<Edition>);
+/// What a look at a document makes of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Worth {
+    /// Its own signature proves it.
+    pub(super) signed: Option<Proof>,
+    /// A known key signed it, and has expired since.
+    pub(super) expired_key: bool,
+}
 
-impl ClaimSink for OnlyEdition {
-    fn claim(&mut self, _: Claim) -> Result<(), TooMany> {
-        Ok(())
-    }
+/// What a look at a document found.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) own: Own,
+    /// What it says of itself.
+    pub(super) edition: Option<Edition>,
+    /// What it names, if it heads others.
+    pub(super) members: Option<Members>,
+    /// What it was read with.
+    pub(super) companions: Vec<Companion>,
+}
 
-    fn edition(&mut self, edition: Edition) {
-        self.0 = Some(edition);
+impl Looked {
+    fn nothing() -> Self {
+        Self { own: Own::Nothing, edition: None, members: None, companions: Vec::new() }
     }
 }
 
@@ -48,14 +67,19 @@ impl Pipeline {
         task: &Task,
         received: &Received,
         base: &Target,
-    ) -> Own {
-        let Some(known) = task.recognition.as_ref().or(task.likely.as_ref()) else {
-            return Own::Nothing;
+    ) -> Looked {
+        let Some(known) = task.known() else {
+            return Looked::nothing();
         };
         let ecosystem = known.ecosystem;
-        if task.artifact().is_some() || !ecosystem.may_be_signed(task.bare()) {
-            return Own::Nothing;
+        let is_file = task.artifact().is_some();
+        let unneeded = || is_file && !self.expectation_of(task).promises.is_empty();
+        if !ecosystem.may_be_signed(task.bare()) || unneeded() {
+            return Looked::nothing();
         }
+        // What a file wants is the index that names it, which says nothing of the file's own signature.
+        let companions =
+            if is_file { Vec::new() } else { self.companions_of(task, ecosystem).await };
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
@@ -69,13 +93,24 @@ impl Pipeline {
                 proven: if plain { Rank::None } else { Rank::Origin },
                 now: pipeline.clock.now(),
                 open: &open,
-                companions: &Shelves { store: &pipeline.store, since: Time::from_millis(i64::MIN) },
+                companions: &Beside { store: &pipeline.store, companions: &companions },
             };
-            let mut said = OnlyEdition::default();
-            let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut said);
-            pipeline.own(&at, standing, said.0.as_ref())
+            let mut news = News::new(&pipeline, ecosystem, &at, &companions, document.now);
+            let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut news);
+            let (rank, root) = match &standing {
+                Ok(standing) => (standing.rank, standing.root.clone()),
+                Err(_) => (Rank::None, Root::directory_of(&at)),
+            };
+            let own = if is_file {
+                pipeline.own_file(&at, standing, news.edition.as_ref())
+            } else {
+                pipeline.own(&at, standing, news.edition.as_ref(), plain)
+            };
+            let edition = news.edition.clone();
+            let members = news.members(rank, &root);
+            Looked { own, edition, members, companions }
         });
-        looked.await.unwrap_or(Own::Nothing)
+        looked.await.unwrap_or_else(|_| Looked::nothing())
     }
 
     fn own(
@@ -83,19 +118,25 @@ impl Pipeline {
         at: &Target,
         standing: Result<Standing, Malformed>,
         edition: Option<&Edition>,
+        plain: bool,
     ) -> Own {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
-            (Err(forged @ Malformed::Forged(_)), _) => {
-                self.say(at, &forged.to_string());
-                return Own::Held;
+            (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
+            // Over plain http it is not kept, and its claims are never read.
+            (Err(malformed), _) if plain => {
+                self.say(at, &malformed.to_string());
+                return Own::Nothing;
             }
             // A page in the place of an index, say; what it is said to be is found when its claims are read.
             (Ok(_) | Err(_), _) => return Own::Nothing,
         };
         match admit(&self.store, at, &standing, edition, self.clock.now()) {
             // What has expired is what its signers said, and clients may be told to take it all the same.
-            Ok(()) | Err(Held::Expired(_)) if standing.rank == Rank::Signed => Own::Signed,
+            Ok(()) | Err(Held::Expired(_)) if standing.rank == Rank::Signed => {
+                let proof = Proof::of(Rank::Signed);
+                Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof })
+            }
             Ok(()) => {
                 self.name_missing_key(at, &standing, edition);
                 Own::Nothing
@@ -108,16 +149,51 @@ impl Pipeline {
         }
     }
 
+    /// What a file's own signature makes of it.
+    fn own_file(
+        &self,
+        at: &Target,
+        standing: Result<Standing, Malformed>,
+        edition: Option<&Edition>,
+    ) -> Own {
+        let why = match (standing, edition) {
+            (Ok(standing), Some(edition)) if standing.rank == Rank::Signed => {
+                match admit(&self.store, at, &standing, edition, self.clock.now()) {
+                    Ok(()) => {
+                        let proof = Proof { own: true, ..Proof::of(Rank::Signed) };
+                        return Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof });
+                    }
+                    Err(held) => held.to_string(),
+                }
+            }
+            (Ok(_), Some(edition)) => edition.unsigned.clone().unwrap_or_default(),
+            (Ok(_), None) => return Own::Nothing,
+            (Err(malformed), _) => malformed.to_string(),
+        };
+        if self.editions.is_news(format!("{at} {why}")) {
+            tracing::warn!(url = %at, why, "no index knows this file, and its own signature does not prove it");
+            let text = format!("not proved by its own signature: {why}");
+            self.store.note_rejection(at, &text, self.clock.now());
+        }
+        Own::Nothing
+    }
+
     /// An edition does not count: in the log, in the metrics, and where `larder why` finds it; once a day for each.
     pub(super) fn say(&self, at: &Target, why: &str) {
         if self.editions.is_news(format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "this index makes no claims");
             self.metrics.alarm(Alarm::Signature);
-            self.store.note_rejection(
-                &at.to_string(),
-                &format!("makes no claims: {why}"),
-                self.clock.now(),
-            );
+            self.store.note_rejection(at, &format!("makes no claims: {why}"), self.clock.now());
+        }
+    }
+
+    /// An edition looks older than the one before, and nothing in it says so: it counts, and somebody should look.
+    pub(super) fn say_step_back(&self, at: &Target, back: &StepBack) {
+        if self.editions.is_news(format!("{at} {back}")) {
+            tracing::warn!(url = %at, why = %back, "this index looks like an older edition");
+            self.metrics.alarm(Alarm::Signature);
+            let text = format!("looks like an older edition: {back}");
+            self.store.note_rejection(at, &text, self.clock.now());
         }
     }
 
@@ -138,7 +214,7 @@ impl Pipeline {
             let text = format!(
                 "not proved by its signature: {why}; `larder keys add FILE` makes a key known"
             );
-            self.store.note_rejection(&at.to_string(), &text, self.clock.now());
+            self.store.note_rejection(at, &text, self.clock.now());
         }
     }
 }

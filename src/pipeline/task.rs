@@ -1,10 +1,12 @@
 //! What a fill needs to know: the target in its variant, what it was recognised as, and for whom it is.
 
-use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::{Method, Request};
 
 use super::asker::Asker;
+use crate::claim::Promise;
 use crate::clock::Time;
+use crate::digest::{Algorithms, Wanted};
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::Entry;
 use crate::origin::{Ask, Lane, Reach};
@@ -25,6 +27,8 @@ pub(super) struct Task {
     pub(super) reach: Reach,
     /// When the request came.
     pub(super) asked: Time,
+    /// What the generation that its client has read says of it: then nothing else counts.
+    pub(super) promised: Option<Promise>,
     /// For whom it is.
     pub(super) asker: Asker,
     /// The partition in `key`.
@@ -60,6 +64,7 @@ impl Task {
             likely,
             reach,
             asked,
+            promised: None,
             asker: Asker::default(),
             partition: Partition::Public,
             accept: if accept.is_empty() { "*/*".to_owned() } else { accept },
@@ -86,9 +91,32 @@ impl Task {
             likely: None,
             reach,
             asked,
+            promised: None,
             asker: Asker::default(),
             partition: Partition::Public,
         }
+    }
+
+    /// Who may share a flight with it: clients of different generations ask the same URL for different bytes.
+    pub(super) fn flight(&self) -> Key {
+        let Some(promised) = &self.promised else {
+            return self.key;
+        };
+        let digests: Vec<String> = promised.digests.iter().map(ToString::to_string).collect();
+        // A line end cannot stand in a declared variant.
+        let variant = format!("{}\n{}", self.target.variant(), digests.join(" "));
+        self.target.clone().with_variant(&variant).key(self.partition)
+    }
+
+    /// Whether it heads other indexes, or will when its shape is confirmed.
+    pub(super) fn heads(&self) -> bool {
+        self.known().is_some_and(|known| known.ecosystem.heads(&self.bare))
+            && self.artifact().is_none()
+    }
+
+    /// What it is, or may be.
+    pub(super) fn known(&self) -> Option<&Recognition> {
+        self.recognition.as_ref().or(self.likely.as_ref())
     }
 
     /// The same for `asker`. What a private one asks for is looked up, and kept, where only who has a right finds it (see
@@ -145,6 +173,14 @@ impl Task {
         }
     }
 
+    /// What is to be computed of its body, `algorithms` among it. An artifact's content is read even when nothing is
+    /// promised of it yet, because a later index may.
+    pub(super) fn wanted(&self, algorithms: Algorithms) -> Wanted {
+        let known = self.recognition.as_ref().filter(|_| self.artifact().is_some());
+        let content = known.and_then(|known| known.ecosystem.content(&self.bare));
+        Wanted { algorithms, content }
+    }
+
     /// Whether an ecosystem says that it is an index.
     pub(super) fn is_index(&self) -> bool {
         self.recognition
@@ -152,14 +188,39 @@ impl Task {
             .is_some_and(|recognition| recognition.resource.kind == Kind::Index)
     }
 
+    /// Whether it is an index that only points at a document under its digest.
+    pub(super) fn is_pointer(&self) -> bool {
+        self.is_index()
+            && self.recognition.as_ref().is_some_and(|known| known.ecosystem.is_pointer(&self.bare))
+    }
+
+    /// Whether a request with `method` asks if the origin has it.
+    pub(super) fn asks_for_presence(&self, method: &Method) -> bool {
+        self.recognition
+            .as_ref()
+            .is_some_and(|known| known.ecosystem.asks_for_presence(method, &self.bare))
+    }
+
+    /// Whether only its own origin's header can make an answer of bytes that came for another URL.
+    pub(super) fn needs_own_header(&self) -> bool {
+        self.recognition.as_ref().is_some_and(|known| known.ecosystem.needs_own_header(&self.bare))
+    }
+
     /// Whether no ecosystem knows it.
     pub(super) fn is_unknown(&self) -> bool {
         self.recognition.is_none()
     }
 
-    /// Indexes must not wait behind artifacts.
+    /// With whose credential it is asked: whose quota it uses, and whose failures it shares.
+    pub(super) fn class(&self) -> Partition {
+        self.asker.reader()
+    }
+
+    /// Indexes must not wait behind artifacts, under whatever name they are asked for.
     pub(super) fn lane(&self) -> Lane {
-        if self.artifact().is_some() { Lane::Bulk } else { Lane::Metadata }
+        let indexes = |known: &Recognition| known.ecosystem.index_of(&self.bare).is_some();
+        let is_index = self.artifact().is_none() || self.recognition.as_ref().is_some_and(indexes);
+        if is_index { Lane::Metadata } else { Lane::Bulk }
     }
 
     /// The name of the ecosystem; empty for the unknown.
@@ -193,6 +254,7 @@ impl Task {
             patient: self.is_unknown() && stored.is_none(),
             lane: self.lane(),
             reach: self.reach,
+            token: None,
             credential: self.asker.credential().cloned(),
         }
     }

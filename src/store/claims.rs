@@ -263,6 +263,11 @@ impl Claims {
             .collect()
     }
 
+    /// The set of a generation.
+    pub(super) fn set(&self, number: u64) -> Option<Arc<Set>> {
+        self.catalogue().sets.get(&number).cloned()
+    }
+
     /// What a set says of `key`. A set that cannot be read is dropped: it says nothing from now on.
     pub(super) fn find(&self, set: &Set, key: MatchKey, scratch: &mut Vec<u8>) -> Vec<Found> {
         let found = self.segment(set).and_then(|segment| segment.find(key, scratch));

@@ -15,7 +15,7 @@ use super::blobs::{Stored, footprint_of};
 use super::record::Records;
 use super::space::{Purpose, Room};
 use super::{Holding, Store, failpoint, hold};
-use crate::digest::BlobId;
+use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
 use crate::proof::Rank;
 use crate::received::Spooled;
@@ -211,9 +211,10 @@ impl Store {
 
     /// Makes a public body findable by its other strong digests. SHA-256 is its name already.
     pub(super) fn publish_digests(&self, entry: &Entry) {
-        let others = entry.digests.iter().filter(|digest| {
-            digest.algorithm().is_strong() && BlobId::from_digest(digest).is_none()
-        });
+        let others = entry
+            .digests
+            .iter()
+            .filter(|digest| names_bytes(digest) && BlobId::from_digest(digest).is_none());
         for digest in others {
             if self.ledger.by_digest(digest) != Ok(Some(entry.blob)) {
                 let _out_of_service = self.ledger.put_digest(digest, entry.blob);
@@ -251,7 +252,7 @@ impl Store {
         let _out_of_service = self.ledger.remove(key, blob);
         for digest in entry.iter().flat_map(|entry| &entry.digests) {
             let last = hold(&self.bodies).get(blob).is_none_or(|body| body.refs <= 1);
-            if last && digest.algorithm().is_strong() {
+            if last && names_bytes(digest) {
                 let _out_of_service = self.ledger.remove_digest(digest, blob);
             }
         }
@@ -309,6 +310,11 @@ impl Store {
             *count = count.saturating_add_signed(by);
         }
     }
+}
+
+/// Whether a body can be found by a digest: one of content names many bodies.
+fn names_bytes(digest: &Digest) -> bool {
+    digest.algorithm().is_strong() && !digest.algorithm().is_of_content()
 }
 
 /// Whether eviction should spare it: an index, or what an index vouches for.

@@ -70,12 +70,13 @@ pub use seen::Seen;
 pub use spool::Spool;
 pub use upkeep::{Usage, Verification};
 
+use crate::claim::Census;
 use crate::clock::{Clock, Time};
 use crate::config::Live;
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
 use crate::proof::Rank;
-use crate::target::{Key, Origin, Root};
+use crate::target::{Key, Origin, Root, Target};
 use blobs::{Blobs, Stored};
 use claims::Claims;
 use evict::Bodies;
@@ -258,7 +259,7 @@ impl Store {
     /// Blob by any strong digest that was computed at ingest, SHA-256 among them; only bodies that a public entry names
     /// (promise P5). Quick.
     pub fn public_blob_by_digest(&self, digest: &Digest) -> Option<BlobId> {
-        if !digest.algorithm().is_strong() {
+        if !digest.algorithm().is_strong() || digest.algorithm().is_of_content() {
             return None;
         }
         let id = match BlobId::from_digest(digest) {
@@ -331,19 +332,54 @@ impl Store {
         self.state.note_date(directory, date);
     }
 
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first, at most eight. Quick.
+    pub fn editions(&self, origin: &Origin) -> Vec<Root> {
+        self.state.editions(origin)
+    }
+
+    /// Until when the newest signed index in `directory` may be believed; `None` for ever. Quick.
+    pub fn valid_until(&self, directory: &Root) -> Option<Time> {
+        self.state.valid_until(directory)
+    }
+
+    /// Who alone may sign the next index in `directory`; nobody in particular if empty. Quick.
+    pub fn successors(&self, directory: &Root) -> Vec<Box<str>> {
+        self.state.successors(directory)
+    }
+
+    /// Notes who alone may sign the next index in `directory`. Blocking when it is news.
+    pub fn note_successors(&self, directory: &Root, successors: &[Box<str>]) {
+        self.state.note_successors(directory, successors);
+    }
+
+    /// Notes until when the newest signed index in `directory` may be believed. Quick.
+    pub fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
+        self.state.note_valid_until(directory, until);
+    }
+
+    /// What the index in `directory` listed when it was last read, and the newest that it ever did. Quick.
+    pub fn census(&self, directory: &Root) -> Option<Census> {
+        self.state.census(directory)
+    }
+
+    /// Notes what the index in `directory` lists. Blocking when it is news.
+    pub fn note_census(&self, directory: &Root, census: Census) {
+        self.state.note_census(directory, census);
+    }
+
     /// The secret for credential partitions.
     pub fn secret(&self) -> [u8; 32] {
         self.state.secret()
     }
 
-    /// Notes a refusal, for whoever asks why. `shown` is the URL without its secrets. Quick.
-    pub fn note_rejection(&self, shown: &str, text: &str, at: Time) {
-        self.rejections.note(shown, text, at);
+    /// Notes a refusal, for whoever asks why. Quick.
+    pub fn note_rejection(&self, of: &Target, text: &str, at: Time) {
+        self.rejections.note(of, text, at);
     }
 
     /// The refusals of a URL, newest first. Quick.
-    pub fn rejections(&self, shown: &str) -> Vec<Rejection> {
-        self.rejections.of(shown)
+    pub fn rejections(&self, of: &Target) -> Vec<Rejection> {
+        self.rejections.of(of)
     }
 
     /// The entries of `key` from the ledger, or from the records where the ledger cannot say.

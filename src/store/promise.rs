@@ -11,13 +11,22 @@ use super::Store;
 use super::claims::IndexSet;
 use crate::claim::{Generation, Promise, Topic};
 use crate::clock::Time;
-use crate::digest::BlobId;
+use crate::digest::{BlobId, Digest};
 use crate::target::{Origin, Partition, Root, Target};
 
 impl Store {
     /// The promises that public indexes make about `target`; see [`Seen::promises`](super::Seen::promises). Quick.
     pub fn promises(&self, target: &Target, topics: &[Topic], now: Time) -> Vec<Promise> {
         self.promises_seen_by(Partition::Public, target, topics, now)
+    }
+
+    /// What one version of an index says of `target`: the digests of each claim. Quick.
+    pub fn says(&self, by: &Generation, target: &Target) -> Vec<Vec<Digest>> {
+        let Some(set) = self.claims.set(by.number) else {
+            return Vec::new();
+        };
+        let found = self.claims.find(&set, target.match_key(), &mut Vec::new());
+        found.into_iter().map(|found| found.digests).collect()
     }
 
     /// The highest generation number so far: while it has not moved, no judgement has. Read it before [`Store::promises`],

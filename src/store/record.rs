@@ -18,8 +18,8 @@ use crate::digest::{BlobId, hex};
 use crate::entry::Entry;
 use crate::target::Key;
 
-/// Version 1 of the format; the directory above, `v1`, names the version of the whole.
-const KIND: Kind = Kind { magic: *b"LreC", version: 1 };
+/// The version of the format; the directory above, `v1`, names the version of the whole.
+const KIND: Kind = Kind { magic: *b"LreC", version: 2 };
 
 /// The longest record that is read. A head is at most some hundred KiB, by the limits of the HTTP library.
 const MAX_RECORD: u64 = 4 << 20;

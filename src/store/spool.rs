@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::blobs::footprint_of;
 use super::space::{Purpose, Room};
 use super::{CHUNK, SpoolError, Store, durable, failpoint};
-use crate::digest::{Algorithms, Digests, Hashing};
+use crate::digest::{Digests, Hashing, Wanted};
 use crate::received::Spooled;
 
 /// Names spool files apart.
@@ -27,7 +27,7 @@ const RETRIES: usize = 8;
 #[derive(Debug)]
 pub struct Spool {
     store: Arc<Store>,
-    wanted: Algorithms,
+    wanted: Wanted,
     hashing: Hashing,
     hashed: u64,
     sums: Sums,
@@ -44,8 +44,9 @@ impl Store {
     pub fn spool(
         self: &Arc<Self>,
         expected: Option<u64>,
-        wanted: Algorithms,
+        wanted: impl Into<Wanted>,
     ) -> Result<Spool, SpoolError> {
+        let wanted = wanted.into();
         self.could_hold(footprint_of(expected.unwrap_or(0)))?;
         let room = self.room(Purpose::Spool, footprint_of(0))?;
         let (name, file) = self.spool_file()?;

@@ -6,9 +6,12 @@
 //! state/roots         the likely roots that an answer confirmed
 //! state/signers       who signed for a root: the fingerprints seen so far
 //! state/dates         the newest date of each signed index, by its directory
+//! state/successors    who alone may sign the next one, likewise
+//! state/expiries      until when the newest may be believed, likewise
+//! state/census        what each index without a date listed last, by its directory
 //! ```
 //!
-//! The two tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
+//! The tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
 //! losing a match costs another match, but a convention that missed must not be trusted again after a crash.
 
 use std::collections::{HashMap, VecDeque};
@@ -22,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sealed::{Kind, seal, unseal};
 use super::{durable, hold};
+use crate::claim::Census;
 use crate::clock::Time;
 use crate::target::{Origin, Root};
 
@@ -35,6 +39,12 @@ const CONVENTIONS: Kind = Kind { magic: *b"LcnV", version: 1 };
 const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
 const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
+const SUCCESSORS: Kind = Kind { magic: *b"LsuC", version: 1 };
+const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
+const CENSUS: Kind = Kind { magic: *b"LceN", version: 1 };
+
+/// The most directories that are named for one origin: each is worth a request when a file is looked for.
+const MAX_EDITIONS: usize = 8;
 
 /// The most signers of one root: archives change a key every few years.
 const MAX_SIGNERS: usize = 64;
@@ -48,6 +58,10 @@ pub(super) struct State {
     signers: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970.
     dates: Table<Root, i64>,
+    successors: Table<Root, Vec<Box<str>>>,
+    /// Milliseconds since 1970; `None` for ever.
+    expiries: Table<Root, Option<i64>>,
+    census: Table<Root, Option<Census>>,
 }
 
 /// How often a convention matched and missed.
@@ -69,6 +83,9 @@ impl State {
             roots: Table::open(directory.join("roots"), ROOTS)?,
             signers: Table::open(directory.join("signers"), SIGNERS)?,
             dates: Table::open(directory.join("dates"), DATES)?,
+            successors: Table::open(directory.join("successors"), SUCCESSORS)?,
+            expiries: Table::open(directory.join("expiries"), EXPIRIES)?,
+            census: Table::open(directory.join("census"), CENSUS)?,
         })
     }
 
@@ -138,14 +155,23 @@ impl State {
         let below =
             |known: &Root| known.origin == root.origin && known.path.starts_with(&*root.path);
         self.dates.remove(below);
+        self.successors.remove(below);
         self.signers.flush();
         self.dates.flush();
+        self.successors.flush();
         gone.into_iter().flat_map(|(_, signers)| signers).collect()
     }
 
     /// The newest date of the signed index in `directory`.
     pub(super) fn newest_date(&self, directory: &Root) -> Option<Time> {
         self.dates.get(directory).map(Time::from_millis)
+    }
+
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first.
+    pub(super) fn editions(&self, origin: &Origin) -> Vec<Root> {
+        let rows = hold(&self.dates.rows);
+        let here = rows.order.iter().rev().filter(|directory| directory.origin == *origin);
+        here.take(MAX_EDITIONS).cloned().collect()
     }
 
     /// Notes the date of the signed index in `directory`.
@@ -159,12 +185,57 @@ impl State {
         self.dates.flush();
     }
 
+    /// Who alone may sign the next index in `directory`; nobody in particular if empty.
+    pub(super) fn successors(&self, directory: &Root) -> Vec<Box<str>> {
+        self.successors.get(directory).unwrap_or_default()
+    }
+
+    /// Notes who alone may sign the next index in `directory`. Written at once when it is news, like the signers.
+    pub(super) fn note_successors(&self, directory: &Root, successors: &[Box<str>]) {
+        if self.successors(directory) != successors {
+            self.successors.change(directory.clone(), |known| *known = successors.to_vec());
+            self.successors.flush();
+        }
+    }
+
+    /// Until when the newest signed index in `directory` may be believed.
+    pub(super) fn valid_until(&self, directory: &Root) -> Option<Time> {
+        self.expiries.get(directory).flatten().map(Time::from_millis)
+    }
+
+    /// Notes until when the newest signed index in `directory` may be believed.
+    pub(super) fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
+        if self.valid_until(directory) != until {
+            self.expiries.change(directory.clone(), |known| *known = until.map(Time::as_millis));
+        }
+    }
+
+    /// What the index in `directory` listed when it was last read, and the newest that it ever did.
+    pub(super) fn census(&self, directory: &Root) -> Option<Census> {
+        self.census.get(directory)?
+    }
+
+    /// Notes what the index in `directory` lists. The newest stays: only the number of packages may fall.
+    pub(super) fn note_census(&self, directory: &Root, census: Census) {
+        if self.census(directory) == Some(census) {
+            return;
+        }
+        self.census.change(directory.clone(), |known| {
+            let newest = known.map_or(census.newest, |known| known.newest.max(census.newest));
+            *known = Some(Census { newest, ..census });
+        });
+        self.census.flush();
+    }
+
     /// Writes what changed.
     pub(super) fn flush(&self) {
         self.conventions.flush();
         self.roots.flush();
         self.signers.flush();
         self.dates.flush();
+        self.successors.flush();
+        self.expiries.flush();
+        self.census.flush();
     }
 }
 

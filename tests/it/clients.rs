@@ -2,10 +2,10 @@
 //! silently short file, however it resumes or gives up by itself.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use crate::world::archive::{by_hash, flipped};
-use crate::world::tools::{client, run, text, trusted_file};
+use crate::world::tools::{client, installed, run, text, trusted_file};
 use crate::world::{Page, World, noise};
 
 /// A client that downloads `$URL` into `$OUT`, as people call it.
@@ -75,19 +75,6 @@ const DOWNLOADERS: &[Downloader] = &[
     Downloader { name: "urllib", program: "python3", arguments: &["-c", URLLIB] },
     Downloader { name: "requests", program: "python3", arguments: &["-c", REQUESTS] },
 ];
-
-/// Whether `program` is installed here; says so when a test leaves it out.
-fn installed(program: &str) -> bool {
-    let found = Command::new(program).arg("--version").output().is_ok();
-    if !found {
-        // The one place where a test speaks: a client that was not tried must not look tried.
-        let _said = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            format!("not tried: {program}\n").as_bytes(),
-        );
-    }
-    found
-}
 
 impl Downloader {
     /// Downloads `url`; what it said, and where the file would be.

@@ -162,6 +162,22 @@ mod tests {
     }
 
     #[test]
+    fn the_set_up_script_sets_the_same_variables() {
+        let script = include_str!("../../../ca/setup/1-call.sh");
+        let listed = |list: &str| -> BTreeSet<&str> {
+            let (_, rest) = script.split_once(&format!("\n{list}='")).unwrap();
+            rest.split_once('\'').unwrap().0.split_whitespace().collect()
+        };
+        let ours = |kind| -> BTreeSet<&str> {
+            VARIABLES.iter().filter(|(_, of)| *of == kind).map(|(name, _)| *name).collect()
+        };
+        assert_eq!(listed("proxy_names"), ours(Value::Proxy));
+        assert_eq!(listed("around_names"), ours(Value::NoProxy));
+        assert_eq!(listed("bundle_names"), ours(Value::Bundle));
+        assert_eq!(listed("extra_names"), ours(Value::Extra));
+    }
+
+    #[test]
     fn the_proxy_is_named_in_both_cases() {
         let set = variables_of(&[
             ("HTTPS_PROXY", "http://other.example.org"),

@@ -26,6 +26,7 @@ use crate::accept;
 use crate::admin::ask::{Served, Staying};
 use crate::admin::question::Status;
 use crate::admin::{Answer, Question};
+use crate::config::Config;
 use crate::outcome::metrics::Totals;
 use crate::store::OpenError;
 
@@ -148,7 +149,9 @@ async fn find_or_start(invocation: &Invocation) -> anyhow::Result<Used> {
                 return Ok(Used::Found { served, status: Box::new(status), _staying: staying });
             }
         }
-        match serve::open(invocation).await {
+        // A larder for one command is nobody else's business.
+        let config = Config { announce: false, ..invocation.loaded.config.clone() };
+        match serve::open(config, invocation.clock.clone()).await {
             Ok(larder) => return start(larder, invocation).map(Used::Own),
             Err(error) => {
                 let held = error

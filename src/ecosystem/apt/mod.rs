@@ -16,21 +16,23 @@
 mod date;
 mod expand;
 pub(super) mod fuzz;
+mod patches;
 mod places;
 mod release;
 mod shape;
 mod stanzas;
+mod wanted;
 
 use std::io::{self, Read};
 
 use super::{Document, Ecosystem, Malformed, Recognised, Renewal, Shape, Shelf, bounded};
 use crate::claim::{Claim, ClaimSink, Edition, Standing, Topic};
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
 use crate::entry::Head;
 use crate::keyring::{Cleartext, Keyring, NotSigned, Signed};
 use crate::proof::Rank;
 use crate::target::{Root, Target};
-use places::{bases, beside, by_hash_url, directory, is_stanzas, parents, suite};
+use places::{bases, beside, by_hash_url, directory, is_head, is_stanzas, parents, suite};
 use release::Release;
 use stanzas::Places;
 
@@ -41,6 +43,9 @@ const MAX_RELEASE: u64 = 16 << 20;
 
 /// The longest file of signatures, in bytes.
 const MAX_SIGNATURE: u64 = 256 << 10;
+
+/// The file of signatures beside a Release.
+const SIGNATURE: &str = "Release.gpg";
 
 /// apt archives.
 #[derive(Debug)]
@@ -65,12 +70,15 @@ impl Ecosystem for Apt {
             }
     }
 
-    /// A Release is read together with its signature.
+    /// A Release is read together with its signature, a package after the indexes that may name it.
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
-        if at.file_name() != "Release" {
+        if shape::is_file(at) {
+            return wanted::of_file(at, have);
+        }
+        if at.file_name() != "Release" || !is_head(at) {
             return Vec::new();
         }
-        let signature = beside(at, "Release.gpg");
+        let signature = beside(at, SIGNATURE);
         signature.filter(|signature| have.open(signature).is_none()).into_iter().collect()
     }
 
@@ -80,7 +88,10 @@ impl Ecosystem for Apt {
         keys: &Keyring,
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed> {
-        let root = shape::dists(doc.at).unwrap_or_else(|| Root::directory_of(doc.at));
+        // A flat archive's index under its digest speaks for the directory of the index.
+        let index = self.index_of(doc.at);
+        let root = shape::dists(doc.at)
+            .unwrap_or_else(|| Root::directory_of(index.as_ref().unwrap_or(doc.at)));
         let nothing = Standing { rank: Rank::None, root: root.clone() };
         if doc.head.status != hyper::StatusCode::OK {
             return Ok(nothing);
@@ -90,16 +101,22 @@ impl Ecosystem for Apt {
                 doc.expect_identity()?;
                 let cleartext = clear_signed(doc)?;
                 let signed = keys.verify_cleartext(&cleartext, doc.now);
-                of_release(doc, &root, cleartext.text(), signed, out)?
+                of_release(doc, &root, cleartext.text(), signed, keys, out)?
             }
             "Release" => {
                 doc.expect_identity()?;
                 let text = read(&mut (doc.open)()?, MAX_RELEASE)?;
-                let signed = detached(doc, &text, keys)?;
+                let signature = signature(doc)?;
+                let signed = keys_of(&signature, &text, keys, doc);
                 let text = String::from_utf8_lossy(&text);
-                of_release(doc, &root, &text, signed, out)?
+                let rank = of_release(doc, &root, &text, signed, keys, out)?;
+                if rank == Rank::Signed {
+                    name_signature(doc.at, &signature, out)?;
+                }
+                rank
             }
-            "Release.gpg" => Rank::None,
+            SIGNATURE => Rank::None,
+            _ if patches::is_list(doc.at) => of_patches(doc, out)?,
             _ if self.index_of(doc.at).is_some() || is_stanzas(doc.at) => {
                 of_stanzas(doc, &root, out)?
             }
@@ -109,7 +126,15 @@ impl Ecosystem for Apt {
     }
 
     fn may_be_signed(&self, at: &Target) -> bool {
-        at.file_name() == "InRelease"
+        is_head(at)
+    }
+
+    fn heads(&self, at: &Target) -> bool {
+        is_head(at)
+    }
+
+    fn named_by(&self, index: &Target, digest: &Digest) -> Option<Target> {
+        by_hash_url(&directory(index), digest)
     }
 
     fn depends_on_keys(&self, at: &Target) -> bool {
@@ -160,8 +185,10 @@ fn of_release(
     root: &Root,
     text: &str,
     signed: Result<Signed, NotSigned>,
+    keys: &Keyring,
     out: &mut dyn ClaimSink,
 ) -> Result<Rank, Malformed> {
+    let expired_key = signed.as_ref().is_err_and(NotSigned::is_expired);
     let (rank, signers, unsigned) = match signed {
         Ok(signed) => (Rank::Signed, signed.signers, None),
         Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
@@ -186,6 +213,14 @@ fn of_release(
         unsigned,
         date: release.date,
         valid_until: release.valid_until,
+        expired_key,
+        successors: release
+            .signed_by
+            .iter()
+            // Of a key that is not known the fingerprint is all there is.
+            .map(|named| keys.primary_of(named).map_or_else(|| named.as_str().into(), |key| key.0))
+            .collect(),
+        ..Edition::default()
     });
     if rank != Rank::None {
         name_members(doc.at, root, &release, out)?;
@@ -224,18 +259,41 @@ fn name_members(
     Ok(())
 }
 
-/// Reads the claims of a Packages or Sources, or finds that it is neither.
-fn of_stanzas(doc: &Document<'_>, root: &Root, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
-    let rank = match doc.proven {
+/// Reads the claims of a list of patches.
+fn of_patches(doc: &Document<'_>, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
+    let rank = rank_of(doc);
+    if rank != Rank::None {
+        doc.expect_identity()?;
+        let text = read(&mut (doc.open)()?, MAX_RELEASE)?;
+        patches::read(doc.at, &String::from_utf8_lossy(&text), out)?;
+    }
+    Ok(rank)
+}
+
+/// What the claims of an index are worth that has no signature of its own.
+fn rank_of(doc: &Document<'_>) -> Rank {
+    match doc.proven {
         Rank::Signed => Rank::Signed,
-        Rank::None | Rank::Origin | Rank::Pinned | Rank::IndexedWeak | Rank::Indexed => {
-            if !doc.may_claim() {
-                return Ok(Rank::None);
-            }
+        Rank::None | Rank::Origin | Rank::Pinned | Rank::IndexedWeak | Rank::Indexed
+            if doc.may_claim() =>
+        {
             Rank::Indexed
         }
-        Rank::SelfCertified => return Ok(Rank::None),
-    };
+        Rank::None
+        | Rank::Origin
+        | Rank::Pinned
+        | Rank::IndexedWeak
+        | Rank::Indexed
+        | Rank::SelfCertified => Rank::None,
+    }
+}
+
+/// Reads the claims of a Packages or Sources, or finds that it is neither.
+fn of_stanzas(doc: &Document<'_>, root: &Root, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
+    let rank = rank_of(doc);
+    if rank == Rank::None {
+        return Ok(Rank::None);
+    }
     doc.expect_identity()?;
     let places = Places { bases: bases(doc.at, root), topic: shape::topic(doc.at) };
     let known = shape::by_hash(doc.at.path()).is_none();
@@ -252,19 +310,39 @@ fn clear_signed(doc: &Document<'_>) -> Result<Cleartext, Malformed> {
     })
 }
 
+/// The signature beside a Release; empty if there is none.
+fn signature(doc: &Document<'_>) -> Result<Vec<u8>, Malformed> {
+    let stored = beside(doc.at, SIGNATURE).and_then(|at| doc.companions.open(&at));
+    stored.map_or(Ok(Vec::new()), |mut stored| read(&mut stored, MAX_SIGNATURE))
+}
+
 /// What the signature beside a Release makes of it. Without one it is unsigned.
-fn detached(
-    doc: &Document<'_>,
+fn keys_of(
+    signature: &[u8],
     text: &[u8],
     keys: &Keyring,
-) -> Result<Result<Signed, NotSigned>, Malformed> {
-    let signature = beside(doc.at, "Release.gpg");
-    let stored = signature.and_then(|at| doc.companions.open(&at));
-    let Some(mut stored) = stored else {
-        return Ok(Err(NotSigned { faults: Vec::new() }));
-    };
-    let signature = read(&mut stored, MAX_SIGNATURE)?;
-    Ok(keys.verify_detached(text, &signature, doc.now))
+    doc: &Document<'_>,
+) -> Result<Signed, NotSigned> {
+    if signature.is_empty() {
+        return Err(NotSigned { faults: Vec::new() });
+    }
+    keys.verify_detached(text, signature, doc.now)
+}
+
+/// Claims the signature that verified: the two are one generation, and of use only together.
+fn name_signature(
+    release: &Target,
+    signature: &[u8],
+    out: &mut dyn ClaimSink,
+) -> Result<(), Malformed> {
+    let mut hashing = Hashing::new(Algorithms::NONE.with(Algorithm::Sha256));
+    hashing.update(signature);
+    let digests: Vec<Digest> = hashing.finish().iter().copied().collect();
+    if let Some(target) = beside(release, SIGNATURE) {
+        let size = Some(signature.len() as u64);
+        out.claim(Claim { target, topic: shape::topic(release), digests, size })?;
+    }
+    Ok(())
 }
 
 fn read(from: &mut dyn Read, limit: u64) -> Result<Vec<u8>, Malformed> {

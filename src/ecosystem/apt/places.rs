@@ -31,6 +31,15 @@ pub(super) fn is_stanzas(at: &Target) -> bool {
     matches!(at.file_name().as_str(), "Packages" | "Sources")
 }
 
+/// Whether this is the Release of a suite or of a flat archive. Those beside a Packages describe their directory, name
+/// nothing and are signed by nobody.
+pub(super) fn is_head(at: &Target) -> bool {
+    let above = at.path().rsplit('/').nth(1).unwrap_or_default();
+    matches!(at.file_name().as_str(), "InRelease" | "Release")
+        && above != "source"
+        && !above.starts_with("binary-")
+}
+
 /// The file `name` in the same directory.
 pub(super) fn beside(at: &Target, name: &str) -> Option<Target> {
     Target::new(at.origin().clone(), &format!("{}{name}", directory(at).path)).ok()
@@ -45,7 +54,12 @@ pub(super) fn by_hash_url(directory: &Root, digest: &Digest) -> Option<Target> {
     let algorithm = match digest.algorithm() {
         Algorithm::Sha256 => "SHA256",
         Algorithm::Sha512 => "SHA512",
-        Algorithm::Md5 | Algorithm::Sha1 | Algorithm::Sha384 | Algorithm::Blake2b256 => {
+        Algorithm::Md5
+        | Algorithm::Sha1
+        | Algorithm::Sha384
+        | Algorithm::Blake2b256
+        | Algorithm::Apk2Sha1
+        | Algorithm::Apk2Sha256 => {
             return None;
         }
     };

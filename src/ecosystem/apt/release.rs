@@ -16,6 +16,9 @@ use crate::ecosystem::Malformed;
 /// The most indexes of one suite: four times as many as the largest known has.
 const MAX_MEMBERS: usize = 65_536;
 
+/// The most keys that may sign the next one.
+const MAX_SIGNERS: usize = 32;
+
 /// What a Release says.
 #[derive(Debug, Default)]
 pub(super) struct Release {
@@ -23,6 +26,8 @@ pub(super) struct Release {
     pub(super) valid_until: Option<Time>,
     pub(super) suite: Option<String>,
     pub(super) codename: Option<String>,
+    /// Who may sign the next one: fingerprints, as they stand.
+    pub(super) signed_by: Vec<String>,
     /// Whether its indexes can be had under their digests.
     pub(super) by_hash: bool,
     /// The indexes, by their paths below the Release's directory.
@@ -68,6 +73,7 @@ impl Release {
                 "valid-until" => release.valid_until = Some(moment(value)?),
                 "suite" => release.suite = Some(value.to_owned()),
                 "codename" => release.codename = Some(value.to_owned()),
+                "signed-by" => release.signed_by = fingerprints(value),
                 "acquire-by-hash" => release.by_hash = value.eq_ignore_ascii_case("yes"),
                 _ => {}
             }
@@ -117,6 +123,16 @@ impl Release {
         let first = suite.split('/').next().unwrap_or(suite);
         names.is_empty() || names.contains(&suite) || names.contains(&first)
     }
+}
+
+/// `Signed-By`: separated by commas or blanks; `!` behind one means exactly that key.
+fn fingerprints(value: &str) -> Vec<String> {
+    value
+        .split([',', ' ', '\t'])
+        .map(|word| word.trim_end_matches('!').to_ascii_uppercase())
+        .filter(|word| word.len() >= 40 && word.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        .take(MAX_SIGNERS)
+        .collect()
 }
 
 fn moment(text: &str) -> Result<Time, Malformed> {

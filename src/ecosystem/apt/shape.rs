@@ -28,8 +28,7 @@ pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
         let root = archive_root(at).unwrap_or_else(|| Root::at(at, directory.len()));
         return Recognised::Certain(resource(artifact(Some(named)), root));
     }
-    let file = at.file_name();
-    if is_binary(&file) || is_source(&file) && pool(at).is_some() {
+    if is_file(at) {
         let root = archive_root(at).unwrap_or_else(|| Root::directory_of(at));
         return Recognised::Certain(resource(artifact(None), root));
     }
@@ -40,6 +39,12 @@ pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
         Some(root) => Recognised::Certain(resource(Kind::Index, root)),
         None => Recognised::Likely(resource(Kind::Index, Root::directory_of(at))),
     }
+}
+
+/// Whether this is a package, or a part of a source package.
+pub(super) fn is_file(at: &Target) -> bool {
+    let file = at.file_name();
+    is_binary(&file) || is_source(&file) && pool(at).is_some()
 }
 
 /// Under which an archive's claims are found. A package's path does not always tell its archive's root, so that all

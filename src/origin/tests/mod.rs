@@ -5,5 +5,6 @@ mod passing;
 mod pool;
 mod proxied;
 mod redirected;
+mod tokens;
 mod trust;
 mod world;

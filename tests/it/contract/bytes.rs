@@ -50,7 +50,18 @@ fn segment() -> impl Strategy<Value = String> {
         "dist",
         "2026-11-20",
         "channel-rust-stable.toml",
+        "x86_64",
+        "APKINDEX.tar.gz",
+        "Packages.adb",
+        "a-1.0-r0.apk",
         "a-1_1.0.orig.tar.xz",
+        "v2",
+        "manifests",
+        "blobs",
+        "tags",
+        "list",
+        "_catalog",
+        "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
         "1",
         "a",
         "",
@@ -74,6 +85,7 @@ proptest! {
             "text/plain",
             "application/json",
             "application/vnd.npm.install-v1+json",
+            "application/vnd.oci.image.index.v1+json, */*",
         ]),
     ) {
         fuzz::requests(format!("/{}\n{accept}", path.join("/")).as_bytes());
@@ -100,7 +112,7 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 /// What formats give a meaning to.
-const WORDS: [&str; 26] = [
+const WORDS: [&str; 28] = [
     "<a href=\"",
     "<base href=",
     "<script>",
@@ -127,6 +139,8 @@ const WORDS: [&str; 26] = [
     "\"cksum\":\"",
     "[pkg.a.target.b]\nurl = \"",
     "/dist/2026-11-20/",
+    "C:Q1AAAAAAAAAAAAAAAAAAAAAAAAAAA=\nP:a\nV:1\n\n",
+    ".SIGN.RSA256.",
 ];
 
 /// Numbers that look random and are the same in every run (Marsaglia, "Xorshift RNGs", 2003).

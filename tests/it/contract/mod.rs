@@ -20,7 +20,7 @@ use hyper::{HeaderMap, StatusCode};
 
 use larder::claim::{Claim, Generation, Promise, Relation, Standing};
 use larder::clock::Time;
-use larder::digest::{Algorithms, Digests, Hashing};
+use larder::digest::{Algorithms, Digests, Hashing, Wanted};
 use larder::ecosystem::{
     ALL, Artifact, Document, Ecosystem, Kind, Recognised, Resource, Shape, Shelf,
 };
@@ -183,13 +183,13 @@ fn head() -> Head {
     Head { status: StatusCode::OK, headers: HeaderMap::new() }
 }
 
-fn hashed(bytes: &[u8], wanted: Algorithms) -> Digests {
+fn hashed(bytes: &[u8], wanted: impl Into<Wanted>) -> Digests {
     let mut hashing = Hashing::new(wanted);
     hashing.update(bytes);
     hashing.finish()
 }
 
-fn received(bytes: &[u8], expected: &Expectation) -> Received {
+fn received(bytes: &[u8], wanted: Wanted) -> Received {
     let mut spool = tempfile::NamedTempFile::new().unwrap();
     spool.write_all(bytes).unwrap();
     let (file, path) = spool.keep().unwrap();
@@ -198,7 +198,7 @@ fn received(bytes: &[u8], expected: &Expectation) -> Received {
             file: Arc::new(file),
             path,
             size: bytes.len() as u64,
-            digests: hashed(bytes, expected.algorithms()),
+            digests: hashed(bytes, wanted),
             chunks: Vec::new(),
             room: Box::new(()),
         },
@@ -263,15 +263,19 @@ fn files_are_proven_by_their_indexes_and_their_tampered_twins_refused() {
             };
             let target = Target::from_url(&file.url).unwrap();
             let expected = case.expectation(&target, &artifact);
+            let wanted = Wanted {
+                algorithms: expected.algorithms(),
+                content: case.ecosystem.content(&target),
+            };
             let bytes = case.read(&file.name);
-            match judge(received(&bytes, &expected), &expected, ASKED) {
+            match judge(received(&bytes, wanted), &expected, ASKED) {
                 Verdict::Keep(verified, None) => {
                     assert_eq!(verified.proof().rank.as_str(), file.proof, "{}", file.url);
                 }
                 other => panic!("{} {other:?}", file.url),
             }
             for twin in tampered(&bytes) {
-                match judge(received(&twin, &expected), &expected, ASKED) {
+                match judge(received(&twin, wanted), &expected, ASKED) {
                     Verdict::Refuse(..) => refused += 1,
                     // A weak digest denies nothing, and lets nothing be kept that does not match it.
                     Verdict::Give(_, Some(_)) if file.proof == "indexed-weak" => {}

@@ -15,6 +15,7 @@ use hyper::header::HOST;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use larder::clock::Clock;
+use larder::digest::{Algorithms, Digest, Hashing};
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
@@ -468,6 +469,21 @@ impl Opened {
             self.body.clear();
             if let Some(end) = &self.end {
                 return *end == End::Complete && at == expected.len();
+            }
+            self.step().await;
+        }
+    }
+
+    /// Reads to the end without keeping: how many bytes a complete answer had, and their SHA-256.
+    pub(crate) async fn digested(mut self) -> Option<(u64, Digest)> {
+        let (mut hashing, mut count) = (Hashing::new(Algorithms::NONE), 0);
+        loop {
+            hashing.update(&self.body);
+            count += self.body.len() as u64;
+            self.body.clear();
+            if let Some(end) = &self.end {
+                let digest = hashing.finish().blob().digest();
+                return (*end == End::Complete).then_some((count, digest));
             }
             self.step().await;
         }

@@ -1,6 +1,7 @@
 //! The world of a test: scripted origins with an authority of their own, a larder, clients. Everything on loopback,
 //! nothing shared between tests, nothing left behind.
 
+pub(crate) mod apk;
 pub(crate) mod archive;
 pub(crate) mod binary;
 pub(crate) mod blind;
@@ -8,8 +9,11 @@ pub(crate) mod ca;
 pub(crate) mod client;
 pub(crate) mod gpg;
 pub(crate) mod larder;
+pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod page;
+pub(crate) mod registry;
+pub(crate) mod root;
 pub(crate) mod tools;
 
 use std::future::Future;

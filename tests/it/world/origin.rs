@@ -57,6 +57,7 @@ pub(crate) enum Mood {
 struct State {
     pages: Mutex<HashMap<String, Page>>,
     scripts: Mutex<HashMap<String, Script>>,
+    otherwise: Mutex<Option<Script>>,
     asked: Mutex<Vec<Asked>>,
     mood: Mutex<Mood>,
     connections: AtomicUsize,
@@ -77,6 +78,13 @@ impl Origin {
         Self::start(host, Some(ca), &["h2", "http/1.1"]).await
     }
 
+    /// https as `name`, on port 443 for whoever comes through a [`Names`](super::names::Names) that knows it.
+    pub(crate) async fn named(ca: &Ca, name: &str) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let acceptor = TlsAcceptor::from(ca.server(name, &["h2", "http/1.1"]));
+        Self::on(listener, Some(acceptor), format!("https://{name}"))
+    }
+
     /// https that speaks only http/1.1.
     pub(crate) async fn tls_http1(ca: &Ca, host: &str) -> Self {
         Self::start(host, Some(ca), &["http/1.1"]).await
@@ -89,20 +97,26 @@ impl Origin {
 
     async fn start(host: &str, ca: Option<&Ca>, alpn: &[&str]) -> Self {
         let listener = TcpListener::bind((host, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let port = listener.local_addr().unwrap().port();
         let scheme = if ca.is_some() { "https" } else { "http" };
         let shown = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        let acceptor = ca.map(|ca| TlsAcceptor::from(ca.server(host, alpn)));
+        Self::on(listener, acceptor, format!("{scheme}://{shown}:{port}"))
+    }
+
+    fn on(listener: TcpListener, acceptor: Option<TlsAcceptor>, base: String) -> Self {
+        let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             pages: Mutex::default(),
             scripts: Mutex::default(),
+            otherwise: Mutex::default(),
             asked: Mutex::default(),
             mood: Mutex::new(Mood::Well),
             connections: AtomicUsize::new(0),
             cut: Notify::new(),
         });
-        let acceptor = ca.map(|ca| TlsAcceptor::from(ca.server(host, alpn)));
         Self {
-            base: format!("{scheme}://{shown}:{}", address.port()),
+            base,
             address,
             state: Arc::clone(&state),
             task: tokio::spawn(accept(listener, acceptor, state)),
@@ -141,6 +155,16 @@ impl Origin {
         self.url(path)
     }
 
+    /// Lets `script` answer wherever nothing else does.
+    pub(crate) fn otherwise<F, A>(&self, script: F)
+    where
+        F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
+        A: Future<Output = Response<OriginBody>> + Send + 'static,
+    {
+        let script: Script = Arc::new(move |request| Box::pin(script(request)));
+        *self.state.otherwise.lock().unwrap() = Some(script);
+    }
+
     /// Takes the script at `path` away.
     pub(crate) fn unscript(&self, path: &str) {
         self.state.scripts.lock().unwrap().remove(path);
@@ -155,6 +179,11 @@ impl Origin {
     /// How often `path` was asked with GET.
     pub(crate) fn gets(&self, path: &str) -> usize {
         self.asked(path).iter().filter(|one| one.method == Method::GET).count()
+    }
+
+    /// Everything that was asked, in order.
+    pub(crate) fn log(&self) -> Vec<Asked> {
+        self.state.asked.lock().unwrap().clone()
     }
 
     /// How many requests came in all.
@@ -249,8 +278,12 @@ async fn answer(
     if let Some(script) = script {
         return script(request).await;
     }
-    let mut pages = state.pages.lock().unwrap();
-    let mut nothing = Page::status(404);
-    let page = pages.get_mut(&path).unwrap_or(&mut nothing);
-    page.answer(request.method(), request.headers())
+    if let Some(page) = state.pages.lock().unwrap().get_mut(&path) {
+        return page.answer(request.method(), request.headers());
+    }
+    let otherwise = state.otherwise.lock().unwrap().clone();
+    match otherwise {
+        Some(script) => script(request).await,
+        None => Page::status(404).answer(request.method(), request.headers()),
+    }
 }

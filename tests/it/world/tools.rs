@@ -78,6 +78,15 @@ pub(crate) async fn trusted_file(world: &World) -> String {
     file.to_str().unwrap().to_owned()
 }
 
+/// Whether `program` is installed here; says so when a test leaves it out.
+pub(crate) fn installed(program: &str) -> bool {
+    let found = Command::new(program).arg("--version").output().is_ok();
+    if !found {
+        skip(&format!("{program} is not installed"));
+    }
+    found
+}
+
 /// Says why a test looked at nothing: a client that is not installed here.
 pub(crate) fn skip(reason: &str) {
     // If standard error is gone, so is whoever would have read it.

@@ -1,0 +1,191 @@
+//! apk repositories (Alpine's format): the chain from a signature to the content of a package.
+//!
+//! ```text
+//! key ─▶ APKINDEX.tar.gz ─▶ digest of a package's control part, length ─▶ control part ─▶ digest of its data ─▶ .apk
+//! ```
+//!
+//! `shape.rs` tells what a URL is; `members.rs` finds the gzip members that files are made of, `tar.rs` the files in them;
+//! `signature.rs` reads who signed, `index.rs` what an index says, `package.rs` whether a package's parts belong together.
+//!
+//! What is promised is a package's content and not its bytes: the signature in front of it is free. So digests of packages
+//! are of an algorithm of their own, which names no stored body; and while repositories name control parts by SHA-1, the
+//! proof says so (`weak-hash`).
+//!
+//! The format of apk-tools 3 (ADB) is recognised, and makes no claims: its indexes are revalidated, its packages kept as what
+//! their origin first served.
+//!
+//! Sources: apk-v2(5), apk-package(5), apk-keys(5), and apk-tools' `extract_v2.c`, `sign.c`, `database.c`.
+
+mod broken;
+pub(super) mod fuzz;
+mod index;
+mod members;
+mod package;
+mod shape;
+mod signature;
+mod tar;
+
+use std::io::{self, Read};
+
+use super::{Document, Ecosystem, Malformed, Recognised, Shape, Shelf};
+use crate::claim::{ClaimSink, Edition, Standing, Topic};
+use crate::digest::NewContent;
+use crate::entry::Head;
+use crate::keyring::Keyring;
+use crate::proof::Rank;
+use crate::target::{Root, Target};
+use package::{Package, Whole};
+
+const NAME: &str = "apk";
+
+/// How much of a file is read at once, in bytes.
+const PIECE: usize = 64 << 10;
+
+/// apk repositories.
+#[derive(Debug)]
+pub(super) struct Apk;
+
+impl Ecosystem for Apk {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn recognise(&self, request: &Shape<'_>) -> Recognised {
+        shape::recognise(request)
+    }
+
+    fn confirm(&self, at: &Target, head: &Head, start: &[u8]) -> bool {
+        let file = at.file_name();
+        head.status == hyper::StatusCode::OK
+            && (file == shape::INDEX && start.starts_with(&[0x1f, 0x8b])
+                || file.ends_with(".adb") && shape::is_adb(start))
+    }
+
+    /// A package is judged by the index beside it.
+    fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
+        let index = shape::index_of(at).filter(|_| shape::is_package(at));
+        index.filter(|index| have.open(index).is_none()).into_iter().collect()
+    }
+
+    fn claims(
+        &self,
+        doc: &Document<'_>,
+        keys: &Keyring,
+        out: &mut dyn ClaimSink,
+    ) -> Result<Standing, Malformed> {
+        let root = Root::directory_of(doc.at);
+        let rank = match doc.at.file_name().as_str() {
+            _ if doc.head.status != hyper::StatusCode::OK => Rank::None,
+            shape::INDEX => of_index(doc, keys, out)?,
+            _ if shape::is_package(doc.at) => of_package(doc, keys, out)?,
+            _ => Rank::None,
+        };
+        Ok(Standing { rank, root })
+    }
+
+    fn may_be_signed(&self, at: &Target) -> bool {
+        at.file_name() == shape::INDEX || shape::is_package(at)
+    }
+
+    fn content(&self, at: &Target) -> Option<NewContent> {
+        shape::is_package(at).then_some(|| Box::new(Package::new()))
+    }
+
+    fn topics(&self, index: &Target) -> Vec<Topic> {
+        vec![shape::topic(index)]
+    }
+}
+
+/// Reads the claims of an index. Servers that take `.gz` for a content coding label it as one and send the same file, so
+/// that no coding is refused here: the signature is over the file, and what is not the file does not read as one.
+fn of_index(
+    doc: &Document<'_>,
+    keys: &Keyring,
+    out: &mut dyn ClaimSink,
+) -> Result<Rank, Malformed> {
+    let front = index::front((doc.open)()?)?;
+    let mut edition = Edition::default();
+    let rank = match front.signatures.judge(&front.hashed, keys) {
+        Ok(signed) => {
+            edition.signers = signed.signers.into_iter().map(|signer| signer.0).collect();
+            edition.weak_hash = signed.weak_hash;
+            Rank::Signed
+        }
+        Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
+        Err(why) => {
+            edition.unsigned = Some(why.to_string());
+            if doc.may_claim() { Rank::Indexed } else { Rank::None }
+        }
+    };
+    if rank != Rank::None {
+        let signed = front.signatures.lead();
+        edition.census = Some(index::read((doc.open)()?, doc.at, signed, out)?);
+    }
+    out.edition(edition);
+    Ok(rank)
+}
+
+/// Reads a package's own signature. It proves the package under its own name and in the directory of its architecture:
+/// elsewhere it would be a replay.
+fn of_package(
+    doc: &Document<'_>,
+    keys: &Keyring,
+    out: &mut dyn ClaimSink,
+) -> Result<Rank, Malformed> {
+    let mut package = Package::new();
+    pieces((doc.open)()?, |bytes| {
+        package.take(bytes);
+        Ok(())
+    })?;
+    let expected = "v2 apk package";
+    let whole = package.whole().map_err(|broken| broken.malformed(expected))?;
+    let Whole { signatures, control, info } = whole;
+    let named = format!("{}-{}.apk", info.name, info.version);
+    if named != doc.at.file_name() || shape::is_elsewhere(doc.at, &info.architecture) {
+        return Err(Malformed::Shape {
+            expected: "package of this name and architecture",
+            found: shown(&format!("{named} of {}", info.architecture)),
+        });
+    }
+    let mut edition = Edition::default();
+    let rank = match signatures.judge(&control, keys) {
+        Ok(signed) => {
+            edition.signers = signed.signers.into_iter().map(|signer| signer.0).collect();
+            edition.weak_hash = signed.weak_hash;
+            Rank::Signed
+        }
+        Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
+        Err(why) => {
+            edition.unsigned = Some(why.to_string());
+            Rank::None
+        }
+    };
+    out.edition(edition);
+    Ok(rank)
+}
+
+/// Reads a file in pieces.
+fn pieces(
+    mut file: impl Read,
+    mut take: impl FnMut(&[u8]) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    let mut piece = vec![0; PIECE];
+    loop {
+        let read = match file.read(&mut piece) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        match piece.get(..read) {
+            Some(bytes) if !bytes.is_empty() => take(bytes)?,
+            Some(_) | None => return Ok(()),
+        }
+    }
+}
+
+/// As much of a hostile text as belongs in another.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(120).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! Container images and whatever else lies in a registry: OCI distribution, Docker registry v2.
+//!
+//! ```text
+//! recognise   shape (path) and accept (class)   a tag, a list, or what is named by its digest
+//! points_at   the answer to a HEAD of a tag     where the manifest lies under its digest
+//! claims      manifest                          children, configuration and layers, with digest and length
+//! ```
+//!
+//! Below a tag everything is named by the digest of its bytes, manifests verbatim; only the tag itself moves. So a tag is
+//! asked by HEAD, which registries do not count as a pull, and what it points at is fetched and kept under its digest.
+//! Helm charts, signatures, and whatever else is packed as an artifact, differ in their media types alone, and so do
+//! layers compressed with zstd.
+//!
+//! Not here: tokens and `/v2/` (the pipeline's), what is pushed (it passes), signatures of images (cosign, notation), and
+//! schema 1, whose digests are not those of its bytes: it makes no claims, and nobody asks for it by digest.
+//!
+//! Sources: OCI distribution specification 1.1, OCI image specification 1.1 (descriptor, manifest, index), the manifest
+//! formats of Docker's registry, requests of docker, containerd, podman, buildah, skopeo, helm and oras.
+
+mod accept;
+pub(super) mod fuzz;
+mod manifest;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::{Method, StatusCode};
+
+use self::shape::{Place, What};
+use super::{
+    Artifact, Document, Ecosystem, Greeting, Kind, Malformed, Named, Recognised, Resource,
+};
+use super::{Shape, Variant, glimpse};
+use crate::claim::{ClaimSink, Standing, Topic};
+use crate::digest::Digest;
+use crate::entry::Head;
+use crate::keyring::Keyring;
+use crate::proof::Rank;
+use crate::target::{Root, Target};
+
+/// The ecosystem's name, in topics too.
+const NAME: &str = "oci";
+
+/// In which an answer about a manifest names its digest (OCI distribution, "Pulling manifests").
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+
+/// In which a registry says that it is one.
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+
+/// What containers/image says of itself with each request.
+const HARMLESS: [&str; 1] = ["docker-distribution-api-version"];
+
+/// Container registries.
+#[derive(Debug)]
+pub(super) struct Oci;
+
+impl Ecosystem for Oci {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn recognise(&self, request: &Shape<'_>) -> Recognised {
+        let Some(place) = Place::at(request.target) else {
+            return Recognised::No;
+        };
+        let artifact = |digest, by_protocol| {
+            let named = Some(Named { digest, by_protocol });
+            Kind::Artifact(Artifact { named, topics: topics(&place) })
+        };
+        let class = accept::classify(request.accept);
+        let (kind, variant) = match (place.what, class) {
+            // Whatever a client accepts, its digest names one body.
+            (What::Manifest(digest), _) => (artifact(digest, true), accept::every_manifest()),
+            (What::Blob(digest), _) => (artifact(digest, true), Variant::ONLY),
+            (What::Stored(digest), _) => (artifact(digest, false), Variant::ONLY),
+            (What::Tag, Some(class)) => (Kind::Index, class),
+            (What::Referrers | What::List, Some(_)) => (Kind::Index, Variant::ONLY),
+            (What::Tag | What::Referrers | What::List, None) => return Recognised::No,
+        };
+        let resource = Resource { kind, root: place.root, variant };
+        if place.certain { Recognised::Certain(resource) } else { Recognised::Likely(resource) }
+    }
+
+    fn confirm(&self, at: &Target, head: &Head, start: &[u8]) -> bool {
+        let said = head.headers.contains_key(CONTENT_DIGEST)
+            || head.text(&header::CONTENT_TYPE).is_some_and(manifest::is_manifest);
+        let reads = || glimpse::is_object(start) && glimpse::has(start, "schemaVersion");
+        head.status == StatusCode::OK && (said || reads()) && Place::at(at).is_some()
+    }
+
+    fn accept(&self, variant: &str) -> &'static str {
+        accept::by_name(variant).unwrap_or(Variant::ONLY).accept
+    }
+
+    fn harmless_headers(&self) -> &'static [&'static str] {
+        &HARMLESS
+    }
+
+    fn is_pointer(&self, at: &Target) -> bool {
+        Place::at(at).is_some_and(|place| matches!(place.what, What::Tag))
+    }
+
+    fn points_at(&self, at: &Target, head: &Head) -> Option<(Target, Digest)> {
+        let place = Place::at(at).filter(|place| matches!(place.what, What::Tag))?;
+        let digest = shape::digest(head.text(&CONTENT_DIGEST)?)?;
+        // What is kept is given with this header: without a type no client could tell what it is.
+        head.text(&header::CONTENT_TYPE).filter(|kind| manifest::is_manifest(kind))?;
+        Some((place.sibling("manifests", &digest)?, digest))
+    }
+
+    fn needs_own_header(&self, at: &Target) -> bool {
+        Place::at(at).is_some_and(|place| matches!(place.what, What::Manifest(_)))
+    }
+
+    fn service(&self, at: &Target) -> Option<Root> {
+        let place = Place::at(at).filter(|place| !place.name.is_empty())?;
+        let prefix = place.root.path.len().checked_sub(place.name.len() + 2)?;
+        Some(Root::at(at, prefix))
+    }
+
+    /// `GET /v2/`: a client that gets a 200 asks for no token (OCI distribution, "Determining Support").
+    fn greeting(&self, at: &Target) -> Option<Greeting> {
+        let service = Root::directory_of(at);
+        if at.path() != &*service.path || !at.path().ends_with("/v2/") {
+            return None;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        Some(Greeting { service, head: Head { status: StatusCode::OK, headers }, body: "{}" })
+    }
+
+    /// Who pushes leaves out what the registry says it has.
+    fn asks_for_presence(&self, method: &Method, at: &Target) -> bool {
+        let named = |place: &Place| matches!(place.what, What::Manifest(_) | What::Blob(_));
+        *method == Method::HEAD && Place::at(at).is_some_and(|place| named(&place))
+    }
+
+    fn topics(&self, index: &Target) -> Vec<Topic> {
+        Place::at(index).map_or_else(Vec::new, |place| topics(&place))
+    }
+
+    /// A manifest under its digest is an index as well: it names its children and layers.
+    fn index_of(&self, at: &Target) -> Option<Target> {
+        Place::at(at)
+            .filter(|place| matches!(place.what, What::Manifest(_)))
+            .map(|_| at.clone().with_variant(""))
+    }
+
+    fn claims(
+        &self,
+        doc: &Document<'_>,
+        _: &Keyring,
+        out: &mut dyn ClaimSink,
+    ) -> Result<Standing, Malformed> {
+        let Some(place) = Place::at(doc.at) else {
+            return Ok(Standing { rank: Rank::None, root: Root::directory_of(doc.at) });
+        };
+        let speaks = match place.what {
+            What::Tag | What::Manifest(_) | What::Referrers => doc.may_claim(),
+            What::Blob(_) | What::Stored(_) | What::List => false,
+        };
+        let none = Standing { rank: Rank::None, root: place.root.clone() };
+        if !speaks {
+            return Ok(none);
+        }
+        doc.expect_identity()?;
+        let kind = doc.head.text(&header::CONTENT_TYPE);
+        let Some(read) = manifest::read((doc.open)()?, kind)? else {
+            return Ok(none);
+        };
+        for named in read.named() {
+            named.claim(&place, doc.at, out)?;
+        }
+        Ok(Standing { rank: Rank::Indexed, root: place.root })
+    }
+}
+
+/// Under which claims about what lies in a repository are found: by its name, wherever it is mirrored.
+fn topics(place: &Place) -> Vec<Topic> {
+    vec![topic(&place.name)]
+}
+
+fn topic(name: &str) -> Topic {
+    Topic::new(NAME, name)
+}

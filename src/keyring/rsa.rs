@@ -1,0 +1,250 @@
+//! RSA keys that signatures name by file name, as apk has them.
+//!
+//! ```text
+//! .SIGN.RSA256.<name>  ─▶  <name> looked up in a map  ─▶  RSASSA-PKCS1-v1_5 over the digest of what was signed
+//! ```
+//!
+//! The name in a signature is an untrusted text from an archive. It is only ever compared with the names of files that were
+//! read when larder started, and never becomes a path. The map has the SHA-256 of each name, so that the keys that are
+//! compiled in can be listed without the addresses in their names.
+//!
+//! Sources: RFC 8017 §8.2; RFC 5280 §4.1 (`SubjectPublicKeyInfo`), RFC 7468 §13; apk-tools' `apk-keys(5)`.
+
+use std::collections::HashMap;
+
+use aws_lc_rs::digest::Digest as Hashed;
+use aws_lc_rs::signature::{
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA512, RsaParameters,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{About, Fault, Fingerprint, Keyring, Kind, Source};
+use crate::digest::hex;
+
+/// Alpine's keys: the SHA-256 of each one's name and what it is called here, then the key.
+const ALPINE: &str = include_str!("data/alpine.pem");
+
+const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
+const END: &str = "-----END PUBLIC KEY-----";
+
+/// The longest name of a key, in bytes: what a file system allows.
+const MAX_NAME: usize = 255;
+
+/// What a signature is made over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RsaHash {
+    /// SHA-1, as apk-tools 2 signs to this day.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
+}
+
+impl RsaHash {
+    fn scheme(self) -> &'static RsaParameters {
+        match self {
+            Self::Sha1 => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => &RSA_PKCS1_2048_8192_SHA256,
+            Self::Sha512 => &RSA_PKCS1_2048_8192_SHA512,
+        }
+    }
+}
+
+/// RSA keys by name. Two files of one name in two directories are two keys.
+#[derive(Debug, Default)]
+pub(super) struct RsaKeys {
+    by_name: HashMap<[u8; 32], Vec<usize>>,
+    all: Vec<RsaKey>,
+}
+
+#[derive(Debug)]
+struct RsaKey {
+    /// What it is called here.
+    name: Box<str>,
+    spki: Vec<u8>,
+    fingerprint: Fingerprint,
+    source: Source,
+}
+
+/// Whether a `SubjectPublicKeyInfo` is an RSA key of at least 2048 bits.
+pub(super) fn is_usable(spki: &[u8]) -> bool {
+    // Any of the three schemes takes the same keys.
+    ParsedPublicKey::new(RsaHash::Sha256.scheme(), spki).is_ok()
+}
+
+impl Keyring {
+    /// Adds the key in `pem`, under the name by which signatures name it: the name of its file.
+    pub(super) fn add_rsa(&mut self, pem: &[u8], name: &str, source: &Source) {
+        if !self.rsa.read(pem, Sha256::digest(name).into(), name, source) {
+            tracing::warn!(%source, "this key is left out: it is not of RSA, or too short");
+        }
+    }
+
+    /// Who made `signature` over `hashed`, by the name of the key that it gives.
+    pub fn verify_rsa(
+        &self,
+        name: &str,
+        hash: RsaHash,
+        hashed: &Hashed,
+        signature: &[u8],
+    ) -> Result<Fingerprint, Fault> {
+        let id: [u8; 32] = Sha256::digest(name).into();
+        let keys: Vec<&RsaKey> = self
+            .rsa
+            .by_name
+            .get(&id)
+            .into_iter()
+            .flatten()
+            .filter_map(|at| self.rsa.all.get(*at))
+            .collect();
+        if keys.is_empty() {
+            return Err(Fault::UnknownName(shown(name).into()));
+        }
+        let holds = |key: &&RsaKey| {
+            ParsedPublicKey::new(hash.scheme(), &key.spki)
+                .is_ok_and(|key| key.verify_digest_sig(hashed, signature).is_ok())
+        };
+        match keys.into_iter().find(holds) {
+            Some(key) => Ok(key.fingerprint.clone()),
+            None => Err(Fault::Bad(format!("{} did not sign this", shown(name)).into())),
+        }
+    }
+
+    /// Adds the keys compiled in.
+    pub(super) fn add_alpine(&mut self) {
+        let source = Source::BuiltIn("Alpine".to_owned());
+        for block in ALPINE.split_inclusive(END) {
+            let Some((names, pem)) = block.split_once(BEGIN) else { continue };
+            let name = names.lines().next_back().and_then(|line| line.split_once(' '));
+            let read = name.is_some_and(|(id, name)| {
+                let pem = format!("{BEGIN}{pem}");
+                let id = crate::digest::BlobId::from_hex(id).map(|id| *id.as_bytes());
+                id.is_some_and(|id| self.rsa.read(pem.as_bytes(), id, name, &source))
+            });
+            if !read {
+                tracing::error!(?name, "this key is left out");
+            }
+        }
+    }
+}
+
+impl RsaKeys {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// What people are told.
+    pub(super) fn about(&self) -> impl Iterator<Item = About> {
+        self.all.iter().map(|key| About {
+            kind: Kind::Apk,
+            fingerprint: Fingerprint(key.name.clone()),
+            signer: key.fingerprint.clone(),
+            user: String::new(),
+            ends: None,
+            source: key.source.clone(),
+        })
+    }
+
+    fn read(&mut self, pem: &[u8], id: [u8; 32], name: &str, source: &Source) -> bool {
+        let Ok(parsed) = pem::parse(pem) else {
+            return false;
+        };
+        let spki = parsed.into_contents();
+        if !is_usable(&spki) {
+            return false;
+        }
+        let fingerprint = hex(&Sha256::digest(&spki)).to_ascii_uppercase();
+        let fingerprint = Fingerprint(fingerprint.into());
+        let of_name = self.by_name.entry(id).or_default();
+        of_name.push(self.all.len());
+        self.all.push(RsaKey { name: name.into(), spki, fingerprint, source: source.clone() });
+        true
+    }
+}
+
+/// As much of an untrusted name as belongs in a text.
+fn shown(name: &str) -> String {
+    name.chars().take(MAX_NAME).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512, digest};
+    use aws_lc_rs::encoding::{AsDer as _, PublicKeyX509Der};
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use aws_lc_rs::signature::{KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA512};
+
+    use super::*;
+
+    fn pem(key: &KeyPair) -> String {
+        let spki: PublicKeyX509Der<'_> = key.public_key().as_der().unwrap();
+        pem::encode(&pem::Pem::new("PUBLIC KEY", spki.as_ref()))
+    }
+
+    #[test]
+    fn alpines_keys_are_all_there_and_found_by_name() {
+        let keys = Keyring::built_in();
+        let all: Vec<About> = keys.rsa.about().collect();
+        assert_eq!(all.len(), ALPINE.matches(BEGIN).count());
+        assert!(all.len() >= 18 && all.iter().all(|key| key.signer.0.len() == 64));
+        // A name that is not known and one that is, spelt as apk does: the second has a key to disagree with.
+        let hashed = digest(&SHA256, b"x");
+        let fault =
+            |name: &str| keys.verify_rsa(name, RsaHash::Sha256, &hashed, &[0; 256]).unwrap_err();
+        let host = ["lists", "alpinelinux", "org"].join(".");
+        let known = format!("alpine-devel@{host}-6165ee59.rsa.pub");
+        assert!(matches!(fault(&known), Fault::Bad(_)));
+        assert!(matches!(fault("alpine-devel-6165ee59.rsa.pub"), Fault::UnknownName(_)));
+    }
+
+    #[test]
+    fn a_signature_holds_by_the_key_of_that_name_over_that_digest() {
+        let (key, other) = [(); 2].map(|()| KeyPair::generate(KeySize::Rsa2048).unwrap()).into();
+        let mut keys = Keyring::new();
+        let source = Source::Operator("test".to_owned());
+        for (key, name) in [(&key, "one.rsa.pub"), (&other, "two.rsa.pub")] {
+            assert_eq!(keys.read(pem(key).as_bytes(), name, &source).unwrap(), 1);
+        }
+        let mut signature = vec![0; key.public_modulus_len()];
+        let random = SystemRandom::new();
+        let message = b"what was signed";
+        key.sign(&RSA_PKCS1_SHA512, &random, message, &mut signature).unwrap();
+        let verify =
+            |name: &str, hash, hashed: &Hashed| keys.verify_rsa(name, hash, hashed, &signature);
+        let hashed = digest(&SHA512, message);
+        let signer = verify("one.rsa.pub", RsaHash::Sha512, &hashed).unwrap();
+        assert_eq!(signer, keys.rsa.about().next().unwrap().signer);
+        for (name, hash, hashed) in [
+            ("two.rsa.pub", RsaHash::Sha512, hashed),
+            ("one.rsa.pub", RsaHash::Sha512, digest(&SHA512, b"something else")),
+            ("one.rsa.pub", RsaHash::Sha256, digest(&SHA256, message)),
+            ("one.rsa.pub", RsaHash::Sha1, digest(&SHA1_FOR_LEGACY_USE_ONLY, message)),
+        ] {
+            assert!(matches!(verify(name, hash, &hashed), Err(Fault::Bad(_))), "{name} {hash:?}");
+        }
+        for name in ["/etc/apk/keys/one.rsa.pub", "../one.rsa.pub", "one.rsa", ""] {
+            let unknown = verify(name, RsaHash::Sha512, &hashed);
+            assert!(matches!(unknown, Err(Fault::UnknownName(_))), "{name}");
+        }
+        key.sign(&RSA_PKCS1_SHA256, &random, message, &mut signature).unwrap();
+        let hashed = digest(&SHA256, message);
+        assert!(keys.verify_rsa("one.rsa.pub", RsaHash::Sha256, &hashed, &signature).is_ok());
+    }
+
+    #[test]
+    fn files_that_are_no_keys_are_none() {
+        let mut keys = Keyring::new();
+        let short = include_str!("data/alpine.pem").lines().take(12).collect::<String>();
+        let edwards = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().public_key_pem();
+        let source = Source::Operator("test".to_owned());
+        for no_key in ["", "x", BEGIN, &short, &edwards] {
+            assert!(keys.read(no_key.as_bytes(), "x.rsa.pub", &source).is_err(), "{no_key}");
+            keys.add_rsa(no_key.as_bytes(), "x.rsa.pub", &source);
+        }
+        assert_eq!(keys.len(), 0);
+    }
+}

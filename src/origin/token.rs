@@ -1,0 +1,201 @@
+//! larder's own anonymous tokens: how it asks a registry what anybody may have.
+//!
+//! A registry with a token service gives nothing to who has no token, and a token to everybody. What it answers to such
+//! a token is public (DESIGN §4); clients' tokens prove nothing of the kind. Tokens of larder's own are used for that
+//! question alone, and never for a fill: what a registry counts, it counts on the client that asked.
+//!
+//! The realm is named by the registry, so that it is guarded like any redirect: after a public hop no inner address is
+//! open, and the operator's word on hosts and ports holds. A token is remembered until it expires, by what it is for, and
+//! asked for by one at a time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hyper::StatusCode;
+use hyper::header::HeaderValue;
+use moka::sync::Cache;
+use serde::Deserialize;
+
+use super::challenge::Challenge;
+use super::error::{Fault, OriginError};
+use super::redirect::permitted;
+use super::{Answer, Ask, Lane, Origins, Reach};
+use crate::clock::Time;
+use crate::target::{Partition, Target};
+
+/// What a token without a lifetime holds for, and the least that one does (Docker's token specification).
+const LEAST: Duration = Duration::from_mins(1);
+/// The longest that a token is used, whatever it says: a right may end sooner.
+const LONGEST: Duration = Duration::from_hours(1);
+/// A token is not used so shortly before its end that it may end on its way.
+const EARLY: Duration = Duration::from_secs(10);
+/// Tokens remembered. One is for one repository.
+const TOKENS: u64 = 1024;
+/// The longest answer of a token service, in bytes. Tokens have one to ten KiB.
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// A token that larder got without anybody's credential. Its text never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(HeaderValue);
+
+impl Token {
+    /// The value of `Authorization`.
+    pub fn authorization(&self) -> HeaderValue {
+        self.0.clone()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// The tokens at hand.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    known: Cache<Challenge, (Token, Time)>,
+    /// Who asks for one holds its lock: the layers of one image need one token.
+    asking: Cache<Challenge, Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            // Also by a clock that nobody sets back.
+            known: Cache::builder().max_capacity(TOKENS).time_to_live(LONGEST).build(),
+            asking: Cache::builder().max_capacity(TOKENS).time_to_idle(LEAST).build(),
+        }
+    }
+}
+
+/// What a token service answers.
+#[derive(Deserialize)]
+struct Given {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+impl Origins {
+    /// Sends a canonical request as anybody could: where a token service stands before the answer, with a token that it
+    /// gives to everybody. What comes is public; where nothing comes, nobody can say. Not for a fill: whatever the origin
+    /// counts would be counted on larder.
+    pub async fn fetch_as_anybody(&self, ask: Ask) -> Result<Answer, OriginError> {
+        let first = self.fetch(Ask { token: None, ..ask.clone() }).await?;
+        let Some(challenge) = Challenge::of(&first.head).filter(|_| !first.plain) else {
+            return Ok(first);
+        };
+        let from_public = ask.reach.from_public || first.public;
+        let reach = Reach { from_public, ..ask.reach };
+        match self.anonymous_token(&challenge, reach).await {
+            Ok(token) => self.fetch(Ask { token: Some(token), ..ask }).await,
+            Err(error) if error.is_temporary() => Err(error),
+            // No door that is open to everybody.
+            Err(_) => Ok(first),
+        }
+    }
+
+    /// A token that the service of `challenge` gives to anybody. `reach` is that of the request which was challenged.
+    pub async fn anonymous_token(
+        &self,
+        challenge: &Challenge,
+        reach: Reach,
+    ) -> Result<Token, OriginError> {
+        if let Some(token) = self.token_at_hand(challenge) {
+            return Ok(token);
+        }
+        let lock = self.tokens.asking.get_with_by_ref(challenge, Arc::default);
+        let _alone = lock.lock().await;
+        match self.token_at_hand(challenge) {
+            Some(token) => Ok(token),
+            None => self.ask_for_token(challenge, reach).await,
+        }
+    }
+
+    fn token_at_hand(&self, challenge: &Challenge) -> Option<Token> {
+        let (token, until) = self.tokens.known.get(challenge)?;
+        (self.clock.now() < until).then_some(token)
+    }
+
+    async fn ask_for_token(
+        &self,
+        challenge: &Challenge,
+        reach: Reach,
+    ) -> Result<Token, OriginError> {
+        let realm = challenge.realm();
+        let failed = |fault| OriginError::new(realm, fault);
+        permitted(realm, &self.config.get().hosts).map_err(failed)?;
+        let target = challenge
+            .request()
+            .ok_or_else(|| failed(Fault::Unsendable("the challenge names no token".into())))?;
+        let asked = self.clock.now();
+        let given = self.given(ask_for(target, reach)).await;
+        match &given {
+            Ok(_) => self.note_success(realm.origin(), Partition::Public, Lane::Metadata),
+            Err(error) if error.is_temporary() => {
+                self.note_failure(realm.origin(), Partition::Public, Lane::Metadata, None);
+            }
+            Err(_) => {}
+        }
+        let given = given?;
+        let text = given.token.or(given.access_token).unwrap_or_default();
+        let value = HeaderValue::try_from(format!("Bearer {text}")).ok();
+        let mut value = value
+            .filter(|_| !text.is_empty())
+            .ok_or_else(|| failed(Fault::NoToken("nothing that a header can carry".into())))?;
+        value.set_sensitive(true);
+        let token = Token(value);
+        let holds = given.expires_in.map_or(LEAST, Duration::from_secs).clamp(LEAST, LONGEST);
+        let until = asked.plus(holds.saturating_sub(EARLY));
+        self.tokens.known.insert(challenge.clone(), (token.clone(), until));
+        Ok(token)
+    }
+
+    async fn given(&self, ask: Ask) -> Result<Given, OriginError> {
+        let realm = ask.target.clone();
+        let failed = |fault| OriginError::new(&realm, fault);
+        let mut answer = self.fetch(ask).await?;
+        let status = answer.head.status;
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(failed(Fault::Unanswered(status.to_string().into())));
+        }
+        if status != StatusCode::OK || answer.plain {
+            return Err(failed(Fault::NoToken(status.to_string().into())));
+        }
+        let mut text = BytesMut::new();
+        while let Some(piece) = answer.body.next().await {
+            text.extend_from_slice(&piece?);
+            if text.len() > MAX_ANSWER {
+                let why = format!("an answer of more than {MAX_ANSWER} bytes");
+                return Err(failed(Fault::NoToken(why.into())));
+            }
+        }
+        // The error's own text may quote what it could not read.
+        let unread = |_| failed(Fault::NoToken("an answer that larder cannot read".into()));
+        serde_json::from_slice(&text).map_err(unread)
+    }
+}
+
+/// A request for a token, as anybody would make it.
+const fn ask_for(target: Target, reach: Reach) -> Ask {
+    Ask {
+        target,
+        lane: Lane::Metadata,
+        accept: String::new(),
+        accept_language: None,
+        if_none_match: None,
+        if_modified_since: None,
+        range: None,
+        if_range: None,
+        head_only: false,
+        follow: true,
+        fresh_connection: false,
+        patient: false,
+        reach,
+        token: None,
+        credential: None,
+    }
+}

@@ -1,0 +1,217 @@
+//! Documents that lie beside another and are read with it: the signature of a Release.
+//!
+//! ```text
+//! Release ─▶ Release.gpg, asked for at once ─▶ the one verifies the other ─▶ both are kept: one generation
+//!                                           └▶ out of step: both once more ─▶ still: the previous pair is given
+//! ```
+//!
+//! By itself a signature proves nothing, and over plain http nothing vouches for it. What vouches is that it verified: then
+//! the Release names it, with its digest, like everything else that belongs to its generation.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hyper::StatusCode;
+
+use super::Pipeline;
+use super::generation::{Members, NOT_YET};
+use super::lead::{Attempt, Came, small_body};
+use super::shelf::Shelves;
+use super::task::Task;
+use crate::claim::{Claim, Generation, Promise, Relation};
+use crate::clock::Time;
+use crate::digest::BlobId;
+use crate::ecosystem::{Ecosystem, Shelf};
+use crate::entry::Head;
+use crate::flight::End;
+use crate::proof::Rank;
+use crate::received::Received;
+use crate::store::Store;
+use crate::target::{Origin, Root, Target};
+use crate::verify::{self, Expectation, Verdict};
+
+/// The most documents that are fetched to read one.
+const MOST: usize = 2;
+
+/// A document that another is read with, as it came just now.
+#[derive(Debug)]
+pub(super) struct Companion {
+    pub(super) at: Target,
+    head: Head,
+    bytes: Bytes,
+    plain: bool,
+    requested_at: Time,
+    received_at: Time,
+}
+
+/// Companions that came just now, before those that are stored.
+pub(super) struct Beside<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) companions: &'a [Companion],
+}
+
+impl Shelf for Beside<'_> {
+    fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
+        if let Some(companion) = self.companions.iter().find(|companion| companion.at == *at) {
+            return Some(Box::new(&*companion.bytes));
+        }
+        let stored = Shelves { store: self.store, since: Time::from_millis(i64::MIN) };
+        stored.open(at).map(|mut reader| -> Box<dyn Read> {
+            let mut bytes = Vec::new();
+            // Read here, because the shelf goes: it is a signature.
+            match reader.by_ref().take(super::lead::RELAYED as u64).read_to_end(&mut bytes) {
+                Ok(_) => Box::new(io::Cursor::new(bytes)),
+                Err(_) => Box::new(io::empty()),
+            }
+        })
+    }
+
+    fn speakers(&self, origin: &Origin) -> Vec<Root> {
+        self.store.speakers(origin)
+    }
+}
+
+/// Nothing is at hand.
+struct Nothing;
+
+impl Shelf for Nothing {
+    fn open(&self, _: &Target) -> Option<Box<dyn Read + '_>> {
+        None
+    }
+
+    fn speakers(&self, _: &Origin) -> Vec<Root> {
+        Vec::new()
+    }
+}
+
+impl Pipeline {
+    /// Fetches what the task's document must be read with.
+    pub(super) async fn companions_of(
+        &self,
+        task: &Task,
+        ecosystem: &'static dyn Ecosystem,
+    ) -> Vec<Companion> {
+        let mut companions = Vec::new();
+        for at in ecosystem.wants(task.bare(), &Nothing).into_iter().take(MOST) {
+            if at.origin() != task.bare().origin() {
+                continue;
+            }
+            companions.extend(self.companion(task, at, ecosystem).await);
+        }
+        companions
+    }
+
+    async fn companion(
+        &self,
+        task: &Task,
+        at: Target,
+        ecosystem: &'static dyn Ecosystem,
+    ) -> Option<Companion> {
+        let ask = self.task_for(&at, ecosystem, task.reach)?.ask(None, false);
+        let answer = self.origins.fetch(ask).await.ok()?;
+        if answer.head.status != StatusCode::OK || answer.answered_by != at {
+            return None;
+        }
+        let (head, plain, requested_at) = (answer.head.clone(), answer.plain, answer.requested_at);
+        let bytes = small_body(answer).await.ok()?;
+        let received_at = self.clock.now();
+        Some(Companion { at, head, bytes, plain, requested_at, received_at })
+    }
+
+    /// What is signed, and what signed it, are not of one generation; or somebody changed one of them.
+    pub(super) fn out_of_step(&self, task: &Task, why: &str, pair: bool, attempt: Attempt) -> Came {
+        let line =
+            format!("{}: {why}; it and its signature are out of step, try again", task.target);
+        if pair && attempt == Attempt::First {
+            return Came::Again(End::Given);
+        }
+        self.say(task.bare(), why);
+        if pair && self.has_previous(task, self.clock.now()) {
+            return Came::Ended(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line));
+        }
+        Came::Ended(End::Given)
+    }
+
+    /// Keeps the companions that a document names.
+    pub(super) async fn keep_companions(
+        &self,
+        task: &Task,
+        companions: Vec<Companion>,
+        members: &Members,
+    ) {
+        if members.rank != Rank::Signed {
+            return;
+        }
+        for companion in companions {
+            let named = members.companions.iter().find(|claim| claim.target == companion.at);
+            if let Some(claim) = named.cloned() {
+                self.keep_companion(task, companion, claim, &members.root).await;
+            }
+        }
+    }
+
+    async fn keep_companion(&self, task: &Task, companion: Companion, claim: Claim, root: &Root) {
+        let Some(known) = task.known() else {
+            return;
+        };
+        let Some(own) = self.task_for(&companion.at, known.ecosystem, task.reach) else {
+            return;
+        };
+        let by = Generation {
+            number: NOT_YET,
+            shown: task.bare().to_string(),
+            document: BlobId::new([0; 32]),
+            confirmed: Time::from_millis(i64::MAX),
+            superseded: None,
+            rank: Rank::Signed,
+            root: root.clone(),
+        };
+        let promise = Promise {
+            by: Arc::new(by),
+            index: Arc::new(task.bare().clone()),
+            relation: Relation::InRoot,
+            digests: claim.digests,
+            size: claim.size,
+            signed: false,
+        };
+        let expected = Expectation { promises: vec![promise], ..Expectation::nothing(Rank::None) };
+        let kept = match self.spooled(companion, &expected).await {
+            Ok(received) => match verify::judge(received, &expected, own.asked) {
+                Verdict::Keep(verified, _) => {
+                    let entry = self.entry_of(&own, None, &verified);
+                    let store = Arc::clone(&self.store);
+                    let commit = move || store.commit(verified, entry).map(|_| ());
+                    tokio::task::spawn_blocking(commit)
+                        .await
+                        .unwrap_or_else(|gone| Err(gone.into()))
+                }
+                // It came before the document that names it was read, and names itself what it is.
+                Verdict::Give(..) | Verdict::Doubt(..) | Verdict::Refuse(..) => Ok(()),
+            },
+            Err(error) => Err(error),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(url = %own.target, %error, "this signature could not be kept");
+        }
+    }
+
+    async fn spooled(&self, companion: Companion, expected: &Expectation) -> io::Result<Received> {
+        let (store, algorithms) = (Arc::clone(&self.store), expected.algorithms());
+        let spooled = tokio::task::spawn_blocking(move || -> io::Result<Received> {
+            let length = companion.bytes.len() as u64;
+            let mut spool = store.spool(Some(length), algorithms).map_err(io::Error::other)?;
+            spool.append(&companion.bytes).map_err(io::Error::other)?;
+            Ok(Received {
+                body: spool.finish(),
+                head: companion.head,
+                plain: companion.plain,
+                answered_by: None,
+                resumed: false,
+                requested_at: companion.requested_at,
+                received_at: companion.received_at,
+            })
+        });
+        spooled.await?
+    }
+}

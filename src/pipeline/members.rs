@@ -1,0 +1,256 @@
+//! Members of a generation: a client gets what belongs to the Release that it has read.
+//!
+//! ```text
+//! connection ─ read ─▶ Release g ─ promises ─▶ digests of Packages.xz ─▶ stored: given
+//!                                                                     └▶ fetched, and held to g; else by its digest
+//! ```
+//!
+//! Which version a client has read is remembered on its connection: addresses are shared behind NAT. A connection that has
+//! read none gets what the newest version says. What is stored under another URL of the archive, or came from another mirror
+//! of it, answers too, if a signature names it (DESIGN §3); a 404 says nothing where the archive has the file under its
+//! digest.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderValue};
+
+use super::lookup::{Lookup, Stored};
+use super::rights::REMEMBERED;
+use super::task::Task;
+use super::{Connection, Pipeline, generation};
+use crate::claim::{Generation, Promise, Relation};
+use crate::clock::Time;
+use crate::digest::{BlobId, Digest};
+use crate::entry::{Entry, Head};
+use crate::flight::End;
+use crate::proof::{Proof, Rank};
+use crate::target::{Key, Partition, Root};
+use crate::verify::Expectation;
+
+/// How many versions of indexes a connection remembers: a client reads a dozen in a row.
+const MOST_READ: usize = 64;
+
+/// Which versions of heading indexes a connection has read, the latest last.
+#[derive(Debug, Default)]
+pub(super) struct Read(Mutex<Vec<(Key, BlobId)>>);
+
+impl Read {
+    fn note(&self, index: Key, document: BlobId) {
+        let mut read = self.lock();
+        read.retain(|(known, _)| *known != index);
+        if read.len() >= MOST_READ {
+            read.remove(0);
+        }
+        read.push((index, document));
+    }
+
+    fn forget(&self, index: Key) {
+        self.lock().retain(|(known, _)| *known != index);
+    }
+
+    /// How lately the connection read the version that made this promise.
+    fn position(&self, promise: &Promise) -> Option<usize> {
+        let version = (promise.index.key(Partition::Public), promise.by.document);
+        self.lock().iter().position(|read| *read == version)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Key, BlobId)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Connection {
+    /// Its client was given a version of an index, which may head others.
+    pub(super) fn read(&self, task: &Task, entry: &Entry) {
+        if task.heads() {
+            self.read.note(task.bare().key(Partition::Public), entry.blob);
+        }
+    }
+
+    /// Its client was given a version of which nothing is kept.
+    pub(super) fn read_unknown(&self, task: &Task) {
+        if task.heads() {
+            self.read.forget(task.bare().key(Partition::Public));
+        }
+    }
+}
+
+impl Pipeline {
+    /// Binds the task to the generation that its client has read.
+    pub(super) fn follow(&self, connection: &Connection, task: &mut Task) {
+        let Some(known) = &task.recognition else {
+            return;
+        };
+        let is_version = known.ecosystem.index_of(task.bare()).is_some();
+        if task.is_index() || is_version {
+            self.generations.note_asked(task.bare());
+        }
+        if !task.is_index() || task.heads() {
+            return;
+        }
+        let promises = self.promises_of_index(task.bare(), Some(known), task.asker.reader());
+        let read = promises
+            .into_iter()
+            .filter(|promise| promise.relation.binds() && promise.is_strong())
+            .filter_map(|promise| Some((connection.read.position(&promise)?, promise)))
+            .max_by_key(|(position, _)| *position);
+        task.promised = read.map(|(_, promise)| {
+            // To its reader it is the newest, and confirmed: no other version's bytes are of any use there.
+            let by = Generation {
+                superseded: None,
+                confirmed: promise.by.confirmed.max(task.asked),
+                ..Generation::clone(&promise.by)
+            };
+            Promise { by: Arc::new(by), relation: Relation::InRoot, ..promise }
+        });
+    }
+
+    /// Looks up an index that another one names; `None` if none does that may speak for it.
+    pub(super) async fn look_up_member(&self, task: &Task) -> Option<Lookup> {
+        if !task.is_index() {
+            return None;
+        }
+        let expected = self.expectation_of(task);
+        expected.refusing().next()?;
+        for entry in self.store.entries(task.key) {
+            let rank = expected.vouched(&entry.digests, entry.size);
+            if rank.is_strong() {
+                let proof = Proof { rank, ..entry.proof };
+                return Some(Lookup::Fresh(Stored { proof, entry, usable: true }));
+            }
+        }
+        // What is stored besides is of another version, and helps nobody who has read this one.
+        Some(match self.select_by_signature(task, &expected).await {
+            Some(entry) => Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true }),
+            None => Lookup::Miss,
+        })
+    }
+
+    /// The origin did not give what the generation lists: it may have it under its digest.
+    pub(super) async fn by_other_name(self: &Arc<Self>, task: &Task, end: &End) -> Option<Stored> {
+        if matches!(end, End::Kept(_) | End::Current(_) | End::Given) || !task.is_index() {
+            return None;
+        }
+        let known = task.recognition.as_ref()?;
+        let expected = self.expectation_of(task);
+        let promise = expected.refusing().max_by_key(|promise| promise.by.number)?;
+        let named = promise.digests.iter().rev();
+        for at in named.filter_map(|digest| known.ecosystem.named_by(task.bare(), digest)) {
+            // Only an archive that says so keeps its indexes under their digests.
+            if !self.promises_of_index(&at, Some(known), Partition::Public).is_empty() {
+                self.bring_in(&at, known.ecosystem, task.reach, None).await;
+            }
+        }
+        match self.look_up_member(task).await? {
+            Lookup::Fresh(stored) => Some(stored),
+            Lookup::Stale(_) | Lookup::Miss => None,
+        }
+    }
+
+    /// A signature selects public bytes under its root, whoever sent them.
+    pub(super) async fn select_by_signature(
+        &self,
+        task: &Task,
+        expected: &Expectation,
+    ) -> Option<Arc<Entry>> {
+        let newest = expected.refusing().max_by_key(|promise| promise.by.number)?;
+        if newest.rank() != Rank::Signed || newest.relation != Relation::InRoot {
+            return None;
+        }
+        let strong = newest.digests.iter().filter(|digest| digest.algorithm().is_strong());
+        let mut found = strong.filter_map(|digest| self.store.public_blob_by_digest(digest));
+        let blob = found.next()?;
+        // Digests that were not computed of it are no mismatch; those that were must all name it.
+        if found.any(|other| other != blob) {
+            return None;
+        }
+        let size = self.store.has_blob(blob)?;
+        if newest.size.is_some_and(|promised| promised != size) {
+            return None;
+        }
+        self.link(task, blob, size, &newest.digests, Rank::Signed).await
+    }
+
+    /// An entry for public bytes that came for another target. What the header fields were, only the URL's own origin could
+    /// say, so there are none but the type of bytes.
+    pub(super) async fn link(
+        &self,
+        task: &Task,
+        blob: BlobId,
+        size: u64,
+        digests: &[Digest],
+        rank: Rank,
+    ) -> Option<Arc<Entry>> {
+        let mut headers = HeaderMap::new();
+        let bytes = HeaderValue::from_static("application/octet-stream");
+        headers.insert(header::CONTENT_TYPE, bytes);
+        let mut digests = digests.to_vec();
+        digests.push(blob.digest());
+        digests.sort_unstable();
+        digests.dedup();
+        let now = self.clock.now();
+        let entry = Entry {
+            key: task.key,
+            shown: task.bare().to_string(),
+            variant: task.target.variant().to_owned(),
+            partition: Partition::Public,
+            ecosystem: task.ecosystem().to_owned(),
+            index: task.is_index(),
+            blob,
+            size,
+            digests,
+            head: Head { status: StatusCode::OK, headers },
+            varied: task.varied(),
+            proof: Proof::of(rank),
+            generation: self.store.generation(),
+            answered_by: None,
+            requested_at: now,
+            received_at: now,
+            checked_at: now,
+        };
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || store.link(entry)).await.ok()?.ok()
+    }
+
+    /// Whether a task asks for a version that is not kept yet: what does not match it is no alarm.
+    pub(super) fn is_ahead(task: &Task) -> bool {
+        task.promised.as_ref().is_some_and(|promise| promise.by.number == generation::NOT_YET)
+    }
+
+    /// Whether a stored copy may be given when its origin fails.
+    pub(super) fn is_usable(&self, task: &Task, entry: &Entry, now: Time) -> bool {
+        let stale = &self.config.get().stale;
+        if task.heads() && entry.proof.rank == Rank::Signed {
+            let until = self.store.valid_until(&Root::directory_of(task.bare()));
+            return until.is_none_or(|until| now <= until.plus(stale.signed));
+        }
+        let forbidden = task.is_unknown() && crate::freshness::forbids_stale(&entry.head);
+        // What only one may see is given as long as a right is remembered.
+        let limit = if task.is_of_one() { stale.unsigned.min(REMEMBERED) } else { stale.unsigned };
+        !forbidden && now.since(entry.checked_at) <= limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u8) -> Key {
+        Key([number; 32])
+    }
+
+    #[test]
+    fn a_connection_remembers_the_latest_version_of_each_index_and_not_too_many() {
+        let read = Read::default();
+        for number in 0..200 {
+            read.note(key(number), BlobId::new([number; 32]));
+        }
+        assert_eq!(read.lock().len(), MOST_READ);
+        read.note(key(199), BlobId::new([0; 32]));
+        assert_eq!(read.lock().last(), Some(&(key(199), BlobId::new([0; 32]))));
+        assert_eq!(read.lock().iter().filter(|(index, _)| *index == key(199)).count(), 1);
+        read.forget(key(199));
+        assert!(read.lock().iter().all(|(index, _)| *index != key(199)));
+    }
+}

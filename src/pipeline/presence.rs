@@ -1,0 +1,167 @@
+//! Two questions about the origin itself, which no copy can answer while the origin does.
+//!
+//! A HEAD of what its digest names asks whether a registry has it: who pushes an image leaves out the layers that it is
+//! said to have, so that a copy's word would make a push without layers. And the greeting of a service tells its clients
+//! whether to log in. Both go to the origin; while it fails, what is stored answers in its place, so that clients of public
+//! content need neither a token nor the registry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::header::HeaderMap;
+use hyper::{Method, Response};
+
+use super::lead::{is_failure, retry_after};
+use super::lookup::Stored;
+use super::record::Record;
+use super::task::Task;
+use super::{Call, Pipeline};
+use crate::ecosystem::{ALL, Greeting};
+use crate::entry::Head;
+use crate::origin::{Challenge, Lane, Reach};
+use crate::outcome::Outcome;
+use crate::policy::PassReason;
+use crate::reply::{self, Asked, Body};
+use crate::target::{Origin, Partition, Target};
+
+/// How long an origin that has just failed is waited for.
+const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
+
+/// How long any other is: clients give up a greeting after fifteen seconds.
+const WAIT: Duration = Duration::from_secs(10);
+
+impl Pipeline {
+    /// Asks the origin whether it has the file; while it fails, a stored copy answers.
+    pub(super) async fn ask_presence(
+        self: &Arc<Self>,
+        call: Call,
+        asked: &Asked,
+        task: &Task,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let Some(entry) = self.store.entries(task.key).into_iter().next() else {
+            return self.pass_head(call, task, record).await;
+        };
+        let connection = Arc::clone(&call.connection);
+        let answered = {
+            let passed = self.pass_head(call, task, record);
+            self.unless_failing(task.target.origin(), task.lane(), passed).await
+        };
+        if let Some(response) = answered {
+            return response;
+        }
+        let proof = entry.proof.stale();
+        let stored = Stored { entry, proof, usable: true };
+        let reply = self.reply_stored(&connection, asked, task, &stored, Outcome::Stale, record);
+        match reply.await {
+            Some(response) => response,
+            None => failing(task.bare(), record),
+        }
+    }
+
+    /// Something public of the task's service is stored now.
+    pub(super) fn note_service(&self, task: &Task) {
+        let service = task.recognition.as_ref().and_then(|known| {
+            Some((known.ecosystem.name(), known.ecosystem.service(task.bare())?))
+        });
+        if let Some((ecosystem, service)) = service {
+            self.store.confirm_root(ecosystem, &service);
+        }
+    }
+
+    /// The greeting of a service of which something public is stored, if a request asks for it.
+    pub(super) fn greeting(&self, method: &Method, target: &Target) -> Option<Greeting> {
+        if *method != Method::GET {
+            return None;
+        }
+        ALL.iter().find_map(|ecosystem| {
+            let greeting = ecosystem.greeting(target)?;
+            self.store.is_confirmed(ecosystem.name(), &greeting.service).then_some(greeting)
+        })
+    }
+
+    /// Passes a greeting on; while the origin fails, answers it.
+    pub(super) async fn greet(
+        self: &Arc<Self>,
+        call: Call,
+        target: &Target,
+        greeting: &Greeting,
+        reason: PassReason,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let (asked, reach) = (call.asked(), call.reach);
+        let answered = {
+            let passed = self.pass(call, target, None, reason, record);
+            self.unless_failing(target.origin(), Lane::Metadata, passed).await
+        };
+        let challenge = answered.as_ref().and_then(challenge_of);
+        let answered = match challenge {
+            Some(challenge) if self.gives_no_token(&challenge, target, reach).await => None,
+            Some(_) | None => answered,
+        };
+        answered.unwrap_or_else(|| {
+            let body = bytes::Bytes::from_static(greeting.body.as_bytes());
+            let response = reply::relayed(&asked, &greeting.head, body, Outcome::Stale);
+            record.end(Outcome::Stale, response)
+        })
+    }
+
+    /// Whether the token service fails to which a greeting sends its client: without a token it would get no further, and what
+    /// is public needs none here.
+    async fn gives_no_token(&self, challenge: &Challenge, greeted: &Target, reach: Reach) -> bool {
+        let realm = challenge.realm().origin();
+        if self.origins.is_failing(realm, Partition::Public, Lane::Metadata) {
+            return true;
+        }
+        let from_public = reach.from_public || realm != greeted.origin();
+        let reach = Reach { from_public, ..reach };
+        match tokio::time::timeout(WAIT, self.origins.anonymous_token(challenge, reach)).await {
+            Ok(Ok(_)) => false,
+            Ok(Err(error)) => error.is_temporary(),
+            Err(_) => {
+                self.origins.note_failure(realm, Partition::Public, Lane::Metadata, None);
+                true
+            }
+        }
+    }
+
+    /// What an origin answers; `None` if it fails, or does not answer in time.
+    async fn unless_failing(
+        &self,
+        origin: &Origin,
+        lane: Lane,
+        answer: impl Future<Output = Response<Body>>,
+    ) -> Option<Response<Body>> {
+        let limit = if self.origins.is_failing(origin, Partition::Public, lane) {
+            WAIT_FOR_FAILING
+        } else {
+            WAIT
+        };
+        let answered = tokio::time::timeout(limit, Box::pin(answer)).await;
+        let (failed, after) = match &answered {
+            Ok(response) => (is_failure(response.status()), self.asked_to_wait(response.headers())),
+            Err(_) => (true, None),
+        };
+        if failed {
+            self.origins.note_failure(origin, Partition::Public, lane, after);
+            return None;
+        }
+        self.origins.note_success(origin, Partition::Public, lane);
+        answered.ok()
+    }
+
+    fn asked_to_wait(&self, headers: &HeaderMap) -> Option<Duration> {
+        let text = headers.get(hyper::header::RETRY_AFTER)?.to_str().ok()?;
+        retry_after(text, self.clock.now())
+    }
+}
+
+fn challenge_of(response: &Response<Body>) -> Option<Challenge> {
+    Challenge::of(&Head { status: response.status(), headers: response.headers().clone() })
+}
+
+fn failing(target: &Target, record: &mut Record) -> Response<Body> {
+    let line = format!("{} does not answer; try again", target.origin());
+    let status = hyper::StatusCode::GATEWAY_TIMEOUT;
+    record.end(Outcome::Failed, reply::text(status, &line, Outcome::Failed))
+}

@@ -1,0 +1,235 @@
+//! What a signed index says of itself: its date, how long it may be believed, who signs the next one. And what hangs on the
+//! chain besides Packages.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use larder::digest::Algorithm;
+
+use crate::generations::{PACKAGES, SUITE, archive, later};
+use crate::signed::{Key, world_trusting};
+use crate::world::archive::{flipped, hex};
+use crate::world::{Got, Origin, Page, World};
+
+const DATE: &str = "Fri, 20 Nov 2020 12:00:00 GMT";
+
+/// The text of a Release with these fields and members.
+fn release(date: &str, fields: &str, members: &[(&str, &[u8])]) -> String {
+    let mut text = format!("Suite: stable\nCodename: gears\nDate: {date}\n{fields}SHA256:\n");
+    for (name, bytes) in members {
+        writeln!(text, " {} {} {name}", hex(Algorithm::Sha256, bytes), bytes.len()).unwrap();
+    }
+    text
+}
+
+/// The date in so many seconds, as a Release has it.
+fn in_seconds(seconds: i64) -> String {
+    let date = Command::new("date")
+        .args(["-u", "-d", &format!("{seconds} seconds"), "+%a, %d %b %Y %H:%M:%S GMT"])
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap();
+    String::from_utf8(date.stdout).unwrap().trim().to_owned()
+}
+
+/// An update as apt asks for it, some seconds after the one before.
+async fn update(world: &World, origin: &Origin, path: &str) -> Got {
+    later(world);
+    world.client.get(&origin.url(path)).header("cache-control", "max-age=0").send().await
+}
+
+const RELEASE: &str = "/debian/dists/gears/InRelease";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_index_without_validators_is_known_by_its_date() {
+    for https in [true, false] {
+        let (_dir, key, world, origin) = archive(https).await;
+        origin.put(RELEASE, Page::new(key.clear_sign(&release(DATE, "", &[]))));
+        assert_eq!(update(&world, &origin, RELEASE).await.text("last-modified"), DATE);
+        later(&world);
+        let ask = world.client.get(&origin.url(RELEASE)).header("cache-control", "max-age=0");
+        let again = ask.header("if-modified-since", DATE).send().await;
+        assert_eq!(again.status, 304, "{}", again.cache_status());
+        // A date that was there a moment ago may name two versions.
+        let now = in_seconds(-20);
+        origin.put(RELEASE, Page::new(key.clear_sign(&release(&now, "", &[]))));
+        let young = update(&world, &origin, RELEASE).await;
+        assert!(young.is_complete() && young.text("last-modified").is_empty(), "{young:?}");
+        // Nor is a validator of the origin's touched.
+        let modified = "Sat, 21 Nov 2020 00:00:00 GMT";
+        let page = Page::new(key.clear_sign(&release(&in_seconds(-19), "", &[])));
+        origin.put(RELEASE, page.header("last-modified", modified));
+        assert_eq!(update(&world, &origin, RELEASE).await.text("last-modified"), modified);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_past_its_valid_until_stays_stale_whatever_the_origin_says() {
+    for https in [true, false] {
+        let (_dir, key, world, origin) = archive(https).await;
+        let until = format!("Valid-Until: {}\n", in_seconds(3600));
+        let page = Page::new(key.clear_sign(&release(DATE, &until, &[])));
+        origin.put(RELEASE, page.etag("one"));
+        // The control: while it is valid, a 304 makes it as good as new.
+        for _ in 0..2 {
+            let said = update(&world, &origin, RELEASE).await;
+            assert!(said.cache_status().contains("\"signed\""), "{}", said.cache_status());
+        }
+        world.proxy.clock.advance(Duration::from_secs(3700));
+        for _ in 0..2 {
+            let said = update(&world, &origin, RELEASE).await;
+            assert!(said.cache_status().contains("\"signed+stale\""), "{}", said.cache_status());
+        }
+        assert!(
+            origin.asked(RELEASE).iter().filter(|one| one.text("if-none-match").is_some()).count()
+                > 2
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edition_says_who_may_sign_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    key.gpg(&[
+        "--passphrase",
+        "",
+        "--quick-gen-key",
+        "next <next@example.org>",
+        "ed25519",
+        "sign",
+        "1y",
+    ]);
+    std::fs::write(&key.public, key.gpg(&["--export"]).stdout).unwrap();
+    let listed = key.gpg(&["--with-colons", "--list-keys"]).stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    let fingerprints = listed.lines().filter_map(|line| line.strip_prefix("fpr:::::::::"));
+    let fingerprints: Vec<&str> = fingerprints.map(|rest| rest.trim_end_matches(':')).collect();
+    let [old, new] = fingerprints[..] else { panic!("{listed}") };
+    let sign = |text: &str, by: &[&str]| {
+        let file = dir.path().join("text");
+        std::fs::write(&file, text).unwrap();
+        let users = by.iter().flat_map(|user| ["--local-user", user]);
+        let rest = ["--output", "-", "--clear-sign", file.to_str().unwrap()];
+        key.gpg(&users.chain(rest).collect::<Vec<_>>()).stdout
+    };
+    let world = world_trusting(Some(&key)).await;
+    let origin = &world.origin;
+    let member = |text: &'static str| [(PACKAGES, text.as_bytes())];
+    let successor = format!("Signed-By: {new}!\n");
+    origin.put(RELEASE, Page::new(sign(&release(DATE, &successor, &member("one")), &[old, new])));
+    origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new("one"));
+    let path = format!("{SUITE}/{PACKAGES}");
+    update(&world, origin, RELEASE).await;
+    assert!(update(&world, origin, &path).await.cache_status().contains("signed"));
+    // The old key alone does not count any more, though it signed before.
+    let later = DATE.replace("12:00", "13:00");
+    origin.put(RELEASE, Page::new(sign(&release(&later, "", &member("two")), &[old])));
+    update(&world, origin, RELEASE).await;
+    assert_eq!(update(&world, origin, &path).await.body, "one");
+    origin.put(RELEASE, Page::new(sign(&release(&later, "", &member("two")), &[new])));
+    origin.put(&path, Page::new("two"));
+    update(&world, origin, RELEASE).await;
+    assert_eq!(update(&world, origin, &path).await.body, "two");
+}
+
+/// A key that has expired since, and what it signed in its time.
+fn expired(dir: &Path, text: &str) -> (Key, Vec<u8>) {
+    let key = Key::new(dir, "expired");
+    let past = ["--faked-system-time", "20190101T000000"];
+    let user = "old <old@example.org>";
+    let make = ["--passphrase", "", "--quick-gen-key", user, "ed25519", "sign", "1y"];
+    key.gpg(&[&past[..], &make].concat());
+    std::fs::write(&key.public, key.gpg(&["--export", user]).stdout).unwrap();
+    let file = dir.join("old");
+    std::fs::write(&file, text).unwrap();
+    let sign = ["--local-user", user, "--output", "-", "--clear-sign", file.to_str().unwrap()];
+    let signed = key.gpg(&[&past[..], &sign].concat()).stdout;
+    (key, signed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_key_vouches_for_nothing_and_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let date = "Tue, 01 Jan 2019 00:00:00 GMT";
+    let (key, signed) = expired(dir.path(), &release(date, "", &[(PACKAGES, b"one")]));
+    let world = world_trusting(Some(&key)).await;
+    let plain = Origin::plain("127.0.0.1").await;
+    for origin in [&world.origin, &plain] {
+        origin.put(RELEASE, Page::new(signed.clone()));
+        origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new("one"));
+        for _ in 0..2 {
+            let got = update(&world, origin, RELEASE).await.complete();
+            let secure = origin.address() == world.origin.address();
+            assert_eq!(
+                got.cache_status().contains("+expired-key"),
+                secure,
+                "{}",
+                got.cache_status()
+            );
+            let got = update(&world, origin, &format!("{SUITE}/{PACKAGES}")).await.complete();
+            assert_eq!(got.cache_status().contains("indexed"), secure, "{}", got.cache_status());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn patches_hang_on_the_chain() {
+    for https in [true, false] {
+        let (_dir, key, world, origin) = archive(https).await;
+        let patch = b"a patch, compressed";
+        let wrong = flipped(patch);
+        let line = |bytes: &[u8], name| {
+            format!(" {} {} {name}\n", hex(Algorithm::Sha256, bytes), bytes.len())
+        };
+        let list =
+            format!("SHA256-Download:\n{}{}", line(patch, "T-1-F-0.gz"), line(patch, "T-2-F-0.gz"));
+        let index = format!("{PACKAGES}.diff/Index");
+        let text = release(DATE, "", &[(&index, list.as_bytes())]);
+        origin.put(RELEASE, Page::new(key.clear_sign(&text)));
+        let at = |name: &str| format!("{SUITE}/{PACKAGES}.diff/{name}");
+        origin.put(&at("Index"), Page::new(list));
+        origin.put(&at("T-1-F-0.gz"), Page::new(patch.to_vec()));
+        origin.put(&at("T-2-F-0.gz"), Page::new(wrong));
+        update(&world, &origin, RELEASE).await;
+        update(&world, &origin, &at("Index")).await;
+        update(&world, &origin, &at("T-1-F-0.gz")).await;
+        world.proxy.clock.advance(Duration::from_hours(1));
+        let again = world.fetch(&origin.url(&at("T-1-F-0.gz"))).await;
+        assert!(
+            again.cache_status().contains("hit; detail=\"signed\""),
+            "{}",
+            again.cache_status()
+        );
+        assert_eq!(origin.gets(&at("T-1-F-0.gz")), 1);
+        // The right bytes are known by now, so that the mirror's are not asked for; before, they would be refused.
+        let got = world.get(&origin.url(&at("T-2-F-0.gz"))).await;
+        assert_eq!(got.body, patch[..], "{}", got.cache_status());
+        assert_eq!(origin.gets(&at("T-2-F-0.gz")), 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flat_archive_may_keep_its_index_under_its_digest() {
+    for https in [true, false] {
+        let (_dir, key, world, origin) = archive(https).await;
+        let name = "gear++_1.0+x-1_all.deb";
+        let packages = format!(
+            "Package: gear++\nFilename: ./{name}\nSHA256: {}\n\n",
+            hex(Algorithm::Sha256, b"deb")
+        );
+        let text = release(DATE, "Acquire-By-Hash: yes\n", &[("Packages", packages.as_bytes())]);
+        let named = format!("/flat/by-hash/SHA256/{}", hex(Algorithm::Sha256, packages.as_bytes()));
+        let deb = format!("/flat/{}", name.replace('+', "%2b"));
+        origin.put("/flat/InRelease", Page::new(key.clear_sign(&text)));
+        origin.put(&named, Page::new(packages));
+        origin.put(&format!("/flat/{}", name.replace('+', "%2B")), Page::new("deb"));
+        for path in ["/flat/InRelease", &named, &deb] {
+            update(&world, &origin, path).await.complete();
+        }
+        let got = world.fetch(&origin.url(&deb)).await;
+        assert!(got.cache_status().contains("hit; detail=\"signed\""), "{}", got.cache_status());
+    }
+}

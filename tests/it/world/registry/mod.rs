@@ -1,0 +1,243 @@
+//! A real registry: Debian's `docker-registry` on loopback, behind a TLS front that counts, and if a test wants it with
+//! tokens, and with blobs that lie on another host behind signed URLs.
+
+pub(crate) mod image;
+mod tokens;
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use larder::digest::{Algorithms, Hashing};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::page::{OriginBody, empty};
+use super::{Ca, Origin, Page, eventually};
+
+pub(crate) use self::tokens::{OWNER, Tokens, basic};
+
+/// The program, as Debian's package installs it.
+pub(crate) const PROGRAM: &str = "/usr/bin/docker-registry";
+
+/// Where the front is found.
+pub(crate) const NAME: &str = "registry.example.org";
+/// Where the blobs lie.
+const FILES: &str = "files.example.org";
+
+/// What stands around a registry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Around {
+    /// It wants tokens.
+    pub(crate) tokens: bool,
+    /// It sends its clients to another host for blobs.
+    pub(crate) redirects: bool,
+}
+
+/// A running registry. It stops when this is dropped.
+pub(crate) struct Registry {
+    /// What its clients see.
+    pub(crate) front: Origin,
+    /// The host where its blobs lie.
+    pub(crate) files: Origin,
+    /// Who gives out its tokens.
+    pub(crate) tokens: Tokens,
+    /// Bytes of blobs that left, front and files together.
+    sent: Arc<AtomicU64>,
+    storage: PathBuf,
+    child: Child,
+}
+
+impl Registry {
+    /// Starts one that keeps its files under `dir`.
+    pub(crate) async fn start(ca: &Ca, dir: &Path, around: Around) -> Self {
+        let storage = dir.join("registry");
+        std::fs::create_dir_all(&storage).unwrap();
+        let (front, files) = (Origin::named(ca, NAME).await, Origin::named(ca, FILES).await);
+        let tokens = Tokens::new(ca, &storage).await;
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let auth = if around.tokens { tokens.settings() } else { String::new() };
+        let shown = storage.display();
+        let settings = format!(
+            "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {shown}\n  delete:\n    \
+             enabled: true\nhttp:\n  addr: {address}\n  relativeurls: true\n{auth}"
+        );
+        let file = storage.join("config.yml");
+        std::fs::write(&file, settings).unwrap();
+        let mut command = Command::new(PROGRAM);
+        command
+            .arg("serve")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let child = command.spawn().unwrap();
+        eventually(
+            "the registry listens",
+            || async move { TcpStream::connect(address).await.is_ok() },
+        )
+        .await;
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&sent);
+        front.otherwise(move |request| {
+            let counter = Arc::clone(&counter);
+            async move {
+                let is_blob = request.method() == Method::GET
+                    && request.uri().path().contains("/blobs/sha256:");
+                if is_blob && around.redirects {
+                    return redirected(&request, address).await;
+                }
+                let answer = forward(request, address).await;
+                if is_blob { counted(answer, counter) } else { answer }
+            }
+        });
+        let (root, counter) = (storage.clone(), Arc::clone(&sent));
+        files.otherwise(move |request| {
+            let (root, counter) = (root.clone(), Arc::clone(&counter));
+            async move { counted(file_of(&request, &root).await, counter) }
+        });
+        Self { front, files, tokens, sent, storage, child }
+    }
+
+    /// Bytes of blobs that left so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
+    }
+
+    /// How often the blob with this digest was sent.
+    pub(crate) fn gets(&self, digest: &str) -> usize {
+        let wanted = digest.trim_start_matches("sha256:");
+        let asked = self.front.log().into_iter();
+        asked.filter(|one| one.method == Method::GET && one.path.contains(wanted)).count()
+    }
+
+    /// Puts a blob of `size` bytes, nearly all of them holes, into `repository`; gives back its digest.
+    pub(crate) fn plant(&self, repository: &str, size: u64) -> String {
+        let (mut hashing, zeros) = (Hashing::new(Algorithms::NONE), vec![0; 1 << 20]);
+        let start = format!("{repository} {size}");
+        hashing.update(start.as_bytes());
+        let mut left = size - start.len() as u64;
+        while left > 0 {
+            let piece = left.min(zeros.len() as u64);
+            hashing.update(&zeros[..usize::try_from(piece).unwrap()]);
+            left -= piece;
+        }
+        let hex = hashing.finish().blob().to_hex();
+        let digest = format!("sha256:{hex}");
+        let data = self.file(&digest);
+        let layers = format!("docker/registry/v2/repositories/{repository}/_layers/sha256/{hex}");
+        let layers = self.storage.join(layers);
+        for directory in [data.parent().unwrap(), &layers] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        std::fs::write(&data, start).unwrap();
+        std::fs::OpenOptions::new().write(true).open(&data).unwrap().set_len(size).unwrap();
+        std::fs::write(layers.join("link"), &digest).unwrap();
+        digest
+    }
+
+    /// Where the bytes of a blob lie.
+    pub(crate) fn file(&self, digest: &str) -> PathBuf {
+        self.storage.join(stored(digest.trim_start_matches("sha256:")))
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        let _already_dead = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+fn stored(hex: &str) -> String {
+    format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2])
+}
+
+/// Hands a request on as it came.
+async fn forward(mut request: Request<Incoming>, to: SocketAddr) -> Response<OriginBody> {
+    let Ok(stream) = TcpStream::connect(to).await else {
+        return Page::status(502).answer(request.method(), request.headers());
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let path = request.uri().path_and_query().unwrap().as_str().parse().unwrap();
+    *request.uri_mut() = path;
+    request.headers_mut().insert("host", NAME.parse().unwrap());
+    match sender.send_request(request).await {
+        Ok(answer) => answer.map(|body| body.map_err(io::Error::other).boxed_unsync()),
+        Err(_) => Response::builder().status(502).body(empty()).unwrap(),
+    }
+}
+
+/// A way to the bytes that holds for this time only, for who may have them.
+async fn redirected(request: &Request<Incoming>, registry: SocketAddr) -> Response<OriginBody> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let mut asking = Request::builder().method(Method::HEAD).uri(request.uri().path());
+    for name in ["authorization", "accept"] {
+        if let Some(value) = request.headers().get(name) {
+            asking = asking.header(name, value);
+        }
+    }
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(TcpStream::connect(registry).await.unwrap())).await.unwrap();
+    tokio::spawn(connection);
+    let asking = asking.header("host", NAME).body(empty()).unwrap();
+    let answer = sender.send_request(asking).await.unwrap();
+    let (parts, body) = answer.into_parts();
+    if !parts.status.is_success() {
+        return Response::from_parts(parts, body.map_err(io::Error::other).boxed_unsync());
+    }
+    let hex = request.uri().path().rsplit_once("sha256:").unwrap().1;
+    let number = COUNT.fetch_add(1, Ordering::SeqCst);
+    let to =
+        format!("https://{FILES}/{}?X-Amz-Expires=1200&X-Amz-Signature={number:064x}", stored(hex));
+    Response::builder().status(307).header("location", to).body(empty()).unwrap()
+}
+
+/// What lies behind a signed URL: for who has the URL, and for nobody who shows a credential besides, as object stores
+/// have it.
+async fn file_of(request: &Request<Incoming>, root: &Path) -> Response<OriginBody> {
+    let signed = request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature="));
+    if !signed || request.headers().contains_key("authorization") {
+        return Response::builder().status(400).body(empty()).unwrap();
+    }
+    let path = root.join(request.uri().path().trim_start_matches('/'));
+    let Ok(file) = tokio::fs::File::open(path).await else {
+        return Response::builder().status(404).body(empty()).unwrap();
+    };
+    let length = file.metadata().await.unwrap().len();
+    let pieces = stream::unfold(file, |mut file| async move {
+        let mut piece = vec![0; 256 * 1024];
+        match file.read(&mut piece).await {
+            Ok(0) => None,
+            Ok(read) => {
+                piece.truncate(read);
+                Some((Ok(Frame::data(piece.into())), file))
+            }
+            Err(error) => Some((Err(error), file)),
+        }
+    });
+    let body = BodyExt::boxed_unsync(StreamBody::new(pieces));
+    Response::builder().header("content-length", length).body(body).unwrap()
+}
+
+fn counted(answer: Response<OriginBody>, counter: Arc<AtomicU64>) -> Response<OriginBody> {
+    answer.map(|body| {
+        body.map_frame(move |frame| {
+            let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
+            counter.fetch_add(bytes as u64, Ordering::SeqCst);
+            frame
+        })
+        .boxed_unsync()
+    })
+}

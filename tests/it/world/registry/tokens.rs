@@ -1,0 +1,155 @@
+//! A token service as registries use them: a challenge names it, it gives out short-lived JSON web tokens, and the registry
+//! believes whom its certificate vouches for (Docker's token authentication specification; RFC 7515, RFC 7518 §3.4).
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+use hyper::Response;
+use hyper::header::AUTHORIZATION;
+use larder::clock::Clock;
+use rcgen::{CertificateParams, DnType, KeyPair};
+
+use crate::world::page::whole;
+use crate::world::registry::NAME;
+use crate::world::{Ca, Origin};
+
+/// Where it is found.
+const REALM: &str = "token.example.org";
+const SERVICE: &str = "gears";
+const ISSUER: &str = "the test's tokens";
+
+/// Who may have everything: user and password.
+pub(crate) const OWNER: (&str, &str) = ("owner", "planted-password");
+
+/// Everybody may pull what is called so; the rest is the owner's.
+pub(crate) const PUBLIC: &str = "public/";
+
+/// Who signs rights to what a `scope` names (`repository:<name>:<actions>`).
+#[derive(Clone)]
+struct Signer {
+    key: Arc<EcdsaKeyPair>,
+    certificate: String,
+    count: Arc<AtomicU64>,
+}
+
+/// A running token service.
+pub(crate) struct Tokens {
+    /// What its clients see.
+    pub(crate) front: Origin,
+    bundle: PathBuf,
+}
+
+impl Tokens {
+    pub(super) async fn new(ca: &Ca, dir: &Path) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, ISSUER);
+        let certificate = params.self_signed(&key).unwrap();
+        let bundle = dir.join("tokens.pem");
+        std::fs::write(&bundle, certificate.pem()).unwrap();
+        let der = key.serialize_der();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der).unwrap();
+        let signer = Signer {
+            key: Arc::new(key),
+            certificate: base64(certificate.der(), STANDARD, true),
+            count: Arc::default(),
+        };
+        let front = Origin::named(ca, REALM).await;
+        let giving = signer.clone();
+        front.otherwise(move |request| {
+            let owner = basic(OWNER);
+            let said = request.headers().get(AUTHORIZATION);
+            let is_owner =
+                said.is_some_and(|said| said.to_str().unwrap() == format!("Basic {owner}"));
+            let status = if said.is_some() && !is_owner { 401 } else { 200 };
+            let query = request.uri().query().unwrap_or_default();
+            let query = query.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
+            let scopes: Vec<&str> =
+                query.split('&').filter_map(|pair| pair.strip_prefix("scope=")).collect();
+            let token = giving.token(&scopes, is_owner);
+            let body = if status == 200 {
+                format!(r#"{{"token":"{token}","expires_in":300}}"#)
+            } else {
+                String::from(r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#)
+            };
+            async move {
+                let answer = Response::builder().status(status);
+                answer.header("content-type", "application/json").body(whole(body)).unwrap()
+            }
+        });
+        Self { front, bundle }
+    }
+
+    /// What the registry must be told to believe its tokens.
+    pub(super) fn settings(&self) -> String {
+        let bundle = self.bundle.display();
+        format!(
+            "auth:\n  token:\n    realm: https://{REALM}/token\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
+             rootcertbundle: {bundle}\n"
+        )
+    }
+
+    /// How many were given out over the network.
+    pub(crate) fn given(&self) -> usize {
+        self.front.total()
+    }
+}
+
+/// User and password as a request carries them.
+pub(crate) fn basic((user, password): (&str, &str)) -> String {
+    base64(format!("{user}:{password}").as_bytes(), STANDARD, true)
+}
+
+impl Signer {
+    /// No two are the same.
+    fn token(&self, scopes: &[&str], owner: bool) -> String {
+        let mut access = String::new();
+        for scope in scopes {
+            let mut parts = scope.splitn(3, ':');
+            let (kind, name) = (parts.next().unwrap(), parts.next().unwrap_or_default());
+            let wanted = parts.next().unwrap_or_default();
+            let granted: Vec<String> = wanted
+                .split(',')
+                .filter(|action| owner || *action == "pull" && name.starts_with(PUBLIC))
+                .map(|action| format!("\"{action}\""))
+                .collect();
+            let comma = if access.is_empty() { "" } else { "," };
+            let granted = granted.join(",");
+            write!(access, r#"{comma}{{"type":"{kind}","name":"{name}","actions":[{granted}]}}"#)
+                .unwrap();
+        }
+        let now = Clock::system().now().as_millis() / 1000;
+        let (from, until) = (now - 60, now + 3600);
+        let number = self.count.fetch_add(1, Ordering::SeqCst);
+        let header = format!(r#"{{"typ":"JWT","alg":"ES256","x5c":["{}"]}}"#, self.certificate);
+        let claims = format!(
+            r#"{{"iss":"{ISSUER}","sub":"{NAME}","aud":"{SERVICE}","exp":{until},"nbf":{from},"iat":{from},"jti":"{number}","access":[{access}]}}"#
+        );
+        let part = |text: &str| base64(text.as_bytes(), URL, false);
+        let signed = format!("{}.{}", part(&header), part(&claims));
+        let signature = self.key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        format!("{signed}.{}", base64(signature.as_ref(), URL, false))
+    }
+}
+
+const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+const URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+/// RFC 4648 §4 and §5.
+fn base64(bytes: &[u8], alphabet: &[u8; 64], padded: bool) -> String {
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let word = three.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte));
+        let word = word << (8 * (3 - three.len()));
+        for at in 0..=three.len() {
+            let six = usize::try_from(word >> (18 - 6 * at) & 63).unwrap();
+            text.push(char::from(alphabet[six]));
+        }
+        text.push_str(if padded { &"=="[..3 - three.len()] } else { "" });
+    }
+    text
+}
