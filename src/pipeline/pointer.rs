@@ -15,10 +15,10 @@ use std::sync::Arc;
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
 
-use super::Pipeline;
 use super::lead::{Came, is_failure};
 use super::lookup::Lookup;
 use super::task::Task;
+use super::{Pipeline, rights};
 use crate::digest::Digest;
 use crate::ecosystem::{Recognised, Recognition, Shape};
 use crate::entry::{Entry, Head};
@@ -58,6 +58,10 @@ impl Pipeline {
                 Came::Again(_) | Came::Unsettled(_) => None,
             };
         }
+        if task.asker.is_private() {
+            // What stands under the digest is guarded, and a right to the pointer is none to that: fetched by its tag.
+            return None;
+        }
         let found = match self.fixed(task, known, &fixed).await {
             Ok(found) => found?,
             Err(end) => return Some(end),
@@ -83,8 +87,10 @@ impl Pipeline {
         ask.head_only = true;
         // What everybody was given may be asked about as anybody, who needs no token for that: a HEAD costs no quota.
         let fetched = match stored {
-            Some(_) => Box::pin(self.origins.fetch_as_anybody(ask)).await,
-            None => self.origins.fetch(ask).await,
+            Some(_) if !task.asker.is_private() => {
+                Box::pin(self.origins.fetch_as_anybody(ask)).await
+            }
+            Some(_) | None => self.origins.fetch(ask).await,
         };
         let answer = match fetched {
             Ok(answer) => answer,
@@ -96,6 +102,9 @@ impl Pipeline {
             Err(_) => return Pointed::Nowhere,
         };
         let status = answer.head.status;
+        if rights::is_no(status) {
+            self.forget_right(task).await;
+        }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             // The client hears what it would have heard.
             return Pointed::Ended(End::Pass);

@@ -39,9 +39,12 @@ impl Pipeline {
         task: &Task,
         record: &mut Record,
     ) -> Response<Body> {
-        let Some(entry) = self.store.entries(task.key).into_iter().next() else {
+        let newest = |key| self.store.entries(key).into_iter().next();
+        let open = newest(task.in_public().key);
+        let guarded = newest(task.key).filter(|_| task.is_guarded());
+        if open.is_none() && guarded.is_none() {
             return self.pass_head(call, task, record).await;
-        };
+        }
         let connection = Arc::clone(&call.connection);
         let answered = {
             let passed = self.pass_head(call, task, record);
@@ -50,6 +53,12 @@ impl Pipeline {
         if let Some(response) = answered {
             return response;
         }
+        let entry = match (open, guarded) {
+            (Some(open), _) => open,
+            // Whoever hears that it is there hears what it is.
+            (None, Some(guarded)) if self.had_right_to(task, &guarded).await => guarded,
+            (None, _) => return failing(task.bare(), record),
+        };
         let proof = entry.proof.stale();
         let stored = Stored { entry, proof, usable: true };
         let reply = self.reply_stored(&connection, asked, task, &stored, Outcome::Stale, record);
@@ -59,8 +68,11 @@ impl Pipeline {
         }
     }
 
-    /// Something public of the task's service is stored now.
+    /// Something public of the task's service is stored now, if the task is anybody's.
     pub(super) fn note_service(&self, task: &Task) {
+        if task.asker.is_private() {
+            return;
+        }
         let service = task.recognition.as_ref().and_then(|known| {
             Some((known.ecosystem.name(), known.ecosystem.service(task.bare())?))
         });
