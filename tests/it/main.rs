@@ -39,6 +39,7 @@ mod npm_signatures;
 mod oci;
 mod pass;
 mod privacy;
+mod privacy_registry;
 mod privacy_secrets;
 mod privacy_views;
 mod process;
