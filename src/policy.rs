@@ -1,14 +1,15 @@
 //! Decides what is done with a request: a pass, or something larder may answer and keep.
 //!
 //! The rule is one sentence (DESIGN §4): a request may be a fill only if each of its header fields is named by its
-//! ecosystem or harmless. Everything else is the client's own request, streamed both ways and never shared, so that
+//! ecosystem, or harmless, or a credential that a fill can show in its place; what such a fill brings is private, which is
+//! the pipeline's business. Everything else is the client's own request, streamed both ways and never shared, so that
 //! larder breaks nothing that it does not know.
 
-use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::header::{self, HeaderName};
 use hyper::{Method, Request, Version};
 
 use crate::ecosystem::{Artifact, Kind, Recognition};
-use crate::target::{Scheme, Target};
+use crate::target::{Scheme, Target, is_bound_to_connection, is_field};
 
 /// Why a request is not answered from the cache and its answer not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +20,7 @@ pub enum PassReason {
     Body,
     /// It asks to switch protocols.
     Upgrade,
-    /// It carries a credential.
+    /// It carries a credential that cannot be shown again: a connection's login, or a URL that was signed for one request.
     Credential,
     /// It carries a header that larder does not know to be harmless.
     Header,
@@ -99,37 +100,6 @@ const HARMLESS: [&str; 27] = [
     "priority",
 ];
 
-/// Fields that are credentials whoever sends them.
-const CREDENTIALS: [&str; 9] = [
-    "authorization",
-    "cookie",
-    "private-token",
-    "job-token",
-    "deploy-token",
-    "x-jfrog-art-api",
-    "x-nuget-apikey",
-    "x-api-key",
-    "x-auth-token",
-];
-
-/// Query parameters that are credentials: signed URLs and tokens.
-const QUERY_CREDENTIALS: [&str; 14] = [
-    "access_token",
-    "api_key",
-    "apikey",
-    "auth",
-    "awsaccesskeyid",
-    "jwt",
-    "key-pair-id",
-    "password",
-    "private_token",
-    "sig",
-    "signature",
-    "token",
-    "x-amz-signature",
-    "x-goog-signature",
-];
-
 /// Decides. `vouched`: a signature may prove what comes, even over plain http. `extra` are the harmless fields that the
 /// operator added.
 pub fn plan<B>(
@@ -150,16 +120,23 @@ pub fn plan<B>(
     if asks_upgrade(request) {
         return Plan::Pass(PassReason::Upgrade);
     }
-    if has_credential(request.headers(), target) {
+    if is_bound_to_connection(request.headers()) {
+        return Plan::Pass(PassReason::Credential);
+    }
+    if target.has_token_in_query() && recognition.is_none() {
+        // Signed for one download, mostly: under the next signature nobody would find it again.
         return Plan::Pass(PassReason::Credential);
     }
     let named = recognition.map_or(&[][..], |recognition| recognition.ecosystem.harmless_headers());
+    let logins = recognition.map_or(&[][..], |recognition| recognition.ecosystem.login_headers());
     let harmless = |name: &HeaderName| {
         let matches = |pattern: &str| match pattern.strip_suffix('*') {
             Some(start) => name.as_str().starts_with(start),
             None => name.as_str() == pattern,
         };
-        HARMLESS.iter().copied().any(matches)
+        // A fill shows the credential as it came, and what it brings is for who shows it.
+        is_field(name, logins)
+            || HARMLESS.iter().copied().any(matches)
             || named.iter().copied().any(matches)
             || extra.iter().map(String::as_str).any(matches)
     };
@@ -195,28 +172,6 @@ pub fn asks_upgrade<B>(request: &Request<B>) -> bool {
         })
 }
 
-fn has_credential(headers: &HeaderMap, target: &Target) -> bool {
-    headers.keys().any(|name| CREDENTIALS.contains(&name.as_str()))
-        || target
-            .path()
-            .split('/')
-            .skip_while(|segment| *segment != "t")
-            .nth(1)
-            .is_some_and(is_token)
-        || target.query().is_some_and(|query| {
-            query.split('&').any(|pair| {
-                let name = pair.split('=').next().unwrap_or(pair).to_ascii_lowercase();
-                QUERY_CREDENTIALS.contains(&name.as_str())
-            })
-        })
-}
-
-/// conda's `/t/<token>/`: long, and of letters, digits and hyphens. A false yes costs a pass.
-fn is_token(segment: &str) -> bool {
-    segment.len() >= 16
-        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,8 +194,11 @@ mod tests {
             (&[("if-none-match", "\"a\""), ("x-build-id", "7")], Plan::Revalidate),
             (&[("upgrade", "h2c"), ("http2-settings", "AAMAAABk")], Plan::Revalidate),
             (&[("x-vault-token", "s3cret")], Plan::Pass(PassReason::Header)),
-            (&[("authorization", "Basic x")], Plan::Pass(PassReason::Credential)),
-            (&[("cookie", "a=b")], Plan::Pass(PassReason::Credential)),
+            (&[("authorization", "Basic x")], Plan::Revalidate),
+            (&[("cookie", "a=b"), ("private-token", "x")], Plan::Revalidate),
+            (&[("cookie", "a=b"), ("x-vault-token", "x")], Plan::Pass(PassReason::Header)),
+            (&[("authorization", "NTLM x")], Plan::Pass(PassReason::Credential)),
+            (&[("authorization", "negotiate x")], Plan::Pass(PassReason::Credential)),
             (&[("upgrade", "websocket")], Plan::Pass(PassReason::Upgrade)),
             (&[("origin", "https://example.org")], Plan::Pass(PassReason::Header)),
         ] {
@@ -251,22 +209,21 @@ mod tests {
     }
 
     #[test]
-    fn tokens_in_urls_are_credentials() {
-        for url in [
-            "https://example.org/a?X-Amz-Signature=00&b=1",
-            "https://example.org/a?token=x",
-            "https://example.org/t/ab-0123456789abcdef/c/x.conda",
-        ] {
+    fn what_is_signed_for_one_download_is_passed() {
+        for url in ["https://example.org/a?X-Amz-Signature=00&b=1", "https://example.org/a?token=x"]
+        {
             assert_eq!(
                 plan_of("GET", url, &[], false),
                 Plan::Pass(PassReason::Credential),
                 "{url}"
             );
         }
-        assert_eq!(
-            plan_of("GET", "https://example.org/t/x?tokens=1", &[], false),
-            Plan::Revalidate
-        );
+        for url in [
+            "https://example.org/t/ab-0123456789abcdef/c/x.conda",
+            "https://example.org/t/x?tokens=1",
+        ] {
+            assert_eq!(plan_of("GET", url, &[], false), Plan::Revalidate, "{url}");
+        }
     }
 
     #[test]

@@ -228,6 +228,12 @@ pub trait Ecosystem: Sync {
         &[]
     }
 
+    /// Request headers by which clients of this ecosystem log in, in lower case, besides those that everybody knows: what
+    /// is fetched with one is private.
+    fn login_headers(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// The documents that should be read before `at`, an artifact or an index, is judged, the most useful first. Asked
     /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; what
     /// [`Shelf::open`] gives is not named again, so a copy that is too old to help should not be on the shelf.

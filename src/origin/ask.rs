@@ -1,7 +1,10 @@
 //! A fill's request: canonical, built from the key alone (promise P1).
 //!
 //! Nothing a client sent stands in it but what its key names: no header of the client's can change what everybody is
-//! given later.
+//! given later. A private fill adds exactly the credential, and only on requests to the origin that it was meant for: no
+//! redirect takes it elsewhere.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -13,7 +16,7 @@ use hyper::{Method, Request, Uri};
 
 use super::error::Fault;
 use super::{Lane, Reach, hop};
-use crate::target::Target;
+use crate::target::{Credential, Target};
 
 /// How larder names itself to origins.
 const LARDER: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
@@ -48,6 +51,8 @@ pub struct Ask {
     pub patient: bool,
     /// Which addresses are open to it.
     pub reach: Reach,
+    /// What a private fill shows to the asked origin.
+    pub credential: Option<Arc<Credential>>,
 }
 
 impl Ask {
@@ -82,6 +87,11 @@ impl Ask {
         });
         set(RANGE, range.as_deref())?;
         set(IF_RANGE, self.if_range.as_deref())?;
+        if let Some(credential) = &self.credential
+            && target.origin() == self.target.origin()
+        {
+            credential.show_to_origin(headers);
+        }
         if let Some(value) = proxy_authorization {
             headers.insert(PROXY_AUTHORIZATION, value);
         }
@@ -115,6 +125,7 @@ mod tests {
             fresh_connection: false,
             patient: false,
             reach: Reach { internal_client: false, from_public: false },
+            credential: None,
         }
     }
 
@@ -139,6 +150,24 @@ mod tests {
         assert_eq!(request.headers()["range"], "bytes=5-");
         assert_eq!(request.headers()["accept-encoding"], "identity");
         assert_eq!(request.uri(), "https://example.org/a?b=c");
+    }
+
+    #[test]
+    fn a_credential_goes_to_its_origin_only() {
+        let mut private = ask("https://example.org/a");
+        let login = (hyper::header::AUTHORIZATION, HeaderValue::from_static("Bearer s3cret"));
+        private.credential = Credential::of_fields([login]).map(Arc::new);
+        for (url, shown) in [
+            ("https://example.org/a", true),
+            ("https://example.org/elsewhere", true),
+            ("https://files.example.org/a", false),
+            ("http://example.org/a", false),
+            ("https://example.org:8443/a", false),
+        ] {
+            let target = Target::from_url(url).unwrap();
+            let request = private.request(&target, "larder-0", None).unwrap();
+            assert_eq!(request.headers().contains_key("authorization"), shown, "{url}");
+        }
     }
 
     #[test]

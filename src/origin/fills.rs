@@ -2,8 +2,9 @@
 //!
 //! hyper-util's client pools by scheme and authority and knows nothing else of a connection. So there is one for each
 //! lane, that an index does not wait behind layers on one h2 connection; and one for each reach, that a connection
-//! made for a client of the inner network serves no request that the guard would have kept from it. Passes never come
-//! here (pitfall 38).
+//! made for a client of the inner network serves no request that the guard would have kept from it; and others for
+//! requests that show a credential, that an origin which remembers it for the whole connection gives nothing private to
+//! everybody. Passes never come here (pitfall 38).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,12 @@ type Pool = Client<Connector, Empty<Bytes>>;
 #[derive(Debug)]
 pub(super) struct Fills {
     pub(super) wire: Arc<Wire>,
+    public: ByLane,
+    private: ByLane,
+}
+
+#[derive(Debug)]
+struct ByLane {
     metadata: ByReach,
     bulk: ByReach,
 }
@@ -57,8 +64,9 @@ impl Fills {
         let idle = wire.config.get().upstream.connections_per_origin;
         let by_reach =
             || ByReach { wide: pool(&wire, WIDE, idle), narrow: pool(&wire, NARROW, idle) };
-        let (metadata, bulk) = (by_reach(), by_reach());
-        Self { wire, metadata, bulk }
+        let by_lane = || ByLane { metadata: by_reach(), bulk: by_reach() };
+        let (public, private) = (by_lane(), by_lane());
+        Self { wire, public, private }
     }
 
     /// Sends `ask` for `target` from `reach`, and again, once, if an old connection turns out to be dead.
@@ -105,7 +113,7 @@ impl Fills {
         } else {
             limits.connect_timeout.saturating_add(limits.header_timeout)
         };
-        let sending = self.client(ask.lane, reach, fresh).request(request);
+        let sending = self.client(ask, reach, fresh).request(request);
         let sent = tokio::time::timeout(limit, sending).await;
         let about = about(&captured);
         let response = match sent {
@@ -134,15 +142,16 @@ impl Fills {
         Ok((response, about, captured))
     }
 
-    fn client(&self, lane: Lane, reach: Reach, fresh: bool) -> Pool {
+    fn client(&self, ask: &Ask, reach: Reach, fresh: bool) -> Pool {
         let wide = reach.opens_private();
         if fresh {
             // A pool of none: its one connection is nobody's before, and nobody's after.
             return pool(&self.wire, if wide { WIDE } else { NARROW }, 0);
         }
-        let by_reach = match lane {
-            Lane::Metadata => &self.metadata,
-            Lane::Bulk => &self.bulk,
+        let by_lane = if ask.credential.is_some() { &self.private } else { &self.public };
+        let by_reach = match ask.lane {
+            Lane::Metadata => &by_lane.metadata,
+            Lane::Bulk => &by_lane.bulk,
         };
         if wide { &by_reach.wide } else { &by_reach.narrow }.clone()
     }

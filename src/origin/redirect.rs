@@ -2,7 +2,7 @@
 //!
 //! Followed only where the asker says so, because the digest will prove the bytes wherever they come from; at most
 //! five hops, never twice to one URL. Every hop passes the operator's word on hosts and ports, and the guard; after a
-//! public hop no inner address is open. No hop carries a credential: fills have none.
+//! public hop no inner address is open. A hop to another origin carries no credential (`ask.rs`).
 //!
 //! Source: RFC 9110 §15.4 and §10.2.2. The fragment is the client's business and dropped.
 

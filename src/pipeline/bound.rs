@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::asker::Asker;
 use crate::clock::Time;
 use crate::digest::Digest;
 use crate::ecosystem::Recognition;
@@ -55,7 +56,12 @@ impl Bound {
                 Finding::Doubted(_) => {
                     last = true;
                     self.pipeline
-                        .ask_again(&self.recognition, self.reach, &expected, self.asked)
+                        .ask_again(
+                            &self.recognition,
+                            (self.reach, &Asker::default()),
+                            &expected,
+                            self.asked,
+                        )
                         .await;
                 }
             }

@@ -1,12 +1,12 @@
 //! Requests that may be answered from the store: look up, join a flight, answer.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::{Response, StatusCode, Version, header};
 
 use super::lookup::{Lookup, Stored};
 use super::record::Record;
+use super::rights::{Right, WAIT_FOR_FAILING};
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::flight::{End, Flight, Opened, Permit, Reader};
@@ -15,9 +15,6 @@ use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
-
-/// How long a request with a stored copy waits for an origin that has just failed.
-const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
 
 /// How a flight ended that a request waited for.
 struct Ended {
@@ -42,12 +39,16 @@ impl Pipeline {
         task: Task,
         record: &mut Record,
     ) -> Response<Body> {
+        if let Some(silence) = self.silence_of(&task, record) {
+            return silence;
+        }
+        if task.is_guarded() {
+            return Box::pin(self.from_guarded(call, asked, task, record)).await;
+        }
         let demand = Demand::of(&asked.headers);
         let unshared = self.is_unshared(&task);
         if unshared && !demand.only_if_cached {
-            let recognition = task.recognition.as_ref();
-            let reason = PassReason::Answer;
-            return self.pass(call, task.bare(), recognition, reason, record).await;
+            return self.pass_for(call, &task, PassReason::Answer, record).await;
         }
         self.reading.wait(task.target.origin()).await;
         let mut found = self.look_up(&task, &asked.headers).await;
@@ -81,14 +82,13 @@ impl Pipeline {
             return self.pass_head(call, &task, record).await;
         }
         if demand.no_store && task.artifact().is_none() {
-            let (recognition, reason) = (task.recognition.as_ref(), PassReason::NoStore);
-            return self.pass(call, task.bare(), recognition, reason, record).await;
+            return self.pass_for(call, &task, PassReason::NoStore, record).await;
         }
         self.fly(call, asked, task, stored, record).await
     }
 
     /// Joins or begins the flight, and answers from it.
-    async fn fly(
+    pub(super) async fn fly(
         self: &Arc<Self>,
         call: Call,
         asked: &Asked,
@@ -107,12 +107,22 @@ impl Pipeline {
         };
         let end = match opened {
             Some(Opened::Answered(answered)) => {
+                if !leads && !self.may_share(&task, &answered).await {
+                    drop(reader);
+                    return self.pass_for(call, &task, PassReason::Answer, record).await;
+                }
                 let needed = reply::needed(asked, &answered.head, answered.length);
                 let beside = self.beside(asked, &task, &reader, &answered, needed, record);
                 if let Some(response) = beside.await {
                     return response;
                 }
                 match first_bytes(&mut reader, &call, needed).await {
+                    // Fetched once more meanwhile: the right was to what came first.
+                    Opened::Answered(again)
+                        if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
+                    {
+                        End::Pass
+                    }
                     Opened::Answered(answered) => {
                         record.flight(&flight);
                         let (outcome, source) = (outcome(leads), Source::Flight(reader));
@@ -189,6 +199,9 @@ impl Pipeline {
                 return response;
             }
         }
+        if task.is_guarded() && !ended.leads && !self.may_be_given(task, &ended.end).await {
+            return self.pass_for(call, task, PassReason::Answer, record).await;
+        }
         let kept = match ended.end {
             End::Kept(entry) => Some((entry, outcome)),
             End::Current(entry) => Some((entry, Outcome::Revalidated)),
@@ -216,12 +229,27 @@ impl Pipeline {
                 return response;
             }
         }
-        let recognition = task.recognition.as_ref();
-        self.pass(call, task.bare(), recognition, PassReason::Answer, record).await
+        self.pass_for(call, task, PassReason::Answer, record).await
+    }
+
+    /// Whether who followed a flight of others may have how it ended: a body to which it proves its right, and no word
+    /// that was for its leader.
+    async fn may_be_given(self: &Arc<Self>, task: &Task, end: &End) -> bool {
+        match end {
+            End::Kept(entry) | End::Current(entry) => {
+                self.right_to(task, entry).await == Right::Yes
+            }
+            End::Given
+            | End::Refused(_)
+            | End::Failed(..)
+            | End::Relayed(_)
+            | End::Pass
+            | End::Handed => false,
+        }
     }
 
     /// Answers from the store; `None` if the blob is not there after all.
-    async fn reply_stored(
+    pub(super) async fn reply_stored(
         &self,
         asked: &Asked,
         stored: &Stored,

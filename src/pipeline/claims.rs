@@ -15,7 +15,7 @@ use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
 use crate::proof::Rank;
 use crate::store::{ClaimBatch, Notes};
-use crate::target::{Scheme, Target};
+use crate::target::{Partition, Scheme, Target};
 
 impl Pipeline {
     /// Reads the claims of an index, or finds that they are read. An index that cannot be read makes none; the client has it
@@ -27,13 +27,14 @@ impl Pipeline {
         entry: &Arc<Entry>,
         base: &Target,
         known: bool,
+        reader: Partition,
     ) {
         let pipeline = Arc::clone(self);
         let (recognition, at, base) = (recognition.clone(), at.clone(), base.clone());
         let entry = Arc::clone(entry);
         let name = recognition.ecosystem.name();
         let reading = tokio::task::spawn_blocking(move || {
-            pipeline.read(&recognition, &at, &entry, &base, known);
+            pipeline.read(&recognition, &at, &entry, &base, known, reader);
         });
         if reading.await.is_err() {
             tracing::error!(index = name, "reading an index was broken off");
@@ -44,26 +45,26 @@ impl Pipeline {
     /// names it: its claims are read when it is first given here. An index under its own name is read again when what
     /// names it is worth more than it was.
     pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, stored: &Stored) {
-        let entry = &stored.entry;
+        let (entry, reader) = (&stored.entry, task.asker.reader());
         let Some(known) = &task.recognition else {
             return;
         };
         let other = known.ecosystem.index_of(task.bare());
         let (index, proven) = match (task.artifact(), other) {
-            (Some(_), Some(index)) => (index, self.proven(known, task.bare(), entry)),
+            (Some(_), Some(index)) => (index, self.proven(known, task.bare(), entry, reader)),
             (None, other) if stored.proof.rank > entry.proof.rank => {
                 let index = other.unwrap_or_else(|| task.bare().clone());
                 (index.with_variant(task.target.variant()), stored.proof.rank)
             }
             _ => return,
         };
-        let current = self.store.current_claims(&index);
+        let current = self.store.seen_by(reader).current_claims(&index);
         let read = current.is_some_and(|by| by.document == entry.blob && by.rank >= proven);
         if proven == Rank::None || read {
             return;
         }
         let _reading = self.reading_of(task);
-        self.read_claims(known, task.bare(), entry, task.bare(), false).await;
+        self.read_claims(known, task.bare(), entry, task.bare(), false, reader).await;
     }
 
     /// A document that its origin confirmed is as it was, and may say other things all the same: keys came or went since
@@ -82,7 +83,8 @@ impl Pipeline {
         }
         let answered = entry.answered_by.as_deref().and_then(Target::from_url);
         let base = answered.unwrap_or_else(|| task.bare().clone());
-        self.read_claims(known, task.bare(), &entry, &base, false).await;
+        let reader = task.asker.reader();
+        self.read_claims(known, task.bare(), &entry, &base, false, reader).await;
         let stored = self.store.entries(task.key).into_iter();
         stored.into_iter().find(|stored| stored.blob == entry.blob).unwrap_or(entry)
     }
@@ -94,23 +96,29 @@ impl Pipeline {
         entry: &Arc<Entry>,
         base: &Target,
         known: bool,
+        reader: Partition,
     ) {
+        if at.has_token() {
+            // A set of claims names its index's URL on disk, so that it can be asked again.
+            return;
+        }
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
         let other = ecosystem.index_of(at);
         let is_version = other.is_some();
         let index =
             other.unwrap_or_else(|| at.clone()).with_variant(recognition.resource.variant.name);
-        let proven = self.proven(recognition, at, entry);
+        let proven = self.proven(recognition, at, entry, reader);
         let changes = self.keys.changes();
         let known =
             known && (!ecosystem.depends_on_keys(at) || self.memory.was_read_with(&index, changes));
         self.memory.note_reading(&index, changes);
         // What was read when less was proven of it is read again.
         let as_good = |rank: Rank| proven != Rank::Signed || rank == Rank::Signed;
-        let current = store.current_claims(&index);
+        let seen = store.seen_by(reader);
+        let current = seen.current_claims(&index);
         let read = known
             && current.is_some_and(|by| by.document == entry.blob && as_good(by.rank))
-            && store.confirm_claims(&index, entry.blob, entry.requested_at);
+            && seen.confirm_claims(&index, entry.blob, entry.requested_at);
         let Some(blob) = store.blob(entry.blob).filter(|_| !read) else {
             return;
         };
@@ -125,7 +133,7 @@ impl Pipeline {
             open: &open,
             companions: &Shelves { store, since: Time::from_millis(i64::MIN) },
         };
-        let read = store
+        let read = seen
             .begin_claims(&index, entry.blob)
             .map_err(Malformed::from)
             .and_then(|batch| self.take_claims(ecosystem, &document, batch, entry, is_version));
@@ -133,7 +141,7 @@ impl Pipeline {
             tracing::warn!(url = %at, %error, "this index makes no claims");
             if !matches!(error, Malformed::Forged(_)) {
                 // What it said before still excuses late bytes, and decides no more.
-                store.retract_claims(&index, now);
+                seen.retract_claims(&index, now);
             }
             self.metrics.alarm(Alarm::Malformed);
             let text = format!("makes no claims: {error}");
@@ -151,7 +159,8 @@ impl Pipeline {
         is_version: bool,
     ) -> Result<(), Malformed> {
         let (store, at) = (&self.store, document.at);
-        if ecosystem.names_files_for_good() {
+        // Two views of an index may well name different files.
+        if ecosystem.names_files_for_good() && batch.reader() == Partition::Public {
             batch.compare();
         }
         let standing = ecosystem.claims(document, &self.keys.get(), &mut batch)?;
@@ -161,14 +170,20 @@ impl Pipeline {
                 self.mark_expired(entry, &held);
                 return Ok(());
             }
-            editions::remember(store, at, &standing, edition);
+            // What one credential sees of an archive binds nobody else to it.
+            if batch.reader() == Partition::Public {
+                editions::remember(store, at, &standing, edition);
+            }
         }
         // One version of many that names nothing leaves what another said; and nobody's word is none.
         let plain = at.origin().scheme == Scheme::Http;
         if standing.rank == Rank::None && (is_version || plain) {
             return Ok(());
         }
-        let notes = batch.notes().clone();
+        let mut notes = batch.notes().clone();
+        if batch.reader() != Partition::Public {
+            notes.signers.clear();
+        }
         batch.publish(&standing, entry.requested_at)?;
         self.noticed(at, &standing, &notes);
         self.mark_signed(entry, &standing);
@@ -222,9 +237,15 @@ impl Pipeline {
 
     /// What is proven of an index's own bytes: what was when they were kept, or by now says the index that names them. A
     /// digest in its URL says nothing of who chose it.
-    fn proven(&self, recognition: &Recognition, at: &Target, entry: &Entry) -> Rank {
+    fn proven(
+        &self,
+        recognition: &Recognition,
+        at: &Target,
+        entry: &Entry,
+        reader: Partition,
+    ) -> Rank {
         let topics = recognition.ecosystem.topics(at);
-        let promises = self.store.promises(at, &topics, self.clock.now());
+        let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
         let expected = crate::verify::Expectation { named: None, promises, otherwise: Rank::None };
         let vouched = expected.vouched(&entry.digests, entry.size);
         let kept = Some(entry.proof.rank).filter(|rank| *rank != Rank::SelfCertified);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hyper::header::HeaderMap;
 
 use super::Pipeline;
+use super::asker::Asker;
 use super::lookup::{self, Lookup};
 use super::shelf::Shelves;
 use super::task::Task;
@@ -26,6 +27,9 @@ const WAIT_TO_KNOW: Duration = Duration::from_secs(5);
 /// How long a whole body waits for the indexes whose word refuses it.
 const WAIT_TO_REFUSE: Duration = Duration::from_mins(1);
 
+/// For whom a chase asks.
+static ANYBODY: Asker = Asker::ANYBODY;
+
 /// Fetches the indexes of one ecosystem.
 struct Indexes<'a> {
     pipeline: &'a Arc<Pipeline>,
@@ -41,7 +45,7 @@ impl Fetch for Indexes<'_> {
         }
         let from_public = self.reach.from_public || document.origin() != at.origin();
         let reach = Reach { from_public, ..self.reach };
-        self.pipeline.document(&document, self.ecosystem, reach, None).await;
+        self.pipeline.document(&document, self.ecosystem, (reach, &ANYBODY), None).await;
     }
 }
 
@@ -52,6 +56,10 @@ impl Pipeline {
         let Some(recognition) = &task.recognition else {
             return 0;
         };
+        if task.bare().has_token() {
+            // What lies beside it has the token in its URL, and a chase is public.
+            return 0;
+        }
         if task.artifact().is_none() || task.target.origin().scheme != Scheme::Https {
             return 0;
         }
@@ -71,7 +79,7 @@ impl Pipeline {
         task: &Task,
         ecosystem: &'static dyn Ecosystem,
     ) -> usize {
-        if task.bare().origin().scheme != Scheme::Https {
+        if task.bare().origin().scheme != Scheme::Https || task.bare().has_token() {
             return 0;
         }
         self.chase(task, ecosystem, || false).await
@@ -94,7 +102,7 @@ impl Pipeline {
     pub(super) async fn ask_again(
         self: &Arc<Self>,
         recognition: &Recognition,
-        reach: Reach,
+        (reach, who): (Reach, &Asker),
         expected: &Expectation,
         asked: Time,
     ) {
@@ -102,7 +110,7 @@ impl Pipeline {
             expected.refusing().map(|promise| &*promise.index).collect();
         let asking = async {
             for document in documents {
-                self.ask_one_again(recognition, reach, document, asked).await;
+                self.ask_one_again(recognition, (reach, who), document, asked).await;
             }
         };
         if tokio::time::timeout(WAIT_TO_REFUSE, asking).await.is_err() {
@@ -113,11 +121,16 @@ impl Pipeline {
     async fn ask_one_again(
         self: &Arc<Self>,
         recognition: &Recognition,
-        reach: Reach,
+        (reach, who): (Reach, &Asker),
         document: &Target,
         asked: Time,
     ) {
         let ecosystem = recognition.ecosystem;
+        let own = self.store.seen_by(who.reader()).current_claims(document);
+        if who.is_private() && own.is_some() {
+            // Its own view of the index: only its own credential brings that up to date.
+            self.document(document, ecosystem, (reach, who), Some(asked)).await;
+        }
         let renewal = self
             .store
             .current_claims(document)
@@ -126,7 +139,7 @@ impl Pipeline {
             Some(renewal) => {
                 self.renew(ecosystem, reach, document, &renewal, asked).await;
             }
-            None => self.document(document, ecosystem, reach, Some(asked)).await,
+            None => self.document(document, ecosystem, (reach, &ANYBODY), Some(asked)).await,
         }
     }
 
@@ -142,7 +155,7 @@ impl Pipeline {
     ) {
         let stored = |at: &&Target| !self.store.entries(at.key(Partition::Public)).is_empty();
         for parent in renewal.parents.iter().filter(stored) {
-            self.document(parent, ecosystem, reach, Some(asked)).await;
+            self.document(parent, ecosystem, (reach, &ANYBODY), Some(asked)).await;
         }
         let before = self.store.current_claims(index).map(|by| by.document);
         let topics = ecosystem.topics(index);
@@ -157,7 +170,7 @@ impl Pipeline {
             return;
         }
         for version in &renewal.again {
-            self.document(version, ecosystem, reach, Some(asked)).await;
+            self.document(version, ecosystem, (reach, &ANYBODY), Some(asked)).await;
             if self.store.current_claims(index).map(|by| by.document) != before {
                 return;
             }
@@ -172,17 +185,17 @@ impl Pipeline {
         self: &'a Arc<Self>,
         document: &'a Target,
         ecosystem: &'static dyn Ecosystem,
-        reach: Reach,
+        (reach, who): (Reach, &'a Asker),
         since: Option<Time>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
-        Box::pin(self.bring(document, ecosystem, reach, since))
+        Box::pin(self.bring(document, ecosystem, (reach, who), since))
     }
 
     async fn bring(
         self: &Arc<Self>,
         document: &Target,
         ecosystem: &'static dyn Ecosystem,
-        reach: Reach,
+        (reach, who): (Reach, &Asker),
         since: Option<Time>,
     ) {
         let accept = ecosystem.accept(document.variant());
@@ -195,7 +208,8 @@ impl Pipeline {
             return;
         }
         let recognition = Recognition { ecosystem, resource, certain: true };
-        let task = Task::of_resource(&bare, recognition, reach, self.clock.now());
+        let task = Task::of_resource(&bare, recognition, reach, self.clock.now())
+            .of(who.clone(), &self.store.secret());
         let stored = match self.look_up(&task, &HeaderMap::new()).await {
             Lookup::Fresh(stored)
                 if since.is_none_or(|since| stored.entry.requested_at >= since) =>

@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::{StatusCode, header};
 
-use super::Pipeline;
 use super::task::Task;
+use super::{Pipeline, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Algorithms, Hashing};
@@ -59,7 +59,7 @@ impl Pipeline {
         match &end {
             End::Refused(reason) => {
                 let (gap, now) = (lead.flight.gap_to_remember(), self.clock.now());
-                self.silences.begin(&task.target, None, reason, gap, now);
+                self.silences.begin_for(&task.target, task.asker.reader(), reason, gap, now);
             }
             // Its clients resume by themselves, from what they were given.
             End::Failed(..) => self.silences.remember(&task.target, lead.flight.gap_to_remember()),
@@ -153,15 +153,18 @@ impl Pipeline {
         renewed.checked_at = self.clock.now();
         renewed.proof.stale = false;
         let store = Arc::clone(&self.store);
-        let index = task.is_index().then(|| task.target.clone());
+        let (index, reader) = (task.is_index().then(|| task.target.clone()), task.asker.reader());
         let updated = tokio::task::spawn_blocking(move || {
             if let Some(index) = index {
-                store.confirm_claims(&index, renewed.blob, renewed.requested_at);
+                store.seen_by(reader).confirm_claims(&index, renewed.blob, renewed.requested_at);
             }
             store.update(renewed)
         });
         match updated.await {
-            Ok(Ok(entry)) => Came::Ended(End::Current(self.read_with_new_keys(task, entry).await)),
+            Ok(Ok(entry)) => {
+                self.note_received(task, &entry);
+                Came::Ended(End::Current(self.read_with_new_keys(task, entry).await))
+            }
             // The ledger could not take it; what the origin said holds all the same.
             Ok(Err(_)) | Err(_) => Came::Ended(End::Current(Arc::clone(entry))),
         }
@@ -248,6 +251,9 @@ impl Pipeline {
         if is_failure(status) {
             lead.flight.note_failure();
         }
+        if rights::is_no(status) {
+            self.forget_right(task).await;
+        }
         let relayed = status.is_redirection()
             || status.is_server_error()
             || matches!(
@@ -271,7 +277,9 @@ impl Pipeline {
         match small_body(answer).await {
             Ok(bytes) => {
                 let relayed = Arc::new((head, bytes));
-                if matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE) {
+                // What one credential is not given, another may be.
+                let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
+                if gone && !task.is_guarded() {
                     self.memory.note_negative(task, &relayed, requested_at, self.clock.now());
                 }
                 End::Relayed(relayed)

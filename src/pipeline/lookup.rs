@@ -12,8 +12,8 @@ use hyper::header::HeaderMap;
 use hyper::{StatusCode, header};
 use moka::sync::Cache;
 
-use super::Pipeline;
 use super::task::Task;
+use super::{Pipeline, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
@@ -71,7 +71,8 @@ const UNSHARED_HOLDS: Duration = Duration::from_mins(5);
 /// What look-ups remember, each bounded.
 #[derive(Debug)]
 pub(super) struct Memory {
-    judged: Cache<(Key, BlobId), (u64, Option<Rank>)>,
+    /// By entry and reader: each sees its own indexes' claims.
+    judged: Cache<(Key, BlobId, Partition), (u64, Option<Rank>)>,
     /// With which generation it was asked whether an index that may speak for a target names it.
     bound: Cache<Key, (u64, bool)>,
     negatives: Cache<Key, Negative>,
@@ -180,13 +181,24 @@ pub(super) fn is_believed(store: &Store, ecosystem: &str, origin: &Origin) -> bo
     matched >= CONVENTION_HOLDS && missed == 0
 }
 
-/// Everything that is promised of an artifact at `target`, and what its bytes are worth without a promise.
+/// Everything that public indexes promise of an artifact at `target`, and what its bytes are worth without a promise.
 pub fn expectation(
     store: &Store,
     ecosystem: &str,
     artifact: &Artifact,
     target: &Target,
     now: Time,
+) -> Expectation {
+    let promises = store.promises(target, &artifact.topics, now);
+    expected(store, ecosystem, artifact, target, promises)
+}
+
+fn expected(
+    store: &Store,
+    ecosystem: &str,
+    artifact: &Artifact,
+    target: &Target,
+    promises: Vec<Promise>,
 ) -> Expectation {
     let named = artifact.named.as_ref().map(|named| {
         let believed = is_believed(store, ecosystem, target.origin());
@@ -196,7 +208,7 @@ pub fn expectation(
         Scheme::Https => Rank::Pinned,
         Scheme::Http => Rank::None,
     };
-    Expectation { named, promises: store.promises(target, &artifact.topics, now), otherwise }
+    Expectation { named, promises, otherwise }
 }
 
 /// Whether a signature may prove what comes from a target: its own, or that of an index in whose root it lies.
@@ -222,23 +234,34 @@ impl Pipeline {
     pub(super) fn expectation_of(&self, task: &Task) -> Expectation {
         match task.artifact() {
             Some(artifact) => {
-                expectation(&self.store, task.ecosystem(), artifact, task.bare(), self.clock.now())
+                let (seen, now) = (self.store.seen_by(task.asker.reader()), self.clock.now());
+                let promises = seen.promises(task.bare(), &artifact.topics, now);
+                expected(&self.store, task.ecosystem(), artifact, task.bare(), promises)
             }
             None => Expectation {
                 named: None,
-                promises: self.promises_of_index(task.bare(), task.recognition.as_ref()),
+                promises: self.promises_of_index(
+                    task.bare(),
+                    task.recognition.as_ref(),
+                    task.asker.reader(),
+                ),
                 otherwise: Rank::Origin,
             },
         }
     }
 
     /// What signed indexes promise of another index.
-    fn promises_of_index(&self, bare: &Target, known: Option<&Recognition>) -> Vec<Promise> {
+    fn promises_of_index(
+        &self,
+        bare: &Target,
+        known: Option<&Recognition>,
+        reader: Partition,
+    ) -> Vec<Promise> {
         let topics = known.map_or_else(Vec::new, |known| known.ecosystem.topics(bare));
         if topics.is_empty() {
             return Vec::new();
         }
-        self.store.promises(bare, &topics, self.clock.now())
+        self.store.seen_by(reader).promises(bare, &topics, self.clock.now())
     }
 
     /// Whether a signature may prove what comes from a target over plain http.
@@ -250,7 +273,7 @@ impl Pipeline {
             Some(Kind::Artifact(artifact)) => {
                 self.store.promises(target, &artifact.topics, self.clock.now())
             }
-            Some(Kind::Index) => self.promises_of_index(target, known),
+            Some(Kind::Index) => self.promises_of_index(target, known, Partition::Public),
             None => return false,
         };
         may_be_vouched(target, known, &promises)
@@ -258,12 +281,18 @@ impl Pipeline {
 
     /// Whether an index that may speak for `target` names it today. Others' words change nothing in how it is kept: they
     /// could freeze a file that is remade in place (promise P4).
-    pub(super) fn is_claimed(&self, target: &Target, artifact: &Artifact) -> bool {
-        let (key, generation) = (target.key(Partition::Public), self.store.generation());
+    pub(super) fn is_claimed(
+        &self,
+        target: &Target,
+        artifact: &Artifact,
+        reader: Partition,
+    ) -> bool {
+        let (key, generation) = (target.key(reader), self.store.generation());
         if let Some((_, claimed)) = self.memory.bound.get(&key).filter(|(g, _)| *g == generation) {
             return claimed;
         }
-        let promises = self.store.promises(target, &artifact.topics, self.clock.now());
+        let seen = self.store.seen_by(reader);
+        let promises = seen.promises(target, &artifact.topics, self.clock.now());
         let claimed =
             promises.iter().any(|promise| promise.is_current() && promise.relation.binds());
         self.memory.bound.insert(key, (generation, claimed));
@@ -277,7 +306,7 @@ impl Pipeline {
         }
     }
 
-    async fn look_up_artifact(&self, task: &Task, demand: Demand) -> Lookup {
+    pub(super) async fn look_up_artifact(&self, task: &Task, demand: Demand) -> Lookup {
         let now = self.clock.now();
         let mut expected = None;
         for entry in self.store.entries(task.key) {
@@ -306,7 +335,7 @@ impl Pipeline {
         expected: &mut Option<Expectation>,
     ) -> Option<Rank> {
         let generation = self.store.generation();
-        let known = (entry.key, entry.blob);
+        let known = (entry.key, entry.blob, task.asker.reader());
         let judged = self.memory.judged.get(&known);
         if let Some((_, rank)) = judged.filter(|(judged, _)| *judged == generation) {
             return rank;
@@ -314,7 +343,8 @@ impl Pipeline {
         let expected = expected.get_or_insert_with(|| self.expectation_of(task));
         let rank = expected.rank_of(&entry.digests, entry.size);
         self.memory.judged.insert(known, (generation, rank));
-        if let Some(rank) = rank.filter(|rank| *rank != entry.proof.rank) {
+        let public = !task.asker.is_private();
+        if let Some(rank) = rank.filter(|rank| public && *rank != entry.proof.rank) {
             // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
             let mut risen = Entry::clone(entry);
             risen.proof.rank = rank;
@@ -335,6 +365,10 @@ impl Pipeline {
         let (digest, true) = expected.named? else {
             return None;
         };
+        if task.is_guarded() {
+            // Public bytes have public entries.
+            return None;
+        }
         let blob = self.store.public_blob_by_digest(&digest)?;
         let size = self.store.has_blob(blob)?;
         let mut headers = HeaderMap::new();
@@ -406,11 +440,16 @@ impl Pipeline {
         let in_grace = task.is_index()
             && now.since(entry.requested_at) <= GRACE
             && changed.is_none_or(|at| entry.requested_at > at);
-        let fresh = !overtaken
+        // A right holds for minutes, whatever the answer says of itself.
+        let right = !task.is_of_one() || now.since(entry.checked_at) < rights::YES_HOLDS;
+        let fresh = right
+            && !overtaken
             && !freshness::is_of_the_future(&entry, now)
             && (in_grace || freshness::is_fresh(&entry, request, now));
         let forbidden = task.is_unknown() && freshness::forbids_stale(&entry.head);
-        let usable = !forbidden && now.since(entry.checked_at) <= self.config.get().stale.unsigned;
+        let unsigned = self.config.get().stale.unsigned;
+        let limit = if task.is_of_one() { unsigned.min(rights::REMEMBERED) } else { unsigned };
+        let usable = !forbidden && now.since(entry.checked_at) <= limit;
         let stored = Stored { proof: entry.proof, entry, usable };
         if fresh { Lookup::Fresh(stored) } else { Lookup::Stale(stored) }
     }

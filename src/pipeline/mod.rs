@@ -10,18 +10,22 @@
 //! No stage calls an earlier one. The one way back is the ledger: a verified index leaves claims there, a later artifact
 //! request reads them. Documents that a judgement needs go the same way from the start (documents.rs).
 
+mod anonymous;
+mod asker;
 mod beside;
 mod bound;
 mod cached;
 mod claims;
 mod documents;
 mod editions;
+mod guarded;
 mod held;
 mod lead;
 mod lookup;
 mod pass;
 mod reading;
 mod record;
+mod rights;
 mod settle;
 mod shelf;
 mod signature;
@@ -33,7 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::body::{Body as _, Incoming};
-use hyper::{Method, Request, Response, StatusCode, Version, header};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{self, Config, Live};
@@ -46,8 +50,9 @@ use crate::outcome::metrics::Metrics;
 use crate::policy::{self, PassReason, Plan};
 use crate::reply::{self, Asked, Body, Line};
 use crate::store::Store;
-use crate::target::Target;
 use crate::target::identity::{self, Misdirected, Tunnel};
+use crate::target::{Credential, Partition, Target};
+use asker::Asker;
 use reading::Reading;
 use record::Record;
 use silence::Silences;
@@ -70,6 +75,7 @@ pub struct Pipeline {
     pub metrics: Arc<Metrics>,
     flights: Arc<Flights>,
     silences: Silences,
+    rights: rights::Rights,
     memory: lookup::Memory,
     keys: Trusted,
     editions: editions::Said,
@@ -117,6 +123,7 @@ impl Pipeline {
             metrics,
             flights: Arc::default(),
             silences: Silences::default(),
+            rights: rights::Rights::default(),
             memory: lookup::Memory::default(),
             keys,
             editions: editions::Said::default(),
@@ -202,7 +209,8 @@ impl Pipeline {
             target: &target,
             accept: &task::joined(request.headers(), &header::ACCEPT),
         });
-        let (recognition, likely) = self.confirmed(&target, recognition);
+        let who = self.asker(request.headers(), &target, recognition.as_ref());
+        let (recognition, likely) = self.confirmed(&target, recognition, who.reader());
         record
             .ecosystem(recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name()));
         let known = planned_as(recognition.as_ref(), likely.as_ref());
@@ -213,7 +221,8 @@ impl Pipeline {
             return self.pass(call, &target, recognition.as_ref(), reason, record).await;
         }
         let now = self.clock.now();
-        let task = Task::of_request(&call.request, &target, recognition, likely, reach, now);
+        let task = Task::of_request(&call.request, &target, recognition, likely, reach, now)
+            .of(who, &self.store.secret());
         let asked = call.asked();
         self.from_cache(call, &asked, task, record).await
     }
@@ -242,18 +251,30 @@ impl Pipeline {
         )
     }
 
+    /// Who asks: whoever shows the credential that the request carries.
+    fn asker(
+        &self,
+        headers: &HeaderMap,
+        target: &Target,
+        recognition: Option<&Recognition>,
+    ) -> Asker {
+        let named = recognition.map_or(&[][..], |found| found.ecosystem.login_headers());
+        Asker::new(Credential::of(headers, target, named), &self.store.secret())
+    }
+
     /// A likely recognition counts once its root was confirmed, or once an index that may speak for the target names it.
     fn confirmed(
         &self,
         target: &Target,
         recognition: Option<Recognition>,
+        reader: Partition,
     ) -> (Option<Recognition>, Option<Recognition>) {
         let Some(found) = recognition else {
             return (None, None);
         };
         let name = found.ecosystem.name();
         let promised = || match &found.resource.kind {
-            Kind::Artifact(artifact) => self.is_claimed(target, artifact),
+            Kind::Artifact(artifact) => self.is_claimed(target, artifact, reader),
             Kind::Index => false,
         };
         if found.certain || self.store.is_confirmed(name, &found.resource.root) || promised() {

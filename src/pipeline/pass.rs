@@ -98,9 +98,7 @@ impl Pipeline {
         task: &Task,
         record: &mut Record,
     ) -> Response<Body> {
-        let recognition = task.recognition.as_ref();
-        let mut response =
-            self.pass(call, task.bare(), recognition, PassReason::Method, record).await;
+        let mut response = self.pass_for(call, task, PassReason::Method, record).await;
         if response.status() == StatusCode::OK && task.artifact().is_some() {
             // Ranges of it will be answered here; clients of wheels ask for them only if they are announced.
             response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));

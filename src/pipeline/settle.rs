@@ -20,9 +20,9 @@ use crate::entry::{Entry, Head};
 use crate::flight::{Body, Complete, End, Lead};
 use crate::origin::Answer;
 use crate::outcome::metrics::Alarm;
-use crate::proof::Rank;
+use crate::proof::{Proof, Rank};
 use crate::received::{Received, Spooled};
-use crate::target::{Partition, Target};
+use crate::target::Target;
 use crate::verify::{self, Expectation, Finding, Mismatch, Verdict, Verified};
 
 /// How much of a body an ecosystem looks at to confirm a likely shape, in bytes.
@@ -145,7 +145,8 @@ impl Pipeline {
 
     async fn ask_again_for(self: &Arc<Self>, task: &Task, expected: &Expectation) {
         if let Some(recognition) = &task.recognition {
-            self.ask_again(recognition, task.reach, expected, task.asked).await;
+            let asker = &task.asker;
+            self.ask_again(recognition, (task.reach, asker), expected, task.asked).await;
         }
     }
 
@@ -200,11 +201,12 @@ impl Pipeline {
             }
             Err(_) => return End::Given,
         };
+        self.note_received(task, &entry);
         if changed {
             tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
             self.metrics.alarm(Alarm::Changed);
         }
-        if let Some(recognition) = &confirmed {
+        if let Some(recognition) = confirmed.as_ref().filter(|_| !task.bare().has_token()) {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
         }
         let index = task
@@ -214,7 +216,8 @@ impl Pipeline {
         if let Some(recognition) = confirmed.as_ref().or(index) {
             let companions = self.chase_beside(task, recognition.ecosystem).await;
             // The same document again says what it said, unless it is read in the light of others.
-            self.read_claims(recognition, task.bare(), &entry, base, companions == 0).await;
+            let (known, reader) = (companions == 0, task.asker.reader());
+            self.read_claims(recognition, task.bare(), &entry, base, known, reader).await;
         }
         End::Kept(entry)
     }
@@ -229,10 +232,10 @@ impl Pipeline {
             None => task.target.clone(),
         };
         Entry {
-            key: target.key(Partition::Public),
+            key: task.key_of(&target),
             shown: task.bare().to_string(),
             variant: target.variant().to_owned(),
-            partition: Partition::Public,
+            partition: task.asker.reader(),
             ecosystem: known.map_or("", |known| known.ecosystem.name()).to_owned(),
             index: known.is_some_and(|known| known.resource.kind == Kind::Index),
             blob: received.body.digests.blob(),
@@ -240,7 +243,7 @@ impl Pipeline {
             digests: received.body.digests.iter().copied().collect(),
             head: received.head.clone(),
             varied: task.varied(),
-            proof: verified.proof(),
+            proof: Proof { private: task.asker.is_private(), ..verified.proof() },
             generation: self.store.generation(),
             answered_by: received.answered_by.clone(),
             requested_at: received.requested_at,

@@ -60,6 +60,31 @@ impl Silences {
         self.silent.insert((key(target), client), (now.plus(SILENCE), reason.to_owned()));
     }
 
+    /// The same for whoever shows one credential: its own indexes may have refused the body, which say nothing to others.
+    pub(super) fn begin_for(
+        &self,
+        target: &Target,
+        reader: Partition,
+        reason: &str,
+        gap: Option<u64>,
+        now: Time,
+    ) {
+        self.remember(target, gap);
+        let key = target.clone().with_variant("").key(reader);
+        self.silent.insert((key, None), (now.plus(SILENCE), reason.to_owned()));
+    }
+
+    /// Why nothing of `target` may leave to `reader` now, if so.
+    pub(super) fn reason_for(
+        &self,
+        target: &Target,
+        reader: Partition,
+        now: Time,
+    ) -> Option<String> {
+        let silence = self.silent.get(&(target.clone().with_variant("").key(reader), None))?;
+        said(silence, now)
+    }
+
     /// Bytes around a gap that begins at `gap` were given, and the body was not completed.
     pub(super) fn remember(&self, target: &Target, gap: Option<u64>) {
         // The first gap counts: later flights kept to it.
@@ -71,18 +96,21 @@ impl Silences {
     /// Why nothing of `target` may leave to `client` now, if so.
     pub(super) fn reason(&self, target: &Target, client: IpAddr, now: Time) -> Option<String> {
         let key = key(target);
-        let (until, reason) = [None, Some(client)]
+        [None, Some(client)]
             .into_iter()
             .filter_map(|client| self.silent.get(&(key, client)))
-            .find(|(until, _)| now < *until)?;
-        let seconds = until.since(now).as_secs() + 1;
-        Some(format!("{reason}; asked again in {seconds} s at the earliest"))
+            .find_map(|silence| said(silence, now))
     }
 
     /// Where the gap lay when a body of `target` was not completed.
     pub(super) fn gap(&self, target: &Target) -> Option<u64> {
         self.gaps.get(&key(target))
     }
+}
+
+fn said((until, reason): Silence, now: Time) -> Option<String> {
+    let seconds = (now < until).then(|| until.since(now).as_secs() + 1)?;
+    Some(format!("{reason}; asked again in {seconds} s at the earliest"))
 }
 
 /// Whatever the variant, it is one URL to a client that resumes.

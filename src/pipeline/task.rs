@@ -3,6 +3,7 @@
 use hyper::Request;
 use hyper::header::{self, HeaderMap, HeaderName};
 
+use super::asker::Asker;
 use crate::clock::Time;
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::Entry;
@@ -24,6 +25,10 @@ pub(super) struct Task {
     pub(super) reach: Reach,
     /// When the request came.
     pub(super) asked: Time,
+    /// For whom it is.
+    pub(super) asker: Asker,
+    /// The partition in `key`.
+    partition: Partition,
     bare: Target,
     accept: String,
     language: Option<String>,
@@ -55,6 +60,8 @@ impl Task {
             likely,
             reach,
             asked,
+            asker: Asker::default(),
+            partition: Partition::Public,
             accept: if accept.is_empty() { "*/*".to_owned() } else { accept },
             language: Some(language).filter(|language| !language.is_empty()),
         }
@@ -79,7 +86,50 @@ impl Task {
             likely: None,
             reach,
             asked,
+            asker: Asker::default(),
+            partition: Partition::Public,
         }
+    }
+
+    /// The same for `asker`. What a private one asks for is looked up, and kept, where only who has a right finds it (see
+    /// [`Partition`]): an artifact in the one guarded place of its target, everything else in the asker's own.
+    #[must_use]
+    pub(super) fn of(self, asker: Asker, secret: &[u8; 32]) -> Self {
+        let partition = match (asker.is_private(), self.artifact()) {
+            (false, _) => Partition::Public,
+            (true, Some(_)) => Partition::guarded(&self.target, secret),
+            (true, None) => asker.reader(),
+        };
+        Self { asker, ..self }.within(partition)
+    }
+
+    /// The same artifact as anybody finds it, still for who asks: its own claims are heard.
+    pub(super) fn in_public(&self) -> Self {
+        self.clone().within(Partition::Public)
+    }
+
+    /// The same for anybody: no private index is heard.
+    pub(super) fn of_anybody(self) -> Self {
+        Self { asker: Asker::ANYBODY, ..self }.within(Partition::Public)
+    }
+
+    fn within(self, partition: Partition) -> Self {
+        Self { key: self.target.key(partition), partition, ..self }
+    }
+
+    /// Where an answer to this task is kept, if it turns out to be of another variant.
+    pub(super) fn key_of(&self, target: &Target) -> Key {
+        target.key(self.partition)
+    }
+
+    /// Whether what is stored for it, and what is on its way, is given only to who proves a right to it.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.partition != Partition::Public && self.artifact().is_some()
+    }
+
+    /// Whether it is looked up where only one credential finds it.
+    pub(super) fn is_of_one(&self) -> bool {
+        self.partition != Partition::Public && self.artifact().is_none()
     }
 
     /// The target without its variant.
@@ -109,7 +159,7 @@ impl Task {
 
     /// With whose credential it is asked: whose quota it uses, and whose failures it shares.
     pub(super) fn class(&self) -> Partition {
-        Partition::Public
+        self.asker.reader()
     }
 
     /// Indexes must not wait behind artifacts.
@@ -148,6 +198,7 @@ impl Task {
             patient: self.is_unknown() && stored.is_none(),
             lane: self.lane(),
             reach: self.reach,
+            credential: self.asker.credential().cloned(),
         }
     }
 }

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::notes::Notes;
+use super::seen::Seen;
 use super::segment::{self, Manifest, Row};
 use super::sort::{BUFFERED_ROWS, Sorter};
 use super::space::{Purpose, Room, footprint};
@@ -16,7 +17,7 @@ use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::MAX_CLAIMS;
 use crate::proof::Rank;
-use crate::target::{Origin, Scheme, Target};
+use crate::target::{Origin, Partition, Scheme, Target};
 
 /// Topics of one document. A project's index has one, an archive's has one; some list a project's dependants.
 const MAX_TOPICS: usize = 64;
@@ -35,6 +36,7 @@ pub(super) const CLAIMS_SHARE: u64 = 4;
 pub struct ClaimBatch {
     store: Arc<Store>,
     index: Target,
+    reader: Partition,
     document: BlobId,
     sorter: Sorter,
     /// What was spilled.
@@ -55,18 +57,35 @@ pub struct ClaimBatch {
 }
 
 impl Store {
-    /// Begins to take the claims of a new version of an index document. Only public indexes make claims. Blocking.
+    /// Begins to take the claims of a new version of a public index document. Blocking.
     pub fn begin_claims(
         self: &Arc<Self>,
         index: &Target,
         document: BlobId,
     ) -> io::Result<ClaimBatch> {
+        self.seen_by(Partition::Public).begin_claims(index, document)
+    }
+}
+
+impl Seen<'_> {
+    /// Begins to take the claims of a new version of an index document, which hold for this reader only. Blocking.
+    pub fn begin_claims(&self, index: &Target, document: BlobId) -> io::Result<ClaimBatch> {
+        if index.has_token() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{index}: an index with a token in its URL makes no claims, which name its URL"
+                ),
+            ));
+        }
+        let store = self.store;
         Ok(ClaimBatch {
-            store: Arc::clone(self),
+            store: Arc::clone(store),
             index: index.clone(),
+            reader: self.reader,
             document,
-            sorter: Sorter::new(&self.spool_name(), BUFFERED_ROWS),
-            room: self.room(Purpose::Spool, 0).map_err(full)?,
+            sorter: Sorter::new(&store.spool_name(), BUFFERED_ROWS),
+            room: store.room(Purpose::Spool, 0).map_err(full)?,
             claims: 0,
             rows: 0,
             width: 0,
@@ -115,6 +134,11 @@ impl ClaimSink for ClaimBatch {
 }
 
 impl ClaimBatch {
+    /// For whom these claims will hold.
+    pub fn reader(&self) -> Partition {
+        self.reader
+    }
+
     /// What the index says of itself, if it may be signed.
     pub fn said(&self) -> Option<&Edition> {
         self.edition.as_ref()
@@ -205,7 +229,7 @@ impl ClaimBatch {
             ));
         }
         let store = self.store;
-        let (index, document) = (&self.index, self.document);
+        let (index, document) = ((&self.index, self.reader), self.document);
         if let Some(current) =
             store.claims.confirm_same(index, document, standing, self.signed, now)
         {
@@ -215,6 +239,7 @@ impl ClaimBatch {
             origin: self.index.origin().clone(),
             path_and_query: self.index.path_and_query(),
             variant: self.index.variant().to_owned(),
+            reader: self.reader,
             shown: self.index.to_string(),
             document: self.document,
             published: now,

@@ -42,6 +42,8 @@ pub(super) struct Set {
     pub(super) number: u64,
     pub(super) path: PathBuf,
     pub(super) index: Arc<Target>,
+    /// For whom these claims hold.
+    pub(super) reader: Partition,
     pub(super) topics: Vec<Topic>,
     pub(super) origins: Vec<Origin>,
     pub(super) claims: u64,
@@ -84,8 +86,9 @@ impl Set {
         Ok(Self {
             number,
             path,
-            key: index.key(Partition::Public),
+            key: index.key(manifest.reader),
             index: Arc::new(index),
+            reader: manifest.reader,
             topics: manifest.topics,
             origins: manifest.origins,
             claims: manifest.claims,
@@ -133,11 +136,18 @@ impl Catalogue {
             under.insert(set.number);
         }
         self.by_index.entry(set.key).or_default().insert(set.number);
-        let generation = set.generation();
-        for origin in &set.origins {
-            self.speakers.note(origin, &generation.root, generation.confirmed);
-        }
+        self.hear(&set, set.generation().confirmed);
         self.sets.insert(set.number, set);
+    }
+
+    /// Notes whose files a set names: a hint for larder's own requests, which ask for nothing private.
+    pub(super) fn hear(&mut self, set: &Set, at: Time) {
+        if set.reader == Partition::Public {
+            let generation = set.generation();
+            for origin in &set.origins {
+                self.speakers.note(origin, &generation.root, at);
+            }
+        }
     }
 
     /// Takes a set out.
@@ -236,7 +246,8 @@ pub(super) fn generation_is_over(generation: &Generation, now: Time) -> bool {
     generation.superseded.is_some_and(|since| now.since(since) > SUPERSEDED_FOR)
 }
 
-/// The position of the set that goes first: superseded ones before current ones; then of the origin that holds most, of
+/// The position of the set that goes first: superseded ones before current ones; then private ones, because whoever makes
+/// up credentials makes up readers; then of the origin that holds most, of
 /// the root there that holds most, the one that was not confirmed for the longest time.
 pub(super) fn weakest(sets: &[Arc<Set>], weigh: impl Fn(&Set) -> u64) -> Option<usize> {
     let mut of_origin: HashMap<&Origin, u64> = HashMap::new();
@@ -249,6 +260,7 @@ pub(super) fn weakest(sets: &[Arc<Set>], weigh: impl Fn(&Set) -> u64) -> Option<
     let order = |set: &Set, generation: &Generation| {
         (
             generation.superseded.is_some(),
+            set.reader != Partition::Public,
             of_origin.get(set.index.origin()).copied(),
             of_root.get(&generation.root).copied(),
             Reverse(generation.confirmed),

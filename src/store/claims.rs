@@ -153,13 +153,13 @@ impl Claims {
     /// Confirms a set that is current and says the same.
     pub(super) fn confirm_same(
         &self,
-        index: &Target,
+        (index, reader): (&Target, Partition),
         document: BlobId,
         standing: &Standing,
         signed: u64,
         at: Time,
     ) -> Option<Arc<Generation>> {
-        let set = self.current_of(index)?;
+        let set = self.current_of(index, reader)?;
         let same = set.generation();
         let same = same.document == document
             && same.rank == standing.rank
@@ -169,8 +169,14 @@ impl Claims {
     }
 
     /// Confirms the current set of `index`, if it is of `document`; says whether it is.
-    pub(super) fn confirm(&self, index: &Target, document: BlobId, at: Time) -> bool {
-        let current = self.current_of(index);
+    pub(super) fn confirm(
+        &self,
+        index: &Target,
+        reader: Partition,
+        document: BlobId,
+        at: Time,
+    ) -> bool {
+        let current = self.current_of(index, reader);
         let same = current.filter(|set| set.generation().document == document);
         if let Some(set) = &same {
             self.confirmed(set, at);
@@ -178,14 +184,18 @@ impl Claims {
         same.is_some()
     }
 
-    /// The current generation of `index`.
-    pub(super) fn generation_of(&self, index: &Target) -> Option<Arc<Generation>> {
-        Some(self.current_of(index)?.generation())
+    /// The current generation of `index`, as `reader` sees it.
+    pub(super) fn generation_of(
+        &self,
+        index: &Target,
+        reader: Partition,
+    ) -> Option<Arc<Generation>> {
+        Some(self.current_of(index, reader)?.generation())
     }
 
     /// Supersedes the current set of `index` by nothing.
-    pub(super) fn retract(&self, index: &Target, now: Time) {
-        if let Some(set) = self.current_of(index) {
+    pub(super) fn retract(&self, index: &Target, reader: Partition, now: Time) {
+        if let Some(set) = self.current_of(index, reader) {
             set.change(|generation| generation.superseded = Some(now));
             self.moved();
         }
@@ -224,8 +234,13 @@ impl Claims {
         Ok(generation)
     }
 
-    /// The sets under any of `topics` that count at `now`, newest first.
-    pub(super) fn under(&self, topics: &[Topic], now: Time) -> Vec<(Arc<Set>, Arc<Generation>)> {
+    /// The sets under any of `topics` that count at `now` for `reader`, newest first: everybody's, and its own.
+    pub(super) fn under(
+        &self,
+        topics: &[Topic],
+        reader: Partition,
+        now: Time,
+    ) -> Vec<(Arc<Set>, Arc<Generation>)> {
         let catalogue = self.catalogue();
         let mut numbers: Vec<u64> = topics
             .iter()
@@ -239,6 +254,9 @@ impl Claims {
             .into_iter()
             .filter_map(|number| {
                 let set = catalogue.sets.get(&number)?;
+                if set.reader != Partition::Public && set.reader != reader {
+                    return None;
+                }
                 let generation = set.generation();
                 (!generation_is_over(&generation, now)).then(|| (Arc::clone(set), generation))
             })
@@ -359,8 +377,8 @@ impl Claims {
         Ok(open)
     }
 
-    fn current_of(&self, index: &Target) -> Option<Arc<Set>> {
-        let key = index.key(Partition::Public);
+    fn current_of(&self, index: &Target, reader: Partition) -> Option<Arc<Set>> {
+        let key = index.key(reader);
         let of_index = self.catalogue().of_index(key);
         let mut current = of_index.into_iter().filter(|set| !set.is_superseded());
         current.next_back()
@@ -370,10 +388,7 @@ impl Claims {
         let generation = set.change(|generation| {
             generation.confirmed = generation.confirmed.max(at);
         });
-        let mut catalogue = self.write();
-        for origin in &set.origins {
-            catalogue.speakers.note(origin, &generation.root, at);
-        }
+        self.write().hear(set, at);
         generation
     }
 

@@ -71,6 +71,25 @@ impl Store {
         Ok(kept)
     }
 
+    /// An entry for the body of the one under `from`, which is another partition's entry of the same target: what was
+    /// private turned out to be public. An error of kind `NotFound` if that has gone. Blocking.
+    pub fn promote(&self, from: Key, mut entry: Entry) -> io::Result<Arc<Entry>> {
+        let _era = self.in_era();
+        let kept = {
+            let _alone = self.lock_of(entry.blob);
+            let Some(stored) = self.stored(entry.blob) else {
+                return Err(refused(&entry, "is not stored any more", io::ErrorKind::NotFound));
+            };
+            if !self.records.contains(from, entry.blob) {
+                return Err(refused(&entry, "has no entry any more", io::ErrorKind::NotFound));
+            }
+            entry.size = stored.size;
+            self.keep(entry)
+        }?;
+        self.trim(kept.key);
+        Ok(kept)
+    }
+
     /// Replaces what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
     /// blob. An error of kind `NotFound` if the entry has gone. Blocking.
     pub fn update(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {

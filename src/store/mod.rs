@@ -44,6 +44,7 @@ mod recent;
 mod record;
 mod rejections;
 mod sealed;
+mod seen;
 mod segment;
 mod sort;
 mod space;
@@ -65,6 +66,7 @@ pub use claims::IndexSet;
 pub use durable::write as write_durably;
 pub use notes::Notes;
 pub use rejections::Rejection;
+pub use seen::Seen;
 pub use spool::Spool;
 pub use upkeep::{Usage, Verification};
 

@@ -9,44 +9,15 @@ use std::sync::Arc;
 
 use super::Store;
 use super::claims::IndexSet;
-use crate::claim::{Generation, Promise, Relation, Topic};
+use crate::claim::{Generation, Promise, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
-use crate::target::{Origin, Root, Target};
+use crate::target::{Origin, Partition, Root, Target};
 
 impl Store {
-    /// The promises about `target` found under `topics`, newest generation first, relation computed (roots, nested roots,
-    /// declarations). Superseded ones are included for a day. Quick: it reads a few KiB of each index that may name it.
+    /// The promises that public indexes make about `target`; see [`Seen::promises`](super::Seen::promises). Quick.
     pub fn promises(&self, target: &Target, topics: &[Topic], now: Time) -> Vec<Promise> {
-        let key = target.match_key();
-        let mut promises = Vec::new();
-        let mut scratch = Vec::new();
-        for (set, by) in self.claims.under(topics, now) {
-            for found in self.claims.find(&set, key, &mut scratch) {
-                promises.push(Promise {
-                    by: Arc::clone(&by),
-                    index: Arc::clone(&set.index),
-                    relation: Relation::Elsewhere,
-                    digests: found.digests,
-                    size: found.size,
-                    signed: found.signed,
-                });
-            }
-        }
-        let deepest = promises
-            .iter()
-            .filter(|promise| promise.is_current())
-            .filter_map(|promise| depth(&promise.by, target))
-            .max();
-        let declared = self.claims.declared();
-        for promise in &mut promises {
-            promise.relation = match depth(&promise.by, target) {
-                Some(depth) if Some(depth) >= deepest => Relation::InRoot,
-                None if declared.lets(&promise.index, target.origin()) => Relation::Declared,
-                Some(_) | None => Relation::Elsewhere,
-            };
-        }
-        promises
+        self.promises_seen_by(Partition::Public, target, topics, now)
     }
 
     /// The highest generation number so far: while it has not moved, no judgement has. Read it before [`Store::promises`],
@@ -58,18 +29,18 @@ impl Store {
     /// Marks the current generation of an index as confirmed (it was revalidated, and is still `document`); says whether
     /// there is one. Quick.
     pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
-        self.claims.confirm(index, document, at)
+        self.claims.confirm(index, Partition::Public, document, at)
     }
 
     /// The current generation of an index's claims. Quick.
     pub fn current_claims(&self, index: &Target) -> Option<Arc<Generation>> {
-        self.claims.generation_of(index)
+        self.claims.generation_of(index, Partition::Public)
     }
 
     /// Takes the claims of an index back: what its origin serves now makes none that larder could keep. They still excuse
     /// late bytes for a day. Quick.
     pub fn retract_claims(&self, index: &Target, now: Time) {
-        self.claims.retract(index, now);
+        self.claims.retract(index, Partition::Public, now);
     }
 
     /// Roots of indexes that have named files on `origin`: its own first, then the most recent; at most eight. Quick.
@@ -81,9 +52,4 @@ impl Store {
     pub fn indexes(&self) -> Vec<IndexSet> {
         self.claims.list()
     }
-}
-
-/// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.
-fn depth(by: &Generation, target: &Target) -> Option<usize> {
-    by.root.covers(target).then_some(by.root.path.len())
 }

@@ -33,7 +33,7 @@ use crate::clock::Time;
 use crate::digest::{Algorithm, BlobId, Digest};
 use crate::ecosystem::MAX_CLAIMS;
 use crate::proof::Rank;
-use crate::target::{MatchKey, Origin, Root, Target};
+use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
 /// A row with the widest digest.
 pub(super) const ROW: usize = PREFIX + 64;
@@ -61,7 +61,7 @@ const SIGNED: u8 = 0x80;
 /// Stands for "no size promised".
 const NO_SIZE: u64 = u64::MAX;
 
-const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 2 };
+const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 3 };
 
 /// One digest of one claim, as its bytes; sorts by match key, then by claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,10 +72,12 @@ pub(super) struct Row(pub(super) [u8; ROW]);
 pub(super) struct Manifest {
     /// The index's origin, for revalidating it.
     pub(super) origin: Origin,
-    /// The rest of its URL. Only public indexes make claims, so there is no secret in it.
+    /// The rest of its URL. An index with a token in its URL makes no claims, so there is no secret in it.
     pub(super) path_and_query: String,
     /// Its variant.
     pub(super) variant: String,
+    /// For whom these claims hold: everybody, or the credential that the index was read with.
+    pub(super) reader: Partition,
     /// Its URL for people.
     pub(super) shown: String,
     /// The SHA-256 of the document.
@@ -429,6 +431,7 @@ mod tests {
             origin: origin(),
             path_and_query: "/simple/a/?x=1".into(),
             variant: "json".into(),
+            reader: Partition::Public,
             shown: "https://example.org/simple/a/".into(),
             document: BlobId::new([3; 32]),
             published: Time::from_millis(5),

@@ -76,7 +76,7 @@ impl Credential {
     pub fn id(&self, secret: &[u8; 32]) -> [u8; 16] {
         let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let in_url = self.in_url.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-        let counts = [self.fields.len(), self.in_url.len()].map(|count| count.to_be_bytes());
+        let counts = [self.fields.len(), self.in_url.len()].map(usize::to_be_bytes);
         let pieces = fields.chain(in_url).flat_map(|(name, value)| [name.as_bytes(), value]);
         keyed(secret, b"credential", counts.iter().map(|count| &count[..]).chain(pieces))
     }

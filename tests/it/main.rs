@@ -31,6 +31,7 @@ mod layers;
 mod licences;
 mod npm_signatures;
 mod pass;
+mod privacy;
 mod process;
 mod quota;
 mod scope;

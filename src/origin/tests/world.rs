@@ -65,6 +65,7 @@ pub(super) fn ask(url: &str) -> Ask {
         fresh_connection: false,
         patient: false,
         reach: INSIDE,
+        credential: None,
     }
 }
 

@@ -1,0 +1,144 @@
+//! What is public: larder's own answer to its own question, asked without anybody's credential.
+//!
+//! Traffic that passes by proves nothing: a credential may be needless, or everything. So larder asks by itself, by HEAD,
+//! and what it is given is public. It asks in the background when a second credential has just proved its right to a stored
+//! artifact: until then nobody would gain by the answer, and nobody waits for it. A yes makes a public entry of the same
+//! body, with the header fields that larder itself was given; it is asked for again after a day, and stands while the
+//! origin cannot be reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{StatusCode, header};
+
+use super::Pipeline;
+use super::lookup::{Lookup, Stored};
+use super::rights::{Mark, WAIT_FOR_FAILING, Word};
+use super::task::Task;
+use crate::entry::{Entry, Head};
+use crate::freshness::Demand;
+use crate::origin::Ask;
+use crate::proof::Proof;
+use crate::target::Partition;
+
+/// How long a verdict stands.
+const VERDICT_HOLDS: Duration = Duration::from_hours(24);
+
+/// What larder's own question says of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Anybody is given the same bytes, under this head.
+    Public(Box<Head>),
+    /// They are not.
+    Private,
+    /// It could not be asked.
+    Unknown,
+}
+
+impl Pipeline {
+    /// Whether anybody is given what `entry` holds. The one place where larder asks so.
+    pub(super) async fn is_public(&self, task: &Task, entry: &Entry) -> Verdict {
+        if task.bare().has_token() {
+            return Verdict::Private;
+        }
+        // A redirect leads elsewhere, but a digest in the name proves what comes wherever it comes from.
+        let named = task.artifact().and_then(|artifact| artifact.named.as_ref());
+        let follow = named.is_some_and(|named| named.by_protocol);
+        let ask = Ask { credential: None, ..task.ask(None, follow) };
+        match self.answer_naming(ask, Partition::Public, &Mark::of_entry(task, entry)).await {
+            Ok(head) => Verdict::Public(Box::new(head)),
+            Err(Word::Nothing) => Verdict::Unknown,
+            Err(Word::No | Word::Other | Word::Yes) => Verdict::Private,
+        }
+    }
+
+    /// Asks in the background whether a private entry is public, if that was not asked within a day. Only of bytes that
+    /// are proven: of others nobody could say that they are the same.
+    pub(super) fn ask_in_public(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) {
+        let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
+        let expected = self.expectation_of(&task.clone().of_anybody());
+        let rank = expected.rank_of(&entry.digests, entry.size);
+        let Some(rank) = rank.filter(|rank| rank.is_strong()) else {
+            return;
+        };
+        if task.asker.is_in_url() || self.rights.is_closed(task, &mark, now) {
+            return;
+        }
+        // Noted before it is asked, so that a crowd asks once.
+        self.rights.note_closed(task, mark, now);
+        let (pipeline, task, entry) = (Arc::clone(self), task.clone(), Arc::clone(entry));
+        tokio::spawn(async move {
+            match pipeline.is_public(&task, &entry).await {
+                Verdict::Public(head) => {
+                    let proof = Proof { private: false, rank, ..entry.proof };
+                    pipeline.promote(&task, &entry, *head, proof).await;
+                }
+                Verdict::Private => {}
+                Verdict::Unknown => pipeline.rights.forget_closed(&task),
+            }
+        });
+    }
+
+    /// Makes a public entry of a private one's body.
+    async fn promote(&self, task: &Task, entry: &Entry, head: Head, proof: Proof) {
+        let now = self.clock.now();
+        let mut head = Head { status: StatusCode::OK, ..head };
+        for name in [header::CONTENT_LENGTH, header::CONTENT_RANGE] {
+            head.headers.remove(name);
+        }
+        let public = Entry {
+            key: task.in_public().key,
+            partition: Partition::Public,
+            head,
+            proof,
+            answered_by: None,
+            checked_at: now,
+            ..entry.clone()
+        };
+        let (store, from) = (Arc::clone(&self.store), entry.key);
+        match tokio::task::spawn_blocking(move || store.promote(from, public)).await {
+            Ok(Ok(_)) => tracing::debug!(url = %task.target, "anybody may have this"),
+            Ok(Err(error)) => tracing::warn!(%error, "a public entry could not be made"),
+            Err(_) => tracing::error!(url = %task.target, "making a public entry was broken off"),
+        }
+    }
+
+    /// The public entry that answers a private request for an artifact: one whose bytes are proven, also by what the
+    /// asker's own indexes say, and of which larder asked within a day whether anybody may have it.
+    pub(super) async fn open_to_all(&self, task: &Task, demand: Demand) -> Option<Stored> {
+        let public = task.in_public();
+        let Lookup::Fresh(stored) = self.look_up_artifact(&public, demand).await else {
+            return None;
+        };
+        if !stored.proof.rank.is_strong() {
+            return None;
+        }
+        let (entry, now) = (&stored.entry, self.clock.now());
+        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
+        if failing || now.since(entry.checked_at) < VERDICT_HOLDS {
+            return Some(stored);
+        }
+        let asking = self.is_public(&public, entry);
+        let verdict = tokio::time::timeout(WAIT_FOR_FAILING, asking).await;
+        let store = Arc::clone(&self.store);
+        let entry = Entry::clone(entry);
+        let written = match verdict {
+            Err(_) | Ok(Verdict::Unknown) => return Some(stored),
+            Ok(Verdict::Public(_)) => {
+                let renewed = Entry { checked_at: now, ..entry };
+                tokio::task::spawn_blocking(move || store.update(renewed).map(|_| true)).await
+            }
+            Ok(Verdict::Private) => {
+                tokio::task::spawn_blocking(move || store.remove(&entry).map(|()| false)).await
+            }
+        };
+        match written {
+            Ok(Ok(still)) => still.then_some(stored),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "whether this is public could not be written down");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! Artifacts that are asked for with a credential.
+//!
+//! ```text
+//!  public, and proven? ─ yes ─▶ reply
+//!        │ no
+//!  the target's guarded entry ── a right to it? ─ yes ─▶ reply, or revalidate
+//!        │ none stored                          └─ no ──▶ the asker's own request
+//!        ▼
+//!  one flight: its leader's credential fills, followers prove their right before they are given a byte (cached.rs)
+//! ```
+
+use std::sync::Arc;
+
+use hyper::{Response, StatusCode};
+
+use super::lookup::{Lookup, Stored};
+use super::record::Record;
+use super::rights::{Right, is_no};
+use super::task::Task;
+use super::{Call, Pipeline};
+use crate::freshness::Demand;
+use crate::outcome::Outcome;
+use crate::policy::PassReason;
+use crate::reply::{self, Asked, Body};
+
+/// What is at hand for an asker.
+enum Found {
+    /// Everybody may have it.
+    Open(Stored),
+    /// The guarded entry, and whether it may be given without asking about it.
+    Guarded(Stored, bool),
+    /// Nothing.
+    Nothing,
+}
+
+impl Pipeline {
+    /// Answers from the store to who has a right, or by a fill with the asker's credential.
+    pub(super) async fn from_guarded(
+        self: &Arc<Self>,
+        call: Call,
+        asked: &Asked,
+        task: Task,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let demand = Demand::of(&asked.headers);
+        if self.is_unshared(&task) && !demand.only_if_cached {
+            return self.pass_for(call, &task, PassReason::Answer, record).await;
+        }
+        self.reading.wait(task.target.origin()).await;
+        let mut found = self.find_guarded(&task, demand).await;
+        let may_ask = matches!(found, Found::Nothing) && !demand.only_if_cached;
+        if may_ask && self.chase_for(&task).await > 0 {
+            found = self.find_guarded(&task, demand).await;
+        }
+        let (stored, right) = match found {
+            Found::Open(stored) => (Some(stored), Right::Yes),
+            Found::Guarded(stored, fresh) => {
+                let right = self.right_to(&task, &stored.entry).await;
+                let ask = right == Right::Yes && !fresh;
+                (Some(stored), if ask { Right::Revalidate } else { right })
+            }
+            Found::Nothing => (None, Right::Own),
+        };
+        let revalidated = match (stored, right) {
+            (Some(mut stored), Right::Yes | Right::Remembered) => {
+                let outcome = if right == Right::Yes { Outcome::Hit } else { Outcome::Stale };
+                if outcome == Outcome::Stale {
+                    stored.proof = stored.proof.stale();
+                }
+                self.read_stored(&task, &stored).await;
+                let reply = self.reply_stored(asked, &stored, outcome, record);
+                if let Some(response) = reply.await {
+                    return response;
+                }
+                None
+            }
+            (stored, right) => stored.filter(|_| right == Right::Revalidate),
+        };
+        if demand.only_if_cached {
+            let line =
+                format!("{} is not stored, and the request says only-if-cached", task.target);
+            return record.refuse(StatusCode::GATEWAY_TIMEOUT, &line);
+        }
+        if right == Right::No {
+            return self.pass_for(call, &task, PassReason::Answer, record).await;
+        }
+        if revalidated.is_none() && asked.head_only {
+            return self.pass_head(call, &task, record).await;
+        }
+        self.fly(call, asked, task, revalidated, record).await
+    }
+
+    async fn find_guarded(&self, task: &Task, demand: Demand) -> Found {
+        if let Some(stored) = self.open_to_all(task, demand).await {
+            return Found::Open(stored);
+        }
+        match self.look_up_artifact(task, demand).await {
+            Lookup::Fresh(stored) => Found::Guarded(stored, true),
+            Lookup::Stale(stored) => Found::Guarded(stored, false),
+            Lookup::Miss => Found::Nothing,
+        }
+    }
+
+    /// Sends the client's own request in the place of an answer from here. What its origin says of a credential is
+    /// remembered: a no ends what it had a right to.
+    pub(super) async fn pass_for(
+        self: &Arc<Self>,
+        call: Call,
+        task: &Task,
+        reason: PassReason,
+        record: &mut Record,
+    ) -> Response<Body> {
+        let recognition = task.recognition.as_ref();
+        let response = self.pass(call, task.bare(), recognition, reason, record).await;
+        if task.asker.is_private() && is_no(response.status()) {
+            self.forget_right(task).await;
+        }
+        response
+    }
+
+    /// A refusal by what only its own indexes say silences an asker, and nobody else.
+    pub(super) fn silence_of(&self, task: &Task, record: &mut Record) -> Option<Response<Body>> {
+        let (reader, now) = (task.asker.reader(), self.clock.now());
+        let reason = self.silences.reason_for(&task.target, reader, now)?;
+        let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
+        Some(record.end(Outcome::Rejected, text))
+    }
+}

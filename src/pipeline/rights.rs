@@ -1,0 +1,400 @@
+//! Who has a right to what is stored privately: what is remembered of it, and how it is proved.
+//!
+//! A credential has a right to a guarded entry by having received it, or because the target's own origin said yes to it: a
+//! HEAD with that credential, answered with 200 or 206 and naming the stored representation. A sign-in page, a redirect,
+//! other bytes are a no (DESIGN §4, pitfall 37).
+//!
+//! A yes lasts five minutes. For a day longer it is remembered what was said last, and used only while the origin cannot be
+//! asked; a no takes both away at once. Entries remember who received them, so that a restart forgets neither.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::{StatusCode, header};
+use moka::sync::Cache;
+
+use super::Pipeline;
+use super::task::Task;
+use crate::clock::Time;
+use crate::digest::BlobId;
+use crate::entry::{Entry, Head};
+use crate::flight::Answered;
+use crate::origin::Ask;
+use crate::target::{Key, Partition};
+
+/// How long a yes lasts.
+pub(super) const YES_HOLDS: Duration = Duration::from_mins(5);
+
+/// How long the last word is remembered for when the origin fails: a registry's bad day.
+pub(super) const REMEMBERED: Duration = Duration::from_hours(24);
+
+/// How long it stands that larder itself was not given something.
+const VERDICT_HOLDS: Duration = Duration::from_hours(24);
+
+/// How many rights are remembered. Who is forgotten is asked for again.
+const MOST: u64 = 100_000;
+
+/// How long a proof is waited for when the origin has just failed and its last word is remembered.
+pub(super) const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
+
+/// Nobody's partition: of an entry whose receiver has lost its right.
+const NOBODY: Partition = Partition::Private([0; 16]);
+
+/// By what an origin can name a representation of a target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// `Docker-Content-Digest`.
+    digest: Option<String>,
+    /// A strong entity tag.
+    tag: Option<String>,
+    /// Length and type, where the target names its digest: they tell it from a page that says no.
+    shape: Option<(u64, String)>,
+    /// The stored body, where there is nothing else: then no origin can name it.
+    body: Option<BlobId>,
+}
+
+/// What is known of rights.
+#[derive(Debug)]
+pub(super) struct Rights {
+    /// By guarded key and credential: to which representation, and since when.
+    yes: Cache<(Key, Partition), (Mark, Time)>,
+    /// What larder itself was not given, and when it asked.
+    closed: Cache<Key, (Mark, Time)>,
+}
+
+/// What an origin says of a credential's right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    /// It names the stored representation.
+    Yes,
+    /// It gives something, and does not say that it is the same.
+    Other,
+    /// Anything else.
+    No,
+    /// It could not be asked: unreachable, 5xx, 429.
+    Nothing,
+}
+
+/// What a credential may do with a stored copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Right {
+    /// It may have it.
+    Yes,
+    /// It may have it if its origin says that it is current.
+    Revalidate,
+    /// It had a right lately, and its origin cannot be asked.
+    Remembered,
+    /// It may have whatever its origin gives it now, by a fill of its own.
+    Own,
+    /// It has none.
+    No,
+}
+
+impl Default for Rights {
+    fn default() -> Self {
+        // What holds for a while ends also by a clock that nobody sets back.
+        let day = |holds| Cache::builder().max_capacity(MOST).time_to_live(holds).build();
+        let closed = Cache::builder().max_capacity(MOST).time_to_live(VERDICT_HOLDS).build();
+        Self { yes: day(REMEMBERED), closed }
+    }
+}
+
+impl Rights {
+    fn note(&self, task: &Task, mark: Mark, now: Time) {
+        self.yes.insert((task.key, task.asker.reader()), (mark, now));
+    }
+
+    /// Since when the asker's right to `mark` is known.
+    fn since(&self, task: &Task, mark: &Mark) -> Option<Time> {
+        let (known, since) = self.yes.get(&(task.key, task.asker.reader()))?;
+        (known == *mark).then_some(since)
+    }
+
+    fn holds(&self, task: &Task, mark: &Mark, now: Time) -> bool {
+        self.since(task, mark).is_some_and(|since| lasts(since, YES_HOLDS, now))
+    }
+
+    /// Whether larder was not given this by itself a while ago.
+    pub(super) fn is_closed(&self, task: &Task, mark: &Mark, now: Time) -> bool {
+        let known = self.closed.get(&task.key);
+        known.is_some_and(|(closed, at)| closed == *mark && lasts(at, VERDICT_HOLDS, now))
+    }
+
+    /// larder was not given this by itself, or is about to ask.
+    pub(super) fn note_closed(&self, task: &Task, mark: Mark, now: Time) {
+        self.closed.insert(task.key, (mark, now));
+    }
+
+    /// Nothing is known of that.
+    pub(super) fn forget_closed(&self, task: &Task) {
+        self.closed.invalidate(&task.key);
+    }
+}
+
+impl Mark {
+    /// The mark of a stored answer.
+    pub(super) fn of_entry(task: &Task, entry: &Entry) -> Self {
+        let mark = Self::of(task, &entry.head, Some(entry.size));
+        let nothing = mark == Self::default();
+        Self { body: nothing.then_some(entry.blob), ..mark }
+    }
+
+    /// The mark of an answer of `length` bytes.
+    fn of(task: &Task, head: &Head, length: Option<u64>) -> Self {
+        let named = task.artifact().and_then(|artifact| artifact.named.as_ref());
+        let length = length.filter(|_| named.is_some_and(|named| named.by_protocol));
+        Self {
+            digest: head.text(&DOCKER_CONTENT_DIGEST).map(str::to_owned),
+            tag: head.strong_validator().map(str::to_owned),
+            shape: length.map(|length| (length, kind(head).to_owned())),
+            body: None,
+        }
+    }
+
+    /// Whether an answer to HEAD, or to a range of one byte, names this representation.
+    fn is_named_by(&self, answer: &Head) -> bool {
+        if let (Some(known), Some(said)) = (&self.digest, answer.text(&DOCKER_CONTENT_DIGEST)) {
+            return known == said;
+        }
+        if self.tag.is_some() && self.tag.as_deref() == answer.strong_validator() {
+            return true;
+        }
+        self.shape.as_ref().is_some_and(|(length, known)| {
+            let total = match answer.text(&header::CONTENT_RANGE) {
+                Some(range) => range.rsplit_once('/').map(|(_, total)| total),
+                None => answer.text(&header::CONTENT_LENGTH),
+            };
+            total.and_then(|total| total.parse().ok()) == Some(*length) && kind(answer) == known
+        })
+    }
+}
+
+fn kind(head: &Head) -> &str {
+    head.text(&header::CONTENT_TYPE).unwrap_or_default()
+}
+
+const DOCKER_CONTENT_DIGEST: header::HeaderName =
+    header::HeaderName::from_static("docker-content-digest");
+
+/// Whether an answer to a request that showed a credential says that it has no right: refused, gone, or sent elsewhere.
+pub(super) fn is_no(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::GONE
+            | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS
+    ) || status.is_redirection() && status != StatusCode::NOT_MODIFIED
+}
+
+/// Whether what was known at `since` still holds. A clock that was set back ends it.
+fn lasts(since: Time, holds: Duration, now: Time) -> bool {
+    since <= now && now.since(since) < holds
+}
+
+impl Pipeline {
+    /// Who asked received what is stored now, or its origin said so in other words.
+    pub(super) fn note_received(&self, task: &Task, entry: &Entry) {
+        if task.is_guarded() {
+            self.rights.note(task, Mark::of_entry(task, entry), self.clock.now());
+        }
+    }
+
+    /// Whether who asks may have a stored copy; its origin is asked where that is not known.
+    pub(super) async fn right_to(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> Right {
+        let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
+        if self.rights.holds(task, &mark, now) {
+            return Right::Yes;
+        }
+        let received = (entry.partition == task.asker.reader()).then_some(entry.received_at);
+        let known = self.rights.since(task, &mark).max(received);
+        let remembered = known.is_some_and(|since| lasts(since, REMEMBERED, now));
+        if mark.body.is_some() {
+            // No origin can name it. Who had it asks about it in a fill, which may find it current; others ask for it.
+            return if remembered { Right::Revalidate } else { Right::Own };
+        }
+        let asking = self.ask_right(task, &mark);
+        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
+        let word = if remembered && failing {
+            tokio::time::timeout(WAIT_FOR_FAILING, asking).await.unwrap_or(Word::Nothing)
+        } else {
+            asking.await
+        };
+        match word {
+            Word::Yes => {
+                self.ask_in_public(task, entry);
+                Right::Yes
+            }
+            Word::Nothing if remembered => Right::Remembered,
+            Word::Other => Right::Own,
+            Word::No | Word::Nothing => Right::No,
+        }
+    }
+
+    /// Whether who follows a flight may have what it brings.
+    pub(super) async fn may_share(&self, task: &Task, answered: &Answered) -> bool {
+        if !task.is_guarded() {
+            return true;
+        }
+        let mark = Mark::of(task, &answered.head, answered.length);
+        mark != Mark::default()
+            && (self.rights.holds(task, &mark, self.clock.now())
+                || self.ask_right(task, &mark).await == Word::Yes)
+    }
+
+    /// Asks the target's own origin whether the credential has a right, and remembers what it says.
+    async fn ask_right(&self, task: &Task, mark: &Mark) -> Word {
+        let asked_at = self.clock.now();
+        let word = self.word(task.ask(None, false), task.class(), mark).await;
+        match word {
+            Word::Yes => self.rights.note(task, mark.clone(), asked_at),
+            Word::No | Word::Other => self.forget_right(task).await,
+            Word::Nothing => {}
+        }
+        word
+    }
+
+    /// What an origin answers to `ask` as a question: by HEAD, or for one byte where it does not answer that.
+    pub(super) async fn word(&self, ask: Ask, class: Partition, mark: &Mark) -> Word {
+        self.answer_naming(ask, class, mark).await.map_or_else(|word| word, |_| Word::Yes)
+    }
+
+    /// The head of an answer that names the representation, or what else it says.
+    /// `class`: with whose credential it asks.
+    pub(super) async fn answer_naming(
+        &self,
+        ask: Ask,
+        class: Partition,
+        mark: &Mark,
+    ) -> Result<Head, Word> {
+        let head = Ask { head_only: true, patient: false, ..ask };
+        let one = Ask { head_only: false, range: Some((0, Some(0))), ..head.clone() };
+        let (origin, lane) = (head.target.origin().clone(), head.lane);
+        for ask in [head, one] {
+            let by_head = ask.head_only;
+            let answer = match self.origins.fetch(ask).await {
+                Ok(answer) => answer,
+                Err(error) => {
+                    let redirects = matches!(error.fault(), crate::origin::Fault::Redirects(_));
+                    if !error.is_temporary() || redirects {
+                        return Err(Word::No);
+                    }
+                    self.origins.note_failure(&origin, class, lane, None);
+                    return Err(Word::Nothing);
+                }
+            };
+            let status = answer.head.status;
+            let refused = matches!(
+                status,
+                StatusCode::METHOD_NOT_ALLOWED
+                    | StatusCode::NOT_IMPLEMENTED
+                    | StatusCode::FORBIDDEN
+            );
+            if by_head && refused {
+                continue;
+            }
+            if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                self.origins.note_failure(&origin, class, lane, None);
+                return Err(Word::Nothing);
+            }
+            let said = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
+            return match said {
+                true if mark.is_named_by(&answer.head) => Ok(answer.head),
+                true => Err(Word::Other),
+                false => Err(Word::No),
+            };
+        }
+        Err(Word::No)
+    }
+
+    /// Who asked has no right any more, if it had one: nothing that is stored is given to it, whatever its origin does
+    /// next.
+    pub(super) async fn forget_right(&self, task: &Task) {
+        if !task.asker.is_private() {
+            return;
+        }
+        let reader = task.asker.reader();
+        self.rights.yes.invalidate(&(task.key, reader));
+        let held: Vec<Arc<Entry>> =
+            self.store.entries(task.key).into_iter().filter(|e| e.partition == reader).collect();
+        if held.is_empty() {
+            return;
+        }
+        let (store, guarded) = (Arc::clone(&self.store), task.is_guarded());
+        let forgetting = tokio::task::spawn_blocking(move || {
+            for entry in held {
+                let forgotten = if guarded {
+                    store.update(Entry { partition: NOBODY, ..Entry::clone(&entry) }).map(drop)
+                } else {
+                    store.remove(&entry)
+                };
+                if let Err(error) = forgotten {
+                    tracing::warn!(%error, "that a right has ended could not be written down");
+                }
+            }
+        });
+        if forgetting.await.is_err() {
+            tracing::error!(url = %task.target, "that a right has ended was not written down");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::HeaderMap;
+
+    fn head(status: u16, fields: &[(&'static str, &str)]) -> Head {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, value.parse().unwrap());
+        }
+        Head { status: StatusCode::from_u16(status).unwrap(), headers }
+    }
+
+    #[test]
+    fn only_what_names_the_representation_is_a_yes() {
+        let kind = ("content-type", "application/x-tar");
+        let tag = || Mark { tag: Some("\"a\"".to_owned()), ..Mark::default() };
+        let digest = || Mark { digest: Some("sha256:aa".to_owned()), ..tag() };
+        let shape = || Mark { shape: Some((7, kind.1.to_owned())), ..tag() };
+        let body = || Mark { body: Some(BlobId::new([1; 32])), ..Mark::default() };
+        for (mark, fields, expected) in [
+            (tag(), &[("etag", "\"a\"")][..], true),
+            (tag(), &[("etag", "W/\"a\"")], false),
+            (tag(), &[("etag", "\"b\"")], false),
+            (tag(), &[kind, ("content-length", "7")], false),
+            (digest(), &[("docker-content-digest", "sha256:aa")], true),
+            (digest(), &[("docker-content-digest", "sha256:ab"), ("etag", "\"a\"")], false),
+            (digest(), &[("etag", "\"a\"")], true),
+            (shape(), &[kind, ("content-length", "7")], true),
+            (shape(), &[kind, ("content-range", "bytes 0-0/7"), ("content-length", "1")], true),
+            (shape(), &[kind, ("content-length", "8")], false),
+            (shape(), &[("content-type", "text/html"), ("content-length", "7")], false),
+            (shape(), &[kind], false),
+            (body(), &[kind, ("content-length", "7")], false),
+            (body(), &[], false),
+        ] {
+            assert_eq!(mark.is_named_by(&head(200, fields)), expected, "{mark:?} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn a_no_is_a_no_and_a_failure_is_none() {
+        for status in [301, 302, 307, 401, 403, 404, 410, 451] {
+            assert!(is_no(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+        for status in [200, 206, 304, 412, 416, 429, 500, 503] {
+            assert!(!is_no(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_a_right() {
+        let now = Time::from_millis(1_000_000_000);
+        assert!(lasts(now, YES_HOLDS, now));
+        assert!(!lasts(now.plus(Duration::from_secs(1)), YES_HOLDS, now));
+        assert!(!lasts(now, YES_HOLDS, now.plus(YES_HOLDS)));
+    }
+}

@@ -1,0 +1,94 @@
+//! The claims that one reader sees: everybody's, and those of the indexes that were read with its own credential.
+//!
+//! What a private index says holds for the credential it was read with (DESIGN §4 "Credentials"): a set of claims knows its
+//! reader, and is found by nobody else. One private view neither selects, nor refuses, nor confirms anything for another.
+
+use std::sync::Arc;
+
+use super::Store;
+use crate::claim::{Generation, Promise, Relation, Topic};
+use crate::clock::Time;
+use crate::digest::BlobId;
+use crate::target::{Partition, Target};
+
+/// The claims that one reader sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) reader: Partition,
+}
+
+impl Store {
+    /// The claims that `reader` sees: [`Partition::Public`] sees the public ones.
+    pub fn seen_by(self: &Arc<Self>, reader: Partition) -> Seen<'_> {
+        Seen { store: self, reader }
+    }
+
+    /// See [`Seen::promises`].
+    pub(super) fn promises_seen_by(
+        &self,
+        reader: Partition,
+        target: &Target,
+        topics: &[Topic],
+        now: Time,
+    ) -> Vec<Promise> {
+        let claims = &self.claims;
+        let key = target.match_key();
+        let mut promises = Vec::new();
+        let mut scratch = Vec::new();
+        for (set, by) in claims.under(topics, reader, now) {
+            for found in claims.find(&set, key, &mut scratch) {
+                promises.push(Promise {
+                    by: Arc::clone(&by),
+                    index: Arc::clone(&set.index),
+                    relation: Relation::Elsewhere,
+                    digests: found.digests,
+                    size: found.size,
+                    signed: found.signed,
+                });
+            }
+        }
+        let deepest = promises
+            .iter()
+            .filter(|promise| promise.is_current())
+            .filter_map(|promise| depth(&promise.by, target))
+            .max();
+        let declared = claims.declared();
+        for promise in &mut promises {
+            promise.relation = match depth(&promise.by, target) {
+                Some(depth) if Some(depth) >= deepest => Relation::InRoot,
+                None if declared.lets(&promise.index, target.origin()) => Relation::Declared,
+                Some(_) | None => Relation::Elsewhere,
+            };
+        }
+        promises
+    }
+}
+
+impl Seen<'_> {
+    /// The promises about `target` found under `topics`, newest generation first, relation computed (roots, nested roots,
+    /// declarations). Superseded ones are included for a day. Quick: it reads a few KiB of each index that may name it.
+    pub fn promises(&self, target: &Target, topics: &[Topic], now: Time) -> Vec<Promise> {
+        self.store.promises_seen_by(self.reader, target, topics, now)
+    }
+
+    /// Marks the reader's current generation of an index as confirmed; see [`Store::confirm_claims`]. Quick.
+    pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
+        self.store.claims.confirm(index, self.reader, document, at)
+    }
+
+    /// The reader's current generation of an index's claims. Quick.
+    pub fn current_claims(&self, index: &Target) -> Option<Arc<Generation>> {
+        self.store.claims.generation_of(index, self.reader)
+    }
+
+    /// Takes back what the reader saw an index claim; see [`Store::retract_claims`]. Quick.
+    pub fn retract_claims(&self, index: &Target, now: Time) {
+        self.store.claims.retract(index, self.reader, now);
+    }
+}
+
+/// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.
+fn depth(by: &Generation, target: &Target) -> Option<usize> {
+    by.root.covers(target).then_some(by.root.path.len())
+}
