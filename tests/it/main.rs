@@ -29,6 +29,7 @@ mod keys;
 mod kill;
 mod layers;
 mod licences;
+mod logins;
 mod npm_signatures;
 mod pass;
 mod privacy;
