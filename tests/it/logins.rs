@@ -40,7 +40,8 @@ impl Bench {
     fn put_private(&self, path: &str, page: Page) -> String {
         let page = std::sync::Mutex::new(page);
         self.registry.script(path, move |request| {
-            let shown = request.headers().get("authorization").map(|value| value.as_bytes());
+            let shown =
+                request.headers().get("authorization").map(hyper::http::HeaderValue::as_bytes);
             let mut page = match shown {
                 Some(login) if login == LOGIN.as_bytes() => page.lock().unwrap().clone(),
                 _ => Page::status(401).header("www-authenticate", "Bearer"),

@@ -35,6 +35,7 @@ mod pass;
 mod privacy;
 mod process;
 mod quota;
+mod refusals;
 mod scope;
 mod secrets;
 mod service;

@@ -62,7 +62,7 @@ async fn a_registry_at_its_limit_stops_no_build_of_what_is_stored() {
                 }
                 "503" => assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE),
                 _ => {
-                    assert!(got.status.is_server_error() && !got.body.is_empty(), "{}", got.status)
+                    assert!(got.status.is_server_error() && !got.body.is_empty(), "{}", got.status);
                 }
             }
             assert!(round == "nothing" || world.origin.gets(&never_path) > asked, "{round}");
