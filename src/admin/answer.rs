@@ -3,10 +3,11 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use super::named::Named;
 use super::question::{Answer, Checked, Listed, Question, Removed, Selection, Stats, Status};
 use super::{Admin, ca_file, question, why};
 use crate::entry::Entry;
-use crate::target::Target;
+use crate::target::secret;
 
 /// Takes answers as they come; a break says that nobody listens any more.
 type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
@@ -93,13 +94,17 @@ impl Admin {
     }
 
     fn why(&self, url: &str) -> Answer {
-        match Target::from_url(url) {
-            Some(target) => {
+        match Named::of(url) {
+            Some(Named::Whole(target)) => {
                 Answer::Why(Box::new(why::explain(&self.store, &target, self.clock.now())))
             }
+            Some(Named::Shown(shown)) => Answer::Failed(format!(
+                "{shown} has values hidden, and larder does not keep them: give the URL as a client asks for it"
+            )),
             None => Answer::Failed(format!(
-                "{url} is not a URL that larder could be asked for: it needs http:// or https://, a host, and a path \
-                 without user name and dot segments"
+                "{} is not a URL that larder could be asked for: it needs http:// or https://, a host, and a path \
+                 without dot segments",
+                secret::shown(url)
             )),
         }
     }
@@ -116,20 +121,22 @@ impl Admin {
 
     fn remove(&self, selection: &Selection) -> Answer {
         let now = self.clock.now();
-        let url = match selection {
-            Selection::Url(url) => match Target::from_url(url) {
-                Some(target) => Some(target.to_string()),
+        let named = match selection {
+            Selection::Url(url) => match Named::of(url) {
+                Some(named) => Some(named),
                 None => {
                     return Answer::Failed(format!(
-                        "{url} is not the URL of an entry; `larder ls` shows them"
+                        "{} is not the URL of an entry; `larder ls` shows them",
+                        secret::shown(url)
                     ));
                 }
             },
             Selection::All | Selection::Older { .. } => None,
         };
+        let secret = self.store.secret();
         let selected = |entry: &Entry| match selection {
             Selection::All => true,
-            Selection::Url(_) => url.as_ref() == Some(&entry.shown),
+            Selection::Url(_) => named.as_ref().is_some_and(|named| named.is(entry, &secret)),
             Selection::Older { seconds } => {
                 now.since(entry.received_at) > Duration::from_secs(*seconds)
             }

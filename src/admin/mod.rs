@@ -15,6 +15,7 @@
 mod answer;
 pub mod ask;
 pub mod keys;
+mod named;
 pub mod page;
 pub mod question;
 pub mod socket;

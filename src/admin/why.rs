@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use hyper::Request;
 use serde::{Deserialize, Serialize};
 
+use super::named::is_of;
 use super::question::Listed;
 use crate::claim::{Promise, Relation};
 use crate::clock::Time;
@@ -95,15 +96,15 @@ pub fn explain(store: &Store, target: &Target, now: Time) -> Explanation {
         .map(|found| found.ecosystem.topics(target));
     let promises = store.promises(target, of_index.as_deref().unwrap_or(topics), now);
     let (plan, meaning) = planned(target, recognition.as_ref(), &promises);
-    let mut entries = Vec::new();
+    let (mut entries, secret) = (Vec::new(), store.secret());
     store.for_each_entry(&mut |entry| {
-        if entry.shown == shown {
+        if is_of(entry, target, &secret) {
             entries.push(Listed::from(entry));
         }
         ControlFlow::Continue(())
     });
     entries.sort_by_key(|entry| std::cmp::Reverse(entry.received_at));
-    let refusals = store.rejections(&shown).into_iter();
+    let refusals = store.rejections(target).into_iter();
     Explanation {
         resource: describe(store, target, recognition.as_ref()),
         plan,

@@ -20,7 +20,8 @@ Examples:
 #[command(before_help = EXAMPLES)]
 #[command(group = ArgGroup::new("which").required(true).args(["url", "older_than", "all"]))]
 pub(super) struct Rm {
-    /// The URL of an entry, in every variant. Parameters in it count as `larder ls` shows them: by name
+    /// The URL of an entry, in every variant: as a client asks for it, or as `larder ls` shows it, which means all that are
+    /// shown so
     url: Option<String>,
     /// Everything that came longer ago, such as 12h or 90d
     #[arg(long, value_name = "SPAN", value_parser = seconds)]

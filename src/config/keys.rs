@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use super::Config;
+use super::login;
 use super::value::{self, Form};
 
 /// One thing that can be set.
@@ -25,6 +26,8 @@ pub struct Key {
     pub others: &'static [&'static str],
     /// Whether a password may stand in it.
     pub secret: bool,
+    /// Shows a value without its secret.
+    hidden: fn(&str) -> String,
     bare: bool,
     set: fn(&mut Config, &[String]) -> Result<(), Wrong>,
     get: fn(&Config) -> Vec<String>,
@@ -101,9 +104,14 @@ pub const KEYS: &[Key] = &[
         "Request headers, besides those larder knows, that change nothing in an answer. A request with any other \
          header is passed on and its answer is not kept."),
     key!(one "upstream.https_proxy", upstream.https_proxy, value::PROXY,
-        "The proxy through which https origins are reached.").password().or(&["https_proxy", "HTTPS_PROXY"]),
+        "The proxy through which https origins are reached.").password(value::without_secrets).or(&["https_proxy", "HTTPS_PROXY"]),
     key!(one "upstream.http_proxy", upstream.http_proxy, value::PROXY,
-        "The proxy through which http origins are reached.").password().or(&["http_proxy", "HTTP_PROXY"]),
+        "The proxy through which http origins are reached.").password(value::without_secrets).or(&["http_proxy", "HTTP_PROXY"]),
+    key!(list "upstream.logins", upstream.logins, login::LOGIN,
+        "larder's own logins at upstreams, used to fetch for clients that bring none: whatever a login may read there, \
+         everyone who may use this larder may then read, and the word `everyone` in each entry says so. A login is shown \
+         to the named host by https only, never to where it redirects, and to no client.")
+        .password(login::without_secret),
     key!(one "upstream.no_proxy", upstream.no_proxy, value::NO_PROXY,
         "Origins that are reached without a proxy.").or(&["no_proxy", "NO_PROXY"]),
     key!(one "upstream.roots", upstream.roots, value::ROOTS,
@@ -152,6 +160,7 @@ impl Key {
             acts: Acts::AtOnce,
             others: &[],
             secret: false,
+            hidden: str::to_owned,
             bare,
             set: |_, _| Ok(()),
             get: |_| Vec::new(),
@@ -163,8 +172,9 @@ impl Key {
         self
     }
 
-    const fn password(mut self) -> Self {
+    const fn password(mut self, hidden: fn(&str) -> String) -> Self {
         self.secret = true;
+        self.hidden = hidden;
         self
     }
 
@@ -197,7 +207,7 @@ impl Key {
     /// Its value as TOML, without secrets.
     pub fn shown(&self, config: &Config) -> String {
         let texts = (self.get)(config).into_iter().map(|text| {
-            let text = if self.secret { value::without_secrets(&text) } else { text };
+            let text = (self.hidden)(&text);
             if self.bare { text } else { quoted(&text) }
         });
         let all = texts.collect::<Vec<_>>().join(", ");
@@ -304,6 +314,7 @@ mod tests {
                 "upstream.roots" => "only",
                 "upstream.min_rate" | "store.max_size" | "store.min_free" => "7MiB",
                 "log.format" => "json",
+                "upstream.logins" => "example.org everyone bearer s3cret",
                 "speaks_for" => "https://example.org/simple/ https://files.example.org",
                 name if name.ends_with("_timeout") || name == "stale.unsigned" => "77s",
                 _ => "else",

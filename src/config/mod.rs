@@ -12,6 +12,7 @@
 pub mod environment;
 pub mod keys;
 pub mod load;
+pub mod login;
 pub mod service;
 mod suggest;
 mod value;
@@ -24,6 +25,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+
+use self::login::Login;
 
 /// The configuration in force; a reload swaps it, and who holds the old one keeps it.
 #[derive(Clone, Debug)]
@@ -137,13 +140,15 @@ pub struct Http {
     pub harmless_headers: Vec<String>,
 }
 
-/// How origins are reached. `Debug` hides the passwords of the proxies.
+/// How origins are reached. `Debug` hides the passwords of proxies and logins.
 #[derive(Clone, PartialEq)]
 pub struct Upstream {
     /// `upstream.https_proxy`: for https origins; user and password may stand in it.
     pub https_proxy: Option<String>,
     /// `upstream.http_proxy`: for http origins.
     pub http_proxy: Option<String>,
+    /// `upstream.logins`: larder's own logins, for clients that have none.
+    pub logins: Vec<Login>,
     /// `upstream.no_proxy`: as curl reads `NO_PROXY`.
     pub no_proxy: Option<String>,
     /// `upstream.roots`: which roots vouch for origins.
@@ -167,6 +172,7 @@ impl fmt::Debug for Upstream {
             .field("https_proxy", &shown(&self.https_proxy))
             .field("http_proxy", &shown(&self.http_proxy))
             .field("no_proxy", &self.no_proxy)
+            .field("logins", &self.logins)
             .field("roots", &self.roots)
             .finish_non_exhaustive()
     }
@@ -280,6 +286,7 @@ impl Default for Config {
                 https_proxy: None,
                 http_proxy: None,
                 no_proxy: None,
+                logins: Vec::new(),
                 roots: Roots::Both,
                 connect_timeout: Duration::from_secs(10),
                 header_timeout: Duration::from_mins(1),

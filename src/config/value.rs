@@ -206,8 +206,10 @@ pub(super) const SPEAKS_FOR: Form<SpeaksFor> = Form::quoted(
         let (index, files) = text.split_once(' ')?;
         let web = |text: &str| {
             let url = Url::parse(text.trim()).ok()?;
-            let plain =
-                url.query().is_none() && url.fragment().is_none() && url.username().is_empty();
+            let plain = url.query().is_none()
+                && url.fragment().is_none()
+                && url.username().is_empty()
+                && url.password().is_none();
             (matches!(url.scheme(), "https" | "http") && plain).then_some(url)
         };
         let (index, files) = (web(index)?, web(files)?);
@@ -346,6 +348,7 @@ mod tests {
             "https://index.example.org/",
             "https://index.example.org/ https://files.example.org/path",
             "ftp://index.example.org/ https://files.example.org",
+            "https://:password@index.example.org/ https://files.example.org",
         ] {
             assert_eq!((SPEAKS_FOR.parse)(wrong), None, "{wrong}");
         }

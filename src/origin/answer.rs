@@ -135,7 +135,7 @@ impl Parts {
         hop::strip_answer(&mut headers);
         headers.remove(TRAILER);
         let cookies = match headers.entry(SET_COOKIE) {
-            Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
+            Entry::Occupied(entry) => entry.remove_entry_mult().1.map(sensitive).collect(),
             Entry::Vacant(_) => Vec::new(),
         };
         Ok(Self {
@@ -152,6 +152,12 @@ impl Parts {
             cookies,
         })
     }
+}
+
+/// A cookie is a credential to be: no text shows it.
+fn sensitive(mut cookie: HeaderValue) -> HeaderValue {
+    cookie.set_sensitive(true);
+    cookie
 }
 
 /// The rate is measured over this much waiting, as `upstream.min_rate` says.

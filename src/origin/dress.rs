@@ -16,8 +16,8 @@ use super::expect::Uphill;
 use super::hop;
 use crate::target::Target;
 
-/// What a request needs besides its end-to-end fields, whatever connection it goes on.
-#[derive(Debug)]
+/// What a request needs besides its end-to-end fields, whatever connection it goes on. It has no `Debug`: the URL is whole
+/// here.
 pub(super) struct Outbound {
     absolute: Uri,
     origin_form: Uri,

@@ -28,6 +28,7 @@ mod fills;
 mod guard;
 mod health;
 mod hop;
+mod logins;
 mod pass;
 mod proxy;
 mod redirect;
@@ -55,6 +56,7 @@ use self::connect::Wire;
 use self::fills::Fills;
 use self::guard::Guard;
 use self::health::Health;
+use self::logins::Logins;
 use self::proxy::Routes;
 use self::redirect::{Trail, permitted};
 use self::resolve::Resolver;
@@ -62,7 +64,7 @@ use self::tls::Tls;
 use self::tunnelled::Tunnelled;
 use crate::clock::Clock;
 use crate::config::Live;
-use crate::target::{Origin, Scheme, Target};
+use crate::target::{Credential, Origin, Partition, Scheme, Target};
 
 /// The HTTP client towards origins. One for the process.
 #[derive(Debug)]
@@ -73,6 +75,7 @@ pub struct Origins {
     health: Health,
     /// Pool, routes and roots of new requests; a reload swaps them, and what runs ends on the old ones.
     fills: ArcSwap<Fills>,
+    logins: ArcSwap<Logins>,
 }
 
 /// From where a request starts: decides which addresses are open to it (DESIGN §4 "Internal addresses").
@@ -124,16 +127,18 @@ impl Origins {
             health: Health::new(clock.clone()),
             clock,
             fills: ArcSwap::from_pointee(Fills::new(Arc::new(wire))),
+            logins: ArcSwap::from_pointee(Logins::read(&now.upstream.logins).map_err(set_up)?),
         }))
     }
 
-    /// Reads roots and proxies again, for new connections; limits and `allow_nets` need no reload. On an error the
+    /// Reads roots, proxies and logins again, for new connections; limits and `allow_nets` need no reload. On an error the
     /// old ones stay. Blocking.
     pub fn reload(&self) -> Result<(), OriginError> {
-        let wire = self
-            .wire()
-            .renewed(&self.config.get())
-            .map_err(|fault| OriginError::new(&"upstream", fault))?;
+        let config = self.config.get();
+        let set_up = |fault| OriginError::new(&"upstream", fault);
+        let logins = Logins::read(&config.upstream.logins).map_err(set_up)?;
+        let wire = self.wire().renewed(&config).map_err(set_up)?;
+        self.logins.store(Arc::new(logins));
         self.fills.store(Arc::new(Fills::new(Arc::new(wire))));
         Ok(())
     }
@@ -190,6 +195,11 @@ impl Origins {
         }
     }
 
+    /// larder's own login at `origin`, if the operator gave it one: for fills of who brings none, and for nothing else.
+    pub fn login(&self, origin: &Origin) -> Option<Arc<Credential>> {
+        self.logins.load().of(origin)
+    }
+
     /// Connections for the passes of one client connection: nothing else ever uses them.
     pub fn passes(self: &Arc<Self>) -> Passes {
         Passes::new(Arc::clone(self))
@@ -222,20 +232,26 @@ impl Origins {
         hop::went_through(headers, &self.pseudonym)
     }
 
-    /// Breaker and 429 memory, per origin and lane: whether a stored copy should be served without waiting longer
-    /// than 2 s. A miss is always tried.
-    pub fn is_failing(&self, origin: &Origin, lane: Lane) -> bool {
-        self.health.is_failing(origin, lane)
+    /// Breaker and 429 memory, per origin, credential and lane: whether a stored copy should be served without waiting
+    /// longer than 2 s. A miss is always tried. `class`: with whose credential it is asked.
+    pub fn is_failing(&self, origin: &Origin, class: Partition, lane: Lane) -> bool {
+        self.health.is_failing(&(origin.clone(), class, lane))
     }
 
-    /// The origin failed; `retry_after` is what it asked for, and counts for a minute at most.
-    pub fn note_failure(&self, origin: &Origin, lane: Lane, retry_after: Option<Duration>) {
-        self.health.note_failure(origin, lane, retry_after);
+    /// The origin failed for `class`; `retry_after` is what it asked for, and counts for a minute at most.
+    pub fn note_failure(
+        &self,
+        origin: &Origin,
+        class: Partition,
+        lane: Lane,
+        retry_after: Option<Duration>,
+    ) {
+        self.health.note_failure((origin.clone(), class, lane), retry_after);
     }
 
-    /// The origin answered.
-    pub fn note_success(&self, origin: &Origin, lane: Lane) {
-        self.health.note_success(origin, lane);
+    /// The origin answered `class`.
+    pub fn note_success(&self, origin: &Origin, class: Partition, lane: Lane) {
+        self.health.note_success(&(origin.clone(), class, lane));
     }
 
     fn wire(&self) -> Arc<Wire> {

@@ -45,7 +45,7 @@ impl Pipeline {
         let named = task.artifact().and_then(|artifact| artifact.named.as_ref());
         let follow = named.is_some_and(|named| named.by_protocol);
         let ask = Ask { credential: None, ..task.ask(None, follow) };
-        match self.answer_naming(ask, &Mark::of_entry(task, entry)).await {
+        match self.answer_naming(ask, Partition::Public, &Mark::of_entry(task, entry)).await {
             Ok(head) => Verdict::Public(Box::new(head)),
             Err(Word::Nothing) => Verdict::Unknown,
             Err(Word::No | Word::Other | Word::Yes) => Verdict::Private,
@@ -114,7 +114,7 @@ impl Pipeline {
             return None;
         }
         let (entry, now) = (&stored.entry, self.clock.now());
-        let failing = self.origins.is_failing(task.target.origin(), task.lane());
+        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
         if failing || now.since(entry.checked_at) < VERDICT_HOLDS {
             return Some(stored);
         }

@@ -98,8 +98,8 @@ impl Pipeline {
     ) -> Response<Body> {
         let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
         let usable = stored.filter(|stored| stored.usable);
-        let failing =
-            usable.is_some() && self.origins.is_failing(task.target.origin(), task.lane());
+        let failing = usable.is_some()
+            && self.origins.is_failing(task.target.origin(), task.class(), task.lane());
         let opened = if failing {
             tokio::time::timeout(WAIT_FOR_FAILING, reader.head()).await.ok()
         } else {

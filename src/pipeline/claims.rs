@@ -145,7 +145,7 @@ impl Pipeline {
             }
             self.metrics.alarm(Alarm::Malformed);
             let text = format!("makes no claims: {error}");
-            store.note_rejection(&at.to_string(), &text, now);
+            store.note_rejection(at, &text, now);
         }
     }
 
@@ -206,7 +206,7 @@ impl Pipeline {
                 tracing::warn!(url = %at, changed, "this index names other bytes for a file that should never change");
                 self.metrics.alarm(Alarm::Changed);
                 let text = format!("names other bytes: {changed}");
-                self.store.note_rejection(&at.to_string(), &text, self.clock.now());
+                self.store.note_rejection(at, &text, self.clock.now());
             }
         }
         for key in &notes.unknown {

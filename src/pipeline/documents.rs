@@ -40,7 +40,7 @@ struct Indexes<'a> {
 impl Fetch for Indexes<'_> {
     async fn fetch(&self, document: Target, at: &Target) {
         // Who has just failed is not waited for again by each file that it may know of.
-        if self.pipeline.origins.is_failing(document.origin(), Lane::Metadata) {
+        if self.pipeline.origins.is_failing(document.origin(), Partition::Public, Lane::Metadata) {
             return;
         }
         let from_public = self.reach.from_public || document.origin() != at.origin();

@@ -100,7 +100,12 @@ impl Pipeline {
             }
             Err(error) => {
                 if error.is_temporary() {
-                    self.origins.note_failure(task.target.origin(), task.lane(), None);
+                    self.origins.note_failure(
+                        task.target.origin(),
+                        task.class(),
+                        task.lane(),
+                        None,
+                    );
                 }
                 return Came::Ended(End::Failed(error.status(), error.to_string()));
             }
@@ -231,7 +236,7 @@ impl Pipeline {
 
     fn broke(&self, task: &Task, trouble: Trouble) -> Came {
         if !matches!(trouble, Trouble::Abandoned(_)) {
-            self.origins.note_failure(task.target.origin(), task.lane(), None);
+            self.origins.note_failure(task.target.origin(), task.class(), task.lane(), None);
         }
         match trouble {
             Trouble::Again(status, reason) => Came::Again(End::Failed(status, reason)),
@@ -284,14 +289,14 @@ impl Pipeline {
     }
 
     fn note_health(&self, task: &Task, head: &Head) {
-        let origin = task.target.origin();
+        let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
         if is_failure(head.status) {
             let after = head
                 .text(&header::RETRY_AFTER)
                 .and_then(|text| retry_after(text, self.clock.now()));
-            self.origins.note_failure(origin, task.lane(), after);
+            self.origins.note_failure(origin, class, lane, after);
         } else {
-            self.origins.note_success(origin, task.lane());
+            self.origins.note_success(origin, class, lane);
         }
     }
 }

@@ -98,8 +98,7 @@ pub struct Connection {
     pub passes: Passes,
 }
 
-/// A client's request, and what it came on.
-#[derive(Debug)]
+/// A client's request, and what it came on. It has no `Debug`: its header fields hold the client's credentials.
 struct Call {
     connection: Arc<Connection>,
     request: Request<Incoming>,

@@ -147,7 +147,7 @@ impl Pipeline {
         self.metrics.rejected();
         let gap = (given > 0).then_some(given);
         self.silences.begin(target, Some(bound.client), &reason, gap, now);
-        self.store.note_rejection(&target.to_string(), &mismatch.to_string(), now);
+        self.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }
 }

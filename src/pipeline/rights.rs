@@ -215,7 +215,7 @@ impl Pipeline {
             return if remembered { Right::Revalidate } else { Right::Own };
         }
         let asking = self.ask_right(task, &mark);
-        let failing = self.origins.is_failing(task.target.origin(), task.lane());
+        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
         let word = if remembered && failing {
             tokio::time::timeout(WAIT_FOR_FAILING, asking).await.unwrap_or(Word::Nothing)
         } else {
@@ -246,7 +246,7 @@ impl Pipeline {
     /// Asks the target's own origin whether the credential has a right, and remembers what it says.
     async fn ask_right(&self, task: &Task, mark: &Mark) -> Word {
         let asked_at = self.clock.now();
-        let word = self.word(task.ask(None, false), mark).await;
+        let word = self.word(task.ask(None, false), task.class(), mark).await;
         match word {
             Word::Yes => self.rights.note(task, mark.clone(), asked_at),
             Word::No | Word::Other => self.forget_right(task).await,
@@ -256,12 +256,18 @@ impl Pipeline {
     }
 
     /// What an origin answers to `ask` as a question: by HEAD, or for one byte where it does not answer that.
-    pub(super) async fn word(&self, ask: Ask, mark: &Mark) -> Word {
-        self.answer_naming(ask, mark).await.map_or_else(|word| word, |_| Word::Yes)
+    pub(super) async fn word(&self, ask: Ask, class: Partition, mark: &Mark) -> Word {
+        self.answer_naming(ask, class, mark).await.map_or_else(|word| word, |_| Word::Yes)
     }
 
     /// The head of an answer that names the representation, or what else it says.
-    pub(super) async fn answer_naming(&self, ask: Ask, mark: &Mark) -> Result<Head, Word> {
+    /// `class`: with whose credential it asks.
+    pub(super) async fn answer_naming(
+        &self,
+        ask: Ask,
+        class: Partition,
+        mark: &Mark,
+    ) -> Result<Head, Word> {
         let head = Ask { head_only: true, patient: false, ..ask };
         let one = Ask { head_only: false, range: Some((0, Some(0))), ..head.clone() };
         let (origin, lane) = (head.target.origin().clone(), head.lane);
@@ -274,7 +280,7 @@ impl Pipeline {
                     if !error.is_temporary() || redirects {
                         return Err(Word::No);
                     }
-                    self.origins.note_failure(&origin, lane, None);
+                    self.origins.note_failure(&origin, class, lane, None);
                     return Err(Word::Nothing);
                 }
             };
@@ -289,7 +295,7 @@ impl Pipeline {
                 continue;
             }
             if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                self.origins.note_failure(&origin, lane, None);
+                self.origins.note_failure(&origin, class, lane, None);
                 return Err(Word::Nothing);
             }
             let said = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);

@@ -170,11 +170,7 @@ impl Pipeline {
         }
         tracing::error!(target: "larder::refused", url = %task.target, %mismatch, "refused: not what was promised");
         self.metrics.rejected();
-        self.store.note_rejection(
-            &task.bare().to_string(),
-            &mismatch.to_string(),
-            self.clock.now(),
-        );
+        self.store.note_rejection(task.bare(), &mismatch.to_string(), self.clock.now());
         Came::Ended(End::Refused(line))
     }
 
@@ -289,7 +285,7 @@ impl Pipeline {
             tracing::warn!(url = %task.target, %mismatch, "an index promises other bytes, and does not decide here");
             self.metrics.alarm(Alarm::Mismatch);
             self.store.note_rejection(
-                &task.bare().to_string(),
+                task.bare(),
                 &format!("kept all the same: {mismatch}"),
                 self.clock.now(),
             );

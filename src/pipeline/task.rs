@@ -157,6 +157,11 @@ impl Task {
         self.recognition.is_none()
     }
 
+    /// With whose credential it is asked: whose quota it uses, and whose failures it shares.
+    pub(super) fn class(&self) -> Partition {
+        self.asker.reader()
+    }
+
     /// Indexes must not wait behind artifacts.
     pub(super) fn lane(&self) -> Lane {
         if self.artifact().is_some() { Lane::Bulk } else { Lane::Metadata }

@@ -7,6 +7,7 @@ mod body;
 pub mod condition;
 pub mod range;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -53,8 +54,8 @@ impl Line {
     }
 }
 
-/// What a reply needs to know of the request.
-#[derive(Clone, Debug)]
+/// What a reply needs to know of the request. `Debug` shows no header field: the client's credentials are among them.
+#[derive(Clone)]
 pub struct Asked {
     /// HEAD: everything but the body.
     pub head_only: bool,
@@ -62,6 +63,12 @@ pub struct Asked {
     pub headers: HeaderMap,
     /// HTTP/2 has streams that end one by one; in HTTP/1 the whole line is cut.
     pub line: Option<Line>,
+}
+
+impl fmt::Debug for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asked").field("head_only", &self.head_only).finish_non_exhaustive()
+    }
 }
 
 /// An empty body.

@@ -75,7 +75,7 @@ use crate::config::Live;
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
 use crate::proof::Rank;
-use crate::target::{Key, Origin, Root};
+use crate::target::{Key, Origin, Root, Target};
 use blobs::{Blobs, Stored};
 use claims::Claims;
 use evict::Bodies;
@@ -336,14 +336,14 @@ impl Store {
         self.state.secret()
     }
 
-    /// Notes a refusal, for whoever asks why. `shown` is the URL without its secrets. Quick.
-    pub fn note_rejection(&self, shown: &str, text: &str, at: Time) {
-        self.rejections.note(shown, text, at);
+    /// Notes a refusal, for whoever asks why. Quick.
+    pub fn note_rejection(&self, of: &Target, text: &str, at: Time) {
+        self.rejections.note(of, text, at);
     }
 
     /// The refusals of a URL, newest first. Quick.
-    pub fn rejections(&self, shown: &str) -> Vec<Rejection> {
-        self.rejections.of(shown)
+    pub fn rejections(&self, of: &Target) -> Vec<Rejection> {
+        self.rejections.of(of)
     }
 
     /// The entries of `key` from the ledger, or from the records where the ledger cannot say.

@@ -1,7 +1,7 @@
 //! What was refused, and why: the evidence that `larder why` shows.
 //!
 //! Kept in memory, the newest [`MAX_REJECTIONS`]; written by [`Rejections::flush`] as well as that goes. Losing it costs an
-//! explanation and nothing else. A refusal's URL is held without its secrets.
+//! explanation and nothing else. A refusal is found by a hash of its URL.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -12,20 +12,21 @@ use serde::{Deserialize, Serialize};
 use super::sealed::{Kind, seal, unseal};
 use super::{durable, hold};
 use crate::clock::Time;
+use crate::target::{MatchKey, Target};
 
 /// How many are kept: refusals are rare, and a flood of them tells the same story each time.
 const MAX_REJECTIONS: usize = 256;
 
-/// The longest URL and the longest text of one, in bytes of UTF-8.
+/// The longest text of one, in bytes of UTF-8.
 const MAX_TEXT: usize = 4096;
 
-const KIND: Kind = Kind { magic: *b"LreJ", version: 1 };
+const KIND: Kind = Kind { magic: *b"LreJ", version: 2 };
 
 /// A body that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
-    /// The URL, without its secrets.
-    pub shown: String,
+    /// Which URL, without saying it.
+    of: MatchKey,
     /// Who promised what, and what came.
     pub text: String,
     /// When.
@@ -42,7 +43,7 @@ pub(super) struct Rejections {
 impl Rejections {
     /// Reads what was written to `path`, if that is possible.
     pub(super) fn open(path: PathBuf) -> Self {
-        let limit = (MAX_REJECTIONS * (2 * MAX_TEXT + 64)) as u64;
+        let limit = (MAX_REJECTIONS * (MAX_TEXT + 64)) as u64;
         let kept = durable::read(&path, limit)
             .ok()
             .flatten()
@@ -52,26 +53,20 @@ impl Rejections {
     }
 
     /// Notes one.
-    pub(super) fn note(&self, shown: &str, text: &str, at: Time) {
+    pub(super) fn note(&self, of: &Target, text: &str, at: Time) {
         let mut kept = hold(&self.kept);
         let (rejections, changed) = &mut *kept;
         while rejections.len() >= MAX_REJECTIONS {
             rejections.pop_front();
         }
-        rejections.push_back(Rejection { shown: clipped(shown), text: clipped(text), at });
+        rejections.push_back(Rejection { of: of.match_key(), text: clipped(text), at });
         *changed = true;
     }
 
     /// Those of one URL, newest first.
-    pub(super) fn of(&self, shown: &str) -> Vec<Rejection> {
-        let shown = clipped(shown);
-        hold(&self.kept)
-            .0
-            .iter()
-            .rev()
-            .filter(|rejection| rejection.shown == shown)
-            .cloned()
-            .collect()
+    pub(super) fn of(&self, target: &Target) -> Vec<Rejection> {
+        let of = target.match_key();
+        hold(&self.kept).0.iter().rev().filter(|rejection| rejection.of == of).cloned().collect()
     }
 
     /// Writes them, if there are new ones.
@@ -105,16 +100,21 @@ mod tests {
     fn the_newest_are_kept_and_found_again() {
         let data = tempfile::tempdir().unwrap();
         let path = data.path().join("rejections");
+        let target = |url: &str| Target::from_url(url).unwrap();
         let rejections = Rejections::open(path.clone());
         for number in 0..=MAX_REJECTIONS {
             let at = Time::from_millis(i64::try_from(number).unwrap());
-            rejections.note(&format!("https://example.org/{number}"), "no", at);
+            rejections.note(&target(&format!("https://example.org/{number}")), "no", at);
         }
-        rejections.note("https://example.org/7", &"é".repeat(MAX_TEXT), Time::from_millis(9));
+        rejections.note(
+            &target("https://example.org/7"),
+            &"é".repeat(MAX_TEXT),
+            Time::from_millis(9),
+        );
         rejections.flush();
         let again = Rejections::open(path);
-        assert_eq!(again.of("https://example.org/0"), []);
-        let seven = again.of("https://example.org/7");
+        assert_eq!(again.of(&target("https://example.org/0")), []);
+        let seven = again.of(&target("https://example.org/7"));
         assert_eq!(seven.len(), 2);
         assert_eq!(seven[0].at, Time::from_millis(9));
         assert_eq!(hold(&again.kept).0.len(), MAX_REJECTIONS);

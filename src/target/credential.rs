@@ -13,6 +13,7 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 
+use super::secret::{self, IN_THE_PATH};
 use super::{Key, Partition, Target};
 
 /// Fields that are credentials whoever sends them.
@@ -30,29 +31,8 @@ const FIELDS: [&str; 11] = [
     "x-amz-security-token",
 ];
 
-/// Query parameters that are credentials: signed URLs and tokens.
-const PARAMETERS: [&str; 14] = [
-    "access_token",
-    "api_key",
-    "apikey",
-    "auth",
-    "awsaccesskeyid",
-    "jwt",
-    "key-pair-id",
-    "password",
-    "private_token",
-    "sig",
-    "signature",
-    "token",
-    "x-amz-signature",
-    "x-goog-signature",
-];
-
 /// Schemes whose login is the connection's, not the request's.
 const OF_A_CONNECTION: [&str; 3] = ["ntlm", "negotiate", "kerberos"];
-
-/// The name under which a token in the path is hashed: no header field can be called so.
-const IN_THE_PATH: &str = "/t/";
 
 /// What a request shows to prove its right.
 #[derive(Clone, PartialEq, Eq)]
@@ -162,29 +142,7 @@ pub fn is_bound_to_connection(headers: &HeaderMap) -> bool {
 }
 
 fn tokens(target: &Target) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    let mut segments = target.path().split('/');
-    while let Some(segment) = segments.next() {
-        if segment == "t"
-            && let Some(token) = segments.clone().next().filter(|token| is_token(token))
-        {
-            found.push((IN_THE_PATH.to_owned(), token.to_owned()));
-        }
-    }
-    for pair in target.query().iter().flat_map(|query| query.split('&')) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = name.to_ascii_lowercase();
-        if PARAMETERS.contains(&name.as_str()) {
-            found.push((name, value.to_owned()));
-        }
-    }
-    found
-}
-
-/// conda's `/t/<token>/`: long, and of letters, digits and hyphens.
-fn is_token(segment: &str) -> bool {
-    segment.len() >= 16
-        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    secret::tokens(target.path(), target.query())
 }
 
 /// HMAC-SHA-256 of `pieces`, each with its length in front, cut to 128 bits.

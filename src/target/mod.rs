@@ -13,6 +13,7 @@ mod key;
 mod origin;
 mod path;
 mod root;
+pub mod secret;
 
 use std::fmt;
 
@@ -28,8 +29,8 @@ pub const MAX_URL: usize = 16 * 1024;
 
 /// Who a request is for.
 ///
-/// `Display` shows the URL without the values of its query, which may be secrets; [`Target::url`] is the whole.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// `Display` and `Debug` show the URL without what is or may be a secret; [`Target::url`] is the whole.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     origin: Origin,
     path: Box<str>,
@@ -167,24 +168,15 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.origin)?;
-        // conda puts tokens in the path: /t/<token>/channel/…
-        let mut previous = "";
-        for (position, segment) in self.path.split('/').enumerate() {
-            if position > 0 {
-                f.write_str("/")?;
-            }
-            f.write_str(if previous == "t" && !segment.is_empty() { "…" } else { segment })?;
-            previous = segment;
-        }
-        for (position, pair) in self.query.iter().flat_map(|query| query.split('&')).enumerate() {
-            f.write_str(if position == 0 { "?" } else { "&" })?;
-            match pair.split_once('=') {
-                Some((name, _)) => write!(f, "{name}=…")?,
-                None => f.write_str("…")?,
-            }
-        }
-        Ok(())
+        let shown = secret::Shown { path: &self.path, query: self.query() };
+        write!(f, "{}{shown}", self.origin)
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, " ({:?})", self.variant) }
     }
 }
 
@@ -256,10 +248,15 @@ mod tests {
 
     #[test]
     fn texts_show_no_secret() {
-        let shown =
-            target("/t/s3cret/main/x.conda?X-Amz-Signature=s3cret&flag").unwrap().to_string();
-        assert!(!shown.contains("s3cret"), "{shown}");
+        let at = target("/t/s3cret/main/x.conda?X-Amz-Signature=s3cret&flag").unwrap();
+        let shown = at.to_string();
         assert_eq!(shown, "https://example.org/t/…/main/x.conda?X-Amz-Signature=…&…");
+        let root = Root::directory_of(&at);
+        for text in [format!("{at:?}"), root.to_string(), format!("{root:?}")] {
+            assert!(text.contains("/t/…/main/") && !text.contains("s3cret"), "{text}");
+        }
+        // The control: it is there, for the request.
+        assert_eq!(at.url().matches("s3cret").count(), 2);
     }
 
     #[test]

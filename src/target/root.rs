@@ -2,16 +2,21 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
+use super::secret::{self, Shown};
 use super::{Origin, Target};
 
 /// The part of an origin for which an index may speak: every path that starts with `path`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+///
+/// No text shows a token in the path, and none is written down: what was learnt of such a root is forgotten when larder
+/// ends, and learnt again.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Root {
     /// The origin.
     pub origin: Origin,
     /// A path that begins and ends with a slash.
+    #[serde(serialize_with = "without_secrets")]
     pub path: Box<str>,
 }
 
@@ -38,8 +43,18 @@ impl Root {
 
 impl fmt::Display for Root {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin, self.path)
+        write!(f, "{}{}", self.origin, Shown { path: &self.path, query: None })
     }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+fn without_secrets<S: Serializer>(path: &str, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(&secret::for_disk(path))
 }
 
 #[cfg(test)]
@@ -56,5 +71,14 @@ mod tests {
         assert_eq!(root.path, "/tenant/simple/".into());
         assert!(root.covers(&at("/tenant/simple/a")));
         assert!(!root.covers(&at("/tenant/simpler")));
+    }
+    #[test]
+    fn no_token_is_written_down() {
+        let bytes = |path| postcard::to_stdvec(&Root::directory_of(&at(path))).unwrap();
+        let written = bytes("/t/ab-0123456789abcdef/main/");
+        assert!(!written.windows(6).any(|window| window == b"012345"));
+        // The control: what is no token comes back.
+        let plain = Root::directory_of(&at("/t/short/main/"));
+        assert_eq!(postcard::from_bytes::<Root>(&bytes("/t/short/main/")).unwrap(), plain);
     }
 }

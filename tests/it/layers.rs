@@ -271,3 +271,37 @@ fn no_private_key_is_committed() {
     assert!(found.is_empty(), "{found:#?}");
     assert!(holds_key(&rcgen::KeyPair::generate().unwrap().serialize_pem()));
 }
+
+/// Where a target's URL may be whole: where it is made, where it is written into a request, and where an index is named so
+/// that it can be asked for again (one with a token in its URL is not).
+const WHOLE_URLS: &[(&str, &str)] = &[
+    ("origin/ask.rs", ".url()"),
+    ("origin/dress.rs", ".path_and_query()"),
+    ("store/batch.rs", ".path_and_query()"),
+];
+
+/// Where `text` takes a target's URL with its secrets; unit tests may.
+fn whole_urls(path: &Path, text: &str) -> Vec<String> {
+    let shown = path.to_str().unwrap();
+    if shown.starts_with("target/") || shown.ends_with("tests.rs") || shown.contains("/tests/") {
+        return Vec::new();
+    }
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    [".url()", ".path_and_query()"]
+        .into_iter()
+        .filter(|call| code.contains(call) && !WHOLE_URLS.contains(&(shown, *call)))
+        .map(|call| format!("{shown} takes {call}"))
+        .collect()
+}
+
+#[test]
+fn a_whole_url_is_taken_only_to_ask_for_it() {
+    let taken: Vec<String> =
+        sources().iter().flat_map(|(path, text)| whole_urls(path, text)).collect();
+    assert!(taken.is_empty(), "{taken:#?}: a target shows itself by {{}}");
+    let seen = |path: &str, text: &str| !whole_urls(Path::new(path), text).is_empty();
+    assert!(seen("pipeline/pass.rs", "format!(\"{}\", target.url())"));
+    assert!(seen("origin/ask.rs", "task.target.path_and_query()"));
+    assert!(!seen("origin/ask.rs", "Uri::try_from(target.url())"));
+    assert!(!seen("pipeline/pass.rs", "#[cfg(test)]\nmod tests {\n target.url()"));
+}

@@ -288,9 +288,10 @@ fn rejections_and_state_survive_a_restart() {
     let world = World::new();
     let store = world.open();
     let secret = store.secret();
-    store.note_rejection("https://example.org/a", "promised x, came y", world.clock.now());
+    let at = Target::from_url("https://example.org/a").unwrap();
+    store.note_rejection(&at, "promised x, came y", world.clock.now());
     drop(store);
     let store = world.open();
-    assert_eq!(store.rejections("https://example.org/a").len(), 1);
+    assert_eq!(store.rejections(&at).len(), 1);
     assert_eq!(store.secret(), secret);
 }

@@ -132,7 +132,7 @@ impl Page {
     }
 
     /// The answer to one request, and the page as the next request finds it.
-    pub(super) fn answer(&mut self, method: &Method, asked: &HeaderMap) -> Response<OriginBody> {
+    pub(crate) fn answer(&mut self, method: &Method, asked: &HeaderMap) -> Response<OriginBody> {
         let text = |name| asked.get(name).and_then(|value| value.to_str().ok());
         let mine = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
         let mut response = Response::new(empty());

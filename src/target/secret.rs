@@ -1,0 +1,176 @@
+//! Secrets in URLs: where they stand, and how a URL is shown and written down without them.
+//!
+//! Signed URLs and tokens stand in the query, conda's tokens in the path (`/t/<token>/`), passwords before the host. A
+//! [`Target`](super::Target) prints itself through this file whether by `{}` or `{:?}`, so that no log line, error text or
+//! record can hold a secret by mistake; the whole URL has one name, [`Target::url`](super::Target::url), and a test of the
+//! source's shape says who may use it.
+//!
+//! Every value of a query is hidden from people: nobody can list the names that secrets are given. Only what surely is one
+//! is kept from the disk, because the rest is needed to ask again.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use super::path::decode_once;
+
+/// Stands where a secret stood. No URL can hold it: what is shown is never taken for what is asked.
+pub const HIDDEN: &str = "…";
+
+/// Query parameters that are credentials: signed URLs and tokens.
+const PARAMETERS: [&str; 18] = [
+    "access_token",
+    "api_key",
+    "apikey",
+    "auth",
+    "auth_token",
+    "awsaccesskeyid",
+    "jwt",
+    "key-pair-id",
+    "password",
+    "private_token",
+    "sig",
+    "signature",
+    "token",
+    "x-amz-credential",
+    "x-amz-security-token",
+    "x-amz-signature",
+    "x-goog-credential",
+    "x-goog-signature",
+];
+
+/// The name of a token in the path: no header field and no parameter can be called so.
+pub(super) const IN_THE_PATH: &str = "/t/";
+
+/// What surely are credentials in a URL: their names, in lower case, and themselves.
+pub(super) fn tokens(path: &str, query: Option<&str>) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut before = "";
+    for segment in path.split('/') {
+        if is_marker(before) && is_token(segment) {
+            found.push((IN_THE_PATH.to_owned(), segment.to_owned()));
+        }
+        before = segment;
+    }
+    for pair in query.into_iter().flat_map(|query| query.split(['&', ';'])) {
+        let (raw, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode_once(raw).unwrap_or_else(|| raw.to_owned()).to_ascii_lowercase();
+        if PARAMETERS.contains(&name.as_str()) {
+            found.push((name, value.to_owned()));
+        }
+    }
+    found
+}
+
+/// A path, or one and its query, as it may stand on disk: whole, or, with a secret in it, so that it names nothing any more.
+pub(super) fn for_disk(path_and_query: &str) -> Cow<'_, str> {
+    let (path, query) = split(path_and_query);
+    if tokens(path, query).is_empty() {
+        Cow::Borrowed(path_and_query)
+    } else {
+        Cow::Owned(Shown { path, query }.to_string())
+    }
+}
+
+/// Any text that was meant for a URL, as it may be repeated to people: without user information and values.
+pub fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
+    let host = match authority.rsplit_once('@') {
+        Some((_, host)) => format!("{HIDDEN}@{host}"),
+        None => authority.to_owned(),
+    };
+    let (path, query) = split(tail.split('#').next().unwrap_or(tail));
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{host}{}", Shown { path, query })
+}
+
+/// Path and query for people.
+pub(super) struct Shown<'a> {
+    pub(super) path: &'a str,
+    pub(super) query: Option<&'a str>,
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut before = "";
+        for (position, segment) in self.path.split('/').enumerate() {
+            if position > 0 {
+                f.write_char('/')?;
+            }
+            // Shorter than tokens are, or not: whatever follows the marker is hidden.
+            let hidden = is_marker(before) && !segment.is_empty();
+            f.write_str(if hidden { HIDDEN } else { segment })?;
+            before = segment;
+        }
+        for (position, pair) in self.query.iter().flat_map(|query| query.split('&')).enumerate() {
+            f.write_char(if position == 0 { '?' } else { '&' })?;
+            match pair.split_once('=') {
+                Some((name, _)) => write!(f, "{name}={HIDDEN}")?,
+                None => f.write_str(HIDDEN)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// conda's `t`, in whatever spelling a server would read as that.
+fn is_marker(segment: &str) -> bool {
+    segment == "t" || segment == "%74"
+}
+
+/// conda's tokens are long, and of letters, digits and hyphens. A false yes makes something private that need not be.
+fn is_token(segment: &str) -> bool {
+    segment.len() >= 16
+        && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+fn split(path_and_query: &str) -> (&str, Option<&str>) {
+    match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_known_in_every_spelling() {
+        let found = |text| {
+            let (path, query) = split(text);
+            !tokens(path, query).is_empty()
+        };
+        for secret in [
+            "/a?X-Amz-Signature=00&b=1",
+            "/a?b=1&Token=x",
+            "/a?b=1;token=x",
+            "/a?%74oken=x",
+            "/t/ab-0123456789abcdef/c",
+            "/%74/ab-0123456789abcdef/c",
+            "/t/x/t/ab-0123456789abcdef/c",
+        ] {
+            assert!(found(secret), "{secret}");
+            assert_ne!(for_disk(secret), secret);
+            assert!(for_disk(secret).contains(HIDDEN), "{secret}");
+        }
+        for harmless in ["/a?tokens=1", "/t/x", "/at/ab-0123456789abcdef", "/a?x=token"] {
+            assert!(!found(harmless), "{harmless}");
+            assert_eq!(for_disk(harmless), harmless);
+        }
+    }
+
+    #[test]
+    fn what_is_no_url_is_repeated_without_its_secrets() {
+        for (url, expected) in [
+            ("https://user:s3cret@example.org/a?b=s3cret#c", "https://…@example.org/a?b=…"),
+            ("https://s3cret@example.org", "https://…@example.org"),
+            ("ftp://u:p@ss@example.org/t/s3cret/x", "ftp://…@example.org/t/…/x"),
+            ("example.org/a?s3cret", "example.org/a?…"),
+            ("user:s3cret@example.org", "…@example.org"),
+        ] {
+            assert_eq!(shown(url), expected);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Nothing secret is shown or written down (DESIGN §4 "Credentials", §6): planted secrets are searched for in everything
+//! that larder says, at its most talkative, and in everything that it keeps.
+
+use std::path::PathBuf;
+
+use crate::world::archive::by_hash;
+use crate::world::binary::{Daemon, say};
+use crate::world::tools::text;
+use crate::world::{Ca, Fault, Origin, Page, eventually, holding, noise};
+
+/// Stands in every planted secret.
+const PLANTED: &str = "s3cr3t";
+
+struct Bench {
+    origin: Origin,
+    ca: Ca,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = Ca::new(&dir.path().join("origins.pem"));
+        Self { origin: Origin::tls(&ca, "127.0.0.1").await, ca, dir }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// What a subcommand says, which must hold no secret.
+    async fn told(&self, arguments: &[&str]) -> String {
+        let told = text(&say(&self.ca, &self.data(), arguments).await);
+        assert!(!told.contains(PLANTED), "{arguments:?}: {told}");
+        told
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
+    let bench = Bench::new().await;
+    let daemon = Daemon::start(&bench.ca, &bench.data(), &[("LARDER_LOG_FILTER", "trace")]).await;
+    let client = daemon.client().await;
+    // A name that nobody knows as a secret's: it is kept, and shown without its value all the same.
+    let put = |value: &str, body: &'static str| {
+        bench.origin.put(&format!("/page?session={value}"), Page::new(body).fresh(600))
+    };
+    let (one, two) = (put("s3cr3t-one", "the first"), put("s3cr3t-two", "the second"));
+    for url in [&one, &two] {
+        client.get(url).send().await.complete();
+        assert!(client.get(url).send().await.complete().is_hit());
+    }
+    let shown = bench.origin.url("/page?session=…");
+    assert_eq!(bench.told(&["ls"]).await.matches(&shown).count(), 2);
+    let told = bench.told(&["why", &one]).await;
+    assert!(
+        told.contains(&shown) && told.contains("9 bytes") && !told.contains("10 bytes"),
+        "{told}"
+    );
+    // As pip.conf has it: the user information is no part of the target.
+    let with_password = one.replace("https://", "https://user:s3cr3t-password@");
+    assert!(bench.told(&["why", &with_password]).await.contains("9 bytes"));
+    assert!(bench.told(&["why", &shown]).await.contains("values hidden"));
+    for wrong in ["ftp://user:s3cr3t@example.org/", "https://user:s3cr3t@/x?y=s3cr3t", "s3cr3t@x"] {
+        bench.told(&["why", wrong]).await;
+        bench.told(&["rm", wrong]).await;
+    }
+    assert!(bench.told(&["rm", &one]).await.contains("removed 1 entry"));
+    assert!(client.get(&two).send().await.complete().is_hit(), "only what was named is removed");
+    // As `ls` shows it: all that are shown so.
+    put("s3cr3t-one", "the first");
+    client.get(&one).send().await.complete();
+    assert!(bench.told(&["rm", &shown]).await.contains("removed 2 entries"));
+    assert!(holding(&bench.data(), PLANTED.as_bytes()).is_empty());
+    assert!(!daemon.log().contains(PLANTED));
+}
+
+/// The address that a redirect leads to is mostly signed, and fails now and then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_address_behind_a_redirect_is_told_without_its_signature() {
+    let bench = Bench::new().await;
+    let daemon = Daemon::start(&bench.ca, &bench.data(), &[("LARDER_LOG_FILTER", "trace")]).await;
+    let client = daemon.client().await;
+    let body = noise(1, 300_000);
+    let elsewhere = Origin::tls(&bench.ca, "127.0.0.2").await;
+    let path = by_hash(&body);
+    let signed = "/blob?X-Amz-Signature=s3cr3t-signature&X-Amz-Credential=s3cr3t-user";
+    let url = bench.origin.put(&path, Page::redirect(302, &elsewhere.url(signed)));
+    // It breaks, then it is another body, then it leads back to itself, then it is gone.
+    elsewhere.put(signed, Page::new(body.clone()).fault(Fault::Cut(1000)).without_ranges());
+    assert!(!client.get(&url).send().await.is_complete());
+    elsewhere.put(signed, Page::new(noise(2, 300_000)));
+    let got = client.get(&url).send().await;
+    assert!(!got.is_complete() && !String::from_utf8_lossy(&got.body).contains(PLANTED));
+    let circle = by_hash(b"a circle");
+    let around = bench.origin.put(&circle, Page::redirect(302, &elsewhere.url(signed)));
+    elsewhere.put(signed, Page::redirect(302, &elsewhere.url(signed)));
+    client.get(&around).send().await;
+    elsewhere.stop();
+    let gone = by_hash(b"gone");
+    let dead = bench.origin.put(&gone, Page::redirect(302, &elsewhere.url(signed)));
+    let got = client.get(&dead).send().await;
+    let said = String::from_utf8_lossy(&got.body).into_owned();
+    assert!(got.status.is_server_error() && !said.contains(PLANTED), "{said}");
+    // It names the hop that failed, so that somebody can look at it.
+    assert!(said.contains(&elsewhere.url("/blob?X-Amz-Signature=…")), "{said}");
+    for url in [&url, &around, &dead] {
+        bench.told(&["why", url]).await;
+    }
+    eventually("the last request is logged", || async { daemon.log().contains(&gone) }).await;
+    let log = daemon.log();
+    let leaks: Vec<&str> = log.lines().filter(|line| line.contains(PLANTED)).collect();
+    assert!(leaks.is_empty(), "{leaks:#?}");
+    assert!(holding(&bench.data(), PLANTED.as_bytes()).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_of_the_operators_is_printed() {
+    let bench = Bench::new().await;
+    let file = bench.dir.path().join("larder.toml");
+    std::fs::write(&file, "[upstream]\nhttps_proxy = \"http://user:s3cr3t@proxy.example.org\"\n")
+        .unwrap();
+    let file = file.to_str().unwrap();
+    for arguments in [&["config", "--config", file][..], &["config", "--json", "--config", file]] {
+        let told = bench.told(arguments).await;
+        // The control: the rest of it is.
+        assert!(told.contains("user:…@proxy.example.org"), "{told}");
+    }
+    std::fs::write(file, "[upstream]\nhttps_proxy = \"ftp://user:s3cr3t@proxy.example.org\"\n")
+        .unwrap();
+    assert!(bench.told(&["config", "--config", file]).await.contains("upstream.https_proxy"));
+}
