@@ -10,12 +10,13 @@
 
 use std::sync::Arc;
 
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline, pass};
 use crate::origin::{Answer, Ask};
+use crate::policy::PassReason;
 use crate::reply::Body;
 
 impl Pipeline {
@@ -24,9 +25,21 @@ impl Pipeline {
         self: &Arc<Self>,
         call: &Call,
         task: &Task,
+        reason: PassReason,
         record: &mut Record,
     ) -> Option<Response<Body>> {
-        if !task.asker.is_larders() {
+        // What policy passes is more than its target says: a body, a field that larder does not know.
+        let is_canonical = match reason {
+            PassReason::Answer | PassReason::NoStore => true,
+            PassReason::Method => *call.request.method() == Method::HEAD,
+            PassReason::Body
+            | PassReason::Upgrade
+            | PassReason::Credential
+            | PassReason::Header
+            | PassReason::Plain
+            | PassReason::Host => false,
+        };
+        if !task.asker.is_larders() || !is_canonical {
             return None;
         }
         let asked = call.asked();

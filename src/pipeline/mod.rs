@@ -218,12 +218,12 @@ impl Pipeline {
         let plan = self.plan(&request, &target, known);
         let reach = Reach { internal_client: is_internal(connection.peer), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
-        if let Plan::Pass(reason) = plan {
-            return self.pass(call, &target, recognition.as_ref(), reason, record).await;
-        }
         let now = self.clock.now();
         let task = Task::of_request(&call.request, &target, recognition, likely, reach, now)
             .of(who, &self.store.secret());
+        if let Plan::Pass(reason) = plan {
+            return self.pass_for(call, &task, reason, record).await;
+        }
         let asked = call.asked();
         self.from_cache(call, &asked, task, record).await
     }

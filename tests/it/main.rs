@@ -33,6 +33,8 @@ mod logins;
 mod npm_signatures;
 mod pass;
 mod privacy;
+mod privacy_secrets;
+mod privacy_views;
 mod process;
 mod quota;
 mod refusals;
