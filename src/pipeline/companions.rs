@@ -108,7 +108,8 @@ impl Pipeline {
         at: Target,
         ecosystem: &'static dyn Ecosystem,
     ) -> Option<Companion> {
-        let ask = self.task_for(&at, ecosystem, task.reach)?.ask(None, false);
+        let own = self.task_for(&at, ecosystem, task.reach)?;
+        let ask = own.of(task.asker.clone(), &self.store.secret()).ask(None, false);
         let answer = self.origins.fetch(ask).await.ok()?;
         if answer.head.status != StatusCode::OK || answer.answered_by != at {
             return None;

@@ -22,6 +22,7 @@ mod editions;
 mod generation;
 mod guarded;
 mod held;
+mod larders;
 mod lead;
 mod lookup;
 mod members;
@@ -267,7 +268,8 @@ impl Pipeline {
         )
     }
 
-    /// Who asks: whoever shows the credential that the request carries.
+    /// Who asks: whoever shows the credential that the request carries; without one, larder in its own name where it has a
+    /// login.
     fn asker(
         &self,
         headers: &HeaderMap,
@@ -275,7 +277,11 @@ impl Pipeline {
         recognition: Option<&Recognition>,
     ) -> Asker {
         let named = recognition.map_or(&[][..], |found| found.ecosystem.login_headers());
-        Asker::new(Credential::of(headers, target, named), &self.store.secret())
+        let (shown, secret) = (Credential::of(headers, target, named), self.store.secret());
+        match (shown, self.origins.login(target.origin())) {
+            (None, Some(login)) => Asker::larders(login, &secret),
+            (shown, _) => Asker::new(shown, &secret),
+        }
     }
 
     /// A likely recognition counts once its root was confirmed, or once an index that may speak for the target names it.

@@ -266,6 +266,7 @@ impl Pipeline {
     }
 
     /// The head of an answer that names the representation, or what else it says.
+    /// `class`: with whose credential it asks.
     pub(super) async fn answer_naming(
         &self,
         ask: Ask,

@@ -83,7 +83,8 @@ impl Pipeline {
             Own::Signed(proof) => Some(proof),
             Own::Nothing => None,
         };
-        if let Some(members) = looked.members {
+        // Who reads a private archive is given what it says today: its members are not larder's to ask for.
+        if let Some(members) = looked.members.filter(|_| !task.asker.is_private()) {
             self.keep_companions(task, looked.companions, &members).await;
             self.assemble(task, received, members).await?;
         }
