@@ -26,6 +26,7 @@ mod gap;
 mod guard;
 mod hit;
 mod identity;
+mod images;
 mod keys;
 mod kill;
 mod layers;
