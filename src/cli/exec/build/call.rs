@@ -163,8 +163,7 @@ impl<'a> Call<'a> {
 
     fn network(&self) -> Network {
         match self.values(&["--network", "--net"]).last() {
-            None => Network::Default,
-            Some(&"default") => Network::Default,
+            None | Some(&"default") => Network::Default,
             Some(&"host") => Network::Host,
             Some(&"none") => Network::None,
             Some(_) => Network::Other,

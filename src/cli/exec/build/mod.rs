@@ -81,10 +81,9 @@ fn way(call: &Call<'_>, offer: &Offer<'_>) -> Option<(String, Vec<String>)> {
     let on_this_machine = || clients::proxy_at(offer.listening);
     let reached = containers::outside(offer.listening);
     match (call.network, call.builder, reached) {
-        (Network::None, _, _) => None,
         (Network::Host, _, _) => on_this_machine().map(|proxy| (proxy, vec![])),
         // Compose takes the network from its file.
-        (_, Builder::Compose, None) | (Network::Other, _, None) => None,
+        (Network::None, _, _) | (_, Builder::Compose, None) | (Network::Other, _, None) => None,
         (Network::Default, Builder::Docker | Builder::Buildah, None) => {
             let host = vec!["--network".to_owned(), "host".to_owned()];
             on_this_machine().map(|proxy| (proxy, host))
@@ -245,7 +244,10 @@ mod tests {
         let directory = context.path().to_str().unwrap().to_owned();
         for (text, through) in [("RUN --mount=type=secret,id=larder pip", true), ("RUN pip", false)]
         {
-            std::fs::write(context.path().join("Containerfile"), text).unwrap();
+            let file = context.path().join("Containerfile");
+            let mut options = std::fs::OpenOptions::new();
+            let mut file = options.create(true).write(true).truncate(true).open(file).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
             let fitted = fit(&format!("buildah bud {directory}"), LOOPBACK).unwrap();
             let https = fitted
                 .command
