@@ -31,6 +31,7 @@ mod generations;
 mod guard;
 mod hit;
 mod identity;
+mod images;
 mod keys;
 mod kill;
 mod layers;
