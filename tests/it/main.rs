@@ -13,6 +13,8 @@ mod world;
 mod world_itself;
 
 mod announce;
+mod apt;
+mod apt_tampered;
 mod clients;
 mod contract;
 mod deployment;

@@ -16,7 +16,7 @@ const INDEX: &str = "dists/gears/main/binary-all/Packages";
 
 /// A key pair of gpg, in a directory of its own.
 pub(crate) struct Key {
-    home: PathBuf,
+    pub(crate) home: PathBuf,
     pub(crate) public: PathBuf,
 }
 

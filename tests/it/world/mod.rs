@@ -1,6 +1,7 @@
 //! The world of a test: scripted origins with an authority of their own, a larder, clients. Everything on loopback,
 //! nothing shared between tests, nothing left behind.
 
+pub(crate) mod apt;
 pub(crate) mod archive;
 pub(crate) mod binary;
 pub(crate) mod blind;
@@ -10,6 +11,7 @@ pub(crate) mod gpg;
 pub(crate) mod larder;
 pub(crate) mod origin;
 pub(crate) mod page;
+pub(crate) mod repository;
 pub(crate) mod root;
 pub(crate) mod tools;
 
