@@ -74,21 +74,27 @@ fn all_genuine(came: &Came, archive: &Files, count: usize) {
     }
 }
 
+/// An archive's states, one after another.
+type History = [Files];
+
 /// Everything that is kept below `root` is `archive`'s, byte for byte, and proven.
-async fn all_proven(world: &World, origin: &Origin, root: &str, archive: &Files) {
+async fn all_proven(world: &World, origin: &Origin, root: &str, archive: &History) {
     let listed = listed(world).await;
     let mut artifacts = 0;
     for entry in &listed {
         let url = entry["url"].as_str().unwrap();
         let path = url.strip_prefix(&origin.url(&format!("{root}/"))).unwrap();
         let proof = entry["proof"].as_str().unwrap();
-        let bytes = archive.iter().find(|(known, _)| escaped(known) == path);
-        let Some((_, bytes)) = bytes else {
+        if entry["status"] != 200 {
             // An answer that says that nothing is there is kept too, and proves nothing.
-            assert_eq!(proof, "origin", "{entry}");
+            assert!(entry["status"] == 404 && proof == "origin", "{entry}");
             continue;
-        };
-        assert_eq!(entry["sha256"], hex(Algorithm::Sha256, bytes), "{entry}");
+        }
+        let named = archive.iter().filter_map(|state| {
+            state.iter().find(|(known, _)| escaped(known) == path).map(|(_, bytes)| bytes)
+        });
+        let mut digests = named.map(|bytes| hex(Algorithm::Sha256, bytes));
+        assert!(digests.any(|digest| entry["sha256"] == digest), "{entry}");
         let named = path.contains("/by-hash/") || path.starts_with("by-hash/");
         assert!(proof == "signed" || named && proof == "self-certified", "{entry}");
         artifacts += usize::from(is_artifact(path) && proof == "signed");
@@ -109,18 +115,26 @@ async fn check(variant: &Variant, key: &Key, https: bool) {
         repository.put(&origin, variant.root);
         let packages = [&PACKAGES[..], &[CONTRIBUTED]].concat();
         let count = packages.len() + 2;
-        for turn in ["first", "later", "dead"] {
+        // Without an InRelease, apt asks for it first, and of a dead origin nobody can say that it has none.
+        let unnamed = variant.layout.signatures == Signatures::Beside;
+        for turn in ["first", "later", "dead"].into_iter().take(if unnamed { 2 } else { 3 }) {
             let asked = origin.paths().len();
             let apt = Apt::through(&world, &origin, key, variant.line).await;
             let apt = apt.configured(ENGLISH);
             let came = apt.fetch(&world, &packages, true).await;
             all_genuine(&came, &repository.files, count);
             let translated = !variant.layout.is_flat();
-            assert_eq!(apt.lists_hold("Description-en: a wheel"), translated, "{turn} {} {:#?} {}", came.said, origin.paths(), repository.release);
+            assert_eq!(
+                apt.lists_hold("Description-en: a wheel"),
+                translated,
+                "{turn}: {}",
+                came.said
+            );
             let again = origin.paths().split_off(asked);
             let again: Vec<&String> = again.iter().filter(|path| is_artifact(path)).collect();
             assert_eq!(again.len(), if turn == "first" { count } else { 0 }, "{turn}: {again:?}");
-            all_proven(&world, &origin, variant.root, &repository.files).await;
+            all_proven(&world, &origin, variant.root, std::slice::from_ref(&repository.files))
+                .await;
             if turn == "later" {
                 origin.stop();
                 origin.cut();
@@ -135,7 +149,7 @@ async fn check(variant: &Variant, key: &Key, https: bool) {
 }
 
 /// Lists of descriptions too, which the home's own configuration leaves out.
-const ENGLISH: &str = "#clear Acquire::Languages;\nAcquire::Languages { \"en\"; };";
+const ENGLISH: &str = "Acquire::Languages \"en\";";
 
 /// Names the row of a table in which something went wrong.
 pub(crate) async fn row(name: &str, https: bool, body: impl Future<Output = ()>) {
@@ -284,17 +298,18 @@ async fn an_archive_of_reprepro_is_proven_as_it_grows() {
     let packages = Repository::new(Layout::USUAL).files;
     for https in [true, false] {
         let made = Reprepro::new(&key);
-        let mut files = made.add("includedsc", &packages, "sprocket");
+        let mut history = vec![made.add("includedsc", &packages, "sprocket")];
         let (world, origin) = world_and_origin(&key, https).await;
         let mut wanted = Vec::new();
         for added in PACKAGES {
-            files.extend(made.add("includedeb", &packages, added));
+            let files = made.add("includedeb", &packages, added);
             put(&files, &origin, "/debian");
             wanted.push(added);
             world.proxy.clock.advance(Duration::from_secs(60));
             let apt = Apt::through(&world, &origin, &key, "ROOT/debian gears main").await;
             all_genuine(&apt.fetch(&world, &wanted, true).await, &files, wanted.len() + 2);
-            all_proven(&world, &origin, "/debian", &files).await;
+            history.push(files);
+            all_proven(&world, &origin, "/debian", &history).await;
         }
     }
 }
@@ -356,7 +371,7 @@ async fn a_list_grows_by_patches_that_are_proven() {
         for apt in &clients {
             let came = apt.fetch(&world, &["wheel"], false).await;
             all_genuine(&came, &new.files, 1);
-            assert!(apt.lists_hold("Package: more"), "{} {:#?} {}", came.said, origin.paths(), new.release);
+            assert!(apt.lists_hold("Package: more"), "{}", came.said);
         }
         let asked = origin.paths().split_off(before);
         let patches = asked.iter().filter(|path| path.ends_with("T-1-F-0.gz")).count();
@@ -403,9 +418,9 @@ async fn a_name_that_is_uploaded_again_means_what_the_newest_index_says() {
         assert!(came.files.values().all(|bytes| *bytes == again));
         let entries = listed(&world).await;
         let url = origin.url(&format!("/debian/{wheel}"));
-        let kept: Vec<&Value> = entries.iter().filter(|entry| entry["url"] == url).collect();
-        assert_eq!(kept.len(), 1, "{entries:?}");
-        assert_eq!(kept[0]["sha256"], hex(Algorithm::Sha256, &again));
-        assert_eq!(kept[0]["proof"], "signed");
+        let kept = entries.iter().filter(|entry| entry["url"] == url);
+        let newest = kept.max_by_key(|entry| entry["received_at"].as_i64()).unwrap();
+        assert_eq!(newest["sha256"], hex(Algorithm::Sha256, &again), "{entries:?}");
+        assert_eq!(newest["proof"], "signed");
     }
 }

@@ -155,7 +155,7 @@ pub(crate) fn apt_home(world: &World, origin: &Origin, key: &Key, ca: &str) -> t
         "Dir::State::lists \"{}\";\nDir::State::status \"{}\";\nDir::Cache::archives \"{}\";\nDir::Cache::pkgcache \"\";\n\
          Dir::Cache::srcpkgcache \"\";\nDir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"-\";\nAPT::Architecture \"amd64\";\n\
          APT::Architectures {{ \"amd64\"; }};\nAcquire::Languages \"none\";\nAcquire::https::CaInfo \"{ca}\";\n\
-         APT::Sandbox::User \"root\";\nAcquire::Retries \"0\";\n",
+         APT::Sandbox::User \"root\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::parts \"/dev/null\";\nAcquire::Retries \"0\";\n",
         at("lists"),
         at("status"),
         at("archives"),

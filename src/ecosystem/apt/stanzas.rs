@@ -103,7 +103,7 @@ impl Stanza {
     }
 
     fn names_files(&self) -> bool {
-        self.filename.is_some() || self.directory.is_some()
+        self.filename.is_some() || self.directory.is_some() || !self.files.is_empty()
     }
 
     fn line(&mut self, line: &[u8]) -> Result<(), Malformed> {
@@ -172,17 +172,18 @@ impl Stanza {
         {
             claim(places, filename, &self.digests, self.size, out)?;
         }
-        if let Some(directory) = &self.directory {
-            let mut files = self.files.clone();
-            files.sort();
-            for of_one in files.chunk_by(|one, two| one.0 == two.0) {
-                let digests: Vec<Digest> = of_one.iter().map(|file| file.2).collect();
-                let Some((name, size, _)) = of_one.first() else {
-                    continue;
-                };
-                let path = format!("{}/{name}", directory.trim_end_matches('/'));
-                claim(places, &path, &digests, Some(*size), out)?;
-            }
+        // `apt-ftparchive` leaves the directory out where it is the archive's own.
+        let directory = self.directory.as_deref().unwrap_or_default().trim_end_matches('/');
+        let mut files = self.files.clone();
+        files.sort();
+        for of_one in files.chunk_by(|one, two| one.0 == two.0) {
+            let digests: Vec<Digest> = of_one.iter().map(|file| file.2).collect();
+            let Some((name, size, _)) = of_one.first() else {
+                continue;
+            };
+            let path =
+                if directory.is_empty() { name.clone() } else { format!("{directory}/{name}") };
+            claim(places, &path, &digests, Some(*size), out)?;
         }
         Ok(())
     }

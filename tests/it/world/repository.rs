@@ -161,6 +161,9 @@ impl Layout {
 pub(crate) struct Repository {
     pub(crate) layout: Layout,
     pub(crate) files: Files,
+    /// Indexes that its Release names and that it does not serve: apt looks for an index by the name that it has without
+    /// compression.
+    unserved: Files,
     /// The text of its Release.
     pub(crate) release: String,
 }
@@ -185,7 +188,12 @@ impl Repository {
         for (_, pool) in layout.pools() {
             std::fs::create_dir_all(dir.path().join(pool)).unwrap();
         }
-        let mut made = Self { layout, files: read(dir.path()), release: String::new() };
+        let mut made = Self {
+            layout,
+            files: read(dir.path()),
+            unserved: Files::new(),
+            release: String::new(),
+        };
         for (component, pool) in layout.pools() {
             let below = |file: &str| match component {
                 "" => file.rsplit('/').next().unwrap().to_owned(),
@@ -209,13 +217,17 @@ impl Repository {
             let path = self.layout.at(&format!("{path}{ending}"));
             self.files.insert(path, compressed(ending, text));
         }
+        if !self.layout.endings.contains(&"") {
+            self.unserved.insert(self.layout.at(path), text.to_vec());
+        }
     }
 
     /// Makes the Release anew, and what lies under digests.
     pub(crate) fn describe(&mut self) {
         let dir = tempfile::tempdir().unwrap();
         let head = self.layout.at("");
-        let members = self.files.iter().filter(|(path, _)| {
+        let all = self.files.iter().chain(&self.unserved);
+        let members = all.filter(|(path, _)| {
             let file = path.rsplit('/').next().unwrap();
             let index = ["Packages", "Sources", "Translation-", "Index"];
             path.starts_with(&head) && index.iter().any(|start| file.starts_with(start))
@@ -226,7 +238,7 @@ impl Repository {
             let file = dir.path().join(path);
             std::fs::create_dir_all(file.parent().unwrap()).unwrap();
             std::fs::write(file, bytes).unwrap();
-            if self.layout.by_hash {
+            if self.layout.by_hash && !self.unserved.contains_key(&self.layout.at(path)) {
                 self.files.insert(self.by_hash(path, bytes), bytes.clone());
             }
         }
