@@ -93,7 +93,7 @@ impl Pipeline {
                 Ok(standing) => (standing.rank, standing.root.clone()),
                 Err(_) => (Rank::None, Root::directory_of(&at)),
             };
-            let own = pipeline.own(&at, standing, news.edition.as_ref());
+            let own = pipeline.own(&at, standing, news.edition.as_ref(), plain);
             let edition = news.edition.clone();
             let members = news.members(rank, &root);
             Looked { own, edition, members, companions }
@@ -106,11 +106,17 @@ impl Pipeline {
         at: &Target,
         standing: Result<Standing, Malformed>,
         edition: Option<&Edition>,
+        plain: bool,
     ) -> Own {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
             (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
-            // A page in the place of an index, say; what it is said to be is found when its claims are read.
+            // A page in the place of an index, say. What came over TLS is kept, and this is said when its claims are read;
+            // over plain http nobody reads it again.
+            (Err(malformed), _) if plain => {
+                self.say(at, &malformed.to_string());
+                return Own::Nothing;
+            }
             (Ok(_) | Err(_), _) => return Own::Nothing,
         };
         match admit(&self.store, at, &standing, edition, self.clock.now()) {

@@ -273,6 +273,12 @@ mod tests {
             claims(&sources).unwrap().1,
             ["/debian/pool/a/a.dsc 1 Some(1)", "/debian/pool/a/a.tar.xz 1 Some(2)"]
         );
+        // As `apt-ftparchive` has them where the archive is flat.
+        let flat = sources.replace("Directory: pool/a\n", "");
+        assert_eq!(
+            claims(&flat).unwrap(),
+            (true, vec!["/debian/a.dsc 1 Some(1)".into(), "/debian/a.tar.xz 1 Some(2)".into()])
+        );
         assert_eq!(claims("Package: a\nDescription-en: b\n\n").unwrap(), (false, vec![]));
         assert_eq!(claims("").unwrap(), (false, vec![]));
     }

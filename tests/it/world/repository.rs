@@ -53,7 +53,10 @@ fn control(name: &str, version: &str, architecture: &str) -> String {
 
 /// Runs one of the makers' tools in `dir`; what it wrote.
 pub(crate) fn tool(dir: &Path, program: &str, arguments: &[&str]) -> Vec<u8> {
-    let output = Command::new(program).args(arguments).current_dir(dir).output();
+    // So that the same content is the same file whenever it is made.
+    let day = ("SOURCE_DATE_EPOCH", "1605873600");
+    let mut command = Command::new(program);
+    let output = command.args(arguments).env(day.0, day.1).current_dir(dir).output();
     let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", text(&output));
     output.stdout
@@ -248,9 +251,13 @@ impl Repository {
             options.push(format!("APT::FTPArchive::{algorithm}={wanted}"));
         }
         let by_hash = if self.layout.by_hash { "yes" } else { "no" };
+        // A flat archive has no name but the path that its clients write, and apt complains of another.
+        let own = self.layout.at("");
+        let (suite, codename) =
+            if self.layout.is_flat() { (&*own, &*own) } else { ("stable", "gears") };
         for (field, value) in [
-            ("Suite", "stable"),
-            ("Codename", "gears"),
+            ("Suite", suite),
+            ("Codename", codename),
             ("Architectures", "all amd64"),
             ("Components", "main contrib"),
             ("Acquire-By-Hash", by_hash),
