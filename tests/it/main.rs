@@ -14,6 +14,8 @@ mod world_itself;
 
 mod announce;
 mod apk;
+mod apt;
+mod apt_tampered;
 mod clients;
 mod contract;
 mod crowd;
