@@ -298,6 +298,11 @@ pub trait Ecosystem: Sync {
         false
     }
 
+    /// What clients read in the place of the index at `at` when that one is not there.
+    fn stand_in(&self, _at: &Target) -> Option<Target> {
+        None
+    }
+
     /// Where a repository that keeps indexes under their digests has the version of `index` that `digest` names.
     fn named_by(&self, _index: &Target, _digest: &Digest) -> Option<Target> {
         None

@@ -15,6 +15,7 @@ use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
+use crate::target::Target;
 
 /// How a flight ended that a request waited for.
 struct Ended {
@@ -219,6 +220,11 @@ impl Pipeline {
                 return response;
             }
         }
+        if ended.failed()
+            && let Some(other) = self.stands_in_for(task)
+        {
+            return record.end(Outcome::Stale, not_there(&task.target, &other));
+        }
         if task.is_guarded() && !ended.leads && !self.may_be_given(task, &ended.end).await {
             return self.pass_for(call, task, PassReason::Answer, record).await;
         }
@@ -312,6 +318,12 @@ async fn opened(reader: &mut Reader, task: &Task) -> Opened {
         }
     }
     reader.head().await
+}
+
+/// What sends clients on to a document that is stored.
+fn not_there(at: &Target, other: &Target) -> Response<Body> {
+    let line = format!("{at} does not answer; {other} is stored, which clients read in its place");
+    reply::text(StatusCode::NOT_FOUND, &line, Outcome::Stale)
 }
 
 /// Waits until something may be given. A client that cannot tell a short body from a whole one (HTTP/1.0, whose bodies

@@ -25,7 +25,7 @@ use crate::digest::{BlobId, Digest};
 use crate::entry::{Entry, Head};
 use crate::flight::End;
 use crate::proof::{Proof, Rank};
-use crate::target::{Key, Partition, Root};
+use crate::target::{Key, Partition, Root, Target};
 use crate::verify::Expectation;
 
 /// How many versions of indexes a connection remembers: a client reads a dozen in a row.
@@ -151,6 +151,16 @@ impl Pipeline {
             Lookup::Fresh(stored) => Some(stored),
             Lookup::Stale(_) | Lookup::Miss => None,
         }
+    }
+
+    /// A signed document that clients read where there is none at the task's target, if that was never seen there: a client
+    /// goes on to it only when it hears so, and an origin that fails says nothing.
+    pub(super) fn stands_in_for(&self, task: &Task) -> Option<Target> {
+        let other = task.known()?.ecosystem.stand_in(task.bare())?;
+        let newest = |at: &Target| self.store.entries(at.key(Partition::Public)).into_iter().next();
+        let seen = newest(task.bare()).is_some() || task.asker.is_private();
+        let signed = newest(&other).is_some_and(|entry| entry.proof.rank == Rank::Signed);
+        (signed && !seen).then_some(other)
     }
 
     /// A signature selects public bytes under its root, whoever sent them.

@@ -125,9 +125,7 @@ async fn check(variant: &Variant, key: &Key, https: bool) {
         // digests, and larder takes the second for the first's next edition.
         let sources = !(variant.layout.is_flat() && variant.layout.by_hash);
         let count = packages.len() + if sources { 2 } else { 0 };
-        // Without an InRelease, apt asks for it first, and of a dead origin nobody can say that it has none.
-        let unnamed = variant.layout.signatures == Signatures::Beside;
-        for turn in ["first", "later", "dead"].into_iter().take(if unnamed { 2 } else { 3 }) {
+        for turn in ["first", "later", "dead"] {
             let asked = origin.paths().len();
             let apt = Apt::through(&world, &origin, key, variant.line).await;
             let apt = apt.configured(ENGLISH);

@@ -135,6 +135,11 @@ impl Ecosystem for Apt {
         is_head(at)
     }
 
+    /// apt asks for InRelease first, and takes Release with its signature beside it where there is none.
+    fn stand_in(&self, at: &Target) -> Option<Target> {
+        beside(at, "Release").filter(|_| at.file_name() == "InRelease")
+    }
+
     fn named_by(&self, index: &Target, digest: &Digest) -> Option<Target> {
         by_hash_url(&directory(index), digest)
     }
