@@ -46,6 +46,9 @@ impl Pipeline {
         if self.is_unshared(&task) && !demand.only_if_cached {
             return self.pass_for(call, &task, PassReason::Answer, record).await;
         }
+        if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
+            return self.ask_presence(call, asked, &task, record).await;
+        }
         self.reading.wait(task.target.origin()).await;
         let mut found = self.find_guarded(&task, demand).await;
         let may_ask = matches!(found, Found::Nothing) && !demand.only_if_cached;

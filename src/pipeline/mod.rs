@@ -230,8 +230,7 @@ impl Pipeline {
         let reach = Reach { internal_client: is_internal(connection.peer), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
         if let Some(greeting) = self.greeting(call.request.method(), &target) {
-            let reason = PassReason::Answer;
-            return self.greet(call, &target, &greeting, reason, record).await;
+            return self.greet(call, &target, &greeting, who.reader(), record).await;
         }
         if let Plan::Pass(reason) = plan {
             return self.pass(call, &target, recognition.as_ref(), reason, record).await;
