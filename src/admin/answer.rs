@@ -133,9 +133,10 @@ impl Admin {
             },
             Selection::All | Selection::Older { .. } => None,
         };
+        let secret = self.store.secret();
         let selected = |entry: &Entry| match selection {
             Selection::All => true,
-            Selection::Url(_) => named.as_ref().is_some_and(|named| named.is(entry)),
+            Selection::Url(_) => named.as_ref().is_some_and(|named| named.is(entry, &secret)),
             Selection::Older { seconds } => {
                 now.since(entry.received_at) > Duration::from_secs(*seconds)
             }

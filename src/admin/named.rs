@@ -5,7 +5,7 @@
 //! shown so. User information is left out: clients send it as a header, it is no part of a target.
 
 use crate::entry::Entry;
-use crate::target::{Target, secret};
+use crate::target::{Partition, Target, secret};
 
 /// What a URL names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,18 +29,21 @@ impl Named {
         Target::from_url(&format!("{scheme}://{host}{tail}")).map(Self::Whole)
     }
 
-    /// Whether `entry` is meant.
-    pub(super) fn is(&self, entry: &Entry) -> bool {
+    /// Whether `entry` is meant. `secret` is the store's.
+    pub(super) fn is(&self, entry: &Entry, secret: &[u8; 32]) -> bool {
         match self {
-            Self::Whole(target) => is_of(entry, target),
+            Self::Whole(target) => is_of(entry, target, secret),
             Self::Shown(shown) => entry.shown == *shown,
         }
     }
 }
 
-/// Whether `entry` answers `target`, in any variant.
-pub(super) fn is_of(entry: &Entry, target: &Target) -> bool {
-    target.clone().with_variant(&entry.variant).key(entry.partition) == entry.key
+/// Whether `entry` answers `target`, in any variant and whoever received it. `secret` is the store's.
+pub(super) fn is_of(entry: &Entry, target: &Target, secret: &[u8; 32]) -> bool {
+    let target = target.clone().with_variant(&entry.variant);
+    // The one private entry of an artifact stands where no credential's partition is.
+    target.key(entry.partition) == entry.key
+        || target.key(Partition::guarded(&target, secret)) == entry.key
 }
 
 #[cfg(test)]
@@ -50,7 +53,8 @@ mod tests {
     use crate::digest::BlobId;
     use crate::entry::Head;
     use crate::proof::{Proof, Rank};
-    use crate::target::Partition;
+
+    const SECRET: [u8; 32] = [9; 32];
 
     fn entry(url: &str, variant: &str, partition: Partition) -> Entry {
         let target = Target::from_url(url).unwrap().with_variant(variant);
@@ -78,15 +82,20 @@ mod tests {
     #[test]
     fn a_whole_url_means_its_own_entries_and_a_shown_one_what_is_shown_so() {
         let url = "https://example.org/a?token=one";
+        let target = Target::from_url(url).unwrap();
         let one = entry(url, "", Partition::Public);
         let other = entry("https://example.org/a?token=two", "", Partition::Public);
         assert_eq!(one.shown, other.shown);
         let whole = Named::of(url).unwrap();
-        assert!(whole.is(&one) && !whole.is(&other));
-        assert!(whole.is(&entry(url, "json", Partition::Private([7; 16]))));
+        let is = |named: &Named, entry: &Entry| named.is(entry, &SECRET);
+        assert!(is(&whole, &one) && !is(&whole, &other));
+        assert!(is(&whole, &entry(url, "json", Partition::Private([7; 16]))));
+        let mut guarded = entry(url, "", Partition::Private([7; 16]));
+        guarded.key = target.key(Partition::guarded(&target, &SECRET));
+        assert!(is(&whole, &guarded), "whoever received it");
         let shown = Named::of(&one.shown).unwrap();
-        assert!(shown.is(&one) && shown.is(&other));
-        assert!(!shown.is(&entry("https://example.org/b?token=one", "", Partition::Public)));
+        assert!(is(&shown, &one) && is(&shown, &other));
+        assert!(!is(&shown, &entry("https://example.org/b?token=one", "", Partition::Public)));
     }
 
     #[test]

@@ -96,9 +96,9 @@ pub fn explain(store: &Store, target: &Target, now: Time) -> Explanation {
         .map(|found| found.ecosystem.topics(target));
     let promises = store.promises(target, of_index.as_deref().unwrap_or(topics), now);
     let (plan, meaning) = planned(target, recognition.as_ref(), &promises);
-    let mut entries = Vec::new();
+    let (mut entries, secret) = (Vec::new(), store.secret());
     store.for_each_entry(&mut |entry| {
-        if is_of(entry, target) {
+        if is_of(entry, target, &secret) {
             entries.push(Listed::from(entry));
         }
         ControlFlow::Continue(())

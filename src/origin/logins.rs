@@ -139,6 +139,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "the operator's file, not one of larder's")]
     fn a_secret_is_read_from_its_file_and_stands_in_no_error() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("token");

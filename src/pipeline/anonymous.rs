@@ -125,7 +125,7 @@ impl Pipeline {
             return None;
         }
         let (entry, now) = (&stored.entry, self.clock.now());
-        let failing = self.origins.is_failing(task.target.origin(), Partition::Public, task.lane());
+        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
         if failing || now.since(entry.checked_at) < VERDICT_HOLDS {
             return Some(stored);
         }

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
 use super::lookup::{Lookup, Stored};
 use super::record::Record;
@@ -114,9 +114,15 @@ impl Pipeline {
         reason: PassReason,
         record: &mut Record,
     ) -> Response<Body> {
+        if let Some(response) = self.in_own_name(&call, task, reason, record).await {
+            return response;
+        }
         let recognition = task.recognition.as_ref();
+        let reads = matches!(*call.request.method(), Method::GET | Method::HEAD);
         let response = self.pass(call, task.bare(), recognition, reason, record).await;
-        if task.asker.is_private() && is_no(response.status()) {
+        // What the client's own request was told says nothing of larder's login.
+        let shown = task.asker.is_private() && !task.asker.is_larders();
+        if reads && shown && is_no(response.status()) {
             self.forget_right(task).await;
         }
         response

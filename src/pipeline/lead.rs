@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use hyper::{StatusCode, header};
 
 use super::task::Task;
-use super::{Pipeline, rights};
+use super::{Pipeline, larders, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Hashing, Wanted};
@@ -110,7 +110,7 @@ impl Pipeline {
             return Came::Ended(End::Pass);
         };
         let answer = match fetched {
-            Ok(answer) => answer,
+            Ok(answer) => larders::without_session(task, answer),
             // The client may follow where larder will not.
             Err(error) if matches!(error.fault(), Fault::Redirects(_)) => {
                 return Came::Ended(End::Pass);

@@ -22,6 +22,7 @@ mod editions;
 mod generation;
 mod guarded;
 mod held;
+mod larders;
 mod lead;
 mod lookup;
 mod members;
@@ -232,12 +233,12 @@ impl Pipeline {
         if let Some(greeting) = self.greeting(call.request.method(), &target) {
             return self.greet(call, &target, &greeting, who.reader(), record).await;
         }
-        if let Plan::Pass(reason) = plan {
-            return self.pass(call, &target, recognition.as_ref(), reason, record).await;
-        }
         let now = self.clock.now();
         let task = Task::of_request(&call.request, &target, recognition, likely, reach, now)
             .of(who, &self.store.secret());
+        if let Plan::Pass(reason) = plan {
+            return self.pass_for(call, &task, reason, record).await;
+        }
         let asked = call.asked();
         self.from_cache(call, &asked, task, record).await
     }
@@ -266,7 +267,8 @@ impl Pipeline {
         )
     }
 
-    /// Who asks: whoever shows the credential that the request carries.
+    /// Who asks: whoever shows the credential that the request carries; without one, larder in its own name where it has a
+    /// login.
     fn asker(
         &self,
         headers: &HeaderMap,
@@ -274,7 +276,11 @@ impl Pipeline {
         recognition: Option<&Recognition>,
     ) -> Asker {
         let named = recognition.map_or(&[][..], |found| found.ecosystem.login_headers());
-        Asker::new(Credential::of(headers, target, named), &self.store.secret())
+        let (shown, secret) = (Credential::of(headers, target, named), self.store.secret());
+        match (shown, self.origins.login(target.origin())) {
+            (None, Some(login)) => Asker::larders(login, &secret),
+            (shown, _) => Asker::new(shown, &secret),
+        }
     }
 
     /// A likely recognition counts once its root was confirmed, or once an index that may speak for the target names it.

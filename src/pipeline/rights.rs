@@ -266,7 +266,7 @@ impl Pipeline {
     }
 
     /// The head of an answer that names the representation, or what else it says. Who shows no credential is anybody, whom a
-    /// token service gives a token.
+    /// token service gives a token. `class`: with whose credential it asks.
     pub(super) async fn answer_naming(
         &self,
         ask: Ask,

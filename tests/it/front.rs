@@ -232,7 +232,7 @@ async fn the_answer_says_what_larder_did() {
     let url = world.origin.put("/x", Page::new("x").fresh(60));
     assert!(world.fetch(&url).await.cache_status().starts_with("larder; fwd=miss"));
     assert!(world.fetch(&url).await.is_hit());
-    let passed = world.client.get(&url).header("authorization", "x").send().await;
+    let passed = world.client.get(&url).header("x-unheard-of", "x").send().await;
     assert!(passed.cache_status().starts_with("larder; fwd=bypass"), "{}", passed.cache_status());
     let echo = world.origin.script("/post", |_| async { hyper::Response::new(whole("x")) });
     let posted = world.client.ask(hyper::Method::POST, &echo).send().await;

@@ -221,12 +221,10 @@ async fn a_client_that_expects_100_continue_hears_it_before_it_sends() {
 
 /// Whatever header larder does not know may be a credential.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_was_fetched_with_a_secret_is_kept() {
+async fn nothing_that_was_fetched_with_an_unknown_secret_is_kept() {
     for (name, value) in [
         ("x-vault-token", "s3cr3t-vault"),
-        ("authorization", "Bearer s3cr3t-bearer"),
-        ("cookie", "session=s3cr3t-cookie"),
-        ("private-token", "s3cr3t-private"),
+        ("authorization", "NTLM s3cr3t-of-a-connection"),
         ("x-unheard-of", "s3cr3t-unheard"),
     ] {
         let world = World::new().await;

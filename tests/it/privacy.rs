@@ -3,51 +3,52 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyper::body::Frame;
 use hyper::{Method, Request, Response, StatusCode};
 
-use crate::world::archive::{by_hash, hex, plain_wheel};
-use crate::world::page::{OriginBody, empty, whole};
-use crate::world::{Client, Got, Mood, Origin, World, eventually, noise};
+use crate::world::archive::{by_hash, hex, plain_wheel, put_simple};
+use crate::world::page::{OriginBody, empty, fed, whole};
+use crate::world::{Client, Gate, Got, Mood, Origin, Page, World, eventually, holding, noise};
 use larder::digest::Algorithm;
 
-const ALICE: &str = "Bearer s3cr3t-alice";
-const BOB: &str = "Bearer s3cr3t-bob";
-const CAROL: &str = "Bearer s3cr3t-carol";
+pub(crate) const ALICE: &str = "Bearer s3cr3t-alice";
+pub(crate) const BOB: &str = "Bearer s3cr3t-bob";
+pub(crate) const CAROL: &str = "Bearer s3cr3t-carol";
 
 /// Longer than a yes lasts.
-const LATER: Duration = Duration::from_secs(301);
+pub(crate) const LATER: Duration = Duration::from_secs(301);
 
 /// Who may have what is behind a door; nobody in particular is named by the empty text.
 #[derive(Clone)]
-struct Door(Arc<Mutex<Vec<String>>>);
+pub(crate) struct Door(Arc<Mutex<Vec<String>>>);
 
 impl Door {
-    fn open_to(who: &[&str]) -> Self {
+    pub(crate) fn open_to(who: &[&str]) -> Self {
         Self(Arc::new(Mutex::new(who.iter().map(|&who| who.to_owned()).collect())))
     }
 
-    fn open(&self, who: &str) {
+    pub(crate) fn open(&self, who: &str) {
         self.0.lock().unwrap().push(who.to_owned());
     }
 
-    fn shut(&self, who: &str) {
+    pub(crate) fn shut(&self, who: &str) {
         self.0.lock().unwrap().retain(|known| known != who);
     }
 
-    fn lets(&self, request: &Request<hyper::body::Incoming>) -> bool {
+    pub(crate) fn lets(&self, request: &Request<hyper::body::Incoming>) -> bool {
         let shown = request.headers().get("authorization");
         let shown = shown.map_or("", |value| value.to_str().unwrap());
         self.0.lock().unwrap().iter().any(|known| known == shown)
     }
 }
 
-fn status(status: u16) -> Response<OriginBody> {
+pub(crate) fn status(status: u16) -> Response<OriginBody> {
     let mut response = Response::new(empty());
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
 }
 
-fn file(body: &[u8], tag: &str) -> Response<OriginBody> {
+pub(crate) fn file(body: &[u8], tag: &str) -> Response<OriginBody> {
     let mut response = Response::new(whole(body.to_vec()));
     if !tag.is_empty() {
         response.headers_mut().insert("etag", tag.parse().unwrap());
@@ -66,7 +67,7 @@ fn guard(origin: &Origin, path: &str, door: &Door, body: &[u8]) -> String {
     })
 }
 
-async fn ask(client: &Client, url: &str, who: &str) -> Got {
+pub(crate) async fn ask(client: &Client, url: &str, who: &str) -> Got {
     let ask = client.get(url);
     if who.is_empty() { ask.send().await } else { ask.header("authorization", who).send().await }
 }
@@ -101,10 +102,314 @@ async fn what_one_received_is_given_to_who_proves_the_same_right() {
         assert!(got.is_hit() && got.body == body);
     }
     assert_eq!(asked(&world.origin, &path, &Method::HEAD, BOB), 1);
+    assert_eq!(asked(&world.origin, &path, &Method::GET, BOB), 0);
     // Carol has none, and nobody neither: they hear their origin.
     for who in [CAROL, ""] {
         let got = ask(&world.client, &url, who).await;
         assert!(got.status == 401 && got.body.is_empty(), "{who} {}", got.status);
-        assert_eq!(asked(&world.origin, &path, &Method::GET, BOB), 0);
+        assert!(asked(&world.origin, &path, &Method::GET, who) > 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_has_its_own_and_nothing_of_the_other() {
+    let world = World::new().await;
+    let files = [(ALICE, BOB, noise(2, 200_000)), (BOB, ALICE, noise(3, 200_000))];
+    for (owner, other, body) in &files {
+        let path = plain_wheel(if *owner == ALICE { "alice" } else { "bob" });
+        let url = guard(&world.origin, &path, &Door::open_to(&[owner]), body);
+        for hit in [false, true] {
+            let got = ask(&world.client, &url, owner).await.complete();
+            assert!(got.body == *body && got.is_hit() == hit);
+        }
+        for _ in 0..2 {
+            let got = ask(&world.client, &url, other).await;
+            assert!(got.status == 401 && got.body.is_empty());
+        }
+        assert_eq!(asked(&world.origin, &path, &Method::GET, other), 2, "heard each time");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_larder_is_given_without_a_credential_is_everybodys() {
+    for public in [true, false] {
+        let world = World::new().await;
+        let body = noise(4, 200_000);
+        let path = by_hash(&body);
+        let door = Door::open_to(&[ALICE, BOB]);
+        if public {
+            door.open("");
+        }
+        let url = guard(&world.origin, &path, &door, &body);
+        ask(&world.client, &url, ALICE).await.complete();
+        ask(&world.client, &url, BOB).await.complete();
+        eventually("larder asked by itself", || async {
+            asked(&world.origin, &path, &Method::HEAD, "") == 1
+        })
+        .await;
+        if public {
+            // An expired token is as good as none.
+            eventually("everybody is given it", || async {
+                let got = ask(&world.client, &url, CAROL).await;
+                got.is_hit() && got.body == body && !got.cache_status().contains("private")
+            })
+            .await;
+            let before = world.origin.total();
+            for who in ["", CAROL, ALICE] {
+                let got = ask(&world.client, &url, who).await.complete();
+                assert!(got.is_hit() && got.body == body);
+            }
+            assert_eq!(world.origin.total(), before, "and nobody is asked");
+        } else {
+            for who in ["", CAROL] {
+                assert_eq!(ask(&world.client, &url, who).await.status, 401);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_public_is_asked_for_again_after_a_day() {
+    let world = World::new().await;
+    let body = noise(5, 200_000);
+    let path = by_hash(&body);
+    let door = Door::open_to(&["", ALICE]);
+    let url = guard(&world.origin, &path, &door, &body);
+    world.fetch(&url).await;
+    assert!(ask(&world.client, &url, CAROL).await.complete().is_hit());
+    world.proxy.clock.advance(Duration::from_secs(25 * 3600));
+    // While the origin cannot say, the verdict stands.
+    world.origin.mood(Mood::Failing(503));
+    assert!(ask(&world.client, &url, CAROL).await.complete().is_hit());
+    world.origin.mood(Mood::Well);
+    door.shut("");
+    world.proxy.clock.advance(Duration::from_secs(61));
+    let got = ask(&world.client, &url, CAROL).await;
+    assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
+    assert!(ask(&world.client, &url, ALICE).await.complete().body == body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_withdrawn_ends() {
+    let world = World::new().await;
+    let body = noise(6, 200_000);
+    let path = by_hash(&body);
+    let door = Door::open_to(&[ALICE, BOB]);
+    let url = guard(&world.origin, &path, &door, &body);
+    for who in [ALICE, BOB] {
+        ask(&world.client, &url, who).await.complete();
+    }
+    door.shut(ALICE);
+    assert!(ask(&world.client, &url, ALICE).await.is_hit(), "a yes lasts five minutes");
+    world.proxy.clock.advance(LATER);
+    for _ in 0..2 {
+        let got = ask(&world.client, &url, ALICE).await;
+        assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
+    }
+    // With a new token she is let in again, and her bytes come from here.
+    door.open("Bearer s3cr3t-alice-2");
+    assert!(ask(&world.client, &url, "Bearer s3cr3t-alice-2").await.complete().is_hit());
+    assert_eq!(asked(&world.origin, &path, &Method::GET, "Bearer s3cr3t-alice-2"), 0);
+    // The origin's failure opens nothing to who heard a no, and shuts nothing to who did not.
+    world.proxy.clock.advance(LATER);
+    for mood in [Mood::Failing(503), Mood::Failing(429)] {
+        world.origin.mood(mood);
+        let got = ask(&world.client, &url, ALICE).await;
+        assert!(!got.status.is_success() && got.body != body, "{}", got.cache_status());
+        let got = ask(&world.client, &url, CAROL).await;
+        assert!(!got.status.is_success() && got.body != body, "{}", got.cache_status());
+        let got = ask(&world.client, &url, BOB).await.complete();
+        assert!(got.body == body && got.cache_status().contains("stale"), "{}", got.cache_status());
+    }
+    // And for how long that is, too, has an end.
+    world.proxy.clock.advance(Duration::from_secs(25 * 3600));
+    assert!(!ask(&world.client, &url, BOB).await.status.is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_no_ends_a_right_at_once() {
+    let world = World::new().await;
+    let body = noise(7, 200_000);
+    let path = by_hash(&body);
+    let door = Door::open_to(&[ALICE]);
+    let url = guard(&world.origin, &path, &door, &body);
+    ask(&world.client, &url, ALICE).await.complete();
+    door.shut(ALICE);
+    assert!(ask(&world.client, &url, ALICE).await.is_hit(), "the control: nobody said no");
+    // A pass of hers, for a header that larder does not know, hears it.
+    let with = world.client.get(&url).header("authorization", ALICE);
+    assert_eq!(with.header("x-unheard-of", "1").send().await.status, 401);
+    assert_eq!(ask(&world.client, &url, ALICE).await.status, 401);
+    world.origin.mood(Mood::Failing(503));
+    assert_eq!(ask(&world.client, &url, ALICE).await.status, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_received_it_has_it_after_a_restart_while_the_origin_fails() {
+    let mut world = World::new().await;
+    let body = noise(8, 200_000);
+    let url = guard(&world.origin, &by_hash(&body), &Door::open_to(&[ALICE, BOB]), &body);
+    ask(&world.client, &url, ALICE).await.complete();
+    world.restart(|_| {}).await;
+    world.origin.mood(Mood::Failing(503));
+    assert_eq!(ask(&world.client, &url, BOB).await.status, 503, "the control: he did not");
+    let got = ask(&world.client, &url, ALICE).await.complete();
+    assert!(got.body == body && got.cache_status().contains("stale"), "{}", got.cache_status());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_the_path_is_a_credential() {
+    let world = World::new().await;
+    let body = noise(9, 200_000);
+    let path = |token: &str| format!("/t/{token}{}", plain_wheel("demo"));
+    let (mine, other) = (path("s3cr3t-0123456789-mine"), path("s3cr3t-0123456789-none"));
+    let url = guard(&world.origin, &mine, &Door::open_to(&[""]), &body);
+    for hit in [false, true] {
+        let got = world.fetch(&url).await;
+        assert!(got.body == body && got.is_hit() == hit, "{}", got.cache_status());
+        assert!(!hit || got.cache_status().contains("private"), "{}", got.cache_status());
+    }
+    assert_eq!(world.get(&world.origin.url(&other)).await.status, 404);
+    assert!(holding(&world.proxy.data, b"s3cr3t").is_empty());
+    assert!(!holding(&world.proxy.data, &body[1000..1032]).is_empty(), "the control: it is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_in_a_body_makes_a_pass() {
+    let world = World::new().await;
+    let body = noise(10, 200_000);
+    let path = by_hash(&body);
+    let url = world.origin.put(&path, Page::new(body.clone()));
+    for _ in 0..2 {
+        let ask = world.client.ask(Method::POST, &url).body("token=s3cr3t-in-a-body");
+        assert!(ask.send().await.cache_status().contains("fwd=method"));
+    }
+    assert_eq!(world.origin.asked(&path).len(), 2);
+    assert!(holding(&world.proxy.data, &body[1000..1032]).is_empty());
+    assert!(holding(&world.proxy.data, b"s3cr3t").is_empty());
+}
+
+/// The attack: whoever knows a digest names it, and hopes for the bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_opens_no_door() {
+    for private in [true, false] {
+        let world = World::new().await;
+        let evil = world.another("127.0.0.2").await;
+        let body = noise(11, 200_000);
+        let path = by_hash(&body);
+        let url = guard(&world.origin, &path, &Door::open_to(&["", ALICE]), &body);
+        let who = if private { ALICE } else { "" };
+        ask(&world.client, &url, who).await.complete();
+        // In a name, and in an index of its own.
+        let index = put_simple(&evil, "/", "demo", &[(&evil.url(&plain_wheel("demo")), &body)]);
+        world.fetch(&index).await;
+        for (asked, who) in [(path.as_str(), ""), (&path, CAROL), (&plain_wheel("demo"), CAROL)] {
+            let got = ask(&world.client, &evil.url(asked), who).await;
+            // The control: what is public is selected by the digest in a name.
+            let given = !private && asked == path;
+            assert_eq!(got.status.is_success(), given, "{asked} {who}");
+            assert_eq!(got.body == body, given);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sign_in_page_is_no_yes() {
+    for page in ["302", "200"] {
+        let world = World::new().await;
+        let body = noise(12, 200_000);
+        let path = plain_wheel("demo");
+        let (door, wheel) = (Door::open_to(&[ALICE]), body.clone());
+        let url = world.origin.script(&path, move |request| {
+            let answer = if door.lets(&request) {
+                file(&wheel, "\"v1\"")
+            } else if page == "302" {
+                let mut answer = status(302);
+                answer.headers_mut().insert("location", "/sign-in".parse().unwrap());
+                answer
+            } else {
+                let mut answer = file(b"<html>who are you?", "");
+                answer.headers_mut().insert("content-type", "text/html".parse().unwrap());
+                answer
+            };
+            async move { answer }
+        });
+        world.origin.put("/sign-in", Page::new("<html>who are you?"));
+        ask(&world.client, &url, ALICE).await.complete();
+        for who in [CAROL, ""] {
+            let got = ask(&world.client, &url, who).await;
+            assert_eq!(got.status.as_str(), page, "{who}");
+            assert!(got.body != body && !got.is_hit(), "{who} {}", got.cache_status());
+        }
+        // The page took nobody's place.
+        assert!(ask(&world.client, &url, ALICE).await.complete().body == body);
+    }
+}
+
+/// A body that comes as the test feeds it, to who is let in.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_follows_a_flight_proves_its_right_first() {
+    let world = World::new().await;
+    let body = noise(13, 400_000);
+    let path = plain_wheel("demo");
+    let (door, gate) = (Door::open_to(&[ALICE, BOB]), Gate::closed());
+    let (held, wheel) = (gate.clone(), body.clone());
+    let url = world.origin.script(&path, move |request| {
+        let (let_in, gate, body) = (door.lets(&request), held.clone(), wheel.clone());
+        async move {
+            if !let_in {
+                return status(401);
+            }
+            let mut answer = file(&body, "\"v1\"");
+            if *request.method() == Method::GET {
+                let (feed, from) = tokio::sync::mpsc::channel(1);
+                tokio::spawn(async move {
+                    let (start, rest) = (body.slice(..300_000), body.slice(300_000..));
+                    let _gone = feed.send(Ok(Frame::data(start))).await;
+                    gate.passed().await;
+                    let _gone = feed.send(Ok(Frame::data(rest))).await;
+                });
+                *answer.body_mut() = fed(from);
+                answer.headers_mut().insert("content-length", "400000".parse().unwrap());
+            }
+            answer
+        }
+    });
+    let alice = world.client.get(&url).header("authorization", ALICE).open();
+    let mut alice = alice.await.unwrap();
+    assert!(alice.read(100_000).await, "hers is on its way");
+    let bob = world.client.get(&url).header("authorization", BOB).open();
+    let mut bob = bob.await.unwrap();
+    assert!(bob.read(100_000).await, "he follows");
+    for who in [CAROL, ""] {
+        let got = ask(&world.client, &url, who).await;
+        assert!(got.status == 401 && got.body.is_empty(), "{who} {}", got.status);
+    }
+    gate.open();
+    assert!(alice.rest().await.complete().body == body && bob.rest().await.complete().body == body);
+    assert_eq!(asked(&world.origin, &path, &Method::GET, ALICE), 1);
+    assert_eq!(asked(&world.origin, &path, &Method::GET, BOB), 0);
+    assert_eq!(asked(&world.origin, &path, &Method::HEAD, BOB), 1);
+    assert_eq!(asked(&world.origin, &path, &Method::HEAD, CAROL), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_must_not_be_stored_is_not() {
+    for (directive, kept) in [("no-store", false), ("private", false), ("max-age=60", true)] {
+        let world = World::new().await;
+        let body = noise(14, 100_000);
+        let page = || Page::new(body.clone()).etag("v1").header("cache-control", directive);
+        let weak = world.origin.put(&plain_wheel("demo"), page());
+        for hit in [false, kept] {
+            let got = ask(&world.client, &weak, ALICE).await.complete();
+            assert!(got.is_hit() == hit && got.body == body, "{directive} {}", got.cache_status());
+        }
+        assert_eq!(!holding(&world.proxy.data, &body[1000..1032]).is_empty(), kept, "{directive}");
+        // What a digest proves is no secret that ages.
+        let strong = world.origin.put(&by_hash(&body), page());
+        for hit in [false, true] {
+            let got = ask(&world.client, &strong, ALICE).await.complete();
+            assert!(got.is_hit() == hit, "{directive} {}", got.cache_status());
+        }
     }
 }

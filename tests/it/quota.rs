@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 
-use crate::world::archive::{by_hash, put_simple};
+use crate::world::archive::{by_hash, put_simple, simple};
 use crate::world::{Mood, Page, World, noise};
 
 /// A day, in seconds: what a registry may ask of who asked too much.
@@ -62,7 +62,7 @@ async fn a_registry_at_its_limit_stops_no_build_of_what_is_stored() {
                 }
                 "503" => assert_eq!(got.status, StatusCode::SERVICE_UNAVAILABLE),
                 _ => {
-                    assert!(got.status.is_server_error() && !got.body.is_empty(), "{}", got.status)
+                    assert!(got.status.is_server_error() && !got.body.is_empty(), "{}", got.status);
                 }
             }
             assert!(round == "nothing" || world.origin.gets(&never_path) > asked, "{round}");
@@ -116,10 +116,22 @@ async fn a_hostile_job_that_uses_up_its_quota_hurts_nobody_else() {
             assert_eq!((got.status.as_u16(), got.text("retry-after")), (429, DAY));
         }
     }
-    // Nobody's index is called stale for it, and nobody's miss fails.
-    let ask = world.client.get(&index).header("cache-control", "max-age=0");
-    let got = ask.send().await.complete();
+    // Nobody's index is called stale for it, though it takes longer than who is known to fail is waited for.
+    world.origin.script("/simple/demo/", |request| async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        simple(&[]).answer(request.method(), request.headers())
+    });
+    world.proxy.clock.advance(Duration::from_secs(10));
+    let current = || world.client.get(&index).header("cache-control", "max-age=0").send();
+    let got = current().await.complete();
     assert!(!got.cache_status().contains("+stale"), "{}", got.cache_status());
+    // The control: who has no token comes to its own limit, and does not wait.
+    let limited = world.origin.put("/simple/limited/", enough());
+    assert_eq!(world.get(&limited).await.status, StatusCode::TOO_MANY_REQUESTS);
+    world.proxy.clock.advance(Duration::from_secs(10));
+    let got = current().await.complete();
+    assert!(got.cache_status().contains("+stale"), "{}", got.cache_status());
+    // A miss is tried all the same, and fails for nobody.
     assert_eq!(world.fetch(&artifact).await.body, fresh);
     let ask = world.client.get(&artifact).header("authorization", "Bearer honest");
     assert_eq!(ask.send().await.complete().body, fresh);
