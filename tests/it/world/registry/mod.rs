@@ -3,13 +3,14 @@
 
 pub(crate) mod image;
 mod tokens;
+pub(crate) mod yard;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
@@ -24,7 +25,7 @@ use tokio::net::TcpStream;
 use super::page::{OriginBody, empty};
 use super::{Ca, Origin, Page, eventually};
 
-pub(crate) use self::tokens::{OWNER, Tokens, basic};
+pub(crate) use self::tokens::{GUEST, MEMBER, OWNER, Tokens, basic};
 
 /// The program, as Debian's package installs it.
 pub(crate) const PROGRAM: &str = "/usr/bin/docker-registry";
@@ -43,6 +44,9 @@ pub(crate) struct Around {
     pub(crate) redirects: bool,
 }
 
+/// What stands in `Authorization` and opens nothing any more.
+type Withdrawn = Arc<Mutex<Vec<String>>>;
+
 /// A running registry. It stops when this is dropped.
 pub(crate) struct Registry {
     /// What its clients see.
@@ -51,6 +55,7 @@ pub(crate) struct Registry {
     pub(crate) files: Origin,
     /// Who gives out its tokens.
     pub(crate) tokens: Tokens,
+    withdrawn: Withdrawn,
     /// Bytes of blobs that left, front and files together.
     sent: Arc<AtomicU64>,
     storage: PathBuf,
@@ -87,13 +92,18 @@ impl Registry {
             || async move { TcpStream::connect(address).await.is_ok() },
         )
         .await;
-        let sent = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&sent);
+        let (sent, withdrawn) = (Arc::new(AtomicU64::new(0)), Withdrawn::default());
+        let (counter, barred) = (Arc::clone(&sent), Arc::clone(&withdrawn));
         front.otherwise(move |request| {
             let counter = Arc::clone(&counter);
+            let said = request.headers().get("authorization");
+            let is_barred = barred.lock().unwrap().iter().any(|one| said.is_some_and(|s| s == one));
             async move {
-                let is_blob = request.method() == Method::GET
-                    && request.uri().path().contains("/blobs/sha256:");
+                if is_barred {
+                    return Page::status(401).answer(request.method(), request.headers());
+                }
+                let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+                let is_blob = is_read && request.uri().path().contains("/blobs/sha256:");
                 if is_blob && around.redirects {
                     return redirected(&request, address).await;
                 }
@@ -106,7 +116,7 @@ impl Registry {
             let (root, counter) = (root.clone(), Arc::clone(&counter));
             async move { counted(file_of(&request, &root).await, counter) }
         });
-        Self { front, files, tokens, sent, storage, child }
+        Self { front, files, tokens, withdrawn, sent, storage, child }
     }
 
     /// Bytes of blobs that left so far.
@@ -119,6 +129,17 @@ impl Registry {
         let wanted = digest.trim_start_matches("sha256:");
         let asked = self.front.log().into_iter();
         asked.filter(|one| one.method == Method::GET && one.path.contains(wanted)).count()
+    }
+
+    /// How often the blob with this digest was asked about.
+    pub(crate) fn heads(&self, digest: &str) -> usize {
+        let asked = self.front.log().into_iter();
+        asked.filter(|one| one.method == Method::HEAD && one.path.ends_with(digest)).count()
+    }
+
+    /// Takes from who shows `bearer` every right.
+    pub(crate) fn withdraw(&self, bearer: &str) {
+        self.withdrawn.lock().unwrap().push(bearer.to_owned());
     }
 
     /// Puts a blob of `size` bytes, nearly all of them holes, into `repository`; gives back its digest.
@@ -179,7 +200,8 @@ async fn forward(mut request: Request<Incoming>, to: SocketAddr) -> Response<Ori
     }
 }
 
-/// A way to the bytes that holds for this time only, for who may have them.
+/// A way to the bytes that holds for this time only, for who may have them; to a HEAD as well, as registries before an
+/// object store have it.
 async fn redirected(request: &Request<Incoming>, registry: SocketAddr) -> Response<OriginBody> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut asking = Request::builder().method(Method::HEAD).uri(request.uri().path());
@@ -216,6 +238,9 @@ async fn file_of(request: &Request<Incoming>, root: &Path) -> Response<OriginBod
         return Response::builder().status(404).body(empty()).unwrap();
     };
     let length = file.metadata().await.unwrap().len();
+    if request.method() == Method::HEAD {
+        return Response::builder().header("content-length", length).body(empty()).unwrap();
+    }
     let pieces = stream::unfold(file, |mut file| async move {
         let mut piece = vec![0; 256 * 1024];
         match file.read(&mut piece).await {
