@@ -104,11 +104,15 @@ impl Registry {
                 }
                 let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
                 let is_blob = is_read && request.uri().path().contains("/blobs/sha256:");
-                if is_blob && around.redirects {
-                    return redirected(&request, address).await;
+                if is_blob
+                    && around.redirects
+                    && let Some(elsewhere) = redirected(&request, address).await
+                {
+                    return elsewhere;
                 }
                 let answer = forward(request, address).await;
-                if is_blob { counted(answer, counter) } else { answer }
+                let is_sent = is_blob && answer.status().is_success();
+                if is_sent { counted(answer, counter) } else { answer }
             }
         });
         let (root, counter) = (storage.clone(), Arc::clone(&sent));
@@ -201,8 +205,11 @@ async fn forward(mut request: Request<Incoming>, to: SocketAddr) -> Response<Ori
 }
 
 /// A way to the bytes that holds for this time only, for who may have them; to a HEAD as well, as registries before an
-/// object store have it.
-async fn redirected(request: &Request<Incoming>, registry: SocketAddr) -> Response<OriginBody> {
+/// object store have it. Others hear the registry.
+async fn redirected(
+    request: &Request<Incoming>,
+    registry: SocketAddr,
+) -> Option<Response<OriginBody>> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut asking = Request::builder().method(Method::HEAD).uri(request.uri().path());
     for name in ["authorization", "accept"] {
@@ -215,15 +222,14 @@ async fn redirected(request: &Request<Incoming>, registry: SocketAddr) -> Respon
     tokio::spawn(connection);
     let asking = asking.header("host", NAME).body(empty()).unwrap();
     let answer = sender.send_request(asking).await.unwrap();
-    let (parts, body) = answer.into_parts();
-    if !parts.status.is_success() {
-        return Response::from_parts(parts, body.map_err(io::Error::other).boxed_unsync());
+    if !answer.status().is_success() {
+        return None;
     }
     let hex = request.uri().path().rsplit_once("sha256:").unwrap().1;
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
     let to =
         format!("https://{FILES}/{}?X-Amz-Expires=1200&X-Amz-Signature={number:064x}", stored(hex));
-    Response::builder().status(307).header("location", to).body(empty()).unwrap()
+    Some(Response::builder().status(307).header("location", to).body(empty()).unwrap())
 }
 
 /// What lies behind a signed URL: for who has the URL, and for nobody who shows a credential besides, as object stores
