@@ -2,12 +2,16 @@
 # What the scripts that try real clients share: larder and the counting forwarder, started and ended. Sourced, not run.
 # It makes $work, a directory that is removed at the end, and skips with a reason when there is no network.
 
+# Another program than the release build, for whoever works on larder.
+larder=${LARDER_BIN:-}
 # Nothing of this user's larder, and nothing that steers the tests.
 for name in ${!LARDER_@}; do unset "$name"; done
 
-larder=$PWD/target/release/larder
-# Never yesterday's program.
-cargo build --release --locked --quiet
+if [ -z "$larder" ]; then
+  larder=$PWD/target/release/larder
+  # Never yesterday's program.
+  cargo build --release --locked --quiet
+fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/larder-live.XXXXXX")
 started=()

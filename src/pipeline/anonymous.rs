@@ -106,7 +106,7 @@ impl Pipeline {
         let (store, from) = (Arc::clone(&self.store), entry.key);
         match tokio::task::spawn_blocking(move || store.link_from(from, public)).await {
             Ok(Ok(_)) => {
-                self.note_service(task);
+                self.note_service(&task.clone().of_anybody());
                 tracing::debug!(url = %task.target, "anybody may have this");
             }
             Ok(Err(error)) => tracing::warn!(%error, "a public entry could not be made"),

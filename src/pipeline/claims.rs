@@ -280,7 +280,9 @@ impl Pipeline {
         let Held::Expired(until) = held else {
             return;
         };
-        self.store.note_valid_until(&Root::directory_of(at), Some(*until));
+        if entry.partition == Partition::Public {
+            self.store.note_valid_until(&Root::directory_of(at), Some(*until));
+        }
         let mut expired = Entry::clone(entry);
         expired.proof.stale = true;
         self.write_down(expired);

@@ -16,7 +16,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::lookup::{Lookup, Stored};
-use super::rights::REMEMBERED;
+use super::rights::{REMEMBERED, YES_HOLDS};
 use super::task::Task;
 use super::{Connection, Pipeline, generation};
 use crate::claim::{Generation, Promise, Relation};
@@ -117,7 +117,12 @@ impl Pipeline {
             let rank = expected.vouched(&entry.digests, entry.size);
             if rank.is_strong() {
                 let proof = Proof { rank, ..entry.proof };
-                return Some(Lookup::Fresh(Stored { proof, entry, usable: true }));
+                let now = self.clock.now();
+                // A right holds for minutes, whatever proves the bytes.
+                let right = !task.is_of_one() || now.since(entry.checked_at) < YES_HOLDS;
+                let usable = !task.is_of_one() || self.is_usable(task, &entry, now);
+                let stored = Stored { entry, proof, usable };
+                return Some(if right { Lookup::Fresh(stored) } else { Lookup::Stale(stored) });
             }
         }
         // What is stored besides is of another version, and helps nobody who has read this one.
@@ -194,7 +199,7 @@ impl Pipeline {
             key: task.key,
             shown: task.bare().to_string(),
             variant: task.target.variant().to_owned(),
-            partition: Partition::Public,
+            partition: task.asker.reader(),
             ecosystem: task.ecosystem().to_owned(),
             index: task.is_index(),
             blob,

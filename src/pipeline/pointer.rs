@@ -18,11 +18,11 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::Pipeline;
 use super::lead::{Came, is_failure};
 use super::lookup::Lookup;
 use super::rights::Right;
 use super::task::Task;
+use super::{Pipeline, rights};
 use crate::digest::Digest;
 use crate::ecosystem::{Recognised, Recognition, Shape};
 use crate::entry::{Entry, Head};
@@ -115,6 +115,9 @@ impl Pipeline {
             Err(_) => return Pointed::Nowhere,
         };
         let status = answer.head.status;
+        if rights::is_no(status) {
+            self.forget_right(task).await;
+        }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             // The client hears what it would have heard.
             return Pointed::Ended(End::Pass);

@@ -14,7 +14,6 @@ use hyper::{Method, Response};
 use super::lead::{is_failure, retry_after};
 use super::lookup::Stored;
 use super::record::Record;
-use super::rights::Right;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::ecosystem::{ALL, Greeting};
@@ -73,13 +72,17 @@ impl Pipeline {
             return Some(open);
         }
         let entry = first(task.key)?;
-        let asking = self.right_to(task, &entry);
+        // Whoever hears that it is there hears what it is.
+        let asking = self.had_right_to(task, &entry);
         let right = tokio::time::timeout(WAIT_FOR_FAILING, asking).await.ok()?;
-        matches!(right, Right::Yes | Right::Remembered).then_some(entry)
+        right.then_some(entry)
     }
 
-    /// Something public of the task's service is stored now.
+    /// Something public of the task's service is stored now, if the task is anybody's.
     pub(super) fn note_service(&self, task: &Task) {
+        if task.asker.is_private() {
+            return;
+        }
         let service = task.recognition.as_ref().and_then(|known| {
             Some((known.ecosystem.name(), known.ecosystem.service(task.bare())?))
         });

@@ -236,6 +236,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether who asks has a right to a stored copy, or had one lately if its origin cannot be asked.
+    pub(super) async fn had_right_to(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> bool {
+        matches!(self.right_to(task, entry).await, Right::Yes | Right::Remembered)
+    }
+
     /// Whether who follows a flight may have what it brings.
     pub(super) async fn may_share(&self, task: &Task, answered: &Answered) -> bool {
         if !task.is_guarded() {
@@ -278,9 +283,11 @@ impl Pipeline {
         let (origin, lane) = (head.target.origin().clone(), head.lane);
         for ask in [head, one] {
             let by_head = ask.head_only;
-            let fetched = match ask.credential {
-                Some(_) => self.origins.fetch(ask).await,
-                None => self.origins.fetch_as_anybody(ask).await,
+            // Where anybody is given a token, anybody may ask with one.
+            let fetched = if ask.credential.is_none() {
+                Box::pin(self.origins.fetch_as_anybody(ask)).await
+            } else {
+                self.origins.fetch(ask).await
             };
             let answer = match fetched {
                 Ok(answer) => answer,

@@ -3,7 +3,8 @@
 //! A [`Target`] is the only identity larder knows: an [`Origin`], the raw path, the query, and the variant that the
 //! ecosystem declares. Its [`Key`] is what the store is keyed by. A false split of two targets costs a miss; a false
 //! merge would be a poisoning, so nothing is decoded, merged or sorted here (RFC 3986 §6.2.2 equates more than servers
-//! do): only the hexadecimal digits of percent-escapes are put in upper case, and what could be read in two ways is refused.
+//! do): only the hexadecimal digits of percent-escapes are put in upper case and a raw `/./` is taken for `/`, and what could
+//! be read in two ways is refused.
 //!
 //! [`identity`] decides the origin of a request (promise P1).
 
@@ -52,7 +53,7 @@ impl Target {
         if !path.starts_with('/') {
             return Err(BadPath::NotAbsolute);
         }
-        let path = path::canonical_escapes(path)?;
+        let path = path::without_single_dots(&path::canonical_escapes(path)?);
         if path.split('/').any(path::is_dot_segment) {
             return Err(BadPath::DotSegment);
         }
@@ -194,7 +195,10 @@ mod tests {
             ("/a/../b", BadPath::DotSegment),
             ("/a/%2e%2E/b", BadPath::DotSegment),
             ("/a/.%2e", BadPath::DotSegment),
-            ("/./a", BadPath::DotSegment),
+            ("/a/.", BadPath::DotSegment),
+            ("/%2e/a", BadPath::DotSegment),
+            ("/./../a", BadPath::DotSegment),
+            ("/././..", BadPath::DotSegment),
             ("/a\\b", BadPath::Byte),
             ("/a#b", BadPath::Byte),
             ("/a b", BadPath::Byte),
@@ -236,6 +240,15 @@ mod tests {
         assert_ne!(one.key(Partition::Public), one.key(Partition::Private([0; 16])));
         assert_ne!(one.key(Partition::Public), one.with_variant("json").key(Partition::Public));
         assert_eq!(target("/a%2fb"), target("/a%2Fb"));
+    }
+
+    /// apt's way with a flat archive (`deb URI ./`).
+    #[test]
+    fn a_segment_of_one_dot_means_nothing() {
+        for (path, same) in [("/a/./b", "/a/b"), ("/././a/./b/", "/a/b/"), ("/a/.//b", "/a//b")] {
+            assert_eq!(target(path), target(same), "{path}");
+        }
+        assert_eq!(target("/a/.b./c.").unwrap().path(), "/a/.b./c.");
     }
 
     #[test]

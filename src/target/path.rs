@@ -1,4 +1,4 @@
-//! Paths: kept as they were received, or refused.
+//! Paths: kept as they were received, or refused; one spelling has another in its place.
 
 /// Why a path is no target. Each is a trick by which two parsers may see two resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -6,7 +6,7 @@ pub enum BadPath {
     /// No `/` at the start.
     #[error("the path does not begin with a slash")]
     NotAbsolute,
-    /// `.` or `..`, raw or escaped.
+    /// `..`, raw or escaped; `.` escaped, or at the end.
     #[error("the path has a dot segment")]
     DotSegment,
     /// A byte that a URL cannot hold.
@@ -41,6 +41,16 @@ pub fn decode_once(text: &str) -> Option<String> {
 
 pub(super) fn is_dot_segment(segment: &str) -> bool {
     matches!(segment.to_ascii_uppercase().replace("%2E", ".").as_str(), "." | "..")
+}
+
+/// Takes `/./` for the `/` that it means to everybody (RFC 3986 §6.2.2.3). Most clients do so before they ask; apt does
+/// not, and asks like this for everything in a flat archive whose line says `./`. No other dots are removed: `..`, and what
+/// is escaped, are not the same to all.
+pub(super) fn without_single_dots(path: &str) -> String {
+    let last = path.matches('/').count();
+    let segments = path.split('/').enumerate();
+    let kept = segments.filter(|(place, segment)| *segment != "." || *place == last);
+    kept.map(|(_, segment)| segment).collect::<Vec<_>>().join("/")
 }
 
 /// Upper-case escapes, everything else as it stands.

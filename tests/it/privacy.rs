@@ -177,7 +177,7 @@ async fn what_was_public_is_asked_for_again_after_a_day() {
     let url = guard(&world.origin, &path, &door, &body);
     world.fetch(&url).await;
     assert!(ask(&world.client, &url, CAROL).await.complete().is_hit());
-    world.proxy.clock.advance(Duration::from_secs(25 * 3600));
+    world.proxy.clock.advance(Duration::from_hours(25));
     // While the origin cannot say, the verdict stands.
     world.origin.mood(Mood::Failing(503));
     assert!(ask(&world.client, &url, CAROL).await.complete().is_hit());
@@ -222,7 +222,7 @@ async fn a_right_that_is_withdrawn_ends() {
         assert!(got.body == body && got.cache_status().contains("stale"), "{}", got.cache_status());
     }
     // And for how long that is, too, has an end.
-    world.proxy.clock.advance(Duration::from_secs(25 * 3600));
+    world.proxy.clock.advance(Duration::from_hours(25));
     assert!(!ask(&world.client, &url, BOB).await.status.is_success());
 }
 

@@ -13,8 +13,11 @@ use crate::world::{Ca, Client, Mood, Origin, Page, eventually, holding, noise};
 const SECRET: &str = "s3cr3t";
 const PLANTED: &str = "planted-on-purpose";
 
-/// Every place where a client may put a secret: the request's method, path, and header fields.
-const PLACES: [(&str, &str, &[(&str, &str)]); 8] = [
+/// A method, what stands before the path, and header fields.
+type Place = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
+/// Every place where a client may put a secret.
+const PLACES: [Place; 8] = [
     ("GET", "", &[("authorization", "Bearer s3cr3t-bearer")]),
     ("GET", "", &[("authorization", "Basic czNjcjN0s3cr3t")]),
     ("GET", "", &[("authorization", "NTLM s3cr3t-ntlm")]),
@@ -58,6 +61,7 @@ async fn no_secret_stands_anywhere() {
         plain_wheel("demo"),
         "/simple/demo/".to_owned(),
         format!("/{PLANTED}/unknown"),
+        format!("/{PLANTED}/kept"),
         "/nothing".to_owned(),
     ];
     for before in ["", "/t/s3cr3t-0123456789-abcdef"] {
@@ -71,6 +75,7 @@ async fn no_secret_stands_anywhere() {
             page = page.header("set-cookie", "s=s3cr3t-set");
         }
         origin.put(&format!("{before}{}", paths[3]), page.fresh(60));
+        origin.put(&format!("{before}{}", paths[4]), Page::new("kept").etag("d").fresh(60));
     }
     // Well, then failing, then well again.
     for mood in [Mood::Well, Mood::Failing(401), Mood::Failing(503), Mood::Well] {

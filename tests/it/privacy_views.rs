@@ -146,7 +146,7 @@ async fn a_view_ends_with_the_right_to_it() {
     let got = ask(&world.client, &url, BOB).await.complete();
     assert!(got.cache_status().contains("stale"), "{}", got.cache_status());
     assert_eq!(ask(&world.client, &url, CAROL).await.status, 503);
-    world.proxy.clock.advance(Duration::from_secs(25 * 3600));
+    world.proxy.clock.advance(Duration::from_hours(25));
     assert_eq!(ask(&world.client, &url, BOB).await.status, 503, "nor is a yes remembered for ever");
 }
 

@@ -14,7 +14,7 @@ use crate::world::{World, larder};
 const SHELLS: [&[&str]; 2] = [&["dash"], &["busybox", "sh"]];
 
 #[expect(clippy::print_stderr, reason = "what is skipped is said")]
-fn shells() -> Vec<&'static [&'static str]> {
+pub(crate) fn shells() -> Vec<&'static [&'static str]> {
     let path = std::env::var("PATH").unwrap();
     let has = |name: &str| std::env::split_paths(&path).any(|dir| dir.join(name).exists());
     let (there, missing): (Vec<_>, Vec<_>) = SHELLS.into_iter().partition(|shell| has(shell[0]));

@@ -16,12 +16,21 @@ const INDEX: &str = "dists/gears/main/binary-all/Packages";
 
 /// A key pair of gpg, in a directory of its own.
 pub(crate) struct Key {
-    home: PathBuf,
+    pub(crate) home: PathBuf,
     pub(crate) public: PathBuf,
 }
 
 impl Key {
     pub(crate) fn new(dir: &Path, name: &str) -> Self {
+        let key = Self::empty(dir, name);
+        let user = format!("{name} <{name}@example.org>");
+        key.gpg(&["--passphrase", "", "--quick-gen-key", &user, "ed25519", "sign", "1y"]);
+        key.publish();
+        key
+    }
+
+    /// A directory without a key yet.
+    pub(crate) fn empty(dir: &Path, name: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let key = Self {
             home: dir.join(format!("{name}.home")),
@@ -29,11 +38,24 @@ impl Key {
         };
         std::fs::create_dir_all(&key.home).unwrap();
         std::fs::set_permissions(&key.home, PermissionsExt::from_mode(0o700)).unwrap();
-        let user = format!("{name} <{name}@example.org>");
-        key.gpg(&["--passphrase", "", "--quick-gen-key", &user, "ed25519", "sign", "1y"]);
-        let public = key.gpg(&["--export"]);
-        std::fs::write(&key.public, public.stdout).unwrap();
         key
+    }
+
+    /// Writes its public half where clients find it.
+    pub(crate) fn publish(&self) {
+        std::fs::write(&self.public, self.gpg(&["--export"]).stdout).unwrap();
+    }
+
+    /// Revokes it, with what gpg wrote for that day.
+    pub(crate) fn revoke(&self) {
+        let [certificate] = &crate::world::files(&self.home.join("openpgp-revocs.d"))[..] else {
+            panic!("not one revocation");
+        };
+        let text = std::fs::read_to_string(certificate).unwrap();
+        // A colon keeps it from being used by mistake.
+        std::fs::write(certificate, text.replace(":-----BEGIN", "-----BEGIN")).unwrap();
+        self.gpg(&["--import", certificate.to_str().unwrap()]);
+        self.publish();
     }
 
     pub(crate) fn gpg(&self, arguments: &[&str]) -> Output {
@@ -155,7 +177,7 @@ pub(crate) fn apt_home(world: &World, origin: &Origin, key: &Key, ca: &str) -> t
         "Dir::State::lists \"{}\";\nDir::State::status \"{}\";\nDir::Cache::archives \"{}\";\nDir::Cache::pkgcache \"\";\n\
          Dir::Cache::srcpkgcache \"\";\nDir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"-\";\nAPT::Architecture \"amd64\";\n\
          APT::Architectures {{ \"amd64\"; }};\nAcquire::Languages \"none\";\nAcquire::https::CaInfo \"{ca}\";\n\
-         APT::Sandbox::User \"root\";\nAcquire::Retries \"0\";\n",
+         APT::Sandbox::User \"root\";\nDir::Etc::main \"/dev/null\";\nDir::Etc::parts \"/dev/null\";\nAcquire::Retries \"0\";\n",
         at("lists"),
         at("status"),
         at("archives"),

@@ -12,6 +12,7 @@
 //! Sources: each tool's manual; what was tried and what was only read stands in the repository's `ca/README.md`.
 
 pub(super) mod bundle;
+pub(super) mod containers;
 mod files;
 mod no_proxy;
 pub(super) mod place;
@@ -162,19 +163,22 @@ mod tests {
     }
 
     #[test]
-    fn the_set_up_script_sets_the_same_variables() {
-        let script = include_str!("../../../ca/setup/1-call.sh");
-        let listed = |list: &str| -> BTreeSet<&str> {
-            let (_, rest) = script.split_once(&format!("\n{list}='")).unwrap();
-            rest.split_once('\'').unwrap().0.split_whitespace().collect()
-        };
+    fn the_scripts_for_machines_and_images_set_the_same_variables() {
+        let set_up = include_str!("../../../ca/setup/1-call.sh");
+        let images = include_str!("../../../ca/images/run");
         let ours = |kind| -> BTreeSet<&str> {
             VARIABLES.iter().filter(|(_, of)| *of == kind).map(|(name, _)| *name).collect()
         };
-        assert_eq!(listed("proxy_names"), ours(Value::Proxy));
-        assert_eq!(listed("around_names"), ours(Value::NoProxy));
-        assert_eq!(listed("bundle_names"), ours(Value::Bundle));
-        assert_eq!(listed("extra_names"), ours(Value::Extra));
+        for script in [set_up, images] {
+            let listed = |list: &str| -> BTreeSet<&str> {
+                let (_, rest) = script.split_once(&format!("\n{list}='")).unwrap();
+                rest.split_once('\'').unwrap().0.split_whitespace().collect()
+            };
+            assert_eq!(listed("proxy_names"), ours(Value::Proxy));
+            assert_eq!(listed("around_names"), ours(Value::NoProxy));
+            assert_eq!(listed("bundle_names"), ours(Value::Bundle));
+            assert_eq!(listed("extra_names"), ours(Value::Extra));
+        }
     }
 
     #[test]

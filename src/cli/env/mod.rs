@@ -11,7 +11,6 @@ mod format;
 mod readers;
 
 use std::fs::DirBuilder;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
@@ -19,7 +18,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use self::format::{Format, Printed};
-use super::clients::{self, place};
+use super::clients::{self, containers, place};
 use super::{Invocation, OK, logging};
 
 const EXAMPLES: &str = "\
@@ -45,9 +44,6 @@ pub(super) struct Env {
     directory: Option<PathBuf>,
 }
 
-/// The name that containers are given for the machine they run on. `.internal` never is a name on the internet.
-const MACHINE: &str = "larder.internal";
-
 impl Env {
     /// Runs it.
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
@@ -63,7 +59,7 @@ impl Env {
         let status = served.status().context("cannot ask the running larder")?;
         let (proxy, machine) = match self.proxy {
             Some(proxy) => (proxy, None),
-            None if self.format.is_for_containers() => from_containers(&status.listening)?,
+            None if self.format.is_for_containers() => containers::proxy_from(&status.listening)?,
             None => {
                 let proxy = clients::proxy_at(&status.listening);
                 (proxy.context("the running larder does not listen yet")?, None)
@@ -108,26 +104,6 @@ fn given(directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(directory)
 }
 
-/// The URL at which containers on this machine find a larder that listens at `addresses`, and the name in it that they
-/// have to be given.
-fn from_containers(addresses: &[SocketAddr]) -> anyhow::Result<(String, Option<&'static str>)> {
-    if let Some(everywhere) = addresses.iter().find(|address| address.ip().is_unspecified()) {
-        return Ok((format!("http://{MACHINE}:{}", everywhere.port()), Some(MACHINE)));
-    }
-    // One that may be the bridge's. IPv4 first: bridges seldom route IPv6.
-    let mut outside: Vec<_> =
-        addresses.iter().filter(|address| !address.ip().is_loopback()).collect();
-    outside.sort_by_key(|address| address.is_ipv6());
-    let Some(address) = outside.first() else {
-        let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), crate::config::PORT);
-        bail!(
-            "the running larder listens on loopback only, which in a container is the container itself; let it \
-             listen on {nowhere} or the bridge's address as well, or name it with --proxy http://HOST:PORT"
-        );
-    };
-    Ok((format!("http://{address}"), None))
-}
-
 /// Reads the address of a larder. GitHub's runner refuses one without a scheme, and larder speaks no TLS there.
 fn proxy(text: &str) -> Result<String, String> {
     let wrong = || format!("{text}: expected http://HOST:PORT");
@@ -163,30 +139,6 @@ mod tests {
             "",
         ] {
             assert!(proxy(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    fn containers(addresses: &[&str]) -> anyhow::Result<(String, Option<&'static str>)> {
-        from_containers(&addresses.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn containers_find_their_machine_by_a_name_or_at_an_address_of_its() {
-        assert_eq!(
-            containers(&["127.0.0.1:1", "[::]:3142"]).unwrap(),
-            ("http://larder.internal:3142".to_owned(), Some(MACHINE))
-        );
-        assert_eq!(
-            containers(&["[fd00::1]:2", "127.0.0.1:1", "172.17.0.1:3"]).unwrap(),
-            ("http://172.17.0.1:3".to_owned(), None)
-        );
-    }
-
-    #[test]
-    fn a_larder_on_loopback_is_not_shown_to_containers() {
-        for addresses in [&["127.0.0.1:3142", "[::1]:3142"][..], &[]] {
-            let error = containers(addresses).unwrap_err().to_string();
-            assert!(error.contains("--proxy") && error.contains("0.0.0.0:3142"), "{error}");
         }
     }
 }

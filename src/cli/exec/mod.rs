@@ -3,6 +3,7 @@
 //! The running larder of the data directory is used if there is one; otherwise one is started inside this process and
 //! ends with the command, or with the last other `larder exec` that found it and uses it as well.
 
+mod build;
 mod child;
 mod summary;
 
@@ -18,8 +19,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tracing::warn;
 
+use self::build::{Fitted, Offer};
 use self::child::{Ended, Signals};
-use super::clients::{self, place};
+use super::clients::{self, containers, place};
 use super::{Invocation, Reach, logging, serve};
 use crate::Larder;
 use crate::accept;
@@ -27,6 +29,7 @@ use crate::admin::ask::{Served, Staying};
 use crate::admin::question::Status;
 use crate::admin::{Answer, Question};
 use crate::config::Config;
+use crate::config::environment::Environment;
 use crate::outcome::metrics::Totals;
 use crate::store::OpenError;
 
@@ -35,11 +38,15 @@ Examples:
   larder exec -- pip install -r requirements.txt
   larder exec -- sudo -E apt-get update
   larder exec -- make image
+  larder exec -- buildah bud --format docker .
 
 Proxy and CA variables of the known build tools are set for the command and
 whatever it starts; NO_PROXY is added to. Java is left alone: it takes neither
 from the environment. A larder that serves from the data directory is used as
 it is configured. The last line, on standard error, sums up.
+
+docker build, docker compose build, podman build and buildah bud get build
+arguments, and the roots as the secret `larder`: their steps see no variables.
 
 Exit code: the command's own; 128 and the signal's number if one ended it; 127
 if there is no such command, 126 if it cannot be run, 125 if larder failed.";
@@ -106,13 +113,20 @@ impl Exec {
         let data = invocation.loaded.config.data.clone();
         let environment = invocation.environment.clone();
         let ca = used.ca_pem();
-        let (directory, variables) = blocking(move || {
+        let (listening, command) = (used.listening(), self.command);
+        let (directory, variables, fitted) = blocking(move || {
             let directory = place::passing(&data, &environment)?;
             let files = clients::Files::write(directory.path(), &proxy, &ca, &environment)?;
-            Ok((directory, clients::variables(&proxy, &files, &environment)))
+            let variables = clients::variables(&proxy, &files, &environment);
+            let fitted = fit(command, &listening, &variables, &environment);
+            Ok((directory, variables, fitted))
         })
         .await?;
-        let ended = child::run(&self.command, &variables, &mut signals).await?;
+        if let (Some(note), false) = (fitted.note, self.quiet) {
+            // As for the summary below.
+            let _written = writeln!(io::stderr(), "larder: {note}");
+        }
+        let ended = child::run(&fitted.command, &variables, &mut signals).await?;
         let counted = used.totals().await.map(|now| now.since(&before));
         let shared = matches!(used, Used::Found { .. });
         blocking(move || {
@@ -131,6 +145,26 @@ impl Exec {
             Ended::With(code) | Ended::NotRun(code) => Ok(code),
         }
     }
+}
+
+/// The command, with what its steps need if it builds an image.
+fn fit(
+    command: Vec<OsString>,
+    listening: &[SocketAddr],
+    variables: &[(&str, String)],
+    environment: &Environment,
+) -> Fitted {
+    let value = |wanted: &str| {
+        variables.iter().find(|(name, _)| *name == wanted).map_or("", |(_, value)| value.as_str())
+    };
+    let offer = Offer {
+        listening,
+        machine: containers::own_address(),
+        bundle: value("SSL_CERT_FILE"),
+        no_proxy: value("NO_PROXY"),
+        without_buildkit: environment.get("DOCKER_BUILDKIT") == Some("0"),
+    };
+    build::fitted(&command, &offer).unwrap_or(Fitted { command, note: None })
 }
 
 /// Uses the larder that serves from the data directory, or becomes it.

@@ -116,7 +116,9 @@ impl Ecosystem for Apt {
                 rank
             }
             SIGNATURE => Rank::None,
-            _ if patches::is_list(doc.at) => of_patches(doc, out)?,
+            _ if patches::is_list(index.as_ref().unwrap_or(doc.at)) => {
+                of_patches(doc, index.as_ref().unwrap_or(doc.at), out)?
+            }
             _ if self.index_of(doc.at).is_some() || is_stanzas(doc.at) => {
                 of_stanzas(doc, &root, out)?
             }
@@ -145,11 +147,15 @@ impl Ecosystem for Apt {
         vec![shape::topic(index)]
     }
 
-    /// `Packages` or `Sources` in the same directory.
+    /// `Packages` or `Sources` in the same directory, or the list of patches.
     fn index_of(&self, at: &Target) -> Option<Target> {
         if let Some((directory, _)) = shape::by_hash(at.path()) {
-            let sources = directory.ends_with("/source");
-            let file = if sources { "Sources" } else { "Packages" };
+            let file = match directory.rsplit('/').next().unwrap_or_default() {
+                "source" => "Sources",
+                // A list of patches, which Debian's archives have under its digest too.
+                list if list.ends_with(".diff") => "Index",
+                _ => "Packages",
+            };
             return Target::new(at.origin().clone(), &format!("{directory}/{file}")).ok();
         }
         let file = at.file_name();
@@ -259,13 +265,17 @@ fn name_members(
     Ok(())
 }
 
-/// Reads the claims of a list of patches.
-fn of_patches(doc: &Document<'_>, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
+/// Reads the claims of a list of patches, which is called `list` where it is not called by its digest.
+fn of_patches(
+    doc: &Document<'_>,
+    list: &Target,
+    out: &mut dyn ClaimSink,
+) -> Result<Rank, Malformed> {
     let rank = rank_of(doc);
     if rank != Rank::None {
         doc.expect_identity()?;
         let text = read(&mut (doc.open)()?, MAX_RELEASE)?;
-        patches::read(doc.at, &String::from_utf8_lossy(&text), out)?;
+        patches::read(list, &String::from_utf8_lossy(&text), out)?;
     }
     Ok(rank)
 }

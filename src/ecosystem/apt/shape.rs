@@ -5,6 +5,7 @@
 //! <root>/dists/…/by-hash/SHA256/<64 hex>            an index under its own digest, as the protocol demands
 //! <root>/pool/…/<name>_<version>_<arch>.deb         a package
 //! <dir>/InRelease, Packages.gz, …                   a flat archive: likely, until its InRelease was seen
+//! <dir>/<name>_<version>.dsc, …                     a source package there: likely, until an index names it
 //! ```
 //!
 //! The root of an archive is what precedes its last `/dists/` or `/pool/`; of a flat one the directory itself, because a
@@ -31,6 +32,9 @@ pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
     if is_file(at) {
         let root = archive_root(at).unwrap_or_else(|| Root::directory_of(at));
         return Recognised::Certain(resource(artifact(None), root));
+    }
+    if is_likely_source(&at.file_name()) {
+        return Recognised::Likely(resource(artifact(None), Root::directory_of(at)));
     }
     if !is_index(at.path()) {
         return Recognised::No;
@@ -95,6 +99,15 @@ fn is_binary(file: &str) -> bool {
         && is_version(version)
         && !architecture.is_empty()
         && architecture.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// Whether this may be a part of a source package in a flat archive, which has no pool: an index must say so. Other
+/// ecosystems have archives of the same shape, so that only what is Debian's by its ending counts, or by its compression.
+fn is_likely_source(file: &str) -> bool {
+    let parts = [".dsc", ".diff.gz", ".tar.xz"];
+    is_source(file)
+        && (parts.iter().any(|end| file.ends_with(end))
+            || [".orig.tar.", ".orig-", ".debian.tar."].iter().any(|part| file.contains(part)))
 }
 
 /// `<name>_<version>.dsc` and the files that it lists. Only a pool tells them from other archives.
@@ -272,7 +285,10 @@ mod tests {
                 "/dl/tool_current_amd64.deb",
                 "/dl/tool_1.0_.deb",
                 "/dl/tool.deb",
-                "/dl/a_1.0.orig.tar.gz",
+                // An sdist, a package of R's, one of conda's.
+                "/dl/my_2-1.0.tar.gz",
+                "/dl/a_1.0.tar.gz",
+                "/dl/my_2-1.0-py_0.tar.bz2",
                 "/debian/pool/main/a/a/README",
             ],
         );
@@ -280,6 +296,17 @@ mod tests {
 
     #[test]
     fn a_flat_archive_is_likely() {
+        all_are(
+            "likely artifact /flat/",
+            &[
+                "/flat/a_1.0-1.dsc",
+                "/flat/a_1.0%7ex.tar.xz",
+                "/flat/a_1.0.orig.tar.gz",
+                "/flat/a_1.0.orig-more.tar.gz.asc",
+                "/flat/a_1.0-1.debian.tar.bz2",
+                "/flat/a_1.0-1.diff.gz",
+            ],
+        );
         all_are(
             "likely index /flat/",
             &["/flat/InRelease", "/flat/Release.gpg", "/flat/Packages.gz"],

@@ -103,7 +103,7 @@ impl Stanza {
     }
 
     fn names_files(&self) -> bool {
-        self.filename.is_some() || self.directory.is_some()
+        self.filename.is_some() || self.directory.is_some() || !self.files.is_empty()
     }
 
     fn line(&mut self, line: &[u8]) -> Result<(), Malformed> {
@@ -172,17 +172,18 @@ impl Stanza {
         {
             claim(places, filename, &self.digests, self.size, out)?;
         }
-        if let Some(directory) = &self.directory {
-            let mut files = self.files.clone();
-            files.sort();
-            for of_one in files.chunk_by(|one, two| one.0 == two.0) {
-                let digests: Vec<Digest> = of_one.iter().map(|file| file.2).collect();
-                let Some((name, size, _)) = of_one.first() else {
-                    continue;
-                };
-                let path = format!("{}/{name}", directory.trim_end_matches('/'));
-                claim(places, &path, &digests, Some(*size), out)?;
-            }
+        // `apt-ftparchive` leaves the directory out where it is the archive's own.
+        let directory = self.directory.as_deref().unwrap_or_default().trim_end_matches('/');
+        let mut files = self.files.clone();
+        files.sort();
+        for of_one in files.chunk_by(|one, two| one.0 == two.0) {
+            let digests: Vec<Digest> = of_one.iter().map(|file| file.2).collect();
+            let Some((name, size, _)) = of_one.first() else {
+                continue;
+            };
+            let path =
+                if directory.is_empty() { name.clone() } else { format!("{directory}/{name}") };
+            claim(places, &path, &digests, Some(*size), out)?;
         }
         Ok(())
     }
@@ -271,6 +272,12 @@ mod tests {
         assert_eq!(
             claims(&sources).unwrap().1,
             ["/debian/pool/a/a.dsc 1 Some(1)", "/debian/pool/a/a.tar.xz 1 Some(2)"]
+        );
+        // As `apt-ftparchive` has them where the archive is flat.
+        let flat = sources.replace("Directory: pool/a\n", "");
+        assert_eq!(
+            claims(&flat).unwrap(),
+            (true, vec!["/debian/a.dsc 1 Some(1)".into(), "/debian/a.tar.xz 1 Some(2)".into()])
         );
         assert_eq!(claims("Package: a\nDescription-en: b\n\n").unwrap(), (false, vec![]));
         assert_eq!(claims("").unwrap(), (false, vec![]));

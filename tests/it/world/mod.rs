@@ -2,6 +2,7 @@
 //! nothing shared between tests, nothing left behind.
 
 pub(crate) mod apk;
+pub(crate) mod apt;
 pub(crate) mod archive;
 pub(crate) mod binary;
 pub(crate) mod blind;
@@ -13,6 +14,7 @@ pub(crate) mod names;
 pub(crate) mod origin;
 pub(crate) mod page;
 pub(crate) mod registry;
+pub(crate) mod repository;
 pub(crate) mod root;
 pub(crate) mod tools;
 

@@ -186,6 +186,11 @@ impl Origin {
         self.state.asked.lock().unwrap().clone()
     }
 
+    /// What was asked for, in order.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.state.asked.lock().unwrap().iter().map(|one| one.path.clone()).collect()
+    }
+
     /// How many requests came in all.
     pub(crate) fn total(&self) -> usize {
         self.state.asked.lock().unwrap().len()

@@ -168,6 +168,32 @@ impl Root {
         run(command).await
     }
 
+    /// Puts the files of an ONBUILD base image into it.
+    pub(crate) fn make_image(&self) {
+        let ca = Path::new(env!("CARGO_MANIFEST_DIR")).join("ca");
+        for path in std::fs::read_dir(ca.join("setup")).unwrap() {
+            let path = path.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            self.put(&format!("larder/setup/{name}"), &std::fs::read_to_string(&path).unwrap());
+        }
+        self.put("larder/run", &std::fs::read_to_string(ca.join("images/run")).unwrap());
+    }
+
+    /// Runs its `/larder/run` in `shell`, as the builder of a child image does.
+    pub(crate) fn step(&self, shell: &[&str], arguments: &[&str]) -> Command {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut command = Command::new(shell[0]);
+        forget_proxies(&mut command);
+        command
+            .args(&shell[1..])
+            .arg(self.path().join("larder/run"))
+            .args(arguments)
+            .env("PATH", format!("{}:{path}", self.stubs().display()))
+            .env("LARDER_IMAGE_ROOT", self.path())
+            .env("LARDER_IMAGE_SECRET", self.path().join("secret"));
+        command
+    }
+
     /// Everything in it: mode, and content or the end of a link.
     pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();

@@ -89,6 +89,11 @@ pub(crate) fn installed(program: &str) -> bool {
 
 /// Says why a test looked at nothing: a client that is not installed here.
 pub(crate) fn skip(reason: &str) {
+    say(&format!("skipped: {reason}"));
+}
+
+/// Says something to whoever runs the tests.
+pub(crate) fn say(line: &str) {
     // If standard error is gone, so is whoever would have read it.
-    let _written = writeln!(std::io::stderr(), "skipped: {reason}");
+    let _written = writeln!(std::io::stderr(), "{line}");
 }

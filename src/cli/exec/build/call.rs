@@ -1,0 +1,271 @@
+//! A builder's command line, read as far as larder has to know it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+
+/// Whose command line it is, by what it understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Builder {
+    /// `docker build` and `docker buildx build`.
+    Docker,
+    /// `docker compose build`: build arguments, and nothing else.
+    Compose,
+    /// Buildah and Podman, which are one builder.
+    Buildah,
+}
+
+/// The network of the build's steps, as the command line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Network {
+    /// It says nothing.
+    Default,
+    /// This machine's own.
+    Host,
+    /// None at all.
+    None,
+    /// A bridge, another container's, slirp4netns.
+    Other,
+}
+
+/// An image build.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub(super) builder: Builder,
+    /// The place in the command at which the subcommand's arguments begin.
+    pub(super) arguments: usize,
+    pub(super) network: Network,
+    words: Vec<&'a str>,
+}
+
+/// What a builder is called: program, the words of its subcommand, whose arguments it then takes.
+const COMMANDS: &[(&str, &[&str], Builder)] = &[
+    ("docker", &["build"], Builder::Docker),
+    ("docker", &["image", "build"], Builder::Docker),
+    ("docker", &["builder", "build"], Builder::Docker),
+    ("docker", &["buildx", "build"], Builder::Docker),
+    ("docker", &["buildx", "b"], Builder::Docker),
+    ("docker", &["compose", "build"], Builder::Compose),
+    ("docker-compose", &["build"], Builder::Compose),
+    ("docker-buildx", &["build"], Builder::Docker),
+    ("podman", &["build"], Builder::Buildah),
+    ("podman", &["image", "build"], Builder::Buildah),
+    ("podman", &["buildx", "build"], Builder::Buildah),
+    ("buildah", &["bud"], Builder::Buildah),
+    ("buildah", &["build"], Builder::Buildah),
+    ("buildah", &["build-using-dockerfile"], Builder::Buildah),
+];
+
+/// Options before or between those words whose value is a word of its own: it may well be called `build`.
+const WITH_VALUE: &[&str] = &[
+    // docker
+    "--config",
+    "--context",
+    "-c",
+    "--host",
+    "-H",
+    "--log-level",
+    "-l",
+    "--tlscacert",
+    "--tlscert",
+    "--tlskey",
+    "--builder",
+    // compose
+    "--ansi",
+    "--env-file",
+    "--file",
+    "-f",
+    "--parallel",
+    "--profile",
+    "--progress",
+    "--project-directory",
+    "--project-name",
+    "-p",
+    // podman and buildah
+    "--cgroup-manager",
+    "--conmon",
+    "--connection",
+    "--cpu-profile",
+    "--default-mounts-file",
+    "--events-backend",
+    "--hooks-dir",
+    "--identity",
+    "--imagestore",
+    "--memory-profile",
+    "--module",
+    "--namespace",
+    "--network-backend",
+    "--network-cmd-path",
+    "--network-config-dir",
+    "--out",
+    "--registries-conf",
+    "--registries-conf-dir",
+    "--root",
+    "--runroot",
+    "--runtime",
+    "--runtime-flag",
+    "--short-name-alias-conf",
+    "--ssh",
+    "--storage-driver",
+    "--storage-opt",
+    "--tmpdir",
+    "--url",
+    "--userns-gid-map",
+    "--userns-uid-map",
+    "--volumepath",
+];
+
+/// A Containerfile that is longer is not read: larder only looks for one word in it.
+const MAX_CONTAINERFILE: u64 = 1 << 20;
+
+impl<'a> Call<'a> {
+    /// The build that `command` starts, if it starts one by itself: what stands behind `sudo` or `sh -c` is not seen.
+    pub(super) fn of(command: &'a [OsString]) -> Option<Self> {
+        let program = Path::new(command.first()?).file_name()?.to_str()?;
+        let before = words_before_arguments(command.get(1..)?);
+        let (arguments, builder) = COMMANDS.iter().find_map(|(name, wanted, builder)| {
+            let found = before.get(..wanted.len())?;
+            let same = found.iter().map(|(_, word)| *word).eq(wanted.iter().copied());
+            let (last, _) = found.last()?;
+            // Behind that word, and the program's name stands before all.
+            (*name == program && same).then_some((last.saturating_add(2), *builder))
+        })?;
+        // What is no UTF-8 is a path, and none of the options that matter.
+        let words = command
+            .get(arguments..)?
+            .iter()
+            .map(|word| word.to_str().unwrap_or_default())
+            .collect();
+        let mut call = Self { builder, arguments, network: Network::Default, words };
+        call.network = call.network();
+        Some(call)
+    }
+
+    /// Whether an option is given, with or without a value.
+    pub(super) fn names(&self, option: &str) -> bool {
+        self.words.iter().any(|word| word.split('=').next() == Some(option))
+    }
+
+    /// Whether the user gives a secret of that name.
+    pub(super) fn gives_secret(&self) -> bool {
+        let values = self.values(&["--secret"]);
+        values.iter().any(|value| value.split(',').any(|part| part == "id=larder"))
+    }
+
+    /// Whether a step of the Containerfile mounts the secret. One that comes from elsewhere (standard input, a URL) is not
+    /// read.
+    pub(super) fn mounts_secret(&self) -> bool {
+        self.containerfiles().iter().any(|file| {
+            std::fs::metadata(file)
+                .is_ok_and(|found| found.is_file() && found.len() <= MAX_CONTAINERFILE)
+                && std::fs::read_to_string(file).is_ok_and(|text| text.contains("id=larder"))
+        })
+    }
+
+    fn network(&self) -> Network {
+        match self.values(&["--network", "--net"]).last() {
+            None | Some(&"default") => Network::Default,
+            Some(&"host") => Network::Host,
+            Some(&"none") => Network::None,
+            Some(_) => Network::Other,
+        }
+    }
+
+    /// The files that are named; or those of the contexts. Which word is the context only the builder knows: every
+    /// directory may be.
+    fn containerfiles(&self) -> Vec<PathBuf> {
+        let named: Vec<_> = self.values(&["--file", "-f"]).iter().map(PathBuf::from).collect();
+        if !named.is_empty() {
+            return named;
+        }
+        let directories = self.words.iter().filter(|word| Path::new(word).is_dir()).copied();
+        directories
+            .chain(["."])
+            .flat_map(|directory| {
+                ["Containerfile", "Dockerfile"].map(|file| Path::new(directory).join(file))
+            })
+            .collect()
+    }
+
+    /// The values of an option, in the order in which they stand.
+    fn values(&self, names: &[&str]) -> Vec<&'a str> {
+        let mut values = Vec::new();
+        let mut words = self.words.iter();
+        while let Some(word) = words.next() {
+            if names.contains(word) {
+                values.extend(words.next());
+            } else if let Some((name, value)) = word.split_once('=')
+                && names.contains(&name)
+            {
+                values.push(value);
+            }
+        }
+        values
+    }
+}
+
+/// The words that are neither options nor their values, each with its place.
+fn words_before_arguments(rest: &[OsString]) -> Vec<(usize, &str)> {
+    let mut words = Vec::new();
+    let mut places = rest.iter().map(OsString::as_os_str).enumerate();
+    while let Some((place, word)) = places.next() {
+        match word.to_str() {
+            Some(option) if WITH_VALUE.contains(&option) => {
+                let _value: Option<(usize, &OsStr)> = places.next();
+            }
+            Some(option) if option.starts_with('-') => {}
+            Some(word) => words.push((place, word)),
+            None => break,
+        }
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begins(line: &str) -> Option<(Builder, usize)> {
+        let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        Call::of(&words).map(|call| (call.builder, call.arguments))
+    }
+
+    #[test]
+    fn builds_are_found_behind_options() {
+        assert_eq!(begins("docker build ."), Some((Builder::Docker, 2)));
+        assert_eq!(
+            begins("/usr/bin/docker -H build --debug buildx --builder b build ."),
+            Some((Builder::Docker, 8))
+        );
+        assert_eq!(
+            begins("docker --host=x compose -f build build web"),
+            Some((Builder::Compose, 6))
+        );
+        assert_eq!(begins("podman --root bud build ."), Some((Builder::Buildah, 4)));
+        assert_eq!(begins("buildah bud"), Some((Builder::Buildah, 2)));
+        for other in [
+            "docker",
+            "docker run build",
+            "docker buildx ls",
+            "podman -c build info",
+            "sudo docker build .",
+        ] {
+            assert_eq!(begins(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn the_last_network_counts() {
+        for (arguments, network) in [
+            ("", Network::Default),
+            ("--network host", Network::Host),
+            ("--network=none", Network::None),
+            ("--network=host --net mine", Network::Other),
+        ] {
+            let words: Vec<OsString> = format!("docker build {arguments}")
+                .split_whitespace()
+                .map(OsString::from)
+                .collect();
+            assert_eq!(Call::of(&words).unwrap().network, network, "{arguments}");
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The ONBUILD base images: what their script does in the steps of a build, with a larder, without one, and with another one.
+//!
+//! Here the images are directories with the files that matter; `scripts/e2e-images` builds real ones.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Output;
+
+use crate::setup::shells;
+use crate::world::binary::{Daemon, larder as program};
+use crate::world::root::{FAMILIES, Root};
+use crate::world::tools::{run, text};
+use crate::world::{Ca, World};
+
+const CONTAINERFILE: &str = include_str!("../../ca/images/Containerfile");
+
+/// A root that a base image was made of, and what it was before.
+fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
+    let root = Root::new(FAMILIES[family]);
+    let before = root.listing();
+    root.make_image();
+    (root, before)
+}
+
+/// The instruction `ONBUILD RUN`, with these build arguments.
+async fn begin(root: &Root, shell: &[&str], arguments: &[(&str, &str)]) -> Output {
+    let mut command = root.step(shell, &["--begin"]);
+    command.envs(arguments.iter().copied());
+    run(command).await
+}
+
+/// The variables that a step of the build sees.
+async fn seen(root: &Root, shell: &[&str], set: &[(&str, &str)]) -> BTreeMap<String, String> {
+    let mut command = root.step(shell, &["env"]);
+    command.envs(set.iter().copied());
+    let output = run(command).await;
+    assert!(output.status.success(), "{}", text(&output));
+    variables(&output)
+}
+
+fn variables(output: &Output) -> BTreeMap<String, String> {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines()
+        .filter_map(|line| line.split_once('='))
+        // Shells count on by themselves.
+        .filter(|(name, _)| !["_", "SHLVL", "PWD", "OLDPWD"].contains(name))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+}
+
+fn address(world: &World) -> String {
+    format!("http://{}", world.proxy.address)
+}
+
+/// An address at which nothing answers.
+fn nowhere() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_use_the_larder_that_the_build_names_and_nothing_stays() {
+    let world = World::new().await;
+    let address = address(&world);
+    for (shell, family) in shells().into_iter().flat_map(|shell| (0..4).map(move |at| (shell, at)))
+    {
+        let (root, before) = image(family);
+        let told = begin(&root, shell, &[("LARDER", &address)]).await;
+        assert_eq!(told.status.code(), Some(0), "{shell:?} {family}: {}", text(&told));
+        let set = [("NO_PROXY", "inner.example.org"), ("LARDER", &*address)];
+        let set = seen(&root, shell, &set).await;
+        assert_eq!(set["https_proxy"], address, "{set:?}");
+        assert_eq!(set["npm_config_noproxy"], "inner.example.org,localhost,127.0.0.1,::1");
+        let roots = std::fs::read_to_string(&set["SSL_CERT_FILE"]).unwrap();
+        assert!(roots.contains("the system's own roots") && roots.contains("BEGIN"), "{roots}");
+        assert!(Path::new(&set["NODE_EXTRA_CA_CERTS"]).is_file(), "{set:?}");
+        // A larder inside of the step would read it as its own configuration.
+        assert!(!set.contains_key("LARDER"), "{set:?}");
+        let removed = run(root.step(shell, &["--remove"])).await;
+        assert_eq!(removed.status.code(), Some(0), "{}", text(&removed));
+        assert_eq!(root.listing(), before, "{shell:?} {family}");
+    }
+}
+
+/// Small images have no tool, and apt and wget read no variable.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_without_an_update_tool_has_a_bundle_and_files_for_those_who_need_them() {
+    let world = World::new().await;
+    let (root, _) = image(0);
+    root.without_tool();
+    let told = begin(&root, &["sh"], &[("LARDER", &address(&world))]).await;
+    assert_eq!(told.status.code(), Some(0), "{}", text(&told));
+    let set = seen(&root, &["sh"], &[]).await;
+    assert!(set["PIP_CERT"].ends_with("/etc/larder/bundle.pem"), "{set:?}");
+    let apt = std::fs::read_to_string(&set["APT_CONFIG"]).unwrap();
+    assert!(apt.contains(&set["PIP_CERT"]), "{apt}");
+    // Somebody installs ca-certificates, whose tool takes the anchor in: then the system's own bundle is the better one.
+    let anchor = root.read("usr/local/share/ca-certificates/larder-ca.crt");
+    root.put("etc/ssl/certs/ca-certificates.crt", &format!("all the roots\n{anchor}"));
+    let set = seen(&root, &["sh"], &[]).await;
+    assert!(set["PIP_CERT"].ends_with("/etc/ssl/certs/ca-certificates.crt"), "{set:?}");
+    assert!(!set.contains_key("APT_CONFIG"), "{set:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_larder_every_step_is_as_it_would_be() {
+    let world = World::new().await;
+    let own =
+        [("HTTPS_PROXY", "http://corporate.example.org:8080"), ("PIP_CERT", "/corporate.pem")];
+    for shell in shells() {
+        let (root, _) = image(0);
+        let untouched = root.listing();
+        let mut plain = std::process::Command::new("env");
+        let step = root.step(shell, &["env"]);
+        // The same variables, without the script in front.
+        for (name, value) in step.get_envs() {
+            match value {
+                Some(value) => plain.env(name, value),
+                None => plain.env_remove(name),
+            };
+        }
+        let expected = variables(
+            &run({
+                plain.envs(own);
+                plain
+            })
+            .await,
+        );
+        for larder in ["", &*nowhere()] {
+            let told = begin(&root, shell, &[("LARDER", larder)]).await;
+            assert_eq!(told.status.code(), Some(0), "{}", text(&told));
+            assert_eq!(text(&told).contains("the build goes on without"), !larder.is_empty());
+            assert_eq!(root.listing(), untouched, "{shell:?} {larder}");
+            assert_eq!(seen(&root, shell, &own).await, expected, "{shell:?} {larder}");
+        }
+        begin(&root, shell, &[("LARDER", &address(&world))]).await;
+        assert_ne!(seen(&root, shell, &own).await, expected, "the control: {shell:?}");
+    }
+}
+
+/// The first step came out of the builder's cache, and that larder is gone, or another one answers in its place.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_larder_is_gone_or_another_goes_around_it() {
+    let (world, other) = (World::new().await, World::new().await);
+    let (root, _) = image(0);
+    begin(&root, &["sh"], &[("LARDER", &address(&world))]).await;
+    assert!(seen(&root, &["sh"], &[]).await.contains_key("HTTPS_PROXY"), "the control");
+    for gone in [nowhere(), address(&other)] {
+        root.put("larder/address", &format!("{gone}\n"));
+        let output = run(root.step(&["sh"], &["env"])).await;
+        assert!(!variables(&output).contains_key("HTTPS_PROXY"), "{}", text(&output));
+        assert!(text(&output).contains("this step goes around it"), "{}", text(&output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_larder_with_another_ca_than_was_asked_for_is_refused() {
+    let (world, other) = (World::new().await, World::new().await);
+    let address = address(&world);
+    let (root, _) = image(0);
+    let untouched = root.listing();
+    let told = begin(&root, &["sh"], &[("LARDER", &address), ("LARDER_CA_SHA256", "00:11")]).await;
+    assert_eq!(told.status.code(), Some(3), "{}", text(&told));
+    // It says which it found.
+    let said = text(&told);
+    let found = said.split(" is ").nth(1).unwrap().split(',').next().unwrap().to_owned();
+    assert_eq!(found.len(), 64, "{said}");
+    root.put("secret", &other.proxy.own("/ca.crt").await);
+    let told = begin(&root, &["sh"], &[("LARDER", &address)]).await;
+    assert_eq!(told.status.code(), Some(3), "{}", text(&told));
+    std::fs::remove_file(root.path().join("secret")).unwrap();
+    assert_eq!(root.listing(), untouched, "nothing of a stranger's is in it");
+    // As `larder ca show` prints it, and with the secret that `larder exec` gives.
+    let colons: Vec<_> = found
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| String::from_utf8_lossy(pair).to_uppercase())
+        .collect();
+    let right = [("LARDER", &*address), ("LARDER_CA_SHA256", &*colons.join(":"))];
+    assert_eq!(begin(&root, &["sh"], &right).await.status.code(), Some(0));
+    root.put(
+        "secret",
+        &format!("{}{}", other.proxy.own("/ca.crt").await, world.proxy.own("/ca.crt").await),
+    );
+    assert_eq!(begin(&root, &["sh"], &[("LARDER", &address)]).await.status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_none_stops_the_build_with_one_line() {
+    let (root, _) = image(0);
+    let untouched = root.listing();
+    for wrong in [
+        "larder.example.org/path",
+        "http://u:p@h:1",
+        "https://h:1",
+        "-x",
+        "http://h:123456",
+        "$(id)",
+    ] {
+        let told = begin(&root, &["sh"], &[("LARDER", wrong)]).await;
+        assert_eq!(told.status.code(), Some(2), "{wrong}: {}", text(&told));
+        assert!(text(&told).contains("http://HOST:3142"), "{wrong}: {}", text(&told));
+    }
+    assert_eq!(root.listing(), untouched);
+}
+
+/// Debian's smallest image has neither curl nor wget.
+#[tokio::test(flavor = "multi_thread")]
+async fn bash_asks_where_nothing_else_can() {
+    let world = World::new().await;
+    let (root, _) = image(0);
+    let tools = root.path().join("only");
+    std::fs::create_dir(&tools).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    for name in "bash sh sed tr cut cat base64 sha256sum awk id grep tail mktemp mkdir rm cp mv chmod cksum sort rmdir env timeout chroot head wc expr dirname"
+        .split(' ')
+    {
+        let found = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.exists());
+        if let Some(found) = found {
+            std::os::unix::fs::symlink(found, tools.join(name)).unwrap();
+        }
+    }
+    root.without_tool();
+    let step = |arguments: &[&str]| {
+        let mut command = root.step(&["sh"], arguments);
+        command.env("PATH", &tools).env("LARDER", address(&world));
+        command
+    };
+    let told = run(step(&["--begin"])).await;
+    assert_eq!(told.status.code(), Some(0), "{}", text(&told));
+    let output = run(step(&["env"])).await;
+    assert!(variables(&output).contains_key("HTTPS_PROXY"), "{} {}", text(&told), text(&output));
+}
+
+/// The OCI format has no place for ONBUILD, and Buildah drops it without an error: the images would do nothing.
+#[test]
+fn wherever_onbuild_is_used_the_format_is_dockers() {
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("ca/images");
+    let builds = |text: &str| -> Vec<String> {
+        let joined = text.replace("\\\n", "");
+        let is_build = |line: &&str| {
+            ["buildah bud ", "buildah build ", "podman build ", "buildah) set", "podman) set"]
+                .iter()
+                .any(|call| line.contains(call))
+        };
+        joined.lines().filter(is_build).map(str::to_owned).collect()
+    };
+    let mut found = 0;
+    for file in ["Containerfile", "build", "README.md"] {
+        for line in builds(&std::fs::read_to_string(images.join(file)).unwrap()) {
+            assert!(line.contains("--format docker"), "{file}: {line}");
+            found += 1;
+        }
+    }
+    assert!(found >= 5, "{found}");
+    assert_eq!(builds("buildah bud .").len(), 1, "the control");
+}
+
+#[test]
+fn the_base_image_leaves_its_child_nothing_but_the_shell() {
+    let instructions: Vec<_> = CONTAINERFILE
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .collect();
+    let allowed = ["ARG", "FROM", "COPY", "SHELL", "ONBUILD"];
+    assert!(instructions.iter().all(|words| allowed.contains(&words[0])), "{instructions:?}");
+    let onbuild: Vec<_> = instructions.iter().filter(|words| words[0] == "ONBUILD").collect();
+    // No ENV: that would stay in every image, and point to a larder that may be gone.
+    assert!(onbuild.iter().all(|words| ["ARG", "RUN"].contains(&words[1])), "{onbuild:?}");
+    assert!(
+        onbuild.iter().any(|words| words[2] == "LARDER="),
+        "empty unless the build says otherwise"
+    );
+}
+
+#[tokio::test]
+async fn the_base_images_are_built_by_whatever_builder_there_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("ca/images/build");
+    for (name, words) in [
+        ("buildah", "bud --format docker"),
+        ("podman", "build --format docker"),
+        ("docker", "build"),
+    ] {
+        let fake = fake(dir.path(), name);
+        let run_it = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(&build);
+            command.args(arguments).env("BUILDER", &fake).env("BUILDER_ARGS", "--network host");
+            command
+        };
+        let output = run(run_it(&["alpine", "go"])).await;
+        let told = text(&output);
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        assert_eq!(
+            told.matches(&format!("{words} --network host --build-arg BASE=")).count(),
+            2,
+            "{told}"
+        );
+        assert!(told.contains("BASE=alpine:") && told.contains("-t larder/golang:"), "{told}");
+        let all = text(&run(run_it(&[])).await);
+        assert_eq!(all.matches("BASE=").count(), 8, "{all}");
+        assert_eq!(run(run_it(&["gentoo"])).await.status.code(), Some(2));
+        assert_eq!(run(run_it(&["--base", "x"])).await.status.code(), Some(2));
+    }
+}
+
+/// A program called `name` that prints its arguments.
+fn fake(directory: &Path, name: &str) -> std::path::PathBuf {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = directory.join(name);
+    std::fs::write(&path, "#!/bin/sh\nprintf '%s ' \"$@\"\necho\n").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_gives_a_builder_what_its_steps_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new(&dir.path().join("origins.pem"));
+    let docker = fake(dir.path(), "docker");
+    let data = dir.path().join("data");
+    let exec = |arguments: &'static [&'static str]| {
+        let mut command = program(&ca, &data);
+        command.args(["exec", "--"]).arg(&docker).args(arguments).current_dir(dir.path());
+        command
+    };
+    // A larder of its own is on loopback: the build gets the machine's network.
+    let told = text(&run(exec(&["build", "-t", "x", "."])).await);
+    assert!(
+        told.contains("build --network host --build-arg HTTP_PROXY=http://127.0.0.1:"),
+        "{told}"
+    );
+    assert!(told.contains("--secret id=larder,src=") && told.contains(" -t x . "), "{told}");
+    assert!(told.contains("https downloads of this build's steps go around larder"), "{told}");
+    let told = text(&run(exec(&["run", "x", "build"])).await);
+    assert!(told.contains("run x build \n"), "nothing is added to what is no build: {told}");
+    // One that listens for all is found by a name.
+    let mut serve = program(&ca, &data);
+    serve.args(["serve", "--listen", "0.0.0.0:0"]);
+    let daemon = Daemon::try_run(serve).await.unwrap();
+    let told = text(&run(exec(&["buildx", "build", "."])).await);
+    let proxy = format!("HTTP_PROXY=http://larder.internal:{} ", daemon.address.port());
+    assert!(
+        told.contains("--add-host larder.internal:host-gateway ") && told.contains(&proxy),
+        "{told}"
+    );
+}
