@@ -181,7 +181,7 @@ async fn a_right_that_is_withdrawn_ends_within_five_minutes() {
     // Whether a blob is there is the registry's to say, and of a blob that one has no right to nobody's.
     let head = |bearer: &str| {
         let ask = yard.world.client.head(&blob).header("authorization", bearer).send();
-        async move { ask.await.status.as_u16() }
+        Box::pin(async move { ask.await.status.as_u16() })
     };
     let asked = registry.heads(layer);
     assert_eq!((head(&owner).await, head(&member).await), (307, 401));
