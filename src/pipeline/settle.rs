@@ -249,7 +249,8 @@ impl Pipeline {
         }
         if !task.is_guarded() && !task.is_of_one() {
             self.note_service(task);
-        } else if task.named_by_protocol().is_some() {
+        } else if task.is_of_a_service() {
+            // Its clients come with another token each time.
             self.ask_in_public(task, &entry);
         }
         if let Some(recognition) = confirmed.as_ref().filter(|_| !task.bare().has_token()) {

@@ -179,6 +179,12 @@ impl Task {
         named.by_protocol.then_some(named.digest)
     }
 
+    /// Whether it lies in a service that its clients greet, and that may send them for a token.
+    pub(super) fn is_of_a_service(&self) -> bool {
+        let service = |known: &Recognition| known.ecosystem.service(&self.bare);
+        self.recognition.as_ref().and_then(service).is_some()
+    }
+
     /// What is to be computed of its body, `algorithms` among it. An artifact's content is read even when nothing is
     /// promised of it yet, because a later index may.
     pub(super) fn wanted(&self, algorithms: Algorithms) -> Wanted {
