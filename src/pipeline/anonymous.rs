@@ -1,10 +1,12 @@
 //! What is public: larder's own answer to its own question, asked without anybody's credential.
 //!
 //! Traffic that passes by proves nothing: a credential may be needless, or everything. So larder asks by itself, by HEAD,
-//! and what it is given is public. It asks in the background when a second credential has just proved its right to a stored
-//! artifact: until then nobody would gain by the answer, and nobody waits for it. A yes makes a public entry of the same
-//! body, with the header fields that larder itself was given; it is asked for again after a day, and stands while the
-//! origin cannot be reached.
+//! where a registry wants a token with one that its service gives to anybody, and what it is given is public. It asks in
+//! the background, and nobody waits for it: when a second credential has just proved its right to a stored artifact, because
+//! until then nobody would gain by the answer; and at once where clients come with a new token each time, and would find
+//! nothing when the registry fails (images, and the tags that point at them). A yes makes a public entry of the same body,
+//! with the header fields that larder itself was given; it is asked for again after a day, and stands while the origin
+//! cannot be reached. Nothing is filled so: whatever an origin counts, it counts on the client that asked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,8 +44,7 @@ impl Pipeline {
             return Verdict::Private;
         }
         // A redirect leads elsewhere, but a digest in the name proves what comes wherever it comes from.
-        let named = task.artifact().and_then(|artifact| artifact.named.as_ref());
-        let follow = named.is_some_and(|named| named.by_protocol);
+        let follow = task.named_by_protocol().is_some();
         let ask = Ask { credential: None, ..task.ask(None, follow) };
         match self.answer_naming(ask, Partition::Public, &Mark::of_entry(task, entry)).await {
             Ok(head) => Verdict::Public(Box::new(head)),
@@ -53,15 +54,22 @@ impl Pipeline {
     }
 
     /// Asks in the background whether a private entry is public, if that was not asked within a day. Only of bytes that
-    /// are proven: of others nobody could say that they are the same.
+    /// are proven, and of pointers: of others nobody could say that they are the same.
     pub(super) fn ask_in_public(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) {
         let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
         let expected = self.expectation_of(&task.clone().of_anybody());
         let today = expected.proof_of(&entry.digests, entry.size);
-        let Some(today) = today.filter(|today| today.rank.is_strong()) else {
+        let Some(today) = today.filter(|today| today.rank.is_strong() || task.is_pointer()) else {
             return;
         };
         if task.asker.is_in_url() || self.rights.is_closed(task, &mark, now) {
+            return;
+        }
+        let public = self.store.entries(task.in_public().key).into_iter().next();
+        let known = |public: Arc<Entry>| {
+            public.blob == entry.blob && now.since(public.checked_at) < VERDICT_HOLDS
+        };
+        if public.is_some_and(known) {
             return;
         }
         // Noted before it is asked, so that a crowd asks once.
@@ -96,8 +104,11 @@ impl Pipeline {
             ..entry.clone()
         };
         let (store, from) = (Arc::clone(&self.store), entry.key);
-        match tokio::task::spawn_blocking(move || store.promote(from, public)).await {
-            Ok(Ok(_)) => tracing::debug!(url = %task.target, "anybody may have this"),
+        match tokio::task::spawn_blocking(move || store.link_from(from, public)).await {
+            Ok(Ok(_)) => {
+                self.note_service(&task.clone().of_anybody());
+                tracing::debug!(url = %task.target, "anybody may have this");
+            }
             Ok(Err(error)) => tracing::warn!(%error, "a public entry could not be made"),
             Err(_) => tracing::error!(url = %task.target, "making a public entry was broken off"),
         }

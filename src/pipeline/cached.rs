@@ -15,7 +15,7 @@ use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
-use crate::target::Target;
+use crate::target::{Partition, Target};
 
 /// How a flight ended that a request waited for.
 struct Ended {
@@ -109,9 +109,11 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
-        let usable = stored.filter(|stored| stored.usable);
-        let failing = usable.is_some()
-            && self.origins.is_failing(task.target.origin(), task.class(), task.lane());
+        let usable = match stored.filter(|stored| stored.usable) {
+            None => self.open_pointer(&task),
+            usable => usable,
+        };
+        let failing = usable.is_some() && self.is_failing_for(&task);
         let opening = opened(&mut reader, &task);
         let opened = if failing {
             tokio::time::timeout(WAIT_FOR_FAILING, opening).await.ok()
@@ -164,6 +166,24 @@ impl Pipeline {
         drop(reader);
         let ended = Ended { end, flight, leads };
         self.after(call, asked, &task, usable, ended, record).await
+    }
+
+    /// The public pointer that stands in for who has none of its own while the origin fails: a new token comes with each pull.
+    fn open_pointer(&self, task: &Task) -> Option<Stored> {
+        if !task.is_of_one() || !task.is_pointer() {
+            return None;
+        }
+        let (public, now) = (task.in_public(), self.clock.now());
+        let entry = self.store.entries(public.key).into_iter().next()?;
+        let usable = self.is_usable(&public, &entry, now);
+        usable.then(|| Stored { proof: self.proof_of(&public, &entry, now), entry, usable })
+    }
+
+    /// Whether the origin failed a moment ago towards who asks: then it is not waited for long. Who stands in with a public
+    /// pointer, and a token that was never seen, knows only how it is towards everybody.
+    fn is_failing_for(&self, task: &Task) -> bool {
+        let fails = |class| self.origins.is_failing(task.target.origin(), class, task.lane());
+        fails(task.class()) || task.is_pointer() && fails(Partition::Public)
     }
 
     /// A place in the flight; who comes first starts it.

@@ -122,7 +122,9 @@ impl Pipeline {
         let response = self.pass(call, task.bare(), recognition, reason, record).await;
         // What the client's own request was told says nothing of larder's login.
         let shown = task.asker.is_private() && !task.asker.is_larders();
-        if reads && shown && is_no(response.status()) {
+        // To where a blob lies, or to a page: that is found out when a right is asked for.
+        let elsewhere = response.status().is_redirection() && task.named_by_protocol().is_some();
+        if reads && shown && !elsewhere && is_no(response.status()) {
             self.forget_right(task).await;
         }
         response

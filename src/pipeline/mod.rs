@@ -231,8 +231,7 @@ impl Pipeline {
         let reach = Reach { internal_client: is_internal(connection.peer), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
         if let Some(greeting) = self.greeting(call.request.method(), &target) {
-            let reason = PassReason::Answer;
-            return self.greet(call, &target, &greeting, reason, record).await;
+            return self.greet(call, &target, &greeting, who.reader(), record).await;
         }
         let now = self.clock.now();
         let task = Task::of_request(&call.request, &target, recognition, likely, reach, now)

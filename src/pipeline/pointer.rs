@@ -9,20 +9,25 @@
 //! A registry counts a GET of a manifest as a pull, and a HEAD not. So a tag costs no quota while it stands still, and
 //! one pull when it moves, by whatever name its clients ask next: what came is kept under its digest, where they will look
 //! for it. Bytes come under the pointer because its own origin named their digest; the header is the pointer's own.
+//!
+//! A pointer is asked with its reader's credential, and kept for that alone. What it points at is an artifact: the public
+//! one, or the guarded one after a right was proved, or a fill with the same credential. Whether anybody is pointed there is
+//! larder's own question (anonymous.rs); the public pointer then answers everybody while the registry fails.
 
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use hyper::header::HeaderMap;
 
 use super::lead::{Came, is_failure};
 use super::lookup::Lookup;
+use super::rights::Right;
 use super::task::Task;
 use super::{Pipeline, rights};
 use crate::digest::Digest;
 use crate::ecosystem::{Recognised, Recognition, Shape};
 use crate::entry::{Entry, Head};
 use crate::flight::{End, Lead};
+use crate::freshness::Demand;
 use crate::origin::Answer;
 use crate::proof::{Proof, Rank};
 use crate::target::Target;
@@ -54,13 +59,14 @@ impl Pipeline {
         };
         if let Some(entry) = stored.filter(|entry| entry.digests.contains(&digest)) {
             return match self.current(task, entry, &answer).await {
-                Came::Ended(end) => Some(end),
+                Came::Ended(end) => {
+                    if task.asker.is_private() {
+                        self.ask_in_public(task, entry);
+                    }
+                    Some(end)
+                }
                 Came::Again(_) | Came::Unsettled(_) => None,
             };
-        }
-        if task.asker.is_private() {
-            // What stands under the digest is guarded, and a right to the pointer is none to that: fetched by its tag.
-            return None;
         }
         let found = match self.fixed(task, known, &fixed).await {
             Ok(found) => found?,
@@ -68,9 +74,15 @@ impl Pipeline {
         };
         let entry = self.entry_of_pointer(task, &found, &answer);
         let store = Arc::clone(&self.store);
-        let linked = tokio::task::spawn_blocking(move || store.link(entry)).await;
+        let from = found.key;
+        let linked = tokio::task::spawn_blocking(move || store.link_from(from, entry)).await;
         // Without room in the ledger the pointer is given like anything that is not stored.
         let entry = linked.ok()?.ok()?;
+        if task.asker.is_private() {
+            self.ask_in_public(task, &entry);
+        } else {
+            self.note_service(task);
+        }
         self.read_claims(known, task.bare(), &entry, task.bare(), true, task.asker.reader()).await;
         lead.flight.release(entry.proof);
         Some(End::Kept(entry))
@@ -85,7 +97,8 @@ impl Pipeline {
     ) -> Pointed {
         let mut ask = task.ask(None, false);
         ask.head_only = true;
-        // What everybody was given may be asked about as anybody, who needs no token for that: a HEAD costs no quota.
+        // Who shows a credential is asked for with it, and nobody for another. What everybody was given may be asked about as
+        // anybody, who needs no token for that: a HEAD costs no quota.
         let fetched = match stored {
             Some(_) if !task.asker.is_private() => {
                 Box::pin(self.origins.fetch_as_anybody(ask)).await
@@ -140,16 +153,39 @@ impl Pipeline {
             return Ok(None);
         };
         let recognition = Recognition { ecosystem, resource, certain: true };
-        let task = Task::of_resource(fixed, recognition, task.reach, task.asked);
-        if let Lookup::Fresh(stored) = self.look_up(&task, &HeaderMap::new()).await {
-            return Ok(Some(stored.entry));
+        let task = Task::of_resource(fixed, recognition, task.reach, task.asked)
+            .of(task.asker.clone(), &self.store.secret());
+        if let Some(entry) = self.at_hand(&task).await {
+            return Ok(Some(entry));
         }
-        match self.land(task, None, None).await {
-            End::Kept(entry) | End::Current(entry) => Ok(Some(entry)),
+        match self.land(task.clone(), None, None).await {
+            // Another's fill may have brought it, to which this asker has no right.
+            End::Kept(entry) | End::Current(entry) => {
+                let may_have = self.may_have(&task, &entry).await;
+                Ok(may_have.then_some(entry))
+            }
             end @ (End::Refused(_) | End::Failed(..)) => Err(end),
             // The store is full, or the registry knows the document by its tag alone.
             End::Given | End::Relayed(_) | End::Pass | End::Handed => Ok(None),
         }
+    }
+
+    /// The stored artifact, if who asks may have it.
+    async fn at_hand(self: &Arc<Self>, task: &Task) -> Option<Arc<Entry>> {
+        let demand = Demand::default();
+        if task.is_guarded()
+            && let Some(open) = self.open_to_all(task, demand).await
+        {
+            return Some(open.entry);
+        }
+        let Lookup::Fresh(stored) = self.look_up_artifact(task, demand).await else {
+            return None;
+        };
+        self.may_have(task, &stored.entry).await.then_some(stored.entry)
+    }
+
+    async fn may_have(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> bool {
+        !task.is_guarded() || self.right_to(task, entry).await == Right::Yes
     }
 
     fn entry_of_pointer(&self, task: &Task, found: &Entry, answer: &Answer) -> Entry {
@@ -158,7 +194,7 @@ impl Pipeline {
             key: task.key,
             shown: task.bare().to_string(),
             variant: task.target.variant().to_owned(),
-            partition: found.partition,
+            partition: task.asker.reader(),
             ecosystem: task.ecosystem().to_owned(),
             index: true,
             blob: found.blob,
@@ -166,7 +202,7 @@ impl Pipeline {
             digests: found.digests.clone(),
             head: Head { status: StatusCode::OK, headers: answer.head.headers.clone() },
             varied: task.varied(),
-            proof: Proof::of(Rank::Origin),
+            proof: Proof { private: task.asker.is_private(), ..Proof::of(Rank::Origin) },
             generation: self.store.generation(),
             answered_by: None,
             requested_at: answer.requested_at,

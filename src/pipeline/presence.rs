@@ -17,7 +17,7 @@ use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::ecosystem::{ALL, Greeting};
-use crate::entry::Head;
+use crate::entry::{Entry, Head};
 use crate::origin::{Challenge, Lane, Reach};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
@@ -39,25 +39,21 @@ impl Pipeline {
         task: &Task,
         record: &mut Record,
     ) -> Response<Body> {
-        let newest = |key| self.store.entries(key).into_iter().next();
-        let open = newest(task.in_public().key);
-        let guarded = newest(task.key).filter(|_| task.is_guarded());
-        if open.is_none() && guarded.is_none() {
+        let keys = [task.key, task.in_public().key];
+        if keys.into_iter().all(|key| self.store.entries(key).is_empty()) {
             return self.pass_head(call, task, record).await;
         }
         let connection = Arc::clone(&call.connection);
         let answered = {
             let passed = self.pass_head(call, task, record);
-            self.unless_failing(task.target.origin(), task.lane(), passed).await
+            let (origin, class) = (task.target.origin(), task.class());
+            self.unless_failing(origin, class, task.lane(), passed).await
         };
         if let Some(response) = answered {
             return response;
         }
-        let entry = match (open, guarded) {
-            (Some(open), _) => open,
-            // Whoever hears that it is there hears what it is.
-            (None, Some(guarded)) if self.had_right_to(task, &guarded).await => guarded,
-            (None, _) => return failing(task.bare(), record),
+        let Some(entry) = self.stands_in(task).await else {
+            return failing(task.bare(), record);
         };
         let proof = entry.proof.stale();
         let stored = Stored { entry, proof, usable: true };
@@ -66,6 +62,20 @@ impl Pipeline {
             Some(response) => response,
             None => failing(task.bare(), record),
         }
+    }
+
+    /// What answers in the place of an origin that has just failed: what anybody may have, or what the asker had a right to
+    /// when its origin was last heard.
+    async fn stands_in(self: &Arc<Self>, task: &Task) -> Option<Arc<Entry>> {
+        let first = |key| self.store.entries(key).into_iter().next();
+        if let Some(open) = first(task.in_public().key) {
+            return Some(open);
+        }
+        let entry = first(task.key)?;
+        // Whoever hears that it is there hears what it is.
+        let asking = self.had_right_to(task, &entry);
+        let right = tokio::time::timeout(WAIT_FOR_FAILING, asking).await.ok()?;
+        right.then_some(entry)
     }
 
     /// Something public of the task's service is stored now, if the task is anybody's.
@@ -92,19 +102,19 @@ impl Pipeline {
         })
     }
 
-    /// Passes a greeting on; while the origin fails, answers it.
+    /// Passes a greeting on; while the origin fails, answers it. `class`: with whose credential it is asked.
     pub(super) async fn greet(
         self: &Arc<Self>,
         call: Call,
         target: &Target,
         greeting: &Greeting,
-        reason: PassReason,
+        class: Partition,
         record: &mut Record,
     ) -> Response<Body> {
         let (asked, reach) = (call.asked(), call.reach);
         let answered = {
-            let passed = self.pass(call, target, None, reason, record);
-            self.unless_failing(target.origin(), Lane::Metadata, passed).await
+            let passed = self.pass(call, target, None, PassReason::Answer, record);
+            self.unless_failing(target.origin(), class, Lane::Metadata, passed).await
         };
         let challenge = answered.as_ref().and_then(challenge_of);
         let answered = match challenge {
@@ -137,28 +147,27 @@ impl Pipeline {
         }
     }
 
-    /// What an origin answers; `None` if it fails, or does not answer in time.
+    /// What an origin answers; `None` if it fails, or does not answer in time. Only those of its `class` hear of that: a
+    /// quota is one account's.
     async fn unless_failing(
         &self,
         origin: &Origin,
+        class: Partition,
         lane: Lane,
         answer: impl Future<Output = Response<Body>>,
     ) -> Option<Response<Body>> {
-        let limit = if self.origins.is_failing(origin, Partition::Public, lane) {
-            WAIT_FOR_FAILING
-        } else {
-            WAIT
-        };
+        let limit =
+            if self.origins.is_failing(origin, class, lane) { WAIT_FOR_FAILING } else { WAIT };
         let answered = tokio::time::timeout(limit, Box::pin(answer)).await;
         let (failed, after) = match &answered {
             Ok(response) => (is_failure(response.status()), self.asked_to_wait(response.headers())),
             Err(_) => (true, None),
         };
         if failed {
-            self.origins.note_failure(origin, Partition::Public, lane, after);
+            self.origins.note_failure(origin, class, lane, after);
             return None;
         }
-        self.origins.note_success(origin, Partition::Public, lane);
+        self.origins.note_success(origin, class, lane);
         answered.ok()
     }
 

@@ -2,7 +2,9 @@
 //!
 //! A credential has a right to a guarded entry by having received it, or because the target's own origin said yes to it: a
 //! HEAD with that credential, answered with 200 or 206 and naming the stored representation. A sign-in page, a redirect,
-//! other bytes are a no (DESIGN §4, pitfall 37).
+//! other bytes are a no (DESIGN §4, pitfall 37). One redirect is none: a registry sends who has a right to a blob on to
+//! where its bytes lie, by HEAD as by GET. It is followed for what is named by its digest, and what answers at its end must
+//! name the representation as well: a sign-in page has another length and type.
 //!
 //! A yes lasts five minutes. For a day longer it is remembered what was said last, and used only while the origin cannot be
 //! asked; a no takes both away at once. Entries remember who received them, so that a restart forgets neither.
@@ -43,7 +45,7 @@ const NOBODY: Partition = Partition::Private([0; 16]);
 /// By what an origin can name a representation of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// `Docker-Content-Digest`.
+    /// `Docker-Content-Digest`: as it was said, or as the target's own name says it.
     digest: Option<String>,
     /// A strong entity tag.
     tag: Option<String>,
@@ -58,7 +60,7 @@ pub(super) struct Mark {
 pub(super) struct Rights {
     /// By guarded key and credential: to which representation, and since when.
     yes: Cache<(Key, Partition), (Mark, Time)>,
-    /// What larder itself was not given, and when it asked.
+    /// What larder itself was not given, by its public key, and when it asked.
     closed: Cache<Key, (Mark, Time)>,
 }
 
@@ -116,18 +118,18 @@ impl Rights {
 
     /// Whether larder was not given this by itself a while ago.
     pub(super) fn is_closed(&self, task: &Task, mark: &Mark, now: Time) -> bool {
-        let known = self.closed.get(&task.key);
+        let known = self.closed.get(&task.in_public().key);
         known.is_some_and(|(closed, at)| closed == *mark && lasts(at, VERDICT_HOLDS, now))
     }
 
     /// larder was not given this by itself, or is about to ask.
     pub(super) fn note_closed(&self, task: &Task, mark: Mark, now: Time) {
-        self.closed.insert(task.key, (mark, now));
+        self.closed.insert(task.in_public().key, (mark, now));
     }
 
     /// Nothing is known of that.
     pub(super) fn forget_closed(&self, task: &Task) {
-        self.closed.invalidate(&task.key);
+        self.closed.invalidate(&task.in_public().key);
     }
 }
 
@@ -141,10 +143,12 @@ impl Mark {
 
     /// The mark of an answer of `length` bytes.
     fn of(task: &Task, head: &Head, length: Option<u64>) -> Self {
-        let named = task.artifact().and_then(|artifact| artifact.named.as_ref());
-        let length = length.filter(|_| named.is_some_and(|named| named.by_protocol));
+        let named = task.named_by_protocol();
+        let length = length.filter(|_| named.is_some());
+        // The host to which a registry sends its clients for a blob says nothing of digests.
+        let named = named.map(|digest| digest.to_string());
         Self {
-            digest: head.text(&DOCKER_CONTENT_DIGEST).map(str::to_owned),
+            digest: named.or_else(|| head.text(&DOCKER_CONTENT_DIGEST).map(str::to_owned)),
             tag: head.strong_validator().map(str::to_owned),
             shape: length.map(|length| (length, kind(head).to_owned())),
             body: None,
@@ -251,7 +255,8 @@ impl Pipeline {
     /// Asks the target's own origin whether the credential has a right, and remembers what it says.
     async fn ask_right(&self, task: &Task, mark: &Mark) -> Word {
         let asked_at = self.clock.now();
-        let word = self.word(task.ask(None, false), task.class(), mark).await;
+        let follow = task.named_by_protocol().is_some();
+        let word = self.word(task.ask(None, follow), task.class(), mark).await;
         match word {
             Word::Yes => self.rights.note(task, mark.clone(), asked_at),
             Word::No | Word::Other => self.forget_right(task).await,
@@ -265,8 +270,8 @@ impl Pipeline {
         self.answer_naming(ask, class, mark).await.map_or_else(|word| word, |_| Word::Yes)
     }
 
-    /// The head of an answer that names the representation, or what else it says.
-    /// `class`: with whose credential it asks.
+    /// The head of an answer that names the representation, or what else it says. Who shows no credential is anybody, whom a
+    /// token service gives a token. `class`: with whose credential it asks.
     pub(super) async fn answer_naming(
         &self,
         ask: Ask,
@@ -312,8 +317,9 @@ impl Pipeline {
             let said = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
             return match said {
                 true if mark.is_named_by(&answer.head) => Ok(answer.head),
-                true => Err(Word::Other),
-                false => Err(Word::No),
+                true if *answer.answered_by.origin() == origin => Err(Word::Other),
+                // A page elsewhere, at which somebody may sign in.
+                true | false => Err(Word::No),
             };
         }
         Err(Word::No)

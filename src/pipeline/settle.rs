@@ -249,6 +249,9 @@ impl Pipeline {
         }
         if !task.is_guarded() && !task.is_of_one() {
             self.note_service(task);
+        } else if task.is_of_a_service() {
+            // Its clients come with another token each time.
+            self.ask_in_public(task, &entry);
         }
         if let Some(recognition) = confirmed.as_ref().filter(|_| !task.bare().has_token()) {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);

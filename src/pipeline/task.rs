@@ -6,7 +6,7 @@ use hyper::{Method, Request};
 use super::asker::Asker;
 use crate::claim::Promise;
 use crate::clock::Time;
-use crate::digest::{Algorithms, Wanted};
+use crate::digest::{Algorithms, Digest, Wanted};
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::Entry;
 use crate::origin::{Ask, Lane, Reach};
@@ -131,7 +131,7 @@ impl Task {
         Self { asker, ..self }.within(partition)
     }
 
-    /// The same artifact as anybody finds it, still for who asks: its own claims are heard.
+    /// The same as anybody finds it, still for who asks: its own claims are heard.
     pub(super) fn in_public(&self) -> Self {
         self.clone().within(Partition::Public)
     }
@@ -171,6 +171,18 @@ impl Task {
             Kind::Artifact(artifact) => Some(artifact),
             Kind::Index => None,
         }
+    }
+
+    /// The digest in its name, where whoever gives it is bound to it by the protocol: wherever it comes from, it is the same.
+    pub(super) fn named_by_protocol(&self) -> Option<Digest> {
+        let named = self.artifact()?.named.as_ref()?;
+        named.by_protocol.then_some(named.digest)
+    }
+
+    /// Whether it lies in a service that its clients greet, and that may send them for a token.
+    pub(super) fn is_of_a_service(&self) -> bool {
+        let service = |known: &Recognition| known.ecosystem.service(&self.bare);
+        self.recognition.as_ref().and_then(service).is_some()
     }
 
     /// What is to be computed of its body, `algorithms` among it. An artifact's content is read even when nothing is

@@ -71,9 +71,9 @@ impl Store {
         Ok(kept)
     }
 
-    /// An entry for the body of the one under `from`, which is another partition's entry of the same target: what was
-    /// private turned out to be public. An error of kind `NotFound` if that has gone. Blocking.
-    pub fn promote(&self, from: Key, mut entry: Entry) -> io::Result<Arc<Entry>> {
+    /// An entry for the body of the one under `from`, whoever may have that: what was private turned out to be public, or a
+    /// pointer points at what its asker may have. An error of kind `NotFound` if that has gone. Blocking.
+    pub fn link_from(&self, from: Key, mut entry: Entry) -> io::Result<Arc<Entry>> {
         let _era = self.in_era();
         let kept = {
             let _alone = self.lock_of(entry.blob);

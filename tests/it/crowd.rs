@@ -1,10 +1,14 @@
-//! Many clients at one cold image: each blob is fetched once, and memory does not grow with it.
+//! Many clients at one cold image, each with a token of its own: each blob is fetched once, for who has a right to it, and
+//! memory does not grow with it.
+
+use std::collections::HashSet;
 
 use futures_util::future::join_all;
+use hyper::Method;
 
 use crate::world::binary::Daemon;
 use crate::world::names::Names;
-use crate::world::registry::{Around, NAME, PROGRAM, Registry};
+use crate::world::registry::{Around, MEMBER, NAME, PROGRAM, Registry};
 use crate::world::tools::installed;
 use crate::world::{Ca, Client};
 
@@ -28,7 +32,7 @@ impl Crowd {
         let ca = Ca::new(&dir.path().join("origins.pem"));
         let names = Names::new().await;
         let registry =
-            Registry::start(&ca, dir.path(), Around { tokens: false, redirects: true }).await;
+            Registry::start(&ca, dir.path(), Around { tokens: true, redirects: true }).await;
         for origin in [&registry.front, &registry.files, &registry.tokens.front] {
             names.know(origin);
         }
@@ -38,18 +42,30 @@ impl Crowd {
         Self { registry, daemon, _names: names, _dir: dir }
     }
 
-    /// Every client pulls a new blob of `size` bytes; the most memory that larder had by then.
+    /// Every client pulls a new blob of `size` bytes with a token of its own; the most memory that larder had by then.
     async fn pull(&self, client: &Client, size: u64) -> u64 {
-        let digest = self.registry.plant("public/box", size);
-        let url = format!("https://{NAME}/v2/public/box/blobs/{digest}");
-        let pulling = (0..CLIENTS).map(|_| async {
-            let got = client.get(&url).open().await.unwrap().digested().await;
+        let digest = self.registry.plant("private/box", size);
+        let url = format!("https://{NAME}/v2/private/box/blobs/{digest}");
+        let tokens: Vec<String> = (0..CLIENTS)
+            .map(|_| self.registry.tokens.bearer("private/box", Some(MEMBER)))
+            .collect();
+        let pulling = tokens.iter().map(|token| async {
+            let ask = client.get(&url).header("authorization", token);
+            let got = ask.open().await.unwrap().digested().await;
             got.map(|(count, digest)| (count, format!("sha256:{}", digest.to_hex())))
         });
         for got in join_all(pulling).await {
             assert_eq!(got, Some((size, digest.clone())));
         }
-        assert_eq!(self.registry.gets(&digest), 1, "the registry is asked once");
+        assert_eq!(self.registry.gets(&digest), 1, "the registry is asked for it once");
+        let asked = self.registry.front.log();
+        let proved: HashSet<&str> = asked
+            .iter()
+            .filter(|one| one.method == Method::HEAD && one.path.ends_with(&digest))
+            .filter_map(|one| one.text("authorization"))
+            .collect();
+        let followers = tokens.iter().filter(|token| proved.contains(&***token)).count();
+        assert!(followers >= CLIENTS - 1, "all but the first prove their right: {followers}");
         self.daemon.most_memory()
     }
 

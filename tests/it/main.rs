@@ -41,6 +41,7 @@ mod licences;
 mod logins;
 mod npm_signatures;
 mod oci;
+mod oci_tokens;
 mod pass;
 mod privacy;
 mod privacy_registry;

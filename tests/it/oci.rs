@@ -1,111 +1,14 @@
 //! Real clients of container registries against a real registry: skopeo, podman and buildah, told of nothing but a proxy
 //! and a certificate.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::time::Duration;
 
 use crate::world::archive::flipped;
-use crate::world::names::Names;
 use crate::world::registry::image::Image;
-use crate::world::registry::{Around, NAME, OWNER, PROGRAM, Registry, basic};
-use crate::world::tools::{client, installed, run, text, trusted_file};
-use crate::world::{Client, Mood, World, files, holding};
-
-/// A registry beyond larder, and what clients need to know of larder.
-struct Yard {
-    registry: Registry,
-    world: World,
-    ca: String,
-    names: Names,
-    tokens: bool,
-}
-
-impl Yard {
-    async fn new(around: Around) -> Self {
-        let names = Names::new().await;
-        let url = names.url();
-        let world = World::with(|config| config.upstream.https_proxy = Some(url)).await;
-        let registry = Registry::start(&world.ca, world.dir(), around).await;
-        for origin in [&registry.front, &registry.files, &registry.tokens.front] {
-            names.know(origin);
-        }
-        let ca = trusted_file(&world).await;
-        Self { registry, world, ca, names, tokens: around.tokens }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.world.dir().join(name)
-    }
-
-    /// A client with a home of its own, so that nothing of this machine's is used or changed.
-    fn command(&self, program: &str) -> Command {
-        let mut command = client(&self.world, program, &self.ca);
-        let home = self.path("home");
-        std::fs::create_dir_all(&home).unwrap();
-        std::fs::write(home.join("auth.json"), "{}").unwrap();
-        command.env("HOME", &home).env("XDG_RUNTIME_DIR", &home);
-        command.env("REGISTRY_AUTH_FILE", home.join("auth.json"));
-        command
-    }
-
-    async fn skopeo(&self, arguments: &[&str]) -> Output {
-        let mut command = self.command("skopeo");
-        command.args(["--insecure-policy"]).args(arguments);
-        run(command).await
-    }
-
-    /// Pushes every platform of `image`, through larder.
-    async fn push(&self, image: &Image, name: &str) {
-        let (from, to) =
-            (format!("oci:{}", image.layout.display()), format!("docker://{NAME}/{name}"));
-        let mut arguments = vec!["copy", "--all", &from, &to];
-        let owner = format!("{}:{}", OWNER.0, OWNER.1);
-        if self.tokens {
-            arguments.extend(["--dest-creds", &owner]);
-        }
-        let output = self.skopeo(&arguments).await;
-        assert!(output.status.success(), "{}", text(&output));
-    }
-
-    /// Pulls every platform into a directory of its own; what it holds if that succeeds.
-    async fn pull(&self, name: &str, into: &str) -> Result<Vec<(String, Vec<u8>)>, String> {
-        self.pull_as(None, name, into).await
-    }
-
-    /// The same, for somebody with user and password.
-    async fn pull_as(
-        &self,
-        who: Option<(&str, &str)>,
-        name: &str,
-        into: &str,
-    ) -> Result<Vec<(String, Vec<u8>)>, String> {
-        let to = self.path(into);
-        let (from, shown) = (format!("docker://{NAME}/{name}"), format!("dir:{}", to.display()));
-        let mut arguments = vec!["copy", "--all", &from, &shown];
-        let who = who.map(|(user, password)| format!("{user}:{password}"));
-        arguments.extend(who.iter().flat_map(|who| ["--src-creds", who]));
-        let output = self.skopeo(&arguments).await;
-        if output.status.success() { Ok(contents(&to)) } else { Err(text(&output)) }
-    }
-}
-
-/// Every file of a directory and what it holds, by name.
-fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
-    let mut all: Vec<_> = files(dir)
-        .into_iter()
-        .map(|path| {
-            let name = path.strip_prefix(dir).unwrap().display().to_string();
-            (name, std::fs::read(path).unwrap())
-        })
-        .collect();
-    all.sort();
-    all
-}
-
-fn can_run(programs: &[&str]) -> bool {
-    programs.iter().all(|program| installed(program))
-}
+use crate::world::registry::yard::{Yard, can_run};
+use crate::world::registry::{Around, NAME, PROGRAM};
+use crate::world::tools::installed;
+use crate::world::{Client, Mood};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_is_pushed_and_pulled_and_its_second_pull_moves_no_blob() {
@@ -130,9 +33,6 @@ async fn an_image_is_pushed_and_pulled_and_its_second_pull_moves_no_blob() {
     }
 }
 
-/// What podman and buildah must be told to keep to a directory of the test's.
-const STORAGE: [&str; 6] = ["--root", "$ROOT", "--runroot", "$RUN", "--storage-driver", "vfs"];
-
 #[tokio::test(flavor = "multi_thread")]
 async fn podman_and_buildah_pull_through_larder() {
     let programs: Vec<&str> =
@@ -145,18 +45,7 @@ async fn podman_and_buildah_pull_through_larder() {
     yard.push(&image, "gears/box:1.0").await;
     let name = format!("{NAME}/gears/box:1.0");
     for program in &programs {
-        let mut command = yard.command(program);
-        for word in STORAGE {
-            match word.strip_prefix('$') {
-                Some(variable) => command.arg(yard.path(&format!("{program}-{variable}"))),
-                None => command.arg(word),
-            };
-        }
-        command.args(["pull", "--arch", "amd64", &name]);
-        let output = run(command).await;
-        assert!(output.status.success(), "{program} {}", text(&output));
-        let unpacked = files(&yard.path(&format!("{program}-ROOT")));
-        assert!(unpacked.iter().any(|path| path.ends_with("amd64")), "{program}");
+        yard.unpack(program, program, &[&name]).await;
     }
     for layer in &image.layers {
         assert_eq!(
@@ -225,29 +114,4 @@ async fn what_is_stored_is_pulled_while_the_registry_fails() {
     }
     yard.registry.front.stop();
     assert_eq!(yard.pull("gears/box:1.0", "last").await.unwrap(), first);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_registry_with_tokens_gives_everybody_what_is_theirs() {
-    if !can_run(&[PROGRAM, "skopeo"]) {
-        return;
-    }
-    let yard = Yard::new(Around { redirects: true, tokens: true }).await;
-    let (open, shut) =
-        (Image::new(yard.world.dir(), 6, 100_000), Image::new(yard.world.dir(), 7, 100_000));
-    yard.push(&open, "public/box:1.0").await;
-    yard.push(&shut, "private/box:1.0").await;
-    let everybodys = yard.pull("public/box:1.0", "everybodys").await.unwrap();
-    assert_eq!(yard.pull_as(Some(OWNER), "public/box:1.0", "again").await.unwrap(), everybodys);
-    let owners = yard.pull_as(Some(OWNER), "private/box:1.0", "owners").await.unwrap();
-    assert_eq!(yard.pull_as(Some(OWNER), "private/box:1.0", "twice").await.unwrap(), owners);
-    for who in [None, Some((OWNER.0, "wrong"))] {
-        assert!(yard.pull_as(who, "private/box:1.0", "nobodys").await.is_err(), "{who:?}");
-    }
-    assert!(yard.registry.tokens.given() > 0, "the control: tokens are asked for");
-    // No credential lies on disk, in whatever spelling: the file host refuses who shows it one.
-    let spelled = basic(OWNER);
-    for secret in [OWNER.1.as_bytes(), spelled.as_bytes(), b"eyJ"] {
-        assert!(holding(&yard.world.proxy.data, secret).is_empty());
-    }
 }

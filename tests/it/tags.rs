@@ -360,6 +360,36 @@ async fn what_is_public_needs_no_token_service() {
     assert_eq!(world.client.get(&other).header("accept", CONTAINERD).send().await.status, 401);
 }
 
+/// A registry sends who has a right to a blob on to where it lies, and may send who has none to a page.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redirect_is_a_right_only_if_the_blob_lies_at_its_end() {
+    let world = World::new().await;
+    let files = world.another("127.0.0.2").await;
+    let body = noise(4, 100_000);
+    let signed = files.put("/data?X-Amz-Signature=1", Page::new(body.clone()));
+    // As long as the blob, and of another type.
+    let page =
+        files.put("/login", Page::new(noise(5, 100_000)).header("content-type", "text/html"));
+    let path = blob("gears/box", &body);
+    let url = world.origin.script(&path, move |request| {
+        let said = request.headers().get("authorization");
+        let said = said.map_or("", |said| said.to_str().unwrap());
+        let to = if ["Bearer a", "Bearer b"].contains(&said) { &signed } else { &page };
+        let mut redirect = Page::redirect(307, to);
+        async move { redirect.answer(request.method(), request.headers()) }
+    });
+    let ask = |who: &str| world.client.get(&url).header("authorization", who).send();
+    assert_eq!(ask("Bearer a").await.complete().body, body);
+    let got = ask("Bearer c").await;
+    assert!(got.status == 307 && got.body.len() < 100, "it hears its origin");
+    assert!(got.text("location").ends_with("/login"));
+    // The control: who is sent to where it lies has it from here, without a byte from there.
+    let before = files.gets("/data?X-Amz-Signature=1");
+    let got = ask("Bearer b").await.complete();
+    assert!(got.is_hit() && got.body == body);
+    assert_eq!(files.gets("/data?X-Amz-Signature=1"), before);
+}
+
 fn given(token: &str) -> Page {
     Page::new(format!(r#"{{"token":"{token}","expires_in":300}}"#))
 }

@@ -20,6 +20,8 @@ pub(crate) struct Image {
     pub(crate) layout: PathBuf,
     /// The digests of the layers of amd64, `sha256:…`.
     pub(crate) layers: Vec<String>,
+    /// The digests of the manifests of every platform, and of the index that names them.
+    pub(crate) manifests: Vec<String>,
 }
 
 impl Image {
@@ -28,7 +30,7 @@ impl Image {
         let layout = dir.join(format!("layout-{seed}"));
         std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
         std::fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
-        let mut image = Self { layout, layers: Vec::new() };
+        let mut image = Self { layout, layers: Vec::new(), manifests: Vec::new() };
         let mut children = Vec::new();
         for (architecture, number) in [("amd64", 1), ("arm64", 2)] {
             let common = image.layer(seed * 10, size / 4, "common");
@@ -36,19 +38,22 @@ impl Image {
             if number == 1 {
                 image.layers = vec![common.named(), own.named()];
             }
-            children.push(image.manifest(architecture, &[common, own]));
+            let child = image.manifest(architecture, &[common, own]);
+            image.manifests.push(child.named());
+            children.push(child.text);
         }
         let index = format!(
             r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{}]}}"#,
             children.join(",")
         );
         let top = image.put(index.as_bytes(), INDEX, "");
+        image.manifests.push(top.named());
         let top = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, top.text);
         std::fs::write(image.layout.join("index.json"), top).unwrap();
         image
     }
 
-    fn manifest(&self, architecture: &str, layers: &[Put]) -> String {
+    fn manifest(&self, architecture: &str, layers: &[Put]) -> Put {
         let ids: Vec<String> =
             layers.iter().map(|layer| format!(r#""sha256:{}""#, layer.inner)).collect();
         let config = format!(
@@ -63,7 +68,7 @@ impl Image {
             layers.join(",")
         );
         let platform = format!(r#","platform":{{"architecture":"{architecture}","os":"linux"}}"#);
-        self.put(manifest.as_bytes(), IMAGE, &platform).text
+        self.put(manifest.as_bytes(), IMAGE, &platform)
     }
 
     fn layer(&self, seed: u64, size: usize, name: &str) -> Put {

@@ -3,13 +3,14 @@
 
 pub(crate) mod image;
 mod tokens;
+pub(crate) mod yard;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
@@ -24,7 +25,7 @@ use tokio::net::TcpStream;
 use super::page::{OriginBody, empty};
 use super::{Ca, Origin, Page, eventually};
 
-pub(crate) use self::tokens::{OWNER, Tokens, basic};
+pub(crate) use self::tokens::{GUEST, MEMBER, OWNER, Tokens, basic};
 
 /// The program, as Debian's package installs it.
 pub(crate) const PROGRAM: &str = "/usr/bin/docker-registry";
@@ -43,6 +44,9 @@ pub(crate) struct Around {
     pub(crate) redirects: bool,
 }
 
+/// What stands in `Authorization` and opens nothing any more.
+type Withdrawn = Arc<Mutex<Vec<String>>>;
+
 /// A running registry. It stops when this is dropped.
 pub(crate) struct Registry {
     /// What its clients see.
@@ -51,6 +55,7 @@ pub(crate) struct Registry {
     pub(crate) files: Origin,
     /// Who gives out its tokens.
     pub(crate) tokens: Tokens,
+    withdrawn: Withdrawn,
     /// Bytes of blobs that left, front and files together.
     sent: Arc<AtomicU64>,
     storage: PathBuf,
@@ -87,18 +92,27 @@ impl Registry {
             || async move { TcpStream::connect(address).await.is_ok() },
         )
         .await;
-        let sent = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&sent);
+        let (sent, withdrawn) = (Arc::new(AtomicU64::new(0)), Withdrawn::default());
+        let (counter, barred) = (Arc::clone(&sent), Arc::clone(&withdrawn));
         front.otherwise(move |request| {
             let counter = Arc::clone(&counter);
+            let said = request.headers().get("authorization");
+            let is_barred = barred.lock().unwrap().iter().any(|one| said.is_some_and(|s| s == one));
             async move {
-                let is_blob = request.method() == Method::GET
-                    && request.uri().path().contains("/blobs/sha256:");
-                if is_blob && around.redirects {
-                    return redirected(&request, address).await;
+                if is_barred {
+                    return Page::status(401).answer(request.method(), request.headers());
+                }
+                let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+                let is_blob = is_read && request.uri().path().contains("/blobs/sha256:");
+                if is_blob
+                    && around.redirects
+                    && let Some(elsewhere) = redirected(&request, address).await
+                {
+                    return elsewhere;
                 }
                 let answer = forward(request, address).await;
-                if is_blob { counted(answer, counter) } else { answer }
+                let is_sent = is_blob && answer.status().is_success();
+                if is_sent { counted(answer, counter) } else { answer }
             }
         });
         let (root, counter) = (storage.clone(), Arc::clone(&sent));
@@ -106,7 +120,7 @@ impl Registry {
             let (root, counter) = (root.clone(), Arc::clone(&counter));
             async move { counted(file_of(&request, &root).await, counter) }
         });
-        Self { front, files, tokens, sent, storage, child }
+        Self { front, files, tokens, withdrawn, sent, storage, child }
     }
 
     /// Bytes of blobs that left so far.
@@ -119,6 +133,17 @@ impl Registry {
         let wanted = digest.trim_start_matches("sha256:");
         let asked = self.front.log().into_iter();
         asked.filter(|one| one.method == Method::GET && one.path.contains(wanted)).count()
+    }
+
+    /// How often the blob with this digest was asked about.
+    pub(crate) fn heads(&self, digest: &str) -> usize {
+        let asked = self.front.log().into_iter();
+        asked.filter(|one| one.method == Method::HEAD && one.path.ends_with(digest)).count()
+    }
+
+    /// Takes from who shows `bearer` every right.
+    pub(crate) fn withdraw(&self, bearer: &str) {
+        self.withdrawn.lock().unwrap().push(bearer.to_owned());
     }
 
     /// Puts a blob of `size` bytes, nearly all of them holes, into `repository`; gives back its digest.
@@ -179,8 +204,12 @@ async fn forward(mut request: Request<Incoming>, to: SocketAddr) -> Response<Ori
     }
 }
 
-/// A way to the bytes that holds for this time only, for who may have them.
-async fn redirected(request: &Request<Incoming>, registry: SocketAddr) -> Response<OriginBody> {
+/// A way to the bytes that holds for this time only, for who may have them; to a HEAD as well, as registries before an
+/// object store have it. Others hear the registry.
+async fn redirected(
+    request: &Request<Incoming>,
+    registry: SocketAddr,
+) -> Option<Response<OriginBody>> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let mut asking = Request::builder().method(Method::HEAD).uri(request.uri().path());
     for name in ["authorization", "accept"] {
@@ -193,15 +222,14 @@ async fn redirected(request: &Request<Incoming>, registry: SocketAddr) -> Respon
     tokio::spawn(connection);
     let asking = asking.header("host", NAME).body(empty()).unwrap();
     let answer = sender.send_request(asking).await.unwrap();
-    let (parts, body) = answer.into_parts();
-    if !parts.status.is_success() {
-        return Response::from_parts(parts, body.map_err(io::Error::other).boxed_unsync());
+    if !answer.status().is_success() {
+        return None;
     }
     let hex = request.uri().path().rsplit_once("sha256:").unwrap().1;
     let number = COUNT.fetch_add(1, Ordering::SeqCst);
     let to =
         format!("https://{FILES}/{}?X-Amz-Expires=1200&X-Amz-Signature={number:064x}", stored(hex));
-    Response::builder().status(307).header("location", to).body(empty()).unwrap()
+    Some(Response::builder().status(307).header("location", to).body(empty()).unwrap())
 }
 
 /// What lies behind a signed URL: for who has the URL, and for nobody who shows a credential besides, as object stores
@@ -216,6 +244,9 @@ async fn file_of(request: &Request<Incoming>, root: &Path) -> Response<OriginBod
         return Response::builder().status(404).body(empty()).unwrap();
     };
     let length = file.metadata().await.unwrap().len();
+    if request.method() == Method::HEAD {
+        return Response::builder().header("content-length", length).body(empty()).unwrap();
+    }
     let pieces = stream::unfold(file, |mut file| async move {
         let mut piece = vec![0; 256 * 1024];
         match file.read(&mut piece).await {

@@ -25,7 +25,13 @@ const ISSUER: &str = "the test's tokens";
 /// Who may have everything: user and password.
 pub(crate) const OWNER: (&str, &str) = ("owner", "planted-password");
 
-/// Everybody may pull what is called so; the rest is the owner's.
+/// Who may pull everything.
+pub(crate) const MEMBER: (&str, &str) = ("member", "planted-second-password");
+
+/// Who has a login, and no right that others have not.
+pub(crate) const GUEST: (&str, &str) = ("guest", "planted-third-password");
+
+/// Everybody may pull what is called so; the rest is for the owner and the members.
 pub(crate) const PUBLIC: &str = "public/";
 
 /// Who signs rights to what a `scope` names (`repository:<name>:<actions>`).
@@ -41,6 +47,7 @@ pub(crate) struct Tokens {
     /// What its clients see.
     pub(crate) front: Origin,
     bundle: PathBuf,
+    signer: Signer,
 }
 
 impl Tokens {
@@ -61,16 +68,15 @@ impl Tokens {
         let front = Origin::named(ca, REALM).await;
         let giving = signer.clone();
         front.otherwise(move |request| {
-            let owner = basic(OWNER);
             let said = request.headers().get(AUTHORIZATION);
-            let is_owner =
-                said.is_some_and(|said| said.to_str().unwrap() == format!("Basic {owner}"));
-            let status = if said.is_some() && !is_owner { 401 } else { 200 };
+            let is = |who| said.is_some_and(|said| said == &format!("Basic {}", basic(who)));
+            let who = [OWNER, MEMBER, GUEST].into_iter().find(|who| is(*who));
+            let status = if said.is_some() && who.is_none() { 401 } else { 200 };
             let query = request.uri().query().unwrap_or_default();
             let query = query.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
             let scopes: Vec<&str> =
                 query.split('&').filter_map(|pair| pair.strip_prefix("scope=")).collect();
-            let token = giving.token(&scopes, is_owner);
+            let token = giving.token(&scopes, who);
             let body = if status == 200 {
                 format!(r#"{{"token":"{token}","expires_in":300}}"#)
             } else {
@@ -81,7 +87,7 @@ impl Tokens {
                 answer.header("content-type", "application/json").body(whole(body)).unwrap()
             }
         });
-        Self { front, bundle }
+        Self { front, bundle, signer }
     }
 
     /// What the registry must be told to believe its tokens.
@@ -91,6 +97,12 @@ impl Tokens {
             "auth:\n  token:\n    realm: https://{REALM}/token\n    service: {SERVICE}\n    issuer: {ISSUER}\n    \
              rootcertbundle: {bundle}\n"
         )
+    }
+
+    /// A token to pull from `repository`, as the service would give it to `who`: what stands in `Authorization`.
+    pub(crate) fn bearer(&self, repository: &str, who: Option<(&str, &str)>) -> String {
+        let scope = format!("repository:{repository}:pull");
+        format!("Bearer {}", self.signer.token(&[&scope], who))
     }
 
     /// How many were given out over the network.
@@ -106,7 +118,7 @@ pub(crate) fn basic((user, password): (&str, &str)) -> String {
 
 impl Signer {
     /// No two are the same.
-    fn token(&self, scopes: &[&str], owner: bool) -> String {
+    fn token(&self, scopes: &[&str], who: Option<(&str, &str)>) -> String {
         let mut access = String::new();
         for scope in scopes {
             let mut parts = scope.splitn(3, ':');
@@ -114,7 +126,10 @@ impl Signer {
             let wanted = parts.next().unwrap_or_default();
             let granted: Vec<String> = wanted
                 .split(',')
-                .filter(|action| owner || *action == "pull" && name.starts_with(PUBLIC))
+                .filter(|action| {
+                    let pulls = who == Some(MEMBER) || name.starts_with(PUBLIC);
+                    who == Some(OWNER) || *action == "pull" && pulls
+                })
                 .map(|action| format!("\"{action}\""))
                 .collect();
             let comma = if access.is_empty() { "" } else { "," };
