@@ -43,9 +43,6 @@ const SUCCESSORS: Kind = Kind { magic: *b"LsuC", version: 1 };
 const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
 const CENSUS: Kind = Kind { magic: *b"LceN", version: 1 };
 
-/// The most directories that are named for one origin: each is worth a request when a file is looked for.
-const MAX_EDITIONS: usize = 8;
-
 /// The most signers of one root: archives change a key every few years.
 const MAX_SIGNERS: usize = 64;
 
@@ -170,8 +167,7 @@ impl State {
     /// The directories on `origin` in which dated, signed indexes were seen, most recent first.
     pub(super) fn editions(&self, origin: &Origin) -> Vec<Root> {
         let rows = hold(&self.dates.rows);
-        let here = rows.order.iter().rev().filter(|directory| directory.origin == *origin);
-        here.take(MAX_EDITIONS).cloned().collect()
+        rows.order.iter().rev().filter(|directory| directory.origin == *origin).cloned().collect()
     }
 
     /// Notes the date of the signed index in `directory`.
@@ -448,6 +444,7 @@ mod tests {
         }
         assert_eq!(state.signers(&known), [signer.clone()]);
         assert_eq!(state.newest_date(&suite), Some(Time::from_millis(5)));
+        assert!(state.editions(&known.origin).contains(&suite));
         assert_eq!(hold(&state.signers.rows).order.len(), MAX_ROWS);
         // What comes last is known, too, until something else comes.
         let last = root("last.example.org", "/");
