@@ -14,6 +14,7 @@ mod world_itself;
 
 mod announce;
 mod apk;
+mod clear_signed;
 mod clients;
 mod contract;
 mod crowd;
