@@ -435,20 +435,20 @@ mod tests {
             state.signers.change(root.clone(), |bound| bound.push(Box::clone(&signer)));
             state.dates.change(root.clone(), |newest| *newest = i64::try_from(number).unwrap());
         };
-        state.bind_signers(&known, &[signer.clone()]);
+        state.bind_signers(&known, std::slice::from_ref(&signer));
         state.note_date(&suite, Time::from_millis(5));
         // Its own Release, by other names of its own host and on hosts of somebody else's.
         for number in 0..MAX_ROWS + 10 {
             learn(&root("example.org", &format!("/{number}/")), number);
             learn(&root(&format!("a{number}.example.org"), "/"), number);
         }
-        assert_eq!(state.signers(&known), [signer.clone()]);
+        assert_eq!(state.signers(&known), std::slice::from_ref(&signer));
         assert_eq!(state.newest_date(&suite), Some(Time::from_millis(5)));
         assert!(state.editions(&known.origin).contains(&suite));
         assert_eq!(hold(&state.signers.rows).order.len(), MAX_ROWS);
         // What comes last is known, too, until something else comes.
         let last = root("last.example.org", "/");
-        state.bind_signers(&last, &[signer.clone()]);
+        state.bind_signers(&last, std::slice::from_ref(&signer));
         assert_eq!(state.signers(&last), [signer]);
     }
 
