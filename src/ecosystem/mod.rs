@@ -115,7 +115,7 @@ pub trait Shelf {
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>>;
     /// The roots of the indexes that have named files on `origin`, most recent first, at most eight.
     fn speakers(&self, origin: &Origin) -> Vec<Root>;
-    /// The directories on `origin` in which dated, signed indexes were seen, most recent first, at most eight.
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first.
     fn editions(&self, _origin: &Origin) -> Vec<Root> {
         Vec::new()
     }

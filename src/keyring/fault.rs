@@ -31,7 +31,10 @@ pub enum Fault {
     /// Its key was revoked.
     #[error("its key was revoked")]
     Revoked,
-    /// It does not hold.
+    /// A key that is known and strong did not make it over this text.
+    #[error("it is not a signature of this text")]
+    Mismatch,
+    /// It does not count for another reason.
     #[error("{0}")]
     Bad(Box<str>),
 }
@@ -40,7 +43,9 @@ impl NotSigned {
     /// Whether somebody may have meddled: a signature that does not hold, or by a key that its owner withdrew. What is
     /// merely unknown, expired or weak is as good as unsigned.
     pub fn is_forged(&self) -> bool {
-        self.faults.iter().any(|fault| matches!(fault, Fault::Bad(_) | Fault::Revoked))
+        self.faults
+            .iter()
+            .any(|fault| matches!(fault, Fault::Mismatch | Fault::Bad(_) | Fault::Revoked))
     }
 
     /// Whether a known key made it that has expired since.

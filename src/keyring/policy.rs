@@ -219,7 +219,8 @@ fn end_of(key: &impl KeyDetails, by: &Signature) -> Option<Time> {
     Some(begun.plus(Duration::from_secs(span.as_secs().into())))
 }
 
-fn check_key(key: &impl KeyDetails) -> Result<(), Fault> {
+/// Whether a key is of a kind that counts.
+pub(super) fn check_key(key: &impl KeyDetails) -> Result<(), Fault> {
     use rsa_size::bits;
     let params = key.public_params();
     let strong = if let PublicParams::RSA(rsa) = params {

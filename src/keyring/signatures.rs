@@ -3,6 +3,9 @@
 //! A signature names its maker by fingerprint, or in older ones by key id alone. Only keys so named are tried: a document
 //! with many signatures costs little. One good signature is enough, as for apt; all that hold are named, because archives
 //! sign with the old key and the new one while they change them, and the binding of a root needs the overlap.
+//!
+//! One that does not hold though its key is known spoils the document, whatever else it bears: gpgv and apt refuse it then,
+//! and whoever can add another document's signature on the way must not make larder keep what no client takes.
 
 use pgp::composed::{Deserializable as _, DetachedSignature};
 use pgp::packet::{Signature, SignatureType};
@@ -65,7 +68,7 @@ impl Keyring {
         }
         signers.sort_unstable();
         signers.dedup();
-        if signers.is_empty() {
+        if signers.is_empty() || faults.contains(&Fault::Mismatch) {
             return Err(NotSigned { faults });
         }
         Ok(Signed { signers, created })
@@ -148,7 +151,8 @@ impl Certificate {
 }
 
 fn holds(signature: &Signature, key: &impl VerifyingKey, data: &[u8]) -> Result<(), Fault> {
-    signature.verify(key, data).map_err(|_| Fault::Bad("it is not a signature of this text".into()))
+    // Of a kind that is not computed here nobody knows whether it holds.
+    signature.verify(key, data).map_err(|_| policy::check_key(key).err().unwrap_or(Fault::Mismatch))
 }
 
 /// The signatures in an armoured or binary file; what cannot be read is none.

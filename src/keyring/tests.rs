@@ -240,6 +240,10 @@ fn a_flipped_byte_and_a_stranger_are_told_apart() {
     let both = format!("{document}-----BEGIN PGP SIGNATURE-----{signature}");
     assert!(verify(&keys, &both, NOW).is_ok());
     assert!(verify(&keys, &document, NOW).is_ok());
+    // One that does not hold is too many.
+    let over_another = sign(&key, b"Suite: other", SignatureType::Text, Makes::default());
+    let spoiled = verify(&keys, &format!("{document}{over_another}"), NOW).unwrap_err();
+    assert!(spoiled.is_forged(), "{spoiled}");
 }
 
 #[test]

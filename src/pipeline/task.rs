@@ -1,5 +1,7 @@
 //! What a fill needs to know: the target in its variant, what it was recognised as, and for whom it is.
 
+use std::time::Duration;
+
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request};
 
@@ -10,7 +12,12 @@ use crate::digest::{Algorithms, Digest, Wanted};
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::Entry;
 use crate::origin::{Ask, Lane, Reach};
-use crate::target::{Key, Partition, Target};
+use crate::target::{Key, Partition, Scheme, Target};
+
+/// How long validators are believed that came over plain http with a document that vouches for itself. Its signature covers
+/// its bytes, and not them: whoever sat on the line could have given an earlier edition with today's, which its origin would
+/// confirm until it publishes again. Such a document has some 200 KiB.
+const VALIDATORS_HOLD: Duration = Duration::from_hours(6);
 
 /// A target to be answered from the cache, or filled.
 #[derive(Clone, Debug)]
@@ -248,8 +255,19 @@ impl Task {
         [accept].into_iter().chain(language).collect()
     }
 
+    /// Whether the validators of a stored answer may be sent to its origin.
+    fn believes_validators_of(&self, entry: &Entry) -> bool {
+        let vouches = |known: &Recognition| known.ecosystem.may_be_signed(&self.bare);
+        self.target.origin().scheme == Scheme::Https
+            || self.artifact().is_some()
+            || !self.known().is_some_and(vouches)
+            || self.asked.since(entry.received_at) < VALIDATORS_HOLD
+    }
+
     /// The canonical request, built from the key alone; a revalidation if there is a stored answer with a validator.
     pub(super) fn ask(&self, stored: Option<&Entry>, follow: bool) -> Ask {
+        let is_new = stored.is_none();
+        let stored = stored.filter(|entry| self.believes_validators_of(entry));
         let validator = |name| stored.and_then(|entry| entry.head.text(name)).map(str::to_owned);
         Ask {
             target: self.bare.clone(),
@@ -263,7 +281,7 @@ impl Task {
             follow,
             fresh_connection: false,
             // What larder does not know may be a long poll or an event stream.
-            patient: self.is_unknown() && stored.is_none(),
+            patient: self.is_unknown() && is_new,
             lane: self.lane(),
             reach: self.reach,
             token: None,

@@ -332,7 +332,7 @@ impl Store {
         self.state.note_date(directory, date);
     }
 
-    /// The directories on `origin` in which dated, signed indexes were seen, most recent first, at most eight. Quick.
+    /// The directories on `origin` in which dated, signed indexes were seen, most recent first. Quick.
     pub fn editions(&self, origin: &Origin) -> Vec<Root> {
         self.state.editions(origin)
     }

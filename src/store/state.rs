@@ -14,7 +14,7 @@
 //! The tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
 //! losing a match costs another match, but a convention that missed must not be trusted again after a crash.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,9 +42,6 @@ const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
 const SUCCESSORS: Kind = Kind { magic: *b"LsuC", version: 1 };
 const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
 const CENSUS: Kind = Kind { magic: *b"LceN", version: 1 };
-
-/// The most directories that are named for one origin: each is worth a request when a file is looked for.
-const MAX_EDITIONS: usize = 8;
 
 /// The most signers of one root: archives change a key every few years.
 const MAX_SIGNERS: usize = 64;
@@ -149,16 +146,16 @@ impl State {
         bindings
     }
 
-    /// Forgets who signed for `root`, and the newest dates below it.
+    /// Forgets who signed for `root`, and what the indexes below it said of themselves.
     pub(super) fn unbind(&self, root: &Root) -> Vec<Box<str>> {
         let gone = self.signers.remove(|known| known == root);
         let below =
             |known: &Root| known.origin == root.origin && known.path.starts_with(&*root.path);
         self.dates.remove(below);
         self.successors.remove(below);
-        self.signers.flush();
-        self.dates.flush();
-        self.successors.flush();
+        self.expiries.remove(below);
+        self.census.remove(below);
+        self.flush();
         gone.into_iter().flat_map(|(_, signers)| signers).collect()
     }
 
@@ -170,8 +167,7 @@ impl State {
     /// The directories on `origin` in which dated, signed indexes were seen, most recent first.
     pub(super) fn editions(&self, origin: &Origin) -> Vec<Root> {
         let rows = hold(&self.dates.rows);
-        let here = rows.order.iter().rev().filter(|directory| directory.origin == *origin);
-        here.take(MAX_EDITIONS).cloned().collect()
+        rows.order.iter().rev().filter(|directory| directory.origin == *origin).cloned().collect()
     }
 
     /// Notes the date of the signed index in `directory`.
@@ -250,8 +246,9 @@ struct Table<K, V> {
 #[derive(Debug)]
 struct Rows<K, V> {
     known: HashMap<K, V>,
-    /// The order of arrival: the oldest makes way.
-    order: VecDeque<K>,
+    /// The order of arrival. When there is no more room the newest makes way: whoever can make larder meet many roots must
+    /// not make it forget those that builds rely on.
+    order: Vec<K>,
     changed: bool,
 }
 
@@ -289,13 +286,19 @@ where
             return change(value);
         }
         if rows.order.len() >= MAX_ROWS
-            && let Some(oldest) = rows.order.pop_front()
+            && let Some(newest) = rows.order.pop()
         {
-            rows.known.remove(&oldest);
+            rows.known.remove(&newest);
+        } else if rows.order.len() + 1 == MAX_ROWS {
+            tracing::warn!(
+                path = %self.path.display(),
+                "is full: what larder learns from now on it soon forgets; stop larder and delete the file to begin anew, if \
+                 you trust what the archives say today"
+            );
         }
         let mut value = V::default();
         change(&mut value);
-        rows.order.push_back(key.clone());
+        rows.order.push(key.clone());
         rows.known.insert(key, value);
     }
 
@@ -418,6 +421,52 @@ mod tests {
         }
         let rows = hold(&state.conventions.rows);
         assert_eq!((rows.known.len(), rows.order.len()), (MAX_ROWS, MAX_ROWS));
+    }
+
+    #[test]
+    fn a_flood_of_roots_takes_nothing_from_those_that_are_known() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        let root = |host: &str, path: &str| Root { origin: origin(host), path: path.into() };
+        let (known, signer) = (root("example.org", "/debian/"), Box::from("A"));
+        let suite = root("example.org", "/debian/dists/stable/");
+        let learn = |root: &Root, number: usize| {
+            // As `bind_signers` and `note_date` do, without a file for each.
+            state.signers.change(root.clone(), |bound| bound.push(Box::clone(&signer)));
+            state.dates.change(root.clone(), |newest| *newest = i64::try_from(number).unwrap());
+        };
+        state.bind_signers(&known, std::slice::from_ref(&signer));
+        state.note_date(&suite, Time::from_millis(5));
+        // Its own Release, by other names of its own host and on hosts of somebody else's.
+        for number in 0..MAX_ROWS + 10 {
+            learn(&root("example.org", &format!("/{number}/")), number);
+            learn(&root(&format!("a{number}.example.org"), "/"), number);
+        }
+        assert_eq!(state.signers(&known), std::slice::from_ref(&signer));
+        assert_eq!(state.newest_date(&suite), Some(Time::from_millis(5)));
+        assert!(state.editions(&known.origin).contains(&suite));
+        assert_eq!(hold(&state.signers.rows).order.len(), MAX_ROWS);
+        // What comes last is known, too, until something else comes.
+        let last = root("last.example.org", "/");
+        state.bind_signers(&last, std::slice::from_ref(&signer));
+        assert_eq!(state.signers(&last), [signer]);
+    }
+
+    #[test]
+    fn what_is_unbound_leaves_nothing_behind() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        let root = Root { origin: origin("example.org"), path: "/main/".into() };
+        let census = Census { packages: 9, newest: Time::from_millis(9) };
+        let made = Time::from_millis(5);
+        state.bind_signers(&root, &["A".into()]);
+        state.note_valid_until(&root, Some(made));
+        state.note_census(&root, census);
+        assert_eq!((state.valid_until(&root), state.census(&root)), (Some(made), Some(census)));
+        state.unbind(&root);
+        for state in [&state, &State::open(data.path()).unwrap()] {
+            assert_eq!((state.valid_until(&root), state.census(&root)), (None, None));
+        }
     }
 
     #[test]

@@ -89,6 +89,25 @@ async fn what_is_past_its_valid_until_stays_stale_whatever_the_origin_says() {
     }
 }
 
+/// Whoever was on the line once could have given an earlier edition with the validators of today's; its origin would confirm
+/// them until it publishes again.
+#[tokio::test(flavor = "multi_thread")]
+async fn validators_that_came_over_plain_http_do_not_freeze_an_archive() {
+    const NEXT: &str = "Sat, 21 Nov 2020 12:00:00 GMT";
+    for https in [false, true] {
+        let (_dir, key, world, origin) = archive(https).await;
+        let [old, new] = [DATE, NEXT].map(|date| key.clear_sign(&release(date, "", &[])));
+        origin.put(RELEASE, Page::new(old.clone()).etag("today"));
+        assert_eq!(update(&world, &origin, RELEASE).await.body, old);
+        origin.put(RELEASE, Page::new(new.clone()).etag("today"));
+        // The control: the validator is believed for a while, and over TLS for good.
+        assert_eq!(update(&world, &origin, RELEASE).await.body, old);
+        world.proxy.clock.advance(Duration::from_hours(7));
+        let later = update(&world, &origin, RELEASE).await;
+        assert_eq!(later.body, if https { old } else { new }, "{}", later.cache_status());
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_edition_says_who_may_sign_the_next() {
     let dir = tempfile::tempdir().unwrap();

@@ -16,6 +16,7 @@ mod announce;
 mod apk;
 mod apt;
 mod apt_tampered;
+mod clear_signed;
 mod clients;
 mod contract;
 mod crowd;

@@ -93,7 +93,7 @@ impl Sink for First {
     }
 
     fn end(&mut self, _: usize) -> Result<(), Broken> {
-        self.tar.finish()
+        self.signatures.end_member(&self.tar)
     }
 }
 

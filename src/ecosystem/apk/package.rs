@@ -164,7 +164,9 @@ impl Sink for Parts {
     }
 
     fn end(&mut self, number: usize) -> Result<(), Broken> {
-        if number <= self.at {
+        if number == 0 {
+            self.signatures.end_member(&self.tar)?;
+        } else if number == self.at {
             self.tar.finish()?;
         }
         if number > self.at + 1 {
@@ -212,6 +214,10 @@ impl Files for Parts {
     fn end(&mut self) -> Result<(), Broken> {
         self.inside = false;
         self.signatures.end()
+    }
+
+    fn other(&mut self) -> Result<(), Broken> {
+        if self.at == 0 { self.signatures.other() } else { Ok(()) }
     }
 }
 

@@ -1,13 +1,14 @@
 //! The signatures in front of an index or a package.
 //!
-//! The first gzip member holds `.SIGN.<kind>.<name of the key>` files, and nothing else of it counts: no signature covers the
-//! member that it lies in. What they are over, whoever reads the rest tells. One that holds is enough; apk thinks so too.
+//! The first gzip member holds `.SIGN.<kind>.<name of the key>` files and nothing else: no signature covers the member that it
+//! lies in, nor does any digest. apk reads what else stands there as part of the package or of the index, and then refuses the
+//! whole; so whoever may add to it on the way would spoil for good what is kept here. What they are over, whoever reads the rest tells. One that holds is enough; apk thinks so too.
 
 use aws_lc_rs::digest::{Context, Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 
 use super::broken::Broken;
 use super::shown;
-use super::tar::Files;
+use super::tar::{Files, Tar};
 use crate::ecosystem::bounded::Over;
 use crate::keyring::{Fault, Fingerprint, Keyring, NotSigned, RsaHash};
 
@@ -53,6 +54,16 @@ impl Signatures {
         self.leads == Some(true)
     }
 
+    /// Whether the member ends as one of signatures does: `tar` is what came of it. Blocks of zeros would end for apk what
+    /// follows, too.
+    pub(super) fn end_member(&self, tar: &Tar) -> Result<(), Broken> {
+        tar.finish()?;
+        if self.lead() && tar.is_over() {
+            return Err(Broken::form("its signatures end the whole archive"));
+        }
+        Ok(())
+    }
+
     /// Who signed what has the digests `hashed`.
     pub(super) fn judge(&self, hashed: &Hashed, keys: &Keyring) -> Result<Signed, NotSigned> {
         let mut signers = Vec::new();
@@ -84,12 +95,18 @@ impl Files for Signatures {
     fn begin(&mut self, name: &str, size: u64) -> Result<(), Broken> {
         let signature = name.strip_prefix(PREFIX);
         self.leads.get_or_insert_with(|| signature.is_some());
-        self.taking = self.lead() && signature.is_some();
-        let Some((kind, key)) = signature.filter(|_| self.taking).and_then(|s| s.split_once('.'))
-        else {
-            self.taking = false;
+        self.taking = false;
+        if !self.lead() {
+            return Ok(());
+        }
+        let Some(signature) = signature else {
+            let name = shown(name);
+            return Err(Broken::form(format!("a file stands among its signatures: {name:?}")));
+        };
+        let Some((kind, key)) = signature.split_once('.') else {
             return Ok(());
         };
+        self.taking = true;
         // Names are only ever looked up, never opened; one that is a path was made by somebody who hoped otherwise.
         if key.is_empty() || key.contains(['/', '\\']) || key.chars().any(char::is_control) {
             let key = shown(key);
@@ -120,6 +137,14 @@ impl Files for Signatures {
 
     fn end(&mut self) -> Result<(), Broken> {
         self.taking = false;
+        Ok(())
+    }
+
+    fn other(&mut self) -> Result<(), Broken> {
+        self.leads.get_or_insert(false);
+        if self.lead() {
+            return Err(Broken::form("something that is no file stands among its signatures"));
+        }
         Ok(())
     }
 }

@@ -18,6 +18,11 @@ pub(super) trait Files {
 
     /// All of it has come.
     fn end(&mut self) -> Result<(), Broken>;
+
+    /// An entry that is no plain file: a link, say, or a header that gives the next entry another name.
+    fn other(&mut self) -> Result<(), Broken> {
+        Ok(())
+    }
 }
 
 enum State {
@@ -100,6 +105,11 @@ impl Tar {
         }
     }
 
+    /// Whether the blocks of zeros have come that end an archive for good.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
     /// A header is complete.
     fn begin(&self, files: &mut impl Files) -> Result<State, Broken> {
         if self.header.iter().all(|byte| *byte == 0) {
@@ -119,6 +129,8 @@ impl Tar {
         let is_file = matches!(self.field(156, 1), b"0" | b"\0");
         if is_file {
             files.begin(&self.name()?, size)?;
+        } else {
+            files.other()?;
         }
         let padding = size.next_multiple_of(BLOCK as u64) - size;
         Ok(State::Data { left: size, padding, is_file })

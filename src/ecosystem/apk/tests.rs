@@ -117,15 +117,6 @@ fn who_is_unknown_or_nobody_has_tls_for_a_voucher_at_most() {
     }
     // The control: the same file, and its key is known.
     assert_eq!(read(HTTP, &strange, &keyring(2)).unwrap().0, Rank::Signed);
-    // What no signature covers claims nothing: a second index beside the signature.
-    let rest = made::index(&records("Q1"));
-    let evil = package("evil").record("Q1", 1);
-    let signature = KEYS[0].sign("RSA256", &rest);
-    let name = format!(".SIGN.RSA256.{}", KEYS[0].name);
-    let front = gzip(&cut_tar(&[(&name, &signature), ("APKINDEX", evil.as_bytes())]));
-    let (rank, said) = read(HTTP, &[front, rest].concat(), &keyring(1)).unwrap();
-    assert_eq!((rank, said.claims.len()), (Rank::Signed, 2));
-    assert!(!said.claims.iter().any(|claim| claim.target.path().contains("evil")));
 }
 
 #[test]
@@ -187,6 +178,52 @@ fn a_key_named_by_a_path_is_refused_aloud() {
         let why = refused(HTTPS, &[front, rest.clone()].concat());
         assert!(why.contains("by a path"), "{why}");
     }
+}
+
+/// No signature and no digest covers the member that signatures lie in, and apk refuses the whole for what else is there.
+#[test]
+fn nothing_but_signatures_stands_in_front() {
+    let (rest, package) = (made::index(&records("Q1")), package("gear"));
+    let over = [&package.control[..], &package.data].concat();
+    // A signature that holds, over an index or over a package, with this behind it.
+    let fronts = |more: &[u8]| {
+        [&rest, &package.control].map(|signed| {
+            let signature = KEYS[0].sign("RSA256", signed);
+            let name = format!(".SIGN.RSA256.{}", KEYS[0].name);
+            gzip(&[&cut_tar(&[(&name, &signature)])[..], more].concat())
+        })
+    };
+    let mut link = cut_tar(&[("link", b"")]);
+    // The kind of the entry, and the checksum that this makes one greater than a nought's, which is a zero byte here.
+    link[156] = b'2';
+    let sum: u32 = link
+        .iter()
+        .enumerate()
+        .map(|(at, byte)| match at {
+            148..156 => u32::from(b' '),
+            _ => u32::from(*byte),
+        })
+        .sum();
+    link[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    for (more, why) in [
+        (cut_tar(&[(".PKGINFO", b"pkgname = other\n")]), ".PKGINFO"),
+        (cut_tar(&[("usr/bin/evil", b"")]), "usr/bin/evil"),
+        (cut_tar(&[("APKINDEX", b"P:other\nV:1-r0\n\n")]), "APKINDEX"),
+        (link, "no file"),
+        (vec![0; 1024], "end the whole archive"),
+    ] {
+        let [of_index, of_package] = fronts(&more);
+        let said = refused(HTTP, &[of_index, rest.clone()].concat());
+        assert!(said.contains(why), "{said}");
+        let said = digests(&[of_package, over.clone()].concat()).unwrap_err();
+        assert!(said.contains(why), "{said}");
+    }
+    let [of_index, of_package] = fronts(&[]);
+    assert_eq!(
+        read(HTTP, &[of_index, rest.clone()].concat(), &keyring(1)).unwrap().0,
+        Rank::Signed
+    );
+    assert_eq!(digests(&[of_package, over].concat()).unwrap().len(), 2);
 }
 
 #[test]

@@ -25,9 +25,13 @@ pub(super) fn parse(text: &str) -> Option<Time> {
         && (0..=60).contains(&second)
         && matches!(zone, "UTC" | "GMT" | "Z" | "+0000")
         && words.next().is_none();
+    if !sane {
+        // Before the sums: a number of any length may stand there.
+        return None;
+    }
     let days = days_since_epoch(year, i64::try_from(month).ok()? + 1, day);
     let seconds = ((days * 24 + hour) * 60 + minute) * 60 + second;
-    sane.then(|| Time::from_millis(seconds * 1000))
+    Some(Time::from_millis(seconds * 1000))
 }
 
 /// Days from 1970-01-01 in the Gregorian calendar. The year begins in March here, so that the leap day is its last.
@@ -56,6 +60,21 @@ mod tests {
             ["", "2026-11-21", "Sat, 21 Nov 2026 00:50:08 PST", "Sat, 21 Nox 2026 00:50:08 UTC"]
         {
             assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_any_length_is_no_date_and_no_panic() {
+        for huge in [i64::MAX, i64::MIN, i64::MAX / 2, 10_000] {
+            for text in [
+                format!("Sat, {huge} Nov 2026 00:50:08 UTC"),
+                format!("Sat, 21 Nov {huge} 00:50:08 UTC"),
+                format!("Sat, 21 Nov 2026 {huge}:50:08 UTC"),
+                format!("Sat, 21 Nov 2026 00:{huge}:08 UTC"),
+                format!("Sat, 21 Nov 2026 00:50:{huge} UTC"),
+            ] {
+                assert_eq!(parse(&text), None, "{text}");
+            }
         }
     }
 }

@@ -20,20 +20,24 @@ use crate::target::{Root, Target};
 /// How archives compress their indexes, what is read soonest first.
 const ENDS: [&str; 5] = [".xz", ".gz", ".zst", ".bz2", ""];
 
+/// The most suites that are looked into for one file: each is worth a request.
+const MAX_SUITES: usize = 8;
+
 /// The documents that should be read to learn what is said of the file at `at`.
 pub(super) fn of_file(at: &Target, have: &dyn Shelf) -> Vec<Target> {
     let mut members = Vec::new();
     let mut releases = Vec::new();
     let mut older = Vec::new();
-    for suite in have.editions(at.origin()) {
-        let named = ["InRelease", "Release"].map(|name| under(&suite, name));
-        let [Some(in_release), Some(release)] = named else {
+    // Those of other archives of the same host are passed over before they are counted: a tenant may have any number.
+    let suites = have.editions(at.origin()).into_iter().filter_map(|suite| {
+        let in_release = under(&suite, "InRelease")?;
+        let root = shape::dists(&in_release).unwrap_or_else(|| suite.clone());
+        root.covers(at).then_some((suite, root, in_release))
+    });
+    for (suite, root, in_release) in suites.take(MAX_SUITES) {
+        let Some(release) = under(&suite, "Release") else {
             continue;
         };
-        let root = shape::dists(&in_release).unwrap_or_else(|| suite.clone());
-        if !root.covers(at) {
-            continue;
-        }
         let text = read(have, &in_release)
             .and_then(|bytes| Some(Cleartext::parse(&bytes).ok()?.text().to_owned()));
         let text = text.or_else(|| String::from_utf8(read(have, &release)?).ok());
@@ -145,6 +149,33 @@ mod tests {
         fn editions(&self, origin: &Origin) -> Vec<Root> {
             vec![Root { origin: origin.clone(), path: self.0.into() }]
         }
+    }
+
+    /// Some hundred suites of other archives of the same host, and then the one.
+    struct Crowded(Seen);
+
+    impl Shelf for Crowded {
+        fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
+            self.0.open(at)
+        }
+
+        fn speakers(&self, origin: &Origin) -> Vec<Root> {
+            self.0.speakers(origin)
+        }
+
+        fn editions(&self, origin: &Origin) -> Vec<Root> {
+            let path = |number| format!("/tenant-{number}/dists/stable/").into();
+            let others = (0..100).map(|number| Root { origin: origin.clone(), path: path(number) });
+            others.chain(self.0.editions(origin)).collect()
+        }
+    }
+
+    #[test]
+    fn other_archives_of_the_same_host_do_not_crowd_one_out() {
+        let at = Target::from_url("http://example.org/debian/pool/main/a/a/a_1_amd64.deb").unwrap();
+        let seen = || Seen(SUITE, None);
+        assert_eq!(of_file(&at, &Crowded(seen())), of_file(&at, &seen()));
+        assert_eq!(of_file(&at, &seen()).len(), 2);
     }
 
     const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
