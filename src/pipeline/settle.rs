@@ -23,7 +23,7 @@ use crate::origin::Answer;
 use crate::outcome::metrics::Alarm;
 use crate::proof::{Proof, Rank};
 use crate::received::{Received, Spooled};
-use crate::target::Target;
+use crate::target::{Root, Target};
 use crate::verify::{self, Expectation, Finding, Mismatch, Verdict, Verified};
 
 /// How much of a body an ecosystem looks at to confirm a likely shape, in bytes.
@@ -89,6 +89,11 @@ impl Pipeline {
             self.assemble(task, received, members).await?;
         }
         let edition = looked.edition.unwrap_or_default();
+        let newest = self.store.newest_date(&Root::directory_of(task.bare()));
+        if signed.is_some() && edition.date.is_some() && edition.date < newest {
+            // Its members took a while, and a newer edition came meanwhile.
+            return Err(Came::Ended(End::Given));
+        }
         if signed.is_some()
             && let Some(date) = edition.date
         {

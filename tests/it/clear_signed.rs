@@ -8,6 +8,7 @@ use larder::clock::Clock;
 use larder::keyring::{Cleartext, Keyring, Source};
 
 use crate::world::gpg::GpgKey;
+use crate::world::tools;
 
 const TEXT: &str = "Suite: stable\nOrigin: a  \t\n\n- dashed\n-dash\n--\nSHA256:\n 00 1 a\nlast: ü";
 
@@ -86,7 +87,7 @@ fn twins(whole: &str, other: &str) -> Vec<String> {
 #[test]
 fn what_larder_takes_for_signed_gpgv_reads_alike() {
     if Command::new("gpgv").arg("--version").output().is_err() {
-        println!("skipped: there is no gpgv");
+        tools::skip("there is no gpgv");
         return;
     }
     let dir = tempfile::tempdir().unwrap();
