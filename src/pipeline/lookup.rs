@@ -330,15 +330,23 @@ impl Pipeline {
                     && !demand.revalidate);
             return if holds { Lookup::Fresh(stored) } else { Lookup::Stale(stored) };
         }
-        let expected = expected.unwrap_or_else(|| self.expectation_of(task));
-        let selected = match self.select_by_digest(task, &expected).await {
-            None => self.select_by_signature(task, &expected).await,
+        // What is linked where everybody finds it is selected by what everybody knows: a private index holds for its reader.
+        let anybody =
+            (task.asker.is_private() && !task.is_guarded()).then(|| task.clone().of_anybody());
+        let linked = anybody.as_ref().unwrap_or(task);
+        let known = expected.filter(|_| anybody.is_none());
+        let known = known.unwrap_or_else(|| self.expectation_of(linked));
+        let selected = match self.select_by_digest(linked, &known).await {
+            None => self.select_by_signature(linked, &known).await,
             selected => selected,
         };
-        match selected {
-            Some(entry) => Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true }),
-            None => Lookup::Miss,
+        let Some(entry) = selected else {
+            return Lookup::Miss;
+        };
+        if anybody.is_some() && self.judged(task, &entry, &mut None).is_none() {
+            return Lookup::Miss;
         }
+        Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true })
     }
 
     /// What a stored artifact is worth today; `None` if a newer claim names other bytes.

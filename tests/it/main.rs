@@ -40,6 +40,7 @@ mod npm_signatures;
 mod oci;
 mod pass;
 mod privacy;
+mod privacy_archive;
 mod privacy_registry;
 mod privacy_secrets;
 mod privacy_views;
