@@ -418,7 +418,7 @@ impl Pipeline {
             && now.since(entry.requested_at) <= GRACE
             && changed.is_none_or(|at| entry.requested_at > at);
         // A right holds for minutes, whatever the answer says of itself.
-        let right = !task.is_of_one() || now.since(entry.checked_at) < rights::YES_HOLDS;
+        let right = !task.is_of_one() || rights::lasts(entry.checked_at, rights::YES_HOLDS, now);
         let fresh = right
             && !overtaken
             && !freshness::is_of_the_future(&entry, now)

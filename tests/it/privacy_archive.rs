@@ -1,10 +1,12 @@
 //! P5 for signed archives behind a login: a signature says what bytes are, and not who may have them.
 
+use std::time::Duration;
+
 use crate::generations::{SUITE, State};
 use crate::privacy::{ALICE, BOB, Door, ask, file, status};
 use crate::signed::{Key, world_trusting};
 use crate::world::archive::{by_hash, hex};
-use crate::world::{Page, World};
+use crate::world::{Mood, Page, World};
 use larder::digest::Algorithm;
 
 const PACKAGES: &str = "main/binary-all/Packages";
@@ -53,4 +55,31 @@ async fn what_a_private_signature_names_is_selected_for_nobody_else() {
     }
     // The control: she goes on having it.
     assert_eq!(ask(&world.client, &url, ALICE).await.complete().body, PACKAGES);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_back_gives_no_right_to_a_member() {
+    let door = Door::open_to(&[ALICE]);
+    let (_dir, world) = archive(&door).await;
+    read_indexes(&world, ALICE).await;
+    let url = world.origin.url(&format!("{SUITE}/{PACKAGES}"));
+    assert!(ask(&world.client, &url, ALICE).await.complete().is_hit(), "the control");
+    door.shut(ALICE);
+    world.proxy.clock.set_back(Duration::from_hours(1));
+    assert_eq!(ask(&world.client, &url, ALICE).await.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_release_outlives_its_origin_no_longer_than_a_right_is_remembered() {
+    let (_dir, world) = archive(&Door::open_to(&[ALICE])).await;
+    read_indexes(&world, ALICE).await;
+    world.origin.mood(Mood::Failing(503));
+    for (later, expected) in [(Duration::from_hours(1), 200), (Duration::from_hours(24), 503)] {
+        world.proxy.clock.advance(later);
+        for path in ["InRelease", PACKAGES] {
+            let url = world.origin.url(&format!("{SUITE}/{path}"));
+            let got = ask(&world.client, &url, ALICE).await;
+            assert_eq!(got.status, expected, "{path} {}", got.cache_status());
+        }
+    }
 }
