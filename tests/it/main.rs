@@ -16,6 +16,7 @@ mod announce;
 mod apk;
 mod clients;
 mod contract;
+mod credentials;
 mod crowd;
 mod deployment;
 mod documents;
