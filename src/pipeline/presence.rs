@@ -48,7 +48,7 @@ impl Pipeline {
         let connection = Arc::clone(&call.connection);
         let answered = {
             let passed = self.pass_head(call, task, record);
-            self.unless_failing(task.target.origin(), task.lane(), passed).await
+            self.unless_failing(task.target.origin(), (task.class(), task.lane()), passed).await
         };
         if let Some(response) = answered {
             return response;
@@ -102,9 +102,10 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let (asked, reach) = (call.asked(), call.reach);
+        let class = self.asker(call.request.headers(), target, None).reader();
         let answered = {
             let passed = self.pass(call, target, None, reason, record);
-            self.unless_failing(target.origin(), Lane::Metadata, passed).await
+            self.unless_failing(target.origin(), (class, Lane::Metadata), passed).await
         };
         let challenge = answered.as_ref().and_then(challenge_of);
         let answered = match challenge {
@@ -137,28 +138,26 @@ impl Pipeline {
         }
     }
 
-    /// What an origin answers; `None` if it fails, or does not answer in time.
+    /// What an origin answers; `None` if it fails, or does not answer in time. `class`: with whose credential it is asked,
+    /// whose quota it uses; nobody else is told that it fails.
     async fn unless_failing(
         &self,
         origin: &Origin,
-        lane: Lane,
+        (class, lane): (Partition, Lane),
         answer: impl Future<Output = Response<Body>>,
     ) -> Option<Response<Body>> {
-        let limit = if self.origins.is_failing(origin, Partition::Public, lane) {
-            WAIT_FOR_FAILING
-        } else {
-            WAIT
-        };
+        let limit =
+            if self.origins.is_failing(origin, class, lane) { WAIT_FOR_FAILING } else { WAIT };
         let answered = tokio::time::timeout(limit, Box::pin(answer)).await;
         let (failed, after) = match &answered {
             Ok(response) => (is_failure(response.status()), self.asked_to_wait(response.headers())),
             Err(_) => (true, None),
         };
         if failed {
-            self.origins.note_failure(origin, Partition::Public, lane, after);
+            self.origins.note_failure(origin, class, lane, after);
             return None;
         }
-        self.origins.note_success(origin, Partition::Public, lane);
+        self.origins.note_success(origin, class, lane);
         answered.ok()
     }
 
