@@ -78,7 +78,7 @@ pub(super) struct Memory {
     /// Answers that only their client may have: the next request need not find that out again. Until when, and after how
     /// many changes of the keys: with another key the next may be proven.
     unshared: Cache<Key, (Time, u64)>,
-    /// After how many changes of the keys an index was read.
+    /// After how many changes of the keys each reader's view of an index was read.
     read_with: Cache<Key, u64>,
     /// When an unsafe method last succeeded on an origin.
     changed: Cache<Origin, Time>,
@@ -139,14 +139,14 @@ impl Memory {
         self.unshared.get(key).is_some_and(|(until, with)| now < until && with == keys)
     }
 
-    /// Notes with which keys an index is being read.
-    pub(super) fn note_reading(&self, index: &Target, keys: u64) {
-        self.read_with.insert(index.key(Partition::Public), keys);
+    /// Notes with which keys an index is being read, as `reader` sees it.
+    pub(super) fn note_reading(&self, index: &Target, reader: Partition, keys: u64) {
+        self.read_with.insert(index.key(reader), keys);
     }
 
-    /// Whether an index was read with today's keys.
-    pub(super) fn was_read_with(&self, index: &Target, keys: u64) -> bool {
-        self.read_with.get(&index.key(Partition::Public)) == Some(keys)
+    /// Whether an index was read with today's keys, as `reader` sees it.
+    pub(super) fn was_read_with(&self, index: &Target, reader: Partition, keys: u64) -> bool {
+        self.read_with.get(&index.key(reader)) == Some(keys)
     }
 
     /// An unsafe method succeeded.
