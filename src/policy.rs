@@ -9,7 +9,7 @@ use hyper::header::{self, HeaderName};
 use hyper::{Method, Request, Version};
 
 use crate::ecosystem::{Artifact, Kind, Recognition};
-use crate::target::{Scheme, Target, is_bound_to_connection, is_field};
+use crate::target::{Scheme, Target, is_field, is_shown_once};
 
 /// Why a request is not answered from the cache and its answer not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,7 +20,7 @@ pub enum PassReason {
     Body,
     /// It asks to switch protocols.
     Upgrade,
-    /// It carries a credential that cannot be shown again: a connection's login, or a URL that was signed for one request.
+    /// It carries a credential that cannot be shown again: a connection's login, or a login or URL made for one request.
     Credential,
     /// It carries a header that larder does not know to be harmless.
     Header,
@@ -120,7 +120,7 @@ pub fn plan<B>(
     if asks_upgrade(request) {
         return Plan::Pass(PassReason::Upgrade);
     }
-    if is_bound_to_connection(request.headers()) {
+    if is_shown_once(request.headers()) {
         return Plan::Pass(PassReason::Credential);
     }
     if target.has_token_in_query() && recognition.is_none() {

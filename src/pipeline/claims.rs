@@ -83,12 +83,12 @@ impl Pipeline {
             return entry;
         };
         let depends = known.ecosystem.depends_on_keys(task.bare());
-        if !depends || self.memory.was_read_with(&task.target, self.keys.changes()) {
+        let reader = task.asker.reader();
+        if !depends || self.memory.was_read_with(&task.target, reader, self.keys.changes()) {
             return entry;
         }
         let answered = entry.answered_by.as_deref().and_then(Target::from_url);
         let base = answered.unwrap_or_else(|| task.bare().clone());
-        let reader = task.asker.reader();
         self.read_claims(known, task.bare(), &entry, &base, false, reader).await;
         let stored = self.store.entries(task.key).into_iter();
         stored.into_iter().find(|stored| stored.blob == entry.blob).unwrap_or(entry)
@@ -118,9 +118,10 @@ impl Pipeline {
             return;
         }
         let changes = self.keys.changes();
-        let known =
-            known && (!ecosystem.depends_on_keys(at) || self.memory.was_read_with(&index, changes));
-        self.memory.note_reading(&index, changes);
+        let known = known
+            && (!ecosystem.depends_on_keys(at)
+                || self.memory.was_read_with(&index, reader, changes));
+        self.memory.note_reading(&index, reader, changes);
         // What was read when less was proven of it is read again.
         let as_good = |rank: Rank| proven != Rank::Signed || rank == Rank::Signed;
         let seen = store.seen_by(reader);

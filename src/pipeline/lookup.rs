@@ -78,7 +78,7 @@ pub(super) struct Memory {
     /// Answers that only their client may have: the next request need not find that out again. Until when, and after how
     /// many changes of the keys: with another key the next may be proven.
     unshared: Cache<Key, (Time, u64)>,
-    /// After how many changes of the keys an index was read.
+    /// After how many changes of the keys each reader's view of an index was read.
     read_with: Cache<Key, u64>,
     /// When an unsafe method last succeeded on an origin.
     changed: Cache<Origin, Time>,
@@ -139,14 +139,14 @@ impl Memory {
         self.unshared.get(key).is_some_and(|(until, with)| now < until && with == keys)
     }
 
-    /// Notes with which keys an index is being read.
-    pub(super) fn note_reading(&self, index: &Target, keys: u64) {
-        self.read_with.insert(index.key(Partition::Public), keys);
+    /// Notes with which keys an index is being read, as `reader` sees it.
+    pub(super) fn note_reading(&self, index: &Target, reader: Partition, keys: u64) {
+        self.read_with.insert(index.key(reader), keys);
     }
 
-    /// Whether an index was read with today's keys.
-    pub(super) fn was_read_with(&self, index: &Target, keys: u64) -> bool {
-        self.read_with.get(&index.key(Partition::Public)) == Some(keys)
+    /// Whether an index was read with today's keys, as `reader` sees it.
+    pub(super) fn was_read_with(&self, index: &Target, reader: Partition, keys: u64) -> bool {
+        self.read_with.get(&index.key(reader)) == Some(keys)
     }
 
     /// An unsafe method succeeded.
@@ -330,15 +330,23 @@ impl Pipeline {
                     && !demand.revalidate);
             return if holds { Lookup::Fresh(stored) } else { Lookup::Stale(stored) };
         }
-        let expected = expected.unwrap_or_else(|| self.expectation_of(task));
-        let selected = match self.select_by_digest(task, &expected).await {
-            None => self.select_by_signature(task, &expected).await,
+        // What is linked where everybody finds it is selected by what everybody knows: a private index holds for its reader.
+        let anybody =
+            (task.asker.is_private() && !task.is_guarded()).then(|| task.clone().of_anybody());
+        let linked = anybody.as_ref().unwrap_or(task);
+        let known = expected.filter(|_| anybody.is_none());
+        let known = known.unwrap_or_else(|| self.expectation_of(linked));
+        let selected = match self.select_by_digest(linked, &known).await {
+            None => self.select_by_signature(linked, &known).await,
             selected => selected,
         };
-        match selected {
-            Some(entry) => Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true }),
-            None => Lookup::Miss,
+        let Some(entry) = selected else {
+            return Lookup::Miss;
+        };
+        if anybody.is_some() && self.judged(task, &entry, &mut None).is_none() {
+            return Lookup::Miss;
         }
+        Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true })
     }
 
     /// What a stored artifact is worth today; `None` if a newer claim names other bytes.
@@ -410,7 +418,7 @@ impl Pipeline {
             && now.since(entry.requested_at) <= GRACE
             && changed.is_none_or(|at| entry.requested_at > at);
         // A right holds for minutes, whatever the answer says of itself.
-        let right = !task.is_of_one() || now.since(entry.checked_at) < rights::YES_HOLDS;
+        let right = !task.is_of_one() || rights::lasts(entry.checked_at, rights::YES_HOLDS, now);
         let fresh = right
             && !overtaken
             && !freshness::is_of_the_future(&entry, now)

@@ -16,7 +16,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
 use super::lookup::{Lookup, Stored};
-use super::rights::{REMEMBERED, YES_HOLDS};
+use super::rights::{REMEMBERED, YES_HOLDS, lasts};
 use super::task::Task;
 use super::{Connection, Pipeline, generation};
 use crate::claim::{Generation, Promise, Relation};
@@ -119,7 +119,7 @@ impl Pipeline {
                 let proof = Proof { rank, ..entry.proof };
                 let now = self.clock.now();
                 // A right holds for minutes, whatever proves the bytes.
-                let right = !task.is_of_one() || now.since(entry.checked_at) < YES_HOLDS;
+                let right = !task.is_of_one() || lasts(entry.checked_at, YES_HOLDS, now);
                 let usable = !task.is_of_one() || self.is_usable(task, &entry, now);
                 let stored = Stored { entry, proof, usable };
                 return Some(if right { Lookup::Fresh(stored) } else { Lookup::Stale(stored) });
@@ -236,14 +236,16 @@ impl Pipeline {
     /// Whether a stored copy may be given when its origin fails.
     pub(super) fn is_usable(&self, task: &Task, entry: &Entry, now: Time) -> bool {
         let stale = &self.config.get().stale;
+        // What only one may see is given as long as a right is remembered, whoever signed it.
+        if task.is_of_one() && !lasts(entry.checked_at, REMEMBERED, now) {
+            return false;
+        }
         if task.heads() && entry.proof.rank == Rank::Signed {
             let until = self.store.valid_until(&Root::directory_of(task.bare()));
             return until.is_none_or(|until| now <= until.plus(stale.signed));
         }
         let forbidden = task.is_unknown() && crate::freshness::forbids_stale(&entry.head);
-        // What only one may see is given as long as a right is remembered.
-        let limit = if task.is_of_one() { stale.unsigned.min(REMEMBERED) } else { stale.unsigned };
-        !forbidden && now.since(entry.checked_at) <= limit
+        !forbidden && now.since(entry.checked_at) <= stale.unsigned
     }
 }
 

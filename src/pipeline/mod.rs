@@ -57,7 +57,7 @@ use crate::policy::{self, PassReason, Plan};
 use crate::reply::{self, Asked, Body, Line};
 use crate::store::Store;
 use crate::target::identity::{self, Misdirected, Tunnel};
-use crate::target::{Credential, Partition, Target};
+use crate::target::{Credential, Partition, Target, join_cookies};
 use asker::Asker;
 use generation::Generations;
 use reading::Reading;
@@ -155,9 +155,10 @@ impl Pipeline {
     pub async fn serve(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Response<Body> {
         let watch = Stopwatch::start();
+        join_cookies(request.headers_mut());
         let mut record = Record::new(connection, &request);
         let response = match self.target_of(connection, &request) {
             Ok(target) => {

@@ -193,7 +193,7 @@ pub(super) fn is_no(status: StatusCode) -> bool {
 }
 
 /// Whether what was known at `since` still holds. A clock that was set back ends it.
-fn lasts(since: Time, holds: Duration, now: Time) -> bool {
+pub(super) fn lasts(since: Time, holds: Duration, now: Time) -> bool {
     since <= now && now.since(since) < holds
 }
 

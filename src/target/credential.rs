@@ -4,14 +4,15 @@
 //! by a keyed hash ([`Credential::id`]), which nobody can compare with a guess without the store's secret. It leaves
 //! larder in one place, on the request to the origin that it was meant for.
 //!
-//! A login that belongs to a connection (NTLM, Negotiate: RFC 4559 §5) is none that could be shown again on another
-//! connection; see [`is_bound_to_connection`]. User information in a URL is refused where requests are read
+//! A login that belongs to a connection (NTLM, Negotiate: RFC 4559 §5) or to one request (Digest: RFC 7616 §3.4; OAuth 1:
+//! RFC 5849 §3.3) is none that could be shown again; see [`is_shown_once`]. Cookies that HTTP/2 split are one field
+//! again before anything reads them ([`join_cookies`], RFC 9113 §8.2.3). User information in a URL is refused where requests are read
 //! ([`identity`](super::identity)), and a token in a body makes the request a pass, as every body does.
 
 use std::fmt;
 
 use aws_lc_rs::hmac;
-use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 
 use super::secret::{self, IN_THE_PATH};
 use super::{Key, Partition, Target};
@@ -33,6 +34,10 @@ const FIELDS: [&str; 11] = [
 
 /// Schemes whose login is the connection's, not the request's.
 const OF_A_CONNECTION: [&str; 3] = ["ntlm", "negotiate", "kerberos"];
+
+/// Schemes whose login holds a nonce, a count or a signature of method and URL: an origin takes it once.
+const OF_A_REQUEST: [&str; 8] =
+    ["digest", "oauth", "hawk", "signature", "mutual", "aws", "aws4-hmac-sha256", "sharedkey"];
 
 /// What a request shows to prove its right.
 #[derive(Clone, PartialEq, Eq)]
@@ -131,14 +136,30 @@ pub fn is_field(name: &HeaderName, named: &[&str]) -> bool {
     FIELDS.contains(&name.as_str()) || named.contains(&name.as_str())
 }
 
-/// Whether the request logs in its connection rather than itself: what is asked next on that connection has the same
-/// right, and a request elsewhere with the same field has none.
-pub fn is_bound_to_connection(headers: &HeaderMap) -> bool {
+/// Whether the login can be shown by nobody but its client, in this request: it logs in the connection, so that what is
+/// asked next on that connection has the same right and a request elsewhere with the same field has none; or it was made
+/// for one request, and an origin that has seen it refuses it the second time.
+pub fn is_shown_once(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().any(|value| {
-        let bytes = value.as_bytes();
-        let scheme = bytes.split(|byte| *byte == b' ').next().unwrap_or(bytes);
-        OF_A_CONNECTION.iter().any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
+        let mut words = value.as_bytes().split(u8::is_ascii_whitespace);
+        let scheme = words.next().unwrap_or_default();
+        let mut known = OF_A_CONNECTION.iter().chain(&OF_A_REQUEST);
+        known.any(|known| scheme.eq_ignore_ascii_case(known.as_bytes()))
     })
+}
+
+/// Makes one field of cookies that came in several: HTTP/2 clients may split them, and other origins may read the first
+/// alone (RFC 9113 §8.2.3). Split or not, they are one credential.
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if cookies.len() < 2 {
+        return;
+    }
+    // What consists of field values is one.
+    if let Ok(mut joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
+        joined.set_sensitive(true);
+        headers.insert(COOKIE, joined);
+    }
 }
 
 fn tokens(target: &Target) -> Vec<(String, String)> {
@@ -221,18 +242,21 @@ mod tests {
     }
 
     #[test]
-    fn a_connections_login_is_known_by_its_scheme() {
+    fn what_cannot_be_shown_again_is_known_by_its_scheme() {
         for (value, expected) in [
             ("NTLM TlRMTVNTUAAB", true),
             ("negotiate YII", true),
             ("Negotiate", true),
+            ("NTLM\tTlRMTVNTUAAB", true),
+            ("Digest username=\"x\", nonce=\"y\"", true),
+            ("OAuth oauth_nonce=\"x\"", true),
             ("Bearer ntlm", false),
             ("Basic eDp5", false),
             ("NTLMx y", false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(AUTHORIZATION, value.parse().unwrap());
-            assert_eq!(is_bound_to_connection(&headers), expected, "{value}");
+            assert_eq!(is_shown_once(&headers), expected, "{value}");
         }
     }
 

@@ -18,7 +18,7 @@ pub mod secret;
 
 use std::fmt;
 
-pub use self::credential::{Credential, is_bound_to_connection, is_field};
+pub use self::credential::{Credential, is_field, is_shown_once, join_cookies};
 pub use self::key::{Key, MatchKey, Partition};
 pub use self::origin::{Host, Origin, Scheme};
 pub use self::path::{BadPath, decode_once};

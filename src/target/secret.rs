@@ -17,25 +17,40 @@ use super::path::decode_once;
 pub const HIDDEN: &str = "…";
 
 /// Query parameters that are credentials: signed URLs and tokens.
-const PARAMETERS: [&str; 18] = [
+const PARAMETERS: [&str; 33] = [
+    "access-token",
     "access_token",
+    "api-key",
     "api_key",
     "apikey",
     "auth",
+    "auth-token",
     "auth_token",
+    "authorization",
     "awsaccesskeyid",
+    "client_secret",
+    "deploy_token",
+    "job_token",
     "jwt",
     "key-pair-id",
+    "oauth_token",
     "password",
+    "private-token",
     "private_token",
+    "q-signature",
+    "security-token",
     "sig",
     "signature",
     "token",
     "x-amz-credential",
     "x-amz-security-token",
     "x-amz-signature",
+    "x-cos-security-token",
     "x-goog-credential",
     "x-goog-signature",
+    "x-oss-credential",
+    "x-oss-security-token",
+    "x-oss-signature",
 ];
 
 /// The name of a token in the path: no header field and no parameter can be called so.
@@ -147,6 +162,10 @@ mod tests {
             "/a?b=1&Token=x",
             "/a?b=1;token=x",
             "/a?%74oken=x",
+            "/a?job_token=x",
+            "/a?Api-Key=x",
+            "/a?q-signature=x",
+            "/a?x-oss-signature=x",
             "/t/ab-0123456789abcdef/c",
             "/%74/ab-0123456789abcdef/c",
             "/t/x/t/ab-0123456789abcdef/c",

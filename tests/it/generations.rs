@@ -71,7 +71,7 @@ impl State {
         origin.put(&format!("{SUITE}/{named}"), Page::new(self.bytes(name).to_vec()));
     }
 
-    fn bytes(&self, name: &str) -> &[u8] {
+    pub(crate) fn bytes(&self, name: &str) -> &[u8] {
         &self.members.iter().find(|(known, _)| known == name).unwrap().1
     }
 

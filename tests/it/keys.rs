@@ -289,6 +289,28 @@ async fn a_signer_that_becomes_known_counts_at_the_next_update() {
     }
 }
 
+/// What one reader has read anew is not read for everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signer_that_becomes_known_counts_for_each_reader() {
+    let world = World::new().await;
+    let key = GpgKey::new(world.dir(), "archive");
+    Archive::new("one", 10).put(&world.origin, &key);
+    let release = world.origin.url(RELEASE);
+    let login = || world.client.get(&release).header("authorization", "Bearer x");
+    let current = || login().header("cache-control", "max-age=0").send();
+    current().await.complete();
+    assert!(update(&world, &world.origin).await.1.contains("indexed"), "the control");
+    let file = world.dir().join("archive.gpg");
+    std::fs::write(&file, key.public()).unwrap();
+    command(&world, &["keys", "add", file.to_str().unwrap()]).await;
+    world.proxy.clock.advance(Duration::from_secs(30));
+    current().await.complete();
+    let said = login().send().await.complete().cache_status().to_owned();
+    assert!(said.contains("signed+private"), "{said}");
+    let (_, said) = update(&world, &world.origin).await;
+    assert!(said.contains("signed"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archive_changes_its_signers_when_its_operator_says_so() {
     let mut keys = Vec::new();

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
+use larder::digest::Algorithm;
 
-use crate::world::archive::{by_hash, put_simple, simple};
+use crate::world::archive::{by_hash, hex, put_simple, simple};
 use crate::world::{Mood, Page, World, noise};
 
 /// A day, in seconds: what a registry may ask of who asked too much.
@@ -140,4 +141,44 @@ async fn a_hostile_job_that_uses_up_its_quota_hurts_nobody_else() {
     assert_eq!(world.fetch(&other).await.body, "x");
     let got = world.client.get(&nonsense).header("authorization", "Bearer hostile").send().await;
     assert_eq!(got.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+/// The same by the two questions that go to the registry whatever is stored: its greeting, and whether it has a layer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hostile_job_makes_no_registry_fail_by_asking_for_its_greeting() {
+    let world = World::new().await;
+    let index = put_simple(&world.origin, "/", "demo", &[]);
+    let layer = noise(4, 1000);
+    let path = format!("/v2/demo/blobs/sha256:{}", hex(Algorithm::Sha256, &layer));
+    for path in ["/v2/", &path] {
+        let body = layer.clone();
+        world.origin.script(path, move |request| {
+            let hostile =
+                request.headers().get("authorization").is_some_and(|t| t == "Bearer hostile");
+            let mut page = if hostile { enough() } else { Page::new(body.clone()) };
+            let answer = page.answer(request.method(), request.headers());
+            async move { answer }
+        });
+    }
+    world.fetch(&index).await;
+    world.fetch(&world.origin.url(&path)).await;
+    world.origin.script("/simple/demo/", |request| async move {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        simple(&[]).answer(request.method(), request.headers())
+    });
+    for (who, expected) in [("Bearer hostile", false), ("", true)] {
+        for (url, head) in [(world.origin.url("/v2/"), false), (world.origin.url(&path), true)] {
+            let ask = if head { world.client.head(&url) } else { world.client.get(&url) };
+            let ask = if who.is_empty() { ask } else { ask.header("authorization", who) };
+            let got = ask.send().await;
+            assert_eq!(got.status, 200, "what is public is answered: {}", got.cache_status());
+        }
+        world.proxy.clock.advance(Duration::from_secs(6));
+        let current = world.client.get(&index).header("cache-control", "max-age=0").send();
+        let got = current.await.complete();
+        assert_eq!(got.cache_status().contains("+stale"), expected, "{who} {}", got.cache_status());
+        // The control: who has no token comes to its own limit.
+        world.origin.unscript("/v2/");
+        world.origin.put("/v2/", enough());
+    }
 }
