@@ -35,6 +35,8 @@ mod keys;
 mod kill;
 mod layers;
 mod licences;
+mod mirror;
+mod mirror_clients;
 mod npm_signatures;
 mod oci;
 mod pass;

@@ -1,11 +1,20 @@
 //! Bodies of fuzz tests: any bytes, and what must hold of the answer.
 
+use url::{Position, Url};
+
 use super::body::Changing;
 use super::lead::Lead;
 use super::place;
 use crate::config::Config;
+use crate::ecosystem::fuzz::Body;
 use crate::ecosystem::links::{Links, Step};
 use crate::target::Target;
+
+/// Every body.
+pub const BODIES: &[Body] = &[
+    Body { name: "mirrored", run: mirrored },
+    Body { name: "mirrored_names", run: mirrored_names },
+];
 
 /// Where npm's and PyPI's documents have their addresses.
 const PATTERNS: &[&[Step]] = &[
@@ -44,11 +53,12 @@ pub fn mirrored_names(bytes: &[u8]) {
     let Some((page, lead)) = lead() else { return };
     let (Some(path), Some(meant)) = (lead.path(&text), page.join(&text)) else { return };
     // As the client resolves it, before it asks.
-    let Some(asked) = Target::from_url("http://larder:3142/").and_then(|own| own.join(&path))
+    let asked = Url::parse("http://larder:3142/").and_then(|own| own.join(&path)).ok();
+    let Some(Ok(uri)) =
+        asked.map(|asked| asked[Position::BeforePath..Position::AfterQuery].parse())
     else {
         return;
     };
-    let Ok(uri) = asked.path_and_query().parse() else { return };
     let named = place::read(&mirror, &uri).ok().flatten().map(|place| place.target);
     assert_eq!(named.as_ref().map(Target::origin), Some(meant.origin()), "{text:?} became {path}");
 }

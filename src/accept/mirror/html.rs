@@ -208,44 +208,45 @@ impl Html {
                 Within::BeforeAttribute
             }
             (Within::Bare, _) => Within::Bare,
-            (Within::Name, b'/') => Within::BeforeAttribute,
-            (Within::Name, _) if byte.is_ascii_whitespace() => Within::BeforeAttribute,
-            (Within::Name, _) => {
-                keep(&mut self.name, byte);
-                Within::Name
-            }
-            (Within::Attribute | Within::AfterAttribute, b'=') => Within::BeforeValue,
-            (Within::Attribute, _) if byte.is_ascii_whitespace() => Within::AfterAttribute,
-            (Within::BeforeAttribute | Within::Attribute | Within::AfterAttribute, b'/') => {
-                Within::BeforeAttribute
-            }
-            (Within::Attribute, _) => {
-                keep(&mut self.attribute, byte);
-                Within::Attribute
-            }
-            (Within::BeforeAttribute | Within::AfterAttribute | Within::BeforeValue, _)
-                if byte.is_ascii_whitespace() =>
-            {
-                within
-            }
-            (Within::BeforeAttribute | Within::AfterAttribute, _) => {
-                self.attribute.clear();
-                keep(&mut self.attribute, byte);
-                Within::Attribute
-            }
             (Within::BeforeValue, b'"' | b'\'') => {
                 self.value_begins(Some(byte));
                 Within::Quoted(byte)
             }
-            (Within::BeforeValue, _) => {
+            (Within::BeforeValue, _) if !byte.is_ascii_whitespace() => {
                 self.value_begins(None);
                 Within::Bare
             }
+            (Within::BeforeValue, _) => within,
+            _ => self.name(within, byte),
         };
         self.state = State::Tag(next);
         if self.held.len() > MAX_TAG {
             out.append(&mut self.held);
             self.gone = true;
+        }
+    }
+
+    /// A byte of the tag's name, of an attribute's, or between them.
+    fn name(&mut self, within: Within, byte: u8) -> Within {
+        match (within, byte) {
+            (Within::Attribute | Within::AfterAttribute, b'=') => Within::BeforeValue,
+            (_, b'/') => Within::BeforeAttribute,
+            (Within::Name, _) if byte.is_ascii_whitespace() => Within::BeforeAttribute,
+            (Within::Attribute, _) if byte.is_ascii_whitespace() => Within::AfterAttribute,
+            (_, _) if byte.is_ascii_whitespace() => within,
+            (Within::Name, _) => {
+                keep(&mut self.name, byte);
+                Within::Name
+            }
+            (Within::Attribute, _) => {
+                keep(&mut self.attribute, byte);
+                Within::Attribute
+            }
+            _ => {
+                self.attribute.clear();
+                keep(&mut self.attribute, byte);
+                Within::Attribute
+            }
         }
     }
 
@@ -290,14 +291,14 @@ impl Html {
         let Some(raw) = self.held.get(href.start..href.end) else { return };
         let Some(text) = std::str::from_utf8(raw).ok() else { return };
         let Some(link) = decoded(text) else { return };
-        let led = if is_base {
+        let changed = if is_base {
             // Only the first one counts (HTML §4.2.3).
             if std::mem::replace(&mut self.based, true) { None } else { lead.base(&link) }
         } else {
             lead.path(&link)
         };
-        let Some(led) = led else { return };
-        let value = encoded(&led);
+        let Some(changed) = changed else { return };
+        let value = encoded(&changed);
         let value = if href.quote.is_none() { format!("\"{value}\"") } else { value };
         self.held.splice(href.start..href.end, value.into_bytes());
     }
@@ -462,7 +463,7 @@ mod tests {
         let mut lead = Lead::from(&home, "http://larder:3142", false, false).unwrap();
         let (mut html, mut out) = (Html::new(), Vec::new());
         html.push(b"<a href=\"/", &mut out, &mut lead);
-        html.push(&[b'a'; 1 << 20], &mut out, &mut lead);
+        html.push(&vec![b'a'; 1 << 20], &mut out, &mut lead);
         assert!(html.held.len() <= MAX_TAG && out.len() > 1 << 19);
         html.push(b"\"><a href=\"/b\"><a hre", &mut out, &mut lead);
         html.finish(&mut out);

@@ -118,7 +118,7 @@ impl Json {
             }
             b',' => {
                 self.name_comes =
-                    self.deeper == 0 && self.levels.last().is_some_and(|l| l.is_object)
+                    self.deeper == 0 && self.levels.last().is_some_and(|level| level.is_object);
             }
             b':' => self.name_comes = false,
             _ => {}
@@ -232,12 +232,12 @@ impl Json {
 
     /// The string that may be an address is complete, quotes and all.
     fn address(&mut self, out: &mut Vec<u8>, lead: &mut dyn FnMut(&str) -> Option<String>) {
-        let led = serde_json::from_slice::<String>(&self.held)
+        let changed = serde_json::from_slice::<String>(&self.held)
             .ok()
             .and_then(|address| lead(&address))
-            .and_then(|led| serde_json::to_vec(&led).ok());
-        match led {
-            Some(led) => out.extend_from_slice(&led),
+            .and_then(|address| serde_json::to_vec(&address).ok());
+        match changed {
+            Some(changed) => out.extend_from_slice(&changed),
             None => out.extend_from_slice(&self.held),
         }
         self.held.clear();
@@ -360,11 +360,11 @@ mod tests {
         let mut json = Json::new(PATTERNS);
         let mut out = Vec::new();
         let mut lead = |_: &str| None;
-        json.push(&[b'['; 1 << 20], &mut out, &mut lead);
+        json.push(&vec![b'['; 1 << 20], &mut out, &mut lead);
         assert!(json.levels.len() <= 4);
         let mut json = Json::new(PATTERNS);
         json.push(b"{\"dist\":{\"tarball\":\"", &mut out, &mut lead);
-        json.push(&[b'a'; 1 << 20], &mut out, &mut lead);
+        json.push(&vec![b'a'; 1 << 20], &mut out, &mut lead);
         assert!(json.held.len() <= MAX_STRING);
         out.clear();
         json.push(b"\",\"tarball\":\"x\"}}", &mut out, &mut |address| Some(format!("<{address}>")));

@@ -7,6 +7,8 @@
 //! would not do without larder. Links that leave the origin of a document that was asked with a credential therefore have
 //! a form of their own (`https-anonymous`), in which larder drops credentials.
 
+use std::fmt;
+
 use url::{Position, Url};
 
 use crate::target::{Origin, Scheme, Target, identity};
@@ -22,7 +24,7 @@ pub(super) const fn word(scheme: Scheme, anonymous: bool) -> &'static str {
 }
 
 /// Leads on from one document.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Lead {
     /// `http://larder:3142`, as the client calls it.
     own: String,
@@ -34,6 +36,13 @@ pub(super) struct Lead {
     has_credential: bool,
     /// The document was asked in the form that drops credentials.
     is_anonymous: bool,
+}
+
+/// Without the document's URL, which may hold a secret.
+impl fmt::Debug for Lead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lead").field("home", &self.home).finish_non_exhaustive()
+    }
 }
 
 impl Lead {
@@ -73,13 +82,20 @@ impl Lead {
     /// The link as a path at larder; `None` where it may stay as it is.
     pub(super) fn path(&self, link: &str) -> Option<String> {
         let link = trimmed(link);
-        let (origin, rest) = match self.absolute(link) {
-            Some(found) => found?,
-            None if link.starts_with('/') => (origin_of(&self.base)?, link.to_owned()),
-            None if climbs(link) => self.resolved(link)?,
-            None => return None,
+        let (origin, rest) = if let Some((scheme, rest)) = self.absolute(link) {
+            // As it is written, so that nothing is lost that is no URL yet, such as a template's braces.
+            let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+            let (authority, rest) = rest.split_at_checked(end)?;
+            (identity::origin_of(scheme, authority)?, rest.to_owned())
+        } else if link.starts_with('/') {
+            (origin_of(&self.base)?, link.to_owned())
+        } else if climbs(link) {
+            self.resolved(link)?
+        } else {
+            return None;
         };
-        let rest = if is_plain(&rest) { rest } else { self.resolved(link)?.1 };
+        // Browsers read `/\host` like `//host`.
+        let (origin, rest) = if is_plain(&rest) { (origin, rest) } else { self.resolved(link)? };
         let word =
             word(origin.scheme, self.is_anonymous || (self.has_credential && origin != self.home));
         let slash = if rest.starts_with('/') { "" } else { "/" };
@@ -102,25 +118,15 @@ impl Lead {
         path
     }
 
-    /// `https://host/path`, `//host/path`: where it leads and the rest as it is written, so that nothing is lost that
-    /// is no URL yet, such as a template's braces. The inner `None`: it leads where larder does not.
-    fn absolute(&self, link: &str) -> Option<Option<(Origin, String)>> {
+    /// The scheme of `https://host/path` or `//host/path`, and what stands behind the slashes.
+    fn absolute<'a>(&self, link: &'a str) -> Option<(Scheme, &'a str)> {
         let after = |prefix: &str| {
             let (start, rest) = link.split_at_checked(prefix.len())?;
             start.eq_ignore_ascii_case(prefix).then_some(rest)
         };
-        let (scheme, rest) = if let Some(rest) = after("https://") {
-            (Scheme::Https, rest)
-        } else if let Some(rest) = after("http://") {
-            (Scheme::Http, rest)
-        } else if let Some(rest) = after("//") {
-            (scheme_of(&self.base)?, rest)
-        } else {
-            return None;
-        };
-        let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
-        let (authority, rest) = rest.split_at_checked(end)?;
-        Some(identity::origin_of(scheme, authority).map(|origin| (origin, rest.to_owned())))
+        let https = after("https://").map(|rest| (Scheme::Https, rest));
+        let http = || after("http://").map(|rest| (Scheme::Http, rest));
+        https.or_else(http).or_else(|| Some((scheme_of(&self.base)?, after("//")?)))
     }
 
     /// The link as browsers resolve it.
@@ -246,6 +252,8 @@ mod tests {
                 "https://example.org\\..\\evil.example.org/a",
                 Some("/https/example.org/evil.example.org/a"),
             ),
+            ("/\\files.example.org/a", Some("/https/files.example.org/a")),
+            ("\\\\files.example.org/a", Some("/https/files.example.org/a")),
             ("/a\\..\\..\\..\\b", Some("/https/example.org/b")),
         ]);
     }

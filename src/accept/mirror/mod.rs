@@ -182,13 +182,13 @@ fn links_in(headers: &HeaderMap, recognition: Option<&Recognition>, at: &Target)
 }
 
 fn lead_on(headers: &mut HeaderMap, name: HeaderName, lead: &Lead) {
-    let led = headers
+    let changed = headers
         .get(&name)
         .and_then(|value| value.to_str().ok())
         .and_then(|link| lead.url(link))
         .and_then(|url| HeaderValue::from_str(&url).ok());
-    if let Some(led) = led {
-        headers.insert(name, led);
+    if let Some(changed) = changed {
+        headers.insert(name, changed);
     }
 }
 

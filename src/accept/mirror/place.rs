@@ -63,15 +63,25 @@ pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal>
 
 /// Whether a first segment without a scheme is meant as an address.
 fn is_address(segment: &str) -> bool {
-    segment != "ca.crt" && (segment.contains(['.', ':', '@']))
+    segment != "ca.crt" && unescaped(segment).contains(['.', ':', '@'])
 }
 
 /// `host[:port]/path` as a target.
 fn below(scheme: Scheme, text: &str, query: Option<&str>) -> Result<Target, Refusal> {
     let end = text.find('/').unwrap_or(text.len());
     let (authority, path) = text.split_at_checked(end).unwrap_or((text, ""));
-    let origin = identity::origin_of(scheme, authority).ok_or_else(|| no_authority(authority))?;
+    let authority = unescaped(authority);
+    let origin = identity::origin_of(scheme, &authority).ok_or_else(|| no_authority(&authority))?;
     target(origin, path, query)
+}
+
+/// The delimiters of an authority, which some clients escape in a path (pip writes `%3A` for a port's colon). Nothing else is
+/// resolved: a host has no other byte that would have to be escaped.
+fn unescaped(authority: &str) -> String {
+    ["%3A:", "%5B[", "%5D]"].iter().fold(authority.to_owned(), |text, pair| {
+        let (escape, byte) = pair.split_at_checked(3).unwrap_or((pair, ""));
+        text.replace(escape, byte).replace(&escape.to_ascii_lowercase(), byte)
+    })
 }
 
 fn no_authority(text: &str) -> Refusal {
@@ -85,7 +95,7 @@ fn no_authority(text: &str) -> Refusal {
     } else {
         let shown: String = text.chars().take(260).flat_map(char::escape_debug).collect();
         format!(
-            "{shown} in the path is no host and port; mirror form is /https/host/path, and nothing in the host is escaped"
+            "{shown} in the path is no host and port; mirror form is /https/host/path, and no letter of the host is escaped"
         )
     })
 }
@@ -283,6 +293,9 @@ mod tests {
             ("/https/[2001:db8::1]:8443/a", "https://[2001:db8::1]:8443/a"),
             ("/https/example.org/@scope%2fname", "https://example.org/@scope%2Fname"),
             ("/https-anonymous/example.org/a", "https://example.org/a without"),
+            ("/https/example.org%3a8443/a", "https://example.org:8443/a"),
+            ("/example.org%3A8080/debian", "http://example.org:8080/debian"),
+            ("/http/%5B2001:db8::1%5D%3A80/a", "http://[2001:db8::1]/a"),
             ("/example.org/debian/dists", "http://example.org/debian/dists"),
             ("/example.org:8080/debian", "http://example.org:8080/debian"),
             ("/HTTPS///example.org/debian", "https://example.org/debian"),

@@ -9,6 +9,7 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::lead::Lead;
 use crate::digest::{hex, key_hash};
+use crate::reply::condition::tags;
 
 /// Changes whenever links are changed in another way than before.
 const EDITION: &[u8] = b"1";
@@ -125,16 +126,6 @@ fn note(headers: &mut HeaderMap) {
     for value in all {
         headers.append(&name, value);
     }
-}
-
-/// The members of a list of entity tags; a comma inside quotes belongs to its tag (RFC 9110 §8.8.3).
-fn tags(list: &str) -> impl Iterator<Item = &str> {
-    let mut quoted = false;
-    list.split(move |c: char| {
-        quoted ^= c == '"';
-        c == ',' && !quoted
-    })
-    .map(str::trim)
 }
 
 #[cfg(test)]
