@@ -10,7 +10,7 @@
 //!  CONNECT host ────────── policy says tunnel ──▶ copied through, nothing read
 //!     │ intercept   leaf certificate from `authority`; h2, http/1.1
 //!     ▼
-//!  Request          (plain-http absolute form joins here)
+//!  Request          (plain-http absolute form and mirror form join here)
 //!     │ target      one request names one thing, or 421/400
 //!     ▼
 //!  Target

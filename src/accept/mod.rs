@@ -12,6 +12,7 @@
 
 pub mod announce;
 mod listen;
+pub mod mirror;
 mod outer;
 
 use std::io;

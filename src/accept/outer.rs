@@ -1,7 +1,8 @@
 //! One client connection, before any tunnel: HTTP/1.1, proxy requests.
 //!
 //! CONNECT is decided on and answered here, and the tunnel is run in this connection's own task once hyper has let go
-//! of the socket. An absolute-form request goes to the pipeline, what names larder itself to its own pages.
+//! of the socket. An absolute-form request goes to the pipeline; what names larder itself goes to its own pages or, with an
+//! address in its path, through `mirror` to the pipeline too.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
-use super::Front;
+use super::{Front, mirror};
 use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::intercept::{
@@ -161,18 +162,41 @@ impl<S: Serve> Visit<S> {
 impl<S: Serve> Desk<S> {
     /// Answers a request, or says why not.
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let Visit { front, config, peer, .. } = &self.visit;
         if request.method() == Method::CONNECT {
             return self.connect(request).await;
         }
         if request.uri().authority().is_none() {
-            return Ok(front.own.answer(request, *peer).await);
+            return self.own(request).await;
         }
         let target = identify(None, &request)?;
         let origin = target.origin();
         if self.visit.is_own(origin) {
-            return Ok(front.own.answer(request, *peer).await);
+            return self.own(request).await;
         }
+        self.through(origin, request).await
+    }
+
+    /// Answers a request that is sent to larder itself: in mirror form it is for another all the same.
+    async fn own(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let Visit { front, config, peer, local, .. } = &self.visit;
+        let Some(way) = mirror::enter(config, &mut request, *local)? else {
+            return Ok(front.own.answer(request, *peer).await);
+        };
+        let origin = way.target().origin();
+        if self.visit.is_own(origin) {
+            return Err(mirror::looping(&way));
+        }
+        let response = self.through(origin, request).await?;
+        Ok(way.back(response))
+    }
+
+    /// Gives a request in absolute form to the pipeline.
+    async fn through(
+        &self,
+        origin: &Origin,
+        request: Request<Incoming>,
+    ) -> Result<Response<Body>, Refusal> {
+        let Visit { front, config, peer, .. } = &self.visit;
         check(config, &origin.host, origin.port)?;
         let connection = self.connection.get_or_init(|| {
             let line = self.line.clone();

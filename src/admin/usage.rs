@@ -43,7 +43,7 @@ impl Usage {
         }
     }
 
-    fn situations(&self) -> [Situation; 5] {
+    fn situations(&self) -> [Situation; 6] {
         let (name, sha256) = (&self.name, self.script.sha256());
         [
             Situation {
@@ -69,6 +69,11 @@ impl Usage {
                 title: "One command, on larder's own machine",
                 about: "Changes nothing but that command's environment.",
                 lines: vec!["larder exec -- COMMAND".to_owned()],
+            },
+            Situation {
+                title: "A client that cannot use a proxy",
+                about: "The address with its scheme as a path, instead of the URL in the client's settings; no CA is needed.",
+                lines: vec![format!("http://{name}/https/HOST/PATH")],
             },
             Situation {
                 title: "Undo",

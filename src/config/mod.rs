@@ -64,6 +64,8 @@ pub struct Config {
     pub upstream_ca: Vec<PathBuf>,
     /// `clients.*`.
     pub clients: Clients,
+    /// `mirror.*`.
+    pub mirror: Mirror,
     /// `hosts.*`.
     pub hosts: Hosts,
     /// `http.*`.
@@ -97,6 +99,26 @@ pub struct Clients {
     pub idle_timeout: Duration,
     /// `clients.drain_timeout`: how long a stop waits for running transfers.
     pub drain_timeout: Duration,
+}
+
+/// How larder serves clients that cannot use a proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mirror {
+    /// `mirror.enabled`: whether `/https/host/path` is served.
+    pub enabled: bool,
+    /// `mirror.names`: names of this larder that clients use in such requests.
+    pub names: Vec<HostPattern>,
+    /// `mirror.registries`: what is mirrored at `/v2/`.
+    pub registries: Vec<Registry>,
+}
+
+/// A container registry that is mirrored at `/v2/`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registry {
+    /// What clients call it in `?ns=`; without a name it is meant where they call none.
+    pub name: Option<String>,
+    /// Its URL, without `/v2/`.
+    pub url: String,
 }
 
 /// What is done with which host.
@@ -280,6 +302,7 @@ impl Default for Config {
                 idle_timeout: Duration::from_mins(2),
                 drain_timeout: Duration::from_secs(30),
             },
+            mirror: Mirror { enabled: true, names: Vec::new(), registries: Vec::new() },
             hosts: Hosts {
                 tunnel: Vec::new(),
                 refuse: Vec::new(),

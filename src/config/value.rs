@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{HostPattern, LogFormat, Roots, SpeaksFor};
+use super::{HostPattern, LogFormat, Registry, Roots, SpeaksFor};
 
 /// How values of one kind are written.
 pub(super) struct Form<T> {
@@ -219,6 +219,36 @@ pub(super) const SPEAKS_FOR: Form<SpeaksFor> = Form::quoted(
         })
     },
     |pair| format!("{} {}", pair.index, pair.files),
+);
+
+/// A container registry that is mirrored.
+pub(super) const REGISTRY: Form<Registry> = Form::quoted(
+    "a registry's URL such as \"https://registry.example.org\", or NAME=URL",
+    |text| {
+        let (name, url) = match text.split_once('=') {
+            // A URL without a query has no equals sign before its scheme's colon.
+            Some((name, url)) if !name.contains(':') || url.contains("://") => (Some(name), url),
+            Some(_) | None => (None, text),
+        };
+        let name_fits = name.is_none_or(|name| {
+            !name.is_empty()
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:[]".contains(&b))
+        });
+        let url = Url::parse(url).ok()?;
+        let fits = matches!(url.scheme(), "https" | "http")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none();
+        (fits && name_fits).then(|| Registry {
+            name: name.map(str::to_owned),
+            url: url.as_str().trim_end_matches('/').to_owned(),
+        })
+    },
+    |registry| match &registry.name {
+        Some(name) => format!("{name}={}", registry.url),
+        None => registry.url.clone(),
+    },
 );
 
 /// A proxy's URL with its password replaced: `http://user:…@proxy.example.org:3128`.

@@ -12,6 +12,7 @@ mod bounded;
 mod cargo;
 pub mod fuzz;
 mod glimpse;
+pub mod links;
 mod npm;
 mod oci;
 mod pypi;
@@ -227,6 +228,12 @@ pub trait Ecosystem: Sync {
     /// asks for by itself, so that it shares its entry with the clients'.
     fn accept(&self, _variant: &str) -> &'static str {
         Variant::ONLY.accept
+    }
+
+    /// Where the addresses stand in an answer of type `kind` (lower case, without parameters) at `at`, if it may be an index
+    /// that names files by URL. Never for a document whose own bytes anything promises or signs.
+    fn links(&self, _at: &Target, _kind: &str) -> Option<links::Links> {
+        None
     }
 
     /// Request headers that clients of this ecosystem send and that change nothing in the answer, in lower case; a

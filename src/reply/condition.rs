@@ -81,7 +81,7 @@ fn matches_any(list: &str, etag: Option<&str>, strong: bool) -> bool {
 }
 
 /// The members of a list of entity tags; a comma inside quotes belongs to its tag (RFC 9110 §8.8.3).
-fn tags(list: &str) -> impl Iterator<Item = &str> {
+pub fn tags(list: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     list.split(move |c: char| {
         quoted ^= c == '"';

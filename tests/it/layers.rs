@@ -275,6 +275,9 @@ fn no_private_key_is_committed() {
 /// Where a target's URL may be whole: where it is made, where it is written into a request, and where an index is named so
 /// that it can be asked for again (one with a token in its URL is not).
 const WHOLE_URLS: &[(&str, &str)] = &[
+    // What relative links resolve against; the request that the pipeline gets.
+    ("accept/mirror/lead.rs", ".url()"),
+    ("accept/mirror/mod.rs", ".path_and_query()"),
     ("origin/ask.rs", ".url()"),
     ("origin/dress.rs", ".path_and_query()"),
     ("store/batch.rs", ".path_and_query()"),

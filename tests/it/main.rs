@@ -41,6 +41,8 @@ mod kill;
 mod layers;
 mod licences;
 mod logins;
+mod mirror;
+mod mirror_clients;
 mod npm_signatures;
 mod oci;
 mod oci_tokens;

@@ -11,7 +11,7 @@ use crate::world::archive::{flipped, hex};
 use crate::world::tools::{client, run, text, trusted_file};
 use crate::world::{Origin, Page, World};
 
-const PACKAGE: &str = "pool/main/g/gear/gear_1.0+dfsg-1_all.deb";
+pub(crate) const PACKAGE: &str = "pool/main/g/gear/gear_1.0+dfsg-1_all.deb";
 const INDEX: &str = "dists/gears/main/binary-all/Packages";
 
 /// A key pair of gpg, in a directory of its own.
@@ -87,14 +87,14 @@ impl Key {
 
 /// An archive of one package.
 #[derive(Clone)]
-struct Archive {
+pub(crate) struct Archive {
     deb: Vec<u8>,
-    packages: Vec<u8>,
+    pub(crate) packages: Vec<u8>,
     release: String,
 }
 
 impl Archive {
-    async fn new(dir: &Path, content: &str, date: &str, by_hash: bool) -> Self {
+    pub(crate) async fn new(dir: &Path, content: &str, date: &str, by_hash: bool) -> Self {
         let tree = dir.join("gear");
         std::fs::create_dir_all(tree.join("DEBIAN")).unwrap();
         std::fs::create_dir_all(tree.join("opt")).unwrap();
@@ -129,7 +129,7 @@ impl Archive {
     }
 
     /// Puts it on `origin`, signed by `key`.
-    fn put(&self, origin: &Origin, key: &Key) {
+    pub(crate) fn put(&self, origin: &Origin, key: &Key) {
         origin.put("/debian/dists/gears/InRelease", Page::new(key.clear_sign(&self.release)));
         origin.put(&format!("/debian/{INDEX}"), Page::new(self.packages.clone()));
         origin.put(&format!("/debian/{}", self.by_hash()), Page::new(self.packages.clone()));
@@ -143,7 +143,7 @@ impl Archive {
     }
 }
 
-const DATE: &str = "Fri, 20 Nov 2020 12:00:00 UTC";
+pub(crate) const DATE: &str = "Fri, 20 Nov 2020 12:00:00 UTC";
 const LATER: &str = "Sat, 21 Nov 2020  9:00:00 UTC";
 
 /// A world whose larder trusts `key`.
@@ -161,17 +161,18 @@ pub(crate) async fn world_trusting(key: Option<&Key>) -> World {
 /// Directories and a configuration for `apt-get` with nothing of this machine's; `ca` is the file of roots that it trusts.
 /// The configuration is called `apt.conf`.
 pub(crate) fn apt_home(world: &World, origin: &Origin, key: &Key, ca: &str) -> tempfile::TempDir {
+    apt_home_for(world, &origin.url("/debian"), key, ca)
+}
+
+/// The same for the archive that sources name by `url`.
+pub(crate) fn apt_home_for(world: &World, url: &str, key: &Key, ca: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir_in(world.dir()).unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
     for dir in ["lists/partial", "archives/partial"] {
         std::fs::create_dir_all(at(dir)).unwrap();
     }
     std::fs::write(at("status"), "").unwrap();
-    let line = format!(
-        "deb [signed-by={} arch=amd64] {} gears main\n",
-        key.public.display(),
-        origin.url("/debian")
-    );
+    let line = format!("deb [signed-by={} arch=amd64] {url} gears main\n", key.public.display());
     std::fs::write(at("sources.list"), line).unwrap();
     let conf = format!(
         "Dir::State::lists \"{}\";\nDir::State::status \"{}\";\nDir::Cache::archives \"{}\";\nDir::Cache::pkgcache \"\";\n\

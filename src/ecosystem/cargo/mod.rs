@@ -26,6 +26,7 @@ mod tests;
 use self::config::Template;
 use self::shape::{About, Crate, Page};
 use super::glimpse;
+use super::links::{Links, Step};
 use super::{Document, Ecosystem, Kind, Malformed, Recognised, Resource, Shape, Shelf, Variant};
 use crate::claim::{ClaimSink, Standing};
 use crate::entry::Head;
@@ -51,6 +52,9 @@ const ANY: Variant = Variant { name: "any", accept: "*/*" };
 /// Sparse cargo registries.
 #[derive(Debug)]
 pub(super) struct Cargo;
+
+/// Where the configuration says where the files are. (`api` is for those who publish.)
+const DOWNLOADS: &[&[Step]] = &[&[Step::Member("dl")]];
 
 impl Ecosystem for Cargo {
     fn name(&self) -> &'static str {
@@ -103,6 +107,14 @@ impl Ecosystem for Cargo {
 
     fn accept(&self, variant: &str) -> &'static str {
         [TEXT, ANY].into_iter().find(|class| class.name == variant).unwrap_or(Variant::ONLY).accept
+    }
+
+    /// cargo shows its token to the host of the files, if the registry asks for one everywhere (`auth-required`). Servers of
+    /// files give the configuration any type.
+    fn links(&self, at: &Target, kind: &str) -> Option<Links> {
+        let is_config = Page::at(at).is_some_and(|page| page.about == About::Config);
+        (is_config && kind != "text/html")
+            .then_some(Links::Json { ways: DOWNLOADS, take_login: true })
     }
 
     /// Which version of the protocol cargo speaks: there is one. What its HTTP library adds on plain http (`Upgrade: h2c`,

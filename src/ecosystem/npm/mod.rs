@@ -30,6 +30,7 @@ mod tests;
 use self::dist::Dists;
 use self::shape::{About, Page, Tarball, Tells};
 use self::signatures::{Judge, Open};
+use super::links::{Links, Step};
 use super::{Artifact, Document, Ecosystem, Kind, Malformed, Recognised, Resource};
 use super::{Shape, Shelf, Variant, glimpse};
 use crate::claim::{ClaimSink, Standing};
@@ -65,6 +66,12 @@ const HARMLESS: [&str; 9] = [
 /// npm registries.
 #[derive(Debug)]
 pub(super) struct Npm;
+
+/// Where a package's document and a version's name the files.
+const TARBALLS: &[&[Step]] = &[
+    &[Step::Member("versions"), Step::Any, Step::Member("dist"), Step::Member("tarball")],
+    &[Step::Member("dist"), Step::Member("tarball")],
+];
 
 impl Ecosystem for Npm {
     fn name(&self) -> &'static str {
@@ -114,6 +121,12 @@ impl Ecosystem for Npm {
             .find(|class| class.name == variant)
             .unwrap_or(Variant::ONLY)
             .accept
+    }
+
+    fn links(&self, at: &Target, kind: &str) -> Option<Links> {
+        let is_document = [accept::TYPE_INSTALL, accept::FULL.accept].contains(&kind);
+        (is_document && Page::at(at).is_some())
+            .then_some(Links::Json { ways: TARBALLS, take_login: false })
     }
 
     fn harmless_headers(&self) -> &'static [&'static str] {

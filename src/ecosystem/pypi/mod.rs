@@ -31,6 +31,7 @@ use hyper::header::CONTENT_TYPE;
 
 use self::links::{Links, Promised};
 use self::shape::{About, Dist, Page};
+use super::links::{self as places, Step};
 use super::{Document, Ecosystem, Kind, Malformed, Recognised, Resource, Shape, Shelf, Variant};
 use crate::claim::{ClaimSink, Standing};
 use crate::entry::Head;
@@ -50,6 +51,15 @@ const MAX_WANTED: usize = 4;
 /// PyPI-like indexes.
 #[derive(Debug)]
 pub(super) struct Pypi;
+
+/// Where a JSON page names its files (PEP 691).
+const FILES: &[&[Step]] = &[&[Step::Member("files"), Step::Each, Step::Member("url")]];
+
+/// Where the older document does.
+const LEGACY_FILES: &[&[Step]] = &[
+    &[Step::Member("urls"), Step::Each, Step::Member("url")],
+    &[Step::Member("releases"), Step::Any, Step::Each, Step::Member("url")],
+];
 
 impl Ecosystem for Pypi {
     fn name(&self) -> &'static str {
@@ -94,6 +104,22 @@ impl Ecosystem for Pypi {
             .find(|class| class.name == variant)
             .unwrap_or(Variant::ONLY)
             .accept
+    }
+
+    fn links(&self, at: &Target, kind: &str) -> Option<places::Links> {
+        let about = Page::at(at).map(|page| page.about);
+        let json = |ways| Some(places::Links::Json { ways, take_login: false });
+        match (kind, about) {
+            (accept::TYPE_HTML, _) => Some(places::Links::Html),
+            ("text/html", about) => {
+                (about.is_some() || may_be_links(at.path())).then_some(places::Links::Html)
+            }
+            // The list of all projects names no file.
+            (_, Some(About::Everything)) => None,
+            (accept::TYPE_JSON, _) | ("application/json", Some(About::Project(_))) => json(FILES),
+            ("application/json", Some(About::Legacy(_))) => json(LEGACY_FILES),
+            _ => None,
+        }
     }
 
     fn confirm(&self, _at: &Target, head: &Head, start: &[u8]) -> bool {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use larder::accept::mirror::fuzz as mirror;
 use larder::clock::Stopwatch;
 use larder::ecosystem::{ALL, fuzz};
 use larder::target::Target;
@@ -198,7 +199,7 @@ fn no_bytes_break_a_parser() {
     let budget = Duration::from_secs(seconds.map_or(1, |text| text.parse().unwrap()));
     let corpus = corpus();
     let mut random = Random(0x9E37_79B9_7F4A_7C15);
-    for fuzz::Body { name, run } in fuzz::BODIES {
+    for fuzz::Body { name, run } in fuzz::BODIES.iter().chain(mirror::BODIES) {
         for input in &corpus {
             run(input);
         }

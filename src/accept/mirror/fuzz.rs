@@ -1,0 +1,82 @@
+//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+
+use url::{Position, Url};
+
+use super::body::Changing;
+use super::lead::Lead;
+use super::place;
+use crate::config::Config;
+use crate::ecosystem::fuzz::Body;
+use crate::ecosystem::links::{Links, Step};
+use crate::target::Target;
+
+/// Every body.
+pub const BODIES: &[Body] = &[
+    Body { name: "mirrored", run: mirrored },
+    Body { name: "mirrored_names", run: mirrored_names },
+];
+
+/// Where npm's and PyPI's documents have their addresses.
+const PATTERNS: &[&[Step]] = &[
+    &[Step::Member("versions"), Step::Any, Step::Member("dist"), Step::Member("tarball")],
+    &[Step::Member("files"), Step::Each, Step::Member("url")],
+];
+
+/// Any bytes as a document whose links are changed: it makes no difference where it was cut into pieces. The first byte
+/// says where.
+///
+/// # Panics
+///
+/// If it does, or if larder's own links are changed into others that are not its own.
+pub fn mirrored(bytes: &[u8]) {
+    let Some((first, document)) = bytes.split_first() else { return };
+    let at = usize::from(*first).min(document.len());
+    for links in [Links::Html, Links::Json { ways: PATTERNS, take_login: false }] {
+        let whole = changed(links, [document]);
+        let (one, two) = document.split_at(at);
+        assert_eq!(changed(links, [one, two]), whole, "cut at {at}");
+        assert_eq!(changed(links, document.chunks(1)), whole, "cut everywhere");
+    }
+}
+
+/// Any text as a path, and as a link in a page: what it leads to is what the path that it becomes names.
+///
+/// # Panics
+///
+/// If a link leads to another host in mirror form than it names.
+pub fn mirrored_names(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let mirror = Config::default().mirror;
+    if let Ok(uri) = format!("/{text}").parse() {
+        let _read = place::read(&mirror, &uri);
+    }
+    let Some((page, lead)) = lead() else { return };
+    let (Some(path), Some(meant)) = (lead.path(&text), page.join(&text)) else { return };
+    // As the client resolves it, before it asks.
+    let asked = Url::parse("http://larder:3142/").and_then(|own| own.join(&path)).ok();
+    let Some(Ok(uri)) =
+        asked.map(|asked| asked[Position::BeforePath..Position::AfterQuery].parse())
+    else {
+        return;
+    };
+    let named = place::read(&mirror, &uri).ok().flatten().map(|place| place.target);
+    assert_eq!(named.as_ref().map(Target::origin), Some(meant.origin()), "{text:?} became {path}");
+}
+
+fn lead() -> Option<(Target, Lead)> {
+    let page = Target::from_url("https://example.org/simple/widget/")?;
+    let lead = Lead::from(&page, "http://larder:3142", false, false)?;
+    Some((page, lead))
+}
+
+fn changed<'a>(links: Links, pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let Some((_, lead)) = lead() {
+        let mut changing = Changing::new(links, lead);
+        for piece in pieces {
+            changing.push(piece, &mut out);
+        }
+        changing.finish(&mut out);
+    }
+    out
+}

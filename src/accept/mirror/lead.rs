@@ -1,0 +1,287 @@
+//! Where a link in a mirrored document leads: through larder again.
+//!
+//! A link to an address becomes that address in mirror form. A relative one resolves by itself, because the mirrored path
+//! ends like the original one; only what begins with a slash, or climbs above the root, would lose host and scheme.
+//!
+//! To the client all that is mirrored is one origin, larder's, so it shows one host's credential to the next, which it
+//! would not do without larder. Links that leave the origin of a document that was asked with a credential therefore have
+//! a form of their own (`https-anonymous`), in which larder drops credentials.
+
+use std::fmt;
+
+use url::{Position, Url};
+
+use crate::target::{Origin, Scheme, Target, identity};
+
+/// The mirror form's word for a scheme.
+pub(super) const fn word(scheme: Scheme, anonymous: bool) -> &'static str {
+    match (scheme, anonymous) {
+        (Scheme::Https, false) => "https",
+        (Scheme::Http, false) => "http",
+        (Scheme::Https, true) => "https-anonymous",
+        (Scheme::Http, true) => "http-anonymous",
+    }
+}
+
+/// Leads on from one document.
+#[derive(Clone)]
+pub(super) struct Lead {
+    /// `http://larder:3142`, as the client calls it.
+    own: String,
+    /// What relative links resolve against.
+    base: Url,
+    /// The document's origin.
+    home: Origin,
+    /// The document was asked with a credential.
+    has_credential: bool,
+    /// The document was asked in the form that drops credentials.
+    is_anonymous: bool,
+}
+
+/// Without the document's URL, which may hold a secret.
+impl fmt::Debug for Lead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lead").field("home", &self.home).finish_non_exhaustive()
+    }
+}
+
+impl Lead {
+    /// From the document at `at`. `None` for a URL that browsers would not take.
+    pub(super) fn from(
+        at: &Target,
+        own: &str,
+        has_credential: bool,
+        is_anonymous: bool,
+    ) -> Option<Self> {
+        Some(Self {
+            own: own.to_owned(),
+            base: Url::parse(&at.url()).ok()?,
+            home: at.origin().clone(),
+            has_credential,
+            is_anonymous,
+        })
+    }
+
+    /// The hosts that the document names may be shown its login.
+    pub(super) fn takes_login(&mut self, takes: bool) {
+        self.has_credential &= !takes;
+    }
+
+    /// What the same bytes become depends on this, and on nothing else of the request.
+    pub(super) fn stamp(&self) -> [&[u8]; 3] {
+        let marks: &[u8] = if self.is_anonymous {
+            b"anonymous"
+        } else if self.has_credential {
+            b"credential"
+        } else {
+            b""
+        };
+        [self.own.as_bytes(), self.home.scheme.as_str().as_bytes(), marks]
+    }
+
+    /// The link as a path at larder; `None` where it may stay as it is.
+    pub(super) fn path(&self, link: &str) -> Option<String> {
+        let link = trimmed(link);
+        let (origin, rest) = if let Some((scheme, rest)) = self.absolute(link) {
+            // As it is written, so that nothing is lost that is no URL yet, such as a template's braces.
+            let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
+            let (authority, rest) = rest.split_at_checked(end)?;
+            (identity::origin_of(scheme, authority)?, rest.to_owned())
+        } else if link.starts_with('/') {
+            (origin_of(&self.base)?, link.to_owned())
+        } else if climbs(link) {
+            self.resolved(link)?
+        } else {
+            return None;
+        };
+        // Browsers read `/\host` like `//host`.
+        let (origin, rest) = if is_plain(&rest) { (origin, rest) } else { self.resolved(link)? };
+        let word =
+            word(origin.scheme, self.is_anonymous || (self.has_credential && origin != self.home));
+        let slash = if rest.starts_with('/') { "" } else { "/" };
+        Some(format!("/{word}/{}{slash}{rest}", origin.authority()))
+    }
+
+    /// The link as a whole URL at larder; `None` where it may stay as it is.
+    pub(super) fn url(&self, link: &str) -> Option<String> {
+        self.path(link).map(|path| format!("{}{path}", self.own))
+    }
+
+    /// The page says what its links are relative to: as a path at larder, where that has to change.
+    pub(super) fn base(&mut self, link: &str) -> Option<String> {
+        let path = self.path(link);
+        if let Ok(base) = self.base.join(trimmed(link))
+            && origin_of(&base).is_some()
+        {
+            self.base = base;
+        }
+        path
+    }
+
+    /// The scheme of `https://host/path` or `//host/path`, and what stands behind the slashes.
+    fn absolute<'a>(&self, link: &'a str) -> Option<(Scheme, &'a str)> {
+        let after = |prefix: &str| {
+            let (start, rest) = link.split_at_checked(prefix.len())?;
+            start.eq_ignore_ascii_case(prefix).then_some(rest)
+        };
+        let https = after("https://").map(|rest| (Scheme::Https, rest));
+        let http = || after("http://").map(|rest| (Scheme::Http, rest));
+        https.or_else(http).or_else(|| Some((scheme_of(&self.base)?, after("//")?)))
+    }
+
+    /// The link as browsers resolve it.
+    fn resolved(&self, link: &str) -> Option<(Origin, String)> {
+        let url = self.base.join(link).ok()?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return None;
+        }
+        Some((origin_of(&url)?, url[Position::BeforePath..].to_owned()))
+    }
+}
+
+/// What browsers take off both ends.
+fn trimmed(link: &str) -> &str {
+    link.trim_matches(|c: char| c <= ' ')
+}
+
+/// Whether a relative link goes upwards, perhaps above the root, where it would take another host for a directory.
+fn climbs(link: &str) -> bool {
+    let end = link.find(['?', '#']).unwrap_or(link.len());
+    let path = link.get(..end).unwrap_or(link);
+    // A word with a colon is the scheme of something else.
+    let scheme =
+        path.find(':').is_some_and(|colon| path.find('/').is_none_or(|slash| colon < slash));
+    !scheme && !is_plain(path)
+}
+
+/// Whether the path of `rest` has nothing that a client would resolve before it asks: `/../` behind a host would name
+/// another host in mirror form.
+fn is_plain(rest: &str) -> bool {
+    let end = rest.find(['?', '#']).unwrap_or(rest.len());
+    let path = rest.get(..end).unwrap_or(rest);
+    let dots = |segment: &str| {
+        matches!(segment.to_ascii_uppercase().replace("%2E", ".").as_str(), "." | "..")
+    };
+    !path.bytes().any(|b| b == b'\\' || b < b' ') && !path.split('/').any(dots)
+}
+
+fn scheme_of(url: &Url) -> Option<Scheme> {
+    match url.scheme() {
+        "https" => Some(Scheme::Https),
+        "http" => Some(Scheme::Http),
+        _ => None,
+    }
+}
+
+fn origin_of(url: &Url) -> Option<Origin> {
+    identity::origin_of(scheme_of(url)?, &url[Position::BeforeHost..Position::AfterPort])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lead(has_credential: bool, is_anonymous: bool) -> Lead {
+        let at = Target::from_url("https://example.org/simple/widget/").unwrap();
+        Lead::from(&at, "http://larder:3142", has_credential, is_anonymous).unwrap()
+    }
+
+    #[track_caller]
+    fn expect(rows: &[(&str, Option<&str>)]) {
+        for (link, expected) in rows {
+            assert_eq!(lead(false, false).path(link).as_deref(), *expected, "{link}");
+        }
+    }
+
+    #[test]
+    fn addresses_lead_through_larder() {
+        expect(&[
+            (
+                "https://files.example.org/a/b.whl#sha256=00",
+                Some("/https/files.example.org/a/b.whl#sha256=00"),
+            ),
+            ("HTTP://Files.Example.org:80/a", Some("/http/files.example.org/a")),
+            ("https://files.example.org:8443/a?x=y", Some("/https/files.example.org:8443/a?x=y")),
+            ("https://[2001:db8::1]:8443/a", Some("/https/[2001:db8::1]:8443/a")),
+            ("https://example.org", Some("/https/example.org/")),
+            ("https://example.org?x", Some("/https/example.org/?x")),
+            ("//files.example.org/a", Some("/https/files.example.org/a")),
+            ("/packages/a.whl", Some("/https/example.org/packages/a.whl")),
+            (" /packages/a.whl\n", Some("/https/example.org/packages/a.whl")),
+            (
+                "https://files.example.org/{crate}/{version}",
+                Some("/https/files.example.org/{crate}/{version}"),
+            ),
+        ]);
+        assert_eq!(
+            lead(false, false).url("/a").as_deref(),
+            Some("http://larder:3142/https/example.org/a")
+        );
+    }
+
+    #[test]
+    fn what_resolves_by_itself_or_leads_elsewhere_stays() {
+        expect(&[
+            ("a.whl#sha256=00", None),
+            ("", None),
+            ("#top", None),
+            ("?page=2", None),
+            ("mailto:x@example.org", None),
+            ("data:text/plain,../x", None),
+            ("javascript:alert('../')", None),
+            ("ftp://example.org/a", None),
+            ("https://user:s3cret@example.org/a", None),
+            ("https://exam%70le.org/a", None),
+            ("https://2130706433/a", None),
+        ]);
+    }
+
+    /// In mirror form the host is a directory, and directories can be climbed out of.
+    #[test]
+    fn nothing_climbs_to_another_host() {
+        expect(&[
+            ("../../packages/a.whl#x", Some("/https/example.org/packages/a.whl#x")),
+            ("../../../../../packages/a.whl", Some("/https/example.org/packages/a.whl")),
+            ("a/%2e%2E/%2e./b", Some("/https/example.org/simple/b")),
+            ("/../../evil.example.org/a", Some("/https/example.org/evil.example.org/a")),
+            (
+                "https://example.org/../evil.example.org/a",
+                Some("/https/example.org/evil.example.org/a"),
+            ),
+            (
+                "https://example.org\\..\\evil.example.org/a",
+                Some("/https/example.org/evil.example.org/a"),
+            ),
+            ("/\\files.example.org/a", Some("/https/files.example.org/a")),
+            ("\\\\files.example.org/a", Some("/https/files.example.org/a")),
+            ("/a\\..\\..\\..\\b", Some("/https/example.org/b")),
+        ]);
+    }
+
+    #[test]
+    fn a_credential_stays_with_its_host() {
+        let shown = lead(true, false);
+        assert_eq!(
+            shown.path("https://files.example.org/a").unwrap(),
+            "/https-anonymous/files.example.org/a"
+        );
+        assert_eq!(shown.path("http://example.org/a").unwrap(), "/http-anonymous/example.org/a");
+        assert_eq!(shown.path("https://example.org/a").unwrap(), "/https/example.org/a");
+        let dropped = lead(true, true);
+        assert_eq!(dropped.path("/a").unwrap(), "/https-anonymous/example.org/a");
+        assert_ne!(shown.stamp(), dropped.stamp());
+        assert_ne!(shown.stamp(), lead(false, false).stamp());
+    }
+
+    #[test]
+    fn a_base_moves_what_is_relative_to_it() {
+        let mut lead = lead(false, false);
+        assert_eq!(
+            lead.base("https://files.example.org/d/").unwrap(),
+            "/https/files.example.org/d/"
+        );
+        assert_eq!(lead.path("/a").unwrap(), "/https/files.example.org/a");
+        assert_eq!(lead.path("../../a").unwrap(), "/https/files.example.org/a");
+        assert_eq!(lead.path("a"), None);
+    }
+}

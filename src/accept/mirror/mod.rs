@@ -1,0 +1,208 @@
+//! Mirror form: for clients that cannot use a proxy, an address in the path of a request to larder itself.
+//!
+//! ```text
+//! GET /https/host/path ─▶ place ─▶ the same request in absolute form ─▶ pipeline ─▶ its answer, links led on ─▶ client
+//! ```
+//!
+//! The request becomes the one that a client of the proxy would have sent, and joins it before anything is judged: the
+//! identity (promise P1) is what the path says, the entries, the proofs and the guard are the same. Only the answer
+//! differs, on its way out: where an index names files by URL, and where a redirect leads, the address is put in
+//! mirror form. Nothing of that is ever stored, and what is signed, or promised by a digest, leaves as it came, because
+//! [`ecosystem::links`] knows no links in it. A changed document has validators of its own (`validators`).
+//!
+//! To its clients the mirror is one origin for all hosts, so what browsers and package managers keep apart by origin is
+//! kept apart here: cookies are dropped both ways, a host's credential is not led to another (`lead`), other sites'
+//! pages are refused (`place`), and a mirrored page is nobody's: it runs no script with larder's name (CSP `sandbox`).
+
+mod body;
+pub mod fuzz;
+mod html;
+mod json;
+mod lead;
+mod place;
+mod validators;
+
+use std::net::SocketAddr;
+
+use http_body_util::BodyExt as _;
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::uri::PathAndQuery;
+use hyper::{Request, Response, StatusCode, Uri};
+
+use self::body::{Changed, Changing};
+use self::lead::Lead;
+use self::place::Place;
+use self::validators::Stamp;
+use crate::config::Config;
+use crate::ecosystem::links::{Links, links};
+use crate::ecosystem::{self, ALL, Kind, Recognition, Shape};
+use crate::intercept::Refusal;
+use crate::reply::Body;
+use crate::target::Target;
+
+/// Of a request: what would say to a host for whom else larder is asked, or what it would take for its own visitor's.
+const OF_THE_CLIENT: [HeaderName; 3] = [header::COOKIE, header::REFERER, header::ORIGIN];
+
+/// Of an answer: what would hold for all that is mirrored, and not for its host alone.
+const FOR_AN_ORIGIN: [&str; 8] = [
+    "set-cookie",
+    "strict-transport-security",
+    "alt-svc",
+    "clear-site-data",
+    "service-worker-allowed",
+    "public-key-pins",
+    "report-to",
+    "nel",
+];
+
+/// The types that indexes with links have, to tell before the answer whether its links may have to change.
+const KINDS: [&str; 2] = ["text/html", "application/json"];
+
+/// A request in mirror form, and what its answer will need.
+#[derive(Debug)]
+pub(super) struct Way {
+    target: Target,
+    recognition: Option<Recognition>,
+    lead: Option<Lead>,
+    stamp: Option<Stamp>,
+    /// The condition that the client put was about a changed document.
+    is_conditional: bool,
+}
+
+/// Reads a request that is sent to larder itself. `None`: it is for larder's own pages.
+pub(super) fn enter<B>(
+    config: &Config,
+    request: &mut Request<B>,
+    local: Option<SocketAddr>,
+) -> Result<Option<Way>, Refusal> {
+    if !place::is_open(config) {
+        return Ok(None);
+    }
+    let Some(place) = place::read(&config.mirror, request.uri())? else {
+        return Ok(None);
+    };
+    let local = local.map(|local| local.to_string());
+    let own = place::own_name(request, &config.mirror, local.as_deref())?;
+    place::refuse_pages(request.headers(), &own)?;
+    let Place { target, is_anonymous } = place;
+    if target.origin().to_string() == format!("http://{own}") {
+        return Err(place::looping(&target));
+    }
+    redirect(request, &target)?;
+    let has_credential = has_credential(request.headers());
+    let headers = request.headers_mut();
+    for name in OF_THE_CLIENT {
+        headers.remove(name);
+    }
+    if is_anonymous {
+        for name in credentials() {
+            headers.remove(name);
+        }
+    }
+    let recognition =
+        ecosystem::recognise(&Shape { target: &target, accept: &joined(headers, &header::ACCEPT) });
+    let is_index = recognition.as_ref().is_some_and(|found| found.resource.kind == Kind::Index);
+    let may_change =
+        is_index && KINDS.iter().any(|kind| links(recognition.as_ref(), &target, kind).is_some());
+    let lead = Lead::from(&target, &format!("http://{own}"), has_credential, is_anonymous);
+    let stamp = lead.as_ref().map(Stamp::of);
+    if may_change {
+        // Links are found in plain text.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+    let is_conditional = stamp.as_ref().is_some_and(|stamp| stamp.ask(headers, may_change));
+    Ok(Some(Way { target, recognition, lead, stamp, is_conditional }))
+}
+
+/// Refused as 508: larder would ask itself.
+pub(super) fn looping(way: &Way) -> Refusal {
+    place::looping(&way.target)
+}
+
+/// Makes of the request the one that a client of the proxy sends.
+fn redirect<B>(request: &mut Request<B>, target: &Target) -> Result<(), Refusal> {
+    let unfit = || Refusal::forbidden(format!("{target} cannot be asked for"));
+    let mut parts = request.uri().clone().into_parts();
+    let authority = target.origin().authority();
+    parts.scheme = target.origin().scheme.as_str().parse().ok();
+    parts.authority = authority.parse().ok();
+    parts.path_and_query = target.path_and_query().parse::<PathAndQuery>().ok();
+    let uri = Uri::from_parts(parts).map_err(|_| unfit())?;
+    let host = HeaderValue::from_str(&authority).map_err(|_| unfit())?;
+    *request.uri_mut() = uri;
+    request.headers_mut().insert(header::HOST, host);
+    Ok(())
+}
+
+impl Way {
+    /// Whom the request is for.
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Makes of the pipeline's answer that of the mirror.
+    pub(super) fn back(self, response: Response<Body>) -> Response<Body> {
+        let (mut parts, body) = response.into_parts();
+        for name in FOR_AN_ORIGIN {
+            parts.headers.remove(name);
+        }
+        parts.headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+        parts.headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        let (Some(lead), Some(stamp)) = (self.lead, self.stamp) else {
+            return Response::from_parts(parts, body);
+        };
+        for name in [header::LOCATION, header::CONTENT_LOCATION] {
+            lead_on(&mut parts.headers, name, &lead);
+        }
+        let found = links_in(&parts.headers, self.recognition.as_ref(), &self.target);
+        match (parts.status, found) {
+            (StatusCode::OK, Some(links)) => {
+                stamp.answer(&mut parts.headers);
+                let body = Changed::new(body, Changing::new(links, lead)).boxed_unsync();
+                Response::from_parts(parts, body)
+            }
+            (StatusCode::NOT_MODIFIED, _) if self.is_conditional => {
+                stamp.answer(&mut parts.headers);
+                Response::from_parts(parts, body)
+            }
+            _ => Response::from_parts(parts, body),
+        }
+    }
+}
+
+/// The links in an answer, if there are any that larder can lead on: in one that is coded they cannot be found.
+fn links_in(headers: &HeaderMap, recognition: Option<&Recognition>, at: &Target) -> Option<Links> {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let coding = text(header::CONTENT_ENCODING).unwrap_or("identity");
+    if !coding.trim().eq_ignore_ascii_case("identity") {
+        return None;
+    }
+    let kind = text(header::CONTENT_TYPE)?.split(';').next()?.trim().to_ascii_lowercase();
+    links(recognition, at, &kind)
+}
+
+fn lead_on(headers: &mut HeaderMap, name: HeaderName, lead: &Lead) {
+    let changed = headers
+        .get(&name)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|link| lead.url(link))
+        .and_then(|url| HeaderValue::from_str(&url).ok());
+    if let Some(changed) = changed {
+        headers.insert(name, changed);
+    }
+}
+
+/// Every field by which clients log in.
+fn credentials() -> impl Iterator<Item = &'static str> {
+    ALL.iter().flat_map(|ecosystem| ecosystem.login_headers()).copied().chain(["authorization"])
+}
+
+fn has_credential(headers: &HeaderMap) -> bool {
+    credentials().any(|name| headers.contains_key(name))
+}
+
+/// The values of a list field, in one.
+fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.collect::<Vec<_>>().join(", ")
+}

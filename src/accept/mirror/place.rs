@@ -1,0 +1,448 @@
+//! What a path in mirror form names, and what a request that is sent to larder itself calls it.
+//!
+//! ```text
+//! /https/host[:port]/path  /http/host[:port]/path      the address with its scheme as first segment
+//! /https-anonymous/…       /http-anonymous/…           the same without the client's credentials
+//! /host.name[:port]/path   /HTTPS///host[:port]/path   as apt-cacher-ng has them; the first is plain http
+//! /v2/…[?ns=host]                                      a container registry's mirror: as `mirror.registries` says
+//! ```
+//!
+//! The first segment decides, and every word has one meaning: a host that is called like one of these words, or like a
+//! page of larder's own, is reached by its scheme (`/http/setup/…`); one without a dot or a port only so.
+
+use hyper::header::{self, HeaderMap};
+use hyper::http::uri::Authority;
+use hyper::{Request, StatusCode, Uri, Version};
+
+use crate::config::{Config, Mirror};
+use crate::intercept::Refusal;
+use crate::outcome::Outcome;
+use crate::target::{Host, Origin, Scheme, Target, decode_once, identity};
+
+/// What is asked for, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) target: Target,
+    /// The client's credentials are dropped.
+    pub(super) is_anonymous: bool,
+}
+
+/// What the path names; `None` for pages of larder's own, and for what is none of either.
+pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal> {
+    let path = uri.path();
+    let Some((first, rest)) =
+        path.strip_prefix('/').map(|path| path.split_once('/').unwrap_or((path, "")))
+    else {
+        return Ok(None);
+    };
+    let query = uri.query();
+    let has_rest = path.len() > first.len() + 1;
+    match first {
+        "https" | "http" | "https-anonymous" | "http-anonymous" if has_rest => {
+            let scheme = if first.starts_with("https") { Scheme::Https } else { Scheme::Http };
+            let target = below(scheme, rest, query)?;
+            Ok(Some(Place { target, is_anonymous: first.ends_with("-anonymous") }))
+        }
+        "HTTPS" => match rest.strip_prefix("//") {
+            Some(rest) => {
+                Ok(Some(Place { target: below(Scheme::Https, rest, query)?, is_anonymous: false }))
+            }
+            None => Err(malformed(
+                "apt-cacher-ng's form for https is /HTTPS///host/path; larder's own is /https/host/path",
+            )),
+        },
+        "v2" if has_rest => registry(mirror, path, query).map(Some),
+        // One segment is no address: nobody keeps packages there, and browsers ask for /favicon.ico.
+        _ if has_rest && is_address(first) => {
+            let target = below(Scheme::Http, path.strip_prefix('/').unwrap_or_default(), query)?;
+            Ok(Some(Place { target, is_anonymous: false }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether a first segment without a scheme is meant as an address.
+fn is_address(segment: &str) -> bool {
+    segment != "ca.crt" && unescaped(segment).contains(['.', ':', '@'])
+}
+
+/// `host[:port]/path` as a target.
+fn below(scheme: Scheme, text: &str, query: Option<&str>) -> Result<Target, Refusal> {
+    let end = text.find('/').unwrap_or(text.len());
+    let (authority, path) = text.split_at_checked(end).unwrap_or((text, ""));
+    let authority = unescaped(authority);
+    let origin = identity::origin_of(scheme, &authority).ok_or_else(|| no_authority(&authority))?;
+    target(origin, path, query)
+}
+
+/// The delimiters of an authority, which some clients escape in a path (pip writes `%3A` for a port's colon). Nothing else is
+/// resolved: a host has no other byte that would have to be escaped.
+fn unescaped(authority: &str) -> String {
+    ["%3A:", "%5B[", "%5D]"].iter().fold(authority.to_owned(), |text, pair| {
+        let (escape, byte) = pair.split_at_checked(3).unwrap_or((pair, ""));
+        text.replace(escape, byte).replace(&escape.to_ascii_lowercase(), byte)
+    })
+}
+
+fn no_authority(text: &str) -> Refusal {
+    malformed(&if text.is_empty() {
+        "the path names no host; mirror form is /https/host/path, with one slash before the host"
+            .to_owned()
+    } else if text.contains('@') {
+        // Not shown: it may be a password.
+        "the host in the path has a user name; credentials belong in the Authorization field"
+            .to_owned()
+    } else {
+        let shown: String = text.chars().take(260).flat_map(char::escape_debug).collect();
+        format!(
+            "{shown} in the path is no host and port; mirror form is /https/host/path, and no letter of the host is escaped"
+        )
+    })
+}
+
+fn target(origin: Origin, path: &str, query: Option<&str>) -> Result<Target, Refusal> {
+    let path = if path.is_empty() { "/" } else { path };
+    let tail = query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+    Target::new(origin, &tail).map_err(|bad| malformed(&bad.to_string()))
+}
+
+/// A request to a mirror of container registries: which one is meant, `ns` says (containerd, and what follows it), or the
+/// operator does.
+fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<Place, Refusal> {
+    let pairs = || query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    let named = pairs().find_map(|pair| pair.strip_prefix("ns="));
+    let base = match named {
+        Some(raw) => {
+            let name = decode_once(raw).unwrap_or_default();
+            let known =
+                mirror.registries.iter().find(|known| known.name.as_deref() == Some(&*name));
+            match known {
+                Some(known) => Target::from_url(&known.url),
+                None => Some(target(
+                    identity::origin_of(Scheme::Https, &name).ok_or_else(|| no_authority(&name))?,
+                    "/",
+                    None,
+                )?),
+            }
+        }
+        None => mirror
+            .registries
+            .iter()
+            .find(|known| known.name.is_none())
+            .and_then(|known| Target::from_url(&known.url)),
+    };
+    let base = base.ok_or_else(|| Refusal {
+        outcome: Outcome::Refused,
+        status: StatusCode::NOT_FOUND,
+        text: "which registry larder mirrors at /v2/ is not configured; mirror.registries (LARDER_MIRROR_REGISTRIES) names it"
+            .to_owned(),
+    })?;
+    // `ns` is for larder: the registry's own URL does not have it.
+    let rest = pairs().filter(|pair| !pair.starts_with("ns=")).collect::<Vec<_>>().join("&");
+    let path = format!("{}{path}", base.path().trim_end_matches('/'));
+    let target =
+        target(base.origin().clone(), &path, Some(&*rest).filter(|rest| !rest.is_empty()))?;
+    Ok(Place { target, is_anonymous: false })
+}
+
+/// What the client calls larder, as an authority; refused where that is no name of larder's (P1). A page whose name was
+/// made to resolve to larder's address could otherwise read through it, as could whoever is led here by mistake.
+pub(super) fn own_name<B>(
+    request: &Request<B>,
+    mirror: &Mirror,
+    local: Option<&str>,
+) -> Result<String, Refusal> {
+    let mut fields = request.headers().get_all(header::HOST).iter();
+    let (first, second) = (fields.next(), fields.next());
+    if second.is_some() {
+        return Err(malformed("the request has more than one Host field"));
+    }
+    let field = match (request.uri().authority().map(Authority::as_str), first) {
+        (Some(authority), _) => authority,
+        (None, Some(value)) => {
+            value.to_str().map_err(|_| malformed("the Host field is not ASCII"))?
+        }
+        (None, None) if request.version() == Version::HTTP_11 => {
+            return Err(malformed("the request has no Host field, which HTTP/1.1 demands"));
+        }
+        (None, None) => local.ok_or_else(|| malformed("the request has no Host field"))?,
+    };
+    let origin = identity::origin_of(Scheme::Http, field)
+        .ok_or_else(|| malformed("the request's Host field is no host and port"))?;
+    if is_own_name(&origin.host, mirror) {
+        Ok(origin.authority())
+    } else {
+        Err(Refusal {
+            outcome: Outcome::Refused,
+            status: StatusCode::MISDIRECTED_REQUEST,
+            text: format!(
+                "the request was sent to larder, but for {}; if that is a name of larder's own, add it to mirror.names \
+                 (LARDER_MIRROR_NAMES)",
+                origin.host
+            ),
+        })
+    }
+}
+
+/// Names that only the network larder is in gives out: nobody outside can make a page with one of them.
+const INNER: [&str; 9] = [
+    "localhost",
+    "local",
+    "internal",
+    "svc",
+    "lan",
+    "home.arpa",
+    "localdomain",
+    "test",
+    "intranet",
+];
+
+/// Whether a client may mean larder by `host`: an address, a name without a dot, this machine's own, one of a kind that is
+/// given out inside alone (RFC 6761, 6762, 8375, 9476's kin), or one that the operator names.
+fn is_own_name(host: &Host, mirror: &Mirror) -> bool {
+    let Some(name) = host.name() else { return true };
+    let inner = |suffix: &&str| {
+        name.strip_suffix(*suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    };
+    !name.contains('.')
+        || INNER.iter().any(inner)
+        || mirror.names.iter().any(|own| own.matches(name))
+        || rustix::system::uname()
+            .nodename()
+            .to_str()
+            .is_ok_and(|own| own.eq_ignore_ascii_case(name))
+}
+
+/// Refuses what a browser sends for another site's page: no client of registries names a page that it comes from. Following
+/// a link is no such request, and reads nothing for that page.
+pub(super) fn refuse_pages(headers: &HeaderMap, own: &str) -> Result<(), Refusal> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let is_foreign = match (text("origin"), text("sec-fetch-site")) {
+        (Some(origin), _) => origin != format!("http://{own}"),
+        (None, Some("cross-site" | "same-site")) => text("sec-fetch-mode") != Some("navigate"),
+        (None, _) => false,
+    };
+    if is_foreign || headers.contains_key("service-worker") {
+        return Err(Refusal::forbidden(
+            "another site's page may not read through this larder: mirror form is for package managers".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// Refused as 508: larder would ask itself.
+pub(super) fn looping(target: &Target) -> Refusal {
+    Refusal {
+        outcome: Outcome::Refused,
+        status: StatusCode::LOOP_DETECTED,
+        text: format!(
+            "{} is this larder itself; the path names the host that has the files",
+            target.origin()
+        ),
+    }
+}
+
+/// Whether there is anything to serve in mirror form.
+pub(super) fn is_open(config: &Config) -> bool {
+    config.mirror.enabled
+}
+
+fn malformed(text: &str) -> Refusal {
+    Refusal { outcome: Outcome::Refused, status: StatusCode::BAD_REQUEST, text: text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{HostPattern, Registry};
+
+    fn mirror() -> Mirror {
+        Mirror {
+            enabled: true,
+            names: vec![HostPattern("cache.example.org".into())],
+            registries: vec![
+                Registry { name: None, url: "https://registry.example.org".into() },
+                Registry {
+                    name: Some("hub.example.org".into()),
+                    url: "https://registry.example.org/hub/".into(),
+                },
+            ],
+        }
+    }
+
+    fn place(path: &str) -> Result<Option<String>, u16> {
+        let uri: Uri = path.parse().map_err(|_| 0_u16)?;
+        match read(&mirror(), &uri) {
+            Ok(place) => Ok(place.map(|place| {
+                let mark = if place.is_anonymous { " without" } else { "" };
+                format!("{}{mark}", place.target.url())
+            })),
+            Err(refusal) => Err(refusal.status.as_u16()),
+        }
+    }
+
+    #[test]
+    fn every_form_names_one_target() {
+        for (path, url) in [
+            ("/https/example.org/simple/", "https://example.org/simple/"),
+            ("/https/EXAMPLE.org.:443/a?b=/c", "https://example.org/a?b=/c"),
+            ("/http/example.org:8080/a", "http://example.org:8080/a"),
+            ("/https/example.org", "https://example.org/"),
+            ("/https/example.org?x", "https://example.org/?x"),
+            ("/https/example.org//a//b", "https://example.org//a//b"),
+            ("/https/[2001:db8::1]:8443/a", "https://[2001:db8::1]:8443/a"),
+            ("/https/example.org/@scope%2fname", "https://example.org/@scope%2Fname"),
+            ("/https-anonymous/example.org/a", "https://example.org/a without"),
+            ("/https/example.org%3a8443/a", "https://example.org:8443/a"),
+            ("/example.org%3A8080/debian", "http://example.org:8080/debian"),
+            ("/http/%5B2001:db8::1%5D%3A80/a", "http://[2001:db8::1]/a"),
+            ("/example.org/debian/dists", "http://example.org/debian/dists"),
+            ("/example.org:8080/debian", "http://example.org:8080/debian"),
+            ("/HTTPS///example.org/debian", "https://example.org/debian"),
+            // Words that mean something else at first are hosts behind a scheme.
+            ("/http/https/a", "http://https/a"),
+            ("/http/http/a", "http://http/a"),
+            ("/http/HTTPS/a", "http://https/a"),
+            ("/http/setup/a", "http://setup/a"),
+            ("/http/v2/a", "http://v2/a"),
+            ("/http/ca.crt/a", "http://ca.crt/a"),
+            ("/v2/", "https://registry.example.org/v2/"),
+            ("/v2/a/b/manifests/1?x=1", "https://registry.example.org/v2/a/b/manifests/1?x=1"),
+            (
+                "/v2/a/manifests/1?ns=hub.example.org",
+                "https://registry.example.org/hub/v2/a/manifests/1",
+            ),
+            (
+                "/v2/a/manifests/1?y=1&ns=quay.example.org%3A5000&x=1",
+                "https://quay.example.org:5000/v2/a/manifests/1?y=1&x=1",
+            ),
+        ] {
+            assert_eq!(place(path), Ok(Some(url.to_owned())), "{path}");
+        }
+    }
+
+    #[test]
+    fn larders_own_pages_come_first() {
+        for path in [
+            "/",
+            "/setup",
+            "/ca.crt",
+            "/-/health",
+            "/-/metrics",
+            "/favicon.ico",
+            "/example.org",
+            "/https",
+            "/http",
+            "/v2",
+            "/etc/passwd",
+            "/setup/x",
+            "/ca.crt/x",
+            "/https-anonymous",
+            "*",
+        ] {
+            assert_eq!(place(path), Ok(None), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_names_no_one_thing_is_refused() {
+        for path in [
+            "/https/",
+            "/https//example.org/a",
+            "/https///example.org/a",
+            "/https/a@b/",
+            "/https/user:pw@example.org/a",
+            "/https/example.org:99999/",
+            "/https/example.org:0/",
+            "/https/example.org:/",
+            "/https/example.org%2fa/b",
+            "/https/exam%70le.org/",
+            "/https/2130706433/",
+            "/https/127.1/",
+            "/https/0x7f.1/",
+            "/https/../a",
+            "/https/example.org/../other.example.org/",
+            "/https/example.org/%2e%2e/a",
+            "/https/example.org/a%00",
+            "/https/https://example.org/a",
+            "/HTTPS/example.org/a",
+            "/HTTPS//example.org/a",
+            "/HTTPS////example.org/a",
+            "/user@example.org/a",
+            "/../a/b",
+            "/example.org/../a",
+            "/v2/../a",
+            "/v2/a?ns=a@b",
+            "/v2/a?ns=",
+            "/v2/a?ns=a%2fb",
+        ] {
+            assert_eq!(place(path), Err(400), "{path}");
+        }
+        let none = Mirror { enabled: true, names: vec![], registries: vec![] };
+        let refusal = read(&none, &"/v2/a/tags/list".parse().unwrap()).unwrap_err();
+        assert!(refusal.status == 404 && refusal.text.contains("mirror.registries"));
+    }
+
+    #[test]
+    fn a_password_is_not_repeated() {
+        let refusal =
+            read(&mirror(), &"/https/user:s3cret@example.org/a".parse().unwrap()).unwrap_err();
+        assert!(!refusal.text.contains("s3cret") && refusal.text.contains("Authorization"));
+    }
+
+    #[test]
+    fn a_name_is_larders_own_or_the_request_is_refused() {
+        let named = |host: &str| {
+            let request = Request::builder()
+                .uri("/https/example.org/")
+                .header(header::HOST, host)
+                .body(())
+                .unwrap();
+            own_name(&request, &mirror(), None).map_err(|refusal| refusal.status.as_u16())
+        };
+        for (host, expected) in [
+            ("larder:3142", "larder:3142"),
+            ("LARDER", "larder"),
+            ("127.0.0.1:3142", "127.0.0.1:3142"),
+            ("[::1]:3142", "[::1]:3142"),
+            ("larder.ci.svc:3142", "larder.ci.svc:3142"),
+            ("larder.ci.svc.cluster.local:80", "larder.ci.svc.cluster.local"),
+            ("host.docker.internal:3142", "host.docker.internal:3142"),
+            ("cache.example.org", "cache.example.org"),
+        ] {
+            assert_eq!(named(host).as_deref(), Ok(expected), "{host}");
+        }
+        for (host, status) in [
+            ("evil.example.org:3142", 421),
+            ("notlocal.example:3142", 421),
+            ("xlocal.example", 421),
+            ("a@larder", 400),
+            ("", 400),
+        ] {
+            assert_eq!(named(host), Err(status), "{host}");
+        }
+    }
+
+    #[test]
+    fn another_sites_page_reads_nothing() {
+        let judge = |fields: &[(&'static str, &'static str)]| {
+            let headers = fields.iter().map(|(n, v)| {
+                (header::HeaderName::from_static(n), header::HeaderValue::from_static(v))
+            });
+            refuse_pages(&headers.collect(), "larder:3142").is_ok()
+        };
+        for (fields, welcome) in [
+            (&[][..], true),
+            (&[("origin", "http://larder:3142")], true),
+            (&[("origin", "http://evil.example.org")], false),
+            (&[("origin", "null")], false),
+            (&[("sec-fetch-mode", "cors")], true),
+            (&[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")], true),
+            (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], true),
+            (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
+            (&[("service-worker", "script")], false),
+        ] {
+            assert_eq!(judge(fields), welcome, "{fields:?}");
+        }
+    }
+}
