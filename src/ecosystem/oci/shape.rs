@@ -172,9 +172,9 @@ fn is_foreign(name: &str, tag: &str) -> bool {
 }
 
 /// Endings of packages and archives.
-const FILE_ENDINGS: [&str; 16] = [
-    "asc", "bz2", "crate", "ddeb", "deb", "dsc", "gz", "lzma", "metadata", "tgz", "toml", "udeb",
-    "whl", "xz", "zip", "zst",
+const FILE_ENDINGS: [&str; 18] = [
+    "adb", "apk", "asc", "bz2", "crate", "ddeb", "deb", "dsc", "gz", "lzma", "metadata", "tgz",
+    "toml", "udeb", "whl", "xz", "zip", "zst",
 ];
 
 /// Segments by which apt, `PyPI` and rustup know their paths.
