@@ -120,9 +120,7 @@ impl Authority {
 
     /// The SHA-256 of the CA's certificate, as `openssl x509 -fingerprint` prints it, for comparing by eye.
     pub fn fingerprint_sha256(&self) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.ca.der);
-        let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-        pairs.join(":")
+        fingerprint(&self.ca.der)
     }
 
     /// When the CA's certificate expires.
@@ -149,6 +147,21 @@ impl Authority {
         self.leaves.insert(host.clone(), Arc::clone(&leaf));
         Ok(Arc::clone(&leaf.certified))
     }
+}
+
+/// The SHA-256 of a certificate, as `openssl x509 -fingerprint` prints it.
+pub fn fingerprint(der: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    pairs.join(":")
+}
+
+/// Whether a certificate is the CA of some larder, by what such a certificate says of itself.
+pub fn is_larders(der: &CertificateDer<'_>) -> bool {
+    x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| {
+        let mut names = certificate.subject().iter_organization();
+        certificate.is_ca() && names.any(|name| name.as_str().is_ok_and(|name| name == "larder"))
+    })
 }
 
 impl fmt::Debug for Authority {
