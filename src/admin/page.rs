@@ -71,8 +71,7 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
         // As text, so that a browser shows what somebody is about to run.
         "/setup" => text(StatusCode::OK, Script::of(running).text),
         "/ca.crt" => {
-            let mut certificate =
-                answer(StatusCode::OK, PEM, running.authority.ca_pem().to_owned());
+            let mut certificate = answer(StatusCode::OK, PEM, running.authority.ca_pem());
             let name = HeaderValue::from_static("attachment; filename=\"larder-ca.crt\"");
             certificate.headers_mut().insert(header::CONTENT_DISPOSITION, name);
             certificate
@@ -126,6 +125,8 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
         running.metrics.render(&mut out)?;
         // Seconds, as Prometheus compares them with time().
         let seconds = u64::try_from(running.authority.not_after().as_millis() / 1000).unwrap_or(0);
+        let left = running.authority.not_after().since(admin.clock.now()).as_secs();
+        gauges.push(("ca_expires_in_seconds", "Seconds until the CA's certificate expires", left));
         gauges.push((
             "ca_not_after_timestamp_seconds",
             "When the CA's certificate expires",

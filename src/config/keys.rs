@@ -99,6 +99,9 @@ pub const KEYS: &[Key] = &[
         "How long a stop waits for running transfers."),
     key!(list "hosts.tunnel", hosts.tunnel, value::HOST,
         "Hosts whose connections are copied through unread: for clients that pin certificates."),
+    key!(list "ca.permitted", permitted, value::HOST,
+        "The names that a CA which larder makes is limited to, with all below them (name constraints); none are all hosts. \
+         Acts when a CA is made: at the first start, and by `larder ca rotate`.").at_restart(),
     key!(list "hosts.refuse", hosts.refuse, value::HOST, "Hosts that are answered 403."),
     key!(one "hosts.tunnel_unknown_protocols", hosts.tunnel_unknown_protocols, value::SWITCH,
         "Whether a CONNECT that carries neither TLS nor HTTP is copied through."),
@@ -311,7 +314,7 @@ mod tests {
                 "listen" => "127.0.0.1:1",
                 "allow_nets" | "clients.allow" => "203.0.113.0/24",
                 "clients.max_connections" | "upstream.connections_per_origin" => "3",
-                "hosts.tunnel" | "hosts.refuse" => "*.example.org",
+                "hosts.tunnel" | "hosts.refuse" | "ca.permitted" => "*.example.org",
                 "announce" => "true",
                 "hosts.tunnel_unknown_protocols" | "keys.built_in" => "false",
                 "hosts.ports" => "1-2",

@@ -220,6 +220,7 @@ impl<S: Serve> Granted<S> {
             }
             Ok(Err(error)) => tls::explain(&error, &self.route()),
             Ok(Ok(mut stream)) => {
+                self.metrics.witness.saw(&self.host, Sight::Handshake);
                 watch.activity.all_heard();
                 let (_, session) = stream.get_mut();
                 session.set_buffer_limit(Some(SEALED));
@@ -227,7 +228,11 @@ impl<S: Serve> Granted<S> {
                     watch.patience.header = None;
                 }
                 let tunnel = self.tunnel(Scheme::Https, hello.sni);
+                let (route, activity) = (self.route(), Arc::clone(&watch.activity));
                 self.requests(stream, tunnel, watch).await;
+                if activity.is_unused() {
+                    tls::unused(&route);
+                }
             }
         }
     }

@@ -35,6 +35,19 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
     }
 }
 
+/// Logs a connection that ended after its handshake without a request. GnuTLS's clients (apt, and often git and wget) look at
+/// the certificate only then; others open connections that they turn out not to need.
+pub(crate) fn unused(route: &Route) {
+    let Route { peer, host, port, metrics } = route;
+    if witness::token(host).is_none() && metrics.witness.is_news(peer.ip(), host, Instant::now()) {
+        tracing::info!(
+            client = %peer, %host, port,
+            "a client left after the TLS handshake without a request; if it failed, it may not trust larder's certificate: \
+             `larder doctor`, run there, says. Said once an hour for each client and host"
+        );
+    }
+}
+
 /// What kind of failure it was. Some clients close without an alert once they have seen a certificate they distrust.
 fn judge(error: &io::Error) -> Sight {
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {

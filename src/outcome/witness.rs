@@ -46,6 +46,8 @@ const SILENCE: Duration = Duration::from_hours(1);
 pub enum Sight {
     /// A granted CONNECT.
     Connect,
+    /// A handshake to its end. GnuTLS's clients look at the certificate only then, and leave without a word.
+    Handshake,
     /// The client refused the certificate, with this alert or without a word.
     Distrust(String),
     /// The client speaks no version of TLS or no cipher suite that larder speaks.

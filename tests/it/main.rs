@@ -14,10 +14,12 @@ mod world_itself;
 
 mod announce;
 mod apk;
+mod ca;
 mod clients;
 mod contract;
 mod crowd;
 mod deployment;
+mod doctor;
 mod documents;
 mod editions;
 mod env;

@@ -65,6 +65,11 @@ impl Cause {
             Sight::Broken(why) => {
                 Some(Self::distrust(facts).unwrap_or_else(|| Self::Broken(why.clone())))
             }
+            // Whoever is content sends a request.
+            Sight::Handshake => {
+                let why = || "it left after the handshake".to_owned();
+                Some(Self::distrust(facts).unwrap_or_else(|| Self::Pinned(why())))
+            }
             Sight::Connect | Sight::Request | Sight::Plain => None,
         });
         let arrived = !sights.is_empty();
@@ -166,6 +171,7 @@ mod tests {
         );
         let full = facts(Some("http://192.0.2.1:3142"), Trust::Full);
         assert_eq!(code(&[Sight::Connect, alert()], &full), "pinned");
+        assert_eq!(code(&[Sight::Connect, Sight::Handshake], &right), "ca-untrusted");
         let former = facts(Some("http://192.0.2.1:3142"), Trust::Former);
         assert_eq!(code(&[Sight::Connect, alert()], &former), "ca-changed");
         let missing = facts(Some("http://192.0.2.1:3142"), Trust::Missing);

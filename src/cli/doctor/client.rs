@@ -61,7 +61,7 @@ else {
   require('http').request({ host: p.hostname, port: p.port || 80, method: 'CONNECT', path: host + ':443' })
     .on('error', fail).on('connect', (_, socket) => {
       const createConnection = () => require('tls').connect({ socket, servername: host });
-      require('https').get(url, { createConnection, agent: false }, (r) => r.resume().on('end', () => process.exit()))
+      require('https').get(url, { createConnection, defaultPort: 443 }, (r) => r.resume().on('end', () => process.exit()))
         .on('error', fail);
     }).end();
 }";

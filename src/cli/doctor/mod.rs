@@ -41,6 +41,7 @@ use crate::store::write_durably;
 const EXAMPLES: &str = "\
 Examples:
   larder doctor                                    every client of this user, as in a fresh shell
+  larder doctor pip npm                            only these
   larder doctor --proxy http://larder.example.org:3142
   larder doctor --here                             with the variables of this very shell, as in a CI's job
   sudo larder doctor --container /srv/roots/debian the clients in another root directory
@@ -53,6 +54,9 @@ not, or larder is not there, 2 wrong flags.";
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Doctor {
+    /// Only these clients; without any, all that are found
+    #[arg(value_name = "CLIENT", value_parser = known)]
+    clients: Vec<&'static str>,
     /// The larder; by default the one that runs here, or that this machine was set up for
     #[arg(long, value_name = "http://HOST:PORT", value_parser = env::proxy)]
     proxy: Option<String>,
@@ -69,6 +73,9 @@ pub(super) struct Doctor {
 
 /// For a client's request. Java and npm take seconds to start on a busy machine; each client has a limit of its own below.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// For an alert to get from a client that has ended to larder's memory.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 
 /// What was found.
 #[derive(Debug, Serialize)]
@@ -145,7 +152,9 @@ impl Doctor {
             directory: directory(&shell),
             curl: shell.find("curl").is_some(),
         };
-        let here = CLIENTS.iter().filter_map(|client| {
+        let wanted =
+            |client: &&Client| self.clients.is_empty() || self.clients.contains(&client.name);
+        let here = CLIENTS.iter().filter(wanted).filter_map(|client| {
             Some((client, client.programs.iter().find_map(|program| shell.find(program))?))
         });
         let verdicts =
@@ -158,6 +167,15 @@ impl Doctor {
             clients,
         })
     }
+}
+
+/// Reads the name of a client.
+fn known(text: &str) -> Result<&'static str, String> {
+    let found = CLIENTS.iter().map(|client| client.name).find(|name| *name == text);
+    found.ok_or_else(|| {
+        let names: Vec<_> = CLIENTS.iter().map(|client| client.name).collect();
+        format!("there is no client of this name; known are {}", names.join(", "))
+    })
 }
 
 fn shell_name(shell: &Shell) -> String {
@@ -315,17 +333,39 @@ async fn probe(
     let said = match tokio::time::timeout(PATIENCE, command.output()).await {
         Ok(Ok(output)) => {
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-            last.map(|line| line.chars().take(300).collect())
+            said(&text)
         }
         Ok(Err(error)) => return Err(format!("it cannot be run: {error}")),
         Err(_) => Some(format!("it was stopped after {} seconds", PATIENCE.as_secs())),
     };
     forget(place.shell, &token);
-    let larder = place.larder.clone();
-    let sights = tokio::task::spawn_blocking(move || larder.saw(&token)).await;
-    let sights = sights.map_err(|error| error.to_string()).flatten()?;
+    let mut sights = seen(place.larder, &token).await?;
+    if !sights.contains(&witness::Sight::Request) {
+        // The client has ended; what it sent last may still be on its way through larder.
+        tokio::time::sleep(LAST_WORDS).await;
+        sights = seen(place.larder, &token).await?;
+    }
     Ok(Probed { host, sights, said })
+}
+
+async fn seen(larder: &Larder, token: &str) -> Result<Vec<witness::Sight>, String> {
+    let (larder, token) = (larder.clone(), token.to_owned());
+    let sights = tokio::task::spawn_blocking(move || larder.saw(&token)).await;
+    sights.map_err(|error| error.to_string()).flatten()
+}
+
+/// The line of a client's that says most: the first that speaks of the matter, or else the last.
+fn said(text: &str) -> Option<String> {
+    let telling = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        ["certificate", "resolve", "proxy", "ssl"].iter().any(|word| line.contains(word))
+    };
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("Picked up"));
+    let line = lines.clone().find(telling).or_else(|| lines.next_back());
+    line.map(|line| line.chars().take(300).collect())
 }
 
 /// cargo keeps what it read of a registry in its home: the probe's is removed.

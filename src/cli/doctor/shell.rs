@@ -139,7 +139,10 @@ impl Shell {
             self.read_profiles();
             return;
         }
-        let Some(program) = self.find(&self.name()).or_else(|| self.find("sh")) else { return };
+        let Some(program) = self.find(&self.name()).or_else(|| self.find("sh")) else {
+            self.read_profiles();
+            return;
+        };
         let Some(said) = self.said(&program, &["-l", "-c", "env -0"]).await else { return };
         // What a profile prints stands before the first variable; values with lines in them are nobody's here.
         let pairs =
