@@ -65,12 +65,11 @@ impl Admin {
     }
 
     fn change_ca(&self, question: &CaQuestion) -> Result<Arc<Authority>, AuthorityError> {
-        let authority = match &self.running {
-            Some(running) => Arc::clone(&running.authority),
-            None => {
-                let config = self.config.get();
-                Authority::limited(&state_dir(&config.data), &config.ca_permitted(), &self.clock)?
-            }
+        let authority = if let Some(running) = &self.running {
+            Arc::clone(&running.authority)
+        } else {
+            let config = self.config.get();
+            Authority::limited(&state_dir(&config.data), &config.ca_permitted(), &self.clock)?
         };
         match question {
             CaQuestion::Show => {}

@@ -26,11 +26,9 @@ impl Limits {
             return Ok(Self::default());
         };
         let names = |trees: &Option<Vec<x509_parser::extensions::GeneralSubtree<'_>>>| {
-            let names = trees.iter().flatten().filter_map(|tree| match tree.base {
-                GeneralName::DNSName(name) => {
-                    Some(name.trim_start_matches('.').to_ascii_lowercase())
-                }
-                _ => None,
+            let names = trees.iter().flatten().filter_map(|tree| {
+                let GeneralName::DNSName(name) = tree.base else { return None };
+                Some(name.trim_start_matches('.').to_ascii_lowercase())
             });
             names.collect()
         };

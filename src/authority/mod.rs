@@ -124,10 +124,10 @@ impl AuthorityError {
 
     /// Without what is to be done about a file in the state directory.
     fn said(self) -> String {
-        match self {
-            Self::Damaged { path, why } => format!("{} {why}", path.display()),
-            other => other.to_string(),
+        if let Self::Damaged { path, why } = &self {
+            return format!("{} {why}", path.display());
         }
+        self.to_string()
     }
 }
 

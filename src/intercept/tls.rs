@@ -35,7 +35,7 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
     }
 }
 
-/// Logs a connection that ended after its handshake without a request. GnuTLS's clients (apt, and often git and wget) look at
+/// Logs a connection that ended after its handshake without a request. Clients of `GnuTLS` (apt, and often git and wget) look at
 /// the certificate only then; others open connections that they turn out not to need.
 pub(crate) fn unused(route: &Route) {
     let Route { peer, host, port, metrics } = route;

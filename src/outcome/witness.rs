@@ -46,7 +46,7 @@ const SILENCE: Duration = Duration::from_hours(1);
 pub enum Sight {
     /// A granted CONNECT.
     Connect,
-    /// A handshake to its end. GnuTLS's clients look at the certificate only then, and leave without a word.
+    /// A handshake to its end. Clients of `GnuTLS` look at the certificate only then, and leave without a word.
     Handshake,
     /// The client refused the certificate, with this alert or without a word.
     Distrust(String),

@@ -118,7 +118,11 @@ const FAULTS: &[(&str, &str, &str)] = &[
     ("wget", "echo 'unset https_proxy' >> .profile", "one-case"),
     ("wget", "echo 'unset https_proxy HTTPS_PROXY' >> .profile", "proxy-unset"),
     ("curl", "echo \"export NO_PROXY='a.example.org,*' no_proxy='*'\" >> .profile", "no-proxy"),
-    ("pip", "echo 'export PIP_CERT=/does/not/exist' >> .profile", "ca-untrusted"),
+    (
+        "pip",
+        "echo 'unset REQUESTS_CA_BUNDLE CURL_CA_BUNDLE; export PIP_CERT=/does/not/exist' >> .profile",
+        "ca-untrusted",
+    ),
     ("pip", "echo 'export PIP_PROXY=http://127.0.0.1:9' >> .profile", "wrong-address"),
     (
         "git",

@@ -118,7 +118,8 @@ pub(super) const CLIENTS: &[Client] = &[
         name: "pip",
         programs: &["pip", "pip3"],
         proxies: &["PIP_PROXY", "https_proxy", "HTTPS_PROXY"],
-        roots: &["PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"],
+        // The library that it asks with prefers its own variables to what pip says.
+        roots: &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"],
         by: By::Request(|url, directory| {
             let (index, into) =
                 (format!("{url}/simple/"), directory.join("pip").display().to_string());

@@ -61,7 +61,11 @@ fn get(proxy: &str, path: &str) -> Result<Vec<u8>, String> {
     let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpStream::connect_timeout(&address, PATIENCE) {
-            Ok(stream) => return converse(stream, authority, path).map_err(failed).and_then(body),
+            Ok(stream) => {
+                return converse(stream, authority, path)
+                    .map_err(failed)
+                    .and_then(|answer| body(&answer));
+            }
             Err(error) => last = error,
         }
     }
@@ -79,7 +83,7 @@ fn converse(mut stream: TcpStream, authority: &str, path: &str) -> std::io::Resu
 }
 
 /// The body of a 200.
-fn body(answer: Vec<u8>) -> Result<Vec<u8>, String> {
+fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let parts = end.and_then(|end| answer.split_at_checked(end.saturating_add(4)));
     let line =
@@ -96,12 +100,9 @@ mod tests {
 
     #[test]
     fn only_the_body_of_a_200_is_taken() {
-        assert_eq!(
-            body(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\nx\r\n\r\ny".to_vec()).unwrap(),
-            b"x\r\n\r\ny"
-        );
-        assert!(body(b"HTTP/1.1 404 Not Found\r\n\r\nx".to_vec()).unwrap_err().contains("404"));
-        assert!(body(b"SSH-2.0-x\r\n".to_vec()).unwrap_err().contains("SSH"));
-        assert!(body(Vec::new()).is_err());
+        assert_eq!(body(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\nx\r\n\r\ny").unwrap(), b"x\r\n\r\ny");
+        assert!(body(b"HTTP/1.1 404 Not Found\r\n\r\nx").unwrap_err().contains("404"));
+        assert!(body(b"SSH-2.0-x\r\n").unwrap_err().contains("SSH"));
+        assert!(body(b"").is_err());
     }
 }

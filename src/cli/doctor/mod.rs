@@ -72,7 +72,7 @@ pub(super) struct Doctor {
 }
 
 /// For a client's request. Java and npm take seconds to start on a busy machine; each client has a limit of its own below.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// For an alert to get from a client that has ended to larder's memory.
 const LAST_WORDS: Duration = Duration::from_millis(300);

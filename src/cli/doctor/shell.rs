@@ -72,7 +72,7 @@ impl Shell {
         };
         // Bash reads only the first that there is.
         let there = read.iter().find(|name| shell.within(&home.join(name)).is_file());
-        shell.profile = home.join(there.or(read.last()).copied().unwrap_or(".profile"));
+        shell.profile = home.join(there.or_else(|| read.last()).copied().unwrap_or(".profile"));
         shell
     }
 
@@ -171,7 +171,8 @@ impl Shell {
     fn assign(&mut self, file: &str) {
         let text = std::fs::read_to_string(self.within(Path::new(file))).unwrap_or_default();
         for line in text.lines() {
-            let line = line.trim().strip_prefix("export ").unwrap_or(line.trim());
+            let line = line.trim();
+            let line = line.strip_prefix("export ").unwrap_or(line);
             let Some((name, value)) = line.split_once('=') else { continue };
             let is_name =
                 !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
