@@ -79,8 +79,8 @@ pub enum AuthorityError {
     },
     /// A file is not what larder wrote. It is never replaced silently: every client trusts it.
     #[error(
-        "{} {why}; put it back from a copy, or remove ca.key and ca.crt so that larder makes a new CA, which every \
-         client must then be made to trust",
+        "{} {why}; put it back from a copy, or remove ca.key and ca.crt (of a next CA: ca.next.crt) so that larder makes \
+         a new CA, which every client must then be made to trust",
         .path.display()
     )]
     Damaged {

@@ -39,7 +39,12 @@ impl Place<'_> {
         let line = steps.join(" && ");
         Some(match &self.shell.root {
             Some(root) => {
-                format!("chroot {} sh -c {}", quoted(&root.display().to_string()), quoted(&line))
+                format!(
+                    "chroot {} env HOME={} sh -c {}",
+                    quoted(&root.display().to_string()),
+                    quoted(self.shell.get("HOME").unwrap_or("/root")),
+                    quoted(&line)
+                )
             }
             None => line,
         })
