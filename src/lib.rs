@@ -137,7 +137,7 @@ impl Larder {
         let state = admin::state_dir(&config.data);
         let config = Live::new(config);
         let store = Store::open(config.clone(), clock.clone())?;
-        let authority = Authority::open(&state, &clock)?;
+        let authority = Authority::limited(&state, &config.get().ca_permitted(), &clock)?;
         let origins = Origins::new(config.clone(), clock.clone())?;
         let metrics = Arc::new(Metrics::default());
         let keys = Trusted::new(Keyring::trusted(&config.get().keys, &state));
@@ -183,8 +183,12 @@ impl Larder {
             addresses.iter().map(|address| format!("http://{address}")).collect();
         self.pipeline.origins.set_own(addresses.clone());
         let ended = CancellationToken::new();
-        let upkeep =
-            tokio::spawn(upkeep(Arc::clone(&self.admin.store), shown.join(", "), ended.clone()));
+        let upkeep = tokio::spawn(upkeep(
+            Arc::clone(&self.admin.store),
+            Arc::clone(&self.authority),
+            shown.join(", "),
+            ended.clone(),
+        ));
         for address in &shown {
             info!("listening on {address}");
         }
@@ -237,7 +241,7 @@ impl Larder {
     }
 
     /// The CA's certificate.
-    pub fn ca_pem(&self) -> &str {
+    pub fn ca_pem(&self) -> String {
         self.authority.ca_pem()
     }
 
@@ -284,6 +288,9 @@ impl Larder {
             return Err(error);
         }
         self.admin.reload_keys();
+        if let Err(error) = self.authority.reload() {
+            warn!(%error, "the CA stays as it was");
+        }
         self.configured(&loaded);
         Ok(waiting)
     }
@@ -292,12 +299,25 @@ impl Larder {
 /// How often the store is looked after: what a crash in between loses is when things were last used.
 const UPKEEP: Duration = Duration::from_secs(30);
 
+/// Rounds of upkeep in a day: as often it is said that the CA's end is near.
+const A_DAY: u32 = 24 * 60 * 2;
+
 /// Looks after the store until it is told to stop; what it has begun it ends, so that the directory is free afterwards.
 /// `shown` is where this larder listens, for whoever comes second.
-async fn upkeep(store: Arc<Store>, shown: String, stop: CancellationToken) {
+async fn upkeep(
+    store: Arc<Store>,
+    authority: Arc<Authority>,
+    shown: String,
+    stop: CancellationToken,
+) {
+    let mut rounds: u32 = 0;
     let named = Arc::clone(&store);
     let mut round = tokio::task::spawn_blocking(move || named.set_holder(&shown));
     loop {
+        if rounds.is_multiple_of(A_DAY) {
+            authority.warn_if_ending();
+        }
+        rounds = rounds.wrapping_add(1);
         if round.await.is_err() {
             warn!("looking after the store failed; it is tried again");
         }

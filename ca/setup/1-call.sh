@@ -21,6 +21,12 @@ ca_pem() {
 @LARDER_CA_PEM@
 LARDER_CA
 }
+# The one that follows it, while both are trusted. Systems want a file for each.
+ca_next_pem() {
+  grep . <<'LARDER_NEXT' || :
+@LARDER_NEXT_PEM@
+LARDER_NEXT
+}
 
 state=/etc/larder
 manifest=$state/setup.manifest
@@ -158,4 +164,9 @@ ask_larder() {
 # A line of the certificate that no other certificate has: the end of its signature.
 needle() { ca_pem | grep -v -e '^-----' | tail -n 1; }
 
-holds_ca() { [ -f "$1" ] && grep -qxF "$(needle)" "$1"; }
+next_needle() { ca_next_pem | grep -v -e '^-----' | tail -n 1; }
+
+holds_ca() {
+  [ -f "$1" ] && grep -qxF "$(needle)" "$1" || return 1
+  [ -z "$(next_needle)" ] || grep -qxF "$(next_needle)" "$1"
+}

@@ -40,7 +40,7 @@ detect() {
     ;;
   *) stop 5 "unknown system (ID=${id:-none}): put the CA of http://HOST:3142/ca.crt among its roots by hand, or use larder exec" ;;
   esac
-  anchor=$anchors/larder-ca.crt
+  anchor=$anchors/larder-ca.crt next_anchor=$anchors/larder-ca-next.crt
   if has "${tool%% *}"; then
     bundle=$system
   else
@@ -101,7 +101,7 @@ own() {
   cat >"$work/new.$n"
   if { [ -e "$prefix$1" ] || [ -L "$prefix$1" ]; } && ! was own "$1"; then
     case $1 in
-    "$anchor" | "$state"/*) stop 5 "$prefix$1 is in the way, and not from here; move it away and run this again" ;;
+    "$anchor" | "$next_anchor" | "$state"/*) stop 5 "$prefix$1 is in the way, and not from here; move it away and run this again" ;;
     esac
     say "left       $prefix$1: it was there before"
     return

@@ -3,9 +3,18 @@
 plan_ca() {
   ca_pem >"$work/pem"
   own $anchor 0644 "larder's CA among the system's anchors" <"$work/pem"
+  extra=$anchor
+  ca_next_pem >"$work/next"
+  if [ -s "$work/next" ]; then
+    own $next_anchor 0644 'the CA that follows it' <"$work/next"
+    cat "$work/pem" "$work/next" >"$work/both"
+    # For clients that add one file to their roots.
+    extra=$state/extra.pem
+    own $extra 0644 'both' <"$work/both"
+  fi
   [ $bundle != $system ] || return 0
   say "note       ${tool%% *} is not here: the package ca-certificates will take larder's CA in; run this again after that"
-  cp "$work/pem" "$work/roots"
+  cat "$work/pem" "$work/next" >"$work/roots"
   if [ -f "$prefix$system" ]; then cat "$prefix$system" >>"$work/roots"; fi
   own $bundle 0644 "larder's CA and the roots that are here" <"$work/roots"
   if [ $family = alpine ]; then own /etc/apk/ca.pem 0644 'the same for apk, which fetches ca-certificates over https' <"$work/roots"; fi
@@ -69,7 +78,8 @@ plan_java() {
 # A Java with roots of its own: they and larder's CA in a PKCS#12 store. It is no secret; the password is the usual one.
 plan_trust_store() {
   store=$state/truststore.p12
-  if was own $store && [ -f "$prefix$store" ] && grep -qxF "ca $ca_sha256" "$work/before"; then
+  if was own $store && [ -f "$prefix$store" ] && grep -qxF "ca $ca_sha256" "$work/before" &&
+    ! was own $next_anchor && [ ! -s "$work/next" ]; then
     # Another one would differ, because it is salted.
     cp "$prefix$store" "$work/store"
   elif [ -e "$prefix$home/bin/keytool" ]; then
@@ -77,10 +87,12 @@ plan_trust_store() {
     { run "$home/bin/keytool" -importkeystore -noprompt -srckeystore "$cacerts" -srcstorepass changeit \
       -destkeystore "$inner/store" -deststoretype PKCS12 -deststorepass changeit &&
       run "$home/bin/keytool" -importcert -noprompt -alias larder -file "$inner/pem" \
-        -keystore "$inner/store" -storetype PKCS12 -storepass changeit; } >"$work/said" 2>&1 || rm -f "$work/store"
+        -keystore "$inner/store" -storetype PKCS12 -storepass changeit &&
+      { [ ! -s "$work/next" ] || run "$home/bin/keytool" -importcert -noprompt -alias larder-next -file "$inner/next" \
+        -keystore "$inner/store" -storetype PKCS12 -storepass changeit; }; } >"$work/said" 2>&1 || rm -f "$work/store"
   else
     # Java takes only what is marked as trusted, which OpenSSL does since 3.2.
-    { cat "$work/pem" && if [ -f "$prefix$system" ]; then cat "$prefix$system"; fi; } >"$work/roots"
+    { cat "$work/pem" "$work/next" && if [ -f "$prefix$system" ]; then cat "$prefix$system"; fi; } >"$work/roots"
     openssl pkcs12 -export -nokeys -jdktrust anyExtendedKeyUsage -in "$work/roots" -out "$work/store" \
       -passout pass:changeit >"$work/said" 2>&1 || rm -f "$work/store"
   fi
@@ -98,7 +110,7 @@ variables() {
   for name in $proxy_names; do say "$name=\"$address\""; done
   for name in $around_names; do say "$name=\"$around\""; done
   for name in $bundle_names; do say "$name=\"$bundle\""; done
-  for name in $extra_names; do say "$name=\"$anchor\""; done
+  for name in $extra_names; do say "$name=\"$extra\""; done
   say 'NODE_USE_ENV_PROXY="1"'
   if [ -n "$java" ]; then say "JAVA_TOOL_OPTIONS=\"$(value_in "$work/base" JAVA_TOOL_OPTIONS | sed 's/.$/& /')$java\""; fi
 }

@@ -93,10 +93,10 @@ sum() { if [ -f "$1" ]; then cksum <"$1"; fi; }
 
 change() {
   [ $dry = yes ] || check_writable
-  anchored=$(sum "$prefix$anchor")
+  anchored=$(sum "$prefix$anchor")$(sum "$prefix$next_anchor")
   apply
   [ $dry = no ] || return 0
-  if [ "$anchored" != "$(sum "$prefix$anchor")" ] ||
+  if [ "$anchored" != "$(sum "$prefix$anchor")$(sum "$prefix$next_anchor")" ] ||
     { [ $what = install ] && ! holds_ca "$prefix$bundle"; }; then
     updated=yes
     update || stop 6 "${tool%% *} failed ($(tail -n 1 "$work/said")); everything is as it was"

@@ -209,6 +209,11 @@ impl<S: Serve> Desk<S> {
         let Visit { front, config, peer, .. } = &self.visit;
         let (host, port) = connect_authority(&request)?;
         let course = admit(config, &*front.pipeline, *peer, &host, port).await?;
+        if matches!(course, Course::Look) {
+            // Here the client can still be told in words; in the handshake it would only see an alert.
+            let limits = front.authority.check(&host);
+            limits.map_err(|error| Refusal::forbidden(error.to_string()))?;
+        }
         let tunnelled = Tunnelled { upgrade: hyper::upgrade::on(request), course, host, port };
         *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnelled);
         Ok(Response::new(Body::default()))

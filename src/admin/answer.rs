@@ -24,6 +24,7 @@ impl Admin {
             Question::Entries { matching } => return self.entries(matching, listener),
             Question::Remove(selection) => self.remove(selection),
             Question::Verify => self.verify(listener),
+            Question::Ca(question) => return self.answer_ca(question, listener),
             Question::Keys(question) => return self.answer_keys(question, listener),
             // The guard that this asks for lives with a connection; the socket sees to it.
             Question::Stay => nothing_runs(),
@@ -43,7 +44,7 @@ impl Admin {
             listening: running.listening().to_vec(),
             ca_file: ca_file(&data),
             data,
-            ca_pem: running.authority.ca_pem().to_owned(),
+            ca_pem: running.authority.ca_pem(),
             ca_sha256: running.authority.fingerprint_sha256(),
             started: running.started,
         })

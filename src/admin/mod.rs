@@ -14,6 +14,7 @@
 
 mod answer;
 pub mod ask;
+pub mod ca;
 pub mod keys;
 mod named;
 pub mod page;

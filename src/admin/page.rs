@@ -7,6 +7,7 @@
 //! | `/ca.crt` | the CA's certificate, PEM |
 //! | `/-/health` | 200 while the process answers |
 //! | `/-/ready` | 200 while it takes requests, 503 before and while it drains |
+//! | `/-/probe/TOKEN` | what arrived under a probe's name, which only its doctor knows; JSON |
 //! | `/-/metrics` | counters and gauges, as `OpenMetrics` text |
 //!
 //! The status of `/` is not a joke: programs that look for a cache for apt (auto-apt-proxy) ask port 3142 for `/`, and
@@ -33,6 +34,9 @@ use crate::reply::Body;
 
 /// As `OpenMetrics` 1.0 says; Prometheus asks for it and reads it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: &str = "application/json";
+/// Before a probe's token: what arrived under its name, for `larder doctor`.
+const PROBE: &str = "/-/probe/";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
 /// What browsers offer to import and what `curl -O` does not mind (RFC 8555 §9.1 has no name for one certificate).
@@ -67,8 +71,7 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
         // As text, so that a browser shows what somebody is about to run.
         "/setup" => text(StatusCode::OK, Script::of(running).text),
         "/ca.crt" => {
-            let mut certificate =
-                answer(StatusCode::OK, PEM, running.authority.ca_pem().to_owned());
+            let mut certificate = answer(StatusCode::OK, PEM, running.authority.ca_pem());
             let name = HeaderValue::from_static("attachment; filename=\"larder-ca.crt\"");
             certificate.headers_mut().insert(header::CONTENT_DISPOSITION, name);
             certificate
@@ -77,6 +80,11 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
         "/-/ready" if running.ready.load(Ordering::Acquire) => text(StatusCode::OK, "ready\n"),
         "/-/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
         "/-/metrics" => metrics(admin).await,
+        _ if path.starts_with(PROBE) => {
+            let token = path.strip_prefix(PROBE).unwrap_or_default();
+            let seen = serde_json::to_string(&running.metrics.witness.seen(token));
+            answer(StatusCode::OK, JSON, seen.unwrap_or_default())
+        }
         _ => text(
             StatusCode::NOT_FOUND,
             "larder is a proxy: set HTTPS_PROXY and HTTP_PROXY to this address. GET / says more.\n",
@@ -117,6 +125,8 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
         running.metrics.render(&mut out)?;
         // Seconds, as Prometheus compares them with time().
         let seconds = u64::try_from(running.authority.not_after().as_millis() / 1000).unwrap_or(0);
+        let left = running.authority.not_after().since(admin.clock.now()).as_secs();
+        gauges.push(("ca_expires_in_seconds", "Seconds until the CA's certificate expires", left));
         gauges.push((
             "ca_not_after_timestamp_seconds",
             "When the CA's certificate expires",

@@ -15,8 +15,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::ca::CaQuestion;
 use super::keys::{KeyQuestion, ListedKey, Rebound};
 use super::why::Explanation;
+use crate::authority::Anchor;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::config::keys::KEYS;
@@ -50,6 +52,8 @@ pub enum Question {
     Remove(Selection),
     /// Hashes every blob again: [`Answer::Progress`] while it goes on, then one [`Answer::Checked`].
     Verify,
+    /// About the CA: [`Answer::Anchor`]s.
+    Ca(CaQuestion),
     /// About keys: [`Answer::Key`]s and [`Answer::Rebound`]s.
     Keys(KeyQuestion),
     /// Asks a larder that was started for another command to stay while the connection is open: [`Answer::Staying`].
@@ -98,6 +102,8 @@ pub enum Answer {
     },
     /// What a check found.
     Checked(Checked),
+    /// A CA that clients are to trust.
+    Anchor(Anchor),
     /// A key.
     Key(Box<ListedKey>),
     /// A repository that may be signed by somebody else now.

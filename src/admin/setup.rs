@@ -21,6 +21,9 @@ const TEMPLATE: &str = concat!(
     include_str!("../../ca/setup/4-change.sh"),
 );
 
+const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+const END: &str = "-----END CERTIFICATE-----";
+
 /// The script of one larder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Script {
@@ -32,18 +35,25 @@ pub(crate) struct Script {
 impl Script {
     /// The script for clients of a larder that serves.
     pub(crate) fn of(running: &Running) -> Self {
-        Self::new(running.authority.ca_pem(), &running.authority.fingerprint_sha256())
+        Self::new(&running.authority.ca_pem(), &running.authority.fingerprint_sha256())
     }
 
-    fn new(ca_pem: &str, fingerprint: &str) -> Self {
-        let text = TEMPLATE.replacen("@LARDER_CA_SHA256@", &hexadecimal(fingerprint), 1).replacen(
-            "@LARDER_CA_PEM@",
-            &certificate(ca_pem),
-            1,
-        );
+    /// The script for the CA in `ca_pem`, and the one that follows it if there are two.
+    pub(crate) fn new(ca_pem: &str, fingerprint: &str) -> Self {
+        let (first, rest) = ca_pem.split_once(END).unwrap_or((ca_pem, ""));
+        let next = if rest.contains(BEGIN) { certificate(rest) } else { String::new() };
+        let text = TEMPLATE
+            .replacen("@LARDER_CA_SHA256@", &hexadecimal(fingerprint), 1)
+            .replacen("@LARDER_CA_PEM@", &certificate(&format!("{first}{END}")), 1)
+            .replacen("@LARDER_NEXT_PEM@", &next, 1);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
         let sha256 = crate::digest::hex(digest.as_ref());
         Self { text, sha256 }
+    }
+
+    /// Its text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
     }
 
     /// Its SHA-256 in hexadecimal digits.
@@ -68,8 +78,6 @@ impl Script {
 /// The first certificate in `pem` and nothing else: whatever else stands there, or is made to stand there, is not to
 /// become part of a script that runs as root.
 fn certificate(pem: &str) -> String {
-    const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-    const END: &str = "-----END CERTIFICATE-----";
     let inner = pem.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
     let base64 = |line: &&str| {
         !line.is_empty() && line.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
@@ -102,6 +110,15 @@ mod tests {
         assert!(!text.contains("reboot"), "{text}");
         // The mark's underscore is no base64, so that no line of a certificate ends the text early.
         assert_eq!(text.matches("\nLARDER_CA\n").count(), 1);
+    }
+
+    #[test]
+    fn while_one_ca_follows_another_both_are_put_in() {
+        let two = format!("{PEM}{}", PEM.replace("QUJD", "TkVYVA"));
+        let text = Script::new(&two, "AB:01").text;
+        assert!(text.contains(&format!("<<'LARDER_CA'\n{PEM}LARDER_CA\n")));
+        assert!(text.contains("\nTkVYVA+/=\n-----END CERTIFICATE-----\nLARDER_NEXT\n"));
+        assert!(!Script::new(PEM, "AB:01").text.contains("TkVYVA"), "the control");
     }
 
     #[test]

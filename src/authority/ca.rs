@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use super::AuthorityError;
+use super::limits::{self, Limits};
 use crate::clock::Time;
 use crate::store::write_durably;
 
@@ -40,27 +41,35 @@ pub(super) struct Ca {
     pub(super) pem: String,
     /// When it expires.
     pub(super) not_after: Time,
+    /// What it may sign.
+    pub(super) limits: Limits,
 }
 
 impl Ca {
     /// Loads the CA, or makes what of it is missing. Whoever may have to make it holds the store's lock: of two that make
     /// one at a time, one would be lost.
-    pub(super) fn open(state_dir: &Path, now: Time) -> Result<Self, AuthorityError> {
+    /// `expired`: whether one that has expired will do.
+    pub(super) fn open(
+        state_dir: &Path,
+        permitted: &[String],
+        now: Time,
+        expired: bool,
+    ) -> Result<Self, AuthorityError> {
         let (key_path, crt_path) = (state_dir.join("ca.key"), state_dir.join("ca.crt"));
         let key = read(&key_path)?;
         let certificate = read(&crt_path)?;
         match (key, certificate) {
             (Some(key), Some(certificate)) => {
                 warn_if_readable(&key_path);
-                Self::load(parse_key(&key_path, &key)?, &crt_path, &certificate, now)
+                Self::load(parse_key(&key_path, &key)?, &crt_path, &certificate, now, expired)
             }
-            (Some(key), None) => Self::make(parse_key(&key_path, &key)?, &crt_path, now),
+            (Some(key), None) => Self::make(parse_key(&key_path, &key)?, &crt_path, permitted, now),
             (None, None) => {
                 let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
                     .map_err(|e| AuthorityError::crypto("making the CA's key", e))?;
                 write_durably(&key_path, key.serialize_pem().as_bytes(), 0o600)
                     .map_err(file("write", &key_path))?;
-                Self::make(key, &crt_path, now)
+                Self::make(key, &crt_path, permitted, now)
             }
             (None, Some(_)) => Err(AuthorityError::Damaged {
                 path: key_path,
@@ -69,16 +78,42 @@ impl Ca {
         }
     }
 
-    fn make(key: KeyPair, path: &Path, now: Time) -> Result<Self, AuthorityError> {
-        let certificate = params(now)?
-            .self_signed(&key)
-            .map_err(|e| AuthorityError::crypto("signing the CA's certificate", e))?;
-        let pem = super::encode_pem("CERTIFICATE", certificate.der());
-        write_durably(path, pem.as_bytes(), 0o644).map_err(file("write", path))?;
-        Self::load(key, path, &pem, now)
+    /// Loads a key and its certificate, both of which must be there.
+    pub(super) fn pair(
+        key_path: &Path,
+        crt_path: &Path,
+        now: Time,
+        expired: bool,
+    ) -> Result<Self, AuthorityError> {
+        let missing = |path: &Path| AuthorityError::Damaged {
+            path: path.to_owned(),
+            why: "is missing".to_owned(),
+        };
+        let key = read(key_path)?.ok_or_else(|| missing(key_path))?;
+        let certificate = read(crt_path)?.ok_or_else(|| missing(crt_path))?;
+        warn_if_readable(key_path);
+        Self::load(parse_key(key_path, &key)?, crt_path, &certificate, now, expired)
     }
 
-    fn load(key: KeyPair, path: &Path, text: &str, now: Time) -> Result<Self, AuthorityError> {
+    fn make(
+        key: KeyPair,
+        path: &Path,
+        permitted: &[String],
+        now: Time,
+    ) -> Result<Self, AuthorityError> {
+        let pem = certificate(&key, permitted, now)?;
+        write_durably(path, pem.as_bytes(), 0o644).map_err(file("write", path))?;
+        Self::load(key, path, &pem, now, false)
+    }
+
+    /// Checks everything that signing rests on.
+    pub(super) fn load(
+        key: KeyPair,
+        path: &Path,
+        text: &str,
+        now: Time,
+        expired: bool,
+    ) -> Result<Self, AuthorityError> {
         let damaged = |why: String| AuthorityError::Damaged { path: path.to_owned(), why };
         let parsed = pem::parse(text).map_err(|e| damaged(format!("is not PEM ({e})")))?;
         let der = CertificateDer::from(parsed.into_contents());
@@ -88,18 +123,34 @@ impl Ca {
             return Err(damaged("is not the certificate of a CA".into()));
         }
         if certificate.public_key().raw != key.subject_public_key_info() {
-            return Err(damaged("does not belong to ca.key".into()));
+            return Err(damaged("does not belong to its key, ca.key".into()));
         }
         let not_after: Time =
             SystemTime::from(certificate.validity().not_after.to_datetime()).into();
-        if not_after <= now {
+        if not_after <= now && !expired {
             return Err(damaged(format!("expired on {not_after}")));
         }
+        let limits = Limits::of(&certificate)
+            .map_err(|e| damaged(format!("has name constraints that cannot be read ({e})")))?;
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|e| damaged(format!("cannot be used to sign ({e})")))?;
         let pem = super::encode_pem("CERTIFICATE", &der);
-        Ok(Self { issuer, der, pem, not_after })
+        Ok(Self { issuer, der, pem, not_after, limits })
     }
+}
+
+/// A certificate for `key`, signed by itself, in PEM.
+pub(super) fn certificate(
+    key: &KeyPair,
+    permitted: &[String],
+    now: Time,
+) -> Result<String, AuthorityError> {
+    let mut params = params(now)?;
+    params.name_constraints = limits::constraints(permitted);
+    let certificate = params
+        .self_signed(key)
+        .map_err(|e| AuthorityError::crypto("signing the CA's certificate", e))?;
+    Ok(super::encode_pem("CERTIFICATE", certificate.der()))
 }
 
 /// What the CA's certificate says.
@@ -108,17 +159,20 @@ fn params(now: Time) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
     // Whoever finds it in a trust store can tell whose it is and since when.
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let room = MAX_COMMON_NAME - "larder CA  2026-01-01".len();
+    let room = MAX_COMMON_NAME - "larder CA  2026-01-01 0123".len();
     let machine: String = machine.chars().take(room).collect();
+    // Two that are made on one day have two names: not every client looks further than the issuer's name.
+    let serial = serial()?;
+    let mark = crate::digest::hex(serial.as_ref().get(1..3).unwrap_or_default());
     params
         .distinguished_name
-        .push(DnType::CommonName, format!("larder CA {machine} {}", today.date()));
+        .push(DnType::CommonName, format!("larder CA {machine} {} {mark}", today.date()));
     params.distinguished_name.push(DnType::OrganizationName, "larder");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.not_before = date(now)? - BACKDATE;
     params.not_after = today + LIFETIME;
-    params.serial_number = Some(serial()?);
+    params.serial_number = Some(serial);
     Ok(params)
 }
 
@@ -141,7 +195,7 @@ pub(super) fn serial() -> Result<SerialNumber, AuthorityError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, AuthorityError> {
+pub(super) fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, AuthorityError> {
     KeyPair::from_pem(pem).map_err(|e| AuthorityError::Damaged {
         path: path.to_owned(),
         why: format!("holds no private key that can be used ({e})"),
@@ -149,7 +203,7 @@ fn parse_key(path: &Path, pem: &str) -> Result<KeyPair, AuthorityError> {
 }
 
 /// `None` if the file does not exist.
-fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
+pub(super) fn read(path: &Path) -> Result<Option<String>, AuthorityError> {
     match fs::read(path) {
         Ok(bytes) => String::from_utf8(bytes).map(Some).map_err(|_| AuthorityError::Damaged {
             path: path.to_owned(),
@@ -171,6 +225,6 @@ fn warn_if_readable(key_path: &Path) {
     }
 }
 
-fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {
+pub(super) fn file(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> AuthorityError {
     move |source| AuthorityError::File { doing, path: path.to_owned(), source }
 }

@@ -64,6 +64,9 @@ pub(super) fn mint(ca: &Ca, key: &LeafKey, host: &Host, now: Time) -> Result<Lea
         .map_err(|e| AuthorityError::crypto("signing a certificate", e))?;
     // The CA goes along: clients need not find it, and some tools show it when they refuse.
     let chain = vec![certificate.der().clone(), ca.der.clone()];
+    if !ca.limits.allow(host) {
+        return Err(AuthorityError::outside(ca, host));
+    }
     let left = not_after(ca, now).since(now);
     Ok(Leaf {
         certified: Arc::new(CertifiedKey::new(chain, Arc::clone(&key.signing))),

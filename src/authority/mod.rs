@@ -8,34 +8,61 @@
 //! One base [`ServerConfig`] holds what makes resumption work (ticket keys, session store); each connection takes a
 //! clone of it that knows its CONNECT host. No certificate, no handshake: a failure here never turns into a tunnel.
 //!
-//! Not done here: deciding which hosts are intercepted (`intercept`), renewing a CA (an expired one is an error that
-//! says what to do), name constraints.
+//! One CA follows another with both trusted for a while (`rotate`); what a CA may sign can be limited to some names
+//! (`limits`).
+//!
+//! Not done here: deciding which hosts are intercepted (`intercept`).
 //!
 //! To read: RFC 5280 §4.2.1, RFC 6066 §3, RFC 8446 §4.6.1.
 
 mod ca;
 mod leaf;
+mod limits;
+mod rotate;
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use moka::sync::Cache;
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use serde::{Deserialize, Serialize};
 
 use self::ca::Ca;
 use self::leaf::{Leaf, LeafKey};
+use self::rotate::Held;
+pub use self::rotate::OVERLAP;
 use crate::clock::{Clock, Time};
 use crate::target::Host;
 
 /// How many hosts' certificates are kept in memory, about 2 KiB each: a client that asks for ever new names costs
 /// signatures, not memory.
 const LEAVES: u64 = 4096;
+
+/// When to say that the CA's end is near: a month is what renewing trust in every image and runner may take.
+const NEAR_END: Duration = Duration::from_hours(30 * 24);
+
+/// A CA that clients are to trust.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Anchor {
+    /// Its certificate.
+    pub pem: String,
+    /// The certificate's SHA-256, as `openssl x509 -fingerprint` prints it.
+    pub sha256: String,
+    /// When it expires.
+    pub not_after: Time,
+    /// Whether it signs what is minted now.
+    pub mints: bool,
+    /// From when on it does, if it is the next one.
+    pub from: Option<Time>,
+}
 
 /// Why there is no authority.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +79,8 @@ pub enum AuthorityError {
     },
     /// A file is not what larder wrote. It is never replaced silently: every client trusts it.
     #[error(
-        "{} {why}; put it back from a copy, or remove ca.key and ca.crt so that larder makes a new CA, which every \
-         client must then be made to trust",
+        "{} {why}; put it back from a copy, or remove ca.key and ca.crt (of a next CA: ca.next.crt) so that larder makes \
+         a new CA, which every client must then be made to trust",
         .path.display()
     )]
     Damaged {
@@ -61,6 +88,20 @@ pub enum AuthorityError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// A CA cannot be taken or changed; nothing was.
+    #[error("the CA stays as it is: {0}")]
+    Import(String),
+    /// The CA may not speak for this host.
+    #[error(
+        "larder's CA may not speak for {host}: it is limited to {permitted}, and what is below (ca.permitted); \
+         hosts.tunnel lets clients through to other hosts"
+    )]
+    Outside {
+        /// Whom it was asked for.
+        host: Host,
+        /// What it may sign.
+        permitted: String,
     },
     /// The TLS library refused.
     #[error("the TLS library failed while {doing}: {why}")]
@@ -76,11 +117,26 @@ impl AuthorityError {
     fn crypto(doing: &'static str, why: impl fmt::Display) -> Self {
         Self::Crypto { doing, why: why.to_string() }
     }
+
+    fn outside(ca: &Ca, host: &Host) -> Self {
+        Self::Outside { host: host.clone(), permitted: ca.limits.shown() }
+    }
+
+    /// Without what is to be done about a file in the state directory.
+    fn said(self) -> String {
+        if let Self::Damaged { path, why } = &self {
+            return format!("{} {why}", path.display());
+        }
+        self.to_string()
+    }
 }
 
 /// The CA, the leaf key, and the certificates minted so far.
 pub struct Authority {
-    ca: Ca,
+    state: PathBuf,
+    /// The names that a CA which is made from now on is limited to.
+    permitted: Vec<String>,
+    held: ArcSwap<Held>,
     key: LeafKey,
     clock: Clock,
     leaves: Cache<Host, Arc<Leaf>>,
@@ -88,15 +144,82 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Loads the CA from `state_dir`, or makes one. Blocking.
+    /// Loads the CA from `state_dir`, or makes one for all hosts. Blocking.
     pub fn open(state_dir: &Path, clock: &Clock) -> Result<Arc<Self>, AuthorityError> {
+        Self::limited(state_dir, &[], clock)
+    }
+
+    /// Loads the CA from `state_dir`, or makes one for the `permitted` names and what is below them; none are all. Blocking.
+    pub fn limited(
+        state_dir: &Path,
+        permitted: &[String],
+        clock: &Clock,
+    ) -> Result<Arc<Self>, AuthorityError> {
         Ok(Arc::new(Self {
-            ca: Ca::open(state_dir, clock.now())?,
+            state: state_dir.to_owned(),
+            permitted: permitted.to_vec(),
+            held: ArcSwap::from_pointee(Held::open(state_dir, permitted, clock.now())?),
             key: LeafKey::generate()?,
             clock: clock.clone(),
             leaves: Cache::new(LEAVES),
             base: base_config()?,
         }))
+    }
+
+    /// Reads the CA again. On an error everything stays. Blocking.
+    pub fn reload(&self) -> Result<(), AuthorityError> {
+        let held = Held::open(&self.state, &self.permitted, self.clock.now())?;
+        self.held.store(Arc::new(held));
+        self.leaves.invalidate_all();
+        Ok(())
+    }
+
+    /// Makes another CA, which mints after `overlap`; both are handed out from now on. Blocking.
+    pub fn rotate(&self, overlap: Duration) -> Result<(), AuthorityError> {
+        let now = self.clock.now();
+        rotate::begin(&self.state, &self.permitted, now.plus(overlap), now)?;
+        self.reload()
+    }
+
+    /// Takes a CA that was made elsewhere, both in PEM; it mints after `overlap`. Blocking.
+    pub fn import(
+        &self,
+        certificate: &str,
+        key: &str,
+        overlap: Duration,
+    ) -> Result<(), AuthorityError> {
+        let now = self.clock.now();
+        rotate::import(&self.state, certificate, key, now.plus(overlap), now)?;
+        self.reload()
+    }
+
+    /// Drops the old CA, once the next one mints. Blocking.
+    pub fn finish(&self) -> Result<(), AuthorityError> {
+        rotate::finish(&self.state, self.clock.now())?;
+        self.reload()
+    }
+
+    /// Whether the CA may speak for `host`; the error says why not.
+    pub fn check(&self, host: &Host) -> Result<(), AuthorityError> {
+        let held = self.held.load();
+        let ca = held.signer(self.clock.now());
+        if ca.limits.allow(host) { Ok(()) } else { Err(AuthorityError::outside(ca, host)) }
+    }
+
+    /// Every CA that clients are to trust: the one that is, then the one that comes.
+    pub fn all(&self) -> Vec<Anchor> {
+        let (held, now) = (self.held.load(), self.clock.now());
+        let from =
+            |ca: &Ca| held.next.as_ref().filter(|next| next.ca.der == ca.der).map(|next| next.from);
+        let signer = held.signer(now);
+        let anchors = held.all().map(|ca| Anchor {
+            pem: ca.pem.clone(),
+            sha256: fingerprint(&ca.der),
+            not_after: ca.not_after,
+            mints: ca.der == signer.der,
+            from: from(ca),
+        });
+        anchors.collect()
     }
 
     /// The TLS configuration of a connection whose CONNECT named `host`. A `ClientHello` that names another host gets that
@@ -108,32 +231,42 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// The CA's certificate, as every client needs it.
-    pub fn ca_pem(&self) -> &str {
-        &self.ca.pem
+    /// The CA's certificate, as every client needs it; while one follows another, both.
+    pub fn ca_pem(&self) -> String {
+        self.held.load().all().map(|ca| ca.pem.as_str()).collect()
     }
 
-    /// The CA's certificate, as it goes over the wire.
-    pub fn ca_der(&self) -> &CertificateDer<'static> {
-        &self.ca.der
+    /// The certificate of the CA that mints, as it goes over the wire.
+    pub fn ca_der(&self) -> CertificateDer<'static> {
+        self.held.load().signer(self.clock.now()).der.clone()
     }
 
-    /// The SHA-256 of the CA's certificate, as `openssl x509 -fingerprint` prints it, for comparing by eye.
+    /// The SHA-256 of the first CA's certificate, as `openssl x509 -fingerprint` prints it, for comparing by eye.
     pub fn fingerprint_sha256(&self) -> String {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &self.ca.der);
-        let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
-        pairs.join(":")
+        fingerprint(&self.held.load().ca.der)
     }
 
-    /// When the CA's certificate expires.
+    /// When the certificate of the CA that mints expires.
     pub fn not_after(&self) -> Time {
-        self.ca.not_after
+        self.held.load().signer(self.clock.now()).not_after
+    }
+
+    /// Says in the log that the CA's end is near, if it is.
+    pub fn warn_if_ending(&self) {
+        let (end, now) = (self.not_after(), self.clock.now());
+        let has_next = self.held.load().changes_at(now).is_some();
+        if end.since(now) < NEAR_END && !has_next {
+            tracing::warn!(
+                "larder's CA expires on {end}, and no client will trust it after that: `larder ca rotate` makes the next \
+                 one, which is handed out together with it"
+            );
+        }
     }
 
     /// The CA and `system_roots` in one file, for tools whose setting replaces their store instead of adding to it.
     pub fn bundle_pem(&self, system_roots: &[CertificateDer<'_>]) -> String {
         let roots = system_roots.iter().map(|root| encode_pem("CERTIFICATE", root));
-        std::iter::once(self.ca.pem.clone()).chain(roots).collect()
+        std::iter::once(self.ca_pem()).chain(roots).collect()
     }
 
     /// The certificate for `host`: from memory, or minted.
@@ -145,10 +278,29 @@ impl Authority {
             return Ok(Arc::clone(&leaf.certified));
         }
         // Two connections that come at once may both mint: both certificates are good, and the later one stays.
-        let leaf = Arc::new(leaf::mint(&self.ca, &self.key, host, now)?);
+        let held = self.held.load();
+        let mut leaf = leaf::mint(held.signer(now), &self.key, host, now)?;
+        leaf.renew_at =
+            held.changes_at(now).map_or(leaf.renew_at, |change| leaf.renew_at.min(change));
+        let leaf = Arc::new(leaf);
         self.leaves.insert(host.clone(), Arc::clone(&leaf));
         Ok(Arc::clone(&leaf.certified))
     }
+}
+
+/// The SHA-256 of a certificate, as `openssl x509 -fingerprint` prints it.
+pub fn fingerprint(der: &[u8]) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    pairs.join(":")
+}
+
+/// Whether a certificate is the CA of some larder, by what such a certificate says of itself.
+pub fn is_larders(der: &CertificateDer<'_>) -> bool {
+    x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| {
+        let mut names = certificate.subject().iter_organization();
+        certificate.is_ca() && names.any(|name| name.as_str().is_ok_and(|name| name == "larder"))
+    })
 }
 
 impl fmt::Debug for Authority {
@@ -156,7 +308,7 @@ impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
             .field("fingerprint_sha256", &self.fingerprint_sha256())
-            .field("not_after", &self.ca.not_after)
+            .field("not_after", &self.not_after())
             .finish_non_exhaustive()
     }
 }

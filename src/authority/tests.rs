@@ -45,7 +45,7 @@ fn leaves_pass_strict_verification() {
 #[test]
 fn a_leaf_without_authority_key_identifier_fails_strict_verification() {
     let state = tempfile::tempdir().unwrap();
-    let ca = Ca::open(state.path(), Clock::system().now()).unwrap();
+    let ca = Ca::open(state.path(), &[], Clock::system().now(), false).unwrap();
     let mut params = leaf::params(&ca, &host("example.org"), Clock::system().now()).unwrap();
     params.use_authority_key_identifier_extension = false;
     let key = rcgen::KeyPair::generate().unwrap();
@@ -84,7 +84,8 @@ fn a_leaf_names_its_host_and_nothing_more() {
 fn the_ca_may_sign_leaves_only_and_says_whose_it_is() {
     let state = tempfile::tempdir().unwrap();
     let authority = open(state.path());
-    let (_, ca) = X509Certificate::from_der(authority.ca_der()).unwrap();
+    let der = authority.ca_der();
+    let (_, ca) = X509Certificate::from_der(&der).unwrap();
     let constraints = ca.basic_constraints().unwrap().unwrap();
     assert!(constraints.critical && constraints.value.ca);
     assert_eq!(constraints.value.path_len_constraint, Some(0));
@@ -105,7 +106,8 @@ fn leaves_have_a_key_of_their_own_and_serial_numbers_of_their_own() {
     let authority = open(state.path());
     let one = authority.leaf(&host("one.example.org")).unwrap();
     let two = authority.leaf(&host("two.example.org")).unwrap();
-    let (_, ca) = X509Certificate::from_der(authority.ca_der()).unwrap();
+    let der = authority.ca_der();
+    let (_, ca) = X509Certificate::from_der(&der).unwrap();
     let (_, one) = X509Certificate::from_der(&one.cert[0]).unwrap();
     let (_, two) = X509Certificate::from_der(&two.cert[0]).unwrap();
     assert_ne!(one.public_key().raw, ca.public_key().raw);
@@ -136,7 +138,7 @@ fn a_leaf_of_the_future_is_not_used_after_the_clock_was_set_back() {
     let example = host("example.org");
     let minted = |days: u64| {
         let later = clock.now().plus(Duration::from_hours(days * 24));
-        let leaf = leaf::mint(&authority.ca, &authority.key, &example, later).unwrap();
+        let leaf = leaf::mint(&authority.held.load().ca, &authority.key, &example, later).unwrap();
         let leaf = Arc::new(leaf);
         authority.leaves.insert(example.clone(), Arc::clone(&leaf));
         Arc::clone(&leaf.certified)
@@ -195,7 +197,7 @@ fn what_is_damaged_is_said_and_left_alone() {
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
             "no certificate",
         ),
-        ("ca.crt", foreign.as_str(), "does not belong to ca.key"),
+        ("ca.crt", foreign.as_str(), "does not belong to its key, ca.key"),
     ] {
         let state = tempfile::tempdir().unwrap();
         open(state.path());
@@ -239,7 +241,7 @@ fn a_directory_that_cannot_be_written_is_an_error_with_its_path() {
 fn a_bundle_holds_the_ca_and_the_roots() {
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (one, two) = (open(one.path()), open(two.path()));
-    let bundle = one.bundle_pem(std::slice::from_ref(two.ca_der()));
+    let bundle = one.bundle_pem(&[two.ca_der()]);
     assert_eq!(bundle, format!("{}{}", one.ca_pem(), two.ca_pem()));
     assert_eq!(pem::parse_many(&bundle).unwrap().len(), 2);
 }
@@ -255,4 +257,188 @@ fn the_fingerprint_is_what_openssl_prints() {
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     assert!(printed.trim().ends_with(&authority.fingerprint_sha256()), "{printed}");
+}
+
+fn days(count: u64) -> Duration {
+    Duration::from_hours(count * 24)
+}
+
+/// The leaf for `name`, and whether it is this CA's: what `openssl verify` says with that CA alone.
+fn is_signed_by(authority: &Arc<Authority>, name: &str, ca: &str) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("ca.crt"), ca).unwrap();
+    strictly_verifies(dir.path(), &authority.leaf(&host(name)).unwrap().cert[0])
+}
+
+#[test]
+fn the_next_ca_is_trusted_at_once_and_mints_from_its_date_on() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    let old = authority.ca_pem();
+    authority.leaf(&host("example.org")).unwrap();
+    // Less than leaves are dated back: openssl reads the system's clock.
+    authority.rotate(days(1)).unwrap();
+    let anchors = authority.all();
+    let [first, next] = anchors.as_slice() else { panic!("{anchors:?}") };
+    assert_eq!(authority.ca_pem(), format!("{}{}", first.pem, next.pem));
+    assert!(first.pem == old && first.mints && !next.mints && next.from.is_some());
+    assert!(is_signed_by(&authority, "example.org", &old));
+    assert!(!is_signed_by(&authority, "example.org", &next.pem), "the control");
+    assert!(authority.finish().is_err(), "nobody is to lose the old one before its time");
+    assert!(authority.rotate(days(1)).is_err(), "one change at a time");
+    clock.advance(Duration::from_hours(25));
+    // The leaf that was minted before would have lived on.
+    assert!(is_signed_by(&authority, "example.org", &next.pem));
+    assert!(!is_signed_by(&authority, "example.org", &old));
+    assert_eq!(authority.all().len(), 2);
+    let again = Authority::open(state.path(), &clock).unwrap();
+    assert_eq!(again.all(), authority.all(), "a restart changes nothing");
+    authority.finish().unwrap();
+    assert_eq!(authority.ca_pem(), next.pem);
+    assert!(is_signed_by(&authority, "example.org", &next.pem));
+    let left: Vec<_> =
+        fs::read_dir(state.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().contains("next")), "{left:?}");
+}
+
+#[test]
+fn a_change_that_a_crash_cut_short_goes_on() {
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    authority.rotate(Duration::ZERO).unwrap();
+    let next = authority.all()[1].pem.clone();
+    // Between the first two writes of `finish`.
+    fs::copy(state.path().join("ca.next.key"), state.path().join("ca.key")).unwrap();
+    let again = open(state.path());
+    assert!(is_signed_by(&again, "example.org", &next));
+    again.finish().unwrap();
+    assert_eq!(open(state.path()).ca_pem(), next);
+    // Without its certificate there is no next one.
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    authority.rotate(Duration::ZERO).unwrap();
+    fs::remove_file(state.path().join("ca.next.crt")).unwrap();
+    assert_eq!(open(state.path()).all().len(), 1);
+}
+
+#[test]
+fn an_expired_ca_may_be_followed() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    clock.advance(days(3640));
+    authority.rotate(days(5)).unwrap();
+    clock.advance(days(20));
+    let again = Authority::open(state.path(), &clock).unwrap();
+    assert!(again.all()[1].mints && again.not_after() > clock.now());
+}
+
+#[test]
+fn leaves_end_with_their_ca() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    clock.advance(days(3600));
+    let leaf = authority.leaf(&host("example.org")).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&leaf.cert[0]).unwrap();
+    assert_eq!(leaf.validity().not_after.timestamp(), authority.not_after().as_millis() / 1000);
+}
+
+#[test]
+fn a_limited_ca_speaks_for_its_names_alone() {
+    let state = tempfile::tempdir().unwrap();
+    let permitted = ["example.org".to_owned()];
+    let authority = Authority::limited(state.path(), &permitted, &Clock::system()).unwrap();
+    for (name, allowed) in [
+        ("example.org", true),
+        ("files.example.org", true),
+        ("0.probe.larder.internal", true),
+        ("badexample.org", false),
+        ("example.net", false),
+        ("192.0.2.1", false),
+    ] {
+        assert_eq!(authority.check(&host(name)).is_ok(), allowed, "{name}");
+        assert_eq!(authority.leaf(&host(name)).is_ok(), allowed, "{name}");
+    }
+    let told = authority.check(&host("example.net")).unwrap_err().to_string();
+    assert!(told.contains("limited to example.org") && told.contains("ca.permitted"), "{told}");
+    // Clients enforce it: the CA's key alone makes nobody believe another name.
+    let ca = Ca::open(state.path(), &[], Clock::system().now(), false).unwrap();
+    let sign = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = leaf::params(&ca, &host(name), Clock::system().now()).unwrap();
+        let leaf = params.signed_by(&key, &ca.issuer).unwrap();
+        strictly_verifies(state.path(), leaf.der())
+    };
+    assert!(sign("files.example.org"), "the control");
+    assert!(!sign("example.net") && !sign("192.0.2.1"));
+}
+
+/// A CA of an operator's, made by openssl as operators make them; `extensions` are its.
+fn made_elsewhere(dir: &Path, extensions: &str, days: &str) -> (String, String) {
+    let config =
+        format!("[req]\ndistinguished_name=d\nx509_extensions=e\n[d]\n[e]\n{extensions}\n");
+    fs::write(dir.join("c"), config).unwrap();
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args([
+            "-subj",
+            "/CN=Corporate CA",
+            "-days",
+            days,
+            "-keyout",
+            "k",
+            "-out",
+            "o",
+            "-config",
+            "c",
+        ])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    (fs::read_to_string(dir.join("o")).unwrap(), fs::read_to_string(dir.join("k")).unwrap())
+}
+
+#[test]
+fn a_ca_that_was_made_elsewhere_is_taken_whole_or_not_at_all() {
+    const GOOD: &str = "basicConstraints=critical,CA:true,pathlen:0\nkeyUsage=critical,keyCertSign\n\
+                        subjectKeyIdentifier=hash\n";
+    let dir = tempfile::tempdir().unwrap();
+    let (cert, key) = made_elsewhere(dir.path(), GOOD, "100");
+    let (_, stranger) = made_elsewhere(dir.path(), GOOD, "100");
+    let (leaf, leaf_key) = made_elsewhere(dir.path(), "basicConstraints=CA:false", "100");
+    let (mute, mute_key) = made_elsewhere(
+        dir.path(),
+        "basicConstraints=critical,CA:true\nkeyUsage=critical,cRLSign\nsubjectKeyIdentifier=hash",
+        "100",
+    );
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    let before = authority.ca_pem();
+    for (cert, key, why) in [
+        (&*cert, &*stranger, "does not belong"),
+        (&*leaf, &*leaf_key, "not the certificate of a CA"),
+        (&*mute, &*mute_key, "keyCertSign"),
+        (&*cert, "nothing", "the key cannot be used"),
+        ("nothing", &*key, "not PEM"),
+    ] {
+        let error = authority.import(cert, key, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains(why) && error.contains("stays as it is"), "{error}");
+        assert!(!state.path().join("ca.next.key").exists(), "{why}: nothing half-imported");
+    }
+    clock.advance(days(101));
+    let late = authority.import(&cert, &key, Duration::ZERO).unwrap_err().to_string();
+    assert!(late.contains("expired"), "{late}");
+    let authority = open(state.path());
+    assert_eq!(authority.ca_pem(), before);
+    authority.import(&cert, &key, Duration::ZERO).unwrap();
+    let mode = fs::metadata(state.path().join("ca.next.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(is_signed_by(&authority, "example.org", &cert));
+    assert!(!is_signed_by(&authority, "example.org", &before), "the control");
+    authority.finish().unwrap();
+    assert!(is_signed_by(&open(state.path()), "example.org", &cert));
 }

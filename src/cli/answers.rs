@@ -20,7 +20,6 @@ use crate::store::Store;
 pub(super) struct KnownCa {
     pub(super) file: std::path::PathBuf,
     pub(super) pem: String,
-    pub(super) sha256: String,
 }
 
 impl Invocation {
@@ -58,6 +57,7 @@ impl Invocation {
             | Answer::Removed(_)
             | Answer::Progress { .. }
             | Answer::Checked(_)
+            | Answer::Anchor(_)
             | Answer::Key(_)
             | Answer::Rebound(_)
             | Answer::Staying => each(out, answer),
@@ -83,11 +83,7 @@ impl Invocation {
     pub(super) fn ca(&self) -> anyhow::Result<KnownCa> {
         if let Some(served) = self.served()? {
             let status = served.status().context("cannot ask the running larder")?;
-            return Ok(KnownCa {
-                file: status.ca_file,
-                pem: status.ca_pem,
-                sha256: status.ca_sha256,
-            });
+            return Ok(KnownCa { file: status.ca_file, pem: status.ca_pem });
         }
         let data = &self.loaded.config.data;
         // Whoever makes the CA holds the directory: two larders that both made one would leave clients with one that
@@ -97,12 +93,12 @@ impl Invocation {
         } else {
             Some(open_store(&self.loaded, &self.clock)?)
         };
-        let authority = Authority::open(&admin::state_dir(data), &self.clock)?;
-        Ok(KnownCa {
-            file: admin::ca_file(data),
-            pem: authority.ca_pem().to_owned(),
-            sha256: authority.fingerprint_sha256(),
-        })
+        let authority = Authority::limited(
+            &admin::state_dir(data),
+            &self.loaded.config.ca_permitted(),
+            &self.clock,
+        )?;
+        Ok(KnownCa { file: admin::ca_file(data), pem: authority.ca_pem() })
     }
 }
 

@@ -1,18 +1,34 @@
 //! `larder ca`.
 
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 
 use super::clients::bundle::Bundle;
-use super::{Invocation, OK};
+use super::{FAILED, Invocation, OK};
+use crate::admin::ca::CaQuestion;
+use crate::admin::setup::Script;
+use crate::admin::{Answer, Question};
+use crate::authority::{Anchor, OVERLAP};
+use crate::store::write_durably;
 
 const EXAMPLES: &str = "\
 Examples:
   larder ca path                                   where the certificate is
   larder ca show                                   the certificate, and its fingerprint to compare
   larder ca bundle > bundle.pem                    with this machine's roots, for tools that replace their store
-  sudo cp \"$(larder ca path)\" /usr/local/share/ca-certificates/larder.crt && sudo update-ca-certificates";
+  sudo larder ca install                           this machine trusts it; `sudo larder ca uninstall` undoes that
+  larder ca rotate --days 30                       the next one: handed out now, used in 30 days
+  larder ca rotate --finish                        after that: the old one is trusted no more
+  larder ca import --cert ca.crt --key ca.key      one that was made elsewhere
 
-/// Hands out the certificate of larder's CA, which is made if there is none yet.
+Exit codes: 0 done, 1 failed and nothing changed, 2 wrong flags. `install` and
+`uninstall` end with the set-up script's codes, which `ca/README.md` lists.";
+
+/// The CA: hands it out, and changes it. One is made if there is none yet.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Ca {
@@ -25,25 +41,177 @@ enum What {
     /// Prints the path of the certificate
     #[command(before_help = EXAMPLES)]
     Path,
-    /// Prints the certificate and its fingerprint
+    /// Prints the certificate and its fingerprint; while one CA follows another, both
     #[command(before_help = EXAMPLES)]
     Show,
     /// Prints the certificate together with this machine's roots
     #[command(before_help = EXAMPLES)]
     Bundle,
+    /// Makes this machine trust it, by the set-up script with --ca-only
+    #[command(before_help = EXAMPLES)]
+    Install(Machine),
+    /// Undoes what `install` or the set-up script did
+    #[command(before_help = EXAMPLES)]
+    Uninstall(Machine),
+    /// Makes the next CA, trusted together with this one until the change is finished
+    #[command(before_help = EXAMPLES)]
+    Rotate(Rotate),
+    /// Takes a CA that was made elsewhere, as the next one
+    #[command(before_help = EXAMPLES)]
+    Import(Import),
+}
+
+/// Which machine.
+#[derive(Args, Debug)]
+struct Machine {
+    /// The system whose root directory is DIR, and not this one
+    #[arg(long, value_name = "DIR")]
+    prefix: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+struct Rotate {
+    /// For so many days both are trusted before the next one is used [default: 30]
+    #[arg(long, value_name = "DAYS")]
+    days: Option<u32>,
+    /// Ends it: the next one is the CA, and the old one is gone
+    #[arg(long, conflicts_with = "days")]
+    finish: bool,
+}
+
+#[derive(Args, Debug)]
+struct Import {
+    /// Its certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    cert: PathBuf,
+    /// Its private key, PEM, unencrypted
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// For so many days the present one is used on [default: 0]
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    days: u32,
 }
 
 impl Ca {
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
-        let ca = invocation.ca()?;
         match self.what {
-            What::Path => writeln!(invocation.out, "{}", ca.file.display())?,
-            // What stands between certificates is a comment to every reader of PEM (RFC 7468 §2).
-            What::Show => write!(invocation.out, "SHA-256 fingerprint: {}\n{}", ca.sha256, ca.pem)?,
+            What::Install(machine) => return set_up(invocation, &machine, "--ca-only"),
+            What::Uninstall(machine) => return set_up(invocation, &machine, "--remove"),
+            What::Rotate(Rotate { finish: true, .. }) => change(invocation, CaQuestion::Finish)?,
+            What::Rotate(Rotate { days, .. }) => {
+                let overlap = days.map_or(OVERLAP.as_secs(), seconds);
+                change(invocation, CaQuestion::Rotate { overlap })?;
+            }
+            What::Import(Import { cert, key, days }) => {
+                let text = |path: &Path| {
+                    std::fs::read_to_string(path)
+                        .with_context(|| format!("cannot read {}", path.display()))
+                };
+                let (certificate, key) = (text(&cert)?, text(&key)?);
+                change(
+                    invocation,
+                    CaQuestion::Import { certificate, key, overlap: seconds(days) },
+                )?;
+            }
+            What::Path => {
+                let ca = invocation.ca()?;
+                writeln!(invocation.out, "{}", ca.file.display())?;
+            }
+            What::Show => {
+                let anchors = ask(invocation, CaQuestion::Show)?;
+                show(invocation, &anchors)?;
+            }
             What::Bundle => {
+                let ca = invocation.ca()?;
                 write!(invocation.out, "{}", Bundle::gather(&ca.pem, &invocation.environment).all)?;
             }
         }
         Ok(OK)
     }
+}
+
+fn seconds(days: u32) -> u64 {
+    Duration::from_hours(24).as_secs().saturating_mul(u64::from(days))
+}
+
+fn ask(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<Vec<Anchor>> {
+    let mut anchors = Vec::new();
+    // Only whoever changes or makes something holds the directory: what is there is only read.
+    let data = &invocation.loaded.config.data;
+    if question == CaQuestion::Show
+        && invocation.served()?.is_none()
+        && crate::admin::ca_file(data).exists()
+    {
+        let state = crate::admin::state_dir(data);
+        return Ok(crate::authority::Authority::open(&state, &invocation.clock)?.all());
+    }
+    invocation.ask(&Question::Ca(question), |_, answer| {
+        if let Answer::Anchor(anchor) = answer {
+            anchors.push(anchor);
+        }
+        Ok(())
+    })?;
+    Ok(anchors)
+}
+
+fn show(invocation: &mut Invocation, anchors: &[Anchor]) -> anyhow::Result<()> {
+    // What stands between certificates is a comment to every reader of PEM (RFC 7468 §2).
+    for anchor in anchors {
+        let about = match (anchor.from, anchor.mints) {
+            (Some(from), false) => format!("\nThe next one, used from {from} on"),
+            (Some(_), true) => {
+                "\nThe next one, in use; `larder ca rotate --finish` drops the other".to_owned()
+            }
+            (None, _) => String::new(),
+        };
+        write!(
+            invocation.out,
+            "SHA-256 fingerprint: {}\nExpires: {}{about}\n{}",
+            anchor.sha256, anchor.not_after, anchor.pem
+        )?;
+    }
+    Ok(())
+}
+
+/// Changes the CA, and says what is to be done elsewhere.
+fn change(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<()> {
+    let finished = question == CaQuestion::Finish;
+    let anchors = ask(invocation, question)?;
+    show(invocation, &anchors)?;
+    let what = if finished {
+        "Clients that only trust the old one fail from now on: `larder doctor` finds them."
+    } else {
+        "Both are handed out from now on (/setup, /ca.crt, `larder env`): set every client up again before the next one is used."
+    };
+    writeln!(invocation.out, "{what}")?;
+    Ok(())
+}
+
+/// Runs the set-up script for this machine: the same that other machines fetch.
+fn set_up(invocation: &mut Invocation, machine: &Machine, what: &str) -> anyhow::Result<u8> {
+    let anchors = ask(invocation, CaQuestion::Show)?;
+    let pem: String = anchors.iter().map(|anchor| anchor.pem.as_str()).collect();
+    let sha256 = anchors.first().map(|anchor| anchor.sha256.clone()).unwrap_or_default();
+    let script = Script::new(&pem, &sha256);
+    let temporary = invocation.environment.temporary();
+    let directory = temporary.join(format!("larder-ca-{}", std::process::id()));
+    std::fs::create_dir(&directory)
+        .with_context(|| format!("cannot make {}", directory.display()))?;
+    let file = directory.join("setup");
+    let ran = write_durably(&file, script.text().as_bytes(), 0o644)
+        .map_err(anyhow::Error::from)
+        .and_then(|()| {
+            let mut command = Command::new("sh");
+            command.arg(&file).arg(what).stdin(Stdio::null());
+            if let Some(prefix) = &machine.prefix {
+                command.arg("--prefix").arg(prefix);
+            }
+            command.status().context("cannot run sh")
+        });
+    // Best effort: it holds nothing secret, and lies where temporary files lie.
+    let _gone = std::fs::remove_dir_all(&directory);
+    let Some(code) = ran?.code() else {
+        bail!("the set-up script was ended by a signal");
+    };
+    Ok(u8::try_from(code).unwrap_or(FAILED))
 }

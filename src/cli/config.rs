@@ -47,6 +47,7 @@ impl Config {
                 | Answer::Removed(_)
                 | Answer::Progress { .. }
                 | Answer::Checked(_)
+                | Answer::Anchor(_)
                 | Answer::Key(_)
                 | Answer::Rebound(_)
                 | Answer::Staying

@@ -10,6 +10,7 @@ mod answers;
 mod ca;
 mod clients;
 mod config;
+mod doctor;
 #[cfg(test)]
 mod documents;
 mod env;
@@ -61,6 +62,7 @@ Examples:
   larder exec -- sudo -E apt-get install git       the same for apt
   larder serve                                     serve clients on port 3142
   larder why https://files.example.org/a.whl       what is known of a URL, and why
+  larder doctor                                    which clients get through, and what mends the others
   larder stats                                     what is stored, what was saved
 
 Exit codes: 0 done, 1 failed, 2 wrong flags or configuration, 3 the data
@@ -108,6 +110,7 @@ enum Command {
     Exec(exec::Exec),
     Env(env::Env),
     Ca(ca::Ca),
+    Doctor(doctor::Doctor),
     Why(why::Why),
     Ls(ls::Ls),
     Stats(stats::Stats),
@@ -196,6 +199,7 @@ fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
         Command::Exec(exec) => (&[] as &[String], &exec.reach),
         Command::Env(_)
         | Command::Ca(_)
+        | Command::Doctor(_)
         | Command::Why(_)
         | Command::Ls(_)
         | Command::Stats(_)
@@ -224,6 +228,7 @@ impl Command {
             Self::Exec(exec) => exec.run(invocation),
             Self::Env(env) => env.run(invocation),
             Self::Ca(ca) => ca.run(invocation),
+            Self::Doctor(doctor) => doctor.run(invocation),
             Self::Why(why) => why.run(invocation),
             Self::Ls(ls) => ls.run(invocation),
             Self::Stats(stats) => stats.run(invocation),

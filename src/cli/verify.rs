@@ -60,6 +60,7 @@ impl Verify {
                 | Answer::Why(_)
                 | Answer::Entry(_)
                 | Answer::Removed(_)
+                | Answer::Anchor(_)
                 | Answer::Key(_)
                 | Answer::Rebound(_)
                 | Answer::Staying

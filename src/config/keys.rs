@@ -107,6 +107,9 @@ pub const KEYS: &[Key] = &[
          `registry-mirrors`), others by the name that clients put into `?ns=` (containerd)."),
     key!(list "hosts.tunnel", hosts.tunnel, value::HOST,
         "Hosts whose connections are copied through unread: for clients that pin certificates."),
+    key!(list "ca.permitted", permitted, value::HOST,
+        "The names that a CA which larder makes is limited to, with all below them (name constraints); none are all hosts. \
+         Acts when a CA is made: at the first start, and by `larder ca rotate`.").at_restart(),
     key!(list "hosts.refuse", hosts.refuse, value::HOST, "Hosts that are answered 403."),
     key!(one "hosts.tunnel_unknown_protocols", hosts.tunnel_unknown_protocols, value::SWITCH,
         "Whether a CONNECT that carries neither TLS nor HTTP is copied through."),
@@ -319,7 +322,9 @@ mod tests {
                 "listen" => "127.0.0.1:1",
                 "allow_nets" | "clients.allow" => "203.0.113.0/24",
                 "clients.max_connections" | "upstream.connections_per_origin" => "3",
-                "hosts.tunnel" | "hosts.refuse" | "mirror.names" => "*.example.org",
+                "hosts.tunnel" | "hosts.refuse" | "mirror.names" | "ca.permitted" => {
+                    "*.example.org"
+                }
                 "announce" => "true",
                 "hosts.tunnel_unknown_protocols" | "keys.built_in" | "mirror.enabled" => "false",
                 "hosts.ports" => "1-2",

@@ -78,10 +78,20 @@ pub struct Config {
     pub stale: Stale,
     /// `keys.*`.
     pub keys: Keys,
+    /// `ca.permitted`: the hosts that a CA which larder makes may speak for; all, if none is named.
+    pub permitted: Vec<HostPattern>,
     /// `log.*`.
     pub log: Log,
     /// `speaks_for`: pairs of an index's root URL and an origin whose files it speaks for, as the operator declares.
     pub speaks_for: Vec<SpeaksFor>,
+}
+
+impl Config {
+    /// [`Self::permitted`] as names: in a certificate a name stands for all below it.
+    pub fn ca_permitted(&self) -> Vec<String> {
+        let names = self.permitted.iter().map(|HostPattern(name)| name.trim_start_matches("*."));
+        names.map(str::to_owned).collect()
+    }
 }
 
 /// Who may use larder, and how much of it.
@@ -291,6 +301,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT)],
             announce: false,
+            permitted: Vec::new(),
             data: PathBuf::from("larder-data"),
             allow_nets: Vec::new(),
             upstream_ca: Vec::new(),

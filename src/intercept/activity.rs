@@ -68,6 +68,11 @@ impl Patience {
 }
 
 impl Activity {
+    /// Whether no request has come.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.requests.load(Relaxed) == 0
+    }
+
     pub(crate) fn note_read(&self, count: usize) {
         self.read.fetch_add(count as u64, Relaxed);
     }

@@ -56,6 +56,7 @@ use crate::config::Config;
 use crate::origin::Duplex;
 use crate::outcome::Outcome;
 use crate::outcome::metrics::Metrics;
+use crate::outcome::witness::{self, Sight};
 use crate::target::identity::Tunnel;
 use crate::target::{Host, Origin, Scheme};
 
@@ -99,6 +100,7 @@ struct Through {
 impl<S: Serve> Granted<S> {
     /// Serves the tunnel to its end.
     pub(crate) async fn run(self, mut client: Transport, course: Course) {
+        self.metrics.witness.saw(&self.host, Sight::Connect);
         let idle = self.config.clients.idle_timeout;
         if let Course::Through { upstream, why } = course {
             return tunnel::copy(client, upstream, &[], &self.route(), &why, idle).await;
@@ -125,7 +127,8 @@ impl<S: Serve> Granted<S> {
 
     /// Finds out what the tunnel carries.
     async fn find(&self, client: &mut Transport) -> Found {
-        let mut may_tunnel = self.config.hosts.tunnel_unknown_protocols;
+        let mut may_tunnel =
+            self.config.hosts.tunnel_unknown_protocols && witness::token(&self.host).is_none();
         let mut upstream = None;
         loop {
             let why = match first::judge(client.seen()) {
@@ -177,6 +180,7 @@ impl<S: Serve> Granted<S> {
         upstream: Option<Box<dyn Duplex>>,
     ) -> Found {
         if !may_tunnel {
+            self.metrics.witness.saw(&self.host, Sight::Foreign(why.to_owned()));
             self.metrics.ended(Outcome::Refused, None, "");
             tracing::info!(
                 client = %self.peer, host = %self.host, port = self.port, why,
@@ -216,6 +220,7 @@ impl<S: Serve> Granted<S> {
             }
             Ok(Err(error)) => tls::explain(&error, &self.route()),
             Ok(Ok(mut stream)) => {
+                self.metrics.witness.saw(&self.host, Sight::Handshake);
                 watch.activity.all_heard();
                 let (_, session) = stream.get_mut();
                 session.set_buffer_limit(Some(SEALED));
@@ -223,7 +228,11 @@ impl<S: Serve> Granted<S> {
                     watch.patience.header = None;
                 }
                 let tunnel = self.tunnel(Scheme::Https, hello.sni);
+                let (route, activity) = (self.route(), Arc::clone(&watch.activity));
                 self.requests(stream, tunnel, watch).await;
+                if activity.is_unused() {
+                    tls::unused(&route);
+                }
             }
         }
     }

@@ -1,45 +1,74 @@
 //! What a failed handshake means.
 //!
 //! A client that does not trust larder's CA says so in an alert, or just leaves. That is the commonest trouble with
-//! any intercepting proxy, so it gets one line that names the client, the host and the remedy.
+//! any intercepting proxy, so it gets one line that names the client, the host and the remedy; once an hour for each
+//! client and host, because programs try again and again.
 
 use std::io;
 
 use rustls::AlertDescription;
+use tokio::time::Instant;
 
 use super::tunnel::Route;
+use crate::outcome::witness::{self, Sight};
 
-/// Logs a handshake that failed.
+/// Logs a handshake that failed, and notes it if it was a probe's.
 pub(crate) fn explain(error: &io::Error, route: &Route) {
-    let Route { peer, host, port, .. } = route;
-    if distrusts(error) {
+    let Route { peer, host, port, metrics } = route;
+    let sight = judge(error);
+    let distrusts = matches!(sight, Sight::Distrust(_));
+    metrics.witness.saw(host, sight);
+    if witness::token(host).is_some() {
+        // The doctor says it, to whom it concerns.
+        tracing::debug!(client = %peer, %host, port, %error, "a probe's TLS handshake failed");
+    } else if !distrusts {
+        tracing::info!(client = %peer, %host, port, %error, "a TLS handshake failed");
+    } else if metrics.witness.is_news(peer.ip(), host, Instant::now()) {
         tracing::warn!(
             client = %peer, %host, port, %error,
-            "the client does not trust larder's certificate: `larder ca show` says how to make it, and hosts.tunnel lets \
-             clients that cannot be told through"
+            "the client does not trust larder's certificate: `larder doctor --proxy http://LARDER:3142`, run there, says \
+             what mends it; GET /setup is the script that makes a machine trust larder; hosts.tunnel lets clients that \
+             cannot be told through. Said once an hour for each client and host"
         );
     } else {
-        tracing::info!(client = %peer, %host, port, %error, "a TLS handshake failed");
+        tracing::debug!(client = %peer, %host, port, %error, "the client still does not trust larder's certificate");
     }
 }
 
-/// Whether the client refused the certificate. Some close without an alert once they have seen it.
-fn distrusts(error: &io::Error) -> bool {
-    if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
-        return true;
+/// Logs a connection that ended after its handshake without a request. Clients of `GnuTLS` (apt, and often git and wget) look at
+/// the certificate only then; others open connections that they turn out not to need.
+pub(crate) fn unused(route: &Route) {
+    let Route { peer, host, port, metrics } = route;
+    if witness::token(host).is_none() && metrics.witness.is_news(peer.ip(), host, Instant::now()) {
+        tracing::info!(
+            client = %peer, %host, port,
+            "a client left after the TLS handshake without a request; if it failed, it may not trust larder's certificate: \
+             `larder doctor`, run there, says. Said once an hour for each client and host"
+        );
     }
-    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(
-        alert,
+}
+
+/// What kind of failure it was. Some clients close without an alert once they have seen a certificate they distrust.
+fn judge(error: &io::Error) -> Sight {
+    if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
+        return Sight::Distrust("it left without a word".to_owned());
+    }
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
         Some(rustls::Error::AlertReceived(
-            AlertDescription::UnknownCA
-                | AlertDescription::BadCertificate
-                | AlertDescription::CertificateUnknown
-                | AlertDescription::CertificateExpired
-                | AlertDescription::UnsupportedCertificate
-                | AlertDescription::AccessDenied
-        ))
-    )
+            alert @ (AlertDescription::UnknownCA
+            | AlertDescription::BadCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateExpired
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied),
+        )) => Sight::Distrust(format!("{alert:?}")),
+        Some(rustls::Error::PeerIncompatible(why)) => Sight::Foreign(format!("{why:?}")),
+        Some(rustls::Error::AlertReceived(
+            alert @ (AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure),
+        )) => Sight::Foreign(format!("{alert:?}")),
+        _ => Sight::Broken(error.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -52,10 +81,12 @@ mod tests {
 
     #[test]
     fn distrust_is_told_from_other_failures() {
+        let distrusts = |error: &io::Error| matches!(judge(error), Sight::Distrust(_));
         assert!(distrusts(&alert(AlertDescription::UnknownCA)));
         assert!(distrusts(&alert(AlertDescription::CertificateUnknown)));
         assert!(distrusts(&io::ErrorKind::UnexpectedEof.into()));
         assert!(!distrusts(&alert(AlertDescription::ProtocolVersion)));
         assert!(!distrusts(&io::ErrorKind::TimedOut.into()));
+        assert!(matches!(judge(&alert(AlertDescription::ProtocolVersion)), Sight::Foreign(_)));
     }
 }

@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
+use super::witness::Witness;
 use crate::proof::Proof;
 
 /// Which way bytes of bodies went.
@@ -80,6 +81,8 @@ pub struct Metrics {
     alarms: Family<AlarmLabels, Counter>,
     connections: Gauge,
     totals: Mutex<Totals>,
+    /// What is remembered of clients that fail.
+    pub witness: Witness,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -139,7 +142,16 @@ impl Default for Metrics {
             "Connections of clients that are open",
             Clone::clone(&connections),
         );
-        Self { registry, requests, bytes, rejected, alarms, connections, totals: Mutex::default() }
+        Self {
+            registry,
+            requests,
+            bytes,
+            rejected,
+            alarms,
+            connections,
+            totals: Mutex::default(),
+            witness: Witness::default(),
+        }
     }
 }
 

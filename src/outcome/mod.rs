@@ -1,8 +1,9 @@
 //! How a request ended: one enum, one name in the log, the metric and the `Cache-Status` header (RFC 9211).
 //!
-//! [`metrics`] counts it.
+//! [`metrics`] counts it. [`witness`] remembers what was seen of clients that never got as far as a request.
 
 pub mod metrics;
+pub mod witness;
 
 use std::fmt;
 

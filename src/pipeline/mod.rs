@@ -29,6 +29,7 @@ mod members;
 mod pass;
 mod pointer;
 mod presence;
+mod probe;
 mod reading;
 mod record;
 mod rights;
@@ -51,8 +52,8 @@ use crate::ecosystem::{self, Kind, Recognition, Shape};
 use crate::flight::Flights;
 use crate::keyring::Trusted;
 use crate::origin::{Origins, Passes, Reach};
-use crate::outcome::Outcome;
 use crate::outcome::metrics::Metrics;
+use crate::outcome::{Outcome, witness};
 use crate::policy::{self, PassReason, Plan};
 use crate::reply::{self, Asked, Body, Line};
 use crate::store::Store;
@@ -163,6 +164,11 @@ impl Pipeline {
         let response = match self.target_of(connection, &request) {
             Ok(target) => {
                 record.target(&target);
+                if witness::token(&target.origin().host).is_some() {
+                    let answer = probe::answer(&request, &target, &self.metrics.witness);
+                    let answer = record.end(Outcome::Own, answer);
+                    return record.into_response(answer, watch, &self.metrics);
+                }
                 // Boxed: the futures below hold whole requests, and a connection may run many at a time.
                 Box::pin(self.answer(connection, request, target, &mut record)).await
             }

@@ -246,7 +246,7 @@ impl World {
     /// TLS for `name` over `stream`.
     async fn tls(&self, stream: TcpStream, name: &'static str) -> TlsStream<TcpStream> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.ca_der().clone()).unwrap();
+        roots.add(self.authority.ca_der()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()

@@ -181,7 +181,7 @@ async fn a_client_hello_in_many_segments_is_put_together() {
     stream.set_nonblocking(false).unwrap();
     stream.set_nodelay(true).unwrap();
     let mut roots = RootCertStore::empty();
-    roots.add(world.authority.ca_der().clone()).unwrap();
+    roots.add(world.authority.ca_der()).unwrap();
     let answer = tokio::task::spawn_blocking(move || {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)

@@ -21,7 +21,7 @@ pub(in crate::cli) struct Bundle {
 }
 
 /// Where systems keep all their roots in one file: Debian, Fedora, SUSE, Alpine and BSD, Nix, old Fedora.
-const SYSTEM_FILES: [&str; 7] = [
+pub(in crate::cli) const SYSTEM_FILES: [&str; 7] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
     "/etc/pki/tls/certs/ca-bundle.crt",

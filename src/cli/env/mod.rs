@@ -105,7 +105,7 @@ fn given(directory: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// Reads the address of a larder. GitHub's runner refuses one without a scheme, and larder speaks no TLS there.
-fn proxy(text: &str) -> Result<String, String> {
+pub(super) fn proxy(text: &str) -> Result<String, String> {
     let wrong = || format!("{text}: expected http://HOST:PORT");
     let url = url::Url::parse(text).map_err(|_| wrong())?;
     let host = url.host().ok_or_else(wrong)?;

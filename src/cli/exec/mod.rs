@@ -228,7 +228,7 @@ impl Used {
     fn ca_pem(&self) -> String {
         match self {
             Self::Found { status, .. } => status.ca_pem.clone(),
-            Self::Own(own) => own.larder.ca_pem().to_owned(),
+            Self::Own(own) => own.larder.ca_pem(),
         }
     }
 

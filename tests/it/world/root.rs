@@ -153,19 +153,20 @@ impl Root {
 
     /// Runs `script` in `shell` on this root.
     pub(crate) async fn set_up(&self, shell: &[&str], script: &Path, arguments: &[&str]) -> Output {
-        let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new(shell[0]);
-        forget_proxies(&mut command);
+        command.args(&shell[1..]).arg(script).args(arguments).arg("--prefix").arg(self.path());
+        self.dress(&mut command);
+        run(command).await
+    }
+
+    /// Lets `command` find what plays chroot, and nothing of this machine's that the script reads.
+    pub(crate) fn dress(&self, command: &mut Command) {
+        let path = std::env::var("PATH").unwrap_or_default();
+        forget_proxies(command);
         command
-            .args(&shell[1..])
-            .arg(script)
-            .args(arguments)
-            .arg("--prefix")
-            .arg(self.path())
             .env("PATH", format!("{}:{path}", self.stubs().display()))
             .env_remove("CARGO_HOME")
             .env_remove("JAVA_HOME");
-        run(command).await
     }
 
     /// Puts the files of an ONBUILD base image into it.

@@ -1,0 +1,194 @@
+//! From one CA to the next, with both trusted in between; and a CA that was made elsewhere.
+//!
+//! ```text
+//! rotate, import:  ca.next.key ─▶ ca.next.from ─▶ ca.next.crt      from then on both are handed out
+//! at the date:     the next one mints, and both are still handed out
+//! finish:          ca.key ─▶ ca.crt ─▶ ca.next.crt, .from, .key are removed
+//! ```
+//!
+//! The certificate is written last and removed first: without `ca.next.crt` there is no next CA, whatever else a crash left.
+//! A crash inside `finish` leaves the next one's key in `ca.key` beside the old certificate; opening sees that it is the
+//! next one's and goes on, and another `finish` completes it.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+
+use super::AuthorityError;
+use super::ca::{Ca, file, parse_key, read};
+use crate::clock::Time;
+use crate::store::write_durably;
+
+/// Clients that are set up again once a month have both in time.
+pub const OVERLAP: Duration = Duration::from_hours(30 * 24);
+
+const KEY: &str = "ca.next.key";
+const FROM: &str = "ca.next.from";
+const CERTIFICATE: &str = "ca.next.crt";
+
+/// The CA that is, and the one that comes.
+pub(super) struct Held {
+    pub(super) ca: Ca,
+    pub(super) next: Option<Next>,
+}
+
+/// A CA that mints from a date on.
+pub(super) struct Next {
+    pub(super) ca: Ca,
+    pub(super) from: Time,
+}
+
+impl Held {
+    /// Loads both, or makes the first.
+    pub(super) fn open(
+        dir: &Path,
+        permitted: &[String],
+        now: Time,
+    ) -> Result<Self, AuthorityError> {
+        let next = Next::load(dir, now)?;
+        let begun = next.as_ref().is_some_and(|next| next.from <= now);
+        if let Some(next) = &next
+            && read(&dir.join("ca.key"))? == read(&dir.join(KEY))?
+        {
+            // A crash inside `finish`: the key is already the next one's.
+            let ca = Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, begun)?;
+            tracing::warn!(
+                "the change of the CA was not finished: `larder ca rotate --finish` ends it"
+            );
+            return Ok(Self {
+                ca,
+                next: Some(Next {
+                    ca: Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, false)?,
+                    from: next.from,
+                }),
+            });
+        }
+        // One that has expired is no trouble once another mints.
+        Ok(Self { ca: Ca::open(dir, permitted, now, begun)?, next })
+    }
+
+    /// The one that mints.
+    pub(super) fn signer(&self, now: Time) -> &Ca {
+        match &self.next {
+            Some(next) if next.from <= now => &next.ca,
+            _ => &self.ca,
+        }
+    }
+
+    /// Both.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Ca> {
+        let next = self.next.iter().map(|next| &next.ca);
+        let next = next.filter(|next| next.der != self.ca.der);
+        std::iter::once(&self.ca).chain(next)
+    }
+
+    /// When the signer changes, if it will.
+    pub(super) fn changes_at(&self, now: Time) -> Option<Time> {
+        self.next.as_ref().map(|next| next.from).filter(|from| *from > now)
+    }
+}
+
+impl Next {
+    fn load(dir: &Path, now: Time) -> Result<Option<Self>, AuthorityError> {
+        if read(&dir.join(CERTIFICATE))?.is_none() {
+            return Ok(None);
+        }
+        let path = dir.join(FROM);
+        let text = read(&path)?.unwrap_or_default();
+        let from =
+            text.trim().parse().map(Time::from_millis).map_err(|_| AuthorityError::Damaged {
+                path,
+                why: "does not say from when on the next CA mints".to_owned(),
+            })?;
+        let ca = Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, false)?;
+        Ok(Some(Self { ca, from }))
+    }
+}
+
+/// Makes another CA that mints from `from` on.
+pub(super) fn begin(
+    dir: &Path,
+    permitted: &[String],
+    from: Time,
+    now: Time,
+) -> Result<(), AuthorityError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+        .map_err(|e| AuthorityError::crypto("making the CA's key", e))?;
+    let certificate = super::ca::certificate(&key, permitted, now)?;
+    put(dir, &key.serialize_pem(), &certificate, from)
+}
+
+/// Takes a CA that was made elsewhere; it mints from `from` on. Everything is checked before anything is written.
+pub(super) fn import(
+    dir: &Path,
+    certificate: &str,
+    key: &str,
+    from: Time,
+    now: Time,
+) -> Result<(), AuthorityError> {
+    let refused = |why: String| AuthorityError::Import(why);
+    let pair = KeyPair::from_pem(key)
+        .map_err(|e| refused(format!("the key cannot be used ({e}); larder takes PKCS#8 in PEM, unencrypted: openssl pkcs8 -topk8 -nocrypt")))?;
+    let ca = Ca::load(pair, Path::new("the certificate"), certificate, now, false)
+        .map_err(|error| refused(error.said()))?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(&ca.der)
+        .map_err(|e| refused(format!("the certificate cannot be read ({e})")))?;
+    let usage =
+        parsed.key_usage().map_err(|e| refused(format!("its key usage cannot be read ({e})")))?;
+    if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {
+        return Err(refused(
+            "the certificate's key usage does not let it sign certificates (keyCertSign)"
+                .to_owned(),
+        ));
+    }
+    let starts: Time =
+        std::time::SystemTime::from(parsed.validity().not_before.to_datetime()).into();
+    if starts > now {
+        return Err(refused(format!("the certificate is not valid before {starts}")));
+    }
+    let key = parse_key(Path::new("the key"), key)?.serialize_pem();
+    put(dir, &key, &ca.pem, from)
+}
+
+fn put(dir: &Path, key: &str, certificate: &str, from: Time) -> Result<(), AuthorityError> {
+    if dir.join(CERTIFICATE).exists() {
+        return Err(AuthorityError::Import(
+            "a change of the CA is under way already; `larder ca rotate --finish` ends it"
+                .to_owned(),
+        ));
+    }
+    for (name, text, mode) in [
+        (KEY, key, 0o600),
+        (FROM, &format!("{}\n", from.as_millis()), 0o644),
+        (CERTIFICATE, certificate, 0o644),
+    ] {
+        let path = dir.join(name);
+        write_durably(&path, text.as_bytes(), mode).map_err(file("write", &path))?;
+    }
+    Ok(())
+}
+
+/// Ends the overlap: the old CA is gone.
+pub(super) fn finish(dir: &Path, now: Time) -> Result<(), AuthorityError> {
+    let Some(next) = Next::load(dir, now)? else {
+        return Err(AuthorityError::Import("no change of the CA is under way".to_owned()));
+    };
+    if next.from > now {
+        return Err(AuthorityError::Import(format!(
+            "the next CA mints only from {} on; until then clients need the old one",
+            next.from
+        )));
+    }
+    for (from, to, mode) in [(KEY, "ca.key", 0o600), (CERTIFICATE, "ca.crt", 0o644)] {
+        let to = dir.join(to);
+        let text = read(&dir.join(from))?.unwrap_or_default();
+        write_durably(&to, text.as_bytes(), mode).map_err(file("write", &to))?;
+    }
+    for name in [CERTIFICATE, FROM, KEY] {
+        let path = dir.join(name);
+        fs::remove_file(&path).map_err(file("remove", &path))?;
+    }
+    Ok(())
+}

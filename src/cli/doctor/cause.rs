@@ -1,0 +1,193 @@
+//! Why a client fails: larder's sight of it and the client's settings together.
+
+use std::fmt;
+
+use super::client::{By, Client};
+use super::facts::{Facts, Set, Trust, is_same};
+use super::larder::Larder;
+use crate::outcome::witness::Sight;
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// No proxy is set.
+    Unset,
+    /// One is set, in letters that the client does not read.
+    OneCase(Set),
+    /// Another proxy is set.
+    Elsewhere(Set),
+    /// The host goes around the proxy.
+    Around(Set),
+    /// The proxy is set, and nothing arrived.
+    Ignored,
+    /// It asked for a tunnel, and said no word of TLS in it.
+    Silent,
+    /// It refused the certificate, and its roots do not hold the CA.
+    Untrusted(Option<Set>),
+    /// Its roots hold the CA of another larder, or of this one in former times.
+    Changed(Option<Set>),
+    /// It refused the certificate, although its roots hold the CA.
+    Pinned(String),
+    /// larder speaks no TLS that it speaks.
+    Foreign(String),
+    /// The handshake failed in another way.
+    Broken(String),
+}
+
+impl Cause {
+    /// Its name in `--json`.
+    pub(super) const fn code(&self) -> &'static str {
+        match self {
+            Self::Unset => "proxy-unset",
+            Self::OneCase(_) => "one-case",
+            Self::Elsewhere(_) => "wrong-address",
+            Self::Around(_) => "no-proxy",
+            Self::Ignored => "proxy-ignored",
+            Self::Silent => "no-tls",
+            Self::Untrusted(_) => "ca-untrusted",
+            Self::Changed(_) => "ca-changed",
+            Self::Pinned(_) => "pinned",
+            Self::Foreign(_) => "tls-version",
+            Self::Broken(_) => "tls-broken",
+        }
+    }
+
+    /// What a request and the settings show. `None`: all is well.
+    pub(super) fn of_request(sights: &[Sight], facts: &Facts, larder: &Larder) -> Option<Self> {
+        if sights.contains(&Sight::Request) {
+            return None;
+        }
+        let mut failed = sights.iter().filter_map(|sight| match sight {
+            Sight::Foreign(why) => Some(Self::Foreign(why.clone())),
+            Sight::Distrust(why) => {
+                Some(Self::distrust(facts).unwrap_or_else(|| Self::Pinned(why.clone())))
+            }
+            Sight::Broken(why) => {
+                Some(Self::distrust(facts).unwrap_or_else(|| Self::Broken(why.clone())))
+            }
+            // Whoever is content sends a request.
+            Sight::Handshake => {
+                let why = || "it left after the handshake".to_owned();
+                Some(Self::distrust(facts).unwrap_or_else(|| Self::Pinned(why())))
+            }
+            Sight::Connect | Sight::Request | Sight::Plain => None,
+        });
+        let arrived = !sights.is_empty();
+        let missing = || Self::distrust(facts).filter(|_| facts.trust == Trust::Missing);
+        Some(match failed.next() {
+            Some(cause) => cause,
+            // Some look for the file of roots only now, and some do not even begin without it.
+            None if arrived => missing().unwrap_or(Self::Silent),
+            None => Self::of_proxy(facts, larder).or_else(missing).unwrap_or(Self::Ignored),
+        })
+    }
+
+    /// What the settings alone show of a client that is not run.
+    pub(super) fn of_settings(client: &Client, facts: &Facts, larder: &Larder) -> Option<Self> {
+        let own_roots = matches!(client.by, By::Inspection { own_roots: true });
+        // Java's store is no file that is read here, unless the system's keeps it.
+        let is_java = client.proxies == ["JAVA_TOOL_OPTIONS"];
+        let untold = own_roots && facts.roots.is_none();
+        Self::of_proxy(facts, larder)
+            .or_else(|| untold.then_some(Self::Untrusted(None)))
+            .or_else(|| Self::distrust(facts).filter(|_| !is_java))
+    }
+
+    fn of_proxy(facts: &Facts, larder: &Larder) -> Option<Self> {
+        if let Some(around) = &facts.around {
+            return Some(Self::Around(around.clone()));
+        }
+        match (&facts.proxy, &facts.other_case) {
+            (Some(set), _) if is_same(&set.value, &larder.proxy) => None,
+            (Some(set), _) => Some(Self::Elsewhere(set.clone())),
+            (None, Some(other)) => Some(Self::OneCase(other.clone())),
+            (None, None) => Some(Self::Unset),
+        }
+    }
+
+    fn distrust(facts: &Facts) -> Option<Self> {
+        match facts.trust {
+            Trust::Full => None,
+            Trust::Former => Some(Self::Changed(facts.roots.clone())),
+            Trust::Missing | Trust::Strange => Some(Self::Untrusted(facts.roots.clone())),
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let file = |roots: &Option<Set>| match roots {
+            Some(Set { whence, value }) => format!("{value} ({whence})"),
+            None => "the roots that it reads by itself".to_owned(),
+        };
+        match self {
+            Self::Unset => f.write_str("it does not see the proxy: none is set where it looks"),
+            Self::OneCase(set) => write!(
+                f,
+                "it does not see the proxy: {} is set, and it reads only the other case of letters",
+                set.whence
+            ),
+            Self::Elsewhere(set) => write!(f, "it goes to another proxy: {} says {}", set.whence, set.value),
+            Self::Around(set) => write!(f, "it goes around the proxy: {} has {}", set.whence, set.value),
+            Self::Ignored => f.write_str("the proxy is set, and nothing of it arrived at larder: a file of its own says otherwise"),
+            Self::Silent => f.write_str("it asked larder for a tunnel, and left before TLS began"),
+            Self::Untrusted(roots) => write!(f, "it sees the proxy, and does not trust larder's CA, which is not in {}", file(roots)),
+            Self::Changed(roots) => write!(f, "it sees the proxy, and trusts another larder's CA, or this one's former: {}", file(roots)),
+            Self::Pinned(why) => write!(f, "it refuses the certificate ({why}) although its roots hold larder's CA: it brings its own, or pins"),
+            Self::Foreign(why) => write!(f, "its TLS is too old, or has nothing in common with larder's ({why})"),
+            Self::Broken(why) => write!(f, "its TLS handshake failed: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn larder() -> Larder {
+        Larder { proxy: "http://192.0.2.1:3142".into(), roots: Vec::new() }
+    }
+
+    fn facts(proxy: Option<&str>, trust: Trust) -> Facts {
+        let proxy = proxy.map(|value| Set { whence: "https_proxy".into(), value: value.into() });
+        Facts { proxy, trust, ..Facts::default() }
+    }
+
+    fn code(sights: &[Sight], facts: &Facts) -> &'static str {
+        Cause::of_request(sights, facts, &larder()).map_or("well", |cause| cause.code())
+    }
+
+    #[test]
+    fn what_larder_saw_tells_causes_apart() {
+        let right = facts(Some("http://192.0.2.1:3142/"), Trust::Strange);
+        let alert = || Sight::Distrust("UnknownCA".into());
+        assert_eq!(code(&[Sight::Connect, Sight::Request], &right), "well");
+        assert_eq!(code(&[], &right), "proxy-ignored");
+        assert_eq!(code(&[Sight::Connect], &right), "no-tls");
+        assert_eq!(code(&[Sight::Connect, alert()], &right), "ca-untrusted");
+        assert_eq!(
+            code(&[Sight::Connect, Sight::Foreign("TLS 1.1".into())], &right),
+            "tls-version"
+        );
+        let full = facts(Some("http://192.0.2.1:3142"), Trust::Full);
+        assert_eq!(code(&[Sight::Connect, alert()], &full), "pinned");
+        assert_eq!(code(&[Sight::Connect, Sight::Handshake], &right), "ca-untrusted");
+        let former = facts(Some("http://192.0.2.1:3142"), Trust::Former);
+        assert_eq!(code(&[Sight::Connect, alert()], &former), "ca-changed");
+        let missing = facts(Some("http://192.0.2.1:3142"), Trust::Missing);
+        assert_eq!(code(&[Sight::Connect], &missing), "ca-untrusted");
+        assert_eq!(code(&[], &missing), "ca-untrusted");
+    }
+
+    #[test]
+    fn when_nothing_arrived_the_settings_say_why() {
+        assert_eq!(code(&[], &facts(None, Trust::Full)), "proxy-unset");
+        assert_eq!(code(&[], &facts(Some("http://192.0.2.9:3142"), Trust::Full)), "wrong-address");
+        let set = Set { whence: "HTTPS_PROXY".into(), value: "http://192.0.2.1:3142".into() };
+        let other = Facts { other_case: Some(set.clone()), ..facts(None, Trust::Full) };
+        assert_eq!(code(&[], &other), "one-case");
+        let around =
+            Facts { around: Some(set), ..facts(Some("http://192.0.2.1:3142"), Trust::Full) };
+        assert_eq!(code(&[], &around), "no-proxy");
+    }
+}

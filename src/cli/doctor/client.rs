@@ -1,0 +1,253 @@
+//! The clients that are known: where each finds its proxy and its roots, and how it is made to ask for a URL.
+//!
+//! Sources: each program's manual; `ca/README.md` says which variable was tried with which program.
+
+use std::path::Path;
+
+/// A program that downloads.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub(super) name: &'static str,
+    /// The first that is found is the one that is run.
+    pub(super) programs: &'static [&'static str],
+    /// The variables in which it looks for the proxy of https, the strongest first.
+    pub(super) proxies: &'static [&'static str],
+    /// Those that name its roots, the strongest first.
+    pub(super) roots: &'static [&'static str],
+    /// How it is examined.
+    pub(super) by: By,
+    /// What makes it print the proxy of its own settings, and the roots.
+    pub(super) asks: Option<[&'static [&'static str]; 2]>,
+}
+
+/// How a client is examined.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum By {
+    /// A real request: the arguments that make it ask for a URL.
+    Request(fn(url: &str, directory: &Path) -> Vec<String>),
+    /// What its variables and the system's roots say. `true`: the system's roots alone do not do.
+    Inspection { own_roots: bool },
+    /// A daemon fetches for it, with an environment of its own: which is told where.
+    Daemon(&'static str),
+}
+
+/// Variables that hold hosts that go around the proxy; some clients have one more.
+pub(super) const AROUND: [&str; 3] = ["no_proxy", "NO_PROXY", "npm_config_noproxy"];
+
+const ANY: &[&str] = &["https_proxy", "HTTPS_PROXY"];
+
+/// Beside the program itself; written for `java Probe.java URL`.
+pub(super) const JAVA: &str = "\
+public class Probe {
+    public static void main(String[] arguments) throws Exception {
+        var connection = (java.net.HttpURLConnection) new java.net.URL(arguments[0]).openConnection();
+        connection.setConnectTimeout(15000);
+        connection.setReadTimeout(15000);
+        System.out.println(connection.getResponseCode());
+    }
+}
+";
+
+/// Node's own `fetch` where it knows proxies (22.21, 24); elsewhere its TLS, with its roots, behind a CONNECT: there every
+/// program brings its own proxy support.
+const NODE: &str = "\
+const url = process.argv[1], [major, minor] = process.versions.node.split('.').map(Number);
+const fail = (e) => { console.error(String(e.cause || e)); process.exit(1); };
+if (major >= 24 || (major === 22 && minor >= 21)) fetch(url).then((r) => r.text()).catch(fail);
+else {
+  const at = process.env.https_proxy || process.env.HTTPS_PROXY;
+  if (!at) fail('no proxy is set');
+  const host = new URL(url).hostname, p = new URL(at);
+  require('http').request({ host: p.hostname, port: p.port || 80, method: 'CONNECT', path: host + ':443' })
+    .on('error', fail).on('connect', (_, socket) => {
+      const createConnection = () => require('tls').connect({ socket, servername: host });
+      require('https').get(url, { createConnection, defaultPort: 443 }, (r) => r.resume().on('end', () => process.exit()))
+        .on('error', fail);
+    }).end();
+}";
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+/// All of them. The URL has no slash at its end.
+pub(super) const CLIENTS: &[Client] = &[
+    Client {
+        name: "curl",
+        programs: &["curl"],
+        proxies: ANY,
+        roots: &["CURL_CA_BUNDLE", "SSL_CERT_FILE"],
+        by: By::Request(|url, _| words(&["-sS", "-o", "/dev/null", "--max-time", "20", url])),
+        asks: None,
+    },
+    Client {
+        name: "wget",
+        programs: &["wget"],
+        // Small letters alone.
+        proxies: &["https_proxy"],
+        roots: &[],
+        by: By::Request(|url, _| words(&["-nv", "-T", "15", "-t", "1", "-O", "/dev/null", url])),
+        asks: None,
+    },
+    Client {
+        name: "apt",
+        programs: &["/usr/lib/apt/apt-helper"],
+        proxies: &["https_proxy"],
+        roots: &[],
+        by: By::Request(|url, directory| {
+            let file = directory.join("apt").display().to_string();
+            words(&["-o", "Acquire::Retries=0", "download-file", url, &file])
+        }),
+        asks: Some([
+            &["apt-config", "dump", "--format", "%v%n", "Acquire::https::Proxy"],
+            &["apt-config", "dump", "--format", "%v%n", "Acquire::https::CaInfo"],
+        ]),
+    },
+    Client {
+        name: "git",
+        programs: &["git"],
+        proxies: ANY,
+        roots: &["GIT_SSL_CAINFO"],
+        by: By::Request(|url, _| words(&["ls-remote", &format!("{url}/probe.git")])),
+        asks: Some([
+            &["git", "config", "--get", "http.proxy"],
+            &["git", "config", "--get", "http.sslCAInfo"],
+        ]),
+    },
+    Client {
+        name: "pip",
+        programs: &["pip", "pip3"],
+        proxies: &["PIP_PROXY", "https_proxy", "HTTPS_PROXY"],
+        // The library that it asks with prefers its own variables to what pip says.
+        roots: &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"],
+        by: By::Request(|url, directory| {
+            let (index, into) =
+                (format!("{url}/simple/"), directory.join("pip").display().to_string());
+            words(&[
+                "download",
+                "--no-deps",
+                "--no-input",
+                "--no-cache-dir",
+                "--disable-pip-version-check",
+                "--retries",
+                "0",
+                "--timeout",
+                "15",
+                "--index-url",
+                &index,
+                "-d",
+                &into,
+                "larder-probe",
+            ])
+        }),
+        asks: Some([
+            &["pip", "config", "get", "global.proxy"],
+            &["pip", "config", "get", "global.cert"],
+        ]),
+    },
+    Client {
+        name: "npm",
+        programs: &["npm"],
+        proxies: &["npm_config_https_proxy", "HTTPS_PROXY", "https_proxy"],
+        roots: &["npm_config_cafile", "NODE_EXTRA_CA_CERTS"],
+        by: By::Request(|url, directory| {
+            let (registry, cache) =
+                (format!("{url}/"), directory.join("npm").display().to_string());
+            words(&[
+                "ping",
+                "--registry",
+                &registry,
+                "--cache",
+                &cache,
+                "--fetch-retries=0",
+                "--fetch-timeout=15000",
+                "--no-update-notifier",
+            ])
+        }),
+        asks: Some([&["npm", "config", "get", "https-proxy"], &["npm", "config", "get", "cafile"]]),
+    },
+    Client {
+        name: "node",
+        programs: &["node"],
+        proxies: ANY,
+        roots: &["NODE_EXTRA_CA_CERTS"],
+        by: By::Request(|url, _| words(&["-e", NODE, url])),
+        asks: None,
+    },
+    Client {
+        name: "cargo",
+        programs: &["cargo"],
+        proxies: &["CARGO_HTTP_PROXY", "https_proxy", "HTTPS_PROXY"],
+        roots: &["CARGO_HTTP_CAINFO", "SSL_CERT_FILE"],
+        by: By::Request(|url, _| {
+            words(&["search", "larder-probe", "--index", &format!("sparse+{url}/index/")])
+        }),
+        asks: None,
+    },
+    Client {
+        name: "java",
+        programs: &["java"],
+        proxies: &["JAVA_TOOL_OPTIONS"],
+        roots: &[],
+        by: By::Request(|url, directory| {
+            words(&[&directory.join("Probe.java").display().to_string(), url])
+        }),
+        asks: None,
+    },
+    inspected("uv", &["uv"], ANY, &["SSL_CERT_FILE"], true),
+    inspected("poetry", &["poetry"], ANY, &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"], true),
+    inspected(
+        "yarn",
+        &["yarn"],
+        &["YARN_HTTPS_PROXY", "HTTPS_PROXY", "https_proxy"],
+        &["YARN_HTTPS_CA_FILE_PATH", "NODE_EXTRA_CA_CERTS"],
+        true,
+    ),
+    inspected(
+        "pnpm",
+        &["pnpm"],
+        &["npm_config_https_proxy", "HTTPS_PROXY", "https_proxy"],
+        &["npm_config_cafile", "NODE_EXTRA_CA_CERTS"],
+        true,
+    ),
+    inspected("go", &["go"], &["HTTPS_PROXY", "https_proxy"], &["SSL_CERT_FILE"], false),
+    inspected("maven", &["mvn"], &["JAVA_TOOL_OPTIONS"], &[], false),
+    inspected("gradle", &["gradle"], &["JAVA_TOOL_OPTIONS"], &[], false),
+    inspected("composer", &["composer"], ANY, &["COMPOSER_CAFILE", "SSL_CERT_FILE"], false),
+    inspected("gem", &["gem"], ANY, &["SSL_CERT_FILE"], false),
+    inspected(
+        "conda",
+        &["conda", "mamba"],
+        &["HTTPS_PROXY", "https_proxy"],
+        &["CONDA_SSL_VERIFY", "REQUESTS_CA_BUNDLE"],
+        true,
+    ),
+    inspected("podman", &["podman"], ANY, &["SSL_CERT_FILE"], false),
+    inspected("buildah", &["buildah"], ANY, &["SSL_CERT_FILE"], false),
+    inspected("skopeo", &["skopeo"], ANY, &["SSL_CERT_FILE"], false),
+    Client {
+        name: "docker",
+        programs: &["docker"],
+        proxies: &[],
+        roots: &[],
+        by: By::Daemon(
+            "its daemon fetches, with an environment and roots of its own: docs/docker.md",
+        ),
+        asks: None,
+    },
+];
+
+/// A client that is not run.
+const fn inspected(
+    name: &'static str,
+    programs: &'static [&'static str],
+    proxies: &'static [&'static str],
+    roots: &'static [&'static str],
+    own_roots: bool,
+) -> Client {
+    Client { name, programs, proxies, roots, by: By::Inspection { own_roots }, asks: None }
+}
+
+/// What keeps clients from waiting, trying again and asking.
+pub(super) const QUIET: [(&str, &str); 3] =
+    [("GIT_TERMINAL_PROMPT", "0"), ("CARGO_NET_RETRY", "0"), ("CARGO_TERM_COLOR", "never")];

@@ -1,0 +1,189 @@
+//! What a client's settings say, before and beside any request.
+
+use std::path::{Path, PathBuf};
+
+use rustls::pki_types::CertificateDer;
+
+use super::client::{AROUND, Client};
+use super::larder::Larder;
+use super::shell::Shell;
+use crate::cli::clients::bundle::SYSTEM_FILES;
+
+/// Something that is set, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Set {
+    /// A variable, or the program's own setting.
+    pub(super) whence: String,
+    pub(super) value: String,
+}
+
+/// A client's settings.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    pub(super) proxy: Option<Set>,
+    /// A variable that holds a proxy and that the client does not read, because of its letters.
+    pub(super) other_case: Option<Set>,
+    /// An entry that sends the probe around every proxy.
+    pub(super) around: Option<Set>,
+    pub(super) roots: Option<Set>,
+    /// What the file of roots holds.
+    pub(super) trust: Trust,
+}
+
+/// What a file of roots says of larder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Trust {
+    /// It cannot be read.
+    #[default]
+    Missing,
+    /// It does not hold larder's CA.
+    Strange,
+    /// It holds the CA of a larder, and not of this one.
+    Former,
+    /// It holds the CA.
+    Full,
+}
+
+impl Facts {
+    /// Looks at everything that can be known without a request through larder.
+    pub(super) async fn of(client: &Client, shell: &Shell, larder: &Larder, host: &str) -> Self {
+        let mut facts = Self {
+            proxy: client.proxies.iter().find_map(|name| variable(shell, name)),
+            other_case: client.proxies.iter().find_map(|name| other_case(shell, client, name)),
+            around: AROUND.iter().find_map(|name| around(shell, name, host)),
+            roots: client.roots.iter().find_map(|name| variable(shell, name)),
+            trust: Trust::default(),
+        };
+        if let Some([proxy, roots]) = client.asks.filter(|_| shell.runs) {
+            // A setting of the program's own is stronger than the variables that everybody reads.
+            facts.proxy = asked(shell, proxy).await.or(facts.proxy);
+            if facts.roots.is_none() {
+                facts.roots = asked(shell, roots).await;
+            }
+        }
+        let named = facts.roots.as_ref().map(|set| PathBuf::from(&set.value));
+        let file = named.or_else(|| system(shell));
+        facts.trust = file.map_or(Trust::Missing, |file| trust(&shell.within(&file), larder));
+        facts
+    }
+}
+
+/// The system's file of roots.
+pub(super) fn system(shell: &Shell) -> Option<PathBuf> {
+    SYSTEM_FILES.iter().map(PathBuf::from).find(|file| shell.within(file).is_file())
+}
+
+/// What a file of roots holds.
+fn trust(file: &Path, larder: &Larder) -> Trust {
+    let Ok(text) = std::fs::read(file) else {
+        return Trust::Missing;
+    };
+    let blocks = pem::parse_many(&text).unwrap_or_default();
+    let roots: Vec<_> =
+        blocks.into_iter().map(|block| CertificateDer::from(block.into_contents())).collect();
+    // While a CA is rotated both must be there: the one that signs next as well.
+    if larder.roots.iter().all(|root| roots.contains(root)) {
+        Trust::Full
+    } else if roots.iter().any(crate::authority::is_larders) {
+        Trust::Former
+    } else {
+        Trust::Strange
+    }
+}
+
+fn variable(shell: &Shell, name: &str) -> Option<Set> {
+    let value = shell.get(name)?;
+    let value = if name == "JAVA_TOOL_OPTIONS" { of_java(value)? } else { value.to_owned() };
+    Some(Set { whence: name.to_owned(), value })
+}
+
+/// Java's proxy, as others write it.
+fn of_java(options: &str) -> Option<String> {
+    let option = |name: &str| options.split_whitespace().find_map(|word| word.strip_prefix(name));
+    let host = option("-Dhttps.proxyHost=")?;
+    // 443 is what the JDK takes for a proxy of https without a port.
+    Some(format!("http://{host}:{}", option("-Dhttps.proxyPort=").unwrap_or("443")))
+}
+
+fn other_case(shell: &Shell, client: &Client, name: &str) -> Option<Set> {
+    let turned = if name.bytes().any(|c| c.is_ascii_lowercase()) {
+        name.to_ascii_uppercase()
+    } else {
+        name.to_ascii_lowercase()
+    };
+    if client.proxies.contains(&&*turned) {
+        return None;
+    }
+    variable(shell, &turned)
+}
+
+/// An entry of a list that holds for `host`, as most clients read it: a name stands for all below it, a star for all.
+fn around(shell: &Shell, name: &str, host: &str) -> Option<Set> {
+    let matches = |entry: &&str| {
+        let bare = entry.trim_start_matches('*').trim_start_matches('.');
+        *entry == "*" || !bare.is_empty() && (host == bare || host.ends_with(&format!(".{bare}")))
+    };
+    let entry =
+        shell.get(name)?.split([',', ' ']).filter(|entry| !entry.is_empty()).find(matches)?;
+    Some(Set { whence: name.to_owned(), value: entry.to_owned() })
+}
+
+async fn asked(shell: &Shell, words: &[&str]) -> Option<Set> {
+    let (program, arguments) = words.split_first()?;
+    let said = shell.said(&shell.find(program)?, arguments).await?;
+    let value = said.lines().next()?.trim();
+    // npm's word for nothing.
+    let is_set = !value.is_empty() && value != "null" && value != "undefined";
+    is_set.then(|| Set { whence: format!("`{}`", words.join(" ")), value: value.to_owned() })
+}
+
+/// Whether two addresses of proxies are the same place, as far as that can be told.
+pub(super) fn is_same(value: &str, proxy: &str) -> bool {
+    let bare = |text: &str| {
+        let text = text.trim().trim_end_matches('/').to_ascii_lowercase();
+        let text = text.strip_prefix("http://").unwrap_or(&text).to_owned();
+        text.replace("localhost", "127.0.0.1")
+    };
+    bare(value) == bare(proxy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(pairs: &[(&str, &str)]) -> Shell {
+        let environment = pairs.iter().copied().collect();
+        Shell::here(&environment)
+    }
+
+    #[test]
+    fn an_entry_that_leads_around_is_found() {
+        let host = "0.probe.larder.internal";
+        let found =
+            |list| around(&shell(&[("NO_PROXY", list)]), "NO_PROXY", host).map(|set| set.value);
+        assert_eq!(found("a.example.org, *").as_deref(), Some("*"));
+        assert_eq!(found("localhost,.internal").as_deref(), Some(".internal"));
+        assert_eq!(found("larder.internal").as_deref(), Some("larder.internal"));
+        assert_eq!(found("localhost,127.0.0.1,rnal,arder.internal"), None);
+    }
+
+    #[test]
+    fn letters_matter_to_some() {
+        let wget =
+            super::super::client::CLIENTS.iter().find(|client| client.name == "wget").unwrap();
+        let shell = shell(&[("HTTPS_PROXY", "http://192.0.2.1:3142")]);
+        assert_eq!(other_case(&shell, wget, "https_proxy").unwrap().whence, "HTTPS_PROXY");
+        let curl =
+            super::super::client::CLIENTS.iter().find(|client| client.name == "curl").unwrap();
+        assert_eq!(other_case(&shell, curl, "https_proxy"), None, "the control: curl reads both");
+    }
+
+    #[test]
+    fn java_says_its_proxy_in_two_words() {
+        let options = "-Xmx1g -Dhttps.proxyHost=192.0.2.1 -Dhttps.proxyPort=3142";
+        assert_eq!(of_java(options).as_deref(), Some("http://192.0.2.1:3142"));
+        assert_eq!(of_java("-Xmx1g"), None);
+        assert!(is_same("192.0.2.1:3142/", "http://192.0.2.1:3142"));
+        assert!(!is_same("http://192.0.2.1:3143", "http://192.0.2.1:3142"));
+    }
+}

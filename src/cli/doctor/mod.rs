@@ -1,0 +1,425 @@
+//! `larder doctor`: which clients get through larder, why the others do not, and the line that mends each.
+//!
+//! ```text
+//! fresh shell ─▶ client ─▶ its own proxy, its own roots ─▶ larder: a probe's name, which it answers itself
+//!      │                                                     │
+//!      └──▶ facts: settings, files of roots ──▶ cause ◀── sights: nothing, CONNECT, alert, request
+//!                                                 └──▶ mend
+//! ```
+//!
+//! Each client makes a real request, for a name of 128 random bits below `probe.larder.internal`: no registry and no
+//! network is needed. What decides is what larder saw, never what the client says of itself. Clients that are not run are
+//! judged by their settings alone, which is said.
+//!
+//! Nothing is changed here: lines that mend are printed.
+
+mod cause;
+mod client;
+mod facts;
+mod larder;
+mod mend;
+mod shell;
+
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use serde::Serialize;
+
+use self::cause::Cause;
+use self::client::{By, CLIENTS, Client, JAVA, QUIET};
+use self::facts::Facts;
+use self::larder::Larder;
+use self::mend::Place;
+use self::shell::Shell;
+use super::{FAILED, Invocation, OK, answers, clients, env, logging, serve};
+use crate::outcome::witness;
+use crate::store::write_durably;
+
+const EXAMPLES: &str = "\
+Examples:
+  larder doctor                                    every client of this user, as in a fresh shell
+  larder doctor pip npm                            only these
+  larder doctor --proxy http://larder.example.org:3142
+  larder doctor --here                             with the variables of this very shell, as in a CI's job
+  sudo larder doctor --container /srv/roots/debian the clients in another root directory
+  larder doctor --json | jq '.clients[] | select(.status == \"fails\")'
+
+Exit codes: 0 every client that was found gets through, 1 at least one does
+not, or larder is not there, 2 wrong flags.";
+
+/// Says which clients fail behind larder, why, and the line that mends each.
+#[derive(Args, Debug)]
+#[command(before_help = EXAMPLES)]
+pub(super) struct Doctor {
+    /// Only these clients; without any, all that are found
+    #[arg(value_name = "CLIENT", value_parser = known)]
+    clients: Vec<&'static str>,
+    /// The larder; by default the one that runs here, or that this machine was set up for
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = env::proxy)]
+    proxy: Option<String>,
+    /// The root directory of an image; run as root the clients in it are run, otherwise its files are looked at
+    #[arg(long, value_name = "DIR")]
+    container: Option<PathBuf>,
+    /// Examines this shell as it is, and not a fresh one
+    #[arg(long, conflicts_with = "container")]
+    here: bool,
+    /// One JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// For a client's request. Java and npm take seconds to start on a busy machine; each client has a limit of its own below.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// For an alert to get from a client that has ended to larder's memory.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+/// What was found.
+#[derive(Debug, Serialize)]
+struct Report {
+    larder: String,
+    ca_sha256: String,
+    /// `fresh shell`, `this shell` or the root directory.
+    place: String,
+    clients: Vec<Verdict>,
+}
+
+/// A client that was found.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    client: &'static str,
+    program: PathBuf,
+    /// `well`, `fails` or `unknown`.
+    status: &'static str,
+    /// `probed` or `inspected`.
+    how: &'static str,
+    cause: Option<&'static str>,
+    why: Option<String>,
+    mend: Option<String>,
+    /// The last line that the client said itself.
+    said: Option<String>,
+}
+
+impl Doctor {
+    pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
+        logging::start(&invocation.loaded, Some("error"));
+        let root = match &self.container {
+            Some(root) => Some(
+                root.canonicalize().with_context(|| format!("--container {}", root.display()))?,
+            ),
+            None => None,
+        };
+        if let Some(root) = root.as_ref().filter(|root| !root.join("etc").is_dir()) {
+            bail!("{} is no root directory: it has no /etc", root.display());
+        }
+        let report = serve::runtime()?.block_on(self.examine(invocation, root))?;
+        if self.json {
+            answers::json(&mut invocation.out, &report)?;
+        } else {
+            report.write(&mut invocation.out)?;
+        }
+        let fails = report.clients.iter().any(|verdict| verdict.status == "fails");
+        Ok(if fails { FAILED } else { OK })
+    }
+
+    async fn examine(
+        &self,
+        invocation: &Invocation,
+        root: Option<PathBuf>,
+    ) -> anyhow::Result<Report> {
+        let shell = if self.here {
+            Shell::here(&invocation.environment)
+        } else {
+            Shell::fresh(&invocation.environment, root).await
+        };
+        let proxy = match &self.proxy {
+            Some(proxy) => proxy.clone(),
+            None => found(invocation, &shell)?,
+        };
+        let larder =
+            tokio::task::spawn_blocking(move || Larder::at(&proxy)).await?.map_err(|why| {
+                anyhow::anyhow!(
+                    "{why}; start it with `larder serve`, or name it with --proxy http://HOST:PORT"
+                )
+            })?;
+        let scratch = Scratch::make(&shell, invocation)?;
+        let place = Place {
+            shell: &shell,
+            larder: &larder,
+            directory: directory(&shell),
+            curl: shell.find("curl").is_some(),
+        };
+        let wanted =
+            |client: &&Client| self.clients.is_empty() || self.clients.contains(&client.name);
+        let here = CLIENTS.iter().filter(wanted).filter_map(|client| {
+            Some((client, client.programs.iter().find_map(|program| shell.find(program))?))
+        });
+        let verdicts =
+            here.map(|(client, program)| verdict(client, program, &place, &scratch.inside));
+        let clients = futures_util::future::join_all(verdicts).await;
+        Ok(Report {
+            larder: larder.proxy.clone(),
+            ca_sha256: larder.fingerprint(),
+            place: shell_name(&shell),
+            clients,
+        })
+    }
+}
+
+/// Reads the name of a client.
+fn known(text: &str) -> Result<&'static str, String> {
+    let found = CLIENTS.iter().map(|client| client.name).find(|name| *name == text);
+    found.ok_or_else(|| {
+        let names: Vec<_> = CLIENTS.iter().map(|client| client.name).collect();
+        format!("there is no client of this name; known are {}", names.join(", "))
+    })
+}
+
+fn shell_name(shell: &Shell) -> String {
+    match &shell.root {
+        Some(root) if shell.runs => format!("{} (clients are run by chroot)", root.display()),
+        Some(root) => {
+            format!("{} (not root: its files are looked at, nothing is run)", root.display())
+        }
+        None if shell.here => "this shell".to_owned(),
+        None => "a fresh shell".to_owned(),
+    }
+}
+
+/// The larder that runs from the data directory, that this machine was set up for, or that its variables name.
+fn found(invocation: &Invocation, shell: &Shell) -> anyhow::Result<String> {
+    if shell.root.is_none()
+        && let Ok(Some(served)) = invocation.served()
+        && let Some(proxy) = clients::proxy_at(&served.status()?.listening)
+    {
+        return Ok(proxy);
+    }
+    let manifest = shell.within(Path::new("/etc/larder/setup.manifest"));
+    let manifest = std::fs::read_to_string(manifest).unwrap_or_default();
+    let address = manifest.lines().find_map(|line| line.strip_prefix("address "));
+    let set = ["https_proxy", "HTTPS_PROXY"].iter().find_map(|name| shell.get(name));
+    let address =
+        address.filter(|address| *address != "none").or(set).and_then(|text| env::proxy(text).ok());
+    address.context(
+        "which larder? None runs here, and none is set: name it with --proxy http://HOST:PORT",
+    )
+}
+
+/// Where the files go that mends write: the user's, unless apt could not read them there.
+fn directory(shell: &Shell) -> PathBuf {
+    let home = PathBuf::from(shell.get("HOME").unwrap_or("/"));
+    let open = |path: &Path| {
+        std::fs::metadata(shell.within(path))
+            .is_ok_and(|data| data.permissions().mode() & 0o001 != 0)
+    };
+    if rustix::process::geteuid().is_root() && !home.ancestors().all(open) {
+        return PathBuf::from("/etc/larder/clients");
+    }
+    home.join(".config/larder")
+}
+
+/// A directory for what clients write; gone with it.
+struct Scratch {
+    outside: PathBuf,
+    /// As the root has it.
+    inside: PathBuf,
+}
+
+impl Scratch {
+    fn make(shell: &Shell, invocation: &Invocation) -> anyhow::Result<Self> {
+        let temporary = if shell.root.is_some() {
+            PathBuf::from("/tmp")
+        } else {
+            invocation.environment.temporary()
+        };
+        let inside = temporary.join(format!("larder-doctor-{}", token()?));
+        let outside = shell.within(&inside);
+        if shell.runs {
+            // apt gives up its rights before it writes.
+            std::fs::DirBuilder::new()
+                .mode(0o777)
+                .create(&outside)
+                .with_context(|| format!("cannot make {}", outside.display()))?;
+            write_durably(&outside.join("Probe.java"), JAVA.as_bytes(), 0o644)?;
+        }
+        Ok(Self { outside, inside })
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // Best effort: it is small, and lies where temporary files lie.
+        let _gone = std::fs::remove_dir_all(&self.outside);
+    }
+}
+
+/// 128 bits that nobody can guess: whoever knows them may ask what larder saw.
+fn token() -> anyhow::Result<String> {
+    let mut bytes = [0; witness::TOKEN / 2];
+    aws_lc_rs::rand::fill(&mut bytes)
+        .map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+    Ok(crate::digest::hex(&bytes))
+}
+
+async fn verdict(client: &Client, program: PathBuf, place: &Place<'_>, scratch: &Path) -> Verdict {
+    let (shell, larder) = (place.shell, place.larder);
+    let mut verdict = Verdict {
+        client: client.name,
+        program,
+        status: "well",
+        how: "inspected",
+        cause: None,
+        why: None,
+        mend: None,
+        said: None,
+    };
+    let judged = match client.by {
+        By::Daemon(why) => Err(why.to_owned()),
+        By::Request(arguments) if shell.runs => {
+            verdict.how = "probed";
+            match probe(&verdict.program, arguments, place, scratch).await {
+                Ok(Probed { host, sights, said }) => {
+                    verdict.said = said;
+                    let facts = Facts::of(client, shell, larder, &host).await;
+                    Ok(Cause::of_request(&sights, &facts, larder))
+                }
+                Err(why) => Err(why),
+            }
+        }
+        By::Request(_) | By::Inspection { .. } => {
+            let facts = Facts::of(client, shell, larder, witness::PROBES).await;
+            Ok(Cause::of_settings(client, &facts, larder))
+        }
+    };
+    match judged {
+        Ok(None) => verdict.said = None,
+        Ok(Some(cause)) => {
+            verdict.status = "fails";
+            verdict.cause = Some(cause.code());
+            verdict.mend = place.line(client, &cause);
+            verdict.why = Some(cause.to_string());
+        }
+        Err(why) => {
+            verdict.status = "unknown";
+            verdict.why = Some(why);
+        }
+    }
+    verdict
+}
+
+/// A request that was made.
+struct Probed {
+    host: String,
+    sights: Vec<witness::Sight>,
+    said: Option<String>,
+}
+
+async fn probe(
+    program: &Path,
+    arguments: fn(&str, &Path) -> Vec<String>,
+    place: &Place<'_>,
+    scratch: &Path,
+) -> Result<Probed, String> {
+    let token = token().map_err(|error| error.to_string())?;
+    let host = format!("{token}.{}", witness::PROBES);
+    let mut command = place.shell.command(program);
+    command.args(arguments(&format!("https://{host}"), scratch)).envs(QUIET);
+    if place.shell.root.is_none() {
+        command.current_dir(scratch);
+    }
+    let said = match tokio::time::timeout(PATIENCE, command.output()).await {
+        Ok(Ok(output)) => {
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            said(&text)
+        }
+        Ok(Err(error)) => return Err(format!("it cannot be run: {error}")),
+        Err(_) => Some(format!("it was stopped after {} seconds", PATIENCE.as_secs())),
+    };
+    forget(place.shell, &token);
+    let mut sights = seen(place.larder, &token).await?;
+    if !sights.contains(&witness::Sight::Request) {
+        // The client has ended; what it sent last may still be on its way through larder.
+        tokio::time::sleep(LAST_WORDS).await;
+        sights = seen(place.larder, &token).await?;
+    }
+    Ok(Probed { host, sights, said })
+}
+
+async fn seen(larder: &Larder, token: &str) -> Result<Vec<witness::Sight>, String> {
+    let (larder, token) = (larder.clone(), token.to_owned());
+    let sights = tokio::task::spawn_blocking(move || larder.saw(&token)).await;
+    sights.map_err(|error| error.to_string()).flatten()
+}
+
+/// The line of a client's that says most: the first that speaks of the matter, or else the last.
+fn said(text: &str) -> Option<String> {
+    let telling = |line: &&str| {
+        let line = line.to_ascii_lowercase();
+        ["certificate", "resolve", "proxy", "ssl"].iter().any(|word| line.contains(word))
+    };
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("Picked up"));
+    let line = lines.clone().find(telling).or_else(|| lines.next_back());
+    line.map(|line| line.chars().take(300).collect())
+}
+
+/// cargo keeps what it read of a registry in its home: the probe's is removed.
+fn forget(shell: &Shell, token: &str) {
+    let home = shell.get("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(Path::new(shell.get("HOME")?).join(".cargo")));
+    let Some(index) = home.map(|home| shell.within(&home.join("registry/index"))) else { return };
+    for entry in std::fs::read_dir(index).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(token) {
+            // Best effort: an empty directory of another name than any registry's.
+            let _gone = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+impl Report {
+    fn write(&self, out: &mut dyn std::io::Write) -> anyhow::Result<()> {
+        writeln!(out, "larder {}, in {}\nCA     {}\n", self.larder, self.place, self.ca_sha256)?;
+        for verdict in &self.clients {
+            let mark = match verdict.status {
+                "well" => "ok",
+                "fails" => "FAILS",
+                _ => "?",
+            };
+            let why = verdict.why.as_deref().unwrap_or("");
+            let how = if verdict.how == "inspected" { " (by its settings, not run)" } else { "" };
+            writeln!(out, "{mark:<6} {:<9} {why}{how}", verdict.client)?;
+            if let Some(said) = &verdict.said {
+                writeln!(out, "       it said: {said}")?;
+            }
+            if let Some(mend) = &verdict.mend {
+                writeln!(out, "       mend: {mend}")?;
+            } else if verdict.status == "fails" {
+                writeln!(
+                    out,
+                    "       no line mends it: name its hosts under hosts.tunnel, or see docs/doctor.md"
+                )?;
+            }
+        }
+        let count = |status| self.clients.iter().filter(|verdict| verdict.status == status).count();
+        writeln!(
+            out,
+            "\n{} well, {} fail, {} unknown",
+            count("well"),
+            count("fails"),
+            count("unknown")
+        )?;
+        if count("fails") > 0 {
+            writeln!(
+                out,
+                "For all users and clients at once: the line on {}/ sets this machine up (compare the fingerprint).",
+                self.larder
+            )?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! What a fresh shell of this user has: the environment that clients are examined in, and the root directory they live in.
+//!
+//! Nothing of the doctor's own environment is taken over but who the user is and where programs are found: what was
+//! exported an hour ago in one terminal is gone in the next, and in the CI's next job.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use crate::config::environment::Environment;
+
+/// For the files that a login shell reads.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Shells whose `-l -c` reads what logins read.
+const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "ash"];
+
+/// Where programs lie in another root.
+const PROGRAMS: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/cargo/bin";
+
+/// An environment and a root.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shell {
+    pub(super) variables: BTreeMap<String, String>,
+    /// Another root directory than this machine's.
+    pub(super) root: Option<PathBuf>,
+    /// Whether programs can be run there.
+    pub(super) runs: bool,
+    /// Whether it is the doctor's own environment, and not a new shell's.
+    pub(super) here: bool,
+    /// The file that its logins read, where a line can be added.
+    pub(super) profile: PathBuf,
+}
+
+impl Shell {
+    /// This very shell's.
+    pub(super) fn here(environment: &Environment) -> Self {
+        let variables = environment.with_prefix("");
+        let variables =
+            variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Self { variables, runs: true, here: true, ..Self::default() }
+    }
+
+    /// A new login shell's on this machine, or in `root`.
+    pub(super) async fn fresh(environment: &Environment, root: Option<PathBuf>) -> Self {
+        let is_root = rustix::process::geteuid().is_root();
+        let mut shell = Self { runs: root.is_none() || is_root, root, ..Self::default() };
+        let kept: &[&str] = &["HOME", "USER", "LOGNAME", "SHELL", "TERM", "LANG"];
+        for name in kept.iter().filter(|_| shell.root.is_none()) {
+            if let Some(value) = environment.get(name) {
+                shell.variables.insert((*name).to_owned(), value.to_owned());
+            }
+        }
+        let path = environment.get("PATH").filter(|_| shell.root.is_none()).unwrap_or(PROGRAMS);
+        shell.variables.insert("PATH".to_owned(), path.to_owned());
+        if shell.root.is_some() {
+            shell.variables.insert("HOME".to_owned(), "/root".to_owned());
+        }
+        // What PAM does at logins.
+        shell.assign("/etc/environment");
+        shell.log_in(path).await;
+        let home = PathBuf::from(shell.get("HOME").unwrap_or("/"));
+        let name = shell.name();
+        let read: &[&str] = match name.as_str() {
+            "bash" => &[".bash_profile", ".bash_login", ".profile"],
+            "zsh" => &[".zprofile"],
+            _ => &[".profile"],
+        };
+        // Bash reads only the first that there is.
+        let there = read.iter().find(|name| shell.within(&home.join(name)).is_file());
+        shell.profile = home.join(there.or_else(|| read.last()).copied().unwrap_or(".profile"));
+        shell
+    }
+
+    /// The value of a variable; `None` if it is unset or empty.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Where a path of this root lies for the doctor.
+    pub(super) fn within(&self, path: &Path) -> PathBuf {
+        match &self.root {
+            Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
+            None => path.to_owned(),
+        }
+    }
+
+    /// Finds a program; gives its path as the root has it.
+    pub(super) fn find(&self, program: &str) -> Option<PathBuf> {
+        let there = |path: &PathBuf| {
+            // In another root an absolute link leads elsewhere from here; that it is there is enough.
+            self.within(path).symlink_metadata().is_ok_and(|found| !found.is_dir())
+        };
+        if program.starts_with('/') {
+            return Some(PathBuf::from(program)).filter(there);
+        }
+        let path = self.get("PATH").unwrap_or(PROGRAMS);
+        path.split(':')
+            .filter(|dir| dir.starts_with('/'))
+            .map(|dir| Path::new(dir).join(program))
+            .find(there)
+    }
+
+    /// A program of this root in this environment, and nothing on its input.
+    pub(super) fn command(&self, program: &Path) -> Command {
+        let mut command = match &self.root {
+            Some(root) => {
+                let mut command = Command::new("chroot");
+                command.arg(root).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.env_clear().envs(&self.variables);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// What a program prints, if it ends well and soon.
+    pub(super) async fn said(&self, program: &Path, arguments: &[&str]) -> Option<String> {
+        let mut command = self.command(program);
+        command.args(arguments);
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.ok()?.ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    fn name(&self) -> String {
+        let shell = Path::new(self.get("SHELL").unwrap_or("/bin/sh"));
+        let name = shell.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if SHELLS.contains(&&*name) { name } else { "sh".to_owned() }
+    }
+
+    async fn log_in(&mut self, path: &str) {
+        if !self.runs {
+            self.read_profiles();
+            return;
+        }
+        let Some(program) = self.find(&self.name()).or_else(|| self.find("sh")) else {
+            self.read_profiles();
+            return;
+        };
+        let Some(said) = self.said(&program, &["-l", "-c", "env -0"]).await else { return };
+        // What a profile prints stands before the first variable; values with lines in them are nobody's here.
+        let pairs =
+            said.split('\0').map(|pair| pair.rsplit_once('\n').map_or(pair, |(_, last)| last));
+        for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
+            self.variables.insert(name.to_owned(), value.to_owned());
+        }
+        // Programs are found as the user finds them now: version managers put themselves there by other files.
+        self.variables.insert("PATH".to_owned(), path.to_owned());
+    }
+
+    /// Where nothing can be run: the plain assignments in what a login would read.
+    fn read_profiles(&mut self) {
+        let Ok(entries) = std::fs::read_dir(self.within(Path::new("/etc/profile.d"))) else {
+            return;
+        };
+        let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+        for name in
+            names.iter().filter_map(|name| name.to_str()).filter(|name| name.ends_with(".sh"))
+        {
+            self.assign(&format!("/etc/profile.d/{name}"));
+        }
+    }
+
+    /// Takes the lines `NAME=value` of a file over, with or without `export` and quotes.
+    fn assign(&mut self, file: &str) {
+        let text = std::fs::read_to_string(self.within(Path::new(file))).unwrap_or_default();
+        for line in text.lines() {
+            let line = line.trim();
+            let line = line.strip_prefix("export ").unwrap_or(line);
+            let Some((name, value)) = line.split_once('=') else { continue };
+            let is_name =
+                !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+            let value = value.trim_matches(['"', '\'']);
+            if is_name && !value.contains('$') {
+                self.variables.insert(name.to_owned(), value.to_owned());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fresh_shell_has_what_its_files_say_and_nothing_of_ours() {
+        let home = tempfile::tempdir().unwrap();
+        let profile = home.path().join(".profile");
+        std::os::unix::fs::symlink("/dev/null", home.path().join(".zprofile")).unwrap();
+        crate::store::write_durably(&profile, b"echo noise\nexport LARDER_TEST='a=b'\n", 0o644)
+            .unwrap();
+        let home = home.path().to_str().unwrap();
+        let environment =
+            [("HOME", home), ("PATH", "/usr/bin:/bin"), ("SHELL", "/bin/sh"), ("INJECTED", "x")];
+        let environment: Environment = environment.into_iter().collect();
+        let fresh = Shell::fresh(&environment, None).await;
+        assert_eq!(fresh.get("LARDER_TEST"), Some("a=b"));
+        assert_eq!(fresh.get("INJECTED"), None);
+        assert_eq!(fresh.get("PATH"), Some("/usr/bin:/bin"));
+        assert_eq!(fresh.profile, profile);
+        assert_eq!(Shell::here(&environment).get("INJECTED"), Some("x"), "the control");
+    }
+}
