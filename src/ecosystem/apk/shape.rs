@@ -36,8 +36,10 @@ pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
         }
         _ => return Recognised::No,
     };
-    // apk asks for anything; who asks for a type of its own may mean a document of that type by the same name.
-    if certain && matches!(request.accept.trim(), "" | "*/*") {
+    // apk asks for anything; who asks for a type of its own may mean a document of that type by the same name. npm's
+    // scoped packages have versions of any name.
+    let scoped = at.path().contains("/@");
+    if certain && !scoped && matches!(request.accept.trim(), "" | "*/*") {
         Recognised::Certain(resource(kind))
     } else {
         Recognised::Likely(resource(kind))
