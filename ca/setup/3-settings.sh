@@ -198,7 +198,11 @@ cafile=$bundle
 TOOL
     fi
   done
-  for cargo in "${CARGO_HOME:-/usr/local/cargo}" /root/.cargo; do
+  # Where the first user of that system is at home; its password file says it, whoever runs this.
+  home=$(awk -F: '$3 == 0 { print $6; exit }' "$prefix/etc/passwd" 2>/dev/null) || home=''
+  home=${home%/}
+  for cargo in "${CARGO_HOME:-/usr/local/cargo}" "${home:+$home/.cargo}"; do
+    [ -n "$cargo" ] || continue
     if [ -d "$prefix$cargo" ]; then
       edit "$cargo/config.toml" '#' http "cargo's proxy and roots" 'proxy|cainfo|http\.proxy|http\.cainfo' <<TOOL
 proxy = "$address"
@@ -206,7 +210,7 @@ cainfo = "$bundle"
 TOOL
     fi
   done
-  for conda in /etc/conda /opt/conda /opt/miniconda3 /opt/miniforge3 /root/miniconda3 /root/miniforge3; do
+  for conda in /etc/conda /opt/conda /opt/miniconda3 /opt/miniforge3 ${home:+"$home/miniconda3" "$home/miniforge3"}; do
     [ -d "$prefix$conda" ] || continue
     own /etc/conda/condarc.d/larder.yml 0644 "conda's proxy and roots" <<TOOL
 # $mark
