@@ -210,6 +210,8 @@ async fn archives_of_every_compression_are_proven_and_outlive_their_origin() {
             compression("bz2", &[".bz2"], false),
             compression("zst", &[".zst"], false),
             compression("zst by digest", &[".zst"], true),
+            compression("lzma", &[".lzma"], false),
+            compression("lz4", &[".lz4"], false),
             compression("none", &[""], false),
         ],
     )

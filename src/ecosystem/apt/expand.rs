@@ -44,6 +44,12 @@ pub(super) fn expand<'a>(file: impl Read + 'a) -> io::Result<Expanded<'a>> {
             Box::new(liblzma::read::XzDecoder::new_stream(whole, stream))
         }
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
+        // The header of .lzma: the usual properties, and a dictionary of at least 64 KiB. No text has such bytes.
+        [0x5d, 0, 0, ..] => {
+            let stream = liblzma::stream::Stream::new_lzma_decoder(XZ_MEMORY)?;
+            Box::new(liblzma::read::XzDecoder::new_stream(whole, stream))
+        }
+        [0x04, 0x22, 0x4d, 0x18, ..] => Box::new(lz4_flex::frame::FrameDecoder::new(whole)),
         [0x28, 0xb5, 0x2f, 0xfd, ..] => {
             let mut decoder = zstd::stream::read::Decoder::with_buffer(BufReader::new(whole))?;
             decoder.window_log_max(ZSTD_WINDOW)?;
@@ -113,6 +119,12 @@ mod tests {
         xz.write_all(text).unwrap();
         let mut bz = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
         bz.write_all(text).unwrap();
+        let alone = liblzma::stream::LzmaOptions::new_preset(6).unwrap();
+        let alone = liblzma::stream::Stream::new_lzma_encoder(&alone).unwrap();
+        let mut lzma = liblzma::write::XzEncoder::new_stream(Vec::new(), alone);
+        lzma.write_all(text).unwrap();
+        let mut lz4 = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        lz4.write_all(text).unwrap();
         let twice = [gzip(text), gzip(text)].concat();
         for file in [
             text.to_vec(),
@@ -120,6 +132,8 @@ mod tests {
             xz.finish().unwrap(),
             bz.finish().unwrap(),
             zstd::encode_all(&text[..], 3).unwrap(),
+            lzma.finish().unwrap(),
+            lz4.finish().unwrap(),
         ] {
             assert_eq!(expanded(&file).unwrap(), text);
         }

@@ -376,6 +376,18 @@ pub(crate) fn compressed(ending: &str, text: &[u8]) -> Vec<u8> {
             to.finish().unwrap()
         }
         ".zst" => zstd::encode_all(text, 3).unwrap(),
+        ".lzma" => {
+            let options = liblzma::stream::LzmaOptions::new_preset(6).unwrap();
+            let stream = liblzma::stream::Stream::new_lzma_encoder(&options).unwrap();
+            let mut to = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+            to.write_all(text).unwrap();
+            to.finish().unwrap()
+        }
+        ".lz4" => {
+            let mut to = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            to.write_all(text).unwrap();
+            to.finish().unwrap()
+        }
         _ => text.to_vec(),
     }
 }
