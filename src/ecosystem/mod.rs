@@ -12,6 +12,7 @@ mod bounded;
 mod cargo;
 pub mod fuzz;
 mod glimpse;
+mod json;
 pub mod links;
 mod npm;
 mod oci;
