@@ -46,115 +46,130 @@ pub enum Acts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong(pub String);
 
+/// A row of the table. What stands above a key is its explanation; the name of a key is its place in [`Config`].
+macro_rules! keys {
+    ($($(#[doc = $doc:literal])+ $takes:ident $table:ident $(. $field:ident)*: $form:path $(, $also:ident($($said:expr),*))*;)+) => {
+        &[$(key!(
+            $takes $form, concat!(stringify!($table) $(, ".", stringify!($field))*), concat!($($doc),+), $table $(. $field)*
+        )$(.$also($($said),*))*),+]
+    };
+}
+
 macro_rules! key {
-    (one $name:literal, $($field:ident).+, $form:path, $doc:literal) => {
+    (one $form:path, $name:expr, $doc:expr, $($place:tt)+) => {
         Key {
             set: |config, values| {
-                config.$($field).+ = single(&$form, values)?;
+                config.$($place)+ = single(&$form, values)?;
                 Ok(())
             },
-            get: |config| vec![($form.show)(&config.$($field).+)],
+            get: |config| vec![($form.show)(&config.$($place)+)],
             ..Key::new($name, $doc, $form.expected, $form.bare)
         }
     };
-    (list $name:literal, $($field:ident).+, $form:path, $doc:literal) => {
+    (list $form:path, $name:expr, $doc:expr, $($place:tt)+) => {
         Key {
             list: true,
             set: |config, values| {
-                config.$($field).+ = several(&$form, values)?;
+                config.$($place)+ = several(&$form, values)?;
                 Ok(())
             },
-            get: |config| config.$($field).+.iter().map($form.show).collect(),
+            get: |config| config.$($place)+.iter().map($form.show).collect(),
             ..Key::new($name, $doc, $form.expected, $form.bare)
         }
     };
 }
 
-/// Every key there is.
-pub const KEYS: &[Key] = &[
-    key!(list "listen", listen, value::ADDRESS,
-        "Where clients connect. 3142 is where programs that look for a proxy for apt look.").at_restart(),
-    key!(one "announce", announce, value::SWITCH,
-        "Whether larder tells the local network where it is: `_apt_proxy._tcp` by DNS-SD, on the interfaces it listens at.")
-        .at_restart(),
-    key!(one "data", data, value::PATH,
-        "The directory of the CA (`state/`) and the cache (`v1/`). By default `$XDG_CACHE_HOME/larder`, \
-         `~/.cache/larder` or, without a home, `/var/cache/larder`.").at_restart(),
-    key!(list "allow_nets", allow_nets, value::NET,
-        "Networks that origins may be in although larder keeps them shut: loopback, link-local, metadata services."),
-    key!(list "upstream_ca", upstream_ca, value::PATH,
-        "PEM files with further roots that vouch for origins and for proxies on the way to them."),
-    key!(list "speaks_for", speaks_for, value::SPEAKS_FOR,
-        "Indexes whose word holds for the files of another origin."),
-    key!(list "clients.allow", clients.allow, value::NET, "Networks that may use larder."),
-    key!(one "clients.max_connections", clients.max_connections, value::COUNT,
-        "Connections at a time; more wait in the kernel's queue.").at_restart(),
-    key!(one "clients.handshake_timeout", clients.handshake_timeout, value::SPAN,
-        "From CONNECT to the end of the TLS handshake."),
-    key!(one "clients.header_timeout", clients.header_timeout, value::SPAN,
-        "For the header of a request, once it has begun."),
-    key!(one "clients.idle_timeout", clients.idle_timeout, value::SPAN,
-        "A connection or tunnel on which nothing moves is closed after this."),
-    key!(one "clients.drain_timeout", clients.drain_timeout, value::SPAN,
-        "How long a stop waits for running transfers."),
-    key!(one "mirror.enabled", mirror.enabled, value::SWITCH,
-        "Whether larder serves clients that cannot use a proxy: `http://larder:3142/https/HOST/PATH` and apt-cacher-ng's forms."),
-    key!(list "mirror.names", mirror.names, value::HOST,
-        "Names of this larder in such requests, besides addresses, names without a dot, and those that are given out inside \
-         networks alone (`.internal`, `.local`, `.svc`, `.lan` and the like)."),
-    key!(list "mirror.registries", mirror.registries, value::REGISTRY,
-        "Container registries that are mirrored at `/v2/`: one without a name for clients that name none (dockerd's \
-         `registry-mirrors`), others by the name that clients put into `?ns=` (containerd)."),
-    key!(list "hosts.tunnel", hosts.tunnel, value::HOST,
-        "Hosts whose connections are copied through unread: for clients that pin certificates."),
-    key!(list "ca.permitted", permitted, value::HOST,
-        "The names that a CA which larder makes is limited to, with all below them (name constraints); none are all hosts. \
-         Acts when a CA is made: at the first start, and by `larder ca rotate`.").at_restart(),
-    key!(list "hosts.refuse", hosts.refuse, value::HOST, "Hosts that are answered 403."),
-    key!(one "hosts.tunnel_unknown_protocols", hosts.tunnel_unknown_protocols, value::SWITCH,
-        "Whether a CONNECT that carries neither TLS nor HTTP is copied through."),
-    key!(list "hosts.ports", hosts.ports, value::PORTS, "Ports that requests may name."),
-    key!(list "http.harmless_headers", http.harmless_headers, value::HEADER,
-        "Request headers, besides those larder knows, that change nothing in an answer. A request with any other \
-         header is passed on and its answer is not kept."),
-    key!(one "upstream.https_proxy", upstream.https_proxy, value::PROXY,
-        "The proxy through which https origins are reached.").password(value::without_secrets).or(&["https_proxy", "HTTPS_PROXY"]),
-    key!(one "upstream.http_proxy", upstream.http_proxy, value::PROXY,
-        "The proxy through which http origins are reached.").password(value::without_secrets).or(&["http_proxy", "HTTP_PROXY"]),
-    key!(list "upstream.logins", upstream.logins, login::LOGIN,
-        "larder's own logins at upstreams, used to fetch for clients that bring none: whatever a login may read there, \
-         everyone who may use this larder may then read, and the word `everyone` in each entry says so. A login is shown \
-         to the named host by https only, never to where it redirects, and to no client.")
-        .password(login::without_secret),
-    key!(one "upstream.no_proxy", upstream.no_proxy, value::NO_PROXY,
-        "Origins that are reached without a proxy.").or(&["no_proxy", "NO_PROXY"]),
-    key!(one "upstream.roots", upstream.roots, value::ROOTS,
-        "Which roots vouch for origins: those compiled in and the system's, one of the two, or only `upstream_ca`."),
-    key!(one "upstream.connect_timeout", upstream.connect_timeout, value::SPAN,
-        "For one connection to an origin, TLS included."),
-    key!(one "upstream.header_timeout", upstream.header_timeout, value::SPAN,
-        "From a request to the header of its answer."),
-    key!(one "upstream.idle_timeout", upstream.idle_timeout, value::SPAN, "For the next byte of a body."),
-    key!(one "upstream.min_rate", upstream.min_rate, value::SIZE,
-        "Bytes a second, measured over a minute, below which a transfer is broken off and resumed."),
-    key!(one "upstream.connections_per_origin", upstream.connections_per_origin, value::COUNT,
-        "Idle connections kept to one origin."),
-    key!(one "store.max_size", store.max_size, value::SIZE,
-        "The most that the cache takes on disk, unfinished files included."),
-    key!(one "store.min_free", store.min_free, value::SIZE,
-        "What stays free on the file system, whatever else fills it."),
-    key!(one "stale.signed", stale.signed, value::SPAN,
-        "How long signed indexes still serve after their Valid-Until when their origin fails."),
-    key!(one "stale.unsigned", stale.unsigned, value::SPAN,
-        "How long copies without a signature or a strong digest still serve when their origin fails."),
-    key!(one "keys.built_in", keys.built_in, value::SWITCH,
-        "Whether the keys compiled in are trusted: Debian's and Ubuntu's archive keys, npm's registry's. Other keys are \
-         those of `keys.system`, and what `larder keys add` was given."),
-    key!(list "keys.system", keys.system, value::PATH,
-        "Files and directories in which this machine keeps keys of package archives."),
-    key!(one "log.format", log.format, value::LOG_FORMAT, "For people, or one JSON object a line.").at_restart(),
-    key!(one "log.filter", log.filter, value::FILTER, "What is logged.").at_restart(),
-];
+/// Every key there is: what it decides, whether it takes one value or a list, its name, how values are written.
+pub const KEYS: &[Key] = keys! {
+    /// Where clients connect. 3142 is where programs that look for a proxy for apt look.
+    list listen: value::ADDRESS, at_restart();
+    /// Whether larder tells the local network where it is: `_apt_proxy._tcp` by DNS-SD, on the interfaces it listens
+    /// at.
+    one announce: value::SWITCH, at_restart();
+    /// The directory of the CA (`state/`) and the cache (`v1/`). By default `$XDG_CACHE_HOME/larder`, `~/.cache/larder`
+    /// or, without a home, `/var/cache/larder`.
+    one data: value::PATH, at_restart();
+    /// Networks that origins may be in although larder keeps them shut: loopback, link-local, metadata services.
+    list allow_nets: value::NET;
+    /// PEM files with further roots that vouch for origins and for proxies on the way to them.
+    list upstream_ca: value::PATH;
+    /// Indexes whose word holds for the files of another origin.
+    list speaks_for: value::SPEAKS_FOR;
+    /// Networks that may use larder.
+    list clients.allow: value::NET;
+    /// Connections at a time; more wait in the kernel's queue.
+    one clients.max_connections: value::COUNT, at_restart();
+    /// From CONNECT to the end of the TLS handshake.
+    one clients.handshake_timeout: value::SPAN;
+    /// For the header of a request, once it has begun.
+    one clients.header_timeout: value::SPAN;
+    /// A connection or tunnel on which nothing moves is closed after this.
+    one clients.idle_timeout: value::SPAN;
+    /// How long a stop waits for running transfers.
+    one clients.drain_timeout: value::SPAN;
+    /// Whether larder serves clients that cannot use a proxy: `http://larder:3142/https/HOST/PATH` and apt-cacher-ng's
+    /// forms.
+    one mirror.enabled: value::SWITCH;
+    /// Names of this larder in such requests, besides addresses, names without a dot, and those that are given out
+    /// inside networks alone (`.internal`, `.local`, `.svc`, `.lan` and the like).
+    list mirror.names: value::HOST;
+    /// Container registries that are mirrored at `/v2/`: one without a name for clients that name none (dockerd's
+    /// `registry-mirrors`), others by the name that clients put into `?ns=` (containerd).
+    list mirror.registries: value::REGISTRY;
+    /// Hosts whose connections are copied through unread: for clients that pin certificates.
+    list hosts.tunnel: value::HOST;
+    /// The names that a CA which larder makes is limited to, with all below them (name constraints); none are all
+    /// hosts. Acts when a CA is made: at the first start, and by `larder ca rotate`.
+    list ca.permitted: value::HOST, at_restart();
+    /// Hosts that are answered 403.
+    list hosts.refuse: value::HOST;
+    /// Whether a CONNECT that carries neither TLS nor HTTP is copied through.
+    one hosts.tunnel_unknown_protocols: value::SWITCH;
+    /// Ports that requests may name.
+    list hosts.ports: value::PORTS;
+    /// Request headers, besides those larder knows, that change nothing in an answer. A request with any other header
+    /// is passed on and its answer is not kept.
+    list http.harmless_headers: value::HEADER;
+    /// The proxy through which https origins are reached.
+    one upstream.https_proxy: value::PROXY, password(value::without_secrets), or(&["https_proxy", "HTTPS_PROXY"]);
+    /// The proxy through which http origins are reached.
+    one upstream.http_proxy: value::PROXY, password(value::without_secrets), or(&["http_proxy", "HTTP_PROXY"]);
+    /// larder's own logins at upstreams, used to fetch for clients that bring none: whatever a login may read there,
+    /// everyone who may use this larder may then read, and the word `everyone` in each entry says so. A login is shown
+    /// to the named host by https only, never to where it redirects, and to no client.
+    list upstream.logins: login::LOGIN, password(login::without_secret);
+    /// Origins that are reached without a proxy.
+    one upstream.no_proxy: value::NO_PROXY, or(&["no_proxy", "NO_PROXY"]);
+    /// Which roots vouch for origins: those compiled in and the system's, one of the two, or only `upstream_ca`.
+    one upstream.roots: value::ROOTS;
+    /// For one connection to an origin, TLS included.
+    one upstream.connect_timeout: value::SPAN;
+    /// From a request to the header of its answer.
+    one upstream.header_timeout: value::SPAN;
+    /// For the next byte of a body.
+    one upstream.idle_timeout: value::SPAN;
+    /// Bytes a second, measured over a minute, below which a transfer is broken off and resumed.
+    one upstream.min_rate: value::SIZE;
+    /// Idle connections kept to one origin.
+    one upstream.connections_per_origin: value::COUNT;
+    /// The most that the cache takes on disk, unfinished files included.
+    one store.max_size: value::SIZE;
+    /// What stays free on the file system, whatever else fills it.
+    one store.min_free: value::SIZE;
+    /// How long signed indexes still serve after their Valid-Until when their origin fails.
+    one stale.signed: value::SPAN;
+    /// How long copies without a signature or a strong digest still serve when their origin fails.
+    one stale.unsigned: value::SPAN;
+    /// Whether the keys compiled in are trusted: Debian's and Ubuntu's archive keys, npm's registry's. Other keys are
+    /// those of `keys.system`, and what `larder keys add` was given.
+    one keys.built_in: value::SWITCH;
+    /// Files and directories in which this machine keeps keys of package archives.
+    list keys.system: value::PATH;
+    /// For people, or one JSON object a line.
+    one log.format: value::LOG_FORMAT, at_restart();
+    /// What is logged.
+    one log.filter: value::FILTER, at_restart();
+};
 
 /// The key called `name`.
 pub fn key(name: &str) -> Option<&'static Key> {
@@ -170,7 +185,8 @@ impl Key {
     ) -> Self {
         Self {
             name,
-            doc,
+            // Each line of a doc comment begins with a space.
+            doc: doc.trim_ascii_start(),
             expected,
             list: false,
             acts: Acts::AtOnce,

@@ -78,8 +78,8 @@ pub struct Config {
     pub stale: Stale,
     /// `keys.*`.
     pub keys: Keys,
-    /// `ca.permitted`: the hosts that a CA which larder makes may speak for; all, if none is named.
-    pub permitted: Vec<HostPattern>,
+    /// `ca.*`.
+    pub ca: Ca,
     /// `log.*`.
     pub log: Log,
     /// `speaks_for`: pairs of an index's root URL and an origin whose files it speaks for, as the operator declares.
@@ -87,11 +87,18 @@ pub struct Config {
 }
 
 impl Config {
-    /// [`Self::permitted`] as names: in a certificate a name stands for all below it.
+    /// [`Ca::permitted`] as names: in a certificate a name stands for all below it.
     pub fn ca_permitted(&self) -> Vec<String> {
-        let names = self.permitted.iter().map(|HostPattern(name)| name.trim_start_matches("*."));
+        let names = self.ca.permitted.iter().map(|HostPattern(name)| name.trim_start_matches("*."));
         names.map(str::to_owned).collect()
     }
+}
+
+/// What a CA which larder makes may do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ca {
+    /// `ca.permitted`: the hosts that it may speak for; all, if none is named.
+    pub permitted: Vec<HostPattern>,
 }
 
 /// Who may use larder, and how much of it.
@@ -301,7 +308,7 @@ impl Default for Config {
         Self {
             listen: vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT)],
             announce: false,
-            permitted: Vec::new(),
+            ca: Ca { permitted: Vec::new() },
             data: PathBuf::from("larder-data"),
             allow_nets: Vec::new(),
             upstream_ca: Vec::new(),

@@ -12,6 +12,7 @@ mod bounded;
 mod cargo;
 pub mod fuzz;
 mod glimpse;
+mod json;
 pub mod links;
 mod npm;
 mod oci;
@@ -57,6 +58,13 @@ pub enum Recognised {
     Certain(Resource),
 }
 
+impl Recognised {
+    /// One of ours, for certain or likely.
+    fn ours(resource: Resource, certain: bool) -> Self {
+        if certain { Self::Certain(resource) } else { Self::Likely(resource) }
+    }
+}
+
 /// What an ecosystem says a target is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
@@ -66,6 +74,13 @@ pub struct Resource {
     pub root: Root,
     /// What joins the key besides the URL, and the `Accept` that a fill sends for it.
     pub variant: Variant,
+}
+
+impl Resource {
+    /// An artifact, which comes in one form whatever is asked for.
+    fn artifact(artifact: Artifact, root: Root) -> Self {
+        Self { kind: Kind::Artifact(artifact), root, variant: Variant::ONLY }
+    }
 }
 
 /// A class of answers under one URL.
@@ -80,6 +95,14 @@ pub struct Variant {
 impl Variant {
     /// The only class of a URL.
     pub const ONLY: Self = Self { name: "", accept: "*/*" };
+
+    /// Of several classes the one for who has no preference: no `Accept` says the same as `*/*` (RFC 9110 §12.5.1).
+    const ANY: Self = Self { name: "any", accept: "*/*" };
+
+    /// The one of `classes` that is called `name`.
+    fn among(classes: &[Self], name: &str) -> Self {
+        classes.iter().copied().find(|class| class.name == name).unwrap_or(Self::ONLY)
+    }
 }
 
 /// Index or artifact.

@@ -12,6 +12,23 @@ pub(super) fn ranges(accept: &str) -> impl Iterator<Item = Option<(String, u16)>
     })
 }
 
+/// The weight of each of `types` in `accept`, in thousandths; 0 for those that it does not name or does not want. `None`
+/// for a header that names another type, a parameter, or one type twice: it fits no class of those who know these types.
+pub(super) fn weights<const TYPES: usize>(
+    accept: &str,
+    types: [&str; TYPES],
+) -> Option<[u16; TYPES]> {
+    let mut found = [None; TYPES];
+    for range in ranges(accept) {
+        let (name, weight) = range?;
+        let (_, place) = types.iter().zip(&mut found).find(|(known, _)| **known == name)?;
+        if place.replace(weight).is_some() {
+            return None;
+        }
+    }
+    Some(found.map(Option::unwrap_or_default))
+}
+
 /// `q=0.25` as 250 (RFC 9110 §12.4.2); `None` for anything else.
 fn weight(parameter: &str) -> Option<u16> {
     let (name, value) = parameter.trim().split_once('=')?;
@@ -39,5 +56,15 @@ mod tests {
         let named = |name: &str, weight| Some((name.to_owned(), weight));
         assert_eq!(read, [named("a/b", 250), named("*/*", 1000), None, None]);
         assert_eq!(ranges(" ").count(), 0);
+    }
+
+    #[test]
+    fn each_type_has_its_weight_and_no_other_may_stand_beside() {
+        let read = |accept| weights(accept, ["a/b", "c/d", "*/*"]);
+        assert_eq!(read("*/*;q=0.5, A/B"), Some([1000, 0, 500]));
+        assert_eq!(read(""), Some([0; 3]));
+        for other in ["a/b, e/f", "a/b;level=1", "a/b, a/b;q=0.5", "a/b;q=0, a/b"] {
+            assert_eq!(read(other), None, "{other}");
+        }
     }
 }

@@ -6,33 +6,14 @@ use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 
 use crate::world::archive::{by_hash, flipped, put_simple};
-use crate::world::binary::{Daemon, say};
+use crate::world::binary::Daemon;
 use crate::world::tools::text;
-use crate::world::{Ca, Fault, Gate, Origin, Page, eventually, holding, noise};
+use crate::world::{Bench, Fault, Gate, Page, eventually, holding, noise};
 
-/// Origin, authority and directory of a test that starts the program itself.
-struct Bench {
-    origin: Origin,
-    ca: Ca,
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::new(&dir.path().join("origins.pem"));
-        Self { origin: Origin::tls(&ca, "127.0.0.1").await, ca, dir }
-    }
-
-    fn data(&self) -> std::path::PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// `larder verify` has nothing to complain about.
-    async fn assert_sound(&self) {
-        let output = say(&self.ca, &self.data(), &["verify"]).await;
-        assert!(output.status.success(), "{}", text(&output));
-    }
+/// `larder verify` has nothing to complain about.
+async fn assert_sound(bench: &Bench) {
+    let output = bench.say(&["verify"]).await;
+    assert!(output.status.success(), "{}", text(&output));
 }
 
 /// The named steps, as the source calls them.
@@ -65,8 +46,7 @@ async fn a_kill_at_any_step_of_fill_and_commit_leaves_nothing_wrong() {
         let url = bench.origin.put(&path, Page::new(body.clone()));
         let index = put_simple(&bench.origin, "/", "demo", &[("../../files/a-1.0.tar.gz", b"a")]);
         {
-            let mut daemon =
-                Daemon::start(&bench.ca, &bench.data(), &[("LARDER_FAILPOINT", name)]).await;
+            let mut daemon = bench.start(&[("LARDER_FAILPOINT", name)]).await;
             let client = daemon.client().await;
             for url in [&url, &index, &url] {
                 // Whatever comes, it is no wrong byte.
@@ -83,14 +63,14 @@ async fn a_kill_at_any_step_of_fill_and_commit_leaves_nothing_wrong() {
                 std::fs::remove_file(file).unwrap();
             }
             client.get(&url).send().await;
-            let _said = say(&bench.ca, &bench.data(), &["rm", &url]).await;
+            let _said = bench.say(&["rm", &url]).await;
             if !daemon.is_running() {
                 struck.insert(name.clone());
             }
             daemon.kill();
         }
-        bench.assert_sound().await;
-        let daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+        assert_sound(&bench).await;
+        let daemon = bench.start(&[]).await;
         let client = daemon.client().await;
         for _ in 0..2 {
             assert_eq!(client.get(&url).send().await.complete().body, body, "{name}");
@@ -119,7 +99,7 @@ async fn kills_at_random_leave_nothing_wrong() {
         .collect();
     let total: u64 = bodies.iter().map(|body| body.len() as u64).sum();
     for round in 0..kills {
-        let mut daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+        let mut daemon = bench.start(&[]).await;
         let client = daemon.client().await;
         // Killed after a random share of all bytes, while eight downloads are under way.
         let mut until = random() % total;
@@ -147,10 +127,10 @@ async fn kills_at_random_leave_nothing_wrong() {
             ended.unwrap();
         }
         if round % 5 == 4 || round + 1 == kills {
-            bench.assert_sound().await;
+            assert_sound(&bench).await;
         }
     }
-    let daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let daemon = bench.start(&[]).await;
     let client = daemon.client().await;
     for (url, body) in urls.iter().zip(&bodies) {
         assert_eq!(client.get(url).send().await.complete().body, body);
@@ -167,13 +147,13 @@ async fn verify_finds_what_is_wrong() {
     let bench = Bench::new().await;
     let body = noise(3, 500_000);
     let url = bench.origin.put(&by_hash(&body), Page::new(body.clone()));
-    let mut daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let mut daemon = bench.start(&[]).await;
     daemon.client().await.get(&url).send().await.complete();
     daemon.kill();
-    bench.assert_sound().await;
+    assert_sound(&bench).await;
     let found = holding(&bench.data(), &body[1000..1032]);
     std::fs::write(&found[0], flipped(&body)).unwrap();
-    let output = say(&bench.ca, &bench.data(), &["verify"]).await;
+    let output = bench.say(&["verify"]).await;
     assert!(!output.status.success(), "{}", text(&output));
 }
 
@@ -183,7 +163,7 @@ async fn a_stop_lets_running_transfers_end() {
     let (body, gate) = (noise(4, 1_000_000), Gate::closed());
     let url =
         bench.origin.put("/x", Page::new(body.clone()).fault(Fault::Hold(500_000, gate.clone())));
-    let mut daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let mut daemon = bench.start(&[]).await;
     let client = daemon.client().await;
     let mut opened = client.get(&url).open().await.unwrap();
     assert!(opened.read(100_000).await);
@@ -200,7 +180,7 @@ async fn a_stop_lets_running_transfers_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_program_on_the_directory_says_who_holds_it() {
     let bench = Bench::new().await;
-    let first = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let first = bench.start(&[]).await;
     let error = Daemon::try_start(&bench.ca, &bench.data(), &[]).await.err().expect("it started");
     assert!(error.contains(&first.id().to_string()), "{error}");
 }
@@ -209,8 +189,7 @@ async fn a_second_program_on_the_directory_says_who_holds_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_logged() {
     let bench = Bench::new().await;
-    let mut daemon =
-        Daemon::start(&bench.ca, &bench.data(), &[("LARDER_LOG_FILTER", "trace")]).await;
+    let mut daemon = bench.start(&[("LARDER_LOG_FILTER", "trace")]).await;
     let client = daemon.client().await;
     let signed = bench.origin.put("/blob?X-Amz-Signature=s3cr3t-signature&n=1", Page::new("x"));
     let token = bench.origin.put("/t/s3cr3t-token/main/x.conda", Page::new("x"));
@@ -238,7 +217,7 @@ async fn no_secret_is_logged() {
 async fn why_tells_the_story_of_a_rejection() {
     let bench = Bench::new().await;
     let right = noise(5, 1_000_000);
-    let daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let daemon = bench.start(&[]).await;
     let client = daemon.client().await;
     let index = put_simple(
         &bench.origin,
@@ -249,7 +228,7 @@ async fn why_tells_the_story_of_a_rejection() {
     client.get(&index).send().await.complete();
     let url = bench.origin.put("/files/demo-1.0-py3-none-any.whl", Page::new(flipped(&right)));
     assert!(!client.get(&url).send().await.is_complete());
-    let told = text(&say(&bench.ca, &bench.data(), &["why", &url]).await);
+    let told = text(&bench.say(&["why", &url]).await);
     let hex = |bytes: &[u8]| crate::world::archive::hex(larder::digest::Algorithm::Sha256, bytes);
     for part in [&url, &index, &hex(&right), &hex(&flipped(&right))] {
         assert!(told.contains(part.as_str()), "{part} is missing in:\n{told}");
@@ -262,7 +241,7 @@ async fn what_is_removed_is_gone_from_disk_and_fetched_again() {
     let body = noise(6, 500_000);
     let path = by_hash(&body);
     let url = bench.origin.put(&path, Page::new(body.clone()));
-    let mut daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let mut daemon = bench.start(&[]).await;
     let client = daemon.client().await;
     for running in [true, false] {
         client.get(&url).send().await.complete();
@@ -270,7 +249,7 @@ async fn what_is_removed_is_gone_from_disk_and_fetched_again() {
         if !running {
             daemon.kill();
         }
-        let output = say(&bench.ca, &bench.data(), &["rm", &url]).await;
+        let output = bench.say(&["rm", &url]).await;
         assert!(output.status.success(), "{}", text(&output));
         eventually("the body is gone", || async {
             holding(&bench.data(), &body[1000..1032]).is_empty()

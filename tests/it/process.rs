@@ -1,37 +1,12 @@
 //! The program as a process: how it starts, is told to read its configuration again, and stops.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::world::archive::by_hash;
-use crate::world::binary::{Daemon, larder};
+use crate::world::binary::Daemon;
 use crate::world::tools::{run, signal, text};
-use crate::world::{Ca, Fault, Gate, Origin, Page, eventually, noise};
-
-/// Origin, authority and directory of a test that starts the program itself.
-struct Bench {
-    origin: Origin,
-    ca: Ca,
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::new(&dir.path().join("origins.pem"));
-        Self { origin: Origin::tls(&ca, "127.0.0.1").await, ca, dir }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    fn write(&self, name: &str, text: &str) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-}
+use crate::world::{Bench, Ca, Fault, Gate, Page, eventually, noise};
 
 /// A store that was closed in order says so on disk; without it the next start reads every record.
 fn was_closed(data: &Path) -> bool {
@@ -43,12 +18,12 @@ async fn a_stop_puts_the_store_away_for_a_quick_start() {
     let bench = Bench::new().await;
     let body = noise(1, 100_000);
     let url = bench.origin.put(&by_hash(&body), Page::new(body));
-    let mut daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let mut daemon = bench.start(&[]).await;
     let client = daemon.client().await;
     client.get(&url).send().await.complete();
     assert!(!was_closed(&bench.data()), "the control: it is open");
     // Somebody who asks and does not go away: a question holds the store as well.
-    let mut asking = larder(&bench.ca, &bench.data());
+    let mut asking = bench.larder();
     asking.args(["exec", "--", "sleep", "30"]).stderr(Stdio::null());
     let mut asking = asking.spawn().unwrap();
     eventually("the command has begun", || async {
@@ -59,7 +34,7 @@ async fn a_stop_puts_the_store_away_for_a_quick_start() {
     assert!(was_closed(&bench.data()), "{}", daemon.log());
     signal(asking.id(), "TERM").await;
     tokio::task::spawn_blocking(move || asking.wait()).await.unwrap().unwrap();
-    let again = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let again = bench.start(&[]).await;
     assert!(!again.log().contains("ledger"), "{}", again.log());
     assert!(again.client().await.get(&url).send().await.is_hit());
 }
@@ -76,7 +51,7 @@ async fn a_second_signal_does_not_wait_for_transfers() {
     let gate = Gate::closed();
     let page = Page::new(noise(2, 1_000_000)).fault(Fault::Hold(500_000, gate.clone()));
     let url = bench.origin.put("/x", page);
-    let mut daemon = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let mut daemon = bench.start(&[]).await;
     let mut opened = daemon.client().await.get(&url).open().await.unwrap();
     assert!(opened.read(100_000).await);
     signal(daemon.id(), "TERM").await;
@@ -95,7 +70,7 @@ async fn a_hangup_puts_the_changed_configuration_in_force() {
     let other = Ca::new(&bench.dir.path().join("roots.pem"));
     let roots = other.file().to_owned();
     let variables = [("LARDER_CONFIG", &*file), ("LARDER_UPSTREAM_CA", roots.to_str().unwrap())];
-    let mut daemon = Daemon::start(&bench.ca, &bench.data(), &variables).await;
+    let mut daemon = bench.start(&variables).await;
     let status = || async {
         let got = daemon.client().await.get(&url).send().await;
         got.status.as_u16()
@@ -144,7 +119,7 @@ async fn refused(daemon: &Daemon, bench: &Bench) -> bool {
 async fn many_that_ask_for_the_ca_at_once_are_told_of_one() {
     let bench = Bench::new().await;
     let asked = (0..8).map(|_| {
-        let mut command = larder(&bench.ca, &bench.data());
+        let mut command = bench.larder();
         command.args(["ca", "show"]);
         run(command)
     });
@@ -166,7 +141,7 @@ async fn many_that_ask_for_the_ca_at_once_are_told_of_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_start_says_why_and_has_a_code() {
     let bench = Bench::new().await;
-    let running = Daemon::start(&bench.ca, &bench.data(), &[]).await;
+    let running = bench.start(&[]).await;
     let port = running.address.to_string();
     let other = bench.dir.path().join("other").display().to_string();
     let file = bench.write("file", "");
@@ -185,7 +160,7 @@ async fn what_cannot_start_says_why_and_has_a_code() {
         (&["exec", "--config", &wrong, "--", "true"], 125, "did you mean listen"),
     ];
     for (arguments, code, part) in rows {
-        let mut command = larder(&bench.ca, &bench.data());
+        let mut command = bench.larder();
         command.args(arguments);
         let output = run(command).await;
         let told = text(&output);

@@ -1,45 +1,24 @@
 //! Nothing secret is shown or written down (DESIGN §4 "Credentials", §6): planted secrets are searched for in everything
 //! that larder says, at its most talkative, and in everything that it keeps.
 
-use std::path::PathBuf;
-
 use crate::world::archive::by_hash;
-use crate::world::binary::{Daemon, say};
 use crate::world::tools::text;
-use crate::world::{Ca, Fault, Origin, Page, eventually, holding, noise};
+use crate::world::{Bench, Fault, Origin, Page, eventually, holding, noise};
 
 /// Stands in every planted secret.
 const PLANTED: &str = "s3cr3t";
 
-struct Bench {
-    origin: Origin,
-    ca: Ca,
-    dir: tempfile::TempDir,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Ca::new(&dir.path().join("origins.pem"));
-        Self { origin: Origin::tls(&ca, "127.0.0.1").await, ca, dir }
-    }
-
-    fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
-    }
-
-    /// What a subcommand says, which must hold no secret.
-    async fn told(&self, arguments: &[&str]) -> String {
-        let told = text(&say(&self.ca, &self.data(), arguments).await);
-        assert!(!told.contains(PLANTED), "{arguments:?}: {told}");
-        told
-    }
+/// What a subcommand says, which must hold no secret.
+async fn told_by(bench: &Bench, arguments: &[&str]) -> String {
+    let told = text(&bench.say(arguments).await);
+    assert!(!told.contains(PLANTED), "{arguments:?}: {told}");
+    told
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
     let bench = Bench::new().await;
-    let daemon = Daemon::start(&bench.ca, &bench.data(), &[("LARDER_LOG_FILTER", "trace")]).await;
+    let daemon = bench.start(&[("LARDER_LOG_FILTER", "trace")]).await;
     let client = daemon.client().await;
     // A name that nobody knows as a secret's: it is kept, and shown without its value all the same.
     let put = |value: &str, body: &'static str| {
@@ -51,26 +30,26 @@ async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
         assert!(client.get(url).send().await.complete().is_hit());
     }
     let shown = bench.origin.url("/page?session=…");
-    assert_eq!(bench.told(&["ls"]).await.matches(&shown).count(), 2);
-    let told = bench.told(&["why", &one]).await;
+    assert_eq!(told_by(&bench, &["ls"]).await.matches(&shown).count(), 2);
+    let told = told_by(&bench, &["why", &one]).await;
     assert!(
         told.contains(&shown) && told.contains("9 bytes") && !told.contains("10 bytes"),
         "{told}"
     );
     // As pip.conf has it: the user information is no part of the target.
     let with_password = one.replace("https://", "https://user:s3cr3t-password@");
-    assert!(bench.told(&["why", &with_password]).await.contains("9 bytes"));
-    assert!(bench.told(&["why", &shown]).await.contains("values hidden"));
+    assert!(told_by(&bench, &["why", &with_password]).await.contains("9 bytes"));
+    assert!(told_by(&bench, &["why", &shown]).await.contains("values hidden"));
     for wrong in ["ftp://user:s3cr3t@example.org/", "https://user:s3cr3t@/x?y=s3cr3t", "s3cr3t@x"] {
-        bench.told(&["why", wrong]).await;
-        bench.told(&["rm", wrong]).await;
+        told_by(&bench, &["why", wrong]).await;
+        told_by(&bench, &["rm", wrong]).await;
     }
-    assert!(bench.told(&["rm", &one]).await.contains("removed 1 entry"));
+    assert!(told_by(&bench, &["rm", &one]).await.contains("removed 1 entry"));
     assert!(client.get(&two).send().await.complete().is_hit(), "only what was named is removed");
     // As `ls` shows it: all that are shown so.
     put("s3cr3t-one", "the first");
     client.get(&one).send().await.complete();
-    assert!(bench.told(&["rm", &shown]).await.contains("removed 2 entries"));
+    assert!(told_by(&bench, &["rm", &shown]).await.contains("removed 2 entries"));
     assert!(holding(&bench.data(), PLANTED.as_bytes()).is_empty());
     assert!(!daemon.log().contains(PLANTED));
 }
@@ -79,7 +58,7 @@ async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_address_behind_a_redirect_is_told_without_its_signature() {
     let bench = Bench::new().await;
-    let daemon = Daemon::start(&bench.ca, &bench.data(), &[("LARDER_LOG_FILTER", "trace")]).await;
+    let daemon = bench.start(&[("LARDER_LOG_FILTER", "trace")]).await;
     let client = daemon.client().await;
     let body = noise(1, 300_000);
     let elsewhere = Origin::tls(&bench.ca, "127.0.0.2").await;
@@ -105,7 +84,7 @@ async fn a_signed_address_behind_a_redirect_is_told_without_its_signature() {
     // It names the hop that failed, so that somebody can look at it.
     assert!(said.contains(&elsewhere.url("/blob?X-Amz-Signature=…")), "{said}");
     for url in [&url, &around, &dead] {
-        bench.told(&["why", url]).await;
+        told_by(&bench, &["why", url]).await;
     }
     eventually("the last request is logged", || async { daemon.log().contains(&gone) }).await;
     let log = daemon.log();
@@ -122,11 +101,11 @@ async fn no_password_of_the_operators_is_printed() {
         .unwrap();
     let file = file.to_str().unwrap();
     for arguments in [&["config", "--config", file][..], &["config", "--json", "--config", file]] {
-        let told = bench.told(arguments).await;
+        let told = told_by(&bench, arguments).await;
         // The control: the rest of it is.
         assert!(told.contains("user:…@proxy.example.org"), "{told}");
     }
     std::fs::write(file, "[upstream]\nhttps_proxy = \"ftp://user:s3cr3t@proxy.example.org\"\n")
         .unwrap();
-    assert!(bench.told(&["config", "--config", file]).await.contains("upstream.https_proxy"));
+    assert!(told_by(&bench, &["config", "--config", file]).await.contains("upstream.https_proxy"));
 }

@@ -46,8 +46,8 @@ const MAX_ROOTS: usize = 2;
 /// What cargo asks of an index.
 const TEXT: Variant = Variant { name: "text", accept: "text/plain" };
 
-/// What everybody else asks: no `Accept` says the same as `*/*` (RFC 9110 §12.5.1).
-const ANY: Variant = Variant { name: "any", accept: "*/*" };
+/// Every class: what cargo asks, and what everybody else does.
+const CLASSES: [Variant; 2] = [TEXT, Variant::ANY];
 
 /// Sparse cargo registries.
 #[derive(Debug)]
@@ -63,20 +63,12 @@ impl Ecosystem for Cargo {
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
         if let Some(found) = Crate::at(request.target) {
-            let resource = Resource {
-                kind: Kind::Artifact(found.artifact()),
-                root: found.root,
-                variant: Variant::ONLY,
-            };
-            return if found.certain {
-                Recognised::Certain(resource)
-            } else {
-                Recognised::Likely(resource)
-            };
+            let resource = Resource::artifact(found.artifact(), found.root);
+            return Recognised::ours(resource, found.certain);
         }
         let class = match request.accept.trim() {
             "text/plain" => TEXT,
-            "" | "*/*" => ANY,
+            "" | "*/*" => Variant::ANY,
             // A browser's, say: its answer may be a page.
             _ => return Recognised::No,
         };
@@ -106,7 +98,7 @@ impl Ecosystem for Cargo {
     }
 
     fn accept(&self, variant: &str) -> &'static str {
-        [TEXT, ANY].into_iter().find(|class| class.name == variant).unwrap_or(Variant::ONLY).accept
+        Variant::among(&CLASSES, variant).accept
     }
 
     /// cargo shows its token to the host of the files, if the registry asks for one everywhere (`auth-required`). Servers of
@@ -176,7 +168,7 @@ impl Ecosystem for Cargo {
                 }
             }
             About::Crate(name) => {
-                let config = [TEXT, ANY].iter().find_map(|class| {
+                let config = CLASSES.iter().find_map(|class| {
                     let config = config_of(&page.root)?.with_variant(class.name);
                     doc.companions.open(&config)
                 });

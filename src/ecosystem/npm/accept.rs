@@ -9,7 +9,7 @@
 //! `application/json`; yarn 2 and later nothing at all.
 
 use crate::ecosystem::Variant;
-use crate::ecosystem::ranges::ranges;
+use crate::ecosystem::ranges::weights;
 
 /// The type of an abbreviated document.
 pub(super) const TYPE_INSTALL: &str = "application/vnd.npm.install-v1+json";
@@ -23,39 +23,23 @@ pub(super) const INSTALL: Variant = Variant {
 pub(super) const INSTALL_ONLY: Variant = Variant { name: "install-only", accept: TYPE_INSTALL };
 /// The full document.
 pub(super) const FULL: Variant = Variant { name: "full", accept: "application/json" };
-/// No preference: no `Accept` says the same as `*/*` (RFC 9110 §12.5.1).
-pub(super) const ANY: Variant = Variant { name: "any", accept: "*/*" };
 
 /// Every class.
-pub(super) const CLASSES: [Variant; 4] = [INSTALL, INSTALL_ONLY, FULL, ANY];
+pub(super) const CLASSES: [Variant; 4] = [INSTALL, INSTALL_ONLY, FULL, Variant::ANY];
 
 /// The class of an `Accept` header; `None` if it fits none exactly.
 pub(super) fn classify(accept: &str) -> Option<Variant> {
     if accept.trim().is_empty() {
-        return Some(ANY);
+        return Some(Variant::ANY);
     }
-    let mut found = [None; 3];
-    for range in ranges(accept) {
-        let (name, weight) = range?;
-        let [install, json, any] = &mut found;
-        let place = match name.as_str() {
-            TYPE_INSTALL => install,
-            "application/json" => json,
-            "*/*" => any,
-            _ => return None,
-        };
-        if place.replace(weight).is_some() {
-            return None;
-        }
-    }
+    let [install, json, any] = weights(accept, [TYPE_INSTALL, "application/json", "*/*"])?;
     // A range that is named beats `*/*` of the same weight, because it is more specific (RFC 9110 §12.5.1); two that are
     // named and weigh the same leave the choice to the server, and are no class.
-    let [install, json, any] = found.map(Option::unwrap_or_default);
     match (install, json, any) {
         (1.., 0, 0) => Some(INSTALL_ONLY),
         (1.., ..) if install > json && install >= any => Some(INSTALL),
         (0, 1.., 0) => Some(FULL),
-        (0, 0, 1..) => Some(ANY),
+        (0, 0, 1..) => Some(Variant::ANY),
         _ => None,
     }
 }

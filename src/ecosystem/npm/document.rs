@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -15,7 +15,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visi
 use super::dist::{Dist, Dists};
 use super::shape::About;
 use crate::ecosystem::Malformed;
-use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
+use crate::ecosystem::json::{self, Refusal, once};
 
 /// The most versions of one package. The busiest, published with every commit, have some ten thousand.
 pub(super) const MAX_VERSIONS: usize = 100_000;
@@ -30,24 +30,12 @@ pub(super) fn read(
     about: About,
     dists: &mut Dists<'_>,
 ) -> Result<(), Malformed> {
-    let bounded = Bounded::new(document, limit, Nesting::default());
-    let mut parser = serde_json::Deserializer::from_reader(io::BufReader::new(bounded));
-    let mut refused = None;
-    let read = Document { about, dists, refused: &mut refused }
-        .deserialize(&mut parser)
-        .and_then(|()| parser.end());
-    match (refused, read) {
-        (Some(refused), _) => Err(refused),
-        (None, Ok(())) => Ok(()),
-        (None, Err(error)) if error.is_io() => Err(malformed(error.into())),
-        (None, Err(error)) => Err(Malformed::Shape {
-            expected: match about {
-                About::Package => "packument",
-                About::Version => "document of one version",
-            },
-            found: error.to_string(),
-        }),
-    }
+    let expected = match about {
+        About::Package => "packument",
+        About::Version => "document of one version",
+    };
+    let refusal = &Refusal::default();
+    json::read(document, limit, expected, Document { about, dists, refusal }, refusal)
 }
 
 #[derive(Deserialize)]
@@ -65,8 +53,8 @@ enum Key {
 struct Document<'d, 'a> {
     about: About,
     dists: &'d mut Dists<'a>,
-    /// Why a claim ended the reading: serde's own errors are only texts.
-    refused: &'d mut Option<Malformed>,
+    /// Why a claim ended the reading.
+    refusal: &'d Refusal,
 }
 
 impl<'de> DeserializeSeed<'de> for Document<'_, '_> {
@@ -135,19 +123,8 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
 
 impl Document<'_, '_> {
     fn take<E: de::Error>(&mut self, version: Option<&str>, dist: &Dist) -> Result<(), E> {
-        self.dists.take(version, dist).map_err(|refused| {
-            let error = E::custom(&refused);
-            *self.refused = Some(refused);
-            error
-        })
+        self.dists.take(version, dist).map_err(|reason| self.refusal.error(reason))
     }
-}
-
-fn once<E: de::Error>(seen: &mut bool, name: &'static str) -> Result<(), E> {
-    if std::mem::replace(seen, true) {
-        return Err(E::duplicate_field(name));
-    }
-    Ok(())
 }
 
 /// `versions{}`.
@@ -182,9 +159,7 @@ impl<'de> Visitor<'de> for Versions<'_, '_, '_> {
             }
             if seen.len() == MAX_VERSIONS {
                 let limit = Malformed::Limit { limit: MAX_VERSIONS as u64, unit: "versions" };
-                let error = de::Error::custom(&limit);
-                *self.0.refused = Some(limit);
-                return Err(error);
+                return Err(self.0.refusal.error(limit));
             }
             if seen.contains(&version) {
                 return Err(de::Error::custom("a version stands twice"));
@@ -205,6 +180,7 @@ mod tests {
     use crate::claim::{Claim, ClaimSink, TooMany};
     use crate::keyring::Keyring;
     use crate::target::{Root, Target};
+    use std::io;
 
     const SRI: &str = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
 

@@ -80,11 +80,8 @@ impl Ecosystem for Npm {
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
         if let Some(tarball) = Tarball::at(request.target) {
-            return Recognised::Certain(Resource {
-                kind: Kind::Artifact(Artifact { named: None, topics: vec![tarball.topic()] }),
-                root: tarball.root,
-                variant: Variant::ONLY,
-            });
+            let artifact = Artifact { named: None, topics: vec![tarball.topic()] };
+            return Recognised::Certain(Resource::artifact(artifact, tarball.root));
         }
         let (Some(page), Some(class)) =
             (Page::at(request.target), accept::classify(request.accept))
@@ -97,7 +94,7 @@ impl Ecosystem for Npm {
             Tells::Against => false,
         };
         let resource = Resource { kind: Kind::Index, root: page.root, variant: class };
-        if certain { Recognised::Certain(resource) } else { Recognised::Likely(resource) }
+        Recognised::ours(resource, certain)
     }
 
     /// A document says first of all whose it is.
@@ -116,11 +113,7 @@ impl Ecosystem for Npm {
     }
 
     fn accept(&self, variant: &str) -> &'static str {
-        accept::CLASSES
-            .into_iter()
-            .find(|class| class.name == variant)
-            .unwrap_or(Variant::ONLY)
-            .accept
+        Variant::among(&accept::CLASSES, variant).accept
     }
 
     fn links(&self, at: &Target, kind: &str) -> Option<Links> {

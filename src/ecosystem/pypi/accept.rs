@@ -12,7 +12,7 @@
 //! `text/html`; curl and most libraries `*/*`.
 
 use crate::ecosystem::Variant;
-use crate::ecosystem::ranges::ranges;
+use crate::ecosystem::ranges::weights;
 
 /// The type of a JSON page (PEP 691).
 pub(super) const TYPE_JSON: &str = "application/vnd.pypi.simple.v1+json";
@@ -31,18 +31,16 @@ pub(super) const HTML: Variant =
     Variant { name: "html", accept: "application/vnd.pypi.simple.v1+html, text/html;q=0.01" };
 /// Plain HTML as PEP 503 knew it.
 pub(super) const LEGACY: Variant = Variant { name: "legacy", accept: "text/html" };
-/// No preference: no `Accept` says the same as `*/*` (RFC 9110 §12.5.1).
-pub(super) const ANY: Variant = Variant { name: "any", accept: "*/*" };
 
 /// Every class.
-pub(super) const CLASSES: [Variant; 5] = [JSON, JSON_ONLY, HTML, LEGACY, ANY];
+pub(super) const CLASSES: [Variant; 5] = [JSON, JSON_ONLY, HTML, LEGACY, Variant::ANY];
 
 /// The class of an `Accept` header; `None` if it fits none exactly.
 pub(super) fn classify(accept: &str) -> Option<Variant> {
     if accept.trim().is_empty() {
-        return Some(ANY);
+        return Some(Variant::ANY);
     }
-    let Weights { json, html, text, any } = Weights::read(accept)?;
+    let [json, html, text, any] = weights(accept, [TYPE_JSON, TYPE_HTML, "text/html", "*/*"])?;
     // Towards a server that knows every type the highest weight decides; a tie is the server's choice, and no class.
     let rest = html.max(text).max(any);
     match (json, html, text, any) {
@@ -50,39 +48,8 @@ pub(super) fn classify(accept: &str) -> Option<Variant> {
         (1.., ..) if json > rest => Some(JSON),
         (0, 1.., ..) if html > text.max(any) && text.max(any) > 0 => Some(HTML),
         (0, 0, 1.., 0) => Some(LEGACY),
-        (0, 0, 0, 1..) => Some(ANY),
+        (0, 0, 0, 1..) => Some(Variant::ANY),
         _ => None,
-    }
-}
-
-/// The weight of each type in thousandths; 0 for those that are not named or not wanted.
-struct Weights {
-    json: u16,
-    html: u16,
-    text: u16,
-    any: u16,
-}
-
-impl Weights {
-    /// `None` for a header that names another type, a parameter, or one type twice.
-    fn read(accept: &str) -> Option<Self> {
-        let mut found = [None; 4];
-        for range in ranges(accept) {
-            let (name, weight) = range?;
-            let [json, html, text, any] = &mut found;
-            let place = match name.as_str() {
-                TYPE_JSON => json,
-                TYPE_HTML => html,
-                "text/html" => text,
-                "*/*" => any,
-                _ => return None,
-            };
-            if place.replace(weight).is_some() {
-                return None;
-            }
-        }
-        let [json, html, text, any] = found.map(Option::unwrap_or_default);
-        Some(Self { json, html, text, any })
     }
 }
 

@@ -68,16 +68,8 @@ impl Ecosystem for Pypi {
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
         if let Some(dist) = Dist::at(request.target) {
-            let resource = Resource {
-                kind: Kind::Artifact(dist.artifact()),
-                root: dist.root,
-                variant: Variant::ONLY,
-            };
-            return if dist.certain {
-                Recognised::Certain(resource)
-            } else {
-                Recognised::Likely(resource)
-            };
+            let resource = Resource::artifact(dist.artifact(), dist.root);
+            return Recognised::ours(resource, dist.certain);
         }
         let index = |root, variant| Resource { kind: Kind::Index, root, variant };
         match Page::at(request.target) {
@@ -90,7 +82,7 @@ impl Ecosystem for Pypi {
                 None => Recognised::No,
             },
             None => match accept::classify(request.accept) {
-                Some(class) if class != accept::ANY && may_be_links(request.target.path()) => {
+                Some(class) if class != Variant::ANY && may_be_links(request.target.path()) => {
                     Recognised::Likely(index(Root::directory_of(request.target), class))
                 }
                 _ => Recognised::No,
@@ -99,11 +91,7 @@ impl Ecosystem for Pypi {
     }
 
     fn accept(&self, variant: &str) -> &'static str {
-        accept::CLASSES
-            .into_iter()
-            .find(|class| class.name == variant)
-            .unwrap_or(Variant::ONLY)
-            .accept
+        Variant::among(&accept::CLASSES, variant).accept
     }
 
     fn links(&self, at: &Target, kind: &str) -> Option<places::Links> {

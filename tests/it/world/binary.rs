@@ -3,8 +3,9 @@
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::larder::trust;
@@ -17,7 +18,7 @@ pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_larder");
 pub(crate) struct Daemon {
     pub(crate) address: SocketAddr,
     child: Child,
-    log: Arc<Mutex<Vec<String>>>,
+    log: Log,
 }
 
 impl Daemon {
@@ -45,25 +46,14 @@ impl Daemon {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let errors = BufReader::new(child.stderr.take().unwrap());
-        std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || {
-                for line in errors.lines().map_while(Result::ok) {
-                    log.lock().unwrap().push(line);
-                }
-            }
-        });
+        let log = Log::of(child.stderr.take().unwrap());
         let listening = tokio::time::timeout(PATIENCE, async {
             loop {
-                if let Some(address) =
-                    log.lock().unwrap().iter().find_map(|line| listening_on(line))
-                {
-                    return Some(address);
-                }
-                if child.try_wait().unwrap().is_some() {
-                    return None;
+                // Asked before the lines are looked at: nothing is written after the end.
+                let ended = log.is_whole();
+                let address = log.lines.lock().unwrap().iter().find_map(|line| listening_on(line));
+                if ended || address.is_some() {
+                    return address;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -73,7 +63,7 @@ impl Daemon {
         }
         let _dead = child.kill();
         let _status = child.wait();
-        Err(log.lock().unwrap().join("\n"))
+        Err(log.text())
     }
 
     /// A client that trusts it.
@@ -95,7 +85,7 @@ impl Daemon {
 
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
-        self.log.lock().unwrap().join("\n")
+        self.log.text()
     }
 
     /// Whether it still runs.
@@ -115,11 +105,13 @@ impl Daemon {
         self.ended().await
     }
 
-    /// Waits until it has ended by itself; its exit code.
+    /// Waits until it has ended by itself, and all that it logged is known; its exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, async {
             loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
+                if let Some(status) = self.child.try_wait().unwrap()
+                    && self.log.is_whole()
+                {
                     return status.code();
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -133,6 +125,37 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _already_dead = self.child.kill();
         let _status = self.child.wait();
+    }
+}
+
+/// What a process writes to its standard error. A thread reads it, which may lag behind the process: its end says
+/// nothing of what has been read, only the end of the pipe does.
+struct Log {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
+}
+
+impl Log {
+    fn of(errors: ChildStderr) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let reader = std::thread::spawn({
+            let lines = Arc::clone(&lines);
+            move || {
+                for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                    lines.lock().unwrap().push(line);
+                }
+            }
+        });
+        Self { lines, reader }
+    }
+
+    /// Whether nothing comes any more.
+    fn is_whole(&self) -> bool {
+        self.reader.is_finished()
+    }
+
+    fn text(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
     }
 }
 

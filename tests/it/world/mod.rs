@@ -4,6 +4,7 @@
 pub(crate) mod apk;
 pub(crate) mod apt;
 pub(crate) mod archive;
+pub(crate) mod bench;
 pub(crate) mod binary;
 pub(crate) mod blind;
 pub(crate) mod ca;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use ::larder::config::Config;
 use tempfile::TempDir;
 
+pub(crate) use self::bench::Bench;
 pub(crate) use self::ca::Ca;
 pub(crate) use self::client::{Client, End, Got};
 pub(crate) use self::larder::Proxy;

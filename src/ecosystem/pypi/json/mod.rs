@@ -8,7 +8,7 @@
 mod file;
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::Read;
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -16,7 +16,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqA
 use self::file::File;
 use super::links::Links;
 use crate::ecosystem::Malformed;
-use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
+use crate::ecosystem::json::{self as stream, Refusal, once};
 
 /// Hands every file of `document` to `links`.
 pub(super) fn read(
@@ -24,21 +24,9 @@ pub(super) fn read(
     limit: u64,
     links: &mut Links<'_>,
 ) -> Result<(), Malformed> {
-    let bounded = Bounded::new(document, limit, Nesting::default());
-    let mut parser = serde_json::Deserializer::from_reader(io::BufReader::new(bounded));
-    let mut refused = None;
-    let read = Document { links, refused: &mut refused }
-        .deserialize(&mut parser)
-        .and_then(|()| parser.end());
-    match (refused, read) {
-        (Some(refused), _) => Err(refused),
-        (None, Ok(())) => Ok(()),
-        (None, Err(error)) if error.is_io() => Err(malformed(error.into())),
-        (None, Err(error)) => Err(Malformed::Shape {
-            expected: "PEP 691 or legacy JSON index",
-            found: error.to_string(),
-        }),
-    }
+    let refusal = &Refusal::default();
+    let seed = Document(Files { links, refusal });
+    stream::read(document, limit, "PEP 691 or legacy JSON index", seed, refusal)
 }
 
 #[derive(Deserialize)]
@@ -53,11 +41,7 @@ enum DocumentKey {
 }
 
 /// The whole document.
-struct Document<'d, 'a> {
-    links: &'d mut Links<'a>,
-    /// Why a link ended the reading: serde's own errors are only texts.
-    refused: &'d mut Option<Malformed>,
-}
+struct Document<'d, 'a>(Files<'d, 'a>);
 
 impl<'de> DeserializeSeed<'de> for Document<'_, '_> {
     type Value = ();
@@ -74,10 +58,10 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
         f.write_str("an index")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let (mut meta, mut files, mut urls, mut releases) = (false, false, false, false);
         while let Some(key) = map.next_key()? {
-            let files_of = Files { links: self.links, refused: self.refused };
+            let files_of = self.0.again();
             match key {
                 DocumentKey::Meta => {
                     once(&mut meta, "meta")?;
@@ -111,13 +95,6 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
     }
 }
 
-fn once<E: de::Error>(seen: &mut bool, name: &'static str) -> Result<(), E> {
-    if std::mem::replace(seen, true) {
-        return Err(E::duplicate_field(name));
-    }
-    Ok(())
-}
-
 /// `meta`: only major version 1 is known (PEP 629).
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -138,7 +115,15 @@ fn major_one<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
 /// `files[]`, `urls[]`, and each of `releases{}`.
 struct Files<'d, 'a> {
     links: &'d mut Links<'a>,
-    refused: &'d mut Option<Malformed>,
+    /// Why a link ended the reading.
+    refusal: &'d Refusal,
+}
+
+impl<'a> Files<'_, 'a> {
+    /// The same for one more list.
+    fn again(&mut self) -> Files<'_, 'a> {
+        Files { links: self.links, refusal: self.refusal }
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Files<'_, '_> {
@@ -158,11 +143,7 @@ impl<'de> Visitor<'de> for Files<'_, '_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         while let Some(File { url, said }) = seq.next_element()? {
-            if let Err(refused) = self.links.link(&url, &said) {
-                let error = de::Error::custom(&refused);
-                *self.refused = Some(refused);
-                return Err(error);
-            }
+            self.links.link(&url, &said).map_err(|reason| self.refusal.error(reason))?;
         }
         Ok(())
     }
@@ -186,9 +167,9 @@ impl<'de> Visitor<'de> for Releases<'_, '_> {
         f.write_str("files by version")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         while map.next_key::<IgnoredAny>()?.is_some() {
-            map.next_value_seed(Files { links: self.0.links, refused: self.0.refused })?;
+            map.next_value_seed(self.0.again())?;
         }
         Ok(())
     }
