@@ -317,9 +317,15 @@ pub trait Ecosystem: Sync {
     }
 
     /// The index of which the document at `at` is one form or one version, if it is another URL: all forms share one set of
-    /// claims. An artifact that has one is read as that index.
-    fn index_of(&self, _at: &Target) -> Option<Target> {
-        None
+    /// claims. Several where the URL does not tell which of them it is. An artifact that has one is read as that index.
+    fn indexes_of(&self, _at: &Target) -> Vec<Target> {
+        Vec::new()
+    }
+
+    /// Which of the indexes `among` the document is a form or a version of, by what is in it: the same bytes are of the
+    /// same index whenever they are read. `None` if it is none of them.
+    fn which(&self, _doc: &Document<'_>, among: Vec<Target>) -> Result<Option<Target>, Malformed> {
+        Ok(among.into_iter().next())
     }
 
     /// Whether the documents that the index at `at` names are right only together with it: whoever has read one version of

@@ -50,12 +50,10 @@ impl Pipeline {
         let Some(known) = &task.recognition else {
             return;
         };
-        let other = known.ecosystem.index_of(task.bare());
-        let index = match (task.artifact(), other) {
-            (Some(_), None) => return,
-            (_, other) => other.unwrap_or_else(|| task.bare().clone()),
-        };
-        let index = index.with_variant(task.target.variant());
+        let is_version = !known.ecosystem.indexes_of(task.bare()).is_empty();
+        if task.artifact().is_some() && !is_version {
+            return;
+        }
         // An index whose signature became known, or one that another index names today.
         let risen = task.artifact().is_none() && stored.proof.rank > entry.proof.rank;
         if !risen && !self.is_member(known, task.bare(), reader) {
@@ -63,8 +61,11 @@ impl Pipeline {
         }
         let proven =
             if risen { stored.proof.rank } else { self.proven(known, task.bare(), entry, reader) };
-        let current = self.store.seen_by(reader).current_claims(&index);
-        let read = current.is_some_and(|by| by.document == entry.blob && by.rank >= proven);
+        let seen = self.store.seen_by(reader);
+        let read = indexes(known, task.bare()).into_iter().any(|index| {
+            let current = seen.current_claims(&index);
+            current.is_some_and(|by| by.document == entry.blob && by.rank >= proven)
+        });
         if proven == Rank::None || read {
             return;
         }
@@ -108,27 +109,28 @@ impl Pipeline {
             return;
         }
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
-        let other = ecosystem.index_of(at);
-        let is_version = other.is_some();
-        let index =
-            other.unwrap_or_else(|| at.clone()).with_variant(recognition.resource.variant.name);
+        let indexes = indexes(recognition, at);
         let proven = self.proven(recognition, at, entry, reader);
         if proven == Rank::None && self.is_member(recognition, at, reader) {
             // A version that the newest Release does not name: another's turn, or not yet its own.
             return;
         }
         let changes = self.keys.changes();
-        let known = known
-            && (!ecosystem.depends_on_keys(at)
-                || self.memory.was_read_with(&index, reader, changes));
-        self.memory.note_reading(&index, reader, changes);
+        let with_these_keys = |index| {
+            !ecosystem.depends_on_keys(at) || self.memory.was_read_with(index, reader, changes)
+        };
         // What was read when less was proven of it is read again.
         let as_good = |rank: Rank| proven != Rank::Signed || rank == Rank::Signed;
         let seen = store.seen_by(reader);
-        let current = seen.current_claims(&index);
         let read = known
-            && current.is_some_and(|by| by.document == entry.blob && as_good(by.rank))
-            && seen.confirm_claims(&index, entry.blob, entry.requested_at);
+            && indexes.iter().filter(|index| with_these_keys(index)).any(|index| {
+                let current = seen.current_claims(index);
+                current.is_some_and(|by| by.document == entry.blob && as_good(by.rank))
+                    && seen.confirm_claims(index, entry.blob, entry.requested_at)
+            });
+        for index in &indexes {
+            self.memory.note_reading(index, reader, changes);
+        }
         let Some(blob) = store.blob(entry.blob).filter(|_| !read) else {
             return;
         };
@@ -143,16 +145,22 @@ impl Pipeline {
             open: &open,
             companions: &Shelves { store, since: Time::from_millis(i64::MIN) },
         };
-        let read = seen
-            .begin_claims(&index, entry.blob)
-            .map_err(Malformed::from)
-            .and_then(|batch| self.take_claims(ecosystem, &document, batch, entry, is_version));
-        if let Err(error) = read {
-            tracing::warn!(url = %at, %error, "this index makes no claims");
-            if !matches!(error, Malformed::Forged(_)) {
+        let read = ecosystem.which(&document, indexes).and_then(|index| {
+            let Some(index) = index else {
+                return Ok(());
+            };
+            let read = seen
+                .begin_claims(&index, entry.blob)
+                .map_err(Malformed::from)
+                .and_then(|batch| self.take_claims(ecosystem, &document, batch, entry));
+            if read.as_ref().is_err_and(|error| !matches!(error, Malformed::Forged(_))) {
                 // What it said before still excuses late bytes, and decides no more.
                 seen.retract_claims(&index, now);
             }
+            read
+        });
+        if let Err(error) = read {
+            tracing::warn!(url = %at, %error, "this index makes no claims");
             self.metrics.alarm(Alarm::Malformed);
             let text = format!("makes no claims: {error}");
             store.note_rejection(at, &text, now);
@@ -166,7 +174,6 @@ impl Pipeline {
         document: &Document<'_>,
         mut batch: ClaimBatch,
         entry: &Arc<Entry>,
-        is_version: bool,
     ) -> Result<(), Malformed> {
         let (store, at) = (&self.store, document.at);
         // Two views of an index may well name different files.
@@ -188,6 +195,7 @@ impl Pipeline {
             }
         }
         // One version of many that names nothing leaves what another said; and nobody's word is none.
+        let is_version = !ecosystem.indexes_of(at).is_empty();
         let plain = at.origin().scheme == Scheme::Http;
         if standing.rank == Rank::None && (is_version || plain) {
             return Ok(());
@@ -288,4 +296,14 @@ impl Pipeline {
         expired.proof.stale = true;
         self.write_down(expired);
     }
+}
+
+/// The indexes of one of which the document at `at` is a version; itself, if it is one under its own name.
+fn indexes(recognition: &Recognition, at: &Target) -> Vec<Target> {
+    let mut indexes = recognition.ecosystem.indexes_of(at);
+    if indexes.is_empty() {
+        indexes.push(at.clone());
+    }
+    let variant = recognition.resource.variant.name;
+    indexes.into_iter().map(|index| index.with_variant(variant)).collect()
 }

@@ -264,7 +264,7 @@ impl Pipeline {
         let (Recognised::Certain(resource) | Recognised::Likely(resource)) = found else {
             return None;
         };
-        if resource.kind != Kind::Index && ecosystem.index_of(&bare).is_none() {
+        if resource.kind != Kind::Index && ecosystem.indexes_of(&bare).is_empty() {
             return None;
         }
         let recognition = Recognition { ecosystem, resource, certain: true };

@@ -178,18 +178,21 @@ impl<'a> News<'a> {
         Some(Members { claims, companions: self.named, by_digest, before: self.before, rank, root })
     }
 
-    /// Whether the current version names it too, and builds use that.
+    /// Whether the current version names it too, and builds use that. One that they have only as an earlier version had it
+    /// is listed and no more: nobody could use it since.
     fn is_in_use(&self, member: &Target) -> bool {
         let Some(before) = &self.before else {
             return true;
         };
         let (pipeline, now) = (self.pipeline, self.now);
-        let stored = !pipeline.store.entries(member.key(Partition::Public)).is_empty();
+        let entries = pipeline.store.entries(member.key(Partition::Public));
         pipeline.store.says(before, member).iter().flatten().any(|digest| {
             let named = self.ecosystem.named_by(member, digest);
             let asked = |at: &Target| pipeline.generations.is_asked(at, now);
+            let mut digests = entries.iter().flat_map(|entry| &entry.digests);
             (asked(member) || named.as_ref().is_some_and(asked))
-                && (stored || pipeline.store.public_blob_by_digest(digest).is_some())
+                && (digests.any(|stored| stored == digest)
+                    || pipeline.store.public_blob_by_digest(digest).is_some())
         })
     }
 }

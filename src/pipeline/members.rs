@@ -82,7 +82,7 @@ impl Pipeline {
         let Some(known) = &task.recognition else {
             return;
         };
-        let is_version = known.ecosystem.index_of(task.bare()).is_some();
+        let is_version = !known.ecosystem.indexes_of(task.bare()).is_empty();
         if task.is_index() || is_version {
             self.generations.note_asked(task.bare());
         }

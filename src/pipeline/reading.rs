@@ -71,7 +71,8 @@ impl Pipeline {
     /// Marks the task's index as being read, if other indexes or files depend on what it says.
     pub(super) fn reading_of(&self, task: &Task) -> Option<Reader> {
         let known = task.recognition.as_ref().or(task.likely.as_ref())?;
-        let reads = task.artifact().is_none() || known.ecosystem.index_of(task.bare()).is_some();
+        let reads =
+            task.artifact().is_none() || !known.ecosystem.indexes_of(task.bare()).is_empty();
         if !reads || known.ecosystem.topics(task.bare()).is_empty() {
             return None;
         }

@@ -264,7 +264,7 @@ impl Pipeline {
         let index = task
             .recognition
             .as_ref()
-            .filter(|known| task.is_index() || known.ecosystem.index_of(task.bare()).is_some());
+            .filter(|known| task.is_index() || !known.ecosystem.indexes_of(task.bare()).is_empty());
         if let Some(recognition) = confirmed.as_ref().or(index) {
             let companions = self.chase_beside(task, recognition.ecosystem).await;
             // The same document again says what it said, unless it is read in the light of others.

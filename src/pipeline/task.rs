@@ -237,7 +237,7 @@ impl Task {
 
     /// Indexes must not wait behind artifacts, under whatever name they are asked for.
     pub(super) fn lane(&self) -> Lane {
-        let indexes = |known: &Recognition| known.ecosystem.index_of(&self.bare).is_some();
+        let indexes = |known: &Recognition| !known.ecosystem.indexes_of(&self.bare).is_empty();
         let is_index = self.artifact().is_none() || self.recognition.as_ref().is_some_and(indexes);
         if is_index { Lane::Metadata } else { Lane::Bulk }
     }

@@ -7,6 +7,7 @@
 //! `Signed-By` that changes (`editions.rs`); packages asked for without their indexes (`fresh_lists.rs`); keys that are
 //! added, and rebound (`keys.rs`).
 
+use std::path::Path;
 use std::time::Duration;
 
 use larder::digest::Algorithm;
@@ -43,6 +44,9 @@ const USUAL: Variant = Variant {
 
 const PACKAGES: [&str; 3] = ["gear++", "wheel", "axle"];
 const CONTRIBUTED: &str = "spoke";
+
+/// How many files the one source package has.
+const SOURCES: usize = 2;
 
 /// A larder that trusts `keys`, and an origin over https or http.
 pub(crate) async fn world_and_origin(keys: &[&Key], https: bool) -> (World, Origin) {
@@ -121,15 +125,12 @@ async fn check(variant: &Variant, key: &Key, https: bool) {
         let (world, origin) = world_and_origin(&[key], https).await;
         repository.put(&origin, variant.root);
         let packages = [&PACKAGES[..], &[CONTRIBUTED]].concat();
-        // In a flat archive nothing but their content tells a list of packages from one of sources when both lie under
-        // digests, and larder takes the second for the first's next edition.
-        let sources = !(variant.layout.is_flat() && variant.layout.by_hash);
-        let count = packages.len() + if sources { 2 } else { 0 };
+        let count = packages.len() + SOURCES;
         for turn in ["first", "later", "dead"] {
             let asked = origin.paths().len();
             let apt = Apt::through(&world, &origin, key, variant.line).await;
             let apt = apt.configured(ENGLISH);
-            let came = apt.fetch(&world, &packages, sources).await;
+            let came = apt.fetch(&world, &packages, true).await;
             all_genuine(&came, &repository.files, count);
             let translated = !variant.layout.is_flat();
             assert_eq!(
@@ -276,6 +277,62 @@ async fn archives_of_every_shape_are_proven_and_outlive_their_origin() {
     .await;
 }
 
+/// Nothing in their URLs tells the two lists of a flat archive apart when both lie under their digests. One that changes
+/// leaves the other what it was, and whoever reads both anew takes them for what they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_lists_under_their_digests_in_one_directory_stay_two() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let layout = Layout { head: "", endings: &["", ".gz"], ..Layout::USUAL };
+    let mut states = vec![Repository::new(layout); 3];
+    for (state, list) in states.iter_mut().skip(1).zip(["Sources", "Packages"]) {
+        let more = "\nPackage: more\nVersion: 1\nArchitecture: all\nFormat: 1.0\nBinary: more\n";
+        let longer = [&state.files[list], more.as_bytes()].concat();
+        state.index(list, &longer);
+        state.describe();
+    }
+    for (state, hour) in states.iter_mut().zip(12..) {
+        state.set("Date", &format!("Fri, 20 Nov 2020 {hour}:00:00 UTC"));
+        state.sign(&key);
+    }
+    for https in [true, false] {
+        let (mut world, origin) = world_and_origin(&[&key], https).await;
+        let (mut history, mut minutes) = (Vec::new(), 0);
+        for state in &states {
+            state.put(&origin, "/flat");
+            history.push(state.files.clone());
+            // The second time without the claims that were read, and the third without the ledger.
+            for forgotten in [None, Some("claims"), Some("ledger")] {
+                if let Some(forgotten) = forgotten {
+                    let forget = |data: &Path| {
+                        std::fs::remove_dir_all(data.join("v1").join(forgotten)).unwrap();
+                    };
+                    world.restart(forget).await;
+                }
+                // A clock that starts again is behind the one before.
+                minutes += 1;
+                world.proxy.clock.advance(Duration::from_mins(minutes));
+                let asked = origin.paths().len();
+                let apt = Apt::through(&world, &origin, &key, "ROOT/flat ./").await;
+                let came = apt.fetch(&world, &PACKAGES, true).await;
+                all_genuine(&came, &state.files, PACKAGES.len() + SOURCES);
+                all_proven(&world, &origin, "/flat", &history).await;
+                let again = origin.paths().split_off(asked);
+                // Both forms of each list that is new, and no package twice.
+                let (packages, lists) = match (history.len(), forgotten) {
+                    (1, None) => (PACKAGES.len() + SOURCES, 4),
+                    (_, None) => (0, 2),
+                    (_, Some(_)) => (0, 0),
+                };
+                let fetched = |path: &&String| is_artifact(path);
+                assert_eq!(again.iter().filter(fetched).count(), packages, "{again:?}");
+                let fetched = |path: &&String| path.contains("/by-hash/");
+                assert_eq!(again.iter().filter(fetched).count(), lists, "{again:?}");
+            }
+        }
+    }
+}
+
 /// An archive as `reprepro` keeps it, in `dir`.
 struct Reprepro<'a> {
     dir: tempfile::TempDir,
@@ -411,39 +468,47 @@ async fn a_list_grows_by_patches_that_are_proven() {
 async fn a_name_that_is_uploaded_again_means_what_the_newest_index_says() {
     let dir = tempfile::tempdir().unwrap();
     let key = Key::new(dir.path(), "archive");
-    let mut old = Repository::new(Layout::USUAL);
+    let newer = Layout { endings: &[".zst"], by_hash: false, ..Layout::USUAL };
+    for (layout, name) in [(Layout::USUAL, "usual"), (newer, "zst")] {
+        for (https, was_fetched) in [(true, true), (true, false), (false, true), (false, false)] {
+            let body = Box::pin(uploaded_again(layout, &key, https, was_fetched));
+            row(name, https, body).await;
+        }
+    }
+}
+
+async fn uploaded_again(layout: Layout, key: &Key, https: bool, was_fetched: bool) {
+    let mut old = Repository::new(layout);
     let wheel = old.path("wheel_");
     let again = another_wheel();
     assert_ne!(old.files[&wheel], again);
     let mut packages = Files::new();
     packages.insert("main/wheel_1.0_amd64.deb".into(), again.clone());
-    let mut new = Repository::of(Layout::USUAL, &packages);
+    let mut new = Repository::of(layout, &packages);
     old.set("Date", "Fri, 20 Nov 2020 12:00:00 UTC");
     new.set("Date", "Fri, 20 Nov 2020 13:00:00 UTC");
-    old.sign(&key);
-    new.sign(&key);
-    for (https, was_fetched) in [(true, true), (true, false), (false, true), (false, false)] {
-        let (world, origin) = world_and_origin(&[&key], https).await;
-        old.put(&origin, "/debian");
-        let wanted: &[&str] = if was_fetched { &["wheel"] } else { &["axle"] };
-        let apt = Apt::through(&world, &origin, &key, USUAL.line).await;
-        all_genuine(&apt.fetch(&world, wanted, false).await, &old.files, 1);
-        new.put(&origin, "/debian");
-        world.proxy.clock.advance(Duration::from_mins(1));
-        if !was_fetched {
-            // Nobody has told larder of the new index: it asks before it refuses.
-            let got = world.fetch(&origin.url(&format!("/debian/{wheel}"))).await;
-            assert_eq!(got.body, again, "{}", got.cache_status());
-        }
-        let apt = Apt::through(&world, &origin, &key, USUAL.line).await;
-        let came = apt.fetch(&world, &["wheel"], false).await;
-        all_genuine(&came, &new.files, 1);
-        assert!(came.files.values().all(|bytes| *bytes == again));
-        let entries = listed(&world).await;
-        let url = origin.url(&format!("/debian/{wheel}"));
-        let kept = entries.iter().filter(|entry| entry["url"] == url);
-        let newest = kept.max_by_key(|entry| entry["received_at"].as_i64()).unwrap();
-        assert_eq!(newest["sha256"], hex(Algorithm::Sha256, &again), "{entries:?}");
-        assert_eq!(newest["proof"], "signed");
+    old.sign(key);
+    new.sign(key);
+    let (world, origin) = world_and_origin(&[key], https).await;
+    old.put(&origin, "/debian");
+    let wanted: &[&str] = if was_fetched { &["wheel"] } else { &["axle"] };
+    let apt = Apt::through(&world, &origin, key, USUAL.line).await;
+    all_genuine(&apt.fetch(&world, wanted, false).await, &old.files, 1);
+    new.put(&origin, "/debian");
+    world.proxy.clock.advance(Duration::from_mins(1));
+    if !was_fetched {
+        // Nobody has told larder of the new index: it asks before it refuses.
+        let got = world.fetch(&origin.url(&format!("/debian/{wheel}"))).await;
+        assert_eq!(got.body, again, "{}", got.cache_status());
     }
+    let apt = Apt::through(&world, &origin, key, USUAL.line).await;
+    let came = apt.fetch(&world, &["wheel"], false).await;
+    all_genuine(&came, &new.files, 1);
+    assert!(came.files.values().all(|bytes| *bytes == again));
+    let entries = listed(&world).await;
+    let url = origin.url(&format!("/debian/{wheel}"));
+    let kept = entries.iter().filter(|entry| entry["url"] == url);
+    let newest = kept.max_by_key(|entry| entry["received_at"].as_i64()).unwrap();
+    assert_eq!(newest["sha256"], hex(Algorithm::Sha256, &again), "{entries:?}");
+    assert_eq!(newest["proof"], "signed");
 }

@@ -272,6 +272,77 @@ async fn an_archive_met_while_it_is_published_is_read_until_it_is_of_one_piece()
     }
 }
 
+/// Whoever publishes to an archive of his own asks it a moment later, and wants what he published. Archives list more than
+/// they have: what was never there, and what is there no more, belongs to no version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_generation_of_one_piece_is_given_at_once() {
+    const NEVER: &str = "main/i18n/Translation-en";
+    for https in [true, false] {
+        let (_dir, key, world, origin) = archive(https).await;
+        let origin = &origin;
+        let all = [PACKAGES, OTHER, NEVER];
+        let states = [
+            State::new(&key, 1, false, &all),
+            State::new(&key, 2, false, &all),
+            // One that builds used is not in it any more.
+            State::new(&key, 3, false, &[PACKAGES, NEVER]),
+            State::new(&key, 4, false, &[PACKAGES, NEVER]),
+        ];
+        for state in &states {
+            state.put_release(origin);
+            for (name, _) in state.members.iter().filter(|(name, _)| name != NEVER) {
+                state.put_member(origin, name);
+            }
+            later(&world);
+            for _ in 0..2 {
+                let mut line = Line::new(&world, origin).await;
+                let release = line.get("InRelease").await.unwrap();
+                assert_eq!(release.body, state.release, "{}", release.said);
+                assert!(!release.said.contains("stale"), "{}", release.said);
+                for (name, bytes) in &state.members {
+                    let member = line.get(name).await.unwrap();
+                    let expected =
+                        if name == NEVER { StatusCode::NOT_FOUND } else { StatusCode::OK };
+                    assert_eq!(member.status, expected, "{name}: {}", member.said);
+                    assert!(name == NEVER || member.body == bytes, "{name}: {}", member.said);
+                }
+            }
+        }
+    }
+}
+
+/// What a list names and its archive has no more holds a new version back once: the version that counted all the same had
+/// no such member, and nobody uses it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_gone_for_good_holds_back_once() {
+    for https in [true, false] {
+        let (_dir, key, world, origin) = archive(https).await;
+        let origin = &origin;
+        let states: Vec<State> =
+            (1..=3).map(|number| State::new(&key, number, false, &[PACKAGES, OTHER])).collect();
+        let [one, two, three] = &states[..] else { panic!() };
+        let release = async || {
+            later(&world);
+            let mut line = Line::new(&world, origin).await;
+            let release = line.get("InRelease").await.unwrap();
+            line.get(PACKAGES).await.unwrap();
+            release.body
+        };
+        one.put(origin);
+        assert_eq!(release().await, one.release);
+        Line::new(&world, origin).await.get(OTHER).await.unwrap();
+        origin.put(&format!("{SUITE}/{OTHER}"), Page::status(404));
+        two.put_release(origin);
+        two.put_member(origin, PACKAGES);
+        assert_eq!(release().await, one.release, "the control: a version that is not whole");
+        world.proxy.clock.advance(Duration::from_mins(31));
+        assert_eq!(release().await, two.release);
+        three.put_release(origin);
+        three.put_member(origin, PACKAGES);
+        assert_eq!(release().await, three.release);
+    }
+}
+
 /// nexspence#77: an expired index that was served for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_generation_is_not_held_back_for_ever() {

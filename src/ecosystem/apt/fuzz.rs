@@ -21,6 +21,7 @@ pub fn apt_index(bytes: &[u8]) {
         return;
     };
     let root = Root::at(&at, "/debian".len());
+    let _answer = stanzas::name(bytes);
     let places = Places { bases: vec![root.clone()], topic: Topic::new("apt", "debian") };
     for known in [true, false] {
         let mut out = Within(&root);

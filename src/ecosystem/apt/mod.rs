@@ -9,7 +9,8 @@
 //! what a signed Release says. Without a known signer, TLS vouches for the archive's word, and over plain http nothing does.
 //!
 //! An index is fetched as `Packages.xz`, as `by-hash/SHA256/…` and so on. All of these are one index to its claims:
-//! `Packages` in the same directory. What a file under its own digest is, its content says.
+//! `Packages` in the same directory. Where that may hold `Sources` too, the content of a file under its own digest says
+//! which of the two it is. The Release that lists the digest would say it as well, but only as long as it is the newest.
 //!
 //! Sources: the Debian repository format (wiki), apt-secure(8), apt's `acquire-item.cc`.
 
@@ -89,9 +90,9 @@ impl Ecosystem for Apt {
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed> {
         // A flat archive's index under its digest speaks for the directory of the index.
-        let index = self.index_of(doc.at);
-        let root = shape::dists(doc.at)
-            .unwrap_or_else(|| Root::directory_of(index.as_ref().unwrap_or(doc.at)));
+        let indexes = self.indexes_of(doc.at);
+        let index = indexes.first().unwrap_or(doc.at);
+        let root = shape::dists(doc.at).unwrap_or_else(|| Root::directory_of(index));
         let nothing = Standing { rank: Rank::None, root: root.clone() };
         if doc.head.status != hyper::StatusCode::OK {
             return Ok(nothing);
@@ -116,12 +117,8 @@ impl Ecosystem for Apt {
                 rank
             }
             SIGNATURE => Rank::None,
-            _ if patches::is_list(index.as_ref().unwrap_or(doc.at)) => {
-                of_patches(doc, index.as_ref().unwrap_or(doc.at), out)?
-            }
-            _ if self.index_of(doc.at).is_some() || is_stanzas(doc.at) => {
-                of_stanzas(doc, &root, out)?
-            }
+            _ if patches::is_list(index) => of_patches(doc, index, out)?,
+            _ if !indexes.is_empty() || is_stanzas(doc.at) => of_stanzas(doc, &root, out)?,
             _ => Rank::None,
         };
         Ok(Standing { rank, root })
@@ -153,19 +150,27 @@ impl Ecosystem for Apt {
     }
 
     /// `Packages` or `Sources` in the same directory, or the list of patches.
-    fn index_of(&self, at: &Target) -> Option<Target> {
+    fn indexes_of(&self, at: &Target) -> Vec<Target> {
         if let Some((directory, _)) = shape::by_hash(at.path()) {
-            let file = match directory.rsplit('/').next().unwrap_or_default() {
-                "source" => "Sources",
-                // A list of patches, which Debian's archives have under its digest too.
-                list if list.ends_with(".diff") => "Index",
-                _ => "Packages",
-            };
-            return Target::new(at.origin().clone(), &format!("{directory}/{file}")).ok();
+            let index =
+                |file: &&str| Target::new(at.origin().clone(), &format!("{directory}/{file}")).ok();
+            return shape::indexes_in(directory).iter().filter_map(index).collect();
         }
         let file = at.file_name();
-        let stem = ["Packages.", "Sources."].into_iter().find(|start| file.starts_with(start))?;
-        beside(at, stem.trim_end_matches('.'))
+        let stem = ["Packages.", "Sources."].into_iter().find(|start| file.starts_with(start));
+        stem.and_then(|stem| beside(at, stem.trim_end_matches('.'))).into_iter().collect()
+    }
+
+    fn which(&self, doc: &Document<'_>, among: Vec<Target>) -> Result<Option<Target>, Malformed> {
+        if among.len() < 2 {
+            return Ok(among.into_iter().next());
+        }
+        if rank_of(doc) == Rank::None {
+            return Ok(None);
+        }
+        let index = expand::expand((doc.open)()?).map_err(bounded::malformed)?;
+        let name = stanzas::name(index)?;
+        Ok(among.into_iter().find(|index| Some(&*index.file_name()) == name))
     }
 
     fn renewal(&self, index: &Target, document: &Digest) -> Option<Renewal> {
@@ -173,20 +178,9 @@ impl Ecosystem for Apt {
             return None;
         }
         let named = by_hash_url(&directory(index), document)?;
-        let again = ["", ".xz", ".gz", ".bz2"];
         let file = index.file_name();
-        Some(Renewal {
-            parents: parents(index),
-            named,
-            // Compressed first: few archives have the other.
-            again: again
-                .iter()
-                .cycle()
-                .skip(1)
-                .take(again.len())
-                .filter_map(|end| beside(index, &format!("{file}{end}")))
-                .collect(),
-        })
+        let again = wanted::ENDS.iter().filter_map(|end| beside(index, &format!("{file}{end}")));
+        Some(Renewal { parents: parents(index), named, again: again.collect() })
     }
 }
 

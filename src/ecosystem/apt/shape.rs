@@ -69,6 +69,18 @@ pub(super) fn by_hash(path: &str) -> Option<(&str, Digest)> {
     Some((directory, Digest::from_hex(algorithm, hex)?))
 }
 
+/// The indexes with claims that may lie in a directory of an archive, under their digests: in one of binary packages, in
+/// one of sources, beside patches (Debian's archives have their list under its digest too), and in one that may be a flat
+/// archive's.
+pub(super) fn indexes_in(directory: &str) -> &'static [&'static str] {
+    match directory.rsplit('/').next().unwrap_or_default() {
+        "source" => &["Sources"],
+        list if list.ends_with(".diff") => &["Index"],
+        packages if packages.starts_with("binary-") => &["Packages"],
+        _ => &["Packages", "Sources"],
+    }
+}
+
 /// The root of the archive in whose `dists` or `pool` the target lies.
 pub(super) fn archive_root(at: &Target) -> Option<Root> {
     dists(at).or_else(|| pool(at))

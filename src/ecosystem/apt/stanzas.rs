@@ -36,38 +36,60 @@ pub(super) fn read(
     known: bool,
     out: &mut dyn ClaimSink,
 ) -> Result<bool, Malformed> {
-    let mut lines = BufReader::with_capacity(256 << 10, index);
-    let mut line = Vec::new();
-    let mut stanza = Stanza::default();
+    let mut stanzas = Stanzas::new(index);
     let mut any = false;
     loop {
-        line.clear();
-        let read = lines
-            .by_ref()
-            .take(MAX_LINE + 1)
-            .read_until(b'\n', &mut line)
-            .map_err(bounded::malformed)?;
-        if read as u64 > MAX_LINE {
-            return Err(Malformed::Limit { limit: MAX_LINE, unit: "bytes in a line" });
-        }
-        let text = line.trim_ascii_end();
-        if !text.is_empty() {
-            match stanza.line(text) {
-                Err(Malformed::Shape { .. }) if !known && !any => return Ok(false),
-                read => read?,
-            }
-            continue;
-        }
-        if !stanza.is_empty() {
-            if !stanza.names_files() && !any {
-                return Ok(false);
-            }
-            any = true;
-            stanza.claims(places, out)?;
-            stanza = Stanza::default();
-        }
-        if read == 0 {
+        let stanza = match stanzas.next() {
+            Err(Malformed::Shape { .. }) if !known && !any => return Ok(false),
+            next => next?,
+        };
+        let Some(stanza) = stanza else {
             return Ok(any);
+        };
+        if !any && stanza.index().is_none() {
+            return Ok(false);
+        }
+        any = true;
+        stanza.claims(places, out)?;
+    }
+}
+
+/// What an index is called that has no name, as its first stanza says; `None` if it is another document.
+pub(super) fn name(index: impl Read) -> Result<Option<&'static str>, Malformed> {
+    match Stanzas::new(index).next() {
+        Err(Malformed::Shape { .. }) => Ok(None),
+        first => Ok(first?.and_then(|stanza| stanza.index())),
+    }
+}
+
+/// The stanzas of an index, one after another.
+struct Stanzas<R> {
+    lines: BufReader<R>,
+    line: Vec<u8>,
+}
+
+impl<R: Read> Stanzas<R> {
+    fn new(index: R) -> Self {
+        Self { lines: BufReader::with_capacity(256 << 10, index), line: Vec::new() }
+    }
+
+    fn next(&mut self) -> Result<Option<Stanza>, Malformed> {
+        let mut stanza = Stanza::default();
+        loop {
+            self.line.clear();
+            let mut lines = self.lines.by_ref().take(MAX_LINE + 1);
+            let read = lines.read_until(b'\n', &mut self.line).map_err(bounded::malformed)?;
+            if read as u64 > MAX_LINE {
+                return Err(Malformed::Limit { limit: MAX_LINE, unit: "bytes in a line" });
+            }
+            let text = self.line.trim_ascii_end();
+            if !text.is_empty() {
+                stanza.line(text)?;
+            } else if stanza.begun {
+                return Ok(Some(stanza));
+            } else if read == 0 {
+                return Ok(None);
+            }
         }
     }
 }
@@ -98,12 +120,12 @@ const FIELDS: [(&[u8], u8); 7] = [
 ];
 
 impl Stanza {
-    fn is_empty(&self) -> bool {
-        !self.begun
-    }
-
-    fn names_files(&self) -> bool {
-        self.filename.is_some() || self.directory.is_some() || !self.files.is_empty()
+    /// What the index is called in which it stands, if that names files.
+    fn index(&self) -> Option<&'static str> {
+        if self.filename.is_some() {
+            return Some("Packages");
+        }
+        (self.directory.is_some() || !self.files.is_empty()).then_some("Sources")
     }
 
     fn line(&mut self, line: &[u8]) -> Result<(), Malformed> {
@@ -281,6 +303,18 @@ mod tests {
         );
         assert_eq!(claims("Package: a\nDescription-en: b\n\n").unwrap(), (false, vec![]));
         assert_eq!(claims("").unwrap(), (false, vec![]));
+        for (text, called) in [
+            (&*packages, Some("Packages")),
+            (&*sources, Some("Sources")),
+            (&*flat, Some("Sources")),
+            // The first stanza decides, and an empty line before it is none.
+            (&*format!("\n\n{flat}\n{packages}"), Some("Sources")),
+            ("Package: a\nDescription-en: b\n\n", None),
+            ("bin/a  devel/a\n", None),
+            ("", None),
+        ] {
+            assert_eq!(name(text.as_bytes()).unwrap(), called, "{text}");
+        }
     }
 
     #[test]

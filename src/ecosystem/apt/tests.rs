@@ -45,13 +45,12 @@ impl Shelf for Stored {
     }
 }
 
-/// The rank and what is claimed of a document that no signature proves.
-fn claims(url: &str, proven: Rank, body: &str) -> Result<(Rank, Vec<String>), Malformed> {
+/// What comes of a document that has no companions.
+fn reading<T>(url: &str, proven: Rank, body: &str, read: impl Fn(&Document<'_>) -> T) -> T {
     let at = Target::from_url(url).unwrap();
     let head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
     let body = body.as_bytes().to_vec();
-    let mut out: Vec<Claim> = Vec::new();
-    let document = Document {
+    read(&Document {
         at: &at,
         base: &at,
         head: &head,
@@ -59,10 +58,17 @@ fn claims(url: &str, proven: Rank, body: &str) -> Result<(Rank, Vec<String>), Ma
         now: crate::clock::Time::from_millis(1_795_000_000_000),
         open: &|| Ok(Box::new(io::Cursor::new(body.clone()))),
         companions: &Stored::default(),
-    };
-    let standing = Apt.claims(&document, &Keyring::new(), &mut out)?;
-    let urls = out.iter().map(|claim| claim.target.url()).collect();
-    Ok((standing.rank, urls))
+    })
+}
+
+/// The rank and what is claimed of a document that no signature proves.
+fn claims(url: &str, proven: Rank, body: &str) -> Result<(Rank, Vec<String>), Malformed> {
+    reading(url, proven, body, |document| {
+        let mut out: Vec<Claim> = Vec::new();
+        let standing = Apt.claims(document, &Keyring::new(), &mut out)?;
+        let urls = out.iter().map(|claim| claim.target.url()).collect();
+        Ok((standing.rank, urls))
+    })
 }
 
 fn release(suite: &str, path: &str) -> String {
@@ -124,20 +130,53 @@ fn a_flat_archive_names_files_from_each_directory_above_it() {
 }
 
 #[test]
+fn what_a_file_under_its_digest_is_its_content_says() {
+    let packages = format!("Package: a\nFilename: a_1.deb\nSHA256: {HEX}\n\n");
+    let sources = format!("Package: a\nDirectory: .\nChecksums-Sha256:\n {HEX} 1 a_1.dsc\n\n");
+    let nameless = format!("https://example.org/flat/by-hash/SHA256/{HEX}");
+    let named = format!("https://example.org/debian/dists/s/main/source/by-hash/SHA256/{HEX}");
+    let flat = |file| Some(format!("https://example.org/flat/{file}"));
+    let of_source = Some("https://example.org/debian/dists/s/main/source/Sources".to_owned());
+    for (url, proven, body, index) in [
+        (&nameless, Rank::Signed, &*packages, flat("Packages")),
+        (&nameless, Rank::Indexed, &sources, flat("Sources")),
+        (&nameless, Rank::Signed, "Package: a\nDescription-en: b\n\n", None),
+        (&nameless, Rank::Signed, "bin/a  devel/a\n", None),
+        (&nameless, Rank::Signed, "", None),
+        // Nobody vouches for a digest in a URL: nothing is read.
+        (&nameless.replace("https", "http"), Rank::None, &packages, None),
+        // Where the directory says it, the content does not matter.
+        (&named, Rank::Signed, &packages, of_source),
+    ] {
+        let found = reading(url, proven, body, |doc| {
+            Apt.which(doc, Apt.indexes_of(doc.at)).unwrap().map(|index| index.url())
+        });
+        assert_eq!(found, index, "{url} {body}");
+    }
+    let bomb = format!("Package: {}", "x".repeat(5 << 20));
+    let over = |doc: &Document<'_>| Apt.which(doc, Apt.indexes_of(doc.at)).is_err();
+    assert!(reading(&nameless, Rank::Signed, &bomb, over));
+}
+
+#[test]
 fn all_forms_of_an_index_are_one_to_its_claims() {
     let index = |path: &str| {
         let at = Target::from_url(&format!("https://example.org/d/dists/s/main/{path}")).unwrap();
-        Apt.index_of(&at).map(|index| index.path().to_owned())
+        let indexes = Apt.indexes_of(&at);
+        indexes.iter().map(|index| index.path().to_owned()).collect::<Vec<_>>()
     };
     for (path, of) in [
-        ("binary-amd64/Packages.xz", Some("binary-amd64/Packages")),
-        (&*format!("binary-amd64/by-hash/SHA256/{HEX}"), Some("binary-amd64/Packages")),
-        (&*format!("source/by-hash/SHA256/{HEX}"), Some("source/Sources")),
-        ("source/Sources.gz", Some("source/Sources")),
-        ("binary-amd64/Packages", None),
-        ("i18n/Translation-en.xz", None),
+        ("binary-amd64/Packages.xz", &["binary-amd64/Packages"][..]),
+        (&*format!("binary-amd64/by-hash/SHA256/{HEX}"), &["binary-amd64/Packages"]),
+        (&*format!("source/by-hash/SHA256/{HEX}"), &["source/Sources"]),
+        (&*format!("source/Sources.diff/by-hash/SHA256/{HEX}"), &["source/Sources.diff/Index"]),
+        ("source/Sources.gz", &["source/Sources"]),
+        ("binary-amd64/Packages", &[]),
+        ("i18n/Translation-en.xz", &[]),
+        (&*format!("by-hash/SHA256/{HEX}"), &["Packages", "Sources"]),
     ] {
-        assert_eq!(index(path), of.map(|of| format!("/d/dists/s/main/{of}")), "{path}");
+        let of: Vec<String> = of.iter().map(|of| format!("/d/dists/s/main/{of}")).collect();
+        assert_eq!(index(path), of, "{path}");
     }
     let at = Target::from_url("https://example.org/d/dists/a/b/main/binary-all/Packages").unwrap();
     let urls: Vec<String> = parents(&at).iter().map(|at| at.path().to_owned()).collect();

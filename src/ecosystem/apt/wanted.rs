@@ -17,8 +17,8 @@ use crate::ecosystem::Shelf;
 use crate::keyring::Cleartext;
 use crate::target::{Root, Target};
 
-/// How archives compress their indexes, what is read soonest first.
-const ENDS: [&str; 7] = [".xz", ".gz", ".zst", ".bz2", ".lzma", ".lz4", ""];
+/// How archives compress their indexes, what is read soonest first; few have them without compression.
+pub(super) const ENDS: [&str; 7] = [".xz", ".gz", ".zst", ".bz2", ".lzma", ".lz4", ""];
 
 /// The most suites that are looked into for one file: each is worth a request.
 const MAX_SUITES: usize = 8;

@@ -142,10 +142,9 @@ impl Ecosystem for Oci {
     }
 
     /// A manifest under its digest is an index as well: it names its children and layers.
-    fn index_of(&self, at: &Target) -> Option<Target> {
-        Place::at(at)
-            .filter(|place| matches!(place.what, What::Manifest(_)))
-            .map(|_| at.clone().with_variant(""))
+    fn indexes_of(&self, at: &Target) -> Vec<Target> {
+        let manifest = Place::at(at).filter(|place| matches!(place.what, What::Manifest(_)));
+        manifest.map(|_| at.clone().with_variant("")).into_iter().collect()
     }
 
     fn claims(
