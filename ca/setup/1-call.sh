@@ -8,12 +8,18 @@
 #   update    the system's own tool makes its bundle of roots
 #   commit    or, whatever fails: everything is put back, and the tool runs again
 #
+# A kill in between puts nothing back: /etc/larder/setup.unfinished stays then, and the next run goes by it.
+#
 # Whole files are listed in /etc/larder/setup.manifest; in a file that was there, or that others write into as well,
 # larder's lines stand between two marks. Both are what --remove goes by. POSIX sh, dash, busybox; needs no more than
 # their usual tools.
 # Without names of files for stars: a list of hosts may hold some.
 set -euf
 umask 022
+# Files of others may hold any bytes, and in other locales grep says of such a file only that it is binary.
+their_locale=${LC_ALL:-}
+LC_ALL=C
+export LC_ALL
 
 ca_sha256='@LARDER_CA_SHA256@'
 ca_pem() {
@@ -30,12 +36,17 @@ LARDER_NEXT
 
 state=/etc/larder
 manifest=$state/setup.manifest
-mark="made by larder's setup; sh $state/setup --remove takes it away"
+# What was begun and not ended: what a kill may leave lying about, and that the system's tool has to run.
+journal=$state/setup.unfinished
+# Piped into a shell, the script cannot be found again, and leaves no copy of itself.
+mark="made by larder's setup; setup --remove takes it away (a copy may lie in $state)"
 # Around larder's lines in a file that others write into.
 begin='BEGIN larder setup'
 end='END larder setup'
-# Beside the first of them: the file did not end with a newline, and will not.
+# Beside the first of them: the file did not end with a newline, and will not. The second is for a block that is not the
+# last thing in the file.
 unended='(no newline at the end)'
+unended_below='(no newline at the end of the file)'
 nl='
 '
 
@@ -157,6 +168,8 @@ ask_larder() {
     say "unasked    $address: there is neither curl nor wget here to ask it with"
     return
   fi
+  grep -qe '-----BEGIN CERTIFICATE-----' "$work/asked" ||
+    stop 3 "what answers at $address is no larder; is it the right address and port?"
   grep -qxF "$(needle)" "$work/asked" ||
     stop 3 "$address has another CA than the larder of this script; fetch the script from $address/setup"
 }

@@ -62,6 +62,7 @@ mod scope;
 mod secrets;
 mod service;
 mod setup;
+mod setup_life;
 mod signed;
 mod store;
 mod tags;
