@@ -15,7 +15,7 @@ use crate::world::{Ca, World};
 const CONTAINERFILE: &str = include_str!("../../ca/images/Containerfile");
 
 /// A root that a base image was made of, and what it was before.
-fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
+pub(crate) fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
     let root = Root::new(FAMILIES[family]);
     let before = root.listing();
     root.make_image();
@@ -23,14 +23,18 @@ fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
 }
 
 /// The instruction `ONBUILD RUN`, with these build arguments.
-async fn begin(root: &Root, shell: &[&str], arguments: &[(&str, &str)]) -> Output {
+pub(crate) async fn begin(root: &Root, shell: &[&str], arguments: &[(&str, &str)]) -> Output {
     let mut command = root.step(shell, &["--begin"]);
     command.envs(arguments.iter().copied());
     run(command).await
 }
 
 /// The variables that a step of the build sees.
-async fn seen(root: &Root, shell: &[&str], set: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) async fn seen(
+    root: &Root,
+    shell: &[&str],
+    set: &[(&str, &str)],
+) -> BTreeMap<String, String> {
     let mut command = root.step(shell, &["env"]);
     command.envs(set.iter().copied());
     let output = run(command).await;

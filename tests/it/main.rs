@@ -38,6 +38,7 @@ mod guard;
 mod hit;
 mod identity;
 mod images;
+mod images_rotation;
 mod keys;
 mod kill;
 mod layers;
