@@ -160,9 +160,12 @@ ask_larder() {
     asked=$(curl -sS -f --noproxy '*' --max-time 20 -o "$work/asked" "$address/ca.crt" 2>&1) ||
       stop 3 "no larder answers at $address (${asked%%"$nl"*}); is it the right address, and is larder running?"
   elif command -v wget >/dev/null 2>&1; then
-    # busybox's and GNU's differ in how they are told to go around a proxy.
-    wget -q -T 20 -Y off -O "$work/asked" "$address/ca.crt" 2>/dev/null ||
-      wget -q -T 20 -t 1 --no-proxy -O "$work/asked" "$address/ca.crt" 2>/dev/null ||
+    # busybox's and GNU's differ in how they are told to go around a proxy, and not every busybox knows a limit.
+    case $(wget --help 2>&1 || :) in
+    *BusyBox*-T*) wget -q -T 20 -Y off -O "$work/asked" "$address/ca.crt" ;;
+    *BusyBox*) wget -q -Y off -O "$work/asked" "$address/ca.crt" ;;
+    *) wget -q -T 20 -t 1 --no-proxy -O "$work/asked" "$address/ca.crt" ;;
+    esac 2>/dev/null ||
       stop 3 "no larder answers at $address; is it the right address, and is larder running?"
   else
     say "unasked    $address: there is neither curl nor wget here to ask it with"

@@ -139,8 +139,9 @@ update_debian() {
 # Runs at every end: puts back what was begun and not committed, and leaves no temporary files.
 finish() {
   code=$?
-  trap '' EXIT HUP INT TERM
+  trap '' EXIT HUP INT QUIT PIPE TERM
   whole=yes
+  if [ "$code" = 1 ] && [ $committed = no ]; then why_unforeseen; fi
   if [ $committed = no ] && [ -s "$work/undo" ]; then
     while read -r kind number path; do
       case $kind in
@@ -157,6 +158,16 @@ finish() {
   fi
   rm -rf "$work"
   exit "$code"
+}
+
+# Where the plan is made has to hold all of it.
+why_unforeseen() {
+  if head -c 65536 /dev/zero 2>/dev/null >"$work/probe"; then
+    printf 'larder setup: something unforeseen; everything is as it was\n' >&2
+  else
+    code=4
+    printf 'larder setup: cannot write in %s: it is full; everything is as it was\n' "$temporary" >&2
+  fi
 }
 
 sum() { if [ -f "$1" ]; then cksum <"$1"; fi; }
@@ -223,6 +234,9 @@ main() {
   trap finish EXIT
   trap 'exit 129' HUP
   trap 'exit 130' INT
+  trap 'exit 131' QUIT
+  # Whoever reads what is said may leave: sh setup | head.
+  trap 'exit 141' PIPE
   trap 'exit 143' TERM
   for list in plan paths before undo differs killed; do : >"$work/$list"; done
   if [ -f "$prefix$manifest" ]; then cat "$prefix$manifest" >"$work/before"; fi

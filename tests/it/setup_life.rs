@@ -21,7 +21,7 @@ struct Killer {
 impl Killer {
     fn new(dir: &Path) -> Self {
         use std::os::unix::fs::PermissionsExt as _;
-        let dir = dir.join("killer");
+        let dir = dir.join("wrappers");
         std::fs::create_dir(&dir).unwrap();
         for name in CHANGING {
             let wrapper = dir.join(name);
@@ -52,13 +52,13 @@ impl Killer {
             .env("AFTER_KILLER", path)
             .env("PATH", format!("{}:{path}", self.dir.display()));
         let output = run(command).await;
-        let killed = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
-        assert!(killed || output.status.success(), "{}", text(&output));
-        killed
+        let ended = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
+        assert!(ended || output.status.success(), "{}", text(&output));
+        ended
     }
 }
 
-/// Everything but the temporary directory of a run that was killed while it only planned.
+/// Everything but the temporary directory of a run that was ended while it only planned.
 fn listing(root: &Root) -> BTreeMap<PathBuf, String> {
     let mut all = root.listing();
     all.retain(|path, _| !path.to_string_lossy().contains("/tmp/larder-setup."));
@@ -69,8 +69,8 @@ fn listing(root: &Root) -> BTreeMap<PathBuf, String> {
 async fn a_kill_at_any_moment_is_made_good_by_the_next_run() {
     let world = World::new().await;
     let (script, address) = (script(&world).await, address(&world));
-    let killer = Killer::new(world.dir());
-    let mut killed = 0;
+    let wrappers = Killer::new(world.dir());
+    let mut ended = 0;
     for removing in [false, true] {
         for left in (0..400).step_by(7) {
             let root = Root::new(FAMILIES[0]);
@@ -79,10 +79,10 @@ async fn a_kill_at_any_moment_is_made_good_by_the_next_run() {
             if removing {
                 done(&root.set_up(&["sh"], &script, &[&address]).await);
             }
-            if !killer.run(&root, &script, arguments, left).await {
+            if !wrappers.run(&root, &script, arguments, left).await {
                 break;
             }
-            killed += 1;
+            ended += 1;
             // Either what was begun is done, or it is undone.
             if left % 2 == 0 {
                 done(&root.set_up(&["sh"], &script, &[&address]).await);
@@ -93,7 +93,7 @@ async fn a_kill_at_any_moment_is_made_good_by_the_next_run() {
             assert_eq!(listing(&root), before, "{removing} {left}");
         }
     }
-    assert!(killed > 10, "the control: {killed}");
+    assert!(ended > 10, "the control: {ended}");
 }
 
 /// Java's copy of the roots hears only what Debian's tool tells its hooks. This plays as much of that tool as matters: a link
@@ -287,4 +287,77 @@ async fn another_server_at_the_address_is_called_no_larder() {
     assert!(text(&output).contains("is no larder"), "{}", text(&output));
     assert_eq!(root.listing(), before);
     serving.abort();
+}
+
+/// Debian's busybox has a wget that knows no time limit, and falls over one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_busybox_is_enough_to_ask_with() {
+    let path = std::env::var("PATH").unwrap();
+    let found = |name: &str| {
+        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.exists())
+    };
+    let Some(busybox) = found("busybox") else {
+        return crate::world::tools::skip("busybox is not on this machine");
+    };
+    let (world, other) = (World::new().await, World::new().await);
+    let script = script(&world).await;
+    let only = world.dir().join("only");
+    std::fs::create_dir(&only).unwrap();
+    for name in "awk base64 basename cat chmod cksum cp cut dirname env expr grep head id mkdir mktemp mv rm rmdir sed \
+                 sh sha256sum sort tail timeout tr wc wget"
+        .split_whitespace()
+    {
+        std::os::unix::fs::symlink(&busybox, only.join(name)).unwrap();
+    }
+    for (larder, code) in [(&world, 0), (&other, 3)] {
+        let root = Root::new(FAMILIES[2]);
+        let mut command = Command::new(only.join("sh"));
+        command.arg(&script).arg(address(larder)).arg("--prefix").arg(root.path());
+        root.dress(&mut command);
+        let stubs = root.path().parent().unwrap().join("stubs");
+        let stubs = stubs.to_str().unwrap();
+        // A proxy that does not answer: larder is asked directly.
+        command
+            .env("PATH", format!("{stubs}:{}", only.display()))
+            .env("http_proxy", "http://127.0.0.1:1");
+        let output = run(command).await;
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(!text(&output).contains("unasked"), "{}", text(&output));
+    }
+    // The steps of an image ask in the same way.
+    let (root, _) = crate::images::image(2);
+    let mut command = root.step(&["sh"], &["--begin"]);
+    command.env(
+        "PATH",
+        format!("{}:{}", root.path().parent().unwrap().join("stubs").display(), only.display()),
+    );
+    command.env("LARDER", address(&world));
+    let told = text(&run(command).await);
+    assert!(root.path().join("larder/address").exists(), "{told}");
+}
+
+/// Whoever reads the first lines and goes is no reason to stop half-way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_leaves_nothing_half_done() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    for shell in crate::setup::shells() {
+        let root = Root::new(FAMILIES[0]);
+        let before = root.listing();
+        let mut command = Command::new("sh");
+        let line = format!("{} \"$@\" 2>/dev/null | head -n 1", shell.join(" "));
+        command
+            .args(["-c", &line, "sh"])
+            .arg(&script)
+            .args([&address, "--prefix"])
+            .arg(root.path());
+        root.dress(&mut command);
+        done(&run(command).await);
+        // It may have been through before the reader had gone.
+        if root.listing() != before {
+            assert!(listing(&root) == root.listing(), "a temporary directory is left");
+            done(&root.set_up(&["sh"], &script, &["--remove"]).await);
+        }
+        assert_eq!(root.listing(), before, "{shell:?}");
+    }
 }
