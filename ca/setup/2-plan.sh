@@ -96,7 +96,7 @@ inside() {
 
 # --- the plan ------------------------------------------------------------------------------------------------------------
 
-# Whether an earlier run has written a path, and as what.
+# Whether an earlier run has written a path, and as what; or has made the trust store of these roots.
 was() { grep -qxF "$1 $2" "$work/before"; }
 
 # planned KIND MODE PATH WHY: adds new.$n to the plan.
@@ -225,6 +225,7 @@ plan_manifest() {
 # $mark
 ca $ca_sha256
 address ${address:-none}
+store $store_of
 $({
     grep '^dir ' "$work/before" || :
     while read -r kind mode number path; do

@@ -75,8 +75,8 @@ plan_java() {
 # A Java with roots of its own: they and larder's CA in a PKCS#12 store. It is no secret; the password is the usual one.
 plan_trust_store() {
   store=$state/truststore.p12
-  if was own $store && [ -f "$prefix$store" ] && grep -qxF "ca $ca_sha256" "$work/before" &&
-    ! was own $next_anchor && [ ! -s "$work/next" ]; then
+  store_of=$(cat "$work/pem" "$work/next" "$prefix$cacerts" | cksum)
+  if was own $store && [ -f "$prefix$store" ] && was store "$store_of"; then
     # Another one would differ, because it is salted.
     cp "$prefix$store" "$work/store"
   elif [ -e "$prefix$home/bin/keytool" ]; then
@@ -95,7 +95,7 @@ plan_trust_store() {
   fi
   if [ ! -s "$work/store" ]; then
     say "left       Java in $prefix$home: neither keytool nor openssl 3.2 makes a trust store ($(tail -n 1 "$work/said"))"
-    java=''
+    java='' store_of=''
     return
   fi
   own $store 0644 "Java's roots and larder's CA" <"$work/store"

@@ -225,7 +225,7 @@ remove() {
 main() {
   parse "$@"
   detect
-  n=0 committed=no updated=no begun=no state_made=no changed=no killed=''
+  n=0 committed=no updated=no begun=no state_made=no changed=no killed='' store_of=''
   # Below the prefix, so that programs that run inside can reach it.
   if [ -n "$prefix" ]; then temporary=$prefix/tmp; else temporary=${TMPDIR:-/tmp}; fi
   { [ -d "$temporary" ] && inside /tmp; } || stop 4 "there is no directory $temporary for temporary files"
