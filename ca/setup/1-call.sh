@@ -38,8 +38,7 @@ state=/etc/larder
 manifest=$state/setup.manifest
 # What was begun and not ended: what a kill may leave lying about, and that the system's tool has to run.
 journal=$state/setup.unfinished
-# Piped into a shell, the script cannot be found again, and leaves no copy of itself.
-mark="made by larder's setup; setup --remove takes it away (a copy may lie in $state)"
+mark="made by larder's setup, whose --remove takes it away"
 # Around larder's lines in a file that others write into.
 begin='BEGIN larder setup'
 end='END larder setup'

@@ -255,9 +255,17 @@ main() {
   if [ -n "$old_ca" ] && [ "$old_ca" != "$ca_sha256" ]; then
     say "new CA     instead of $old_ca, which is no longer trusted"
   fi
+  # Piped into a shell, the script cannot be found again, and leaves no copy of itself; an earlier run's stays.
+  copy=''
+  if [ -f "$0" ] && grep -qF "$ca_sha256" "$0"; then
+    copy=$0
+  elif was own $state/setup && [ -f "$prefix$state/setup" ]; then
+    copy=$prefix$state/setup
+  fi
+  if [ -n "$copy" ]; then mark="made by larder's setup; sh $state/setup --remove takes it away"; fi
   plan_ca
   [ $ca_only = yes ] || plan_settings
-  plan_script
+  if [ -n "$copy" ]; then own $state/setup 0755 'this script, for --remove' <"$copy"; fi
   plan_drops
   plan_manifest
   change
@@ -269,16 +277,6 @@ main() {
     say "done       undo it with: sh $state/setup --remove"
   else
     say 'done       undo it with this script and --remove; it could not leave a copy of itself'
-  fi
-}
-
-# Itself, for --remove. Piped into a shell, it cannot be found again; then an earlier run's copy stays, which goes by the
-# same list.
-plan_script() {
-  if [ -f "$0" ] && grep -qF "$ca_sha256" "$0"; then
-    own $state/setup 0755 'this script, for --remove' <"$0"
-  elif was own $state/setup && [ -f "$prefix$state/setup" ]; then
-    own $state/setup 0755 'a script for --remove' <"$prefix$state/setup"
   fi
 }
 
