@@ -8,12 +8,18 @@
 #   update    the system's own tool makes its bundle of roots
 #   commit    or, whatever fails: everything is put back, and the tool runs again
 #
+# A kill in between puts nothing back: /etc/larder/setup.unfinished stays then, and the next run goes by it.
+#
 # Whole files are listed in /etc/larder/setup.manifest; in a file that was there, or that others write into as well,
 # larder's lines stand between two marks. Both are what --remove goes by. POSIX sh, dash, busybox; needs no more than
 # their usual tools.
 # Without names of files for stars: a list of hosts may hold some.
 set -euf
 umask 022
+# Files of others may hold any bytes, and in other locales grep says of such a file only that it is binary.
+their_locale=${LC_ALL:-}
+LC_ALL=C
+export LC_ALL
 
 ca_sha256='@LARDER_CA_SHA256@'
 ca_pem() {
@@ -30,12 +36,16 @@ LARDER_NEXT
 
 state=/etc/larder
 manifest=$state/setup.manifest
-mark="made by larder's setup; sh $state/setup --remove takes it away"
+# What was begun and not ended: what a kill may leave lying about, and that the system's tool has to run.
+journal=$state/setup.unfinished
+mark="made by larder's setup, whose --remove takes it away"
 # Around larder's lines in a file that others write into.
 begin='BEGIN larder setup'
 end='END larder setup'
-# Beside the first of them: the file did not end with a newline, and will not.
+# Beside the first of them: the file did not end with a newline, and will not. The second is for a block that is not the
+# last thing in the file.
 unended='(no newline at the end)'
+unended_below='(no newline at the end of the file)'
 nl='
 '
 
@@ -149,14 +159,19 @@ ask_larder() {
     asked=$(curl -sS -f --noproxy '*' --max-time 20 -o "$work/asked" "$address/ca.crt" 2>&1) ||
       stop 3 "no larder answers at $address (${asked%%"$nl"*}); is it the right address, and is larder running?"
   elif command -v wget >/dev/null 2>&1; then
-    # busybox's and GNU's differ in how they are told to go around a proxy.
-    wget -q -T 20 -Y off -O "$work/asked" "$address/ca.crt" 2>/dev/null ||
-      wget -q -T 20 -t 1 --no-proxy -O "$work/asked" "$address/ca.crt" 2>/dev/null ||
+    # busybox's and GNU's differ in how they are told to go around a proxy, and not every busybox knows a limit.
+    case $(wget --help 2>&1 || :) in
+    *BusyBox*-T*) wget -q -T 20 -Y off -O "$work/asked" "$address/ca.crt" ;;
+    *BusyBox*) wget -q -Y off -O "$work/asked" "$address/ca.crt" ;;
+    *) wget -q -T 20 -t 1 --no-proxy -O "$work/asked" "$address/ca.crt" ;;
+    esac 2>/dev/null ||
       stop 3 "no larder answers at $address; is it the right address, and is larder running?"
   else
     say "unasked    $address: there is neither curl nor wget here to ask it with"
     return
   fi
+  grep -qe '-----BEGIN CERTIFICATE-----' "$work/asked" ||
+    stop 3 "what answers at $address is no larder; is it the right address and port?"
   grep -qxF "$(needle)" "$work/asked" ||
     stop 3 "$address has another CA than the larder of this script; fetch the script from $address/setup"
 }

@@ -60,11 +60,25 @@ has() {
   return 1
 }
 
-run() { if [ -n "$prefix" ]; then chroot "$prefix" "$@"; else "$@"; fi; }
+# In the caller's locale: names of certificates may not be ASCII.
+run() (
+  if [ -n "$their_locale" ]; then LC_ALL=$their_locale; else unset LC_ALL; fi
+  if [ -n "$prefix" ]; then chroot "$prefix" "$@"; else "$@"; fi
+)
 
 # The last value of a name in lines like NAME="value".
 value_in() {
   sed -n "s/^[[:space:]]*\(export[[:space:]]\{1,\}\)\{0,1\}$2=//p" "$1" | tail -n 1 | sed "s/[\"']//g"
+}
+
+# A list of hosts, each once.
+merged() {
+  merged=''
+  for host_in_list in $(say "$1" | tr ',' ' '); do
+    case ,$merged, in *",$host_in_list,"*) continue ;; esac
+    merged=${merged:+$merged,}$host_in_list
+  done
+  say "$merged"
 }
 
 # Whether a path stays within the root it belongs to: a link in an image may lead into the machine that sets it up.
@@ -82,7 +96,7 @@ inside() {
 
 # --- the plan ------------------------------------------------------------------------------------------------------------
 
-# Whether an earlier run has written a path, and as what.
+# Whether an earlier run has written a path, and as what; or has made the trust store of these roots.
 was() { grep -qxF "$1 $2" "$work/before"; }
 
 # planned KIND MODE PATH WHY: adds new.$n to the plan.
@@ -123,21 +137,41 @@ edit() {
   kind=made
   if [ -f "$prefix$1" ]; then
     was made "$1" || kind=edit
-    without_block "$prefix$1" >"$work/base"
+    base_of "$1"
   fi
   if [ -n "${5:-}" ] && grep -Eq "^[[:space:]]*($5)[[:space:]]*[=:]" "$work/base"; then
     say "left       $prefix$1: it says itself what larder's lines would"
     return
   fi
-  with_block "$2" "$3" >"$work/new.$n"
+  with_block "$2" "$(section_line "$1" "$3")" "$3" >"$work/new.$n"
   planned $kind - "$1" "$4"
+}
+
+# Puts a file, as it is without larder, into $work/base.
+base_of() {
+  : >"$work/base"
+  if [ -f "$prefix$1" ]; then without_block "$prefix$1" >"$work/base"; fi
+}
+
+# The number of the line in base at which SECTION of FILE begins. Only TOML lets blanks and quotes stand within brackets.
+section_line() {
+  [ -n "$2" ] || return 0
+  gap=''
+  case $1 in */config | *.toml) gap="[[:space:]\"']*" ;; esac
+  grep -n "^[[:space:]]*\[$gap$2$gap\]" "$work/base" | sed -n '1s/:.*//p'
 }
 
 # A file without larder's block, byte for byte as it was before.
 without_block() {
   [ "$(grep -c "$begin" "$1")" = "$(grep -c "$end" "$1")" ] ||
     stop 5 "$1: one of the two marks around larder's lines is missing; put that right by hand"
+  ended=yes
+  if grep -qF "$begin $unended_below" "$1"; then ended=no; fi
   if grep -qF "$begin $unended" "$1"; then
+    # What others have written behind the block since ends as they ended it.
+    case $(tail -n 1 "$1") in *"$end") ended=no ;; esac
+  fi
+  if [ $ended = no ]; then
     # Command substitution takes newlines from the end.
     printf '%s' "$(sed "/$begin/,/$end/d" "$1")"
   else
@@ -145,17 +179,17 @@ without_block() {
   fi
 }
 
-# The file without the block (base) with it: below the section's line, or at the end.
+# with_block SIGN LINE SECTION: the file without the block (base) with it, below the section's line, or at the end.
 with_block() {
-  note='' at=''
+  note='' at=$2
   if [ -s "$work/base" ] && [ "$(tail -c 1 "$work/base" | wc -l)" -eq 0 ]; then
     note=" $unended"
+    if [ -n "$at" ]; then note=" $unended_below"; fi
     echo >>"$work/base"
   fi
-  if [ -n "$2" ]; then at=$(grep -n "^\[$2\]" "$work/base" | sed -n '1s/:.*//p'); fi
   {
     printf '%s %s%s\n' "$1" "$begin" "$note"
-    if [ -n "$2" ] && [ -z "$at" ]; then say "[$2]"; fi
+    if [ -n "$3" ] && [ -z "$at" ]; then say "[$3]"; fi
     cat "$work/lines"
     printf '%s %s\n' "$1" "$end"
   } >"$work/block"
@@ -191,6 +225,7 @@ plan_manifest() {
 # $mark
 ca $ca_sha256
 address ${address:-none}
+store $store_of
 $({
     grep '^dir ' "$work/before" || :
     while read -r kind mode number path; do

@@ -22,17 +22,14 @@ plan_ca() {
 
 # The hosts that go around larder. Not every client knows ranges: those are left out of what is only for such clients.
 plan_around() {
-  around='' single=''
   all=localhost,127.0.0.1,::1,169.254.169.254,metadata.google.internal,$bare,$given
   if [ $cluster = yes ]; then
     all=$all,.svc,.cluster.local,kubernetes.default.svc,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16
   fi
-  : >"$work/base"
-  if [ -f "$prefix/etc/environment" ]; then without_block "$prefix/etc/environment" >"$work/base"; fi
-  all=$(value_in "$work/base" NO_PROXY),$(value_in "$work/base" no_proxy),$all
-  for item in $(say "$all" | tr ',' ' '); do
-    case ,$around, in *",$item,"*) continue ;; esac
-    around=${around:+$around,}$item
+  base_of /etc/environment
+  around=$(merged "$(value_in "$work/base" NO_PROXY),$(value_in "$work/base" no_proxy),$all")
+  single=''
+  for item in $(say "$around" | tr ',' ' '); do
     case $item in */*) ;; *) single=${single:+$single,}$item ;; esac
   done
 }
@@ -78,8 +75,8 @@ plan_java() {
 # A Java with roots of its own: they and larder's CA in a PKCS#12 store. It is no secret; the password is the usual one.
 plan_trust_store() {
   store=$state/truststore.p12
-  if was own $store && [ -f "$prefix$store" ] && grep -qxF "ca $ca_sha256" "$work/before" &&
-    ! was own $next_anchor && [ ! -s "$work/next" ]; then
+  store_of=$(cat "$work/pem" "$work/next" "$prefix$cacerts" | cksum)
+  if was own $store && [ -f "$prefix$store" ] && was store "$store_of"; then
     # Another one would differ, because it is salted.
     cp "$prefix$store" "$work/store"
   elif [ -e "$prefix$home/bin/keytool" ]; then
@@ -98,7 +95,7 @@ plan_trust_store() {
   fi
   if [ ! -s "$work/store" ]; then
     say "left       Java in $prefix$home: neither keytool nor openssl 3.2 makes a trust store ($(tail -n 1 "$work/said"))"
-    java=''
+    java='' store_of=''
     return
   fi
   own $store 0644 "Java's roots and larder's CA" <"$work/store"
@@ -170,7 +167,8 @@ plan_tools() {
       say "Acquire::http::Proxy \"$address/\";"
       say "Acquire::https::Proxy \"$address/\";"
       for item in $(say "$single" | tr ',' ' '); do
-        case $item in .* | *[*:]*) continue ;; esac
+        # It becomes a name in apt's own language.
+        case $item in .* | *[!A-Za-z0-9._-]*) continue ;; esac
         say "Acquire::http::Proxy::$item \"DIRECT\";"
         say "Acquire::https::Proxy::$item \"DIRECT\";"
       done
@@ -190,10 +188,13 @@ TOOL
   # npm's global settings lie below its own prefix; some distributions moved them to /etc.
   for npm in /usr/local:/usr/local/etc/npmrc /usr:/usr/etc/npmrc /usr:/etc/npmrc; do
     if [ -e "$prefix${npm%%:*}/bin/npm" ] || [ -L "$prefix${npm%%:*}/bin/npm" ]; then
+      # The last of two counts, so that it has to hold what the first said.
+      base_of "${npm#*:}"
+      own_list=$(sed -n 's/^[[:space:]]*noproxy[[:space:]]*=//p' "$work/base" | tail -n 1)
       edit "${npm#*:}" ';' '' "npm's proxy and roots" 'proxy|https-proxy|cafile' <<TOOL
 proxy=$address
 https-proxy=$address
-noproxy=$single
+noproxy=$(merged "$own_list,$single")
 cafile=$bundle
 TOOL
     fi
@@ -204,7 +205,11 @@ TOOL
   for cargo in "${CARGO_HOME:-/usr/local/cargo}" "${home:+$home/.cargo}"; do
     [ -n "$cargo" ] || continue
     if [ -d "$prefix$cargo" ]; then
-      edit "$cargo/config.toml" '#' http "cargo's proxy and roots" 'proxy|cainfo|http\.proxy|http\.cainfo' <<TOOL
+      config=$cargo/config.toml
+      # Where both are there, cargo reads the one with the older name.
+      if [ -f "$prefix$cargo/config" ] && [ ! -L "$prefix$cargo/config" ]; then config=$cargo/config; fi
+      # A table that is written on one line, or with dots, cannot be gone on with below a header of its own.
+      edit "$config" '#' http "cargo's proxy and roots" "proxy|cainfo|[\"']?http[\"']?[[:space:]]*([.][^=]*)?" <<TOOL
 proxy = "$address"
 cainfo = "$bundle"
 TOOL
@@ -235,11 +240,13 @@ proxy=$address
 TOOL
   fi
   if [ -f "$prefix/etc/sysconfig/proxy" ] && [ $family = suse ]; then
+    base_of /etc/sysconfig/proxy
+    own_list=$(value_in "$work/base" NO_PROXY)
     edit /etc/sysconfig/proxy '#' '' "zypper's proxy" <<TOOL
 PROXY_ENABLED="yes"
 HTTP_PROXY="$address"
 HTTPS_PROXY="$address"
-NO_PROXY="$single"
+NO_PROXY="$(merged "$own_list,$single")"
 TOOL
   fi
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `/` | what this is and how it is used, as `406 Usage Information`; HTML for browsers |
 //! | `/setup` | the script that sets a client up |
-//! | `/ca.crt` | the CA's certificate, PEM |
+//! | `/ca.crt` | the CA's certificate, PEM; while one CA follows another both, the one that mints first |
 //! | `/-/health` | 200 while the process answers |
 //! | `/-/ready` | 200 while it takes requests, 503 before and while it drains |
 //! | `/-/probe/TOKEN` | what arrived under a probe's name, which only its doctor knows; JSON |
@@ -71,7 +71,11 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
         // As text, so that a browser shows what somebody is about to run.
         "/setup" => text(StatusCode::OK, Script::of(running).text),
         "/ca.crt" => {
-            let mut certificate = answer(StatusCode::OK, PEM, running.authority.ca_pem());
+            let mut anchors = running.authority.all();
+            // Who trusts only one of two has to know which is in use: it comes first.
+            anchors.sort_by_key(|anchor| !anchor.mints);
+            let pem: String = anchors.into_iter().map(|anchor| anchor.pem).collect();
+            let mut certificate = answer(StatusCode::OK, PEM, pem);
             let name = HeaderValue::from_static("attachment; filename=\"larder-ca.crt\"");
             certificate.headers_mut().insert(header::CONTENT_DISPOSITION, name);
             certificate

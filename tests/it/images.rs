@@ -15,7 +15,7 @@ use crate::world::{Ca, World};
 const CONTAINERFILE: &str = include_str!("../../ca/images/Containerfile");
 
 /// A root that a base image was made of, and what it was before.
-fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
+pub(crate) fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
     let root = Root::new(FAMILIES[family]);
     let before = root.listing();
     root.make_image();
@@ -23,14 +23,18 @@ fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
 }
 
 /// The instruction `ONBUILD RUN`, with these build arguments.
-async fn begin(root: &Root, shell: &[&str], arguments: &[(&str, &str)]) -> Output {
+pub(crate) async fn begin(root: &Root, shell: &[&str], arguments: &[(&str, &str)]) -> Output {
     let mut command = root.step(shell, &["--begin"]);
     command.envs(arguments.iter().copied());
     run(command).await
 }
 
 /// The variables that a step of the build sees.
-async fn seen(root: &Root, shell: &[&str], set: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) async fn seen(
+    root: &Root,
+    shell: &[&str],
+    set: &[(&str, &str)],
+) -> BTreeMap<String, String> {
     let mut command = root.step(shell, &["env"]);
     command.envs(set.iter().copied());
     let output = run(command).await;
@@ -185,6 +189,27 @@ async fn a_larder_with_another_ca_than_was_asked_for_is_refused() {
     assert_eq!(begin(&root, &["sh"], &[("LARDER", &address)]).await.status.code(), Some(0));
 }
 
+/// He may neither write into the image nor read the secret, which is root's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_image_with_a_user_of_its_own_is_built_without_a_larder() {
+    let world = World::new().await;
+    let (root, _) = image(0);
+    root.put("secret", "");
+    let untouched = root.listing();
+    let dir = tempfile::tempdir().unwrap();
+    let id = fake(dir.path(), "id");
+    std::fs::write(&id, "#!/bin/sh\necho 1000\n").unwrap();
+    let mut command = root.step(&["sh"], &["--begin"]);
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", dir.path().display())).env("LARDER", address(&world));
+    let told = run(command).await;
+    assert_eq!(told.status.code(), Some(0), "{}", text(&told));
+    assert!(text(&told).contains("the build goes on without"), "{}", text(&told));
+    assert_eq!(root.listing(), untouched);
+    let told = begin(&root, &["sh"], &[("LARDER", &address(&world))]).await;
+    assert_eq!(told.status.code(), Some(3), "the control: {}", text(&told));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_is_none_stops_the_build_with_one_line() {
     let (root, _) = image(0);
@@ -299,17 +324,29 @@ async fn the_base_images_are_built_by_whatever_builder_there_is() {
         );
         assert!(told.contains("BASE=alpine:") && told.contains("-t larder/golang:"), "{told}");
         let all = text(&run(run_it(&[])).await);
-        assert_eq!(all.matches("BASE=").count(), 8, "{all}");
+        assert_eq!(all.matches(" -f - -t larder/").count(), 8, "{all}");
+        // What is left out for the older builder is the mount, and nothing else.
+        let mut without = run_it(&["debian"]);
+        without.env("SECRETS", "no");
+        let recipes = [text(&run(run_it(&["debian"])).await), text(&run(without).await)];
+        assert!(recipes[0].contains("ONBUILD RUN --mount="), "{}", recipes[0]);
+        let expected =
+            recipes[0].replace(" --mount=type=secret,id=larder,target=/run/larder.pem", "");
+        assert_eq!(recipes[1], expected);
         assert_eq!(run(run_it(&["gentoo"])).await.status.code(), Some(2));
         assert_eq!(run(run_it(&["--base", "x"])).await.status.code(), Some(2));
     }
 }
 
-/// A program called `name` that prints its arguments.
+/// A program called `name` that prints its arguments, and the recipe that it is given.
 fn fake(directory: &Path, name: &str) -> std::path::PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
     let path = directory.join(name);
-    std::fs::write(&path, "#!/bin/sh\nprintf '%s ' \"$@\"\necho\n").unwrap();
+    std::fs::write(
+        &path,
+        "#!/bin/sh\nprintf '%s ' \"$@\"\necho\ncase \" $* \" in *' -f - '*) cat ;; esac\n",
+    )
+    .unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     path
 }

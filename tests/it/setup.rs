@@ -28,18 +28,18 @@ pub(crate) fn shells() -> Vec<&'static [&'static str]> {
 type Plant = fn(&Root);
 
 /// The script of the world's larder, as a file.
-async fn script(world: &World) -> PathBuf {
+pub(crate) async fn script(world: &World) -> PathBuf {
     let file = world.dir().join("setup");
     std::fs::write(&file, world.proxy.own("/setup").await).unwrap();
     file
 }
 
-fn address(world: &World) -> String {
+pub(crate) fn address(world: &World) -> String {
     format!("http://{}", world.proxy.address)
 }
 
 #[track_caller]
-fn done(output: &Output) -> String {
+pub(crate) fn done(output: &Output) -> String {
     assert_eq!(output.status.code(), Some(0), "{}", text(output));
     text(output)
 }

@@ -80,9 +80,9 @@ impl Format {
             self.check(name, value)?;
         }
         // Builders and runners take a path apart at these; there is no escape.
-        if self.is_for_containers() && printed.directory.contains([':', ',']) {
+        if self.is_for_containers() && printed.directory.contains([':', ',', '"']) {
             bail!(
-                "no container can be given {}, because of its colon or comma; name another --directory",
+                "no container can be given {}, because of its colon, comma or quote; name another --directory",
                 printed.directory
             );
         }

@@ -153,7 +153,9 @@ fn values_that_a_reader_would_misread_are_refused_with_their_name() {
 #[test]
 fn a_directory_that_cannot_be_mounted_is_refused() {
     let variables = of(["/b", "p", "n", "1"]);
-    for (directory, right) in [("/etc/larder", true), ("/a:b", false), ("/a,b", false)] {
+    for (directory, right) in
+        [("/etc/larder", true), ("/a:b", false), ("/a,b", false), ("/a\"b", false)]
+    {
         for format in [Format::DockerArgs, Format::DockerRunArgs, Format::Gitlab] {
             let printed = Printed { proxy: "", machine: None, directory, variables: &variables };
             assert_eq!(format.render(&printed).is_ok(), right, "{format:?} {directory}");

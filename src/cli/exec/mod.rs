@@ -126,6 +126,7 @@ impl Exec {
             // As for the summary below.
             let _written = writeln!(io::stderr(), "larder: {note}");
         }
+        let variables = if fitted.keeps_environment { vec![] } else { variables };
         let ended = child::run(&fitted.command, &variables, &mut signals).await?;
         let counted = used.totals().await.map(|now| now.since(&before));
         let shared = matches!(used, Used::Found { .. });
@@ -151,7 +152,7 @@ impl Exec {
 fn fit(
     command: Vec<OsString>,
     listening: &[SocketAddr],
-    variables: &[(&str, String)],
+    variables: &[(&'static str, String)],
     environment: &Environment,
 ) -> Fitted {
     let value = |wanted: &str| {
@@ -162,9 +163,14 @@ fn fit(
         machine: containers::own_address(),
         bundle: value("SSL_CERT_FILE"),
         no_proxy: value("NO_PROXY"),
-        without_buildkit: environment.get("DOCKER_BUILDKIT") == Some("0"),
+        variables,
+        environment,
     };
-    build::fitted(&command, &offer).unwrap_or(Fitted { command, note: None })
+    build::fitted(&command, &offer).unwrap_or(Fitted {
+        command,
+        note: None,
+        keeps_environment: false,
+    })
 }
 
 /// Uses the larder that serves from the data directory, or becomes it.

@@ -114,6 +114,9 @@ const WITH_VALUE: &[&str] = &[
     "--volumepath",
 ];
 
+/// The option that gives a build an argument, in all of them.
+pub(super) const BUILD_ARGUMENT: &str = "--build-arg";
+
 /// A Containerfile that is longer is not read: larder only looks for one word in it.
 const MAX_CONTAINERFILE: u64 = 1 << 20;
 
@@ -145,6 +148,12 @@ impl<'a> Call<'a> {
         self.words.iter().any(|word| word.split('=').next() == Some(option))
     }
 
+    /// The names of the build arguments that the user gives, with or without a value.
+    pub(super) fn build_arguments(&self) -> Vec<&'a str> {
+        let given = self.values(&[BUILD_ARGUMENT]).into_iter();
+        given.map(|argument| argument.split_once('=').map_or(argument, |(name, _)| name)).collect()
+    }
+
     /// Whether the user gives a secret of that name.
     pub(super) fn gives_secret(&self) -> bool {
         let values = self.values(&["--secret"]);
@@ -170,19 +179,20 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The files that are named; or those of the contexts. Which word is the context only the builder knows: every
-    /// directory may be.
+    /// The files that are named, from here or (Buildah) from the context; or those of the contexts. Which word is the context
+    /// only the builder knows: every directory may be.
     fn containerfiles(&self) -> Vec<PathBuf> {
-        let named: Vec<_> = self.values(&["--file", "-f"]).iter().map(PathBuf::from).collect();
-        if !named.is_empty() {
-            return named;
+        let mut files = self.values(&["--file", "-f"]);
+        // The short option may have its value in the same word.
+        let joined = |word: &&'a str| word.strip_prefix("-f").filter(|rest| !rest.is_empty());
+        files.extend(self.words.iter().filter_map(joined));
+        if files.is_empty() {
+            files.extend(["Containerfile", "Dockerfile"]);
         }
         let directories = self.words.iter().filter(|word| Path::new(word).is_dir()).copied();
         directories
             .chain(["."])
-            .flat_map(|directory| {
-                ["Containerfile", "Dockerfile"].map(|file| Path::new(directory).join(file))
-            })
+            .flat_map(|directory| files.iter().map(move |file| Path::new(directory).join(file)))
             .collect()
     }
 

@@ -9,6 +9,10 @@
 //!              the roots as the secret `larder`
 //! ```
 //!
+//! An argument without a value (`--build-arg HTTPS_PROXY`, `args: [HTTPS_PROXY]`) takes it from the builder's environment, and
+//! larder's address there is neither reached nor trusted by steps. Docker's commands download nothing themselves, so that they keep
+//! the caller's environment; Buildah and Podman pull images, and such an argument of theirs is given the caller's value.
+//!
 //! No builder mounts roots into steps that do not ask for them: a volume would leave its mount point in the image, and over the
 //! system's bundle it would break the step that renews it. So https is only sent through larder where a Containerfile mounts the
 //! secret, and by the base images, which know larder's CA; all other downloads over https go around larder, as they would
@@ -24,6 +28,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use self::call::{Builder, Call, Network};
 use crate::cli::clients::{self, containers};
+use crate::config::environment::Environment;
 
 /// The larder that a build is to use.
 #[derive(Clone, Debug)]
@@ -36,8 +41,10 @@ pub(super) struct Offer<'a> {
     pub(super) bundle: &'a str,
     /// The hosts that go around a proxy.
     pub(super) no_proxy: &'a str,
-    /// Whether Docker's older builder was asked for (`DOCKER_BUILDKIT=0`), which knows no secrets.
-    pub(super) without_buildkit: bool,
+    /// What the builder is started with beside the caller's environment.
+    pub(super) variables: &'a [(&'static str, String)],
+    /// The caller's.
+    pub(super) environment: &'a Environment,
 }
 
 /// A build's command line with what larder added, and what the user is to know of it.
@@ -45,6 +52,8 @@ pub(super) struct Offer<'a> {
 pub(super) struct Fitted {
     pub(super) command: Vec<OsString>,
     pub(super) note: Option<&'static str>,
+    /// Whether the command's environment is the caller's, without larder's variables.
+    pub(super) keeps_environment: bool,
 }
 
 const UNREACHED: &str = "the build's network does not reach a larder on loopback: its steps go around larder. Let one listen \
@@ -53,6 +62,8 @@ const HTTP_ONLY: &str = "https downloads of this build's steps go around larder,
                          the Containerfile mounts the secret `larder`";
 const NO_SECRETS: &str = "this builder is given no secret: https downloads of its steps go around larder, except on a base image \
                           of ca/images";
+const OLDER_BUILDER: &str = "Docker's older builder knows no secrets: https downloads of its steps go around larder, except on a base \
+                             image that SECRETS=no ca/images/build made";
 
 /// Fits `command` to the larder on `offer`; `None` if it is no image build.
 pub(super) fn fitted(command: &[OsString], offer: &Offer<'_>) -> Option<Fitted> {
@@ -71,9 +82,38 @@ pub(super) fn fitted(command: &[OsString], offer: &Offer<'_>) -> Option<Fitted> 
         None => Some(Some(UNREACHED)),
     };
     let (before, after) = command.split_at_checked(call.arguments)?;
+    let keeps_environment = call.builder != Builder::Buildah;
+    let after = if keeps_environment { after.to_vec() } else { with_callers_values(after, offer) };
     let added = added.into_iter().map(OsString::from);
-    let command = before.iter().cloned().chain(added).chain(after.iter().cloned()).collect();
-    Some(Fitted { command, note: note.flatten() })
+    let command = before.iter().cloned().chain(added).chain(after).collect();
+    Some(Fitted { command, note: note.flatten(), keeps_environment })
+}
+
+/// The user's arguments, with the caller's values for those build arguments that would take larder's from the environment.
+/// What the caller's environment does not have is no argument then.
+fn with_callers_values(arguments: &[OsString], offer: &Offer<'_>) -> Vec<OsString> {
+    let mut fitted = Vec::with_capacity(arguments.len());
+    let mut words = arguments.iter();
+    while let Some(word) = words.next() {
+        let value = match word.to_str().map(|text| text.split_once('=').unwrap_or((text, ""))) {
+            Some((call::BUILD_ARGUMENT, "")) => words.next().cloned(),
+            Some((call::BUILD_ARGUMENT, value)) => Some(OsString::from(value)),
+            _ => None,
+        };
+        let Some(value) = value else {
+            fitted.push(word.clone());
+            continue;
+        };
+        let set = offer.variables.iter().find(|(name, _)| value.to_str() == Some(*name));
+        match set.map(|(name, _)| (name, offer.environment.get(name))) {
+            None => fitted.extend([OsString::from(call::BUILD_ARGUMENT), value]),
+            Some((name, Some(callers))) => {
+                fitted.extend([call::BUILD_ARGUMENT.into(), format!("{name}={callers}").into()]);
+            }
+            Some((_, None)) => {}
+        }
+    }
+    fitted
 }
 
 /// The address at which the build's steps find larder, and the arguments that make it so.
@@ -108,8 +148,12 @@ fn add_clients(
     proxy: &str,
     offer: &Offer<'_>,
 ) -> Option<&'static str> {
+    // Who says it in one case means the other as well, which some clients prefer.
+    let said = call.build_arguments();
     let mut argument = |name: &str, value: &str| {
-        added.extend(["--build-arg".to_owned(), format!("{name}={value}")]);
+        if !said.iter().any(|said| said.eq_ignore_ascii_case(name)) {
+            added.extend([call::BUILD_ARGUMENT.to_owned(), format!("{name}={value}")]);
+        }
     };
     for name in ["HTTP_PROXY", "http_proxy"] {
         argument(name, proxy);
@@ -118,13 +162,11 @@ fn add_clients(
         argument(name, offer.no_proxy);
     }
     argument("LARDER", proxy);
-    let has_secrets = match call.builder {
-        Builder::Docker => !offer.without_buildkit,
-        Builder::Buildah => true,
-        Builder::Compose => false,
-    };
-    // Builders split the argument at commas, and have no escape.
-    if !has_secrets || offer.bundle.contains(',') {
+    if call.builder == Builder::Docker && offer.environment.get("DOCKER_BUILDKIT") == Some("0") {
+        return Some(OLDER_BUILDER);
+    }
+    // Builders read the argument as a line of CSV, and not all of them know its quotes.
+    if call.builder == Builder::Compose || offer.bundle.contains([',', '"']) {
         return Some(NO_SECRETS);
     }
     let mounted = call.mounts_secret();
@@ -148,12 +190,18 @@ mod tests {
 
     fn fit(line: &str, listening: &[&str]) -> Option<Fitted> {
         let listening: Vec<_> = listening.iter().map(|text| text.parse().unwrap()).collect();
+        let older = line.starts_with("old-").then_some(("DOCKER_BUILDKIT", "0"));
+        let corporate = [("HTTP_PROXY", "http://corporate.example.org")];
+        let environment = older.into_iter().chain(corporate).collect();
+        let variables =
+            ["HTTP_PROXY", "HTTPS_PROXY", "PIP_CERT"].map(|name| (name, "x".to_owned()));
         let offer = Offer {
             listening: &listening,
             machine: Some("198.51.100.7".parse().unwrap()),
             bundle: "/run/bundle.pem",
             no_proxy: "localhost",
-            without_buildkit: line.starts_with("old-"),
+            variables: &variables,
+            environment: &environment,
         };
         let words = line.trim_start_matches("old-").split_whitespace();
         fitted(&words.map(OsString::from).collect::<Vec<_>>(), &offer)
@@ -260,13 +308,57 @@ mod tests {
 
     #[test]
     fn who_knows_no_secrets_is_given_none() {
-        for command in ["old-docker build /none", "docker-compose build"] {
+        for (command, note) in
+            [("old-docker build /none", OLDER_BUILDER), ("docker-compose build", NO_SECRETS)]
+        {
             let fitted = fit(command, EVERYWHERE).unwrap();
             assert!(!fitted.command.iter().any(|word| word == "--secret"), "{fitted:?}");
-            assert_eq!(fitted.note, Some(NO_SECRETS));
+            assert_eq!(fitted.note, Some(note));
         }
         let own = line("docker build --secret id=larder,src=/mine /none", LOOPBACK);
         assert_eq!(own.matches("id=larder").count(), 1, "{own}");
+    }
+
+    /// `--build-arg HTTPS_PROXY`, as is usual behind a proxy: larder's address would be no use to a step.
+    #[test]
+    fn an_argument_without_a_value_has_the_callers() {
+        for given in ["--build-arg HTTPS_PROXY --build-arg PIP_CERT", "--build-arg=HTTPS_PROXY"] {
+            let told = line(&format!("podman build {given} -t x /none"), LOOPBACK);
+            assert!(!told.contains("HTTPS_PROXY") && !told.contains("PIP_CERT"), "{told}");
+            assert!(told.ends_with(" -t x /none"), "{told}");
+        }
+        let told =
+            line("buildah bud --build-arg HTTP_PROXY --build-arg=A --build-arg B /none", LOOPBACK);
+        let end =
+            "--build-arg HTTP_PROXY=http://corporate.example.org --build-arg A --build-arg B /none";
+        assert!(
+            told.ends_with(end) && !told.contains("127.0.0.1:4000 --build-arg http_proxy"),
+            "{told}"
+        );
+        assert!(line("buildah bud --build-arg", LOOPBACK).ends_with(" --build-arg"), "as it was");
+        // Docker's take it from an environment that is the caller's.
+        let told = fit("docker build --build-arg HTTPS_PROXY /none", LOOPBACK).unwrap();
+        assert!(
+            told.keeps_environment
+                && told.command.ends_with(&["HTTPS_PROXY".into(), "/none".into()])
+        );
+        assert!(
+            !fit("buildah bud /none", LOOPBACK).unwrap().keeps_environment,
+            "it pulls the base image"
+        );
+    }
+
+    #[test]
+    fn a_proxy_that_the_user_names_is_not_named_otherwise() {
+        let own =
+            line("docker build --build-arg http_proxy=http://own.example.org:1 /none", LOOPBACK);
+        assert!(
+            !own.contains("HTTP_PROXY=") && own.contains(" --build-arg LARDER=http://127"),
+            "{own}"
+        );
+        let own =
+            line("docker build --build-arg=HTTP_PROXY=http://own.example.org:1 /none", LOOPBACK);
+        assert!(!own.contains("http_proxy="), "{own}");
     }
 
     #[test]

@@ -1,0 +1,363 @@
+//! The set-up script among what else happens to a machine: kills, settings that somebody made, programs that keep copies of
+//! the system's roots, another server at the address, and no file of its own.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::setup::{address, done, script};
+use crate::world::World;
+use crate::world::root::{FAMILIES, Root};
+use crate::world::tools::{run, text};
+
+/// The programs by which the script changes a system.
+const CHANGING: [&str; 6] = ["mv", "cp", "rm", "mkdir", "rmdir", "chroot"];
+
+/// Programs that count down, and at the end kill the script instead of doing what they do.
+struct Killer {
+    dir: PathBuf,
+}
+
+impl Killer {
+    fn new(dir: &Path) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = dir.join("wrappers");
+        std::fs::create_dir(&dir).unwrap();
+        for name in CHANGING {
+            let wrapper = dir.join(name);
+            let body = "#!/bin/sh\nread -r left <\"$KILLER/left\"\necho $((left - 1)) >\"$KILLER/left\"\n\
+                        if [ \"$left\" = 0 ]; then read -r id <\"$KILLER/id\"; kill -9 \"$id\"; exit 1; fi\n\
+                        PATH=$AFTER_KILLER exec NAME \"$@\"\n";
+            std::fs::write(&wrapper, body.replace("NAME", name)).unwrap();
+            std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        Self { dir }
+    }
+
+    /// Runs `script`, and kills it before change number `left`. Whether it came to that.
+    async fn run(&self, root: &Root, script: &Path, arguments: &[&str], left: usize) -> bool {
+        std::fs::write(self.dir.join("left"), format!("{left}\n")).unwrap();
+        let mut command = Command::new("sh");
+        // The shell becomes the script's, so that the number written down is the script's.
+        command.args(["-c", "echo $$ >\"$KILLER/id\"; exec sh \"$@\"", "sh"]);
+        command.arg(script).args(arguments).arg("--prefix").arg(root.path());
+        root.dress(&mut command);
+        let path = command
+            .get_envs()
+            .find_map(|(name, value)| (name == "PATH").then_some(value?.to_owned()))
+            .unwrap();
+        let path = path.to_str().unwrap();
+        command
+            .env("KILLER", &self.dir)
+            .env("AFTER_KILLER", path)
+            .env("PATH", format!("{}:{path}", self.dir.display()));
+        let output = run(command).await;
+        let ended = std::os::unix::process::ExitStatusExt::signal(&output.status) == Some(9);
+        assert!(ended || output.status.success(), "{}", text(&output));
+        ended
+    }
+}
+
+/// Everything but the temporary directory of a run that was ended while it only planned.
+fn listing(root: &Root) -> BTreeMap<PathBuf, String> {
+    let mut all = root.listing();
+    all.retain(|path, _| !path.to_string_lossy().contains("/tmp/larder-setup."));
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_any_moment_is_made_good_by_the_next_run() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    let wrappers = Killer::new(world.dir());
+    let mut ended = 0;
+    for removing in [false, true] {
+        for left in (0..400).step_by(7) {
+            let root = Root::new(FAMILIES[0]);
+            let before = listing(&root);
+            let arguments: &[&str] = if removing { &["--remove"] } else { &[&address] };
+            if removing {
+                done(&root.set_up(&["sh"], &script, &[&address]).await);
+            }
+            if !wrappers.run(&root, &script, arguments, left).await {
+                break;
+            }
+            ended += 1;
+            // Either what was begun is done, or it is undone.
+            if left % 2 == 0 {
+                done(&root.set_up(&["sh"], &script, &[&address]).await);
+                let told = done(&root.set_up(&["sh"], &script, &[&address]).await);
+                assert!(told.contains("nothing was to be done"), "{removing} {left}: {told}");
+            }
+            done(&root.set_up(&["sh"], &script, &["--remove"]).await);
+            assert_eq!(listing(&root), before, "{removing} {left}");
+        }
+    }
+    assert!(ended > 10, "the control: {ended}");
+}
+
+/// Java's copy of the roots hears only what Debian's tool tells its hooks. This plays as much of that tool as matters: a link
+/// for each certificate, `+` for a new one, `-` only for what the configuration takes out, and nothing of what is just gone.
+const TOOL: &str = r#"conf=$ROOT/etc/ca-certificates.conf
+fresh=no
+while [ $# -gt 0 ]; do
+  case $1 in
+  --fresh) fresh=yes ;;
+  --certsconf) conf=$ROOT$2 && shift ;;
+  esac
+  shift
+done
+cd "$ROOT/etc/ssl/certs"
+if [ $fresh = yes ]; then rm -f larder-*.pem; fi
+sed -n 's/^!\(.*\)\.crt$/\1.pem/p' "$conf" | while read -r link; do
+  if [ -L "$link" ]; then rm "$link"; echo "-$link" >>removed; fi
+done
+for crt in "$ROOT"/usr/local/share/ca-certificates/*.crt; do
+  [ -f "$crt" ] || continue
+  link=$(basename "$crt" .crt).pem
+  if [ ! -L "$link" ]; then ln -s "${crt#"$ROOT"}" "$link"; echo "+$link" >>added; fi
+done
+cat added removed 2>/dev/null | while read -r said; do
+  case $said in
+  +*) touch "$ROOT/java/${said#+}" ;;
+  -*) rm -f "$ROOT/java/${said#-}" ;;
+  esac
+done
+rm -f added removed
+{ cat "$ROOT/roots"; cat "$ROOT"/usr/local/share/ca-certificates/*.crt 2>/dev/null || :; } >ca-certificates.crt
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_keeps_a_copy_of_the_roots_hears_that_larder_is_gone() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    let root = Root::new(FAMILIES[0]);
+    root.tool(TOOL);
+    root.put("etc/ca-certificates.conf", "mozilla/a.crt\n");
+    root.put("java/README", "");
+    let before = root.listing();
+    done(&root.set_up(&["sh"], &script, &[&address]).await);
+    assert!(root.path().join("java/larder-ca.pem").exists(), "the control");
+    done(&root.set_up(&["sh"], &script, &["--remove"]).await);
+    assert_eq!(root.listing(), before);
+    // Also where a failure takes everything back.
+    root.tool(&format!("{TOOL}\n[ ! -e \"$ROOT/java/larder-ca.pem\" ]"));
+    let before = root.listing();
+    let output = root.set_up(&["sh"], &script, &[&address]).await;
+    assert_eq!(output.status.code(), Some(6), "{}", text(&output));
+    assert_eq!(root.listing(), before);
+}
+
+/// What `config.toml` of cargo says in other ways than with a plain header, and how often `http` is a table afterwards.
+const TABLES: [(&str, bool); 6] = [
+    ("  [ http ]\ndebug = false\n", true),
+    ("[\"http\"]\ndebug = false", true),
+    ("[net]\nretry = 3\n", true),
+    ("http.debug = false\n", false),
+    ("http = { debug = false }\n", false),
+    ("\"http\".debug = false\n", false),
+];
+
+/// To TOML a second table of the same name is an error, with which cargo does nothing any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn cargos_settings_are_still_toml() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    for (text, set) in TABLES {
+        let root = Root::new(FAMILIES[0]);
+        root.put("usr/local/cargo/config.toml", text);
+        let before = root.listing();
+        done(&root.set_up(&["sh"], &script, &[&address]).await);
+        let after = root.read("usr/local/cargo/config.toml");
+        let parsed: toml::Table = after.parse().unwrap_or_else(|error| panic!("{text}: {error}"));
+        let proxy = parsed.get("http").and_then(|http| http.get("proxy"));
+        assert_eq!(proxy.is_some(), set, "{after}");
+        done(&root.set_up(&["sh"], &script, &["--remove"]).await);
+        assert_eq!(root.listing(), before, "{text}");
+    }
+    // Where a file with the older name is there, cargo reads that one.
+    let root = Root::new(FAMILIES[1]);
+    root.put("usr/local/cargo/config", "[net]\nretry = 3\n");
+    done(&root.set_up(&["sh"], &script, &[&address]).await);
+    assert!(root.read("usr/local/cargo/config").contains("\n[http]\nproxy = "));
+    assert_eq!(root.read("usr/local/cargo/config.toml"), "");
+}
+
+/// Where the last of two lines counts, the second holds what the first said.
+#[tokio::test(flavor = "multi_thread")]
+async fn hosts_that_went_around_a_proxy_still_do() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    let [debian, _, alpine, _, _, suse] = FAMILIES;
+    let root = Root::new(alpine);
+    root.put("usr/local/etc/npmrc", "noproxy = inner.example.org, localhost\nfund=false\n");
+    done(&root.set_up(&["sh"], &script, &[&address]).await);
+    let npm = root.read("usr/local/etc/npmrc");
+    assert!(npm.contains("\nnoproxy=inner.example.org,localhost,127.0.0.1,"), "{npm}");
+    let root = Root::new(suse);
+    root.put(
+        "etc/sysconfig/proxy",
+        "PROXY_ENABLED=\"no\"\nNO_PROXY=\"localhost, inner.example.org\"\n",
+    );
+    done(&root.set_up(&["sh"], &script, &[&address]).await);
+    let zypper = root.read("etc/sysconfig/proxy");
+    assert!(zypper.contains("\nNO_PROXY=\"localhost,inner.example.org,127.0.0.1,"), "{zypper}");
+    // What is no name becomes none in apt's own language.
+    let root = Root::new(debian);
+    root.put("etc/environment", "NO_PROXY=\"a{};b,inner.example.org,*.example.net\"\n");
+    done(&root.set_up(&["sh"], &script, &[&address]).await);
+    let apt = root.read("etc/apt/apt.conf.d/99larder");
+    assert!(apt.contains("::inner.example.org \"DIRECT\"") && !apt.contains("a{}"), "{apt}");
+}
+
+/// In a UTF-8 locale grep calls such a file binary, and says that instead of a line's number.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_in_any_encoding_are_left_as_they_are() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    let root = Root::new(FAMILIES[0]);
+    let latin = root.path().join("etc/pip.conf");
+    let text = b"# f\xfcr alle\n[global]\nretries = 3";
+    std::fs::write(&latin, text).unwrap();
+    let mut command = Command::new("sh");
+    command.arg(&script).arg(&address).arg("--prefix").arg(root.path());
+    root.dress(&mut command);
+    done(
+        &run({
+            command.env("LC_ALL", "C.UTF-8");
+            command
+        })
+        .await,
+    );
+    let set = String::from_utf8_lossy(&std::fs::read(&latin).unwrap()).into_owned();
+    assert!(set.contains("[global]\n# BEGIN larder setup") && set.contains("\nproxy = "), "{set}");
+    // Somebody goes on at the end of a file that had none.
+    let environment = root.path().join("etc/wgetrc");
+    let with = std::fs::read_to_string(&environment).unwrap();
+    std::fs::write(&environment, format!("{with}waitretry = 5\n")).unwrap();
+    done(&root.set_up(&["sh"], &script, &["--remove"]).await);
+    assert_eq!(std::fs::read(&latin).unwrap(), text);
+    assert_eq!(root.read("etc/wgetrc"), "tries = 3\nwaitretry = 5\n");
+}
+
+/// Runs the script as `curl URL | sh -s -- ARGUMENTS` does.
+async fn piped(root: &Root, script: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new("sh");
+    command.args(["-c", "file=$1; shift; cat \"$file\" | sh -s -- \"$@\"", "sh"]).arg(script);
+    command.args(arguments).arg("--prefix").arg(root.path());
+    root.dress(&mut command);
+    run(command).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn piped_into_a_shell_it_promises_no_copy_and_keeps_one() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    let root = Root::new(FAMILIES[0]);
+    let before = root.listing();
+    let told = done(&piped(&root, &script, &[&address]).await);
+    assert!(!told.contains("sh /etc/larder/setup --remove"), "there is none: {told}");
+    done(&root.set_up(&["sh"], &script, &[&address]).await);
+    let told = done(&piped(&root, &script, &[&address]).await);
+    assert!(told.contains("nothing was to be done"), "{told}");
+    assert!(root.path().join("etc/larder/setup").exists(), "{told}");
+    done(&piped(&root, &script, &["--remove"]).await);
+    assert_eq!(root.listing(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_server_at_the_address_is_called_no_larder() {
+    let world = World::new().await;
+    let script = script(&world).await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            let _asked = tokio::io::AsyncReadExt::read(&mut client, &mut head).await;
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nhello";
+            let _told = tokio::io::AsyncWriteExt::write_all(&mut client, answer).await;
+        }
+    });
+    let root = Root::new(FAMILIES[0]);
+    let before = root.listing();
+    let output = root.set_up(&["sh"], &script, &[&other]).await;
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    assert!(text(&output).contains("is no larder"), "{}", text(&output));
+    assert_eq!(root.listing(), before);
+    serving.abort();
+}
+
+/// Debian's busybox has a wget that knows no time limit, and falls over one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_busybox_is_enough_to_ask_with() {
+    let path = std::env::var("PATH").unwrap();
+    let found = |name: &str| {
+        std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.exists())
+    };
+    let Some(busybox) = found("busybox") else {
+        return crate::world::tools::skip("busybox is not on this machine");
+    };
+    let (world, other) = (World::new().await, World::new().await);
+    let script = script(&world).await;
+    let only = world.dir().join("only");
+    std::fs::create_dir(&only).unwrap();
+    for name in "awk base64 basename cat chmod cksum cp cut dirname env expr grep head id mkdir mktemp mv rm rmdir sed \
+                 sh sha256sum sort tail timeout tr wc wget"
+        .split_whitespace()
+    {
+        std::os::unix::fs::symlink(&busybox, only.join(name)).unwrap();
+    }
+    for (larder, code) in [(&world, 0), (&other, 3)] {
+        let root = Root::new(FAMILIES[2]);
+        let mut command = Command::new(only.join("sh"));
+        command.arg(&script).arg(address(larder)).arg("--prefix").arg(root.path());
+        root.dress(&mut command);
+        let stubs = root.path().parent().unwrap().join("stubs");
+        let stubs = stubs.to_str().unwrap();
+        // A proxy that does not answer: larder is asked directly.
+        command
+            .env("PATH", format!("{stubs}:{}", only.display()))
+            .env("http_proxy", "http://127.0.0.1:1");
+        let output = run(command).await;
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        assert!(!text(&output).contains("unasked"), "{}", text(&output));
+    }
+    // The steps of an image ask in the same way.
+    let (root, _) = crate::images::image(2);
+    let mut command = root.step(&["sh"], &["--begin"]);
+    command.env(
+        "PATH",
+        format!("{}:{}", root.path().parent().unwrap().join("stubs").display(), only.display()),
+    );
+    command.env("LARDER", address(&world));
+    let told = text(&run(command).await);
+    assert!(root.path().join("larder/address").exists(), "{told}");
+}
+
+/// Whoever reads the first lines and goes is no reason to stop half-way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_leaves_nothing_half_done() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    for shell in crate::setup::shells() {
+        let root = Root::new(FAMILIES[0]);
+        let before = root.listing();
+        let mut command = Command::new("sh");
+        let line = format!("{} \"$@\" 2>/dev/null | head -n 1", shell.join(" "));
+        command
+            .args(["-c", &line, "sh"])
+            .arg(&script)
+            .args([&address, "--prefix"])
+            .arg(root.path());
+        root.dress(&mut command);
+        done(&run(command).await);
+        // It may have been through before the reader had gone.
+        if root.listing() != before {
+            assert!(listing(&root) == root.listing(), "a temporary directory is left");
+            done(&root.set_up(&["sh"], &script, &["--remove"]).await);
+        }
+        assert_eq!(root.listing(), before, "{shell:?}");
+    }
+}
