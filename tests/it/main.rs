@@ -26,6 +26,7 @@ mod deployment;
 mod doctor;
 mod documents;
 mod editions;
+mod engines;
 mod env;
 mod exec;
 mod flight;

@@ -64,7 +64,7 @@ impl Yard {
     }
 
     /// Waits until anybody is given the whole of the image from here, as long as the registry is well.
-    async fn is_open(&self, repository: &str, image: &Image) {
+    pub(crate) async fn is_open(&self, repository: &str, image: &Image) {
         let kept = |url: String| async move {
             let ask = self.world.client.get(&url).header("cache-control", "only-if-cached");
             ask.send().await.status == 200

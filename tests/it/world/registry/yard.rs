@@ -57,9 +57,18 @@ impl Yard {
 
     /// Pushes every platform of `image`, through larder.
     pub(crate) async fn push(&self, image: &Image, name: &str) {
+        self.push_with(image, name, &["copy", "--all"]).await;
+    }
+
+    /// Pushes the one platform, without an index that names it.
+    pub(crate) async fn push_platform(&self, image: &Image, name: &str, architecture: &str) {
+        self.push_with(image, name, &["--override-arch", architecture, "copy"]).await;
+    }
+
+    async fn push_with(&self, image: &Image, name: &str, how: &[&str]) {
         let (from, to) =
             (format!("oci:{}", image.layout.display()), format!("docker://{NAME}/{name}"));
-        let mut arguments = vec!["copy", "--all", &from, &to];
+        let mut arguments = [how, &[&from, &to]].concat();
         let owner = format!("{}:{}", OWNER.0, OWNER.1);
         if self.tokens {
             arguments.extend(["--dest-creds", &owner]);
