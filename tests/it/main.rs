@@ -59,6 +59,7 @@ mod process;
 mod quota;
 mod race;
 mod refusals;
+mod registry_logins;
 mod scope;
 mod secrets;
 mod service;
