@@ -168,6 +168,33 @@ async fn what_larder_is_given_without_a_credential_is_everybodys() {
     }
 }
 
+/// Servers that guard GET, and of which anybody hears by HEAD what there is: a rule for one method, a sign-in proxy for browsers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_anybody_is_given_makes_nothing_public() {
+    let world = World::new().await;
+    let body = noise(19, 200_000);
+    let path = by_hash(&body);
+    let door = Door::open_to(&[ALICE, BOB]);
+    let (guarded, held) = (door.clone(), body.clone());
+    let url = world.origin.script(&path, move |request| {
+        let is_let = request.method() == Method::HEAD || guarded.lets(&request);
+        let answer = if is_let { file(&held, "\"v1\"") } else { status(401) };
+        async move { answer }
+    });
+    ask(&world.client, &url, ALICE).await.complete();
+    assert!(ask(&world.client, &url, BOB).await.complete().is_hit());
+    eventually("larder asked by itself for more than the head", || async {
+        asked(&world.origin, &path, &Method::GET, "") == 1
+    })
+    .await;
+    for _ in 0..2 {
+        let got = ask(&world.client, &url, "").await;
+        assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
+    }
+    // The control: who has a right is given it from here.
+    assert!(ask(&world.client, &url, ALICE).await.complete().is_hit());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_public_is_asked_for_again_after_a_day() {
     let world = World::new().await;
