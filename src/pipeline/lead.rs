@@ -177,6 +177,9 @@ impl Pipeline {
     ) -> Came {
         let mut renewed = Entry::clone(entry);
         freshness::refresh(&mut renewed.head, &answer.head);
+        if task.is_guarded() {
+            renewed.head.keep_the_representations();
+        }
         renewed.requested_at = answer.requested_at;
         renewed.checked_at = self.clock.now();
         renewed.proof.stale = task.heads() && self.is_expired(task.bare(), renewed.checked_at);
@@ -224,6 +227,10 @@ impl Pipeline {
         if task.is_unknown() && task.likely.is_none() && !freshness::worth_keeping(&answer.head) {
             self.note_unshared(task);
             return Came::Ended(hand_over(lead, answer));
+        }
+        if task.is_guarded() {
+            // Whoever proves a right is given this head, too, those included who follow this flight.
+            answer.head.keep_the_representations();
         }
         let spool = self.spool(answer.length, task.wanted(expected.algorithms())).await;
         let file = spool.as_ref().ok().map(Spool::reader);
