@@ -2,7 +2,7 @@
 //! asks it. Each is told of larder by the variables that `larder env` prints, and of nothing else; each daemon starts with
 //! an empty store.
 
-use crate::world::engine::{As, Daemon, Engine, engines, variables};
+use crate::world::engine::{As, Daemon, Engine, Told, engines, variables};
 use crate::world::registry::image::Image;
 use crate::world::registry::yard::{Yard, can_run};
 use crate::world::registry::{Around, GUEST, MEMBER, NAME, OWNER, PROGRAM};
@@ -134,7 +134,7 @@ async fn an_engine_that_is_not_told_of_larder_or_does_not_trust_it_pulls_nothing
         let told = variables(&yard).await;
         let without = |word: &str| {
             let kept = told.iter().filter(|(name, _)| !name.to_lowercase().contains(word));
-            kept.cloned().collect::<Vec<_>>()
+            Told { variables: kept.cloned().collect(), mirror: None }
         };
         for (word, said) in [("cert", "x509"), ("proxy", "lookup")] {
             let Some(daemon) = Daemon::start_with(&yard, engine, word, without(word)).await else {
@@ -143,7 +143,36 @@ async fn an_engine_that_is_not_told_of_larder_or_does_not_trust_it_pulls_nothing
             let error = daemon.pull(&name, As::default()).await.unwrap_err();
             assert!(error.contains(said), "{engine:?} {word} {error}");
         }
-        let Some(daemon) = Daemon::start_with(&yard, engine, "both", told).await else { return };
+        let Some(daemon) = Daemon::start(&yard, engine, "both").await else { return };
         assert_eq!(daemon.pull(&name, As::default()).await, Ok(()), "the control: {engine:?}");
+    }
+}
+
+/// The mirror form: larder's address in the daemon's settings, and neither a variable nor a certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn engines_pull_from_larder_as_a_mirror() {
+    for engine in ways().await {
+        let yard = Yard::new(Around { redirects: true, tokens: false }).await;
+        let image = Image::new(yard.world.dir(), 35, 100_000);
+        yard.push(&image, "gears/box:1.0").await;
+        // docker has a mirror for the registry of images without a host alone.
+        let name = if engine == Engine::Docker { "gears/box:1.0" } else { &named("gears/box:1.0") };
+        let mirror = Some(format!("http://{}", yard.world.proxy.address));
+        let before = yard.registry.sent();
+        let mut sent = None;
+        for (round, mirror) in [("first", &mirror), ("second", &mirror), ("without", &None)] {
+            if engine == Engine::Docker && mirror.is_none() {
+                // It would ask the world outside.
+                continue;
+            }
+            let told = Told { variables: Vec::new(), mirror: mirror.clone() };
+            let Some(daemon) = Daemon::start_with(&yard, engine, round, told).await else { return };
+            let pulled = daemon.pull(name, As::default()).await;
+            assert_eq!(pulled.is_ok(), mirror.is_some(), "{engine:?} {round} {pulled:?}");
+            assert_eq!(daemon.unpacked(architectures().0), mirror.is_some(), "{engine:?} {round}");
+            let moved = *sent.get_or_insert_with(|| yard.registry.sent());
+            assert_eq!(yard.registry.sent(), moved, "{engine:?} {round}");
+        }
+        assert!(sent > Some(before + 100_000), "the control: the first pull moves blobs");
     }
 }

@@ -249,6 +249,33 @@ async fn engines_with_new_tokens_move_no_blob_twice() {
     }
 }
 
+/// A private tag that points elsewhere now: whoever follows it, what it points at is fetched once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moved_is_pulled_once_for_all_who_have_a_right() {
+    if !can_run(&[PROGRAM, "skopeo"]) {
+        return;
+    }
+    let yard = Yard::new(TOKENS).await;
+    let pulls = || {
+        let log = yard.registry.front.log().into_iter();
+        log.filter(|one| one.method == "GET" && one.path.contains("/manifests/")).count()
+    };
+    for (round, seed) in [14, 15].into_iter().enumerate() {
+        let image = Image::new(yard.world.dir(), seed, 50_000);
+        yard.push(&image, "private/box:1.0").await;
+        yard.world.proxy.clock.advance(GRACE);
+        let (before, sent) = (pulls(), yard.registry.sent());
+        let mut given = Vec::new();
+        for (who, into) in [(OWNER, "owners"), (MEMBER, "members"), (OWNER, "again")] {
+            let into = format!("{round}-{into}");
+            given.push(yard.pull_as(Some(who), "private/box:1.0", &into).await.unwrap());
+        }
+        assert!(given[0] == given[1] && given[0] == given[2]);
+        assert_eq!(pulls() - before, image.manifests.len(), "{round}: each once");
+        assert!(yard.registry.sent() > sent, "the control: it is another image");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn podman_and_buildah_log_in_and_pull_cold_and_warm() {
     let programs: Vec<&str> =

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::process::Child;
 
 use super::binary::larder;
+use super::registry::NAME;
 use super::registry::yard::Yard;
 use super::tools::{forget_proxies, installed, run, skip, text};
 use super::{PATIENCE, files};
@@ -76,12 +77,20 @@ pub(crate) struct As<'a> {
     pub(crate) who: Option<(&'a str, &'a str)>,
 }
 
+/// By what a daemon finds larder.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Told {
+    /// Variables of its environment.
+    pub(crate) variables: Vec<(String, String)>,
+    /// The URL that stands in its settings as the registry's mirror.
+    pub(crate) mirror: Option<String>,
+}
+
 /// A running daemon with nothing in its store. It stops when this is dropped.
 pub(crate) struct Daemon {
     engine: Engine,
     dir: PathBuf,
-    /// The variables that lead it to larder.
-    variables: Vec<(String, String)>,
+    told: Told,
     // Last, so that it is killed when all else is told.
     _process: Child,
 }
@@ -89,16 +98,16 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one in a directory called `name`; `None` if this machine does not let it run, which is said.
     pub(crate) async fn start(yard: &Yard, engine: Engine, name: &str) -> Option<Self> {
-        let variables = variables(yard).await;
-        Self::start_with(yard, engine, name, variables).await
+        let told = Told { variables: variables(yard).await, mirror: None };
+        Self::start_with(yard, engine, name, told).await
     }
 
-    /// The same, with other variables.
+    /// The same, told of larder in another way.
     pub(crate) async fn start_with(
         yard: &Yard,
         engine: Engine,
         name: &str,
-        variables: Vec<(String, String)>,
+        told: Told,
     ) -> Option<Self> {
         let dir = yard.path(&format!("{name}-{engine:?}"));
         std::fs::create_dir_all(dir.join("home")).unwrap();
@@ -106,12 +115,12 @@ impl Daemon {
         forget_proxies(&mut command);
         command.args(APART).args(["sh", "-c", HIDDEN, "sh"]);
         match engine {
-            Engine::Docker => dockerd(&mut command, &dir),
-            Engine::Ctr | Engine::Cri => containerd(&mut command, &dir),
+            Engine::Docker => dockerd(&mut command, &dir, &told),
+            Engine::Ctr | Engine::Cri => containerd(&mut command, &dir, &told),
         }
         let log = dir.join("log");
         let file = std::fs::File::create(&log).unwrap();
-        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        command.envs(told.variables.iter().map(|(name, value)| (name, value)));
         command.env("HOME", dir.join("home")).stdin(Stdio::null());
         command.stdout(file.try_clone().unwrap()).stderr(file);
         let mut process =
@@ -133,7 +142,7 @@ impl Daemon {
             skip(&format!("{engine:?} does not start here: {}", said.lines().last().unwrap()));
             return None;
         }
-        Some(Self { engine, dir, variables, _process: process })
+        Some(Self { engine, dir, told, _process: process })
     }
 
     /// Pulls the image called `name` and unpacks it; the error is what the daemon said.
@@ -174,11 +183,14 @@ impl Daemon {
     async fn ctr_pull(&self, name: &str, asked: As<'_>) -> Result<(), String> {
         let mut command = Command::new("ctr");
         forget_proxies(&mut command);
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.envs(self.told.variables.iter().map(|(name, value)| (name, value)));
         command.arg("--address").arg(self.dir.join("socket"));
         command.args(["images", "pull", "--snapshotter", "native"]);
         if let Some(architecture) = asked.architecture {
             command.arg("--platform").arg(format!("linux/{architecture}"));
+        }
+        if self.told.mirror.is_some() {
+            command.arg("--hosts-dir").arg(self.dir.join("hosts"));
         }
         if let Some((user, password)) = asked.who {
             command.arg("--user").arg(format!("{user}:{password}"));
@@ -243,23 +255,31 @@ pub(crate) async fn variables(yard: &Yard) -> Vec<(String, String)> {
     all.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())).collect()
 }
 
-fn dockerd(command: &mut Command, dir: &Path) {
+fn dockerd(command: &mut Command, dir: &Path, told: &Told) {
     command.arg("dockerd").arg("--data-root").arg(dir.join("root"));
     command.arg("--exec-root").arg(dir.join("state")).arg("--pidfile").arg(dir.join("pid"));
     command.arg("--host").arg(format!("unix://{}", dir.join("socket").display()));
     // It has no containers: nothing of this machine's network is touched.
     command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]);
     command.args(["--ip-masq=false", "--userland-proxy=false", "--storage-driver=vfs"]);
+    command.args(told.mirror.iter().flat_map(|url| ["--registry-mirror", url]));
 }
 
-fn containerd(command: &mut Command, dir: &Path) {
+fn containerd(command: &mut Command, dir: &Path, told: &Told) {
     let shown = dir.display();
+    if let Some(url) = &told.mirror {
+        let hosts = dir.join("hosts").join(NAME);
+        std::fs::create_dir_all(&hosts).unwrap();
+        let mirror = format!("[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+        std::fs::write(hosts.join("hosts.toml"), mirror).unwrap();
+    }
     let settings = format!(
         "version = 2\nroot = \"{shown}/root\"\nstate = \"{shown}/state\"\n\
          [grpc]\naddress = \"{shown}/socket\"\n\
          [plugins.\"io.containerd.internal.v1.opt\"]\npath = \"{shown}/opt\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\"]\ndisable_apparmor = true\n\
          [plugins.\"io.containerd.grpc.v1.cri\".containerd]\nsnapshotter = \"native\"\n\
+         [plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"{shown}/hosts\"\n\
          [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{shown}/cni\"\nconf_dir = \"{shown}/cni\"\n"
     );
     let file = dir.join("config.toml");

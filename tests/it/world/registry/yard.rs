@@ -44,7 +44,13 @@ impl Yard {
     async fn with(around: Around, auth: impl FnOnce(&Path) -> String) -> Self {
         let names = Names::new().await;
         let url = names.url();
-        let world = World::with(|config| config.upstream.https_proxy = Some(url)).await;
+        let world = World::with(|config| {
+            config.upstream.https_proxy = Some(url);
+            // Clients that ask larder for a registry without its name mean this one.
+            let mirrored = larder::config::Registry { name: None, url: format!("https://{NAME}") };
+            config.mirror.registries = vec![mirrored];
+        })
+        .await;
         let auth = auth(world.dir());
         let registry = Registry::start_with(&world.ca, world.dir(), around, &auth).await;
         for origin in [&registry.front, &registry.files, &registry.tokens.front] {
