@@ -21,7 +21,50 @@ pub struct Head {
     pub headers: HeaderMap,
 }
 
+/// The fields that speak of a representation and of how long it may be kept (RFC 9110 §8, RFC 9111 §5, RFC 9530), or that
+/// clients of the ecosystems look for.
+const OF_A_REPRESENTATION: [&str; 26] = [
+    "accept-ranges",
+    "age",
+    "cache-control",
+    "content-digest",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-md5",
+    "content-security-policy",
+    "content-type",
+    "date",
+    "digest",
+    "docker-content-digest",
+    "docker-distribution-api-version",
+    "etag",
+    "expires",
+    "last-modified",
+    "pragma",
+    "repr-digest",
+    "vary",
+    "warning",
+    "x-checksum-md5",
+    "x-checksum-sha1",
+    "x-checksum-sha256",
+    "x-content-type-options",
+];
+
 impl Head {
+    /// Without any field that may speak of who asked: names, quotas, request numbers, links with a token. For what several
+    /// credentials may be given: each has a right to the representation, and to nothing that was said to another.
+    pub fn keep_the_representations(&mut self) {
+        let mut kept = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in &self.headers {
+            if OF_A_REPRESENTATION.contains(&name.as_str()) {
+                kept.append(name, value.clone());
+            }
+        }
+        self.headers = kept;
+    }
+
     /// The text of a header; `None` if it is absent or not ASCII.
     pub fn text(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

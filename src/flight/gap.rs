@@ -13,7 +13,8 @@
 //!
 //! Clients resume by themselves after a cut, with ranges; that is why the gap is a property of the flight and not of a
 //! connection, and why it is remembered when a body was refused (a second flight with another gap would complete the
-//! first one's body).
+//! first one's body). A reader whose client was given bytes around another gap, by an earlier body of the same target,
+//! keeps to that one as well; who was not is held up by nobody else's past.
 
 /// How much nobody is given before the judgement, in bytes. Enough that no archive format can do without it, little
 /// enough that a client hardly notices the wait.
@@ -102,6 +103,13 @@ impl Gap {
         }
     }
 
+    /// The same for a reader who was given bytes around another gap before: it keeps to both.
+    pub fn limit_for(&self, own: Option<u64>, at: u64, end: u64, have: u64) -> u64 {
+        let limit = self.limit(at, end, have);
+        let own = own.map(|start| Self::new(self.binds, self.length, Some(start)));
+        own.map_or(limit, |own| limit.min(own.limit(at, end, have)))
+    }
+
     /// Somebody asks for the bytes from `start` to before `end`: if those need bytes of the gap, moves it below them where
     /// that is still possible.
     pub fn make_way(&mut self, start: u64, end: u64) {
@@ -143,7 +151,7 @@ impl Gap {
 }
 
 /// Where the gap begins in a body of `length` bytes while it has not moved.
-const fn own_start(length: u64) -> u64 {
+pub const fn own_start(length: u64) -> u64 {
     if length <= HELD_WHOLE { 0 } else { length - GAP }
 }
 
@@ -204,6 +212,18 @@ mod tests {
         let mut third = Gap::new(true, Some(MIB), Some(unknown));
         third.make_way(MIB - 100, MIB);
         assert_eq!(third.limit(0, MIB, MIB), MIB - GAP, "the end, and no other place");
+    }
+
+    #[test]
+    fn who_was_given_bytes_around_another_gap_keeps_to_both() {
+        let mut gap = Gap::new(true, Some(MIB), None);
+        let own = Some(MIB / 2);
+        assert_eq!(gap.limit_for(own, 0, MIB, MIB), MIB / 2);
+        assert_eq!(gap.limit_for(own, MIB / 2 + GAP, MIB, MIB), MIB - GAP);
+        assert_eq!(gap.limit_for(None, 0, MIB, MIB), MIB - GAP, "the control: anybody else");
+        gap.make_way(MIB - 100, MIB);
+        assert_eq!(gap.limit_for(Some(AT_THE_END), MIB - 100, MIB, MIB), MIB - 100);
+        assert_eq!(gap.limit_for(None, MIB - 100, MIB, MIB), MIB, "the control: anybody else");
     }
 
     proptest! {

@@ -18,8 +18,9 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,7 +29,7 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::sync::watch;
 
-pub use gap::{AT_THE_END, GAP, Gap, HELD_WHOLE};
+pub use gap::{AT_THE_END, GAP, Gap, HELD_WHOLE, own_start};
 pub use intake::{Body, Complete, Intake, Trouble, continues, intake};
 pub use reader::{Broken, Opened, Reader};
 
@@ -43,6 +44,19 @@ const WINDOW: u64 = 1 << 20;
 
 /// How long the window waits for its slowest reader before it is cut.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How many clients of one flight are remembered together with its gap. Whoever has more than these addresses at its command
+/// gains a second gap.
+const MOST_CLIENTS: usize = 4096;
+
+/// For whom bytes are read. larder itself is nobody in particular.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Client {
+    /// Where it comes from.
+    pub address: Option<IpAddr>,
+    /// Where the gap lay when it was given bytes of an earlier body of the target, which was not completed.
+    pub gap: Option<u64>,
+}
 
 /// The head of the answer that a flight brings.
 #[derive(Debug)]
@@ -81,8 +95,8 @@ pub struct Flight {
     pub target: Target,
     /// When it began: who needs a younger answer does not join.
     pub began: Time,
-    /// Where the gap must lie, because of what was given of another body of this target.
-    pub remembered: Option<u64>,
+    /// Where the gap must lie, because of what an older flight is giving of this target.
+    pub kept: Option<u64>,
     shared: Mutex<Shared>,
     /// Wakes whoever waits, readers and the writer, at each change of `shared`.
     changed: watch::Sender<u64>,
@@ -111,14 +125,16 @@ struct Shared {
     end: Option<End>,
     /// Where each reader stands, by its number.
     readers: HashMap<u64, u64>,
+    /// The clients that were given bytes, also those that left.
+    given_to: HashSet<IpAddr>,
 }
 
 impl Flight {
-    fn new(target: Target, began: Time, remembered: Option<u64>) -> Self {
+    fn new(target: Target, began: Time, kept: Option<u64>) -> Self {
         Self {
             target,
             began,
-            remembered,
+            kept,
             shared: Mutex::new(Shared {
                 answered: None,
                 file: None,
@@ -126,14 +142,15 @@ impl Flight {
                 filed: 0,
                 window: VecDeque::new(),
                 window_start: 0,
-                // Until the head says how long the body is, the gap only carries what is remembered.
-                gap: Gap::new(false, None, remembered),
+                // Until the head says how long the body is, the gap only carries where it must lie.
+                gap: Gap::new(false, None, kept),
                 verified: false,
                 told: false,
                 failed: false,
                 proof: None,
                 end: None,
                 readers: HashMap::new(),
+                given_to: HashSet::new(),
             }),
             changed: watch::Sender::new(0),
             handed: Mutex::new(None),
@@ -231,11 +248,12 @@ impl Flight {
         self.lock().gap.bind();
     }
 
-    /// Where the gap begins, if one was kept and bytes around it were given: to be remembered when the body was not
-    /// completed, because the next one's must lie there too.
-    pub fn gap_to_remember(&self) -> Option<u64> {
+    /// Where the gap begins, if one was kept and bytes around it were given, and to whom: to be remembered when the body
+    /// was not completed, because none of those may be given the gap of the next one either.
+    pub fn gap_to_remember(&self) -> Option<(u64, Vec<IpAddr>)> {
         let shared = self.lock();
-        (shared.gap.binds() && !shared.gap.nothing_given()).then(|| shared.gap.start())
+        (shared.gap.binds() && !shared.gap.nothing_given())
+            .then(|| (shared.gap.start(), shared.given_to.iter().copied().collect()))
     }
 
     /// How many bytes have arrived.
@@ -245,15 +263,15 @@ impl Flight {
 
     /// Allows a range to be given that is fetched beside the fill, if it does not meet the gap; moves the gap out of its
     /// way where that is possible.
-    pub fn grant_beside(&self, start: u64, end: u64) -> bool {
+    pub fn grant_beside(&self, client: Client, start: u64, end: u64) -> bool {
         let mut shared = self.lock();
         if shared.end.is_some() {
             return false;
         }
         shared.gap.make_way(start, end);
-        let granted = shared.gap.limit(start, end, u64::MAX) == end;
+        let granted = shared.gap.limit_for(client.gap, start, end, u64::MAX) == end;
         if granted {
-            shared.gap.note(start, end);
+            shared.note(client, start, end);
         }
         granted
     }
@@ -360,6 +378,14 @@ impl Shared {
         self.gap.nothing_given() && !self.told
     }
 
+    /// Notes that `client` was given the bytes from `start` to before `end`.
+    fn note(&mut self, client: Client, start: u64, end: u64) {
+        self.gap.note(start, end);
+        if start < end && self.given_to.len() < MOST_CLIENTS {
+            self.given_to.extend(client.address);
+        }
+    }
+
     /// Whether a new reader, who starts anywhere, can still be served.
     fn is_joinable(&self) -> bool {
         self.window_start == 0 && self.window.is_empty()
@@ -442,17 +468,16 @@ impl Default for Flights {
 
 impl Flights {
     /// Joins the flight of `key`, or begins one. A flight that began before `since` is too old; it is left to its
-    /// readers and another begins. `remembered`: where the gap lay when a body of this target was refused.
+    /// readers and another begins.
     pub fn join(
         self: &Arc<Self>,
         key: Key,
         target: &Target,
         since: Option<Time>,
         now: Time,
-        remembered: Option<u64>,
     ) -> Permit {
         let mut under_way = self.lock();
-        let mut remembered = remembered;
+        let mut kept = None;
         if let Some(flight) = under_way.get(&key) {
             let mut shared = flight.lock();
             let joinable = shared.end.is_none() && shared.is_joinable();
@@ -463,17 +488,18 @@ impl Flights {
             // Two at once keep back the same bytes, or together they would give them all.
             if shared.end.is_none() && shared.gap.binds() {
                 shared.gap.fix();
-                remembered = Some(shared.gap.start());
+                kept = Some(shared.gap.start());
             }
         }
-        let flight = Arc::new(Flight::new(target.clone(), now, remembered));
+        let flight = Arc::new(Flight::new(target.clone(), now, kept));
         under_way.insert(key, Arc::clone(&flight));
         Permit::Lead(Lead { flight, flights: Arc::clone(self), key })
     }
 
     /// A reader of `flight`.
-    pub fn reader(&self, flight: &Arc<Flight>) -> Reader {
-        Reader::new(Arc::clone(flight), self.next_reader.fetch_add(1, Ordering::Relaxed))
+    pub fn reader(&self, flight: &Arc<Flight>, client: Client) -> Reader {
+        let id = self.next_reader.fetch_add(1, Ordering::Relaxed);
+        Reader::new(Arc::clone(flight), id, client)
     }
 
     /// How many are under way.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Answered, End, Flight, Shared};
+use super::{Answered, Client, End, Flight, Shared};
 use crate::store::{Buffer, CHUNK};
 
 /// Why a body ends before its end.
@@ -39,6 +39,7 @@ pub enum Opened {
 pub struct Reader {
     flight: Arc<Flight>,
     id: u64,
+    client: Client,
     changed: watch::Receiver<u64>,
 }
 
@@ -52,15 +53,20 @@ enum Step {
 }
 
 impl Reader {
-    pub(super) fn new(flight: Arc<Flight>, id: u64) -> Self {
+    pub(super) fn new(flight: Arc<Flight>, id: u64, client: Client) -> Self {
         let changed = flight.changed.subscribe();
         flight.lock().readers.insert(id, 0);
-        Self { flight, id, changed }
+        Self { flight, id, client, changed }
     }
 
     /// The flight.
     pub fn flight(&self) -> &Arc<Flight> {
         &self.flight
+    }
+
+    /// For whom it reads.
+    pub fn client(&self) -> Client {
+        self.client
     }
 
     /// Whether a promise binds the body.
@@ -99,7 +105,7 @@ impl Reader {
                     shared.gap.make_way(at, end);
                     if shared.verified
                         || !shared.gap.binds()
-                        || shared.gap.limit(at, u64::MAX, shared.have) > at
+                        || shared.gap.limit_for(self.client.gap, at, u64::MAX, shared.have) > at
                     {
                         shared.told = true;
                         return Opened::Answered(answered);
@@ -162,7 +168,7 @@ impl Reader {
         let limit = if shared.verified {
             end.min(shared.have)
         } else {
-            shared.gap.limit(at, end, shared.have)
+            shared.gap.limit_for(self.client.gap, at, end, shared.have)
         };
         let limit = limit.min(shared.before_the_last());
         if limit <= at {
@@ -174,7 +180,7 @@ impl Reader {
             Step::Window(bytes) => at + bytes.len() as u64,
             Step::Wait | Step::End | Step::Broken(_) => at,
         };
-        shared.gap.note(at, to);
+        shared.note(self.client, at, to);
         shared.readers.insert(self.id, to);
         if !shared.window.is_empty() {
             shared.trim();

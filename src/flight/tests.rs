@@ -27,7 +27,7 @@ impl World {
     fn new() -> Self {
         let flights = Arc::new(Flights::default());
         let key = target().key(crate::target::Partition::Public);
-        let Permit::Lead(lead) = flights.join(key, &target(), None, NOW, None) else {
+        let Permit::Lead(lead) = flights.join(key, &target(), None, NOW) else {
             panic!("nobody else is there")
         };
         Self { flights, lead, file: tempfile::tempfile().unwrap() }
@@ -35,7 +35,7 @@ impl World {
 
     fn join(&self, since: Option<Time>) -> Permit {
         let key = target().key(crate::target::Partition::Public);
-        self.flights.join(key, &target(), since, NOW, None)
+        self.flights.join(key, &target(), since, NOW)
     }
 
     fn begin(&self, binds: bool, length: u64) {
@@ -51,7 +51,7 @@ impl World {
     }
 
     fn reader(&self) -> Reader {
-        self.flights.reader(&self.lead.flight)
+        self.flights.reader(&self.lead.flight, Client::default())
     }
 }
 
@@ -176,9 +176,12 @@ fn a_range_beside_the_fill_is_granted_outside_the_gap_only() {
     let length = 64 << 20;
     world.begin(true, length);
     let flight = &world.lead.flight;
-    assert!(flight.grant_beside(length - 100, length), "the gap makes way");
-    assert!(!flight.grant_beside(length - 100 - GAP, length - 100), "there it is now");
-    assert!(flight.grant_beside(0, 100));
+    assert!(flight.grant_beside(Client::default(), length - 100, length), "the gap makes way");
+    assert!(
+        !flight.grant_beside(Client::default(), length - 100 - GAP, length - 100),
+        "there it is now"
+    );
+    assert!(flight.grant_beside(Client::default(), 0, 100));
 }
 
 #[tokio::test]
@@ -203,17 +206,17 @@ async fn two_flights_at_once_keep_back_the_same_bytes() {
     };
     let begin = |flight: &Flight| {
         let head = head();
-        let gap = Gap::new(true, Some(length), flight.remembered);
+        let gap = Gap::new(true, Some(length), flight.kept);
         let length = Some(length);
         flight.begin(Answered { head, length }, None, gap);
     };
     begin(&second.flight);
-    assert!(second.flight.remembered.is_some());
+    assert!(second.flight.kept.is_some());
     for flight in [&world.lead.flight, &second.flight] {
-        assert!(!flight.grant_beside(length - 100, length), "it has moved");
+        assert!(!flight.grant_beside(Client::default(), length - 100, length), "it has moved");
     }
     // The control: alone it makes way.
     let alone = World::new();
     alone.begin(true, length);
-    assert!(alone.lead.flight.grant_beside(length - 100, length));
+    assert!(alone.lead.flight.grant_beside(Client::default(), length - 100, length));
 }

@@ -81,20 +81,20 @@ struct Given {
 
 impl Origins {
     /// Sends a canonical request as anybody could: where a token service stands before the answer, with a token that it
-    /// gives to everybody. What comes is public; where nothing comes, nobody can say. Not for a fill: whatever the origin
-    /// counts would be counted on larder.
-    pub async fn fetch_as_anybody(&self, ask: Ask) -> Result<Answer, OriginError> {
+    /// gives to everybody; with what comes, whether it did. What comes is public; where nothing comes, nobody can say. Not for
+    /// a fill: whatever the origin counts would be counted on larder.
+    pub async fn fetch_as_anybody(&self, ask: Ask) -> Result<(Answer, bool), OriginError> {
         let first = self.fetch(Ask { token: None, ..ask.clone() }).await?;
         let Some(challenge) = Challenge::of(&first.head).filter(|_| !first.plain) else {
-            return Ok(first);
+            return Ok((first, false));
         };
         let from_public = ask.reach.from_public || first.public;
         let reach = Reach { from_public, ..ask.reach };
         match self.anonymous_token(&challenge, reach).await {
-            Ok(token) => self.fetch(Ask { token: Some(token), ..ask }).await,
+            Ok(token) => Ok((self.fetch(Ask { token: Some(token), ..ask }).await?, true)),
             Err(error) if error.is_temporary() => Err(error),
             // No door that is open to everybody.
-            Err(_) => Ok(first),
+            Err(_) => Ok((first, false)),
         }
     }
 

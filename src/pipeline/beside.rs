@@ -45,7 +45,7 @@ impl Pipeline {
         let [span] = spans.as_slice() else {
             return None;
         };
-        if !flight.grant_beside(span.start, span.end) {
+        if !flight.grant_beside(reader.client(), span.start, span.end) {
             return None;
         }
         let mut ask = task.ask(None, true);

@@ -1,7 +1,6 @@
 //! The judgement of a pass that a promise binds: as with fills, an index is asked again before its word refuses.
 //!
-//! What is refused, or not completed, is remembered here for later flights; it silences nobody but its client, whose own
-//! words the origin answered (silence.rs).
+//! What is refused silences nobody but its client, whose own words the origin answered (silence.rs).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,13 +26,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Judges a body of `size` bytes, of which those before `given` were given; the error says why it is refused.
-    pub(super) async fn judge(
-        self: Arc<Self>,
-        digests: Digests,
-        size: u64,
-        given: u64,
-    ) -> Result<(), String> {
+    /// Judges a body of `size` bytes; the error says why it is refused.
+    pub(super) async fn judge(self: Arc<Self>, digests: Digests, size: u64) -> Result<(), String> {
         let mut last = false;
         let all: Vec<Digest> = digests.iter().copied().collect();
         loop {
@@ -45,10 +39,9 @@ impl Bound {
                 // A pass is stored nowhere.
                 Finding::Proven { .. } | Finding::Excused(_) => return Ok(()),
                 Finding::Refused(mismatch) => {
-                    return Err(self.pipeline.pass_refused(&self, &mismatch, given));
+                    return Err(self.pipeline.pass_refused(&self, &mismatch));
                 }
                 Finding::Doubted(mismatch) if last => {
-                    self.not_completed(given);
                     let target = &self.target;
                     return Err(format!(
                         "{target}: {mismatch}; the index could not be asked again"
@@ -67,11 +60,5 @@ impl Bound {
                 }
             }
         }
-    }
-
-    /// The bytes before `given` were given: what comes after them is the gap that later flights keep.
-    pub(super) fn not_completed(&self, given: u64) {
-        let gap = (given > 0).then_some(given);
-        self.pipeline.silences.remember(&self.target, gap);
     }
 }

@@ -1,5 +1,6 @@
 //! Requests that may be answered from the store: look up, join a flight, answer.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::{Response, StatusCode, Version, header};
@@ -9,7 +10,7 @@ use super::record::Record;
 use super::rights::{Right, WAIT_FOR_FAILING};
 use super::task::Task;
 use super::{Call, Connection, Pipeline};
-use crate::flight::{End, Flight, Opened, Permit, Reader};
+use crate::flight::{Client, End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
@@ -108,7 +109,8 @@ impl Pipeline {
         stored: Option<Stored>,
         record: &mut Record,
     ) -> Response<Body> {
-        let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
+        let (flight, mut reader, leads) =
+            self.board(asked, &task, stored.as_ref(), call.connection.peer.ip());
         let usable = match stored.filter(|stored| stored.usable) {
             None => self.open_pointer(&task),
             usable => usable,
@@ -186,25 +188,26 @@ impl Pipeline {
         fails(task.class()) || task.is_pointer() && fails(Partition::Public)
     }
 
-    /// A place in the flight; who comes first starts it.
+    /// A place in the flight for a client at `address`; who comes first starts it.
     fn board(
         self: &Arc<Self>,
         asked: &Asked,
         task: &Task,
         stored: Option<&Stored>,
+        address: IpAddr,
     ) -> (Arc<Flight>, Reader, bool) {
         let since = self.memory.since(task, Demand::of(&asked.headers));
-        let remembered = self.silences.gap(&task.target);
-        let now = self.clock.now();
-        match self.flights.join(task.flight(), &task.target, since, now, remembered) {
+        let gap = self.silences.gap(&task.target, address);
+        let client = Client { address: Some(address), gap };
+        match self.flights.join(task.flight(), &task.target, since, self.clock.now()) {
             Permit::Follow(flight) => {
-                let reader = self.flights.reader(&flight);
+                let reader = self.flights.reader(&flight, client);
                 (flight, reader, false)
             }
             Permit::Lead(lead) => {
                 let flight = Arc::clone(&lead.flight);
                 // The reader stands before the fill begins, so that the fill knows that somebody waits.
-                let reader = self.flights.reader(&flight);
+                let reader = self.flights.reader(&flight, client);
                 let (pipeline, task) = (Arc::clone(self), task.clone());
                 let entry = stored.map(|stored| Arc::clone(&stored.entry));
                 tokio::spawn(async move { pipeline.lead(lead, task, entry).await });

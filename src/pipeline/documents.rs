@@ -17,7 +17,7 @@ use crate::claim::Promise;
 use crate::clock::Time;
 use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Renewal, Shape};
 use crate::entry::Entry;
-use crate::flight::{End, Permit};
+use crate::flight::{Client, End, Permit};
 use crate::origin::{Lane, Reach};
 use crate::target::{Partition, Scheme, Target};
 use crate::verify::Expectation;
@@ -283,15 +283,14 @@ impl Pipeline {
         let pipeline = Arc::clone(self);
         Box::pin(async move {
             let flights = &pipeline.flights;
-            let remembered = pipeline.silences.gap(&task.target);
             let now = pipeline.clock.now();
-            let permit = flights.join(task.flight(), &task.target, since, now, remembered);
+            let permit = flights.join(task.flight(), &task.target, since, now);
             let flight = match &permit {
                 Permit::Follow(flight) => Arc::clone(flight),
                 Permit::Lead(lead) => Arc::clone(&lead.flight),
             };
             // Stands before the fill begins, so that the fill knows that somebody waits.
-            let _reader = flights.reader(&flight);
+            let _reader = flights.reader(&flight, Client::default());
             if let Permit::Lead(lead) = permit {
                 let pipeline = Arc::clone(&pipeline);
                 tokio::spawn(async move { pipeline.lead(lead, task, stored).await });

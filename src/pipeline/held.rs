@@ -1,7 +1,9 @@
 //! Promise P3 for passes: a body that is bound by a promise is held to it, for whomever it is.
 //!
 //! A pass has one reader and no spool, so the gap is simply the last bytes that came; they are given when they complete
-//! the right body (bound.rs).
+//! the right body (bound.rs). While it runs, and for a day if it is not completed, its client keeps to that gap in whatever it
+//! asks of the target (silence.rs). Another body of the same length, which is what it finds when it asks again, has its gap
+//! there by itself.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -13,10 +15,11 @@ use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
 
 use super::bound::Bound;
 use crate::digest::{Hashing, Wanted};
-use crate::flight::{AT_THE_END, GAP, HELD_WHOLE};
+use crate::flight::{AT_THE_END, GAP, HELD_WHOLE, own_start};
 use crate::reply::{Cut, Line};
 
-/// The most bytes that wait in memory, where an earlier body of the target left its gap far from the end.
+/// The most bytes that wait in memory, where the client was given an earlier body of the target whose gap lies far from the
+/// end of this one.
 const MOST_WAITING: u64 = 4 << 20;
 
 type Judging = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
@@ -35,6 +38,8 @@ pub(super) struct Held {
     came: u64,
     /// No byte from here on is given before the judgement.
     gap: u64,
+    /// Whether the client had no gap to keep to before.
+    first: bool,
     waiting: VecDeque<Bytes>,
     waiting_bytes: u64,
     trailers: Option<Frame<Bytes>>,
@@ -49,11 +54,20 @@ impl Held {
         wanted: Wanted,
         line: Option<Line>,
     ) -> Self {
-        let gap = bound.pipeline.silences.gap(&bound.target);
+        let silences = &bound.pipeline.silences;
+        // From the start: who asks for the end by another request meanwhile has not come to the gap either. Bodies that are
+        // held whole leave none.
+        let own = match body.size_hint().exact() {
+            Some(length) => (length > HELD_WHOLE).then(|| own_start(length)),
+            None => Some(AT_THE_END),
+        };
+        let first = own.is_some_and(|own| silences.remember(&bound.target, bound.client, own));
+        let gap = silences.gap(&bound.target, bound.client);
         Self {
             state: State::Arriving(Hashing::new(wanted)),
             came: 0,
             gap: gap.unwrap_or(AT_THE_END),
+            first,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             trailers: None,
@@ -94,8 +108,8 @@ impl Held {
         }
         if self.waiting_bytes > MOST_WAITING {
             return Err(format!(
-                "a body of {} was not completed within the last day, and this one cannot be held back long enough to be \
-                 judged; ask without credentials and unknown header fields",
+                "a body of {} was not completed for this client within the last day, and this one is so much longer that it \
+                 cannot be held back until it is judged; ask without credentials and unknown header fields",
                 self.bound.target
             ));
         }
@@ -103,13 +117,19 @@ impl Held {
     }
 
     fn wrong(&mut self, why: String) -> Cut {
-        self.bound.not_completed(self.given());
         self.state = State::Wrong;
         self.waiting.clear();
         if let Some(line) = &self.line {
             line.cut();
         }
         Cut(why)
+    }
+
+    fn right(&mut self) {
+        self.state = State::Right;
+        if self.first {
+            self.bound.pipeline.silences.forget(&self.bound.target, self.bound.client);
+        }
     }
 
     /// All has come.
@@ -119,7 +139,7 @@ impl Held {
             State::Arriving(hashing) => {
                 let digests = hashing.finish();
                 let bound = Arc::clone(&self.bound);
-                State::Judging(Box::pin(bound.judge(digests, self.came, self.given())))
+                State::Judging(Box::pin(bound.judge(digests, self.came)))
             }
             other @ (State::Judging(_) | State::Right | State::Wrong) => other,
         };
@@ -143,7 +163,7 @@ impl HttpBody for Held {
                     return Poll::Ready(rest.map(Ok));
                 }
                 State::Judging(judging) => match ready!(judging.as_mut().poll(context)) {
-                    Ok(()) => self.state = State::Right,
+                    Ok(()) => self.right(),
                     Err(why) => return Poll::Ready(Some(Err(self.wrong(why)))),
                 },
                 State::Arriving(_) => {
@@ -175,14 +195,5 @@ impl HttpBody for Held {
             hint.set_upper(upper.saturating_add(self.waiting_bytes));
         }
         hint
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        // A client that leaves may resume by itself.
-        if matches!(self.state, State::Arriving(_) | State::Judging(_)) {
-            self.bound.not_completed(self.given());
-        }
     }
 }

@@ -54,11 +54,9 @@ impl Pipeline {
             lead.flight.finish(end);
             return;
         }
-        let remembered = lead.flight.remembered.or_else(|| self.silences.gap(&task.target));
         let (mut attempt, mut pause) = (Attempt::First, UNSETTLED);
         let end = loop {
-            let came =
-                Box::pin(self.attempt(&lead, &task, stored.as_ref(), attempt, remembered)).await;
+            let came = Box::pin(self.attempt(&lead, &task, stored.as_ref(), attempt)).await;
             match came {
                 Came::Again(_) if attempt == Attempt::First && lead.flight.restart() => {
                     attempt = Attempt::Second;
@@ -75,11 +73,12 @@ impl Pipeline {
             // Nobody resumes what nobody was given a byte of; and an index may be right again in a moment.
             End::Refused(_) if task.is_index() && lead.flight.gap_to_remember().is_none() => {}
             End::Refused(reason) => {
-                let (gap, now) = (lead.flight.gap_to_remember(), self.clock.now());
-                self.silences.begin_for(&task.target, task.asker.reader(), reason, gap, now);
+                self.remember_gap(&lead.flight);
+                let now = self.clock.now();
+                self.silences.begin_for(&task.target, task.asker.reader(), reason, now);
             }
             // Its clients resume by themselves, from what they were given.
-            End::Failed(..) => self.silences.remember(&task.target, lead.flight.gap_to_remember()),
+            End::Failed(..) => self.remember_gap(&lead.flight),
             End::Kept(_)
             | End::Given
             | End::Current(_)
@@ -91,13 +90,20 @@ impl Pipeline {
         lead.flight.finish(end);
     }
 
+    /// The body was not completed: who was given bytes of it keeps to its gap from now on.
+    fn remember_gap(&self, flight: &Flight) {
+        let Some((gap, clients)) = flight.gap_to_remember() else { return };
+        for client in clients {
+            self.silences.remember(&flight.target, client, gap);
+        }
+    }
+
     async fn attempt(
         self: &Arc<Self>,
         lead: &Lead,
         task: &Task,
         stored: Option<&Arc<Entry>>,
         attempt: Attempt,
-        remembered: Option<u64>,
     ) -> Came {
         let expected = self.expectation_of(task);
         // Followed inside only where a name or a claim will prove what comes; all other redirects reach the client.
@@ -138,7 +144,7 @@ impl Pipeline {
                 Came::Again(End::Pass)
             }
             (StatusCode::OK, _) => {
-                Box::pin(self.arrive(lead, task, &ask, answer, expected, attempt, remembered)).await
+                Box::pin(self.arrive(lead, task, &ask, answer, expected, attempt)).await
             }
             _ => Came::Ended(self.other_answer(lead, task, answer).await),
         }
@@ -171,6 +177,9 @@ impl Pipeline {
     ) -> Came {
         let mut renewed = Entry::clone(entry);
         freshness::refresh(&mut renewed.head, &answer.head);
+        if task.is_guarded() {
+            renewed.head.keep_the_representations();
+        }
         renewed.requested_at = answer.requested_at;
         renewed.checked_at = self.clock.now();
         renewed.proof.stale = task.heads() && self.is_expired(task.bare(), renewed.checked_at);
@@ -193,7 +202,6 @@ impl Pipeline {
     }
 
     /// A 200: into the spool, if it may be shared.
-    #[expect(clippy::too_many_arguments, reason = "it is the tail of `attempt`")]
     async fn arrive(
         self: &Arc<Self>,
         lead: &Lead,
@@ -202,7 +210,6 @@ impl Pipeline {
         mut answer: Answer,
         expected: Expectation,
         attempt: Attempt,
-        remembered: Option<u64>,
     ) -> Came {
         let flight = &lead.flight;
         let proven = expected.named.is_some() || expected.promises.iter().any(Promise::is_strong);
@@ -221,9 +228,13 @@ impl Pipeline {
             self.note_unshared(task);
             return Came::Ended(hand_over(lead, answer));
         }
+        if task.is_guarded() {
+            // Whoever proves a right is given this head, too, those included who follow this flight.
+            answer.head.keep_the_representations();
+        }
         let spool = self.spool(answer.length, task.wanted(expected.algorithms())).await;
         let file = spool.as_ref().ok().map(Spool::reader);
-        let gap = Gap::new(expected.binds(), answer.length, remembered);
+        let gap = Gap::new(expected.binds(), answer.length, flight.kept);
         flight.begin(Answered { head: answer.head.clone(), length: answer.length }, file, gap);
         // Asked for each piece; what is promised is looked up only when it may have changed.
         let judged = AtomicU64::new(self.store.generation());

@@ -77,7 +77,7 @@ impl Pipeline {
         {
             // Nobody asks an empty body for its end.
             let digests = Hashing::new(*wanted).finish();
-            if let Err(why) = Arc::clone(bound).judge(digests, 0, 0).await {
+            if let Err(why) = Arc::clone(bound).judge(digests, 0).await {
                 let text = reply::text(StatusCode::BAD_GATEWAY, &why, Outcome::Rejected);
                 return record.end(Outcome::Rejected, text);
             }
@@ -140,14 +140,13 @@ impl Pipeline {
         Some(expectation(&self.store, name, artifact, target, now))
     }
 
-    /// A pass brought other bytes than were promised; those before `given` were given.
-    pub(super) fn pass_refused(&self, bound: &Bound, mismatch: &Mismatch, given: u64) -> String {
+    /// A pass brought other bytes than were promised.
+    pub(super) fn pass_refused(&self, bound: &Bound, mismatch: &Mismatch) -> String {
         let (now, target) = (self.clock.now(), &bound.target);
         let reason = format!("{target} was refused: {mismatch}");
         tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
         self.metrics.rejected();
-        let gap = (given > 0).then_some(given);
-        self.silences.begin(target, Some(bound.client), &reason, gap, now);
+        self.silences.begin(target, Some(bound.client), &reason, now);
         self.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }

@@ -101,7 +101,7 @@ impl Pipeline {
         // anybody, who needs no token for that: a HEAD costs no quota.
         let fetched = match stored {
             Some(_) if !task.asker.is_private() => {
-                Box::pin(self.origins.fetch_as_anybody(ask)).await
+                Box::pin(self.origins.fetch_as_anybody(ask)).await.map(|(answer, _)| answer)
             }
             Some(_) | None => self.origins.fetch(ask).await,
         };

@@ -272,6 +272,10 @@ impl Pipeline {
 
     /// The head of an answer that names the representation, or what else it says. Who shows no credential is anybody, whom a
     /// token service gives a token. `class`: with whose credential it asks.
+    ///
+    /// Of anybody's HEAD alone nothing follows: there are servers and sign-in proxies that guard GET and forget HEAD, and
+    /// what is public is given without any credential. So one byte is asked for as well, unless a token service gave the
+    /// right: tokens know reading and no methods, and a GET of a manifest would be counted.
     pub(super) async fn answer_naming(
         &self,
         ask: Ask,
@@ -281,16 +285,18 @@ impl Pipeline {
         let head = Ask { head_only: true, patient: false, ..ask };
         let one = Ask { head_only: false, range: Some((0, Some(0))), ..head.clone() };
         let (origin, lane) = (head.target.origin().clone(), head.lane);
+        let mut by_its_head = None;
         for ask in [head, one] {
             let by_head = ask.head_only;
+            let by_anybody = ask.credential.is_none();
             // Where anybody is given a token, anybody may ask with one.
-            let fetched = if ask.credential.is_none() {
+            let fetched = if by_anybody {
                 Box::pin(self.origins.fetch_as_anybody(ask)).await
             } else {
-                self.origins.fetch(ask).await
+                self.origins.fetch(ask).await.map(|answer| (answer, false))
             };
-            let answer = match fetched {
-                Ok(answer) => answer,
+            let (answer, vouched) = match fetched {
+                Ok(fetched) => fetched,
                 Err(error) => {
                     let redirects = matches!(error.fault(), crate::origin::Fault::Redirects(_));
                     if !error.is_temporary() || redirects {
@@ -316,7 +322,13 @@ impl Pipeline {
             }
             let said = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
             return match said {
-                true if mark.is_named_by(&answer.head) => Ok(answer.head),
+                true if mark.is_named_by(&answer.head) => {
+                    if by_head && by_anybody && !vouched {
+                        by_its_head = Some(answer.head);
+                        continue;
+                    }
+                    Ok(by_its_head.unwrap_or(answer.head))
+                }
                 true if *answer.answered_by.origin() == origin => Err(Word::Other),
                 // A page elsewhere, at which somebody may sign in.
                 true | false => Err(Word::No),

@@ -5,8 +5,10 @@
 //! was an answer to its client's own words, which might be chosen to be refused: that silence is for its client alone
 //! (promise P4).
 //!
-//! And for a day the next flights keep the gap where it was, whether a body was refused or merely not completed, because
-//! a gap elsewhere would complete what the first flight gave.
+//! And whoever was given bytes of a body that was not completed, refused or not, keeps to its gap for a day, besides whatever
+//! gap the next body has: a gap elsewhere would complete what it has. That, too, is for that client alone. Otherwise one that
+//! asks for the end of a file and leaves could make all others wait for the last byte before they are given the second one. A
+//! client is an address: those behind one address wait for each other, and who comes back from another is a new one.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,7 +24,7 @@ const SILENCE: Duration = Duration::from_mins(1);
 /// How long a gap is remembered.
 const GAP_HOLDS: Duration = Duration::from_hours(24);
 
-/// How many targets are remembered. Who provokes more refusals than this within a day gains a second gap.
+/// How many targets, each with a client, are remembered. Who provokes more refusals than this within a day gains a second gap.
 const MOST: u64 = 65_536;
 
 /// Until when, and why.
@@ -33,7 +35,7 @@ type Silence = (Time, String);
 pub(super) struct Silences {
     /// With the client for whom it is, or none for everybody's.
     silent: Cache<(Key, Option<IpAddr>), Silence>,
-    gaps: Cache<Key, u64>,
+    gaps: Cache<(Key, IpAddr), u64>,
 }
 
 impl Default for Silences {
@@ -48,28 +50,12 @@ impl Default for Silences {
 
 impl Silences {
     /// A body of `target` was refused: no byte of it leaves, to `client` or to anybody.
-    pub(super) fn begin(
-        &self,
-        target: &Target,
-        client: Option<IpAddr>,
-        reason: &str,
-        gap: Option<u64>,
-        now: Time,
-    ) {
-        self.remember(target, gap);
+    pub(super) fn begin(&self, target: &Target, client: Option<IpAddr>, reason: &str, now: Time) {
         self.silent.insert((key(target), client), (now.plus(SILENCE), reason.to_owned()));
     }
 
     /// The same for whoever shows one credential: its own indexes may have refused the body, which say nothing to others.
-    pub(super) fn begin_for(
-        &self,
-        target: &Target,
-        reader: Partition,
-        reason: &str,
-        gap: Option<u64>,
-        now: Time,
-    ) {
-        self.remember(target, gap);
+    pub(super) fn begin_for(&self, target: &Target, reader: Partition, reason: &str, now: Time) {
         let key = target.clone().with_variant("").key(reader);
         self.silent.insert((key, None), (now.plus(SILENCE), reason.to_owned()));
     }
@@ -85,12 +71,15 @@ impl Silences {
         said(silence, now)
     }
 
-    /// Bytes around a gap that begins at `gap` were given, and the body was not completed.
-    pub(super) fn remember(&self, target: &Target, gap: Option<u64>) {
-        // The first gap counts: later flights kept to it.
-        if let Some(gap) = gap {
-            self.gaps.entry(key(target)).or_insert(gap);
-        }
+    /// `client` was given bytes around a gap that begins at `gap`. Whether that is its first one of the target: that one
+    /// counts, because it kept to it ever since.
+    pub(super) fn remember(&self, target: &Target, client: IpAddr, gap: u64) -> bool {
+        self.gaps.entry((key(target), client)).or_insert(gap).is_fresh()
+    }
+
+    /// The body around whose gap `client` was given bytes was the right one.
+    pub(super) fn forget(&self, target: &Target, client: IpAddr) {
+        self.gaps.invalidate(&(key(target), client));
     }
 
     /// Why nothing of `target` may leave to `client` now, if so.
@@ -102,9 +91,9 @@ impl Silences {
             .find_map(|silence| said(silence, now))
     }
 
-    /// Where the gap lay when a body of `target` was not completed.
-    pub(super) fn gap(&self, target: &Target) -> Option<u64> {
-        self.gaps.get(&key(target))
+    /// Where the gap lay when `client` was given bytes of a body of `target` that was not completed.
+    pub(super) fn gap(&self, target: &Target, client: IpAddr) -> Option<u64> {
+        self.gaps.get(&(key(target), client))
     }
 }
 
@@ -129,11 +118,12 @@ mod tests {
         let (now, client) = (Time::from_millis(1_000_000), IpAddr::from([127, 0, 0, 1]));
         let reason = |target: &Target, now| silences.reason(target, client, now);
         assert_eq!(reason(&target, now), None);
-        silences.begin(&target, None, "bad", Some(7), now);
+        silences.begin(&target, None, "bad", now);
+        assert!(silences.remember(&target, client, 7));
         assert!(reason(&target.clone().with_variant("x"), now).is_some());
         assert_eq!(reason(&target, now.plus(SILENCE)), None);
-        silences.begin(&target, None, "bad", Some(9), now);
-        assert_eq!(silences.gap(&target), Some(7));
+        assert!(!silences.remember(&target, client, 9));
+        assert_eq!(silences.gap(&target, client), Some(7));
     }
 
     #[test]
@@ -142,7 +132,9 @@ mod tests {
         let target = Target::from_url("https://example.org/a.whl").unwrap();
         let now = Time::from_millis(1_000_000);
         let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        silences.begin(&target, Some(one), "bad", None, now);
+        silences.begin(&target, Some(one), "bad", now);
+        silences.remember(&target, one, 7);
+        assert_eq!(silences.gap(&target, other), None);
         assert!(silences.reason(&target, one, now).is_some());
         assert_eq!(silences.reason(&target, other, now), None);
     }

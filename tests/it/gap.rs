@@ -454,3 +454,54 @@ async fn an_index_that_changes_its_algorithm_refuses_nothing_right() {
     assert_eq!(world.fetch(&url).await.body, new);
     assert!(world.fetch(&url).await.is_hit());
 }
+
+/// Who asks for the end of a large file and leaves has brought upon nobody else that they wait for the last byte before they
+/// are given the second one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_that_one_client_moved_and_left_behind_is_its_own() {
+    let world = World::new().await;
+    let right = noise(26, 1 << 20);
+    let gate = crate::world::Gate::closed();
+    let hold = |at| crate::world::Fault::Hold(at, gate.clone());
+    let path = by_hash(&right);
+    // The end, and then the fill breaks: as when nobody reads any more and much is still to come.
+    let broken = Page::new(right.clone()).etag("v1").fault(crate::world::Fault::Cut(900_000));
+    let url = world.origin.put(&path, broken.without_ranges());
+    let end = world.client.get(&url).range("131072-").send().await;
+    assert!(!end.body.is_empty() && !end.is_complete(), "{} {:?}", end.status, end.end);
+    world.origin.put(&path, Page::new(right.clone()).etag("v1").fault(hold(900_000)));
+    // Others are given what has come; the control: it is not, because those bytes would complete what it has.
+    let mut other = world.client.get(&url).from("127.0.0.9").open().await.unwrap();
+    assert!(other.read(500_000).await);
+    let mut same = world.client.get(&url).open().await.unwrap();
+    assert!(same.read(65_536).await);
+    assert!(same.so_far().len() <= 65_536);
+    gate.open();
+    assert!(other.equals(&right).await && same.equals(&right).await);
+}
+
+/// Ctrl-C, and once more: another body of the same length has its gap where the first one had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_its_client_left_denies_the_file_to_nobody() {
+    let world = World::new().await;
+    let right = noise(27, 20 << 20);
+    let gate = crate::world::Gate::closed();
+    for chunked in [false, true] {
+        let path = by_hash(&right[usize::from(chunked)..]);
+        let right = right.slice(usize::from(chunked)..);
+        let page = |page: Page| if chunked { page.chunked() } else { page };
+        let stopped =
+            Page::new(right.clone()).fault(crate::world::Fault::Hold(1 << 20, gate.clone()));
+        let url = world.origin.put(&path, page(stopped));
+        let ask = || world.client.get(&url).header("x-unheard-of", "1");
+        let mut left = ask().open().await.unwrap();
+        assert!(left.read(500_000).await);
+        drop(left);
+        world.origin.put(&path, page(Page::new(right.clone())));
+        for who in ["127.0.0.1", "127.0.0.9"] {
+            assert_eq!(ask().from(who).send().await.complete().body, right, "{chunked} {who}");
+        }
+        // A fill waits for nothing, either.
+        assert_eq!(world.fetch(&url).await.body, right, "{chunked}");
+    }
+}

@@ -64,7 +64,7 @@ impl Yard {
     }
 
     /// Waits until anybody is given the whole of the image from here, as long as the registry is well.
-    async fn is_open(&self, repository: &str, image: &Image) {
+    pub(crate) async fn is_open(&self, repository: &str, image: &Image) {
         let kept = |url: String| async move {
             let ask = self.world.client.get(&url).header("cache-control", "only-if-cached");
             ask.send().await.status == 200
@@ -246,6 +246,33 @@ async fn engines_with_new_tokens_move_no_blob_twice() {
         let pulls = registry.front.log().into_iter();
         let pulls = pulls.filter(|one| one.method == "GET" && one.path.contains("/manifests/"));
         assert_eq!(pulls.count(), 1, "{repository}");
+    }
+}
+
+/// A private tag that points elsewhere now: whoever follows it, what it points at is fetched once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_that_moved_is_pulled_once_for_all_who_have_a_right() {
+    if !can_run(&[PROGRAM, "skopeo"]) {
+        return;
+    }
+    let yard = Yard::new(TOKENS).await;
+    let pulls = || {
+        let log = yard.registry.front.log().into_iter();
+        log.filter(|one| one.method == "GET" && one.path.contains("/manifests/")).count()
+    };
+    for (round, seed) in [14, 15].into_iter().enumerate() {
+        let image = Image::new(yard.world.dir(), seed, 50_000);
+        yard.push(&image, "private/box:1.0").await;
+        yard.world.proxy.clock.advance(GRACE);
+        let (before, sent) = (pulls(), yard.registry.sent());
+        let mut given = Vec::new();
+        for (who, into) in [(OWNER, "owners"), (MEMBER, "members"), (OWNER, "again")] {
+            let into = format!("{round}-{into}");
+            given.push(yard.pull_as(Some(who), "private/box:1.0", &into).await.unwrap());
+        }
+        assert!(given[0] == given[1] && given[0] == given[2]);
+        assert_eq!(pulls() - before, image.manifests.len(), "{round}: each once");
+        assert!(yard.registry.sent() > sent, "the control: it is another image");
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::body::Frame;
+use hyper::header::HeaderName;
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::world::archive::{by_hash, hex, plain_wheel, put_simple};
@@ -166,6 +167,84 @@ async fn what_larder_is_given_without_a_credential_is_everybodys() {
             }
         }
     }
+}
+
+/// Servers that guard GET, and of which anybody hears by HEAD what there is: a rule for one method, a sign-in proxy for browsers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_anybody_is_given_makes_nothing_public() {
+    let world = World::new().await;
+    let body = noise(19, 200_000);
+    let path = by_hash(&body);
+    let door = Door::open_to(&[ALICE, BOB]);
+    let (guarded, held) = (door.clone(), body.clone());
+    let url = world.origin.script(&path, move |request| {
+        let is_let = request.method() == Method::HEAD || guarded.lets(&request);
+        let answer = if is_let { file(&held, "\"v1\"") } else { status(401) };
+        async move { answer }
+    });
+    ask(&world.client, &url, ALICE).await.complete();
+    assert!(ask(&world.client, &url, BOB).await.complete().is_hit());
+    eventually("larder asked by itself for more than the head", || async {
+        asked(&world.origin, &path, &Method::GET, "") == 1
+    })
+    .await;
+    for _ in 0..2 {
+        let got = ask(&world.client, &url, "").await;
+        assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
+    }
+    // The control: who has a right is given it from here.
+    assert!(ask(&world.client, &url, ALICE).await.complete().is_hit());
+}
+
+/// What an origin says to one about itself, beside the representation, another hears no more than its cookies.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_said_to_one_beside_the_file_is_told_to_no_other() {
+    let world = World::new().await;
+    let body = noise(20, 1_000_000);
+    let path = by_hash(&body);
+    let gate = Gate::closed();
+    let (held, waits) = (body.clone(), gate.clone());
+    let url = world.origin.script(&path, move |request| {
+        let who = request.headers().get("authorization").cloned();
+        let mut answer = if who.is_some() { file(&held, "\"v1\"") } else { status(401) };
+        for name in
+            ["x-user", "x-request-id", "authentication-info", "link", "x-ratelimit-remaining"]
+        {
+            answer
+                .headers_mut()
+                .extend(who.clone().map(|who| (HeaderName::from_static(name), who)));
+        }
+        let waits = (request.method() == Method::GET).then(|| waits.clone());
+        async move {
+            if let Some(waits) = waits {
+                waits.passed().await;
+            }
+            answer
+        }
+    });
+    let alice = tokio::spawn({
+        let (client, url) = (world.client.clone(), url.clone());
+        async move { ask(&client, &url, ALICE).await.complete() }
+    });
+    eventually("she has asked", || async { world.origin.gets(&path) == 1 }).await;
+    let bob = tokio::spawn({
+        let (client, url) = (world.client.clone(), url.clone());
+        async move { ask(&client, &url, BOB).await.complete() }
+    });
+    gate.open();
+    // On its way, and from the store.
+    alice.await.unwrap();
+    for got in [bob.await.unwrap(), ask(&world.client, &url, CAROL).await.complete()] {
+        assert!(got.body == body);
+        assert_eq!(
+            (got.text("etag"), got.text("content-type")),
+            ("\"v1\"", "application/octet-stream")
+        );
+        let told = got.headers.values().any(|value| value.as_bytes() == ALICE.as_bytes());
+        assert!(!told, "{:?}", got.headers);
+    }
+    assert_eq!(world.origin.gets(&path), 1, "the control: both were given what she received");
+    assert!(holding(&world.cache(), ALICE.as_bytes()).is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

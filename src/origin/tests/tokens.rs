@@ -146,13 +146,13 @@ async fn what_anybody_may_have_is_asked_for_with_a_token_that_goes_nowhere_else(
     for (token, expected) in [("t0", 200), ("nobody", 401)] {
         let registry = registry(&authority, &realm, token, &there).await;
         let at = |path: &str| format!("https://127.0.0.1:{}{path}", registry.at.port());
-        let answer = origins.fetch_as_anybody(ask(&at("/manifest"))).await.unwrap();
-        assert_eq!(answer.head.status, expected);
+        let (answer, vouched) = origins.fetch_as_anybody(ask(&at("/manifest"))).await.unwrap();
+        assert_eq!((answer.head.status.as_u16(), vouched), (expected, true));
         // The control: a fill shows nothing.
         let answer = origins.fetch(ask(&at("/manifest"))).await.unwrap();
         assert_eq!(answer.head.status, 401);
         let blob = crate::origin::Ask { follow: true, ..ask(&at("/blob")) };
-        let answer = origins.fetch_as_anybody(blob).await.unwrap();
+        let (answer, _) = origins.fetch_as_anybody(blob).await.unwrap();
         assert_eq!(answer.head.status, expected);
     }
     let seen = files.heads();

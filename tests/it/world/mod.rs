@@ -9,6 +9,7 @@ pub(crate) mod binary;
 pub(crate) mod blind;
 pub(crate) mod ca;
 pub(crate) mod client;
+pub(crate) mod engine;
 pub(crate) mod gpg;
 pub(crate) mod larder;
 pub(crate) mod names;

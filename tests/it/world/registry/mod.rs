@@ -65,13 +65,18 @@ pub(crate) struct Registry {
 impl Registry {
     /// Starts one that keeps its files under `dir`.
     pub(crate) async fn start(ca: &Ca, dir: &Path, around: Around) -> Self {
+        Self::start_with(ca, dir, around, "").await
+    }
+
+    /// The same; `auth` is what its settings say of logins, if it wants no tokens.
+    pub(crate) async fn start_with(ca: &Ca, dir: &Path, around: Around, auth: &str) -> Self {
         let storage = dir.join("registry");
         std::fs::create_dir_all(&storage).unwrap();
         let (front, files) = (Origin::named(ca, NAME).await, Origin::named(ca, FILES).await);
         let tokens = Tokens::new(ca, &storage).await;
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
-        let auth = if around.tokens { tokens.settings() } else { String::new() };
+        let auth = if around.tokens { tokens.settings() } else { auth.to_owned() };
         let shown = storage.display();
         let settings = format!(
             "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    rootdirectory: {shown}\n  delete:\n    \

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
-use hyper::Response;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
+use hyper::{Method, Request, Response};
 use larder::clock::Clock;
 use rcgen::{CertificateParams, DnType, KeyPair};
 
@@ -68,21 +70,17 @@ impl Tokens {
         let front = Origin::named(ca, REALM).await;
         let giving = signer.clone();
         front.otherwise(move |request| {
-            let said = request.headers().get(AUTHORIZATION);
-            let is = |who| said.is_some_and(|said| said == &format!("Basic {}", basic(who)));
-            let who = [OWNER, MEMBER, GUEST].into_iter().find(|who| is(*who));
-            let status = if said.is_some() && who.is_none() { 401 } else { 200 };
-            let query = request.uri().query().unwrap_or_default();
-            let query = query.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
-            let scopes: Vec<&str> =
-                query.split('&').filter_map(|pair| pair.strip_prefix("scope=")).collect();
-            let token = giving.token(&scopes, who);
-            let body = if status == 200 {
-                format!(r#"{{"token":"{token}","expires_in":300}}"#)
-            } else {
-                String::from(r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#)
-            };
+            let giving = giving.clone();
             async move {
+                let said = Said::of(request).await;
+                let body = match said.who() {
+                    Ok(who) => {
+                        let token = giving.token(&said.scopes(), who);
+                        format!(r#"{{"{}":"{token}","expires_in":300}}"#, said.answered_as)
+                    }
+                    Err(()) => String::from(r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#),
+                };
+                let status = if said.who().is_ok() { 200 } else { 401 };
                 let answer = Response::builder().status(status);
                 answer.header("content-type", "application/json").body(whole(body)).unwrap()
             }
@@ -108,6 +106,60 @@ impl Tokens {
     /// How many were given out over the network.
     pub(crate) fn given(&self) -> usize {
         self.front.total()
+    }
+}
+
+/// What a client says to the service: by GET, with its login in a header field (the registry's token protocol), or by POST,
+/// with its login in the body (OAuth 2), as containerd does.
+struct Said {
+    /// `name=value`, decoded.
+    pairs: Vec<String>,
+    authorization: Option<String>,
+    /// The name under which the token is handed out.
+    answered_as: &'static str,
+}
+
+impl Said {
+    async fn of(request: Request<Incoming>) -> Self {
+        let authorization = request.headers().get(AUTHORIZATION);
+        let authorization = authorization.map(|value| value.to_str().unwrap().to_owned());
+        let (text, answered_as) = if request.method() == Method::POST {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            (String::from_utf8(body.to_vec()).unwrap(), "access_token")
+        } else {
+            (request.uri().query().unwrap_or_default().to_owned(), "token")
+        };
+        let decoded = |pair: &str| {
+            let pair = pair.replace('+', " ").replace("%20", " ");
+            pair.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",")
+        };
+        let pairs = text.split('&').map(decoded).collect();
+        Self { pairs, authorization, answered_as }
+    }
+
+    fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    fn scopes(&self) -> Vec<&str> {
+        self.all("scope").flat_map(|scopes| scopes.split(' ')).collect()
+    }
+
+    /// Whose login it shows, if it shows any; an error, if that is nobody's.
+    fn who(&self) -> Result<Option<(&'static str, &'static str)>, ()> {
+        let shown = match (&self.authorization, self.all("username").next()) {
+            (Some(value), _) => value.clone(),
+            (None, Some(user)) => {
+                let password = self.all("password").next().unwrap_or_default();
+                format!("Basic {}", basic((user, password)))
+            }
+            (None, None) => return Ok(None),
+        };
+        let known = [OWNER, MEMBER, GUEST].into_iter();
+        known
+            .map(Some)
+            .find(|who| who.is_some_and(|who| shown == format!("Basic {}", basic(who))))
+            .ok_or(())
     }
 }
 

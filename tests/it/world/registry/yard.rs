@@ -12,26 +12,52 @@ use crate::world::{World, files};
 /// What podman and buildah must be told to keep to a directory of the test's.
 const STORAGE: [&str; 6] = ["--root", "$ROOT", "--runroot", "$RUN", "--storage-driver", "vfs"];
 
+/// The passwords of the owner and of the member, by bcrypt at its lowest cost.
+const PASSWORDS: &str = "owner:$2b$04$/VqjQfOEsNsHu.PSz736yOejJ8K0JpjvCRXwL6F/PkFHIJrJ/cdEy\n\
+                         member:$2b$04$anyP6NZQW/XPZGfj9LNWJO1UFqL0aVY4ZDvZm0L4AsPcc1PWmpDJy\n";
+
 /// A registry beyond larder, and what clients need to know of larder.
 pub(crate) struct Yard {
     pub(crate) registry: Registry,
     pub(crate) world: World,
     ca: String,
     pub(crate) names: Names,
-    tokens: bool,
+    /// Whether it takes a login to push.
+    logins: bool,
 }
 
 impl Yard {
     pub(crate) async fn new(around: Around) -> Self {
+        Self::with(around, |_| String::new()).await
+    }
+
+    /// A registry that asks for user and password with every request (HTTP Basic), and knows the owner and a member.
+    pub(crate) async fn with_passwords() -> Self {
+        Self::with(Around::default(), |dir| {
+            let file = dir.join("htpasswd");
+            std::fs::write(&file, PASSWORDS).unwrap();
+            format!("auth:\n  htpasswd:\n    realm: gears\n    path: {}\n", file.display())
+        })
+        .await
+    }
+
+    async fn with(around: Around, auth: impl FnOnce(&Path) -> String) -> Self {
         let names = Names::new().await;
         let url = names.url();
-        let world = World::with(|config| config.upstream.https_proxy = Some(url)).await;
-        let registry = Registry::start(&world.ca, world.dir(), around).await;
+        let world = World::with(|config| {
+            config.upstream.https_proxy = Some(url);
+            // Clients that ask larder for a registry without its name mean this one.
+            let mirrored = larder::config::Registry { name: None, url: format!("https://{NAME}") };
+            config.mirror.registries = vec![mirrored];
+        })
+        .await;
+        let auth = auth(world.dir());
+        let registry = Registry::start_with(&world.ca, world.dir(), around, &auth).await;
         for origin in [&registry.front, &registry.files, &registry.tokens.front] {
             names.know(origin);
         }
         let ca = trusted_file(&world).await;
-        Self { registry, world, ca, names, tokens: around.tokens }
+        Self { registry, world, ca, names, logins: around.tokens || !auth.is_empty() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -57,11 +83,20 @@ impl Yard {
 
     /// Pushes every platform of `image`, through larder.
     pub(crate) async fn push(&self, image: &Image, name: &str) {
+        self.push_with(image, name, &["copy", "--all"]).await;
+    }
+
+    /// Pushes the one platform, without an index that names it.
+    pub(crate) async fn push_platform(&self, image: &Image, name: &str, architecture: &str) {
+        self.push_with(image, name, &["--override-arch", architecture, "copy"]).await;
+    }
+
+    async fn push_with(&self, image: &Image, name: &str, how: &[&str]) {
         let (from, to) =
             (format!("oci:{}", image.layout.display()), format!("docker://{NAME}/{name}"));
-        let mut arguments = vec!["copy", "--all", &from, &to];
+        let mut arguments = [how, &[&from, &to]].concat();
         let owner = format!("{}:{}", OWNER.0, OWNER.1);
-        if self.tokens {
+        if self.logins {
             arguments.extend(["--dest-creds", &owner]);
         }
         let output = self.skopeo(&arguments).await;
