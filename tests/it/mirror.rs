@@ -118,15 +118,20 @@ async fn npms_and_cargos_documents_lead_back() {
     let json = |body: String| Page::new(body).header("content-type", "application/json").fresh(60);
     let origin = &world.origin;
     let tarball = origin.url("/gear/-/gear-1.0.0.tgz");
+    // npm takes the path of it, and puts the registry's host before it.
+    let attested = origin.url("/-/npm/v1/attestations/gear@1.0.0");
     let document = format!(
-        r#"{{"name":"gear","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"gear","version":"1.0.0","homepage":"https://example.org/x","dist":{{"tarball":"{tarball}","integrity":"sha512-AA=="}}}}}}}}"#
+        r#"{{"name":"gear","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"gear","version":"1.0.0","homepage":"https://example.org/x","dist":{{"tarball":"{tarball}","attestations":{{"url":"{attested}","provenance":{{}}}},"integrity":"sha512-AA=="}}}}}}}}"#
     );
     let packument = origin.put("/gear", json(document.clone()));
     let accept = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*";
     for accept in [accept, "application/json", "*/*"] {
         let got =
             world.client.get(&mirrored(&world, &packument)).header("accept", accept).send().await;
-        assert_eq!(got.body, document.replace(&tarball, &mirrored(&world, &tarball)), "{accept}");
+        let expected = document
+            .replace(&tarball, &mirrored(&world, &tarball))
+            .replace(&attested, &mirrored(&world, &attested));
+        assert_eq!(got.body, expected, "{accept}");
     }
     let config = origin.put(
         "/index/config.json",
@@ -270,6 +275,34 @@ async fn it_can_be_turned_off() {
         let (head, _) = raw(&world, &format!("/{}", url.replacen("://", "/", 1)), "").await;
         assert_eq!(status(&head), expected);
     }
+}
+
+/// Images have larder's name for the proxy, and in a URL in mirror form, and no list that leads around the proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_proxy_may_use_mirror_form_by_any_name_of_larders() {
+    let world = World::with(|config| {
+        config.mirror.names = vec![larder::config::HostPattern("cache.example.org".into())];
+    })
+    .await;
+    let url = world.origin.put("/x", Page::new("the file"));
+    let (port, path) = (world.proxy.address.port(), url.replacen("://", "/", 1));
+    for (name, expected) in [
+        ("localhost", "200"),
+        ("127.0.0.1", "200"),
+        ("cache.example.org", "200"),
+        // The control: a name that nobody said is larder's is somebody else's.
+        ("other.example.org", "502"),
+    ] {
+        let request = format!(
+            "GET http://{name}:{port}/{path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n"
+        );
+        let (answer, _) = world.client.raw_plain(&request).await;
+        assert_eq!(status(&answer), expected, "{name}: {answer}");
+    }
+    assert_eq!(
+        status(&raw(&world, &format!("/http/cache.example.org:{port}/x"), "").await.0),
+        "508"
+    );
 }
 
 /// All hosts are one to a mirror's client, so larder keeps apart what it cannot.

@@ -114,6 +114,8 @@ pub(super) fn enter<B>(
     Ok(Some(Way { target, recognition, lead, stamp, is_conditional }))
 }
 
+pub(super) use self::place::is_called;
+
 /// Refused as 508: larder would ask itself.
 pub(super) fn looping(way: &Way) -> Refusal {
     place::looping(&way.target)

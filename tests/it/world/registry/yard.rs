@@ -25,7 +25,12 @@ impl Yard {
     pub(crate) async fn new(around: Around) -> Self {
         let names = Names::new().await;
         let url = names.url();
-        let world = World::with(|config| config.upstream.https_proxy = Some(url)).await;
+        let world = World::with(|config| {
+            config.upstream.https_proxy = Some(url);
+            let url = format!("https://{NAME}");
+            config.mirror.registries = vec![larder::config::Registry { name: None, url }];
+        })
+        .await;
         let registry = Registry::start(&world.ca, world.dir(), around).await;
         for origin in [&registry.front, &registry.files, &registry.tokens.front] {
             names.know(origin);
