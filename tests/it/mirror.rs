@@ -369,6 +369,30 @@ async fn a_registrys_mirror_knows_the_registry_by_configuration_or_by_its_name()
     assert_eq!(world.origin.asked(&path).len(), 1, "{url}");
 }
 
+/// A list in several pages says where the next one is, and to a mirror's client that is not at the mirror's root.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_page_of_a_list_is_found() {
+    let world = World::new().await;
+    let next = "/v2/tool/tags/list?last=b&n=2";
+    let page = |body: &'static str| Page::new(body).header("content-type", "application/json");
+    let both = "</v2/tool/tags/list?last=b&n=2>; rel=\"next\", <?n=2>; rel=\"first\"";
+    let url =
+        world.origin.put("/v2/tool/tags/list", page(r#"{"tags":["a","b"]}"#).header("link", both));
+    world.origin.put(next, page(r#"{"tags":["c"]}"#));
+    let authority = world.origin.authority().replace(':', "%3A");
+    for at in [
+        mirrored(&world, &url),
+        format!("http://{}/v2/tool/tags/list?ns={authority}", world.proxy.address),
+    ] {
+        let got = world.fetch(&at).await;
+        let led = mirrored(&world, &world.origin.url(next));
+        assert_eq!(got.text("link"), format!("<{led}>; rel=\"next\", <?n=2>; rel=\"first\""));
+        assert!(world.fetch(&led).await.body.starts_with(br#"{"tags":["c"]"#));
+    }
+    // The control: by proxy it is the origin's own.
+    assert_eq!(world.fetch(&url).await.text("link"), both);
+}
+
 /// A larder on the world's directory that mirrors the registry at a URL.
 struct Mirrored<'a>(&'a World, &'a str);
 

@@ -1,5 +1,5 @@
 //! Mirror form with real clients of container registries, which are told of a mirror and of no proxy: skopeo's (and podman's,
-//! buildah's) `registries.conf`, and containerd's `hosts.toml`.
+//! buildah's) `registries.conf`, containerd's `hosts.toml`, dockerd's `registry-mirrors`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -94,13 +94,13 @@ async fn containerd(yard: &Yard, dir: &Path) -> Daemon {
     let mut command = bare(yard, "containerd");
     command.arg("-c").arg(dir.join("config.toml"));
     let daemon = Daemon::start(command);
-    let socket = dir.join("sock");
-    eventually("containerd listens", || {
-        let socket = socket.clone();
-        async move { tokio::net::UnixStream::connect(socket).await.is_ok() }
-    })
-    .await;
+    listening(&dir.join("sock")).await;
     daemon
+}
+
+async fn listening(socket: &Path) {
+    eventually("it listens", || async { tokio::net::UnixStream::connect(socket).await.is_ok() })
+        .await;
 }
 
 /// containerd names the registry that it means in `ns`.
@@ -138,4 +138,48 @@ async fn containerd_pulls_by_a_host_in_hosts_toml() {
     for layer in &image.layers {
         assert_eq!(yard.registry.gets(layer), 1);
     }
+}
+
+/// dockerd asks its mirrors for the images of the registry that it knows by itself, and those alone. It has no word for whose.
+#[tokio::test(flavor = "multi_thread")]
+async fn dockerd_pulls_by_a_registry_mirror() {
+    if !rustix::process::geteuid().is_root() {
+        skip("dockerd wants root's rights");
+        return;
+    }
+    if !can_run(&[PROGRAM, "skopeo", "containerd", "dockerd", "docker"]) {
+        return;
+    }
+    let (yard, image) = yard().await;
+    let dir = yard.path("docker");
+    let _below = containerd(&yard, &dir).await;
+    let socket = format!("unix://{}", dir.join("api").display());
+    let mut command = bare(&yard, "dockerd");
+    for (flag, name) in [
+        ("--data-root", "data"),
+        ("--exec-root", "exec"),
+        ("--containerd", "sock"),
+        ("--pidfile", "pid"),
+        ("--config-file", "none.json"),
+    ] {
+        command.arg(flag).arg(dir.join(name));
+    }
+    std::fs::write(dir.join("none.json"), "{}").unwrap();
+    command.args(["-H", &socket, "--iptables=false", "--ip6tables=false", "--bridge=none"]);
+    command.args(["--storage-driver=vfs", "--registry-mirror"]);
+    command.arg(format!("http://{}", yard.world.proxy.address));
+    let _daemon = Daemon::start(command);
+    listening(&dir.join("api")).await;
+    let docker = |words: &[&str]| {
+        let mut command = bare(&yard, "docker");
+        command.args(["-H", &socket]).args(words);
+        run(command)
+    };
+    // What is removed is pulled again, from larder.
+    for words in [&["pull", BOX][..], &["rmi", BOX], &["pull", BOX]] {
+        let output = docker(words).await;
+        assert!(output.status.success(), "{words:?}: {}", text(&output));
+    }
+    let asked: Vec<_> = image.layers.iter().map(|layer| yard.registry.gets(layer)).collect();
+    assert!(asked.iter().all(|gets| *gets <= 1) && asked.contains(&1), "{asked:?}");
 }

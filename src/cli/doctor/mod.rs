@@ -115,7 +115,10 @@ impl Doctor {
             ),
             None => None,
         };
-        if let Some(root) = root.as_ref().filter(|root| !root.join("etc").is_dir()) {
+        let has_etc = |root: &&PathBuf| {
+            inside::within(root, Path::new("/etc")).is_some_and(|etc| etc.is_dir())
+        };
+        if let Some(root) = root.as_ref().filter(|root| !has_etc(root)) {
             bail!("{} is no root directory: it has no /etc", root.display());
         }
         let report = serve::runtime()?.block_on(async {
