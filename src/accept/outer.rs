@@ -148,7 +148,11 @@ impl<S: Serve> Visit<S> {
     /// Whether `origin` is one of our own listeners.
     fn is_own(&self, origin: &Origin) -> bool {
         let ours = |address: &SocketAddr| match &origin.host {
-            Host::Name(name) => address.port() == origin.port && &**name == "localhost",
+            // A client may use one name of larder's for the proxy, and in a URL in mirror form.
+            Host::Name(name) => {
+                address.port() == origin.port
+                    && (&**name == "localhost" || mirror::is_called(name, &self.config.mirror))
+            }
             Host::Address(ip) => {
                 let ip = ip.to_canonical();
                 address.port() == origin.port

@@ -31,13 +31,18 @@ pub(super) const BACKDATE: Duration = Duration::from_hours(48);
 /// The longest common name (RFC 5280, `ub-common-name`).
 pub(super) const MAX_COMMON_NAME: usize = 64;
 
+/// Certificates in a CA's file: chains of companies have two or three.
+const MAX_CHAIN: usize = 6;
+
 /// The CA, loaded.
 pub(super) struct Ca {
     /// What signs leaves.
     pub(super) issuer: Issuer<'static, KeyPair>,
     /// Its certificate.
     pub(super) der: CertificateDer<'static>,
-    /// The same for people and tools, ending with a line end.
+    /// Who signed it, and who signed that one, up to a root; empty for a CA that signed itself.
+    pub(super) above: Vec<CertificateDer<'static>>,
+    /// The root's certificate for people and tools, ending with a line end: what clients are to trust.
     pub(super) pem: String,
     /// When it expires.
     pub(super) not_after: Time,
@@ -115,8 +120,7 @@ impl Ca {
         expired: bool,
     ) -> Result<Self, AuthorityError> {
         let damaged = |why: String| AuthorityError::Damaged { path: path.to_owned(), why };
-        let parsed = pem::parse(text).map_err(|e| damaged(format!("is not PEM ({e})")))?;
-        let der = CertificateDer::from(parsed.into_contents());
+        let (der, above) = chain(text).map_err(damaged)?;
         let (_, certificate) = x509_parser::parse_x509_certificate(&der)
             .map_err(|e| damaged(format!("is no certificate ({e})")))?;
         if !certificate.is_ca() {
@@ -134,9 +138,72 @@ impl Ca {
             .map_err(|e| damaged(format!("has name constraints that cannot be read ({e})")))?;
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|e| damaged(format!("cannot be used to sign ({e})")))?;
-        let pem = super::encode_pem("CERTIFICATE", &der);
-        Ok(Self { issuer, der, pem, not_after, limits })
+        let pem = super::encode_pem("CERTIFICATE", above.last().unwrap_or(&der));
+        Ok(Self { issuer, der, above, pem, not_after, limits })
     }
+
+    /// What clients are to trust: the root of its chain, which is itself if it signed itself.
+    pub(super) fn anchor(&self) -> &CertificateDer<'static> {
+        self.above.last().unwrap_or(&self.der)
+    }
+
+    /// All its certificates, as its file holds them.
+    pub(super) fn text(&self) -> String {
+        let all = std::iter::once(&self.der).chain(&self.above);
+        all.map(|der| super::encode_pem("CERTIFICATE", der)).collect()
+    }
+}
+
+/// The certificates of a CA's file: its own, and those of who signed it, each behind the one that it signed. The last must
+/// have signed itself: many clients take nothing else for a root (OpenSSL's, unless told otherwise), and what larder hands
+/// out is all that some of them get.
+fn chain(text: &str) -> Result<(CertificateDer<'static>, Vec<CertificateDer<'static>>), String> {
+    let blocks = pem::parse_many(text).map_err(|e| format!("is not PEM ({e})"))?;
+    let blocks = blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE");
+    let mut all: Vec<_> = blocks
+        .take(MAX_CHAIN + 1)
+        .map(|block| CertificateDer::from(block.into_contents()))
+        .collect();
+    if all.is_empty() {
+        return Err("is not PEM (it holds no certificate)".to_owned());
+    }
+    if all.len() > MAX_CHAIN {
+        return Err(format!(
+            "holds more than {MAX_CHAIN} certificates; it takes one CA's, and its issuers'"
+        ));
+    }
+    // The issuer that the certificate before names.
+    let mut wanted: Option<(Vec<u8>, String)> = None;
+    for (index, der) in all.iter().enumerate() {
+        let (_, certificate) = x509_parser::parse_x509_certificate(der)
+            .map_err(|e| format!("is no certificate ({e})"))?;
+        let (subject, issuer) = (certificate.subject(), certificate.issuer());
+        match &wanted {
+            Some((name, _)) if name == subject.as_raw() => {}
+            Some((_, shown)) => {
+                return Err(format!(
+                    "has {subject} where {shown} is to follow, who signed the one before"
+                ));
+            }
+            None if index > 0 => {
+                return Err(format!(
+                    "has {subject} below a root; the CA's own certificate comes first, the root last"
+                ));
+            }
+            None => {}
+        }
+        wanted = (subject.as_raw() != issuer.as_raw())
+            .then(|| (issuer.as_raw().to_owned(), issuer.to_string()));
+    }
+    if let Some((_, issuer)) = wanted {
+        return Err(format!(
+            "is signed by {issuer}, whose certificate is not there: put it below, up to a root that signed itself, \
+             because clients need that one"
+        ));
+    }
+    let above = all.split_off(1);
+    let der = all.pop().ok_or("is not PEM (it holds no certificate)")?;
+    Ok((der, above))
 }
 
 /// A certificate for `key`, signed by itself, in PEM.

@@ -62,8 +62,10 @@ pub(super) fn mint(ca: &Ca, key: &LeafKey, host: &Host, now: Time) -> Result<Lea
     let certificate = params
         .signed_by(&key.pair, &ca.issuer)
         .map_err(|e| AuthorityError::crypto("signing a certificate", e))?;
-    // The CA goes along: clients need not find it, and some tools show it when they refuse.
-    let chain = vec![certificate.der().clone(), ca.der.clone()];
+    // The CA goes along: clients need not find it, and some tools show it when they refuse. So does who signed it, because
+    // clients may know the root alone.
+    let mut chain = vec![certificate.der().clone(), ca.der.clone()];
+    chain.extend(ca.above.iter().filter(|der| *der != ca.anchor()).cloned());
     if !ca.limits.allow(host) {
         return Err(AuthorityError::outside(ca, host));
     }

@@ -177,7 +177,7 @@ impl Authority {
     /// Makes another CA, which mints after `overlap`; both are handed out from now on. Blocking.
     pub fn rotate(&self, overlap: Duration) -> Result<(), AuthorityError> {
         let now = self.clock.now();
-        rotate::begin(&self.state, &self.permitted, now.plus(overlap), now)?;
+        rotate::begin(&self.state, &self.permitted, self.change_after(overlap, now), now)?;
         self.reload()
     }
 
@@ -189,8 +189,14 @@ impl Authority {
         overlap: Duration,
     ) -> Result<(), AuthorityError> {
         let now = self.clock.now();
-        rotate::import(&self.state, certificate, key, now.plus(overlap), now)?;
+        let from = self.change_after(overlap, now);
+        rotate::import(&self.state, certificate, key, from, now)?;
         self.reload()
+    }
+
+    /// When the next CA begins to mint: not after the present one's end, from which on nobody would take what it mints.
+    fn change_after(&self, overlap: Duration, now: Time) -> Time {
+        now.plus(overlap).min(self.not_after())
     }
 
     /// Drops the old CA, once the next one mints. Blocking.
@@ -214,9 +220,9 @@ impl Authority {
         let signer = held.signer(now);
         let anchors = held.all().map(|ca| Anchor {
             pem: ca.pem.clone(),
-            sha256: fingerprint(&ca.der),
+            sha256: fingerprint(ca.anchor()),
             not_after: ca.not_after,
-            mints: ca.der == signer.der,
+            mints: ca.anchor() == signer.anchor(),
             from: from(ca),
         });
         anchors.collect()
@@ -243,7 +249,7 @@ impl Authority {
 
     /// The SHA-256 of the first CA's certificate, as `openssl x509 -fingerprint` prints it, for comparing by eye.
     pub fn fingerprint_sha256(&self) -> String {
-        fingerprint(&self.held.load().ca.der)
+        fingerprint(self.held.load().ca.anchor())
     }
 
     /// When the certificate of the CA that mints expires.
@@ -293,6 +299,13 @@ pub fn fingerprint(der: &[u8]) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
     let pairs: Vec<_> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
     pairs.join(":")
+}
+
+/// Whether a certificate names itself as its issuer, as roots do.
+pub fn is_root(der: &CertificateDer<'_>) -> bool {
+    x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| {
+        certificate.subject().as_raw() == certificate.issuer().as_raw()
+    })
 }
 
 /// Whether a certificate is the CA of some larder, by what such a certificate says of itself.

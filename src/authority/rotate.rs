@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData};
 
 use super::AuthorityError;
 use super::ca::{Ca, file, parse_key, read};
@@ -47,47 +47,57 @@ impl Held {
         permitted: &[String],
         now: Time,
     ) -> Result<Self, AuthorityError> {
-        let next = Next::load(dir, now)?;
-        let begun = next.as_ref().is_some_and(|next| next.from <= now);
-        if let Some(next) = &next
-            && read(&dir.join("ca.key"))? == read(&dir.join(KEY))?
-        {
-            // A crash inside `finish`: the key is already the next one's.
-            let ca = Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, begun)?;
+        let mut next = Next::load(dir, now)?;
+        let half_finished = next.is_some() && is_half_finished(dir)?;
+        if let Some(next) = next.take_if(|_| half_finished) {
+            let ca = Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, false)?;
             tracing::warn!(
                 "the change of the CA was not finished: `larder ca rotate --finish` ends it"
             );
-            return Ok(Self {
-                ca,
-                next: Some(Next {
-                    ca: Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, false)?,
-                    from: next.from,
-                }),
-            });
+            return Ok(Self { ca, next: Some(next) });
         }
-        // One that has expired is no trouble once another mints.
-        Ok(Self { ca: Ca::open(dir, permitted, now, begun)?, next })
+        // One that has expired is no trouble when there is another.
+        Ok(Self { ca: Ca::open(dir, permitted, now, next.is_some())?, next })
     }
 
     /// The one that mints.
     pub(super) fn signer(&self, now: Time) -> &Ca {
         match &self.next {
-            Some(next) if next.from <= now => &next.ca,
+            Some(next) if next.from <= now || self.ca.not_after <= now => &next.ca,
             _ => &self.ca,
         }
     }
 
-    /// Both.
+    /// Both, unless one root vouches for both.
     pub(super) fn all(&self) -> impl Iterator<Item = &Ca> {
         let next = self.next.iter().map(|next| &next.ca);
-        let next = next.filter(|next| next.der != self.ca.der);
+        let next = next.filter(|next| next.anchor() != self.ca.anchor());
         std::iter::once(&self.ca).chain(next)
     }
 
     /// When the signer changes, if it will.
     pub(super) fn changes_at(&self, now: Time) -> Option<Time> {
-        self.next.as_ref().map(|next| next.from).filter(|from| *from > now)
+        let change = self.next.as_ref().map(|next| next.from.min(self.ca.not_after));
+        change.filter(|change| *change > now)
     }
+}
+
+/// Whether a crash inside `finish` left the next one's key beside the old certificate. A CA whose certificate was renewed for
+/// the same key is no such thing: there the key is of both.
+fn is_half_finished(dir: &Path) -> Result<bool, AuthorityError> {
+    let path = dir.join("ca.key");
+    let key = read(&path)?;
+    let (Some(text), Some(old)) = (&key, read(&dir.join("ca.crt"))?) else { return Ok(false) };
+    if key != read(&dir.join(KEY))? {
+        return Ok(false);
+    }
+    let public = parse_key(&path, text)?.subject_public_key_info();
+    let block = pem::parse(old).ok();
+    let is_its = block.as_ref().is_some_and(|block| {
+        x509_parser::parse_x509_certificate(block.contents())
+            .is_ok_and(|(_, certificate)| certificate.public_key().raw == public)
+    });
+    Ok(!is_its)
 }
 
 impl Next {
@@ -102,7 +112,14 @@ impl Next {
                 path,
                 why: "does not say from when on the next CA mints".to_owned(),
             })?;
-        let ca = Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, false)?;
+        let ca = Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, true)?;
+        if ca.not_after <= now {
+            tracing::warn!(
+                expired = %ca.not_after,
+                "the next CA has expired before the change was finished, and is left aside; `larder ca rotate` makes another"
+            );
+            return Ok(None);
+        }
         Ok(Some(Self { ca, from }))
     }
 }
@@ -117,7 +134,7 @@ pub(super) fn begin(
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
         .map_err(|e| AuthorityError::crypto("making the CA's key", e))?;
     let certificate = super::ca::certificate(&key, permitted, now)?;
-    put(dir, &key.serialize_pem(), &certificate, from)
+    put(dir, &key.serialize_pem(), &certificate, from, now)
 }
 
 /// Takes a CA that was made elsewhere; it mints from `from` on. Everything is checked before anything is written.
@@ -143,21 +160,47 @@ pub(super) fn import(
                 .to_owned(),
         ));
     }
+    let purposes = parsed
+        .extended_key_usage()
+        .map_err(|e| refused(format!("its extended key usage cannot be read ({e})")))?;
+    if purposes.is_some_and(|purposes| !purposes.value.any && !purposes.value.server_auth) {
+        return Err(refused(
+            "the certificate's extended key usage leaves out servers (serverAuth), so that no client would take what it signs"
+                .to_owned(),
+        ));
+    }
+    if ca.not_after <= from {
+        return Err(refused(format!(
+            "the certificate expires on {}, before it would be used ({from}); --days says from when on it is",
+            ca.not_after
+        )));
+    }
     let starts: Time =
         std::time::SystemTime::from(parsed.validity().not_before.to_datetime()).into();
     if starts > now {
         return Err(refused(format!("the certificate is not valid before {starts}")));
     }
     let key = parse_key(Path::new("the key"), key)?.serialize_pem();
-    put(dir, &key, &ca.pem, from)
+    put(dir, &key, &ca.text(), from, now)
 }
 
-fn put(dir: &Path, key: &str, certificate: &str, from: Time) -> Result<(), AuthorityError> {
-    if dir.join(CERTIFICATE).exists() {
+fn put(
+    dir: &Path,
+    key: &str,
+    certificate: &str,
+    from: Time,
+    now: Time,
+) -> Result<(), AuthorityError> {
+    if Next::load(dir, now)?.is_some() {
         return Err(AuthorityError::Import(
             "a change of the CA is under way already; `larder ca rotate --finish` ends it"
                 .to_owned(),
         ));
+    }
+    // What is there has expired. It goes first, so that a crash leaves no certificate beside another's key.
+    let path = dir.join(CERTIFICATE);
+    if read(&path)?.is_some() {
+        fs::remove_file(&path).map_err(file("remove", &path))?;
     }
     for (name, text, mode) in [
         (KEY, key, 0o600),

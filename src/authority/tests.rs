@@ -442,3 +442,146 @@ fn a_ca_that_was_made_elsewhere_is_taken_whole_or_not_at_all() {
     authority.finish().unwrap();
     assert!(is_signed_by(&open(state.path()), "example.org", &cert));
 }
+
+/// What clients that trust only `roots` say of `name`'s certificates, as they are sent in a handshake.
+fn chain_verifies(authority: &Arc<Authority>, name: &str, roots: &str) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let leaf = authority.leaf(&host(name)).unwrap();
+    let sent: Vec<_> = leaf.cert.iter().map(|der| encode_pem("CERTIFICATE", der)).collect();
+    fs::write(dir.path().join("roots"), roots).unwrap();
+    fs::write(dir.path().join("leaf"), &sent[0]).unwrap();
+    fs::write(dir.path().join("sent"), sent.concat()).unwrap();
+    let output = Command::new("openssl")
+        .args(["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", "roots"])
+        .args(["-untrusted", "sent", "leaf"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    output.status.success()
+}
+
+/// A CA for `subject` with `key`, signed by `issuer` or by itself.
+fn certified(
+    subject: &str,
+    key: &rcgen::KeyPair,
+    issuer: Option<&rcgen::Issuer<'_, &rcgen::KeyPair>>,
+) -> (rcgen::CertificateParams, String) {
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, subject);
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+    params.use_authority_key_identifier_extension = true;
+    params.not_before = ca::date(Clock::system().now()).unwrap();
+    params.not_after = params.not_before + days(100);
+    let certificate = match issuer {
+        Some(issuer) => params.signed_by(key, issuer),
+        None => params.self_signed(key),
+    };
+    (params, encode_pem("CERTIFICATE", certificate.unwrap().der()))
+}
+
+/// Companies sign with a CA below their root, and all their machines trust the root.
+#[test]
+fn a_ca_below_another_is_taken_with_its_root_which_is_what_clients_trust() {
+    let keys: Vec<_> = (0..3).map(|_| rcgen::KeyPair::generate().unwrap()).collect();
+    let [top, middle, low] = keys.as_slice() else { panic!() };
+    let (params, root) = certified("Corporate root", top, None);
+    let issuer = rcgen::Issuer::new(params, top);
+    let (params, intermediate) = certified("Corporate CA", middle, Some(&issuer));
+    let issuer = rcgen::Issuer::new(params, middle);
+    let (_, ours) = certified("CA for larder", low, Some(&issuer));
+    let (_, stranger) = certified("Another root", top, None);
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    let key = low.serialize_pem();
+    for (cert, why) in [
+        (ours.clone(), "is signed by CN=Corporate CA, whose certificate is not there"),
+        (format!("{ours}{intermediate}"), "is signed by CN=Corporate root"),
+        (format!("{ours}{intermediate}{stranger}"), "CN=Another root where CN=Corporate root"),
+        (format!("{ours}{root}"), "CN=Corporate root where CN=Corporate CA"),
+        (format!("{root}{ours}"), "CN=CA for larder below a root"),
+        (format!("{ours}{}", intermediate.repeat(9)), "more than"),
+    ] {
+        let error = authority.import(&cert, &key, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+        assert!(!state.path().join("ca.next.key").exists(), "{why}");
+    }
+    authority.import(&format!("{ours}{intermediate}{root}"), &key, Duration::ZERO).unwrap();
+    for authority in [&authority, &open(state.path())] {
+        assert!(chain_verifies(authority, "example.org", &root));
+        assert!(!chain_verifies(authority, "example.org", &stranger), "the control");
+        assert_eq!(authority.all().last().unwrap().pem, root);
+    }
+    authority.finish().unwrap();
+    let again = open(state.path());
+    assert_eq!(again.ca_pem(), root);
+    assert!(chain_verifies(&again, "example.org", &again.ca_pem()));
+}
+
+/// A company renews its CA's certificate for the key that it has.
+#[test]
+fn a_certificate_that_was_renewed_for_the_same_key_follows_like_any_other() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    let key = fs::read_to_string(state.path().join("ca.key")).unwrap();
+    let pair = rcgen::KeyPair::from_pem(&key).unwrap();
+    let (_, renewed) = certified("Renewed", &pair, None);
+    let old = authority.ca_pem();
+    authority.import(&renewed, &key, days(1)).unwrap();
+    for authority in [&authority, &Authority::open(state.path(), &clock).unwrap()] {
+        assert_eq!(authority.ca_pem(), format!("{old}{renewed}"));
+        assert!(is_signed_by(authority, "example.org", &old), "who trusts the old one has a day");
+    }
+    clock.advance(Duration::from_hours(25));
+    authority.finish().unwrap();
+    assert_eq!(authority.ca_pem(), renewed);
+}
+
+/// Nobody takes what an expired CA mints, and a larder that cannot start serves nobody.
+#[test]
+fn no_change_leaves_a_time_without_a_ca() {
+    let state = tempfile::tempdir().unwrap();
+    let clock = Clock::system();
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    clock.advance(days(3640));
+    authority.rotate(days(30)).unwrap();
+    let [old, next] = authority.all().try_into().unwrap();
+    assert_eq!(next.from, Some(old.not_after));
+    clock.advance(days(11));
+    for authority in [&authority, &Authority::open(state.path(), &clock).unwrap()] {
+        assert!(authority.all()[1].mints && authority.not_after() > clock.now());
+    }
+    // One that ends before it would begin is not taken.
+    let (state, clock, dir) =
+        (tempfile::tempdir().unwrap(), Clock::system(), tempfile::tempdir().unwrap());
+    let authority = Authority::open(state.path(), &clock).unwrap();
+    let made = "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign\n";
+    let (cert, key) = made_elsewhere(dir.path(), made, "5");
+    let error = authority.import(&cert, &key, days(30)).unwrap_err().to_string();
+    assert!(error.contains("before it would be used"), "{error}");
+    // One that ends unused is left aside, and another may take its place.
+    authority.import(&cert, &key, days(4)).unwrap();
+    clock.advance(days(6));
+    let again = Authority::open(state.path(), &clock).unwrap();
+    assert_eq!(again.all().len(), 1);
+    assert!(again.finish().is_err());
+    again.rotate(days(30)).unwrap();
+    assert_eq!(Authority::open(state.path(), &clock).unwrap().all().len(), 2);
+}
+
+#[test]
+fn a_ca_that_is_not_for_servers_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let state = tempfile::tempdir().unwrap();
+    let authority = open(state.path());
+    for (purpose, taken) in [("codeSigning", false), ("serverAuth,clientAuth", true)] {
+        let made = format!(
+            "basicConstraints=critical,CA:true\nkeyUsage=critical,keyCertSign\nextendedKeyUsage={purpose}\n"
+        );
+        let (cert, key) = made_elsewhere(dir.path(), &made, "100");
+        let result = authority.import(&cert, &key, Duration::ZERO);
+        assert_eq!(result.is_ok(), taken, "{purpose}: {result:?}");
+    }
+}

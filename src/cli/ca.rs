@@ -61,6 +61,9 @@ enum What {
     Import(Import),
 }
 
+/// The set-up script's flag that undoes what it did.
+const REMOVE: &str = "--remove";
+
 /// Which machine.
 #[derive(Args, Debug)]
 struct Machine {
@@ -81,7 +84,7 @@ struct Rotate {
 
 #[derive(Args, Debug)]
 struct Import {
-    /// Its certificate, PEM
+    /// Its certificate, PEM; if another CA signed it, that one's below it, and so on up to the root
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
     /// Its private key, PEM, unencrypted
@@ -96,7 +99,7 @@ impl Ca {
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
         match self.what {
             What::Install(machine) => return set_up(invocation, &machine, "--ca-only"),
-            What::Uninstall(machine) => return set_up(invocation, &machine, "--remove"),
+            What::Uninstall(machine) => return set_up(invocation, &machine, REMOVE),
             What::Rotate(Rotate { finish: true, .. }) => change(invocation, CaQuestion::Finish)?,
             What::Rotate(Rotate { days, .. }) => {
                 let overlap = days.map_or(OVERLAP.as_secs(), seconds);
@@ -178,8 +181,12 @@ fn change(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<(
     let finished = question == CaQuestion::Finish;
     let anchors = ask(invocation, question)?;
     show(invocation, &anchors)?;
+    let in_use = anchors.iter().any(|anchor| anchor.from.is_some() && anchor.mints);
     let what = if finished {
         "Clients that only trust the old one fail from now on: `larder doctor` finds them."
+    } else if in_use {
+        "It is in use already, and both are handed out (/setup, /ca.crt, `larder env`): clients that do not trust it fail \
+         until they are set up again; `larder doctor` finds them."
     } else {
         "Both are handed out from now on (/setup, /ca.crt, `larder env`): set every client up again before the next one is used."
     };
@@ -189,7 +196,11 @@ fn change(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<(
 
 /// Runs the set-up script for this machine: the same that other machines fetch.
 fn set_up(invocation: &mut Invocation, machine: &Machine, what: &str) -> anyhow::Result<u8> {
-    let anchors = ask(invocation, CaQuestion::Show)?;
+    // What is undone is written down on the machine: no CA is made for that.
+    let data = &invocation.loaded.config.data;
+    let is_needed =
+        what != REMOVE || invocation.served()?.is_some() || crate::admin::ca_file(data).exists();
+    let anchors = if is_needed { ask(invocation, CaQuestion::Show)? } else { Vec::new() };
     let pem: String = anchors.iter().map(|anchor| anchor.pem.as_str()).collect();
     let sha256 = anchors.first().map(|anchor| anchor.sha256.clone()).unwrap_or_default();
     let script = Script::new(&pem, &sha256);

@@ -41,6 +41,10 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) fn outer() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER).preserve_header_case(true).header_read_timeout(None);
+    // busybox's wget asks a proxy for an https URL without CONNECT, and closes its half of the connection behind the
+    // request, as it would its helper's: it still waits for the answer. Who has left altogether is noticed when the answer
+    // is written.
+    builder.half_close(true);
     builder
 }
 

@@ -23,7 +23,7 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
         tracing::debug!(client = %peer, %host, port, %error, "a probe's TLS handshake failed");
     } else if !distrusts {
         tracing::info!(client = %peer, %host, port, %error, "a TLS handshake failed");
-    } else if metrics.witness.is_news(peer.ip(), host, Instant::now()) {
+    } else if metrics.witness.is_news(peer.ip(), host, true, Instant::now()) {
         tracing::warn!(
             client = %peer, %host, port, %error,
             "the client does not trust larder's certificate: `larder doctor --proxy http://LARDER:3142`, run there, says \
@@ -39,7 +39,9 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
 /// the certificate only then; others open connections that they turn out not to need.
 pub(crate) fn unused(route: &Route) {
     let Route { peer, host, port, metrics } = route;
-    if witness::token(host).is_none() && metrics.witness.is_news(peer.ip(), host, Instant::now()) {
+    if witness::token(host).is_none()
+        && metrics.witness.is_news(peer.ip(), host, false, Instant::now())
+    {
         tracing::info!(
             client = %peer, %host, port,
             "a client left after the TLS handshake without a request; if it failed, it may not trust larder's certificate: \

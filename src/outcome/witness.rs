@@ -63,7 +63,7 @@ pub enum Sight {
 /// What was seen.
 pub struct Witness {
     probes: Cache<Box<str>, Vec<Sight>>,
-    told: Cache<(IpAddr, Host), Instant>,
+    told: Cache<(IpAddr, Host, bool), Instant>,
 }
 
 impl Default for Witness {
@@ -97,9 +97,10 @@ impl Witness {
         self.probes.get(token).unwrap_or_default()
     }
 
-    /// Whether the log is to be told that `client` distrusts larder's certificate for `host`: once an hour.
-    pub fn is_news(&self, client: IpAddr, host: &Host, now: Instant) -> bool {
-        let key = (client, host.clone());
+    /// Whether the log is to be told that `client` distrusts larder's certificate for `host`: once an hour. A guess, of a
+    /// client that left and said nothing, does not silence what is certain: many containers share one address.
+    pub fn is_news(&self, client: IpAddr, host: &Host, certain: bool, now: Instant) -> bool {
+        let key = (client, host.clone(), certain);
         let told = self.told.get(&key);
         if told.is_some_and(|at| now.saturating_duration_since(at) < SILENCE) {
             return false;
@@ -164,9 +165,13 @@ mod tests {
         let (witness, now) = (Witness::default(), Instant::now());
         let (one, other) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
         let (a, b) = (host("a.example.org"), host("b.example.org"));
-        assert!(witness.is_news(one, &a, now));
-        assert!(!witness.is_news(one, &a, now + Duration::from_mins(59)));
-        assert!(witness.is_news(one, &b, now) && witness.is_news(other, &a, now));
-        assert!(witness.is_news(one, &a, now + SILENCE));
+        assert!(witness.is_news(one, &a, true, now));
+        assert!(!witness.is_news(one, &a, true, now + Duration::from_mins(59)));
+        assert!(witness.is_news(one, &b, true, now) && witness.is_news(other, &a, true, now));
+        assert!(witness.is_news(one, &a, true, now + SILENCE));
+        assert!(witness.is_news(one, &b, false, now), "a guess of whom something certain is known");
+        let (guessed, known) = (host("c.example.org"), now + Duration::from_mins(1));
+        assert!(witness.is_news(one, &guessed, false, now));
+        assert!(witness.is_news(one, &guessed, true, known), "it was only a guess");
     }
 }

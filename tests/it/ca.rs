@@ -111,6 +111,10 @@ async fn this_machine_trusts_both_while_one_follows_the_other_and_none_after_uni
         done(&set_up("uninstall").await);
         assert_eq!(root.listing(), before, "{family:?}");
         std::fs::remove_dir_all(&data).unwrap();
+        // Where nothing is to be undone, nothing is made, a CA least of all.
+        done(&set_up("uninstall").await);
+        assert_eq!(root.listing(), before, "{family:?}");
+        assert!(!data.exists(), "{family:?}");
     }
 }
 

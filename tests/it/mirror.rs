@@ -118,15 +118,20 @@ async fn npms_and_cargos_documents_lead_back() {
     let json = |body: String| Page::new(body).header("content-type", "application/json").fresh(60);
     let origin = &world.origin;
     let tarball = origin.url("/gear/-/gear-1.0.0.tgz");
+    // npm takes the path of it, and puts the registry's host before it.
+    let attested = origin.url("/-/npm/v1/attestations/gear@1.0.0");
     let document = format!(
-        r#"{{"name":"gear","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"gear","version":"1.0.0","homepage":"https://example.org/x","dist":{{"tarball":"{tarball}","integrity":"sha512-AA=="}}}}}}}}"#
+        r#"{{"name":"gear","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"gear","version":"1.0.0","homepage":"https://example.org/x","dist":{{"tarball":"{tarball}","attestations":{{"url":"{attested}","provenance":{{}}}},"integrity":"sha512-AA=="}}}}}}}}"#
     );
     let packument = origin.put("/gear", json(document.clone()));
     let accept = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*";
     for accept in [accept, "application/json", "*/*"] {
         let got =
             world.client.get(&mirrored(&world, &packument)).header("accept", accept).send().await;
-        assert_eq!(got.body, document.replace(&tarball, &mirrored(&world, &tarball)), "{accept}");
+        let expected = document
+            .replace(&tarball, &mirrored(&world, &tarball))
+            .replace(&attested, &mirrored(&world, &attested));
+        assert_eq!(got.body, expected, "{accept}");
     }
     let config = origin.put(
         "/index/config.json",
@@ -272,6 +277,34 @@ async fn it_can_be_turned_off() {
     }
 }
 
+/// Images have larder's name for the proxy, and in a URL in mirror form, and no list that leads around the proxy.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_proxy_may_use_mirror_form_by_any_name_of_larders() {
+    let world = World::with(|config| {
+        config.mirror.names = vec![larder::config::HostPattern("cache.example.org".into())];
+    })
+    .await;
+    let url = world.origin.put("/x", Page::new("the file"));
+    let (port, path) = (world.proxy.address.port(), url.replacen("://", "/", 1));
+    for (name, expected) in [
+        ("localhost", "200"),
+        ("127.0.0.1", "200"),
+        ("cache.example.org", "200"),
+        // The control: a name that nobody said is larder's is somebody else's.
+        ("other.example.org", "502"),
+    ] {
+        let request = format!(
+            "GET http://{name}:{port}/{path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n"
+        );
+        let (answer, _) = world.client.raw_plain(&request).await;
+        assert_eq!(status(&answer), expected, "{name}: {answer}");
+    }
+    assert_eq!(
+        status(&raw(&world, &format!("/http/cache.example.org:{port}/x"), "").await.0),
+        "508"
+    );
+}
+
 /// All hosts are one to a mirror's client, so larder keeps apart what it cannot.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_crosses_from_one_host_to_another() {
@@ -334,6 +367,30 @@ async fn a_registrys_mirror_knows_the_registry_by_configuration_or_by_its_name()
         assert_eq!(got.1, manifest);
     }
     assert_eq!(world.origin.asked(&path).len(), 1, "{url}");
+}
+
+/// A list in several pages says where the next one is, and to a mirror's client that is not at the mirror's root.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_page_of_a_list_is_found() {
+    let world = World::new().await;
+    let next = "/v2/tool/tags/list?last=b&n=2";
+    let page = |body: &'static str| Page::new(body).header("content-type", "application/json");
+    let both = "</v2/tool/tags/list?last=b&n=2>; rel=\"next\", <?n=2>; rel=\"first\"";
+    let url =
+        world.origin.put("/v2/tool/tags/list", page(r#"{"tags":["a","b"]}"#).header("link", both));
+    world.origin.put(next, page(r#"{"tags":["c"]}"#));
+    let authority = world.origin.authority().replace(':', "%3A");
+    for at in [
+        mirrored(&world, &url),
+        format!("http://{}/v2/tool/tags/list?ns={authority}", world.proxy.address),
+    ] {
+        let got = world.fetch(&at).await;
+        let led = mirrored(&world, &world.origin.url(next));
+        assert_eq!(got.text("link"), format!("<{led}>; rel=\"next\", <?n=2>; rel=\"first\""));
+        assert!(world.fetch(&led).await.body.starts_with(br#"{"tags":["c"]"#));
+    }
+    // The control: by proxy it is the origin's own.
+    assert_eq!(world.fetch(&url).await.text("link"), both);
 }
 
 /// A larder on the world's directory that mirrors the registry at a URL.

@@ -216,10 +216,22 @@ async fn cargo_fetches_with_a_sparse_registry() {
         .origin
         .put("/config.json", Page::new(config).header("content-type", "application/json"));
     let index = mirrored(&world, index.strip_suffix("config.json").unwrap());
-    for run_of in ["one", "two"] {
+    // The registry's own index at larder; or the registry as it was, with larder in its place, which leaves lock files alone.
+    let replaced = format!(
+        "[source.gears]\nregistry = \"sparse+{}\"\nreplace-with = \"larder\"\n[source.larder]\nregistry = \"sparse+{index}\"\n",
+        world.origin.url("/")
+    );
+    let whole = format!("sparse+{}", world.origin.url("/"));
+    for run_of in ["one", "two", "replaced"] {
         let project = world.dir().join(run_of);
         std::fs::create_dir_all(project.join("src")).unwrap();
         std::fs::write(project.join("src/lib.rs"), "").unwrap();
+        let is_replaced = run_of == "replaced";
+        if is_replaced {
+            std::fs::create_dir(project.join(".cargo")).unwrap();
+            std::fs::write(project.join(".cargo/config.toml"), &replaced).unwrap();
+        }
+        let named = if is_replaced { whole.clone() } else { format!("sparse+{index}") };
         let manifest = "[package]\nname = \"x\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\n\
                         gear = { version = \"1\", registry = \"gears\" }\n";
         std::fs::write(project.join("Cargo.toml"), manifest).unwrap();
@@ -230,8 +242,10 @@ async fn cargo_fetches_with_a_sparse_registry() {
             .current_dir(&project)
             .args(["fetch", "-q"])
             .env("CARGO_HOME", project.join("home"))
-            .env("CARGO_REGISTRIES_GEARS_INDEX", format!("sparse+{index}"));
+            .env("CARGO_REGISTRIES_GEARS_INDEX", &named);
         succeeded(&run(command).await);
+        let lock = std::fs::read_to_string(project.join("Cargo.lock")).unwrap();
+        assert!(lock.contains(&format!("\"{named}\"")), "{lock}");
     }
     let status = said(&world, &url).await;
     assert!(status.contains("; hit") && status.contains("indexed"), "{status}");

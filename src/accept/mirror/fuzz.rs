@@ -52,6 +52,10 @@ pub fn mirrored_names(bytes: &[u8]) {
     }
     let Some((page, lead)) = lead() else { return };
     let (Some(path), Some(meant)) = (lead.path(&text), page.join(&text)) else { return };
+    if !path.starts_with('/') {
+        assert!(path.starts_with("https://") && text.contains("//"), "{text:?} became {path}");
+        return;
+    }
     // As the client resolves it, before it asks.
     let asked = Url::parse("http://larder:3142/").and_then(|own| own.join(&path)).ok();
     let Some(Ok(uri)) =

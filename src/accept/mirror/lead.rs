@@ -80,13 +80,29 @@ impl Lead {
     }
 
     /// The link as a path at larder; `None` where it may stay as it is.
+    ///
+    /// A link that names no scheme (`//host/path`) and cannot lead through larder becomes a whole URL: it would take
+    /// larder's own scheme otherwise, which is http, and what it holds, perhaps a password, would travel in the clear.
     pub(super) fn path(&self, link: &str) -> Option<String> {
         let link = trimmed(link);
+        let led = self.led(link);
+        led.or_else(|| {
+            let is_bare = link.starts_with("//");
+            is_bare.then(|| format!("{}:{link}", self.base.scheme()))
+        })
+    }
+
+    fn led(&self, link: &str) -> Option<String> {
         let (origin, rest) = if let Some((scheme, rest)) = self.absolute(link) {
             // As it is written, so that nothing is lost that is no URL yet, such as a template's braces.
             let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
             let (authority, rest) = rest.split_at_checked(end)?;
-            (identity::origin_of(scheme, authority)?, rest.to_owned())
+            match identity::origin_of(scheme, authority) {
+                Some(origin) => (origin, rest.to_owned()),
+                // A name in another alphabet than DNS has.
+                None if !authority.is_ascii() => self.resolved(link)?,
+                None => return None,
+            }
         } else if link.starts_with('/') {
             (origin_of(&self.base)?, link.to_owned())
         } else if climbs(link) {
@@ -104,7 +120,8 @@ impl Lead {
 
     /// The link as a whole URL at larder; `None` where it may stay as it is.
     pub(super) fn url(&self, link: &str) -> Option<String> {
-        self.path(link).map(|path| format!("{}{path}", self.own))
+        let path = self.path(link)?;
+        Some(if path.starts_with('/') { format!("{}{path}", self.own) } else { path })
     }
 
     /// The page says what its links are relative to: as a path at larder, where that has to change.
@@ -227,12 +244,33 @@ mod tests {
             ("#top", None),
             ("?page=2", None),
             ("mailto:x@example.org", None),
+            ("//exam%70le.org/a", Some("https://exam%70le.org/a")),
             ("data:text/plain,../x", None),
             ("javascript:alert('../')", None),
             ("ftp://example.org/a", None),
             ("https://user:s3cret@example.org/a", None),
             ("https://exam%70le.org/a", None),
             ("https://2130706433/a", None),
+        ]);
+    }
+
+    /// larder is called by http, and what was to travel over TLS is not to travel by that.
+    #[test]
+    fn a_link_without_a_scheme_keeps_its_own() {
+        let link = "//user:s3cret@files.example.org/a";
+        expect(&[(link, Some("https://user:s3cret@files.example.org/a"))]);
+        assert_eq!(lead(false, false).url(link).unwrap(), format!("https:{link}"));
+        let plain = Target::from_url("http://example.org/simple/widget/").unwrap();
+        let plain = Lead::from(&plain, "http://larder:3142", false, false).unwrap();
+        assert_eq!(plain.path(link).unwrap(), format!("http:{link}"));
+    }
+
+    #[test]
+    fn names_in_any_alphabet_lead_through_larder() {
+        expect(&[
+            ("https://b\u{fc}cher.example/a#x", Some("/https/xn--bcher-kva.example/a#x")),
+            ("//B\u{dc}CHER.example:8443/a?b", Some("/https/xn--bcher-kva.example:8443/a?b")),
+            ("https://user@b\u{fc}cher.example/a", None),
         ]);
     }
 

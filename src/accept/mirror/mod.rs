@@ -114,6 +114,8 @@ pub(super) fn enter<B>(
     Ok(Some(Way { target, recognition, lead, stamp, is_conditional }))
 }
 
+pub(super) use self::place::is_called;
+
 /// Refused as 508: larder would ask itself.
 pub(super) fn looping(way: &Way) -> Refusal {
     place::looping(&way.target)
@@ -154,6 +156,7 @@ impl Way {
         for name in [header::LOCATION, header::CONTENT_LOCATION] {
             lead_on(&mut parts.headers, name, &lead);
         }
+        lead_pages_on(&mut parts.headers, &lead);
         let found = links_in(&parts.headers, self.recognition.as_ref(), &self.target);
         match (parts.status, found) {
             (StatusCode::OK, Some(links)) => {
@@ -189,6 +192,25 @@ fn lead_on(headers: &mut HeaderMap, name: HeaderName, lead: &Lead) {
         .and_then(|url| HeaderValue::from_str(&url).ok());
     if let Some(changed) = changed {
         headers.insert(name, changed);
+    }
+}
+
+/// The pages that follow, of a list in several (`Link: </v2/…>; rel="next"`, RFC 8288 §3): a registry's tags come so.
+fn lead_pages_on(headers: &mut HeaderMap, lead: &Lead) {
+    let header::Entry::Occupied(mut found) = headers.entry(header::LINK) else { return };
+    for value in found.iter_mut() {
+        let Some(text) = value.to_str().ok().filter(|text| text.contains('<')) else { continue };
+        let mut changed = String::with_capacity(text.len());
+        for (index, piece) in text.split('<').enumerate() {
+            let link = piece.split_once('>').filter(|_| index > 0);
+            match link.and_then(|(link, rest)| Some((lead.url(link)?, rest))) {
+                Some((url, rest)) => changed.extend(["<", &url, ">", rest]),
+                None => changed.extend([if index > 0 { "<" } else { "" }, piece]),
+            }
+        }
+        if let Ok(changed) = HeaderValue::from_str(&changed) {
+            *value = changed;
+        }
     }
 }
 

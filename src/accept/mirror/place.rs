@@ -204,9 +204,12 @@ fn is_own_name(host: &Host, mirror: &Mirror) -> bool {
     let inner = |suffix: &&str| {
         name.strip_suffix(*suffix).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     };
-    !name.contains('.')
-        || INNER.iter().any(inner)
-        || mirror.names.iter().any(|own| own.matches(name))
+    !name.contains('.') || INNER.iter().any(inner) || is_called(name, mirror)
+}
+
+/// Whether this larder is called so for certain: by its machine, or by its operator.
+pub(in crate::accept) fn is_called(name: &str, mirror: &Mirror) -> bool {
+    mirror.names.iter().any(|own| own.matches(name))
         || rustix::system::uname()
             .nodename()
             .to_str()

@@ -12,7 +12,7 @@ use crate::digest::{hex, key_hash};
 use crate::reply::condition::tags;
 
 /// Changes whenever links are changed in another way than before.
-const EDITION: &[u8] = b"1";
+const EDITION: &[u8] = b"2";
 
 /// Fields that speak of the original's bytes: checksums, lengths, validators.
 const OF_THE_ORIGINAL: [&str; 10] = [

@@ -5,6 +5,7 @@ use std::fmt;
 use super::client::{By, Client};
 use super::facts::{Facts, Set, Trust, is_same};
 use super::larder::Larder;
+use crate::clock::Time;
 use crate::outcome::witness::Sight;
 
 /// What is wrong.
@@ -26,6 +27,8 @@ pub(super) enum Cause {
     Untrusted(Option<Set>),
     /// Its roots hold the CA of another larder, or of this one in former times.
     Changed(Option<Set>),
+    /// It refused the certificate, and the CA has expired: nobody takes it any more.
+    Expired(Time),
     /// It refused the certificate, although its roots hold the CA.
     Pinned(String),
     /// larder speaks no TLS that it speaks.
@@ -46,6 +49,7 @@ impl Cause {
             Self::Silent => "no-tls",
             Self::Untrusted(_) => "ca-untrusted",
             Self::Changed(_) => "ca-changed",
+            Self::Expired(_) => "ca-expired",
             Self::Pinned(_) => "pinned",
             Self::Foreign(_) => "tls-version",
             Self::Broken(_) => "tls-broken",
@@ -74,7 +78,13 @@ impl Cause {
         });
         let arrived = !sights.is_empty();
         let missing = || Self::distrust(facts).filter(|_| facts.trust == Trust::Missing);
-        Some(match failed.next() {
+        let failed = failed.next();
+        // Whoever is told of larder's roots is told in vain.
+        let refused = failed.as_ref().is_some_and(|cause| !matches!(cause, Self::Foreign(_)));
+        if let (true, Some(end)) = (refused, larder.expired) {
+            return Some(Self::Expired(end));
+        }
+        Some(match failed {
             Some(cause) => cause,
             // Some look for the file of roots only now, and some do not even begin without it.
             None if arrived => missing().unwrap_or(Self::Silent),
@@ -89,6 +99,7 @@ impl Cause {
         let is_java = client.proxies == ["JAVA_TOOL_OPTIONS"];
         let untold = own_roots && facts.roots.is_none();
         Self::of_proxy(facts, larder)
+            .or_else(|| larder.expired.map(Self::Expired))
             .or_else(|| untold.then_some(Self::Untrusted(None)))
             .or_else(|| Self::distrust(facts).filter(|_| !is_java))
     }
@@ -133,6 +144,7 @@ impl fmt::Display for Cause {
             Self::Silent => f.write_str("it asked larder for a tunnel, and left before TLS began"),
             Self::Untrusted(roots) => write!(f, "it sees the proxy, and does not trust larder's CA, which is not in {}", file(roots)),
             Self::Changed(roots) => write!(f, "it sees the proxy, and trusts another larder's CA, or this one's former: {}", file(roots)),
+            Self::Expired(end) => write!(f, "larder's CA expired on {end}: `larder ca rotate` on larder's machine makes the next one"),
             Self::Pinned(why) => write!(f, "it refuses the certificate ({why}) although its roots hold larder's CA: it brings its own, or pins"),
             Self::Foreign(why) => write!(f, "its TLS is too old, or has nothing in common with larder's ({why})"),
             Self::Broken(why) => write!(f, "its TLS handshake failed: {why}"),
@@ -145,7 +157,7 @@ mod tests {
     use super::*;
 
     fn larder() -> Larder {
-        Larder { proxy: "http://192.0.2.1:3142".into(), roots: Vec::new() }
+        Larder::named("http://192.0.2.1:3142")
     }
 
     fn facts(proxy: Option<&str>, trust: Trust) -> Facts {
@@ -177,6 +189,20 @@ mod tests {
         let missing = facts(Some("http://192.0.2.1:3142"), Trust::Missing);
         assert_eq!(code(&[Sight::Connect], &missing), "ca-untrusted");
         assert_eq!(code(&[], &missing), "ca-untrusted");
+    }
+
+    #[test]
+    fn no_line_helps_against_a_ca_that_has_expired() {
+        let late = Larder { expired: Some(Time::from_millis(0)), ..larder() };
+        let told = |sights: &[Sight]| {
+            let facts = facts(Some("http://192.0.2.1:3142"), Trust::Full);
+            Cause::of_request(sights, &facts, &late).map_or("well", |cause| cause.code())
+        };
+        let refused = Sight::Distrust("CertificateExpired".into());
+        assert_eq!(told(&[Sight::Connect, refused]), "ca-expired");
+        assert_eq!(told(&[Sight::Connect, Sight::Handshake]), "ca-expired");
+        assert_eq!(told(&[Sight::Connect, Sight::Foreign("TLS 1.1".into())]), "tls-version");
+        assert_eq!(told(&[Sight::Connect, Sight::Request]), "well", "who checks nothing");
     }
 
     #[test]

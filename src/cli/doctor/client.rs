@@ -194,6 +194,10 @@ pub(super) const CLIENTS: &[Client] = &[
         }),
         asks: None,
     },
+    inspected("apk", &["apk"], ANY, &[], false),
+    inspected("dnf", &["dnf", "microdnf", "yum"], ANY, &[], false),
+    inspected("zypper", &["zypper"], ANY, &[], false),
+    inspected("pacman", &["pacman"], ANY, &[], false),
     inspected("uv", &["uv"], ANY, &["SSL_CERT_FILE"], true),
     inspected("poetry", &["poetry"], ANY, &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"], true),
     inspected(
@@ -236,6 +240,30 @@ pub(super) const CLIENTS: &[Client] = &[
         asks: None,
     },
 ];
+
+/// What many images have for wget. It reads one variable for every scheme, knows no list of hosts that go around the proxy,
+/// and hands https URLs to the proxy as they are: TLS begins at larder, so that it needs no root.
+pub(super) const BUSYBOX_WGET: Client = Client {
+    name: "busybox wget",
+    programs: &["wget"],
+    proxies: &["http_proxy"],
+    roots: &[],
+    // Not every build of it knows a time limit.
+    by: By::Request(|url, _| words(&["-O", "/dev/null", url])),
+    asks: None,
+};
+
+impl Client {
+    /// Whether it reads the lists of hosts that go around the proxy.
+    pub(super) fn reads_lists(&self) -> bool {
+        self.name != BUSYBOX_WGET.name
+    }
+
+    /// Whether it is the machine's, with the system's roots and no others: no file of a user's tells it anything.
+    pub(super) fn is_machines(&self) -> bool {
+        ["apk", "dnf", "zypper", "pacman"].contains(&self.name)
+    }
+}
 
 /// A client that is not run.
 const fn inspected(

@@ -1,6 +1,6 @@
 //! What a client's settings say, before and beside any request.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustls::pki_types::CertificateDer;
 
@@ -50,7 +50,10 @@ impl Facts {
         let mut facts = Self {
             proxy: client.proxies.iter().find_map(|name| variable(shell, name)),
             other_case: client.proxies.iter().find_map(|name| other_case(shell, client, name)),
-            around: AROUND.iter().find_map(|name| around(shell, name, host)),
+            around: AROUND
+                .iter()
+                .filter(|_| client.reads_lists())
+                .find_map(|name| around(shell, name, host)),
             roots: client.roots.iter().find_map(|name| variable(shell, name)),
             trust: Trust::default(),
         };
@@ -63,22 +66,21 @@ impl Facts {
         }
         let named = facts.roots.as_ref().map(|set| PathBuf::from(&set.value));
         let file = named.or_else(|| system(shell));
-        facts.trust = file.map_or(Trust::Missing, |file| trust(&shell.within(&file), larder));
+        facts.trust = file
+            .and_then(|file| shell.read(&file))
+            .map_or(Trust::Missing, |text| trust(&text, larder));
         facts
     }
 }
 
 /// The system's file of roots.
 pub(super) fn system(shell: &Shell) -> Option<PathBuf> {
-    SYSTEM_FILES.iter().map(PathBuf::from).find(|file| shell.within(file).is_file())
+    SYSTEM_FILES.iter().map(PathBuf::from).find(|file| shell.has(file))
 }
 
 /// What a file of roots holds.
-fn trust(file: &Path, larder: &Larder) -> Trust {
-    let Ok(text) = std::fs::read(file) else {
-        return Trust::Missing;
-    };
-    let blocks = pem::parse_many(&text).unwrap_or_default();
+fn trust(text: &[u8], larder: &Larder) -> Trust {
+    let blocks = pem::parse_many(text).unwrap_or_default();
     let roots: Vec<_> =
         blocks.into_iter().map(|block| CertificateDer::from(block.into_contents())).collect();
     // While a CA is rotated both must be there: the one that signs next as well.

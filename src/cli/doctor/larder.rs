@@ -2,10 +2,11 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 
+use crate::clock::Time;
 use crate::outcome::witness::Sight;
 
 /// For each step of a question; larder answers them from memory.
@@ -21,11 +22,15 @@ pub(super) struct Larder {
     pub(super) proxy: String,
     /// The CAs that clients are to trust.
     pub(super) roots: Vec<CertificateDer<'static>>,
+    /// When the last of them expired, if none is left.
+    pub(super) expired: Option<Time>,
+    /// The SHA-256 of its set-up script, in hexadecimal digits.
+    pub(super) setup: String,
 }
 
 impl Larder {
-    /// Asks the larder at `proxy` for its CA.
-    pub(super) fn at(proxy: &str) -> Result<Self, String> {
+    /// Asks the larder at `proxy` for its CA, and for what it has for machines.
+    pub(super) fn at(proxy: &str, now: Time) -> Result<Self, String> {
         let pem = get(proxy, "/ca.crt")?;
         let blocks = pem::parse_many(&pem).map_err(|error| format!("{proxy}/ca.crt: {error}"))?;
         let roots: Vec<_> =
@@ -33,7 +38,20 @@ impl Larder {
         if roots.is_empty() {
             return Err(format!("{proxy} answers, and is no larder: it has no CA at /ca.crt"));
         }
-        Ok(Self { proxy: proxy.to_owned(), roots })
+        let script = get(proxy, "/setup")?;
+        let setup = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &script);
+        Ok(Self {
+            proxy: proxy.to_owned(),
+            expired: expired(&roots, now),
+            roots,
+            setup: crate::digest::hex(setup.as_ref()),
+        })
+    }
+
+    /// One of which nothing is known but where it is.
+    #[cfg(test)]
+    pub(super) fn named(proxy: &str) -> Self {
+        Self { proxy: proxy.to_owned(), roots: Vec::new(), expired: None, setup: String::new() }
     }
 
     /// The SHA-256 of the CA, as `larder ca show` prints it.
@@ -51,6 +69,15 @@ impl Larder {
             )
         })
     }
+}
+
+/// When the last of these certificates expired, if all have.
+fn expired(roots: &[CertificateDer<'_>], now: Time) -> Option<Time> {
+    let ends = roots.iter().filter_map(|root| {
+        let (_, certificate) = x509_parser::parse_x509_certificate(root).ok()?;
+        Some(Time::from(SystemTime::from(certificate.validity().not_after.to_datetime())))
+    });
+    ends.max().filter(|end| *end <= now)
 }
 
 /// Gets one of larder's own pages.
@@ -97,6 +124,22 @@ fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_ca_has_expired_when_none_is_left() {
+        let certificate = |days: i64| {
+            let mut params = rcgen::CertificateParams::default();
+            params.not_before = time::OffsetDateTime::UNIX_EPOCH;
+            params.not_after = params.not_before + time::Duration::days(days);
+            let key = rcgen::KeyPair::generate().unwrap();
+            params.self_signed(&key).unwrap().der().clone()
+        };
+        let day = |count: i64| Time::from_millis(count * 86_400_000);
+        let (early, late) = (certificate(10), certificate(20));
+        assert_eq!(expired(&[early.clone(), late.clone()], day(15)), None);
+        assert_eq!(expired(&[early, late], day(25)), Some(day(20)));
+        assert_eq!(expired(&[], day(25)), None);
+    }
 
     #[test]
     fn only_the_body_of_a_200_is_taken() {

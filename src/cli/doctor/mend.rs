@@ -29,7 +29,11 @@ impl Place<'_> {
             Cause::Pinned(_) if matches!(client.by, By::Inspection { own_roots: true }) => {
                 self.trust(client)
             }
-            Cause::Pinned(_) | Cause::Foreign(_) | Cause::Broken(_) | Cause::Silent => return None,
+            Cause::Expired(_)
+            | Cause::Pinned(_)
+            | Cause::Foreign(_)
+            | Cause::Broken(_)
+            | Cause::Silent => return None,
             Cause::Untrusted(_) | Cause::Changed(_) => self.trust(client),
             Cause::Around(_) => self.around(client),
             Cause::Unset | Cause::OneCase(_) | Cause::Elsewhere(_) | Cause::Ignored => {
@@ -54,13 +58,26 @@ impl Place<'_> {
         self.directory.join(name).display().to_string()
     }
 
+    /// Fetches one of larder's pages into a file, a word of the shell.
     fn fetch(&self, from: &str, to: &str) -> String {
-        let (url, to) = (format!("{}{from}", self.larder.proxy), quoted(to));
+        let url = format!("{}{from}", self.larder.proxy);
         if self.curl {
             format!("curl -q -fsS --noproxy '*' {url} -o {to}")
         } else {
-            format!("wget -q --no-proxy {url} -O {to}")
+            // GNU's understands busybox's way to be told to go around a proxy, and not the other way round.
+            format!("wget -q -Y off {url} -O {to}")
         }
+    }
+
+    /// The script that puts the CA among the system's roots, known by its SHA-256 as on larder's own page: it runs as root.
+    fn machine(&self) -> Vec<String> {
+        let run = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
+        vec![
+            "f=$(mktemp)".to_owned(),
+            self.fetch("/setup", "\"$f\""),
+            format!("echo \"{}  $f\" | sha256sum -c -", self.larder.setup),
+            format!("{run}sh \"$f\" --ca-only"),
+        ]
     }
 
     /// The CA alone, and a bundle of it and the system's roots.
@@ -70,12 +87,15 @@ impl Place<'_> {
             system(self.shell).map(|file| format!(" {}", quoted(&file.display().to_string())));
         vec![
             format!("mkdir -p {}", quoted(&self.directory.display().to_string())),
-            self.fetch("/ca.crt", &ca),
+            self.fetch("/ca.crt", &quoted(&ca)),
             format!("cat {}{} > {}", quoted(&ca), system.unwrap_or_default(), quoted(&bundle)),
         ]
     }
 
     fn trust(&self, client: &Client) -> Vec<String> {
+        if client.is_machines() {
+            return self.machine();
+        }
         let (mut steps, bundle) = (self.roots(), self.file("bundle.pem"));
         match client.name {
             "wget" => steps.push(wgetrc(&[format!("ca_certificate = {bundle}")])),
@@ -245,7 +265,7 @@ mod tests {
     #[test]
     fn every_cause_that_a_setting_makes_has_a_line_for_every_client() {
         let shell = Shell { profile: "/home/o'hara/.profile".into(), ..Shell::default() };
-        let larder = Larder { proxy: "http://192.0.2.1:3142".into(), roots: Vec::new() };
+        let larder = Larder::named("http://192.0.2.1:3142");
         let place = Place {
             shell: &shell,
             larder: &larder,
@@ -272,7 +292,7 @@ mod tests {
                 .into_iter()
                 .collect(),
         );
-        let larder = Larder { proxy: "http://192.0.2.1:3142".into(), roots: Vec::new() };
+        let larder = Larder::named("http://192.0.2.1:3142");
         let place = Place { shell: &shell, larder: &larder, directory: "/x".into(), curl: true };
         let line = place.around(CLIENTS.first().unwrap()).join(" ");
         assert!(line.contains("NO_PROXY=a.example.org,10.0.0.0/8 "), "{line}");

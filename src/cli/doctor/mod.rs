@@ -13,9 +13,11 @@
 //!
 //! Nothing is changed here: lines that mend are printed.
 
+mod attempt;
 mod cause;
 mod client;
 mod facts;
+mod inside;
 mod larder;
 mod mend;
 mod shell;
@@ -28,8 +30,9 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde::Serialize;
 
+use self::attempt::attempt;
 use self::cause::Cause;
-use self::client::{By, CLIENTS, Client, JAVA, QUIET};
+use self::client::{BUSYBOX_WGET, By, CLIENTS, Client, JAVA, QUIET};
 use self::facts::Facts;
 use self::larder::Larder;
 use self::mend::Place;
@@ -112,10 +115,19 @@ impl Doctor {
             ),
             None => None,
         };
-        if let Some(root) = root.as_ref().filter(|root| !root.join("etc").is_dir()) {
+        let has_etc = |root: &&PathBuf| {
+            inside::within(root, Path::new("/etc")).is_some_and(|etc| etc.is_dir())
+        };
+        if let Some(root) = root.as_ref().filter(|root| !has_etc(root)) {
             bail!("{} is no root directory: it has no /etc", root.display());
         }
-        let report = serve::runtime()?.block_on(self.examine(invocation, root))?;
+        let report = serve::runtime()?.block_on(async {
+            tokio::select! {
+                report = self.examine(invocation, root) => report,
+                // The clients are in process groups of their own, which hear nothing of the terminal.
+                _ = tokio::signal::ctrl_c() => bail!("interrupted; nothing was changed"),
+            }
+        })?;
         if self.json {
             answers::json(&mut invocation.out, &report)?;
         } else {
@@ -139,8 +151,9 @@ impl Doctor {
             Some(proxy) => proxy.clone(),
             None => found(invocation, &shell)?,
         };
+        let now = invocation.clock.now();
         let larder =
-            tokio::task::spawn_blocking(move || Larder::at(&proxy)).await?.map_err(|why| {
+            tokio::task::spawn_blocking(move || Larder::at(&proxy, now)).await?.map_err(|why| {
                 anyhow::anyhow!(
                     "{why}; start it with `larder serve`, or name it with --proxy http://HOST:PORT"
                 )
@@ -155,7 +168,9 @@ impl Doctor {
         let wanted =
             |client: &&Client| self.clients.is_empty() || self.clients.contains(&client.name);
         let here = CLIENTS.iter().filter(wanted).filter_map(|client| {
-            Some((client, client.programs.iter().find_map(|program| shell.find(program))?))
+            let program = client.programs.iter().find_map(|program| shell.find(program))?;
+            let is_busybox = client.name == "wget" && shell.real_name(&program) == "busybox";
+            Some((if is_busybox { &BUSYBOX_WGET } else { client }, program))
         });
         let verdicts =
             here.map(|(client, program)| verdict(client, program, &place, &scratch.inside));
@@ -197,8 +212,8 @@ fn found(invocation: &Invocation, shell: &Shell) -> anyhow::Result<String> {
     {
         return Ok(proxy);
     }
-    let manifest = shell.within(Path::new("/etc/larder/setup.manifest"));
-    let manifest = std::fs::read_to_string(manifest).unwrap_or_default();
+    let manifest = shell.read(Path::new("/etc/larder/setup.manifest")).unwrap_or_default();
+    let manifest = String::from_utf8_lossy(&manifest);
     let address = manifest.lines().find_map(|line| line.strip_prefix("address "));
     let set = ["https_proxy", "HTTPS_PROXY"].iter().find_map(|name| shell.get(name));
     let address =
@@ -212,8 +227,8 @@ fn found(invocation: &Invocation, shell: &Shell) -> anyhow::Result<String> {
 fn directory(shell: &Shell) -> PathBuf {
     let home = PathBuf::from(shell.get("HOME").unwrap_or("/"));
     let open = |path: &Path| {
-        std::fs::metadata(shell.within(path))
-            .is_ok_and(|data| data.permissions().mode() & 0o001 != 0)
+        let found = shell.within(path).and_then(|path| std::fs::metadata(path).ok());
+        found.is_some_and(|data| data.permissions().mode() & 0o001 != 0)
     };
     if rustix::process::geteuid().is_root() && !home.ancestors().all(open) {
         return PathBuf::from("/etc/larder/clients");
@@ -230,13 +245,17 @@ struct Scratch {
 
 impl Scratch {
     fn make(shell: &Shell, invocation: &Invocation) -> anyhow::Result<Self> {
-        let temporary = if shell.root.is_some() {
-            PathBuf::from("/tmp")
-        } else {
-            invocation.environment.temporary()
+        let is_there = |directory: &PathBuf| {
+            shell.within(directory).is_some_and(|directory| directory.is_dir())
         };
-        let inside = temporary.join(format!("larder-doctor-{}", token()?));
-        let outside = shell.within(&inside);
+        let temporary = if shell.root.is_some() {
+            // Images without an own /tmp get one when they are run.
+            ["/tmp", "/var/tmp", "/"].map(PathBuf::from).into_iter().find(is_there)
+        } else {
+            Some(invocation.environment.temporary())
+        };
+        let inside = temporary.unwrap_or_default().join(format!("larder-doctor-{}", token()?));
+        let outside = shell.within(&inside).context("/tmp leads nowhere")?;
         if shell.runs {
             // apt gives up its rights before it writes.
             std::fs::DirBuilder::new()
@@ -330,13 +349,11 @@ async fn probe(
     if place.shell.root.is_none() {
         command.current_dir(scratch);
     }
-    let said = match tokio::time::timeout(PATIENCE, command.output()).await {
-        Ok(Ok(output)) => {
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            said(&text)
-        }
-        Ok(Err(error)) => return Err(format!("it cannot be run: {error}")),
-        Err(_) => Some(format!("it was stopped after {} seconds", PATIENCE.as_secs())),
+    let ended =
+        attempt(command, PATIENCE).await.map_err(|error| format!("it cannot be run: {error}"))?;
+    let said = match ended.status {
+        Some(_) => said(&String::from_utf8_lossy(&ended.err)),
+        None => Some(format!("it was stopped after {} seconds", PATIENCE.as_secs())),
     };
     forget(place.shell, &token);
     let mut sights = seen(place.larder, &token).await?;
@@ -372,7 +389,8 @@ fn said(text: &str) -> Option<String> {
 fn forget(shell: &Shell, token: &str) {
     let home = shell.get("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(Path::new(shell.get("HOME")?).join(".cargo")));
-    let Some(index) = home.map(|home| shell.within(&home.join("registry/index"))) else { return };
+    let index = home.and_then(|home| shell.within(&home.join("registry/index")));
+    let Some(index) = index else { return };
     for entry in std::fs::read_dir(index).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(token) {
             // Best effort: an empty directory of another name than any registry's.

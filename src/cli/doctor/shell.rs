@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
+use super::attempt::attempt;
+use super::inside;
 use crate::config::environment::Environment;
 
 /// For the files that a login shell reads.
@@ -71,7 +72,7 @@ impl Shell {
             _ => &[".profile"],
         };
         // Bash reads only the first that there is.
-        let there = read.iter().find(|name| shell.within(&home.join(name)).is_file());
+        let there = read.iter().find(|name| shell.has(&home.join(name)));
         shell.profile = home.join(there.or_else(|| read.last()).copied().unwrap_or(".profile"));
         shell
     }
@@ -81,20 +82,27 @@ impl Shell {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Where a path of this root lies for the doctor.
-    pub(super) fn within(&self, path: &Path) -> PathBuf {
+    /// Where a path of this root lies for the doctor; `None` where its links lead nowhere.
+    pub(super) fn within(&self, path: &Path) -> Option<PathBuf> {
         match &self.root {
-            Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
-            None => path.to_owned(),
+            Some(root) => inside::within(root, path),
+            None => Some(path.to_owned()),
         }
+    }
+
+    /// What a file of this root holds.
+    pub(super) fn read(&self, path: &Path) -> Option<Vec<u8>> {
+        inside::read(&self.within(path)?)
+    }
+
+    /// Whether there is such a file in this root.
+    pub(super) fn has(&self, path: &Path) -> bool {
+        self.within(path).is_some_and(|path| path.is_file())
     }
 
     /// Finds a program; gives its path as the root has it.
     pub(super) fn find(&self, program: &str) -> Option<PathBuf> {
-        let there = |path: &PathBuf| {
-            // In another root an absolute link leads elsewhere from here; that it is there is enough.
-            self.within(path).symlink_metadata().is_ok_and(|found| !found.is_dir())
-        };
+        let there = |path: &PathBuf| self.has(path);
         if program.starts_with('/') {
             return Some(PathBuf::from(program)).filter(there);
         }
@@ -105,7 +113,17 @@ impl Shell {
             .find(there)
     }
 
-    /// A program of this root in this environment, and nothing on its input.
+    /// What a program is called at the end of its links: one program may be many.
+    pub(super) fn real_name(&self, program: &Path) -> String {
+        let real = match &self.root {
+            Some(root) => inside::within(root, program),
+            None => program.canonicalize().ok(),
+        };
+        let name = real.as_deref().and_then(Path::file_name).unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    }
+
+    /// A program of this root in this environment.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = match &self.root {
             Some(root) => {
@@ -116,7 +134,6 @@ impl Shell {
             None => Command::new(program),
         };
         command.env_clear().envs(&self.variables);
-        command.stdin(Stdio::null()).kill_on_drop(true);
         command
     }
 
@@ -124,8 +141,9 @@ impl Shell {
     pub(super) async fn said(&self, program: &Path, arguments: &[&str]) -> Option<String> {
         let mut command = self.command(program);
         command.args(arguments);
-        let output = tokio::time::timeout(PATIENCE, command.output()).await.ok()?.ok()?;
-        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let ended = attempt(command, PATIENCE).await.ok()?;
+        let text = || String::from_utf8_lossy(&ended.out).trim().to_owned();
+        ended.status.is_some_and(|status| status.success()).then(text)
     }
 
     fn name(&self) -> String {
@@ -156,9 +174,8 @@ impl Shell {
 
     /// Where nothing can be run: the plain assignments in what a login would read.
     fn read_profiles(&mut self) {
-        let Ok(entries) = std::fs::read_dir(self.within(Path::new("/etc/profile.d"))) else {
-            return;
-        };
+        let directory = self.within(Path::new("/etc/profile.d"));
+        let Some(Ok(entries)) = directory.map(std::fs::read_dir) else { return };
         let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
         for name in
             names.iter().filter_map(|name| name.to_str()).filter(|name| name.ends_with(".sh"))
@@ -169,8 +186,8 @@ impl Shell {
 
     /// Takes the lines `NAME=value` of a file over, with or without `export` and quotes.
     fn assign(&mut self, file: &str) {
-        let text = std::fs::read_to_string(self.within(Path::new(file))).unwrap_or_default();
-        for line in text.lines() {
+        let bytes = self.read(Path::new(file)).unwrap_or_default();
+        for line in String::from_utf8_lossy(&bytes).lines() {
             let line = line.trim();
             let line = line.strip_prefix("export ").unwrap_or(line);
             let Some((name, value)) = line.split_once('=') else { continue };

@@ -67,10 +67,19 @@ const HARMLESS: [&str; 9] = [
 #[derive(Debug)]
 pub(super) struct Npm;
 
-/// Where a package's document and a version's name the files.
+/// Where a package's document and a version's name the files, and who attests to them: npm takes the path of that address,
+/// and puts the registry's host before it.
 const TARBALLS: &[&[Step]] = &[
     &[Step::Member("versions"), Step::Any, Step::Member("dist"), Step::Member("tarball")],
     &[Step::Member("dist"), Step::Member("tarball")],
+    &[
+        Step::Member("versions"),
+        Step::Any,
+        Step::Member("dist"),
+        Step::Member("attestations"),
+        Step::Member("url"),
+    ],
+    &[Step::Member("dist"), Step::Member("attestations"), Step::Member("url")],
 ];
 
 impl Ecosystem for Npm {
