@@ -78,7 +78,7 @@ pub struct Edition {
     pub valid_until: Option<Time>,
     /// Whether no signature counts because its key has expired.
     pub expired_key: bool,
-    /// Who alone may sign the next edition, by the fingerprints of primary keys; empty for no such limit.
+    /// Who alone may sign the next edition, by fingerprints of primary keys or of subkeys; empty for no such limit.
     pub successors: Vec<Box<str>>,
     /// What it lists, where nothing else tells an older edition from a newer one.
     pub census: Option<Census>,

@@ -180,9 +180,10 @@ impl Pipeline {
         if ecosystem.names_files_for_good() && batch.reader() == Partition::Public {
             batch.compare();
         }
-        let standing = ecosystem.claims(document, &self.keys.get(), &mut batch)?;
+        let keys = self.keys.get();
+        let standing = ecosystem.claims(document, &keys, &mut batch)?;
         if let Some(edition) = batch.said() {
-            if let Err(held) = editions::admit(store, at, &standing, edition, document.now) {
+            if let Err(held) = editions::admit(store, at, &standing, edition, &keys, document.now) {
                 self.say(at, &held.to_string());
                 self.mark_expired(at, entry, &held);
                 return Ok(());
