@@ -182,7 +182,7 @@ async fn who_is_not_named_does_not_sign_the_next() {
     another_key(&key);
     let [old, new] = &published(&key)[..] else { panic!() };
     let unknown = "0123456789ABCDEF0123456789ABCDEF01234567";
-    for fields in ["".to_owned(), format!("Signed-By: {unknown}, {old}\n")] {
+    for fields in [String::new(), format!("Signed-By: {unknown}, {old}\n")] {
         let world = world_trusting(Some(&key)).await;
         let edition = Edition { key: &key, origin: &world.origin };
         edition.put(12, &fields, "one", &[old]);
@@ -231,27 +231,50 @@ fn expired(dir: &Path, text: &str) -> (Key, Vec<u8>) {
     (key, signed)
 }
 
+/// Whatever hangs on such a signature says so: the archive's word is its server's, and somebody should look.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_key_vouches_for_nothing_and_is_named() {
+    const DEB: &str = "/debian/pool/main/g/gear_1_all.deb";
     let dir = tempfile::tempdir().unwrap();
     let date = "Tue, 01 Jan 2019 00:00:00 GMT";
-    let (key, signed) = expired(dir.path(), &release(date, "", &[(PACKAGES, b"one")]));
-    let world = world_trusting(Some(&key)).await;
-    let plain = Origin::plain("127.0.0.1").await;
-    for origin in [&world.origin, &plain] {
-        origin.put(RELEASE, Page::new(signed.clone()));
-        origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new("one"));
-        for _ in 0..2 {
-            let got = update(&world, origin, RELEASE).await.complete();
-            let secure = origin.address() == world.origin.address();
-            assert_eq!(
-                got.cache_status().contains("+expired-key"),
-                secure,
-                "{}",
-                got.cache_status()
-            );
-            let got = update(&world, origin, &format!("{SUITE}/{PACKAGES}")).await.complete();
-            assert_eq!(got.cache_status().contains("indexed"), secure, "{}", got.cache_status());
+    let packages = format!(
+        "Package: gear\nFilename: {}\nSHA256: {}\n\n",
+        DEB.trim_start_matches("/debian/"),
+        hex(Algorithm::Sha256, b"deb")
+    );
+    let text = release(date, "", &[(PACKAGES, packages.as_bytes())]);
+    let (key, signed) = expired(dir.path(), &text);
+    key.publish();
+    // The control: a key that has not expired.
+    for (signed, expected) in [(signed, "indexed+expired-key"), (key.clear_sign(&text), "signed")] {
+        let mut world = world_trusting(Some(&key)).await;
+        let plain = Origin::plain("127.0.0.1").await;
+        let secure = world.another("127.0.0.1").await;
+        for origin in [&secure, &plain] {
+            origin.put(RELEASE, Page::new(signed.clone()));
+            origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new(packages.clone()));
+            origin.put(DEB, Page::new("deb"));
+        }
+        let detail = format!("; detail=\"{expected}\"");
+        for round in ["first", "again", "after a restart"] {
+            if round == "after a restart" {
+                world.restart(|_| {}).await;
+            }
+            for origin in [&secure, &plain] {
+                let expired = expected != "signed";
+                let nothing = expired && origin.address() == plain.address();
+                let got = update(&world, origin, RELEASE).await.complete();
+                let named = got.cache_status().contains("+expired-key");
+                assert_eq!(named, expired && !nothing, "{round}: {}", got.cache_status());
+                for path in [&format!("{SUITE}/{PACKAGES}"), DEB] {
+                    let got = update(&world, origin, path).await.complete();
+                    let said = got.cache_status();
+                    // What is on its way says it when it is there.
+                    if round != "first" {
+                        assert_eq!(said.contains(&detail), !nothing, "{round} {path}: {said}");
+                    }
+                }
+            }
         }
     }
 }
