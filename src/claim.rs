@@ -78,7 +78,7 @@ pub struct Edition {
     pub valid_until: Option<Time>,
     /// Whether no signature counts because its key has expired.
     pub expired_key: bool,
-    /// Who alone may sign the next edition, by the fingerprints of primary keys; empty for no such limit.
+    /// Who alone may sign the next edition, by fingerprints of primary keys or of subkeys; empty for no such limit.
     pub successors: Vec<Box<str>>,
     /// What it lists, where nothing else tells an older edition from a newer one.
     pub census: Option<Census>,
@@ -134,6 +134,8 @@ pub struct Generation {
     pub rank: Rank,
     /// The part of the origin for which it may select and refuse.
     pub root: Root,
+    /// Whether a known key signed for it, at the head of its chain, that has expired since.
+    pub expired_key: bool,
 }
 
 /// How an index relates to the target that it names (promise P4).
@@ -199,6 +201,7 @@ impl Promise {
         let rank = if self.is_strong() { self.rank() } else { Rank::IndexedWeak };
         Proof {
             content: all(Algorithm::is_of_content),
+            expired_key: self.by.expired_key && !self.signed,
             weak_hash: rank == Rank::Signed && all(|algorithm| !algorithm.is_strong()),
             ..Proof::of(rank)
         }

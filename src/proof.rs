@@ -64,7 +64,7 @@ pub struct Proof {
     pub content: bool,
     /// A signed index past its `Valid-Until`, or a copy that could not be revalidated.
     pub stale: bool,
-    /// Signed by a key that has expired since.
+    /// Signed by a key that has expired since, or named by what is.
     pub expired_key: bool,
     /// Fetched with a credential.
     pub private: bool,
@@ -93,6 +93,7 @@ impl Proof {
     pub const fn judged(mut self, today: Self) -> Self {
         self.rank = today.rank;
         self.content = today.content;
+        self.expired_key = today.expired_key;
         self.weak_hash = today.weak_hash;
         self
     }

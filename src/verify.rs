@@ -103,8 +103,8 @@ impl Expectation {
     }
 
     /// What the newest promises that decide make of a body, whatever its URL names.
-    pub fn vouched(&self, digests: &[Digest], size: u64) -> Rank {
-        self.weigh(digests, size).best.map_or(Rank::None, |proof| proof.rank)
+    pub fn vouched(&self, digests: &[Digest], size: u64) -> Proof {
+        self.weigh(digests, size).best.unwrap_or(Proof::of(Rank::None))
     }
 
     /// Compares a body's digests and length with everything that was promised. `asked` is when the request for it came:
@@ -325,6 +325,7 @@ mod tests {
                     superseded: (!self.current).then_some(ASKED),
                     rank: Rank::Indexed,
                     root: Root::directory_of(&index),
+                    expired_key: false,
                 }),
                 index: Arc::new(index),
                 relation: self.relation,

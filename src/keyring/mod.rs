@@ -188,13 +188,22 @@ impl Keyring {
         }
     }
 
-    /// The certificate that a fingerprint names, by that of its primary key; a subkey's counts for its certificate.
-    pub fn primary_of(&self, fingerprint: &str) -> Option<Fingerprint> {
+    /// Whether a fingerprint names the primary key `signer`, or a subkey by which it may sign at `now`: a subkey counts for
+    /// its certificate. One that stands in a certificate and never agreed to that is somebody else's.
+    pub fn names(&self, fingerprint: &str, signer: &str, now: Time) -> bool {
+        if fingerprint.eq_ignore_ascii_case(signer) {
+            return true;
+        }
         let named =
             |known: &&PgpFingerprint| hex(known.as_bytes()).eq_ignore_ascii_case(fingerprint);
-        let known = self.by_fingerprint.keys().find(named)?;
-        let (number, _) = self.by_fingerprint.get(known)?.first()?;
-        Some(self.certificates.get(*number)?.fingerprint())
+        let known = self.by_fingerprint.keys().find(named);
+        let places = known.and_then(|known| self.by_fingerprint.get(known));
+        places.into_iter().flatten().any(|(number, place)| {
+            let certificate = self.certificates.get(*number);
+            certificate.is_some_and(|certificate| {
+                *certificate.fingerprint().0 == *signer && certificate.signs_by(*place, now)
+            })
+        })
     }
 
     /// Adds a certificate. The same one twice is harmless: one of them may be newer, and the candidates are tried in turn;
@@ -216,6 +225,15 @@ impl Keyring {
 }
 
 impl Certificate {
+    /// Whether the key at `place` may sign for it.
+    fn signs_by(&self, place: Option<usize>, now: Time) -> bool {
+        let Some(place) = place else {
+            return policy::primary_signs(&self.key, now).is_ok();
+        };
+        let subkey = self.key.public_subkeys.get(place);
+        subkey.is_some_and(|subkey| policy::subkey_signs(&self.key, subkey, now).is_ok())
+    }
+
     fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.key.primary_key.fingerprint())
     }

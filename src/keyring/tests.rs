@@ -224,6 +224,31 @@ fn a_trusted_key_and_its_subkey_sign() {
 }
 
 #[test]
+fn a_fingerprint_names_a_certificate_and_a_subkey_that_is_its_own() {
+    let key = params(KeyType::Ed25519Legacy);
+    let name = |fingerprint: PgpFingerprint| Fingerprint::of(&fingerprint).0;
+    let primary = name(key.primary_key.fingerprint());
+    let subkey = name(key.secret_subkeys[0].key.fingerprint());
+    let names = |flaws, named: &str, signer: &str| {
+        keyring(&certificate(&key, flaws)).names(named, signer, NOW)
+    };
+    let sound = Flaws::default();
+    assert!(names(sound, &primary, &primary));
+    assert!(names(sound, &subkey.to_lowercase(), &primary));
+    assert!(!names(sound, &subkey, "0123"), "of another certificate");
+    assert!(!names(sound, "0123", &primary));
+    assert!(names(sound, "0123", "0123"), "a key that is not known has its name all the same");
+    for flaws in [
+        Flaws { no_back_signature: true, ..sound },
+        Flaws { subkey_revoked: true, ..sound },
+        Flaws { subkey_not_for_signing: true, ..sound },
+        Flaws { revoked: true, ..sound },
+    ] {
+        assert!(!names(flaws, &subkey, &primary));
+    }
+}
+
+#[test]
 fn a_flipped_byte_and_a_stranger_are_told_apart() {
     let key = params(KeyType::Ed25519Legacy);
     let keys = keyring(&certificate(&key, Flaws::default()));

@@ -8,12 +8,12 @@ use super::editions::{self, Held};
 use super::lookup::Stored;
 use super::shelf::Shelves;
 use super::task::Task;
-use crate::claim::{Promise, Standing};
+use crate::claim::{Generation, Promise, Standing};
 use crate::clock::Time;
 use crate::ecosystem::{Document, Ecosystem, Malformed, Recognition};
 use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
-use crate::proof::Rank;
+use crate::proof::{Proof, Rank};
 use crate::store::{ClaimBatch, Notes};
 use crate::target::{Partition, Root, Scheme, Target};
 use crate::verify::Expectation;
@@ -60,13 +60,17 @@ impl Pipeline {
             return;
         }
         let proven =
-            if risen { stored.proof.rank } else { self.proven(known, task.bare(), entry, reader) };
+            if risen { stored.proof } else { self.proven(known, task.bare(), entry, reader) };
         let seen = self.store.seen_by(reader);
         let read = indexes(known, task.bare()).into_iter().any(|index| {
             let current = seen.current_claims(&index);
-            current.is_some_and(|by| by.document == entry.blob && by.rank >= proven)
+            current.is_some_and(|by| {
+                by.document == entry.blob
+                    && by.rank >= proven.rank
+                    && by.expired_key == proven.expired_key
+            })
         });
-        if proven == Rank::None || read {
+        if proven.rank == Rank::None || read {
             return;
         }
         let _reading = self.reading_of(task);
@@ -111,36 +115,26 @@ impl Pipeline {
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
         let indexes = indexes(recognition, at);
         let proven = self.proven(recognition, at, entry, reader);
-        if proven == Rank::None && self.is_member(recognition, at, reader) {
+        if proven.rank == Rank::None && self.is_member(recognition, at, reader) {
             // A version that the newest Release does not name: another's turn, or not yet its own.
             return;
         }
         let changes = self.keys.changes();
-        let with_these_keys = |index| {
-            !ecosystem.depends_on_keys(at) || self.memory.was_read_with(index, reader, changes)
-        };
-        // What was read when less was proven of it is read again.
-        let as_good = |rank: Rank| proven != Rank::Signed || rank == Rank::Signed;
-        let seen = store.seen_by(reader);
-        let read = known
-            && indexes.iter().filter(|index| with_these_keys(index)).any(|index| {
-                let current = seen.current_claims(index);
-                current.is_some_and(|by| by.document == entry.blob && as_good(by.rank))
-                    && seen.confirm_claims(index, entry.blob, entry.requested_at)
-            });
+        let read = known && self.confirm_reading(recognition, at, &indexes, entry, proven, reader);
         for index in &indexes {
             self.memory.note_reading(index, reader, changes);
         }
         let Some(blob) = store.blob(entry.blob).filter(|_| !read) else {
             return;
         };
+        let seen = store.seen_by(reader);
         let open = || blob.open().map(|reader| -> Box<dyn Read> { reader });
         let now = self.clock.now();
         let document = Document {
             at,
             base,
             head: &entry.head,
-            proven,
+            proven: proven.rank,
             now,
             open: &open,
             companions: &Shelves { store, since: Time::from_millis(i64::MIN) },
@@ -149,10 +143,12 @@ impl Pipeline {
             let Some(index) = index else {
                 return Ok(());
             };
-            let read = seen
-                .begin_claims(&index, entry.blob)
-                .map_err(Malformed::from)
-                .and_then(|batch| self.take_claims(ecosystem, &document, batch, entry));
+            let read = seen.begin_claims(&index, entry.blob).map_err(Malformed::from).and_then(
+                |mut batch| {
+                    batch.by_expired_key(proven.expired_key);
+                    self.take_claims(ecosystem, &document, batch, entry)
+                },
+            );
             if read.as_ref().is_err_and(|error| !matches!(error, Malformed::Forged(_))) {
                 // What it said before still excuses late bytes, and decides no more.
                 seen.retract_claims(&index, now);
@@ -165,6 +161,33 @@ impl Pipeline {
             let text = format!("makes no claims: {error}");
             store.note_rejection(at, &text, now);
         }
+    }
+
+    /// Whether a document's claims are current, as it would be read today; then they are confirmed.
+    fn confirm_reading(
+        &self,
+        recognition: &Recognition,
+        at: &Target,
+        indexes: &[Target],
+        entry: &Entry,
+        proven: Proof,
+        reader: Partition,
+    ) -> bool {
+        let (changes, seen) = (self.keys.changes(), self.store.seen_by(reader));
+        let by_keys = recognition.ecosystem.depends_on_keys(at);
+        // What was read when less was proven of it is read again.
+        let as_good = |by: &Generation| {
+            (proven.rank != Rank::Signed || by.rank == Rank::Signed)
+                && (by_keys || by.expired_key == proven.expired_key)
+        };
+        indexes
+            .iter()
+            .filter(|index| !by_keys || self.memory.was_read_with(index, reader, changes))
+            .any(|index| {
+                let current = seen.current_claims(index);
+                current.is_some_and(|by| by.document == entry.blob && as_good(&by))
+                    && seen.confirm_claims(index, entry.blob, entry.requested_at)
+            })
     }
 
     /// Takes the claims of a document, and makes them current if its edition counts.
@@ -180,16 +203,19 @@ impl Pipeline {
         if ecosystem.names_files_for_good() && batch.reader() == Partition::Public {
             batch.compare();
         }
-        let standing = ecosystem.claims(document, &self.keys.get(), &mut batch)?;
-        if let Some(edition) = batch.said() {
-            if let Err(held) = editions::admit(store, at, &standing, edition, document.now) {
+        let keys = self.keys.get();
+        let standing = ecosystem.claims(document, &keys, &mut batch)?;
+        if let Some(edition) = batch.said().cloned() {
+            batch.by_expired_key(edition.expired_key);
+            if let Err(held) = editions::admit(store, at, &standing, &edition, &keys, document.now)
+            {
                 self.say(at, &held.to_string());
                 self.mark_expired(at, entry, &held);
                 return Ok(());
             }
             // What one credential sees of an archive binds nobody else to it.
             if batch.reader() == Partition::Public
-                && let Some(back) = editions::remember(store, at, &standing, edition)
+                && let Some(back) = editions::remember(store, at, &standing, &edition)
             {
                 self.say_step_back(at, &back);
             }
@@ -245,6 +271,7 @@ impl Pipeline {
         if standing.rank == Rank::Signed && entry.proof.rank < Rank::Signed {
             let mut signed = Entry::clone(entry);
             signed.proof.rank = Rank::Signed;
+            signed.proof.expired_key = false;
             self.write_down(signed);
         }
     }
@@ -263,7 +290,7 @@ impl Pipeline {
         at: &Target,
         entry: &Entry,
         reader: Partition,
-    ) -> Rank {
+    ) -> Proof {
         let topics = recognition.ecosystem.topics(at);
         let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
         let expected = Expectation { promises, ..Expectation::nothing(Rank::None) };
@@ -271,7 +298,7 @@ impl Pipeline {
         if entry.proof.rank == Rank::SelfCertified || self.is_member(recognition, at, reader) {
             return vouched;
         }
-        entry.proof.rank.max(vouched)
+        if vouched.rank >= entry.proof.rank { vouched } else { entry.proof }
     }
 
     /// Whether an index that may speak for `at` names it today: then its word decides what is read.

@@ -167,6 +167,7 @@ impl Pipeline {
             superseded: None,
             rank: Rank::Signed,
             root: root.clone(),
+            expired_key: false,
         };
         let promise = Promise {
             by: Arc::new(by),

@@ -19,6 +19,7 @@ use super::task::Task;
 use crate::claim::{Census, Edition, Standing};
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
+use crate::keyring::Keyring;
 use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
@@ -63,27 +64,32 @@ impl fmt::Display for Held {
     }
 }
 
-/// Whether an edition of the index at `at` counts.
+/// Whether an edition of the index at `at` counts. It may be signed by who signed before, or by whom they named for that.
 pub(super) fn admit(
     store: &Store,
     at: &Target,
     standing: &Standing,
     edition: &Edition,
+    keys: &Keyring,
     now: Time,
 ) -> Result<(), Held> {
     let bound = bound(store, &standing.root);
+    // Whose they are is looked up anew: the key that is named may have become known since.
+    let successors = store.successors(&Root::directory_of(at));
+    let is_successor = edition.signers.iter().any(|signer| {
+        let mut named = successors.iter();
+        named.any(|named| keys.names(named, signer, now))
+    });
+    let is_known = edition.signers.iter().any(|signer| bound.contains(signer));
     if edition.signers.is_empty() {
         if !bound.is_empty() {
             let why = edition.unsigned.clone().unwrap_or_default();
             return Err(Held::Unsigned(why));
         }
-    } else if !bound.is_empty() && !edition.signers.iter().any(|signer| bound.contains(signer)) {
+    } else if !bound.is_empty() && !is_known && !is_successor {
         return Err(Held::Strangers(edition.signers.clone()));
-    } else {
-        let successors = store.successors(&Root::directory_of(at));
-        if !successors.is_empty() && !edition.signers.iter().any(|one| successors.contains(one)) {
-            return Err(Held::NoSuccessor(edition.signers.clone()));
-        }
+    } else if !successors.is_empty() && !is_successor {
+        return Err(Held::NoSuccessor(edition.signers.clone()));
     }
     if let Some(date) = edition.date {
         if date > now.plus(AHEAD) {

@@ -125,6 +125,8 @@ pub(super) struct Members {
     before: Option<Arc<Generation>>,
     pub(super) rank: Rank,
     pub(super) root: Root,
+    /// Whether a known key signed it that has expired since.
+    expired_key: bool,
 }
 
 /// What came of asking for a member.
@@ -174,8 +176,10 @@ impl<'a> News<'a> {
             self.members.clear();
         }
         let root = root.clone();
+        let expired_key = self.edition.is_some_and(|edition| edition.expired_key);
         let (claims, by_digest) = (self.members, self.by_digest);
-        Some(Members { claims, companions: self.named, by_digest, before: self.before, rank, root })
+        let (companions, before) = (self.named, self.before);
+        Some(Members { claims, companions, by_digest, before, rank, root, expired_key })
     }
 
     /// Whether the current version names it too, and builds use that. One that they have only as an earlier version had it
@@ -243,6 +247,7 @@ impl Pipeline {
             superseded: None,
             rank: members.rank,
             root: members.root.clone(),
+            expired_key: members.expired_key,
         });
         let index = Arc::new(task.bare().clone());
         let asking = stream::iter(members.claims.iter().cloned())

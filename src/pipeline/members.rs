@@ -114,9 +114,9 @@ impl Pipeline {
         let expected = self.expectation_of(task);
         expected.refusing().next()?;
         for entry in self.store.entries(task.key) {
-            let rank = expected.vouched(&entry.digests, entry.size);
-            if rank.is_strong() {
-                let proof = Proof { rank, ..entry.proof };
+            let today = expected.vouched(&entry.digests, entry.size);
+            if today.rank.is_strong() {
+                let proof = entry.proof.judged(today);
                 let now = self.clock.now();
                 // A right holds for minutes, whatever proves the bytes.
                 let right = !task.is_of_one() || lasts(entry.checked_at, YES_HOLDS, now);

@@ -235,7 +235,7 @@ impl Pipeline {
             return End::Given;
         }
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
-        entry.proof.expired_key = worth.expired_key;
+        entry.proof.expired_key |= worth.expired_key;
         let changed = self.changes_a_pin(task, &entry);
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;

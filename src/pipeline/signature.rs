@@ -131,7 +131,7 @@ impl Pipeline {
             // A page in the place of an index, say; what it is said to be is found when its claims are read.
             (Ok(_) | Err(_), _) => return Own::Nothing,
         };
-        match admit(&self.store, at, &standing, edition, self.clock.now()) {
+        match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now()) {
             // What has expired is what its signers said, and clients may be told to take it all the same.
             Ok(()) | Err(Held::Expired(_)) if standing.rank == Rank::Signed => {
                 let proof = Proof::of(Rank::Signed);
@@ -158,7 +158,8 @@ impl Pipeline {
     ) -> Own {
         let why = match (standing, edition) {
             (Ok(standing), Some(edition)) if standing.rank == Rank::Signed => {
-                match admit(&self.store, at, &standing, edition, self.clock.now()) {
+                match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now())
+                {
                     Ok(()) => {
                         let proof = Proof { own: true, ..Proof::of(Rank::Signed) };
                         return Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof });

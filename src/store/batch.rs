@@ -49,6 +49,8 @@ pub struct ClaimBatch {
     edition: Option<Edition>,
     /// Which claims bear a signature of their own, as [`Manifest::signed`] sums them up.
     signed: u64,
+    /// Whether a known key signed for the index that has expired since.
+    expired_key: bool,
     /// Whether a file that changes is worth a note.
     compares: bool,
     notes: Notes,
@@ -93,6 +95,7 @@ impl Seen<'_> {
             origins: Vec::new(),
             edition: None,
             signed: 0,
+            expired_key: false,
             compares: false,
             notes: Notes::default(),
             failed: None,
@@ -147,6 +150,12 @@ impl ClaimBatch {
     /// From now on every claim is compared with what was claimed before: this index names files that never change.
     pub fn compare(&mut self) {
         self.compares = true;
+    }
+
+    /// Whether a known key signed for this index, or for one that names it, and has expired since: so says everything that
+    /// these claims prove.
+    pub fn by_expired_key(&mut self, expired: bool) {
+        self.expired_key = expired;
     }
 
     /// What was noticed while the claims were taken.
@@ -229,9 +238,8 @@ impl ClaimBatch {
             ));
         }
         let store = self.store;
-        let (index, document) = ((&self.index, self.reader), self.document);
-        if let Some(current) =
-            store.claims.confirm_same(index, document, standing, self.signed, now)
+        let (index, said) = ((&self.index, self.reader), (self.signed, self.expired_key));
+        if let Some(current) = store.claims.confirm_same(index, self.document, standing, said, now)
         {
             return Ok(current);
         }
@@ -249,6 +257,7 @@ impl ClaimBatch {
             origins: self.origins,
             claims: self.claims,
             signed: self.signed,
+            expired_key: self.expired_key,
         };
         let length = footprint(segment::length_of(self.rows, self.width) + manifest.length()?);
         let share = store.space.cap() / CLAIMS_SHARE;

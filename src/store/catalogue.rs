@@ -82,6 +82,7 @@ impl Set {
             superseded: None,
             rank: manifest.rank,
             root: manifest.root,
+            expired_key: manifest.expired_key,
         };
         Ok(Self {
             number,

@@ -156,7 +156,7 @@ impl Claims {
         (index, reader): (&Target, Partition),
         document: BlobId,
         standing: &Standing,
-        signed: u64,
+        (signed, expired_key): (u64, bool),
         at: Time,
     ) -> Option<Arc<Generation>> {
         let set = self.current_of(index, reader)?;
@@ -164,6 +164,7 @@ impl Claims {
         let same = same.document == document
             && same.rank == standing.rank
             && same.root == standing.root
+            && same.expired_key == expired_key
             && set.signed == signed;
         same.then(|| self.confirmed(&set, at))
     }

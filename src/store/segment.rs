@@ -61,7 +61,7 @@ const SIGNED: u8 = 0x80;
 /// Stands for "no size promised".
 const NO_SIZE: u64 = u64::MAX;
 
-const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 3 };
+const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 4 };
 
 /// One digest of one claim, as its bytes; sorts by match key, then by claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,6 +97,8 @@ pub(super) struct Manifest {
     /// Which of them bear a signature of their own, as a sum over their keys: the same document says other things when
     /// other keys are known.
     pub(super) signed: u64,
+    /// Whether a known key signed for it that has expired since.
+    pub(super) expired_key: bool,
 }
 
 /// What a segment says of a match key.
@@ -441,6 +443,7 @@ mod tests {
             origins: vec![origin()],
             claims,
             signed: 0,
+            expired_key: false,
         }
     }
 

@@ -58,6 +58,14 @@ impl Twin {
         self.repository.sign(&self.key);
     }
 
+    /// Takes its names out of its Release, which is not signed again.
+    fn forget_names(&mut self) {
+        let names = ["Suite:", "Codename:"];
+        let lines = self.repository.release.lines();
+        let kept = lines.filter(|line| !names.iter().any(|name| line.starts_with(name)));
+        self.repository.release = kept.collect::<Vec<_>>().join("\n") + "\n";
+    }
+
     /// Changes its list of packages, and everything that follows from that.
     fn relist(&mut self, change: impl Fn(String) -> String) {
         let path = self.repository.layout.at("main/binary-amd64/Packages");
@@ -396,6 +404,27 @@ async fn strangers_do_not_sign_for_a_known_archive() {
             known: true,
             tamper: |twin| twin.repository.sign(&twin.stranger),
             ..ROW.says("NO_PUBKEY").why("none of whom signed for this archive before")
+        },
+        // One that says of no suite that it is its own fits every URL: who signed it tells.
+        Row {
+            name: "another archive's Release without a name in a known archive",
+            known: true,
+            tamper: |twin| {
+                twin.forget_names();
+                twin.repository.sign(&twin.stranger);
+            },
+            ..ROW.says("NO_PUBKEY").why("none of whom signed for this archive before")
+        },
+        // The control: its own. Apt complains, and takes it.
+        Row {
+            name: "a Release without a name",
+            tamper: |twin| {
+                twin.forget_names();
+                twin.repository.sign(&twin.key);
+            },
+            proves: true,
+            kept: &["signed"],
+            ..ROW.says("Conflicting distribution").why("stored    signed,")
         },
     ])
     .await;

@@ -11,6 +11,8 @@ use larder::digest::Algorithm;
 use crate::generations::{PACKAGES, SUITE, archive, later};
 use crate::signed::{Key, world_trusting};
 use crate::world::archive::{flipped, hex};
+use crate::world::binary::say;
+use crate::world::tools::text;
 use crate::world::{Got, Origin, Page, World};
 
 const DATE: &str = "Fri, 20 Nov 2020 12:00:00 GMT";
@@ -108,50 +110,110 @@ async fn validators_that_came_over_plain_http_do_not_freeze_an_archive() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_edition_says_who_may_sign_the_next() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = Key::new(dir.path(), "archive");
-    key.gpg(&[
-        "--passphrase",
-        "",
-        "--quick-gen-key",
-        "next <next@example.org>",
-        "ed25519",
-        "sign",
-        "1y",
-    ]);
-    std::fs::write(&key.public, key.gpg(&["--export"]).stdout).unwrap();
+/// Makes the home's keys known where they are published; the fingerprints of their primary keys and subkeys.
+fn published(key: &Key) -> Vec<String> {
+    key.publish();
     let listed = key.gpg(&["--with-colons", "--list-keys"]).stdout;
     let listed = String::from_utf8(listed).unwrap();
     let fingerprints = listed.lines().filter_map(|line| line.strip_prefix("fpr:::::::::"));
-    let fingerprints: Vec<&str> = fingerprints.map(|rest| rest.trim_end_matches(':')).collect();
-    let [old, new] = fingerprints[..] else { panic!("{listed}") };
-    let sign = |text: &str, by: &[&str]| {
-        let file = dir.path().join("text");
-        std::fs::write(&file, text).unwrap();
+    fingerprints.map(|rest| rest.trim_end_matches(':').to_owned()).collect()
+}
+
+/// A key pair more in the home of another.
+fn another_key(key: &Key) {
+    let user = "next <next@example.org>";
+    key.gpg(&["--passphrase", "", "--quick-gen-key", user, "ed25519", "sign", "1y"]);
+}
+
+/// An edition that was published.
+struct Edition<'a> {
+    key: &'a Key,
+    origin: &'a Origin,
+}
+
+impl Edition<'_> {
+    /// Puts one of that hour, whose one member is `text`, signed by these keys.
+    fn put(&self, hour: u32, fields: &str, text: &str, by: &[&str]) {
+        let date = DATE.replace("12:00", &format!("{hour}:00"));
+        let file = self.key.home.join("text");
+        std::fs::write(&file, release(&date, fields, &[(PACKAGES, text.as_bytes())])).unwrap();
         let users = by.iter().flat_map(|user| ["--local-user", user]);
         let rest = ["--output", "-", "--clear-sign", file.to_str().unwrap()];
-        key.gpg(&users.chain(rest).collect::<Vec<_>>()).stdout
-    };
+        let signed = self.key.gpg(&users.chain(rest).collect::<Vec<_>>()).stdout;
+        self.origin.put(RELEASE, Page::new(signed));
+        self.origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new(text.to_owned()));
+    }
+
+    /// What a client gets of the member, and whether a signature proves it.
+    async fn given(&self, world: &World) -> (String, bool) {
+        update(world, self.origin, RELEASE).await;
+        let got = update(world, self.origin, &format!("{SUITE}/{PACKAGES}")).await;
+        let signed = got.cache_status().contains("signed");
+        (String::from_utf8(got.body.to_vec()).unwrap(), signed)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edition_says_who_may_sign_the_next() {
+    for both in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key::new(dir.path(), "archive");
+        another_key(&key);
+        let [old, new] = &published(&key)[..] else { panic!() };
+        let world = world_trusting(Some(&key)).await;
+        let edition = Edition { key: &key, origin: &world.origin };
+        // Whoever is named need not have signed before: those who did vouch for it.
+        let signers: &[&str] = if both { &[old, new] } else { &[old] };
+        edition.put(12, &format!("Signed-By: {new}!\n"), "one", signers);
+        assert_eq!(edition.given(&world).await, ("one".into(), true));
+        // The old key alone does not count any more, though it signed before.
+        edition.put(13, "", "two", &[old]);
+        assert_eq!(edition.given(&world).await, ("one".into(), true));
+        edition.put(13, "", "two", &[new]);
+        assert_eq!(edition.given(&world).await, ("two".into(), true));
+    }
+}
+
+/// The control of the one before: a known key that nobody named.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_named_does_not_sign_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    another_key(&key);
+    let [old, new] = &published(&key)[..] else { panic!() };
+    let unknown = "0123456789ABCDEF0123456789ABCDEF01234567";
+    for fields in [String::new(), format!("Signed-By: {unknown}, {old}\n")] {
+        let world = world_trusting(Some(&key)).await;
+        let edition = Edition { key: &key, origin: &world.origin };
+        edition.put(12, &fields, "one", &[old]);
+        assert_eq!(edition.given(&world).await, ("one".into(), true));
+        edition.put(13, "", "two", &[new]);
+        assert_eq!(edition.given(&world).await, ("one".into(), true), "{fields}");
+        // That one of those who are named is not known keeps nobody else out.
+        edition.put(13, "", "two", &[old]);
+        assert_eq!(edition.given(&world).await, ("two".into(), true), "{fields}");
+    }
+}
+
+/// An archive that names a subkey which larder's copy of its key does not have yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_counts_when_it_becomes_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let [primary] = &published(&key)[..] else { panic!() };
     let world = world_trusting(Some(&key)).await;
-    let origin = &world.origin;
-    let member = |text: &'static str| [(PACKAGES, text.as_bytes())];
-    let successor = format!("Signed-By: {new}!\n");
-    origin.put(RELEASE, Page::new(sign(&release(DATE, &successor, &member("one")), &[old, new])));
-    origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new("one"));
-    let path = format!("{SUITE}/{PACKAGES}");
-    update(&world, origin, RELEASE).await;
-    assert!(update(&world, origin, &path).await.cache_status().contains("signed"));
-    // The old key alone does not count any more, though it signed before.
-    let later = DATE.replace("12:00", "13:00");
-    origin.put(RELEASE, Page::new(sign(&release(&later, "", &member("two")), &[old])));
-    update(&world, origin, RELEASE).await;
-    assert_eq!(update(&world, origin, &path).await.body, "one");
-    origin.put(RELEASE, Page::new(sign(&release(&later, "", &member("two")), &[new])));
-    origin.put(&path, Page::new("two"));
-    update(&world, origin, RELEASE).await;
-    assert_eq!(update(&world, origin, &path).await.body, "two");
+    key.gpg(&["--passphrase", "", "--quick-add-key", primary, "ed25519", "sign", "1y"]);
+    let [_, subkey] = &published(&key)[..] else { panic!() };
+    let edition = Edition { key: &key, origin: &world.origin };
+    let exactly = |name: &str| format!("{name}!");
+    edition.put(12, &format!("Signed-By: {subkey}!\n"), "one", &[&exactly(primary)]);
+    assert_eq!(edition.given(&world).await, ("one".into(), true));
+    edition.put(13, "", "two", &[&exactly(subkey)]);
+    assert_eq!(edition.given(&world).await, ("one".into(), true), "nobody knows who signed");
+    let arguments = ["keys", "add", key.public.to_str().unwrap()];
+    let added = say(&world.ca, &world.proxy.data, &arguments).await;
+    assert!(added.status.success(), "{}", text(&added));
+    assert_eq!(edition.given(&world).await, ("two".into(), true));
 }
 
 /// A key that has expired since, and what it signed in its time.
@@ -169,27 +231,50 @@ fn expired(dir: &Path, text: &str) -> (Key, Vec<u8>) {
     (key, signed)
 }
 
+/// Whatever hangs on such a signature says so: the archive's word is its server's, and somebody should look.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_key_vouches_for_nothing_and_is_named() {
+    const DEB: &str = "/debian/pool/main/g/gear_1_all.deb";
     let dir = tempfile::tempdir().unwrap();
     let date = "Tue, 01 Jan 2019 00:00:00 GMT";
-    let (key, signed) = expired(dir.path(), &release(date, "", &[(PACKAGES, b"one")]));
-    let world = world_trusting(Some(&key)).await;
-    let plain = Origin::plain("127.0.0.1").await;
-    for origin in [&world.origin, &plain] {
-        origin.put(RELEASE, Page::new(signed.clone()));
-        origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new("one"));
-        for _ in 0..2 {
-            let got = update(&world, origin, RELEASE).await.complete();
-            let secure = origin.address() == world.origin.address();
-            assert_eq!(
-                got.cache_status().contains("+expired-key"),
-                secure,
-                "{}",
-                got.cache_status()
-            );
-            let got = update(&world, origin, &format!("{SUITE}/{PACKAGES}")).await.complete();
-            assert_eq!(got.cache_status().contains("indexed"), secure, "{}", got.cache_status());
+    let packages = format!(
+        "Package: gear\nFilename: {}\nSHA256: {}\n\n",
+        DEB.trim_start_matches("/debian/"),
+        hex(Algorithm::Sha256, b"deb")
+    );
+    let text = release(date, "", &[(PACKAGES, packages.as_bytes())]);
+    let (key, signed) = expired(dir.path(), &text);
+    key.publish();
+    // The control: a key that has not expired.
+    for (signed, expected) in [(signed, "indexed+expired-key"), (key.clear_sign(&text), "signed")] {
+        let mut world = world_trusting(Some(&key)).await;
+        let plain = Origin::plain("127.0.0.1").await;
+        let secure = world.another("127.0.0.1").await;
+        for origin in [&secure, &plain] {
+            origin.put(RELEASE, Page::new(signed.clone()));
+            origin.put(&format!("{SUITE}/{PACKAGES}"), Page::new(packages.clone()));
+            origin.put(DEB, Page::new("deb"));
+        }
+        let detail = format!("; detail=\"{expected}\"");
+        for round in ["first", "again", "after a restart"] {
+            if round == "after a restart" {
+                world.restart(|_| {}).await;
+            }
+            for origin in [&secure, &plain] {
+                let expired = expected != "signed";
+                let nothing = expired && origin.address() == plain.address();
+                let got = update(&world, origin, RELEASE).await.complete();
+                let named = got.cache_status().contains("+expired-key");
+                assert_eq!(named, expired && !nothing, "{round}: {}", got.cache_status());
+                for path in [&format!("{SUITE}/{PACKAGES}"), DEB] {
+                    let got = update(&world, origin, path).await.complete();
+                    let said = got.cache_status();
+                    // What is on its way says it when it is there.
+                    if round != "first" {
+                        assert_eq!(said.contains(&detail), !nothing, "{round} {path}: {said}");
+                    }
+                }
+            }
         }
     }
 }

@@ -102,7 +102,7 @@ impl Ecosystem for Apt {
                 doc.expect_identity()?;
                 let cleartext = clear_signed(doc)?;
                 let signed = keys.verify_cleartext(&cleartext, doc.now);
-                of_release(doc, &root, cleartext.text(), signed, keys, out)?
+                of_release(doc, &root, cleartext.text(), signed, out)?
             }
             "Release" => {
                 doc.expect_identity()?;
@@ -110,7 +110,7 @@ impl Ecosystem for Apt {
                 let signature = signature(doc)?;
                 let signed = keys_of(&signature, &text, keys, doc);
                 let text = String::from_utf8_lossy(&text);
-                let rank = of_release(doc, &root, &text, signed, keys, out)?;
+                let rank = of_release(doc, &root, &text, signed, out)?;
                 if rank == Rank::Signed {
                     name_signature(doc.at, &signature, out)?;
                 }
@@ -190,7 +190,6 @@ fn of_release(
     root: &Root,
     text: &str,
     signed: Result<Signed, NotSigned>,
-    keys: &Keyring,
     out: &mut dyn ClaimSink,
 ) -> Result<Rank, Malformed> {
     let expired_key = signed.as_ref().is_err_and(NotSigned::is_expired);
@@ -219,12 +218,8 @@ fn of_release(
         date: release.date,
         valid_until: release.valid_until,
         expired_key,
-        successors: release
-            .signed_by
-            .iter()
-            // Of a key that is not known the fingerprint is all there is.
-            .map(|named| keys.primary_of(named).map_or_else(|| named.as_str().into(), |key| key.0))
-            .collect(),
+        // As they stand: which key a fingerprint means may be known only when that key is.
+        successors: release.signed_by.iter().map(|named| named.as_str().into()).collect(),
         ..Edition::default()
     });
     if rank != Rank::None {

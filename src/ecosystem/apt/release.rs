@@ -114,8 +114,9 @@ impl Release {
         Ok(())
     }
 
-    /// Whether it is the Release of `suite`, the path behind `dists/`. One that names neither cannot be told from another's,
-    /// and some small archives do not.
+    /// Whether it is the Release of `suite`, the path behind `dists/`. One that has neither name fits every suite of its
+    /// archive, as `apt-ftparchive` makes it where nobody tells it a name: apt warns and takes it. Another archive's is
+    /// told by who signed it.
     pub(super) fn is_of(&self, suite: &str) -> bool {
         let names: Vec<&str> =
             [&self.suite, &self.codename].into_iter().flatten().map(String::as_str).collect();

@@ -138,6 +138,7 @@ impl Case {
                 superseded: None,
                 rank: standing.rank,
                 root: standing.root.clone(),
+                expired_key: false,
             });
             expected.promises.extend(
                 claims
