@@ -19,6 +19,8 @@ mod oci;
 mod pypi;
 mod ranges;
 mod rustup;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io::{self, Read};

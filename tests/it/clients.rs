@@ -4,6 +4,8 @@
 use std::path::PathBuf;
 use std::process::Output;
 
+use futures_util::future::join_all;
+
 use crate::world::archive::{by_hash, flipped};
 use crate::world::tools::{client, installed, run, text, trusted_file};
 use crate::world::{Page, World, noise};
@@ -125,7 +127,9 @@ async fn every_client_downloads_what_is_right() {
 /// quiet close urllib and the urllib3 in pip return the short body without an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_ends_with_a_wrong_or_silently_short_file() {
-    for downloader in DOWNLOADERS.iter().filter(|downloader| installed(downloader.program)) {
+    let found = DOWNLOADERS.iter().filter(|downloader| installed(downloader.program));
+    // Side by side, each in a world of its own: most of it is the clients' waiting before they try again.
+    join_all(found.map(async |downloader| {
         for len in [100_000, 3_000_000] {
             let world = World::new().await;
             let ca = trusted_file(&world).await;
@@ -139,7 +143,8 @@ async fn no_client_ends_with_a_wrong_or_silently_short_file() {
             assert!(!output.status.success(), "{told}");
             assert!(file != wrong, "{} has the whole wrong file", downloader.name);
         }
-    }
+    }))
+    .await;
 }
 
 /// The control: where nothing is promised, the same bytes reach the same clients.

@@ -1,14 +1,15 @@
 //! `larder exec`: one word in front of a command, and nothing else changes.
 
 use std::path::Path;
-use std::process::Output;
-use std::time::Duration;
+use std::process::{Output, Stdio};
+
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::world::archive::by_hash;
 use crate::world::binary::{Daemon, larder};
 use crate::world::blind::Blind;
 use crate::world::tools::{run, signal, text};
-use crate::world::{Ca, Fault, Gate, Origin, Page, eventually, noise};
+use crate::world::{Ca, Fault, Gate, Origin, PATIENCE, Page, eventually, noise};
 
 /// Runs `script` by `larder exec` with `environment`.
 async fn exec(ca: &Ca, data: &Path, script: &str, environment: &[(&str, &str)]) -> Output {
@@ -137,14 +138,21 @@ async fn a_larder_that_is_on_its_way_out_is_waited_for() {
     assert!(opened.read(100_000).await);
     signal(daemon.id(), "TERM").await;
     eventually("it ends", || async { daemon.log().contains("SIGTERM") }).await;
-    let ending = async {
-        // Long enough for the other to have told that it waits.
-        tokio::time::sleep(Duration::from_secs(3)).await;
-        gate.open();
-    };
-    let (output, ()) = tokio::join!(exec(&ca, &data, "exit 5", &[]), ending);
-    assert_eq!(output.status.code(), Some(5), "{}", text(&output));
-    assert!(text(&output).contains("waiting for another larder"), "{}", text(&output));
+    let mut command = larder(&ca, &data);
+    command.args(["exec", "--", "sh", "-c", "exit 5"]).stdin(Stdio::null()).stderr(Stdio::piped());
+    let mut waiting = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+    let said = BufReader::new(waiting.stderr.take().unwrap());
+    let ended = tokio::time::timeout(PATIENCE, async {
+        // The other ends only when this one has told that it waits for it.
+        let mut said = said.lines();
+        while let Some(line) = said.next_line().await.unwrap() {
+            if line.contains("waiting for another larder") {
+                gate.open();
+            }
+        }
+        waiting.wait().await.unwrap().code()
+    });
+    assert_eq!(ended.await.expect("it still waits"), Some(5));
     assert_eq!(daemon.ended().await, Some(0));
 }
 

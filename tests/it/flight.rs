@@ -8,7 +8,7 @@ use crate::world::{End, Fault, Gate, Mood, Page, World, eventually, noise};
 async fn fifty_clients_share_one_fill_as_it_grows() {
     const CLIENTS: usize = 50;
     let world = World::new().await;
-    let (body, gate) = (noise(1, 200 << 20), Gate::closed());
+    let (body, gate) = (noise(1, 40 << 20), Gate::closed());
     let path = by_hash(&body);
     let page = Page::new(body.clone()).fault(Fault::Hold(body.len() - 1, gate.clone()));
     let url = world.origin.put(&path, page);

@@ -47,7 +47,14 @@ async fn a_tunnel_that_carries_plain_http_is_served_as_http() {
 #[tokio::test(flavor = "multi_thread")]
 async fn other_protocols_are_tunnelled_where_that_is_allowed() {
     for allowed in [true, false] {
-        let world = World::with(|config| config.hosts.tunnel_unknown_protocols = allowed).await;
+        let world = World::with(|config| {
+            config.hosts.tunnel_unknown_protocols = allowed;
+            if !allowed {
+                // For so long it waits for a handshake that does not come.
+                config.clients.handshake_timeout = Duration::from_secs(1);
+            }
+        })
+        .await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let authority = listener.local_addr().unwrap().to_string();
         let server = tokio::spawn(async move {

@@ -1,45 +1,17 @@
 //! What cargo's parts do together.
 
 use super::*;
-use crate::claim::{Claim, TooMany};
-use crate::ecosystem::Kind;
-use crate::keyring::Keyring;
-use crate::target::Origin;
-use hyper::{HeaderMap, StatusCode};
-use std::io::{Cursor, Read};
+use crate::ecosystem::tests::{self, Answer, Heard, Known, head, target};
+use hyper::StatusCode;
 
 const ONE: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 const CONFIG: &str =
     r#"{"dl": "https://files.example.org/v1/crates", "api": "https://example.org"}"#;
 
-fn target(url: &str) -> Target {
-    Target::from_url(url).unwrap_or_else(|| panic!("{url}"))
-}
-
-fn head(status: StatusCode) -> Head {
-    Head { status, headers: HeaderMap::new() }
-}
-
 fn line() -> String {
     format!(
         r#"{{"name":"itoa","vers":"1.0.1","deps":[],"cksum":"{ONE}","features":{{}},"yanked":false}}"#
     )
-}
-
-fn said(path: &str, accept: &str) -> String {
-    let target = target(&format!("https://example.org{path}"));
-    let (sure, resource) = match Cargo.recognise(&Shape { target: &target, accept }) {
-        Recognised::No => return "no".into(),
-        Recognised::Likely(resource) => ("likely", resource),
-        Recognised::Certain(resource) => ("certain", resource),
-    };
-    match resource.kind {
-        Kind::Index => format!("{sure} index {} {}", resource.root.path, resource.variant.name),
-        Kind::Artifact(artifact) => {
-            let topics: Vec<String> = artifact.topics.into_iter().map(|t| t.0.into()).collect();
-            format!("{sure} artifact {} {}", resource.root.path, topics.join(" "))
-        }
-    }
 }
 
 #[test]
@@ -57,7 +29,7 @@ fn requests_are_recognised_by_shape_and_class() {
         ("/api/v1/crates/itoa", "*/*", "no"),
         ("/api/v1/crates?q=itoa", "*/*", "no"),
     ] {
-        assert_eq!(said(path, accept), expected, "{path} {accept}");
+        assert_eq!(tests::said(&Cargo, path, accept), expected, "{path} {accept}");
     }
     assert_eq!(Cargo.accept("text"), "text/plain");
     assert_eq!(Cargo.accept("any"), "*/*");
@@ -67,7 +39,7 @@ fn requests_are_recognised_by_shape_and_class() {
 fn a_registry_is_confirmed_by_its_configuration_or_by_a_crates_first_line() {
     let confirm = |path: &str, status, start: &str| {
         let at = target(&format!("https://example.org{path}"));
-        Cargo.confirm(&at, &head(status), start.as_bytes())
+        Cargo.confirm(&at, &head(status, &[]), start.as_bytes())
     };
     let ok = StatusCode::OK;
     assert!(confirm("/config.json", ok, CONFIG));
@@ -92,59 +64,13 @@ fn a_registry_is_confirmed_by_its_configuration_or_by_a_crates_first_line() {
     }
 }
 
-/// Has documents by URL and class, and knows who spoke.
-#[derive(Default)]
-struct Known {
-    speakers: Vec<Root>,
-    stored: Vec<(Target, &'static str)>,
-}
-
-impl Shelf for Known {
-    fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
-        let (_, body) = self.stored.iter().find(|(known, _)| known == at)?;
-        Some(Box::new(body.as_bytes()))
-    }
-
-    fn speakers(&self, _: &Origin) -> Vec<Root> {
-        self.speakers.clone()
-    }
-}
-
 fn text(url: &str) -> Target {
     target(url).with_variant("text")
 }
 
-/// Remembers claims, and whom a document spoke of.
-#[derive(Default)]
-struct Heard(Vec<Claim>, Vec<String>);
-
-impl ClaimSink for Heard {
-    fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
-        self.0.claim(claim)
-    }
-
-    fn speaks(&mut self, origin: &Origin) {
-        self.1.push(origin.authority());
-    }
-}
-
-fn claims(at: &str, body: &str, companions: &Known) -> Result<(Heard, Standing), Malformed> {
-    let (at, body) = (target(at), body.to_owned());
-    let mut out = Heard::default();
-    let standing = Cargo.claims(
-        &Document {
-            at: &at,
-            base: &at,
-            head: &head(StatusCode::OK),
-            proven: Rank::Origin,
-            now: crate::clock::Time::from_millis(0),
-            open: &|| Ok(Box::new(Cursor::new(body.clone()))),
-            companions,
-        },
-        &Keyring::new(),
-        &mut out,
-    )?;
-    Ok((out, standing))
+fn claims(at: &str, body: &str, known: &Known) -> Result<(Heard, Standing), Malformed> {
+    let (head, proven, body) = (&head(StatusCode::OK, &[]), Rank::Origin, body.as_bytes());
+    tests::read(&Cargo, &Answer { at, base: at, proven, head, body }, known)
 }
 
 #[test]
@@ -152,23 +78,20 @@ fn an_index_file_claims_through_the_configuration_of_its_own_registry() {
     let at = "https://example.org/t/it/oa/itoa";
     for class in ["text", "any"] {
         let config = target("https://example.org/t/config.json").with_variant(class);
-        let known = Known { stored: vec![(config, CONFIG)], ..Known::default() };
+        let known = Known::holding(vec![(config, CONFIG)]);
         let (heard, standing) = claims(at, &line(), &known).unwrap();
         assert_eq!((standing.rank, &*standing.root.path), (Rank::Indexed, "/t/"));
-        let urls: Vec<String> = heard.0.iter().map(|claim| claim.target.url()).collect();
+        let urls: Vec<String> = heard.claims.iter().map(|claim| claim.target.url()).collect();
         assert_eq!(urls, ["https://files.example.org/v1/crates/itoa/1.0.1/download"]);
     }
     // Another registry's configuration, even around this one, says nothing.
     for elsewhere in ["https://example.org/config.json", "https://other.example.org/t/config.json"]
     {
-        let known = Known { stored: vec![(text(elsewhere), CONFIG)], ..Known::default() };
+        let known = Known::holding(vec![(text(elsewhere), CONFIG)]);
         let (heard, standing) = claims(at, &line(), &known).unwrap();
-        assert_eq!((heard.0.len(), standing.rank), (0, Rank::None), "{elsewhere}");
+        assert_eq!((heard.claims.len(), standing.rank), (0, Rank::None), "{elsewhere}");
     }
-    let broken = Known {
-        stored: vec![(text("https://example.org/t/config.json"), "<html>")],
-        ..Known::default()
-    };
+    let broken = Known::holding(vec![(text("https://example.org/t/config.json"), "<html>")]);
     assert!(claims(at, &line(), &broken).is_err());
 }
 
@@ -177,23 +100,20 @@ fn a_configuration_promises_nothing_and_says_where_its_crates_are() {
     let at = "https://example.org/t/config.json";
     let (heard, standing) = claims(at, CONFIG, &Known::default()).unwrap();
     assert_eq!((standing.rank, &*standing.root.path), (Rank::None, "/t/"));
-    assert_eq!((heard.0.len(), heard.1), (0, vec!["files.example.org".into()]));
+    assert_eq!((heard.claims.len(), heard.spoken_of), (0, vec!["files.example.org".into()]));
     assert!(claims(at, "{}", &Known::default()).is_err());
 }
 
 /// Whoever sits on a plain-http line could otherwise deny every file of a real origin.
 #[test]
 fn what_came_over_plain_http_makes_no_claims() {
-    let known = Known {
-        stored: vec![
-            (text("https://example.org/config.json"), CONFIG),
-            (text("http://example.org/config.json"), CONFIG),
-        ],
-        ..Known::default()
-    };
+    let known = Known::holding(vec![
+        (text("https://example.org/config.json"), CONFIG),
+        (text("http://example.org/config.json"), CONFIG),
+    ]);
     let count = |at: &str, body: &str| {
         let (heard, standing) = claims(at, body, &known).unwrap();
-        (heard.0.len(), heard.1.len(), standing.rank)
+        (heard.claims.len(), heard.spoken_of.len(), standing.rank)
     };
     let tls = count("https://example.org/it/oa/itoa", &line());
     assert_eq!(tls, (1, 0, Rank::Indexed));
@@ -220,12 +140,7 @@ fn an_index_file_wants_its_configuration() {
 #[test]
 fn a_crate_wants_the_index_files_of_who_named_its_origin() {
     let at = target("https://files.example.org/v1/crates/Itoa/1.0.1/download");
-    let mut known = Known {
-        speakers: (0..8)
-            .map(|n| Root::directory_of(&target(&format!("https://example.org/{n}/"))))
-            .collect(),
-        stored: Vec::new(),
-    };
+    let mut known = Known::eight_speakers("files.example.org");
     let expected = [
         "https://example.org/0/config.json",
         "https://example.org/0/it/oa/itoa",

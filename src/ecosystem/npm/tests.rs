@@ -2,41 +2,11 @@
 
 use super::*;
 use crate::claim::{Claim, Topic};
-use crate::keyring::Keyring;
-use crate::target::Origin;
-use hyper::{HeaderMap, StatusCode};
-use std::io::{Cursor, Read};
+use crate::ecosystem::tests::{self, Answer, Known, head, target};
+use hyper::StatusCode;
 
 const CI: &str = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*";
 const SRI: &str = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
-
-fn target(url: &str) -> Target {
-    Target::from_url(url).unwrap_or_else(|| panic!("{url}"))
-}
-
-fn head(status: StatusCode, headers: &[(&'static str, &'static str)]) -> Head {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        map.append(*name, value.parse().unwrap());
-    }
-    Head { status, headers: map }
-}
-
-fn said(path: &str, accept: &str) -> String {
-    let target = target(&format!("https://example.org{path}"));
-    let (sure, resource) = match Npm.recognise(&Shape { target: &target, accept }) {
-        Recognised::No => return "no".into(),
-        Recognised::Likely(resource) => ("likely", resource),
-        Recognised::Certain(resource) => ("certain", resource),
-    };
-    match resource.kind {
-        Kind::Index => format!("{sure} index {} {}", resource.root.path, resource.variant.name),
-        Kind::Artifact(artifact) => {
-            let topics: Vec<String> = artifact.topics.into_iter().map(|t| t.0.into()).collect();
-            format!("{sure} artifact {} {}", resource.root.path, topics.join(" "))
-        }
-    }
-}
 
 #[test]
 fn requests_are_recognised_by_shape_and_class() {
@@ -68,7 +38,7 @@ fn requests_are_recognised_by_shape_and_class() {
         ("/pypi/idna/json", CI, "likely index /pypi/idna/ install"),
         ("/d/dists/s/InRelease", CI, "likely index /d/dists/s/ install"),
     ] {
-        assert_eq!(said(path, accept), expected, "{path} {accept}");
+        assert_eq!(tests::said(&Npm, path, accept), expected, "{path} {accept}");
     }
 }
 
@@ -124,24 +94,9 @@ fn a_registry_is_confirmed_by_a_document_about_the_package_that_was_asked_for() 
 }
 
 fn claims(at: &str, base: &str, proven: Rank, head: &Head, body: &str) -> (Vec<Claim>, Standing) {
-    let body = body.to_owned();
-    let mut out = Vec::new();
-    let standing = Npm
-        .claims(
-            &Document {
-                at: &target(at),
-                base: &target(base),
-                head,
-                proven,
-                now: crate::clock::Time::from_millis(0),
-                open: &|| Ok(Box::new(Cursor::new(body.clone()))),
-                companions: &Known::default(),
-            },
-            &Keyring::new(),
-            &mut out,
-        )
-        .unwrap();
-    (out, standing)
+    let answer = Answer { at, base, proven, head, body: body.as_bytes() };
+    let (out, standing) = tests::read(&Npm, &answer, &Known::default()).unwrap();
+    (out.claims, standing)
 }
 
 fn packument(package: &str) -> String {
@@ -204,34 +159,11 @@ fn a_content_coding_is_refused() {
     assert!(Npm.claims(&document, &Keyring::new(), &mut Vec::new()).is_err());
 }
 
-#[derive(Default)]
-struct Known {
-    speakers: Vec<Root>,
-    stored: Vec<Target>,
-}
-
-impl Shelf for Known {
-    fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
-        let stored = self.stored.contains(at);
-        stored.then(|| Box::new(std::io::empty()) as Box<dyn Read>)
-    }
-
-    fn speakers(&self, _: &Origin) -> Vec<Root> {
-        self.speakers.clone()
-    }
-}
-
 #[test]
 fn a_tarball_wants_the_document_that_npm_would_ask_for() {
-    let root = |url: &str| Root::directory_of(&target(url));
-    let mut known = Known {
-        speakers: vec![
-            root("https://example.org/t/"),
-            root("http://example.org/plain/"),
-            root("https://files.example.org/npm/"),
-        ],
-        stored: Vec::new(),
-    };
+    let roots =
+        ["https://example.org/t/", "http://example.org/plain/", "https://files.example.org/npm/"];
+    let mut known = Known::speakers("files.example.org", &roots);
     let tarball = target("https://files.example.org/npm/@types/ms/-/ms-2.1.0.tgz");
     let expected =
         ["https://files.example.org/npm/@types%2fms", "https://example.org/t/@types%2fms"]
@@ -244,9 +176,9 @@ fn a_tarball_wants_the_document_that_npm_would_ask_for() {
     assert_eq!(resource.variant.name, expected[0].variant());
     assert_eq!(resource.variant.accept, Npm.accept(expected[0].variant()));
 
-    known.stored.push(expected[0].clone());
+    known.store(&expected[..1]);
     assert_eq!(Npm.wants(&tarball, &known), expected[1..]);
-    known.stored = expected.to_vec();
+    known.store(&expected);
     assert_eq!(Npm.wants(&tarball, &known), []);
     assert_eq!(
         Npm.wants(&target("https://example.org/ms/-/ms-2.1.3.tgz"), &Known::default()),
@@ -256,12 +188,7 @@ fn a_tarball_wants_the_document_that_npm_would_ask_for() {
 
 #[test]
 fn few_documents_are_wanted_and_none_over_plain_http() {
-    let known = Known {
-        speakers: (0..8)
-            .map(|n| Root::directory_of(&target(&format!("https://example.org/{n}/"))))
-            .collect(),
-        stored: Vec::new(),
-    };
+    let known = Known::eight_speakers("example.org");
     let wants = |url: &str| Npm.wants(&target(url), &known).len();
     assert_eq!(wants("https://example.org/ms/-/ms-2.1.3.tgz"), MAX_WANTED);
     assert_eq!(wants("https://example.org/ms"), 0);

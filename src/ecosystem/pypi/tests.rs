@@ -2,42 +2,15 @@
 
 use super::*;
 use crate::claim::{Claim, Topic};
-use crate::keyring::Keyring;
-use crate::target::Origin;
-use hyper::{HeaderMap, StatusCode};
-use std::io::Cursor;
+use crate::ecosystem::tests::{self, Answer, Known, target};
+use hyper::StatusCode;
 
 const PIP: &str = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html; q=0.1, text/html; q=0.01";
 const HEX: &str = "1111111111111111111111111111111111111111111111111111111111111111";
 const WHEEL: &str = "widget-1.0-py3-none-any.whl";
 
-fn target(url: &str) -> Target {
-    Target::from_url(url).unwrap_or_else(|| panic!("{url}"))
-}
-
-fn head(headers: &[(&'static str, &'static str)]) -> Head {
-    let mut map = HeaderMap::new();
-    for (name, value) in headers {
-        map.append(*name, value.parse().unwrap());
-    }
-    Head { status: StatusCode::OK, headers: map }
-}
-
-fn said(path: &str, accept: &str) -> String {
-    let target = target(&format!("https://example.org{path}"));
-    let (sure, resource) = match Pypi.recognise(&Shape { target: &target, accept }) {
-        Recognised::No => return "no".into(),
-        Recognised::Likely(resource) => ("likely", resource),
-        Recognised::Certain(resource) => ("certain", resource),
-    };
-    match resource.kind {
-        Kind::Index => format!("{sure} index {} {}", resource.root.path, resource.variant.name),
-        Kind::Artifact(artifact) => {
-            let named = if artifact.named.is_some() { " named" } else { "" };
-            let topics: Vec<String> = artifact.topics.into_iter().map(|t| t.0.into()).collect();
-            format!("{sure} artifact{named} {}", topics.join(" "))
-        }
-    }
+fn head(headers: &[(&'static str, &str)]) -> Head {
+    tests::head(StatusCode::OK, headers)
 }
 
 #[test]
@@ -51,11 +24,11 @@ fn requests_are_recognised_by_shape_and_class() {
         ("/simple/widget/", browser, "no"),
         ("/simple/", PIP, "certain index / json"),
         ("/pypi/widget/json", browser, "certain index / "),
-        (&format!("{digest}/{WHEEL}"), "*/*", "certain artifact named pypi:widget"),
-        (&format!("{digest}/{WHEEL}.metadata"), "*/*", "certain artifact pypi:widget"),
+        (&format!("{digest}/{WHEEL}"), "*/*", "certain artifact named / pypi:widget"),
+        (&format!("{digest}/{WHEEL}.metadata"), "*/*", "certain artifact / pypi:widget"),
         (&format!("{digest}/{WHEEL}.asc"), "*/*", "no"),
-        (&format!("/simple/widget/{WHEEL}"), PIP, "certain artifact pypi:widget"),
-        ("/any/a-1-2.tar.gz", "*/*", "likely artifact pypi:a-1 pypi:a"),
+        (&format!("/simple/widget/{WHEEL}"), PIP, "certain artifact /simple/widget/ pypi:widget"),
+        ("/any/a-1-2.tar.gz", "*/*", "likely artifact /any/ pypi:a-1 pypi:a"),
         ("/any/a.tar.gz", "*/*", "no"),
         ("/whl/cpu/torch/", PIP, "likely index /whl/cpu/torch/ json"),
         ("/whl/torch_stable.html", PIP, "likely index /whl/ json"),
@@ -64,7 +37,7 @@ fn requests_are_recognised_by_shape_and_class() {
         ("/links/", browser, "no"),
         ("/links/page", PIP, "no"),
     ] {
-        assert_eq!(said(path, accept), expected, "{path} {accept}");
+        assert_eq!(tests::said(&Pypi, path, accept), expected, "{path} {accept}");
     }
 }
 
@@ -93,24 +66,9 @@ fn a_page_of_links_is_confirmed_by_its_content() {
 }
 
 fn claims(at: &str, base: &str, proven: Rank, head: &Head, body: &str) -> (Vec<Claim>, Rank) {
-    let body = body.to_owned();
-    let mut out = Vec::new();
-    let standing = Pypi
-        .claims(
-            &Document {
-                at: &target(at),
-                base: &target(base),
-                head,
-                proven,
-                now: crate::clock::Time::from_millis(0),
-                open: &|| Ok(Box::new(Cursor::new(body.clone()))),
-                companions: &Known::default(),
-            },
-            &Keyring::new(),
-            &mut out,
-        )
-        .unwrap();
-    (out, standing.rank)
+    let answer = Answer { at, base, proven, head, body: body.as_bytes() };
+    let (out, standing) = tests::read(&Pypi, &answer, &Known::default()).unwrap();
+    (out.claims, standing.rank)
 }
 
 #[test]
@@ -166,18 +124,11 @@ fn the_list_of_all_projects_is_not_read() {
 
 #[test]
 fn what_is_no_page_is_malformed() {
-    let at = target("https://example.org/simple/widget/");
-    let read = |coding, body: &'static [u8]| {
-        let document = Document {
-            at: &at,
-            base: &at,
-            head: &head(&[("content-encoding", coding)]),
-            proven: Rank::Origin,
-            now: crate::clock::Time::from_millis(0),
-            open: &|| Ok(Box::new(Cursor::new(body))),
-            companions: &Known::default(),
-        };
-        Pypi.claims(&document, &Keyring::new(), &mut Vec::new())
+    let at = "https://example.org/simple/widget/";
+    let read = |coding, body: &[u8]| {
+        let head = &head(&[("content-encoding", coding)]);
+        let answer = Answer { at, base: at, proven: Rank::Origin, head, body };
+        tests::read(&Pypi, &answer, &Known::default())
     };
     for (coding, body) in [
         ("gzip", &b"<html>"[..]),
@@ -194,31 +145,10 @@ fn what_is_no_page_is_malformed() {
     }
 }
 
-#[derive(Default)]
-struct Known {
-    speakers: Vec<Root>,
-    stored: Vec<Target>,
-}
-
-impl Shelf for Known {
-    fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
-        let stored = self.stored.contains(at);
-        stored.then(|| Box::new(std::io::empty()) as Box<dyn Read>)
-    }
-
-    fn speakers(&self, origin: &Origin) -> Vec<Root> {
-        assert_eq!(origin.authority(), "files.example.org");
-        self.speakers.clone()
-    }
-}
-
 #[test]
 fn a_file_wants_the_pages_that_may_name_it() {
-    let root = |url: &str| Root::directory_of(&target(url));
-    let mut known = Known {
-        speakers: vec![root("https://example.org/t/"), root("https://other.example.org/")],
-        stored: Vec::new(),
-    };
+    let roots = ["https://example.org/t/", "https://other.example.org/"];
+    let mut known = Known::speakers("files.example.org", &roots);
     let file =
         target(&format!("https://files.example.org/packages/11/11/{}/{WHEEL}", "1".repeat(60)));
     let expected = [
@@ -239,18 +169,15 @@ fn a_file_wants_the_pages_that_may_name_it() {
         };
         assert_eq!((resource.variant.name, resource.variant.accept), (page.variant(), accept));
     }
-    known.stored.push(expected[0].clone());
+    known.store(&expected[..1]);
     assert_eq!(Pypi.wants(&file, &known), expected[1..]);
-    known.stored = expected.to_vec();
+    known.store(&expected);
     assert_eq!(Pypi.wants(&file, &known), []);
 }
 
 #[test]
 fn few_pages_are_wanted_whatever_a_file_is_called() {
-    let known = Known {
-        speakers: vec![Root::directory_of(&target("https://example.org/")); 8],
-        stored: Vec::new(),
-    };
+    let known = Known::eight_speakers("files.example.org");
     let wants = |path: &str| {
         let url = format!("https://files.example.org{path}");
         Pypi.wants(&target(&url), &known).len()
@@ -259,6 +186,5 @@ fn few_pages_are_wanted_whatever_a_file_is_called() {
     assert_eq!(wants("/simple/widget/"), 0);
     assert_eq!(wants("/page"), 0);
     let plain = target("http://files.example.org/packages/a-1.0.zip");
-    let nobody = Known { speakers: Vec::new(), stored: Vec::new() };
-    assert_eq!(Pypi.wants(&plain, &nobody), []);
+    assert_eq!(Pypi.wants(&plain, &Known::default()), []);
 }

@@ -366,7 +366,7 @@ pub(crate) fn compressed(ending: &str, text: &[u8]) -> Vec<u8> {
             to.finish().unwrap()
         }
         ".xz" => {
-            let mut to = liblzma::write::XzEncoder::new(Vec::new(), 6);
+            let mut to = liblzma::write::XzEncoder::new(Vec::new(), 0);
             to.write_all(text).unwrap();
             to.finish().unwrap()
         }
