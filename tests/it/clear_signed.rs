@@ -7,7 +7,7 @@ use std::process::Command;
 use larder::clock::Clock;
 use larder::keyring::{Cleartext, Keyring, Source};
 
-use crate::world::gpg::GpgKey;
+use crate::world::gpg::Key;
 use crate::world::tools;
 
 const TEXT: &str = "Suite: stable\nOrigin: a  \t\n\n- dashed\n-dash\n--\nSHA256:\n 00 1 a\nlast: ü";
@@ -91,12 +91,12 @@ fn what_larder_takes_for_signed_gpgv_reads_alike() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let key = GpgKey::new(dir.path(), "archive");
+    let key = Key::new(dir.path(), "archive");
     let mut keys = Keyring::new();
     let source = Source::Operator("test".to_owned());
-    assert_eq!(keys.read(&key.public(), "archive.gpg", &source).unwrap(), 1);
+    assert_eq!(keys.read(&key.exported(), "archive.gpg", &source).unwrap(), 1);
     let ring = dir.path().join("archive.gpg");
-    std::fs::write(&ring, key.public()).unwrap();
+    std::fs::write(&ring, key.exported()).unwrap();
     let sign = |text: &str| String::from_utf8(key.clear_sign(text)).unwrap();
     let long = format!("Suite: stable\nPad: {}\nEnd: x\n", "x".repeat(40_000));
     let (mut signed, mut twins_of_any) = (0, 0);

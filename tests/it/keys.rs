@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::world::archive::hex;
 use crate::world::binary::{Daemon, larder, say};
-use crate::world::gpg::GpgKey;
+use crate::world::gpg::Key;
 use crate::world::tools::{signal, text};
 use crate::world::{Ca, Origin, Page, World, eventually, files};
 
@@ -83,8 +83,8 @@ impl Bench {
 /// This machine's keyrings are not what these tests are about.
 const NO_SYSTEM: (&str, &str) = ("LARDER_KEYS_SYSTEM", "/nonexistent");
 
-fn sorted<const N: usize>(keys: [&GpgKey; N]) -> Vec<String> {
-    let mut names = keys.map(|key| key.fingerprint.clone()).to_vec();
+fn sorted<const N: usize>(keys: [&Key; N]) -> Vec<String> {
+    let mut names = keys.map(Key::fingerprint).to_vec();
     names.sort();
     names
 }
@@ -94,8 +94,8 @@ async fn keys_are_added_listed_and_removed_with_and_without_a_running_larder() {
     for serving in [false, true] {
         let bench = Bench::new(serving).await;
         let dir = bench.dir.path();
-        let [one, two, three, four] = ["one", "two", "three", "four"].map(|n| GpgKey::new(dir, n));
-        let both = bench.file("both.gpg", &[one.public(), two.public()].concat());
+        let [one, two, three, four] = ["one", "two", "three", "four"].map(|n| Key::new(dir, n));
+        let both = bench.file("both.gpg", &[one.exported(), two.exported()].concat());
         bench.done(&["add", &both]).await;
         assert_eq!(bench.fingerprints().await, sorted([&one, &two]));
         // Twice is as good as once.
@@ -116,11 +116,11 @@ async fn keys_are_added_listed_and_removed_with_and_without_a_running_larder() {
         assert!(key["ends"].is_i64() && key["used_by"].as_array().unwrap().is_empty(), "{key}");
 
         // By key id, by fingerprint, in small letters and with spaces.
-        let id = one.fingerprint.split_at(24).1;
-        bench.done(&["rm", id]).await;
-        bench.done(&["rm", &format!("{} ", two.fingerprint.to_lowercase())]).await;
+        let id = one.fingerprint().split_off(24);
+        bench.done(&["rm", &id]).await;
+        bench.done(&["rm", &format!("{} ", two.fingerprint().to_lowercase())]).await;
         assert_eq!(bench.fingerprints().await, sorted([&three, &four]));
-        let gone = bench.keys(&["rm", &one.fingerprint], None).await;
+        let gone = bench.keys(&["rm", &one.fingerprint()], None).await;
         assert!(text(&gone).contains("names no key") && gone.status.code() == Some(1));
         assert_eq!(bench.kept().len(), 2);
     }
@@ -130,10 +130,10 @@ async fn keys_are_added_listed_and_removed_with_and_without_a_running_larder() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_file_with_several_keys_one_is_removed() {
     let bench = Bench::new(false).await;
-    let [one, two] = ["one", "two"].map(|name| GpgKey::new(bench.dir.path(), name));
+    let [one, two] = ["one", "two"].map(|name| Key::new(bench.dir.path(), name));
     bench.file("data/state/keys/mine.asc", &[one.armoured(), two.armoured()].concat());
     assert_eq!(bench.fingerprints().await, sorted([&one, &two]));
-    bench.done(&["rm", &one.fingerprint]).await;
+    bench.done(&["rm", &one.fingerprint()]).await;
     assert_eq!(bench.fingerprints().await, sorted([&two]));
 }
 
@@ -141,9 +141,9 @@ async fn of_a_file_with_several_keys_one_is_removed() {
 async fn what_is_no_key_is_refused_in_words_and_nothing_is_half_added() {
     for serving in [false, true] {
         let bench = Bench::new(serving).await;
-        let key = GpgKey::new(bench.dir.path(), "good");
-        let good = bench.file("good.gpg", &key.public());
-        let public = key.public();
+        let key = Key::new(bench.dir.path(), "good");
+        let good = bench.file("good.gpg", &key.exported());
+        let public = key.exported();
         let keybox = key.home.join("pubring.kbx").to_str().unwrap().to_owned();
         let secret = |more: &[&str]| {
             let arguments = [more, &["--passphrase", "", "--export-secret-keys"]].concat();
@@ -196,8 +196,8 @@ async fn what_is_built_in_goes_by_a_setting_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_somebody_put_there_counts_after_a_reload() {
     let bench = Bench::new(true).await;
-    let key = GpgKey::new(bench.dir.path(), "one");
-    bench.file("data/state/keys/one.gpg", &key.public());
+    let key = Key::new(bench.dir.path(), "one");
+    bench.file("data/state/keys/one.gpg", &key.exported());
     assert!(bench.fingerprints().await.is_empty(), "the control: not yet");
     signal(bench.daemon.as_ref().unwrap().id(), "HUP").await;
     eventually("the key is known", || async { bench.fingerprints().await == sorted([&key]) }).await;
@@ -231,7 +231,7 @@ impl Archive {
         Self { deb, packages, release }
     }
 
-    fn put(&self, origin: &Origin, key: &GpgKey) {
+    fn put(&self, origin: &Origin, key: &Key) {
         let signed = key.clear_sign(&self.release);
         let tag = format!("\"{}\"", hex(Algorithm::Sha256, &signed));
         origin.put(RELEASE, Page::new(signed).etag(&tag));
@@ -262,7 +262,7 @@ async fn command(world: &World, arguments: &[&str]) -> String {
 async fn a_signer_that_becomes_known_counts_at_the_next_update() {
     let world = World::new().await;
     let plain = Origin::plain("127.0.0.1").await;
-    let key = GpgKey::new(world.dir(), "archive");
+    let key = Key::new(world.dir(), "archive");
     let archive = Archive::new("one", 10);
     for (origin, before) in [(&world.origin, "indexed"), (&plain, "")] {
         archive.put(origin, &key);
@@ -270,11 +270,11 @@ async fn a_signer_that_becomes_known_counts_at_the_next_update() {
         assert!(said.contains(before) && !said.contains("signed"), "{said}");
         assert_eq!(said.contains("hit"), !before.is_empty(), "{said}");
         let why = command(&world, &["why", &origin.url(RELEASE)]).await;
-        let id = key.fingerprint.split_at(24).1;
-        assert!(why.contains("larder keys add FILE") && why.contains(id), "{why}");
+        let id = key.fingerprint().split_off(24);
+        assert!(why.contains("larder keys add FILE") && why.contains(&id), "{why}");
     }
     let file = world.dir().join("archive.gpg");
-    std::fs::write(&file, key.public()).unwrap();
+    std::fs::write(&file, key.exported()).unwrap();
     command(&world, &["keys", "add", file.to_str().unwrap()]).await;
     for origin in [&world.origin, &plain] {
         let (body, said) = update(&world, origin).await;
@@ -293,7 +293,7 @@ async fn a_signer_that_becomes_known_counts_at_the_next_update() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signer_that_becomes_known_counts_for_each_reader() {
     let world = World::new().await;
-    let key = GpgKey::new(world.dir(), "archive");
+    let key = Key::new(world.dir(), "archive");
     Archive::new("one", 10).put(&world.origin, &key);
     let release = world.origin.url(RELEASE);
     let login = || world.client.get(&release).header("authorization", "Bearer x");
@@ -301,7 +301,7 @@ async fn a_signer_that_becomes_known_counts_for_each_reader() {
     current().await.complete();
     assert!(update(&world, &world.origin).await.1.contains("indexed"), "the control");
     let file = world.dir().join("archive.gpg");
-    std::fs::write(&file, key.public()).unwrap();
+    std::fs::write(&file, key.exported()).unwrap();
     command(&world, &["keys", "add", file.to_str().unwrap()]).await;
     world.proxy.clock.advance(Duration::from_secs(30));
     current().await.complete();
@@ -318,8 +318,8 @@ async fn an_archive_changes_its_signers_when_its_operator_says_so() {
         let dir = config.data.join("state/keys");
         std::fs::create_dir_all(&dir).unwrap();
         for name in ["old", "new"] {
-            let key = GpgKey::new(config.data.parent().unwrap(), name);
-            std::fs::write(dir.join(format!("{name}.gpg")), key.public()).unwrap();
+            let key = Key::new(config.data.parent().unwrap(), name);
+            std::fs::write(dir.join(format!("{name}.gpg")), key.exported()).unwrap();
             keys.push(key);
         }
     })
@@ -332,14 +332,14 @@ async fn an_archive_changes_its_signers_when_its_operator_says_so() {
     let (body, said) = update(&world, &world.origin).await;
     assert_eq!(body, first.deb, "a stranger's edition counts: {said}");
     let why = command(&world, &["why", &world.origin.url(RELEASE)]).await;
-    assert!(why.contains("larder keys rebind") && why.contains(&new.fingerprint), "{why}");
+    assert!(why.contains("larder keys rebind") && why.contains(&new.fingerprint()), "{why}");
 
     let unknown =
         say(&world.ca, &world.proxy.data, &["keys", "rebind", "https://example.org/"]).await;
     assert!(text(&unknown).contains(&world.origin.url("/debian/")), "{}", text(&unknown));
     let root = world.origin.url("/debian");
     let said = command(&world, &["keys", "rebind", &root]).await;
-    assert!(said.contains(&old.fingerprint) && said.contains("/debian/"), "{said}");
+    assert!(said.contains(&old.fingerprint()) && said.contains("/debian/"), "{said}");
     let (body, said) = update(&world, &world.origin).await;
     assert!(body == second.deb && said.contains("signed"), "{said}");
     // Bound again, to the new one.

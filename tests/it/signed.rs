@@ -2,88 +2,18 @@
 //! over plain http; what it does not name is not kept at all.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use larder::digest::Algorithm;
 
 use crate::world::archive::{flipped, hex};
+pub(crate) use crate::world::gpg::Key;
 use crate::world::tools::{client, run, text, trusted_file};
 use crate::world::{Origin, Page, World};
 
 pub(crate) const PACKAGE: &str = "pool/main/g/gear/gear_1.0+dfsg-1_all.deb";
 const INDEX: &str = "dists/gears/main/binary-all/Packages";
-
-/// A key pair of gpg, in a directory of its own.
-pub(crate) struct Key {
-    pub(crate) home: PathBuf,
-    pub(crate) public: PathBuf,
-}
-
-impl Key {
-    pub(crate) fn new(dir: &Path, name: &str) -> Self {
-        let key = Self::empty(dir, name);
-        let user = format!("{name} <{name}@example.org>");
-        key.gpg(&["--passphrase", "", "--quick-gen-key", &user, "ed25519", "sign", "1y"]);
-        key.publish();
-        key
-    }
-
-    /// A directory without a key yet.
-    pub(crate) fn empty(dir: &Path, name: &str) -> Self {
-        use std::os::unix::fs::PermissionsExt;
-        let key = Self {
-            home: dir.join(format!("{name}.home")),
-            public: dir.join(format!("{name}.gpg")),
-        };
-        std::fs::create_dir_all(&key.home).unwrap();
-        std::fs::set_permissions(&key.home, PermissionsExt::from_mode(0o700)).unwrap();
-        key
-    }
-
-    /// Writes its public half where clients find it.
-    pub(crate) fn publish(&self) {
-        std::fs::write(&self.public, self.gpg(&["--export"]).stdout).unwrap();
-    }
-
-    /// Revokes it, with what gpg wrote for that day.
-    pub(crate) fn revoke(&self) {
-        let [certificate] = &crate::world::files(&self.home.join("openpgp-revocs.d"))[..] else {
-            panic!("not one revocation");
-        };
-        let text = std::fs::read_to_string(certificate).unwrap();
-        // A colon keeps it from being used by mistake.
-        std::fs::write(certificate, text.replace(":-----BEGIN", "-----BEGIN")).unwrap();
-        self.gpg(&["--import", certificate.to_str().unwrap()]);
-        self.publish();
-    }
-
-    pub(crate) fn gpg(&self, arguments: &[&str]) -> Output {
-        let output = Command::new("gpg")
-            .arg("--homedir")
-            .arg(&self.home)
-            .args(["--batch", "--quiet", "--pinentry-mode", "loopback"])
-            .args(arguments)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", text(&output));
-        output
-    }
-
-    pub(crate) fn clear_sign(&self, release: &str) -> Vec<u8> {
-        let file = self.home.join("Release");
-        std::fs::write(&file, release).unwrap();
-        self.gpg(&[
-            "--digest-algo",
-            "SHA512",
-            "--output",
-            "-",
-            "--clear-sign",
-            file.to_str().unwrap(),
-        ])
-        .stdout
-    }
-}
 
 /// An archive of one package.
 #[derive(Clone)]

@@ -2,10 +2,11 @@
 
 use std::process::Command;
 
+use super::gpg::Key;
 use super::repository::{Files, SOURCE, read};
 use super::tools::{client, forget_proxies, run, text, trusted_file};
 use super::{Origin, World};
-use crate::signed::{Key, apt_home};
+use crate::signed::apt_home;
 
 /// What one `apt-get` of lists and packages came to.
 #[derive(Debug)]

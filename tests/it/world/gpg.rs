@@ -6,26 +6,46 @@ use std::process::{Command, Output};
 use super::tools::text;
 
 /// A key pair.
-pub(crate) struct GpgKey {
+pub(crate) struct Key {
     pub(crate) home: PathBuf,
-    pub(crate) fingerprint: String,
+    /// Where clients find its public half.
+    pub(crate) public: PathBuf,
 }
 
-impl GpgKey {
+impl Key {
     /// One that signs, in `dir`.
     pub(crate) fn new(dir: &Path, name: &str) -> Self {
+        let key = Self::empty(dir, name);
+        let user = format!("{name} <{name}@example.org>");
+        key.gpg(&["--passphrase", "", "--quick-gen-key", &user, "ed25519", "sign", "1y"]);
+        key.publish();
+        key
+    }
+
+    /// A home without a key yet.
+    pub(crate) fn empty(dir: &Path, name: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let home = dir.join(format!("{name}.home"));
         std::fs::create_dir_all(&home).unwrap();
         std::fs::set_permissions(&home, PermissionsExt::from_mode(0o700)).unwrap();
-        let mut key = Self { home, fingerprint: String::new() };
-        let user = format!("{name} <{name}@example.org>");
-        key.gpg(&["--passphrase", "", "--quick-gen-key", &user, "ed25519", "sign", "1y"]);
-        let listed = key.gpg(&["--with-colons", "--fingerprint"]).stdout;
-        let listed = String::from_utf8(listed).unwrap();
-        let line = listed.lines().find(|line| line.starts_with("fpr:")).unwrap();
-        line.split(':').nth(9).unwrap().clone_into(&mut key.fingerprint);
-        key
+        Self { home, public: dir.join(format!("{name}.gpg")) }
+    }
+
+    /// Writes its public half where clients find it.
+    pub(crate) fn publish(&self) {
+        std::fs::write(&self.public, self.exported()).unwrap();
+    }
+
+    /// Revokes it, with what gpg wrote for that day.
+    pub(crate) fn revoke(&self) {
+        let [certificate] = &super::files(&self.home.join("openpgp-revocs.d"))[..] else {
+            panic!("not one revocation");
+        };
+        let text = std::fs::read_to_string(certificate).unwrap();
+        // A colon keeps it from being used by mistake.
+        std::fs::write(certificate, text.replace(":-----BEGIN", "-----BEGIN")).unwrap();
+        self.gpg(&["--import", certificate.to_str().unwrap()]);
+        self.publish();
     }
 
     /// Runs gpg in this home.
@@ -41,8 +61,15 @@ impl GpgKey {
         output
     }
 
+    pub(crate) fn fingerprint(&self) -> String {
+        let listed = self.gpg(&["--with-colons", "--fingerprint"]).stdout;
+        let listed = String::from_utf8(listed).unwrap();
+        let line = listed.lines().find(|line| line.starts_with("fpr:")).unwrap();
+        line.split(':').nth(9).unwrap().to_owned()
+    }
+
     /// The public key, binary.
-    pub(crate) fn public(&self) -> Vec<u8> {
+    pub(crate) fn exported(&self) -> Vec<u8> {
         self.gpg(&["--export"]).stdout
     }
 

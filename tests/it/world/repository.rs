@@ -11,9 +11,9 @@ use std::sync::LazyLock;
 use larder::digest::Algorithm;
 
 use super::archive::hex;
+use super::gpg::Key;
 use super::tools::text;
 use super::{Origin, Page};
-use crate::signed::Key;
 
 /// Paths and bytes.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
