@@ -383,3 +383,28 @@ async fn exec_gives_a_builder_what_its_steps_need() {
         "{told}"
     );
 }
+
+/// Docker's commands download nothing themselves, and hand their environment on where an argument has no value; Buildah pulls.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_builder_that_pulls_nothing_keeps_the_callers_environment() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new(&dir.path().join("origins.pem"));
+    for (name, arguments, through) in [
+        ("docker", &["build", "--build-arg", "HTTPS_PROXY", "."][..], false),
+        ("docker", &["compose", "build"], false),
+        ("docker", &["run", "x"], true),
+        ("buildah", &["bud", "--build-arg", "HTTPS_PROXY", "."], true),
+    ] {
+        let builder = fake(dir.path(), name);
+        std::fs::write(&builder, "#!/bin/sh\necho \"proxy=$HTTPS_PROXY\" \"$@\"\n").unwrap();
+        let mut command = program(&ca, &dir.path().join("data"));
+        command.env("HTTPS_PROXY", "http://corporate.example.org:1");
+        command.args(["exec", "--"]).arg(&builder).args(arguments).current_dir(dir.path());
+        let told = text(&run(command).await);
+        assert_eq!(told.starts_with("proxy=http://127.0.0.1:"), through, "{name}: {told}");
+        let corporate = "http://corporate.example.org:1";
+        assert_eq!(told.starts_with(&format!("proxy={corporate}")), !through, "{name}: {told}");
+        let given = told.contains(&format!("--build-arg HTTPS_PROXY={corporate}"));
+        assert_eq!(given, name == "buildah", "{told}");
+    }
+}
