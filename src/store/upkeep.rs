@@ -79,7 +79,9 @@ impl Store {
         let mut written = hold(&self.counts.access_written);
         if written.is_none_or(|written| now.since(written) >= ACCESS_EVERY) {
             *written = Some(now);
-            access::write(&self.paths.access, &access::of(&hold(&self.bodies)));
+            // Bound first: as a part of the call the lock would be held until the file is written.
+            let accesses = access::of(&hold(&self.bodies));
+            access::write(&self.paths.access, &accesses);
         }
         drop(written);
         self.claims.flush(&self.paths.marks);

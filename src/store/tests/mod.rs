@@ -2,6 +2,7 @@
 
 mod claims;
 mod limits;
+mod locks;
 mod recovery;
 
 use std::path::PathBuf;
