@@ -10,8 +10,10 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::blobs::{Stored, footprint_of};
+use super::ledger::OutOfService;
 use super::record::Records;
 use super::space::{Purpose, Room};
 use super::{Holding, Store, failpoint, hold};
@@ -123,7 +125,7 @@ impl Store {
             tracing::info!(blob = %id, "a stored body is gone; it will be fetched again");
         } else {
             tracing::error!(blob = %id, %why, "a stored body is damaged, and removed; it will be fetched again");
-            self.counts.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
         self.forget(id);
     }
@@ -131,13 +133,38 @@ impl Store {
     /// Removes the files and entries of a blob that is out of service. Under its lock.
     pub(super) fn forget(&self, id: BlobId) {
         failpoint::hit("store.before-remove");
-        // Without the ledger the records stay for now: they name a body that is not there, and so they are misses.
-        for key in self.ledger.refs(id).unwrap_or_default() {
-            let entry = self.known(key, id);
-            self.records.discard(key, id);
-            self.gone(key, id, entry.as_deref());
+        match self.ledger.refs(id) {
+            Ok(keys) => keys.into_iter().for_each(|key| self.forget_entry(key, id)),
+            // The records stay for now: they name a body that is not there, and so they are misses.
+            Err(OutOfService) => self.counts.bodiless.store(true, Ordering::Relaxed),
         }
         self.blobs.discard(id);
+    }
+
+    /// Removes the records whose bodies went while there was no ledger to say which those were. All of them in one look
+    /// through the directories, from time to time: for each body that goes it would be too much.
+    pub(super) fn drop_bodiless(&self) {
+        if !self.counts.bodiless.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let _era = self.in_era();
+        for shard in 0..=u8::MAX {
+            for (key, blob) in self.records.names(shard) {
+                if self.has_blob(blob).is_some() {
+                    continue;
+                }
+                let _alone = self.lock_of(blob);
+                if hold(&self.bodies).get(blob).is_none() {
+                    self.forget_entry(key, blob);
+                }
+            }
+        }
+    }
+
+    fn forget_entry(&self, key: Key, id: BlobId) {
+        let entry = self.known(key, id);
+        self.records.discard(key, id);
+        self.gone(key, id, entry.as_deref());
     }
 
     /// Removes bodies that no entry names: a record could not be written, say.
@@ -293,6 +320,11 @@ impl Store {
             (None, Some(_)) => {
                 holding.refs += 1;
                 holding.public += public;
+            }
+            // Its record outlived a body that went while there was no ledger, and the body is back.
+            (Some(_), Some(_)) if holding.refs == 0 => {
+                holding.refs = 1;
+                holding.public = public;
             }
             (Some(_), None) => {
                 holding.refs = holding.refs.saturating_sub(1);

@@ -56,7 +56,8 @@ pub struct Verification {
 
 impl Store {
     /// What has to be done from time to time, every half minute or so: writes what changed in memory, drops claims that were
-    /// superseded a day ago and bodies that nobody names, brings the store under its cap and over its floor. Blocking.
+    /// superseded a day ago, bodies that nobody names and records without a body, brings the store under its cap and over
+    /// its floor. Blocking.
     pub fn maintain(&self) {
         if self.ledger.is_deleted() {
             tracing::info!("the cache was deleted; it begins anew");
@@ -66,6 +67,7 @@ impl Store {
         self.flush();
         self.claims.prune(self, self.clock.now());
         self.drop_unnamed();
+        self.drop_bodiless();
         let alone = hold(&self.making_room);
         if let Err(error) = self.make_room(0) {
             tracing::warn!(%error, "the store is over its limits");
