@@ -302,7 +302,8 @@ impl Drop for Unnamed {
     }
 }
 
-fn full(error: SpoolError) -> io::Error {
+/// Full, in the words of the file system.
+pub(super) fn full(error: SpoolError) -> io::Error {
     match error {
         SpoolError::Full(why) => io::Error::new(io::ErrorKind::StorageFull, why),
         SpoolError::Io(error) => error,

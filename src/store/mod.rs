@@ -137,6 +137,8 @@ struct Holding {
     refs: u32,
     /// How many of them are public.
     public: u32,
+    /// What their records take: it comes back when the body goes, and they with it.
+    records: Room,
     /// When it was last used.
     used: Time,
 }

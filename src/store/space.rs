@@ -1,7 +1,7 @@
 //! The hard cap and the floor (promise P7).
 //!
 //! Every byte under `DATA/v1` that larder decides upon is held as [`Room`] before it is written: blobs with their side
-//! files, spool files, claim segments. Room comes back when it is dropped. The ledger is not counted: its size follows
+//! files and the records that name them, spool files, claim segments. Room comes back when it is dropped. The ledger is not counted: its size follows
 //! the number of entries, and start-up rewrites it when it has grown out of proportion.
 //!
 //! What the cap counts is the space a file takes, in blocks: a hundred thousand tiny files take more than their lengths.
@@ -18,7 +18,7 @@ const BLOCK: u64 = 4096;
 /// What room is taken for, for the accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A stored body and its side file.
+    /// A stored body, its side file and its records.
     Blob,
     /// A body on its way, or claims being sorted.
     Spool,
@@ -114,6 +114,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// How much it is.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes `more`.
     pub(super) fn grow(&mut self, more: u64) {
         self.bytes += more;

@@ -25,7 +25,7 @@ pub struct Usage {
     pub by_rank: Vec<(Rank, u64)>,
     /// Bodies.
     pub blobs: u64,
-    /// What the bodies take, in bytes.
+    /// What the bodies take with their records, in bytes.
     pub bytes: u64,
     /// What spool files take, in bytes.
     pub spool_bytes: u64,

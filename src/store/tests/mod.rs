@@ -4,6 +4,7 @@ mod claims;
 mod limits;
 mod locks;
 mod recovery;
+mod room;
 
 use std::path::PathBuf;
 use std::sync::Arc;
