@@ -16,7 +16,7 @@ use super::batch::full;
 use super::blobs::{Stored, footprint_of};
 use super::ledger::OutOfService;
 use super::record::Records;
-use super::space::{Purpose, Room};
+use super::space::{OfFile, Purpose, Room};
 use super::{Holding, Store, failpoint, hold};
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
@@ -209,8 +209,8 @@ impl Store {
         self.blobs.place(body)?;
         let size = footprint_of(body.size);
         let spool = std::mem::replace(&mut body.room, Box::new(()));
-        let mut room = match spool.downcast::<Room>() {
-            Ok(room) => *room,
+        let mut room = match spool.downcast::<OfFile>() {
+            Ok(room) => room.take(),
             Err(_) => self.space.take(Purpose::Blob, size),
         };
         room.settle(Purpose::Blob, size);

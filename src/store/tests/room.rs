@@ -68,3 +68,28 @@ fn of_very_many_urls_of_one_body_the_oldest_go() {
     }
     assert_eq!(store.usage().entries, world.files("records").len() as u64);
 }
+
+#[test]
+fn a_file_that_somebody_still_reads_takes_its_room() {
+    let world = World::with_cap(1 << 20);
+    let store = world.open();
+    let mut readers = Vec::new();
+    for seed in 0..3 {
+        let spooled = spool(&store, &body(seed, 300_000));
+        readers.push(Arc::clone(&spooled.file));
+        // It was given, and is not kept.
+        drop(spooled);
+    }
+    assert_eq!(world.files("spool").len(), 0);
+    assert!(store.usage().spool_bytes > 900_000);
+    let mut next = store.spool(None, Algorithms::NONE).unwrap();
+    assert!(matches!(next.append(&body(9, 300_000)), Err(SpoolError::Full(_))));
+    // The same while it comes, and is given up.
+    readers.push(next.reader());
+    drop(next);
+    // The control: who has read it whole makes room.
+    readers.clear();
+    assert_eq!(store.usage().spool_bytes, 0);
+    let mut next = store.spool(None, Algorithms::NONE).unwrap();
+    next.append(&body(9, 300_000)).unwrap();
+}
