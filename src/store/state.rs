@@ -471,11 +471,11 @@ mod tests {
         let root = Root { origin: origin("example.org"), path: "/simple/".into() };
         state.confirm_root("pypi", &root);
         let (there, away) = (data.path().join("state"), data.path().join("away"));
-        std::fs::rename(&there, &away).unwrap();
-        std::fs::write(&there, b"in the way").unwrap();
+        durable::rename(&there, &away).unwrap();
+        durable::write(&there, b"in the way", 0o600).unwrap();
         state.flush();
         std::fs::remove_file(&there).unwrap();
-        std::fs::rename(&away, &there).unwrap();
+        durable::rename(&away, &there).unwrap();
         assert!(!State::open(&there).unwrap().is_confirmed("pypi", &root));
         state.flush();
         assert!(State::open(&there).unwrap().is_confirmed("pypi", &root));
