@@ -355,6 +355,8 @@ impl Store {
         let Some(entry) = after.or(before) else {
             return;
         };
+        let takes = |entry: Option<&Entry>| entry.map_or(0, Records::takes);
+        let (took, takes) = (takes(before), takes(after));
         let mut bodies = hold(&self.bodies);
         if after.is_some_and(is_member) {
             bodies.set_member(entry.blob);
@@ -369,8 +371,8 @@ impl Store {
         holding.refs -= u32::from(before.is_some());
         holding.public += after.map_or(0, public);
         holding.public = holding.public.saturating_sub(before.map_or(0, public));
-        let records = holding.records.bytes() + after.map_or(0, Records::takes);
-        let records = records.saturating_sub(before.map_or(0, Records::takes));
+        let took = if before.is_some() { took } else { 0 };
+        let records = (holding.records.bytes() + takes).saturating_sub(took);
         holding.records.settle(Purpose::Blob, records);
     }
 

@@ -298,6 +298,18 @@ fn a_digest_finds_public_bodies_only() {
 }
 
 #[test]
+fn an_entry_that_becomes_private_opens_no_door_any_more() {
+    let store = World::new().open();
+    let kept = keep(&store, URL, b"public");
+    let sha256 = kept.digests.iter().find(|digest| digest.algorithm().is_strong()).unwrap();
+    assert_eq!(store.public_blob_by_digest(sha256), Some(kept.blob));
+    let mut private = (*kept).clone();
+    private.partition = Partition::Private([7; 16]);
+    store.update(private).unwrap();
+    assert_eq!(store.public_blob_by_digest(sha256), None);
+}
+
+#[test]
 fn a_second_larder_is_told_who_holds_the_directory() {
     let world = World::new();
     let store = world.open();
