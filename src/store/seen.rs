@@ -6,10 +6,17 @@
 use std::sync::Arc;
 
 use super::Store;
+use super::catalogue::Set;
 use crate::claim::{Generation, Promise, Relation, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::target::{Partition, Target};
+
+/// The bytes of indexes that are asked about a target which they can only confirm; the larger ones are left out first.
+/// Topics of pypi, npm and cargo name no host, and strangers have indexes under them. What is in memory of as many bytes
+/// fits into the claims' handles, so that all are opened once, and not anew for every judgement. Who makes very many small
+/// ones may leave out one of a few thousand files, which then confirms nothing; what decides is always asked.
+const MOST_ELSEWHERE: u64 = 256 << 20;
 
 /// The claims that one reader sees.
 #[derive(Clone, Copy, Debug)]
@@ -36,10 +43,18 @@ impl Store {
         let key = target.match_key();
         let mut promises = Vec::new();
         let mut scratch = Vec::new();
-        let sets = claims.under(topics, reader, now).into_iter();
-        // Most topics name no host, and strangers have indexes under them, too: to open all of those for each judgement
-        // would let them decide how much is read.
-        for (set, by) in sets.filter(|(set, _)| set.may_name(target.origin())) {
+        let declared = claims.declared();
+        let decides = |set: &Set, by: &Generation| {
+            depth(by, target).is_some() || declared.lets(&set.index, target.origin())
+        };
+        let mut sets = claims.under(topics, reader, now);
+        sets.retain(|(set, _)| set.may_name(target.origin()));
+        let elsewhere = sets.iter().filter(|(set, by)| !decides(set, by));
+        let largest = largest_to_ask(elsewhere.map(|(set, _)| set.bytes).collect());
+        for (set, by) in sets {
+            if set.bytes > largest && !decides(&set, &by) {
+                continue;
+            }
             for found in claims.find(&set, key, &mut scratch) {
                 promises.push(Promise {
                     by: Arc::clone(&by),
@@ -56,7 +71,6 @@ impl Store {
             .filter(|promise| promise.is_current())
             .filter_map(|promise| depth(&promise.by, target))
             .max();
-        let declared = claims.declared();
         for promise in &mut promises {
             promise.relation = match depth(&promise.by, target) {
                 Some(depth) if Some(depth) >= deepest => Relation::InRoot,
@@ -91,7 +105,41 @@ impl Seen<'_> {
     }
 }
 
+/// How large the indexes may be that only confirm or alarm, for all of them to be asked; their sizes are `bytes`.
+fn largest_to_ask(mut bytes: Vec<u64>) -> u64 {
+    bytes.sort_unstable();
+    let mut total: u64 = 0;
+    for size in bytes {
+        total = total.saturating_add(size);
+        if total > MOST_ELSEWHERE {
+            // All of one size, or none: nothing hangs on their order.
+            return size.saturating_sub(1);
+        }
+    }
+    u64::MAX
+}
+
 /// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.
 fn depth(by: &Generation, target: &Target) -> Option<usize> {
     by.root.covers(target).then_some(by.root.path.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_strangers_are_left_out_and_the_small_are_asked() {
+        const MIB: u64 = 1 << 20;
+        let hostile = vec![31 * MIB; 64];
+        assert!(largest_to_ask(hostile) < 31 * MIB);
+        let honest = [MIB, 300, 2 * MIB];
+        let mixed = [vec![31 * MIB; 64], honest.to_vec()].concat();
+        assert!((2 * MIB..31 * MIB).contains(&largest_to_ask(mixed)));
+        // As many as one topic may have now, all of them as small.
+        assert!(largest_to_ask(vec![2 * MIB; 128]) >= 2 * MIB);
+        // The control: what fits is asked whole.
+        assert_eq!(largest_to_ask(vec![31 * MIB; 8]), u64::MAX);
+        assert_eq!(largest_to_ask(Vec::new()), u64::MAX);
+    }
 }
