@@ -34,6 +34,7 @@ impl Pipeline {
         let (recognition, at, base) = (recognition.clone(), at.clone(), base.clone());
         let entry = Arc::clone(entry);
         let name = recognition.ecosystem.name();
+        let _place = self.reading.place().await;
         let reading = tokio::task::spawn_blocking(move || {
             pipeline.read(&recognition, &at, &entry, &base, known, reader);
         });
@@ -227,7 +228,8 @@ impl Pipeline {
             return Ok(());
         }
         let mut notes = batch.notes().clone();
-        if batch.reader() != Partition::Public {
+        // Only what has editions asks who signed before; and of two ecosystems at one root neither signs for the other.
+        if batch.reader() != Partition::Public || batch.said().is_none() {
             notes.signers.clear();
         }
         batch.publish(&standing, entry.requested_at)?;

@@ -83,6 +83,7 @@ impl Pipeline {
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
+        let _place = self.reading.place().await;
         let looked = tokio::task::spawn_blocking(move || {
             let open =
                 || -> io::Result<Box<dyn Read>> { Ok(Box::new(std::fs::File::open(&path)?)) };
