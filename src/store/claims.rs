@@ -33,6 +33,7 @@ use crate::claim::{Generation, Standing, Topic};
 use crate::clock::Time;
 use crate::config::{Config, Live};
 use crate::digest::{BlobId, key_hash};
+use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
 /// Sets in all; each takes a file and a KiB of memory.
@@ -200,6 +201,19 @@ impl Claims {
             set.change(|generation| generation.superseded = Some(now));
             self.moved();
         }
+    }
+
+    /// Supersedes by nothing what rests on a signature for `root`.
+    pub(super) fn retract_signed(&self, root: &Root, now: Time) {
+        let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
+        let rests = |set: &&Arc<Set>| {
+            let by = set.generation();
+            by.superseded.is_none() && by.rank == Rank::Signed && by.root == *root
+        };
+        for set in sets.iter().filter(rests) {
+            set.change(|generation| generation.superseded = Some(now));
+        }
+        self.moved();
     }
 
     /// Gives a written segment its number and its name, and makes it current.

@@ -52,6 +52,11 @@ impl Store {
         self.claims.retract(index, Partition::Public, now);
     }
 
+    /// Takes back what signed indexes of `root` claim: nobody trusts who signed them any more. Quick.
+    pub fn retract_signed_claims(&self, root: &Root, now: Time) {
+        self.claims.retract_signed(root, now);
+    }
+
     /// Roots of indexes that have named files on `origin`: its own first, then the most recent; at most eight. Quick.
     pub fn speakers(&self, origin: &Origin) -> Vec<Root> {
         self.claims.speakers(origin)
