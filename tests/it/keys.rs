@@ -363,11 +363,11 @@ async fn proofs(world: &World, origin: &Origin) -> Vec<(String, String)> {
 async fn what_a_removed_key_alone_proved_is_proven_no_more() {
     let mut world = World::new().await;
     let plain = Origin::plain("127.0.0.1").await;
-    let [one, two] = ["one", "two"].map(|name| GpgKey::new(world.dir(), name));
+    let [one, two] = ["one", "two"].map(|name| Key::new(world.dir(), name));
     let secure = world.another("127.0.0.1").await;
     for key in [&one, &two] {
-        let file = world.dir().join(format!("{}.gpg", key.fingerprint));
-        std::fs::write(&file, key.public()).unwrap();
+        let file = world.dir().join(format!("{}.gpg", key.fingerprint()));
+        std::fs::write(&file, key.exported()).unwrap();
         command(&world, &["keys", "add", file.to_str().unwrap()]).await;
     }
     // The control: an archive of the other key's.
@@ -378,7 +378,7 @@ async fn what_a_removed_key_alone_proved_is_proven_no_more() {
         let (_, said) = update(&world, origin).await;
         assert!(said.contains("hit") && said.contains("signed"), "{said}");
     }
-    let said = command(&world, &["keys", "rm", &one.fingerprint]).await;
+    let said = command(&world, &["keys", "rm", &one.fingerprint()]).await;
     for origin in [&secure, &plain] {
         let root = origin.url("/debian/");
         assert!(said.contains(&format!("{root} was signed with it: what that proved")), "{said}");
@@ -405,7 +405,7 @@ async fn what_a_removed_key_alone_proved_is_proven_no_more() {
         }
     }
     // What is trusted again proves again.
-    let file = world.dir().join(format!("{}.gpg", one.fingerprint));
+    let file = world.dir().join(format!("{}.gpg", one.fingerprint()));
     command(&world, &["keys", "add", file.to_str().unwrap()]).await;
     for origin in [&secure, &plain] {
         let (_, said) = update(&world, origin).await;
@@ -417,27 +417,27 @@ async fn what_a_removed_key_alone_proved_is_proven_no_more() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_key_proved_as_well_stays_proven() {
     let world = World::new().await;
-    let [old, new] = ["old", "new"].map(|name| GpgKey::new(world.dir(), name));
+    let [old, new] = ["old", "new"].map(|name| Key::new(world.dir(), name));
     let secret = old.gpg(&["--passphrase", "", "--export-secret-keys"]).stdout;
     let file = world.dir().join("secret");
     std::fs::write(&file, secret).unwrap();
     new.gpg(&["--import", file.to_str().unwrap()]);
-    std::fs::write(&file, new.public()).unwrap();
+    std::fs::write(&file, new.exported()).unwrap();
     command(&world, &["keys", "add", file.to_str().unwrap()]).await;
     let archive = Archive::new("one", 10);
     archive.put(&world.origin, &new);
     std::fs::write(&file, &archive.release).unwrap();
-    let by = ["--local-user", &*old.fingerprint, "--local-user", &*new.fingerprint];
+    let by = ["--local-user", &*old.fingerprint(), "--local-user", &*new.fingerprint()];
     let rest = ["--output", "-", "--clear-sign", file.to_str().unwrap()];
     let signed = new.gpg(&[&by[..], &rest].concat()).stdout;
     world.origin.put(RELEASE, Page::new(signed).etag("both"));
     assert!(update(&world, &world.origin).await.1.contains("signed"));
-    let said = command(&world, &["keys", "rm", &old.fingerprint]).await;
+    let said = command(&world, &["keys", "rm", &old.fingerprint()]).await;
     assert!(said.contains("it stays proven"), "{said}");
     let kept = proofs(&world, &world.origin).await;
     assert!(kept.len() == 3 && kept.iter().all(|(_, proof)| proof == "signed"), "{kept:?}");
     assert!(update(&world, &world.origin).await.1.contains("signed"));
-    let said = command(&world, &["keys", "rm", &new.fingerprint]).await;
+    let said = command(&world, &["keys", "rm", &new.fingerprint()]).await;
     assert!(said.contains("counts no more"), "{said}");
     assert!(!update(&world, &world.origin).await.1.contains("signed"));
 }
