@@ -228,8 +228,7 @@ impl Pipeline {
             return Ok(());
         }
         let mut notes = batch.notes().clone();
-        // Only what has editions asks who signed before; and of two ecosystems at one root neither signs for the other.
-        if batch.reader() != Partition::Public || batch.said().is_none() {
+        if batch.reader() != Partition::Public {
             notes.signers.clear();
         }
         batch.publish(&standing, entry.requested_at)?;

@@ -19,7 +19,7 @@ use super::task::Task;
 use crate::claim::{Census, Edition, Standing};
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, registry};
 use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
@@ -185,17 +185,23 @@ fn step_back(known: Census, now: Census) -> Option<StepBack> {
 /// Who signed for a root. What was bound over plain http is provisional: anybody on the line may have been first with
 /// another archive's Release. Where the same archive is known over TLS, those who sign there decide.
 fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
+    // An npm registry may have the same root as an archive, and its keys sign packages, not editions.
+    let firsts = |root: &Root| {
+        let mut signers = store.signers(root);
+        signers.retain(|signer| !registry::is_key_id(signer));
+        signers
+    };
     if root.origin.scheme == Scheme::Http && root.origin.port == 80 {
         let twin = Root {
             origin: Origin { scheme: Scheme::Https, port: 443, ..root.origin.clone() },
             path: root.path.clone(),
         };
-        let firm = store.signers(&twin);
+        let firm = firsts(&twin);
         if !firm.is_empty() {
             return firm;
         }
     }
-    store.signers(root)
+    firsts(root)
 }
 
 /// How old a document's date must be when it is asked for, to tell its versions apart: two of one second share it, and the
