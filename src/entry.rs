@@ -39,7 +39,8 @@ pub struct Entry {
     pub varied: Vec<(String, String)>,
     /// What vouches for the body.
     pub proof: Proof,
-    /// The highest generation number when `proof` was last judged: while it has not moved, neither has the judgement.
+    /// The highest generation number when this was written: a start gives none up to it again. It does not say when `proof`
+    /// was judged; what remembers judgements does.
     pub generation: u64,
     /// The URL that answered, if redirects were followed; for resolving relative links.
     pub answered_by: Option<String>,

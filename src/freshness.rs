@@ -66,8 +66,8 @@ pub enum Shareable {
     Varies,
 }
 
-/// Decides from the header alone. `proven` says that a digest will vouch for the body: then only an explicit word of
-/// the origin against sharing counts.
+/// Decides from the header alone. `proven` says that a digest will vouch for the body: then whoever asks gets these bytes,
+/// and nothing that the head says of sharing keeps them from being kept (DESIGN §3).
 pub fn shareable(head: &Head, proven: bool) -> Shareable {
     let varies =
         directives(&head.headers, header::VARY).any(|name| !KEYED.contains(&name.as_str()));

@@ -123,7 +123,7 @@ struct Shared {
     failed: bool,
     proof: Option<Proof>,
     end: Option<End>,
-    /// Where each reader stands, by its number.
+    /// Where each reader stands, by its number; who only waits for the end stands behind it.
     readers: HashMap<u64, u64>,
     /// The clients that were given bytes, also those that left.
     given_to: HashSet<IpAddr>,
@@ -195,6 +195,8 @@ impl Flight {
             }
             shared.have += bytes.len() as u64;
             shared.window.push_back(bytes);
+            // Where all who stay only wait for the end.
+            shared.trim();
         });
         Ok(())
     }
@@ -500,6 +502,14 @@ impl Flights {
     pub fn reader(&self, flight: &Arc<Flight>, client: Client) -> Reader {
         let id = self.next_reader.fetch_add(1, Ordering::Relaxed);
         Reader::new(Arc::clone(flight), id, client)
+    }
+
+    /// Who waits for the end of `flight` and is given no byte. The fill goes on for it, and what finds no room in the store
+    /// is not held back for it: it would never take it.
+    pub fn waiting(&self, flight: &Arc<Flight>) -> Reader {
+        let reader = self.reader(flight, Client::default());
+        reader.stand_behind();
+        reader
     }
 
     /// How many are under way.

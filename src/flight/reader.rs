@@ -59,6 +59,11 @@ impl Reader {
         Self { flight, id, client, changed }
     }
 
+    /// Nothing is kept for it.
+    pub(super) fn stand_behind(&self) {
+        self.flight.lock().readers.insert(self.id, u64::MAX);
+    }
+
     /// The flight.
     pub fn flight(&self) -> &Arc<Flight> {
         &self.flight

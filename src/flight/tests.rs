@@ -170,6 +170,28 @@ async fn nothing_is_pushed_when_nobody_reads() {
     assert!(pushed.is_err());
 }
 
+#[tokio::test]
+async fn who_only_waits_for_the_end_holds_nobody_up() {
+    for with_reader in [true, false] {
+        let world = World::new();
+        let total = 3 * WINDOW;
+        world.begin(false, total);
+        let flight = &world.lead.flight;
+        let waiting = world.flights.waiting(flight);
+        let reader = with_reader.then(|| tokio::spawn(drain(world.reader())));
+        let piece = Bytes::from(vec![9; usize::try_from(WINDOW / 4).unwrap()]);
+        for _ in 0..12 {
+            flight.push(piece.clone()).await.unwrap();
+        }
+        assert_eq!(flight.readers(), 1 + usize::from(with_reader), "nobody was cut");
+        flight.finish(End::Given);
+        if let Some(reader) = reader {
+            assert_eq!(reader.await.unwrap().unwrap().len() as u64, total);
+        }
+        drop(waiting);
+    }
+}
+
 #[test]
 fn a_range_beside_the_fill_is_granted_outside_the_gap_only() {
     let world = World::new();

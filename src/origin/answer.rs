@@ -4,15 +4,15 @@
 //! came) and a minimum rate (too little came for a minute), both counted only while somebody waits for bytes. It ends
 //! cleanly only where HTTP says so: after `Content-Length` bytes, after the last chunk, at `END_STREAM`. Where only
 //! the end of the connection ends it, TLS must have said so (`close_notify`; rustls reports its absence); over plain
-//! http a cut looks like the end, which is what [`Answer::unframed`] is for.
+//! http a cut looks like the end, and what came so is shared only if a digest vouches for it.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use hyper::Response;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{Entry, HeaderValue, SET_COOKIE, TRAILER, TRANSFER_ENCODING};
-use hyper::{Response, Version};
+use hyper::header::{Entry, HeaderValue, SET_COOKIE, TRAILER};
 use hyper_util::client::legacy::connect::CaptureConnection;
 use tokio::time::Instant;
 
@@ -32,8 +32,6 @@ pub struct Answer {
     pub body: Bodies,
     /// `Content-Length`, if the answer is framed by it.
     pub length: Option<u64>,
-    /// Only the end of the connection ends the body. Over plain http nobody can tell the end from a cut.
-    pub unframed: bool,
     /// The cookies that the origin set, for whoever is given the answer alone; they stand in no stored head.
     pub cookies: Vec<HeaderValue>,
     /// Who answered, after redirects.
@@ -111,7 +109,6 @@ pub(super) struct Parts {
     pub(super) head: Head,
     pub(super) body: Bodies,
     pub(super) length: Option<u64>,
-    pub(super) unframed: bool,
     pub(super) cookies: Vec<HeaderValue>,
 }
 
@@ -128,10 +125,6 @@ impl Parts {
         let mut headers = parts.headers;
         hop::check_framing(&headers)?;
         let length = (!head_only).then(|| incoming.size_hint().exact()).flatten();
-        let unframed = parts.version < Version::HTTP_2
-            && !incoming.is_end_stream()
-            && length.is_none()
-            && !headers.contains_key(TRANSFER_ENCODING);
         hop::strip_answer(&mut headers);
         headers.remove(TRAILER);
         let cookies = match headers.entry(SET_COOKIE) {
@@ -148,7 +141,6 @@ impl Parts {
                 shown: target.clone(),
             },
             length,
-            unframed,
             cookies,
         })
     }

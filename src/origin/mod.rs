@@ -183,7 +183,6 @@ impl Origins {
                     head: parts.head,
                     body: parts.body,
                     length: parts.length,
-                    unframed: parts.unframed,
                     cookies: parts.cookies,
                     answered_by: target,
                     plain,

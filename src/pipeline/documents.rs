@@ -17,7 +17,7 @@ use crate::claim::Promise;
 use crate::clock::Time;
 use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Renewal, Shape};
 use crate::entry::Entry;
-use crate::flight::{Client, End, Permit};
+use crate::flight::{End, Permit};
 use crate::origin::{Lane, Reach};
 use crate::target::{Partition, Scheme, Target};
 use crate::verify::Expectation;
@@ -290,7 +290,7 @@ impl Pipeline {
                 Permit::Lead(lead) => Arc::clone(&lead.flight),
             };
             // Stands before the fill begins, so that the fill knows that somebody waits.
-            let _reader = flights.reader(&flight, Client::default());
+            let _waiting = flights.waiting(&flight);
             if let Permit::Lead(lead) = permit {
                 let pipeline = Arc::clone(&pipeline);
                 tokio::spawn(async move { pipeline.lead(lead, task, stored).await });

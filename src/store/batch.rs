@@ -25,8 +25,9 @@ const MAX_TOPICS: usize = 64;
 /// The longest topic, in bytes.
 const MAX_TOPIC: usize = 1024;
 
-/// Origins of files that are remembered of one document; more decide nothing.
-const MAX_ORIGINS: usize = 16;
+/// Origins of files that are remembered of one document. Where there are as many, there may be more: such a document is
+/// looked into for files of any origin.
+pub(super) const MAX_ORIGINS: usize = 16;
 
 /// All claims together may take one in this many of the store's bytes.
 pub(super) const CLAIMS_SHARE: u64 = 4;
@@ -302,7 +303,8 @@ impl Drop for Unnamed {
     }
 }
 
-fn full(error: SpoolError) -> io::Error {
+/// Full, in the words of the file system.
+pub(super) fn full(error: SpoolError) -> io::Error {
     match error {
         SpoolError::Full(why) => io::Error::new(io::ErrorKind::StorageFull, why),
         SpoolError::Io(error) => error,

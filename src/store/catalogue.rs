@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use super::batch::MAX_ORIGINS;
 use super::hold;
 use super::segment::{Manifest, Segment};
 use super::space::Room;
@@ -65,6 +66,12 @@ struct State {
 }
 
 impl Set {
+    /// Whether a claim of this set may be about a file on `origin`. Where all origins of its files are remembered, it is
+    /// known without opening its segment.
+    pub(super) fn may_name(&self, origin: &Origin) -> bool {
+        self.origins.len() >= MAX_ORIGINS || self.origins.contains(origin)
+    }
+
     /// The set that a segment at `path` holds.
     pub(super) fn new(
         number: u64,

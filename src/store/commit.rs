@@ -10,11 +10,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
+use super::batch::full;
 use super::blobs::{Stored, footprint_of};
+use super::ledger::OutOfService;
 use super::record::Records;
-use super::space::{Purpose, Room};
+use super::space::{OfFile, Purpose, Room};
 use super::{Holding, Store, failpoint, hold};
+use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
 use crate::proof::Rank;
@@ -25,6 +29,14 @@ use crate::verify::Verified;
 /// Entries of one key that are kept, the newest: a URL that changes its bytes every minute must not fill the store.
 pub(super) const MAX_PER_KEY: usize = 3;
 
+/// Entries that name one body. Each costs a record, which goes with the body while others wait for room; an origin that
+/// gives one small answer under every URL would make millions. The empty file honestly has many URLs, too: of those the
+/// oldest are fetched again. Fewer in tests, where each is written durably.
+pub(super) const MAX_PER_BODY: usize = if cfg!(test) { 40 } else { 1024 };
+
+/// What is left when there were more: to find the oldest costs reading them all, which is not done for each new one.
+const LEFT_PER_BODY: usize = MAX_PER_BODY / 8 * 7;
+
 impl Store {
     /// Keeps a verified body: blob (fsync, crc, rename), record, ledger. `entry.blob`, its size, its digests and the rank
     /// of its proof are set from `verified`. Blocking.
@@ -34,6 +46,7 @@ impl Store {
         entry.blob = body.digests.blob();
         entry.size = body.size;
         entry.digests = body.digests.iter().copied().collect();
+        let _reserved = self.room_for(&entry)?;
         let _era = self.in_era();
         let kept = {
             let _alone = self.lock_of(entry.blob);
@@ -41,13 +54,14 @@ impl Store {
             let _pinned = self.place(&mut body)?;
             self.keep(entry)
         }?;
-        self.trim(kept.key);
+        self.trim(&kept);
         Ok(kept)
     }
 
     /// An entry for a blob that is already in the store (selection by digest). Refused unless some public entry names the
     /// blob: a digest opens no door (promise P5). Blocking.
     pub fn link(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {
+        let _reserved = self.room_for(&entry)?;
         let _era = self.in_era();
         let kept = {
             let _alone = self.lock_of(entry.blob);
@@ -67,13 +81,14 @@ impl Store {
             entry.size = stored.size;
             self.keep(entry)
         }?;
-        self.trim(kept.key);
+        self.trim(&kept);
         Ok(kept)
     }
 
     /// An entry for the body of the one under `from`, whoever may have that: what was private turned out to be public, or a
     /// pointer points at what its asker may have. An error of kind `NotFound` if that has gone. Blocking.
     pub fn link_from(&self, from: Key, mut entry: Entry) -> io::Result<Arc<Entry>> {
+        let _reserved = self.room_for(&entry)?;
         let _era = self.in_era();
         let kept = {
             let _alone = self.lock_of(entry.blob);
@@ -86,12 +101,13 @@ impl Store {
             entry.size = stored.size;
             self.keep(entry)
         }?;
-        self.trim(kept.key);
+        self.trim(&kept);
         Ok(kept)
     }
 
     /// Replaces what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
-    /// blob. An error of kind `NotFound` if the entry has gone. Blocking.
+    /// blob. A record that has grown is counted, and room for it made by the next maintenance: a revalidation does not fail
+    /// for want of room. An error of kind `NotFound` if the entry has gone. Blocking.
     pub fn update(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {
         let _era = self.in_era();
         let _alone = self.lock_of(entry.blob);
@@ -123,7 +139,7 @@ impl Store {
             tracing::info!(blob = %id, "a stored body is gone; it will be fetched again");
         } else {
             tracing::error!(blob = %id, %why, "a stored body is damaged, and removed; it will be fetched again");
-            self.counts.lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
         self.forget(id);
     }
@@ -131,13 +147,38 @@ impl Store {
     /// Removes the files and entries of a blob that is out of service. Under its lock.
     pub(super) fn forget(&self, id: BlobId) {
         failpoint::hit("store.before-remove");
-        // Without the ledger the records stay for now: they name a body that is not there, and so they are misses.
-        for key in self.ledger.refs(id).unwrap_or_default() {
-            let entry = self.known(key, id);
-            self.records.discard(key, id);
-            self.gone(key, id, entry.as_deref());
+        match self.ledger.refs(id) {
+            Ok(keys) => keys.into_iter().for_each(|key| self.forget_entry(key, id)),
+            // The records stay for now: they name a body that is not there, and so they are misses.
+            Err(OutOfService) => self.counts.bodiless.store(true, Ordering::Relaxed),
         }
         self.blobs.discard(id);
+    }
+
+    /// Removes the records whose bodies went while there was no ledger to say which those were. All of them in one look
+    /// through the directories, from time to time: for each body that goes it would be too much.
+    pub(super) fn drop_bodiless(&self) {
+        if !self.counts.bodiless.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let _era = self.in_era();
+        for shard in 0..=u8::MAX {
+            for (key, blob) in self.records.names(shard) {
+                if self.has_blob(blob).is_some() {
+                    continue;
+                }
+                let _alone = self.lock_of(blob);
+                if hold(&self.bodies).get(blob).is_none() {
+                    self.forget_entry(key, blob);
+                }
+            }
+        }
+    }
+
+    fn forget_entry(&self, key: Key, id: BlobId) {
+        let entry = self.known(key, id);
+        self.records.discard(key, id);
+        self.gone(key, id, entry.as_deref());
     }
 
     /// Removes bodies that no entry names: a record could not be written, say.
@@ -168,14 +209,19 @@ impl Store {
         self.blobs.place(body)?;
         let size = footprint_of(body.size);
         let spool = std::mem::replace(&mut body.room, Box::new(()));
-        let mut room = match spool.downcast::<Room>() {
-            Ok(room) => *room,
+        let mut room = match spool.downcast::<OfFile>() {
+            Ok(room) => room.take(),
             Err(_) => self.space.take(Purpose::Blob, size),
         };
         room.settle(Purpose::Blob, size);
         let stored = Arc::new(Stored::of(body, room));
-        let holding =
-            Holding { stored: Arc::clone(&stored), refs: 0, public: 0, used: self.clock.now() };
+        let holding = Holding {
+            stored: Arc::clone(&stored),
+            refs: 0,
+            public: 0,
+            records: self.space.take(Purpose::Blob, 0),
+            used: self.clock.now(),
+        };
         hold(&self.bodies).insert(id, size, holding, None);
         Ok(stored)
     }
@@ -222,14 +268,42 @@ impl Store {
         }
     }
 
-    /// Drops what a key has too much of, oldest first.
-    fn trim(&self, key: Key) {
-        let entries = self.recent.get(key, || self.load(key));
+    /// Drops what the entry's key and its body have too much of, oldest first.
+    fn trim(&self, kept: &Entry) {
+        let entries = self.recent.get(kept.key, || self.load(kept.key));
         for entry in entries.iter().skip(MAX_PER_KEY) {
-            if let Err(error) = self.drop_entry(key, entry.blob) {
-                tracing::warn!(%error, "an old entry could not be removed");
-            }
+            self.drop_old(entry.key, entry.blob);
         }
+        let names = hold(&self.bodies).get(kept.blob).map_or(0, |holding| holding.refs);
+        if names as usize > MAX_PER_BODY {
+            self.thin_out(kept.blob);
+        }
+    }
+
+    /// Drops the oldest entries of a body. Without the ledger nobody can say which entries it has; their records count
+    /// under the cap all the same.
+    fn thin_out(&self, blob: BlobId) {
+        let keys = self.ledger.refs(blob).unwrap_or_default();
+        // Not through `recent`: a thousand of one body would push out what is asked for.
+        let entry = |key| self.load(key).into_iter().find(|entry| entry.blob == blob);
+        let mut entries: Vec<(Time, Key)> =
+            keys.into_iter().filter_map(|key| Some((entry(key)?.received_at, key))).collect();
+        entries.sort_unstable();
+        let surplus = entries.len().saturating_sub(LEFT_PER_BODY);
+        for (_, key) in entries.into_iter().take(surplus) {
+            self.drop_old(key, blob);
+        }
+    }
+
+    fn drop_old(&self, key: Key, blob: BlobId) {
+        if let Err(error) = self.drop_entry(key, blob) {
+            tracing::warn!(%error, "an old entry could not be removed");
+        }
+    }
+
+    /// Room for an entry's record, held until the accounts know of it. Never under a lock: bodies may have to go.
+    fn room_for(&self, entry: &Entry) -> io::Result<Room> {
+        self.room(Purpose::Blob, Records::takes(entry)).map_err(full)
     }
 
     fn drop_entry(&self, key: Key, blob: BlobId) -> io::Result<()> {
@@ -288,18 +362,16 @@ impl Store {
         let Some(holding) = bodies.get_mut(entry.blob) else {
             return;
         };
-        let public = u32::from(entry.partition == Partition::Public);
-        match (before, after) {
-            (None, Some(_)) => {
-                holding.refs += 1;
-                holding.public += public;
-            }
-            (Some(_), None) => {
-                holding.refs = holding.refs.saturating_sub(1);
-                holding.public = holding.public.saturating_sub(public);
-            }
-            (None, None) | (Some(_), Some(_)) => {}
-        }
+        // A record may outlive a body that goes while there is no ledger: then it is none of those that are counted.
+        let before = before.filter(|_| holding.refs > 0);
+        let public = |entry: &Entry| u32::from(entry.partition == Partition::Public);
+        holding.refs += u32::from(after.is_some());
+        holding.refs -= u32::from(before.is_some());
+        holding.public += after.map_or(0, public);
+        holding.public = holding.public.saturating_sub(before.map_or(0, public));
+        let records = holding.records.bytes() + after.map_or(0, Records::takes);
+        let records = records.saturating_sub(before.map_or(0, Records::takes));
+        holding.records.settle(Purpose::Blob, records);
     }
 
     /// Counts an entry in, or out, by its proof.

@@ -30,6 +30,8 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let written = create(&temporary, mode)
         .and_then(|mut file| {
             file.write_all(bytes)?;
+            #[cfg(test)]
+            tell(path);
             file.sync_all()
         })
         .and_then(|()| rename(&temporary, path))
@@ -38,6 +40,25 @@ pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         remove(&temporary)?;
     }
     written.map_err(|error| naming(path, &error))
+}
+
+#[cfg(test)]
+type Listener = Box<dyn Fn(&Path)>;
+
+#[cfg(test)]
+thread_local! {
+    static LISTENER: std::cell::RefCell<Option<Listener>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Lets a test look at the locks while this thread writes a file.
+#[cfg(test)]
+pub(super) fn while_writing(listener: Option<Listener>) {
+    LISTENER.with_borrow_mut(|current| *current = listener);
+}
+
+#[cfg(test)]
+fn tell(path: &Path) {
+    LISTENER.with_borrow(|listener| listener.iter().for_each(|listener| listener(path)));
 }
 
 /// A new file for reading and writing; the directories above it are made if they are missing.

@@ -56,7 +56,7 @@ mod upkeep;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use batch::ClaimBatch;
@@ -137,6 +137,8 @@ struct Holding {
     refs: u32,
     /// How many of them are public.
     public: u32,
+    /// What their records take: it comes back when the body goes, and they with it.
+    records: Room,
     /// When it was last used.
     used: Time,
 }
@@ -147,6 +149,8 @@ struct Counts {
     entries: Mutex<[u64; Rank::ALL.len()]>,
     evicted: AtomicU64,
     lost: AtomicU64,
+    /// Whether there may be records whose body has gone.
+    bodiless: AtomicBool,
     /// When it was last written how bodies were used.
     access_written: Mutex<Option<Time>>,
 }

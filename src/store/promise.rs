@@ -29,8 +29,8 @@ impl Store {
         found.into_iter().map(|found| found.digests).collect()
     }
 
-    /// The highest generation number so far: while it has not moved, no judgement has. Read it before [`Store::promises`],
-    /// so that an entry is never marked with a number higher than its judgement's. Quick.
+    /// The highest generation number so far: while it has not moved, no judgement has. Who remembers a judgement reads it
+    /// before [`Store::promises`], or it would remember it under a number that is higher than the judgement's. Quick.
     pub fn generation(&self) -> u64 {
         self.claims.generation()
     }

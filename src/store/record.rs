@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::durable;
 use super::sealed::{Kind, seal, unseal};
+use super::space::footprint;
 use crate::digest::{BlobId, hex};
 use crate::entry::Entry;
 use crate::target::Key;
@@ -39,6 +40,12 @@ impl Records {
     /// The bytes of an entry's record.
     pub(super) fn encode(entry: &Entry) -> io::Result<Vec<u8>> {
         seal(KIND, entry)
+    }
+
+    /// What the record of an entry takes on disk, in bytes.
+    pub(super) fn takes(entry: &Entry) -> u64 {
+        // What cannot be encoded is not written.
+        footprint(Self::encode(entry).map_or(0, |record| record.len() as u64))
     }
 
     /// The entry in a record; `None` if it is damaged.

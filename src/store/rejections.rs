@@ -37,7 +37,10 @@ pub struct Rejection {
 #[derive(Debug)]
 pub(super) struct Rejections {
     path: PathBuf,
+    /// The refusals, and whether the file lacks one.
     kept: Mutex<(VecDeque<Rejection>, bool)>,
+    /// Held while the file is written: who notes or asks waits for no disk.
+    writing: Mutex<()>,
 }
 
 impl Rejections {
@@ -49,7 +52,7 @@ impl Rejections {
             .flatten()
             .and_then(|bytes| unseal(KIND, &bytes))
             .unwrap_or_default();
-        Self { path, kept: Mutex::new((kept, false)) }
+        Self { path, kept: Mutex::new((kept, false)), writing: Mutex::new(()) }
     }
 
     /// Notes one.
@@ -71,15 +74,18 @@ impl Rejections {
 
     /// Writes them, if there are new ones.
     pub(super) fn flush(&self) {
+        let _alone = hold(&self.writing);
         let mut kept = hold(&self.kept);
-        if !kept.1 {
+        if !std::mem::take(&mut kept.1) {
             return;
         }
+        let rejections = kept.0.clone();
+        drop(kept);
         let written =
-            seal(KIND, &kept.0).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
-        match written {
-            Ok(()) => kept.1 = false,
-            Err(error) => tracing::debug!(%error, "the refusals could not be written"),
+            seal(KIND, &rejections).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
+        if let Err(error) = written {
+            hold(&self.kept).1 = true;
+            tracing::debug!(%error, "the refusals could not be written");
         }
     }
 }
@@ -95,6 +101,23 @@ fn clipped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn they_can_be_asked_for_while_they_are_written() {
+        let data = tempfile::tempdir().unwrap();
+        let rejections = std::sync::Arc::new(Rejections::open(data.path().join("rejections")));
+        let at = Target::from_url("https://example.org/a").unwrap();
+        rejections.note(&at, "no", Time::from_millis(1));
+        let asked = std::sync::Arc::downgrade(&rejections);
+        let free = std::rc::Rc::new(std::cell::Cell::new(false));
+        let seen = std::rc::Rc::clone(&free);
+        durable::while_writing(Some(Box::new(move |_| {
+            seen.set(asked.upgrade().unwrap().kept.try_lock().is_ok());
+        })));
+        rejections.flush();
+        durable::while_writing(None);
+        assert!(free.get());
+    }
 
     #[test]
     fn the_newest_are_kept_and_found_again() {

@@ -36,7 +36,10 @@ impl Store {
         let key = target.match_key();
         let mut promises = Vec::new();
         let mut scratch = Vec::new();
-        for (set, by) in claims.under(topics, reader, now) {
+        let sets = claims.under(topics, reader, now).into_iter();
+        // Most topics name no host, and strangers have indexes under them, too: to open all of those for each judgement
+        // would let them decide how much is read.
+        for (set, by) in sets.filter(|(set, _)| set.may_name(target.origin())) {
             for found in claims.find(&set, key, &mut scratch) {
                 promises.push(Promise {
                     by: Arc::clone(&by),

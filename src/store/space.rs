@@ -1,15 +1,20 @@
 //! The hard cap and the floor (promise P7).
 //!
 //! Every byte under `DATA/v1` that larder decides upon is held as [`Room`] before it is written: blobs with their side
-//! files, spool files, claim segments. Room comes back when it is dropped. The ledger is not counted: its size follows
+//! files and the records that name them, spool files, claim segments. Room comes back when it is dropped. The ledger is not counted: its size follows
 //! the number of entries, and start-up rewrites it when it has grown out of proportion.
+//!
+//! A spool file that nobody keeps loses its name at once, and goes on taking the disk while a slow client reads it: its room
+//! stays taken until then.
 //!
 //! What the cap counts is the space a file takes, in blocks: a hundred thousand tiny files take more than their lengths.
 
+use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 
+use super::hold;
 use crate::config::Live;
 
 /// The block of the file systems in use; a file takes whole blocks.
@@ -18,7 +23,7 @@ const BLOCK: u64 = 4096;
 /// What room is taken for, for the accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A stored body and its side file.
+    /// A stored body, its side file and its records.
     Blob,
     /// A body on its way, or claims being sorted.
     Spool,
@@ -37,6 +42,8 @@ pub(super) struct Space {
     claims: AtomicU64,
     /// Taken, but not written yet: the file system does not know of it.
     unwritten: AtomicU64,
+    /// Spool files without a name that somebody may still read, and what they take. At most one for each flight.
+    nameless: Mutex<Vec<(Weak<File>, u64)>>,
 }
 
 impl Space {
@@ -49,11 +56,15 @@ impl Space {
             spool: AtomicU64::new(0),
             claims: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
+            nameless: Mutex::new(Vec::new()),
         })
     }
 
     /// The bytes taken for `purpose`.
     pub(super) fn taken(&self, purpose: Purpose) -> u64 {
+        if purpose == Purpose::Spool {
+            self.give_back();
+        }
         self.account(purpose).load(Ordering::Relaxed)
     }
 
@@ -95,6 +106,17 @@ impl Space {
         room
     }
 
+    /// Gives back the room of nameless files that nobody reads any more.
+    fn give_back(&self) {
+        hold(&self.nameless).retain(|(file, bytes)| {
+            let is_read = file.strong_count() > 0;
+            if !is_read {
+                self.spool.fetch_sub(*bytes, Ordering::Relaxed);
+            }
+            is_read
+        });
+    }
+
     fn account(&self, purpose: Purpose) -> &AtomicU64 {
         match purpose {
             Purpose::Blob => &self.blobs,
@@ -114,6 +136,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// How much it is.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes `more`.
     pub(super) fn grow(&mut self, more: u64) {
         self.bytes += more;
@@ -141,6 +168,39 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.settle(self.purpose, 0);
+    }
+}
+
+/// The room of a spool file. Unless it is taken out, for the file to be kept, it lasts as long as somebody reads the file.
+#[derive(Debug)]
+pub(super) struct OfFile {
+    /// The room.
+    pub(super) room: Room,
+    file: Weak<File>,
+}
+
+impl OfFile {
+    /// The room that `file` takes.
+    pub(super) fn new(room: Room, file: &Arc<File>) -> Self {
+        Self { room, file: Arc::downgrade(file) }
+    }
+
+    /// The room alone.
+    pub(super) fn take(mut self) -> Room {
+        let none = self.room.space.take(Purpose::Spool, 0);
+        std::mem::replace(&mut self.room, none)
+    }
+}
+
+impl Drop for OfFile {
+    fn drop(&mut self) {
+        let room = &mut self.room;
+        if room.bytes > 0 && self.file.strong_count() > 0 {
+            room.settle(Purpose::Spool, room.bytes);
+            hold(&room.space.nameless).push((Weak::clone(&self.file), room.bytes));
+            // It stays in the account, and is not this room's to give back any more.
+            room.bytes = 0;
+        }
     }
 }
 

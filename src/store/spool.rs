@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::blobs::footprint_of;
-use super::space::{Purpose, Room};
+use super::space::{OfFile, Purpose};
 use super::{CHUNK, SpoolError, Store, durable, failpoint};
 use crate::digest::{Digests, Hashing, Wanted};
 use crate::received::Spooled;
@@ -27,13 +27,13 @@ const RETRIES: usize = 8;
 #[derive(Debug)]
 pub struct Spool {
     store: Arc<Store>,
-    wanted: Wanted,
     hashing: Hashing,
     hashed: u64,
     sums: Sums,
     file: Arc<File>,
     name: Name,
-    room: Room,
+    /// After the file: dropped, it looks who else has that.
+    room: OfFile,
     written: u64,
 }
 
@@ -46,20 +46,18 @@ impl Store {
         expected: Option<u64>,
         wanted: impl Into<Wanted>,
     ) -> Result<Spool, SpoolError> {
-        let wanted = wanted.into();
         self.could_hold(footprint_of(expected.unwrap_or(0)))?;
         let room = self.room(Purpose::Spool, footprint_of(0))?;
         let (name, file) = self.spool_file()?;
         failpoint::hit("store.spool-created");
         Ok(Spool {
             store: Arc::clone(self),
-            wanted,
             hashing: Hashing::new(wanted),
             hashed: 0,
             sums: Sums::default(),
+            room: OfFile::new(room, &file),
             file,
             name,
-            room,
             written: 0,
         })
     }
@@ -86,9 +84,9 @@ impl Spool {
         }
         let length = self.written + bytes.len() as u64;
         let more = footprint_of(length).saturating_sub(footprint_of(self.written));
-        self.store.grow(&mut self.room, more)?;
+        self.store.grow(&mut self.room.room, more)?;
         self.write(bytes)?;
-        self.room.written();
+        self.room.room.written();
         self.written = length;
         failpoint::hit("store.half-written");
         self.append_unstored(bytes);
@@ -102,38 +100,10 @@ impl Spool {
         self.hashed += bytes.len() as u64;
     }
 
-    /// How many bytes are in the file.
-    pub fn len(&self) -> u64 {
-        self.written
-    }
-
-    /// Whether nothing is in the file.
-    pub fn is_empty(&self) -> bool {
-        self.written == 0
-    }
-
-    /// How many bytes were taken in, written or not.
-    pub fn hashed(&self) -> u64 {
-        self.hashed
-    }
-
     /// A handle that reads what has been appended so far, valid after the spool is committed or dropped. Read by
     /// position: the handle is shared.
     pub fn reader(&self) -> Arc<File> {
         Arc::clone(&self.file)
-    }
-
-    /// Throws away everything and starts over (a fill that is fetched again). Readers of before keep what they have.
-    pub fn restart(&mut self) -> Result<(), SpoolError> {
-        let (name, file) = self.store.spool_file()?;
-        // The old name goes with the old value, here.
-        self.name = name;
-        self.file = file;
-        self.room.settle(Purpose::Spool, footprint_of(0));
-        self.hashing = Hashing::new(self.wanted);
-        self.sums = Sums::default();
-        (self.hashed, self.written) = (0, 0);
-        Ok(())
     }
 
     /// Ends hashing. For a body that was written whole; one that was not has [`Spool::finish_unstored`].

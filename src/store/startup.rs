@@ -51,6 +51,8 @@ struct Found {
     standing: Option<Standing>,
     refs: u32,
     public: u32,
+    /// What their records take.
+    records: u64,
     member: bool,
 }
 
@@ -109,6 +111,7 @@ impl Store {
             }
             body.refs += 1;
             body.public += u32::from(entry.partition == Partition::Public);
+            body.records += Records::takes(&entry);
             body.member |= is_member(&entry);
             body.used = body.used.max(Some(entry.received_at));
             generation = generation.max(entry.generation);
@@ -151,10 +154,13 @@ impl Store {
             let size = footprint_of(body.size);
             let mut room = self.space.take(Purpose::Blob, size);
             room.written();
+            let mut records = self.space.take(Purpose::Blob, body.records);
+            records.written();
             let holding = Holding {
                 stored: Arc::new(Stored::new(body.size, room)),
                 refs: body.refs,
                 public: body.public,
+                records,
                 used: body.used.unwrap_or(Time::from_millis(0)),
             };
             // Without a standing it is as if it had just come.

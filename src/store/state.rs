@@ -241,6 +241,8 @@ struct Table<K, V> {
     path: PathBuf,
     kind: Kind,
     rows: Mutex<Rows<K, V>>,
+    /// Held while the file is written: an older table must not be renamed over a newer one. Who asks waits for no disk.
+    writing: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -249,13 +251,14 @@ struct Rows<K, V> {
     /// The order of arrival. When there is no more room the newest makes way: whoever can make larder meet many roots must
     /// not make it forget those that builds rely on.
     order: Vec<K>,
+    /// Something is not in the file yet.
     changed: bool,
 }
 
 impl<K, V> Table<K, V>
 where
     K: Clone + Eq + Hash + Serialize + DeserializeOwned,
-    V: Clone + Default + Serialize + DeserializeOwned,
+    V: Clone + Default + PartialEq + Serialize + DeserializeOwned,
 {
     fn open(path: PathBuf, kind: Kind) -> io::Result<Self> {
         let bytes = durable::read(&path, MAX_FILE)?;
@@ -272,6 +275,7 @@ where
             path,
             kind,
             rows: Mutex::new(Rows { known: stored.into_iter().collect(), order, changed: false }),
+            writing: Mutex::new(()),
         })
     }
 
@@ -281,10 +285,14 @@ where
 
     fn change(&self, key: K, change: impl FnOnce(&mut V)) {
         let mut rows = hold(&self.rows);
-        rows.changed = true;
+        let rows = &mut *rows;
         if let Some(value) = rows.known.get_mut(&key) {
-            return change(value);
+            let before = value.clone();
+            change(value);
+            rows.changed |= *value != before;
+            return;
         }
+        rows.changed = true;
         if rows.order.len() >= MAX_ROWS
             && let Some(newest) = rows.order.pop()
         {
@@ -318,19 +326,26 @@ where
     }
 
     fn flush(&self) {
-        // The lock is held while writing: an older table must not be renamed over a newer one.
-        let mut rows = hold(&self.rows);
-        if !rows.changed {
+        let _alone = hold(&self.writing);
+        let Some(stored) = self.unwritten() else {
             return;
-        }
-        let stored: Vec<(&K, V)> =
-            rows.order.iter().filter_map(|key| Some((key, rows.known.get(key)?.clone()))).collect();
+        };
         let written =
             seal(self.kind, &stored).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
-        match written {
-            Ok(()) => rows.changed = false,
-            Err(error) => tracing::warn!(%error, "what larder learnt could not be written"),
+        if let Err(error) = written {
+            hold(&self.rows).changed = true;
+            tracing::warn!(%error, "what larder learnt could not be written");
         }
+    }
+
+    /// The rows in their order, if the file does not hold them yet.
+    fn unwritten(&self) -> Option<Vec<(K, V)>> {
+        let mut rows = hold(&self.rows);
+        if !std::mem::take(&mut rows.changed) {
+            return None;
+        }
+        let row = |key: &K| Some((key.clone(), rows.known.get(key)?.clone()));
+        Some(rows.order.iter().filter_map(row).collect())
     }
 }
 
@@ -410,6 +425,60 @@ mod tests {
         // Its place in the order is gone as well, and it can come back.
         state.bind_signers(&root("/debian/"), &["C".into()]);
         assert_eq!(State::open(data.path()).unwrap().bindings().len(), 2);
+    }
+
+    #[test]
+    fn a_table_can_be_asked_while_it_is_written() {
+        let data = tempfile::tempdir().unwrap();
+        let state = std::sync::Arc::new(State::open(data.path()).unwrap());
+        let root = Root { origin: origin("example.org"), path: "/debian/".into() };
+        state.confirm_root("apt", &root);
+        let (asked, free) = (std::sync::Arc::downgrade(&state), std::rc::Rc::default());
+        let seen: std::rc::Rc<std::cell::RefCell<Vec<bool>>> = std::rc::Rc::clone(&free);
+        durable::while_writing(Some(Box::new(move |_| {
+            let state = asked.upgrade().unwrap();
+            let free = state.roots.rows.try_lock().is_ok() && state.signers.rows.try_lock().is_ok();
+            seen.borrow_mut().push(free);
+        })));
+        state.bind_signers(&root, &["A".into()]);
+        state.flush();
+        durable::while_writing(None);
+        assert_eq!(*free.borrow(), [true, true]);
+    }
+
+    #[test]
+    fn what_is_confirmed_again_is_not_written_again() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        let root = |path: &str| Root { origin: origin("example.org"), path: path.into() };
+        let path = data.path().join("roots");
+        state.confirm_root("pypi", &root("/simple/"));
+        state.flush();
+        std::fs::remove_file(&path).unwrap();
+        state.confirm_root("pypi", &root("/simple/"));
+        state.flush();
+        assert!(!path.exists());
+        // The control: what is news is written.
+        state.confirm_root("pypi", &root("/other/"));
+        state.flush();
+        assert!(State::open(data.path()).unwrap().is_confirmed("pypi", &root("/simple/")));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(&data.path().join("state")).unwrap();
+        let root = Root { origin: origin("example.org"), path: "/simple/".into() };
+        state.confirm_root("pypi", &root);
+        let (there, away) = (data.path().join("state"), data.path().join("away"));
+        durable::rename(&there, &away).unwrap();
+        durable::write(&there, b"in the way", 0o600).unwrap();
+        state.flush();
+        std::fs::remove_file(&there).unwrap();
+        durable::rename(&away, &there).unwrap();
+        assert!(!State::open(&there).unwrap().is_confirmed("pypi", &root));
+        state.flush();
+        assert!(State::open(&there).unwrap().is_confirmed("pypi", &root));
     }
 
     #[test]

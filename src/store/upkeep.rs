@@ -25,7 +25,7 @@ pub struct Usage {
     pub by_rank: Vec<(Rank, u64)>,
     /// Bodies.
     pub blobs: u64,
-    /// What the bodies take, in bytes.
+    /// What the bodies take with their records, in bytes.
     pub bytes: u64,
     /// What spool files take, in bytes.
     pub spool_bytes: u64,
@@ -56,7 +56,8 @@ pub struct Verification {
 
 impl Store {
     /// What has to be done from time to time, every half minute or so: writes what changed in memory, drops claims that were
-    /// superseded a day ago and bodies that nobody names, brings the store under its cap and over its floor. Blocking.
+    /// superseded a day ago, bodies that nobody names and records without a body, brings the store under its cap and over
+    /// its floor. Blocking.
     pub fn maintain(&self) {
         if self.ledger.is_deleted() {
             tracing::info!("the cache was deleted; it begins anew");
@@ -66,6 +67,7 @@ impl Store {
         self.flush();
         self.claims.prune(self, self.clock.now());
         self.drop_unnamed();
+        self.drop_bodiless();
         let alone = hold(&self.making_room);
         if let Err(error) = self.make_room(0) {
             tracing::warn!(%error, "the store is over its limits");
@@ -79,7 +81,9 @@ impl Store {
         let mut written = hold(&self.counts.access_written);
         if written.is_none_or(|written| now.since(written) >= ACCESS_EVERY) {
             *written = Some(now);
-            access::write(&self.paths.access, &access::of(&hold(&self.bodies)));
+            // Bound first: as a part of the call the lock would be held until the file is written.
+            let accesses = access::of(&hold(&self.bodies));
+            access::write(&self.paths.access, &accesses);
         }
         drop(written);
         self.claims.flush(&self.paths.marks);

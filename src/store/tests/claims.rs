@@ -97,6 +97,33 @@ fn claims_come_back_with_all_their_digests_also_after_a_restart() {
 }
 
 #[test]
+fn an_index_that_names_no_file_of_a_host_is_not_opened_for_its_files() {
+    let world = World::new();
+    let store = world.open();
+    let index = |name: &str| format!("https://{name}.example.org/simple/a/");
+    let publish =
+        |name: &str, file: &str| publish(&store, &index(name), &index(name), file, 1).number;
+    let here = publish("here", FILE);
+    let elsewhere = publish("elsewhere", "https://elsewhere.example.org/a-1.0.whl");
+    let is_open = |number: u64| {
+        let set = store.claims.set(number).unwrap();
+        let open = hold(&set.open).upgrade();
+        open.is_some()
+    };
+    assert_eq!(promises(&store).len(), 1);
+    assert_eq!((is_open(here), is_open(elsewhere)), (true, false));
+    // One that names files of more hosts than are remembered may name this one.
+    let mut batch = store.begin_claims(&target(&index("many")), document("many", 1)).unwrap();
+    for host in 0..20 {
+        batch.claim(claim(&format!("https://h{host}.example.org/a-1.0.whl"), 1)).unwrap();
+    }
+    batch.claim(claim(FILE, 1)).unwrap();
+    let standing = Standing { rank: Rank::Indexed, root: root(&index("many")) };
+    batch.publish(&standing, store.clock.now()).unwrap();
+    assert_eq!(promises(&store).len(), 2);
+}
+
+#[test]
 fn a_batch_that_is_dropped_has_never_been() {
     let world = World::new();
     let store = world.open();

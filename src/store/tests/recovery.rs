@@ -142,6 +142,41 @@ fn a_ledger_that_fails_while_larder_runs_costs_no_answer() {
 }
 
 #[test]
+fn a_body_that_was_evicted_without_a_ledger_is_kept_again() {
+    let world = World::new();
+    let store = world.open();
+    keep(&store, URL, b"kept");
+    store.ledger.fail();
+    assert!(store.evict_one());
+    assert_eq!(fetch(&store, URL), None);
+    let again = keep(&store, URL, b"kept");
+    store.maintain();
+    assert_eq!(fetch(&store, URL).unwrap(), b"kept");
+    let sha256 = again.digests.first().unwrap();
+    assert_eq!(store.public_blob_by_digest(sha256), Some(again.blob));
+    assert_eq!(store.usage().entries, 1);
+    // It goes like any other.
+    store.remove(&again).unwrap();
+    assert_eq!(world.files("blobs").len() + world.files("records").len(), 0);
+}
+
+#[test]
+fn the_records_of_what_was_evicted_without_a_ledger_go() {
+    let world = World::new();
+    let store = world.open();
+    for seed in 0..5 {
+        world.clock.advance(std::time::Duration::from_secs(1));
+        keep(&store, &format!("https://example.org/{seed}"), &[seed]);
+    }
+    store.ledger.fail();
+    assert!(store.evict_one() && store.evict_one());
+    store.maintain();
+    assert_eq!(world.files("records").len(), 3);
+    assert_eq!(store.usage().entries, 3);
+    assert_eq!(fetch(&store, "https://example.org/4").unwrap(), [4]);
+}
+
+#[test]
 fn what_changes_after_the_ledger_was_closed_is_known_at_the_next_start() {
     let world = World::new();
     let store = world.open();
