@@ -71,7 +71,17 @@ impl Pipeline {
             tokio::spawn(switch(upgrading, theirs));
             return record.end(outcome, response.map(|_| reply::empty()));
         }
-        let held = bound.filter(|_| response.status() == StatusCode::OK);
+        if bound.is_some() && response.status() == StatusCode::PARTIAL_CONTENT {
+            // Nobody asked for a part (RFC 9110 §15.3.7), and a client that resumes would complete a body with it.
+            let line = format!(
+                "{target} was answered with a part of it, though larder asked for the whole, which alone can be held to what \
+                 is promised of it; ask without credentials and unknown header fields"
+            );
+            let text = reply::text(StatusCode::BAD_GATEWAY, &line, Outcome::Failed);
+            return record.end(Outcome::Failed, text);
+        }
+        // A 203 completes a file like a 200.
+        let held = bound.filter(|_| response.status().is_success());
         if let Some((bound, wanted)) = &held
             && response.body().is_end_stream()
         {
