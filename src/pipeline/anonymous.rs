@@ -73,7 +73,7 @@ impl Pipeline {
             return;
         }
         // Noted before it is asked, so that a crowd asks once.
-        self.rights.note_closed(task, mark, now);
+        self.rights.note_closed(task, &mark, now);
         let (pipeline, task, entry) = (Arc::clone(self), task.clone(), Arc::clone(entry));
         tokio::spawn(async move {
             match pipeline.is_public(&task, &entry).await {

@@ -248,7 +248,7 @@ impl Pipeline {
             if *kept {
                 let why = "it was signed, and the new one is not: the earlier promise stays";
                 self.say(at, &format!("{changed}; {why}"));
-            } else if self.editions.is_news(format!("{at} {changed}")) {
+            } else if self.editions.is_news(&format!("{at} {changed}")) {
                 tracing::warn!(url = %at, changed, "this index names other bytes for a file that should never change");
                 self.metrics.alarm(Alarm::Changed);
                 let text = format!("names other bytes: {changed}");
@@ -256,7 +256,7 @@ impl Pipeline {
             }
         }
         for key in &notes.unknown {
-            if self.editions.is_news(format!("{} {key}", standing.root)) {
+            if self.editions.is_news(&format!("{} {key}", standing.root)) {
                 tracing::info!(
                     url = %at, key,
                     "this registry signs with a key that larder does not know, so only TLS vouches for what it signed; \
