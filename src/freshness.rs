@@ -96,7 +96,7 @@ pub fn worth_keeping(head: &Head) -> bool {
 
 /// How far the clock may be behind a stored time for that to be believed. A clock that was ahead and is set back would
 /// make everything fresh until it had caught up.
-const AHEAD: std::time::Duration = std::time::Duration::from_secs(5);
+pub const AHEAD: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Whether `entry` was checked at a time that has not come yet.
 pub fn is_of_the_future(entry: &Entry, now: Time) -> bool {

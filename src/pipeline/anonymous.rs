@@ -15,7 +15,7 @@ use hyper::{StatusCode, header};
 
 use super::Pipeline;
 use super::lookup::{Lookup, Stored};
-use super::rights::{Mark, WAIT_FOR_FAILING, Word};
+use super::rights::{Mark, WAIT_FOR_FAILING, Word, lasts};
 use super::task::Task;
 use crate::entry::{Entry, Head};
 use crate::freshness::Demand;
@@ -67,7 +67,7 @@ impl Pipeline {
         }
         let public = self.store.entries(task.in_public().key).into_iter().next();
         let known = |public: Arc<Entry>| {
-            public.blob == entry.blob && now.since(public.checked_at) < VERDICT_HOLDS
+            public.blob == entry.blob && lasts(public.checked_at, VERDICT_HOLDS, now)
         };
         if public.is_some_and(known) {
             return;
@@ -126,7 +126,7 @@ impl Pipeline {
         }
         let (entry, now) = (&stored.entry, self.clock.now());
         let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
-        if failing || now.since(entry.checked_at) < VERDICT_HOLDS {
+        if failing || lasts(entry.checked_at, VERDICT_HOLDS, now) {
             return Some(stored);
         }
         let asking = self.is_public(&public, entry);

@@ -17,6 +17,7 @@ use super::space::{Purpose, Room};
 use super::{Holding, Store, failpoint, hold};
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
+use crate::freshness::AHEAD;
 use crate::proof::Rank;
 use crate::received::Spooled;
 use crate::target::{Key, Partition};
@@ -41,7 +42,7 @@ impl Store {
             let _pinned = self.place(&mut body)?;
             self.keep(entry)
         }?;
-        self.trim(kept.key);
+        self.trim(&kept);
         Ok(kept)
     }
 
@@ -67,7 +68,7 @@ impl Store {
             entry.size = stored.size;
             self.keep(entry)
         }?;
-        self.trim(kept.key);
+        self.trim(&kept);
         Ok(kept)
     }
 
@@ -86,7 +87,7 @@ impl Store {
             entry.size = stored.size;
             self.keep(entry)
         }?;
-        self.trim(kept.key);
+        self.trim(&kept);
         Ok(kept)
     }
 
@@ -222,10 +223,14 @@ impl Store {
         }
     }
 
-    /// Drops what a key has too much of, oldest first.
-    fn trim(&self, key: Key) {
+    /// Drops what `key` has too much of, oldest first, and what a clock that was ahead dated after what was `kept` now: it
+    /// would stand before that, and be found in its place, until the clock had caught up.
+    fn trim(&self, kept: &Entry) {
+        let (key, now) = (kept.key, self.clock.now().plus(AHEAD));
         let entries = self.recent.get(key, || self.load(key));
-        for entry in entries.iter().skip(MAX_PER_KEY) {
+        let (ahead, rest): (Vec<_>, Vec<_>) =
+            entries.iter().partition(|entry| entry.blob != kept.blob && entry.received_at > now);
+        for entry in ahead.into_iter().chain(rest.into_iter().skip(MAX_PER_KEY)) {
             if let Err(error) = self.drop_entry(key, entry.blob) {
                 tracing::warn!(%error, "an old entry could not be removed");
             }

@@ -9,6 +9,7 @@ use super::Store;
 use crate::claim::{Generation, Promise, Relation, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
+use crate::freshness::AHEAD;
 use crate::target::{Partition, Target};
 
 /// The claims that one reader sees.
@@ -37,6 +38,7 @@ impl Store {
         let mut promises = Vec::new();
         let mut scratch = Vec::new();
         for (set, by) in claims.under(topics, reader, now) {
+            let by = not_ahead(by, now);
             for found in claims.find(&set, key, &mut scratch) {
                 promises.push(Promise {
                     by: Arc::clone(&by),
@@ -74,7 +76,8 @@ impl Seen<'_> {
 
     /// Marks the reader's current generation of an index as confirmed; see [`Store::confirm_claims`]. Quick.
     pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
-        self.store.claims.confirm(index, self.reader, document, at)
+        let store = self.store;
+        store.claims.confirm(index, self.reader, document, (at, store.clock.now()))
     }
 
     /// The reader's current generation of an index's claims. Quick.
@@ -86,6 +89,15 @@ impl Seen<'_> {
     pub fn retract_claims(&self, index: &Target, now: Time) {
         self.store.claims.retract(index, self.reader, now);
     }
+}
+
+/// What a clock that was ahead noted as confirmed in the future was not confirmed since anything: its word is asked for again
+/// before it refuses.
+fn not_ahead(by: Arc<Generation>, now: Time) -> Arc<Generation> {
+    if by.confirmed <= now.plus(AHEAD) {
+        return by;
+    }
+    Arc::new(Generation { confirmed: Time::from_millis(0), ..Generation::clone(&by) })
 }
 
 /// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.
