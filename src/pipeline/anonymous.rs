@@ -132,12 +132,12 @@ impl Pipeline {
         let asking = self.is_public(&public, entry);
         let verdict = tokio::time::timeout(WAIT_FOR_FAILING, asking).await;
         let store = Arc::clone(&self.store);
-        let entry = Entry::clone(entry);
+        let entry = Arc::clone(entry);
         let written = match verdict {
             Err(_) | Ok(Verdict::Unknown) => return Some(stored),
             Ok(Verdict::Public(_)) => {
-                let renewed = Entry { checked_at: now, ..entry };
-                tokio::task::spawn_blocking(move || store.update(renewed).map(|_| true)).await
+                let renew = move |entry: &mut Entry| entry.checked_at = now;
+                tokio::task::spawn_blocking(move || store.update(&entry, renew).map(|_| true)).await
             }
             Ok(Verdict::Private) => {
                 tokio::task::spawn_blocking(move || store.remove(&entry).map(|()| false)).await

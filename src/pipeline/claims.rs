@@ -269,15 +269,15 @@ impl Pipeline {
     /// An index whose signature became known after it was kept.
     fn mark_signed(&self, entry: &Arc<Entry>, standing: &Standing) {
         if standing.rank == Rank::Signed && entry.proof.rank < Rank::Signed {
-            let mut signed = Entry::clone(entry);
-            signed.proof.rank = Rank::Signed;
-            signed.proof.expired_key = false;
-            self.write_down(signed);
+            self.write_down(entry, |proof| {
+                proof.rank = Rank::Signed;
+                proof.expired_key = false;
+            });
         }
     }
 
-    fn write_down(&self, entry: Entry) {
-        if let Err(error) = self.store.update(entry) {
+    fn write_down(&self, entry: &Entry, change: impl FnOnce(&mut Proof)) {
+        if let Err(error) = self.store.update(entry, |entry| change(&mut entry.proof)) {
             tracing::warn!(%error, "a proof could not be written down");
         }
     }
@@ -319,9 +319,7 @@ impl Pipeline {
         if entry.partition == Partition::Public {
             self.store.note_valid_until(&Root::directory_of(at), Some(*until));
         }
-        let mut expired = Entry::clone(entry);
-        expired.proof.stale = true;
-        self.write_down(expired);
+        self.write_down(entry, |proof| proof.stale = true);
     }
 }
 

@@ -168,28 +168,41 @@ impl Pipeline {
         }
     }
 
-    /// The stored copy is current: its header fields are renewed, its claims confirmed.
+    /// The stored copy is current: its header fields are renewed, its claims confirmed. A 304 may also say that the answer is
+    /// one client's, or differs by what a fill does not send: that holds for the copy as for a 200.
     pub(super) async fn current(
         self: &Arc<Self>,
         task: &Task,
         entry: &Arc<Entry>,
         answer: &Answer,
     ) -> Came {
-        let mut renewed = Entry::clone(entry);
-        freshness::refresh(&mut renewed.head, &answer.head);
-        if task.is_guarded() {
-            renewed.head.keep_the_representations();
+        let mut merged = entry.head.clone();
+        freshness::refresh(&mut merged, &answer.head);
+        let proven = is_proven(&self.expectation_of(task));
+        if freshness::shareable(&merged, proven) != Shareable::Yes {
+            self.note_unshared(task);
+            self.forget_entry(entry).await;
+            return Came::Ended(End::Pass);
         }
-        renewed.requested_at = answer.requested_at;
-        renewed.checked_at = self.clock.now();
-        renewed.proof.stale = task.heads() && self.is_expired(task.bare(), renewed.checked_at);
-        let store = Arc::clone(&self.store);
+        let (requested_at, checked_at) = (answer.requested_at, self.clock.now());
+        let stale = task.heads() && self.is_expired(task.bare(), checked_at);
+        let (guarded, head) = (task.is_guarded(), answer.head.clone());
+        let renew = move |entry: &mut Entry| {
+            freshness::refresh(&mut entry.head, &head);
+            if guarded {
+                entry.head.keep_the_representations();
+            }
+            entry.requested_at = requested_at;
+            entry.checked_at = checked_at;
+            entry.proof.stale = stale;
+        };
+        let (store, found) = (Arc::clone(&self.store), Arc::clone(entry));
         let (index, reader) = (task.is_index().then(|| task.target.clone()), task.asker.reader());
         let updated = tokio::task::spawn_blocking(move || {
             if let Some(index) = index {
-                store.seen_by(reader).confirm_claims(&index, renewed.blob, renewed.requested_at);
+                store.seen_by(reader).confirm_claims(&index, found.blob, requested_at);
             }
-            store.update(renewed)
+            store.update(&found, renew)
         });
         match updated.await {
             Ok(Ok(entry)) => {
@@ -198,6 +211,15 @@ impl Pipeline {
             }
             // The ledger could not take it; what the origin said holds all the same.
             Ok(Err(_)) | Err(_) => Came::Ended(End::Current(Arc::clone(entry))),
+        }
+    }
+
+    async fn forget_entry(&self, entry: &Arc<Entry>) {
+        let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
+        match tokio::task::spawn_blocking(move || store.remove(&entry)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a copy that may not be shared stays stored"),
+            Err(_) => tracing::error!("a copy that may not be shared stays stored"),
         }
     }
 
@@ -212,8 +234,7 @@ impl Pipeline {
         attempt: Attempt,
     ) -> Came {
         let flight = &lead.flight;
-        let proven = expected.named.is_some() || expected.promises.iter().any(Promise::is_strong);
-        match shareable(&answer, proven) {
+        match shareable(&answer, is_proven(&expected)) {
             Shareable::Varies => {
                 self.note_unshared(task);
                 return Came::Ended(End::Pass);
@@ -346,6 +367,11 @@ pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(Time::from(date).since(now))
+}
+
+/// Whether a digest vouches for the body, whoever it was sent to.
+fn is_proven(expected: &Expectation) -> bool {
+    expected.named.is_some() || expected.promises.iter().any(Promise::is_strong)
 }
 
 /// Whether the answer may be given to anybody but its client. A cookie is for one.

@@ -378,12 +378,10 @@ impl Pipeline {
         let public = !task.asker.is_private();
         if let Some(proof) = proof.filter(|proof| public && *proof != entry.proof) {
             // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
-            let mut risen = Entry::clone(entry);
-            risen.proof = proof;
-            risen.generation = generation;
-            let store = Arc::clone(&self.store);
+            let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = store.update(risen) {
+                let risen = |now: &mut Entry| (now.proof, now.generation) = (proof, generation);
+                if let Err(error) = store.update(&entry, risen) {
                     tracing::warn!(%error, "a proof could not be written down");
                 }
             });

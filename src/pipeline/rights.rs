@@ -371,7 +371,12 @@ impl Pipeline {
         let forgetting = tokio::task::spawn_blocking(move || {
             for entry in held {
                 let forgotten = if guarded {
-                    store.update(Entry { partition: NOBODY, ..Entry::clone(&entry) }).map(drop)
+                    let forget = |now: &mut Entry| {
+                        if now.partition == reader {
+                            now.partition = NOBODY;
+                        }
+                    };
+                    store.update(&entry, forget).map(drop)
                 } else {
                     store.remove(&entry)
                 };

@@ -91,18 +91,23 @@ impl Store {
         Ok(kept)
     }
 
-    /// Replaces what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
-    /// blob. An error of kind `NotFound` if the entry has gone. Blocking.
-    pub fn update(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {
+    /// Changes what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
+    /// blob. `change` is given the entry as it is now and not as it was when its caller looked it up: what was written in
+    /// between stays, a right that ended above all. An error of kind `NotFound` if the entry has gone. Blocking.
+    pub fn update(&self, found: &Entry, change: impl FnOnce(&mut Entry)) -> io::Result<Arc<Entry>> {
+        let (key, blob) = (found.key, found.blob);
         let _era = self.in_era();
-        let _alone = self.lock_of(entry.blob);
-        let Some(stored) = self.stored(entry.blob) else {
-            return Err(refused(&entry, "is not stored any more", io::ErrorKind::NotFound));
+        let _alone = self.lock_of(blob);
+        let Some(stored) = self.stored(blob) else {
+            return Err(refused(found, "is not stored any more", io::ErrorKind::NotFound));
         };
-        if !self.records.contains(entry.key, entry.blob) {
-            return Err(refused(&entry, "has no entry any more", io::ErrorKind::NotFound));
-        }
-        entry.size = stored.size;
+        let known = self.known(key, blob).filter(|_| self.records.contains(key, blob));
+        let Some(known) = known else {
+            return Err(refused(found, "has no entry any more", io::ErrorKind::NotFound));
+        };
+        let mut entry = Entry::clone(&known);
+        change(&mut entry);
+        (entry.key, entry.blob, entry.size) = (key, blob, stored.size);
         self.keep(entry)
     }
 
