@@ -137,11 +137,14 @@ impl Pipeline {
         let status = answer.head.status;
         match (status, stored) {
             (StatusCode::NOT_MODIFIED, Some(entry)) => {
-                if freshness::speaks_of(&answer.head, &entry.head) {
-                    return self.current(task, entry, &answer).await;
+                if !freshness::speaks_of(&answer.head, &entry.head) {
+                    tracing::warn!(url = %task.target, "a 304 speaks of another copy than was asked about");
+                    return Came::Again(End::Pass);
                 }
-                tracing::warn!(url = %task.target, "a 304 speaks of another copy than was asked about");
-                Came::Again(End::Pass)
+                if self.takes_back(task, entry, &answer, &expected).await {
+                    return Came::Ended(End::Pass);
+                }
+                self.current(task, entry, &answer).await
             }
             (StatusCode::OK, _) => {
                 Box::pin(self.arrive(lead, task, &ask, answer, expected, attempt)).await
@@ -168,22 +171,13 @@ impl Pipeline {
         }
     }
 
-    /// The stored copy is current: its header fields are renewed, its claims confirmed. A 304 may also say that the answer is
-    /// one client's, or differs by what a fill does not send: that holds for the copy as for a 200.
+    /// The stored copy is current: its header fields are renewed, its claims confirmed.
     pub(super) async fn current(
         self: &Arc<Self>,
         task: &Task,
         entry: &Arc<Entry>,
         answer: &Answer,
     ) -> Came {
-        let mut merged = entry.head.clone();
-        freshness::refresh(&mut merged, &answer.head);
-        let proven = is_proven(&self.expectation_of(task));
-        if freshness::shareable(&merged, proven) != Shareable::Yes {
-            self.note_unshared(task);
-            self.forget_entry(entry).await;
-            return Came::Ended(End::Pass);
-        }
         let (requested_at, checked_at) = (answer.requested_at, self.clock.now());
         let stale = task.heads() && self.is_expired(task.bare(), checked_at);
         let (guarded, head) = (task.is_guarded(), answer.head.clone());
@@ -214,13 +208,28 @@ impl Pipeline {
         }
     }
 
-    async fn forget_entry(&self, entry: &Arc<Entry>) {
+    /// Whether a 304 says that the answer is one client's, or differs by what a fill does not send: that holds for the stored
+    /// copy as for a 200, and the copy goes.
+    async fn takes_back(
+        &self,
+        task: &Task,
+        entry: &Arc<Entry>,
+        answer: &Answer,
+        expected: &Expectation,
+    ) -> bool {
+        let mut merged = entry.head.clone();
+        freshness::refresh(&mut merged, &answer.head);
+        if freshness::shareable(&merged, is_proven(expected)) == Shareable::Yes {
+            return false;
+        }
+        self.note_unshared(task);
         let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
         match tokio::task::spawn_blocking(move || store.remove(&entry)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "a copy that may not be shared stays stored"),
             Err(_) => tracing::error!("a copy that may not be shared stays stored"),
         }
+        true
     }
 
     /// A 200: into the spool, if it may be shared.
