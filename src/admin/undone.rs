@@ -51,7 +51,7 @@ pub(super) fn without(admin: &Admin, roots: &[String]) -> Result<Vec<String>, St
         let shown = entry.shown.clone();
         let done = match scheme {
             Scheme::Http => admin.store.remove(&entry),
-            Scheme::Https => admin.store.update(without_signature(entry)).map(|_| ()),
+            Scheme::Https => admin.store.update(&entry, drop_signature).map(|_| ()),
         };
         match done {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -67,9 +67,8 @@ pub(super) fn without(admin: &Admin, roots: &[String]) -> Result<Vec<String>, St
 }
 
 /// What is left of an entry that came over TLS.
-fn without_signature(mut entry: Entry) -> Entry {
+fn drop_signature(entry: &mut Entry) {
     let rank = if entry.index { Rank::Origin } else { Rank::Pinned };
     let Proof { stale, private, .. } = entry.proof;
     entry.proof = Proof { stale, private, ..Proof::of(rank) };
-    entry
 }

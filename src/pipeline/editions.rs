@@ -18,6 +18,7 @@ use super::Pipeline;
 use super::task::Task;
 use crate::claim::{Census, Edition, Standing};
 use crate::clock::Time;
+use crate::digest::key_hash;
 use crate::entry::{Entry, Head};
 use crate::keyring::{Keyring, registry};
 use crate::proof::{Proof, Rank};
@@ -220,9 +221,9 @@ pub(super) fn date(head: &mut Head, date: Time, requested: Time) {
     }
 }
 
-/// What was said already: each thing is said once a day.
+/// What was said already, by its hash, because archives choose how long it is: each thing is said once a day.
 #[derive(Debug)]
-pub(super) struct Said(Cache<String, ()>);
+pub(super) struct Said(Cache<[u8; 32], ()>);
 
 impl Default for Said {
     fn default() -> Self {
@@ -233,8 +234,8 @@ impl Default for Said {
 
 impl Said {
     /// Whether it is the first time.
-    pub(super) fn is_news(&self, text: String) -> bool {
-        self.0.entry(text).or_insert(()).is_fresh()
+    pub(super) fn is_news(&self, text: &str) -> bool {
+        self.0.entry(key_hash([text.as_bytes()])).or_insert(()).is_fresh()
     }
 }
 

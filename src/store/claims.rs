@@ -158,7 +158,7 @@ impl Claims {
         document: BlobId,
         standing: &Standing,
         (signed, expired_key): (u64, bool),
-        at: Time,
+        (at, now): (Time, Time),
     ) -> Option<Arc<Generation>> {
         let set = self.current_of(index, reader)?;
         let same = set.generation();
@@ -167,7 +167,7 @@ impl Claims {
             && same.root == standing.root
             && same.expired_key == expired_key
             && set.signed == signed;
-        same.then(|| self.confirmed(&set, at))
+        same.then(|| self.confirmed(&set, at, now))
     }
 
     /// Confirms the current set of `index`, if it is of `document`; says whether it is.
@@ -176,12 +176,12 @@ impl Claims {
         index: &Target,
         reader: Partition,
         document: BlobId,
-        at: Time,
+        (at, now): (Time, Time),
     ) -> bool {
         let current = self.current_of(index, reader);
         let same = current.filter(|set| set.generation().document == document);
         if let Some(set) = &same {
-            self.confirmed(set, at);
+            self.confirmed(set, at, now);
         }
         same.is_some()
     }
@@ -404,9 +404,11 @@ impl Claims {
         current.next_back()
     }
 
-    fn confirmed(&self, set: &Set, at: Time) -> Arc<Generation> {
+    /// Notes that a set was confirmed at `at`. What a clock that was ahead noted of later than `now` is nothing to keep.
+    fn confirmed(&self, set: &Set, at: Time, now: Time) -> Arc<Generation> {
         let generation = set.change(|generation| {
-            generation.confirmed = generation.confirmed.max(at);
+            let before = Some(generation.confirmed).filter(|before| *before <= now);
+            generation.confirmed = before.map_or(at, |before| before.max(at));
         });
         self.write().hear(set, at);
         generation

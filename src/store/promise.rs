@@ -38,7 +38,7 @@ impl Store {
     /// Marks the current generation of an index as confirmed (it was revalidated, and is still `document`); says whether
     /// there is one. Quick.
     pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
-        self.claims.confirm(index, Partition::Public, document, at)
+        self.claims.confirm(index, Partition::Public, document, (at, self.clock.now()))
     }
 
     /// The current generation of an index's claims. Quick.

@@ -9,6 +9,7 @@ use super::Store;
 use crate::claim::{Generation, Promise, Relation, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
+use crate::freshness::AHEAD;
 use crate::target::{Partition, Target};
 
 /// The claims that one reader sees.
@@ -40,6 +41,7 @@ impl Store {
         // Most topics name no host, and strangers have indexes under them, too: to open all of those for each judgement
         // would let them decide how much is read.
         for (set, by) in sets.filter(|(set, _)| set.may_name(target.origin())) {
+            let by = not_ahead(by, now);
             for found in claims.find(&set, key, &mut scratch) {
                 promises.push(Promise {
                     by: Arc::clone(&by),
@@ -77,7 +79,8 @@ impl Seen<'_> {
 
     /// Marks the reader's current generation of an index as confirmed; see [`Store::confirm_claims`]. Quick.
     pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
-        self.store.claims.confirm(index, self.reader, document, at)
+        let store = self.store;
+        store.claims.confirm(index, self.reader, document, (at, store.clock.now()))
     }
 
     /// The reader's current generation of an index's claims. Quick.
@@ -89,6 +92,15 @@ impl Seen<'_> {
     pub fn retract_claims(&self, index: &Target, now: Time) {
         self.store.claims.retract(index, self.reader, now);
     }
+}
+
+/// What a clock that was ahead noted as confirmed in the future was not confirmed since anything: its word is asked for again
+/// before it refuses.
+fn not_ahead(by: Arc<Generation>, now: Time) -> Arc<Generation> {
+    if by.confirmed <= now.plus(AHEAD) {
+        return by;
+    }
+    Arc::new(Generation { confirmed: Time::from_millis(0), ..Generation::clone(&by) })
 }
 
 /// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.
