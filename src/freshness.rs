@@ -96,7 +96,7 @@ pub fn worth_keeping(head: &Head) -> bool {
 
 /// How far the clock may be behind a stored time for that to be believed. A clock that was ahead and is set back would
 /// make everything fresh until it had caught up.
-const AHEAD: std::time::Duration = std::time::Duration::from_secs(5);
+pub const AHEAD: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Whether `entry` was checked at a time that has not come yet.
 pub fn is_of_the_future(entry: &Entry, now: Time) -> bool {
@@ -180,7 +180,20 @@ fn policy(entry: &Entry, asked: &HeaderMap) -> Option<CachePolicy> {
     let mut response = Response::new(());
     *response.status_mut() = entry.head.status;
     *response.headers_mut() = entry.head.headers.clone();
+    bound_age(response.headers_mut());
     Some(CachePolicy::new_options(&request, &response, entry.checked_at.into(), OPTIONS))
+}
+
+/// The longest age in seconds: what is longer counts as this (RFC 9111 §1.2.2).
+const OLDEST: u64 = 1 << 31;
+
+/// The policy adds the time in the store to `Age`, and that sum has no room for whatever an origin may say.
+fn bound_age(headers: &mut HeaderMap) {
+    let Some(said) = headers.get(header::AGE) else { return };
+    let said = said.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+    if said.is_some_and(|said| said > OLDEST) {
+        headers.insert(header::AGE, HeaderValue::from(OLDEST));
+    }
 }
 
 /// The key already says which URL it is; the policy need not compare it again.
@@ -273,6 +286,38 @@ mod tests {
         ));
         assert!(!fresh_after(&[("cache-control", "max-age=60")], &[("pragma", "no-cache")], 1));
         assert!(fresh_after(&[("cache-control", "max-age=60"), ("vary", "Accept")], &[], 1));
+    }
+
+    /// Also of what is stored already: each look-up would fail as the first one did.
+    #[test]
+    fn no_number_an_origin_may_write_is_too_large() {
+        for number in ["2147483649", "18446744073709551615", "99999999999999999999", "-1", "soon"] {
+            let directive: &'static str = format!("max-age={number}").leak();
+            let shared: &'static str = format!("s-maxage={number}").leak();
+            for fields in [
+                [("age", number), ("cache-control", "max-age=60")],
+                [("age", number), ("cache-control", directive)],
+                [("age", number), ("cache-control", shared)],
+                [("age", "1"), ("cache-control", directive)],
+            ] {
+                let entry = entry(&fields);
+                let now = entry.checked_at.plus(Duration::from_hours(1));
+                assert!(age(&entry, now) <= OLDEST + 3600, "{fields:?}");
+                for demand in ["max-age", "min-fresh", "max-stale"] {
+                    let demand: &'static str = format!("{demand}={number}").leak();
+                    is_fresh(&entry, &head(&[("cache-control", demand)]).headers, now);
+                }
+            }
+            for date in ["Fri, 31 Dec 9999 23:59:59 GMT", "Thu, 01 Jan 1970 00:00:00 GMT", number] {
+                let entry = entry(&[("expires", date), ("date", date), ("age", number)]);
+                is_fresh(&entry, &HeaderMap::new(), entry.checked_at);
+            }
+        }
+        assert!(!fresh_after(
+            &[("age", "18446744073709551615"), ("cache-control", "max-age=60")],
+            &[],
+            1
+        ));
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Larder {
         match Announcement::start(addresses, &host) {
             Ok(announcement) => {
                 if let Some(announcement) = &announcement {
-                    info!("announced as {}", announcement.name());
+                    info!("announced as {}", announcement.names().join(" and "));
                 }
                 announcement
             }

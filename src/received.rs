@@ -65,6 +65,11 @@ impl Head {
         self.headers = kept;
     }
 
+    /// Roughly the memory that it takes, in bytes: an origin may fill its fields with what it likes.
+    pub fn weight(&self) -> usize {
+        self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum()
+    }
+
     /// The text of a header; `None` if it is absent or not ASCII.
     pub fn text(&self, name: &HeaderName) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()

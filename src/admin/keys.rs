@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! add     files ─▶ every one is read ─▶ one file for each key in DATA/state/keys ─┐
-//! rm      a key ─▶ out of the files there                                         ├─▶ the keyring is read again
+//! rm      a key ─▶ out of the files there ─▶ what it alone proved is undone       ├─▶ the keyring is read again
 //! rebind  a root ─▶ who signed for it is forgotten                                ┘
 //! ```
 //!
@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::question::Answer;
-use super::{Admin, state_dir};
+use super::{Admin, state_dir, undone};
 use crate::clock::Time;
 use crate::digest::{hex, key_hash};
 use crate::keyring::{About, Fingerprint, Key, Keyring, Kind, Source, contents, load};
@@ -86,6 +86,9 @@ pub struct ListedKey {
     pub sources: Vec<Source>,
     /// The roots of the repositories for which it signed.
     pub used_by: Vec<String>,
+    /// Those of them for which nobody signed who is trusted still: what it proved there counts no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub undone: Vec<String>,
 }
 
 /// A repository that may be signed by somebody else now.
@@ -125,7 +128,7 @@ impl Admin {
     }
 
     /// The keys as they are on disk: who just changed them wants to see that.
-    fn read_keys(&self) -> Keyring {
+    pub(super) fn read_keys(&self) -> Keyring {
         let config = self.config.get();
         Keyring::trusted(&config.keys, &state_dir(&config.data))
     }
@@ -151,6 +154,7 @@ impl Admin {
                     .filter(|(_, signers)| signers.contains(&signer.0))
                     .map(|(root, _)| root.to_string())
                     .collect(),
+                undone: Vec::new(),
                 fingerprint,
             });
             known.ends = merged(kind, known.ends, ends);
@@ -211,7 +215,9 @@ impl Admin {
             .map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
         self.reload_keys();
         let name = (key.kind, key.fingerprint.clone());
-        let left = self.listed().remove(&name).unwrap_or(ListedKey { sources: Vec::new(), ..key });
+        let mut left =
+            self.listed().remove(&name).unwrap_or(ListedKey { sources: Vec::new(), ..key });
+        left.undone = undone::without(self, &left.used_by)?;
         Ok(vec![key_answer(left)])
     }
 

@@ -22,6 +22,7 @@ pub mod question;
 pub(crate) mod setup;
 pub mod socket;
 mod stay;
+mod undone;
 mod usage;
 pub mod why;
 

@@ -19,12 +19,13 @@ Examples:
   larder keys add archive-keyring.gpg       an archive's key, armoured or binary
   gpg --export KEY | larder keys add -      the same out of gpg's own keyring
   larder keys add npm-keys.json             a registry's keys, as its keys endpoint gives them
-  larder keys rm FINGERPRINT                trusts a key no more
+  larder keys rm FINGERPRINT                trusts a key no more, nor what it alone proved
   larder keys rebind https://example.org/debian/
                                             lets an archive change its signers
 
 Keys act at once: what was refused for want of a key is possible when it is
-asked for again. Exit codes: 0 done, 1 failed and nothing changed.";
+asked for again, and what only a removed one proved is not proven any more.
+Exit codes: 0 done, 1 failed and nothing changed.";
 
 /// Manages the keys that repositories are signed with.
 #[derive(Args, Debug)]
@@ -53,7 +54,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// Trusts a key no more that was added before
+    /// Trusts a key no more that was added before, nor what it alone proved
     #[command(before_help = EXAMPLES)]
     Rm {
         /// Its fingerprint, or at least the last 16 digits of it; for other kinds its name, as `larder keys list` shows it
@@ -157,10 +158,18 @@ fn removed(out: &mut dyn Write, key: &ListedKey) -> io::Result<()> {
         writeln!(out, "    still trusted: {source}")?;
     }
     for root in &key.used_by {
-        writeln!(
-            out,
-            "    {root} was signed with it, and what others sign there does not count until `larder keys rebind {root}`"
-        )?;
+        if key.undone.contains(root) {
+            writeln!(
+                out,
+                "    {root} was signed with it: what that proved counts no more, and what others sign there does not count \
+                 until `larder keys rebind {root}`"
+            )?;
+        } else {
+            writeln!(
+                out,
+                "    {root} was signed with it, and by others who are trusted: it stays proven"
+            )?;
+        }
     }
     Ok(())
 }

@@ -68,7 +68,8 @@ pub(super) fn run(invocation: &Invocation) -> anyhow::Result<u8> {
     code
 }
 
-/// Threads for files, hashing and parsing. Each piece of such work is short; more threads would only hold more memory.
+/// Threads for files, hashing and parsing. Each piece of such work is short; more threads would only hold more memory. What
+/// takes long is the reading of indexes, which has few of them at a time.
 const BLOCKING: usize = 64;
 
 /// The runtime of the commands that serve.

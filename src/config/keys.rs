@@ -120,7 +120,7 @@ pub const KEYS: &[Key] = keys! {
     list hosts.tunnel: value::HOST;
     /// The names that a CA which larder makes is limited to, with all below them (name constraints); none are all
     /// hosts. Acts when a CA is made: at the first start, and by `larder ca rotate`.
-    list ca.permitted: value::HOST, at_restart();
+    list ca.permitted: value::NAME, at_restart();
     /// Hosts that are answered 403.
     list hosts.refuse: value::HOST;
     /// Whether a CONNECT that carries neither TLS nor HTTP is copied through.
@@ -160,7 +160,7 @@ pub const KEYS: &[Key] = keys! {
     one stale.signed: value::SPAN;
     /// How long copies without a signature or a strong digest still serve when their origin fails.
     one stale.unsigned: value::SPAN;
-    /// Whether the keys compiled in are trusted: Debian's and Ubuntu's archive keys, npm's registry's. Other keys are
+    /// Whether the keys compiled in are trusted: Debian's, Ubuntu's and Alpine's, npm's registry's. Other keys are
     /// those of `keys.system`, and what `larder keys add` was given.
     one keys.built_in: value::SWITCH;
     /// Files and directories in which this machine keeps keys of package archives.

@@ -151,6 +151,19 @@ pub struct Hosts {
     pub ports: Vec<(u16, u16)>,
 }
 
+impl Hosts {
+    /// Why the operator shuts `port` of `host`, which is in its one spelling: to clients, and to redirects.
+    pub fn shut(&self, host: &str, port: u16) -> Option<String> {
+        if self.refuse.iter().any(|pattern| pattern.matches(host)) {
+            return Some(format!("{host} is refused by hosts.refuse"));
+        }
+        let is_open = |(first, last): &(u16, u16)| (*first..=*last).contains(&port);
+        let text =
+            || format!("port {port} of {host} is shut; hosts.ports lists those that are open");
+        (!self.ports.iter().any(is_open)).then(text)
+    }
+}
+
 /// A host, or `*.example.org` for every host below it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern(pub String);
@@ -350,6 +363,11 @@ impl Default for Config {
             speaks_for: Vec::new(),
         }
     }
+}
+
+/// Whether an address, v4-mapped ones normalised, is in [`private_nets`].
+pub fn is_private(address: IpAddr) -> bool {
+    private_nets().iter().any(|net| net.contains(&address))
 }
 
 /// Loopback, RFC 1918, RFC 6598, link-local and unique local addresses.

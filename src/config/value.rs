@@ -3,7 +3,7 @@
 //! Reading what a form shows gives the same value; a test in `keys` holds every key to that. Nothing here resolves a
 //! name or touches a file.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -109,9 +109,21 @@ pub(super) const HOST: Form<HostPattern> = Form::quoted(
         }
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let host = name.strip_prefix("*.").unwrap_or(&name);
-        let bytes_fit = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:[]".contains(&b));
+        // No port: hosts are compared without, and a pattern that fits nothing would be silent.
+        let bytes_fit = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         let labels_fit = !host.is_empty() && host.split('.').all(|label| !label.is_empty());
         (bytes_fit && labels_fit).then_some(HostPattern(name))
+    },
+    |pattern| pattern.0.clone(),
+);
+
+/// A host by its name, or everything below one.
+pub(super) const NAME: Form<HostPattern> = Form::quoted(
+    "a name such as \"example.org\", with all below it; no address",
+    |text| {
+        let is_name =
+            |host: &HostPattern| !host.0.starts_with('[') && host.0.parse::<Ipv4Addr>().is_err();
+        (HOST.parse)(text).filter(is_name)
     },
     |pattern| pattern.0.clone(),
 );
@@ -350,6 +362,15 @@ mod tests {
         ] {
             let parsed = (HOST.parse)(written);
             assert_eq!(parsed, Some(HostPattern(kept.into())), "{written}");
+        }
+        // Patterns that would fit nothing, and be taken for a lock.
+        for wrong in ["example.org:443", "[example.org]", "192.0.2.1:443", "[2001:db8::1]:443", ""]
+        {
+            assert_eq!((HOST.parse)(wrong), None, "{wrong}");
+        }
+        assert_eq!((NAME.parse)("*.example.org"), Some(HostPattern("*.example.org".into())));
+        for wrong in ["192.0.2.1", "[2001:db8::1]", "2001:db8::1"] {
+            assert_eq!((NAME.parse)(wrong), None, "{wrong}");
         }
     }
 

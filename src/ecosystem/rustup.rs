@@ -32,6 +32,10 @@ const NAME: &str = "rustup";
 /// The longest manifest that is read. TOML is parsed as a whole; real ones have less than 1 MB.
 const MAX_MANIFEST: u64 = 8 * 1024 * 1024;
 
+/// The most bytes of it that may part words: a parser of TOML makes up to three values of 24 bytes and more for each. Real
+/// ones have a tenth.
+const MAX_MARKS: usize = 500_000;
+
 /// Rust distributions.
 #[derive(Debug)]
 pub(super) struct Rustup;
@@ -192,6 +196,11 @@ impl Manifest {
         if bytes.len() as u64 > MAX_MANIFEST {
             return Err(Malformed::Limit { limit: MAX_MANIFEST, unit: "bytes" });
         }
+        let marks =
+            bytes.iter().filter(|byte| !byte.is_ascii_alphanumeric() && !b"-_/".contains(byte));
+        if marks.count() > MAX_MARKS {
+            return Err(Malformed::Limit { limit: MAX_MARKS as u64, unit: "words" });
+        }
         let manifest: Self = toml::from_slice(&bytes).map_err(|error| shape(error.to_string()))?;
         if manifest.manifest_version != "2" {
             return Err(shape(format!("version {:?}", manifest.manifest_version)));
@@ -311,6 +320,20 @@ mod tests {
              url = \"{url}/dist/2026-11-20/rustc-1.tar.gz\"\nhash = \"{ONE}\"\n\
              xz_url = \"{url}/dist/2026-11-20/rustc-1.tar.xz\"\nxz_hash = \"1234\"\n[rename.a]\nto = \"b\"\n"
         )
+    }
+
+    #[test]
+    fn a_manifest_of_many_words_is_not_parsed() {
+        let of = |count: usize| {
+            Manifest::read(
+                format!("manifest-version = \"2\"\nx = [{}]\n[pkg]\n", "1,".repeat(count))
+                    .as_bytes(),
+            )
+            .map(|_| ())
+            .map_err(|error| error.to_string())
+        };
+        assert_eq!(of(1000), Ok(()));
+        assert!(of(MAX_MARKS).unwrap_err().contains("words"));
     }
 
     #[test]

@@ -264,10 +264,18 @@ impl Flight {
     }
 
     /// Allows a range to be given that is fetched beside the fill, if it does not meet the gap; moves the gap out of its
-    /// way where that is possible.
-    pub fn grant_beside(&self, client: Client, start: u64, end: u64) -> bool {
+    /// way where that is possible. Not if the body whose head `answered` is was begun again meanwhile: the next one has a gap of
+    /// its own, which would know nothing of this range.
+    pub fn grant_beside(
+        &self,
+        client: Client,
+        answered: &Arc<Answered>,
+        start: u64,
+        end: u64,
+    ) -> bool {
         let mut shared = self.lock();
-        if shared.end.is_some() {
+        let present = shared.answered.as_ref();
+        if shared.end.is_some() || !present.is_some_and(|present| Arc::ptr_eq(present, answered)) {
             return false;
         }
         shared.gap.make_way(start, end);

@@ -45,6 +45,12 @@ impl World {
         self.lead.flight.begin(answered, Some(Arc::new(file)), gap);
     }
 
+    /// Whether the range is granted beside the body that is arriving now.
+    fn grants(flight: &Flight, start: u64, end: u64) -> bool {
+        let answered = flight.lock().answered.clone().unwrap();
+        flight.grant_beside(Client::default(), &answered, start, end)
+    }
+
     fn write(&mut self, bytes: &[u8]) {
         self.file.write_all(bytes).unwrap();
         self.lead.flight.grew(bytes.len() as u64);
@@ -198,12 +204,26 @@ fn a_range_beside_the_fill_is_granted_outside_the_gap_only() {
     let length = 64 << 20;
     world.begin(true, length);
     let flight = &world.lead.flight;
-    assert!(flight.grant_beside(Client::default(), length - 100, length), "the gap makes way");
-    assert!(
-        !flight.grant_beside(Client::default(), length - 100 - GAP, length - 100),
-        "there it is now"
-    );
-    assert!(flight.grant_beside(Client::default(), 0, 100));
+    assert!(World::grants(flight, length - 100, length), "the gap makes way");
+    assert!(!World::grants(flight, length - 100 - GAP, length - 100), "there it is now");
+    assert!(World::grants(flight, 0, 100));
+}
+
+/// P3: who held the head of a body that broke is given no range beside the next one, whose gap could lie elsewhere.
+#[test]
+fn a_range_beside_a_fill_that_began_again_is_not_granted_by_its_first_head() {
+    let world = World::new();
+    let length = 64 << 20;
+    let flight = &world.lead.flight;
+    world.begin(true, length);
+    let first = flight.lock().answered.clone().unwrap();
+    assert!(flight.restart(), "nothing was given");
+    let grant = |answered| flight.grant_beside(Client::default(), answered, length - 100, length);
+    assert!(!grant(&first), "nobody knows where the next gap lies");
+    world.begin(true, length);
+    assert!(!grant(&first), "this is another body");
+    let second = flight.lock().answered.clone().unwrap();
+    assert!(grant(&second), "the control");
 }
 
 #[tokio::test]
@@ -235,10 +255,10 @@ async fn two_flights_at_once_keep_back_the_same_bytes() {
     begin(&second.flight);
     assert!(second.flight.kept.is_some());
     for flight in [&world.lead.flight, &second.flight] {
-        assert!(!flight.grant_beside(Client::default(), length - 100, length), "it has moved");
+        assert!(!World::grants(flight, length - 100, length), "it has moved");
     }
     // The control: alone it makes way.
     let alone = World::new();
     alone.begin(true, length);
-    assert!(alone.lead.flight.grant_beside(Client::default(), length - 100, length));
+    assert!(World::grants(&alone.lead.flight, length - 100, length));
 }

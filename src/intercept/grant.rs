@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use hyper::{Response, StatusCode};
 
-use crate::config::{Config, private_nets};
+use crate::config::{Config, is_private};
 use crate::origin::{Duplex, Reach};
 use crate::outcome::{Outcome, witness};
 use crate::reply::{self, Body};
@@ -57,19 +57,8 @@ pub(crate) enum Course {
 
 /// Whether the operator lets clients reach this host at this port.
 pub(crate) fn check(config: &Config, host: &Host, port: u16) -> Result<(), Refusal> {
-    let hosts = &config.hosts;
-    if !hosts.ports.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
-        return Err(Refusal::forbidden(format!(
-            "port {port} of {host} is not open to clients; hosts.ports lists those that are"
-        )));
-    }
-    let name = host.to_string();
-    if hosts.refuse.iter().any(|pattern| pattern.matches(&name)) {
-        return Err(Refusal::forbidden(format!(
-            "{host} is refused by the configuration (hosts.refuse)"
-        )));
-    }
-    Ok(())
+    let shut = config.hosts.shut(&host.to_string(), port);
+    shut.map_or(Ok(()), |why| Err(Refusal::forbidden(why)))
 }
 
 /// Decides on a CONNECT before it is answered, so that what fails still has a status.
@@ -109,10 +98,7 @@ pub(crate) async fn admit<S: Serve>(
 
 /// From where a tunnel of this client starts.
 pub(crate) fn reach(peer: SocketAddr) -> Reach {
-    Reach {
-        internal_client: private_nets().iter().any(|net| net.contains(&peer.ip())),
-        from_public: false,
-    }
+    Reach { internal_client: is_private(peer.ip()), from_public: false }
 }
 
 #[cfg(test)]

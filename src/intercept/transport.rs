@@ -30,8 +30,8 @@ use crate::outcome::metrics::OpenConnection;
 use crate::reply::Line;
 
 /// The most that is looked at before it is decided what a tunnel carries. A `ClientHello` with post-quantum keys has
-/// 2 KiB; one record has 16.
-pub(crate) const LOOK: usize = 16 * 1024;
+/// 2 KiB; one record has 16, and a header of 5 bytes (RFC 8446 §5.1).
+pub(crate) const LOOK: usize = 16 * 1024 + 5;
 
 /// A place under the connection limit.
 pub(crate) struct Seat {

@@ -11,7 +11,7 @@ use super::{Keyring, MAX_FILE, NotKeys, Source};
 use crate::config::Keys;
 
 /// The keys that ship with larder: a container has no keyrings, and without keys nothing that comes over plain http could
-/// be kept. The archives' are Debian's and Ubuntu's own files, unchanged.
+/// be kept. The archives' are Debian's and Ubuntu's own files, unchanged. Alpine's, which are of another kind, stand in `rsa.rs`.
 const BUILT_IN: [(&str, &[u8]); 3] = [
     ("Debian", include_bytes!("data/debian.gpg")),
     ("Ubuntu", include_bytes!("data/ubuntu.gpg")),

@@ -35,6 +35,9 @@ const KIND: &str = "ecdsa-sha2-nistp256";
 /// The most keys of one file. The public registry has two.
 const MAX_KEYS: usize = 64;
 
+/// What keys' ids begin with; no archive's signer is called so.
+const ID: &str = "SHA256:";
+
 /// How many signatures are remembered to hold, for each key: a new version of a package comes in a document that names
 /// thousands of old ones, and each check takes some 50 µs. A hundred bytes each.
 const REMEMBERED: u64 = 1 << 16;
@@ -164,7 +167,12 @@ pub fn moment(text: &str) -> Option<Time> {
     i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(Time::from_millis)
 }
 
-/// `SHA256:` and the digest of the key as SSH sends it: two names and the point, each behind its length.
+/// Whether a signer is such a key, and no archive's.
+pub fn is_key_id(signer: &str) -> bool {
+    signer.starts_with(ID)
+}
+
+/// [`ID`] and the digest of the key as SSH sends it: two names and the point, each behind its length.
 fn id_of(point: &[u8]) -> String {
     let mut hashing = Hashing::new(Algorithms::NONE.with(Algorithm::Sha256));
     for piece in [KIND.as_bytes(), b"nistp256", point] {
@@ -172,7 +180,7 @@ fn id_of(point: &[u8]) -> String {
         hashing.update(&u32::try_from(piece.len()).unwrap_or(u32::MAX).to_be_bytes());
         hashing.update(piece);
     }
-    format!("SHA256:{}", STANDARD_NO_PAD.encode(hashing.finish().blob().as_bytes()))
+    format!("{ID}{}", STANDARD_NO_PAD.encode(hashing.finish().blob().as_bytes()))
 }
 
 #[cfg(test)]

@@ -67,18 +67,9 @@ impl Trail {
 /// The operator's word on hosts and ports holds for hops that no client asked for.
 pub(super) fn permitted(target: &Target, hosts: &Hosts) -> Result<(), Fault> {
     let origin = target.origin();
-    if hosts.refuse.iter().any(|pattern| pattern.matches(&origin.host.to_string())) {
-        return Err(Fault::Forbidden(
-            format!("it redirects to {origin}, which `hosts.refuse` names").into(),
-        ));
-    }
-    let open = |(first, last): &(u16, u16)| (*first..=*last).contains(&origin.port);
-    if !hosts.ports.iter().any(open) {
-        return Err(Fault::Forbidden(
-            format!("it redirects to {origin}, a port that `hosts.ports` does not name").into(),
-        ));
-    }
-    Ok(())
+    let shut = hosts.shut(&origin.host.to_string(), origin.port);
+    let fault = |why| Fault::Forbidden(format!("it redirects to {origin}: {why}").into());
+    shut.map_or(Ok(()), |why| Err(fault(why)))
 }
 
 #[cfg(test)]

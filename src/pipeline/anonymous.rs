@@ -15,7 +15,7 @@ use hyper::{StatusCode, header};
 
 use super::Pipeline;
 use super::lookup::{Lookup, Stored};
-use super::rights::{Mark, WAIT_FOR_FAILING, Word};
+use super::rights::{Mark, WAIT_FOR_FAILING, Word, lasts};
 use super::task::Task;
 use crate::entry::{Entry, Head};
 use crate::freshness::Demand;
@@ -67,13 +67,13 @@ impl Pipeline {
         }
         let public = self.store.entries(task.in_public().key).into_iter().next();
         let known = |public: Arc<Entry>| {
-            public.blob == entry.blob && now.since(public.checked_at) < VERDICT_HOLDS
+            public.blob == entry.blob && lasts(public.checked_at, VERDICT_HOLDS, now)
         };
         if public.is_some_and(known) {
             return;
         }
         // Noted before it is asked, so that a crowd asks once.
-        self.rights.note_closed(task, mark, now);
+        self.rights.note_closed(task, &mark, now);
         let (pipeline, task, entry) = (Arc::clone(self), task.clone(), Arc::clone(entry));
         tokio::spawn(async move {
             match pipeline.is_public(&task, &entry).await {
@@ -126,18 +126,18 @@ impl Pipeline {
         }
         let (entry, now) = (&stored.entry, self.clock.now());
         let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
-        if failing || now.since(entry.checked_at) < VERDICT_HOLDS {
+        if failing || lasts(entry.checked_at, VERDICT_HOLDS, now) {
             return Some(stored);
         }
         let asking = self.is_public(&public, entry);
         let verdict = tokio::time::timeout(WAIT_FOR_FAILING, asking).await;
         let store = Arc::clone(&self.store);
-        let entry = Entry::clone(entry);
+        let entry = Arc::clone(entry);
         let written = match verdict {
             Err(_) | Ok(Verdict::Unknown) => return Some(stored),
             Ok(Verdict::Public(_)) => {
-                let renewed = Entry { checked_at: now, ..entry };
-                tokio::task::spawn_blocking(move || store.update(renewed).map(|_| true)).await
+                let renew = move |entry: &mut Entry| entry.checked_at = now;
+                tokio::task::spawn_blocking(move || store.update(&entry, renew).map(|_| true)).await
             }
             Ok(Verdict::Private) => {
                 tokio::task::spawn_blocking(move || store.remove(&entry).map(|()| false)).await

@@ -4,6 +4,8 @@
 //! whole download; so the range is fetched on its own, if the origin's answer provably belongs to the same body (equal
 //! length, equal strong validator), and where the gap allows.
 
+use std::sync::Arc;
+
 use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -28,7 +30,7 @@ impl Pipeline {
         asked: &Asked,
         task: &Task,
         reader: &Reader,
-        answered: &Answered,
+        answered: &Arc<Answered>,
         needed: Span,
         record: &mut Record,
     ) -> Option<Response<Body>> {
@@ -45,7 +47,7 @@ impl Pipeline {
         let [span] = spans.as_slice() else {
             return None;
         };
-        if !flight.grant_beside(reader.client(), span.start, span.end) {
+        if !flight.grant_beside(reader.client(), answered, span.start, span.end) {
             return None;
         }
         let mut ask = task.ask(None, true);
@@ -71,7 +73,7 @@ impl Pipeline {
 
 /// The range's bytes, which stop when the fill's body is refused.
 fn watched(asked: &Asked, reader: &Reader, body: crate::origin::Bodies, span: Span) -> Body {
-    let (flight, line) = (std::sync::Arc::clone(reader.flight()), asked.line.clone());
+    let (flight, line) = (Arc::clone(reader.flight()), asked.line.clone());
     let state = (body, flight, line, span.length());
     let frames = stream::unfold(state, |(mut body, flight, line, left)| async move {
         if left == 0 {

@@ -6,22 +6,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Pipeline;
-use super::asker::Asker;
+use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Digest, Digests};
-use crate::ecosystem::Recognition;
-use crate::origin::Reach;
-use crate::target::Target;
 use crate::verify::Finding;
 
 /// Who is held to which promises.
 pub(super) struct Bound {
     pub(super) pipeline: Arc<Pipeline>,
-    pub(super) target: Target,
-    pub(super) recognition: Recognition,
-    pub(super) reach: Reach,
+    /// What it asks for, and in whose name: the client's own indexes hold for what it passes, too.
+    pub(super) task: Task,
     pub(super) client: IpAddr,
-    /// When the request came.
+    /// When the pass began.
     pub(super) asked: Time,
 }
 
@@ -31,10 +27,7 @@ impl Bound {
         let mut last = false;
         let all: Vec<Digest> = digests.iter().copied().collect();
         loop {
-            let expected = self.pipeline.promised(&self.recognition, &self.target);
-            let Some(expected) = expected.map(|expected| expected.comparable(&digests)) else {
-                return Ok(());
-            };
+            let expected = self.pipeline.expectation_of(&self.task).comparable(&digests);
             match expected.find(&all, size, self.asked).because(digests.fault()) {
                 // A pass is stored nowhere.
                 Finding::Proven { .. } | Finding::Excused(_) => return Ok(()),
@@ -42,21 +35,14 @@ impl Bound {
                     return Err(self.pipeline.pass_refused(&self, &mismatch));
                 }
                 Finding::Doubted(mismatch) if last => {
-                    let target = &self.target;
+                    let target = self.task.bare();
                     return Err(format!(
                         "{target}: {mismatch}; the index could not be asked again"
                     ));
                 }
                 Finding::Doubted(_) => {
                     last = true;
-                    self.pipeline
-                        .ask_again(
-                            &self.recognition,
-                            (self.reach, &Asker::default()),
-                            &expected,
-                            self.asked,
-                        )
-                        .await;
+                    self.pipeline.ask_again_for(&self.task, &expected, self.asked).await;
                 }
             }
         }

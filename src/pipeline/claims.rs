@@ -34,6 +34,7 @@ impl Pipeline {
         let (recognition, at, base) = (recognition.clone(), at.clone(), base.clone());
         let entry = Arc::clone(entry);
         let name = recognition.ecosystem.name();
+        let _place = self.reading.place().await;
         let reading = tokio::task::spawn_blocking(move || {
             pipeline.read(&recognition, &at, &entry, &base, known, reader);
         });
@@ -248,7 +249,7 @@ impl Pipeline {
             if *kept {
                 let why = "it was signed, and the new one is not: the earlier promise stays";
                 self.say(at, &format!("{changed}; {why}"));
-            } else if self.editions.is_news(format!("{at} {changed}")) {
+            } else if self.editions.is_news(&format!("{at} {changed}")) {
                 tracing::warn!(url = %at, changed, "this index names other bytes for a file that should never change");
                 self.metrics.alarm(Alarm::Changed);
                 let text = format!("names other bytes: {changed}");
@@ -256,7 +257,7 @@ impl Pipeline {
             }
         }
         for key in &notes.unknown {
-            if self.editions.is_news(format!("{} {key}", standing.root)) {
+            if self.editions.is_news(&format!("{} {key}", standing.root)) {
                 tracing::info!(
                     url = %at, key,
                     "this registry signs with a key that larder does not know, so only TLS vouches for what it signed; \
@@ -269,15 +270,15 @@ impl Pipeline {
     /// An index whose signature became known after it was kept.
     fn mark_signed(&self, entry: &Arc<Entry>, standing: &Standing) {
         if standing.rank == Rank::Signed && entry.proof.rank < Rank::Signed {
-            let mut signed = Entry::clone(entry);
-            signed.proof.rank = Rank::Signed;
-            signed.proof.expired_key = false;
-            self.write_down(signed);
+            self.write_down(entry, |proof| {
+                proof.rank = Rank::Signed;
+                proof.expired_key = false;
+            });
         }
     }
 
-    fn write_down(&self, entry: Entry) {
-        if let Err(error) = self.store.update(entry) {
+    fn write_down(&self, entry: &Entry, change: impl FnOnce(&mut Proof)) {
+        if let Err(error) = self.store.update(entry, |entry| change(&mut entry.proof)) {
             tracing::warn!(%error, "a proof could not be written down");
         }
     }
@@ -319,9 +320,7 @@ impl Pipeline {
         if entry.partition == Partition::Public {
             self.store.note_valid_until(&Root::directory_of(at), Some(*until));
         }
-        let mut expired = Entry::clone(entry);
-        expired.proof.stale = true;
-        self.write_down(expired);
+        self.write_down(entry, |proof| proof.stale = true);
     }
 }
 

@@ -18,8 +18,9 @@ use super::Pipeline;
 use super::task::Task;
 use crate::claim::{Census, Edition, Standing};
 use crate::clock::Time;
+use crate::digest::key_hash;
 use crate::entry::{Entry, Head};
-use crate::keyring::Keyring;
+use crate::keyring::{Keyring, registry};
 use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
@@ -185,17 +186,23 @@ fn step_back(known: Census, now: Census) -> Option<StepBack> {
 /// Who signed for a root. What was bound over plain http is provisional: anybody on the line may have been first with
 /// another archive's Release. Where the same archive is known over TLS, those who sign there decide.
 fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
+    // An npm registry may have the same root as an archive, and its keys sign packages, not editions.
+    let firsts = |root: &Root| {
+        let mut signers = store.signers(root);
+        signers.retain(|signer| !registry::is_key_id(signer));
+        signers
+    };
     if root.origin.scheme == Scheme::Http && root.origin.port == 80 {
         let twin = Root {
             origin: Origin { scheme: Scheme::Https, port: 443, ..root.origin.clone() },
             path: root.path.clone(),
         };
-        let firm = store.signers(&twin);
+        let firm = firsts(&twin);
         if !firm.is_empty() {
             return firm;
         }
     }
-    store.signers(root)
+    firsts(root)
 }
 
 /// How old a document's date must be when it is asked for, to tell its versions apart: two of one second share it, and the
@@ -214,9 +221,9 @@ pub(super) fn date(head: &mut Head, date: Time, requested: Time) {
     }
 }
 
-/// What was said already: each thing is said once a day.
+/// What was said already, by its hash, because archives choose how long it is: each thing is said once a day.
 #[derive(Debug)]
-pub(super) struct Said(Cache<String, ()>);
+pub(super) struct Said(Cache<[u8; 32], ()>);
 
 impl Default for Said {
     fn default() -> Self {
@@ -227,8 +234,8 @@ impl Default for Said {
 
 impl Said {
     /// Whether it is the first time.
-    pub(super) fn is_news(&self, text: String) -> bool {
-        self.0.entry(text).or_insert(()).is_fresh()
+    pub(super) fn is_news(&self, text: &str) -> bool {
+        self.0.entry(key_hash([text.as_bytes()])).or_insert(()).is_fresh()
     }
 }
 

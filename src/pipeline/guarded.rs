@@ -117,9 +117,8 @@ impl Pipeline {
         if let Some(response) = self.in_own_name(&call, task, reason, record).await {
             return response;
         }
-        let recognition = task.recognition.as_ref();
         let reads = matches!(*call.request.method(), Method::GET | Method::HEAD);
-        let response = self.pass(call, task.bare(), recognition, reason, record).await;
+        let response = self.pass(call, task.bare(), Some(task), reason, record).await;
         // What the client's own request was told says nothing of larder's login.
         let shown = task.asker.is_private() && !task.asker.is_larders();
         // To where a blob lies, or to a page: that is found out when a right is asked for.

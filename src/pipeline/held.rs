@@ -61,8 +61,8 @@ impl Held {
             Some(length) => (length > HELD_WHOLE).then(|| own_start(length)),
             None => Some(AT_THE_END),
         };
-        let first = own.is_some_and(|own| silences.remember(&bound.target, bound.client, own));
-        let gap = silences.gap(&bound.target, bound.client);
+        let first = own.is_some_and(|own| silences.remember(bound.task.bare(), bound.client, own));
+        let gap = silences.gap(bound.task.bare(), bound.client);
         Self {
             state: State::Arriving(Hashing::new(wanted)),
             came: 0,
@@ -110,7 +110,7 @@ impl Held {
             return Err(format!(
                 "a body of {} was not completed for this client within the last day, and this one is so much longer that it \
                  cannot be held back until it is judged; ask without credentials and unknown header fields",
-                self.bound.target
+                self.bound.task.bare()
             ));
         }
         Ok(())
@@ -128,7 +128,7 @@ impl Held {
     fn right(&mut self) {
         self.state = State::Right;
         if self.first {
-            self.bound.pipeline.silences.forget(&self.bound.target, self.bound.client);
+            self.bound.pipeline.silences.forget(self.bound.task.bare(), self.bound.client);
         }
     }
 

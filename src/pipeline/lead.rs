@@ -137,11 +137,14 @@ impl Pipeline {
         let status = answer.head.status;
         match (status, stored) {
             (StatusCode::NOT_MODIFIED, Some(entry)) => {
-                if freshness::speaks_of(&answer.head, &entry.head) {
-                    return self.current(task, entry, &answer).await;
+                if !freshness::speaks_of(&answer.head, &entry.head) {
+                    tracing::warn!(url = %task.target, "a 304 speaks of another copy than was asked about");
+                    return Came::Again(End::Pass);
                 }
-                tracing::warn!(url = %task.target, "a 304 speaks of another copy than was asked about");
-                Came::Again(End::Pass)
+                if self.takes_back(task, entry, &answer, &expected).await {
+                    return Came::Ended(End::Pass);
+                }
+                self.current(task, entry, &answer).await
             }
             (StatusCode::OK, _) => {
                 Box::pin(self.arrive(lead, task, &ask, answer, expected, attempt)).await
@@ -175,21 +178,25 @@ impl Pipeline {
         entry: &Arc<Entry>,
         answer: &Answer,
     ) -> Came {
-        let mut renewed = Entry::clone(entry);
-        freshness::refresh(&mut renewed.head, &answer.head);
-        if task.is_guarded() {
-            renewed.head.keep_the_representations();
-        }
-        renewed.requested_at = answer.requested_at;
-        renewed.checked_at = self.clock.now();
-        renewed.proof.stale = task.heads() && self.is_expired(task.bare(), renewed.checked_at);
-        let store = Arc::clone(&self.store);
+        let (requested_at, checked_at) = (answer.requested_at, self.clock.now());
+        let stale = task.heads() && self.is_expired(task.bare(), checked_at);
+        let (guarded, head) = (task.is_guarded(), answer.head.clone());
+        let renew = move |entry: &mut Entry| {
+            freshness::refresh(&mut entry.head, &head);
+            if guarded {
+                entry.head.keep_the_representations();
+            }
+            entry.requested_at = requested_at;
+            entry.checked_at = checked_at;
+            entry.proof.stale = stale;
+        };
+        let (store, found) = (Arc::clone(&self.store), Arc::clone(entry));
         let (index, reader) = (task.is_index().then(|| task.target.clone()), task.asker.reader());
         let updated = tokio::task::spawn_blocking(move || {
             if let Some(index) = index {
-                store.seen_by(reader).confirm_claims(&index, renewed.blob, renewed.requested_at);
+                store.seen_by(reader).confirm_claims(&index, found.blob, requested_at);
             }
-            store.update(renewed)
+            store.update(&found, renew)
         });
         match updated.await {
             Ok(Ok(entry)) => {
@@ -199,6 +206,30 @@ impl Pipeline {
             // The ledger could not take it; what the origin said holds all the same.
             Ok(Err(_)) | Err(_) => Came::Ended(End::Current(Arc::clone(entry))),
         }
+    }
+
+    /// Whether a 304 says that the answer is one client's, or differs by what a fill does not send: that holds for the stored
+    /// copy as for a 200, and the copy goes.
+    async fn takes_back(
+        &self,
+        task: &Task,
+        entry: &Arc<Entry>,
+        answer: &Answer,
+        expected: &Expectation,
+    ) -> bool {
+        let mut merged = entry.head.clone();
+        freshness::refresh(&mut merged, &answer.head);
+        if freshness::shareable(&merged, is_proven(expected)) == Shareable::Yes {
+            return false;
+        }
+        self.note_unshared(task);
+        let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
+        match tokio::task::spawn_blocking(move || store.remove(&entry)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "a copy that may not be shared stays stored"),
+            Err(_) => tracing::error!("a copy that may not be shared stays stored"),
+        }
+        true
     }
 
     /// A 200: into the spool, if it may be shared.
@@ -212,8 +243,7 @@ impl Pipeline {
         attempt: Attempt,
     ) -> Came {
         let flight = &lead.flight;
-        let proven = expected.named.is_some() || expected.promises.iter().any(Promise::is_strong);
-        match shareable(&answer, proven) {
+        match shareable(&answer, is_proven(&expected)) {
             Shareable::Varies => {
                 self.note_unshared(task);
                 return Came::Ended(End::Pass);
@@ -346,6 +376,11 @@ pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     }
     let date = httpdate::parse_http_date(text).ok()?;
     Some(Time::from(date).since(now))
+}
+
+/// Whether a digest vouches for the body, whoever it was sent to.
+fn is_proven(expected: &Expectation) -> bool {
+    expected.named.is_some() || expected.promises.iter().any(Promise::is_strong)
 }
 
 /// Whether the answer may be given to anybody but its client. A cookie is for one.

@@ -61,7 +61,7 @@ type Negative = (Arc<(Head, Bytes)>, Time, Time);
 /// How long a 404 or 410 is remembered: long enough for the jobs of one pipeline, too short to notice.
 const NEGATIVE_HOLDS: Duration = Duration::from_secs(5);
 
-/// The memory for those, in bytes: each is at most an error page.
+/// The memory for those, in bytes: each is at most an error page, and its fields.
 const NEGATIVE_BYTES: u64 = 4 << 20;
 
 /// How long clients ask in their own words at once when an answer could not be shared.
@@ -95,7 +95,8 @@ impl Default for Memory {
             negatives: Cache::builder()
                 .max_capacity(NEGATIVE_BYTES)
                 .weigher(|_, (answer, ..): &Negative| {
-                    u32::try_from(answer.1.len()).map_or(u32::MAX, |body| body.saturating_add(1024))
+                    let (head, body) = &**answer;
+                    u32::try_from(head.weight() + body.len() + 1024).unwrap_or(u32::MAX)
                 })
                 .time_to_live(NEGATIVE_HOLDS)
                 .build(),
@@ -377,12 +378,10 @@ impl Pipeline {
         let public = !task.asker.is_private();
         if let Some(proof) = proof.filter(|proof| public && *proof != entry.proof) {
             // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
-            let mut risen = Entry::clone(entry);
-            risen.proof = proof;
-            risen.generation = generation;
-            let store = Arc::clone(&self.store);
+            let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
             tokio::task::spawn_blocking(move || {
-                if let Err(error) = store.update(risen) {
+                let risen = |now: &mut Entry| (now.proof, now.generation) = (proof, generation);
+                if let Err(error) = store.update(&entry, risen) {
                     tracing::warn!(%error, "a proof could not be written down");
                 }
             });
@@ -426,5 +425,29 @@ impl Pipeline {
         let usable = self.is_usable(task, &entry, now);
         let stored = Stored { proof: self.proof_of(task, &entry, now), entry, usable };
         if fresh { Lookup::Fresh(stored) } else { Lookup::Stale(stored) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+
+    use super::*;
+
+    /// An origin fills the fields of its answer as it likes, too.
+    #[test]
+    fn answers_that_are_remembered_take_bounded_memory() {
+        let memory = Memory::default();
+        let mut headers = HeaderMap::new();
+        headers.insert("x-long", "x".repeat(60 << 10).parse().unwrap());
+        let head = Head { status: StatusCode::NOT_FOUND, headers };
+        for number in 0..200 {
+            let answer = Arc::new((head.clone(), Bytes::from_static(b"no")));
+            let (asked, until) = (Time::from_millis(0), Time::from_millis(1));
+            memory.negatives.insert(Key([number; 32]), (answer, asked, until));
+        }
+        memory.negatives.run_pending_tasks();
+        let kept = memory.negatives.entry_count() * (60 << 10);
+        assert!(kept > 0 && kept <= NEGATIVE_BYTES, "{kept} bytes");
     }
 }

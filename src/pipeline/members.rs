@@ -245,7 +245,8 @@ impl Pipeline {
             return until.is_none_or(|until| now <= until.plus(stale.signed));
         }
         let forbidden = task.is_unknown() && crate::freshness::forbids_stale(&entry.head);
-        !forbidden && now.since(entry.checked_at) <= stale.unsigned
+        let ahead = crate::freshness::is_of_the_future(entry, now);
+        !forbidden && !ahead && now.since(entry.checked_at) <= stale.unsigned
     }
 }
 

@@ -47,7 +47,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 
 use crate::clock::{Clock, Stopwatch};
-use crate::config::{self, Config, Live};
+use crate::config::{self, Live};
 use crate::ecosystem::{self, Kind, Recognition, Shape};
 use crate::flight::Flights;
 use crate::keyring::Trusted;
@@ -204,7 +204,9 @@ impl Pipeline {
         if *request.method() == Method::TRACE {
             return Err((StatusCode::METHOD_NOT_ALLOWED, "TRACE is not passed on".to_owned()));
         }
-        if let Some(reason) = refusal(&self.config.get(), &target) {
+        let origin = target.origin();
+        let host = origin.host.to_string();
+        if let Some(reason) = self.config.get().hosts.shut(&host, origin.port) {
             return Err((StatusCode::FORBIDDEN, reason));
         }
         Ok(target)
@@ -235,7 +237,8 @@ impl Pipeline {
             .ecosystem(recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name()));
         let known = planned_as(recognition.as_ref(), likely.as_ref());
         let plan = self.plan(&request, &target, known);
-        let reach = Reach { internal_client: is_internal(connection.peer), from_public: false };
+        let reach =
+            Reach { internal_client: config::is_private(connection.peer.ip()), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
         if let Some(greeting) = self.greeting(call.request.method(), &target) {
             return self.greet(call, &target, &greeting, who.reader(), record).await;
@@ -338,23 +341,4 @@ fn planned_as<'a>(
     likely: Option<&'a Recognition>,
 ) -> Option<&'a Recognition> {
     recognition.or_else(|| likely.filter(|likely| likely.resource.kind == Kind::Index))
-}
-
-/// Why the operator's policy refuses a target.
-fn refusal(config: &Config, target: &Target) -> Option<String> {
-    let origin = target.origin();
-    let host = origin.host.to_string();
-    if config.hosts.refuse.iter().any(|pattern| pattern.matches(&host)) {
-        return Some(format!("{host} is refused by hosts.refuse"));
-    }
-    let port = origin.port;
-    if !config.hosts.ports.iter().any(|(first, last)| (*first..=*last).contains(&port)) {
-        return Some(format!("port {port} of {host} is not in hosts.ports"));
-    }
-    None
-}
-
-/// Whether the client is on this machine or in a private range.
-pub fn is_internal(peer: SocketAddr) -> bool {
-    config::private_nets().iter().any(|net| net.contains(&peer.ip()))
 }

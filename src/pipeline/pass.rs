@@ -18,26 +18,24 @@ use hyper_util::rt::TokioIo;
 
 use super::bound::Bound;
 use super::held::Held;
-use super::lookup::expectation;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::digest::{Hashing, Wanted};
-use crate::ecosystem::{Kind, Recognition};
-use crate::origin::{Answer, Reach};
+use crate::origin::Answer;
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body, Cut, Line};
 use crate::target::Target;
-use crate::verify::{Expectation, Mismatch};
+use crate::verify::Mismatch;
 
 impl Pipeline {
-    /// Sends the client's own request.
+    /// Sends the client's own request; what is promised of a `task` holds for its answer.
     pub(super) async fn pass(
         self: &Arc<Self>,
         call: Call,
         target: &Target,
-        recognition: Option<&Recognition>,
+        task: Option<&Task>,
         reason: PassReason,
         record: &mut Record,
     ) -> Response<Body> {
@@ -46,9 +44,9 @@ impl Pipeline {
         let method = request.method().clone();
         // In HTTP/2 a stream that breaks ends alone.
         let line = (request.version() < Version::HTTP_2).then(|| connection.line.clone());
-        let bound = recognition
+        let bound = task
             .filter(|_| method == Method::GET)
-            .and_then(|recognition| self.bound(target, recognition, reach, connection.peer.ip()));
+            .and_then(|task| self.bound(task, connection.peer.ip()));
         if bound.is_some() {
             hold_to_the_whole(request.headers_mut());
         }
@@ -71,7 +69,17 @@ impl Pipeline {
             tokio::spawn(switch(upgrading, theirs));
             return record.end(outcome, response.map(|_| reply::empty()));
         }
-        let held = bound.filter(|_| response.status() == StatusCode::OK);
+        if bound.is_some() && response.status() == StatusCode::PARTIAL_CONTENT {
+            // Nobody asked for a part (RFC 9110 §15.3.7), and a client that resumes would complete a body with it.
+            let line = format!(
+                "{target} was answered with a part of it, though larder asked for the whole, which alone can be held to what \
+                 is promised of it; ask without credentials and unknown header fields"
+            );
+            let text = reply::text(StatusCode::BAD_GATEWAY, &line, Outcome::Failed);
+            return record.end(Outcome::Failed, text);
+        }
+        // A 203 completes a file like a 200.
+        let held = bound.filter(|_| response.status().is_success());
         if let Some((bound, wanted)) = &held
             && response.body().is_end_stream()
         {
@@ -106,43 +114,23 @@ impl Pipeline {
         response
     }
 
-    /// To what a pass is held, and the digests to compute, if a mismatch would refuse.
-    fn bound(
-        self: &Arc<Self>,
-        target: &Target,
-        recognition: &Recognition,
-        reach: Reach,
-        client: IpAddr,
-    ) -> Option<(Arc<Bound>, Wanted)> {
-        let expected = self.promised(recognition, target).filter(Expectation::binds)?;
-        let bound = Bound {
-            pipeline: Arc::clone(self),
-            target: target.clone(),
-            recognition: recognition.clone(),
-            reach,
-            client,
-            asked: self.clock.now(),
-        };
-        let content = recognition.ecosystem.content(target);
-        Some((Arc::new(bound), Wanted { algorithms: expected.algorithms(), content }))
-    }
-
-    /// What is promised of the target, if it is an artifact.
-    pub(super) fn promised(
-        &self,
-        recognition: &Recognition,
-        target: &Target,
-    ) -> Option<Expectation> {
-        let Kind::Artifact(artifact) = &recognition.resource.kind else {
+    /// To what a pass is held, and the digests to compute, if a mismatch would refuse. What comes is what is there now, so
+    /// that today's promises count, whatever its client has read of an earlier generation.
+    fn bound(self: &Arc<Self>, task: &Task, client: IpAddr) -> Option<(Arc<Bound>, Wanted)> {
+        let mut task = task.clone();
+        task.promised = None;
+        let expected = self.expectation_of(&task);
+        if !expected.binds() {
             return None;
-        };
-        let (name, now) = (recognition.ecosystem.name(), self.clock.now());
-        Some(expectation(&self.store, name, artifact, target, now))
+        }
+        let wanted = task.wanted(expected.algorithms());
+        let bound = Bound { pipeline: Arc::clone(self), task, client, asked: self.clock.now() };
+        Some((Arc::new(bound), wanted))
     }
 
     /// A pass brought other bytes than were promised.
     pub(super) fn pass_refused(&self, bound: &Bound, mismatch: &Mismatch) -> String {
-        let (now, target) = (self.clock.now(), &bound.target);
+        let (now, target) = (self.clock.now(), bound.task.bare());
         let reason = format!("{target} was refused: {mismatch}");
         tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
         self.metrics.rejected();

@@ -4,10 +4,11 @@
 //! request waits for the reader, but never long: without the claims it is only worth less.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::Pipeline;
 use super::task::Task;
@@ -16,11 +17,23 @@ use crate::target::Origin;
 /// The longest that a request waits for an index to be read: a distribution's takes two seconds on one core.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How many documents are read at a time: one for each processor, within these.
+const PLACES: RangeInclusive<usize> = 2..=8;
+
 /// Which origins' indexes are being read, and how many of each.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Reading {
     origins: Mutex<HashMap<Origin, usize>>,
     done: Notify,
+    places: Semaphore,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        let places = std::thread::available_parallelism().map_or(*PLACES.start(), usize::from);
+        let places = Semaphore::new(places.clamp(*PLACES.start(), *PLACES.end()));
+        Self { origins: Mutex::default(), done: Notify::default(), places }
+    }
 }
 
 /// While it lives, an index is being read.
@@ -31,6 +44,13 @@ pub(super) struct Reader {
 }
 
 impl Reading {
+    /// A place to read a document at, which may take seconds and hundreds of megabytes. Whoever writes hostile ones has all
+    /// places in the end, but not the threads that hits are served by, nor the memory of as many readers as there are threads.
+    pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        // It is never closed.
+        self.places.acquire().await.ok()
+    }
+
     /// Waits until no index of `origin` is being read.
     pub(super) async fn wait(&self, origin: &Origin) {
         let over = async {

@@ -18,7 +18,7 @@ use moka::sync::Cache;
 use super::Pipeline;
 use super::task::Task;
 use crate::clock::Time;
-use crate::digest::BlobId;
+use crate::digest::{BlobId, key_hash};
 use crate::entry::{Entry, Head};
 use crate::flight::Answered;
 use crate::origin::Ask;
@@ -55,13 +55,16 @@ pub(super) struct Mark {
     body: Option<BlobId>,
 }
 
+/// A hash of a mark: origins choose how long a mark is, and many are remembered.
+type Print = [u8; 32];
+
 /// What is known of rights.
 #[derive(Debug)]
 pub(super) struct Rights {
     /// By guarded key and credential: to which representation, and since when.
-    yes: Cache<(Key, Partition), (Mark, Time)>,
+    yes: Cache<(Key, Partition), (Print, Time)>,
     /// What larder itself was not given, by its public key, and when it asked.
-    closed: Cache<Key, (Mark, Time)>,
+    closed: Cache<Key, (Print, Time)>,
 }
 
 /// What an origin says of a credential's right.
@@ -102,14 +105,14 @@ impl Default for Rights {
 }
 
 impl Rights {
-    fn note(&self, task: &Task, mark: Mark, now: Time) {
-        self.yes.insert((task.key, task.asker.reader()), (mark, now));
+    fn note(&self, task: &Task, mark: &Mark, now: Time) {
+        self.yes.insert((task.key, task.asker.reader()), (mark.print(), now));
     }
 
     /// Since when the asker's right to `mark` is known.
     fn since(&self, task: &Task, mark: &Mark) -> Option<Time> {
         let (known, since) = self.yes.get(&(task.key, task.asker.reader()))?;
-        (known == *mark).then_some(since)
+        (known == mark.print()).then_some(since)
     }
 
     fn holds(&self, task: &Task, mark: &Mark, now: Time) -> bool {
@@ -119,12 +122,12 @@ impl Rights {
     /// Whether larder was not given this by itself a while ago.
     pub(super) fn is_closed(&self, task: &Task, mark: &Mark, now: Time) -> bool {
         let known = self.closed.get(&task.in_public().key);
-        known.is_some_and(|(closed, at)| closed == *mark && lasts(at, VERDICT_HOLDS, now))
+        known.is_some_and(|(closed, at)| closed == mark.print() && lasts(at, VERDICT_HOLDS, now))
     }
 
     /// larder was not given this by itself, or is about to ask.
-    pub(super) fn note_closed(&self, task: &Task, mark: Mark, now: Time) {
-        self.closed.insert(task.in_public().key, (mark, now));
+    pub(super) fn note_closed(&self, task: &Task, mark: &Mark, now: Time) {
+        self.closed.insert(task.in_public().key, (mark.print(), now));
     }
 
     /// Nothing is known of that.
@@ -153,6 +156,20 @@ impl Mark {
             shape: length.map(|length| (length, kind(head).to_owned())),
             body: None,
         }
+    }
+
+    /// Its hash. Nothing is told from something empty by the number of pieces before it.
+    fn print(&self) -> Print {
+        let text =
+            |of: &Option<String>| of.as_ref().map(|text| format!("={text}")).unwrap_or_default();
+        let shape = self.shape.as_ref().map(|(length, kind)| format!("{length} {kind}"));
+        let body = self.body.map(|body| body.to_hex()).unwrap_or_default();
+        key_hash([
+            text(&self.digest).as_bytes(),
+            text(&self.tag).as_bytes(),
+            text(&shape).as_bytes(),
+            body.as_bytes(),
+        ])
     }
 
     /// Whether an answer to HEAD, or to a range of one byte, names this representation.
@@ -201,7 +218,7 @@ impl Pipeline {
     /// Who asked received what is stored now, or its origin said so in other words.
     pub(super) fn note_received(&self, task: &Task, entry: &Entry) {
         if task.is_guarded() {
-            self.rights.note(task, Mark::of_entry(task, entry), self.clock.now());
+            self.rights.note(task, &Mark::of_entry(task, entry), self.clock.now());
         }
     }
 
@@ -258,7 +275,7 @@ impl Pipeline {
         let follow = task.named_by_protocol().is_some();
         let word = self.word(task.ask(None, follow), task.class(), mark).await;
         match word {
-            Word::Yes => self.rights.note(task, mark.clone(), asked_at),
+            Word::Yes => self.rights.note(task, mark, asked_at),
             Word::No | Word::Other => self.forget_right(task).await,
             Word::Nothing => {}
         }
@@ -354,7 +371,12 @@ impl Pipeline {
         let forgetting = tokio::task::spawn_blocking(move || {
             for entry in held {
                 let forgotten = if guarded {
-                    store.update(Entry { partition: NOBODY, ..Entry::clone(&entry) }).map(drop)
+                    let forget = |now: &mut Entry| {
+                        if now.partition == reader {
+                            now.partition = NOBODY;
+                        }
+                    };
+                    store.update(&entry, forget).map(drop)
                 } else {
                     store.remove(&entry)
                 };
@@ -406,6 +428,31 @@ mod tests {
             (body(), &[], false),
         ] {
             assert_eq!(mark.is_named_by(&head(200, fields)), expected, "{mark:?} {fields:?}");
+        }
+    }
+
+    /// What is remembered of a mark is as long as any other's, and tells it from others.
+    #[test]
+    fn marks_are_told_apart_by_their_prints() {
+        let some = |text: &str| Some(text.to_owned());
+        let marks = [
+            Mark::default(),
+            Mark { digest: some(""), ..Mark::default() },
+            Mark { digest: some("a"), ..Mark::default() },
+            Mark { tag: some("a"), ..Mark::default() },
+            Mark { digest: some("a"), tag: some("a"), ..Mark::default() },
+            Mark { shape: Some((1, "a".to_owned())), ..Mark::default() },
+            Mark { shape: Some((1, "b".to_owned())), ..Mark::default() },
+            Mark { body: Some(BlobId::new([1; 32])), ..Mark::default() },
+        ];
+        for (number, one) in marks.iter().enumerate() {
+            for (other_number, other) in marks.iter().enumerate() {
+                assert_eq!(
+                    one.print() == other.print(),
+                    number == other_number,
+                    "{one:?} {other:?}"
+                );
+            }
         }
     }
 

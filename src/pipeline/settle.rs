@@ -15,6 +15,7 @@ use super::lead::{Attempt, Came};
 use super::lookup;
 use super::signature::{Own, Worth};
 use super::task::Task;
+use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
 use crate::ecosystem::{Kind, Recognition};
 use crate::entry::{Entry, Head};
@@ -140,7 +141,7 @@ impl Pipeline {
                     return refused(lead, attempt, end, resumed);
                 }
                 Verdict::Doubt(doubted, _) => {
-                    self.ask_again_for(task, &expected).await;
+                    self.ask_again_for(task, &expected, task.asked).await;
                     received = doubted;
                 }
                 Verdict::Refuse(refuse, mismatch) => {
@@ -169,7 +170,7 @@ impl Pipeline {
             match expected.find(&all, size, task.asked).because(digests.fault()) {
                 Finding::Proven { .. } | Finding::Excused(_) => return Came::Ended(End::Given),
                 Finding::Doubted(_) if !last => {
-                    self.ask_again_for(task, &expected).await;
+                    self.ask_again_for(task, &expected, task.asked).await;
                 }
                 Finding::Doubted(mismatch) | Finding::Refused(mismatch) => {
                     return self.refuse(lead, task, &mismatch, attempt, resumed);
@@ -179,10 +180,15 @@ impl Pipeline {
         Came::Ended(End::Given)
     }
 
-    async fn ask_again_for(self: &Arc<Self>, task: &Task, expected: &Expectation) {
+    /// Asks again the indexes whose word would refuse a body that was asked for at `asked`.
+    pub(super) async fn ask_again_for(
+        self: &Arc<Self>,
+        task: &Task,
+        expected: &Expectation,
+        asked: Time,
+    ) {
         if let Some(recognition) = &task.recognition {
-            let asker = &task.asker;
-            self.ask_again(recognition, (task.reach, asker), expected, task.asked).await;
+            self.ask_again(recognition, (task.reach, &task.asker), expected, asked).await;
         }
     }
 

@@ -83,6 +83,7 @@ impl Pipeline {
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
+        let _place = self.reading.place().await;
         let looked = tokio::task::spawn_blocking(move || {
             let open =
                 || -> io::Result<Box<dyn Read>> { Ok(Box::new(std::fs::File::open(&path)?)) };
@@ -171,7 +172,7 @@ impl Pipeline {
             (Ok(_), None) => return Own::Nothing,
             (Err(malformed), _) => malformed.to_string(),
         };
-        if self.editions.is_news(format!("{at} {why}")) {
+        if self.editions.is_news(&format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "no index knows this file, and its own signature does not prove it");
             let text = format!("not proved by its own signature: {why}");
             self.store.note_rejection(at, &text, self.clock.now());
@@ -181,7 +182,7 @@ impl Pipeline {
 
     /// An edition does not count: in the log, in the metrics, and where `larder why` finds it; once a day for each.
     pub(super) fn say(&self, at: &Target, why: &str) {
-        if self.editions.is_news(format!("{at} {why}")) {
+        if self.editions.is_news(&format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "this index makes no claims");
             self.metrics.alarm(Alarm::Signature);
             self.store.note_rejection(at, &format!("makes no claims: {why}"), self.clock.now());
@@ -190,7 +191,7 @@ impl Pipeline {
 
     /// An edition looks older than the one before, and nothing in it says so: it counts, and somebody should look.
     pub(super) fn say_step_back(&self, at: &Target, back: &StepBack) {
-        if self.editions.is_news(format!("{at} {back}")) {
+        if self.editions.is_news(&format!("{at} {back}")) {
             tracing::warn!(url = %at, why = %back, "this index looks like an older edition");
             self.metrics.alarm(Alarm::Signature);
             let text = format!("looks like an older edition: {back}");
@@ -201,7 +202,7 @@ impl Pipeline {
     /// Nobody whom larder knows signed for an archive; its operator may know better.
     fn name_missing_key(&self, at: &Target, standing: &Standing, edition: &Edition) {
         let Some(why) = &edition.unsigned else { return };
-        if self.editions.is_news(format!("{} {why}", standing.root)) {
+        if self.editions.is_news(&format!("{} {why}", standing.root)) {
             let worth = if standing.rank == Rank::None {
                 "it is passed on and not kept"
             } else {

@@ -16,6 +16,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 
 use crate::clock::Time;
+use crate::store::clipped;
 use crate::target::{Key, Partition, Target};
 
 /// How long no byte of a refused target leaves.
@@ -26,6 +27,9 @@ const GAP_HOLDS: Duration = Duration::from_hours(24);
 
 /// How many targets, each with a client, are remembered. Who provokes more refusals than this within a day gains a second gap.
 const MOST: u64 = 65_536;
+
+/// The longest reason in bytes: it names a URL and what was promised, which others chose.
+const MAX_REASON: usize = 1024;
 
 /// Until when, and why.
 type Silence = (Time, String);
@@ -51,13 +55,13 @@ impl Default for Silences {
 impl Silences {
     /// A body of `target` was refused: no byte of it leaves, to `client` or to anybody.
     pub(super) fn begin(&self, target: &Target, client: Option<IpAddr>, reason: &str, now: Time) {
-        self.silent.insert((key(target), client), (now.plus(SILENCE), reason.to_owned()));
+        self.silent.insert((key(target), client), silence(reason, now));
     }
 
     /// The same for whoever shows one credential: its own indexes may have refused the body, which say nothing to others.
     pub(super) fn begin_for(&self, target: &Target, reader: Partition, reason: &str, now: Time) {
         let key = target.clone().with_variant("").key(reader);
-        self.silent.insert((key, None), (now.plus(SILENCE), reason.to_owned()));
+        self.silent.insert((key, None), silence(reason, now));
     }
 
     /// Why nothing of `target` may leave to `reader` now, if so.
@@ -97,6 +101,10 @@ impl Silences {
     }
 }
 
+fn silence(reason: &str, now: Time) -> Silence {
+    (now.plus(SILENCE), clipped(reason, MAX_REASON))
+}
+
 fn said((until, reason): Silence, now: Time) -> Option<String> {
     let seconds = (now < until).then(|| until.since(now).as_secs() + 1)?;
     Some(format!("{reason}; asked again in {seconds} s at the earliest"))
@@ -124,6 +132,18 @@ mod tests {
         assert_eq!(reason(&target, now.plus(SILENCE)), None);
         assert!(!silences.remember(&target, client, 9));
         assert_eq!(silences.gap(&target, client), Some(7));
+    }
+
+    #[test]
+    fn a_reason_takes_no_more_memory_than_others() {
+        let silences = Silences::default();
+        let target = Target::from_url("https://example.org/a.whl").unwrap();
+        let (now, client) = (Time::from_millis(1_000_000), IpAddr::from([127, 0, 0, 1]));
+        silences.begin(&target, None, &"é".repeat(64 << 10), now);
+        silences.begin_for(&target, Partition::Private([1; 16]), &"é".repeat(64 << 10), now);
+        let kept = silences.silent.iter().map(|(_, (_, reason))| reason.len());
+        assert_eq!(kept.collect::<Vec<_>>(), [MAX_REASON, MAX_REASON]);
+        assert!(silences.reason(&target, client, now).unwrap().starts_with('é'));
     }
 
     #[test]

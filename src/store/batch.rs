@@ -240,8 +240,8 @@ impl ClaimBatch {
         }
         let store = self.store;
         let (index, said) = ((&self.index, self.reader), (self.signed, self.expired_key));
-        if let Some(current) = store.claims.confirm_same(index, self.document, standing, said, now)
-        {
+        let at = (now, store.clock.now());
+        if let Some(current) = store.claims.confirm_same(index, self.document, standing, said, at) {
             return Ok(current);
         }
         let manifest = Manifest {

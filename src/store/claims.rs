@@ -33,6 +33,7 @@ use crate::claim::{Generation, Standing, Topic};
 use crate::clock::Time;
 use crate::config::{Config, Live};
 use crate::digest::{BlobId, key_hash};
+use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
 /// Sets in all; each takes a file and a KiB of memory.
@@ -157,7 +158,7 @@ impl Claims {
         document: BlobId,
         standing: &Standing,
         (signed, expired_key): (u64, bool),
-        at: Time,
+        (at, now): (Time, Time),
     ) -> Option<Arc<Generation>> {
         let set = self.current_of(index, reader)?;
         let same = set.generation();
@@ -166,7 +167,7 @@ impl Claims {
             && same.root == standing.root
             && same.expired_key == expired_key
             && set.signed == signed;
-        same.then(|| self.confirmed(&set, at))
+        same.then(|| self.confirmed(&set, at, now))
     }
 
     /// Confirms the current set of `index`, if it is of `document`; says whether it is.
@@ -175,12 +176,12 @@ impl Claims {
         index: &Target,
         reader: Partition,
         document: BlobId,
-        at: Time,
+        (at, now): (Time, Time),
     ) -> bool {
         let current = self.current_of(index, reader);
         let same = current.filter(|set| set.generation().document == document);
         if let Some(set) = &same {
-            self.confirmed(set, at);
+            self.confirmed(set, at, now);
         }
         same.is_some()
     }
@@ -200,6 +201,19 @@ impl Claims {
             set.change(|generation| generation.superseded = Some(now));
             self.moved();
         }
+    }
+
+    /// Supersedes by nothing what rests on a signature for `root`.
+    pub(super) fn retract_signed(&self, root: &Root, now: Time) {
+        let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
+        let rests = |set: &&Arc<Set>| {
+            let by = set.generation();
+            by.superseded.is_none() && by.rank == Rank::Signed && by.root == *root
+        };
+        for set in sets.iter().filter(rests) {
+            set.change(|generation| generation.superseded = Some(now));
+        }
+        self.moved();
     }
 
     /// Gives a written segment its number and its name, and makes it current.
@@ -390,9 +404,11 @@ impl Claims {
         current.next_back()
     }
 
-    fn confirmed(&self, set: &Set, at: Time) -> Arc<Generation> {
+    /// Notes that a set was confirmed at `at`. What a clock that was ahead noted of later than `now` is nothing to keep.
+    fn confirmed(&self, set: &Set, at: Time, now: Time) -> Arc<Generation> {
         let generation = set.change(|generation| {
-            generation.confirmed = generation.confirmed.max(at);
+            let before = Some(generation.confirmed).filter(|before| *before <= now);
+            generation.confirmed = before.map_or(at, |before| before.max(at));
         });
         self.write().hear(set, at);
         generation

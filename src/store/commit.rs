@@ -21,6 +21,7 @@ use super::{Holding, Store, failpoint, hold};
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
+use crate::freshness::AHEAD;
 use crate::proof::Rank;
 use crate::received::Spooled;
 use crate::target::{Key, Partition};
@@ -105,19 +106,25 @@ impl Store {
         Ok(kept)
     }
 
-    /// Replaces what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
-    /// blob. A record that has grown is counted, and room for it made by the next maintenance: a revalidation does not fail
-    /// for want of room. An error of kind `NotFound` if the entry has gone. Blocking.
-    pub fn update(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {
+    /// Changes what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
+    /// blob. `change` is given the entry as it is now and not as it was when its caller looked it up: what was written in
+    /// between stays, a right that ended above all. A record that has grown is counted, and room for it made by the next
+    /// maintenance: a revalidation does not fail for want of room. An error of kind `NotFound` if the entry has gone.
+    /// Blocking.
+    pub fn update(&self, found: &Entry, change: impl FnOnce(&mut Entry)) -> io::Result<Arc<Entry>> {
+        let (key, blob) = (found.key, found.blob);
         let _era = self.in_era();
-        let _alone = self.lock_of(entry.blob);
-        let Some(stored) = self.stored(entry.blob) else {
-            return Err(refused(&entry, "is not stored any more", io::ErrorKind::NotFound));
+        let _alone = self.lock_of(blob);
+        let Some(stored) = self.stored(blob) else {
+            return Err(refused(found, "is not stored any more", io::ErrorKind::NotFound));
         };
-        if !self.records.contains(entry.key, entry.blob) {
-            return Err(refused(&entry, "has no entry any more", io::ErrorKind::NotFound));
-        }
-        entry.size = stored.size;
+        let known = self.known(key, blob).filter(|_| self.records.contains(key, blob));
+        let Some(known) = known else {
+            return Err(refused(found, "has no entry any more", io::ErrorKind::NotFound));
+        };
+        let mut entry = Entry::clone(&known);
+        change(&mut entry);
+        (entry.key, entry.blob, entry.size) = (key, blob, stored.size);
         self.keep(entry)
     }
 
@@ -268,10 +275,14 @@ impl Store {
         }
     }
 
-    /// Drops what the entry's key and its body have too much of, oldest first.
+    /// Drops what the entry's key and its body have too much of, oldest first; and what a clock that was ahead dated after
+    /// what was `kept` now: it would stand before that, and be found in its place, until the clock had caught up.
     fn trim(&self, kept: &Entry) {
+        let now = self.clock.now().plus(AHEAD);
         let entries = self.recent.get(kept.key, || self.load(kept.key));
-        for entry in entries.iter().skip(MAX_PER_KEY) {
+        let (ahead, rest): (Vec<_>, Vec<_>) =
+            entries.iter().partition(|entry| entry.blob != kept.blob && entry.received_at > now);
+        for entry in ahead.into_iter().chain(rest.into_iter().skip(MAX_PER_KEY)) {
             self.drop_old(entry.key, entry.blob);
         }
         let names = hold(&self.bodies).get(kept.blob).map_or(0, |holding| holding.refs);

@@ -65,7 +65,7 @@ pub use buffer::Buffer;
 pub use claims::IndexSet;
 pub use durable::write as write_durably;
 pub use notes::Notes;
-pub use rejections::Rejection;
+pub use rejections::{Rejection, clipped};
 pub use seen::Seen;
 pub use spool::Spool;
 pub use upkeep::{Usage, Verification};

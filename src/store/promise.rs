@@ -38,7 +38,7 @@ impl Store {
     /// Marks the current generation of an index as confirmed (it was revalidated, and is still `document`); says whether
     /// there is one. Quick.
     pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
-        self.claims.confirm(index, Partition::Public, document, at)
+        self.claims.confirm(index, Partition::Public, document, (at, self.clock.now()))
     }
 
     /// The current generation of an index's claims. Quick.
@@ -50,6 +50,11 @@ impl Store {
     /// late bytes for a day. Quick.
     pub fn retract_claims(&self, index: &Target, now: Time) {
         self.claims.retract(index, Partition::Public, now);
+    }
+
+    /// Takes back what signed indexes of `root` claim: nobody trusts who signed them any more. Quick.
+    pub fn retract_signed_claims(&self, root: &Root, now: Time) {
+        self.claims.retract_signed(root, now);
     }
 
     /// Roots of indexes that have named files on `origin`: its own first, then the most recent; at most eight. Quick.

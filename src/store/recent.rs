@@ -68,12 +68,8 @@ impl Recent {
 
 /// Roughly the memory that they take. A key without entries has its weight too, or misses would fill the memory.
 fn weight(entries: &Entries) -> u32 {
-    let headers = |entry: &Entry| -> usize {
-        let headers = entry.head.headers.iter();
-        headers.map(|(name, value)| name.as_str().len() + value.len() + 64).sum()
-    };
-    let bytes: usize =
-        entries.iter().map(|entry| size_of::<Entry>() + entry.shown.len() + headers(entry)).sum();
+    let of = |entry: &Arc<Entry>| size_of::<Entry>() + entry.shown.len() + entry.head.weight();
+    let bytes: usize = entries.iter().map(of).sum();
     u32::try_from(bytes + 128).unwrap_or(u32::MAX)
 }
 

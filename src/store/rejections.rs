@@ -62,7 +62,7 @@ impl Rejections {
         while rejections.len() >= MAX_REJECTIONS {
             rejections.pop_front();
         }
-        rejections.push_back(Rejection { of: of.match_key(), text: clipped(text), at });
+        rejections.push_back(Rejection { of: of.match_key(), text: clipped(text, MAX_TEXT), at });
         *changed = true;
     }
 
@@ -90,8 +90,9 @@ impl Rejections {
     }
 }
 
-fn clipped(text: &str) -> String {
-    let mut end = text.len().min(MAX_TEXT);
+/// The first `most` bytes of a text, or a few less where a character would be cut.
+pub fn clipped(text: &str, most: usize) -> String {
+    let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {
         end -= 1;
     }

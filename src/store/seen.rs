@@ -10,6 +10,7 @@ use super::catalogue::Set;
 use crate::claim::{Generation, Promise, Relation, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
+use crate::freshness::AHEAD;
 use crate::target::{Partition, Target};
 
 /// The bytes of indexes that are asked about a target which they can only confirm; the larger ones are left out first.
@@ -55,6 +56,7 @@ impl Store {
             if set.bytes > largest && !decides(&set, &by) {
                 continue;
             }
+            let by = not_ahead(by, now);
             for found in claims.find(&set, key, &mut scratch) {
                 promises.push(Promise {
                     by: Arc::clone(&by),
@@ -91,7 +93,8 @@ impl Seen<'_> {
 
     /// Marks the reader's current generation of an index as confirmed; see [`Store::confirm_claims`]. Quick.
     pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
-        self.store.claims.confirm(index, self.reader, document, at)
+        let store = self.store;
+        store.claims.confirm(index, self.reader, document, (at, store.clock.now()))
     }
 
     /// The reader's current generation of an index's claims. Quick.
@@ -117,6 +120,15 @@ fn largest_to_ask(mut bytes: Vec<u64>) -> u64 {
         }
     }
     u64::MAX
+}
+
+/// What a clock that was ahead noted as confirmed in the future was not confirmed since anything: its word is asked for again
+/// before it refuses.
+fn not_ahead(by: Arc<Generation>, now: Time) -> Arc<Generation> {
+    if by.confirmed <= now.plus(AHEAD) {
+        return by;
+    }
+    Arc::new(Generation { confirmed: Time::from_millis(0), ..Generation::clone(&by) })
 }
 
 /// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.

@@ -17,7 +17,20 @@ async fn larder_is_announced_to_who_looks_for_a_proxy_for_apt() {
     let browser = ServiceDaemon::new().unwrap();
     browser.disable_interface(IfKind::All).unwrap();
     browser.enable_interface(IfKind::LoopbackV4).unwrap();
-    let events = browser.browse("_apt_proxy._tcp.local.").unwrap();
+    // As all programs look for it, and as the latest do.
+    let [events, others] = ["_apt_proxy._tcp.local.", "_apt-proxy._tcp.local."]
+        .map(|service| browser.browse(service).unwrap());
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let ServiceEvent::ServiceResolved(service) = others.recv_async().await.unwrap()
+                && service.get_port() == port
+            {
+                break;
+            }
+        }
+    })
+    .await
+    .expect("larder is not announced by the service's other name");
     // Another run of this test may announce another larder at the same time.
     let mut found = BTreeMap::new();
     tokio::time::timeout(PATIENCE, async {

@@ -396,3 +396,56 @@ async fn a_client_may_ask_that_nothing_is_stored_or_fetched() {
     assert_eq!(with("only-if-cached").await.status.as_u16(), 504);
     assert_eq!(world.origin.total(), asked + 2, "the one fetch, and its pass");
 }
+
+/// A 304 says as much of who may have the answer as a 200 does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_304_may_take_back_that_an_answer_is_everybodys() {
+    for (name, value, shared) in [
+        ("vary", "Accept-Encoding", true),
+        ("vary", "Cookie", false),
+        ("cache-control", "private, max-age=60", false),
+        ("cache-control", "no-store", false),
+    ] {
+        let world = World::new().await;
+        let body = noise(9, 10_000);
+        let page = || Page::new(body.clone()).etag("v1");
+        let url = world.origin.put("/doc", page().fresh(60));
+        world.fetch(&url).await;
+        assert!(world.fetch(&url).await.is_hit());
+        world.proxy.clock.advance(MINUTE * 2);
+        let fresh = if shared { page().fresh(60) } else { page() };
+        world.origin.put("/doc", fresh.header(name, value));
+        assert_eq!(world.fetch(&url).await.body, body);
+        let got = world.fetch(&url).await;
+        assert!(got.body == body && got.is_hit() == shared, "{value}: {}", got.cache_status());
+        assert_eq!(crate::world::holding(&world.proxy.data, &body[500..532]).is_empty(), !shared);
+    }
+}
+
+/// An `Age` that leaves no room for the time in the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_any_age_is_answered() {
+    let world = World::new().await;
+    let page = Page::new("text").etag("v1").fresh(60).header("age", "18446744073709551615");
+    let url = world.origin.put("/doc", page);
+    for _ in 0..3 {
+        world.proxy.clock.advance(Duration::from_secs(1));
+        assert_eq!(world.fetch(&url).await.body, "text");
+    }
+}
+
+/// A clock that was ahead and is set back: a copy of the future is no younger when its origin fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_future_does_not_outlive_its_origin() {
+    let world = World::new().await;
+    let stored = world.origin.put("/old", Page::new("old").etag("v1").fresh(60));
+    world.fetch(&stored).await;
+    world.proxy.clock.advance(30 * DAY);
+    let ahead = world.origin.put("/ahead", Page::new("ahead").etag("v1").fresh(60));
+    world.fetch(&ahead).await;
+    world.proxy.clock.set_back(30 * DAY);
+    world.origin.mood(Mood::Failing(503));
+    world.proxy.clock.advance(MINUTE * 2);
+    assert_eq!(world.fetch(&stored).await.body, "old", "the control");
+    assert_eq!(world.get(&ahead).await.status, 503);
+}

@@ -505,3 +505,34 @@ async fn a_pass_that_its_client_left_denies_the_file_to_nobody() {
         assert_eq!(world.fetch(&url).await.body, right, "{chunked}");
     }
 }
+
+/// Clients complete a file with any 2xx: what an origin says of its own answer takes no promise away.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_success_brings_what_a_promise_refuses() {
+    let world = World::new().await;
+    let page = |status: u16, body: &[u8]| {
+        let mut page = Page::new(body.to_vec());
+        page.status = hyper::StatusCode::from_u16(status).unwrap();
+        if status == 206 { page.header("content-range", "bytes 0-399999/400000") } else { page }
+    };
+    for (seed, status) in [(30, 203), (40, 206)] {
+        // What comes to a fill cannot be kept and is asked for again by a pass; or it is a pass from the start.
+        for (seed, field) in [(seed, "accept"), (seed + 1, "x-unheard-of")] {
+            let right = noise(seed, 400_000);
+            let wrong = flipped(&right);
+            let promised = world.origin.put(&by_hash(&right), page(status, &wrong));
+            let bare = world.origin.put(&format!("/some/{seed}.bin"), page(status, &wrong));
+            let ask = |url: &str| world.client.get(url).header(field, "*/*");
+            let got = ask(&promised).send().await;
+            assert!(!got.is_complete(), "{status} {field}: {} bytes", got.body.len());
+            world.proxy.clock.advance(SILENCE);
+            let got = ask(&promised).range("200000-").send().await;
+            assert!(!got.is_complete(), "{status} {field}: {} bytes of the rest", got.body.len());
+            let got = ask(&bare).send().await;
+            assert!(got.is_complete() && got.body == wrong, "the control: {status} {field}");
+        }
+    }
+    let right = noise(50, 400_000);
+    let url = world.origin.put(&by_hash(&right), page(203, &right));
+    assert_eq!(world.fetch(&url).await.body, right, "what was promised passes");
+}

@@ -346,3 +346,98 @@ async fn an_archive_changes_its_signers_when_its_operator_says_so() {
     first.put(&world.origin, old);
     assert_eq!(update(&world, &world.origin).await.0, second.deb);
 }
+
+/// How the entries are proven that are listed, by their paths; those that are kept without a proof of the archive's too.
+async fn proofs(world: &World, origin: &Origin) -> Vec<(String, String)> {
+    let listed = command(world, &["ls", "--json"]).await;
+    let entries = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let named = entries.filter_map(|entry| {
+        let path = text(&entry["url"]).strip_prefix(&origin.url(""))?.to_owned();
+        Some((path, text(&entry["proof"])))
+    });
+    named.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_removed_key_alone_proved_is_proven_no_more() {
+    let mut world = World::new().await;
+    let plain = Origin::plain("127.0.0.1").await;
+    let [one, two] = ["one", "two"].map(|name| Key::new(world.dir(), name));
+    let secure = world.another("127.0.0.1").await;
+    for key in [&one, &two] {
+        let file = world.dir().join(format!("{}.gpg", key.fingerprint()));
+        std::fs::write(&file, key.exported()).unwrap();
+        command(&world, &["keys", "add", file.to_str().unwrap()]).await;
+    }
+    // The control: an archive of the other key's.
+    let other = world.another("127.0.0.1").await;
+    let archive = Archive::new("one", 10);
+    for (origin, key) in [(&secure, &one), (&plain, &one), (&other, &two)] {
+        archive.put(origin, key);
+        let (_, said) = update(&world, origin).await;
+        assert!(said.contains("hit") && said.contains("signed"), "{said}");
+    }
+    let said = command(&world, &["keys", "rm", &one.fingerprint()]).await;
+    for origin in [&secure, &plain] {
+        let root = origin.url("/debian/");
+        assert!(said.contains(&format!("{root} was signed with it: what that proved")), "{said}");
+    }
+    assert!(!said.contains(&other.url("/")), "{said}");
+    // Its list of packages is its server's word when it is read again.
+    for (round, deb) in [("at once", "pinned"), ("after a restart", "indexed")] {
+        let kept = proofs(&world, &secure).await;
+        let proven =
+            |(path, proof): &(String, String)| proof == if path == DEB { deb } else { "origin" };
+        assert!(kept.len() == 3 && kept.iter().all(proven), "{round}: {kept:?}");
+        assert_eq!(proofs(&world, &plain).await, [], "{round}");
+        let kept = proofs(&world, &other).await;
+        assert!(kept.len() == 3 && kept.iter().all(|(_, proof)| proof == "signed"), "{kept:?}");
+        for (origin, proof) in [(&secure, "indexed"), (&plain, "")] {
+            let (body, said) = update(&world, origin).await;
+            assert_eq!(body, archive.deb, "{round}: {said}");
+            assert_eq!(said.contains("hit"), !proof.is_empty(), "{round}: {said}");
+            assert!(said.contains(proof) && !said.contains("signed"), "{round}: {said}");
+        }
+        assert!(update(&world, &other).await.1.contains("signed"), "{round}");
+        if round == "at once" {
+            world.restart(|_| {}).await;
+        }
+    }
+    // What is trusted again proves again.
+    let file = world.dir().join(format!("{}.gpg", one.fingerprint()));
+    command(&world, &["keys", "add", file.to_str().unwrap()]).await;
+    for origin in [&secure, &plain] {
+        let (_, said) = update(&world, origin).await;
+        assert!(said.contains("hit") && said.contains("signed"), "{said}");
+    }
+}
+
+/// Who signs beside it is trusted, and that is enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_key_proved_as_well_stays_proven() {
+    let world = World::new().await;
+    let [old, new] = ["old", "new"].map(|name| Key::new(world.dir(), name));
+    let secret = old.gpg(&["--passphrase", "", "--export-secret-keys"]).stdout;
+    let file = world.dir().join("secret");
+    std::fs::write(&file, secret).unwrap();
+    new.gpg(&["--import", file.to_str().unwrap()]);
+    std::fs::write(&file, new.exported()).unwrap();
+    command(&world, &["keys", "add", file.to_str().unwrap()]).await;
+    let archive = Archive::new("one", 10);
+    archive.put(&world.origin, &new);
+    std::fs::write(&file, &archive.release).unwrap();
+    let by = ["--local-user", &*old.fingerprint(), "--local-user", &*new.fingerprint()];
+    let rest = ["--output", "-", "--clear-sign", file.to_str().unwrap()];
+    let signed = new.gpg(&[&by[..], &rest].concat()).stdout;
+    world.origin.put(RELEASE, Page::new(signed).etag("both"));
+    assert!(update(&world, &world.origin).await.1.contains("signed"));
+    let said = command(&world, &["keys", "rm", &old.fingerprint()]).await;
+    assert!(said.contains("it stays proven"), "{said}");
+    let kept = proofs(&world, &world.origin).await;
+    assert!(kept.len() == 3 && kept.iter().all(|(_, proof)| proof == "signed"), "{kept:?}");
+    assert!(update(&world, &world.origin).await.1.contains("signed"));
+    let said = command(&world, &["keys", "rm", &new.fingerprint()]).await;
+    assert!(said.contains("counts no more"), "{said}");
+    assert!(!update(&world, &world.origin).await.1.contains("signed"));
+}

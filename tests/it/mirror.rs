@@ -225,6 +225,7 @@ async fn hostile_paths_are_refused_and_say_why() {
         (format!("/http/{own}/setup"), "508", "itself"),
         (format!("/{own}/setup"), "508", "itself"),
         ("/https/a@b/".to_owned(), "400", "user name"),
+        ("/https/user:secret%40b/".to_owned(), "400", "user name"),
         ("/https/host:99999/".to_owned(), "400", "no host and port"),
         ("/https//host/a".to_owned(), "400", "names no host"),
         ("/https/host%2fa/b".to_owned(), "400", "escaped"),
@@ -308,6 +309,13 @@ async fn a_client_of_the_proxy_may_use_mirror_form_by_any_name_of_larders() {
 /// All hosts are one to a mirror's client, so larder keeps apart what it cannot.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_crosses_from_one_host_to_another() {
+    for (field, value) in [("authorization", "Basic dTpw"), ("private-token", "dTpw")] {
+        crosses_not(field, value).await;
+    }
+}
+
+/// A client's login in this field is shown to nobody but the host in the path.
+async fn crosses_not(field: &'static str, value: &'static str) {
     let world = World::new().await;
     let files = world.another("localhost").await;
     let body = noise(4, 1000);
@@ -319,12 +327,12 @@ async fn nothing_crosses_from_one_host_to_another() {
     let moved = world.origin.put("/moved", Page::redirect(302, &far));
     let path = |url: &str| format!("/{}", url.replacen("://", "/", 1));
 
-    let login = "Authorization: Basic dTpw\r\nCookie: c=d\r\n";
+    let login = &format!("{field}: {value}\r\nCookie: c=d\r\n");
     let (head, text) = raw(&world, &path(&index), login).await;
     assert!(!head.contains("set-cookie") && !head.contains("alt-svc"), "{head}");
     assert!(head.contains("content-security-policy: sandbox"), "{head}");
     let asked = world.origin.asked("/simple/far/");
-    assert!(asked.iter().any(|asked| asked.text("authorization") == Some("Basic dTpw")));
+    assert!(asked.iter().any(|asked| asked.text(field) == Some(value)));
     assert!(asked.iter().all(|asked| asked.text("cookie").is_none()));
     let led = format!("/https-anonymous/{}", files.url("").trim_start_matches("https://"));
     assert!(text.contains(&format!("\"{led}")), "{text}");
@@ -334,15 +342,12 @@ async fn nothing_crosses_from_one_host_to_another() {
     // As pip does: it shows larder the credential again.
     let (head, _) = raw(&world, &format!("{led}{}", plain_wheel("far")), login).await;
     assert_eq!(status(&head), "200");
-    assert!(
-        !files.log().is_empty()
-            && files.log().iter().all(|asked| asked.text("authorization").is_none())
-    );
+    assert!(!files.log().is_empty() && files.log().iter().all(|asked| asked.text(field).is_none()));
     // The control: without a credential there is nothing to drop.
     let (head, _) = raw(&world, &path(&moved), "").await;
     assert!(head.contains(&format!("location: {}", mirrored(&world, &far))), "{head}");
     raw(&world, &path(&far), login).await;
-    assert!(files.log().iter().any(|asked| asked.text("authorization").is_some()));
+    assert!(files.log().iter().any(|asked| asked.text(field).is_some()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use larder::keyring::{Key, contents};
 use rcgen::{PublicKeyData as _, SigningKey as _};
 use serde_json::{Value, json};
 
+use crate::signed;
 use crate::world::archive::hex;
 use crate::world::binary::say;
 use crate::world::client::Got;
@@ -273,4 +274,31 @@ async fn a_version_that_changes_is_heard_of_and_what_was_signed_stays() {
     for alarm in ["changed", "signature"] {
         assert!(world.proxy.metric("larder_alarms", alarm).await == 0.0);
     }
+}
+
+/// A registry below whose URL an archive lies has the same root; who signs its packages does not sign for that archive.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registrys_key_is_no_signer_of_an_archive_beside_it() {
+    let registry = Registry::new();
+    let tgz = noise(1, 300_000);
+    let sri = integrity(&tgz);
+    let world = world_trusting(Some(&registry.keys(None))).await;
+    let key = signed::Key::new(world.dir(), "archive");
+    say(&world.ca, &world.proxy.data, &["keys", "add", key.public.to_str().unwrap()]).await;
+    let archive = signed::Archive::new(world.dir(), "one", signed::DATE, false).await;
+    archive.put(&world.origin, &key);
+    let tarball = "/debian/gear/-/gear-1.0.0.tgz";
+    let good = registry.sign(&format!("gear@1.0.0:{sri}"));
+    let document = packument(&world.origin, tarball, &sri, &good).to_string();
+    let page = Page::new(document).header("content-type", "application/json");
+    let url = world.origin.put("/debian/gear", page);
+    world.origin.put(tarball, Page::new(tgz));
+    world.client.get(&url).header("accept", CI).send().await.complete();
+    let said = proof(&world, tarball).await;
+    assert!(said.contains("signed"), "{said}");
+    for index in ["InRelease", "main/binary-all/Packages"] {
+        world.get(&world.origin.url(&format!("/debian/dists/gears/{index}"))).await.complete();
+    }
+    let said = proof(&world, &format!("/debian/{}", signed::PACKAGE.replace('+', "%2B"))).await;
+    assert!(said.contains("signed"), "{said}");
 }

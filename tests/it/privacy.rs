@@ -268,6 +268,75 @@ async fn what_was_public_is_asked_for_again_after_a_day() {
     assert!(ask(&world.client, &url, ALICE).await.complete().body == body);
 }
 
+/// A clock that was ahead and is set back: the verdict of a time that has not come is asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_public_in_the_future_is_asked_for_again() {
+    let world = World::new().await;
+    let body = noise(26, 200_000);
+    let path = by_hash(&body);
+    let door = Door::open_to(&["", ALICE]);
+    let url = guard(&world.origin, &path, &door, &body);
+    world.proxy.clock.advance(Duration::from_hours(24 * 30));
+    world.fetch(&url).await;
+    assert!(ask(&world.client, &url, CAROL).await.complete().is_hit(), "the control");
+    world.proxy.clock.set_back(Duration::from_hours(24 * 30));
+    door.shut("");
+    let got = ask(&world.client, &url, CAROL).await;
+    assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
+}
+
+/// A right that ended while another's revalidation was under way does not come back with its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revalidation_gives_nobody_a_right_back_that_ended_meanwhile() {
+    let world = World::new().await;
+    let body = noise(27, 200_000);
+    let (door, gate) = (Door::open_to(&[ALICE, BOB]), Gate::closed());
+    let (lets, held, waits) = (door.clone(), body.clone(), gate.clone());
+    let path = plain_wheel("demo");
+    let url = world.origin.script(&path, move |request| {
+        let revalidates = request.headers().contains_key("if-none-match");
+        let answer = match (lets.lets(&request), revalidates) {
+            (false, _) => status(403),
+            (true, true) => {
+                let mut current = file(b"", "\"v1\"");
+                *current.status_mut() = StatusCode::NOT_MODIFIED;
+                current
+            }
+            (true, false) => file(&held, "\"v1\""),
+        };
+        let waits = revalidates.then(|| waits.clone());
+        async move {
+            if let Some(waits) = waits {
+                waits.passed().await;
+            }
+            answer
+        }
+    });
+    // Once its root is known it is an artifact, which no index names: its proof is asked for again.
+    let index = put_simple(&world.origin, "/", "other", &[("../../files/other.whl", b"other")]);
+    world.fetch(&index).await;
+    for who in [ALICE, BOB] {
+        assert_eq!(ask(&world.client, &url, who).await.complete().body, body);
+    }
+    let again = world.client.get(&url).header("authorization", BOB);
+    let bob = tokio::spawn(again.header("cache-control", "no-cache").send());
+    eventually("he asks whether it is current", || async {
+        world.origin.asked(&path).iter().any(|one| one.text("if-none-match").is_some())
+    })
+    .await;
+    door.shut(ALICE);
+    let own = world.client.get(&url).header("authorization", ALICE).header("x-unheard-of", "1");
+    assert_eq!(own.send().await.status, 403);
+    gate.open();
+    assert_eq!(bob.await.unwrap().complete().body, body);
+    world.proxy.clock.advance(LATER);
+    world.origin.mood(Mood::Failing(503));
+    let got = ask(&world.client, &url, ALICE).await;
+    assert!(!got.status.is_success() && got.body != body, "{}", got.cache_status());
+    let got = ask(&world.client, &url, BOB).await;
+    assert!(got.is_complete() && got.body == body, "the control: {}", got.cache_status());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_is_withdrawn_ends() {
     let world = World::new().await;

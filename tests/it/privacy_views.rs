@@ -182,3 +182,24 @@ async fn a_public_promise_proves_private_bytes() {
     let got = ask(&world.client, &other, ALICE).await.complete();
     assert!(got.cache_status().contains("pinned+private"), "{}", got.cache_status());
 }
+
+/// What her own index promises her holds for her own requests, too, and binds nobody else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_index_refuses_what_a_pass_brings_its_reader() {
+    let world = World::new().await;
+    let right = noise(11, 400_000);
+    let wrong = flipped(&right);
+    let url = views(&world, &[(ALICE, &right)]);
+    ask(&world.client, &url, ALICE).await.complete();
+    let wheel = world.origin.put(&plain_wheel("demo"), Page::new(wrong.clone()));
+    let pass = |who: &str| {
+        world.client.get(&wheel).header("authorization", who).header("x-unheard-of", "1").send()
+    };
+    let got = pass(ALICE).await;
+    assert!(!got.is_complete() && got.body.len() < wrong.len(), "{}", got.cache_status());
+    world.proxy.clock.advance(Duration::from_secs(61));
+    world.origin.put(&plain_wheel("demo"), Page::new(right.clone()));
+    assert_eq!(pass(ALICE).await.complete().body, right, "what was promised passes");
+    world.origin.put(&plain_wheel("demo"), Page::new(wrong.clone()));
+    assert_eq!(pass(BOB).await.complete().body, wrong, "the control: nothing was promised to him");
+}

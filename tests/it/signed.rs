@@ -311,3 +311,26 @@ async fn strangers_replays_and_tampered_releases_make_no_claims() {
         );
     }
 }
+
+/// A signed Release promises its indexes as these promise packages, whatever else a request says.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_a_release_does_not_name_is_completed_by_no_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let archive = Archive::new(dir.path(), "one", DATE, false).await;
+    let mut tampered = archive.clone();
+    tampered.packages = flipped(&archive.packages);
+    let world = world_trusting(Some(&key)).await;
+    let origin = &world.origin;
+    archive.put(origin, &key);
+    let index = origin.url(&format!("/debian/{INDEX}"));
+    let pass = || world.client.get(&index).header("x-unheard-of", "1").send();
+    tampered.put(origin, &key);
+    assert_eq!(pass().await.complete().body, tampered.packages, "the control: nobody named it yet");
+    archive.put(origin, &key);
+    world.fetch(&origin.url("/debian/dists/gears/InRelease")).await;
+    assert_eq!(pass().await.complete().body, archive.packages, "what it names passes");
+    tampered.put(origin, &key);
+    let got = pass().await;
+    assert!(!got.is_complete() && got.body != tampered.packages, "{}", got.cache_status());
+}

@@ -38,7 +38,7 @@ use crate::ecosystem::links::{Links, links};
 use crate::ecosystem::{self, ALL, Kind, Recognition, Shape};
 use crate::intercept::Refusal;
 use crate::reply::Body;
-use crate::target::Target;
+use crate::target::{self, Target};
 
 /// Of a request: what would say to a host for whom else larder is asked, or what it would take for its own visitor's.
 const OF_THE_CLIENT: [HeaderName; 3] = [header::COOKIE, header::REFERER, header::ORIGIN];
@@ -89,13 +89,14 @@ pub(super) fn enter<B>(
         return Err(place::looping(&target));
     }
     redirect(request, &target)?;
-    let has_credential = has_credential(request.headers());
+    let has_credential = request.headers().keys().any(is_credential);
     let headers = request.headers_mut();
     for name in OF_THE_CLIENT {
         headers.remove(name);
     }
     if is_anonymous {
-        for name in credentials() {
+        let shown = headers.keys().filter(|name| is_credential(name)).cloned();
+        for name in shown.collect::<Vec<_>>() {
             headers.remove(name);
         }
     }
@@ -214,13 +215,9 @@ fn lead_pages_on(headers: &mut HeaderMap, lead: &Lead) {
     }
 }
 
-/// Every field by which clients log in.
-fn credentials() -> impl Iterator<Item = &'static str> {
-    ALL.iter().flat_map(|ecosystem| ecosystem.login_headers()).copied().chain(["authorization"])
-}
-
-fn has_credential(headers: &HeaderMap) -> bool {
-    credentials().any(|name| headers.contains_key(name))
+/// Whether clients log in by this field, of whatever ecosystem they are.
+fn is_credential(name: &HeaderName) -> bool {
+    ALL.iter().any(|ecosystem| target::is_field(name, ecosystem.login_headers()))
 }
 
 /// The values of a list field, in one.

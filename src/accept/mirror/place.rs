@@ -88,7 +88,7 @@ fn no_authority(text: &str) -> Refusal {
     malformed(&if text.is_empty() {
         "the path names no host; mirror form is /https/host/path, with one slash before the host"
             .to_owned()
-    } else if text.contains('@') {
+    } else if text.contains('@') || text.contains("%40") {
         // Not shown: it may be a password.
         "the host in the path has a user name; credentials belong in the Authorization field"
             .to_owned()

@@ -21,6 +21,11 @@ const MAX_CONFIG: u64 = 64 * 1024;
 const MARKERS: [&str; 5] =
     ["{crate}", "{version}", "{prefix}", "{lowerprefix}", "{sha256-checksum}"];
 
+/// The longest template, in bytes, and the most markers in it: each crate's every version fills it in. Real ones have a
+/// hundred bytes and no marker twice.
+const MAX_TEMPLATE: usize = 2048;
+const MAX_MARKERS: usize = 16;
+
 /// What is meant by a template without markers.
 const DEFAULT: &str = "/{crate}/{version}/download";
 
@@ -38,7 +43,7 @@ impl Template {
     pub(super) fn read(config: impl Read) -> Result<Self, Malformed> {
         let bounded = Bounded::new(config, MAX_CONFIG, Nesting::default());
         match serde_json::from_reader(bounded) {
-            Ok(Config { dl }) => Ok(Self::new(dl)),
+            Ok(Config { dl }) => Self::new(dl),
             Err(error) if error.is_io() => Err(malformed(error.into())),
             Err(error) => Err(Malformed::Shape {
                 expected: "config.json of a cargo registry",
@@ -47,11 +52,16 @@ impl Template {
         }
     }
 
-    fn new(mut dl: String) -> Self {
-        if !MARKERS.iter().any(|marker| dl.contains(marker)) {
-            dl.push_str(DEFAULT);
+    fn new(mut dl: String) -> Result<Self, Malformed> {
+        if dl.len() > MAX_TEMPLATE {
+            return Err(Malformed::Limit { limit: MAX_TEMPLATE as u64, unit: "bytes of dl" });
         }
-        Self(dl)
+        match MARKERS.iter().map(|marker| dl.matches(marker).count()).sum() {
+            0 => dl.push_str(DEFAULT),
+            1..=MAX_MARKERS => {}
+            _ => return Err(Malformed::Limit { limit: MAX_MARKERS as u64, unit: "markers in dl" }),
+        }
+        Ok(Self(dl))
     }
 
     /// Where the crate is that has this name, version and checksum; `None` if that is no target.
@@ -95,6 +105,20 @@ mod tests {
         let checksum = Digest::new(Algorithm::Sha256, &[0x11; 32]).unwrap();
         let target = template(dl).target(name, version, &checksum)?;
         Some(target.url())
+    }
+
+    #[test]
+    fn a_template_that_swells_is_refused() {
+        let read = |dl: &str| {
+            let config = serde_json::json!({"dl": dl}).to_string();
+            Template::read(config.as_bytes()).map_err(|error| error.to_string())
+        };
+        let with = |markers: usize| format!("https://example.org/{}", "{crate}".repeat(markers));
+        assert!(read(&with(MAX_MARKERS)).is_ok());
+        assert!(read(&with(MAX_MARKERS + 1)).unwrap_err().contains("markers"));
+        let long = |bytes: usize| format!("https://example.org/{}", "a".repeat(bytes - 20));
+        assert!(read(&long(MAX_TEMPLATE)).is_ok());
+        assert!(read(&long(MAX_TEMPLATE + 1)).unwrap_err().contains("bytes of dl"));
     }
 
     #[test]

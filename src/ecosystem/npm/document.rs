@@ -21,7 +21,7 @@ use crate::ecosystem::json::{self, Refusal, once};
 pub(super) const MAX_VERSIONS: usize = 100_000;
 
 /// The longest version, in bytes: semantic versioning's implementations take no longer one.
-const MAX_VERSION: usize = 256;
+pub(super) const MAX_VERSION: usize = 256;
 
 /// Hands every `dist` of `document`, which is `about` the package of `dists`, over to `dists`.
 pub(super) fn read(

@@ -20,7 +20,7 @@ use std::io::{self, Read};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::MAX_DOCUMENT;
-use super::document::MAX_VERSIONS;
+use super::document::{MAX_VERSION, MAX_VERSIONS};
 use crate::clock::Time;
 use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
@@ -167,6 +167,11 @@ impl<'de> Deserialize<'de> for Published {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Published, A::Error> {
                 let mut published = HashMap::new();
                 while let Some(version) = map.next_key::<String>()? {
+                    // No version is so long, and what is asked for is one.
+                    if version.len() > MAX_VERSION {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    }
                     let Lenient(time) = map.next_value()?;
                     if published.len() == MAX_VERSIONS {
                         return Err(de::Error::custom("more times than there are versions"));
@@ -457,6 +462,13 @@ mod tests {
         ] {
             assert_eq!(read(nothing), 0, "{nothing}");
         }
+        let time =
+            format!(r#"{{"time": {{"{}": "x", "1.0.0": "y"}}}}"#, "1".repeat(MAX_VERSION + 1));
+        assert_eq!(
+            published(time.as_bytes()).unwrap().0.len(),
+            1,
+            "what is longer than a version is kept"
+        );
         let many = vec![r#"{"keyid": "a", "sig": "b"}"#; 100].join(",");
         assert_eq!(read(&format!("[{many}]")), MAX_SIGNATURES);
     }

@@ -460,3 +460,21 @@ fn claims_are_gone_when_the_cache_is_deleted_and_come_again() {
     publish(&store, index, "https://example.org/team/", FILE, 1);
     assert_eq!(promises(&store).len(), 1);
 }
+
+/// A clock that was ahead and is set back: nobody was asked at a time that has not come, and who is asked now counts.
+#[test]
+fn what_was_confirmed_in_the_future_was_not_confirmed_since() {
+    let world = World::new();
+    let store = world.open();
+    let index = "https://example.org/team/simple/a/";
+    world.clock.advance(Duration::from_hours(24));
+    publish(&store, index, "https://example.org/team/", FILE, 1);
+    world.clock.set_back(Duration::from_hours(24));
+    let asked = world.clock.now();
+    assert!(promises(&store)[0].by.confirmed < asked);
+    store.confirm_claims(&target(index), document(index, 1), asked);
+    assert_eq!(promises(&store)[0].by.confirmed, asked);
+    // The control: what is confirmed out of turn takes nothing back.
+    store.confirm_claims(&target(index), document(index, 1), asked.minus(Duration::from_secs(9)));
+    assert_eq!(promises(&store)[0].by.confirmed, asked);
+}

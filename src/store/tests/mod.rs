@@ -246,18 +246,50 @@ fn an_update_keeps_the_body_and_changes_the_rest() {
     let world = World::new();
     let store = world.open();
     let kept = keep(&store, URL, b"bytes");
-    let mut newer = (*kept).clone();
-    newer.proof = Proof::of(Rank::Indexed);
-    newer.generation = 9;
-    newer.size = 1;
-    let newer = store.update(newer).unwrap();
+    let newer = |entry: &mut Entry| {
+        entry.proof = Proof::of(Rank::Indexed);
+        entry.generation = 9;
+        entry.size = 1;
+    };
+    let newer = store.update(&kept, newer).unwrap();
     assert_eq!(newer.size, 5, "the size is the body's");
     assert_eq!(store.entries(kept.key), [Arc::clone(&newer)]);
     let usage = store.usage();
     assert_eq!((usage.by_rank[2].1, usage.by_rank[4].1), (0, 1));
     store.remove(&newer).unwrap();
-    let error = store.update((*newer).clone()).unwrap_err();
+    let error = store.update(&newer, |_| ()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
+}
+
+/// Promise P5: who writes down what it found out of an entry a while ago gives nobody back what ended since.
+#[test]
+fn an_update_takes_nothing_back_that_was_written_since_its_entry_was_found() {
+    let world = World::new();
+    let store = world.open();
+    let found = keep(&store, URL, b"bytes");
+    let checked = found.checked_at.plus(std::time::Duration::from_secs(9));
+    store.update(&found, |entry| entry.partition = Partition::Private([0; 16])).unwrap();
+    store.update(&found, |entry| entry.checked_at = checked).unwrap();
+    let now = store.update(&found, |entry| entry.generation = 9).unwrap();
+    assert_eq!(now.partition, Partition::Private([0; 16]));
+    assert_eq!((now.checked_at, now.generation), (checked, 9));
+    assert_eq!(store.entries(found.key), [now]);
+}
+
+/// A clock that was ahead and is set back: what was kept then does not stand before what came now.
+#[test]
+fn what_was_kept_in_the_future_makes_way_for_what_is_kept_now() {
+    let world = World::new();
+    let store = world.open();
+    let near = keep(&store, URL, b"a moment ago");
+    world.clock.advance(std::time::Duration::from_hours(24));
+    let ahead = keep(&store, URL, b"ahead");
+    assert_eq!(store.entries(near.key), [Arc::clone(&ahead), Arc::clone(&near)]);
+    world.clock.set_back(std::time::Duration::from_hours(24));
+    let now = keep(&store, URL, b"now");
+    assert_eq!(store.entries(now.key).first(), Some(&now));
+    assert!(!store.entries(now.key).contains(&ahead));
+    assert!(store.entries(now.key).contains(&near), "an elder stays");
 }
 
 /// Promise P5: a digest opens no door.
@@ -303,9 +335,7 @@ fn an_entry_that_becomes_private_opens_no_door_any_more() {
     let kept = keep(&store, URL, b"public");
     let sha256 = kept.digests.iter().find(|digest| digest.algorithm().is_strong()).unwrap();
     assert_eq!(store.public_blob_by_digest(sha256), Some(kept.blob));
-    let mut private = (*kept).clone();
-    private.partition = Partition::Private([7; 16]);
-    store.update(private).unwrap();
+    store.update(&kept, |entry| entry.partition = Partition::Private([7; 16])).unwrap();
     assert_eq!(store.public_blob_by_digest(sha256), None);
 }
 

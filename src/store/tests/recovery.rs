@@ -183,9 +183,7 @@ fn what_changes_after_the_ledger_was_closed_is_known_at_the_next_start() {
     let kept = keep(&store, URL, b"kept");
     let gone = keep(&store, "https://example.org/gone", b"gone");
     store.close();
-    let mut newer = (*kept).clone();
-    newer.generation = 7;
-    let newer = store.update(newer).unwrap();
+    let newer = store.update(&kept, |entry| entry.generation = 7).unwrap();
     keep(&store, "https://example.org/late", b"late");
     store.remove(&gone).unwrap();
     drop(store);

@@ -35,10 +35,9 @@ fn the_room_of_a_record_comes_and_goes_with_it() {
     let kept = keep(&store, URL, b"kept");
     let alone = store.usage().bytes;
     assert_eq!(alone, on_disk(&world));
-    let mut fat = (*kept).clone();
     let value = http::HeaderValue::from_str(&"x".repeat(30_000)).unwrap();
-    fat.head.headers.insert("x-fat", value);
-    let fat = store.update(fat).unwrap();
+    let change = |entry: &mut Entry| drop(entry.head.headers.insert("x-fat", value));
+    let fat = store.update(&kept, change).unwrap();
     assert_eq!(store.usage().bytes, on_disk(&world));
     assert!(store.usage().bytes > alone + 28_000);
     let other = keep(&store, "https://example.org/other", b"kept");
