@@ -374,13 +374,16 @@ impl Pipeline {
             expected.proof_of(&entry.digests, entry.size)
         };
         self.memory.judged.insert(known, (generation, today));
-        let proof = today.map(|today| entry.proof.judged(today));
         let public = !task.asker.is_private();
-        if let Some(proof) = proof.filter(|proof| public && *proof != entry.proof) {
+        let changes = |today: &Proof| public && entry.proof.judged(*today) != entry.proof;
+        if let Some(today) = today.filter(changes) {
             // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
             let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
             tokio::task::spawn_blocking(move || {
-                let risen = |now: &mut Entry| (now.proof, now.generation) = (proof, generation);
+                let risen = |now: &mut Entry| {
+                    now.proof = now.proof.judged(today);
+                    now.generation = generation;
+                };
                 if let Err(error) = store.update(&entry, risen) {
                     tracing::warn!(%error, "a proof could not be written down");
                 }
