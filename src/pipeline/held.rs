@@ -38,6 +38,8 @@ pub(super) struct Held {
     came: u64,
     /// No byte from here on is given before the judgement.
     gap: u64,
+    /// Whether its client keeps to that gap if this body is not completed.
+    leaves_a_gap: bool,
     /// Whether the client had no gap to keep to before.
     first: bool,
     waiting: VecDeque<Bytes>,
@@ -67,6 +69,7 @@ impl Held {
             state: State::Arriving(Hashing::new(wanted)),
             came: 0,
             gap: gap.unwrap_or(AT_THE_END),
+            leaves_a_gap: own.is_some(),
             first,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
@@ -117,12 +120,21 @@ impl Held {
     }
 
     fn wrong(&mut self, why: String) -> Cut {
+        self.not_completed();
         self.state = State::Wrong;
         self.waiting.clear();
         if let Some(line) = &self.line {
             line.cut();
         }
         Cut(why)
+    }
+
+    /// The gap is noted again: another pass of the same client's may have been right meanwhile, and have it forgotten.
+    fn not_completed(&self) {
+        if self.leaves_a_gap {
+            let silences = &self.bound.pipeline.silences;
+            silences.remember(self.bound.task.bare(), self.bound.client, self.gap);
+        }
     }
 
     fn right(&mut self) {
@@ -195,5 +207,14 @@ impl HttpBody for Held {
             hint.set_upper(upper.saturating_add(self.waiting_bytes));
         }
         hint
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A client that leaves may resume by itself.
+        if matches!(self.state, State::Arriving(_) | State::Judging(_)) {
+            self.not_completed();
+        }
     }
 }

@@ -399,6 +399,37 @@ async fn a_pass_and_a_fill_never_make_the_whole() {
     assert!(!second.is_complete(), "{} bytes", second.body.len());
 }
 
+/// Two passes of one client side by side: that one was right forgets nothing of what the other gave.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_that_is_right_leaves_anothers_gap_alone() {
+    let world = World::new().await;
+    let right = noise(23, 20 << 20);
+    let gates = [crate::world::Gate::closed(), crate::world::Gate::closed()];
+    let path = by_hash(&right);
+    let held = |body: &[u8], gate: &crate::world::Gate| {
+        let fault = crate::world::Fault::Hold(1 << 20, gate.clone());
+        world.origin.put(&path, Page::new(body.to_vec()).etag("v1").fault(fault))
+    };
+    let url = held(&right, &gates[0]);
+    let pass = || world.client.get(&url).header("x-unheard-of", "1");
+    let mut good = pass().open().await.unwrap();
+    assert!(good.read(500_000).await);
+    let wrong = flipped(&right);
+    held(&wrong, &gates[1]);
+    let mut bad = pass().open().await.unwrap();
+    assert!(bad.read(500_000).await);
+    gates[0].open();
+    assert_eq!(good.rest().await.complete().body, right);
+    gates[1].open();
+    let first = bad.rest().await;
+    assert!(!first.is_complete() && first.body.len() > 10 << 20);
+    world.origin.put(&path, Page::new(wrong).etag("v1"));
+    world.proxy.clock.advance(SILENCE);
+    let rest = format!("{}-", first.body.len());
+    let second = world.client.get(&url).range(&rest).send().await;
+    assert!(!second.is_complete(), "{} bytes", second.body.len());
+}
+
 /// The words of an index hold for passes: it is asked again, and then its word refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_refuses_what_a_pass_brings() {
