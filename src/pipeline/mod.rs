@@ -26,6 +26,7 @@ mod larders;
 mod lead;
 mod lookup;
 mod members;
+mod onward;
 mod pass;
 mod pointer;
 mod presence;

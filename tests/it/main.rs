@@ -61,6 +61,7 @@ mod privacy_views;
 mod process;
 mod quota;
 mod race;
+mod redirects;
 mod refusals;
 mod registry_logins;
 mod scope;
