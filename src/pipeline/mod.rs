@@ -21,6 +21,7 @@ mod documents;
 mod editions;
 mod generation;
 mod guarded;
+mod heads;
 mod held;
 mod larders;
 mod lead;

@@ -64,6 +64,7 @@ mod race;
 mod redirects;
 mod refusals;
 mod registry_logins;
+mod rights;
 mod scope;
 mod secrets;
 mod service;
