@@ -44,7 +44,7 @@ pub struct Ask {
     pub if_range: Option<String>,
     /// HEAD in place of GET.
     pub head_only: bool,
-    /// Follow redirects inside, at most five, with the guard at every hop.
+    /// Follow redirects inside, as far as clients do, with the guard at every hop.
     pub follow: bool,
     /// On a connection that nothing used before.
     pub fresh_connection: bool,

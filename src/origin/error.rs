@@ -201,6 +201,11 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether it is the way on that is at fault: a redirect that leads nowhere, or where larder must not go.
+    pub const fn is_of_the_way(&self) -> bool {
+        matches!(self, Self::Redirects(_) | Self::Forbidden(_) | Self::Shut { .. })
+    }
+
     /// Reads a TLS fault out of an I/O error. `asked`: the peer asked for a client certificate in this handshake.
     pub(super) fn of_handshake(error: &io::Error, asked: bool) -> Self {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());

@@ -31,6 +31,7 @@ mod guard;
 mod health;
 mod hop;
 mod logins;
+mod onward;
 mod pass;
 mod proxy;
 mod redirect;
@@ -53,6 +54,7 @@ pub use self::answer::{Answer, Bodies};
 pub use self::ask::Ask;
 pub use self::challenge::Challenge;
 pub use self::error::{Fault, OriginError};
+pub use self::onward::Again;
 pub use self::pass::{Passes, UpBody};
 pub use self::token::Token;
 
@@ -177,7 +179,11 @@ impl Origins {
             self.note_refusal(&target, &about, response.status());
             let parts = Parts::of(response, &target, ask.head_only, &config.upstream, connection)
                 .map_err(at_hop)?;
-            let next = if ask.follow { trail.next(&parts.head).map_err(at_hop)? } else { None };
+            let next = if ask.follow {
+                trail.next(parts.head.status, &parts.head.headers).map_err(at_hop)?
+            } else {
+                None
+            };
             let Some(next) = next else {
                 return Ok(Answer {
                     head: parts.head,

@@ -30,6 +30,7 @@ use super::expect::{self, Uphill};
 use super::fills::MAX_HEADER;
 use super::tls::Offer;
 use super::{Origins, Reach};
+use crate::config::Config;
 use crate::target::{Origin, Target};
 
 /// The client's own body on its way up.
@@ -89,6 +90,13 @@ enum Sender {
     H2(http2::SendRequest<Uphill>),
 }
 
+/// From where an answer came; stands in its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Whence {
+    /// From a public address, or an unknown one behind a proxy.
+    pub(super) public: bool,
+}
+
 impl Passes {
     pub(super) fn new(origins: Arc<Origins>) -> Self {
         Self { wire: origins.wire(), origins, lines: Mutex::default() }
@@ -108,6 +116,11 @@ impl Passes {
             self.wire.tunnelled.note(target.origin(), &fault);
             OriginError::new(target, fault)
         })
+    }
+
+    /// The configuration in force.
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.wire.config.get()
     }
 
     async fn exchange(
@@ -151,7 +164,9 @@ impl Passes {
                         return Err(proxy.refused(response.status()));
                     }
                     self.origins.note_refusal(target, &about, response.status());
-                    return undress(response, outbound.upgrades());
+                    let mut response = undress(response, outbound.upgrades())?;
+                    response.extensions_mut().insert(Whence { public: about.public });
+                    return Ok(response);
                 }
                 Err(failed) => failed,
             };

@@ -1,21 +1,25 @@
 //! Redirects that larder follows itself: a URL that names its bytes often answers with a signed one elsewhere.
 //!
-//! Followed only where the asker says so, because the digest will prove the bytes wherever they come from; at most
-//! five hops, never twice to one URL. Every hop passes the operator's word on hosts and ports, and the guard; after a
-//! public hop no inner address is open. A hop to another origin carries no credential (`ask.rs`).
+//! Followed only where the asker says so, because the digest will prove the bytes wherever they come from; as far as
+//! clients follow, never twice to one URL. Every hop passes the operator's word on hosts and ports, and the guard; after a
+//! public hop no inner address is open. A hop to another origin carries no credential (`ask.rs`, `onward.rs`).
 //!
-//! Source: RFC 9110 §15.4 and §10.2.2. The fragment is the client's business and dropped.
+//! Every status by which some client goes elsewhere is a redirect here, or a fault: curl follows any 3xx that has a
+//! `Location`. An answer that one client would follow and larder would take for the end leads past the promise.
+//!
+//! Source: RFC 9110 §15.4 and §10.2.2. The fragment is the client's business and dropped, and so is user information.
+
+use std::str;
 
 use hyper::StatusCode;
-use hyper::header::LOCATION;
+use hyper::header::{HeaderMap, LOCATION};
 
 use super::error::Fault;
 use crate::config::Hosts;
-use crate::entry::Head;
 use crate::target::Target;
 
-/// Redirects followed; registries use one or two.
-const MAX_HOPS: usize = 5;
+/// Redirects followed: as many as wget does; curl and others follow more. Registries use one or two.
+const MAX_HOPS: usize = 20;
 
 /// The way so far.
 #[derive(Debug)]
@@ -28,26 +32,32 @@ impl Trail {
         Self { seen: vec![first.clone()] }
     }
 
-    /// Where `head`, which answered the trail's last target, leads; `None` if it is an answer.
-    pub(super) fn next(&mut self, head: &Head) -> Result<Option<Target>, Fault> {
-        if !matches!(
-            head.status,
-            StatusCode::MOVED_PERMANENTLY
+    /// Where an answer of the trail's last target leads; `None` if it is the end.
+    pub(super) fn next(
+        &mut self,
+        status: StatusCode,
+        headers: &HeaderMap,
+    ) -> Result<Option<Target>, Fault> {
+        if !status.is_redirection() || status == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        let follows = matches!(
+            status,
+            StatusCode::MULTIPLE_CHOICES
+                | StatusCode::MOVED_PERMANENTLY
                 | StatusCode::FOUND
                 | StatusCode::SEE_OTHER
                 | StatusCode::TEMPORARY_REDIRECT
                 | StatusCode::PERMANENT_REDIRECT
-        ) {
-            return Ok(None);
+        );
+        if !follows {
+            return Err(Fault::Redirects(
+                format!("it answers {}, which larder does not follow", status.as_u16()).into(),
+            ));
         }
-        let mut locations = head.headers.get_all(LOCATION).iter();
-        let location = match (locations.next(), locations.next()) {
-            (Some(location), None) => location.to_str().ok(),
-            _ => None,
-        };
-        let next = location
+        let next = location(headers)
             .zip(self.seen.last())
-            .and_then(|(location, from)| from.join(location))
+            .and_then(|(location, from)| from.redirected(location))
             .ok_or_else(|| Fault::Redirects("it redirects to nothing larder can ask for".into()))?;
         if self.seen.contains(&next) {
             return Err(Fault::Redirects(
@@ -64,6 +74,14 @@ impl Trail {
     }
 }
 
+/// The one place that an answer names. Of two, clients choose differently. Many servers send a path in raw UTF-8.
+fn location(headers: &HeaderMap) -> Option<&str> {
+    let mut locations = headers.get_all(LOCATION).iter();
+    let first = locations.next()?;
+    let agreed = locations.all(|other| other == first);
+    str::from_utf8(first.as_bytes()).ok().filter(|_| agreed)
+}
+
 /// The operator's word on hosts and ports holds for hops that no client asked for.
 pub(super) fn permitted(target: &Target, hosts: &Hosts) -> Result<(), Fault> {
     let origin = target.origin();
@@ -76,12 +94,13 @@ pub(super) fn permitted(target: &Target, hosts: &Hosts) -> Result<(), Fault> {
 mod tests {
     use super::*;
     use crate::config::{Config, HostPattern};
-    use hyper::http::HeaderMap;
 
-    fn head(status: u16, location: &str) -> Head {
+    fn next(trail: &mut Trail, status: u16, locations: &[&str]) -> Result<Option<Target>, Fault> {
         let mut headers = HeaderMap::new();
-        headers.insert(LOCATION, location.parse().unwrap());
-        Head { status: StatusCode::from_u16(status).unwrap(), headers }
+        for location in locations {
+            headers.append(LOCATION, location.parse().unwrap());
+        }
+        trail.next(StatusCode::from_u16(status).unwrap(), &headers)
     }
 
     fn target(url: &str) -> Target {
@@ -91,35 +110,41 @@ mod tests {
     #[test]
     fn only_redirects_are_followed_and_the_fragment_is_dropped() {
         let mut trail = Trail::new(&target("https://example.org/a"));
-        for status in [200, 300, 304, 305] {
-            assert_eq!(trail.next(&head(status, "/b")), Ok(None), "{status}");
+        for status in [200, 206, 304, 404, 500] {
+            assert_eq!(next(&mut trail, status, &["/b"]), Ok(None), "{status}");
         }
-        assert_eq!(
-            trail.next(&head(302, "b?x=1#part")).unwrap(),
-            Some(target("https://example.org/b?x=1"))
-        );
-        // Relative to the hop before, not to the first.
-        assert_eq!(
-            trail.next(&head(307, "https://files.example.org/c/d")).unwrap(),
-            Some(target("https://files.example.org/c/d"))
-        );
-        assert_eq!(
-            trail.next(&head(308, "e")).unwrap(),
-            Some(target("https://files.example.org/c/e"))
-        );
+        for (status, location, to) in [
+            (302, "b?x=1#part", "https://example.org/b?x=1"),
+            // Relative to the hop before, not to the first.
+            (307, "https://files.example.org/c/d", "https://files.example.org/c/d"),
+            (308, "e", "https://files.example.org/c/e"),
+            (300, "f", "https://files.example.org/c/f"),
+            (301, "https://u:p@files.example.org/g", "https://files.example.org/g"),
+            (303, "http://files.example.org/g", "http://files.example.org/g"),
+        ] {
+            assert_eq!(next(&mut trail, status, &[location]), Ok(Some(target(to))), "{location}");
+        }
     }
 
+    /// What some client would follow is no end, and what larder cannot follow is a fault.
     #[test]
     fn circles_long_ways_and_nonsense_end() {
         let mut trail = Trail::new(&target("https://example.org/0"));
-        assert!(trail.next(&head(302, "#again")).is_err());
-        for bad in ["ftp://example.org/", "https://u:p@example.org/", "https://"] {
-            assert!(trail.next(&head(302, bad)).is_err(), "{bad}");
+        assert!(next(&mut trail, 302, &["#again"]).is_err());
+        for bad in ["ftp://example.org/", "https://", "data:,x", "/a%00"] {
+            assert!(next(&mut trail, 302, &[bad]).is_err(), "{bad}");
         }
-        for hop in 1..=MAX_HOPS {
-            assert!(trail.next(&head(302, &hop.to_string())).is_ok());
+        for status in [305, 306, 399] {
+            assert!(next(&mut trail, status, &["/b"]).is_err(), "{status}");
         }
-        assert!(trail.next(&head(302, "6")).is_err());
+        for locations in [&[][..], &["/b", "/c"]] {
+            assert!(next(&mut trail, 302, locations).is_err(), "{locations:?}");
+        }
+        assert!(next(&mut trail, 302, &["1", "1"]).is_ok(), "twice the same is one");
+        for hop in 2..=MAX_HOPS {
+            assert!(next(&mut trail, 302, &[&hop.to_string()]).is_ok());
+        }
+        assert!(next(&mut trail, 302, &["21"]).is_err());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What is public: larder's own answer to its own question, asked without anybody's credential.
 //!
-//! Traffic that passes by proves nothing: a credential may be needless, or everything. So larder asks by itself, by HEAD,
+//! Traffic that passes by proves nothing: a credential may be needless, or everything. So larder asks by itself,
 //! where a registry wants a token with one that its service gives to anybody, and what it is given is public. It asks in
 //! the background, and nobody waits for it: when a second credential has just proved its right to a stored artifact, because
 //! until then nobody would gain by the answer; and at once where clients come with a new token each time, and would find
@@ -46,7 +46,8 @@ impl Pipeline {
         // A redirect leads elsewhere, but a digest in the name proves what comes wherever it comes from.
         let follow = task.named_by_protocol().is_some();
         let ask = Ask { credential: None, ..task.ask(None, follow) };
-        match self.answer_naming(ask, Partition::Public, &Mark::of_entry(task, entry)).await {
+        let mark = Mark::of_entry(task, entry);
+        match self.answer_naming(task, ask, Partition::Public, &mark).await {
             Ok(head) => Verdict::Public(Box::new(head)),
             Err(Word::Nothing) => Verdict::Unknown,
             Err(Word::No | Word::Other | Word::Yes) => Verdict::Private,

@@ -12,6 +12,7 @@ use super::task::Task;
 use super::{Call, Connection, Pipeline};
 use crate::flight::{Client, End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
+use crate::origin::Answer;
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
@@ -248,7 +249,9 @@ impl Pipeline {
         {
             return record.end(Outcome::Stale, not_there(&task.target, &other));
         }
-        if task.is_guarded() && !ended.leads && !self.may_be_given(task, &ended.end).await {
+        if self.leads_past_a_promise(task, &ended.end)
+            || task.is_guarded() && !ended.leads && !self.may_be_given(task, &ended.end).await
+        {
             return self.pass_for(call, task, PassReason::Answer, record).await;
         }
         let kept = match ended.end {
@@ -265,10 +268,12 @@ impl Pipeline {
                 let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), outcome);
                 return record.end(outcome, response);
             }
-            End::Handed if ended.leads && !is_partial(asked) => match ended.flight.take_handed() {
-                Some(answer) => return super::pass::handed(asked, answer, record),
-                None => None,
-            },
+            End::Handed if ended.leads && !is_partial(asked) => {
+                match self.handed_to(task, &ended.flight) {
+                    Some(answer) => return super::pass::handed(asked, answer, record),
+                    None => None,
+                }
+            }
             End::Given | End::Pass | End::Handed => None,
         };
         if let Some((entry, outcome)) = kept {
@@ -280,6 +285,20 @@ impl Pipeline {
             }
         }
         self.pass_for(call, task, PassReason::Answer, record).await
+    }
+
+    /// Whether the end is a redirect that was asked for before its target was promised: the client's own request is followed,
+    /// or refused (onward.rs).
+    fn leads_past_a_promise(&self, task: &Task, end: &End) -> bool {
+        matches!(end, End::Relayed(relayed) if relayed.0.status.is_redirection())
+            && self.binds_today(task)
+    }
+
+    /// What the flight's leader alone may have, if it does not lead past a promise.
+    fn handed_to(&self, task: &Task, flight: &Flight) -> Option<Answer> {
+        let handed = flight.take_handed()?;
+        let leads_past = handed.head.status.is_redirection() && self.binds_today(task);
+        (!leads_past).then_some(handed)
     }
 
     /// Whether who followed a flight of others may have how it ended: a body to which it proves its right, and no word

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use hyper::{Method, Response, StatusCode};
 
 use super::lookup::{Lookup, Stored};
+use super::onward::SentOn;
 use super::record::Record;
 use super::rights::{Right, is_no};
 use super::task::Task;
@@ -122,8 +123,11 @@ impl Pipeline {
         // What the client's own request was told says nothing of larder's login.
         let shown = task.asker.is_private() && !task.asker.is_larders();
         // To where a blob lies, or to a page: that is found out when a right is asked for.
-        let elsewhere = response.status().is_redirection() && task.named_by_protocol().is_some();
-        if reads && shown && !elsewhere && is_no(response.status()) {
+        let sent_on = response.extensions().get::<SentOn>().is_some();
+        let elsewhere = sent_on || response.status().is_redirection();
+        let is_no = sent_on || is_no(response.status());
+        let may_lie_there = elsewhere && task.named_by_protocol().is_some();
+        if reads && shown && is_no && !may_lie_there {
             self.forget_right(task).await;
         }
         response

@@ -43,12 +43,17 @@ impl Pipeline {
             return None;
         }
         let asked = call.asked();
-        if !asked.head_only && self.expectation_of(task).binds() {
+        let binds = self.binds_today(task);
+        if !asked.head_only && binds {
             // These bytes would reach the client unjudged (promise P3).
             return None;
         }
-        let ask = Ask { head_only: asked.head_only, patient: true, ..task.ask(None, false) };
+        let ask = Ask { head_only: asked.head_only, patient: true, ..task.ask(None, binds) };
         let answer = self.origins.fetch(ask).await.ok()?;
+        if answer.head.status.is_redirection() && self.binds_today(task) {
+            // The promise came meanwhile.
+            return None;
+        }
         let refused =
             matches!(answer.head.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         if refused {

@@ -18,7 +18,7 @@ use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
 use crate::flight::{Answered, Complete, End, Flight, Gap, Intake, Lead, Trouble, intake};
 use crate::freshness::{self, Shareable};
-use crate::origin::{Answer, Ask, Fault, OriginError};
+use crate::origin::{Answer, Ask, OriginError};
 use crate::outcome::metrics::Direction;
 use crate::store::Spool;
 use crate::verify::Expectation;
@@ -117,9 +117,15 @@ impl Pipeline {
         };
         let answer = match fetched {
             Ok(answer) => larders::without_session(task, answer),
-            // The client may follow where larder will not.
-            Err(error) if matches!(error.fault(), Fault::Redirects(_)) => {
-                return Came::Ended(End::Pass);
+            // A redirect that leads nowhere, or where larder must not go. Where no promise binds, the client hears it as it
+            // came; where one does, its own request is followed, or refused (onward.rs).
+            Err(error) if error.fault().is_of_the_way() => {
+                return Came::Ended(if task.asker.is_larders() && self.binds_today(task) {
+                    // The client's own request would show no login, and hear of nothing else.
+                    End::Failed(StatusCode::BAD_GATEWAY, error.to_string())
+                } else {
+                    End::Pass
+                });
             }
             Err(error) => {
                 if error.is_temporary() {
@@ -367,6 +373,12 @@ impl Pipeline {
 /// The origin could not, or would not now: a stored copy is better.
 pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Whether an answer is a page for people: to sign in at, or that says why there is nothing else.
+pub(super) fn is_page(head: &Head) -> bool {
+    let kind = head.text(&header::CONTENT_TYPE).unwrap_or_default();
+    kind.get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
 }
 
 /// RFC 9110 §10.2.3: seconds, or a date.

@@ -52,12 +52,11 @@ impl Pipeline {
         }
         let upgrading = hyper::upgrade::on(&mut request);
         let request = request.map(BodyExt::boxed_unsync);
-        let mut response = match connection.passes.send(target, request, reach).await {
+        let onward = self.may_go_on(task, bound.is_some(), &request);
+        let sending = self.send_on(&connection.passes, target, onward, request, reach, record);
+        let mut response = match sending.await {
             Ok(response) => response,
-            Err(error) => {
-                let response = reply::text(error.status(), &error.to_string(), Outcome::Failed);
-                return record.end(Outcome::Failed, response);
-            }
+            Err(text) => return text,
         };
         if !method.is_safe()
             && (response.status().is_success() || response.status().is_redirection())

@@ -58,6 +58,10 @@ impl Pipeline {
             Pointed::Nowhere => return None,
         };
         if let Some(entry) = stored.filter(|entry| entry.digests.contains(&digest)) {
+            if task.asker.is_private() && !self.guards_head(task).await {
+                // Its right may have ended, and a HEAD does not say so.
+                return None;
+            }
             return match self.current(task, entry, &answer).await {
                 Came::Ended(end) => {
                     if task.asker.is_private() {

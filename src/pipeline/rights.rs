@@ -1,10 +1,14 @@
 //! Who has a right to what is stored privately: what is remembered of it, and how it is proved.
 //!
 //! A credential has a right to a guarded entry by having received it, or because the target's own origin said yes to it: a
-//! HEAD with that credential, answered with 200 or 206 and naming the stored representation. A sign-in page, a redirect,
-//! other bytes are a no (DESIGN §4, pitfall 37). One redirect is none: a registry sends who has a right to a blob on to
-//! where its bytes lie, by HEAD as by GET. It is followed for what is named by its digest, and what answers at its end must
-//! name the representation as well: a sign-in page has another length and type.
+//! GET of its first byte with that credential, answered with 200 or 206 and naming the stored representation. A sign-in
+//! page, a redirect, other bytes are a no (DESIGN §4, pitfall 37). One redirect is none: a registry sends who has a right to
+//! a blob on to where its bytes lie. It is followed for what is named by its digest, and what answers at its end must name
+//! the representation as well: a sign-in page has another length and type.
+//!
+//! Of a HEAD nothing follows: there are servers and sign-in proxies that guard GET and forget HEAD. It is asked in the place
+//! of the byte only where a GET counts as a pull, and only under roots that were seen to refuse both to who shows nothing
+//! (heads.rs).
 //!
 //! A yes lasts five minutes. For a day longer it is remembered what was said last, and used only while the origin cannot be
 //! asked; a no takes both away at once. Entries remember who received them, so that a restart forgets neither.
@@ -16,12 +20,14 @@ use hyper::{StatusCode, header};
 use moka::sync::Cache;
 
 use super::Pipeline;
+use super::heads::Heads;
+use super::lead::is_failure;
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{BlobId, key_hash};
 use crate::entry::{Entry, Head};
 use crate::flight::Answered;
-use crate::origin::Ask;
+use crate::origin::{Ask, Fault};
 use crate::target::{Key, Partition};
 
 /// How long a yes lasts.
@@ -65,7 +71,12 @@ pub(super) struct Rights {
     yes: Cache<(Key, Partition), (Print, Time)>,
     /// What larder itself was not given, by its public key, and when it asked.
     closed: Cache<Key, (Print, Time)>,
+    /// Where a HEAD may stand for a GET.
+    pub(super) heads: Heads,
 }
+
+/// The answer refuses a method, perhaps: another may be asked.
+struct Refused;
 
 /// What an origin says of a credential's right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +111,7 @@ impl Default for Rights {
         // What holds for a while ends also by a clock that nobody sets back.
         let day = |holds| Cache::builder().max_capacity(MOST).time_to_live(holds).build();
         let closed = Cache::builder().max_capacity(MOST).time_to_live(VERDICT_HOLDS).build();
-        Self { yes: day(REMEMBERED), closed }
+        Self { yes: day(REMEMBERED), closed, heads: Heads::default() }
     }
 }
 
@@ -174,6 +185,9 @@ impl Mark {
 
     /// Whether an answer to HEAD, or to a range of one byte, names this representation.
     fn is_named_by(&self, answer: &Head) -> bool {
+        if answer.status == StatusCode::PARTIAL_CONTENT && !self.begins(answer) {
+            return false;
+        }
         if let (Some(known), Some(said)) = (&self.digest, answer.text(&DOCKER_CONTENT_DIGEST)) {
             return known == said;
         }
@@ -187,6 +201,14 @@ impl Mark {
             };
             total.and_then(|total| total.parse().ok()) == Some(*length) && kind(answer) == known
         })
+    }
+
+    /// Whether a 206 has the first byte, of as many as are known: some servers answer 206 to everything.
+    fn begins(&self, answer: &Head) -> bool {
+        let range = answer.text(&header::CONTENT_RANGE).unwrap_or_default();
+        let Some(total) = range.strip_prefix("bytes 0-0/") else { return false };
+        let known = self.shape.as_ref().map(|(length, _)| *length);
+        known.is_none_or(|known| total == "*" || total.parse() == Ok(known))
     }
 }
 
@@ -273,7 +295,8 @@ impl Pipeline {
     async fn ask_right(&self, task: &Task, mark: &Mark) -> Word {
         let asked_at = self.clock.now();
         let follow = task.named_by_protocol().is_some();
-        let word = self.word(task.ask(None, follow), task.class(), mark).await;
+        let answer = self.answer_naming(task, task.ask(None, follow), task.class(), mark).await;
+        let word = answer.map_or_else(|word| word, |_| Word::Yes);
         match word {
             Word::Yes => self.rights.note(task, mark, asked_at),
             Word::No | Word::Other => self.forget_right(task).await,
@@ -282,76 +305,67 @@ impl Pipeline {
         word
     }
 
-    /// What an origin answers to `ask` as a question: by HEAD, or for one byte where it does not answer that.
-    pub(super) async fn word(&self, ask: Ask, class: Partition, mark: &Mark) -> Word {
-        self.answer_naming(ask, class, mark).await.map_or_else(|word| word, |_| Word::Yes)
-    }
-
-    /// The head of an answer that names the representation, or what else it says. Who shows no credential is anybody, whom a
-    /// token service gives a token. `class`: with whose credential it asks.
-    ///
-    /// Of anybody's HEAD alone nothing follows: there are servers and sign-in proxies that guard GET and forget HEAD, and
-    /// what is public is given without any credential. So one byte is asked for as well, unless a token service gave the
-    /// right: tokens know reading and no methods, and a GET of a manifest would be counted.
+    /// The head of an answer that names the representation, or what else the origin says to `ask` as a question about the
+    /// task. Who shows no credential is anybody, whom a token service gives a token. `class`: with whose credential it asks.
     pub(super) async fn answer_naming(
         &self,
+        task: &Task,
         ask: Ask,
         class: Partition,
         mark: &Mark,
     ) -> Result<Head, Word> {
-        let head = Ask { head_only: true, patient: false, ..ask };
-        let one = Ask { head_only: false, range: Some((0, Some(0))), ..head.clone() };
-        let (origin, lane) = (head.target.origin().clone(), head.lane);
-        let mut by_its_head = None;
-        for ask in [head, one] {
-            let by_head = ask.head_only;
-            let by_anybody = ask.credential.is_none();
-            // Where anybody is given a token, anybody may ask with one.
-            let fetched = if by_anybody {
-                Box::pin(self.origins.fetch_as_anybody(ask)).await
-            } else {
-                self.origins.fetch(ask).await.map(|answer| (answer, false))
-            };
-            let (answer, vouched) = match fetched {
-                Ok(fetched) => fetched,
-                Err(error) => {
-                    let redirects = matches!(error.fault(), crate::origin::Fault::Redirects(_));
-                    if !error.is_temporary() || redirects {
-                        return Err(Word::No);
-                    }
-                    self.origins.note_failure(&origin, class, lane, None);
-                    return Err(Word::Nothing);
-                }
-            };
-            let status = answer.head.status;
-            let refused = matches!(
-                status,
-                StatusCode::METHOD_NOT_ALLOWED
-                    | StatusCode::NOT_IMPLEMENTED
-                    | StatusCode::FORBIDDEN
-            );
-            if by_head && refused {
-                continue;
+        let byte = Ask { range: Some((0, Some(0))), patient: false, ..ask };
+        if task.is_counted() && self.guards_head(task).await {
+            let head = Ask { range: None, head_only: true, ..byte.clone() };
+            // Some servers do not know HEAD, or refuse it to all.
+            if let Ok(answer) = self.answer_to(head, class, mark).await {
+                return answer;
             }
-            if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                self.origins.note_failure(&origin, class, lane, None);
-                return Err(Word::Nothing);
-            }
-            let said = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT);
-            return match said {
-                true if mark.is_named_by(&answer.head) => {
-                    if by_head && by_anybody && !vouched {
-                        by_its_head = Some(answer.head);
-                        continue;
-                    }
-                    Ok(by_its_head.unwrap_or(answer.head))
-                }
-                true if *answer.answered_by.origin() == origin => Err(Word::Other),
-                // A page elsewhere, at which somebody may sign in.
-                true | false => Err(Word::No),
-            };
         }
-        Err(Word::No)
+        self.answer_to(byte, class, mark).await.unwrap_or(Err(Word::No))
+    }
+
+    /// The same for one request.
+    async fn answer_to(
+        &self,
+        ask: Ask,
+        class: Partition,
+        mark: &Mark,
+    ) -> Result<Result<Head, Word>, Refused> {
+        let (origin, lane) = (ask.target.origin().clone(), ask.lane);
+        // Where anybody is given a token, anybody may ask with one.
+        let fetched = if ask.credential.is_none() {
+            Box::pin(self.origins.fetch_as_anybody(ask)).await.map(|(answer, _)| answer)
+        } else {
+            self.origins.fetch(ask).await
+        };
+        // The body is dropped unread: an origin that knows no ranges sends the whole.
+        let (head, by) = match fetched {
+            Ok(answer) => (answer.head, answer.answered_by),
+            Err(error) => {
+                let redirects = matches!(error.fault(), Fault::Redirects(_));
+                if !error.is_temporary() || redirects {
+                    return Ok(Err(Word::No));
+                }
+                self.origins.note_failure(&origin, class, lane, None);
+                return Ok(Err(Word::Nothing));
+            }
+        };
+        match head.status {
+            StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::NOT_IMPLEMENTED
+            | StatusCode::FORBIDDEN => Err(Refused),
+            status if is_failure(status) => {
+                self.origins.note_failure(&origin, class, lane, None);
+                Ok(Err(Word::Nothing))
+            }
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT if mark.is_named_by(&head) => Ok(Ok(head)),
+            StatusCode::OK | StatusCode::PARTIAL_CONTENT if *by.origin() == origin => {
+                Ok(Err(Word::Other))
+            }
+            // A page elsewhere, at which somebody may sign in.
+            _ => Ok(Err(Word::No)),
+        }
     }
 
     /// Who asked has no right any more, if it had one: nothing that is stored is given to it, whatever its origin does
@@ -427,7 +441,34 @@ mod tests {
             (body(), &[kind, ("content-length", "7")], false),
             (body(), &[], false),
         ] {
-            assert_eq!(mark.is_named_by(&head(200, fields)), expected, "{mark:?} {fields:?}");
+            let status =
+                if fields.iter().any(|(name, _)| *name == "content-range") { 206 } else { 200 };
+            assert_eq!(mark.is_named_by(&head(status, fields)), expected, "{mark:?} {fields:?}");
+        }
+    }
+
+    /// Some servers answer 206 to anything.
+    #[test]
+    fn a_part_names_the_representation_only_if_it_is_the_part_that_was_asked_for() {
+        let (tag, kind) = (("etag", "\"a\""), "application/x-tar");
+        let mark = Mark { tag: Some("\"a\"".to_owned()), ..Mark::default() };
+        let sized = Mark { shape: Some((7, kind.to_owned())), ..mark.clone() };
+        for (range, expected) in [
+            ("bytes 0-0/7", (true, true)),
+            ("bytes 0-0/*", (true, true)),
+            ("bytes 0-0/8", (true, false)),
+            ("bytes 0-6/7", (false, false)),
+            ("bytes 1-1/7", (false, false)),
+            ("", (false, false)),
+        ] {
+            let mut fields = vec![tag, ("content-type", kind), ("content-length", "7")];
+            fields.extend((!range.is_empty()).then_some(("content-range", range)));
+            let answer = head(206, &fields);
+            assert_eq!(
+                (mark.is_named_by(&answer), sized.is_named_by(&answer)),
+                expected,
+                "{range}"
+            );
         }
     }
 

@@ -11,14 +11,14 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::editions;
-use super::lead::{Attempt, Came};
+use super::lead::{Attempt, Came, is_page};
 use super::lookup;
 use super::signature::{Own, Worth};
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
 use crate::ecosystem::{Kind, Recognition};
-use crate::entry::{Entry, Head};
+use crate::entry::Entry;
 use crate::flight::{Body, Complete, End, Lead};
 use crate::origin::Answer;
 use crate::outcome::metrics::Alarm;
@@ -359,10 +359,6 @@ impl Pipeline {
 fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
     let fetch_again = resumed && attempt == Attempt::First && lead.flight.nothing_given();
     if fetch_again { Came::Again(end) } else { Came::Ended(end) }
-}
-
-fn is_page(head: &Head) -> bool {
-    head.text(&hyper::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {

@@ -192,6 +192,11 @@ impl Task {
         self.recognition.as_ref().and_then(service).is_some()
     }
 
+    /// Whether the registry counts each GET of it as a pull: manifests, under whatever name.
+    pub(super) fn is_counted(&self) -> bool {
+        self.is_of_a_service() && self.lane() == Lane::Metadata
+    }
+
     /// What is to be computed of its body, `algorithms` among it. An artifact's content is read even when nothing is
     /// promised of it yet, because a later index may.
     pub(super) fn wanted(&self, algorithms: Algorithms) -> Wanted {

@@ -91,6 +91,18 @@ impl Target {
         Self::from_url(joined.as_str())
     }
 
+    /// Where a `Location` of this target's answer leads. As clients do it: what stands before the host's `@` names no other
+    /// place, and is dropped.
+    pub fn redirected(&self, location: &str) -> Option<Self> {
+        let base = url::Url::parse(&self.url()).ok()?;
+        let mut joined = base.join(location).ok()?;
+        // Refused for URLs that have no host, of which no target is made.
+        joined.set_username("").ok()?;
+        joined.set_password(None).ok()?;
+        joined.set_fragment(None);
+        Self::from_url(joined.as_str())
+    }
+
     /// The same target, in the variant that an ecosystem declares.
     #[must_use]
     pub fn with_variant(mut self, variant: &str) -> Self {
@@ -285,5 +297,22 @@ mod tests {
         );
         assert_eq!(index.join("mailto:x@example.org"), None);
         assert_eq!(index.join("https://user:pw@example.org/a"), None);
+    }
+
+    #[test]
+    fn a_redirect_leads_where_clients_go() {
+        let at = target("/a/b").unwrap();
+        for (location, to) in [
+            ("https://user:pw@files.example.org/a", Some("https://files.example.org/a")),
+            ("//user@files.example.org/a?b#c", Some("https://files.example.org/a?b")),
+            ("c", Some("https://example.org/a/c")),
+            ("/é", Some("https://example.org/%C3%A9")),
+            ("ftp://example.org/a", None),
+            ("data:text/plain,a", None),
+            ("mailto:x@example.org", None),
+            ("https://", None),
+        ] {
+            assert_eq!(at.redirected(location).map(|to| to.url()).as_deref(), to, "{location}");
+        }
     }
 }

@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 
 use futures_util::future::join_all;
-use hyper::Method;
 
 use crate::world::binary::Daemon;
 use crate::world::names::Names;
@@ -61,7 +60,7 @@ impl Crowd {
         let asked = self.registry.front.log();
         let proved: HashSet<&str> = asked
             .iter()
-            .filter(|one| one.method == Method::HEAD && one.path.ends_with(&digest))
+            .filter(|one| one.is_proof() && one.path.ends_with(&digest))
             .filter_map(|one| one.text("authorization"))
             .collect();
         let followers = tokens.iter().filter(|token| proved.contains(&***token)).count();

@@ -8,6 +8,7 @@ use hyper::header::HeaderName;
 use hyper::{Method, Request, Response, StatusCode};
 
 use crate::world::archive::{by_hash, hex, plain_wheel, put_simple};
+use crate::world::origin::Asked;
 use crate::world::page::{OriginBody, empty, fed, whole};
 use crate::world::{Client, Gate, Got, Mood, Origin, Page, World, eventually, holding, noise};
 use larder::digest::Algorithm;
@@ -73,13 +74,16 @@ pub(crate) async fn ask(client: &Client, url: &str, who: &str) -> Got {
     if who.is_empty() { ask.send().await } else { ask.header("authorization", who).send().await }
 }
 
-/// What the origin was asked with `method` by `who`.
-fn asked(origin: &Origin, path: &str, method: &Method, who: &str) -> usize {
-    let asked = origin.asked(path);
-    let by = |one: &&crate::world::origin::Asked| {
-        one.method == *method && one.text("authorization").unwrap_or_default() == who
-    };
-    asked.iter().filter(by).count()
+/// How often the origin was asked for the file by `who`.
+pub(crate) fn gets(origin: &Origin, path: &str, who: &str) -> usize {
+    let by = |one: &&Asked| one.is_get() && one.text("authorization").unwrap_or_default() == who;
+    origin.asked(path).iter().filter(by).count()
+}
+
+/// How often the origin was asked by `who` for the byte that proves a right.
+pub(crate) fn proofs(origin: &Origin, path: &str, who: &str) -> usize {
+    let by = |one: &&Asked| one.is_proof() && one.text("authorization").unwrap_or_default() == who;
+    origin.asked(path).iter().filter(by).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,20 +99,20 @@ async fn what_one_received_is_given_to_who_proves_the_same_right() {
         assert!(got.body == body && got.is_hit() == hit, "{}", got.cache_status());
         assert!(!hit || got.cache_status().contains("private"), "{}", got.cache_status());
     }
-    assert_eq!(asked(&world.origin, &path, &Method::GET, ALICE), 1);
-    assert_eq!(asked(&world.origin, &path, &Method::HEAD, ALICE), 0);
-    // Bob's right is proved by one HEAD, and his bytes come from here.
+    assert_eq!(gets(&world.origin, &path, ALICE), 1);
+    assert_eq!(proofs(&world.origin, &path, ALICE), 0);
+    // Bob's right is proved by one byte, and his bytes come from here.
     for _ in 0..2 {
         let got = ask(&world.client, &url, BOB).await.complete();
         assert!(got.is_hit() && got.body == body);
     }
-    assert_eq!(asked(&world.origin, &path, &Method::HEAD, BOB), 1);
-    assert_eq!(asked(&world.origin, &path, &Method::GET, BOB), 0);
+    assert_eq!(proofs(&world.origin, &path, BOB), 1);
+    assert_eq!(gets(&world.origin, &path, BOB), 0);
     // Carol has none, and nobody neither: they hear their origin.
     for who in [CAROL, ""] {
         let got = ask(&world.client, &url, who).await;
         assert!(got.status == 401 && got.body.is_empty(), "{who} {}", got.status);
-        assert!(asked(&world.origin, &path, &Method::GET, who) > 0);
+        assert!(gets(&world.origin, &path, who) > 0);
     }
 }
 
@@ -127,7 +131,7 @@ async fn each_has_its_own_and_nothing_of_the_other() {
             let got = ask(&world.client, &url, other).await;
             assert!(got.status == 401 && got.body.is_empty());
         }
-        assert_eq!(asked(&world.origin, &path, &Method::GET, other), 2, "heard each time");
+        assert_eq!(gets(&world.origin, &path, other), 2, "heard each time");
     }
 }
 
@@ -144,10 +148,8 @@ async fn what_larder_is_given_without_a_credential_is_everybodys() {
         let url = guard(&world.origin, &path, &door, &body);
         ask(&world.client, &url, ALICE).await.complete();
         ask(&world.client, &url, BOB).await.complete();
-        eventually("larder asked by itself", || async {
-            asked(&world.origin, &path, &Method::HEAD, "") == 1
-        })
-        .await;
+        eventually("larder asked by itself", || async { proofs(&world.origin, &path, "") == 1 })
+            .await;
         if public {
             // An expired token is as good as none.
             eventually("everybody is given it", || async {
@@ -185,7 +187,7 @@ async fn a_head_that_anybody_is_given_makes_nothing_public() {
     ask(&world.client, &url, ALICE).await.complete();
     assert!(ask(&world.client, &url, BOB).await.complete().is_hit());
     eventually("larder asked by itself for more than the head", || async {
-        asked(&world.origin, &path, &Method::GET, "") == 1
+        proofs(&world.origin, &path, "") == 1
     })
     .await;
     for _ in 0..2 {
@@ -357,7 +359,7 @@ async fn a_right_that_is_withdrawn_ends() {
     // With a new token she is let in again, and her bytes come from here.
     door.open("Bearer s3cr3t-alice-2");
     assert!(ask(&world.client, &url, "Bearer s3cr3t-alice-2").await.complete().is_hit());
-    assert_eq!(asked(&world.origin, &path, &Method::GET, "Bearer s3cr3t-alice-2"), 0);
+    assert_eq!(gets(&world.origin, &path, "Bearer s3cr3t-alice-2"), 0);
     // The origin's failure opens nothing to who heard a no, and shuts nothing to who did not.
     world.proxy.clock.advance(LATER);
     for mood in [Mood::Failing(503), Mood::Failing(429)] {
@@ -535,10 +537,10 @@ async fn who_follows_a_flight_proves_its_right_first() {
     }
     gate.open();
     assert!(alice.rest().await.complete().body == body && bob.rest().await.complete().body == body);
-    assert_eq!(asked(&world.origin, &path, &Method::GET, ALICE), 1);
-    assert_eq!(asked(&world.origin, &path, &Method::GET, BOB), 0);
-    assert_eq!(asked(&world.origin, &path, &Method::HEAD, BOB), 1);
-    assert_eq!(asked(&world.origin, &path, &Method::HEAD, CAROL), 1);
+    assert_eq!(gets(&world.origin, &path, ALICE), 1);
+    assert_eq!(gets(&world.origin, &path, BOB), 0);
+    assert_eq!(proofs(&world.origin, &path, BOB), 1);
+    assert_eq!(proofs(&world.origin, &path, CAROL), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

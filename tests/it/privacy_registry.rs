@@ -2,7 +2,7 @@
 
 use hyper::{Method, Request, Response};
 
-use crate::privacy::{ALICE, BOB, CAROL, Door, ask, file, status};
+use crate::privacy::{ALICE, BOB, CAROL, Door, ask, file, gets, proofs, status};
 use crate::world::archive::hex;
 use crate::world::page::OriginBody;
 use crate::world::{Got, Mood, World, noise};
@@ -51,14 +51,9 @@ async fn a_layer_is_there_for_who_has_a_right_to_it() {
     }
     let got = ask(&world.client, &url, BOB).await.complete();
     assert!(got.body == layer && got.is_hit(), "{}", got.cache_status());
-    let gets = |who| {
-        let asked = world.origin.asked(&path);
-        let by = |one: &&crate::world::origin::Asked| {
-            one.method == Method::GET && one.text("authorization") == Some(who)
-        };
-        asked.iter().filter(by).count()
-    };
+    let gets = |who| gets(&world.origin, &path, who);
     assert_eq!((gets(ALICE), gets(BOB)), (1, 0));
+    assert_eq!(proofs(&world.origin, &path, BOB), 1, "the control: he proved his right");
     assert_eq!(head(&world, &url, CAROL).await.status, 401);
     world.origin.mood(Mood::Failing(503));
     assert_eq!(head(&world, &url, ALICE).await.status, 200, "the control");

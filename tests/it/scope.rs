@@ -235,15 +235,3 @@ async fn an_index_that_makes_no_claims_any_more_refuses_nothing() {
     let url = world.origin.put(&plain_wheel("demo"), Page::new(new.clone()));
     assert_eq!(world.fetch(&url).await.body, new);
 }
-
-/// The client follows where larder will not: its redirects reach it as they came.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_redirect_that_larder_cannot_follow_reaches_the_client() {
-    let world = World::new().await;
-    let path = crate::world::archive::by_hash(b"x");
-    for to in ["ftp://example.org/x", path.as_str()] {
-        let url = world.origin.put(&path, Page::redirect(302, to));
-        let got = world.get(&url).await;
-        assert_eq!((got.status.as_u16(), got.text("location")), (302, to));
-    }
-}

@@ -37,6 +37,16 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// Whether it is the question by which a right is proved: the first byte.
+    pub(crate) fn is_proof(&self) -> bool {
+        self.method == Method::GET && self.text("range") == Some("bytes=0-0")
+    }
+
+    /// Whether it is a GET of more than that.
+    pub(crate) fn is_get(&self) -> bool {
+        self.method == Method::GET && !self.is_proof()
+    }
+
     /// The text of a header field.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
@@ -176,9 +186,9 @@ impl Origin {
         asked.iter().filter(|one| one.path == path).cloned().collect()
     }
 
-    /// How often `path` was asked with GET.
+    /// How often `path` was asked with GET, for more than a byte that proves a right.
     pub(crate) fn gets(&self, path: &str) -> usize {
-        self.asked(path).iter().filter(|one| one.method == Method::GET).count()
+        self.asked(path).iter().filter(|one| one.is_get()).count()
     }
 
     /// Everything that was asked, in order.

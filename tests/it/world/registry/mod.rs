@@ -16,13 +16,13 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use larder::digest::{Algorithms, Hashing};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::page::{OriginBody, empty};
+use super::page::{OriginBody, empty, whole};
 use super::{Ca, Origin, Page, eventually};
 
 pub(crate) use self::tokens::{GUEST, MEMBER, OWNER, Tokens, basic};
@@ -56,7 +56,7 @@ pub(crate) struct Registry {
     /// Who gives out its tokens.
     pub(crate) tokens: Tokens,
     withdrawn: Withdrawn,
-    /// Bytes of blobs that left, front and files together.
+    /// Bytes of blobs that left, front and files together, but for single ones that prove a right.
     sent: Arc<AtomicU64>,
     storage: PathBuf,
     child: Child,
@@ -116,8 +116,7 @@ impl Registry {
                     return elsewhere;
                 }
                 let answer = forward(request, address).await;
-                let is_sent = is_blob && answer.status().is_success();
-                if is_sent { counted(answer, counter) } else { answer }
+                if is_blob { counted(answer, counter) } else { answer }
             }
         });
         let (root, counter) = (storage.clone(), Arc::clone(&sent));
@@ -133,11 +132,17 @@ impl Registry {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// How often the blob with this digest was sent.
+    /// How often the blob with this digest was sent, but for a byte that proves a right.
     pub(crate) fn gets(&self, digest: &str) -> usize {
         let wanted = digest.trim_start_matches("sha256:");
         let asked = self.front.log().into_iter();
-        asked.filter(|one| one.method == Method::GET && one.path.contains(wanted)).count()
+        asked.filter(|one| one.is_get() && one.path.contains(wanted)).count()
+    }
+
+    /// How often somebody proved a right to the blob with this digest.
+    pub(crate) fn proofs(&self, digest: &str) -> usize {
+        let asked = self.front.log().into_iter();
+        asked.filter(|one| one.is_proof() && one.path.ends_with(digest)).count()
     }
 
     /// How often the blob with this digest was asked about.
@@ -252,6 +257,11 @@ async fn file_of(request: &Request<Incoming>, root: &Path) -> Response<OriginBod
     if request.method() == Method::HEAD {
         return Response::builder().header("content-length", length).body(empty()).unwrap();
     }
+    if request.headers().get("range").is_some_and(|range| range == "bytes=0-0") {
+        let range = format!("bytes 0-0/{length}");
+        let part = Response::builder().status(206).header("content-range", range);
+        return part.body(whole("?")).unwrap();
+    }
     let pieces = stream::unfold(file, |mut file| async move {
         let mut piece = vec![0; 256 * 1024];
         match file.read(&mut piece).await {
@@ -267,7 +277,11 @@ async fn file_of(request: &Request<Incoming>, root: &Path) -> Response<OriginBod
     Response::builder().header("content-length", length).body(body).unwrap()
 }
 
+/// Counts what a whole blob brings; not an error's text, nor the one byte that proves a right.
 fn counted(answer: Response<OriginBody>, counter: Arc<AtomicU64>) -> Response<OriginBody> {
+    if answer.status() != StatusCode::OK {
+        return answer;
+    }
     answer.map(|body| {
         body.map_frame(move |frame| {
             let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
