@@ -1,7 +1,7 @@
 //! Promise P3 while bytes are still arriving: the gap.
 //!
-//! Clients want bytes as they come, and a body can be judged only when all of it is there. So each flight whose body a
-//! promise binds keeps back 64 KiB that nobody is given, on any connection and by any range, until the judgement:
+//! Clients want bytes as they come, and a body can be judged only when all of it is there. So of each target whose bodies a
+//! promise binds, 64 KiB are kept back that nobody is given, on any connection and by any range, until the judgement:
 //!
 //! ```text
 //!  0                                              length-64K      length
@@ -11,84 +11,131 @@
 //!  ├──────────── given ──────────┤▒▒▒▒ gap ▒▒▒▒├── the range ──────┤
 //! ```
 //!
-//! Clients resume by themselves after a cut, with ranges; that is why the gap is a property of the flight and not of a
-//! connection, and why it is remembered when a body was refused (a second flight with another gap would complete the
-//! first one's body). A reader whose client was given bytes around another gap, by an earlier body of the same target,
-//! keeps to that one as well; who was not is held up by nobody else's past.
+//! Clients resume by themselves after a cut, with ranges, from another address, with another credential. So the gap is a
+//! property of the target, not of a connection or a flight: all flights and passes of it share this one (`share.rs`), also
+//! those that come later, while no body was verified. A body that cannot share it is held whole: one whose length differs from
+//! that of the body whose bytes were given, and every body of a target that was refused.
+
+use crate::store::Row;
 
 /// How much nobody is given before the judgement, in bytes. Enough that no archive format can do without it, little
 /// enough that a client hardly notices the wait.
 pub const GAP: u64 = 64 * 1024;
 
 /// Bodies up to this many bytes are held whole: they come in one go anyhow.
-pub const HELD_WHOLE: u64 = 256 * 1024;
+pub(super) const HELD_WHOLE: u64 = 256 * 1024;
 
-/// A remembered gap that lies at the body's end, however long that is.
-pub const AT_THE_END: u64 = u64::MAX;
-
-/// The most separate spans that are remembered as given. More means somebody asks for crumbs; then the gap stays.
+/// The most separate spans that are remembered as given. More means that clients ask for crumbs; then the gap stays.
 const MAX_SPANS: usize = 1024;
 
-/// What of a flight's body may be given before it is judged.
+/// How a body is held back until it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// All but the gap of its target is given.
+    Gap,
+    /// Nothing is given.
+    Whole,
+}
+
+/// How long the body is whose bytes are given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Length {
+    /// There is none yet.
+    #[default]
+    NoBody,
+    /// The origin did not announce it.
+    Unknown,
+    /// So many bytes.
+    Known(u64),
+}
+
+impl Length {
+    fn of(announced: Option<u64>) -> Self {
+        announced.map_or(Self::Unknown, Self::Known)
+    }
+
+    fn known(self) -> Option<u64> {
+        match self {
+            Self::Known(length) => Some(length),
+            Self::NoBody | Self::Unknown => None,
+        }
+    }
+}
+
+/// What all requests together were given of a target's bodies, and what is kept back.
 #[derive(Debug, Default)]
-pub struct Gap {
-    binds: bool,
-    length: Option<u64>,
+pub(super) struct Gap {
+    /// The body whose bytes are given.
+    body: Length,
     /// Where the gap begins, once it has moved.
     moved_to: Option<u64>,
     /// Whether it may still move.
     fixed: bool,
+    /// A body of the target was refused, and none verified since.
+    suspect: bool,
     /// What was given: sorted, disjoint, `(first, just after last)`.
     given: Vec<(u64, u64)>,
 }
 
 impl Gap {
-    /// A gap for a body of `length` bytes, if known. `binds`: whether there is one at all. `remembered`: where it lay
-    /// when a body of this target was refused; then it does not move.
-    pub fn new(binds: bool, length: Option<u64>, remembered: Option<u64>) -> Self {
-        let moved_to =
-            remembered.filter(|start| length.is_some_and(|length| *start < own_start(length)));
-        Self { binds, length, moved_to, fixed: remembered.is_some(), given: Vec::new() }
+    /// The gap of a target of which this was noted: all but the gap counts as given.
+    pub(super) fn noted(row: Row) -> Self {
+        let moved_to = row.length.map(|length| row.gap.min(own_start(length)));
+        Self {
+            body: Length::of(row.length),
+            moved_to,
+            fixed: true,
+            suspect: row.suspect,
+            given: Vec::new(),
+        }
     }
 
-    /// A promise came that binds, while the body was arriving.
-    pub fn bind(&mut self) {
-        self.binds = true;
+    /// How a body of `length` bytes, if announced, is held. Bytes of two lengths are bytes of two bodies, whose gaps lie in
+    /// two places; of two bodies of unknown length one may be the beginning of the other.
+    pub(super) fn hold(&mut self, length: Option<u64>) -> Hold {
+        match (self.body, length) {
+            _ if self.suspect => Hold::Whole,
+            (Length::NoBody, _) => {
+                self.body = Length::of(length);
+                Hold::Gap
+            }
+            (Length::Known(known), Some(length)) if known == length => Hold::Gap,
+            (Length::Known(_) | Length::Unknown, _) => Hold::Whole,
+        }
     }
 
-    /// Whether a promise binds.
-    pub fn binds(&self) -> bool {
-        self.binds
+    /// The body that began gave nothing, and another begins in its place: its length is the one that counts.
+    pub(super) fn begin_anew(&mut self) {
+        if self.given.is_empty() && !self.fixed {
+            (self.body, self.moved_to) = (Length::NoBody, None);
+        }
     }
 
-    /// It stays where it is from now on.
-    pub fn fix(&mut self) {
-        self.fixed = true;
+    /// A body was refused: until one is verified, nothing is given before its judgement.
+    pub(super) fn suspect(&mut self) {
+        self.suspect = true;
     }
 
-    /// Whether it can move no more.
-    pub fn is_fixed(&self) -> bool {
-        self.fixed
+    /// Whether a body was refused, and none verified since.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.suspect
     }
 
-    /// Where the gap begins, to be remembered; while the length is unknown, [`AT_THE_END`].
-    pub fn start(&self) -> u64 {
-        self.moved_to.unwrap_or_else(|| self.length.map_or(AT_THE_END, own_start))
+    /// A body was verified. What other bodies gave, and are still giving, stays noted.
+    pub(super) fn trust(&mut self) {
+        self.suspect = false;
     }
 
-    /// Whether any byte was given.
-    pub fn nothing_given(&self) -> bool {
-        self.given.is_empty()
+    /// Where the gap begins.
+    pub(super) fn start(&self) -> u64 {
+        self.moved_to.unwrap_or_else(|| self.body.known().map_or(0, own_start))
     }
 
     /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes when `have` have arrived;
     /// `at` itself if none now.
-    pub fn limit(&self, at: u64, end: u64, have: u64) -> u64 {
+    pub(super) fn limit(&self, at: u64, end: u64, have: u64) -> u64 {
         let limit = end.min(have).max(at);
-        if !self.binds {
-            return limit;
-        }
-        let (start, stop) = match (self.length, self.moved_to) {
+        let (start, stop) = match (self.body.known(), self.moved_to) {
             (_, Some(start)) => (start, start.saturating_add(GAP)),
             (Some(length), None) => (own_start(length), u64::MAX),
             // While the length is unknown, the last 64 KiB so far; once they are followed by more they may go.
@@ -103,35 +150,37 @@ impl Gap {
         }
     }
 
-    /// The same for a reader who was given bytes around another gap before: it keeps to both.
-    pub fn limit_for(&self, own: Option<u64>, at: u64, end: u64, have: u64) -> u64 {
-        let limit = self.limit(at, end, have);
-        let own = own.map(|start| Self::new(self.binds, self.length, Some(start)));
-        own.map_or(limit, |own| limit.min(own.limit(at, end, have)))
+    /// Where the gap would move for a client that asks for the bytes from `start` to before `end`; `None` if it stays. It moves
+    /// only for those that need the end and begin in the second half: who resumes near the beginning is given bytes up to the
+    /// gap as it is, and a gap near the beginning would make all others wait for the last byte.
+    pub(super) fn way_for(&self, start: u64, end: u64) -> Option<u64> {
+        let length = self.body.known().filter(|length| *length > HELD_WHOLE)?;
+        let movable = !self.fixed && self.moved_to.is_none() && self.given.len() < MAX_SPANS;
+        if !movable || end <= own_start(length) || start >= length || start < length / 2 {
+            return None;
+        }
+        let below = start.checked_sub(GAP)?;
+        (!self.was_given(below, start)).then_some(below)
     }
 
-    /// Somebody asks for the bytes from `start` to before `end`: if those need bytes of the gap, moves it below them where
-    /// that is still possible.
-    pub fn make_way(&mut self, start: u64, end: u64) {
-        let Some(length) = self.length else { return };
-        if !self.binds || self.fixed || self.moved_to.is_some() || length <= HELD_WHOLE {
-            return;
-        }
-        if end <= own_start(length) {
-            return;
-        }
-        let Some(below) = start.checked_sub(GAP) else {
-            return;
-        };
-        if start >= length || self.was_given(below, start) || self.given.len() >= MAX_SPANS {
-            return;
-        }
-        self.moved_to = Some(below);
+    /// Moves it.
+    pub(super) fn move_to(&mut self, place: u64) {
+        self.moved_to = Some(place);
+    }
+
+    /// Whether bytes of the gap were given, to requests that no promise bound: then it keeps nothing back.
+    pub(super) fn is_spent(&self) -> bool {
+        self.was_given(self.start(), self.start().saturating_add(GAP))
     }
 
     /// Notes that the bytes from `start` to before `end` were given.
-    pub fn note(&mut self, start: u64, end: u64) {
-        if start >= end || self.given.len() >= MAX_SPANS {
+    pub(super) fn note(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        if self.given.len() >= MAX_SPANS {
+            // What is not noted may be anything: it stays where it is.
+            self.fixed = true;
             return;
         }
         let from = self.given.partition_point(|span| span.1 < start);
@@ -151,7 +200,7 @@ impl Gap {
 }
 
 /// Where the gap begins in a body of `length` bytes while it has not moved.
-pub const fn own_start(length: u64) -> u64 {
+pub(super) const fn own_start(length: u64) -> u64 {
     if length <= HELD_WHOLE { 0 } else { length - GAP }
 }
 
@@ -160,91 +209,117 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::clock::Time;
 
     const MIB: u64 = 1 << 20;
 
+    fn gap(length: Option<u64>) -> Gap {
+        let mut gap = Gap::default();
+        assert_eq!(gap.hold(length), Hold::Gap);
+        gap
+    }
+
+    /// As a reader does: asks for way, takes what it may have, and notes it.
+    fn take(gap: &mut Gap, start: u64, end: u64, have: u64) -> u64 {
+        if let Some(place) = gap.way_for(start, end) {
+            gap.move_to(place);
+        }
+        let limit = gap.limit(start, end, have);
+        gap.note(start, limit);
+        limit
+    }
+
     #[test]
     fn the_end_is_kept_back_and_small_bodies_whole() {
-        let gap = Gap::new(true, Some(MIB), None);
-        assert_eq!(gap.limit(0, MIB, MIB), MIB - GAP);
-        assert_eq!(gap.limit(MIB - 1, MIB, MIB), MIB - 1);
-        assert_eq!(Gap::new(true, Some(HELD_WHOLE), None).limit(0, HELD_WHOLE, HELD_WHOLE), 0);
-        assert_eq!(
-            Gap::new(false, Some(MIB), None).limit(0, MIB, MIB),
-            MIB,
-            "control: no promise, no gap"
-        );
+        let large = gap(Some(MIB));
+        assert_eq!(large.limit(0, MIB, MIB), MIB - GAP);
+        assert_eq!(large.limit(MIB - 1, MIB, MIB), MIB - 1);
+        assert_eq!(gap(Some(HELD_WHOLE)).limit(0, HELD_WHOLE, HELD_WHOLE), 0);
+        assert_eq!(gap(Some(HELD_WHOLE + 1)).limit(0, MIB, MIB), HELD_WHOLE + 1 - GAP);
     }
 
     #[test]
     fn of_unknown_length_the_last_bytes_so_far_are_kept_back() {
-        let gap = Gap::new(true, None, None);
+        let gap = gap(None);
         assert_eq!(gap.limit(0, u64::MAX, HELD_WHOLE), 0);
         assert_eq!(gap.limit(0, u64::MAX, MIB), MIB - GAP);
     }
 
     #[test]
     fn it_moves_once_below_a_range_at_the_end_and_only_where_nothing_was_given() {
-        let mut gap = Gap::new(true, Some(MIB), None);
-        gap.make_way(MIB / 2, MIB - GAP);
-        assert_eq!(gap.limit(0, MIB, MIB), MIB - GAP, "not needed, not moved");
-        gap.make_way(MIB - 100, MIB);
-        assert_eq!(gap.limit(MIB - 100, MIB, MIB), MIB);
-        assert_eq!(gap.limit(0, MIB, MIB), MIB - 100 - GAP);
-        gap.make_way(MIB / 2, MIB);
-        assert_eq!(gap.limit(0, MIB, MIB), MIB - 100 - GAP, "not twice");
+        let mut moving = gap(Some(MIB));
+        assert_eq!(moving.way_for(MIB / 2, MIB - GAP), None, "the end is not needed");
+        assert_eq!(moving.way_for(MIB / 4, MIB), None, "that range has its beginning");
+        assert_eq!(take(&mut moving, MIB - 100, MIB, MIB), MIB);
+        assert_eq!(moving.limit(0, MIB, MIB), MIB - 100 - GAP);
+        assert_eq!(moving.way_for(MIB / 2, MIB), None, "not twice");
 
-        let mut gap = Gap::new(true, Some(MIB), None);
-        gap.note(0, MIB - GAP);
-        gap.make_way(MIB - 100, MIB);
-        assert_eq!(gap.limit(MIB - 100, MIB, MIB), MIB - 100, "below it was given already");
+        let mut given = gap(Some(MIB));
+        given.note(0, MIB - GAP);
+        assert_eq!(given.way_for(MIB - 100, MIB), None, "below it was given already");
+        assert_eq!(take(&mut given, MIB - 100, MIB, MIB), MIB - 100);
     }
 
     #[test]
-    fn a_refused_body_leaves_its_gap_to_the_next_flight() {
-        let mut first = Gap::new(true, Some(MIB), None);
-        first.make_way(MIB - 100, MIB);
-        let mut second = Gap::new(true, Some(MIB), Some(first.start()));
-        second.make_way(MIB / 2, MIB);
-        assert_eq!(second.limit(0, MIB, MIB), MIB - 100 - GAP);
-        assert_eq!(second.start(), first.start());
-        let unknown = Gap::new(true, None, None).start();
-        let mut third = Gap::new(true, Some(MIB), Some(unknown));
-        third.make_way(MIB - 100, MIB);
-        assert_eq!(third.limit(0, MIB, MIB), MIB - GAP, "the end, and no other place");
+    fn what_was_noted_keeps_its_place_and_another_length_is_held_whole() {
+        let row = |length, gap, suspect| {
+            Gap::noted(Row { length, gap, suspect, since: Time::from_millis(0) })
+        };
+        let mut again = row(Some(MIB), MIB / 2, false);
+        assert_eq!(again.hold(Some(MIB)), Hold::Gap);
+        assert_eq!(again.limit(0, MIB, MIB), MIB / 2);
+        assert_eq!(again.limit(MIB / 2 + GAP, MIB, MIB), MIB);
+        assert_eq!(again.way_for(MIB - 100, MIB), None);
+        for length in [Some(MIB + 1), None] {
+            assert_eq!(again.hold(length), Hold::Whole, "{length:?}");
+        }
+        assert_eq!(row(None, 0, false).hold(None), Hold::Whole, "one may begin the other");
+        assert_eq!(row(Some(MIB), MIB - GAP, true).hold(Some(MIB)), Hold::Whole, "suspect");
     }
 
     #[test]
-    fn who_was_given_bytes_around_another_gap_keeps_to_both() {
-        let mut gap = Gap::new(true, Some(MIB), None);
-        let own = Some(MIB / 2);
-        assert_eq!(gap.limit_for(own, 0, MIB, MIB), MIB / 2);
-        assert_eq!(gap.limit_for(own, MIB / 2 + GAP, MIB, MIB), MIB - GAP);
-        assert_eq!(gap.limit_for(None, 0, MIB, MIB), MIB - GAP, "the control: anybody else");
-        gap.make_way(MIB - 100, MIB);
-        assert_eq!(gap.limit_for(Some(AT_THE_END), MIB - 100, MIB, MIB), MIB - 100);
-        assert_eq!(gap.limit_for(None, MIB - 100, MIB, MIB), MIB, "the control: anybody else");
+    fn bytes_that_went_before_a_promise_came_spend_the_gap() {
+        let mut gap = gap(Some(MIB));
+        gap.note(0, MIB / 2);
+        assert!(!gap.is_spent(), "the control: there is none of it");
+        gap.note(MIB - 1, MIB);
+        assert!(gap.is_spent());
     }
 
     proptest! {
-        /// Whatever readers ask, in whatever order, at least one gap's worth of the body has been given to nobody.
+        /// Whatever is asked, in whatever order, by flights and passes of one target, broken off and begun again, also after a
+        /// restart: at least one gap's worth of the body has been given to nobody.
         #[test]
         fn nobody_together_gets_the_whole(
             length in 1..(2 * MIB),
             known in any::<bool>(),
-            asks in prop::collection::vec((0..2 * MIB, 1..2 * MIB, 0..2 * MIB), 1..200),
+            asks in prop::collection::vec((0..2 * MIB, 1..2 * MIB, 0..2 * MIB, 0..12_u8), 1..200),
         ) {
-            let mut gap = Gap::new(true, known.then_some(length), None);
+            let mut shared = gap(known.then_some(length));
             let mut have = 0;
-            let mut missing: Vec<bool> = vec![true; usize::try_from(length.div_ceil(1024)).unwrap()];
-            for (start, len, arrived) in asks {
+            let mut missing = vec![true; usize::try_from(length.div_ceil(1024)).unwrap()];
+            for (start, len, arrived, event) in asks {
+                match event {
+                    // A body that broke, and another of the same target, whose length may be another one.
+                    0 => {
+                        have = 0;
+                        let other = (arrived % 2 == 0).then_some(length + arrived % 3);
+                        if shared.hold(other) == Hold::Whole { continue; }
+                        prop_assert_eq!(other, Some(length));
+                    }
+                    // A restart.
+                    1 if known => {
+                        let gap = shared.start();
+                        let since = Time::from_millis(0);
+                        shared = Gap::noted(Row { length: Some(length), gap, suspect: false, since });
+                    }
+                    _ => {}
+                }
                 have = have.max(arrived.min(length));
                 let end = (start + len).min(length);
                 if start >= end { continue; }
-                gap.make_way(start, end);
-                let limit = gap.limit(start, end, have);
+                let limit = take(&mut shared, start, end, have);
                 prop_assert!(limit >= start && limit <= end.max(start));
-                gap.note(start, limit);
                 if limit == start { continue; }
                 for block in start / 1024..limit.div_ceil(1024) {
                     missing[usize::try_from(block).unwrap()] = false;

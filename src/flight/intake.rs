@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::{StatusCode, header};
 use tokio::sync::mpsc;
 
@@ -112,7 +114,7 @@ impl Intake<'_> {
                 Some(Ok(bytes)) => {
                     have += bytes.len() as u64;
                     if (self.binds)() {
-                        self.flight.bind();
+                        self.flight.bind().await;
                     }
                     if self.flight.readers() == 0 && is_long(answer, have) {
                         let reason = "nobody waits for it any more, and much is missing";
@@ -190,6 +192,39 @@ pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
         && rest.strong_validator() == Some(validator)
         && rest.text(&header::CONTENT_RANGE)
             == Some(&format!("bytes {from}-{}/{length}", length.saturating_sub(1)))
+}
+
+/// Takes in the body of a pass, which nobody resumes and which ends when its client leaves. Gives back its digests and its length
+/// in bytes.
+pub async fn take_in(
+    flight: &Arc<Flight>,
+    mut from: Incoming,
+    spool: Result<Spool, Hashing>,
+) -> Result<(Digests, u64), String> {
+    let (sender, receiver) = mpsc::channel(IN_BETWEEN);
+    let writer = tokio::spawn(write(Arc::clone(flight), receiver, spool));
+    loop {
+        let frame = tokio::select! {
+            frame = from.frame() => frame,
+            () = flight.deserted() => return Err("the client left".to_owned()),
+        };
+        match frame {
+            None => break,
+            Some(Ok(frame)) => {
+                let Ok(bytes) = frame.into_data() else { continue };
+                if sender.send(bytes).await.is_err() {
+                    // The writer has ended and says why.
+                    break;
+                }
+            }
+            Some(Err(error)) => return Err(format!("the transfer broke off: {error}")),
+        }
+    }
+    drop(sender);
+    match writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()))? {
+        Body::Spooled(spooled) => Ok((spooled.digests.clone(), spooled.size)),
+        Body::Unstored(digests, size) => Ok((digests, size)),
+    }
 }
 
 /// What the pieces are put into.

@@ -12,15 +12,16 @@
 //! A reader that comes late starts at the file's beginning. When the store is full, bytes that no longer fit go through
 //! a small window in memory at the pace of the slowest reader, and nobody can join any more.
 
+mod beside;
 mod gap;
 mod intake;
 mod reader;
+mod share;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,14 +30,18 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use tokio::sync::watch;
 
-pub use gap::{AT_THE_END, GAP, Gap, HELD_WHOLE, own_start};
-pub use intake::{Body, Complete, Intake, Trouble, continues, intake};
+pub use beside::{Beside, Given};
+pub use gap::GAP;
+use gap::{Gap, Hold};
+pub use intake::{Body, Complete, Intake, Trouble, continues, intake, take_in};
 pub use reader::{Broken, Opened, Reader};
+pub use share::Gaps;
+use share::{Share, Verdict};
 
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
 use crate::origin::Answer;
-use crate::proof::Proof;
+use crate::proof::{Proof, Rank};
 use crate::target::{Key, Target};
 
 /// The most bytes that wait in memory for readers when the store is full.
@@ -44,19 +49,6 @@ const WINDOW: u64 = 1 << 20;
 
 /// How long the window waits for its slowest reader before it is cut.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// How many clients of one flight are remembered together with its gap. Whoever has more than these addresses at its command
-/// gains a second gap.
-const MOST_CLIENTS: usize = 4096;
-
-/// For whom bytes are read. larder itself is nobody in particular.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Client {
-    /// Where it comes from.
-    pub address: Option<IpAddr>,
-    /// Where the gap lay when it was given bytes of an earlier body of the target, which was not completed.
-    pub gap: Option<u64>,
-}
 
 /// The head of the answer that a flight brings.
 #[derive(Debug)]
@@ -95,12 +87,25 @@ pub struct Flight {
     pub target: Target,
     /// When it began: who needs a younger answer does not join.
     pub began: Time,
-    /// Where the gap must lie, because of what an older flight is giving of this target.
-    pub kept: Option<u64>,
+    /// Its part in the gap of its target.
+    share: Arc<Share>,
     shared: Mutex<Shared>,
     /// Wakes whoever waits, readers and the writer, at each change of `shared`.
     changed: watch::Sender<u64>,
     handed: Mutex<Option<Answer>>,
+}
+
+/// How a body is held back until it is judged.
+#[derive(Debug)]
+struct Holding {
+    /// A promise binds the body.
+    binds: bool,
+    /// It is held back: a promise binds it, or a body of its target was refused.
+    held: bool,
+    /// How, if it is.
+    hold: Hold,
+    /// Bytes of it were given before it was judged.
+    gave: bool,
 }
 
 #[derive(Debug)]
@@ -114,7 +119,10 @@ struct Shared {
     window: VecDeque<Bytes>,
     /// Where the window's first byte stands in the body.
     window_start: u64,
-    gap: Gap,
+    /// How the body is held back.
+    holding: Holding,
+    /// The ranges that are given beside the fill; `None` when the body is being judged, and there can be no more.
+    besides: Option<Vec<Arc<Beside>>>,
     /// The judgement is in favour: everything may be given, with this proof.
     verified: bool,
     /// Somebody was told the head, and will take the body for what the head says.
@@ -125,16 +133,14 @@ struct Shared {
     end: Option<End>,
     /// Where each reader stands, by its number; who only waits for the end stands behind it.
     readers: HashMap<u64, u64>,
-    /// The clients that were given bytes, also those that left.
-    given_to: HashSet<IpAddr>,
 }
 
 impl Flight {
-    fn new(target: Target, began: Time, kept: Option<u64>) -> Self {
+    fn new(target: Target, began: Time, share: Share) -> Self {
         Self {
             target,
             began,
-            kept,
+            share: Arc::new(share),
             shared: Mutex::new(Shared {
                 answered: None,
                 file: None,
@@ -142,31 +148,32 @@ impl Flight {
                 filed: 0,
                 window: VecDeque::new(),
                 window_start: 0,
-                // Until the head says how long the body is, the gap only carries where it must lie.
-                gap: Gap::new(false, None, kept),
+                holding: Holding { binds: false, held: false, hold: Hold::Gap, gave: false },
+                besides: Some(Vec::new()),
                 verified: false,
                 told: false,
                 failed: false,
                 proof: None,
                 end: None,
                 readers: HashMap::new(),
-                given_to: HashSet::new(),
             }),
             changed: watch::Sender::new(0),
             handed: Mutex::new(None),
         }
     }
 
-    /// The head has come; bytes will follow. `file` is where they can be read, unless the store is full from the start.
-    pub fn begin(&self, answered: Answered, file: Option<Arc<File>>, gap: Gap) {
+    /// The head has come; bytes will follow. `file` is where they can be read, unless the store is full from the start; `binds`:
+    /// a promise binds the body. What may be given is on disk before a byte is.
+    pub async fn begin(&self, answered: Answered, file: Option<Arc<File>>, binds: bool) {
+        let (share, length) = (Arc::clone(&self.share), answered.length);
+        let begin = move || share.begin(length, binds);
+        let hold = if binds { off_thread(begin).await.unwrap_or(Hold::Whole) } else { begin() };
+        let back = binds || self.share.is_suspect();
         self.update(|shared| {
-            let fixed = shared.gap.is_fixed();
             shared.answered = Some(Arc::new(answered));
             shared.file = file;
-            shared.gap = gap;
-            if fixed {
-                shared.gap.fix();
-            }
+            shared.holding = Holding { binds, held: back, hold, ..shared.holding };
+            shared.besides = Some(Vec::new());
         });
     }
 
@@ -246,44 +253,51 @@ impl Flight {
     }
 
     /// A promise came that binds, while the body was arriving.
-    pub fn bind(&self) {
-        self.lock().gap.bind();
+    pub async fn bind(&self) {
+        let (length, hold) = {
+            let shared = self.lock();
+            let Some(answered) = shared.answered.as_ref().filter(|_| !shared.holding.binds) else {
+                return;
+            };
+            (answered.length, shared.holding.hold)
+        };
+        let share = Arc::clone(&self.share);
+        let hold = match hold {
+            Hold::Whole => hold,
+            Hold::Gap => off_thread(move || share.bind(length)).await.unwrap_or(Hold::Whole),
+        };
+        self.update(|shared| {
+            shared.holding = Holding { binds: true, held: true, hold, ..shared.holding };
+        });
     }
 
-    /// Where the gap begins, if one was kept and bytes around it were given, and to whom: to be remembered when the body
-    /// was not completed, because none of those may be given the gap of the next one either.
-    pub fn gap_to_remember(&self) -> Option<(u64, Vec<IpAddr>)> {
-        let shared = self.lock();
-        (shared.gap.binds() && !shared.gap.nothing_given())
-            .then(|| (shared.gap.start(), shared.given_to.iter().copied().collect()))
+    /// A body of its target was refused: until one is verified, nothing of the target is given to anybody before its judgement,
+    /// also after a restart.
+    pub async fn suspect(&self) {
+        let share = Arc::clone(&self.share);
+        let _done = off_thread(move || share.refuse()).await;
+    }
+
+    /// Moves the gap out of the way of a client that asks for the bytes from `start` to before `end`, where that is possible.
+    async fn make_way(&self, start: u64, end: u64) {
+        let length = {
+            let shared = self.lock();
+            let held = shared.holding.held
+                && shared.holding.hold == Hold::Gap
+                && !shared.verified
+                && shared.end.is_none();
+            let Some(answered) = shared.answered.as_ref().filter(|_| held) else { return };
+            answered.length
+        };
+        if self.share.with(|gap| gap.way_for(start, end)).is_some() {
+            let share = Arc::clone(&self.share);
+            let _done = off_thread(move || share.make_way(length, start, end)).await;
+        }
     }
 
     /// How many bytes have arrived.
     pub fn have(&self) -> u64 {
         self.lock().have
-    }
-
-    /// Allows a range to be given that is fetched beside the fill, if it does not meet the gap; moves the gap out of its
-    /// way where that is possible. Not if the body whose head `answered` is was begun again meanwhile: the next one has a gap of
-    /// its own, which would know nothing of this range.
-    pub fn grant_beside(
-        &self,
-        client: Client,
-        answered: &Arc<Answered>,
-        start: u64,
-        end: u64,
-    ) -> bool {
-        let mut shared = self.lock();
-        let present = shared.answered.as_ref();
-        if shared.end.is_some() || !present.is_some_and(|present| Arc::ptr_eq(present, answered)) {
-            return false;
-        }
-        shared.gap.make_way(start, end);
-        let granted = shared.gap.limit_for(client.gap, start, end, u64::MAX) == end;
-        if granted {
-            shared.note(client, start, end);
-        }
-        granted
     }
 
     /// Waits until nobody reads.
@@ -331,12 +345,24 @@ impl Flight {
 
     /// Ends the flight. Only the first end counts.
     pub fn finish(&self, end: End) {
-        self.update(|shared| {
-            if matches!(end, End::Kept(_) | End::Given) {
-                shared.verified = true;
+        let verdict = {
+            let mut shared = self.lock();
+            if shared.end.is_some() {
+                return;
             }
-            shared.end.get_or_insert(end);
-        });
+            let complete = matches!(end, End::Kept(_) | End::Given);
+            shared.verified |= complete;
+            shared.end = Some(end);
+            let proven = shared.proof.is_some_and(|proof| proof.rank >= Rank::Indexed);
+            match (complete, shared.holding.binds || proven, shared.holding.gave) {
+                (true, true, _) => Verdict::Verified,
+                (false, _, true) => Verdict::Unverified,
+                // Nothing was promised of what was given, or nothing was given.
+                (true, false, _) | (false, _, false) => Verdict::Ungiven,
+            }
+        };
+        self.share.end(verdict);
+        self.wake();
     }
 
     /// Ends the flight with an answer that only the leader may have.
@@ -385,14 +411,15 @@ impl Flight {
 
 impl Shared {
     fn nothing_given(&self) -> bool {
-        self.gap.nothing_given() && !self.told
+        !self.holding.gave && !self.told
     }
 
-    /// Notes that `client` was given the bytes from `start` to before `end`.
-    fn note(&mut self, client: Client, start: u64, end: u64) {
-        self.gap.note(start, end);
-        if start < end && self.given_to.len() < MOST_CLIENTS {
-            self.given_to.extend(client.address);
+    /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
+    fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
+        match self.holding.hold {
+            _ if self.verified || !self.holding.held => end.min(self.have).max(at),
+            Hold::Gap => gap.limit(at, end, self.have),
+            Hold::Whole => at,
         }
     }
 
@@ -461,22 +488,33 @@ impl Drop for Lead {
 /// The flights under way, by key.
 #[derive(Debug)]
 pub struct Flights {
+    gaps: Arc<Gaps>,
     under_way: Mutex<HashMap<Key, Arc<Flight>>>,
     landed: watch::Sender<u64>,
     next_reader: AtomicU64,
 }
 
-impl Default for Flights {
-    fn default() -> Self {
-        Self {
+impl Flights {
+    /// None is under way. `gaps`: those of their targets.
+    pub fn new(gaps: Arc<Gaps>) -> Arc<Self> {
+        Arc::new(Self {
+            gaps,
             under_way: Mutex::default(),
             landed: watch::Sender::new(0),
             next_reader: AtomicU64::new(0),
-        }
+        })
     }
-}
 
-impl Flights {
+    /// The gaps of their targets.
+    pub fn gaps(&self) -> &Arc<Gaps> {
+        &self.gaps
+    }
+
+    /// A flight that nobody joins: that of a pass.
+    pub fn alone(&self, target: &Target, now: Time) -> Arc<Flight> {
+        Arc::new(Flight::new(target.clone(), now, self.gaps.share(target)))
+    }
+
     /// Joins the flight of `key`, or begins one. A flight that began before `since` is too old; it is left to its
     /// readers and another begins.
     pub fn join(
@@ -487,35 +525,29 @@ impl Flights {
         now: Time,
     ) -> Permit {
         let mut under_way = self.lock();
-        let mut kept = None;
         if let Some(flight) = under_way.get(&key) {
-            let mut shared = flight.lock();
+            let shared = flight.lock();
             let joinable = shared.end.is_none() && shared.is_joinable();
             if joinable && since.is_none_or(|since| flight.began >= since) {
                 drop(shared);
                 return Permit::Follow(Arc::clone(flight));
             }
-            // Two at once keep back the same bytes, or together they would give them all.
-            if shared.end.is_none() && shared.gap.binds() {
-                shared.gap.fix();
-                kept = Some(shared.gap.start());
-            }
         }
-        let flight = Arc::new(Flight::new(target.clone(), now, kept));
+        let flight = self.alone(target, now);
         under_way.insert(key, Arc::clone(&flight));
         Permit::Lead(Lead { flight, flights: Arc::clone(self), key })
     }
 
     /// A reader of `flight`.
-    pub fn reader(&self, flight: &Arc<Flight>, client: Client) -> Reader {
+    pub fn reader(&self, flight: &Arc<Flight>) -> Reader {
         let id = self.next_reader.fetch_add(1, Ordering::Relaxed);
-        Reader::new(Arc::clone(flight), id, client)
+        Reader::new(Arc::clone(flight), id)
     }
 
     /// Who waits for the end of `flight` and is given no byte. The fill goes on for it, and what finds no room in the store
     /// is not held back for it: it would never take it.
     pub fn waiting(&self, flight: &Arc<Flight>) -> Reader {
-        let reader = self.reader(flight, Client::default());
+        let reader = self.reader(flight);
         reader.stand_behind();
         reader
     }
@@ -538,4 +570,9 @@ impl Flights {
     fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs what may touch the disk on a thread of its own; `None` if it was broken off.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }

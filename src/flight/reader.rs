@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{Answered, Client, End, Flight, Shared};
+use super::{Answered, End, Flight, Shared};
 use crate::store::{Buffer, CHUNK};
 
 /// Why a body ends before its end.
@@ -39,7 +39,6 @@ pub enum Opened {
 pub struct Reader {
     flight: Arc<Flight>,
     id: u64,
-    client: Client,
     changed: watch::Receiver<u64>,
 }
 
@@ -53,14 +52,14 @@ enum Step {
 }
 
 impl Reader {
-    pub(super) fn new(flight: Arc<Flight>, id: u64, client: Client) -> Self {
+    pub(super) fn new(flight: Arc<Flight>, id: u64) -> Self {
         let changed = flight.changed.subscribe();
         flight.lock().readers.insert(id, 0);
-        Self { flight, id, client, changed }
+        Self { flight, id, changed }
     }
 
     /// Nothing is kept for it.
-    pub(super) fn stand_behind(&self) {
+    pub fn stand_behind(&self) {
         self.flight.lock().readers.insert(self.id, u64::MAX);
     }
 
@@ -69,14 +68,9 @@ impl Reader {
         &self.flight
     }
 
-    /// For whom it reads.
-    pub fn client(&self) -> Client {
-        self.client
-    }
-
-    /// Whether a promise binds the body.
-    pub fn binds(&self) -> bool {
-        self.flight.lock().gap.binds()
+    /// Whether the body is held back until it is judged.
+    pub fn is_held(&self) -> bool {
+        self.flight.lock().holding.held
     }
 
     /// Waits for the head.
@@ -95,10 +89,11 @@ impl Reader {
         }
     }
 
-    /// Waits until the first of the bytes from `at` to before `end` may be given, or nothing binds the body, or the flight
+    /// Waits until the first of the bytes from `at` to before `end` may be given, or nothing holds the body back, or the flight
     /// ended: while nothing was given, a refused body is an error with words, not a cut.
     pub async fn open(&mut self, at: u64, end: u64) -> Opened {
         loop {
+            self.flight.make_way(at, end).await;
             {
                 let mut shared = self.flight.lock();
                 // After a judgement in favour the bytes are still to be read; any other end is the answer.
@@ -107,11 +102,8 @@ impl Reader {
                     Some(end) => return Opened::Ended(end.clone()),
                 }
                 if let Some(answered) = shared.answered.clone() {
-                    shared.gap.make_way(at, end);
-                    if shared.verified
-                        || !shared.gap.binds()
-                        || shared.gap.limit_for(self.client.gap, at, u64::MAX, shared.have) > at
-                    {
+                    let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
+                    if shared.verified || !shared.holding.held || limit() > at {
                         shared.told = true;
                         return Opened::Answered(answered);
                     }
@@ -170,22 +162,28 @@ impl Reader {
         if shared.end.is_some() && at >= shared.have {
             return Step::End;
         }
-        let limit = if shared.verified {
-            end.min(shared.have)
-        } else {
-            shared.gap.limit_for(self.client.gap, at, end, shared.have)
-        };
-        let limit = limit.min(shared.before_the_last());
-        if limit <= at {
-            return Step::Wait;
+        let before_the_last = shared.before_the_last();
+        // Asked and noted in one step: another flight of the target could be given the rest in between.
+        let (step, to) = self.flight.share.with(|gap| {
+            let limit = shared.limit(gap, at, end).min(before_the_last);
+            if limit <= at {
+                return (Step::Wait, at);
+            }
+            let step = take(&shared, at, limit);
+            let to = match &step {
+                Step::File(_, to) => *to,
+                Step::Window(bytes) => at + bytes.len() as u64,
+                Step::Wait | Step::End | Step::Broken(_) => at,
+            };
+            if !shared.verified {
+                gap.note(at, to);
+            }
+            (step, to)
+        });
+        if matches!(step, Step::Wait) {
+            return step;
         }
-        let step = take(&shared, at, limit);
-        let to = match &step {
-            Step::File(_, to) => *to,
-            Step::Window(bytes) => at + bytes.len() as u64,
-            Step::Wait | Step::End | Step::Broken(_) => at,
-        };
-        shared.note(self.client, at, to);
+        shared.holding.gave |= to > at && !shared.verified;
         shared.readers.insert(self.id, to);
         if !shared.window.is_empty() {
             shared.trim();

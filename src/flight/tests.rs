@@ -5,6 +5,8 @@ use std::io::Write as _;
 use hyper::HeaderMap;
 
 use super::*;
+use crate::clock::Clock;
+use crate::store::Unverified;
 
 const NOW: Time = Time::from_millis(1_000);
 
@@ -21,16 +23,27 @@ struct World {
     flights: Arc<Flights>,
     lead: Lead,
     file: File,
+    data: tempfile::TempDir,
+}
+
+/// Flights, and the gaps of their targets as they were noted under `data`.
+fn flights(data: &tempfile::TempDir) -> Arc<Flights> {
+    let noted = Unverified::open(data.path().join("unverified"), Clock::system()).unwrap();
+    Flights::new(Gaps::new(Arc::new(noted)))
 }
 
 impl World {
     fn new() -> Self {
-        let flights = Arc::new(Flights::default());
+        Self::on(tempfile::tempdir().unwrap())
+    }
+
+    fn on(data: tempfile::TempDir) -> Self {
+        let flights = flights(&data);
         let key = target().key(crate::target::Partition::Public);
         let Permit::Lead(lead) = flights.join(key, &target(), None, NOW) else {
             panic!("nobody else is there")
         };
-        Self { flights, lead, file: tempfile::tempfile().unwrap() }
+        Self { flights, lead, file: tempfile::tempfile().unwrap(), data }
     }
 
     fn join(&self, since: Option<Time>) -> Permit {
@@ -38,17 +51,16 @@ impl World {
         self.flights.join(key, &target(), since, NOW)
     }
 
-    fn begin(&self, binds: bool, length: u64) {
+    async fn begin(&self, binds: bool, length: u64) {
         let file = self.file.try_clone().unwrap();
         let answered = Answered { head: head(), length: Some(length) };
-        let gap = Gap::new(binds, Some(length), None);
-        self.lead.flight.begin(answered, Some(Arc::new(file)), gap);
+        self.lead.flight.begin(answered, Some(Arc::new(file)), binds).await;
     }
 
     /// Whether the range is granted beside the body that is arriving now.
-    fn grants(flight: &Flight, start: u64, end: u64) -> bool {
+    async fn grants(flight: &Flight, start: u64, end: u64) -> bool {
         let answered = flight.lock().answered.clone().unwrap();
-        flight.grant_beside(Client::default(), &answered, start, end)
+        flight.grant_beside(&answered, start, end).await.is_some()
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -57,7 +69,7 @@ impl World {
     }
 
     fn reader(&self) -> Reader {
-        self.flights.reader(&self.lead.flight, Client::default())
+        self.flights.reader(&self.lead.flight)
     }
 }
 
@@ -73,7 +85,7 @@ async fn drain(mut reader: Reader) -> Result<Vec<u8>, Broken> {
 #[tokio::test]
 async fn followers_get_bytes_as_they_arrive() {
     let mut world = World::new();
-    world.begin(false, 6);
+    world.begin(false, 6).await;
     let (mut one, two) = (world.reader(), world.reader());
     world.write(b"abc");
     assert_eq!(one.next(0, 6).await.unwrap().unwrap(), "abc");
@@ -89,7 +101,7 @@ async fn a_bound_body_is_complete_for_nobody_before_the_judgement() {
     let body = vec![7; 300 * 1024];
     for (judgement, expected) in [(None, true), (Some("bad"), false)] {
         let mut world = World::new();
-        world.begin(true, body.len() as u64);
+        world.begin(true, body.len() as u64).await;
         let mut reader = world.reader();
         world.write(&body);
         let mut at = 0;
@@ -109,9 +121,9 @@ async fn a_bound_body_is_complete_for_nobody_before_the_judgement() {
 #[tokio::test]
 async fn nothing_is_begun_again_once_a_byte_was_given() {
     let mut world = World::new();
-    world.begin(false, 6);
+    world.begin(false, 6).await;
     assert!(world.lead.flight.restart());
-    world.begin(false, 6);
+    world.begin(false, 6).await;
     world.write(b"abc");
     world.reader().next(0, 6).await.unwrap();
     assert!(!world.lead.flight.restart());
@@ -121,7 +133,7 @@ async fn nothing_is_begun_again_once_a_byte_was_given() {
 async fn a_lead_that_is_dropped_ends_its_flight() {
     let world = World::new();
     let reader = world.reader();
-    world.begin(false, 6);
+    world.begin(false, 6).await;
     drop(world.lead);
     assert!(drain(reader).await.is_err());
     assert_eq!(world.flights.count(), 0);
@@ -139,7 +151,7 @@ fn who_needs_a_younger_answer_does_not_join() {
 async fn without_room_the_bytes_go_through_a_window_at_the_pace_of_the_slowest() {
     let mut world = World::new();
     let total = 3 * WINDOW + 3;
-    world.begin(false, total);
+    world.begin(false, total).await;
     world.write(b"abc");
     let (one, two) = (world.reader(), world.reader());
     let flight = Arc::clone(&world.lead.flight);
@@ -161,7 +173,7 @@ async fn without_room_the_bytes_go_through_a_window_at_the_pace_of_the_slowest()
 #[tokio::test]
 async fn nobody_joins_a_body_whose_start_is_gone() {
     let world = World::new();
-    world.begin(false, 10);
+    world.begin(false, 10).await;
     let mut reader = world.reader();
     world.lead.flight.push(Bytes::from_static(b"ab")).await.unwrap();
     assert_eq!(reader.next(0, 10).await.unwrap().unwrap(), "ab");
@@ -171,7 +183,7 @@ async fn nobody_joins_a_body_whose_start_is_gone() {
 #[tokio::test]
 async fn nothing_is_pushed_when_nobody_reads() {
     let world = World::new();
-    world.begin(false, 10);
+    world.begin(false, 10).await;
     let pushed = world.lead.flight.push(Bytes::from_static(b"ab")).await;
     assert!(pushed.is_err());
 }
@@ -181,7 +193,7 @@ async fn who_only_waits_for_the_end_holds_nobody_up() {
     for with_reader in [true, false] {
         let world = World::new();
         let total = 3 * WINDOW;
-        world.begin(false, total);
+        world.begin(false, total).await;
         let flight = &world.lead.flight;
         let waiting = world.flights.waiting(flight);
         let reader = with_reader.then(|| tokio::spawn(drain(world.reader())));
@@ -198,67 +210,182 @@ async fn who_only_waits_for_the_end_holds_nobody_up() {
     }
 }
 
-#[test]
-fn a_range_beside_the_fill_is_granted_outside_the_gap_only() {
+#[tokio::test]
+async fn a_range_beside_the_fill_is_granted_outside_the_gap_only() {
     let world = World::new();
     let length = 64 << 20;
-    world.begin(true, length);
+    world.begin(true, length).await;
     let flight = &world.lead.flight;
-    assert!(World::grants(flight, length - 100, length), "the gap makes way");
-    assert!(!World::grants(flight, length - 100 - GAP, length - 100), "there it is now");
-    assert!(World::grants(flight, 0, 100));
+    assert!(World::grants(flight, length - 100, length).await, "the gap makes way");
+    assert!(!World::grants(flight, length - 100 - GAP, length - 100).await, "there it is now");
+    assert!(World::grants(flight, 0, 100).await);
+    assert!(!World::grants(flight, 50, 150).await, "no byte is fetched beside the fill twice");
 }
 
 /// P3: who held the head of a body that broke is given no range beside the next one, whose gap could lie elsewhere.
-#[test]
-fn a_range_beside_a_fill_that_began_again_is_not_granted_by_its_first_head() {
+#[tokio::test]
+async fn a_range_beside_a_fill_that_began_again_is_not_granted_by_its_first_head() {
     let world = World::new();
     let length = 64 << 20;
     let flight = &world.lead.flight;
-    world.begin(true, length);
+    world.begin(true, length).await;
     let first = flight.lock().answered.clone().unwrap();
     assert!(flight.restart(), "nothing was given");
-    let grant = |answered| flight.grant_beside(Client::default(), answered, length - 100, length);
-    assert!(!grant(&first), "nobody knows where the next gap lies");
-    world.begin(true, length);
-    assert!(!grant(&first), "this is another body");
+    let grant =
+        async |answered| flight.grant_beside(answered, length - 100, length).await.is_some();
+    assert!(!grant(&first).await, "nobody knows where the next gap lies");
+    world.begin(true, length).await;
+    assert!(!grant(&first).await, "this is another body");
     let second = flight.lock().answered.clone().unwrap();
-    assert!(grant(&second), "the control");
+    assert!(grant(&second).await, "the control");
+}
+
+/// A body that is not in a file cannot be compared with a range that was given beside it.
+#[tokio::test]
+async fn no_range_is_granted_beside_a_body_that_is_not_stored() {
+    for stored in [true, false] {
+        let mut world = World::new();
+        let length = 64 << 20;
+        world.begin(true, length).await;
+        let _reader = world.reader();
+        if stored {
+            world.write(b"ab");
+        } else {
+            world.lead.flight.push(Bytes::from_static(b"ab")).await.unwrap();
+        }
+        assert_eq!(World::grants(&world.lead.flight, length / 2, length).await, stored);
+    }
+}
+
+/// What was given of a range is compared with the body, and nothing more of it is given meanwhile.
+#[tokio::test]
+async fn a_range_agrees_with_the_body_that_has_its_bytes() {
+    let body: Vec<u8> = (0..300_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    for lie in [false, true] {
+        let mut world = World::new();
+        world.begin(true, body.len() as u64).await;
+        world.write(&body);
+        let flight = &world.lead.flight;
+        let answered = flight.lock().answered.clone().unwrap();
+        let beside = flight.grant_beside(&answered, 200_000, 300_000).await.unwrap();
+        let mut range = body[200_000..250_000].to_vec();
+        range[49_999] ^= u8::from(lie);
+        assert!(beside.give(&range[..20_000]) && beside.give(&range[20_000..]));
+        let given = flight.close_besides();
+        assert!(!beside.give(b"more"));
+        assert_eq!((given[0].start, given[0].length), (200_000, 50_000));
+        assert_eq!(given[0].agrees_with(&world.file).unwrap(), !lie);
+        assert!(!World::grants(flight, 0, 100).await, "the body is being judged");
+    }
 }
 
 #[tokio::test]
 async fn nothing_is_begun_again_once_somebody_was_told_the_head() {
     let world = World::new();
-    world.begin(false, 6);
+    world.begin(false, 6).await;
     let mut reader = world.reader();
     assert!(matches!(reader.open(0, 6).await, Opened::Answered(_)));
     assert!(!world.lead.flight.restart(), "another body would come under this head");
 }
 
+/// P3: one gap for each target, whatever carries its bytes.
 #[tokio::test]
 async fn two_flights_at_once_keep_back_the_same_bytes() {
     let world = World::new();
     let length = 64 << 20;
-    world.begin(true, length);
-    let _reader = world.reader();
-    let full = Bytes::from_static(b"ab");
-    world.lead.flight.push(full).await.unwrap();
-    let Permit::Lead(second) = world.join(None) else {
-        panic!("a body in the window cannot be joined")
+    world.begin(true, length).await;
+    let second = world.flights.alone(&target(), NOW);
+    let file = Arc::new(world.file.try_clone().unwrap());
+    let begin = async |flight: &Flight, length| {
+        let answered = Answered { head: head(), length };
+        flight.begin(answered, Some(Arc::clone(&file)), true).await;
     };
-    let begin = |flight: &Flight| {
-        let head = head();
-        let gap = Gap::new(true, Some(length), flight.kept);
-        let length = Some(length);
-        flight.begin(Answered { head, length }, None, gap);
-    };
-    begin(&second.flight);
-    assert!(second.flight.kept.is_some());
-    for flight in [&world.lead.flight, &second.flight] {
-        assert!(!World::grants(flight, length - 100, length), "it has moved");
+    begin(&second, Some(length)).await;
+    assert!(World::grants(&second, length - 100, length).await, "nothing was given yet");
+    for flight in [&world.lead.flight, &second] {
+        assert!(!World::grants(flight, length - 100 - GAP, length - 100).await);
     }
-    // The control: alone it makes way.
+    // Another length is another body.
+    for other in [Some(length + 1), None] {
+        let third = world.flights.alone(&target(), NOW);
+        begin(&third, other).await;
+        assert_eq!(third.lock().holding.hold, Hold::Whole, "{other:?}");
+    }
+    // The control: alone it makes way elsewhere.
     let alone = World::new();
-    alone.begin(true, length);
-    assert!(World::grants(&alone.lead.flight, length - 100, length));
+    alone.begin(true, length).await;
+    assert!(World::grants(&alone.lead.flight, length - 100 - GAP, length - 100).await);
+}
+
+/// P3 and P8: how the gap lay, and that a body was refused, is known to the next body, also after a restart; until one is
+/// verified.
+#[tokio::test]
+async fn what_was_not_verified_is_held_back_after_a_restart() {
+    let body = vec![7; 600_000];
+    let length = body.len() as u64;
+    let broken = || End::Failed(StatusCode::BAD_GATEWAY, "broken".into());
+    let refused = || End::Refused("bad".into());
+    for (first, given, hold) in [
+        (broken(), true, Some(Hold::Gap)),
+        (refused(), true, Some(Hold::Whole)),
+        (refused(), false, Some(Hold::Whole)),
+        // The controls: verified, or nothing given.
+        (End::Given, true, None),
+        (broken(), false, None),
+    ] {
+        let mut world = World::new();
+        world.begin(true, length).await;
+        world.write(&body);
+        if given {
+            let mut reader = world.reader();
+            assert!(matches!(reader.open(length - 100, length).await, Opened::Answered(_)));
+            reader.next(length - 100, length).await.unwrap();
+        }
+        if matches!(first, End::Refused(_)) {
+            world.lead.flight.suspect().await;
+        }
+        world.lead.flight.finish(first.clone());
+        let World { data, lead, flights, .. } = world;
+        drop((lead, flights));
+        let mut again = World::on(data);
+        again.begin(true, length).await;
+        again.write(&body);
+        let shared = again.lead.flight.lock();
+        let limit = again.lead.flight.share.with(|gap| shared.limit(gap, 0, length));
+        let expected = match hold {
+            None => length - GAP,
+            Some(Hold::Gap) => length - 100 - GAP,
+            Some(Hold::Whole) => 0,
+        };
+        assert_eq!(limit, expected, "{first:?} {given}");
+    }
+}
+
+/// A body that is verified makes the target trusted again; one that another asker has no promise for does not.
+#[tokio::test]
+async fn only_a_verified_body_ends_the_suspicion() {
+    for (binds, suspect) in [(true, false), (false, true)] {
+        let world = World::new();
+        world.lead.flight.suspect().await;
+        world.begin(binds, 600_000).await;
+        assert_eq!(world.lead.flight.lock().holding.hold, Hold::Whole);
+        assert!(world.lead.flight.lock().holding.held, "whatever is promised of it");
+        world.lead.flight.finish(End::Given);
+        let again = flights(&world.data);
+        assert_eq!(again.gaps().is_suspect(&target()), suspect);
+    }
+}
+
+/// Bytes that were given before a promise came may have been the gap's.
+#[tokio::test]
+async fn a_promise_that_comes_late_finds_what_was_given_before() {
+    for from in [0, 599_900] {
+        let mut world = World::new();
+        world.begin(false, 600_000).await;
+        world.write(&vec![7; 600_000]);
+        world.reader().next(from, from + 50).await.unwrap();
+        world.lead.flight.bind().await;
+        let expected = if from == 0 { Hold::Gap } else { Hold::Whole };
+        assert_eq!(world.lead.flight.lock().holding.hold, expected, "{from}");
+    }
 }

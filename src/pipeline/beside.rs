@@ -1,98 +1,229 @@
 //! A far range of a large body that is only beginning to arrive, fetched beside the fill.
 //!
 //! uv and pip read a wheel's directory at its end before they want the rest. Waiting for the fill would cost them the
-//! whole download; so the range is fetched on its own, if the origin's answer provably belongs to the same body (equal
-//! length, equal strong validator), and where the gap allows.
+//! whole download; so the range is fetched on its own, if the origin's answer claims to belong to the same body (equal
+//! length, equal strong validator), and where the gap allows. What is given of it is compared with the verified body before the
+//! gap opens (`flight/beside.rs`): an origin whose ranges are not those of its bodies is given no such request for a day.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use hyper::{Response, StatusCode, header};
+use moka::sync::Cache;
 
 use super::Pipeline;
 use super::record::Record;
 use super::task::Task;
-use crate::flight::{Answered, Reader};
+use crate::flight::{Answered, Beside, Flight, Given, Reader};
 use crate::outcome::Outcome;
+use crate::received::Spooled;
 use crate::reply::condition::{self, Selection};
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Cut};
+use crate::target::Origin;
+use crate::verify::Mismatch;
 
 /// How far ahead of the fill a range must begin to be worth a request of its own, in bytes.
 const FAR: u64 = 8 << 20;
 
+/// How long an origin is given no such request after one of its ranges was not what its body has there.
+const DISTRUSTED_FOR: Duration = Duration::from_hours(24);
+
+/// How many such origins are remembered. One that is forgotten is compared again.
+const MOST_DISTRUSTED: u64 = 4096;
+
+/// The origins whose ranges were not those of their bodies.
+#[derive(Debug)]
+pub(super) struct Distrusted(Cache<Origin, ()>);
+
+impl Default for Distrusted {
+    fn default() -> Self {
+        let cache = Cache::builder().max_capacity(MOST_DISTRUSTED).time_to_live(DISTRUSTED_FOR);
+        Self(cache.build())
+    }
+}
+
 impl Pipeline {
-    /// The range beside the fill; `None` if the flight itself should answer.
+    /// The range beside the fill; the reader comes back if the flight itself should answer.
     pub(super) async fn beside(
         &self,
         asked: &Asked,
         task: &Task,
-        reader: &Reader,
+        reader: Reader,
         answered: &Arc<Answered>,
-        needed: Span,
         record: &mut Record,
-    ) -> Option<Response<Body>> {
-        let (length, validator) = (answered.length?, answered.head.strong_validator()?);
-        let flight = reader.flight();
-        if needed.start < flight.have().saturating_add(FAR) {
-            return None;
-        }
-        let Selection::Spans(spans) =
-            condition::select(&asked.headers, &answered.head, Some(length))
-        else {
-            return None;
+    ) -> Result<Response<Body>, Reader> {
+        let Some((span, validator, length)) = self.far_span(asked, task, &reader, answered) else {
+            return Err(reader);
         };
-        let [span] = spans.as_slice() else {
-            return None;
-        };
-        if !flight.grant_beside(reader.client(), answered, span.start, span.end) {
-            return None;
-        }
+        let granted = reader.flight().grant_beside(answered, span.start, span.end).await;
+        let Some(beside) = granted else { return Err(reader) };
         let mut ask = task.ask(None, true);
         ask.range = Some((span.start, Some(span.end - 1)));
-        ask.if_range = Some(validator.to_owned());
-        let rest = self.origins.fetch(ask).await.ok()?;
+        ask.if_range = Some(validator.clone());
+        let Ok(rest) = self.origins.fetch(ask).await else { return Err(reader) };
         let same = !rest.plain
             && rest.head.status == StatusCode::PARTIAL_CONTENT
-            && rest.head.strong_validator() == Some(validator)
+            && rest.head.strong_validator() == Some(&validator)
             && rest.head.text(&header::CONTENT_RANGE) == Some(&span.content_range(length));
         if !same {
-            return None;
+            return Err(reader);
         }
-        let body = watched(asked, reader, rest.body, *span);
-        let mut response = Response::new(body);
+        reader.stand_behind();
+        let mut response = Response::new(watched(asked, reader, beside, rest.body, span));
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         *response.headers_mut() = rest.head.headers;
         response.headers_mut().insert(header::CONTENT_LENGTH, span.length().into());
         reply::set_cache_status(response.headers_mut(), Outcome::Miss, None);
-        Some(record.end(Outcome::Miss, response))
+        Ok(record.end(Outcome::Miss, response))
+    }
+
+    /// The one span that is asked for, if it lies far ahead of the fill; with the body's validator and length.
+    fn far_span(
+        &self,
+        asked: &Asked,
+        task: &Task,
+        reader: &Reader,
+        answered: &Answered,
+    ) -> Option<(Span, String, u64)> {
+        let (length, validator) = (answered.length?, answered.head.strong_validator()?);
+        if self.distrusted.0.contains_key(task.target.origin()) {
+            return None;
+        }
+        let selected = condition::select(&asked.headers, &answered.head, Some(length));
+        let Selection::Spans(spans) = selected else { return None };
+        let [span] = spans.as_slice() else { return None };
+        let far = span.start >= reader.flight().have().saturating_add(FAR);
+        far.then(|| (*span, validator.to_owned(), length))
+    }
+
+    /// Compares a body that is what was promised with the ranges that were given beside it. `Err`: one of them is not what the
+    /// body has there, so that clients hold bytes that were never part of it.
+    pub(super) async fn compare_besides(
+        &self,
+        task: &Task,
+        flight: &Flight,
+        body: &Spooled,
+    ) -> Result<(), Mismatch> {
+        let given = flight.close_besides();
+        if given.is_empty() {
+            return Ok(());
+        }
+        let file = Arc::clone(&body.file);
+        let lie = tokio::task::spawn_blocking(move || {
+            // A range that cannot be compared is none that agrees.
+            given.into_iter().find(|given| !given.agrees_with(&file).unwrap_or(false))
+        });
+        match lie.await {
+            Ok(None) => return Ok(()),
+            Ok(Some(lie)) => self.distrust(task, &lie),
+            Err(_) => {
+                tracing::error!(url = %task.target, "comparing ranges with their body was broken off");
+            }
+        }
+        Err(Mismatch {
+            promised: "a range that the origin gave beside the whole has other bytes".to_owned(),
+            came: format!("a whole of {} bytes", body.size),
+        })
+    }
+
+    fn distrust(&self, task: &Task, lie: &Given) {
+        let origin = task.target.origin();
+        self.distrusted.0.insert(origin.clone(), ());
+        let (start, length) = (lie.start, lie.length);
+        tracing::error!(
+            target: "larder::refused",
+            url = %task.target,
+            "the {length} bytes from {start} on that {origin} gave as a range are not those of the whole; no range is fetched \
+             beside a fill there for a day"
+        );
     }
 }
 
-/// The range's bytes, which stop when the fill's body is refused.
-fn watched(asked: &Asked, reader: &Reader, body: crate::origin::Bodies, span: Span) -> Body {
-    let (flight, line) = (Arc::clone(reader.flight()), asked.line.clone());
-    let state = (body, flight, line, span.length());
-    let frames = stream::unfold(state, |(mut body, flight, line, left)| async move {
-        if left == 0 {
-            return None;
+/// Why a body that is not stored cannot be given to its end: ranges were given beside it, and there is nothing to compare
+/// them with.
+pub(super) fn uncompared_besides(flight: &Flight) -> Option<Mismatch> {
+    let given = flight.close_besides();
+    (!given.is_empty()).then(|| Mismatch {
+        promised:
+            "a range that the origin gave beside the whole can be compared only with a stored body"
+                .to_owned(),
+        came: "a body that the store has no room for; ask again without ranges".to_owned(),
+    })
+}
+
+/// Where the next bytes of a range come from.
+struct Watched {
+    beside: Arc<Beside>,
+    reader: Reader,
+    /// The origin's answer to the request for the range, until the body is judged.
+    body: Option<crate::origin::Bodies>,
+    at: u64,
+    end: u64,
+}
+
+impl Watched {
+    async fn next(&mut self) -> Result<Option<Bytes>, String> {
+        while let Some(body) = &mut self.body {
+            if self.at >= self.end {
+                return Ok(None);
+            }
+            let piece = tokio::select! {
+                piece = body.next() => piece,
+                // All of the body is there, or there will never be more of it.
+                _over = self.reader.judged() => {
+                    self.body = None;
+                    break;
+                }
+            };
+            let bytes = match piece {
+                Some(Ok(bytes)) if bytes.len() as u64 <= self.end - self.at => bytes,
+                Some(Ok(_)) => return Err("the origin sent more than the range".to_owned()),
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("the range ended early".to_owned()),
+            };
+            let (beside, hashed) = (Arc::clone(&self.beside), bytes.clone());
+            let given = tokio::task::spawn_blocking(move || beside.give(&hashed)).await;
+            if given.is_ok_and(|given| given) {
+                self.at += bytes.len() as u64;
+                return Ok(Some(bytes));
+            }
+            self.body = None;
         }
-        let piece = match body.next().await {
-            Some(Ok(_)) if flight.is_refused() => Err("the body was refused".to_owned()),
-            Some(Ok(bytes)) if bytes.len() as u64 <= left => Ok(bytes),
-            Some(Ok(_)) => Err("the origin sent more than the range".to_owned()),
-            Some(Err(error)) => Err(error.to_string()),
-            None => Err("the range ended early".to_owned()),
-        };
-        let left = piece.as_ref().map_or(0, |bytes| left - bytes.len() as u64);
-        if piece.is_err()
-            && let Some(line) = &line
-        {
-            line.cut();
+        let rest = self.reader.next(self.at, self.end).await.map_err(|broken| broken.reason)?;
+        if let Some(bytes) = &rest {
+            self.at += bytes.len() as u64;
         }
-        Some((piece.map(Frame::data).map_err(Cut), (body, flight, line, left)))
+        Ok(rest)
+    }
+}
+
+/// The range's bytes: from the origin until the body is judged, and then from the verified body. They stop when it is refused.
+fn watched(
+    asked: &Asked,
+    reader: Reader,
+    beside: Arc<Beside>,
+    body: crate::origin::Bodies,
+    span: Span,
+) -> Body {
+    let watched = Watched { beside, reader, body: Some(body), at: span.start, end: span.end };
+    let line = asked.line.clone();
+    let frames = stream::unfold(Some((watched, line)), |state| async move {
+        let (mut watched, line) = state?;
+        match watched.next().await {
+            Ok(None) => None,
+            Ok(Some(bytes)) => Some((Ok(Frame::data(bytes)), Some((watched, line)))),
+            Err(reason) => {
+                if let Some(line) = &line {
+                    line.cut();
+                }
+                Some((Err(Cut(reason)), None))
+            }
+        }
     });
     StreamBody::new(frames).boxed_unsync()
 }

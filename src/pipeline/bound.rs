@@ -1,29 +1,36 @@
 //! The judgement of a pass that a promise binds: as with fills, an index is asked again before its word refuses.
-//!
-//! What is refused silences nobody but its client, whose own words the origin answered (silence.rs).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::quarantine::Whom;
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Digest, Digests};
-use crate::verify::Finding;
+use crate::verify::{Finding, Mismatch};
 
-/// Who is held to which promises.
+/// What the body of a pass is held to.
 pub(super) struct Bound {
     pub(super) pipeline: Arc<Pipeline>,
-    /// What it asks for, and in whose name: the client's own indexes hold for what it passes, too.
+    /// What is asked for, and in whose name: the client's own indexes hold for what it passes, too.
     pub(super) task: Task,
     pub(super) client: IpAddr,
     /// When the pass began.
     pub(super) asked: Time,
 }
 
+/// Why the body of a pass is not given to its end.
+pub(super) enum Fault {
+    /// It is not what was promised.
+    Refused(String),
+    /// An index speaks against it that could not be asked again.
+    Doubted(String),
+}
+
 impl Bound {
-    /// Judges a body of `size` bytes; the error says why it is refused.
-    pub(super) async fn judge(self: Arc<Self>, digests: Digests, size: u64) -> Result<(), String> {
+    /// Judges a body of `size` bytes.
+    pub(super) async fn judge(&self, digests: Digests, size: u64) -> Result<(), Fault> {
         let mut last = false;
         let all: Vec<Digest> = digests.iter().copied().collect();
         loop {
@@ -31,14 +38,12 @@ impl Bound {
             match expected.find(&all, size, self.asked).because(digests.fault()) {
                 // A pass is stored nowhere.
                 Finding::Proven { .. } | Finding::Excused(_) => return Ok(()),
-                Finding::Refused(mismatch) => {
-                    return Err(self.pipeline.pass_refused(&self, &mismatch));
-                }
+                Finding::Refused(mismatch) => return Err(Fault::Refused(self.refused(&mismatch))),
                 Finding::Doubted(mismatch) if last => {
                     let target = self.task.bare();
-                    return Err(format!(
+                    return Err(Fault::Doubted(format!(
                         "{target}: {mismatch}; the index could not be asked again"
-                    ));
+                    )));
                 }
                 Finding::Doubted(_) => {
                     last = true;
@@ -46,5 +51,17 @@ impl Bound {
                 }
             }
         }
+    }
+
+    /// Writes down that other bytes came than were promised. The target is in quarantine for this client alone, to whose own
+    /// words the origin answered.
+    fn refused(&self, mismatch: &Mismatch) -> String {
+        let (pipeline, target) = (&self.pipeline, self.task.bare());
+        let (now, reason) = (pipeline.clock.now(), format!("{target} was refused: {mismatch}"));
+        tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
+        pipeline.metrics.rejected();
+        pipeline.quarantines.begin(target, Whom::Client(self.client), &reason, now);
+        pipeline.store.note_rejection(target, &mismatch.to_string(), now);
+        reason
     }
 }

@@ -1,6 +1,5 @@
 //! Requests that may be answered from the store: look up, join a flight, answer.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use hyper::{Response, StatusCode, Version, header};
@@ -10,7 +9,7 @@ use super::record::Record;
 use super::rights::{Right, WAIT_FOR_FAILING};
 use super::task::Task;
 use super::{Call, Connection, Pipeline};
-use crate::flight::{Client, End, Flight, Opened, Permit, Reader};
+use crate::flight::{Answered, End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
 use crate::origin::Answer;
 use crate::outcome::Outcome;
@@ -42,8 +41,8 @@ impl Pipeline {
         mut task: Task,
         record: &mut Record,
     ) -> Response<Body> {
-        if let Some(silence) = self.silence_of(&task, record) {
-            return silence;
+        if let Some(refusal) = self.in_quarantine(&task, record) {
+            return refusal;
         }
         if task.is_guarded() {
             return Box::pin(self.from_guarded(call, asked, task, record)).await;
@@ -110,8 +109,7 @@ impl Pipeline {
         stored: Option<Stored>,
         record: &mut Record,
     ) -> Response<Body> {
-        let (flight, mut reader, leads) =
-            self.board(asked, &task, stored.as_ref(), call.connection.peer.ip());
+        let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
         let usable = match stored.filter(|stored| stored.usable) {
             None => self.open_pointer(&task),
             usable => usable,
@@ -129,12 +127,11 @@ impl Pipeline {
                     drop(reader);
                     return self.pass_for(call, &task, PassReason::Answer, record).await;
                 }
-                let needed = reply::needed(asked, &answered.head, answered.length);
-                let beside = self.beside(asked, &task, &reader, &answered, needed, record);
-                if let Some(response) = beside.await {
-                    return response;
-                }
-                match first_bytes(&mut reader, &call, needed).await {
+                reader = match self.beside(asked, &task, reader, &answered, record).await {
+                    Ok(response) => return response,
+                    Err(reader) => reader,
+                };
+                match opening_for(&mut reader, asked, &call, &answered).await {
                     // Fetched once more meanwhile: the right was to what came first.
                     Opened::Answered(again)
                         if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
@@ -189,26 +186,23 @@ impl Pipeline {
         fails(task.class()) || task.is_pointer() && fails(Partition::Public)
     }
 
-    /// A place in the flight for a client at `address`; who comes first starts it.
+    /// A place in the flight; the first request starts it.
     fn board(
         self: &Arc<Self>,
         asked: &Asked,
         task: &Task,
         stored: Option<&Stored>,
-        address: IpAddr,
     ) -> (Arc<Flight>, Reader, bool) {
         let since = self.memory.since(task, Demand::of(&asked.headers));
-        let gap = self.silences.gap(&task.target, address);
-        let client = Client { address: Some(address), gap };
         match self.flights.join(task.flight(), &task.target, since, self.clock.now()) {
             Permit::Follow(flight) => {
-                let reader = self.flights.reader(&flight, client);
+                let reader = self.flights.reader(&flight);
                 (flight, reader, false)
             }
             Permit::Lead(lead) => {
                 let flight = Arc::clone(&lead.flight);
                 // The reader stands before the fill begins, so that the fill knows that somebody waits.
-                let reader = self.flights.reader(&flight, client);
+                let reader = self.flights.reader(&flight);
                 let (pipeline, task) = (Arc::clone(self), task.clone());
                 let entry = stored.map(|stored| Arc::clone(&stored.entry));
                 tokio::spawn(async move { pipeline.lead(lead, task, entry).await });
@@ -368,11 +362,29 @@ fn not_there(at: &Target, other: &Target) -> Response<Body> {
     reply::text(StatusCode::NOT_FOUND, &line, Outcome::Stale)
 }
 
+/// Waits until the request may be answered: until its first byte may be given, or the whole was judged of which the answer
+/// speaks.
+async fn opening_for(
+    reader: &mut Reader,
+    asked: &Asked,
+    call: &Call,
+    answered: &Answered,
+) -> Opened {
+    let (head, length) = (&answered.head, answered.length);
+    if reader.is_held()
+        && reply::speaks_of_the_whole(asked, head, length)
+        && let Some(end) = reader.judged().await
+    {
+        return Opened::Ended(end);
+    }
+    first_bytes(reader, call.request.version(), reply::needed(asked, head, length)).await
+}
+
 /// Waits until something may be given. A client that cannot tell a short body from a whole one (HTTP/1.0, whose bodies
 /// may end with the connection) waits for the judgement, where there will be one.
-async fn first_bytes(reader: &mut Reader, call: &Call, needed: Span) -> Opened {
-    if call.request.version() == Version::HTTP_10
-        && reader.binds()
+pub(super) async fn first_bytes(reader: &mut Reader, version: Version, needed: Span) -> Opened {
+    if version == Version::HTTP_10
+        && reader.is_held()
         && let Some(end) = reader.judged().await
     {
         return Opened::Ended(end);

@@ -15,6 +15,7 @@ use hyper::{Method, Response, StatusCode};
 
 use super::lookup::{Lookup, Stored};
 use super::onward::SentOn;
+use super::quarantine::Whom;
 use super::record::Record;
 use super::rights::{Right, is_no};
 use super::task::Task;
@@ -133,10 +134,10 @@ impl Pipeline {
         response
     }
 
-    /// A refusal by what only its own indexes say silences an asker, and nobody else.
-    pub(super) fn silence_of(&self, task: &Task, record: &mut Record) -> Option<Response<Body>> {
-        let (reader, now) = (task.asker.reader(), self.clock.now());
-        let reason = self.silences.reason_for(&task.target, reader, now)?;
+    /// The answer while the target is in quarantine for whoever shows this credential.
+    pub(super) fn in_quarantine(&self, task: &Task, record: &mut Record) -> Option<Response<Body>> {
+        let (whom, now) = (Whom::Principal(task.asker.reader()), self.clock.now());
+        let reason = self.quarantines.reason(&task.target, whom, now)?;
         let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
         Some(record.end(Outcome::Rejected, text))
     }

@@ -10,13 +10,14 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::{StatusCode, header};
 
+use super::quarantine::Whom;
 use super::task::Task;
 use super::{Pipeline, larders, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
-use crate::flight::{Answered, Complete, End, Flight, Gap, Intake, Lead, Trouble, intake};
+use crate::flight::{Answered, Complete, End, Flight, Intake, Lead, Trouble, intake};
 use crate::freshness::{self, Shareable};
 use crate::origin::{Answer, Ask, OriginError};
 use crate::outcome::metrics::Direction;
@@ -71,15 +72,14 @@ impl Pipeline {
         };
         match &end {
             // Nobody resumes what nobody was given a byte of; and an index may be right again in a moment.
-            End::Refused(_) if task.is_index() && lead.flight.gap_to_remember().is_none() => {}
+            End::Refused(_) if task.is_index() && lead.flight.nothing_given() => {}
             End::Refused(reason) => {
-                self.remember_gap(&lead.flight);
-                let now = self.clock.now();
-                self.silences.begin_for(&task.target, task.asker.reader(), reason, now);
+                lead.flight.suspect().await;
+                let (whom, now) = (Whom::Principal(task.asker.reader()), self.clock.now());
+                self.quarantines.begin(&task.target, whom, reason, now);
             }
-            // Its clients resume by themselves, from what they were given.
-            End::Failed(..) => self.remember_gap(&lead.flight),
-            End::Kept(_)
+            End::Failed(..)
+            | End::Kept(_)
             | End::Given
             | End::Current(_)
             | End::Relayed(_)
@@ -88,14 +88,6 @@ impl Pipeline {
         }
         // A handed answer has ended the flight already.
         lead.flight.finish(end);
-    }
-
-    /// The body was not completed: who was given bytes of it keeps to its gap from now on.
-    fn remember_gap(&self, flight: &Flight) {
-        let Some((gap, clients)) = flight.gap_to_remember() else { return };
-        for client in clients {
-            self.silences.remember(&flight.target, client, gap);
-        }
     }
 
     async fn attempt(
@@ -270,8 +262,8 @@ impl Pipeline {
         }
         let spool = self.spool(answer.length, task.wanted(expected.algorithms())).await;
         let file = spool.as_ref().ok().map(Spool::reader);
-        let gap = Gap::new(expected.binds(), answer.length, flight.kept);
-        flight.begin(Answered { head: answer.head.clone(), length: answer.length }, file, gap);
+        let answered = Answered { head: answer.head.clone(), length: answer.length };
+        flight.begin(answered, file, expected.binds()).await;
         // Asked for each piece; what is promised is looked up only when it may have changed.
         let judged = AtomicU64::new(self.store.generation());
         let binds = || {
@@ -290,7 +282,11 @@ impl Pipeline {
     }
 
     /// Room in the spool; when there is none at all, the digests are computed all the same.
-    async fn spool(&self, length: Option<u64>, wanted: Wanted) -> Result<Spool, Hashing> {
+    pub(super) async fn spool(
+        &self,
+        length: Option<u64>,
+        wanted: Wanted,
+    ) -> Result<Spool, Hashing> {
         let store = Arc::clone(&self.store);
         let spool = tokio::task::spawn_blocking(move || store.spool(length, wanted)).await;
         match spool {

@@ -32,13 +32,13 @@ mod pass;
 mod pointer;
 mod presence;
 mod probe;
+mod quarantine;
 mod reading;
 mod record;
 mod rights;
 mod settle;
 mod shelf;
 mod signature;
-mod silence;
 mod task;
 
 use std::net::SocketAddr;
@@ -51,7 +51,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use crate::clock::{Clock, Stopwatch};
 use crate::config::{self, Live};
 use crate::ecosystem::{self, Kind, Recognition, Shape};
-use crate::flight::Flights;
+use crate::flight::{Flights, Gaps};
 use crate::keyring::Trusted;
 use crate::origin::{Origins, Passes, Reach};
 use crate::outcome::metrics::Metrics;
@@ -63,9 +63,9 @@ use crate::target::identity::{self, Misdirected, Tunnel};
 use crate::target::{Credential, Partition, Target, join_cookies};
 use asker::Asker;
 use generation::Generations;
+use quarantine::{Quarantines, Whom};
 use reading::Reading;
 use record::Record;
-use silence::Silences;
 use task::Task;
 
 pub use lookup::{expectation, may_be_vouched};
@@ -84,7 +84,8 @@ pub struct Pipeline {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     flights: Arc<Flights>,
-    silences: Silences,
+    quarantines: Quarantines,
+    distrusted: beside::Distrusted,
     rights: rights::Rights,
     memory: lookup::Memory,
     keys: Trusted,
@@ -128,15 +129,16 @@ impl Pipeline {
         metrics: Arc<Metrics>,
         keys: Trusted,
     ) -> Self {
-        let generations = Generations::new(clock.now());
+        let (generations, unverified) = (Generations::new(clock.now()), store.unverified());
         Self {
             config,
             clock,
             store,
             origins,
             metrics,
-            flights: Arc::default(),
-            silences: Silences::default(),
+            flights: Flights::new(Gaps::new(unverified)),
+            quarantines: Quarantines::default(),
+            distrusted: beside::Distrusted::default(),
             rights: rights::Rights::default(),
             memory: lookup::Memory::default(),
             keys,
@@ -222,12 +224,11 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        let client = connection.peer.ip();
-        if is_read && let Some(reason) = self.silences.reason(&target, client, self.clock.now()) {
-            return record.end(
-                Outcome::Rejected,
-                reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected),
-            );
+        let client = Whom::Client(connection.peer.ip());
+        if is_read && let Some(reason) = self.quarantines.reason(&target, client, self.clock.now())
+        {
+            let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
+            return record.end(Outcome::Rejected, text);
         }
         let recognition = ecosystem::recognise(&Shape {
             target: &target,

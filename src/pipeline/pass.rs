@@ -17,17 +17,16 @@ use hyper::{Method, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 
 use super::bound::Bound;
-use super::held::Held;
+use super::held::Holding;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
-use crate::digest::{Hashing, Wanted};
+use crate::digest::Wanted;
 use crate::origin::Answer;
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body, Cut, Line};
 use crate::target::Target;
-use crate::verify::Mismatch;
 
 impl Pipeline {
     /// Sends the client's own request; what is promised of a `task` holds for its answer.
@@ -43,7 +42,8 @@ impl Pipeline {
         let outcome = Outcome::Pass(reason);
         let method = request.method().clone();
         // In HTTP/2 a stream that breaks ends alone.
-        let line = (request.version() < Version::HTTP_2).then(|| connection.line.clone());
+        let version = request.version();
+        let line = (version < Version::HTTP_2).then(|| connection.line.clone());
         let bound = task
             .filter(|_| method == Method::GET)
             .and_then(|task| self.bound(task, connection.peer.ip()));
@@ -78,21 +78,11 @@ impl Pipeline {
             return record.end(Outcome::Failed, text);
         }
         // A 203 completes a file like a 200.
-        let held = bound.filter(|_| response.status().is_success());
-        if let Some((bound, wanted)) = &held
-            && response.body().is_end_stream()
-        {
-            // Nobody asks an empty body for its end.
-            let digests = Hashing::new(*wanted).finish();
-            if let Err(why) = Arc::clone(bound).judge(digests, 0).await {
-                let text = reply::text(StatusCode::BAD_GATEWAY, &why, Outcome::Rejected);
-                return record.end(Outcome::Rejected, text);
-            }
+        if let Some((bound, wanted)) = bound.filter(|_| response.status().is_success()) {
+            let holding = Holding { bound, wanted, version, line, reason };
+            return Box::pin(self.hold(holding, response, record)).await;
         }
-        let mut response = response.map(|body| match held {
-            Some((bound, wanted)) => Held::new(body, bound, wanted, line).boxed_unsync(),
-            None => Passing { body, line }.boxed_unsync(),
-        });
+        let mut response = response.map(|body| Passing { body, line }.boxed_unsync());
         reply::set_cache_status(response.headers_mut(), outcome, None);
         record.end(outcome, response)
     }
@@ -119,23 +109,12 @@ impl Pipeline {
         let mut task = task.clone();
         task.promised = None;
         let expected = self.expectation_of(&task);
-        if !expected.binds() {
+        if !expected.binds() && !self.flights.gaps().is_suspect(task.bare()) {
             return None;
         }
         let wanted = task.wanted(expected.algorithms());
         let bound = Bound { pipeline: Arc::clone(self), task, client, asked: self.clock.now() };
         Some((Arc::new(bound), wanted))
-    }
-
-    /// A pass brought other bytes than were promised.
-    pub(super) fn pass_refused(&self, bound: &Bound, mismatch: &Mismatch) -> String {
-        let (now, target) = (self.clock.now(), bound.task.bare());
-        let reason = format!("{target} was refused: {mismatch}");
-        tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
-        self.metrics.rejected();
-        self.silences.begin(target, Some(bound.client), &reason, now);
-        self.store.note_rejection(target, &mismatch.to_string(), now);
-        reason
     }
 }
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::beside::uncompared_besides;
 use super::editions;
 use super::lead::{Attempt, Came, is_page};
 use super::lookup;
@@ -121,11 +122,19 @@ impl Pipeline {
             received.body = fully_hashed(received.body, wanted).await;
             match verify::judge(received, &expected, task.asked) {
                 Verdict::Keep(verified, disagreement) => {
+                    let body = &verified.received().body;
+                    if let Err(mismatch) = self.compare_besides(task, &lead.flight, body).await {
+                        return self.refuse(lead, task, &mismatch, attempt, false);
+                    }
                     self.alarm(task, disagreement);
                     lead.flight.release(verified.proof());
                     return Came::Ended(self.keep(task, verified, base, worth).await);
                 }
                 Verdict::Give(given, disagreement) => {
+                    let compared = self.compare_besides(task, &lead.flight, &given.body).await;
+                    if let Err(mismatch) = compared {
+                        return self.refuse(lead, task, &mismatch, attempt, false);
+                    }
                     self.alarm(task, disagreement);
                     if given.plain {
                         // Whoever sits on the line chose these bytes: the next client asks for itself.
@@ -168,7 +177,12 @@ impl Pipeline {
         for last in [false, true] {
             let expected = self.expectation_of(task).comparable(digests);
             match expected.find(&all, size, task.asked).because(digests.fault()) {
-                Finding::Proven { .. } | Finding::Excused(_) => return Came::Ended(End::Given),
+                Finding::Proven { .. } | Finding::Excused(_) => {
+                    return match uncompared_besides(&lead.flight) {
+                        None => Came::Ended(End::Given),
+                        Some(mismatch) => self.refuse(lead, task, &mismatch, attempt, false),
+                    };
+                }
                 Finding::Doubted(_) if !last => {
                     self.ask_again_for(task, &expected, task.asked).await;
                 }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::http::response::Parts;
 use hyper::{Response, StatusCode};
 
 pub use body::Source;
@@ -134,6 +135,21 @@ pub fn arriving(
     response
 }
 
+/// The origin's answer to a client's own request, whose body comes from a flight.
+pub fn passed(
+    parts: Parts,
+    source: Source,
+    length: Option<u64>,
+    line: Option<Line>,
+) -> Response<Body> {
+    let whole = Span { start: 0, end: length.unwrap_or(u64::MAX) };
+    let mut response = Response::from_parts(parts, body::spans(Some(source), vec![whole], line));
+    if let Some(length) = length {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    response
+}
+
 /// The bytes of the body that the answer to this request lies in: from the first that is needed to after the last.
 pub fn needed(asked: &Asked, head: &Head, length: Option<u64>) -> Span {
     let whole = Span { start: 0, end: length.unwrap_or(u64::MAX) };
@@ -150,6 +166,18 @@ pub fn needed(asked: &Asked, head: &Head, length: Option<u64>) -> Span {
         | Selection::PreconditionFailed
         | Selection::Unsatisfiable => whole,
     }
+}
+
+/// Whether the answer says something of the whole body and gives none of it: that the client's copy is current, or that nothing
+/// lies where it asks. A client that resumes takes such an answer for the end.
+pub fn speaks_of_the_whole(asked: &Asked, head: &Head, length: Option<u64>) -> bool {
+    head.status == StatusCode::OK
+        && match condition::select(&asked.headers, head, length) {
+            Selection::NotModified | Selection::PreconditionFailed | Selection::Unsatisfiable => {
+                true
+            }
+            Selection::Whole | Selection::Spans(_) => false,
+        }
 }
 
 fn assemble(

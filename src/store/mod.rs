@@ -52,6 +52,7 @@ mod speakers;
 mod spool;
 mod startup;
 mod state;
+mod unverified;
 mod upkeep;
 
 use std::io;
@@ -68,6 +69,7 @@ pub use notes::Notes;
 pub use rejections::{Rejection, clipped};
 pub use seen::Seen;
 pub use spool::Spool;
+pub use unverified::{Row, UNVERIFIED_FOR, Unverified};
 pub use upkeep::{Usage, Verification};
 
 use crate::claim::Census;
@@ -116,6 +118,7 @@ pub struct Store {
     claims: Claims,
     state: State,
     rejections: Rejections,
+    unverified: Arc<Unverified>,
     counts: Counts,
     /// The last to go: until then the directory is ours.
     lock: lock::Held,
@@ -207,6 +210,7 @@ impl Store {
             durable::directories(directory)?;
             startup::drop_unfinished(directory)?;
         }
+        let unverified = Arc::new(Unverified::open(state.join("unverified"), clock.clone())?);
         let state = State::open(&state)?;
         let paths = Paths {
             spool: cache.join("spool"),
@@ -230,6 +234,7 @@ impl Store {
             claims: Claims::new(config),
             state,
             rejections: Rejections::open(cache.join("rejections")),
+            unverified,
             counts: Counts::default(),
             lock,
             clock,
@@ -384,6 +389,11 @@ impl Store {
     /// The refusals of a URL, newest first. Quick.
     pub fn rejections(&self, of: &Target) -> Vec<Rejection> {
         self.rejections.of(of)
+    }
+
+    /// The targets of which bytes were given that no judgement has confirmed.
+    pub fn unverified(&self) -> Arc<Unverified> {
+        Arc::clone(&self.unverified)
     }
 
     /// The entries of `key` from the ledger, or from the records where the ledger cannot say.

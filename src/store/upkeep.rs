@@ -68,6 +68,7 @@ impl Store {
         self.claims.prune(self, self.clock.now());
         self.drop_unnamed();
         self.drop_bodiless();
+        self.unverified.tidy();
         let alone = hold(&self.making_room);
         if let Err(error) = self.make_room(0) {
             tracing::warn!(%error, "the store is over its limits");

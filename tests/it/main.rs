@@ -72,5 +72,6 @@ mod setup;
 mod setup_life;
 mod signed;
 mod store;
+mod suspect;
 mod tags;
 mod upstream;

@@ -1,0 +1,135 @@
+//! Ranges that are given beside a fill: far ahead of it, by a request of their own.
+//!
+//! An origin may answer such a request with other bytes than the whole has in that place. So what is given of a range is
+//! hashed as it goes, and the gap of the target opens only when the verified body has the same bytes there (promise P3):
+//!
+//! ```text
+//! granted ─▶ given, hashed ─▶ … ─▶ closed, when the body is judged ─▶ compared with the body
+//!                                     └── what is missing of the range comes from the verified body
+//! ```
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{Answered, Flight, Hold};
+use crate::digest::{Algorithms, Digest, Hashing};
+use crate::store::CHUNK;
+
+/// The most ranges beside one fill. Clients that open more connections to one file wait for the fill.
+const MAX_BESIDES: usize = 32;
+
+/// A range that is given beside the fill.
+#[derive(Debug)]
+pub struct Beside {
+    start: u64,
+    end: u64,
+    /// What was given; `None` when it is being compared.
+    given: Mutex<Option<(Hashing, u64)>>,
+}
+
+/// What was given of a range.
+#[derive(Debug)]
+pub struct Given {
+    /// Where it starts, in bytes from the start of the body.
+    pub start: u64,
+    /// How many bytes were given.
+    pub length: u64,
+    digests: Vec<Digest>,
+}
+
+impl Beside {
+    fn new(start: u64, end: u64) -> Self {
+        let hashing = Hashing::new(Algorithms::default());
+        Self { start, end, given: Mutex::new(Some((hashing, 0))) }
+    }
+
+    /// Notes that these bytes, which follow those before, are given now. `false`: they may not be, the body is being judged.
+    pub fn give(&self, bytes: &[u8]) -> bool {
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((hashing, length)) = given.as_mut() else { return false };
+        hashing.update(bytes);
+        *length += bytes.len() as u64;
+        true
+    }
+
+    /// Nothing more is given. What was; `None` if nothing, or if it was closed before.
+    fn close(&self) -> Option<Given> {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (hashing, length) = given.filter(|(_, length)| *length > 0)?;
+        let digests = hashing.finish().iter().copied().collect();
+        Some(Given { start: self.start, length, digests })
+    }
+}
+
+impl Given {
+    /// Whether a body has these bytes there. Blocking.
+    pub fn agrees_with(&self, body: &File) -> io::Result<bool> {
+        let mut hashing = Hashing::new(Algorithms::default());
+        let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 16)];
+        let (mut at, end) = (self.start, self.start.saturating_add(self.length));
+        while at < end {
+            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
+            let read = body.read_at(buffer.get_mut(..most).unwrap_or_default(), at)?;
+            if read == 0 {
+                return Ok(false);
+            }
+            hashing.update(buffer.get(..read).unwrap_or_default());
+            at += read as u64;
+        }
+        let digests = hashing.finish();
+        Ok(digests.iter().all(|digest| self.digests.contains(digest)))
+    }
+}
+
+impl Flight {
+    /// Allows a range to be given that is fetched beside the fill, if it does not meet the gap; moves the gap out of its
+    /// way where that is possible. Not if the body whose head `answered` is was begun again meanwhile, nor if the body cannot be
+    /// compared with the range afterwards, because it does not lie in a file.
+    pub async fn grant_beside(
+        &self,
+        answered: &Arc<Answered>,
+        start: u64,
+        end: u64,
+    ) -> Option<Arc<Beside>> {
+        self.make_way(start, end).await;
+        let mut shared = self.lock();
+        let present = shared.answered.as_ref();
+        let open = shared.end.is_none()
+            && !shared.verified
+            && shared.file.is_some()
+            && shared.filed == shared.have
+            && present.is_some_and(|present| Arc::ptr_eq(present, answered));
+        let besides = shared.besides.as_ref().filter(|_| open)?;
+        let overlaps = |other: &Arc<Beside>| start < other.end && other.start < end;
+        if besides.len() >= MAX_BESIDES || besides.iter().any(overlaps) {
+            return None;
+        }
+        let (back, hold) = (shared.holding.held, shared.holding.hold);
+        let granted = self.share.with(|gap| {
+            let limit = match hold {
+                _ if !back => end,
+                Hold::Gap => gap.limit(start, end, u64::MAX),
+                Hold::Whole => start,
+            };
+            if limit == end {
+                gap.note(start, end);
+            }
+            limit == end
+        });
+        if !granted {
+            return None;
+        }
+        let beside = Arc::new(Beside::new(start, end));
+        shared.holding.gave = true;
+        shared.besides.as_mut()?.push(Arc::clone(&beside));
+        Some(beside)
+    }
+
+    /// The body is being judged: no range is given beside it any more. What was given of those that were.
+    pub fn close_besides(&self) -> Vec<Given> {
+        let besides = self.lock().besides.take().unwrap_or_default();
+        besides.iter().filter_map(|beside| beside.close()).collect()
+    }
+}
