@@ -52,6 +52,7 @@ mod speakers;
 mod spool;
 mod startup;
 mod state;
+mod table;
 mod upkeep;
 
 use std::io;
