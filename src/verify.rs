@@ -4,12 +4,14 @@
 //! keeps nothing else. It has no effects: who asked it refetches, alarms and cuts.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Algorithms, Digest, Digests};
 use crate::proof::{Proof, Rank};
 use crate::received::Received;
+use crate::target::Target;
 
 /// Bytes with the proof for which they may be kept. Only [`judge`] makes one.
 #[derive(Debug)]
@@ -88,9 +90,21 @@ impl Expectation {
             .collect()
     }
 
-    /// The promises of indexes that may speak for the target: where there are any, only they decide.
+    /// The promises of indexes that may speak for the target: they alone select, refuse and decide what is kept.
     pub fn binding(&self) -> impl Iterator<Item = &Promise> {
         self.promises.iter().filter(|promise| promise.relation.binds())
+    }
+
+    /// The promises of indexes that may not speak for the target, as they stand today: they confirm or alarm.
+    fn elsewhere(&self) -> impl Iterator<Item = &Promise> {
+        self.promises.iter().filter(|promise| !promise.relation.binds() && promise.is_current())
+    }
+
+    /// The same without what indexes elsewhere promise: what they say must not decide what is kept.
+    #[must_use]
+    pub fn decided(&self) -> Self {
+        let promises = self.binding().cloned().collect();
+        Self { promises, ..*self }
     }
 
     /// What these digests of `size` bytes, received earlier from the target's own origin, are worth today; `None` if a
@@ -109,6 +123,9 @@ impl Expectation {
 
     /// Compares a body's digests and length with everything that was promised. `asked` is when the request for it came:
     /// an index that was not confirmed since then may be out of date, and does not refuse.
+    ///
+    /// Without a promise that binds, the body is worth what it is worth unpromised, and more if an index elsewhere confirms
+    /// it. That one elsewhere says otherwise is worth an alarm and changes nothing: anybody can publish an index.
     pub fn find(&self, digests: &[Digest], size: u64, asked: Time) -> Finding {
         let named = self.named.map(|(digest, binds)| (digests.contains(&digest), binds));
         if let (Some((false, true)), Some((digest, _))) = (named, self.named) {
@@ -116,13 +133,17 @@ impl Expectation {
             return Finding::Refused(self.mismatch(promised, digests, size));
         }
         let Weighed { best, older, missed } = self.weigh(digests, size);
-        let disagreement = missed.map(|promise| self.mismatch(promise.to_string(), digests, size));
+        let missed = missed.map(|promise| self.mismatch(promise.to_string(), digests, size));
+        let proven = |proof, missed: Option<Mismatch>| Finding::Proven {
+            proof,
+            disagreement: missed.or_else(|| self.denied_elsewhere(digests, size)),
+        };
         if matches!(named, Some((true, _))) {
-            return Finding::Proven { proof: Proof::of(Rank::SelfCertified), disagreement };
+            return proven(Proof::of(Rank::SelfCertified), missed);
         }
-        match (best, disagreement) {
-            (Some(proof), disagreement) => Finding::Proven { proof, disagreement },
-            (None, None) => Finding::Proven { proof: self.otherwise, disagreement: None },
+        match (best, missed) {
+            (Some(proof), missed) => proven(proof, missed),
+            (None, None) => proven(self.risen(digests, size), None),
             (None, Some(mismatch)) if older || self.refusing().next().is_none() => {
                 Finding::Excused(mismatch)
             }
@@ -135,35 +156,55 @@ impl Expectation {
         }
     }
 
-    /// Holds the promises that decide against a body.
+    /// Holds the promises that bind against a body.
     fn weigh(&self, digests: &[Digest], size: u64) -> Weighed<'_> {
-        let kept = |promise: &Promise| {
-            promise.size.is_none_or(|promised| promised == size)
-                && promise.digests.iter().all(|digest| digests.contains(digest))
-        };
-        // Where any promise binds, only those that bind decide; the others would merely confirm.
-        let binds = self.binding().next().is_some();
-        let deciding: Vec<&Promise> =
-            self.promises.iter().filter(|promise| !binds || promise.relation.binds()).collect();
-        let current = deciding.iter().filter(|promise| promise.is_current());
+        let current = self.binding().filter(|promise| promise.is_current());
         let newest = current.map(|promise| promise.by.number).max();
-        let decides =
-            |promise: &Promise| Some(promise.by.number) == newest || !binds && promise.is_current();
-        let held = || deciding.iter().copied().filter(|promise| kept(promise));
+        let decides = |promise: &Promise| Some(promise.by.number) == newest;
+        let held = || self.binding().filter(|promise| holds(promise, digests, size));
         let best = held()
             .filter(|promise| decides(promise))
             .map(Promise::proof)
-            // Of equals the one that says more of the bytes.
-            .max_by_key(|proof| (proof.rank, !proof.content, !proof.weak_hash));
+            .max_by_key(|proof| strength(*proof));
         // One index may offer alternatives (npm's integrity); that one of them holds is no disagreement.
         let alternative =
             |missed: &Promise| held().any(|other| other.by.number == missed.by.number);
-        let missed = deciding.iter().copied().filter(|promise| !kept(promise));
+        let mut missed = self.binding().filter(|promise| !holds(promise, digests, size));
         Weighed {
             best,
             older: held().any(|promise| !decides(promise)),
-            missed: missed.into_iter().find(|promise| !alternative(promise)),
+            missed: missed.find(|promise| !alternative(promise)),
         }
+    }
+
+    /// What a body is worth of which nothing that binds is promised: an index elsewhere may confirm it.
+    fn risen(&self, digests: &[Digest], size: u64) -> Proof {
+        if self.binding().next().is_some() {
+            return self.otherwise;
+        }
+        let confirmed = self.elsewhere().filter(|promise| holds(promise, digests, size));
+        let proofs = confirmed.map(Promise::confirmation).chain([self.otherwise]);
+        proofs.max_by_key(|proof| strength(*proof)).unwrap_or(self.otherwise)
+    }
+
+    /// The first promise of an index elsewhere that the body breaks, if that index offers no alternative. A digest that was
+    /// not computed of the body is none.
+    fn denied_elsewhere(&self, digests: &[Digest], size: u64) -> Option<Mismatch> {
+        let breaks = |promise: &Promise| {
+            promise.size.is_some_and(|promised| promised != size)
+                || promise.digests.iter().any(|promised| {
+                    let computed = |digest: &Digest| digest.algorithm() == promised.algorithm();
+                    digests.iter().any(computed) && !digests.contains(promised)
+                })
+        };
+        let alternative = |broken: &Promise| {
+            let mut of_same = self.elsewhere().filter(|other| other.by.number == broken.by.number);
+            of_same.any(|other| holds(other, digests, size))
+        };
+        let mut broken = self.elsewhere().filter(|promise| breaks(promise));
+        let promise = broken.find(|promise| !alternative(promise))?;
+        let mismatch = self.mismatch(promise.to_string(), digests, size);
+        Some(Mismatch { elsewhere: Some(Arc::clone(&promise.index)), ..mismatch })
     }
 
     fn mismatch(&self, promised: String, digests: &[Digest], size: u64) -> Mismatch {
@@ -174,11 +215,22 @@ impl Expectation {
             .map(ToString::to_string)
             .collect();
         came.push(format!("{size} bytes"));
-        Mismatch { promised, came: came.join(", ") }
+        Mismatch { promised, came: came.join(", "), elsewhere: None }
     }
 }
 
-/// What the promises that decide say of a body.
+/// Whether a body is what `promise` says.
+fn holds(promise: &Promise, digests: &[Digest], size: u64) -> bool {
+    promise.size.is_none_or(|promised| promised == size)
+        && promise.digests.iter().all(|digest| digests.contains(digest))
+}
+
+/// By what one proof is better than another; of equal ranks the one that says more of the bytes.
+fn strength(proof: Proof) -> (Rank, bool, bool) {
+    (proof.rank, !proof.content, !proof.weak_hash)
+}
+
+/// What the promises that bind say of a body.
 struct Weighed<'a> {
     /// The best that the newest set of claims makes of them.
     best: Option<Proof>,
@@ -198,8 +250,8 @@ pub enum Finding {
         /// A promise that says otherwise and does not decide: worth an alarm.
         disagreement: Option<Mismatch>,
     },
-    /// It is not what the newest promises say, but nothing that binds speaks against it today: an older set of claims
-    /// names it, or only other origins' indexes or weak digests disagree.
+    /// It is not what the newest promises say, but nothing speaks against it that refuses: an older set of claims names
+    /// it, or only weak digests disagree.
     Excused(Mismatch),
     /// An index speaks against it that was not confirmed since the request came.
     Doubted(Mismatch),
@@ -232,6 +284,8 @@ pub struct Mismatch {
     pub promised: String,
     /// What came.
     pub came: String,
+    /// The index that promised it, where that may only alarm: whoever has one could have any number of them.
+    pub elsewhere: Option<Arc<Target>>,
 }
 
 impl fmt::Display for Mismatch {

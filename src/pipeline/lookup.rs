@@ -254,7 +254,8 @@ impl Pipeline {
         }
     }
 
-    /// What signed indexes promise of another index.
+    /// What the indexes that may speak for another index promise of it. No other is heard: indexes change all the time, so
+    /// that a stranger's word on one says nothing, and claims would be read from it for what a stranger made of it.
     pub(super) fn promises_of_index(
         &self,
         bare: &Target,
@@ -265,7 +266,9 @@ impl Pipeline {
         if topics.is_empty() {
             return Vec::new();
         }
-        self.store.seen_by(reader).promises(bare, &topics, self.clock.now())
+        let mut promises = self.store.seen_by(reader).promises(bare, &topics, self.clock.now());
+        promises.retain(|promise| promise.relation.binds());
+        promises
     }
 
     /// Whether a signature may prove what comes from a target over plain http.

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::claim::{Generation, Relation};
 use crate::digest::{Algorithm, BlobId, Hashing, Wanted};
@@ -91,10 +93,11 @@ fn an_index_refuses_inside_its_root_and_nowhere_else() {
         finding(None, vec![Says::new(1, Relation::InRoot, 1)], 2),
         Finding::Refused(_)
     ));
-    assert!(matches!(
-        finding(None, vec![Says::new(1, Relation::Elsewhere, 1)], 2),
-        Finding::Excused(_)
-    ));
+    let elsewhere = finding(None, vec![Says::new(1, Relation::Elsewhere, 1)], 2);
+    assert_eq!(rank(&elsewhere), Some(Rank::Pinned));
+    let Finding::Proven { disagreement: Some(alarm), .. } = elsewhere else { panic!("no alarm") };
+    assert_eq!(alarm.elsewhere.unwrap().path(), "/simple/a/");
+    assert!(alarm.promised.starts_with("https://example.org/simple/a/ promises sha256:01"));
     assert_eq!(
         rank(&finding(None, vec![Says::new(1, Relation::Elsewhere, 1)], 1)),
         Some(Rank::Indexed)
@@ -232,4 +235,83 @@ fn a_weak_digest_is_a_hint() {
         Expectation { named: None, promises: vec![promise], otherwise: Proof::of(Rank::Pinned) };
     assert!(!expected.binds());
     assert!(matches!(expected.find(&[digest(1)], 3, ASKED), Finding::Excused(_)));
+}
+
+/// A signature over an index is worth something in its own repository only.
+#[test]
+fn a_signed_index_elsewhere_confirms_as_an_index_does() {
+    let confirmed = |signed| {
+        let mut promise = Says::new(1, Relation::Elsewhere, 1).promise();
+        promise.by = Arc::new(Generation { rank: Rank::Signed, ..Generation::clone(&promise.by) });
+        promise.signed = signed;
+        let expected =
+            Expectation { promises: vec![promise], ..Expectation::nothing(Rank::Pinned) };
+        rank(&expected.find(&[digest(1)], 3, ASKED))
+    };
+    assert_eq!(confirmed(false), Some(Rank::Indexed));
+    // One over the promise itself, as npm's registries give it, goes with it.
+    assert_eq!(confirmed(true), Some(Rank::Signed));
+}
+
+#[test]
+fn what_was_not_computed_is_no_alarm() {
+    let mut promise = Says::new(1, Relation::Elsewhere, 1).promise();
+    promise.digests = vec![Digest::new(Algorithm::Sha512, &[1; 64]).unwrap()];
+    let expected = Expectation { promises: vec![promise], ..Expectation::nothing(Rank::Pinned) };
+    let found = |came: &[Digest]| expected.find(came, 3, ASKED);
+    assert!(matches!(found(&[digest(1)]), Finding::Proven { disagreement: None, .. }));
+    // The control.
+    let computed = Digest::new(Algorithm::Sha512, &[2; 64]).unwrap();
+    assert!(matches!(found(&[digest(1), computed]), Finding::Proven { disagreement: Some(_), .. }));
+}
+
+fn says(relations: &'static [Relation]) -> impl Strategy<Value = Promise> {
+    let size = proptest::option::of(2_u64..5);
+    let relation = proptest::sample::select(relations);
+    let ranks = proptest::sample::select(vec![Rank::Indexed, Rank::Signed, Rank::IndexedWeak]);
+    let made = (1_u64..5, relation, 1_u8..4, any::<bool>(), any::<bool>(), any::<bool>());
+    (made, size, ranks).prop_map(|((number, relation, byte, current, fresh, weak), size, rank)| {
+        let confirmed = if fresh { 2_000 } else { 500 };
+        let says = Says { current, confirmed, ..Says::new(number, relation, byte) };
+        let mut promise = says.promise();
+        if weak {
+            promise.digests = vec![Digest::new(Algorithm::Md5, &[byte; 16]).unwrap()];
+        }
+        promise.by = Arc::new(Generation { rank, ..Generation::clone(&promise.by) });
+        Promise { size, ..promise }
+    })
+}
+
+proptest! {
+    /// Row 6 of issue 10: whatever indexes elsewhere say, and however many there are, they confirm or alarm.
+    #[test]
+    fn strangers_change_nothing_but_alarms_and_rises(
+        own in proptest::collection::vec(says(&[Relation::InRoot, Relation::Declared]), 0..4),
+        strangers in proptest::collection::vec(says(&[Relation::Elsewhere]), 0..6),
+        named in proptest::option::of((1_u8..4, any::<bool>())),
+        otherwise in proptest::sample::select(Rank::ALL.to_vec()),
+        came in 1_u8..4,
+        at in 0_usize..4,
+    ) {
+        let named = named.map(|(byte, binds)| (digest(byte), binds));
+        let without = Expectation { named, promises: own, otherwise: Proof::of(otherwise) };
+        let mut with = without.clone();
+        let at = at.min(with.promises.len());
+        with.promises.splice(at..at, strangers);
+        let digests = [digest(came), Digest::new(Algorithm::Md5, &[came; 16]).unwrap()];
+
+        prop_assert_eq!(with.binds(), without.binds());
+        prop_assert_eq!(with.vouched(&digests, 3), without.vouched(&digests, 3));
+        prop_assert_eq!(with.refusing().count(), without.refusing().count());
+        let (alone, beside) = (without.proof_of(&digests, 3), with.proof_of(&digests, 3));
+        prop_assert_eq!(alone.is_some(), beside.is_some(), "a stored copy is a miss, or is one no more");
+        prop_assert!(alone.map(|proof| proof.rank) <= beside.map(|proof| proof.rank));
+        prop_assert_eq!(with.decided().proof_of(&digests, 3), alone);
+        let (alone, beside) = (without.find(&digests, 3, ASKED), with.find(&digests, 3, ASKED));
+        prop_assert_eq!(std::mem::discriminant(&alone), std::mem::discriminant(&beside));
+        if let Finding::Proven { disagreement: Some(said), .. } = &alone {
+            let Finding::Proven { disagreement, .. } = &beside else { unreachable!() };
+            prop_assert_eq!(disagreement.as_ref(), Some(said), "hid what the root's own index says");
+        }
+    }
 }
