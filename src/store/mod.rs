@@ -37,6 +37,7 @@ mod durable;
 mod evict;
 pub mod failpoint;
 mod ledger;
+mod fair;
 mod lock;
 mod notes;
 mod promise;
