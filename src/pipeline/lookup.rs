@@ -22,7 +22,7 @@ use crate::freshness::{self, Demand};
 use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Key, Origin, Partition, Scheme, Target};
-use crate::verify::Expectation;
+use crate::verify::{Expectation, Finding};
 
 /// How long a first-use pin or a weak digest holds before the origin is asked again.
 const PIN_HOLDS: Duration = Duration::from_hours(24);
@@ -367,14 +367,20 @@ impl Pipeline {
             return today;
         }
         let expected = expected.get_or_insert_with(|| self.expectation_of(task));
-        let today = if entry.proof.own {
+        let mut promised = expected.clone();
+        if entry.proof.own {
             // Its own signature holds whatever indexes come and go.
-            let otherwise = Proof { weak_hash: entry.proof.weak_hash, ..Proof::of(Rank::Signed) };
-            let promises = expected.promises.clone();
-            Expectation { named: expected.named, promises, otherwise }
-                .proof_of(&entry.digests, entry.size)
-        } else {
-            expected.proof_of(&entry.digests, entry.size)
+            promised.otherwise =
+                Proof { weak_hash: entry.proof.weak_hash, ..Proof::of(Rank::Signed) };
+        }
+        let today = match promised.find(&entry.digests, entry.size, Time::from_millis(i64::MIN)) {
+            Finding::Proven { proof, disagreement } => {
+                if let Some(mismatch) = disagreement.filter(|it| it.elsewhere.is_some()) {
+                    self.disagrees(task.bare(), &mismatch);
+                }
+                Some(proof)
+            }
+            Finding::Excused(_) | Finding::Doubted(_) | Finding::Refused(_) => None,
         };
         self.memory.judged.insert(known, (generation, today));
         let public = !task.asker.is_private();

@@ -19,6 +19,7 @@ mod claims;
 mod companions;
 mod documents;
 mod editions;
+mod elsewhere;
 mod generation;
 mod guarded;
 mod held;
@@ -87,6 +88,7 @@ pub struct Pipeline {
     memory: lookup::Memory,
     keys: Trusted,
     editions: editions::Said,
+    heard: elsewhere::Heard,
     reading: Arc<Reading>,
     generations: Generations,
     next_connection: AtomicU64,
@@ -139,6 +141,7 @@ impl Pipeline {
             memory: lookup::Memory::default(),
             keys,
             editions: editions::Said::default(),
+            heard: elsewhere::Heard::default(),
             reading: Arc::default(),
             generations,
             next_connection: AtomicU64::new(1),

@@ -123,7 +123,8 @@ impl Pipeline {
                 Verdict::Keep(verified, disagreement) => {
                     self.alarm(task, disagreement);
                     lead.flight.release(verified.proof());
-                    return Came::Ended(self.keep(task, verified, base, worth).await);
+                    let pinned = is_pinned(&expected, &verified);
+                    return Came::Ended(self.keep(task, verified, base, worth, pinned).await);
                 }
                 Verdict::Give(given, disagreement) => {
                     self.alarm(task, disagreement);
@@ -219,16 +220,17 @@ impl Pipeline {
         Came::Ended(End::Refused(line))
     }
 
-    /// Commits, and reads the claims of an index.
+    /// Commits, and reads the claims of an index. `pinned`: nothing but first use decides that it is kept.
     async fn keep(
         self: &Arc<Self>,
         task: &Task,
         verified: Verified,
         base: &Target,
+        pinned: bool,
         worth: Worth,
     ) -> End {
         let received = verified.received();
-        if verified.proof().rank == Rank::Pinned && is_page(&received.head) {
+        if pinned && is_page(&received.head) {
             // A sign-in page or a block page in the place of a package.
             return End::Given;
         }
@@ -242,7 +244,7 @@ impl Pipeline {
         }
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
         entry.proof.expired_key |= worth.expired_key;
-        let changed = self.changes_a_pin(task, &entry);
+        let changed = pinned && self.changes_a_pin(task, &entry);
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;
         let entry = match committed {
@@ -317,8 +319,7 @@ impl Pipeline {
 
     /// Whether other bytes were pinned under this URL.
     fn changes_a_pin(&self, task: &Task, entry: &Entry) -> bool {
-        entry.proof.rank == Rank::Pinned
-            && self.store.entries(task.key).first().is_some_and(|known| known.blob != entry.blob)
+        self.store.entries(task.key).first().is_some_and(|known| known.blob != entry.blob)
     }
 
     /// A naming convention is believed on an origin after it has held there; each body that arrives is an observation.
@@ -345,13 +346,7 @@ impl Pipeline {
 
     fn alarm(&self, task: &Task, disagreement: Option<Mismatch>) {
         if let Some(mismatch) = disagreement {
-            tracing::warn!(url = %task.target, %mismatch, "an index promises other bytes, and does not decide here");
-            self.metrics.alarm(Alarm::Mismatch);
-            self.store.note_rejection(
-                task.bare(),
-                &format!("kept all the same: {mismatch}"),
-                self.clock.now(),
-            );
+            self.disagrees(task.bare(), &mismatch);
         }
     }
 }
@@ -363,6 +358,14 @@ fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
 
 fn is_page(head: &Head) -> bool {
     head.text(&hyper::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"))
+}
+
+/// Whether nothing but first use decides that a body is kept: an index elsewhere may confirm whatever it likes.
+fn is_pinned(expected: &Expectation, verified: &Verified) -> bool {
+    let body = &verified.received().body;
+    let digests: Vec<Digest> = body.digests.iter().copied().collect();
+    let decided = expected.decided().proof_of(&digests, body.size);
+    decided.is_some_and(|proof| proof.rank == Rank::Pinned)
 }
 
 fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {

@@ -380,7 +380,12 @@ impl Store {
 
     /// Notes a refusal, for whoever asks why. Quick.
     pub fn note_rejection(&self, of: &Target, text: &str, at: Time) {
-        self.rejections.note(of, text, at);
+        self.rejections.note(of, of.origin(), text, at);
+    }
+
+    /// The same for what an index of `by` says of a URL that is not its own. Quick.
+    pub fn note_alarm(&self, of: &Target, by: &Origin, text: &str, at: Time) {
+        self.rejections.note(of, by, text, at);
     }
 
     /// The refusals of a URL, newest first. Quick.
