@@ -16,7 +16,7 @@ use super::{Pipeline, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::BlobId;
-use crate::ecosystem::{Artifact, Kind, Recognition};
+use crate::ecosystem::{Artifact, Kind, Named, Recognition};
 use crate::entry::{Entry, Head};
 use crate::freshness::{self, Demand};
 use crate::proof::{Proof, Rank};
@@ -30,9 +30,6 @@ const PIN_HOLDS: Duration = Duration::from_hours(24);
 /// How old a revalidation of an index may be to satisfy a request that demands one: the jobs of one pipeline start
 /// together, and a registry is not asked anew by each.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
-
-/// How often a naming convention must have matched on an origin before it selects and refuses there.
-const CONVENTION_HOLDS: u64 = 3;
 
 /// What a look-up finds.
 #[derive(Debug)]
@@ -175,10 +172,11 @@ impl Memory {
     }
 }
 
-/// Whether a naming convention has held on an origin, so that it selects and refuses there.
-pub(super) fn is_believed(store: &Store, ecosystem: &str, origin: &Origin) -> bool {
-    let (matched, missed) = store.convention(ecosystem, origin);
-    matched >= CONVENTION_HOLDS && missed == 0
+/// Whether the digest in a name selects and refuses: the protocol obliges, or the convention holds below its root and this
+/// file is no exception.
+pub(super) fn is_believed(store: &Store, ecosystem: &str, named: &Named, at: &Target) -> bool {
+    let convention = named.convention.as_ref();
+    convention.is_none_or(|root| store.convention(ecosystem, root, at).is_believed())
 }
 
 /// Everything that public indexes promise of an artifact at `target`, and what its bytes are worth without a promise.
@@ -200,10 +198,8 @@ fn expected(
     target: &Target,
     promises: Vec<Promise>,
 ) -> Expectation {
-    let named = artifact.named.as_ref().map(|named| {
-        let believed = is_believed(store, ecosystem, target.origin());
-        (named.digest, named.by_protocol || believed)
-    });
+    let named = artifact.named.as_ref();
+    let named = named.map(|named| (named.digest, is_believed(store, ecosystem, named, target)));
     let otherwise = Proof::of(match target.origin().scheme {
         Scheme::Https => Rank::Pinned,
         Scheme::Http => Rank::None,

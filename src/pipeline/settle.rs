@@ -12,12 +12,11 @@ use std::sync::Arc;
 use super::Pipeline;
 use super::editions;
 use super::lead::{Attempt, Came};
-use super::lookup;
 use super::signature::{Own, Worth};
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
-use crate::ecosystem::{Kind, Recognition};
+use crate::ecosystem::{Kind, Named, Recognition};
 use crate::entry::{Entry, Head};
 use crate::flight::{Body, Complete, End, Lead};
 use crate::origin::Answer;
@@ -226,8 +225,8 @@ impl Pipeline {
         task: &Task,
         verified: Verified,
         base: &Target,
-        pinned: bool,
         worth: Worth,
+        pinned: bool,
     ) -> End {
         let received = verified.received();
         if pinned && is_page(&received.head) {
@@ -322,23 +321,28 @@ impl Pipeline {
         self.store.entries(task.key).first().is_some_and(|known| known.blob != entry.blob)
     }
 
-    /// A naming convention is believed on an origin after it has held there; each body that arrives is an observation.
-    /// Once it is believed it refuses, and what it refuses does not speak against it: otherwise one wrong body would
-    /// open the door to the next.
+    /// A naming convention is believed below a root after it has held there; each body that arrives is an observation. Once it
+    /// is believed it refuses, and what it refuses does not speak against it: otherwise one wrong body would open the door to
+    /// the next.
     async fn learn_convention(&self, task: &Task, received: &Received) {
-        let named = task
-            .artifact()
-            .and_then(|artifact| artifact.named.as_ref())
-            .filter(|named| !named.by_protocol && !received.plain);
-        let Some(named) = named else { return };
-        let matched = received.body.digests.get(named.digest.algorithm()) == Some(&named.digest);
-        let (ecosystem, origin) = (task.ecosystem(), task.target.origin().clone());
-        if !matched && lookup::is_believed(&self.store, ecosystem, &origin) {
+        let named = task.artifact().and_then(|artifact| artifact.named.clone());
+        let Some(Named { digest, convention: Some(root) }) = named.filter(|_| !received.plain)
+        else {
+            return;
+        };
+        let matched = received.body.digests.get(digest.algorithm()) == Some(&digest);
+        // A page in the place of a file, two halves of a broken transfer, and what a credential made of the answer say nothing
+        // of how files are named there.
+        if !matched && (is_page(&received.head) || received.resumed || task.asker.is_private()) {
             return;
         }
-        // A miss is written down before it counts.
-        let store = Arc::clone(&self.store);
-        let record = move || store.record_convention(ecosystem, &origin, matched);
+        let (store, ecosystem, file) =
+            (Arc::clone(&self.store), task.ecosystem(), task.bare().clone());
+        // It is written down before it counts.
+        let record = move || match matched {
+            true => store.note_convention(ecosystem, &root, &file, &digest),
+            false => store.note_unconventional(ecosystem, &root, &file),
+        };
         if tokio::task::spawn_blocking(record).await.is_err() {
             tracing::error!(url = %task.target, "what a name says of its file was not written down");
         }
@@ -356,16 +360,16 @@ fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
     if fetch_again { Came::Again(end) } else { Came::Ended(end) }
 }
 
-fn is_page(head: &Head) -> bool {
-    head.text(&hyper::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"))
-}
-
 /// Whether nothing but first use decides that a body is kept: an index elsewhere may confirm whatever it likes.
 fn is_pinned(expected: &Expectation, verified: &Verified) -> bool {
     let body = &verified.received().body;
     let digests: Vec<Digest> = body.digests.iter().copied().collect();
     let decided = expected.decided().proof_of(&digests, body.size);
     decided.is_some_and(|proof| proof.rank == Rank::Pinned)
+}
+
+fn is_page(head: &Head) -> bool {
+    head.text(&hyper::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {

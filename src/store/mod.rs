@@ -33,11 +33,12 @@ mod buffer;
 mod catalogue;
 mod claims;
 mod commit;
+mod conventions;
 mod durable;
 mod evict;
 pub mod failpoint;
-mod ledger;
 mod fair;
+mod ledger;
 mod lock;
 mod notes;
 mod promise;
@@ -65,6 +66,7 @@ pub use batch::ClaimBatch;
 pub use blobs::Blob;
 pub use buffer::Buffer;
 pub use claims::IndexSet;
+pub use conventions::Convention;
 pub use durable::write as write_durably;
 pub use notes::Notes;
 pub use rejections::{Rejection, clipped};
@@ -286,15 +288,19 @@ impl Store {
         }
     }
 
-    /// How often a naming convention matched and missed on an origin. Quick.
-    pub fn convention(&self, ecosystem: &str, origin: &Origin) -> (u64, u64) {
-        let tally = self.state.convention(ecosystem, origin);
-        (tally.matched, tally.missed)
+    /// What is known of the name of `file`, whose convention `ecosystem` counts below `root`. Quick.
+    pub fn convention(&self, ecosystem: &str, root: &Root, file: &Target) -> Convention {
+        self.state.conventions.of(ecosystem, root, file)
     }
 
-    /// Counts a match, or a miss, of a naming convention. Blocking after a miss.
-    pub fn record_convention(&self, ecosystem: &str, origin: &Origin, matched: bool) {
-        self.state.record_convention(ecosystem, origin, matched);
+    /// Notes that `file` has the digest in its name. Blocking where it was known as one that has not.
+    pub fn note_convention(&self, ecosystem: &str, root: &Root, file: &Target, named: &Digest) {
+        self.state.conventions.matched(ecosystem, root, file, named);
+    }
+
+    /// Notes that `file` has not the digest in its name, where names are not believed. Blocking when it is news.
+    pub fn note_unconventional(&self, ecosystem: &str, root: &Root, file: &Target) {
+        self.state.conventions.missed(ecosystem, root, file);
     }
 
     /// Whether an answer confirmed that `root` is one of `ecosystem`. Quick.

@@ -48,7 +48,7 @@ where
         let stored: Vec<(K, V)> = match bytes.map(|bytes| unseal(kind, &bytes)) {
             Some(Some(rows)) => rows,
             Some(None) => {
-                tracing::warn!(path = %path.display(), "is damaged, and begun anew");
+                tracing::warn!(path = %path.display(), "is damaged or of another version, and begun anew");
                 Vec::new()
             }
             None => Vec::new(),
@@ -66,7 +66,18 @@ where
         hold(&self.rows).known.get(key).cloned()
     }
 
+    /// Changes a row, or begins it. When there is no more room the newest makes way.
     pub(super) fn change(&self, key: K, change: impl FnOnce(&mut V)) {
+        self.change_or(key, change, |rows| rows.order.len().checked_sub(1));
+    }
+
+    /// The same; `gives` names the row that makes way, by its position in the order of arrival.
+    pub(super) fn change_or(
+        &self,
+        key: K,
+        change: impl FnOnce(&mut V),
+        gives: impl FnOnce(&Rows<K, V>) -> Option<usize>,
+    ) {
         let mut rows = hold(&self.rows);
         let rows = &mut *rows;
         if let Some(value) = rows.known.get_mut(&key) {
@@ -76,10 +87,11 @@ where
             return;
         }
         rows.changed = true;
-        if rows.order.len() >= MAX_ROWS
-            && let Some(newest) = rows.order.pop()
-        {
-            rows.known.remove(&newest);
+        if rows.order.len() >= MAX_ROWS {
+            let position = gives(rows).filter(|position| *position < rows.order.len());
+            let gone = position.map(|position| rows.order.remove(position));
+            let Some(gone) = gone else { return };
+            rows.known.remove(&gone);
         } else if rows.order.len() + 1 == MAX_ROWS {
             tracing::warn!(
                 path = %self.path.display(),
