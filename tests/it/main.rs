@@ -71,4 +71,5 @@ mod setup_life;
 mod signed;
 mod store;
 mod tags;
+mod tenants;
 mod upstream;
