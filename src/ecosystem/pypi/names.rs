@@ -3,7 +3,7 @@
 //! A topic is the normalised name of a project (PEP 503). An index knows which project it is about; a request for a file
 //! has only the file's name, and the name of a source distribution can be split in more than one way:
 //! `python-3parclient-4.2.tar.gz` may belong to `python` or to `python-3parclient`. So a file name gives every plausible
-//! project, within a limit. An index about a project speaks only of files that are its project's without a doubt.
+//! project, within a limit. An index about a project speaks only of its files (see `owner`).
 //!
 //! Sources: PEP 503 (normalisation), PEP 508 (names), PEP 427 and 491 (wheels), PEP 625 (source distributions), the
 //! setuptools documentation (eggs).
@@ -87,26 +87,19 @@ pub(super) fn project_of(file: &str, page: Option<&str>) -> Option<String> {
     }
 }
 
-/// Whose `file` is, of the projects that it may belong to; `None` where the name leaves that open. Of several splits of a
-/// source distribution's name only those count behind which a version stands that PEP 440 would read.
-fn owner<'a>(file: &str, found: &'a [String]) -> Option<&'a str> {
-    let [first, others @ ..] = found else {
-        return None;
-    };
+/// Whose `file` is, of the projects that it may belong to, the likeliest first. A dash before a number parts a project from
+/// its version, or a version from its post-release: of several splits of a source distribution's name the first behind which
+/// stands what PEP 440 reads as a version. Names that end like a version are rarer than such versions were.
+fn owner<'a>(file: &str, found: &'a [String]) -> Option<&'a String> {
     let stem = ARCHIVES.iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file);
     let splits = || stem.match_indices('-').filter_map(|(at, _)| stem.split_at_checked(at));
-    let may_own = |project: &str| {
+    let may_own = |project: &&String| {
         let own = |(name, rest): (&str, &str)| {
-            normalise(name) == project && is_pep_440(rest.trim_start_matches('-'))
+            normalise(name) == **project && is_pep_440(rest.trim_start_matches('-'))
         };
         splits().any(own)
     };
-    let other = others.iter().find(|other| may_own(other));
-    match (may_own(first), other) {
-        (_, None) => Some(first),
-        (false, Some(other)) => Some(other),
-        (true, Some(_)) => None,
-    }
+    found.iter().rev().find(may_own).or_else(|| found.first())
 }
 
 /// Whether `version` is a version with a dash in it that PEP 440 reads: a release, and behind it what stands for a
@@ -230,10 +223,10 @@ mod tests {
             ("foo-2-1.0.tar.gz", Some("foo-2")),
             ("foo-1.0-rc1.tar.gz", Some("foo")),
             ("foo-nightly-20240101.tar.gz", Some("foo-nightly")),
-            // It may be either's, so that neither speaks for it.
-            ("foo-1.0-1.tar.bz2", None),
-            ("foo-1.0-2-dev.tar.gz", None),
-            ("foo-1.0-beta-2.tar.gz", None),
+            ("foo-1.0-1.tar.bz2", Some("foo")),
+            ("foo-1.0-2-dev.tar.gz", Some("foo")),
+            ("foo-1.0-beta-2.tar.gz", Some("foo")),
+            ("foo-latest.tar.gz", None),
         ] {
             for page in projects(file).iter().map(String::as_str).chain(["foo", "gear", "mallory"])
             {
