@@ -339,9 +339,12 @@ impl Pipeline {
         let (store, ecosystem, file) =
             (Arc::clone(&self.store), task.ecosystem(), task.bare().clone());
         // It is written down before it counts.
-        let record = move || match matched {
-            true => store.note_convention(ecosystem, &root, &file, &digest),
-            false => store.note_unconventional(ecosystem, &root, &file),
+        let record = move || {
+            if matched {
+                store.note_convention(ecosystem, &root, &file, &digest);
+            } else {
+                store.note_unconventional(ecosystem, &root, &file);
+            }
         };
         if tokio::task::spawn_blocking(record).await.is_err() {
             tracing::error!(url = %task.target, "what a name says of its file was not written down");
