@@ -1,6 +1,6 @@
 //! Alarms for what an index says of a file that is not its own to judge.
 //!
-//! It changes nothing else (`verify.rs`), and somebody should hear of it: the index may be the one that is right. Anybody can
+//! It changes nothing else (`verify`), and somebody should hear of it: the index may be the one that is right. Anybody can
 //! publish an index, and any number of them, so that these alarms are few: for each file one a day from each site, and not
 //! many in all from one site or about one file.
 

@@ -310,7 +310,7 @@ proptest! {
         let (alone, beside) = (without.find(&digests, 3, ASKED), with.find(&digests, 3, ASKED));
         prop_assert_eq!(std::mem::discriminant(&alone), std::mem::discriminant(&beside));
         if let Finding::Proven { disagreement: Some(said), .. } = &alone {
-            let Finding::Proven { disagreement, .. } = &beside else { unreachable!() };
+            let Finding::Proven { disagreement, .. } = &beside else { panic!("{beside:?}") };
             let promised = disagreement.as_ref().map(|disagreement| &disagreement.promised);
             prop_assert_eq!(promised, Some(&said.promised), "hid what its own index says");
         }
