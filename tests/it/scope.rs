@@ -218,7 +218,7 @@ async fn a_speaker_that_never_answers_blocks_no_file() {
     let (one, two) = (noise(18, 1000), noise(19, 1000));
     let url = world.origin.put(&plain_wheel("one"), Page::new(one.clone()));
     world.fetch(&put_simple(&evil, "/", "one", &[(&url, &one)])).await;
-    evil.mood(crate::world::Mood::Hanging);
+    evil.mood(Mood::Hanging);
     let url = world.origin.put(&plain_wheel("two"), Page::new(two.clone()));
     assert_eq!(world.fetch(&url).await.body, two);
 }

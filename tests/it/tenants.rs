@@ -122,12 +122,12 @@ async fn an_npm_document_speaks_for_tarballs_of_its_own_package() {
 async fn a_cargo_index_file_speaks_for_its_own_crate() {
     for (file, speaks) in [("/al/ic/alice", true), ("/ma/ll/mallory", false)] {
         let world = World::new().await;
-        let (right, lie) = (noise(7, 300_000), noise(8, 1000));
+        let (right, wrong) = (noise(7, 300_000), noise(8, 1000));
         let config = json!({ "dl": world.origin.url("/crates") }).to_string();
         let config = Page::new(config).header("content-type", "application/json");
         world.fetch(&world.origin.put("/config.json", config)).await;
         let line = |name: &str| {
-            let sum = hex(Algorithm::Sha256, &lie);
+            let sum = hex(Algorithm::Sha256, &wrong);
             json!({ "name": name, "vers": "1.0.0", "deps": [], "cksum": sum, "features": {} })
         };
         let own = file.rsplit('/').next().unwrap();
