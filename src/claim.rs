@@ -206,6 +206,17 @@ impl Promise {
             ..Proof::of(rank)
         }
     }
+
+    /// What a body is worth that is as promised by an index elsewhere: a signature over an index counts for the repository
+    /// that its key is bound to, and for no other. One over this very promise counts wherever it is repeated.
+    pub fn confirmation(&self) -> Proof {
+        if self.signed || self.by.rank != Rank::Signed {
+            return self.proof();
+        }
+        let strong = self.digests.iter().any(|digest| digest.algorithm().is_strong());
+        let rank = if strong { Rank::Indexed } else { Rank::IndexedWeak };
+        Proof { rank, expired_key: false, weak_hash: false, ..self.proof() }
+    }
 }
 
 impl fmt::Display for Promise {

@@ -8,7 +8,7 @@
 use hyper::header::{self, HeaderName};
 use hyper::{Method, Request, Version};
 
-use crate::ecosystem::{Artifact, Kind, Recognition};
+use crate::ecosystem::{Artifact, Kind, Named, Recognition};
 use crate::target::{Scheme, Target, is_field, is_shown_once};
 
 /// Why a request is not answered from the cache and its answer not kept.
@@ -159,7 +159,7 @@ pub fn plan<B>(
 }
 
 fn is_named_by_protocol(artifact: &Artifact) -> bool {
-    artifact.named.as_ref().is_some_and(|named| named.by_protocol)
+    artifact.named.as_ref().is_some_and(Named::is_by_protocol)
 }
 
 /// Whether the client asks to switch protocols; h2c does not count, it is never granted.

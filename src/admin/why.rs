@@ -46,8 +46,9 @@ pub struct Described {
     pub certain: bool,
     /// The digest that the URL names.
     pub named: Option<String>,
-    /// How often that naming matched and missed on this origin, where no protocol obliges it.
-    pub convention: Option<(u64, u64)>,
+    /// Where no protocol obliges that naming: below which root it counts, how many files matched there, and whether this one
+    /// once did not.
+    pub convention: Option<(String, usize, bool)>,
     /// The part of the origin that it belongs to.
     pub root: String,
 }
@@ -131,13 +132,16 @@ fn describe(store: &Store, target: &Target, recognition: Option<&Recognition>) -
         Kind::Index => ("index", None),
         Kind::Artifact(Artifact { named, topics: _ }) => ("artifact", named.as_ref()),
     };
-    let by_convention = named.is_some_and(|named| !named.by_protocol);
+    let convention = named.and_then(|named| named.convention.as_ref()).map(|root| {
+        let known = store.convention(ecosystem.name(), root, target);
+        (root.to_string(), known.matched, known.missed)
+    });
     Described {
         ecosystem: ecosystem.name().to_owned(),
         kind: kind.to_owned(),
         certain: *certain || store.is_confirmed(ecosystem.name(), &resource.root),
         named: named.map(|named| named.digest.to_string()),
-        convention: by_convention.then(|| store.convention(ecosystem.name(), target.origin())),
+        convention,
         root: resource.root.to_string(),
     }
 }

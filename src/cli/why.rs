@@ -81,9 +81,12 @@ fn resource(out: &mut dyn Write, resource: &Described) -> io::Result<()> {
     let Some(named) = &resource.named else {
         return Ok(());
     };
-    let convention = match resource.convention {
-        Some((matched, missed)) => {
-            format!(" (a convention; on this origin {matched} matched and {missed} did not)")
+    let convention = match &resource.convention {
+        Some((root, matched, missed)) => {
+            let own = if *missed { "; this file once did not, and is not held to it" } else { "" };
+            format!(
+                " (a convention; below {root} {matched} of the 3 files matched that make it count{own})"
+            )
         }
         None => String::new(),
     };
@@ -140,7 +143,7 @@ mod tests {
                 kind: "artifact".into(),
                 certain: true,
                 named: Some("blake2b-256:aa".into()),
-                convention: Some((5, 0)),
+                convention: Some(("https://files.example.org/".into(), 2, true)),
                 root: "https://files.example.org/".into(),
             },
             plan: "keep".into(),
@@ -166,7 +169,8 @@ mod tests {
         let told = String::from_utf8(out).unwrap();
         for part in [
             "artifact of pypi",
-            "5 matched",
+            "2 of the 3",
+            "not held to it",
             "sha256:bb, 3 bytes",
             "/simple/a/",
             "refused",

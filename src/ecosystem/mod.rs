@@ -130,9 +130,21 @@ pub struct Artifact {
 pub struct Named {
     /// The digest; strong.
     pub digest: Digest,
-    /// Whether the protocol obliges the server to name files so. A mere convention selects and refuses on an origin
-    /// only after it matched there three times without a miss.
-    pub by_protocol: bool,
+    /// The part of the origin below which the name is a mere convention: it selects and refuses there only after it matched
+    /// three times. `None` where the protocol obliges the server to name files so.
+    pub convention: Option<Root>,
+}
+
+impl Named {
+    /// The name by which the protocol obliges the server to give these bytes.
+    fn by_protocol(digest: Digest) -> Self {
+        Self { digest, convention: None }
+    }
+
+    /// Whether the protocol obliges the server to name files so.
+    pub fn is_by_protocol(&self) -> bool {
+        self.convention.is_none()
+    }
 }
 
 /// Documents at hand, and what is known of who names whose files.

@@ -292,8 +292,7 @@ impl Pipeline {
         entry: &Entry,
         reader: Partition,
     ) -> Proof {
-        let topics = recognition.ecosystem.topics(at);
-        let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
+        let promises = self.promises_of_index(at, Some(recognition), reader);
         let expected = Expectation { promises, ..Expectation::nothing(Rank::None) };
         let vouched = expected.vouched(&entry.digests, entry.size);
         if entry.proof.rank == Rank::SelfCertified || self.is_member(recognition, at, reader) {
@@ -304,12 +303,8 @@ impl Pipeline {
 
     /// Whether an index that may speak for `at` names it today: then its word decides what is read.
     fn is_member(&self, recognition: &Recognition, at: &Target, reader: Partition) -> bool {
-        let topics = recognition.ecosystem.topics(at);
-        let decides = |promise: &Promise| {
-            promise.is_current() && promise.is_strong() && promise.relation.binds()
-        };
-        let promises = self.store.seen_by(reader).promises(at, &topics, self.clock.now());
-        promises.iter().any(decides)
+        let decides = |promise: &Promise| promise.is_current() && promise.is_strong();
+        self.promises_of_index(at, Some(recognition), reader).iter().any(decides)
     }
 
     /// An index past its `Valid-Until` is served as what it is.

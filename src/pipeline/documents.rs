@@ -66,14 +66,14 @@ impl Pipeline {
         if task.artifact().is_none() || !secure && !self.may_be_named(task.bare(), recognition) {
             return 0;
         }
-        let promised = || {
+        let decided = || {
             let expected = self.expectation_of(task);
-            expected.named.is_some_and(|(_, binds)| binds) || !expected.promises.is_empty()
+            expected.named.is_some_and(|(_, binds)| binds) || expected.binding().next().is_some()
         };
-        if promised() {
+        if decided() {
             return 0;
         }
-        self.chase(task, recognition.ecosystem, promised).await
+        self.chase(task, recognition.ecosystem, decided).await
     }
 
     /// Whether signed indexes are known that may name a file: over plain http only they could vouch for it.
@@ -105,8 +105,13 @@ impl Pipeline {
         // Documents are looked into: off the async threads.
         let wants = || {
             let (store, at) = (Arc::clone(&self.store), task.bare().clone());
+            // Where an index elsewhere knows the file already, only one on its own origin could say more: what a stranger
+            // says must not keep that one from being asked.
+            let known = task.artifact().is_some() && !self.expectation_of(task).promises.is_empty();
             let asking = tokio::task::spawn_blocking(move || {
-                ecosystem.wants(&at, &Shelves { store: &store, since })
+                let mut wanted = ecosystem.wants(&at, &Shelves { store: &store, since });
+                wanted.retain(|document| !known || document.origin() == at.origin());
+                wanted
             });
             async { asking.await.unwrap_or_default() }
         };

@@ -98,8 +98,9 @@ impl Pipeline {
         attempt: Attempt,
     ) -> Came {
         let expected = self.expectation_of(task);
-        // Followed inside only where a name or a claim will prove what comes; all other redirects reach the client.
-        let follow = expected.named.is_some() || !expected.promises.is_empty();
+        // Followed inside only where a name or a claim will prove what comes; all other redirects reach the client. What an
+        // index elsewhere says makes no difference to how a client is answered.
+        let follow = expected.named.is_some() || expected.binding().next().is_some();
         // A pinned file is revalidated; what failed a promise is fetched whole.
         let stored = stored.filter(|_| attempt == Attempt::First);
         let mut ask = task.ask(stored.map(AsRef::as_ref), follow);
@@ -386,9 +387,9 @@ pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     Some(Time::from(date).since(now))
 }
 
-/// Whether a digest vouches for the body, whoever it was sent to.
+/// Whether a digest vouches for the body, whoever it was sent to: one in the URL, or in an index that may speak for it.
 fn is_proven(expected: &Expectation) -> bool {
-    expected.named.is_some() || expected.promises.iter().any(Promise::is_strong)
+    expected.named.is_some() || expected.binding().any(Promise::is_strong)
 }
 
 /// Whether the answer may be given to anybody but its client. A cookie is for one.

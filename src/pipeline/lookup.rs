@@ -16,13 +16,13 @@ use super::{Pipeline, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::BlobId;
-use crate::ecosystem::{Artifact, Kind, Recognition};
+use crate::ecosystem::{Artifact, Kind, Named, Recognition};
 use crate::entry::{Entry, Head};
 use crate::freshness::{self, Demand};
 use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Key, Origin, Partition, Scheme, Target};
-use crate::verify::Expectation;
+use crate::verify::{Expectation, Finding};
 
 /// How long a first-use pin or a weak digest holds before the origin is asked again.
 const PIN_HOLDS: Duration = Duration::from_hours(24);
@@ -30,9 +30,6 @@ const PIN_HOLDS: Duration = Duration::from_hours(24);
 /// How old a revalidation of an index may be to satisfy a request that demands one: the jobs of one pipeline start
 /// together, and a registry is not asked anew by each.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
-
-/// How often a naming convention must have matched on an origin before it selects and refuses there.
-const CONVENTION_HOLDS: u64 = 3;
 
 /// What a look-up finds.
 #[derive(Debug)]
@@ -175,10 +172,11 @@ impl Memory {
     }
 }
 
-/// Whether a naming convention has held on an origin, so that it selects and refuses there.
-pub(super) fn is_believed(store: &Store, ecosystem: &str, origin: &Origin) -> bool {
-    let (matched, missed) = store.convention(ecosystem, origin);
-    matched >= CONVENTION_HOLDS && missed == 0
+/// Whether the digest in a name selects and refuses: the protocol obliges, or the convention holds below its root and this
+/// file is no exception.
+pub(super) fn is_believed(store: &Store, ecosystem: &str, named: &Named, at: &Target) -> bool {
+    let convention = named.convention.as_ref();
+    convention.is_none_or(|root| store.convention(ecosystem, root, at).is_believed())
 }
 
 /// Everything that public indexes promise of an artifact at `target`, and what its bytes are worth without a promise.
@@ -200,10 +198,8 @@ fn expected(
     target: &Target,
     promises: Vec<Promise>,
 ) -> Expectation {
-    let named = artifact.named.as_ref().map(|named| {
-        let believed = is_believed(store, ecosystem, target.origin());
-        (named.digest, named.by_protocol || believed)
-    });
+    let named = artifact.named.as_ref();
+    let named = named.map(|named| (named.digest, is_believed(store, ecosystem, named, target)));
     let otherwise = Proof::of(match target.origin().scheme {
         Scheme::Https => Rank::Pinned,
         Scheme::Http => Rank::None,
@@ -254,7 +250,8 @@ impl Pipeline {
         }
     }
 
-    /// What signed indexes promise of another index.
+    /// What the indexes that may speak for another index promise of it. No other is heard: indexes change all the time, so
+    /// that a stranger's word on one says nothing, and claims would be read from it for what a stranger made of it.
     pub(super) fn promises_of_index(
         &self,
         bare: &Target,
@@ -265,7 +262,9 @@ impl Pipeline {
         if topics.is_empty() {
             return Vec::new();
         }
-        self.store.seen_by(reader).promises(bare, &topics, self.clock.now())
+        let mut promises = self.store.seen_by(reader).promises(bare, &topics, self.clock.now());
+        promises.retain(|promise| promise.relation.binds());
+        promises
     }
 
     /// Whether a signature may prove what comes from a target over plain http.
@@ -364,14 +363,20 @@ impl Pipeline {
             return today;
         }
         let expected = expected.get_or_insert_with(|| self.expectation_of(task));
-        let today = if entry.proof.own {
+        let mut promised = expected.clone();
+        if entry.proof.own {
             // Its own signature holds whatever indexes come and go.
-            let otherwise = Proof { weak_hash: entry.proof.weak_hash, ..Proof::of(Rank::Signed) };
-            let promises = expected.promises.clone();
-            Expectation { named: expected.named, promises, otherwise }
-                .proof_of(&entry.digests, entry.size)
-        } else {
-            expected.proof_of(&entry.digests, entry.size)
+            promised.otherwise =
+                Proof { weak_hash: entry.proof.weak_hash, ..Proof::of(Rank::Signed) };
+        }
+        let today = match promised.find(&entry.digests, entry.size, Time::from_millis(i64::MIN)) {
+            Finding::Proven { proof, disagreement } => {
+                if let Some(mismatch) = disagreement.filter(|it| it.elsewhere.is_some()) {
+                    self.disagrees(task.bare(), &mismatch);
+                }
+                Some(proof)
+            }
+            Finding::Excused(_) | Finding::Doubted(_) | Finding::Refused(_) => None,
         };
         self.memory.judged.insert(known, (generation, today));
         let public = !task.asker.is_private();

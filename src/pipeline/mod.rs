@@ -19,6 +19,7 @@ mod claims;
 mod companions;
 mod documents;
 mod editions;
+mod elsewhere;
 mod generation;
 mod guarded;
 mod heads;
@@ -90,6 +91,7 @@ pub struct Pipeline {
     memory: lookup::Memory,
     keys: Trusted,
     editions: editions::Said,
+    heard: elsewhere::Heard,
     reading: Arc<Reading>,
     generations: Generations,
     next_connection: AtomicU64,
@@ -143,6 +145,7 @@ impl Pipeline {
             memory: lookup::Memory::default(),
             keys,
             editions: editions::Said::default(),
+            heard: elsewhere::Heard::default(),
             reading: Arc::default(),
             generations,
             next_connection: AtomicU64::new(1),

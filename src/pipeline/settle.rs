@@ -13,12 +13,11 @@ use super::Pipeline;
 use super::beside::uncompared_besides;
 use super::editions;
 use super::lead::{Attempt, Came, is_page};
-use super::lookup;
 use super::signature::{Own, Worth};
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
-use crate::ecosystem::{Kind, Recognition};
+use crate::ecosystem::{Kind, Named, Recognition};
 use crate::entry::Entry;
 use crate::flight::{Body, Complete, End, Lead};
 use crate::origin::Answer;
@@ -128,7 +127,8 @@ impl Pipeline {
                     }
                     self.alarm(task, disagreement);
                     lead.flight.release(verified.proof());
-                    return Came::Ended(self.keep(task, verified, base, worth).await);
+                    let pinned = is_pinned(&expected, &verified);
+                    return Came::Ended(self.keep(task, verified, base, worth, pinned).await);
                 }
                 Verdict::Give(given, disagreement) => {
                     let compared = self.compare_besides(task, &lead.flight, &given.body).await;
@@ -233,16 +233,17 @@ impl Pipeline {
         Came::Ended(End::Refused(line))
     }
 
-    /// Commits, and reads the claims of an index.
+    /// Commits, and reads the claims of an index. `pinned`: nothing but first use decides that it is kept.
     async fn keep(
         self: &Arc<Self>,
         task: &Task,
         verified: Verified,
         base: &Target,
         worth: Worth,
+        pinned: bool,
     ) -> End {
         let received = verified.received();
-        if verified.proof().rank == Rank::Pinned && is_page(&received.head) {
+        if pinned && is_page(&received.head) {
             // A sign-in page or a block page in the place of a package.
             return End::Given;
         }
@@ -256,7 +257,7 @@ impl Pipeline {
         }
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
         entry.proof.expired_key |= worth.expired_key;
-        let changed = self.changes_a_pin(task, &entry);
+        let changed = pinned && self.changes_a_pin(task, &entry);
         let store = Arc::clone(&self.store);
         let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;
         let entry = match committed {
@@ -331,27 +332,34 @@ impl Pipeline {
 
     /// Whether other bytes were pinned under this URL.
     fn changes_a_pin(&self, task: &Task, entry: &Entry) -> bool {
-        entry.proof.rank == Rank::Pinned
-            && self.store.entries(task.key).first().is_some_and(|known| known.blob != entry.blob)
+        self.store.entries(task.key).first().is_some_and(|known| known.blob != entry.blob)
     }
 
-    /// A naming convention is believed on an origin after it has held there; each body that arrives is an observation.
-    /// Once it is believed it refuses, and what it refuses does not speak against it: otherwise one wrong body would
-    /// open the door to the next.
+    /// A naming convention is believed below a root after it has held there; each body that arrives is an observation. Once it
+    /// is believed it refuses, and what it refuses does not speak against it: otherwise one wrong body would open the door to
+    /// the next.
     async fn learn_convention(&self, task: &Task, received: &Received) {
-        let named = task
-            .artifact()
-            .and_then(|artifact| artifact.named.as_ref())
-            .filter(|named| !named.by_protocol && !received.plain);
-        let Some(named) = named else { return };
-        let matched = received.body.digests.get(named.digest.algorithm()) == Some(&named.digest);
-        let (ecosystem, origin) = (task.ecosystem(), task.target.origin().clone());
-        if !matched && lookup::is_believed(&self.store, ecosystem, &origin) {
+        let named = task.artifact().and_then(|artifact| artifact.named.clone());
+        let Some(Named { digest, convention: Some(root) }) = named.filter(|_| !received.plain)
+        else {
+            return;
+        };
+        let matched = received.body.digests.get(digest.algorithm()) == Some(&digest);
+        // A page in the place of a file, two halves of a broken transfer, and what a credential made of the answer say nothing
+        // of how files are named there.
+        if !matched && (is_page(&received.head) || received.resumed || task.asker.is_private()) {
             return;
         }
-        // A miss is written down before it counts.
-        let store = Arc::clone(&self.store);
-        let record = move || store.record_convention(ecosystem, &origin, matched);
+        let (store, ecosystem, file) =
+            (Arc::clone(&self.store), task.ecosystem(), task.bare().clone());
+        // It is written down before it counts.
+        let record = move || {
+            if matched {
+                store.note_convention(ecosystem, &root, &file, &digest);
+            } else {
+                store.note_unconventional(ecosystem, &root, &file);
+            }
+        };
         if tokio::task::spawn_blocking(record).await.is_err() {
             tracing::error!(url = %task.target, "what a name says of its file was not written down");
         }
@@ -359,13 +367,7 @@ impl Pipeline {
 
     fn alarm(&self, task: &Task, disagreement: Option<Mismatch>) {
         if let Some(mismatch) = disagreement {
-            tracing::warn!(url = %task.target, %mismatch, "an index promises other bytes, and does not decide here");
-            self.metrics.alarm(Alarm::Mismatch);
-            self.store.note_rejection(
-                task.bare(),
-                &format!("kept all the same: {mismatch}"),
-                self.clock.now(),
-            );
+            self.disagrees(task.bare(), &mismatch);
         }
     }
 }
@@ -373,6 +375,14 @@ impl Pipeline {
 fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
     let fetch_again = resumed && attempt == Attempt::First && lead.flight.nothing_given();
     if fetch_again { Came::Again(end) } else { Came::Ended(end) }
+}
+
+/// Whether nothing but first use decides that a body is kept: an index elsewhere may confirm whatever it likes.
+fn is_pinned(expected: &Expectation, verified: &Verified) -> bool {
+    let body = &verified.received().body;
+    let digests: Vec<Digest> = body.digests.iter().copied().collect();
+    let decided = expected.decided().proof_of(&digests, body.size);
+    decided.is_some_and(|proof| proof.rank == Rank::Pinned)
 }
 
 fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {

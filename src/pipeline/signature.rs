@@ -73,7 +73,7 @@ impl Pipeline {
         };
         let ecosystem = known.ecosystem;
         let is_file = task.artifact().is_some();
-        let unneeded = || is_file && !self.expectation_of(task).promises.is_empty();
+        let unneeded = || is_file && self.expectation_of(task).binding().next().is_some();
         if !ecosystem.may_be_signed(task.bare()) || unneeded() {
             return Looked::nothing();
         }

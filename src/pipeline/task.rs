@@ -183,7 +183,7 @@ impl Task {
     /// The digest in its name, where whoever gives it is bound to it by the protocol: wherever it comes from, it is the same.
     pub(super) fn named_by_protocol(&self) -> Option<Digest> {
         let named = self.artifact()?.named.as_ref()?;
-        named.by_protocol.then_some(named.digest)
+        named.is_by_protocol().then_some(named.digest)
     }
 
     /// Whether it lies in a service that its clients greet, and that may send them for a token.

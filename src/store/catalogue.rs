@@ -1,6 +1,5 @@
 //! The sets of claims in memory: who is found under which topic, and who goes when there are too many.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::path::PathBuf;
@@ -8,13 +7,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use super::batch::MAX_ORIGINS;
+use super::fair::{Lineage, Share, first_to_go, lineage};
 use super::hold;
 use super::segment::{Manifest, Segment};
 use super::space::Room;
 use super::speakers::Speakers;
 use crate::claim::{Generation, Topic};
 use crate::clock::Time;
-use crate::target::{Key, Origin, Partition, Root, Target};
+use crate::target::{Key, Origin, Partition, Target};
 
 /// How long a set that was superseded still excuses late bytes.
 pub(super) const SUPERSEDED_FOR: Duration = Duration::from_hours(24);
@@ -53,6 +53,8 @@ pub(super) struct Set {
     pub(super) bytes: u64,
     /// The segment, while it is kept open.
     pub(super) open: Mutex<Weak<Segment>>,
+    /// Where its root stands among the speakers.
+    lineage: Lineage,
     key: Key,
     state: Mutex<State>,
     _room: Room,
@@ -95,6 +97,7 @@ impl Set {
             number,
             path,
             key: index.key(manifest.reader),
+            lineage: lineage(&generation.root.origin, &generation.root.path),
             index: Arc::new(index),
             reader: manifest.reader,
             topics: manifest.topics,
@@ -255,29 +258,19 @@ pub(super) fn generation_is_over(generation: &Generation, now: Time) -> bool {
 }
 
 /// The position of the set that goes first: superseded ones before current ones; then private ones, because whoever makes
-/// up credentials makes up readers; then of the origin that holds most, of
-/// the root there that holds most, the one that was not confirmed for the longest time.
+/// up credentials makes up readers; then of the branch of speakers that holds most, the one that was not confirmed for the
+/// longest time.
 pub(super) fn weakest(sets: &[Arc<Set>], weigh: impl Fn(&Set) -> u64) -> Option<usize> {
-    let mut of_origin: HashMap<&Origin, u64> = HashMap::new();
-    let mut of_root: HashMap<Root, u64> = HashMap::new();
-    let generations: Vec<Arc<Generation>> = sets.iter().map(|set| set.generation()).collect();
-    for (set, generation) in sets.iter().zip(&generations) {
-        *of_origin.entry(set.index.origin()).or_default() += weigh(set);
-        *of_root.entry(generation.root.clone()).or_default() += weigh(set);
-    }
-    let order = |set: &Set, generation: &Generation| {
-        (
-            generation.superseded.is_some(),
-            set.reader != Partition::Public,
-            of_origin.get(set.index.origin()).copied(),
-            of_root.get(&generation.root).copied(),
-            Reverse(generation.confirmed),
-            Reverse(set.number),
-        )
-    };
-    (0..sets.len()).max_by_key(|position| {
-        let set = sets.get(*position)?;
-        let generation = generations.get(*position)?;
-        Some(order(set, generation))
-    })
+    let class = |set: &Set| (set.is_superseded(), set.reader != Partition::Public);
+    let first = sets.iter().map(|set| class(set)).max()?;
+    let (positions, shares): (Vec<usize>, Vec<Share<'_, (Time, u64)>>) = sets
+        .iter()
+        .enumerate()
+        .filter(|(_, set)| class(set) == first)
+        .map(|(position, set)| {
+            let age = (set.generation().confirmed, set.number);
+            (position, Share { lineage: &set.lineage, weight: weigh(set), age })
+        })
+        .unzip();
+    positions.get(first_to_go(&shares)?).copied()
 }

@@ -5,8 +5,8 @@
 //! right a moment ago are late, not wrong.
 //!
 //! Everything is bounded, and what is over a bound goes in an order in which nobody is pushed out by another (promise P4):
-//! the origin that holds most gives first, within it the root that holds most, and there what was not confirmed for the
-//! longest time. An index that builds use is confirmed all the time.
+//! who holds most gives first (`fair.rs`), and there what was not confirmed for the longest time. An index that builds use
+//! is confirmed all the time.
 //!
 //! ```text
 //! claims/<number, 16 hex>-<sha256 of the document>

@@ -33,9 +33,11 @@ mod buffer;
 mod catalogue;
 mod claims;
 mod commit;
+mod conventions;
 mod durable;
 mod evict;
 pub mod failpoint;
+mod fair;
 mod ledger;
 mod lock;
 mod notes;
@@ -52,6 +54,7 @@ mod speakers;
 mod spool;
 mod startup;
 mod state;
+mod table;
 mod unverified;
 mod upkeep;
 
@@ -64,6 +67,7 @@ pub use batch::ClaimBatch;
 pub use blobs::Blob;
 pub use buffer::Buffer;
 pub use claims::IndexSet;
+pub use conventions::Convention;
 pub use durable::write as write_durably;
 pub use notes::Notes;
 pub use rejections::{Rejection, clipped};
@@ -289,15 +293,19 @@ impl Store {
         }
     }
 
-    /// How often a naming convention matched and missed on an origin. Quick.
-    pub fn convention(&self, ecosystem: &str, origin: &Origin) -> (u64, u64) {
-        let tally = self.state.convention(ecosystem, origin);
-        (tally.matched, tally.missed)
+    /// What is known of the name of `file`, whose convention `ecosystem` counts below `root`. Quick.
+    pub fn convention(&self, ecosystem: &str, root: &Root, file: &Target) -> Convention {
+        self.state.conventions.of(ecosystem, root, file)
     }
 
-    /// Counts a match, or a miss, of a naming convention. Blocking after a miss.
-    pub fn record_convention(&self, ecosystem: &str, origin: &Origin, matched: bool) {
-        self.state.record_convention(ecosystem, origin, matched);
+    /// Notes that `file` has the digest in its name. Blocking where it was known as one that has not.
+    pub fn note_convention(&self, ecosystem: &str, root: &Root, file: &Target, named: &Digest) {
+        self.state.conventions.matched(ecosystem, root, file, named);
+    }
+
+    /// Notes that `file` has not the digest in its name, where names are not believed. Blocking when it is news.
+    pub fn note_unconventional(&self, ecosystem: &str, root: &Root, file: &Target) {
+        self.state.conventions.missed(ecosystem, root, file);
     }
 
     /// Whether an answer confirmed that `root` is one of `ecosystem`. Quick.
@@ -383,7 +391,12 @@ impl Store {
 
     /// Notes a refusal, for whoever asks why. Quick.
     pub fn note_rejection(&self, of: &Target, text: &str, at: Time) {
-        self.rejections.note(of, text, at);
+        self.rejections.note(of, of.origin(), text, at);
+    }
+
+    /// The same for what an index of `by` says of a URL that is not its own. Quick.
+    pub fn note_alarm(&self, of: &Target, by: &Origin, text: &str, at: Time) {
+        self.rejections.note(of, by, text, at);
     }
 
     /// The refusals of a URL, newest first. Quick.

@@ -1,6 +1,7 @@
 //! What was refused, and why: the evidence that `larder why` shows.
 //!
-//! Kept in memory, the newest [`MAX_REJECTIONS`]; written by [`Rejections::flush`] as well as that goes. Losing it costs an
+//! Kept in memory, at most [`MAX_REJECTIONS`], and whoever caused most of them loses the oldest first, so that nobody hides
+//! what befell another; written by [`Rejections::flush`] as well as that goes. Losing it costs an
 //! explanation and nothing else. A refusal is found by a hash of its URL.
 
 use std::collections::VecDeque;
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::sealed::{Kind, seal, unseal};
 use super::{durable, hold};
 use crate::clock::Time;
-use crate::target::{MatchKey, Target};
+use crate::digest::key_hash;
+use crate::target::{MatchKey, Origin, Target};
 
 /// How many are kept: refusals are rare, and a flood of them tells the same story each time.
 const MAX_REJECTIONS: usize = 256;
@@ -20,7 +22,7 @@ const MAX_REJECTIONS: usize = 256;
 /// The longest text of one, in bytes of UTF-8.
 const MAX_TEXT: usize = 4096;
 
-const KIND: Kind = Kind { magic: *b"LreJ", version: 2 };
+const KIND: Kind = Kind { magic: *b"LreJ", version: 3 };
 
 /// A body that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +33,8 @@ pub struct Rejection {
     pub text: String,
     /// When.
     pub at: Time,
+    /// Whose doing it is: a hash of the site that gave the bytes, or had the index.
+    by: [u8; 8],
 }
 
 /// The newest refusals.
@@ -56,13 +60,21 @@ impl Rejections {
     }
 
     /// Notes one.
-    pub(super) fn note(&self, of: &Target, text: &str, at: Time) {
+    pub(super) fn note(&self, of: &Target, by: &Origin, text: &str, at: Time) {
+        let mut by_site = [0; 8];
+        for (to, from) in by_site.iter_mut().zip(key_hash([by.site().as_bytes()])) {
+            *to = from;
+        }
         let mut kept = hold(&self.kept);
         let (rejections, changed) = &mut *kept;
         while rejections.len() >= MAX_REJECTIONS {
-            rejections.pop_front();
+            let count = |by| rejections.iter().filter(|other| other.by == by).count();
+            let most = rejections.iter().map(|rejection| count(rejection.by)).max();
+            let first = rejections.iter().position(|rejection| Some(count(rejection.by)) == most);
+            rejections.remove(first.unwrap_or(0));
         }
-        rejections.push_back(Rejection { of: of.match_key(), text: clipped(text, MAX_TEXT), at });
+        let (of, text) = (of.match_key(), clipped(text, MAX_TEXT));
+        rejections.push_back(Rejection { of, text, at, by: by_site });
         *changed = true;
     }
 
@@ -108,7 +120,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let rejections = std::sync::Arc::new(Rejections::open(data.path().join("rejections")));
         let at = Target::from_url("https://example.org/a").unwrap();
-        rejections.note(&at, "no", Time::from_millis(1));
+        rejections.note(&at, at.origin(), "no", Time::from_millis(1));
         let asked = std::sync::Arc::downgrade(&rejections);
         let free = std::rc::Rc::new(std::cell::Cell::new(false));
         let seen = std::rc::Rc::clone(&free);
@@ -126,15 +138,15 @@ mod tests {
         let path = data.path().join("rejections");
         let target = |url: &str| Target::from_url(url).unwrap();
         let rejections = Rejections::open(path.clone());
+        let note = |url: String, text: &str, at: i64| {
+            let target = target(&url);
+            rejections.note(&target, target.origin(), text, Time::from_millis(at));
+        };
         for number in 0..=MAX_REJECTIONS {
-            let at = Time::from_millis(i64::try_from(number).unwrap());
-            rejections.note(&target(&format!("https://example.org/{number}")), "no", at);
+            let at = i64::try_from(number).unwrap();
+            note(format!("https://example.org/{number}"), "no", at);
         }
-        rejections.note(
-            &target("https://example.org/7"),
-            &"é".repeat(MAX_TEXT),
-            Time::from_millis(9),
-        );
+        note("https://example.org/7".into(), &"é".repeat(MAX_TEXT), 9);
         rejections.flush();
         let again = Rejections::open(path);
         assert_eq!(again.of(&target("https://example.org/0")), []);
@@ -142,5 +154,20 @@ mod tests {
         assert_eq!(seven.len(), 2);
         assert_eq!(seven[0].at, Time::from_millis(9));
         assert_eq!(hold(&again.kept).0.len(), MAX_REJECTIONS);
+    }
+
+    #[test]
+    fn a_flood_hides_nothing_that_befell_another() {
+        let data = tempfile::tempdir().unwrap();
+        let rejections = Rejections::open(data.path().join("rejections"));
+        let target = |url: &str| Target::from_url(url).unwrap();
+        let real = target("https://example.org/a");
+        rejections.note(&real, real.origin(), "refused", Time::from_millis(1));
+        for number in 0..2 * MAX_REJECTIONS {
+            let evil = target(&format!("https://a{number}.evil.example/"));
+            rejections.note(&real, evil.origin(), "promises", Time::from_millis(2));
+            rejections.note(&evil, evil.origin(), "malformed", Time::from_millis(2));
+        }
+        assert_eq!(rejections.of(&real).last().unwrap().text, "refused");
     }
 }

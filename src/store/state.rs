@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! state/secret        32 random bytes, mode 0600: turns credentials into partitions
-//! state/conventions   how often a naming convention matched and missed, per ecosystem and origin
+//! state/conventions   where a naming convention holds, per ecosystem and root (`conventions.rs`)
 //! state/roots         the likely roots that an answer confirmed
 //! state/signers       who signed for a root: the fingerprints seen so far
 //! state/dates         the newest date of each signed index, by its directory
@@ -11,31 +11,20 @@
 //! state/census        what each index without a date listed last, by its directory
 //! ```
 //!
-//! The tables live in memory and are written by [`State::flush`] when they changed. Only a miss is written at once:
-//! losing a match costs another match, but a convention that missed must not be trusted again after a crash.
+//! The tables live in memory and are written by [`State::flush`] when they changed. Some news is written at once, where
+//! losing it would cost more than learning it again.
 
-use std::collections::HashMap;
-use std::hash::Hash;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::path::Path;
 
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-
-use super::sealed::{Kind, seal, unseal};
+use super::conventions::Conventions;
+use super::sealed::Kind;
+use super::table::Table;
 use super::{durable, hold};
 use crate::claim::Census;
 use crate::clock::Time;
 use crate::target::{Origin, Root};
 
-/// Rows in either table. A build knows a few dozen origins; what larder is made to meet beyond that is hostile.
-const MAX_ROWS: usize = 8192;
-
-/// A table with [`MAX_ROWS`] of the longest paths stays far below this.
-const MAX_FILE: u64 = 64 << 20;
-
-const CONVENTIONS: Kind = Kind { magic: *b"LcnV", version: 1 };
 const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
 const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
@@ -50,7 +39,7 @@ const MAX_SIGNERS: usize = 64;
 #[derive(Debug)]
 pub(super) struct State {
     secret: [u8; 32],
-    conventions: Table<(String, Origin), Tally>,
+    pub(super) conventions: Conventions,
     roots: Table<(String, Root), ()>,
     signers: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970.
@@ -61,22 +50,13 @@ pub(super) struct State {
     census: Table<Root, Option<Census>>,
 }
 
-/// How often a convention matched and missed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Tally {
-    /// How often the bytes had the digest that their name says.
-    pub(super) matched: u64,
-    /// How often they had not.
-    pub(super) missed: u64,
-}
-
 impl State {
     /// Reads the state under `directory`, making what is missing or damaged anew.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
         durable::directories(directory)?;
         Ok(Self {
             secret: secret(&directory.join("secret"))?,
-            conventions: Table::open(directory.join("conventions"), CONVENTIONS)?,
+            conventions: Conventions::open(directory.join("conventions"))?,
             roots: Table::open(directory.join("roots"), ROOTS)?,
             signers: Table::open(directory.join("signers"), SIGNERS)?,
             dates: Table::open(directory.join("dates"), DATES)?,
@@ -89,23 +69,6 @@ impl State {
     /// The secret for credential partitions.
     pub(super) fn secret(&self) -> [u8; 32] {
         self.secret
-    }
-
-    /// How often the convention of `ecosystem` matched and missed on `origin`.
-    pub(super) fn convention(&self, ecosystem: &str, origin: &Origin) -> Tally {
-        self.conventions.get(&(ecosystem.to_owned(), origin.clone())).unwrap_or_default()
-    }
-
-    /// Counts a match or a miss. A miss is written at once.
-    pub(super) fn record_convention(&self, ecosystem: &str, origin: &Origin, matched: bool) {
-        let row = (ecosystem.to_owned(), origin.clone());
-        self.conventions.change(row, |tally| {
-            let count = if matched { &mut tally.matched } else { &mut tally.missed };
-            *count = count.saturating_add(1);
-        });
-        if !matched {
-            self.conventions.flush();
-        }
     }
 
     /// Whether an answer confirmed `root` as one of `ecosystem`.
@@ -235,120 +198,6 @@ impl State {
     }
 }
 
-/// A small table in memory, and its file.
-#[derive(Debug)]
-struct Table<K, V> {
-    path: PathBuf,
-    kind: Kind,
-    rows: Mutex<Rows<K, V>>,
-    /// Held while the file is written: an older table must not be renamed over a newer one. Who asks waits for no disk.
-    writing: Mutex<()>,
-}
-
-#[derive(Debug)]
-struct Rows<K, V> {
-    known: HashMap<K, V>,
-    /// The order of arrival. When there is no more room the newest makes way: whoever can make larder meet many roots must
-    /// not make it forget those that builds rely on.
-    order: Vec<K>,
-    /// Something is not in the file yet.
-    changed: bool,
-}
-
-impl<K, V> Table<K, V>
-where
-    K: Clone + Eq + Hash + Serialize + DeserializeOwned,
-    V: Clone + Default + PartialEq + Serialize + DeserializeOwned,
-{
-    fn open(path: PathBuf, kind: Kind) -> io::Result<Self> {
-        let bytes = durable::read(&path, MAX_FILE)?;
-        let stored: Vec<(K, V)> = match bytes.map(|bytes| unseal(kind, &bytes)) {
-            Some(Some(rows)) => rows,
-            Some(None) => {
-                tracing::warn!(path = %path.display(), "is damaged, and begun anew");
-                Vec::new()
-            }
-            None => Vec::new(),
-        };
-        let order = stored.iter().map(|(key, _)| key.clone()).collect();
-        Ok(Self {
-            path,
-            kind,
-            rows: Mutex::new(Rows { known: stored.into_iter().collect(), order, changed: false }),
-            writing: Mutex::new(()),
-        })
-    }
-
-    fn get(&self, key: &K) -> Option<V> {
-        hold(&self.rows).known.get(key).cloned()
-    }
-
-    fn change(&self, key: K, change: impl FnOnce(&mut V)) {
-        let mut rows = hold(&self.rows);
-        let rows = &mut *rows;
-        if let Some(value) = rows.known.get_mut(&key) {
-            let before = value.clone();
-            change(value);
-            rows.changed |= *value != before;
-            return;
-        }
-        rows.changed = true;
-        if rows.order.len() >= MAX_ROWS
-            && let Some(newest) = rows.order.pop()
-        {
-            rows.known.remove(&newest);
-        } else if rows.order.len() + 1 == MAX_ROWS {
-            tracing::warn!(
-                path = %self.path.display(),
-                "is full: what larder learns from now on it soon forgets; stop larder and delete the file to begin anew, if \
-                 you trust what the archives say today"
-            );
-        }
-        let mut value = V::default();
-        change(&mut value);
-        rows.order.push(key.clone());
-        rows.known.insert(key, value);
-    }
-
-    fn all(&self) -> Vec<(K, V)> {
-        let rows = hold(&self.rows);
-        rows.known.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
-    }
-
-    fn remove(&self, which: impl Fn(&K) -> bool) -> Vec<(K, V)> {
-        let mut rows = hold(&self.rows);
-        let gone: Vec<(K, V)> = rows.known.extract_if(|key, _| which(key)).collect();
-        if !gone.is_empty() {
-            rows.order.retain(|key| !which(key));
-            rows.changed = true;
-        }
-        gone
-    }
-
-    fn flush(&self) {
-        let _alone = hold(&self.writing);
-        let Some(stored) = self.unwritten() else {
-            return;
-        };
-        let written =
-            seal(self.kind, &stored).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
-        if let Err(error) = written {
-            hold(&self.rows).changed = true;
-            tracing::warn!(%error, "what larder learnt could not be written");
-        }
-    }
-
-    /// The rows in their order, if the file does not hold them yet.
-    fn unwritten(&self) -> Option<Vec<(K, V)>> {
-        let mut rows = hold(&self.rows);
-        if !std::mem::take(&mut rows.changed) {
-            return None;
-        }
-        let row = |key: &K| Some((key.clone(), rows.known.get(key)?.clone()));
-        Some(rows.order.iter().filter_map(row).collect())
-    }
-}
-
 /// Reads or makes the secret. One of a wrong length is made anew: what was private is then fetched again, for nobody can
 /// name its partition any more.
 fn secret(path: &Path) -> io::Result<[u8; 32]> {
@@ -365,6 +214,7 @@ fn secret(path: &Path) -> io::Result<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::table::MAX_ROWS;
     use super::*;
     use crate::target::{Host, Scheme};
     use std::os::unix::fs::PermissionsExt as _;
@@ -386,19 +236,12 @@ mod tests {
     }
 
     #[test]
-    fn a_miss_survives_a_crash_and_a_match_survives_a_flush() {
+    fn a_confirmed_root_is_known_after_a_flush() {
         let data = tempfile::tempdir().unwrap();
-        let at = origin("example.org");
         let state = State::open(data.path()).unwrap();
-        state.record_convention("pypi", &at, true);
-        let lost = State::open(data.path()).unwrap().convention("pypi", &at);
-        assert_eq!(lost.matched, 0, "nothing flushed yet");
-        state.record_convention("pypi", &at, false);
-        let kept = State::open(data.path()).unwrap().convention("pypi", &at);
-        assert_eq!((kept.matched, kept.missed), (1, 1));
-
-        let root = Root { origin: at, path: "/simple/".into() };
+        let root = Root { origin: origin("example.org"), path: "/simple/".into() };
         state.confirm_root("pypi", &root);
+        assert!(!State::open(data.path()).unwrap().is_confirmed("pypi", &root));
         state.flush();
         let again = State::open(data.path()).unwrap();
         assert!(again.is_confirmed("pypi", &root));
@@ -482,17 +325,6 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_origins_takes_bounded_room() {
-        let data = tempfile::tempdir().unwrap();
-        let state = State::open(data.path()).unwrap();
-        for number in 0..MAX_ROWS + 10 {
-            state.record_convention("pypi", &origin(&format!("a{number}.example.org")), true);
-        }
-        let rows = hold(&state.conventions.rows);
-        assert_eq!((rows.known.len(), rows.order.len()), (MAX_ROWS, MAX_ROWS));
-    }
-
-    #[test]
     fn a_flood_of_roots_takes_nothing_from_those_that_are_known() {
         let data = tempfile::tempdir().unwrap();
         let state = State::open(data.path()).unwrap();
@@ -542,10 +374,10 @@ mod tests {
     fn a_damaged_table_begins_anew() {
         let data = tempfile::tempdir().unwrap();
         let state = State::open(data.path()).unwrap();
-        state.record_convention("pypi", &origin("example.org"), false);
-        durable::write(&data.path().join("conventions"), b"LcnV garbage", 0o600).unwrap();
-        let again = State::open(data.path()).unwrap();
-        let tally = again.convention("pypi", &origin("example.org"));
-        assert_eq!(tally, Tally::default());
+        let root = Root { origin: origin("example.org"), path: "/simple/".into() };
+        state.bind_signers(&root, &["A".into()]);
+        assert!(!State::open(data.path()).unwrap().signers(&root).is_empty());
+        durable::write(&data.path().join("signers"), b"LsiG garbage", 0o600).unwrap();
+        assert!(State::open(data.path()).unwrap().signers(&root).is_empty());
     }
 }

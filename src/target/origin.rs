@@ -97,6 +97,15 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// The last two labels of the host's name; an address as it is. Whoever has a name has as many below it as they like, so
+    /// that what is shared out among speakers is shared out among these first. It decides nothing else: below some such names
+    /// many have one each.
+    pub fn site(&self) -> String {
+        let host = self.host.to_string();
+        let start = self.host.name().and_then(|name| name.rmatch_indices('.').nth(1));
+        start.and_then(|(dot, _)| host.get(dot + 1..)).map_or_else(|| host.clone(), str::to_owned)
+    }
+
     /// The authority: host, and port unless it is the scheme's own.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
@@ -116,6 +125,20 @@ impl fmt::Display for Origin {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_site_is_the_name_that_somebody_has() {
+        for (host, site) in [
+            ("a.b.example.org", "example.org"),
+            ("example.org", "example.org"),
+            ("localhost", "localhost"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+        ] {
+            let host = Host::parse(host).unwrap();
+            assert_eq!(Origin { scheme: Scheme::Https, host, port: 443 }.site(), site);
+        }
+    }
 
     #[test]
     fn hosts_have_one_spelling() {

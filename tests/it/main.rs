@@ -74,4 +74,5 @@ mod signed;
 mod store;
 mod suspect;
 mod tags;
+mod tenants;
 mod upstream;

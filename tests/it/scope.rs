@@ -1,7 +1,9 @@
 //! P4: an index speaks only for URLs inside its scope. Nobody's index can poison, or block, another's URLs.
 
 use crate::world::archive::{hex, plain_wheel, put_simple, simple};
-use crate::world::{Page, World, noise};
+use crate::world::binary::say;
+use crate::world::tools::text;
+use crate::world::{Mood, Page, World, noise};
 use larder::digest::Algorithm;
 
 /// A hostile index says of a real URL that it has a digest which is in the store already.
@@ -216,7 +218,7 @@ async fn a_speaker_that_never_answers_blocks_no_file() {
     let (one, two) = (noise(18, 1000), noise(19, 1000));
     let url = world.origin.put(&plain_wheel("one"), Page::new(one.clone()));
     world.fetch(&put_simple(&evil, "/", "one", &[(&url, &one)])).await;
-    evil.mood(crate::world::Mood::Hanging);
+    evil.mood(Mood::Hanging);
     let url = world.origin.put(&plain_wheel("two"), Page::new(two.clone()));
     assert_eq!(world.fetch(&url).await.body, two);
 }
@@ -233,5 +235,125 @@ async fn an_index_that_makes_no_claims_any_more_refuses_nothing() {
         Page::new(vec![0_u8; 1000]).header("content-type", "application/vnd.pypi.simple.v1+json");
     world.origin.put("/simple/demo/", broken);
     let url = world.origin.put(&plain_wheel("demo"), Page::new(new.clone()));
+    assert_eq!(world.fetch(&url).await.body, new);
+}
+
+/// What `larder why` says of `url`.
+async fn why(world: &World, url: &str) -> String {
+    text(&say(&world.ca, &world.proxy.data, &["why", url]).await)
+}
+
+/// Row 6 of issue 10: one page of a strange origin names a stored file with another digest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_lie_takes_no_stored_file_away() {
+    for known in ["pinned", "indexed"] {
+        let mut world = World::new().await;
+        let (evil, honest) = (world.another("127.0.0.2").await, world.another("127.0.0.3").await);
+        let (real, lie) = (noise(22, 400_000), noise(23, 1000));
+        let path = plain_wheel("demo");
+        let url = world.origin.put(&path, Page::new(real.clone()));
+        if known == "indexed" {
+            world.fetch(&put_simple(&honest, "/", "demo", &[(&url, &real)])).await;
+        }
+        world.fetch(&url).await;
+        let before = world.fetch(&url).await;
+        assert!(before.is_hit() && before.cache_status().contains(known));
+        let (asked, index) =
+            (world.origin.total(), put_simple(&evil, "/", "demo", &[(&url, &lie)]));
+        world.fetch(&index).await;
+        evil.mood(Mood::Hanging);
+        for _ in 0..3 {
+            let after = world.fetch(&url).await;
+            assert_eq!(after.body, real);
+            assert_eq!(after.cache_status(), before.cache_status(), "{known}");
+        }
+        assert_eq!(world.origin.total(), asked, "asked again on a stranger's word");
+        // Somebody hears of it, once: which index, which file.
+        assert!((world.proxy.metric("larder_alarms", "mismatch").await - 1.0).abs() < 0.1);
+        let told = why(&world, &url).await;
+        assert!(told.contains(&format!("kept all the same: {index} promises")), "{told}");
+        // Whoever is down, and whatever is lost but the store.
+        for origin in [&world.origin, &honest] {
+            origin.mood(Mood::Failing(503));
+        }
+        assert_eq!(world.fetch(&url).await.body, real);
+        world.restart(|_| {}).await;
+        let again = world.fetch(&url).await;
+        assert!(again.is_hit() && again.cache_status().contains(known), "{}", again.cache_status());
+    }
+}
+
+/// The lie came first: the file is kept as if nobody had said anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_lie_keeps_no_file_out() {
+    let world = World::new().await;
+    let evil = world.another("127.0.0.2").await;
+    let (real, lie) = (noise(24, 400_000), noise(25, 1000));
+    let url = world.origin.put(&plain_wheel("demo"), Page::new(real.clone()));
+    world.fetch(&put_simple(&evil, "/", "demo", &[(&url, &lie)])).await;
+    assert_eq!(world.fetch(&url).await.body, real);
+    let again = world.fetch(&url).await;
+    assert!(again.is_hit() && again.cache_status().contains("pinned"), "{}", again.cache_status());
+}
+
+/// A stranger's index that knows the file already does not keep its own index from being asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_does_not_silence_the_index_of_the_files_origin() {
+    for strange in [false, true] {
+        let world = World::new().await;
+        let evil = world.another("127.0.0.2").await;
+        let (right, wrong) = (noise(26, 400_000), noise(27, 400_000));
+        let url = world.origin.put(&plain_wheel("demo"), Page::new(wrong.clone()));
+        put_simple(&world.origin, "/", "demo", &[(&url, &right)]);
+        if strange {
+            world.fetch(&put_simple(&evil, "/", "demo", &[(&url, &wrong)])).await;
+        }
+        assert!(!world.get(&url).await.is_complete(), "strange: {strange}");
+    }
+}
+
+/// What may be kept, and who follows a redirect, no stranger decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strangers_promise_keeps_nothing_and_follows_nowhere() {
+    for own in [false, true] {
+        let world = World::new().await;
+        let strange = world.another("127.0.0.2").await;
+        let speaker = if own { &world.origin } else { &strange };
+        let (bytes, page) = (noise(28, 400_000), "<html>sign in</html>".repeat(100));
+        let private = Page::new(bytes.clone()).header("cache-control", "private, no-store");
+        let private = world.origin.put(&plain_wheel("private"), private);
+        let sign_in = Page::new(page.clone()).header("content-type", "text/html");
+        let sign_in = world.origin.put(&plain_wheel("page"), sign_in);
+        let far = world.origin.put("/far", Page::new(bytes.clone()));
+        let redirect = world.origin.put(&plain_wheel("redirect"), Page::redirect(302, &far));
+        for (name, url, said) in [
+            ("private", &private, &bytes[..]),
+            ("page", &sign_in, page.as_bytes()),
+            ("redirect", &redirect, &bytes[..]),
+        ] {
+            world.fetch(&put_simple(speaker, "/", name, &[(url, said)])).await;
+        }
+        // The control: its own index decides all three.
+        for url in [&private, &sign_in] {
+            world.fetch(url).await;
+            assert_eq!(world.fetch(url).await.is_hit(), own, "{url}");
+        }
+        assert_eq!(world.get(&redirect).await.status.as_u16(), if own { 200 } else { 302 });
+    }
+}
+
+/// A version of a pinned file that a stranger names is not the one that is given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_selects_no_older_bytes() {
+    let world = World::new().await;
+    let evil = world.another("127.0.0.2").await;
+    let (old, new) = (noise(29, 400_000), noise(30, 400_000));
+    let path = plain_wheel("demo");
+    let url = world.origin.put(&path, Page::new(old.clone()).etag("old"));
+    world.fetch(&url).await;
+    world.origin.put(&path, Page::new(new.clone()).etag("new"));
+    let today = world.client.get(&url).header("cache-control", "no-cache").send().await;
+    assert_eq!(today.complete().body, new);
+    world.fetch(&put_simple(&evil, "/", "demo", &[(&url, &old)])).await;
     assert_eq!(world.fetch(&url).await.body, new);
 }

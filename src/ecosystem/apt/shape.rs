@@ -25,7 +25,7 @@ pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
     let resource = |kind, root| Resource { kind, root, variant: Variant::ONLY };
     let artifact = |named| Kind::Artifact(Artifact { named, topics: vec![topic(at)] });
     if let Some((directory, digest)) = by_hash(at.path()) {
-        let named = Named { digest, by_protocol: true };
+        let named = Named::by_protocol(digest);
         let root = archive_root(at).unwrap_or_else(|| Root::at(at, directory.len()));
         return Recognised::Certain(resource(artifact(Some(named)), root));
     }
@@ -344,7 +344,7 @@ mod tests {
         else {
             panic!("not recognised");
         };
-        assert!(named.by_protocol);
+        assert!(named.is_by_protocol());
         assert_eq!(named.digest.to_hex(), HEX);
     }
 }

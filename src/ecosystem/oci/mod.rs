@@ -64,16 +64,19 @@ impl Ecosystem for Oci {
         let Some(place) = Place::at(request.target) else {
             return Recognised::No;
         };
-        let artifact = |digest, by_protocol| {
-            let named = Some(Named { digest, by_protocol });
-            Kind::Artifact(Artifact { named, topics: topics(&place) })
-        };
+        let artifact =
+            |named| Kind::Artifact(Artifact { named: Some(named), topics: topics(&place) });
         let class = accept::classify(request.accept);
         let (kind, variant) = match (place.what, class) {
             // Whatever a client accepts, its digest names one body.
-            (What::Manifest(digest), _) => (artifact(digest, true), accept::every_manifest()),
-            (What::Blob(digest), _) => (artifact(digest, true), Variant::ONLY),
-            (What::Stored(digest), _) => (artifact(digest, false), Variant::ONLY),
+            (What::Manifest(digest), _) => {
+                (artifact(Named::by_protocol(digest)), accept::every_manifest())
+            }
+            (What::Blob(digest), _) => (artifact(Named::by_protocol(digest)), Variant::ONLY),
+            (What::Stored(digest), _) => {
+                let convention = Some(shape::storage(request.target));
+                (artifact(Named { digest, convention }), Variant::ONLY)
+            }
             (What::Tag, Some(class)) => (Kind::Index, class),
             (What::Referrers | What::List, Some(_)) => (Kind::Index, Variant::ONLY),
             (What::Tag | What::Referrers | What::List, None) => return Recognised::No,

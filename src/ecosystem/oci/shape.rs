@@ -16,6 +16,9 @@
 use crate::digest::{Algorithm, Digest};
 use crate::target::{Root, Target};
 
+/// Where a registry of Docker's keeps its blobs, below a prefix of its operator's.
+const STORAGE: &str = "/docker/registry/v2/blobs/";
+
 /// The longest name of a repository, by the common rule of clients.
 const MAX_NAME: usize = 255;
 
@@ -154,9 +157,14 @@ fn mirrored(at: &Target) -> Option<&str> {
     at.query().filter(|query| query.starts_with("ns=") && !query.contains('&'))
 }
 
+/// The part of an origin in which a registry of Docker's keeps its files, of which `at` is one.
+pub(super) fn storage(at: &Target) -> Root {
+    Root::at(at, at.path().rfind(STORAGE).unwrap_or(0))
+}
+
 /// The digest in the path of a file as Docker's registry lays it out.
 fn stored(path: &str) -> Option<Digest> {
-    let (_, rest) = path.rsplit_once("/docker/registry/v2/blobs/")?;
+    let (_, rest) = path.rsplit_once(STORAGE)?;
     let (algorithm, rest) = rest.split_once('/')?;
     let (start, rest) = rest.split_once('/')?;
     let hex = rest.strip_suffix("/data")?;

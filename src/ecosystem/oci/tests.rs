@@ -37,8 +37,8 @@ fn taken(path: &str) -> String {
     let kind = match resource.kind {
         Kind::Index => format!("index{}", if Oci.is_pointer(&at) { " that points" } else { "" }),
         Kind::Artifact(artifact) => match artifact.named.unwrap() {
-            Named { by_protocol: true, digest } => format!("{} file", digest.algorithm().name()),
-            Named { by_protocol: false, .. } => "customary file".to_owned(),
+            Named { convention: None, digest } => format!("{} file", digest.algorithm().name()),
+            Named { convention: Some(root), .. } => format!("customary file below {}", root.path),
         },
     };
     format!("{sure}{kind} of {}", resource.root.path)
@@ -71,7 +71,7 @@ fn requests_are_recognised_under_any_prefix_and_name() {
         (format!("/files/blobs/sha256:{HEX}?signature=x"), "sha256 file of /files/blobs/"),
         (
             format!("/x/docker/registry/v2/blobs/sha256/44/{HEX}/data?sig=x"),
-            &*format!("customary file of /x/docker/registry/v2/blobs/sha256/44/{HEX}/"),
+            &*format!("customary file below /x/ of /x/docker/registry/v2/blobs/sha256/44/{HEX}/"),
         ),
         // Others may be certain of these.
         ("/v2/a/manifests/a_1.0_all.deb".to_owned(), "likely index that points of /v2/a/"),

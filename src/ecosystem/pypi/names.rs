@@ -3,7 +3,7 @@
 //! A topic is the normalised name of a project (PEP 503). An index knows which project it is about; a request for a file
 //! has only the file's name, and the name of a source distribution can be split in more than one way:
 //! `python-3parclient-4.2.tar.gz` may belong to `python` or to `python-3parclient`. So a file name gives every plausible
-//! project, within a limit, and an index always picks one of these for its claim: the two meet whatever the name is.
+//! project, within a limit. An index about a project speaks only of its files (see `owner`).
 //!
 //! Sources: PEP 503 (normalisation), PEP 508 (names), PEP 427 and 491 (wheels), PEP 625 (source distributions), the
 //! setuptools documentation (eggs).
@@ -76,14 +76,59 @@ pub(super) fn projects(file: &str) -> Vec<String> {
     found
 }
 
-/// The project under which an index about `page` speaks of `file`: `page` itself where the name allows it.
+/// The project under which an index about `page` speaks of `file`: `page` itself where the name is one of its files. An index
+/// about a project speaks for no other's files, so that whoever may publish one cannot deny another; clients do not take such
+/// a link either. A page of links is about no project, and its directory is all that it speaks for.
 pub(super) fn project_of(file: &str, page: Option<&str>) -> Option<String> {
     let found = projects(file);
     match page {
-        Some(page) if found.iter().any(|project| project == page) => Some(page.to_owned()),
-        _ => found.into_iter().next(),
+        Some(page) => (owner(file, &found)? == page).then(|| page.to_owned()),
+        None => found.into_iter().next(),
     }
 }
+
+/// Whose `file` is, of the projects that it may belong to, the likeliest first. A dash before a number parts a project from
+/// its version, or a version from its post-release: of several splits of a source distribution's name the first behind which
+/// stands what PEP 440 reads as a version. Names that end like a version are rarer than such versions were.
+fn owner<'a>(file: &str, found: &'a [String]) -> Option<&'a String> {
+    let stem = ARCHIVES.iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file);
+    let splits = || stem.match_indices('-').filter_map(|(at, _)| stem.split_at_checked(at));
+    let may_own = |project: &&String| {
+        let own = |(name, rest): (&str, &str)| {
+            normalise(name) == **project && is_pep_440(rest.trim_start_matches('-'))
+        };
+        splits().any(own)
+    };
+    found.iter().rev().find(may_own).or_else(|| found.first())
+}
+
+/// Whether `version` is a version with a dash in it that PEP 440 reads: a release, and behind it what stands for a
+/// pre-release, a post-release (a bare number among it), a development release, or a local version.
+fn is_pep_440(version: &str) -> bool {
+    let lower = version.to_ascii_lowercase();
+    let public = lower.split_once('+').map_or(&*lower, |(public, _)| public);
+    let public = public.strip_prefix('v').unwrap_or(public);
+    let release = public.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '!'));
+    // What is left is made of known words, numbers and what parts them, and a bare number stands behind a dash.
+    let mut rest = release;
+    while !rest.is_empty() {
+        let behind = rest.trim_start_matches(['-', '_', '.']);
+        let word = WORDS.iter().find_map(|word| behind.strip_prefix(word));
+        let after = match word {
+            Some(after) => after.trim_start_matches(['-', '_', '.']),
+            None if rest.starts_with('-') && behind.starts_with(|c: char| c.is_ascii_digit()) => {
+                behind
+            }
+            None => return false,
+        };
+        rest = after.trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    !public.is_empty()
+}
+
+/// The words of PEP 440, the longer before those that they begin with.
+const WORDS: [&str; 12] =
+    ["alpha", "beta", "preview", "post", "pre", "dev", "rev", "rc", "a", "b", "c", "r"];
 
 /// Versions begin with a digit (PEP 440), perhaps after a `v`. So `tool-latest.zip` is not a file that never changes.
 fn is_version(text: &str) -> bool {
@@ -165,6 +210,34 @@ mod tests {
         }
     }
 
+    /// Row 7 of issue 10.
+    #[test]
+    fn a_page_speaks_for_files_of_its_own_project_only() {
+        for (file, owner) in [
+            ("idna-3.9-py3-none-any.whl", Some("idna")),
+            ("Foo_Bar-1.0-1-cp311-cp311-linux_x86_64.whl", Some("foo-bar")),
+            ("gear-box-0.9.tar.gz", Some("gear-box")),
+            ("gear.box-0.9rc1.zip", Some("gear-box")),
+            ("my_pkg-1.0-py2.7-linux-x86_64.egg", Some("my-pkg")),
+            ("python-3parclient-4.2.tar.gz", Some("python-3parclient")),
+            ("foo-2-1.0.tar.gz", Some("foo-2")),
+            ("foo-1.0-rc1.tar.gz", Some("foo")),
+            ("foo-nightly-20240101.tar.gz", Some("foo-nightly")),
+            ("foo-1.0-1.tar.bz2", Some("foo")),
+            ("foo-1.0-2-dev.tar.gz", Some("foo")),
+            ("foo-1.0-beta-2.tar.gz", Some("foo")),
+            ("foo-latest.tar.gz", None),
+        ] {
+            for page in projects(file).iter().map(String::as_str).chain(["foo", "gear", "mallory"])
+            {
+                let expected = owner.filter(|owner| *owner == page);
+                assert_eq!(project_of(file, Some(page)).as_deref(), expected, "{file} on {page}");
+            }
+        }
+        // A page of links is about no project: how far it speaks its root says.
+        assert_eq!(project_of("gear-box-0.9.tar.gz", None).as_deref(), Some("gear-box"));
+    }
+
     #[test]
     fn what_is_not_a_distribution_file_gives_none() {
         for file in [
@@ -205,8 +278,11 @@ mod tests {
             prop_assert!(on_file.len() <= MAX_PROJECTS);
             for page in [Some(normalise(&page)), Some("another".into()), None] {
                 match project_of(&file, page.as_deref()) {
-                    Some(project) => prop_assert!(on_file.contains(&project)),
-                    None => prop_assert!(on_file.is_empty()),
+                    Some(project) => {
+                        prop_assert!(on_file.contains(&project));
+                        prop_assert!(page.is_none_or(|page| page == project));
+                    }
+                    None => prop_assert!(on_file.is_empty() || page.is_some()),
                 }
             }
         }

@@ -124,7 +124,8 @@ impl Dist {
     /// The same for whoever looks up promises.
     pub(super) fn artifact(&self) -> Artifact {
         Artifact {
-            named: self.named.map(|digest| Named { digest, by_protocol: false }),
+            // Behind a prefix of its own, a tenant's `packages` is a root of its own.
+            named: self.named.map(|digest| Named { digest, convention: Some(self.root.clone()) }),
             topics: self.projects.iter().map(|project| Topic::new(super::NAME, project)).collect(),
         }
     }
