@@ -59,7 +59,8 @@ impl Expectation {
 
     /// The promises by which a mismatch refuses. Older sets only excuse.
     pub fn refusing(&self) -> impl Iterator<Item = &Promise> {
-        self.binding().filter(|promise| promise.is_current() && promise.is_strong())
+        self.binding()
+            .filter(|promise| promise.is_current() && (promise.is_strong() || promise.is_unread()))
     }
 
     /// Without the promises that cannot be compared, because their algorithm was not computed while the body came and the
@@ -93,6 +94,15 @@ impl Expectation {
         self.promises.iter().filter(|promise| promise.relation.binds())
     }
 
+    /// A promise that may decide and could not be read: until it can, nothing is proven and nothing is refused. A digest
+    /// that the URL names, and that its protocol checks, needs no other promise.
+    pub fn unread(&self) -> Option<&Promise> {
+        if self.named.is_some_and(|(_, binds)| binds) {
+            return None;
+        }
+        self.binding().find(|promise| promise.is_unread())
+    }
+
     /// What these digests of `size` bytes, received earlier from the target's own origin, are worth today; `None` if a
     /// promise speaks against them, or a newer set names other bytes.
     pub fn proof_of(&self, digests: &[Digest], size: u64) -> Option<Proof> {
@@ -114,6 +124,9 @@ impl Expectation {
         if let (Some((false, true)), Some((digest, _))) = (named, self.named) {
             let promised = format!("the URL names {digest}");
             return Finding::Refused(self.mismatch(promised, digests, size));
+        }
+        if let Some(unread) = self.unread() {
+            return Finding::Doubted(self.mismatch(unread.to_string(), digests, size));
         }
         let Weighed { best, older, missed } = self.weigh(digests, size);
         let disagreement = missed.map(|promise| self.mismatch(promise.to_string(), digests, size));
@@ -143,8 +156,11 @@ impl Expectation {
         };
         // Where any promise binds, only those that bind decide; the others would merely confirm.
         let binds = self.binding().next().is_some();
-        let deciding: Vec<&Promise> =
-            self.promises.iter().filter(|promise| !binds || promise.relation.binds()).collect();
+        let deciding: Vec<&Promise> = self
+            .promises
+            .iter()
+            .filter(|promise| !promise.is_unread() && (!binds || promise.relation.binds()))
+            .collect();
         let current = deciding.iter().filter(|promise| promise.is_current());
         let newest = current.map(|promise| promise.by.number).max();
         let decides =
