@@ -165,7 +165,7 @@ pub struct Promise {
     pub index: Arc<Target>,
     /// How the index relates to the target.
     pub relation: Relation,
-    /// All of these must match. Not empty.
+    /// All of these must match. Empty only in a promise that could not be read: see [`Promise::is_unread`].
     pub digests: Vec<Digest>,
     /// The length in bytes, if promised.
     pub size: Option<u64>,
@@ -177,6 +177,12 @@ impl Promise {
     /// What it is worth, if its digests are strong.
     pub fn rank(&self) -> Rank {
         if self.signed { Rank::Signed } else { self.by.rank }
+    }
+
+    /// Whether the index may promise something here that could not be read: no descriptor was left, or the disk did not
+    /// answer. Nothing that it might bind is given or kept until it can be read.
+    pub fn is_unread(&self) -> bool {
+        self.digests.is_empty()
     }
 
     /// Whether the index still says so today.
@@ -221,6 +227,9 @@ impl Promise {
 
 impl fmt::Display for Promise {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_unread() {
+            return write!(f, "what {} promises cannot be read now", self.by.shown);
+        }
         write!(f, "{} promises", self.by.shown)?;
         for (position, digest) in self.digests.iter().enumerate() {
             write!(f, "{} {digest}", if position == 0 { "" } else { " and" })?;

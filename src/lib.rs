@@ -51,6 +51,8 @@ pub mod clock;
 
 pub mod config;
 
+pub mod limits;
+
 pub mod target;
 
 pub mod proof;

@@ -1,10 +1,9 @@
-//! Listening sockets, and how many sockets there may be.
+//! Listening sockets.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use rustix::io::Errno;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
 
@@ -63,18 +62,4 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
-}
-
-/// Raises the number of open files to what the system allows: each client costs a socket, most of them a second one
-/// towards an origin. Returns the number in force; `None`: no limit.
-pub fn raise_file_limit() -> Option<u64> {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, ..limit };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(error) => {
-            tracing::warn!(%error, limit = ?limit.current, "cannot raise the number of open files");
-            limit.current
-        }
-    }
 }

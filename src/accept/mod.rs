@@ -1,7 +1,7 @@
 //! Connections from clients: accepted within limits, served, drained.
 //!
 //! A listener's loop never ends before the shutdown and never spins: when the process is out of file descriptors it
-//! waits a moment. Each connection is one task with one seat under `clients.max_connections`; a panic ends that
+//! waits a moment. Each connection is one task with one seat among the clients' (`intercept::visitors`); a panic ends that
 //! connection and nothing else. The seat lies in the socket's wrapper, so a tunnel or an upgraded connection keeps
 //! it for as long as it lives.
 //!
@@ -30,10 +30,10 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use self::listen::{adopt, bind, raise_file_limit};
+pub use self::listen::{adopt, bind};
 use crate::authority::Authority;
 use crate::config::{Clients, Config, Live};
-use crate::intercept::{Seat, Serve, Transport};
+use crate::intercept::{Door, Entry, Seat, Serve, Transport, Visitors, reset};
 use crate::outcome::metrics::Metrics;
 use crate::reply::{Body, Line};
 
@@ -89,6 +89,10 @@ pub async fn run<S: Serve>(
     shutdown: impl Future<Output = ()>,
 ) {
     let gate = Gate::new(&front.config.get().clients);
+    let visitors = Arc::downgrade(&gate.visitors);
+    front.metrics.watch_limits(Box::new(move || {
+        visitors.upgrade().map_or_else(Vec::new, |visitors| visitors.readings())
+    }));
     let accepting = join_all(listeners.iter().map(|listener| accept_from(&front, listener, &gate)));
     tokio::select! {
         _ = accepting => {}
@@ -100,7 +104,7 @@ pub async fn run<S: Serve>(
 
 /// The limits that all listeners share.
 struct Gate {
-    seats: Arc<Semaphore>,
+    visitors: Arc<Visitors>,
     strangers: Arc<Semaphore>,
     open: TaskTracker,
     drain: CancellationToken,
@@ -110,7 +114,7 @@ struct Gate {
 impl Gate {
     fn new(clients: &Clients) -> Self {
         Self {
-            seats: Arc::new(Semaphore::new(clients.max_connections.min(Semaphore::MAX_PERMITS))),
+            visitors: Visitors::new(clients),
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             open: TaskTracker::new(),
             drain: CancellationToken::new(),
@@ -158,19 +162,24 @@ async fn accept_from<S: Serve>(front: &Arc<Front<S>>, listener: &TcpListener, ga
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let config = front.config.get();
         let welcome = is_allowed(&config.clients, peer.ip());
-        let permit = if welcome {
-            // Meanwhile further ones wait in the kernel's queue.
-            Arc::clone(&gate.seats).acquire_owned().await.ok()
-        } else {
-            Arc::clone(&gate.strangers).try_acquire_owned().ok()
+        let door = if welcome { gate.visitors.enter(peer.ip()) } else { None };
+        let entry = match &door {
+            Some(door) => Entry::Visitor(Arc::clone(door)),
+            None if welcome => {
+                reset(&socket);
+                continue;
+            }
+            None => match Arc::clone(&gate.strangers).try_acquire_owned() {
+                Ok(permit) => Entry::Stranger { _permit: permit },
+                Err(_) => continue,
+            },
         };
-        let Some(permit) = permit else { continue };
-        let seat = Seat::new(permit, gate.open.token(), front.metrics.connection());
+        let seat = Seat::new(entry, gate.open.token(), front.metrics.connection());
         if let Err(error) = prepare(&socket) {
             tracing::debug!(%error, client = %peer, "a client was gone at once");
             continue;
         }
-        spawn(front, gate, config, socket, peer, seat, welcome);
+        spawn(front, gate, config, socket, peer, seat, door);
     }
 }
 
@@ -182,15 +191,29 @@ fn spawn<S: Serve>(
     socket: TcpStream,
     peer: SocketAddr,
     seat: Seat,
-    welcome: bool,
+    door: Option<Arc<Door>>,
 ) {
     let line = Line::default();
     let local = socket.local_addr().ok();
     let transport = Transport::new(socket, line.clone(), seat);
-    let visit =
-        outer::Visit { front: Arc::clone(front), config, peer, local, drain: gate.drain.clone() };
+    let activity = Arc::clone(transport.activity());
+    let visit = outer::Visit {
+        front: Arc::clone(front),
+        config,
+        peer,
+        local,
+        drain: gate.drain.clone(),
+        door: door.clone(),
+    };
     let stop = gate.stop.clone();
     tokio::spawn(async move {
+        let welcome = door.is_some();
+        let makes_way = async {
+            match &door {
+                Some(door) => door.leaves().await,
+                None => std::future::pending().await,
+            }
+        };
         let served = async {
             if welcome {
                 visit.serve(transport).await;
@@ -202,6 +225,12 @@ fn spawn<S: Serve>(
             () = served => {}
             // Dropping the other branch closes the socket, and this makes it a reset.
             () = async { stop.cancelled().await; line.cut(); } => {}
+            () = makes_way => {
+                tracing::debug!(client = %peer, "a connection makes way for others");
+                if activity.is_answering() {
+                    line.cut();
+                }
+            }
         }
     });
 }

@@ -21,7 +21,8 @@ use super::{Front, mirror};
 use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::intercept::{
-    Counted, Course, Granted, Patience, Refusal, Serve, Transport, Watch, admit, check, outer,
+    Counted, Course, Door, Granted, Patience, Refusal, Running, Serve, Transport, Watch, admit,
+    check, outer,
 };
 use crate::outcome::metrics::Direction;
 use crate::reply::{Body, Line};
@@ -38,6 +39,8 @@ pub(super) struct Visit<S> {
     /// Our end.
     pub(super) local: Option<SocketAddr>,
     pub(super) drain: CancellationToken,
+    /// Its place among the clients; a stranger has none.
+    pub(super) door: Option<Arc<Door>>,
 }
 
 /// What the requests of one connection share.
@@ -81,7 +84,11 @@ impl Asked {
 impl<S: Serve> Visit<S> {
     /// Serves requests, and then the tunnel if one of them was a CONNECT.
     pub(super) async fn serve(self, transport: Transport) {
-        let patience = Patience::of(&self.config.clients, false);
+        let mut patience = Patience::of(&self.config.clients, false);
+        if self.door.as_ref().is_some_and(|door| !door.has_seat()) {
+            // Others want to stand where it stands.
+            patience.idle = patience.idle.min(self.config.clients.header_timeout);
+        }
         let watch = Watch::over(&transport, patience, &self.drain);
         let desk = Arc::new(Desk {
             visit: self,
@@ -91,11 +98,11 @@ impl<S: Serve> Visit<S> {
         });
         let (counting, answering) = (Arc::clone(&watch.activity), Arc::clone(&desk));
         let answer = service_fn(move |request| {
-            let running = counting.begin();
+            let mut running = counting.begin();
             let desk = Arc::clone(&answering);
             async move {
                 let asked = Asked::of(&request);
-                let answered = desk.answer(request).await;
+                let answered = desk.answer(request, &mut running).await;
                 let response =
                     answered.unwrap_or_else(|refusal| desk.visit.refuse(&refusal, &asked));
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
@@ -118,7 +125,11 @@ impl<S: Serve> Visit<S> {
             std::future::ready(Ok::<_, Infallible>(response))
         });
         // It gets one answer, not an idle connection.
-        let patience = Patience { header: None, idle: self.config.clients.header_timeout };
+        let patience = Patience {
+            header: None,
+            idle: self.config.clients.header_timeout,
+            ..Patience::of(&self.config.clients, false)
+        };
         let watch = Watch::over(&transport, patience, &self.drain);
         let connection = outer().serve_connection(TokioIo::new(transport), answer);
         watch.drive(connection, Connection::graceful_shutdown).await;
@@ -165,23 +176,31 @@ impl<S: Serve> Visit<S> {
 
 impl<S: Serve> Desk<S> {
     /// Answers a request, or says why not.
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        running: &mut Running,
+    ) -> Result<Response<Body>, Refusal> {
         if request.method() == Method::CONNECT {
             return self.connect(request).await;
         }
         if request.uri().authority().is_none() {
-            return self.own(request).await;
+            return self.own(request, running).await;
         }
         let target = identify(None, &request)?;
         let origin = target.origin();
         if self.visit.is_own(origin) {
-            return self.own(request).await;
+            return self.own(request, running).await;
         }
-        self.through(origin, request).await
+        self.through(origin, request, running).await
     }
 
     /// Answers a request that is sent to larder itself: in mirror form it is for another all the same.
-    async fn own(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+    async fn own(
+        &self,
+        mut request: Request<Incoming>,
+        running: &mut Running,
+    ) -> Result<Response<Body>, Refusal> {
         let Visit { front, config, peer, local, .. } = &self.visit;
         let Some(way) = mirror::enter(config, &mut request, *local)? else {
             return Ok(front.own.answer(request, *peer).await);
@@ -190,7 +209,7 @@ impl<S: Serve> Desk<S> {
         if self.visit.is_own(origin) {
             return Err(mirror::looping(&way));
         }
-        let response = self.through(origin, request).await?;
+        let response = self.through(origin, request, running).await?;
         Ok(way.back(response))
     }
 
@@ -199,9 +218,14 @@ impl<S: Serve> Desk<S> {
         &self,
         origin: &Origin,
         request: Request<Incoming>,
+        running: &mut Running,
     ) -> Result<Response<Body>, Refusal> {
-        let Visit { front, config, peer, .. } = &self.visit;
+        let Visit { front, config, peer, door, .. } = &self.visit;
         check(config, &origin.host, origin.port)?;
+        if let Some(door) = door {
+            door.sit().await?;
+            running.takes(door.request().await?);
+        }
         let connection = self.connection.get_or_init(|| {
             let line = self.line.clone();
             Arc::new(front.pipeline.connection(*peer, None, line))
@@ -210,8 +234,11 @@ impl<S: Serve> Desk<S> {
     }
 
     async fn connect(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let Visit { front, config, peer, .. } = &self.visit;
+        let Visit { front, config, peer, door, .. } = &self.visit;
         let (host, port) = connect_authority(&request)?;
+        if let Some(door) = door {
+            door.sit().await?;
+        }
         let course = admit(config, &*front.pipeline, *peer, &host, port).await?;
         if matches!(course, Course::Look) {
             // Here the client can still be told in words; in the handshake it would only see an alert.
@@ -234,12 +261,14 @@ impl<S: Serve> Desk<S> {
             return;
         };
         let visit = &self.visit;
+        let Some(door) = visit.door.clone() else { return };
         let granted = Granted {
             config: Arc::clone(&visit.config),
             service: Arc::clone(&visit.front.pipeline),
             authority: Arc::clone(&visit.front.authority),
             metrics: Arc::clone(&visit.front.metrics),
             drain: visit.drain.clone(),
+            door,
             peer: visit.peer,
             host,
             port,

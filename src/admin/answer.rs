@@ -169,6 +169,7 @@ impl Admin {
             sound: found.sound,
             damaged: found.damaged.iter().map(ToString::to_string).collect(),
             gone: found.gone,
+            unread: found.unread,
         })
     }
 }

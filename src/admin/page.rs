@@ -29,6 +29,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::Admin;
 use super::setup::Script;
 use super::usage::{Usage, wants_html};
+use crate::limits::Reading;
 use crate::outcome::Outcome;
 use crate::reply::Body;
 
@@ -149,8 +150,28 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
             "# HELP larder_{name} {help}.\n# TYPE larder_{name} counter\nlarder_{name}_total {value}"
         )?;
     }
+    if let Some(running) = &admin.running {
+        limits(&running.metrics.limits(), &mut out)?;
+    }
     out.push_str("# EOF\n");
     Ok(out)
+}
+
+/// How the limits stand: a label names the limit, and never a client.
+fn limits(readings: &[Reading], out: &mut String) -> std::fmt::Result {
+    let mut family = |name: &str, suffix: &str, kind: &str, help: &str, of: fn(&Reading) -> u64| {
+        writeln!(out, "# HELP larder_{name} {help}.\n# TYPE larder_{name} {kind}")?;
+        for reading in readings {
+            let value = of(reading);
+            writeln!(out, "larder_{name}{suffix}{{limit=\"{}\"}} {value}", reading.name)?;
+        }
+        Ok(())
+    };
+    let in_use = "How much of a limit is in use; per address: by the one that has most";
+    family("limit_in_use", "", "gauge", in_use, |reading| reading.in_use)?;
+    family("limit_max", "", "gauge", "How much of it there is", |reading| reading.most)?;
+    let refused = "What was refused because a limit was reached";
+    family("limit_refused", "_total", "counter", refused, |reading| reading.refused)
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {

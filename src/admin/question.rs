@@ -269,6 +269,9 @@ pub struct Checked {
     pub damaged: Vec<String>,
     /// Bodies that were evicted or removed meanwhile.
     pub gone: u64,
+    /// Bodies that could not be read: nothing is known of them, and they stay. The log says why.
+    #[serde(default)]
+    pub unread: u64,
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::config::environment::Environment;
 use crate::config::load::Loaded;
 use crate::config::service::{self, Reports};
+use crate::limits;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -61,7 +62,7 @@ pub(super) fn run(invocation: &Invocation) -> anyhow::Result<u8> {
     let passed = service::listeners(&invocation.environment)
         .context("the service manager passed a socket that is no TCP listener")?;
     // Not in `exec`: its command would inherit it, and some old programs close every descriptor there could be.
-    let _limit = accept::raise_file_limit();
+    let _limit = limits::raise();
     let runtime = runtime()?;
     let code = runtime.block_on(serve(invocation, passed));
     runtime.shutdown_timeout(LEFTOVERS);

@@ -51,6 +51,10 @@ impl Verify {
                     }
                     let sound = human::count(checked.sound, "file is sound", "files are sound");
                     writeln!(out, "{sound}, {} damaged", checked.damaged.len())?;
+                    if checked.unread > 0 {
+                        let unread = human::count(checked.unread, "file", "files");
+                        writeln!(out, "{unread} could not be read; larder's log says why")?;
+                    }
                 }
                 Answer::Progress { .. }
                 | Answer::Status(_)

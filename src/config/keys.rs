@@ -97,14 +97,31 @@ pub const KEYS: &[Key] = keys! {
     list speaks_for: value::SPEAKS_FOR;
     /// Networks that may use larder.
     list clients.allow: value::NET;
-    /// Connections at a time; more wait in the kernel's queue.
+    /// Connections at a time. One that finds no seat closes quiet ones of the address that has most, waits a few seconds,
+    /// and then hears 503. Each takes up to 100 KiB of memory; half of the open files that the system allows (`ulimit -n`)
+    /// bounds it as well.
     one clients.max_connections: value::COUNT, at_restart();
+    /// Of these, connections from one address (IPv6: one network of 64 bits). Enough for a CI host with 500 containers
+    /// behind one address and four connections each; never more than seven eighths of all, so that nobody shuts the others
+    /// out.
+    one clients.connections_per_address: value::COUNT, at_restart();
+    /// Requests of one address that are being answered at a time, HTTP/2 streams included; more wait a few seconds, and
+    /// then hear 503. Enough for 500 containers with eight downloads each.
+    one clients.requests_per_address: value::COUNT, at_restart();
+    /// Memory for bytes that clients were not quick enough to take: an answer waits while there is more. An answer has up
+    /// to 128 KiB of it.
+    one clients.max_buffered: value::SIZE, at_restart();
+    /// Of this, for the clients of one address: a thousand slow downloads at once.
+    one clients.buffered_per_address: value::SIZE, at_restart();
     /// From CONNECT to the end of the TLS handshake.
     one clients.handshake_timeout: value::SPAN;
     /// For the header of a request, once it has begun.
     one clients.header_timeout: value::SPAN;
     /// A connection or tunnel on which nothing moves is closed after this.
     one clients.idle_timeout: value::SPAN;
+    /// An answer of which its client takes nothing for this long is broken off. Longer than pulls are paused while a layer
+    /// is unpacked or a laptop changes its network; short enough that who only holds on is gone in minutes.
+    one clients.stall_timeout: value::SPAN;
     /// How long a stop waits for running transfers.
     one clients.drain_timeout: value::SPAN;
     /// Whether larder serves clients that cannot use a proxy: `http://larder:3142/https/HOST/PATH` and apt-cacher-ng's
@@ -337,7 +354,10 @@ mod tests {
             let value = match key.name {
                 "listen" => "127.0.0.1:1",
                 "allow_nets" | "clients.allow" => "203.0.113.0/24",
-                "clients.max_connections" | "upstream.connections_per_origin" => "3",
+                "clients.max_connections"
+                | "clients.connections_per_address"
+                | "clients.requests_per_address"
+                | "upstream.connections_per_origin" => "3",
                 "hosts.tunnel" | "hosts.refuse" | "mirror.names" | "ca.permitted" => {
                     "*.example.org"
                 }
@@ -348,7 +368,11 @@ mod tests {
                 "http.harmless_headers" => "x-build",
                 "upstream.https_proxy" | "upstream.http_proxy" => "http://proxy.example.org:3128",
                 "upstream.roots" => "only",
-                "upstream.min_rate" | "store.max_size" | "store.min_free" => "7MiB",
+                "upstream.min_rate"
+                | "store.max_size"
+                | "store.min_free"
+                | "clients.max_buffered"
+                | "clients.buffered_per_address" => "7MiB",
                 "log.format" => "json",
                 "upstream.logins" => "example.org everyone bearer s3cret",
                 "speaks_for" => "https://example.org/simple/ https://files.example.org",

@@ -106,14 +106,24 @@ pub struct Ca {
 pub struct Clients {
     /// `clients.allow`: networks that may connect. IPv4-mapped addresses count as IPv4.
     pub allow: Vec<IpNet>,
-    /// `clients.max_connections`: more wait in the kernel's queue.
+    /// `clients.max_connections`: of all clients.
     pub max_connections: usize,
+    /// `clients.connections_per_address`: of one address.
+    pub connections_per_address: usize,
+    /// `clients.requests_per_address`: that are being answered for one address.
+    pub requests_per_address: usize,
+    /// `clients.max_buffered`: bytes that wait to be taken by clients.
+    pub max_buffered: u64,
+    /// `clients.buffered_per_address`: likewise, of one address.
+    pub buffered_per_address: u64,
     /// `clients.handshake_timeout`: from CONNECT to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// `clients.header_timeout`: for the header of a request, once it has begun.
     pub header_timeout: Duration,
     /// `clients.idle_timeout`: a connection or tunnel on which nothing moves.
     pub idle_timeout: Duration,
+    /// `clients.stall_timeout`: an answer of which nothing is taken.
+    pub stall_timeout: Duration,
     /// `clients.drain_timeout`: how long a stop waits for running transfers.
     pub drain_timeout: Duration,
 }
@@ -328,9 +338,14 @@ impl Default for Config {
             clients: Clients {
                 allow: private_nets(),
                 max_connections: 4096,
+                connections_per_address: 2048,
+                requests_per_address: 4096,
+                max_buffered: 512 << 20,
+                buffered_per_address: 128 << 20,
                 handshake_timeout: Duration::from_secs(10),
                 header_timeout: Duration::from_secs(15),
                 idle_timeout: Duration::from_mins(2),
+                stall_timeout: Duration::from_mins(5),
                 drain_timeout: Duration::from_secs(30),
             },
             mirror: Mirror { enabled: true, names: Vec::new(), registries: Vec::new() },

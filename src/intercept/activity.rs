@@ -4,22 +4,42 @@
 //! dribbles a header would also close every idle connection; and nothing in hyper ends a connection whose client
 //! stopped reading. Here the three are told apart from outside: the transport counts bytes, the service counts requests.
 //!
-//! A request that is being answered is never timed: long polls and event streams may be silent for hours. A dead
-//! peer is found by TCP keep-alive and HTTP/2 pings.
+//! A request that waits for its origin is never timed: long polls and event streams may be silent for hours. A dead
+//! peer is found by TCP keep-alive and HTTP/2 pings. A request whose client takes no byte of an answer that is there is
+//! timed (`clients.stall_timeout`): in HTTP/1 the socket says so, in HTTP/2 that nobody asks the body for more although the
+//! socket takes what it is given. A stream that stands still lets go of what it reads from and fails when it goes on; where
+//! nothing else runs on the connection, that is reset. Pings and other frames are no progress of a stream.
+//!
+//! What was handed to the HTTP library and not yet written to the socket is counted for the client's address, and bounded
+//! there: with many streams whose windows are nearly shut it would be gigabytes.
 
+use std::future::Future as _;
 use std::mem::replace;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
-use tokio::time::{Instant, sleep};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Instant, Sleep, sleep};
 
+use super::visitors::{House, RequestPlace};
 use crate::config::Clients;
 use crate::reply::{Body, Cut};
+
+/// How long an answer must stand still before its connection makes way for another request of the same address.
+const STANDS_STILL: Duration = Duration::from_secs(10);
+
+/// How often a connection is looked at, at least: what stands still is known this soon.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// How long an answer waits before it looks again whether more may be held for its address.
+const FULL: Duration = Duration::from_millis(20);
+
+/// From when on [`Activity::quiet_since`] counts.
+static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Counters of one TCP connection. They guide timeouts only, so no ordering between them is needed.
 #[derive(Debug, Default)]
@@ -36,6 +56,30 @@ pub(crate) struct Activity {
     running: AtomicUsize,
     /// `read` when the last answer ended: more than that is the beginning of a next request.
     heard: AtomicU64,
+    /// When the connection began, or its last answer ended, in milliseconds.
+    quiet_since: AtomicU64,
+    /// Bytes of bodies that were handed over and not written to the socket. What else is written (headers, pings) makes it
+    /// a little less than it is.
+    held: AtomicU64,
+    /// The answers that are being given.
+    answers: Mutex<Vec<Weak<Mutex<Answer>>>>,
+    /// How many of them stood still when they were last looked at.
+    standing: AtomicUsize,
+    /// Whose connection it is; nobody's in some tests.
+    house: Option<Arc<House>>,
+}
+
+/// An answer that is being given.
+#[derive(Debug)]
+struct Answer {
+    /// `None` once it was given up because nobody took it.
+    body: Option<Body>,
+    /// How often more of it was asked for.
+    asked: u64,
+    /// It waits for bytes, or for room: not for its client.
+    waits: bool,
+    /// `asked` when it was last looked at, and since when it has been that.
+    seen: (u64, Option<Instant>),
 }
 
 /// Why a connection is to be closed.
@@ -54,8 +98,10 @@ pub(crate) enum Lapse {
 pub(crate) struct Patience {
     /// For the header of a request, once it has begun. `None`: bytes alone do not begin one (HTTP/2 pings).
     pub(crate) header: Option<Duration>,
-    /// Without a request, or without progress.
+    /// Without a request.
     pub(crate) idle: Duration,
+    /// Without progress, while there is something to take.
+    pub(crate) stall: Duration,
 }
 
 impl Patience {
@@ -63,11 +109,30 @@ impl Patience {
         Self {
             header: (!multiplexed).then_some(clients.header_timeout),
             idle: clients.idle_timeout,
+            stall: clients.stall_timeout,
         }
     }
 }
 
 impl Activity {
+    /// Of a connection that begins now.
+    pub(crate) fn of(house: Arc<House>) -> Self {
+        let mut activity = Self::default();
+        activity.quiet_since = AtomicU64::new(now());
+        activity.house = Some(house);
+        activity
+    }
+
+    /// Since when nothing is being answered, for comparing connections.
+    pub(crate) fn quiet_since(&self) -> u64 {
+        self.quiet_since.load(Relaxed)
+    }
+
+    /// How many answers stand still.
+    pub(crate) fn standing(&self) -> usize {
+        self.standing.load(Relaxed)
+    }
+
     /// Whether no request has come.
     pub(crate) fn is_unused(&self) -> bool {
         self.requests.load(Relaxed) == 0
@@ -80,6 +145,26 @@ impl Activity {
     pub(crate) fn note_written(&self, count: usize) {
         self.written.fetch_add(count as u64, Relaxed);
         self.blocked.store(false, Relaxed);
+        // Only the connection's own task writes: nobody else takes from this.
+        let held = self.held.load(Relaxed);
+        if held > 0 {
+            let taken = held.min(count as u64);
+            self.held.fetch_sub(taken, Relaxed);
+            if let Some(house) = &self.house {
+                house.lets_go(taken);
+            }
+        }
+    }
+
+    fn hand_over(&self, bytes: usize) {
+        let Some(house) = &self.house else { return };
+        self.held.fetch_add(bytes as u64, Relaxed);
+        house.holds(bytes as u64);
+    }
+
+    fn is_full(&self) -> bool {
+        // Whoever takes what it is given may always have the next piece.
+        self.held.load(Relaxed) > 0 && self.house.as_ref().is_some_and(|house| house.is_full())
     }
 
     pub(crate) fn note_blocked(&self) {
@@ -105,14 +190,15 @@ impl Activity {
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
         self.requests.fetch_add(1, Relaxed);
         self.running.fetch_add(1, Relaxed);
-        Running(Arc::clone(self))
+        Running { activity: Arc::clone(self), place: None }
     }
 
     /// Returns when the connection has done nothing for too long. It looks four times within the shortest limit, so a
     /// limit may be exceeded by a quarter; in return, moving bytes costs no timer.
     pub(crate) async fn lapse(&self, patience: Patience) -> Lapse {
-        let shortest = patience.header.map_or(patience.idle, |header| header.min(patience.idle));
-        let tick = (shortest / 4).max(Duration::from_millis(5));
+        let shortest = patience.idle.min(patience.stall);
+        let shortest = patience.header.map_or(shortest, |header| header.min(shortest));
+        let tick = (shortest / 4).clamp(Duration::from_millis(5), LOOK_EVERY);
         let (mut idle_since, mut begun_at, mut stalled_since) = (Instant::now(), None, None);
         let (mut requests, mut written) = (0, 0);
         loop {
@@ -123,7 +209,10 @@ impl Activity {
             let progress = replace(&mut written, self.written.load(Relaxed)) != written;
             if !blocked || progress {
                 stalled_since = None;
-            } else if *stalled_since.get_or_insert(now) + patience.idle <= now {
+            } else if *stalled_since.get_or_insert(now) + patience.stall <= now {
+                return Lapse::Stalled;
+            }
+            if self.look_at_answers(now, blocked && progress, patience.stall) {
                 return Lapse::Stalled;
             }
 
@@ -143,6 +232,36 @@ impl Activity {
         }
     }
 
+    /// Gives up the answers that have stood still for `stall`; says whether nothing else is being answered, and the
+    /// connection is to be reset. While the socket is full and `moves`, every stream waits its turn.
+    fn look_at_answers(&self, now: Instant, moves: bool, stall: Duration) -> bool {
+        let answers: Vec<Arc<Mutex<Answer>>> = {
+            let mut answers = lock(&self.answers);
+            answers.retain(|answer| answer.strong_count() > 0);
+            answers.iter().filter_map(Weak::upgrade).collect()
+        };
+        let (mut standing, mut stalled) = (0, Vec::new());
+        for answer in &answers {
+            let since = lock(answer).stands_since(now, moves);
+            standing += usize::from(since.is_some_and(|since| since + STANDS_STILL <= now));
+            if since.is_some_and(|since| since + stall <= now) {
+                stalled.push(answer);
+            }
+        }
+        self.standing.store(standing, Relaxed);
+        // An answer that has just ended may still be on its way, and a reset would take it along.
+        let ended = Duration::from_millis(self::now().saturating_sub(self.quiet_since()));
+        if !stalled.is_empty() && stalled.len() >= self.running.load(Relaxed) && ended >= stall {
+            return true;
+        }
+        for answer in stalled {
+            // Bound first: what it drops may take locks of its own.
+            let given_up = lock(answer).body.take();
+            drop(given_up);
+        }
+        false
+    }
+
     /// Returns when no byte has moved in either direction for `idle` (at most twice as long).
     pub(crate) async fn standstill(&self, idle: Duration) {
         let mut before = self.moved();
@@ -157,32 +276,84 @@ impl Activity {
     }
 }
 
+impl Drop for Activity {
+    fn drop(&mut self) {
+        if let Some(house) = &self.house {
+            house.lets_go(*self.held.get_mut());
+        }
+    }
+}
+
+impl Answer {
+    /// Since when it has waited for its client; `None` if it does not.
+    fn stands_since(&mut self, now: Instant, moves: bool) -> Option<Instant> {
+        let (asked, since) = self.seen;
+        let goes_on = self.waits || moves || asked != self.asked;
+        let since = match since {
+            Some(since) if !goes_on || self.body.is_none() => since,
+            Some(_) | None => now,
+        };
+        self.seen = (self.asked, Some(since));
+        (!goes_on || self.body.is_none()).then_some(since)
+    }
+}
+
 /// A request that is being answered.
 #[derive(Debug)]
-pub(crate) struct Running(Arc<Activity>);
+pub(crate) struct Running {
+    activity: Arc<Activity>,
+    place: Option<RequestPlace>,
+}
+
+impl Running {
+    /// The request's place among those of its address, which it gives back when it has been answered.
+    pub(crate) fn takes(&mut self, place: RequestPlace) {
+        self.place = Some(place);
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Self(activity) = self;
+        let activity = &self.activity;
         activity.all_heard();
+        activity.quiet_since.store(now(), Relaxed);
         activity.running.fetch_sub(1, Relaxed);
     }
+}
+
+/// Milliseconds since larder began.
+pub(super) fn now() -> u64 {
+    let since = Instant::now().saturating_duration_since(*BEGINNING);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A body that keeps its request running until it has been sent or given up.
 #[derive(Debug)]
 pub(crate) struct Counted {
-    body: Body,
-    _running: Running,
+    answer: Arc<Mutex<Answer>>,
+    running: Running,
+    /// Until it is looked again whether more may be held.
+    full: Option<Pin<Box<Sleep>>>,
 }
 
 impl Counted {
     pub(crate) fn new(body: Body, running: Running) -> Self {
-        Self { body, _running: running }
+        // What is at its end takes no more, and most answers to HEAD and 304 are.
+        let is_given = body.is_end_stream();
+        let answer = Answer { body: Some(body), asked: 0, waits: false, seen: (0, None) };
+        let answer = Arc::new(Mutex::new(answer));
+        if !is_given {
+            lock(&running.activity.answers).push(Arc::downgrade(&answer));
+        }
+        Self { answer, running, full: None }
     }
 }
 
-impl hyper::body::Body for Counted {
+impl HttpBody for Counted {
     type Data = Bytes;
     type Error = Cut;
 
@@ -190,14 +361,37 @@ impl hyper::body::Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let Self { answer, running, full } = &mut *self;
+        let mut answer = lock(answer);
+        answer.asked += 1;
+        answer.waits = true;
+        while running.activity.is_full() {
+            let wait = full.get_or_insert_with(|| Box::pin(sleep(FULL)));
+            if wait.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            *full = None;
+        }
+        *full = None;
+        let Some(body) = &mut answer.body else {
+            let why = "its client took nothing of it for too long (clients.stall_timeout)";
+            return Poll::Ready(Some(Err(Cut(why.to_owned()))));
+        };
+        let polled = Pin::new(body).poll_frame(cx);
+        answer.waits = polled.is_pending();
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(bytes) = frame.data_ref()
+        {
+            running.activity.hand_over(bytes.len());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        lock(&self.answer).body.as_ref().is_some_and(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        lock(&self.answer).body.as_ref().map(HttpBody::size_hint).unwrap_or_default()
     }
 }

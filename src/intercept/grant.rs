@@ -28,6 +28,11 @@ impl Refusal {
         Self::refused(StatusCode::FORBIDDEN, text)
     }
 
+    /// larder has no room for it now.
+    pub(crate) fn busy(text: String) -> Self {
+        Self::refused(StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+
     fn refused(status: StatusCode, text: String) -> Self {
         Self { outcome: Outcome::Refused, status, text }
     }

@@ -28,6 +28,7 @@ mod serve;
 mod tls;
 mod transport;
 mod tunnel;
+mod visitors;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -43,11 +44,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::activity::{Counted, Patience};
+pub(crate) use self::activity::{Counted, Patience, Running};
 pub(crate) use self::grant::{Course, Refusal, admit, check};
 pub(crate) use self::http::{Watch, outer};
 pub use self::serve::Serve;
-pub(crate) use self::transport::{Seat, Transport};
+pub(crate) use self::transport::{Entry, Seat, Transport, reset};
+pub(crate) use self::visitors::{Door, Visitors};
 
 use self::first::{First, Hello};
 use self::tunnel::Route;
@@ -77,6 +79,7 @@ pub(crate) struct Granted<S> {
     pub(crate) authority: Arc<Authority>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) drain: CancellationToken,
+    pub(crate) door: Arc<Door>,
     pub(crate) peer: SocketAddr,
     pub(crate) host: Host,
     pub(crate) port: u16,
@@ -244,12 +247,23 @@ impl<S: Serve> Granted<S> {
     {
         let service = Arc::clone(&self.service);
         let connection = Arc::new(service.connection(self.peer, Some(tunnel), watch.line.clone()));
-        let counting = Arc::clone(&watch.activity);
+        let (counting, door) = (Arc::clone(&watch.activity), Arc::clone(&self.door));
+        let metrics = Arc::clone(&self.metrics);
         let answer = service_fn(move |request| {
-            let running = counting.begin();
+            let mut running = counting.begin();
             let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
+            let (door, metrics) = (Arc::clone(&door), Arc::clone(&metrics));
             async move {
-                let response = service.serve(&connection, request).await;
+                let response = match door.request().await {
+                    Ok(place) => {
+                        running.takes(place);
+                        service.serve(&connection, request).await
+                    }
+                    Err(refusal) => {
+                        metrics.ended(refusal.outcome, None, "");
+                        refusal.response()
+                    }
+                };
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
             }
         });

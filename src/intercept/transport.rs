@@ -26,6 +26,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::activity::Activity;
+use super::visitors::Door;
 use crate::outcome::metrics::OpenConnection;
 use crate::reply::Line;
 
@@ -33,10 +34,18 @@ use crate::reply::Line;
 /// 2 KiB; one record has 16, and a header of 5 bytes (RFC 8446 §5.1).
 pub(crate) const LOOK: usize = 16 * 1024 + 5;
 
+/// By what right a connection is open.
+pub(crate) enum Entry {
+    /// As one of those that may use larder.
+    Visitor(Arc<Door>),
+    /// To be told that it may not.
+    Stranger { _permit: OwnedSemaphorePermit },
+}
+
 /// A place under the connection limit.
 pub(crate) struct Seat {
     /// Frees the place.
-    _permit: OwnedSemaphorePermit,
+    place: Entry,
     /// Lets a drain end.
     _open: TaskTrackerToken,
     /// Counts the connection.
@@ -44,12 +53,8 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn new(
-        permit: OwnedSemaphorePermit,
-        open: TaskTrackerToken,
-        counted: OpenConnection,
-    ) -> Self {
-        Self { _permit: permit, _open: open, _counted: counted }
+    pub(crate) fn new(place: Entry, open: TaskTrackerToken, counted: OpenConnection) -> Self {
+        Self { place, _open: open, _counted: counted }
     }
 }
 
@@ -74,14 +79,11 @@ pub(crate) struct Transport {
 
 impl Transport {
     pub(crate) fn new(socket: TcpStream, line: Line, seat: Seat) -> Self {
-        Self {
-            socket,
-            unread: BytesMut::new(),
-            line,
-            activity: Arc::default(),
-            sealed: false,
-            seat: Some(seat),
-        }
+        let activity = match &seat.place {
+            Entry::Visitor(door) => Arc::clone(door.activity()),
+            Entry::Stranger { .. } => Arc::default(),
+        };
+        Self { socket, unread: BytesMut::new(), line, activity, sealed: false, seat: Some(seat) }
     }
 
     /// From now on TLS is spoken over it.
@@ -211,7 +213,7 @@ impl Drop for Transport {
 }
 
 /// With nothing to linger for, `close` discards what is unsent and sends RST (tcp(7), `SO_LINGER`).
-fn reset(socket: &TcpStream) {
+pub(crate) fn reset(socket: &TcpStream) {
     if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
         tracing::warn!(%error, "a cut connection could not be reset");
     }

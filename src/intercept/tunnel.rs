@@ -37,6 +37,8 @@ pub(crate) async fn copy(
 ) {
     let stopwatch = Stopwatch::start();
     let activity = Arc::clone(client.activity());
+    // It has a time limit of its own, and never makes way as a quiet connection does.
+    let _running = activity.begin();
     let (up_before, down_before) = activity.moved();
     let up_before = up_before.saturating_sub(client.seen().len() as u64);
     let copied = async {

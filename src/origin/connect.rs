@@ -19,6 +19,8 @@ use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::dial::dial;
@@ -30,6 +32,7 @@ use super::tls::{Offer, Tls};
 use super::tunnelled::Tunnelled;
 use super::{Duplex, Reach};
 use crate::config::{Config, Live};
+use crate::limits::{PLACES, Place};
 use crate::target::{Host, Origin, Scheme};
 
 /// What all connections share. A reload makes a new one for new connections.
@@ -167,9 +170,10 @@ impl Wire {
     ) -> Result<(Box<dyn Duplex>, bool), Fault> {
         let addresses = self.resolver.addresses(host, port).await?;
         let open = self.guard.choose(host, &addresses, reach)?;
+        let place = place().await?;
         let (stream, address) = dial(open).await?;
         let public = self.guard.class_of(address) == Class::Public;
-        Ok((Box::new(stream), public))
+        Ok((Box::new(Placed { stream, _place: place }), public))
     }
 
     /// A connection to `proxy`, or through a tunnel there to `origin`.
@@ -187,8 +191,9 @@ impl Wire {
         if addresses.iter().any(|address| self.guard.is_own(*address)) {
             return Err(Fault::Loop);
         }
+        let place = place().await?;
         let (stream, _) = dial(addresses).await.map_err(at_proxy)?;
-        let mut io: Box<dyn Duplex> = Box::new(stream);
+        let mut io: Box<dyn Duplex> = Box::new(Placed { stream, _place: place });
         if proxy.secure {
             let secured = self.tls.handshake(&proxy.host, Offer::Http1, io).await;
             io = Box::new(secured.map_err(at_proxy)?.stream);
@@ -197,6 +202,65 @@ impl Wire {
             io = proxy.tunnel(io, origin, &self.pseudonym).await?;
         }
         Ok((io, class == Class::Public))
+    }
+}
+
+/// A place for a connection, waited for in the order of asking.
+async fn place() -> Result<Place, Fault> {
+    let place = PLACES.upstream.take().await;
+    place.ok_or_else(|| {
+        let why = format!(
+            "{} connections to origins are open, as many as the limit of open files (ulimit -n) leaves room for",
+            PLACES.upstream.most()
+        );
+        Fault::Busy(why.into())
+    })
+}
+
+/// A TCP connection, and its place among the process's descriptors.
+#[derive(Debug)]
+struct Placed {
+    stream: TcpStream,
+    _place: Place,
+}
+
+impl AsyncRead for Placed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Placed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

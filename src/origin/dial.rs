@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
@@ -50,9 +51,14 @@ pub(super) async fn dial(addresses: Vec<SocketAddr>) -> Result<(TcpStream, Socke
 }
 
 async fn attempt(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Fault> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| Fault::Unreachable(format!("{address}: {error}").into()))?;
+    let stream =
+        TcpStream::connect(address).await.map_err(|error| match Errno::from_io_error(&error) {
+            // No descriptor, or no memory: that is larder's, and says nothing of the origin.
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
+                Fault::Busy(error.to_string().into())
+            }
+            _ => Fault::Unreachable(format!("{address}: {error}").into()),
+        })?;
     // Both only make things better: a socket that takes neither still works.
     stream.set_nodelay(true).ok();
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);

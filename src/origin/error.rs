@@ -42,6 +42,7 @@ impl OriginError {
             | Fault::Stalled { .. }
             | Fault::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
             Fault::SetUp(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Fault::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Fault::Unresolved(_)
             | Fault::Unreachable(_)
             | Fault::Untrusted { .. }
@@ -66,6 +67,7 @@ impl OriginError {
             | Fault::Unsendable(_)
             | Fault::Loop
             | Fault::SetUp(_)
+            | Fault::Busy(_)
             | Fault::WantsCertificate
             | Fault::NoToken(_)
             | Fault::ForeignTls(_) => false,
@@ -118,6 +120,10 @@ pub enum Fault {
     /// larder's own configuration.
     #[error("{0}")]
     SetUp(Box<str>),
+
+    /// larder itself has no room for another connection; the origin is not to blame.
+    #[error("larder has no connection to spare for it: {0}; try again in a moment")]
+    Busy(Box<str>),
 
     // === the way ===
     /// DNS gave no address.

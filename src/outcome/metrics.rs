@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Outcome;
 use super::witness::Witness;
+use crate::limits::{PLACES, Reading};
 use crate::proof::Proof;
 
 /// Which way bytes of bodies went.
@@ -72,6 +73,9 @@ impl Alarm {
     }
 }
 
+/// Tells how the clients' limits stand.
+pub type LimitReader = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
+
 /// The counters of one larder.
 pub struct Metrics {
     registry: Registry,
@@ -81,6 +85,7 @@ pub struct Metrics {
     alarms: Family<AlarmLabels, Counter>,
     connections: Gauge,
     totals: Mutex<Totals>,
+    limits: OnceLock<LimitReader>,
     /// What is remembered of clients that fail.
     pub witness: Witness,
 }
@@ -150,6 +155,7 @@ impl Default for Metrics {
             alarms,
             connections,
             totals: Mutex::default(),
+            limits: OnceLock::new(),
             witness: Witness::default(),
         }
     }
@@ -214,6 +220,18 @@ impl Metrics {
     pub fn connection(self: &Arc<Self>) -> OpenConnection {
         self.connections.inc();
         OpenConnection(Arc::clone(self))
+    }
+
+    /// Says who can tell how the clients' limits stand; the first one stays.
+    pub fn watch_limits(&self, reader: LimitReader) {
+        let _the_first_stays = self.limits.set(reader);
+    }
+
+    /// How all limits stand: the clients', and those of the process's descriptors.
+    pub fn limits(&self) -> Vec<Reading> {
+        let mut readings = self.limits.get().map_or_else(Vec::new, |read| read());
+        readings.extend([PLACES.upstream.reading(), PLACES.files.reading()]);
+        readings
     }
 
     /// The sums since the start.

@@ -128,6 +128,7 @@ impl Pipeline {
         Err(Mismatch {
             promised: "a range that the origin gave beside the whole has other bytes".to_owned(),
             came: format!("a whole of {} bytes", body.size),
+            elsewhere: None,
         })
     }
 
@@ -153,6 +154,7 @@ pub(super) fn uncompared_besides(flight: &Flight) -> Option<Mismatch> {
             "a range that the origin gave beside the whole can be compared only with a stored body"
                 .to_owned(),
         came: "a body that the store has no room for; ask again without ranges".to_owned(),
+        elsewhere: None,
     })
 }
 

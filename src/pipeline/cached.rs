@@ -1,5 +1,6 @@
 //! Requests that may be answered from the store: look up, join a flight, answer.
 
+use std::io;
 use std::sync::Arc;
 
 use hyper::{Response, StatusCode, Version, header};
@@ -9,13 +10,16 @@ use super::record::Record;
 use super::rights::{Right, WAIT_FOR_FAILING};
 use super::task::Task;
 use super::{Call, Connection, Pipeline};
+use crate::digest::BlobId;
 use crate::flight::{Answered, End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
+use crate::limits::PLACES;
 use crate::origin::Answer;
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
+use crate::store::Blob;
 use crate::target::{Partition, Target};
 
 /// How a flight ended that a request waited for.
@@ -57,11 +61,10 @@ impl Pipeline {
         }
         self.reading.wait(task.target.origin()).await;
         self.follow(&call.connection, &mut task);
-        let mut found = self.look_up(&task, &asked.headers).await;
-        let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
-        if may_ask && self.chase_for(&task).await > 0 {
-            found = self.look_up(&task, &asked.headers).await;
-        }
+        let found = match self.find(&task, asked, demand).await {
+            Ok(found) => found,
+            Err(why) => return record.busy(&why),
+        };
         let stored = match found {
             Lookup::Fresh(stored) => {
                 self.read_stored(&task, &stored).await;
@@ -98,6 +101,28 @@ impl Pipeline {
             return self.pass_for(call, &task, PassReason::NoStore, record).await;
         }
         self.fly(call, asked, task, stored, record).await
+    }
+
+    /// Looks up what is stored, if need be once more after asking for what should be read before. The error says that a
+    /// promise which may bind the target cannot be read now.
+    async fn find(
+        self: &Arc<Self>,
+        task: &Task,
+        asked: &Asked,
+        demand: Demand,
+    ) -> Result<Lookup, String> {
+        let found = self.look_up(task, &asked.headers).await;
+        if matches!(found, Lookup::Fresh(_)) {
+            return Ok(found);
+        }
+        if let Some(why) = self.unread(task) {
+            return Err(why);
+        }
+        let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
+        if may_ask && self.chase_for(task).await > 0 {
+            return Ok(self.look_up(task, &asked.headers).await);
+        }
+        Ok(found)
     }
 
     /// Joins or begins the flight, and answers from it.
@@ -324,9 +349,14 @@ impl Pipeline {
         let source = if asked.head_only {
             None
         } else {
-            let (store, id) = (Arc::clone(&self.store), stored.entry.blob);
-            let blob = tokio::task::spawn_blocking(move || store.blob(id)).await.ok()??;
-            Some(Source::Blob(Arc::new(blob)))
+            match self.open_blob(stored.entry.blob).await {
+                Ok(blob) => Some(Source::Blob(Arc::new(blob?))),
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                    return Some(record.busy(&format!("{}: {error}", task.target)));
+                }
+                // It is fetched again: the origin may have what the disk does not give now.
+                Err(_) => None?,
+            }
         };
         self.store.touch(&stored.entry);
         connection.read(task, &stored.entry);
@@ -334,6 +364,26 @@ impl Pipeline {
         let now = self.clock.now();
         let response = reply::stored(asked, &stored.entry, source, outcome, stored.proof, now);
         Some(record.end(outcome, response))
+    }
+}
+
+impl Pipeline {
+    /// Opens a stored body; `None` if it is not there. Where every place for an open file is taken one is waited for.
+    async fn open_blob(&self, id: BlobId) -> io::Result<Option<Blob>> {
+        let open = || {
+            let store = Arc::clone(&self.store);
+            tokio::task::spawn_blocking(move || store.open_blob(id))
+        };
+        match open().await? {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                let Some(place) = PLACES.files.take().await else {
+                    return Err(error);
+                };
+                drop(place);
+                open().await?
+            }
+            opened => opened,
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reading the claims of indexes, off the async threads.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Pipeline;
 use super::editions::{self, Held};
@@ -14,9 +15,14 @@ use crate::ecosystem::{Document, Ecosystem, Malformed, Recognition};
 use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
 use crate::proof::{Proof, Rank};
-use crate::store::{ClaimBatch, Notes};
+use crate::store::{ClaimBatch, Notes, may_pass};
 use crate::target::{Partition, Root, Scheme, Target};
 use crate::verify::Expectation;
+
+/// The pauses before an index is read again that could not be read: out of descriptors, say. What reads it waits so long;
+/// after that it is read when it is next asked for.
+const READ_AGAIN: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
 
 impl Pipeline {
     /// Reads the claims of an index, or finds that they are read. An index that cannot be read makes none; the client has it
@@ -30,16 +36,33 @@ impl Pipeline {
         known: bool,
         reader: Partition,
     ) {
-        let pipeline = Arc::clone(self);
-        let (recognition, at, base) = (recognition.clone(), at.clone(), base.clone());
-        let entry = Arc::clone(entry);
-        let name = recognition.ecosystem.name();
         let _place = self.reading.place().await;
-        let reading = tokio::task::spawn_blocking(move || {
-            pipeline.read(&recognition, &at, &entry, &base, known, reader);
-        });
-        if reading.await.is_err() {
-            tracing::error!(index = name, "reading an index was broken off");
+        let mut pauses = READ_AGAIN.into_iter();
+        loop {
+            let pipeline = Arc::clone(self);
+            let (recognition, index, base) = (recognition.clone(), at.clone(), base.clone());
+            let entry = Arc::clone(entry);
+            let reading = tokio::task::spawn_blocking(move || {
+                pipeline.read(&recognition, &index, &entry, &base, known, reader)
+            });
+            let error = match reading.await {
+                Ok(Ok(())) => {
+                    self.memory.note_unread(at, reader, false);
+                    return;
+                }
+                Ok(Err(error)) => error,
+                Err(_) => {
+                    tracing::error!(url = %at, "reading an index was broken off");
+                    return;
+                }
+            };
+            // It promises something all the same; until it was read, the version before it speaks.
+            self.memory.note_unread(at, reader, true);
+            tracing::warn!(url = %at, %error, "an index cannot be read now; it is tried again");
+            match pauses.next() {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => return,
+            }
         }
     }
 
@@ -51,6 +74,11 @@ impl Pipeline {
         let Some(known) = &task.recognition else {
             return;
         };
+        if self.memory.is_unread(task.bare(), reader) {
+            let _reading = self.reading_of(task);
+            self.read_claims(known, task.bare(), entry, task.bare(), false, reader).await;
+            return;
+        }
         let is_version = !known.ecosystem.indexes_of(task.bare()).is_empty();
         if task.artifact().is_some() && !is_version {
             return;
@@ -108,25 +136,28 @@ impl Pipeline {
         base: &Target,
         known: bool,
         reader: Partition,
-    ) {
+    ) -> io::Result<()> {
         if at.has_token() {
             // A set of claims names its index's URL on disk, so that it can be asked again.
-            return;
+            return Ok(());
         }
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
         let indexes = indexes(recognition, at);
         let proven = self.proven(recognition, at, entry, reader);
         if proven.rank == Rank::None && self.is_member(recognition, at, reader) {
             // A version that the newest Release does not name: another's turn, or not yet its own.
-            return;
+            return Ok(());
         }
         let changes = self.keys.changes();
         let read = known && self.confirm_reading(recognition, at, &indexes, entry, proven, reader);
         for index in &indexes {
             self.memory.note_reading(index, reader, changes);
         }
-        let Some(blob) = store.blob(entry.blob).filter(|_| !read) else {
-            return;
+        if read {
+            return Ok(());
+        }
+        let Some(blob) = store.open_blob(entry.blob)? else {
+            return Ok(());
         };
         let seen = store.seen_by(reader);
         let open = || blob.open().map(|reader| -> Box<dyn Read> { reader });
@@ -150,18 +181,33 @@ impl Pipeline {
                     self.take_claims(ecosystem, &document, batch, entry)
                 },
             );
-            if read.as_ref().is_err_and(|error| !matches!(error, Malformed::Forged(_))) {
+            let stands = |error: &Malformed| match error {
+                Malformed::Forged(_) => true,
+                Malformed::Unreadable(error) => may_pass(error),
+                Malformed::Shape { .. } | Malformed::Limit { .. } => false,
+            };
+            if read.as_ref().is_err_and(|error| !stands(error)) {
                 // What it said before still excuses late bytes, and decides no more.
                 seen.retract_claims(&index, now);
             }
             read
         });
-        if let Err(error) = read {
-            tracing::warn!(url = %at, %error, "this index makes no claims");
-            self.metrics.alarm(Alarm::Malformed);
-            let text = format!("makes no claims: {error}");
-            store.note_rejection(at, &text, now);
-        }
+        read.or_else(|error| self.makes_no_claims(at, error, now))
+    }
+
+    /// Says that an index could not be understood; the error says that it could not be read now, which is another matter.
+    fn makes_no_claims(&self, at: &Target, error: Malformed, now: Time) -> io::Result<()> {
+        let error = match error {
+            Malformed::Unreadable(error) if may_pass(&error) => return Err(error),
+            error @ (Malformed::Unreadable(_)
+            | Malformed::Forged(_)
+            | Malformed::Shape { .. }
+            | Malformed::Limit { .. }) => error,
+        };
+        tracing::warn!(url = %at, %error, "this index makes no claims");
+        self.metrics.alarm(Alarm::Malformed);
+        self.store.note_rejection(at, &format!("makes no claims: {error}"), now);
+        Ok(())
     }
 
     /// Whether a document's claims are current, as it would be read today; then they are confirmed.
@@ -303,7 +349,9 @@ impl Pipeline {
 
     /// Whether an index that may speak for `at` names it today: then its word decides what is read.
     fn is_member(&self, recognition: &Recognition, at: &Target, reader: Partition) -> bool {
-        let decides = |promise: &Promise| promise.is_current() && promise.is_strong();
+        let decides = |promise: &Promise| {
+            promise.is_current() && (promise.is_strong() || promise.is_unread())
+        };
         self.promises_of_index(at, Some(recognition), reader).iter().any(decides)
     }
 

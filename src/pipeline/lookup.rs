@@ -71,6 +71,8 @@ pub(super) struct Memory {
     judged: Cache<(Key, BlobId, Partition), (u64, Option<Proof>)>,
     /// With which generation it was asked whether an index that may speak for a target names it.
     bound: Cache<Key, (u64, bool)>,
+    /// Indexes that could not be read when they came.
+    unread: Cache<Key, ()>,
     negatives: Cache<Key, Negative>,
     /// Answers that only their client may have: the next request need not find that out again. Until when, and after how
     /// many changes of the keys: with another key the next may be proven.
@@ -100,6 +102,7 @@ impl Default for Memory {
             unshared: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             read_with: Cache::new(100_000),
             bound: Cache::new(100_000),
+            unread: Cache::new(10_000),
             changed: Cache::builder().max_capacity(10_000).time_to_live(day).build(),
             invalidated: Cache::builder().max_capacity(100_000).time_to_live(day).build(),
         }
@@ -140,6 +143,21 @@ impl Memory {
     /// Notes with which keys an index is being read, as `reader` sees it.
     pub(super) fn note_reading(&self, index: &Target, reader: Partition, keys: u64) {
         self.read_with.insert(index.key(reader), keys);
+    }
+
+    /// Notes whether an index waits to be read, because it could not be.
+    pub(super) fn note_unread(&self, index: &Target, reader: Partition, waits: bool) {
+        let key = index.key(reader);
+        if waits {
+            self.unread.insert(key, ());
+        } else if self.unread.entry_count() > 0 || self.unread.contains_key(&key) {
+            self.unread.invalidate(&key);
+        }
+    }
+
+    /// Whether an index waits to be read.
+    pub(super) fn is_unread(&self, index: &Target, reader: Partition) -> bool {
+        self.unread.contains_key(&index.key(reader))
     }
 
     /// Whether an index was read with today's keys, as `reader` sees it.
@@ -250,6 +268,17 @@ impl Pipeline {
         }
     }
 
+    /// Why nothing of the task's target may be given now: a promise that may bind it cannot be read. It is asked only
+    /// where nothing stored serves.
+    pub(super) fn unread(&self, task: &Task) -> Option<String> {
+        let expected = self.expectation_of(task);
+        let unread = expected.unread()?;
+        Some(format!(
+            "{}: {unread}, and nothing is given that it may speak against; try again in a moment. If it goes on, larder's log says which file cannot be read and why",
+            task.target
+        ))
+    }
+
     /// What the indexes that may speak for another index promise of it. No other is heard: indexes change all the time, so
     /// that a stranger's word on one says nothing, and claims would be read from it for what a stranger made of it.
     pub(super) fn promises_of_index(
@@ -305,7 +334,9 @@ impl Pipeline {
         let promises = seen.promises(target, &artifact.topics, self.clock.now());
         let claimed =
             promises.iter().any(|promise| promise.is_current() && promise.relation.binds());
-        self.memory.bound.insert(key, (generation, claimed));
+        if promises.iter().all(|promise| !promise.is_unread()) {
+            self.memory.bound.insert(key, (generation, claimed));
+        }
         claimed
     }
 
@@ -378,6 +409,10 @@ impl Pipeline {
             }
             Finding::Excused(_) | Finding::Doubted(_) | Finding::Refused(_) => None,
         };
+        if expected.unread().is_some() {
+            // Nothing is known of it for now, which is nothing to remember.
+            return None;
+        }
         self.memory.judged.insert(known, (generation, today));
         let public = !task.asker.is_private();
         let changes = |today: &Proof| public && entry.proof.judged(*today) != entry.proof;

@@ -44,6 +44,10 @@ impl Pipeline {
         // In HTTP/2 a stream that breaks ends alone.
         let version = request.version();
         let line = (version < Version::HTTP_2).then(|| connection.line.clone());
+        if let Some(why) = task.filter(|_| method == Method::GET).and_then(|task| self.unread(task))
+        {
+            return record.busy(&why);
+        }
         let bound = task
             .filter(|_| method == Method::GET)
             .and_then(|task| self.bound(task, connection.peer.ip()));

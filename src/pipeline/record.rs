@@ -79,6 +79,14 @@ impl Record {
         self.end(Outcome::Refused, reply::text(status, line, Outcome::Refused))
     }
 
+    /// larder has no room for the request now, or cannot read what it would have to.
+    pub(super) fn busy(&mut self, line: &str) -> Response<Body> {
+        self.end(
+            Outcome::Failed,
+            reply::text(StatusCode::SERVICE_UNAVAILABLE, line, Outcome::Failed),
+        )
+    }
+
     /// Writes everything down when the last byte has gone, or the client.
     pub(super) fn into_response(
         self,

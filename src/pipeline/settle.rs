@@ -144,9 +144,9 @@ impl Pipeline {
                 }
                 Verdict::Doubt(doubted, mismatch) if last => {
                     drop(doubted);
-                    let why = "the index could not be asked again";
+                    let (status, why) = undecided(&expected);
                     let line = format!("{}: {mismatch}; {why}", task.target);
-                    let end = End::Failed(hyper::StatusCode::BAD_GATEWAY, line);
+                    let end = End::Failed(status, line);
                     return refused(lead, attempt, end, resumed);
                 }
                 Verdict::Doubt(doubted, _) => {
@@ -185,6 +185,11 @@ impl Pipeline {
                 }
                 Finding::Doubted(_) if !last => {
                     self.ask_again_for(task, &expected, task.asked).await;
+                }
+                Finding::Doubted(mismatch) if expected.unread().is_some() => {
+                    let (status, why) = undecided(&expected);
+                    let line = format!("{}: {mismatch}; {why}", task.target);
+                    return refused(lead, attempt, End::Failed(status, line), resumed);
                 }
                 Finding::Doubted(mismatch) | Finding::Refused(mismatch) => {
                     return self.refuse(lead, task, &mismatch, attempt, resumed);
@@ -370,6 +375,14 @@ impl Pipeline {
             self.disagrees(task.bare(), &mismatch);
         }
     }
+}
+
+/// Why a body of which something is promised is neither completed nor refused.
+fn undecided(expected: &Expectation) -> (hyper::StatusCode, &'static str) {
+    if expected.unread().is_some() {
+        return (hyper::StatusCode::SERVICE_UNAVAILABLE, "try again in a moment");
+    }
+    (hyper::StatusCode::BAD_GATEWAY, "the index could not be asked again")
 }
 
 fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {

@@ -25,6 +25,7 @@ use range::Span;
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
 use crate::freshness;
+use crate::limits;
 use crate::outcome::Outcome;
 use crate::proof::Proof;
 
@@ -90,6 +91,9 @@ pub fn text(status: StatusCode, line: &str, outcome: Outcome) -> Response<Body> 
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     // Nobody downstream may keep an error of larder's.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, limits::RETRY_AFTER.into());
+    }
     set_cache_status(headers, outcome, None);
     response
 }

@@ -202,10 +202,17 @@ impl ClaimBatch {
     /// Whether something else is kept in the place of `claim`: the index named other bytes for this file before, and a
     /// signature stood behind those.
     fn is_kept(&mut self, claim: &Claim, signed: bool) -> Result<bool, TooMany> {
-        if !self.compares {
+        if !self.compares || self.failed.is_some() {
             return Ok(false);
         }
-        let before = self.store.claimed_before(&self.index, claim);
+        let before = match self.store.claimed_before(&self.index, claim) {
+            Ok(before) => before,
+            Err(error) => {
+                // A signed promise that cannot be read now must not be replaced by an unsigned one.
+                self.failed = Some(error);
+                return Ok(false);
+            }
+        };
         let Some(change) = Notes::change(claim, &before) else {
             return Ok(false);
         };
@@ -221,9 +228,16 @@ impl ClaimBatch {
         Ok(keeps)
     }
 
-    fn signed_before(&self, claim: &Claim) -> Vec<Claim> {
-        let before = self.store.claimed_before(&self.index, claim).into_iter();
-        before.filter(|(_, signed)| *signed).map(|(claim, _)| claim).collect()
+    fn signed_before(&mut self, claim: &Claim) -> Vec<Claim> {
+        match self.store.claimed_before(&self.index, claim) {
+            Ok(before) => {
+                before.into_iter().filter(|(_, signed)| *signed).map(|(claim, _)| claim).collect()
+            }
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                Vec::new()
+            }
+        }
     }
 
     /// Makes the set current, as one, in the place of the index's older sets (which stay a day as superseded). A set that

@@ -7,13 +7,18 @@
 //!
 //! SHA-256 is computed once, when a body comes in; a hit checks the CRC of each chunk before it leaves, which costs a
 //! thirtieth. Disks and memory flip bits, they do not forge CRCs. What is damaged is taken out of service and becomes a
-//! miss (promise P8).
+//! miss (promise P8). What merely cannot be read now stays (DESIGN §6).
+//!
+//! All readers of a body share one open file, so that sixty thousand streams of one body cost one descriptor; the files
+//! opened last stay open when nobody reads them. Each takes one of the places for files (`limits.rs`).
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -22,8 +27,9 @@ use rustix::fs::{Advice, fadvise};
 use super::record::remove_quietly;
 use super::sealed::{Kind, seal, unseal};
 use super::space::{Room, footprint};
-use super::{Buffer, CHUNK, Store, durable, failpoint};
+use super::{Buffer, CHUNK, Store, durable, failpoint, hold};
 use crate::digest::{BlobId, hex};
+use crate::limits::{PLACES, Place};
 use crate::received::Spooled;
 
 const SUMS: Kind = Kind { magic: *b"LcrC", version: 1 };
@@ -34,10 +40,32 @@ const SIDE: &str = ".crc";
 /// From this size on, the kernel is told to read ahead.
 const READ_AHEAD_FROM: u64 = 4 * CHUNK;
 
+/// Files of bodies that stay open although nobody reads them: the hot ones of a build. At most a quarter of the places.
+const MOST_KEPT_OPEN: usize = 256;
+
 /// The files.
 #[derive(Debug)]
 pub(super) struct Blobs {
     directory: PathBuf,
+    /// Those that were opened last, the oldest first.
+    kept: Mutex<Vec<(BlobId, Arc<OpenFile>)>>,
+}
+
+/// An open file of a body, and its place among the process's descriptors.
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    _place: Place,
+}
+
+/// What [`Blobs::sweep`] found.
+#[derive(Debug, Default)]
+pub(super) struct Swept {
+    /// Names and lengths of bodies.
+    pub(super) bodies: Vec<(BlobId, u64)>,
+    /// The directories, by the first byte of the bodies in them, that could not be read whole: what is there is not known,
+    /// and stays.
+    pub(super) unread: HashSet<u8>,
 }
 
 /// A body in service. Whoever holds it besides the store's list pins it.
@@ -47,6 +75,8 @@ pub(super) struct Stored {
     pub(super) size: u64,
     /// The CRC-32 of each chunk, once they were needed.
     sums: OnceLock<Box<[u32]>>,
+    /// Its file, while somebody has it open.
+    file: Mutex<Weak<OpenFile>>,
     /// The spool file it was, while followers of its fill still read that.
     growing: Weak<File>,
     _room: Room,
@@ -55,7 +85,13 @@ pub(super) struct Stored {
 impl Stored {
     /// A body of `size` bytes, which takes `room`.
     pub(super) fn new(size: u64, room: Room) -> Self {
-        Self { size, sums: OnceLock::new(), growing: Weak::new(), _room: room }
+        Self {
+            size,
+            sums: OnceLock::new(),
+            file: Mutex::default(),
+            growing: Weak::new(),
+            _room: room,
+        }
     }
 
     /// A body that was a spool file a moment ago.
@@ -63,6 +99,7 @@ impl Stored {
         Self {
             size: spooled.size,
             sums: OnceLock::from(Box::from(spooled.chunks.as_slice())),
+            file: Mutex::default(),
             growing: Arc::downgrade(&spooled.file),
             _room: room,
         }
@@ -83,7 +120,7 @@ pub(super) fn footprint_of(size: u64) -> u64 {
 impl Blobs {
     /// Those under `directory`, which need not exist.
     pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory }
+        Self { directory, kept: Mutex::default() }
     }
 
     /// Puts a spooled body in its place: first its bytes are made durable, then its sums, then its name.
@@ -106,12 +143,20 @@ impl Blobs {
     }
 
     /// Whether the files of a body are there, and of the right length.
-    pub(super) fn holds(&self, id: BlobId, size: u64) -> bool {
-        self.path(id).metadata().is_ok_and(|body| body.len() == size) && self.side(id).exists()
+    pub(super) fn holds(&self, id: BlobId, size: u64) -> io::Result<bool> {
+        match self.path(id).metadata() {
+            Ok(body) if body.len() == size => self.side(id).try_exists(),
+            Ok(_) => Ok(false),
+            Err(error) if durable::is_damage(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes the files of a body, as well as that goes: what stays is found by the next start.
     pub(super) fn discard(&self, id: BlobId) {
+        // An open file takes its space until it is closed.
+        let closed: Vec<_> = hold(&self.kept).extract_if(.., |(kept, _)| *kept == id).collect();
+        drop(closed);
         for path in [self.path(id), self.side(id)] {
             if let Err(error) = durable::remove(&path) {
                 tracing::warn!(%error, "a stored body could not be removed");
@@ -120,32 +165,97 @@ impl Blobs {
     }
 
     /// Names and lengths of all bodies. Whatever else is there a crash has left, and it is removed.
-    pub(super) fn sweep(&self) -> Vec<(BlobId, u64)> {
-        let mut bodies = Vec::new();
+    pub(super) fn sweep(&self) -> Swept {
+        hold(&self.kept).clear();
+        let mut swept = Swept::default();
         for shard in 0..=u8::MAX {
-            let Ok(files) = self.directory.join(hex(&[shard])).read_dir() else {
-                continue;
-            };
-            for file in files.flatten() {
-                let length = file.metadata().map(|metadata| metadata.len());
-                let kept = match (parse(&file.file_name()), length) {
-                    (Some((id, true)), Ok(_)) => self.path(id).exists(),
-                    (Some((id, false)), Ok(length)) if self.side(id).exists() => {
-                        bodies.push((id, length));
-                        true
-                    }
-                    _ => false,
-                };
-                if !kept {
-                    remove_quietly(&file.path());
-                }
+            if let Err(error) = self.sweep_shard(shard, &mut swept.bodies) {
+                tracing::error!(%error, "these bodies cannot be read now: they stay, and do not serve");
+                swept.bodies.retain(|(id, _)| first(*id) != shard);
+                swept.unread.insert(shard);
             }
         }
-        bodies
+        swept
     }
 
-    fn open(&self, id: BlobId, stored: &Stored) -> io::Result<File> {
-        let file = File::open(self.path(id))?;
+    fn sweep_shard(&self, shard: u8, bodies: &mut Vec<(BlobId, u64)>) -> io::Result<()> {
+        for file in durable::list(&self.directory.join(hex(&[shard])))? {
+            let kept = match parse(&file.file_name()) {
+                Some((id, true)) => self.path(id).try_exists()?,
+                Some((id, false)) if self.side(id).try_exists()? => match file.metadata() {
+                    Ok(metadata) => {
+                        bodies.push((id, metadata.len()));
+                        true
+                    }
+                    Err(error) if durable::is_damage(&error) => false,
+                    Err(error) => return Err(error),
+                },
+                Some(_) | None => false,
+            };
+            if !kept {
+                remove_quietly(&file.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// The file of a body: the one that others have open, or a new one.
+    fn open(&self, id: BlobId, stored: &Stored) -> io::Result<Arc<OpenFile>> {
+        let mut known = hold(&stored.file);
+        if let Some(open) = known.upgrade() {
+            let now = open.file.metadata()?;
+            // Whoever deletes the file, or puts another in its place, means it.
+            if now.nlink() > 0 {
+                if now.len() != stored.size {
+                    return Err(damaged("its length has changed"));
+                }
+                return Ok(open);
+            }
+        }
+        let place = self.place_for_file().ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "as many bodies are open as this process's limit of open files leaves room for (ulimit -n)",
+            )
+        })?;
+        let file = self.open_anew(id, stored)?;
+        let open = Arc::new(OpenFile { file, _place: place });
+        *known = Arc::downgrade(&open);
+        drop(known);
+        self.keep_open(id, &open);
+        Ok(open)
+    }
+
+    /// A place for one more file; those that nobody reads make way.
+    pub(super) fn place_for_file(&self) -> Option<Place> {
+        PLACES.files.try_take().or_else(|| {
+            self.close_idle();
+            PLACES.files.try_take()
+        })
+    }
+
+    /// Closes the files that nobody reads.
+    pub(super) fn close_idle(&self) {
+        let idle: Vec<_> =
+            hold(&self.kept).extract_if(.., |(_, open)| Arc::strong_count(open) == 1).collect();
+        drop(idle);
+    }
+
+    fn keep_open(&self, id: BlobId, open: &Arc<OpenFile>) {
+        let most = MOST_KEPT_OPEN.min(PLACES.files.most() / 4);
+        let mut kept = hold(&self.kept);
+        // Two who opened it one after the other, because it was replaced in between.
+        let mut gone: Vec<_> = kept.extract_if(.., |(kept, _)| *kept == id).collect();
+        kept.push((id, Arc::clone(open)));
+        if kept.len() > most {
+            gone.push(kept.remove(0));
+        }
+        drop(kept);
+        drop(gone);
+    }
+
+    fn open_anew(&self, id: BlobId, stored: &Stored) -> io::Result<File> {
+        let file = durable::open(&self.path(id))?;
         if file.metadata()?.len() != stored.size {
             return Err(damaged("its length has changed"));
         }
@@ -190,6 +300,11 @@ fn parse(name: &OsStr) -> Option<(BlobId, bool)> {
     }
 }
 
+fn first(id: BlobId) -> u8 {
+    let [first, ..] = *id.as_bytes();
+    first
+}
+
 fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
@@ -205,21 +320,30 @@ struct Open {
     store: Arc<Store>,
     id: BlobId,
     stored: Arc<Stored>,
-    file: File,
+    file: Arc<OpenFile>,
 }
 
 impl Store {
-    /// Opens a blob for reading; pins it against eviction until dropped. `None`: not there (a miss, never an error).
+    /// Opens a blob for reading; pins it against eviction until dropped. `None`: not there, or it cannot be read now.
     /// Blocking.
     pub fn blob(self: &Arc<Self>, id: BlobId) -> Option<Blob> {
-        let stored = self.stored(id)?;
+        self.open_blob(id).ok().flatten()
+    }
+
+    /// The same for whoever tells what is not there (a miss) from what cannot be read now: that stays, and is an error, of
+    /// kind `ResourceBusy` if there is no place for another open file. Blocking.
+    pub fn open_blob(self: &Arc<Self>, id: BlobId) -> io::Result<Option<Blob>> {
+        let Some(stored) = self.stored(id) else {
+            return Ok(None);
+        };
         match self.blobs.open(id, &stored) {
             Ok(file) => {
-                Some(Blob { open: Arc::new(Open { store: Arc::clone(self), id, stored, file }) })
+                let open = Open { store: Arc::clone(self), id, stored, file };
+                Ok(Some(Blob { open: Arc::new(open) }))
             }
             Err(error) => {
                 self.lose(id, &error);
-                None
+                if durable::is_damage(&error) { Ok(None) } else { Err(error) }
             }
         }
     }
@@ -237,7 +361,8 @@ impl Blob {
     }
 
     /// Reads the chunk number `n` of [`CHUNK`] bytes, the last one shorter, checked against its CRC; empty past the end.
-    /// Blocking. An error means that the blob is damaged: it is out of service, and its entries are misses from now on.
+    /// Blocking. An error of kind `InvalidData` means that the blob is damaged: it is out of service, and its entries are
+    /// misses from now on. After any other it stays.
     pub fn chunk(&self, n: u64) -> io::Result<Bytes> {
         let chunk = self.read(n);
         if let Err(error) = &chunk {
@@ -253,6 +378,8 @@ impl Blob {
 
     fn read(&self, n: u64) -> io::Result<Bytes> {
         let Open { stored, file, .. } = &*self.open;
+        #[cfg(test)]
+        durable::fail_as_told(&self.open.store.blobs.path(self.open.id))?;
         let start = n.saturating_mul(CHUNK);
         let length = stored.size.saturating_sub(start).min(CHUNK);
         let length = usize::try_from(length).map_err(io::Error::other)?;
@@ -260,7 +387,7 @@ impl Blob {
         let bytes = buffer.room();
         while bytes.len() < length {
             let at = start + bytes.len() as u64;
-            if rustix::io::pread(file, spare_capacity(bytes), at)? == 0 {
+            if rustix::io::pread(&file.file, spare_capacity(bytes), at)? == 0 {
                 return Err(damaged("it ends too early"));
             }
         }

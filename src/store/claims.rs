@@ -14,7 +14,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
@@ -33,6 +33,7 @@ use crate::claim::{Generation, Standing, Topic};
 use crate::clock::Time;
 use crate::config::{Config, Live};
 use crate::digest::{BlobId, key_hash};
+use crate::limits::PLACES;
 use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
@@ -61,6 +62,8 @@ pub(super) struct Claims {
     declared: ArcSwap<Declared>,
     /// The generation with which the marks were last written.
     written: Mutex<Option<u64>>,
+    /// Whether there are files of which it is not known whose claims they hold.
+    unread: AtomicBool,
 }
 
 /// What segments do not say, because it changes: `DATA/v1/marks`, sealed. Without it every set was last confirmed when it
@@ -105,7 +108,8 @@ impl Claims {
             handles: Cache::builder()
                 // The least recently opened is closed; the default policy might refuse a new one for good.
                 .eviction_policy(EvictionPolicy::lru())
-                .max_capacity(MAX_FENCES)
+                // They live from the reserve of descriptors, and not all of it is theirs.
+                .max_capacity(MAX_FENCES.min((PLACES.reserve / 2 * HANDLE_WEIGHT) as u64))
                 .weigher(|_, segment: &Arc<Segment>| {
                     u32::try_from(segment.weight() + HANDLE_WEIGHT).unwrap_or(u32::MAX)
                 })
@@ -114,6 +118,7 @@ impl Claims {
             generation: AtomicU64::new(0),
             declared: ArcSwap::from_pointee(declared),
             written: Mutex::new(None),
+            unread: AtomicBool::new(false),
         }
     }
 
@@ -121,20 +126,14 @@ impl Claims {
     pub(super) fn load(&self, store: &Store, judged: u64) {
         self.handles.invalidate_all();
         let mut catalogue = Catalogue::default();
-        let marks = Marks::read(&store.paths.marks);
-        let mut moved = false;
-        for (number, path) in files(&store.paths.claims) {
-            match read(store, &marks, number, path.clone()) {
-                Ok(set) => catalogue.insert(Arc::new(set)),
-                Err(error) => {
-                    tracing::warn!(%error, "a set of claims is dropped");
-                    remove_quietly(&path);
-                    moved = true;
-                }
-            }
+        let (marks, read) = read_missing(store, &mut catalogue);
+        if let Some(error) = &read.unread {
+            tracing::error!(%error, "claims cannot be read now: they stay, and nothing that they may bind is given until they can");
         }
+        self.unread.store(read.unread.is_some(), Ordering::Release);
+        let mut moved = read.dropped;
         catalogue.supersede_elders();
-        let highest = catalogue.sets.keys().next_back().copied().unwrap_or(0);
+        let highest = read.highest;
         // Sets that somebody deleted, and another declaration, or none that is known, judge anew.
         moved |= marks.sets.iter().any(|(number, ..)| !catalogue.sets.contains_key(number));
         moved |= marks.declared != self.declared.load().mark();
@@ -143,6 +142,28 @@ impl Claims {
                 + u64::from(moved);
         *self.write() = catalogue;
         self.generation.store(generation, Ordering::Release);
+    }
+
+    /// Reads what could not be read before; the error says what still cannot.
+    pub(super) fn complete(&self, store: &Store) -> io::Result<()> {
+        if !self.unread.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _alone = hold(&self.publishing);
+        if !self.unread.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut catalogue = self.write();
+        let (_, read) = read_missing(store, &mut catalogue);
+        catalogue.supersede_elders();
+        drop(catalogue);
+        self.generation.fetch_max(read.highest, Ordering::AcqRel);
+        self.moved();
+        if let Some(error) = read.unread {
+            return Err(error);
+        }
+        self.unread.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// The highest generation number so far.
@@ -283,14 +304,23 @@ impl Claims {
         self.catalogue().sets.get(&number).cloned()
     }
 
-    /// What a set says of `key`. A set that cannot be read is dropped: it says nothing from now on.
-    pub(super) fn find(&self, set: &Set, key: MatchKey, scratch: &mut Vec<u8>) -> Vec<Found> {
+    /// What a set says of `key`. A set that is damaged is dropped: it says nothing from now on. One that cannot be read now
+    /// stays, and the error says that nobody knows what it says.
+    pub(super) fn find(
+        &self,
+        set: &Set,
+        key: MatchKey,
+        scratch: &mut Vec<u8>,
+    ) -> io::Result<Vec<Found>> {
         let found = self.segment(set).and_then(|segment| segment.find(key, scratch));
-        found.unwrap_or_else(|error| {
-            tracing::warn!(index = %set.index, %error, "these claims cannot be read, and are dropped");
+        found.or_else(|error| {
+            if !durable::is_damage(&error) {
+                return Err(error);
+            }
+            tracing::warn!(index = %set.index, %error, "these claims are damaged, and dropped");
             self.drop_set(set.number);
             self.moved();
-            Vec::new()
+            Ok(Vec::new())
         })
     }
 
@@ -359,6 +389,10 @@ impl Claims {
 
     /// Writes what changed.
     pub(super) fn flush(&self, path: &Path) {
+        if self.unread.load(Ordering::Acquire) {
+            // The file says what is not known here yet.
+            return;
+        }
         let generation = self.generation();
         let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
         let mut written = hold(&self.written);
@@ -452,12 +486,9 @@ impl Claims {
 }
 
 impl Marks {
-    fn read(path: &Path) -> Self {
-        durable::read(path, MAX_MARKS)
-            .ok()
-            .flatten()
-            .and_then(|bytes| unseal(MARKS, &bytes))
-            .unwrap_or_default()
+    fn read(path: &Path) -> io::Result<Self> {
+        let bytes = durable::read(path, MAX_MARKS)?;
+        Ok(bytes.and_then(|bytes| unseal(MARKS, &bytes)).unwrap_or_default())
     }
 }
 
@@ -505,13 +536,49 @@ fn read(store: &Store, marks: &Marks, number: u64, path: PathBuf) -> io::Result<
     Ok(set)
 }
 
-/// The files of all sets, by number. What is called otherwise is removed.
-fn files(directory: &Path) -> Vec<(u64, PathBuf)> {
-    let Ok(files) = directory.read_dir() else {
-        return Vec::new();
+/// What came of reading the files of sets.
+#[derive(Debug, Default)]
+struct Came {
+    /// The highest number that a file bears.
+    highest: u64,
+    /// Whether a damaged set was dropped.
+    dropped: bool,
+    /// Why a file could not be read.
+    unread: Option<io::Error>,
+}
+
+/// Takes in the sets on disk that are not in the catalogue.
+fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, Came) {
+    let mut came = Came::default();
+    // Without the marks a set that was taken back would count again.
+    let known =
+        Marks::read(&store.paths.marks).and_then(|marks| Ok((marks, files(&store.paths.claims)?)));
+    let (marks, files) = match known {
+        Ok(known) => known,
+        Err(error) => return (Marks::default(), Came { unread: Some(error), ..came }),
     };
+    for (number, path) in files {
+        came.highest = came.highest.max(number);
+        if catalogue.sets.contains_key(&number) {
+            continue;
+        }
+        match read(store, &marks, number, path.clone()) {
+            Ok(set) => catalogue.insert(Arc::new(set)),
+            Err(error) if durable::is_damage(&error) => {
+                tracing::warn!(%error, "a set of claims is dropped");
+                remove_quietly(&path);
+                came.dropped = true;
+            }
+            Err(error) => came.unread = Some(durable::naming(&path, &error)),
+        }
+    }
+    (marks, came)
+}
+
+/// The files of all sets, by number. What is called otherwise is removed.
+fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut numbered = Vec::new();
-    for file in files.flatten() {
+    for file in durable::list(directory)? {
         let name = file.file_name();
         let number = name.to_str().and_then(|name| {
             let (number, document) = name.split_once('-')?;
@@ -524,5 +591,5 @@ fn files(directory: &Path) -> Vec<(u64, PathBuf)> {
         }
     }
     numbered.sort_unstable();
-    numbered
+    Ok(numbered)
 }

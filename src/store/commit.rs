@@ -17,7 +17,7 @@ use super::blobs::{Stored, footprint_of};
 use super::ledger::OutOfService;
 use super::record::Records;
 use super::space::{OfFile, Purpose, Room};
-use super::{Holding, Store, failpoint, hold};
+use super::{Holding, Store, durable, failpoint, hold};
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
@@ -96,7 +96,7 @@ impl Store {
             let Some(stored) = self.stored(entry.blob) else {
                 return Err(refused(&entry, "is not stored any more", io::ErrorKind::NotFound));
             };
-            if !self.records.contains(from, entry.blob) {
+            if !self.records.contains(from, entry.blob)? {
                 return Err(refused(&entry, "has no entry any more", io::ErrorKind::NotFound));
             }
             entry.size = stored.size;
@@ -118,7 +118,10 @@ impl Store {
         let Some(stored) = self.stored(blob) else {
             return Err(refused(found, "is not stored any more", io::ErrorKind::NotFound));
         };
-        let known = self.known(key, blob).filter(|_| self.records.contains(key, blob));
+        let known = match self.known(key, blob)? {
+            Some(known) if self.records.contains(key, blob)? => Some(known),
+            _ => None,
+        };
         let Some(known) = known else {
             return Err(refused(found, "has no entry any more", io::ErrorKind::NotFound));
         };
@@ -134,8 +137,13 @@ impl Store {
         self.drop_entry(entry.key, entry.blob)
     }
 
-    /// Takes a blob out of service that cannot be read, with all its entries: they are misses from now on.
+    /// Takes a blob out of service that is damaged or gone, with all its entries: they are misses from now on. One that
+    /// merely could not be read now stays (DESIGN §6, "An I/O error is not damage").
     pub(super) fn lose(&self, id: BlobId, why: &io::Error) {
+        if !durable::is_damage(why) {
+            tracing::warn!(blob = %id, %why, "a stored body cannot be read now; it stays");
+            return;
+        }
         let _era = self.in_era();
         let _alone = self.lock_of(id);
         let gone = hold(&self.bodies).remove(id);
@@ -170,7 +178,12 @@ impl Store {
         }
         let _era = self.in_era();
         for shard in 0..=u8::MAX {
-            for (key, blob) in self.records.names(shard) {
+            let names = self.records.names(shard).unwrap_or_else(|error| {
+                tracing::warn!(%error, "records without a body are looked for again later");
+                self.counts.bodiless.store(true, Ordering::Relaxed);
+                Vec::new()
+            });
+            for (key, blob) in names {
                 if self.has_blob(blob).is_some() {
                     continue;
                 }
@@ -183,7 +196,8 @@ impl Store {
     }
 
     fn forget_entry(&self, key: Key, id: BlobId) {
-        let entry = self.known(key, id);
+        // What cannot be read now is not counted out exactly; the next start counts anew.
+        let entry = self.known(key, id).ok().flatten();
         self.records.discard(key, id);
         self.gone(key, id, entry.as_deref());
     }
@@ -206,7 +220,7 @@ impl Store {
     fn place(&self, body: &mut Spooled) -> io::Result<Arc<Stored>> {
         let id = body.digests.blob();
         if let Some(stored) = self.stored(id) {
-            if self.blobs.holds(id, stored.size) {
+            if self.blobs.holds(id, stored.size)? {
                 return Ok(stored);
             }
             // Somebody deleted it under us.
@@ -236,7 +250,7 @@ impl Store {
     /// Writes an entry's record and tells the ledger. Under its blob's lock.
     fn keep(&self, entry: Entry) -> io::Result<Arc<Entry>> {
         let (key, blob) = (entry.key, entry.blob);
-        let before = self.known(key, blob);
+        let before = self.known(key, blob).inspect_err(|_| self.drop_if_unnamed(blob))?;
         failpoint::hit("store.before-record");
         let written = Records::encode(&entry).and_then(|record| {
             self.records.write(key, blob, &record)?;
@@ -279,7 +293,9 @@ impl Store {
     /// what was `kept` now: it would stand before that, and be found in its place, until the clock had caught up.
     fn trim(&self, kept: &Entry) {
         let now = self.clock.now().plus(AHEAD);
-        let entries = self.recent.get(kept.key, || self.load(kept.key));
+        let Ok(entries) = self.recent.get(kept.key, || self.load(kept.key)) else {
+            return;
+        };
         let (ahead, rest): (Vec<_>, Vec<_>) =
             entries.iter().partition(|entry| entry.blob != kept.blob && entry.received_at > now);
         for entry in ahead.into_iter().chain(rest.into_iter().skip(MAX_PER_KEY)) {
@@ -296,7 +312,7 @@ impl Store {
     fn thin_out(&self, blob: BlobId) {
         let keys = self.ledger.refs(blob).unwrap_or_default();
         // Not through `recent`: a thousand of one body would push out what is asked for.
-        let entry = |key| self.load(key).into_iter().find(|entry| entry.blob == blob);
+        let entry = |key| self.load(key).ok()?.into_iter().find(|entry| entry.blob == blob);
         let mut entries: Vec<(Time, Key)> =
             keys.into_iter().filter_map(|key| Some((entry(key)?.received_at, key))).collect();
         entries.sort_unstable();
@@ -319,7 +335,7 @@ impl Store {
 
     fn drop_entry(&self, key: Key, blob: BlobId) -> io::Result<()> {
         let _alone = self.lock_of(blob);
-        let entry = self.known(key, blob);
+        let entry = self.known(key, blob)?;
         self.records.remove(key, blob)?;
         self.gone(key, blob, entry.as_deref());
         self.drop_if_unnamed(blob);
@@ -327,9 +343,9 @@ impl Store {
     }
 
     /// The entry of `key` that names `blob`.
-    fn known(&self, key: Key, blob: BlobId) -> Option<Arc<Entry>> {
-        let entries = self.recent.get(key, || self.load(key));
-        entries.iter().find(|entry| entry.blob == blob).cloned()
+    fn known(&self, key: Key, blob: BlobId) -> io::Result<Option<Arc<Entry>>> {
+        let entries = self.recent.get(key, || self.load(key))?;
+        Ok(entries.iter().find(|entry| entry.blob == blob).cloned())
     }
 
     /// Tells everybody that an entry's record has gone.

@@ -10,7 +10,7 @@
     reason = "this is the one module that renames files into place"
 )]
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
@@ -124,11 +124,83 @@ pub(super) fn remove(path: &Path) -> io::Result<bool> {
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     use io::Read as _;
     let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)) {
+    match open(path).and_then(|file| file.take(limit + 1).read_to_end(&mut bytes)) {
         Ok(length) => Ok((length as u64 <= limit).then_some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(naming(path, &error)),
     }
+}
+
+/// Opens a file for reading.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    fail_as_told(path)?;
+    File::open(path)
+}
+
+/// What a directory holds; nothing if there is none. All of it or an error: whoever takes a part for the whole would remove
+/// what the other part names.
+pub(super) fn list(directory: &Path) -> io::Result<Vec<DirEntry>> {
+    match fail_as_told(directory).and_then(|()| directory.read_dir()?.collect()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        listed => listed.map_err(|error| naming(directory, &error)),
+    }
+}
+
+/// Whether an error says that a file is damaged or gone: its bytes are not those that were written, they end too early, or
+/// there is no such file. Any other error (no descriptor left, a disk that does not answer, no permission) says nothing of
+/// what is stored, and nothing may be removed or forgotten because of it.
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+}
+
+/// Whether an error may pass by itself, so that what failed is to be tried again and nothing concluded from it. Decoders
+/// report what is wrong with what they read by the other kinds.
+pub fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    !matches!(
+        error.kind(),
+        Kind::InvalidData
+            | Kind::InvalidInput
+            | Kind::UnexpectedEof
+            | Kind::NotFound
+            | Kind::StorageFull
+            | Kind::QuotaExceeded
+            | Kind::Unsupported
+            | Kind::Other
+    )
+}
+
+/// Lets a test make reads fail; nothing in a release.
+#[cfg(not(test))]
+#[expect(clippy::unnecessary_wraps, reason = "in a test it fails")]
+pub(super) const fn fail_as_told(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) fn fail_as_told(path: &Path) -> io::Result<()> {
+    FAILING.with_borrow(|failing| match failing {
+        Some(fails) if fails(path) => {
+            // EMFILE: what a process without a descriptor hears.
+            Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()))
+        }
+        _ => Ok(()),
+    })
+}
+
+#[cfg(test)]
+type Fails = Box<dyn Fn(&Path) -> bool>;
+
+#[cfg(test)]
+thread_local! {
+    static FAILING: std::cell::RefCell<Option<Fails>> = const { std::cell::RefCell::new(None) };
+}
+
+/// From now on this thread cannot read the files that `fails` names, as if it were out of descriptors.
+#[cfg(test)]
+pub(super) fn failing(fails: Option<Fails>) {
+    FAILING.with_borrow_mut(|current| *current = fails);
 }
 
 /// An error that names its file: "permission denied" alone helps nobody.

@@ -161,7 +161,8 @@ impl Ledger {
     /// Whether somebody deleted it while it was in service.
     pub(super) fn is_deleted(&self) -> bool {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
-        trees.is_some() && !self.path.join("db").exists()
+        // Not to be told is not to be gone.
+        trees.is_some() && matches!(self.path.join("db").try_exists(), Ok(false))
     }
 
     /// Puts the ledger away for the next start; it is out of service from now on.

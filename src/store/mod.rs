@@ -68,7 +68,7 @@ pub use blobs::Blob;
 pub use buffer::Buffer;
 pub use claims::IndexSet;
 pub use conventions::Convention;
-pub use durable::write as write_durably;
+pub use durable::{may_pass, write as write_durably};
 pub use notes::Notes;
 pub use rejections::{Rejection, clipped};
 pub use seen::Seen;
@@ -258,7 +258,13 @@ impl Store {
 
     /// All entries of `key`, newest `received_at` first (several when a URL changed its bytes). Quick.
     pub fn entries(&self, key: Key) -> Vec<Arc<Entry>> {
-        let entries = self.recent.get(key, || self.load(key));
+        let entries = match self.recent.get(key, || self.load(key)) {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::warn!(%error, "an entry cannot be read now; it stays, and this request does without it");
+                return Vec::new();
+            }
+        };
         let bodies = hold(&self.bodies);
         entries.iter().filter(|entry| bodies.get(entry.blob).is_some()).map(Arc::clone).collect()
     }
@@ -410,22 +416,27 @@ impl Store {
     }
 
     /// The entries of `key` from the ledger, or from the records where the ledger cannot say.
-    fn load(&self, key: Key) -> Vec<Entry> {
-        let rows = self.ledger.of_key(key).unwrap_or_else(|_| {
-            let blobs = self.records.of_key(key);
+    fn load(&self, key: Key) -> io::Result<Vec<Entry>> {
+        let rows = if let Ok(rows) = self.ledger.of_key(key) {
+            rows
+        } else {
+            let blobs = self.records.of_key(key)?;
             blobs.into_iter().map(|blob| (blob, Vec::new())).collect()
-        });
-        let mut entries: Vec<Entry> =
-            rows.into_iter().filter_map(|(blob, record)| self.entry(key, blob, &record)).collect();
-        entries.sort_by_key(|entry| std::cmp::Reverse(entry.received_at));
-        entries
+        };
+        let mut entries = Vec::new();
+        for (blob, record) in rows {
+            entries.extend(self.entry(key, blob, &record)?);
+        }
+        entries.sort_by_key(|entry: &Entry| std::cmp::Reverse(entry.received_at));
+        Ok(entries)
     }
 
     /// An entry from its row in the ledger, or from its record.
-    fn entry(&self, key: Key, blob: BlobId, record: &[u8]) -> Option<Entry> {
-        Records::decode(record)
-            .filter(|entry| entry.key == key && entry.blob == blob)
-            .or_else(|| self.records.read(key, blob))
+    fn entry(&self, key: Key, blob: BlobId, record: &[u8]) -> io::Result<Option<Entry>> {
+        match Records::decode(record).filter(|entry| entry.key == key && entry.blob == blob) {
+            Some(entry) => Ok(Some(entry)),
+            None => self.records.read(key, blob),
+        }
     }
 
     /// A body in service, pinned.

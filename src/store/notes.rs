@@ -5,6 +5,7 @@
 //! behind the earlier bytes do those stay, until another signature says otherwise: who can change an index could leave
 //! signatures out.
 
+use std::io;
 use std::sync::Arc;
 
 use super::Store;
@@ -85,9 +86,12 @@ impl Store {
         self: &Arc<Self>,
         index: &Target,
         claim: &Claim,
-    ) -> Vec<(Claim, bool)> {
+    ) -> io::Result<Vec<(Claim, bool)>> {
         let topic = std::slice::from_ref(&claim.topic);
         let promises = self.promises(&claim.target, topic, self.clock.now());
+        if let Some(unread) = promises.iter().find(|promise| promise.is_unread()) {
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, unread.to_string()));
+        }
         let mut own = promises
             .into_iter()
             .filter(|said| {
@@ -95,12 +99,13 @@ impl Store {
             })
             .peekable();
         let newest = own.peek().map(|said| said.by.number);
-        own.take_while(|said| Some(said.by.number) == newest)
+        Ok(own
+            .take_while(|said| Some(said.by.number) == newest)
             .map(|said| {
                 let earlier = Claim { digests: said.digests, size: said.size, ..claim.clone() };
                 (earlier, said.signed)
             })
-            .collect()
+            .collect())
     }
 }
 

@@ -26,7 +26,8 @@ impl Store {
             return Vec::new();
         };
         let found = self.claims.find(&set, target.match_key(), &mut Vec::new());
-        found.into_iter().map(|found| found.digests).collect()
+        // What cannot be read now is not a file that the index stopped naming.
+        found.unwrap_or_default().into_iter().map(|found| found.digests).collect()
     }
 
     /// The highest generation number so far: while it has not moved, no judgement has. Who remembers a judgement reads it

@@ -4,6 +4,7 @@
 //! every change counts up, and a result is only put in if nothing changed since before it was loaded. Neither side holds
 //! the lock while it reads or writes files.
 
+use std::io;
 use std::sync::{Arc, Mutex};
 
 use moka::sync::Cache;
@@ -37,18 +38,22 @@ impl Recent {
         }
     }
 
-    /// The entries of `key`, loaded if they are not here.
-    pub(super) fn get(&self, key: Key, load: impl FnOnce() -> Vec<Entry>) -> Entries {
+    /// The entries of `key`, loaded if they are not here. What could not be loaded is not remembered as nothing.
+    pub(super) fn get(
+        &self,
+        key: Key,
+        load: impl FnOnce() -> io::Result<Vec<Entry>>,
+    ) -> io::Result<Entries> {
         if let Some(entries) = self.entries.get(&key) {
-            return entries;
+            return Ok(entries);
         }
         let before = *hold(&self.changes);
-        let entries: Entries = load().into_iter().map(Arc::new).collect();
+        let entries: Entries = load()?.into_iter().map(Arc::new).collect();
         let changes = hold(&self.changes);
         if *changes == before {
             self.entries.insert(key, Arc::clone(&entries));
         }
-        entries
+        Ok(entries)
     }
 
     /// Forgets `key`. Called after what is stored has changed.
@@ -82,7 +87,7 @@ mod tests {
         let recent = Recent::new();
         for number in 0..70_000_u32 {
             let key = Key(crate::digest::key_hash([&number.to_be_bytes()]));
-            recent.get(key, Vec::new);
+            recent.get(key, || Ok(Vec::new())).unwrap();
         }
         recent.entries.run_pending_tasks();
         assert!(recent.entries.weighted_size() <= MAX_BYTES);
@@ -94,18 +99,22 @@ mod tests {
         let recent = Recent::new();
         let key = Key([1; 32]);
         let mut loads = 0;
-        recent.get(key, || {
+        let get = |load: &mut dyn FnMut() -> io::Result<Vec<Entry>>| recent.get(key, load);
+        get(&mut || {
             recent.changed(key);
-            Vec::new()
-        });
-        recent.get(key, || {
+            Ok(Vec::new())
+        })
+        .unwrap();
+        get(&mut || {
             loads += 1;
-            Vec::new()
-        });
-        recent.get(key, || {
+            Ok(Vec::new())
+        })
+        .unwrap();
+        get(&mut || {
             loads += 1;
-            Vec::new()
-        });
+            Ok(Vec::new())
+        })
+        .unwrap();
         assert_eq!(loads, 1, "the first load was old, the second is kept");
     }
 }

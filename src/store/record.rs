@@ -59,20 +59,22 @@ impl Records {
     }
 
     /// Whether there is one.
-    pub(super) fn contains(&self, key: Key, blob: BlobId) -> bool {
-        self.path(key, blob).exists()
+    pub(super) fn contains(&self, key: Key, blob: BlobId) -> io::Result<bool> {
+        self.path(key, blob).try_exists()
     }
 
-    /// Reads one. What cannot be used is removed.
-    pub(super) fn read(&self, key: Key, blob: BlobId) -> Option<Entry> {
+    /// Reads one. What is damaged is removed; what cannot be read now stays, and that is an error.
+    pub(super) fn read(&self, key: Key, blob: BlobId) -> io::Result<Option<Entry>> {
         let path = self.path(key, blob);
-        let bytes = durable::read(&path, MAX_RECORD).ok()??;
+        let Some(bytes) = durable::read(&path, MAX_RECORD)? else {
+            return Ok(None);
+        };
         let entry = Self::decode(&bytes).filter(|entry| entry.key == key && entry.blob == blob);
         if entry.is_none() {
             tracing::warn!(path = %path.display(), "this record is damaged, and removed");
             self.discard(key, blob);
         }
-        entry
+        Ok(entry)
     }
 
     /// Removes one, as well as that goes: one that stays is found by the next start.
@@ -92,24 +94,19 @@ impl Records {
     }
 
     /// The blobs of `key`'s records, from the directory: for when the ledger cannot be asked.
-    pub(super) fn of_key(&self, key: Key) -> Vec<BlobId> {
-        self.names(first(key))
-            .into_iter()
-            .filter_map(|(of, blob)| (of == key).then_some(blob))
-            .collect()
+    pub(super) fn of_key(&self, key: Key) -> io::Result<Vec<BlobId>> {
+        let names = self.names(first(key))?.into_iter();
+        Ok(names.filter_map(|(of, blob)| (of == key).then_some(blob)).collect())
     }
 
     /// Key and blob of every record whose key begins with `shard`.
-    pub(super) fn names(&self, shard: u8) -> Vec<(Key, BlobId)> {
-        let Ok(files) = self.directory.join(hex(&[shard])).read_dir() else {
-            return Vec::new();
-        };
+    pub(super) fn names(&self, shard: u8) -> io::Result<Vec<(Key, BlobId)>> {
+        let files = durable::list(&self.directory.join(hex(&[shard])))?.into_iter();
         // Temporary names may belong to a writer at work and are passed over; start-up, which is alone, sweeps them.
-        files
-            .flatten()
+        Ok(files
             .filter_map(|file| parse(&file.file_name()))
             .filter(|(key, _)| first(*key) == shard)
-            .collect()
+            .collect())
     }
 
     /// Removes what is no record. Only start-up may, when nobody writes.

@@ -3,15 +3,18 @@
 //! What a private index says holds for the credential it was read with (DESIGN §4 "Credentials"): a set of claims knows its
 //! reader, and is found by nobody else. One private view neither selects, nor refuses, nor confirms anything for another.
 
+use std::io;
 use std::sync::Arc;
 
 use super::Store;
 use super::catalogue::Set;
+use super::segment::Found;
 use crate::claim::{Generation, Promise, Relation, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::freshness::AHEAD;
-use crate::target::{Partition, Target};
+use crate::proof::Rank;
+use crate::target::{Partition, Root, Target};
 
 /// The bytes of indexes that are asked about a target which they can only confirm; the larger ones are left out first.
 /// Topics of pypi, npm and cargo name no host, and strangers have indexes under them. What is in memory of as many bytes
@@ -44,6 +47,10 @@ impl Store {
         let key = target.match_key();
         let mut promises = Vec::new();
         let mut scratch = Vec::new();
+        if let Err(error) = claims.complete(self) {
+            tracing::warn!(%error, "claims cannot be read now; nothing that they may bind is given");
+            promises.push(unread(target, &error, now));
+        }
         let declared = claims.declared();
         let decides = |set: &Set, by: &Generation| {
             depth(by, target).is_some() || declared.lets(&set.index, target.origin())
@@ -57,15 +64,20 @@ impl Store {
                 continue;
             }
             let by = not_ahead(by, now);
-            for found in claims.find(&set, key, &mut scratch) {
-                promises.push(Promise {
-                    by: Arc::clone(&by),
-                    index: Arc::clone(&set.index),
-                    relation: Relation::Elsewhere,
-                    digests: found.digests,
-                    size: found.size,
-                    signed: found.signed,
-                });
+            let promise = |found: Found| Promise {
+                by: Arc::clone(&by),
+                index: Arc::clone(&set.index),
+                relation: Relation::Elsewhere,
+                digests: found.digests,
+                size: found.size,
+                signed: found.signed,
+            };
+            match claims.find(&set, key, &mut scratch) {
+                Ok(found) => promises.extend(found.into_iter().map(promise)),
+                Err(error) => {
+                    tracing::warn!(index = %set.index, %error, "these claims cannot be read now; nothing that they may bind is given");
+                    promises.push(promise(Found::default()));
+                }
             }
         }
         let deepest = promises
@@ -129,6 +141,29 @@ fn not_ahead(by: Arc<Generation>, now: Time) -> Arc<Generation> {
         return by;
     }
     Arc::new(Generation { confirmed: Time::from_millis(0), ..Generation::clone(&by) })
+}
+
+/// What stands for sets of which not even the index is known, because their files could not be read: one that speaks for
+/// `target` itself.
+fn unread(target: &Target, error: &io::Error, now: Time) -> Promise {
+    let by = Generation {
+        number: 0,
+        shown: error.to_string(),
+        document: BlobId::new([0; 32]),
+        confirmed: now,
+        superseded: None,
+        rank: Rank::Indexed,
+        root: Root::directory_of(target),
+        expired_key: false,
+    };
+    Promise {
+        by: Arc::new(by),
+        index: Arc::new(target.clone()),
+        relation: Relation::InRoot,
+        digests: Vec::new(),
+        size: None,
+        signed: false,
+    }
 }
 
 /// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.

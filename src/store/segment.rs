@@ -18,6 +18,8 @@
 //! tell that without a system call. There is no memory map: a file that is cut while it is mapped would kill the process.
 //!
 //! Whatever is damaged makes the segment unreadable as a whole, and the caller drops it: then its index has made no claims.
+//! What cannot be read now (no descriptor is left, the disk does not answer) is not damaged: its claims are unknown until it
+//! can, and nothing that they might bind is given.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -102,7 +104,7 @@ pub(super) struct Manifest {
 }
 
 /// What a segment says of a match key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     /// All of these must match. Not empty.
     pub(super) digests: Vec<Digest>,
@@ -290,7 +292,7 @@ fn end_block(to: &mut impl io::Write, block: &mut Vec<u8>) -> io::Result<()> {
 
 /// Reads whose claims a segment holds, and its length in bytes.
 pub(super) fn manifest(path: &Path) -> io::Result<(Manifest, u64)> {
-    let file = File::open(path).map_err(|error| durable::naming(path, &error))?;
+    let file = durable::open(path).map_err(|error| durable::naming(path, &error))?;
     let layout = Layout::read(&file)?;
     let mut bytes = vec![0; layout.manifest as usize];
     file.read_exact_at(&mut bytes, layout.manifest_at())?;
@@ -303,7 +305,7 @@ pub(super) fn manifest(path: &Path) -> io::Result<(Manifest, u64)> {
 impl Segment {
     /// Opens a segment and takes its fences and prints into memory.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path).map_err(|error| durable::naming(path, &error))?;
+        let file = durable::open(path).map_err(|error| durable::naming(path, &error))?;
         let layout = Layout::read(&file)?;
         let table = |from: u64, to: u64| {
             let mut bytes = vec![0; usize::try_from(to - from).map_err(io::Error::other)?];

@@ -8,13 +8,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::blobs::footprint_of;
 use super::space::{OfFile, Purpose};
 use super::{CHUNK, SpoolError, Store, durable, failpoint};
 use crate::digest::{Digests, Hashing, Wanted};
+use crate::limits::{PLACES, Place};
 use crate::received::Spooled;
 
 /// Names spool files apart.
@@ -35,6 +36,23 @@ pub struct Spool {
     /// After the file: dropped, it looks who else has that.
     room: OfFile,
     written: u64,
+    place: Open,
+}
+
+/// The place of a spool file among the process's descriptors. Who follows the fill may read the file after its spool has
+/// ended, and until then it is open.
+#[derive(Debug)]
+struct Open {
+    file: Weak<File>,
+    place: Option<Place>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            PLACES.files.lingers(Weak::clone(&self.file), place);
+        }
+    }
 }
 
 impl Store {
@@ -48,7 +66,13 @@ impl Store {
     ) -> Result<Spool, SpoolError> {
         self.could_hold(footprint_of(expected.unwrap_or(0)))?;
         let room = self.room(Purpose::Spool, footprint_of(0))?;
+        let Some(place) = self.blobs.place_for_file() else {
+            return Err(SpoolError::Full(
+                "as many bodies are open as this process's limit of open files leaves room for (ulimit -n)".into(),
+            ));
+        };
         let (name, file) = self.spool_file()?;
+        let place = Open { file: Arc::downgrade(&file), place: Some(place) };
         failpoint::hit("store.spool-created");
         Ok(Spool {
             store: Arc::clone(self),
@@ -59,6 +83,7 @@ impl Store {
             file,
             name,
             written: 0,
+            place,
         })
     }
 
@@ -109,6 +134,7 @@ impl Spool {
     /// Ends hashing. For a body that was written whole; one that was not has [`Spool::finish_unstored`].
     pub fn finish(mut self) -> Spooled {
         failpoint::hit("store.hashed");
+        drop(self.place);
         Spooled {
             file: self.file,
             path: self.name.0.take().unwrap_or_default(),

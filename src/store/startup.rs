@@ -4,6 +4,9 @@
 //! compared by their names, shard by shard: a record that the ledger does not know is read, a row without a record is
 //! dropped, a record whose body is missing goes, and a body that no record names goes. The same is done when somebody
 //! deleted the cache while larder runs.
+//!
+//! What cannot be read does not serve, and nothing is removed because of it: a directory that cannot be listed names
+//! nothing, and that is no proof that nothing is there.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -54,6 +57,17 @@ struct Found {
     /// What their records take.
     records: u64,
     member: bool,
+    /// A record that may name it could not be read.
+    unread: bool,
+}
+
+/// What could not be read while stock was taken.
+#[derive(Debug, Default)]
+struct Unread {
+    /// Directories of bodies, by the first byte of those in them.
+    bodies: HashSet<u8>,
+    /// Whether there is a directory of records.
+    records: bool,
 }
 
 impl Store {
@@ -67,26 +81,36 @@ impl Store {
             tracing::info!("the ledger is filled from the records");
         }
         let mut bodies: HashMap<BlobId, Found> = HashMap::new();
-        for (id, size) in self.blobs.sweep() {
+        let swept = self.blobs.sweep();
+        for (id, size) in swept.bodies {
             let found = Found { size, ..Found::default() };
             bodies.insert(id, found);
         }
+        let mut unread = Unread { bodies: swept.unread, records: false };
         // Every generation that an entry was judged under has been: none may come again.
         let mut generation = 0;
         for shard in 0..=u8::MAX {
-            generation = generation.max(self.compare(shard, &mut bodies));
+            generation = generation.max(self.compare(shard, &mut bodies, &mut unread));
         }
         self.read_access(&mut bodies);
-        self.take_in(bodies);
+        self.take_in(bodies, &unread);
         self.claims.load(self, generation);
     }
 
     /// Brings records and ledger of one shard in step, and notes in `bodies` who names them. Gives the highest generation
     /// under which one of these entries was judged.
-    fn compare(&self, shard: u8, bodies: &mut HashMap<BlobId, Found>) -> u64 {
-        let records: HashSet<(Key, BlobId)> = self.records.names(shard).into_iter().collect();
+    fn compare(&self, shard: u8, bodies: &mut HashMap<BlobId, Found>, unread: &mut Unread) -> u64 {
+        let ledger = self.ledger.shard(shard).unwrap_or_default();
         let mut rows: HashMap<(Key, BlobId), Vec<u8>> = HashMap::new();
-        for (key, blob, record) in self.ledger.shard(shard).unwrap_or_default() {
+        let records: HashSet<(Key, BlobId)> = match self.records.names(shard) {
+            Ok(names) => names.into_iter().collect(),
+            Err(error) => {
+                tracing::error!(%error, "these records cannot be read now: they stay, and what the ledger says of them serves");
+                unread.records = true;
+                ledger.iter().map(|(key, blob, _)| (*key, *blob)).collect()
+            }
+        };
+        for (key, blob, record) in ledger {
             if records.contains(&(key, blob)) {
                 rows.insert((key, blob), record);
             } else {
@@ -97,10 +121,22 @@ impl Store {
         for (key, blob) in records {
             let row = rows.remove(&(key, blob));
             let known = row.is_some();
-            let found = bodies.get_mut(&blob).and_then(|body| {
-                let entry = self.entry(key, blob, &row.unwrap_or_default())?;
-                (entry.size == body.size).then_some((entry, body))
-            });
+            let [first, ..] = *blob.as_bytes();
+            if unread.bodies.contains(&first) {
+                continue;
+            }
+            let body = bodies.get_mut(&blob);
+            let entry = match self.entry(key, blob, &row.unwrap_or_default()) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    tracing::error!(%error, "this record cannot be read now: it stays, and does not serve");
+                    if let Some(body) = body {
+                        body.unread = true;
+                    }
+                    continue;
+                }
+            };
+            let found = entry.zip(body).filter(|(entry, body)| entry.size == body.size);
             let Some((entry, body)) = found else {
                 self.records.discard(key, blob);
                 let _out_of_service = self.ledger.remove(key, blob);
@@ -141,11 +177,14 @@ impl Store {
     }
 
     /// Puts the bodies on the bodies, the longest unused first, and removes what no record names.
-    fn take_in(&self, found: HashMap<BlobId, Found>) {
+    fn take_in(&self, found: HashMap<BlobId, Found>, unread: &Unread) {
         let mut order: Vec<(BlobId, Found)> = found.into_iter().collect();
         order.sort_unstable_by_key(|(id, body)| (body.used, *id));
         let mut bodies = hold(&self.bodies);
         for (id, body) in order {
+            if body.refs == 0 && (body.unread || unread.records) {
+                continue;
+            }
             if body.refs == 0 {
                 tracing::debug!(blob = %id, "no entry names this body; it is removed");
                 self.blobs.discard(id);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::access;
 use super::space::Purpose;
-use super::{Store, hold};
+use super::{Store, durable, hold};
 use crate::digest::{Algorithms, BlobId, Hashing};
 use crate::entry::Entry;
 use crate::proof::Rank;
@@ -52,6 +52,8 @@ pub struct Verification {
     pub damaged: Vec<BlobId>,
     /// Bodies that went while the store was looked through: evicted, or removed.
     pub gone: u64,
+    /// Bodies that could not be read: nothing is known of them, and they stay.
+    pub unread: u64,
 }
 
 impl Store {
@@ -123,14 +125,14 @@ impl Store {
         for shard in 0..=u8::MAX {
             // One shard at a time is in memory.
             let rows = self.ledger.shard(shard).unwrap_or_else(|_| {
-                let names = self.records.names(shard).into_iter();
+                let names = self.records.names(shard).unwrap_or_default().into_iter();
                 names.map(|(key, blob)| (key, blob, Vec::new())).collect()
             });
             for (key, blob, record) in rows {
                 if self.has_blob(blob).is_none() {
                     continue;
                 }
-                let entry = self.entry(key, blob, &record);
+                let entry = self.entry(key, blob, &record).ok().flatten();
                 if entry.is_some_and(|entry| each(&entry).is_break()) {
                     return;
                 }
@@ -148,9 +150,11 @@ impl Store {
         let mut done = 0;
         for (id, size) in list {
             match self.hash_again(id, |read| progress(done + read, total)) {
-                Some(true) => verification.sound += 1,
-                Some(false) => verification.damaged.push(id),
-                None => verification.gone += 1,
+                Ok(Some(true)) => verification.sound += 1,
+                Ok(Some(false)) => verification.damaged.push(id),
+                Ok(None) => verification.gone += 1,
+                Err(error) if durable::is_damage(&error) => verification.damaged.push(id),
+                Err(_) => verification.unread += 1,
             }
             done += size;
             progress(done, total);
@@ -159,18 +163,20 @@ impl Store {
     }
 
     /// Whether a body still has its name's digest; `None` if it is gone.
-    fn hash_again(self: &Arc<Self>, id: BlobId, mut progress: impl FnMut(u64)) -> Option<bool> {
+    fn hash_again(
+        self: &Arc<Self>,
+        id: BlobId,
+        mut progress: impl FnMut(u64),
+    ) -> io::Result<Option<bool>> {
         let before = self.counts.lost.load(Ordering::Relaxed);
-        let Some(blob) = self.blob(id) else {
+        let Some(blob) = self.open_blob(id)? else {
             // A damaged side file, or a body that somebody deleted.
-            return (self.counts.lost.load(Ordering::Relaxed) > before).then_some(false);
+            return Ok((self.counts.lost.load(Ordering::Relaxed) > before).then_some(false));
         };
         let mut hashing = Hashing::new(Algorithms::NONE);
         let mut read = 0;
         for n in 0..blob.size().div_ceil(super::CHUNK) {
-            let Ok(chunk) = blob.chunk(n) else {
-                return Some(false);
-            };
+            let chunk = blob.chunk(n)?;
             hashing.update(&chunk);
             read += chunk.len() as u64;
             progress(read);
@@ -180,6 +186,6 @@ impl Store {
             let why = io::Error::new(io::ErrorKind::InvalidData, "its SHA-256 is another");
             self.lose(id, &why);
         }
-        Some(sound)
+        Ok(Some(sound))
     }
 }

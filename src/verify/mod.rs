@@ -61,7 +61,8 @@ impl Expectation {
 
     /// The promises by which a mismatch refuses. Older sets only excuse.
     pub fn refusing(&self) -> impl Iterator<Item = &Promise> {
-        self.binding().filter(|promise| promise.is_current() && promise.is_strong())
+        self.binding()
+            .filter(|promise| promise.is_current() && (promise.is_strong() || promise.is_unread()))
     }
 
     /// Without the promises that cannot be compared, because their algorithm was not computed while the body came and the
@@ -97,7 +98,18 @@ impl Expectation {
 
     /// The promises of indexes that may not speak for the target, as they stand today: they confirm or alarm.
     fn elsewhere(&self) -> impl Iterator<Item = &Promise> {
-        self.promises.iter().filter(|promise| !promise.relation.binds() && promise.is_current())
+        self.promises.iter().filter(|promise| {
+            !promise.relation.binds() && promise.is_current() && !promise.is_unread()
+        })
+    }
+
+    /// A promise that may decide and could not be read: until it can, nothing is proven and nothing is refused. A digest
+    /// that the URL names, and that its protocol checks, needs no other promise.
+    pub fn unread(&self) -> Option<&Promise> {
+        if self.named.is_some_and(|(_, binds)| binds) {
+            return None;
+        }
+        self.binding().find(|promise| promise.is_unread())
     }
 
     /// The same without what indexes elsewhere promise: what they say must not decide what is kept.
@@ -132,6 +144,9 @@ impl Expectation {
             let promised = format!("the URL names {digest}");
             return Finding::Refused(self.mismatch(promised, digests, size));
         }
+        if let Some(unread) = self.unread() {
+            return Finding::Doubted(self.mismatch(unread.to_string(), digests, size));
+        }
         let Weighed { best, older, missed } = self.weigh(digests, size);
         let missed = missed.map(|promise| self.mismatch(promise.to_string(), digests, size));
         let proven = |proof, missed: Option<Mismatch>| Finding::Proven {
@@ -158,10 +173,11 @@ impl Expectation {
 
     /// Holds the promises that bind against a body.
     fn weigh(&self, digests: &[Digest], size: u64) -> Weighed<'_> {
-        let current = self.binding().filter(|promise| promise.is_current());
+        let read = || self.binding().filter(|promise| !promise.is_unread());
+        let current = read().filter(|promise| promise.is_current());
         let newest = current.map(|promise| promise.by.number).max();
         let decides = |promise: &Promise| Some(promise.by.number) == newest;
-        let held = || self.binding().filter(|promise| holds(promise, digests, size));
+        let held = || read().filter(|promise| holds(promise, digests, size));
         let best = held()
             .filter(|promise| decides(promise))
             .map(Promise::proof)
@@ -169,7 +185,7 @@ impl Expectation {
         // One index may offer alternatives (npm's integrity); that one of them holds is no disagreement.
         let alternative =
             |missed: &Promise| held().any(|other| other.by.number == missed.by.number);
-        let mut missed = self.binding().filter(|promise| !holds(promise, digests, size));
+        let mut missed = read().filter(|promise| !holds(promise, digests, size));
         Weighed {
             best,
             older: held().any(|promise| !decides(promise)),

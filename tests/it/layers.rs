@@ -9,6 +9,7 @@ const ORDER: &[&str] = &[
     "digest",
     "clock",
     "config",
+    "limits",
     "target",
     "proof",
     "claim",

@@ -45,6 +45,7 @@ mod keys;
 mod kill;
 mod layers;
 mod licences;
+mod limits;
 mod logins;
 mod mirror;
 mod mirror_clients;

@@ -129,7 +129,7 @@ async fn a_request_that_is_being_answered_is_never_idle() {
 
 #[tokio::test]
 async fn a_client_that_stops_reading_is_reset() {
-    let world = World::with(|config| config.clients.idle_timeout = Duration::from_millis(300));
+    let world = World::with(|config| config.clients.stall_timeout = Duration::from_millis(300));
     let mut stream = world.connect().await;
     let request = PLAIN.replace("org/ ", "org/large ");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -201,7 +201,7 @@ async fn running_out_of_files_is_survived() {
 #[ignore = "lowers the process's file limit: run by running_out_of_files_is_survived"]
 async fn in_a_process_of_its_own_files_run_out() {
     let world = World::with(|_| {});
-    assert!(raise_file_limit() >= getrlimit(Resource::Nofile).current);
+    assert!(crate::limits::raise() >= getrlimit(Resource::Nofile).current);
     // Made beforehand: connecting takes no further file.
     let early = tokio::net::TcpSocket::new_v4().unwrap();
     let before = getrlimit(Resource::Nofile);

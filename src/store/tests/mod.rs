@@ -5,6 +5,7 @@ mod limits;
 mod locks;
 mod recovery;
 mod room;
+mod unreadable;
 
 use std::path::PathBuf;
 use std::sync::Arc;

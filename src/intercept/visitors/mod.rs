@@ -1,0 +1,492 @@
+//! Who uses larder at this moment, by client address, and how much of it each may take.
+//!
+//! One address must not take everything: neither the connections, nor the requests that run, nor the memory for bytes that
+//! wait to be taken. A client is its IPv4 address, or its IPv6 network of 64 bits, because whoever has one address of such a
+//! network has all of them. Many clients may stand behind one address (a CI host with hundreds of containers), so the
+//! limits are wide, and what an address holds without using it makes way for what it wants to use:
+//!
+//! - a new connection that finds no seat closes connections that have been quiet for a while, the longest quiet first: of
+//!   its own address, or of the address that has most;
+//! - a request that finds no place resets the connection of its address on which most answers stand still;
+//! - what still finds no room waits in the order of coming for [`PATIENCE`], and then hears 503.
+//!
+//! A connection without a seat stands in the lobby: it may ask for larder's own pages, and anything else when it has got a
+//! seat. Lobby and seats together take no more descriptors than `limits.rs` gives to clients.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::activity::{Activity, now};
+use super::grant::Refusal;
+use crate::config::Clients;
+use crate::limits::{PATIENCE, PLACES, Reading};
+
+/// Connections that stand in the lobby. One address has a quarter; beyond that the one that has stood there longest without
+/// asking for anything is closed for a new one.
+const LOBBY: usize = 256;
+
+/// How many quiet connections are closed when one seat is wanted, and how soon again: looking for them costs more than
+/// opening a connection, and who floods must not make larder look each time.
+const CLOSED_AT_ONCE: usize = 16;
+const CLOSES_EVERY: Duration = Duration::from_millis(50);
+
+/// How long a connection must have been quiet to be closed for others: longer than a handshake takes, or the pause between
+/// two requests of a build.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// How often who waits for a seat or a place looks whether something can make way by now.
+const LOOKS_EVERY: Duration = Duration::from_millis(500);
+
+/// Everybody who uses one listener.
+pub(crate) struct Visitors {
+    limits: Limits,
+    seats: Arc<Semaphore>,
+    lobby: Arc<Semaphore>,
+    addresses: Mutex<HashMap<IpAddr, Arc<House>>>,
+    next: AtomicU64,
+    /// When quiet connections were last closed.
+    closed: AtomicU64,
+    /// Bytes that wait to be taken, of all addresses.
+    buffered: Arc<AtomicU64>,
+    refused: Refused,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    seats: usize,
+    seats_each: usize,
+    requests_each: usize,
+    buffered: u64,
+    buffered_each: u64,
+    lobby: usize,
+}
+
+#[derive(Debug, Default)]
+struct Refused {
+    connections: AtomicU64,
+    requests: AtomicU64,
+    lobby: AtomicU64,
+}
+
+/// What one address has of it.
+pub(crate) struct House {
+    seats: Arc<Semaphore>,
+    /// Who stands in the lobby, in the order of coming.
+    lobby: Mutex<Vec<Weak<Door>>>,
+    requests: Arc<Semaphore>,
+    buffered: AtomicU64,
+    buffered_of_all: Arc<AtomicU64>,
+    limits: Limits,
+    doors: Mutex<HashMap<u64, Weak<Door>>>,
+}
+
+/// One connection, from its beginning until its socket is closed.
+pub(crate) struct Door {
+    number: u64,
+    address: IpAddr,
+    house: Arc<House>,
+    all: Arc<Visitors>,
+    activity: Arc<Activity>,
+    /// What it holds: a seat, or a place in the lobby.
+    holds: Mutex<Holds>,
+    /// Cancelled when the connection is to make way.
+    leave: CancellationToken,
+}
+
+enum Holds {
+    Lobby { _place: OwnedSemaphorePermit },
+    Seat { _all: OwnedSemaphorePermit, _of_house: OwnedSemaphorePermit },
+}
+
+/// A request's place, until its answer has been taken or given up.
+pub(crate) type RequestPlace = OwnedSemaphorePermit;
+
+impl fmt::Debug for Visitors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Visitors").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for House {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("House").field("buffered", &self.buffered).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl Visitors {
+    /// Nobody yet.
+    pub(crate) fn new(clients: &Clients) -> Arc<Self> {
+        let lobby = LOBBY.min(PLACES.clients / 4).max(4);
+        let most = PLACES.clients.saturating_sub(lobby + slack(lobby)).max(1);
+        let seats = clients.max_connections.min(most);
+        let limits = Limits {
+            seats,
+            seats_each: clients.connections_per_address.min(each(seats)),
+            requests_each: clients.requests_per_address.min(Semaphore::MAX_PERMITS),
+            buffered: clients.max_buffered,
+            buffered_each: clients.buffered_per_address,
+            lobby,
+        };
+        if seats < clients.max_connections {
+            tracing::warn!(
+                clients.max_connections,
+                seats,
+                "the limit of open files (ulimit -n) leaves room for fewer connections than clients.max_connections"
+            );
+        }
+        Arc::new(Self {
+            limits,
+            seats: Arc::new(Semaphore::new(seats)),
+            lobby: Arc::new(Semaphore::new(lobby + slack(lobby))),
+            addresses: Mutex::default(),
+            next: AtomicU64::new(1),
+            closed: AtomicU64::new(0),
+            buffered: Arc::default(),
+            refused: Refused::default(),
+        })
+    }
+
+    /// A new connection from `address`; `None` if there is not even room in the lobby.
+    pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Door>> {
+        let address = client(address);
+        let house = {
+            let mut addresses = lock(&self.addresses);
+            let house = addresses.entry(address).or_insert_with(|| self.house());
+            Arc::clone(house)
+        };
+        let holds = house.try_seat(&self.seats).or_else(|| {
+            self.press(&house);
+            self.wait_in(&house)
+        });
+        let Some(holds) = holds else {
+            self.refused.lobby.fetch_add(1, Relaxed);
+            self.forget(address, &house);
+            return None;
+        };
+        let door = Arc::new(Door {
+            number: self.next.fetch_add(1, Relaxed),
+            address,
+            activity: Arc::new(Activity::of(Arc::clone(&house))),
+            house: Arc::clone(&house),
+            all: Arc::clone(self),
+            holds: Mutex::new(holds),
+            leave: CancellationToken::new(),
+        });
+        lock(&house.doors).insert(door.number, Arc::downgrade(&door));
+        if !door.has_seat() {
+            lock(&house.lobby).push(Arc::downgrade(&door));
+        }
+        Some(door)
+    }
+
+    /// Everybody who is here: nobody waits for the table while it is looked through.
+    fn houses(&self) -> Vec<Arc<House>> {
+        lock(&self.addresses).values().cloned().collect()
+    }
+
+    fn house(&self) -> Arc<House> {
+        Arc::new(House {
+            seats: Arc::new(Semaphore::new(self.limits.seats_each)),
+            lobby: Mutex::default(),
+            requests: Arc::new(Semaphore::new(self.limits.requests_each)),
+            buffered: AtomicU64::new(0),
+            buffered_of_all: Arc::clone(&self.buffered),
+            limits: self.limits,
+            doors: Mutex::default(),
+        })
+    }
+
+    /// Room in the lobby; who has asked for nothing there makes way.
+    fn wait_in(&self, house: &Arc<House>) -> Option<Holds> {
+        if house.stands_in_lobby() >= (self.limits.lobby / 4).max(1) && !house.clear_lobby() {
+            return None;
+        }
+        if self.lobby.available_permits() <= slack(self.limits.lobby) {
+            let houses = self.houses();
+            let most = houses.into_iter().max_by_key(|house| lock(&house.lobby).len());
+            most.filter(|house| house.clear_lobby())?;
+        }
+        let place = Arc::clone(&self.lobby).try_acquire_owned().ok()?;
+        Some(Holds::Lobby { _place: place })
+    }
+
+    /// Closes connections that are quiet: of `house` if its own seats are taken, else of the address that has most.
+    fn press(&self, house: &Arc<House>) {
+        let (now, before) = (now(), self.closed.load(Relaxed));
+        if before > 0 && now.saturating_sub(before) < millis(CLOSES_EVERY) {
+            return;
+        }
+        self.closed.store(now.max(1), Relaxed);
+        let crowded = if house.seats.available_permits() == 0 {
+            Arc::clone(house)
+        } else {
+            let houses = self.houses();
+            let most = houses.into_iter().max_by_key(|house| house.seats_taken());
+            most.unwrap_or_else(|| Arc::clone(house))
+        };
+        crowded.close_quiet(now.saturating_sub(millis(QUIET)));
+    }
+
+    /// Forgets an address that has no connection any more.
+    fn forget(&self, address: IpAddr, house: &Arc<House>) {
+        let mut addresses = lock(&self.addresses);
+        if lock(&house.doors).is_empty() {
+            addresses.remove(&address);
+        }
+    }
+
+    /// How the limits stand.
+    pub(crate) fn readings(&self) -> Vec<Reading> {
+        let houses = self.houses();
+        let most = |of: fn(&House) -> u64| houses.iter().map(|house| of(house)).max().unwrap_or(0);
+        let limits = self.limits;
+        let reading = |name, in_use, most: u64, refused: Option<&AtomicU64>| Reading {
+            name,
+            in_use,
+            most,
+            refused: refused.map_or(0, |count| count.load(Relaxed)),
+        };
+        let taken =
+            |free: &Semaphore, of: usize| of.saturating_sub(free.available_permits()) as u64;
+        vec![
+            reading(
+                "connections",
+                taken(&self.seats, limits.seats),
+                limits.seats as u64,
+                Some(&self.refused.connections),
+            ),
+            reading(
+                "connections_per_address",
+                most(|house| house.seats_taken() as u64),
+                limits.seats_each as u64,
+                None,
+            ),
+            reading(
+                "waiting_connections",
+                taken(&self.lobby, limits.lobby + slack(limits.lobby)),
+                limits.lobby as u64,
+                Some(&self.refused.lobby),
+            ),
+            reading(
+                "requests_per_address",
+                most(House::requests_taken),
+                limits.requests_each as u64,
+                Some(&self.refused.requests),
+            ),
+            reading("buffered_bytes", self.buffered.load(Relaxed), limits.buffered, None),
+            reading(
+                "buffered_bytes_per_address",
+                most(|house| house.buffered.load(Relaxed)),
+                limits.buffered_each,
+                None,
+            ),
+        ]
+    }
+}
+
+impl House {
+    fn try_seat(&self, all: &Arc<Semaphore>) -> Option<Holds> {
+        Some(Holds::Seat {
+            _of_house: Arc::clone(&self.seats).try_acquire_owned().ok()?,
+            _all: Arc::clone(all).try_acquire_owned().ok()?,
+        })
+    }
+
+    fn seats_taken(&self) -> usize {
+        self.limits.seats_each.saturating_sub(self.seats.available_permits())
+    }
+
+    fn requests_taken(&self) -> u64 {
+        self.limits.requests_each.saturating_sub(self.requests.available_permits()) as u64
+    }
+
+    fn doors(&self) -> Vec<Arc<Door>> {
+        lock(&self.doors).values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Closes connections with a seat on which nothing has been answered since `latest`, the longest quiet first.
+    fn close_quiet(&self, latest: u64) {
+        let mut quiet: Vec<Arc<Door>> = self.doors();
+        quiet.retain(|door| door.has_seat() && !door.leave.is_cancelled());
+        quiet.retain(|door| !door.activity.is_answering() && door.activity.quiet_since() <= latest);
+        quiet.sort_unstable_by_key(|door| door.activity.quiet_since());
+        for door in quiet.into_iter().take(CLOSED_AT_ONCE) {
+            door.leave.cancel();
+        }
+    }
+
+    fn in_lobby(&self) -> Vec<Arc<Door>> {
+        lock(&self.lobby).iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn stands_in_lobby(&self) -> usize {
+        let mut lobby = lock(&self.lobby);
+        lobby.retain(|door| {
+            let door = door.upgrade();
+            door.is_some_and(|door| !door.has_seat() && !door.leave.is_cancelled())
+        });
+        lobby.len()
+    }
+
+    /// Closes the one that has stood in the lobby longest without asking for anything, if there is one.
+    fn clear_lobby(&self) -> bool {
+        let idle = self.in_lobby().into_iter().find(|door| {
+            !door.has_seat() && !door.leave.is_cancelled() && !door.activity.is_answering()
+        });
+        if let Some(door) = &idle {
+            door.leave.cancel();
+        }
+        idle.is_some()
+    }
+
+    /// Resets the connection on which most answers stand still.
+    fn reset_standing(&self) {
+        let mut doors = self.doors();
+        doors.retain(|door| !door.leave.is_cancelled());
+        let standing = doors.into_iter().max_by_key(|door| door.activity.standing());
+        if let Some(door) = standing.filter(|door| door.activity.standing() > 0) {
+            door.leave.cancel();
+        }
+    }
+
+    /// Notes bytes that wait to be taken.
+    pub(super) fn holds(&self, bytes: u64) {
+        self.buffered.fetch_add(bytes, Relaxed);
+        self.buffered_of_all.fetch_add(bytes, Relaxed);
+    }
+
+    /// Notes bytes that were taken, or given up.
+    pub(super) fn lets_go(&self, bytes: u64) {
+        self.buffered.fetch_sub(bytes, Relaxed);
+        self.buffered_of_all.fetch_sub(bytes, Relaxed);
+    }
+
+    /// Whether no more may be held for this address now.
+    pub(super) fn is_full(&self) -> bool {
+        self.buffered.load(Relaxed) >= self.limits.buffered_each
+            || self.buffered_of_all.load(Relaxed) >= self.limits.buffered
+    }
+}
+
+impl Door {
+    pub(crate) fn activity(&self) -> &Arc<Activity> {
+        &self.activity
+    }
+
+    /// Whether it has a seat, and does not stand in the lobby.
+    pub(crate) fn has_seat(&self) -> bool {
+        matches!(*lock(&self.holds), Holds::Seat { .. })
+    }
+
+    /// Resolves when the connection is to make way.
+    pub(crate) async fn leaves(&self) {
+        self.leave.cancelled().await;
+    }
+
+    /// Gets a seat, if there is none yet.
+    pub(crate) async fn sit(&self) -> Result<(), Refusal> {
+        if self.has_seat() {
+            return Ok(());
+        }
+        let sitting = async {
+            let of_house = Arc::clone(&self.house.seats).acquire_owned().await.ok()?;
+            let all = Arc::clone(&self.all.seats).acquire_owned().await.ok()?;
+            Some(Holds::Seat { _all: all, _of_house: of_house })
+        };
+        let press = || self.all.press(&self.house);
+        if let Some(Some(seat)) = wait_for(sitting, press).await {
+            *lock(&self.holds) = seat;
+            return Ok(());
+        }
+        self.all.refused.connections.fetch_add(1, Relaxed);
+        let limits = self.all.limits;
+        Err(Refusal::busy(format!(
+            "all connections are in use: {} in all (clients.max_connections), of {} at most {} \
+             (clients.connections_per_address); try again in a moment",
+            limits.seats, self.address, limits.seats_each,
+        )))
+    }
+
+    /// A place for a request, for as long as its answer lasts.
+    pub(crate) async fn request(&self) -> Result<RequestPlace, Refusal> {
+        if let Ok(place) = Arc::clone(&self.house.requests).try_acquire_owned() {
+            return Ok(place);
+        }
+        let waiting = Arc::clone(&self.house.requests).acquire_owned();
+        if let Some(Ok(place)) = wait_for(waiting, || self.house.reset_standing()).await {
+            return Ok(place);
+        }
+        self.all.refused.requests.fetch_add(1, Relaxed);
+        Err(Refusal::busy(format!(
+            "{} requests of {} are being answered, as many as one address may have at a time \
+             (clients.requests_per_address); try again in a moment",
+            self.all.limits.requests_each, self.address,
+        )))
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        lock(&self.house.doors).remove(&self.number);
+        self.all.forget(self.address, &self.house);
+    }
+}
+
+/// Waits for `what` in the order of coming, at most for [`PATIENCE`], and makes `room` again and again meanwhile.
+async fn wait_for<T>(what: impl Future<Output = T>, room: impl Fn()) -> Option<T> {
+    let mut what = pin!(timeout(PATIENCE, what));
+    loop {
+        room();
+        tokio::select! {
+            had = &mut what => return had.ok(),
+            () = sleep(LOOKS_EVERY) => {}
+        }
+    }
+}
+
+/// What stands for a client: an IPv4 address, or an IPv6 network of 64 bits.
+fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = u128::from(v6) & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+/// One address never has all seats, whatever is configured.
+fn each(seats: usize) -> usize {
+    (seats - seats / 8).max(1)
+}
+
+/// Of the lobby, beyond what may stand there: those that are closed take a moment to go.
+fn slack(lobby: usize) -> usize {
+    lobby / 4
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

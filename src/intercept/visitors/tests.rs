@@ -1,0 +1,123 @@
+//! Who gets a seat or a place, and who makes way (issue 10, rows 5 and 10).
+
+use super::*;
+use crate::config::Config;
+
+fn visitors(change: impl FnOnce(&mut Clients)) -> Arc<Visitors> {
+    let mut clients = Config::default().clients;
+    change(&mut clients);
+    Visitors::new(&clients)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn seated(visitors: &Arc<Visitors>, address: &str) -> Arc<Door> {
+    let door = visitors.enter(ip(address)).unwrap();
+    assert!(door.has_seat(), "{address}");
+    door
+}
+
+#[test]
+fn an_ipv6_client_is_its_network() {
+    assert_eq!(client(ip("2001:db8::1")), client(ip("2001:db8::ffff:1")));
+    assert_eq!(client(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
+    // The control: another network, and the next IPv4 address, are others.
+    assert_ne!(client(ip("2001:db8::1")), client(ip("2001:db8:0:1::1")));
+    assert_ne!(client(ip("192.0.2.1")), client(ip("192.0.2.2")));
+}
+
+#[test]
+fn one_address_does_not_get_all_seats() {
+    let visitors = visitors(|clients| {
+        clients.max_connections = 16;
+        clients.connections_per_address = 16;
+    });
+    let doors: Vec<_> = (0..16).filter_map(|_| visitors.enter(ip("192.0.2.1"))).collect();
+    assert_eq!(doors.iter().filter(|door| door.has_seat()).count(), 14);
+    let _other = seated(&visitors, "192.0.2.2");
+    drop(doors);
+    // The control: what is given back is there again.
+    let _again: Vec<_> = (0..14).map(|_| seated(&visitors, "192.0.2.1")).collect();
+}
+
+#[tokio::test]
+async fn the_longest_quiet_of_the_address_with_most_makes_way_and_none_that_is_answered() {
+    let visitors = visitors(|clients| {
+        clients.max_connections = 12;
+        clients.connections_per_address = 9;
+    });
+    let many: Vec<_> = (0..9).map(|_| seated(&visitors, "192.0.2.1")).collect();
+    let busy = many[0].activity().begin();
+    let few: Vec<_> = (0..3).map(|_| seated(&visitors, "192.0.2.2")).collect();
+    let newcomer = visitors.enter(ip("192.0.2.3")).unwrap();
+    assert!(!newcomer.has_seat());
+    let left = |doors: &[Arc<Door>]| doors.iter().filter(|d| d.leave.is_cancelled()).count();
+    // The control: what has just come is not quiet yet.
+    assert_eq!((left(&many), left(&few)), (0, 0));
+    newcomer.house.close_quiet(now());
+    assert_eq!((left(&many), left(&few)), (0, 0), "it has none that could be closed");
+    let most = Arc::clone(&many[0].house);
+    most.close_quiet(now());
+    assert_eq!((left(&many), left(&few)), (8, 0));
+    assert!(!many[0].leave.is_cancelled());
+    drop(busy);
+}
+
+#[tokio::test]
+async fn who_stands_in_the_lobby_sits_down_when_a_seat_is_free_and_else_hears_why_not() {
+    let visitors = visitors(|clients| clients.connections_per_address = 1);
+    let first = seated(&visitors, "192.0.2.1");
+    let busy = first.activity().begin();
+    let second = visitors.enter(ip("192.0.2.1")).unwrap();
+    let refusal = second.sit().await.unwrap_err();
+    assert_eq!(refusal.response().headers()["retry-after"], "5");
+    assert!(refusal.text.contains("clients.connections_per_address"), "{refusal}");
+    // The control: another address is served, and a seat that comes free is taken.
+    let _other = seated(&visitors, "192.0.2.2");
+    let (sat, ()) = tokio::join!(second.sit(), async { drop((first, busy)) });
+    assert!(sat.is_ok() && second.has_seat());
+}
+
+#[tokio::test]
+async fn requests_are_counted_for_each_address() {
+    let visitors = visitors(|clients| clients.requests_per_address = 2);
+    let (one, same) = (seated(&visitors, "192.0.2.1"), seated(&visitors, "192.0.2.1"));
+    let other = seated(&visitors, "192.0.2.2");
+    let places = (one.request().await.unwrap(), same.request().await.unwrap());
+    let refusal = one.request().await.unwrap_err();
+    assert!(refusal.text.contains("clients.requests_per_address"), "{refusal}");
+    assert!(other.request().await.is_ok());
+    drop(places);
+    assert!(one.request().await.is_ok());
+    let refused = visitors.readings().into_iter().find(|r| r.name == "requests_per_address");
+    assert_eq!(refused.unwrap().refused, 1);
+}
+
+#[test]
+fn the_lobby_is_not_filled_by_who_asks_for_nothing() {
+    let visitors = visitors(|clients| {
+        clients.max_connections = 2;
+        clients.connections_per_address = 1;
+    });
+    let seat = seated(&visitors, "192.0.2.1");
+    let _busy = seat.activity().begin();
+    let mut silent = Vec::new();
+    for _ in 0..1000 {
+        silent.push(visitors.enter(ip("192.0.2.1")).unwrap());
+        assert!(!silent.last().unwrap().leave.is_cancelled(), "the newest may ask");
+        // Their tasks end.
+        silent.retain(|door| !door.leave.is_cancelled());
+        assert!(silent.len() <= visitors.limits.lobby / 4);
+    }
+}
+
+#[test]
+fn an_address_without_a_connection_is_forgotten() {
+    let visitors = visitors(|_| {});
+    for number in 0..100 {
+        drop(seated(&visitors, &format!("192.0.2.{number}")));
+    }
+    assert!(lock(&visitors.addresses).is_empty());
+}

@@ -1,0 +1,215 @@
+//! How many file descriptors this process has, and who may take them.
+//!
+//! A process without a descriptor cannot read what it keeps: not a body, not a record, not a promise. So what strangers
+//! make larder open is counted before it is opened, each kind under a share of its own, and the shares together leave a
+//! reserve. From the reserve live the ledger, records, segments of claims, temporary files, the resolver and larder's own
+//! socket. A share that is used up makes new work of its kind wait for a moment, or fail with 503; the other kinds go on.
+//!
+//! Descriptors belong to the process, not to one [`crate::Larder`], and so do these limits.
+
+use std::fs::File;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long a client whose request was refused for want of room is told to wait, in seconds: what is short of room mostly
+/// has some again within seconds, and a build tool that waits longer gives up.
+pub const RETRY_AFTER: u64 = 5;
+
+/// How long work waits for a place before it is refused. Shorter than clients wait for the first byte of an answer. Unit
+/// tests wait for it.
+pub const PATIENCE: Duration =
+    if cfg!(test) { Duration::from_millis(400) } else { Duration::from_secs(5) };
+
+/// What is assumed where the system sets no limit.
+const UNLIMITED: u64 = 1 << 20;
+
+/// A quarter of the descriptors is the reserve, at most this many: the store's own files are bounded.
+const MOST_RESERVE: usize = 512;
+
+/// The process's places.
+pub static PLACES: LazyLock<Places> = LazyLock::new(|| {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
+    Places::of(usize::try_from(limit).unwrap_or(usize::MAX))
+});
+
+/// Who may take how many descriptors.
+#[derive(Debug)]
+pub struct Places {
+    /// What nothing below may take.
+    pub reserve: usize,
+    /// Connections of clients, at most; `clients.max_connections` may say fewer. The listener counts them.
+    pub clients: usize,
+    /// Connections to origins and to proxies on the way to them.
+    pub upstream: Limit,
+    /// Bodies: stored ones that are open, and those that are being received.
+    pub files: Limit,
+}
+
+impl Places {
+    /// The shares of `limit` descriptors. Half of what is not reserved is for clients, and each of them may lead to a
+    /// connection to an origin or to a file.
+    #[must_use]
+    pub fn of(limit: usize) -> Self {
+        let reserve = (limit / 4).min(MOST_RESERVE);
+        let shared = limit - reserve;
+        let (clients, upstream) = (shared / 2, shared / 4);
+        Self {
+            reserve,
+            clients,
+            upstream: Limit::new("upstream_connections", upstream),
+            files: Limit::new("open_bodies", shared - clients - upstream),
+        }
+    }
+}
+
+/// A number of places, each held by a [`Place`].
+#[derive(Debug)]
+pub struct Limit {
+    name: &'static str,
+    most: usize,
+    free: Arc<Semaphore>,
+    refused: AtomicU64,
+    /// Places of files whose makers are done with them while others still read.
+    lingering: Mutex<Vec<(Weak<File>, Place)>>,
+}
+
+/// A place under a [`Limit`], free again when this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// How a limit stands, for the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Which limit.
+    pub name: &'static str,
+    /// How much of it is taken; of a limit for each client address, by the one that has most.
+    pub in_use: u64,
+    /// How much may be.
+    pub most: u64,
+    /// How often something was refused since the start.
+    pub refused: u64,
+}
+
+impl Limit {
+    /// `most` places.
+    #[must_use]
+    pub fn new(name: &'static str, most: usize) -> Self {
+        let most = most.clamp(1, Semaphore::MAX_PERMITS);
+        Self {
+            name,
+            most,
+            free: Arc::new(Semaphore::new(most)),
+            refused: AtomicU64::new(0),
+            lingering: Mutex::default(),
+        }
+    }
+
+    /// A place, if one is free and nobody waits for it.
+    pub fn try_take(&self) -> Option<Place> {
+        let free = || Arc::clone(&self.free).try_acquire_owned().ok();
+        let permit = free().or_else(|| {
+            self.tidy();
+            free()
+        })?;
+        Some(Place { _permit: permit })
+    }
+
+    /// A place that is given back when nobody has `file` any more.
+    pub fn lingers(&self, file: Weak<File>, place: Place) {
+        if file.strong_count() == 0 {
+            return;
+        }
+        self.lingering().push((file, place));
+        self.tidy();
+    }
+
+    /// Gives back the places of files that have been closed.
+    fn tidy(&self) {
+        self.lingering().retain(|(file, _)| file.strong_count() > 0);
+    }
+
+    fn lingering(&self) -> MutexGuard<'_, Vec<(Weak<File>, Place)>> {
+        self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place, waited for in the order of asking, at most for [`PATIENCE`].
+    pub async fn take(&self) -> Option<Place> {
+        self.tidy();
+        let waited = tokio::time::timeout(PATIENCE, Arc::clone(&self.free).acquire_owned());
+        if let Ok(Ok(permit)) = waited.await {
+            return Some(Place { _permit: permit });
+        }
+        self.refused();
+        None
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How it stands.
+    pub fn reading(&self) -> Reading {
+        self.tidy();
+        let in_use = self.most.saturating_sub(self.free.available_permits());
+        Reading {
+            name: self.name,
+            in_use: in_use as u64,
+            most: self.most as u64,
+            refused: self.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// How many places there are.
+    pub const fn most(&self) -> usize {
+        self.most
+    }
+}
+
+/// Raises the number of open files to what the system allows: each client costs a socket, most of them a second one
+/// towards an origin. Returns the number in force; `None`: no limit. Before [`PLACES`] is first used.
+pub fn raise() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, limit = ?limit.current, "cannot raise the number of open files");
+            limit.current
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shares_leave_the_reserve_whatever_the_limit_is() {
+        for limit in [64, 256, 400, 1024, 4096, 20_000, 1 << 20] {
+            let places = Places::of(limit);
+            let shared = places.clients + places.upstream.most() + places.files.most();
+            assert_eq!(shared + places.reserve, limit);
+            assert!(places.reserve >= limit.min(2048) / 4, "{limit}: {}", places.reserve);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_limit_gives_what_it_has_and_counts_what_it_refuses() {
+        let limit = Limit::new("test", 1);
+        let held = limit.try_take().unwrap();
+        assert!(limit.try_take().is_none());
+        assert!(limit.take().await.is_none());
+        let reading = limit.reading();
+        assert_eq!((reading.in_use, reading.most, reading.refused), (1, 1, 1));
+        // The control: a place that comes free is given to who waits.
+        let (taken, ()) = tokio::join!(limit.take(), async { drop(held) });
+        assert!(taken.is_some());
+    }
+}
