@@ -86,6 +86,9 @@ pub struct ListedKey {
     pub sources: Vec<Source>,
     /// The roots of the repositories for which it signed.
     pub used_by: Vec<String>,
+    /// Those for which it signs from now on: their newest index was signed with it, and did not count for want of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub now_signs: Vec<String>,
     /// Those of them for which nobody signed who is trusted still: what it proved there counts no more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undone: Vec<String>,
@@ -154,6 +157,7 @@ impl Admin {
                     .filter(|(_, signers)| signers.contains(&signer.0))
                     .map(|(root, _)| root.to_string())
                     .collect(),
+                now_signs: Vec::new(),
                 undone: Vec::new(),
                 fingerprint,
             });
@@ -194,9 +198,50 @@ impl Admin {
             }
         }
         self.reload_keys();
+        let names: Vec<(Kind, Fingerprint)> =
+            added.iter().map(|key| (key.kind(), key.fingerprint())).collect();
+        let mut let_sign = self.let_sign(&names);
         let mut listed = self.listed();
-        let names = added.iter().map(|key| (key.kind(), key.fingerprint()));
-        Ok(names.filter_map(|name| listed.remove(&name)).map(key_answer).collect())
+        let known = names.into_iter().filter_map(|name| {
+            let now_signs = let_sign.remove(&name).unwrap_or_default();
+            listed.remove(&name).map(|key| key_answer(ListedKey { now_signs, ..key }))
+        });
+        Ok(known.collect())
+    }
+
+    /// Lets keys sign for the repositories whose newest index is signed with them and did not count for want of them: with
+    /// that, `larder keys add` is all that a change of an archive's key takes.
+    fn let_sign(
+        &self,
+        added: &[(Kind, Fingerprint)],
+    ) -> BTreeMap<(Kind, Fingerprint), Vec<String>> {
+        let (keyring, now) = (self.read_keys(), self.clock.now());
+        let mut let_sign: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        let waiting = self.store.waiting();
+        for about in keyring.about(now) {
+            let name = (about.kind, about.fingerprint);
+            if !added.contains(&name) || let_sign.contains_key(&name) {
+                continue;
+            }
+            let (fingerprint, signer) = (&*name.1.0, &*about.signer.0);
+            let is_maker = |maker: &str| {
+                maker == fingerprint
+                    || keyring.names(maker, signer, now)
+                    || maker.len() == KEY_ID && signer.ends_with(maker)
+            };
+            let roots =
+                waiting.iter().filter(|(_, makers)| makers.iter().any(|maker| is_maker(maker)));
+            let mut signs = Vec::new();
+            for (root, _) in roots {
+                let twin = twin(root).filter(|twin| !self.store.signers(twin).is_empty());
+                for root in [Some(root.clone()), twin].into_iter().flatten() {
+                    self.store.let_sign(&root, signer);
+                    signs.push(root.to_string());
+                }
+            }
+            let_sign.insert(name, signs);
+        }
+        let_sign
     }
 
     fn remove_key(&self, named: &str) -> Result<Vec<Answer>, String> {

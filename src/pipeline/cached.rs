@@ -57,6 +57,9 @@ impl Pipeline {
         }
         self.reading.wait(task.target.origin()).await;
         self.follow(&call.connection, &mut task);
+        if self.is_member_apart(&task) && !demand.only_if_cached {
+            return self.pass_for(call, &task, PassReason::Answer, record).await;
+        }
         let mut found = self.look_up(&task, &asked.headers).await;
         let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
         if may_ask && self.chase_for(&task).await > 0 {
@@ -266,7 +269,12 @@ impl Pipeline {
                 return record.end(outcome, response);
             }
             End::Handed if ended.leads && !is_partial(asked) => match ended.flight.take_handed() {
-                Some(answer) => return super::pass::handed(asked, answer, record),
+                Some(answer) => {
+                    if answer.head.status == StatusCode::OK {
+                        self.note_head_passed(task, &call.connection, true);
+                    }
+                    return super::pass::handed(asked, answer, record);
+                }
                 None => None,
             },
             End::Given | End::Pass | End::Handed => None,

@@ -210,6 +210,9 @@ impl Pipeline {
             batch.by_expired_key(edition.expired_key);
             if let Err(held) = editions::admit(store, at, &standing, &edition, &keys, document.now)
             {
+                if batch.reader() == Partition::Public {
+                    editions::note_waiting(store, &standing, &edition, &held);
+                }
                 self.say(at, &held.to_string());
                 self.mark_expired(at, entry, &held);
                 return Ok(());

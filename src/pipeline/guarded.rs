@@ -118,7 +118,11 @@ impl Pipeline {
             return response;
         }
         let reads = matches!(*call.request.method(), Method::GET | Method::HEAD);
+        let connection = Arc::clone(&call.connection);
         let response = self.pass(call, task.bare(), Some(task), reason, record).await;
+        if reads && response.status() == StatusCode::OK {
+            self.note_head_passed(task, &connection, reason == PassReason::Answer);
+        }
         // What the client's own request was told says nothing of larder's login.
         let shown = task.asker.is_private() && !task.asker.is_larders();
         // To where a blob lies, or to a page: that is found out when a right is asked for.

@@ -86,6 +86,7 @@ impl Pipeline {
             | End::Pass
             | End::Handed => {}
         }
+        self.note_head(&task, &end);
         // A handed answer has ended the flight already.
         lead.flight.finish(end);
     }

@@ -11,6 +11,7 @@
 //! request reads them. Documents that a judgement needs go the same way from the start (documents.rs).
 
 mod anonymous;
+mod apart;
 mod asker;
 mod beside;
 mod bound;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::companions::{Beside, Companion};
-use super::editions::{Held, StepBack, admit};
+use super::editions::{Held, StepBack, admit, note_waiting};
 use super::generation::{Members, News};
 use super::task::Task;
 use crate::claim::{Edition, Standing};
@@ -18,7 +18,7 @@ use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
 use crate::proof::{Proof, Rank};
 use crate::received::Received;
-use crate::target::{Root, Target};
+use crate::target::{Partition, Root, Target};
 
 /// What a document's own signature makes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +80,7 @@ impl Pipeline {
         // What a file wants is the index that names it, which says nothing of the file's own signature.
         let companions =
             if is_file { Vec::new() } else { self.companions_of(task, ecosystem).await };
+        let reader = task.asker.reader();
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
@@ -105,7 +106,7 @@ impl Pipeline {
             let own = if is_file {
                 pipeline.own_file(&at, standing, news.edition.as_ref())
             } else {
-                pipeline.own(&at, standing, news.edition.as_ref(), plain)
+                pipeline.own(&at, standing, news.edition.as_ref(), plain, reader)
             };
             let edition = news.edition.clone();
             let members = news.members(rank, &root);
@@ -120,10 +121,16 @@ impl Pipeline {
         standing: Result<Standing, Malformed>,
         edition: Option<&Edition>,
         plain: bool,
+        reader: Partition,
     ) -> Own {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
             (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
+            // A version before it could be read: that one and its claims stay, and this one goes to its asker.
+            (Err(malformed), _) if self.store.seen_by(reader).current_claims(at).is_some() => {
+                self.say(at, &malformed.to_string());
+                return Own::Held;
+            }
             // Over plain http it is not kept, and its claims are never read.
             (Err(malformed), _) if plain => {
                 self.say(at, &malformed.to_string());
@@ -144,6 +151,10 @@ impl Pipeline {
             }
             Err(Held::Expired(_)) => Own::Nothing,
             Err(held) => {
+                // What one credential sees of an archive binds nobody else to it.
+                if reader == Partition::Public {
+                    note_waiting(&self.store, &standing, edition, &held);
+                }
                 self.say(at, &held.to_string());
                 Own::Held
             }

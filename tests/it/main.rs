@@ -41,6 +41,7 @@ mod hit;
 mod identity;
 mod images;
 mod images_rotation;
+mod key_rotation;
 mod keys;
 mod kill;
 mod layers;
