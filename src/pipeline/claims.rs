@@ -328,7 +328,7 @@ impl Pipeline {
 }
 
 /// The indexes of one of which the document at `at` is a version; itself, if it is one under its own name.
-fn indexes(recognition: &Recognition, at: &Target) -> Vec<Target> {
+pub(super) fn indexes(recognition: &Recognition, at: &Target) -> Vec<Target> {
     let mut indexes = recognition.ecosystem.indexes_of(at);
     if indexes.is_empty() {
         indexes.push(at.clone());

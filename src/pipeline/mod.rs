@@ -38,6 +38,7 @@ mod settle;
 mod shelf;
 mod signature;
 mod silence;
+mod successor;
 mod task;
 
 use std::net::SocketAddr;

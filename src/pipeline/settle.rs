@@ -14,11 +14,12 @@ use super::editions;
 use super::lead::{Attempt, Came};
 use super::lookup;
 use super::signature::{Own, Worth};
+use super::successor::is_page;
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
 use crate::ecosystem::{Kind, Recognition};
-use crate::entry::{Entry, Head};
+use crate::entry::Entry;
 use crate::flight::{Body, Complete, End, Lead};
 use crate::origin::Answer;
 use crate::outcome::metrics::Alarm;
@@ -240,6 +241,17 @@ impl Pipeline {
         {
             return End::Given;
         }
+        let index = task
+            .recognition
+            .as_ref()
+            .filter(|known| task.is_index() || !known.ecosystem.indexes_of(task.bare()).is_empty())
+            .cloned();
+        if let Some(known) = index.as_ref().filter(|_| !verified.proof().rank.is_strong())
+            && let Some(why) = self.why_no_successor(task, known, received, base).await
+        {
+            self.say_no_successor(task, &why);
+            return End::Given;
+        }
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
         entry.proof.expired_key |= worth.expired_key;
         let changed = self.changes_a_pin(task, &entry);
@@ -267,11 +279,7 @@ impl Pipeline {
         if let Some(recognition) = confirmed.as_ref().filter(|_| !task.bare().has_token()) {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
         }
-        let index = task
-            .recognition
-            .as_ref()
-            .filter(|known| task.is_index() || !known.ecosystem.indexes_of(task.bare()).is_empty());
-        if let Some(recognition) = confirmed.as_ref().or(index) {
+        if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
             let companions = self.chase_beside(task, recognition.ecosystem).await;
             // The same document again says what it said, unless it is read in the light of others.
             let (known, reader) = (companions == 0, task.asker.reader());
@@ -359,10 +367,6 @@ impl Pipeline {
 fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
     let fetch_again = resumed && attempt == Attempt::First && lead.flight.nothing_given();
     if fetch_again { Came::Again(end) } else { Came::Ended(end) }
-}
-
-fn is_page(head: &Head) -> bool {
-    head.text(&hyper::header::CONTENT_TYPE).is_some_and(|kind| kind.starts_with("text/html"))
 }
 
 fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {

@@ -69,6 +69,7 @@ mod secrets;
 mod service;
 mod setup;
 mod setup_life;
+mod sign_in_pages;
 mod signed;
 mod store;
 mod tags;
