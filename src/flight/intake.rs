@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::{StatusCode, header};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Flight;
 use crate::clock::{Clock, Time};
@@ -27,6 +28,9 @@ const MAX_RESUMES: u32 = 5;
 /// Pieces between network and disk, and as many on their way into the file. Each is at most what one read of a socket
 /// gives: 128 KiB.
 const IN_BETWEEN: usize = 4;
+
+/// The least time for a resume that is worth beginning.
+const LEAST: Duration = Duration::from_millis(100);
 
 /// How many bytes may be missing for a fill to go on without any reader.
 const MAX_UNREAD: u64 = 256 << 20;
@@ -72,6 +76,11 @@ pub struct Intake<'a> {
     pub ask: &'a Ask,
     /// The time.
     pub clock: &'a Clock,
+    /// `upstream.idle_timeout`: after so long without a byte the body is resumed on another connection where that can be done,
+    /// and after twice as long without one it is given up.
+    pub idle: Duration,
+    /// Whether nobody knows what it is: it may be silent for as long as somebody reads it, and is nothing without readers.
+    pub streams: bool,
     /// Called before each piece: a promise may have come that binds.
     pub binds: &'a (dyn Fn() -> bool + Sync),
 }
@@ -106,15 +115,28 @@ impl Intake<'_> {
     async fn pump(&self, answer: &mut Answer, to: &mpsc::Sender<Bytes>) -> Result<bool, Trouble> {
         let mut have = 0;
         let mut resumes = 0;
+        let most = self.idle.saturating_mul(2);
+        let mut heard = Instant::now();
+        if !self.streams && self.ask.patient {
+            answer.body.may_begin_late();
+        }
+        if !self.streams && !can_resume(answer) {
+            answer.body.wait_at_most(most);
+        }
         loop {
-            let error = match answer.body.next().await {
+            let error = match self.next(answer, have).await? {
                 None => return Ok(resumes > 0),
                 Some(Ok(bytes)) => {
                     have += bytes.len() as u64;
+                    heard = Instant::now();
+                    if resumes > 0 {
+                        answer.body.wait_at_most(self.idle);
+                    }
                     if (self.binds)() {
                         self.flight.bind();
                     }
-                    if self.flight.readers() == 0 && is_long(answer, have) {
+                    let endless = self.streams && answer.length.is_none();
+                    if self.flight.readers() == 0 && (endless || is_long(answer, have)) {
                         let reason = "nobody waits for it any more, and much is missing";
                         return Err(Trouble::Abandoned(reason.to_owned()));
                     }
@@ -130,9 +152,56 @@ impl Intake<'_> {
             if resumes > MAX_RESUMES || !error.is_temporary() {
                 return Err(self.trouble(error.status(), error.to_string()));
             }
+            // Nothing is left of the time when the last resume brought nothing, however often it was tried.
+            let left = most.saturating_sub(heard.elapsed());
+            let silent = || {
+                let seconds = most.as_secs_f32();
+                let tried = resumes - 1;
+                let line = format!(
+                    "{}: nothing came for {seconds} s after {have} bytes (twice upstream.idle_timeout), and {tried} attempts to \
+                     resume it got no further; its origin is down, or so slow that the time must be longer",
+                    self.ask.target
+                );
+                // Begun again it would take as long again.
+                Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, line)
+            };
+            if error.is_silence() && left.is_zero() {
+                return Err(silent());
+            }
             tracing::debug!(target = %self.ask.target, have, %error, "resuming");
-            tokio::time::sleep(Duration::from_millis(250) * resumes).await;
-            self.resume(answer, have, error).await?;
+            tokio::time::sleep((Duration::from_millis(250) * resumes).min(left)).await;
+            let resuming = tokio::time::timeout(left.max(LEAST), self.resume(answer, have, error));
+            match resuming.await {
+                Ok(resumed) => resumed?,
+                Err(_) => return Err(silent()),
+            }
+            answer.body.wait_at_most(most.saturating_sub(heard.elapsed()).max(LEAST));
+        }
+    }
+
+    /// The next bytes. What may be silent for long, and nobody reads any more, is given up.
+    async fn next(
+        &self,
+        answer: &mut Answer,
+        have: u64,
+    ) -> Result<Option<Result<Bytes, OriginError>>, Trouble> {
+        if !self.streams && have > 0 {
+            return Ok(answer.body.next().await);
+        }
+        loop {
+            let deserted = async {
+                self.flight.deserted().await;
+                tokio::time::sleep(self.idle).await;
+            };
+            tokio::select! {
+                next = answer.body.next() => return Ok(next),
+                () = deserted => {
+                    if self.flight.readers() == 0 {
+                        let reason = "nobody waits for it any more";
+                        return Err(Trouble::Abandoned(reason.to_owned()));
+                    }
+                }
+            }
         }
     }
 
@@ -176,6 +245,17 @@ impl Intake<'_> {
             Trouble::Failed(status, reason)
         }
     }
+}
+
+/// Whether the rest can be asked for on another connection while this one may still be alive: its origin says that it gives
+/// parts, and of what. Else the connection at hand is all there is.
+pub fn can_resume(answer: &Answer) -> bool {
+    answer.length.is_some()
+        && answer.head.strong_validator().is_some()
+        && answer
+            .head
+            .text(&header::ACCEPT_RANGES)
+            .is_some_and(|unit| unit.eq_ignore_ascii_case("bytes"))
 }
 
 /// Whether too much is missing for a fill that nobody waits for.

@@ -30,7 +30,7 @@ use hyper::StatusCode;
 use tokio::sync::watch;
 
 pub use gap::{AT_THE_END, GAP, Gap, HELD_WHOLE, own_start};
-pub use intake::{Body, Complete, Intake, Trouble, continues, intake};
+pub use intake::{Body, Complete, Intake, Trouble, can_resume, continues, intake};
 pub use reader::{Broken, Opened, Reader};
 
 use crate::clock::Time;
@@ -364,6 +364,22 @@ impl Flight {
             }
             if changed.changed().await.is_err() {
                 return End::Failed(StatusCode::BAD_GATEWAY, "the fill was dropped".into());
+            }
+        }
+    }
+
+    /// Waits for the end; `None` as soon as it is known that no length is announced, so that there may be none.
+    pub async fn over_or_unframed(&self) -> Option<End> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(end) = self.ended() {
+                return Some(end);
+            }
+            let unframed = |answered: &Arc<Answered>| answered.length.is_none();
+            if self.lock().answered.as_ref().is_some_and(unframed)
+                || changed.changed().await.is_err()
+            {
+                return None;
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::{Response, StatusCode, Version, header};
 
@@ -17,6 +18,9 @@ use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
 use crate::target::{Partition, Target};
+
+/// How long the answer is held back of what may be an index that heads others, by its path alone.
+const WAIT_FOR_A_GUESS: Duration = Duration::from_secs(5);
 
 /// How a flight ended that a request waited for.
 struct Ended {
@@ -55,7 +59,9 @@ impl Pipeline {
         if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
             return self.ask_presence(call, asked, &task, record).await;
         }
-        self.reading.wait(task.target.origin()).await;
+        if task.known().is_some() {
+            self.reading.wait(task.target.origin()).await;
+        }
         self.follow(&call.connection, &mut task);
         if self.is_member_apart(&task) && !demand.only_if_cached {
             return self.pass_for(call, &task, PassReason::Answer, record).await;
@@ -343,8 +349,14 @@ impl Ended {
 async fn opened(reader: &mut Reader, task: &Task) -> Opened {
     if task.heads() {
         let flight = Arc::clone(reader.flight());
-        let end = flight.over().await;
-        if !matches!(end, End::Given) {
+        let end = if task.is_unknown() {
+            // Its path alone looks like one: nothing that streams waits for that.
+            let over = tokio::time::timeout(WAIT_FOR_A_GUESS, flight.over_or_unframed()).await;
+            over.ok().flatten()
+        } else {
+            Some(flight.over().await)
+        };
+        if let Some(end) = end.filter(|end| !matches!(end, End::Given)) {
             return Opened::Ended(end);
         }
     }

@@ -48,7 +48,7 @@ impl Pipeline {
                 return self.settle_unstored(lead, task, &digests, size, attempt, resumed).await;
             }
         };
-        let base = answer.answered_by.clone();
+        let (base, unframed) = (answer.answered_by.clone(), answer.until_close);
         let mut received = Received {
             body,
             head: answer.head,
@@ -61,7 +61,10 @@ impl Pipeline {
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
         match self.look_at(task, &mut received, &base, attempt).await {
-            Ok(worth) => self.judge(lead, task, received, &base, attempt, worth).await,
+            Ok(worth) => {
+                let worth = Worth { unframed, ..worth };
+                self.judge(lead, task, received, &base, attempt, worth).await
+            }
             Err(came) => came,
         }
     }
@@ -101,7 +104,8 @@ impl Pipeline {
         {
             editions::date(&mut received.head, date, received.requested_at);
         }
-        Ok(Worth { signed, expired_key: edition.expired_key && !received.plain })
+        let expired_key = edition.expired_key && !received.plain;
+        Ok(Worth { signed, expired_key, unframed: false })
     }
 
     /// Compares what came with what is promised of it by now.
@@ -229,6 +233,10 @@ impl Pipeline {
         worth: Worth,
     ) -> End {
         let received = verified.received();
+        if worth.unframed && !verified.proof().rank.is_strong() {
+            // Nothing says that this was all of it.
+            return End::Given;
+        }
         if verified.proof().rank == Rank::Pinned && is_page(&received.head) {
             // A sign-in page or a block page in the place of a package.
             return End::Given;
@@ -369,7 +377,7 @@ fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
     if fetch_again { Came::Again(end) } else { Came::Ended(end) }
 }
 
-fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
+pub(super) fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
     let mut start = vec![0; START.min(usize::try_from(received.body.size).unwrap_or(START))];
     // At most 1 KiB of a file that was written a moment ago: it is in memory.
     received.body.file.read_exact_at(&mut start, 0).is_ok()

@@ -12,6 +12,7 @@ use super::Pipeline;
 use super::companions::{Beside, Companion};
 use super::editions::{Held, StepBack, admit, note_waiting};
 use super::generation::{Members, News};
+use super::settle::confirms;
 use super::task::Task;
 use crate::claim::{Edition, Standing};
 use crate::ecosystem::{Document, Malformed};
@@ -40,6 +41,8 @@ pub(super) struct Worth {
     pub(super) signed: Option<Proof>,
     /// A known key signed it, and has expired since.
     pub(super) expired_key: bool,
+    /// Only the end of the connection ended it, so that there may have been more.
+    pub(super) unframed: bool,
 }
 
 /// What a look at a document found.
@@ -71,6 +74,10 @@ impl Pipeline {
         let Some(known) = task.known() else {
             return Looked::nothing();
         };
+        if task.is_unknown() && !confirms(known, task.bare(), received) {
+            // Only its path looks like one.
+            return Looked::nothing();
+        }
         let ecosystem = known.ecosystem;
         let is_file = task.artifact().is_some();
         let unneeded = || is_file && !self.expectation_of(task).promises.is_empty();

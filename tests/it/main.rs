@@ -54,6 +54,7 @@ mod npm_signatures;
 mod oci;
 mod oci_tokens;
 mod pass;
+mod patience;
 mod privacy;
 mod privacy_archive;
 mod privacy_registry;
