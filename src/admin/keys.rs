@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -28,6 +29,9 @@ use crate::target::{Origin, Root, Scheme, Target};
 
 /// The most that one question may add, in bytes: twice the longest file.
 pub const MAX_ADDED: usize = 8 << 20;
+
+/// How long before its end a key is named: an archive's operator publishes the next one, or a later end, about then.
+pub const ENDS_SOON: Duration = Duration::from_hours(24 * 30);
 
 /// The fewest digits by which an `OpenPGP` key may be named: its key id. Shorter ones can be made at will.
 const KEY_ID: usize = 16;
@@ -94,6 +98,13 @@ pub struct ListedKey {
     pub undone: Vec<String>,
 }
 
+impl ListedKey {
+    /// Whether it ends within 30 days, or has ended.
+    pub fn ends_soon(&self, now: Time) -> bool {
+        self.ends.is_some_and(|ends| ends < now.plus(ENDS_SOON))
+    }
+}
+
 /// A repository that may be signed by somebody else now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebound {
@@ -112,6 +123,29 @@ impl Admin {
         if let Some(running) = &self.running {
             running.keys.set(self.read_keys());
         }
+        self.warn_of_ending_keys();
+    }
+
+    /// Names the keys that sign for a repository and end soon, or have ended, in the log and in the metrics. When such a key ends
+    /// what it signs is not proven any more.
+    pub fn warn_of_ending_keys(&self) {
+        let Some(running) = &self.running else { return };
+        let now = self.clock.now();
+        let listed = self.listed();
+        let ending = listed.values().filter(|key| key.ends_soon(now) && !key.used_by.is_empty());
+        let mut count = 0;
+        for key in ending {
+            count += 1;
+            let when =
+                if key.ends.is_some_and(|ends| ends < now) { "has ended" } else { "ends soon" };
+            tracing::warn!(
+                key = %key.fingerprint, user = key.user, ends = key.ends.map(tracing::field::display),
+                used_by = key.used_by.join(" "),
+                "a key that signs for a repository {when}; `larder keys add FILE` makes the next one known, or the same one with a \
+                 later end, as the repository's operator publishes it"
+            );
+        }
+        running.metrics.keys_ending(count);
     }
 
     /// Answers a question about keys. Blocking.

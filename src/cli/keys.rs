@@ -145,6 +145,13 @@ fn list(out: &mut dyn Write, key: &ListedKey, now: Time) -> io::Result<()> {
     }
     match key.ends {
         Some(ends) if ends < now => writeln!(out, "    ended {ends}")?,
+        Some(ends) if key.ends_soon(now) => {
+            let days = ends.since(now).as_secs() / (24 * 60 * 60);
+            writeln!(
+                out,
+                "    until {ends}: it ends in {days} days; add the next one, or this one with a later end, as its owner publishes it"
+            )?;
+        }
         Some(ends) => writeln!(out, "    until {ends}")?,
         None => {}
     }

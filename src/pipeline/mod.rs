@@ -17,6 +17,7 @@ mod beside;
 mod bound;
 mod cached;
 mod claims;
+mod coded;
 mod companions;
 mod documents;
 mod editions;

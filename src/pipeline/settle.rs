@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::coded::is_coded;
 use super::editions;
 use super::lead::{Attempt, Came};
 use super::lookup;
@@ -136,6 +137,12 @@ impl Pipeline {
                         // Whoever sits on the line chose these bytes: the next client asks for itself.
                         self.note_unshared(task);
                     }
+                    return Came::Ended(End::Given);
+                }
+                Verdict::Doubt(body, _) | Verdict::Refuse(body, _)
+                    if is_coded(&body.head)
+                        && self.is_right_decoded(task, &body, &expected, task.asked).await =>
+                {
                     return Came::Ended(End::Given);
                 }
                 Verdict::Doubt(doubted, mismatch) if last => {
@@ -344,7 +351,8 @@ impl Pipeline {
         let named = task
             .artifact()
             .and_then(|artifact| artifact.named.as_ref())
-            .filter(|named| !named.by_protocol && !received.plain);
+            // Of what was coded on the way the name says nothing.
+            .filter(|named| !named.by_protocol && !received.plain && !is_coded(&received.head));
         let Some(named) = named else { return };
         let matched = received.body.digests.get(named.digest.algorithm()) == Some(&named.digest);
         let (ecosystem, origin) = (task.ecosystem(), task.target.origin().clone());

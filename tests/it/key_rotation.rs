@@ -302,3 +302,49 @@ async fn a_release_may_list_itself_and_its_signatures() {
 fn before_without_itself(signatures: Signatures, key: &Key) -> Repository {
     first(Layout { signatures, ..BY_NAME }, key)
 }
+
+/// A key that ends soon is named before it does, where it signs for something.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_use_is_named_a_month_before_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let unused = Key::new(dir.path(), "unused");
+    let (world, origin) = world_and_origin(&[&key, &unused], false).await;
+    first(BY_NAME, &key).put(&origin, "/debian");
+    let apt = Apt::through(&world, &origin, &key, LINE).await;
+    assert!(updated(&apt, &world).await.0);
+    // Adding a key has all of them looked at.
+    let add = || async {
+        let arguments = ["keys", "add", key.public.to_str().unwrap()];
+        let added = say(&world.ca, &world.proxy.data, &arguments).await;
+        assert!(added.status.success(), "{}", text(&added));
+        world.proxy.metric("larder_keys_ending", "").await
+    };
+    assert_eq!(add().await as u32, 0, "the control");
+    world.proxy.clock.advance(Duration::from_hours(24 * 340));
+    assert_eq!(add().await as u32, 1);
+}
+
+/// As apt's own files of sources have them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_stands_in_signed_by_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let armour = String::from_utf8(key.armoured()).unwrap();
+    let folded: Vec<String> = armour
+        .lines()
+        .map(|line| if line.is_empty() { " .".to_owned() } else { format!(" {line}") })
+        .collect();
+    let sources = format!(
+        "Types: deb\nURIs: https://example.org/debian\nSuites: gears\nComponents: main\nSigned-By:\n{}\n",
+        folded.join("\n")
+    );
+    let parts = dir.path().join("sources.list.d");
+    std::fs::create_dir_all(&parts).unwrap();
+    std::fs::write(parts.join("archive.sources"), sources).unwrap();
+    std::fs::write(parts.join("other.sources"), "Types: deb\nSigned-By: /nowhere.gpg\n").unwrap();
+    let world = World::with(|config| config.keys.system = vec![parts.clone()]).await;
+    let listed = text(&say(&world.ca, &world.proxy.data, &["keys", "list"]).await);
+    let (found, rest) = listed.split_once(&key.fingerprint()).unwrap();
+    assert!(!found.contains("other.sources") && rest.contains("archive.sources"), "{listed}");
+}

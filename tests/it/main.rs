@@ -19,6 +19,7 @@ mod apt_tampered;
 mod ca;
 mod clear_signed;
 mod clients;
+mod coded;
 mod contract;
 mod credentials;
 mod crowd;

@@ -95,7 +95,6 @@ async fn a_followed_log_is_never_cut_whatever_its_path_looks_like() {
         ("/ge/ar/gear", true),
         ("/config.json", false),
         ("/channel-rust-stable.toml", true),
-        ("/+simple/gear/", true),
     ] {
         let gate = Gate::closed();
         let mut page = Page::new("one\ntwo\n").header("content-type", "text/plain").chunked();
