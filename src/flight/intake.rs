@@ -154,29 +154,28 @@ impl Intake<'_> {
             }
             // Nothing is left of the time when the last resume brought nothing, however often it was tried.
             let left = most.saturating_sub(heard.elapsed());
-            let silent = || {
-                let seconds = most.as_secs_f32();
-                let tried = resumes - 1;
-                let line = format!(
-                    "{}: nothing came for {seconds} s after {have} bytes (twice upstream.idle_timeout), and {tried} attempts to \
-                     resume it got no further; its origin is down, or so slow that the time must be longer",
-                    self.ask.target
-                );
-                // Begun again it would take as long again.
-                Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, line)
-            };
             if error.is_silence() && left.is_zero() {
-                return Err(silent());
+                return Err(self.silent(most, have, resumes - 1));
             }
             tracing::debug!(target = %self.ask.target, have, %error, "resuming");
             tokio::time::sleep((Duration::from_millis(250) * resumes).min(left)).await;
             let resuming = tokio::time::timeout(left.max(LEAST), self.resume(answer, have, error));
             match resuming.await {
-                Ok(resumed) => resumed?,
-                Err(_) => return Err(silent()),
+                Ok(rest) => rest?,
+                Err(_) => return Err(self.silent(most, have, resumes)),
             }
             answer.body.wait_at_most(most.saturating_sub(heard.elapsed()).max(LEAST));
         }
+    }
+
+    /// Nothing came for the longest time. Begun again it would take as long again.
+    fn silent(&self, most: Duration, have: u64, tried: u32) -> Trouble {
+        let (target, seconds) = (&self.ask.target, most.as_secs_f32());
+        let line = format!(
+            "{target}: nothing came for {seconds} s after {have} bytes (twice upstream.idle_timeout), and {tried} attempts to resume \
+             it got no further; its origin is down, or so slow that the time must be longer"
+        );
+        Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, line)
     }
 
     /// The next bytes. What may be silent for long, and nobody reads any more, is given up.

@@ -16,11 +16,14 @@
 
 use std::sync::Arc;
 
+use hyper::StatusCode;
+
 use super::task::Task;
 use super::{Connection, Pipeline};
 use crate::claim::Promise;
 use crate::ecosystem::Recognition;
 use crate::flight::End;
+use crate::origin::Answer;
 use crate::target::{Key, Partition, Root, Target};
 
 impl Pipeline {
@@ -57,6 +60,13 @@ impl Pipeline {
         connection.read_unknown(task);
         if anybody && let Some(key) = snapshot(task.bare(), task.asker.reader()) {
             self.generations.apart.insert(key, ());
+        }
+    }
+
+    /// The same of an answer that nobody else may have.
+    pub(super) fn note_handed(&self, task: &Task, connection: &Connection, answer: &Answer) {
+        if answer.head.status == StatusCode::OK {
+            self.note_head_passed(task, connection, true);
         }
     }
 

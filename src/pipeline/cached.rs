@@ -59,9 +59,7 @@ impl Pipeline {
         if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
             return self.ask_presence(call, asked, &task, record).await;
         }
-        if task.known().is_some() {
-            self.reading.wait(task.target.origin()).await;
-        }
+        self.wait_for_readers(&task).await;
         self.follow(&call.connection, &mut task);
         if self.is_member_apart(&task) && !demand.only_if_cached {
             return self.pass_for(call, &task, PassReason::Answer, record).await;
@@ -91,9 +89,7 @@ impl Pipeline {
             Lookup::Miss => None,
         };
         if demand.only_if_cached {
-            let line =
-                format!("{} is not stored, and the request says only-if-cached", task.target);
-            return record.refuse(StatusCode::GATEWAY_TIMEOUT, &line);
+            return record.not_stored(&task.target);
         }
         let negative = self.memory.negative(&task, self.clock.now());
         if let Some(relayed) = negative.filter(|_| !demand.revalidate) {
@@ -276,9 +272,7 @@ impl Pipeline {
             }
             End::Handed if ended.leads && !is_partial(asked) => match ended.flight.take_handed() {
                 Some(answer) => {
-                    if answer.head.status == StatusCode::OK {
-                        self.note_head_passed(task, &call.connection, true);
-                    }
+                    self.note_handed(task, &call.connection, &answer);
                     return super::pass::handed(asked, answer, record);
                 }
                 None => None,

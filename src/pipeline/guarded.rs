@@ -81,9 +81,7 @@ impl Pipeline {
             (stored, right) => stored.filter(|_| right == Right::Revalidate),
         };
         if demand.only_if_cached {
-            let line =
-                format!("{} is not stored, and the request says only-if-cached", task.target);
-            return record.refuse(StatusCode::GATEWAY_TIMEOUT, &line);
+            return record.not_stored(&task.target);
         }
         if right == Right::No {
             return self.pass_for(call, &task, PassReason::Answer, record).await;

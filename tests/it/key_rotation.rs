@@ -1,10 +1,14 @@
 //! Issue 17, first list, row 1: an archive whose newest Release does not count for larder is to its clients what it is without
 //! larder, and one command makes it count again.
 
+use std::fmt::Write as _;
 use std::time::Duration;
+
+use larder::digest::Algorithm;
 
 use crate::apt::world_and_origin;
 use crate::world::apt::Apt;
+use crate::world::archive::hex;
 use crate::world::binary::say;
 use crate::world::gpg::Key;
 use crate::world::repository::{Layout, Repository, Signatures};
@@ -62,98 +66,92 @@ fn by_itself(next: &mut Repository, key: &Key, _: &str) {
     next.sign_with(key, &["--local-user", "archive@example.org"]);
 }
 
+const ROWS: [Row; 7] = [
+    Row {
+        name: "another key",
+        layout: BY_NAME,
+        sign: |next, key, other| next.sign_with(key, &["--local-user", other]),
+    },
+    Row {
+        name: "another key beside",
+        layout: Layout { signatures: Signatures::Beside, ..BY_NAME },
+        sign: |next, key, other| next.sign_with(key, &["--local-user", other]),
+    },
+    Row {
+        name: "a field twice",
+        layout: BY_NAME,
+        sign: |next, key, other| {
+            next.release.insert_str(0, "Suite: stable\n");
+            by_itself(next, key, other);
+        },
+    },
+    Row {
+        name: "a second paragraph",
+        layout: BY_NAME,
+        sign: |next, key, other| {
+            next.release.push_str("\nNotes: none\n");
+            by_itself(next, key, other);
+        },
+    },
+    Row {
+        name: "another name",
+        layout: BY_NAME,
+        sign: |next, key, other| {
+            next.set("Suite", "other");
+            next.set("Codename", "others");
+            by_itself(next, key, other);
+        },
+    },
+    Row {
+        name: "past its Valid-Until",
+        layout: BY_NAME,
+        sign: |next, key, other| {
+            next.set("Valid-Until", "Sat, 21 Nov 2020 12:00:00 UTC");
+            by_itself(next, key, other);
+        },
+    },
+    Row {
+        name: "older than before",
+        layout: BY_NAME,
+        sign: |next, key, other| {
+            next.set("Date", "Thu, 19 Nov 2020 12:00:00 UTC");
+            by_itself(next, key, other);
+        },
+    },
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_does_not_count_is_given_with_its_own_lists_as_without_larder() {
-    for row in [
-        Row {
-            name: "another key",
-            layout: BY_NAME,
-            sign: |next, key, other| next.sign_with(key, &["--local-user", other]),
-        },
-        Row {
-            name: "another key beside",
-            layout: Layout { signatures: Signatures::Beside, ..BY_NAME },
-            sign: |next, key, other| next.sign_with(key, &["--local-user", other]),
-        },
-        Row {
-            name: "a field twice",
-            layout: BY_NAME,
-            sign: |next, key, other| {
-                next.release.insert_str(0, "Suite: stable\n");
-                by_itself(next, key, other);
-            },
-        },
-        Row {
-            name: "a second paragraph",
-            layout: BY_NAME,
-            sign: |next, key, other| {
-                next.release.push_str("\nNotes: none\n");
-                by_itself(next, key, other);
-            },
-        },
-        Row {
-            name: "another name",
-            layout: BY_NAME,
-            sign: |next, key, other| {
-                next.set("Suite", "other");
-                next.set("Codename", "others");
-                by_itself(next, key, other);
-            },
-        },
-        Row {
-            name: "past its Valid-Until",
-            layout: BY_NAME,
-            sign: |next, key, other| {
-                next.set("Valid-Until", "Sat, 21 Nov 2020 12:00:00 UTC");
-                by_itself(next, key, other);
-            },
-        },
-        Row {
-            name: "older than before",
-            layout: BY_NAME,
-            sign: |next, key, other| {
-                next.set("Date", "Thu, 19 Nov 2020 12:00:00 UTC");
-                by_itself(next, key, other);
-            },
-        },
-    ] {
+    for row in &ROWS {
         for https in [true, false] {
-            crate::apt::row(row.name, https, async {
-                let dir = tempfile::tempdir().unwrap();
-                let key = Key::new(dir.path(), "archive");
-                let (world, origin) = world_and_origin(&[&key], https).await;
-                let other = another(&key);
-                let before = first(row.layout, &key);
-                let mut next = second(&before);
-                (row.sign)(&mut next, &key, &other);
-                let mut before = before;
-                before.sign_with(&key, &["--local-user", "archive@example.org"]);
-                before.put(&origin, "/debian");
-                let old = Apt::through(&world, &origin, &key, LINE).await;
-                let (well, second, said) = updated(&old, &world).await;
-                assert!(well && !second, "the control: {said}");
-                next.put(&origin, "/debian");
-                world.proxy.clock.advance(Duration::from_mins(1));
-                // Whoever has the edition before may keep to that one; whoever has none gets what there is.
-                let fresh = Apt::through(&world, &origin, &key, LINE).await;
-                let direct = Apt::without(&world, &origin, &key, LINE);
-                let expected = updated(&direct, &world).await;
-                let got = updated(&fresh, &world).await;
-                assert_eq!(
-                    (got.0, got.1),
-                    (expected.0, expected.1),
-                    "{} not {}",
-                    got.2,
-                    expected.2
-                );
-                // Nor does another client's update change anything.
-                let again = updated(&fresh, &world).await;
-                assert_eq!((again.0, again.1), (expected.0, expected.1), "{}", again.2);
-                assert!(!updated(&old, &world).await.2.contains("Hash Sum"), "of two editions");
-            })
-            .await;
+            Box::pin(crate::apt::row(row.name, https, as_without(row, https))).await;
         }
     }
+}
+
+async fn as_without(row: &Row, https: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let (world, origin) = world_and_origin(&[&key], https).await;
+    let (mut before, other) = (first(row.layout, &key), another(&key));
+    let mut next = second(&before);
+    (row.sign)(&mut next, &key, &other);
+    before.sign_with(&key, &["--local-user", "archive@example.org"]);
+    before.put(&origin, "/debian");
+    let old = Apt::through(&world, &origin, &key, LINE).await;
+    let (well, is_second, said) = updated(&old, &world).await;
+    assert!(well && !is_second, "the control: {said}");
+    next.put(&origin, "/debian");
+    world.proxy.clock.advance(Duration::from_mins(1));
+    let fresh = Apt::through(&world, &origin, &key, LINE).await;
+    let direct = Apt::without(&world, &origin, &key, LINE);
+    let expected = updated(&direct, &world).await;
+    // Nor does another client's update change anything.
+    for _ in 0..2 {
+        let got = updated(&fresh, &world).await;
+        assert_eq!((got.0, got.1), (expected.0, expected.1), "{} not {}", got.2, expected.2);
+    }
+    assert!(!updated(&old, &world).await.2.contains("Hash Sum"), "of two editions");
 }
 
 async fn body(world: &World, origin: &Origin, path: &str) -> (Vec<u8>, String) {
@@ -259,48 +257,44 @@ async fn a_release_may_list_itself_and_its_signatures() {
     for signatures in [Signatures::Inside, Signatures::Beside, Signatures::Both] {
         for https in [true, false] {
             let name = format!("{signatures:?}");
-            crate::apt::row(&name, https, async {
-                let dir = tempfile::tempdir().unwrap();
-                let key = Key::new(dir.path(), "archive");
-                let (world, origin) = world_and_origin(&[&key], https).await;
-                let lists = |mut archive: Repository| {
-                    for name in ["Release", "Release.gpg", "InRelease"] {
-                        let digest = crate::world::archive::hex(
-                            larder::digest::Algorithm::Sha256,
-                            name.as_bytes(),
-                        );
-                        archive.release.push_str(&format!(" {digest} 7 {name}\n"));
-                    }
-                    archive.sign(&key);
-                    archive
-                };
-                let before = lists(first(Layout { signatures, ..BY_NAME }, &key));
-                let next = lists(second(&before_without_itself(signatures, &key)));
-                for (archive, is_second) in [(before, false), (next, true)] {
-                    archive.put(&origin, "/debian");
-                    world.proxy.clock.advance(Duration::from_mins(1));
-                    let direct = Apt::without(&world, &origin, &key, LINE);
-                    assert_eq!(updated(&direct, &world).await.1, is_second, "the control");
-                    let apt = Apt::through(&world, &origin, &key, LINE).await;
-                    let (well, second, said) = updated(&apt, &world).await;
-                    assert!(well && second == is_second, "{said}");
-                    for (path, bytes) in &archive.files {
-                        let name = path.rsplit('/').next().unwrap();
-                        if ["InRelease", "Release", "Release.gpg"].contains(&name) {
-                            let (came, said) =
-                                body(&world, &origin, &format!("/debian/{path}")).await;
-                            assert!(came == *bytes && said.contains("signed"), "{path}: {said}");
-                        }
-                    }
-                }
-            })
-            .await;
+            Box::pin(crate::apt::row(&name, https, lists_itself(signatures, https))).await;
         }
     }
 }
 
-fn before_without_itself(signatures: Signatures, key: &Key) -> Repository {
-    first(Layout { signatures, ..BY_NAME }, key)
+const HEADS: [&str; 3] = ["Release", "Release.gpg", "InRelease"];
+
+/// With other bytes than those that are there in the end, as they were while it was written.
+fn listing_itself(mut archive: Repository, key: &Key) -> Repository {
+    for name in HEADS {
+        let digest = hex(Algorithm::Sha256, name.as_bytes());
+        writeln!(archive.release, " {digest} 7 {name}").unwrap();
+    }
+    archive.sign(key);
+    archive
+}
+
+async fn lists_itself(signatures: Signatures, https: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let (world, origin) = world_and_origin(&[&key], https).await;
+    let before = first(Layout { signatures, ..BY_NAME }, &key);
+    let next = listing_itself(second(&before), &key);
+    for (archive, is_second) in [(listing_itself(before, &key), false), (next, true)] {
+        archive.put(&origin, "/debian");
+        world.proxy.clock.advance(Duration::from_mins(1));
+        let direct = Apt::without(&world, &origin, &key, LINE);
+        assert_eq!(updated(&direct, &world).await.1, is_second, "the control");
+        let apt = Apt::through(&world, &origin, &key, LINE).await;
+        let (well, got_second, said) = updated(&apt, &world).await;
+        assert!(well && got_second == is_second, "{said}");
+        for (path, bytes) in &archive.files {
+            if HEADS.contains(&path.rsplit('/').next().unwrap()) {
+                let (came, said) = body(&world, &origin, &format!("/debian/{path}")).await;
+                assert!(came == *bytes && said.contains("signed"), "{path}: {said}");
+            }
+        }
+    }
 }
 
 /// A key that ends soon is named before it does, where it signs for something.
@@ -320,9 +314,9 @@ async fn a_key_in_use_is_named_a_month_before_it_ends() {
         assert!(added.status.success(), "{}", text(&added));
         world.proxy.metric("larder_keys_ending", "").await
     };
-    assert_eq!(add().await as u32, 0, "the control");
+    assert!(add().await < 0.5, "the control");
     world.proxy.clock.advance(Duration::from_hours(24 * 340));
-    assert_eq!(add().await as u32, 1);
+    assert!((0.5..1.5).contains(&add().await));
 }
 
 /// As apt's own files of sources have them.

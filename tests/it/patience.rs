@@ -107,13 +107,13 @@ async fn a_followed_log_is_never_cut_whatever_its_path_looks_like() {
             opened.read(4).await && opened.so_far() == b"one\n",
             "{path}: the first line waits"
         );
-        let opener = tokio::spawn(async move {
+        let release = tokio::spawn(async move {
             tokio::time::sleep(LONGER).await;
             gate.open();
         });
         let got = opened.rest().await;
         assert!(got.is_complete() && got.body == "one\ntwo\n", "{path}: {got:?}");
-        opener.await.unwrap();
+        release.await.unwrap();
     }
 }
 
@@ -158,7 +158,7 @@ async fn what_only_the_end_of_the_connection_ends_is_given_and_not_kept() {
     let world = World::new().await;
     let body = noise(3, 300_000);
     for announced in [true, false] {
-        for length in ["", "etag: \"x\"\r\ncache-control: max-age=3600\r\n"] {
+        for fields in ["", "etag: \"x\"\r\ncache-control: max-age=3600\r\n"] {
             for path in [
                 plain_wheel("gear"),
                 "/gear/-/gear-1.0.0.tgz".to_owned(),
@@ -167,7 +167,7 @@ async fn what_only_the_end_of_the_connection_ends_is_given_and_not_kept() {
                 "/api/v4/jobs/1/trace".to_owned(),
             ] {
                 let mut answer =
-                    format!("HTTP/1.1 200 OK\r\n{length}connection: close\r\n\r\n").into_bytes();
+                    format!("HTTP/1.1 200 OK\r\n{fields}connection: close\r\n\r\n").into_bytes();
                 answer.extend_from_slice(&body);
                 let (url, serving) = raw(&world, answer, announced).await;
                 let url = format!("{url}{path}");
