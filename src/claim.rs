@@ -72,6 +72,8 @@ pub struct Edition {
     pub signers: Vec<Box<str>>,
     /// Why no signature counts.
     pub unsigned: Option<String>,
+    /// What its signatures call their makers where no key is known of that name.
+    pub unknown: Vec<Box<str>>,
     /// When it was made.
     pub date: Option<Time>,
     /// Until when it may be believed.

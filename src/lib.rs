@@ -188,6 +188,7 @@ impl Larder {
         let upkeep = tokio::spawn(upkeep(
             Arc::clone(&self.admin.store),
             Arc::clone(&self.authority),
+            Arc::clone(&self.admin),
             shown.join(", "),
             ended.clone(),
         ));
@@ -309,6 +310,7 @@ const A_DAY: u32 = 24 * 60 * 2;
 async fn upkeep(
     store: Arc<Store>,
     authority: Arc<Authority>,
+    admin: Arc<Admin>,
     shown: String,
     stop: CancellationToken,
 ) {
@@ -318,6 +320,9 @@ async fn upkeep(
     loop {
         if rounds.is_multiple_of(A_DAY) {
             authority.warn_if_ending();
+            let admin = Arc::clone(&admin);
+            // It reads what the ledger has: off the async threads, and nobody waits for it.
+            tokio::task::spawn_blocking(move || admin.warn_of_ending_keys());
         }
         rounds = rounds.wrapping_add(1);
         if round.await.is_err() {

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -28,6 +29,9 @@ use crate::target::{Origin, Root, Scheme, Target};
 
 /// The most that one question may add, in bytes: twice the longest file.
 pub const MAX_ADDED: usize = 8 << 20;
+
+/// How long before its end a key is named: an archive's operator publishes the next one, or a later end, about then.
+pub const ENDS_SOON: Duration = Duration::from_hours(24 * 30);
 
 /// The fewest digits by which an `OpenPGP` key may be named: its key id. Shorter ones can be made at will.
 const KEY_ID: usize = 16;
@@ -86,9 +90,19 @@ pub struct ListedKey {
     pub sources: Vec<Source>,
     /// The roots of the repositories for which it signed.
     pub used_by: Vec<String>,
+    /// Those for which it signs from now on: their newest index was signed with it, and did not count for want of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub now_signs: Vec<String>,
     /// Those of them for which nobody signed who is trusted still: what it proved there counts no more.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undone: Vec<String>,
+}
+
+impl ListedKey {
+    /// Whether it ends within 30 days, or has ended.
+    pub fn ends_soon(&self, now: Time) -> bool {
+        self.ends.is_some_and(|ends| ends < now.plus(ENDS_SOON))
+    }
 }
 
 /// A repository that may be signed by somebody else now.
@@ -109,6 +123,29 @@ impl Admin {
         if let Some(running) = &self.running {
             running.keys.set(self.read_keys());
         }
+        self.warn_of_ending_keys();
+    }
+
+    /// Names the keys that sign for a repository and end soon, or have ended, in the log and in the metrics. When such a key ends
+    /// what it signs is not proven any more.
+    pub fn warn_of_ending_keys(&self) {
+        let Some(running) = &self.running else { return };
+        let now = self.clock.now();
+        let listed = self.listed();
+        let ending = listed.values().filter(|key| key.ends_soon(now) && !key.used_by.is_empty());
+        let mut count = 0;
+        for key in ending {
+            count += 1;
+            let when =
+                if key.ends.is_some_and(|ends| ends < now) { "has ended" } else { "ends soon" };
+            tracing::warn!(
+                key = %key.fingerprint, user = key.user, ends = key.ends.map(tracing::field::display),
+                used_by = key.used_by.join(" "),
+                "a key that signs for a repository {when}; `larder keys add FILE` makes the next one known, or the same one with a \
+                 later end, as the repository's operator publishes it"
+            );
+        }
+        running.metrics.keys_ending(count);
     }
 
     /// Answers a question about keys. Blocking.
@@ -154,6 +191,7 @@ impl Admin {
                     .filter(|(_, signers)| signers.contains(&signer.0))
                     .map(|(root, _)| root.to_string())
                     .collect(),
+                now_signs: Vec::new(),
                 undone: Vec::new(),
                 fingerprint,
             });
@@ -194,9 +232,50 @@ impl Admin {
             }
         }
         self.reload_keys();
+        let names: Vec<(Kind, Fingerprint)> =
+            added.iter().map(|key| (key.kind(), key.fingerprint())).collect();
+        let mut let_sign = self.let_sign(&names);
         let mut listed = self.listed();
-        let names = added.iter().map(|key| (key.kind(), key.fingerprint()));
-        Ok(names.filter_map(|name| listed.remove(&name)).map(key_answer).collect())
+        let known = names.into_iter().filter_map(|name| {
+            let now_signs = let_sign.remove(&name).unwrap_or_default();
+            listed.remove(&name).map(|key| key_answer(ListedKey { now_signs, ..key }))
+        });
+        Ok(known.collect())
+    }
+
+    /// Lets keys sign for the repositories whose newest index is signed with them and did not count for want of them: with
+    /// that, `larder keys add` is all that a change of an archive's key takes.
+    fn let_sign(
+        &self,
+        added: &[(Kind, Fingerprint)],
+    ) -> BTreeMap<(Kind, Fingerprint), Vec<String>> {
+        let (keyring, now) = (self.read_keys(), self.clock.now());
+        let mut let_sign: BTreeMap<_, Vec<String>> = BTreeMap::new();
+        let waiting = self.store.waiting();
+        for about in keyring.about(now) {
+            let name = (about.kind, about.fingerprint);
+            if !added.contains(&name) || let_sign.contains_key(&name) {
+                continue;
+            }
+            let (fingerprint, signer) = (&*name.1.0, &*about.signer.0);
+            let is_maker = |maker: &str| {
+                maker == fingerprint
+                    || keyring.names(maker, signer, now)
+                    || maker.len() == KEY_ID && signer.ends_with(maker)
+            };
+            let roots =
+                waiting.iter().filter(|(_, makers)| makers.iter().any(|maker| is_maker(maker)));
+            let mut signs = Vec::new();
+            for (root, _) in roots {
+                let twin = twin(root).filter(|twin| !self.store.signers(twin).is_empty());
+                for root in [Some(root.clone()), twin].into_iter().flatten() {
+                    self.store.let_sign(&root, signer);
+                    signs.push(root.to_string());
+                }
+            }
+            let_sign.insert(name, signs);
+        }
+        let_sign
     }
 
     fn remove_key(&self, named: &str) -> Result<Vec<Answer>, String> {

@@ -19,6 +19,8 @@ Examples:
   larder keys add archive-keyring.gpg       an archive's key, armoured or binary
   gpg --export KEY | larder keys add -      the same out of gpg's own keyring
   larder keys add npm-keys.json             a registry's keys, as its keys endpoint gives them
+  larder keys add new-archive-keyring.gpg   after an archive changed or prolonged its
+                                            key: it signs there from now on
   larder keys rm FINGERPRINT                trusts a key no more, nor what it alone proved
   larder keys rebind https://example.org/debian/
                                             lets an archive change its signers
@@ -85,7 +87,15 @@ impl Keys {
                 let question = KeyQuestion::Add { files: read(&files)? };
                 each_key(invocation, question, json, &|out, key| {
                     write!(out, "added ")?;
-                    list(out, key, now)
+                    list(out, key, now)?;
+                    for root in &key.now_signs {
+                        writeln!(
+                            out,
+                            "    signs for {root} from now on: the newest index there is signed with it, and did not count \
+                             without it (`larder keys rebind {root}` forgets all who sign there)"
+                        )?;
+                    }
+                    Ok(())
                 })
             }
             What::Rm { fingerprint, json } => {
@@ -135,6 +145,13 @@ fn list(out: &mut dyn Write, key: &ListedKey, now: Time) -> io::Result<()> {
     }
     match key.ends {
         Some(ends) if ends < now => writeln!(out, "    ended {ends}")?,
+        Some(ends) if key.ends_soon(now) => {
+            let days = ends.since(now).as_secs() / (24 * 60 * 60);
+            writeln!(
+                out,
+                "    until {ends}: it ends in {days} days; add the next one, or this one with a later end, as its owner publishes it"
+            )?;
+        }
         Some(ends) => writeln!(out, "    until {ends}")?,
         None => {}
     }

@@ -161,9 +161,11 @@ pub const KEYS: &[Key] = keys! {
     one upstream.roots: value::ROOTS;
     /// For one connection to an origin, TLS included.
     one upstream.connect_timeout: value::SPAN;
-    /// From a request to the header of its answer.
+    /// From a request to the header of its answer, where there is a stored copy to give in its place; without one it is waited
+    /// for as long as a client does, while the connection lives.
     one upstream.header_timeout: value::SPAN;
-    /// For the next byte of a body.
+    /// For the next byte of a body: then it is resumed, where its origin gives parts, and given up after twice as long. What
+    /// larder does not know, an event stream or a log, may be silent for as long as its client reads.
     one upstream.idle_timeout: value::SPAN;
     /// Bytes a second, measured over a minute, below which a transfer is broken off and resumed.
     one upstream.min_rate: value::SIZE;
@@ -180,7 +182,8 @@ pub const KEYS: &[Key] = keys! {
     /// Whether the keys compiled in are trusted: Debian's, Ubuntu's and Alpine's, npm's registry's. Other keys are
     /// those of `keys.system`, and what `larder keys add` was given.
     one keys.built_in: value::SWITCH;
-    /// Files and directories in which this machine keeps keys of package archives.
+    /// Files and directories in which this machine keeps keys of package archives; in files of apt's sources, the keys that
+    /// stand there in `Signed-By`.
     list keys.system: value::PATH;
     /// For people, or one JSON object a line.
     one log.format: value::LOG_FORMAT, at_restart();

@@ -283,11 +283,12 @@ pub struct Keys {
 }
 
 /// Where systems keep the keys that their administrator trusts for package archives.
-const SYSTEM_KEYS: [&str; 5] = [
+const SYSTEM_KEYS: [&str; 6] = [
     "/usr/share/keyrings",
     "/etc/apt/keyrings",
     "/etc/apt/trusted.gpg",
     "/etc/apt/trusted.gpg.d",
+    "/etc/apt/sources.list.d",
     "/etc/apk/keys",
 ];
 

@@ -14,12 +14,13 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::{StatusCode, header};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Flight;
 use crate::clock::{Clock, Time};
 use crate::digest::{Digests, Hashing};
 use crate::entry::Head;
-use crate::origin::{Answer, Ask, OriginError, Origins};
+use crate::origin::{Answer, Ask, OriginError, Origins, is_unannounced};
 use crate::received::Spooled;
 use crate::store::{Spool, SpoolError};
 
@@ -29,6 +30,9 @@ const MAX_RESUMES: u32 = 5;
 /// Pieces between network and disk, and as many on their way into the file. Each is at most what one read of a socket
 /// gives: 128 KiB.
 const IN_BETWEEN: usize = 4;
+
+/// The least time for a resume that is worth beginning.
+const LEAST: Duration = Duration::from_millis(100);
 
 /// How many bytes may be missing for a fill to go on without any reader.
 const MAX_UNREAD: u64 = 256 << 20;
@@ -74,6 +78,11 @@ pub struct Intake<'a> {
     pub ask: &'a Ask,
     /// The time.
     pub clock: &'a Clock,
+    /// `upstream.idle_timeout`: after so long without a byte the body is resumed on another connection where that can be done,
+    /// and after twice as long without one it is given up.
+    pub idle: Duration,
+    /// Whether nobody knows what it is: it may be silent for as long as somebody reads it, and is nothing without readers.
+    pub streams: bool,
     /// Called before each piece: a promise may have come that binds.
     pub binds: &'a (dyn Fn() -> bool + Sync),
 }
@@ -108,15 +117,28 @@ impl Intake<'_> {
     async fn pump(&self, answer: &mut Answer, to: &mpsc::Sender<Bytes>) -> Result<bool, Trouble> {
         let mut have = 0;
         let mut resumes = 0;
+        let most = self.idle.saturating_mul(2);
+        let mut heard = Instant::now();
+        if !self.streams && self.ask.patient {
+            answer.body.may_begin_late();
+        }
+        if !self.streams && !can_resume(answer) {
+            answer.body.wait_at_most(most);
+        }
         loop {
-            let error = match answer.body.next().await {
+            let error = match self.next(answer, have).await? {
                 None => return Ok(resumes > 0),
                 Some(Ok(bytes)) => {
                     have += bytes.len() as u64;
+                    heard = Instant::now();
+                    if resumes > 0 {
+                        answer.body.wait_at_most(self.idle);
+                    }
                     if (self.binds)() {
                         self.flight.bind().await;
                     }
-                    if self.flight.readers() == 0 && is_long(answer, have) {
+                    let endless = self.streams && answer.length.is_none();
+                    if self.flight.readers() == 0 && (endless || is_long(answer, have)) {
                         let reason = "nobody waits for it any more, and much is missing";
                         return Err(Trouble::Abandoned(reason.to_owned()));
                     }
@@ -132,9 +154,55 @@ impl Intake<'_> {
             if resumes > MAX_RESUMES || !error.is_temporary() {
                 return Err(self.trouble(error.status(), error.to_string()));
             }
+            // Nothing is left of the time when the last resume brought nothing, however often it was tried.
+            let left = most.saturating_sub(heard.elapsed());
+            if error.is_silence() && left.is_zero() {
+                return Err(self.silent(most, have, resumes - 1));
+            }
             tracing::debug!(target = %self.ask.target, have, %error, "resuming");
-            tokio::time::sleep(Duration::from_millis(250) * resumes).await;
-            self.resume(answer, have, error).await?;
+            tokio::time::sleep((Duration::from_millis(250) * resumes).min(left)).await;
+            let resuming = tokio::time::timeout(left.max(LEAST), self.resume(answer, have, error));
+            match resuming.await {
+                Ok(rest) => rest?,
+                Err(_) => return Err(self.silent(most, have, resumes)),
+            }
+            answer.body.wait_at_most(most.saturating_sub(heard.elapsed()).max(LEAST));
+        }
+    }
+
+    /// Nothing came for the longest time. Begun again it would take as long again.
+    fn silent(&self, most: Duration, have: u64, tried: u32) -> Trouble {
+        let (target, seconds) = (&self.ask.target, most.as_secs_f32());
+        let line = format!(
+            "{target}: nothing came for {seconds} s after {have} bytes (twice upstream.idle_timeout), and {tried} attempts to resume \
+             it got no further; its origin is down, or so slow that the time must be longer"
+        );
+        Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, line)
+    }
+
+    /// The next bytes. What may be silent for long, and nobody reads any more, is given up.
+    async fn next(
+        &self,
+        answer: &mut Answer,
+        have: u64,
+    ) -> Result<Option<Result<Bytes, OriginError>>, Trouble> {
+        if !self.streams && have > 0 {
+            return Ok(answer.body.next().await);
+        }
+        loop {
+            let deserted = async {
+                self.flight.deserted().await;
+                tokio::time::sleep(self.idle).await;
+            };
+            tokio::select! {
+                next = answer.body.next() => return Ok(next),
+                () = deserted => {
+                    if self.flight.readers() == 0 {
+                        let reason = "nobody waits for it any more";
+                        return Err(Trouble::Abandoned(reason.to_owned()));
+                    }
+                }
+            }
         }
     }
 
@@ -180,6 +248,17 @@ impl Intake<'_> {
     }
 }
 
+/// Whether the rest can be asked for on another connection while this one may still be alive: its origin says that it gives
+/// parts, and of what. Else the connection at hand is all there is.
+pub fn can_resume(answer: &Answer) -> bool {
+    answer.length.is_some()
+        && answer.head.strong_validator().is_some()
+        && answer
+            .head
+            .text(&header::ACCEPT_RANGES)
+            .is_some_and(|unit| unit.eq_ignore_ascii_case("bytes"))
+}
+
 /// Whether too much is missing for a fill that nobody waits for.
 fn is_long(answer: &Answer, have: u64) -> bool {
     answer.length.map_or(have, |length| length.saturating_sub(have)) > MAX_UNREAD
@@ -194,11 +273,13 @@ pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
             == Some(&format!("bytes {from}-{}/{length}", length.saturating_sub(1)))
 }
 
-/// Takes in the body of a pass, which nobody resumes and which ends when its client leaves. Gives back its digests and its length
+/// Takes in the body of a pass, which nobody resumes and which ends when its client leaves. `any_end`: only the end of the
+/// connection ends it, however that comes. Gives back its digests and its length
 /// in bytes.
 pub async fn take_in(
     flight: &Arc<Flight>,
     mut from: Incoming,
+    any_end: bool,
     spool: Result<Spool, Hashing>,
 ) -> Result<(Digests, u64), String> {
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
@@ -217,6 +298,7 @@ pub async fn take_in(
                     break;
                 }
             }
+            Some(Err(error)) if any_end && is_unannounced(&error) => break,
             Some(Err(error)) => return Err(format!("the transfer broke off: {error}")),
         }
     }

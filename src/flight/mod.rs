@@ -33,7 +33,7 @@ use tokio::sync::watch;
 pub use beside::{Beside, Given};
 pub use gap::GAP;
 use gap::{Gap, Hold};
-pub use intake::{Body, Complete, Intake, Trouble, continues, intake, take_in};
+pub use intake::{Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
@@ -278,6 +278,11 @@ impl Flight {
         let _done = off_thread(move || share.refuse()).await;
     }
 
+    /// Whether a body of its target was refused, and none verified since.
+    pub fn is_suspect(&self) -> bool {
+        self.share.is_suspect()
+    }
+
     /// Moves the gap out of the way of a client that asks for the bytes from `start` to before `end`, where that is possible.
     async fn make_way(&self, start: u64, end: u64) {
         let length = {
@@ -390,6 +395,22 @@ impl Flight {
             }
             if changed.changed().await.is_err() {
                 return End::Failed(StatusCode::BAD_GATEWAY, "the fill was dropped".into());
+            }
+        }
+    }
+
+    /// Waits for the end; `None` as soon as it is known that no length is announced, so that there may be none.
+    pub async fn over_or_unframed(&self) -> Option<End> {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(end) = self.ended() {
+                return Some(end);
+            }
+            let unframed = |answered: &Arc<Answered>| answered.length.is_none();
+            if self.lock().answered.as_ref().is_some_and(unframed)
+                || changed.changed().await.is_err()
+            {
+                return None;
             }
         }
     }

@@ -183,7 +183,7 @@ fn armoured(text: &str, name: &str) -> Result<Contents, NotKeys> {
         let Some((_, armour)) = block.split_once("-----BEGIN PGP PUBLIC KEY BLOCK-----") else {
             continue;
         };
-        let armour = format!("-----BEGIN PGP PUBLIC KEY BLOCK-----{armour}");
+        let armour = format!("-----BEGIN PGP PUBLIC KEY BLOCK-----{}", unfolded(armour));
         let mut binary = Vec::new();
         match Dearmor::new(armour.as_bytes()).read_to_end(&mut binary) {
             Ok(_) => {
@@ -198,6 +198,16 @@ fn armoured(text: &str, name: &str) -> Result<Contents, NotKeys> {
         contents.keys.push(of_pem(text, name)?);
     }
     Ok(contents)
+}
+
+/// An armour as it was before it became the value of a field, `Signed-By` in a file of sources (deb822): there every line
+/// begins with a blank, and an empty one is a dot. No line of an armour is either.
+fn unfolded(armour: &str) -> String {
+    let lines = armour.lines().map(|line| match line.trim_start_matches([' ', '\t']) {
+        "." => "",
+        line => line,
+    });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 /// A public key in PEM: a registry's, or one of Alpine's.

@@ -53,6 +53,20 @@ impl NotSigned {
         self.faults.iter().any(|fault| matches!(fault, Fault::Expired(_)))
     }
 
+    /// What signatures call their makers whose keys are not known.
+    pub fn unknown(&self) -> Vec<Box<str>> {
+        let named = |fault: &Fault| match fault {
+            Fault::Unknown(name) | Fault::UnknownName(name) => Some(name.clone()),
+            Fault::Kind(_)
+            | Fault::Expired(_)
+            | Fault::Weak
+            | Fault::Revoked
+            | Fault::Mismatch
+            | Fault::Bad(_) => None,
+        };
+        self.faults.iter().filter_map(named).collect()
+    }
+
     fn say(&self) -> String {
         let faults: Vec<String> = self.faults.iter().map(ToString::to_string).collect();
         match faults.as_slice() {

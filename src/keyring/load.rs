@@ -22,7 +22,10 @@ const BUILT_IN: [(&str, &[u8]); 3] = [
 const MAX_FILES: usize = 1024;
 
 /// How the names of files with keys end.
-const ENDS: [&str; 6] = [".gpg", ".asc", ".pgp", ".pem", ".json", ".pub"];
+const ENDS: [&str; 7] = [".gpg", ".asc", ".pgp", ".pem", ".json", ".pub", SOURCES];
+
+/// Files of apt's sources, which may have an archive's key in them. Most have none.
+const SOURCES: &str = ".sources";
 
 /// Keys that were withdrawn or have expired; distributions ship them so that old archives can be looked at.
 const REMOVED: &str = "removed-keys";
@@ -61,7 +64,11 @@ impl Keyring {
     pub fn add_path(&mut self, path: &Path, whose: impl Fn(String) -> Source) {
         let found = if path.is_dir() { files(path) } else { Vec::from([path.to_owned()]) };
         for path in found.into_iter().filter(|path| path.exists()) {
-            if let Err(error) = self.add_file(&path, &whose(path.display().to_string())) {
+            let added = self.add_file(&path, &whose(path.display().to_string()));
+            let keyless = path.to_string_lossy().ends_with(SOURCES);
+            if let Err(error) = added
+                && !(keyless && matches!(error, NotKeys::Other | NotKeys::Empty))
+            {
                 tracing::warn!(path = %path.display(), %error, "this file of keys is left out");
             }
         }

@@ -4,19 +4,21 @@
 //! came) and a minimum rate (too little came for a minute), both counted only while somebody waits for bytes. It ends
 //! cleanly only where HTTP says so: after `Content-Length` bytes, after the last chunk, at `END_STREAM`. Where only
 //! the end of the connection ends it, TLS must have said so (`close_notify`; rustls reports its absence); over plain
-//! http a cut looks like the end, and what came so is shared only if a digest vouches for it.
+//! http a cut looks like the end. What came so is kept only if a digest vouches for it ([`Answer::until_close`]); to a client
+//! whose answer nobody keeps, the end of the connection is the end, announced or not, as it is without larder.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::Response;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{Entry, HeaderValue, SET_COOKIE, TRAILER};
+use hyper::header::{Entry, HeaderValue, SET_COOKIE, TRAILER, TRANSFER_ENCODING};
+use hyper::{Response, Version};
 use hyper_util::client::legacy::connect::CaptureConnection;
 use tokio::time::Instant;
 
-use super::error::{Fault, OriginError, chain};
+use super::error::{Fault, OriginError, chain, root};
 use super::hop;
 use crate::clock::Time;
 use crate::config::Upstream;
@@ -34,6 +36,8 @@ pub struct Answer {
     pub length: Option<u64>,
     /// The cookies that the origin set, for whoever is given the answer alone; they stand in no stored head.
     pub cookies: Vec<HeaderValue>,
+    /// Whether only the end of the connection ends the body: a cut looks like the end.
+    pub until_close: bool,
     /// Who answered, after redirects.
     pub answered_by: Target,
     /// Whether any hop was plain http.
@@ -53,6 +57,9 @@ pub struct Bodies {
     /// `Content-Length`, where a body is to come.
     announced: Option<u64>,
     pace: Pace,
+    /// Whether only the end of the connection ends it, and whether such an end is taken though TLS did not announce it.
+    until_close: bool,
+    takes_any_end: bool,
     /// To keep others off a connection that went silent: h2 would put the next fill on it.
     connection: CaptureConnection,
     shown: Target,
@@ -63,6 +70,23 @@ impl Bodies {
     pub fn be_patient(&mut self) {
         self.pace.idle = Duration::MAX;
         self.pace.min_rate = 0;
+    }
+
+    /// The first byte may take as long as its client bears it: repository managers send a head, and nothing of the body until
+    /// they have all of it.
+    pub fn may_begin_late(&mut self) {
+        self.pace.begins_late = true;
+    }
+
+    /// How long the next bytes may take, from now on.
+    pub fn wait_at_most(&mut self, idle: Duration) {
+        self.pace.idle = idle;
+    }
+
+    /// Takes the end of a connection for the end of a body that nothing else ends, though TLS did not announce it: many
+    /// servers close without a word, and clients take that. For bodies that nobody keeps, or that a digest vouches for.
+    pub fn take_any_end(&mut self) {
+        self.takes_any_end = true;
     }
 
     /// The next bytes. After `None` or an error it stays `None`. Safe to be cancelled and called again.
@@ -79,6 +103,12 @@ impl Bodies {
                     // Trailers say nothing that may be stored (RFC 9110 §6.5.1).
                     Err(_) => continue,
                 },
+                Ok(Some(Err(error)))
+                    if self.until_close && self.takes_any_end && is_unannounced(&error) =>
+                {
+                    self.incoming = None;
+                    return None;
+                }
                 Ok(Some(Err(error))) => self.broken(chain(&error)),
                 Ok(None) => match self.announced {
                     Some(length) if length != self.pace.taken => {
@@ -110,6 +140,22 @@ pub(super) struct Parts {
     pub(super) body: Bodies,
     pub(super) length: Option<u64>,
     pub(super) cookies: Vec<HeaderValue>,
+    pub(super) until_close: bool,
+}
+
+/// Whether nothing but the end of the connection ends the body of a response (RFC 9112 §6.3).
+pub fn ends_with_connection<B: hyper::body::Body>(response: &Response<B>) -> bool {
+    response.version() < Version::HTTP_2
+        && !response.body().is_end_stream()
+        && response.body().size_hint().exact().is_none()
+        && !response.headers().contains_key(TRANSFER_ENCODING)
+}
+
+/// Whether a connection ended without `close_notify`, and in no other way.
+pub fn is_unannounced(error: &hyper::Error) -> bool {
+    root::<io::Error>(error).is_some_and(|error| {
+        error.kind() == io::ErrorKind::UnexpectedEof && error.to_string().contains("close_notify")
+    })
 }
 
 impl Parts {
@@ -121,6 +167,7 @@ impl Parts {
         limits: &Upstream,
         connection: CaptureConnection,
     ) -> Result<Self, Fault> {
+        let until_close = !head_only && ends_with_connection(&response);
         let (parts, incoming) = response.into_parts();
         let mut headers = parts.headers;
         hop::check_framing(&headers)?;
@@ -136,12 +183,15 @@ impl Parts {
             body: Bodies {
                 incoming: Some(incoming),
                 announced: length,
+                until_close,
+                takes_any_end: false,
                 pace: Pace::new(limits.idle_timeout, limits.min_rate),
                 connection,
                 shown: target.clone(),
             },
             length,
             cookies,
+            until_close,
         })
     }
 }
@@ -162,6 +212,8 @@ struct Pace {
     idle: Duration,
     min_rate: u64,
     taken: u64,
+    /// Whether the wait for the first byte is not measured.
+    begins_late: bool,
     /// Since when the next bytes are waited for.
     since: Option<Instant>,
     /// In the present window: waited, and taken.
@@ -170,19 +222,30 @@ struct Pace {
 
 impl Pace {
     const fn new(idle: Duration, min_rate: u64) -> Self {
-        Self { idle, min_rate, taken: 0, since: None, window: (Duration::ZERO, 0) }
+        Self {
+            idle,
+            min_rate,
+            taken: 0,
+            begins_late: false,
+            since: None,
+            window: (Duration::ZERO, 0),
+        }
     }
 
     /// Begins a wait, or goes on with one that was cancelled; until when it may last.
     fn wait(&mut self, now: Instant) -> Instant {
         let since = *self.since.get_or_insert(now);
+        let idle = if self.taken == 0 && self.begins_late { Duration::MAX } else { self.idle };
         // Nobody sets a limit beyond the clock's end; if, it is no limit for thirty years.
-        since.checked_add(self.idle).unwrap_or_else(|| since + Duration::from_hours(24 * 365 * 30))
+        since.checked_add(idle).unwrap_or_else(|| since + Duration::from_hours(24 * 365 * 30))
     }
 
     /// Ends the wait with `length` bytes.
     fn take(&mut self, length: usize, now: Instant) -> Result<(), Fault> {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
+        if self.taken == 0 && self.begins_late {
+            self.since = None;
+        }
         self.taken = self.taken.saturating_add(length);
         let waited =
             self.since.take().map_or(Duration::ZERO, |since| now.saturating_duration_since(since));

@@ -63,6 +63,9 @@ async fn attempt(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Fault> 
     stream.set_nodelay(true).ok();
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive).ok();
+    // Keepalive asks on a line that is quiet; this is for one on which a request was never acknowledged.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    SockRef::from(&stream).set_tcp_user_timeout(Some(KEEPALIVE * 2)).ok();
     Ok((stream, address))
 }
 

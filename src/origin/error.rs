@@ -58,6 +58,11 @@ impl OriginError {
         }
     }
 
+    /// Whether nothing is wrong but that nothing came.
+    pub const fn is_silence(&self) -> bool {
+        matches!(self.fault, Fault::Stalled { .. })
+    }
+
     /// Whether the origin failed in a way that may pass: a stored copy may stand in, and the breaker should hear of
     /// it. What larder refused on purpose, or could not even ask, is no failure of the origin.
     pub const fn is_temporary(&self) -> bool {

@@ -127,7 +127,8 @@ impl Fills {
                 if let Some(connection) = &*captured.connection_metadata() {
                     connection.poison();
                 }
-                return Err((Fault::HeaderTimeout(limits.header_timeout), false));
+                let limit = if ask.patient { PATIENT } else { limits.header_timeout };
+                return Err((Fault::HeaderTimeout(limit), false));
             }
         };
         let Some(about) = about else {
@@ -160,6 +161,11 @@ impl Fills {
 /// The most bytes of one read of an h1 connection; hyper's 400 KiB would be held several times over by each fill.
 const READ: usize = 128 * 1024;
 
+/// How often an h2 connection with an open request is asked whether it lives, and how long that may take. What waits without a
+/// limit must not wait for a connection that died: a fresh one would have answered.
+const PING: Duration = Duration::from_mins(1);
+const PONG: Duration = Duration::from_secs(30);
+
 /// How long a patient request waits for a header. Its client gives up long before; the bound is for what leaks.
 const PATIENT: Duration = Duration::from_hours(24);
 
@@ -176,6 +182,8 @@ fn pool(wire: &Arc<Wire>, reach: Reach, idle: usize) -> Pool {
         .pool_max_idle_per_host(idle)
         .http1_max_headers(MAX_FIELDS)
         .http1_max_buf_size(READ)
+        .http2_keep_alive_interval(PING)
+        .http2_keep_alive_timeout(PONG)
         .http2_max_header_list_size(MAX_HEADER)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)

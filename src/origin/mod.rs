@@ -50,7 +50,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use hyper::{HeaderMap, StatusCode};
 
-pub use self::answer::{Answer, Bodies};
+pub use self::answer::{Answer, Bodies, ends_with_connection, is_unannounced};
 pub use self::ask::Ask;
 pub use self::challenge::Challenge;
 pub use self::error::{Fault, OriginError};
@@ -190,6 +190,7 @@ impl Origins {
                     body: parts.body,
                     length: parts.length,
                     cookies: parts.cookies,
+                    until_close: parts.until_close,
                     answered_by: target,
                     plain,
                     public,

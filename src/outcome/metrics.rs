@@ -84,6 +84,7 @@ pub struct Metrics {
     rejected: Counter,
     alarms: Family<AlarmLabels, Counter>,
     connections: Gauge,
+    keys_ending: Gauge,
     totals: Mutex<Totals>,
     limits: OnceLock<LimitReader>,
     /// What is remembered of clients that fail.
@@ -130,6 +131,7 @@ impl Default for Metrics {
         let rejected = Counter::default();
         let alarms = Family::default();
         let connections = Gauge::default();
+        let keys_ending = Gauge::default();
         registry.register(
             "requests",
             "Requests, by how they ended and what vouched for the body",
@@ -147,6 +149,11 @@ impl Default for Metrics {
             "Connections of clients that are open",
             Clone::clone(&connections),
         );
+        registry.register(
+            "keys_ending",
+            "Keys that sign for a repository and end within 30 days, or have ended",
+            Clone::clone(&keys_ending),
+        );
         Self {
             registry,
             requests,
@@ -154,6 +161,7 @@ impl Default for Metrics {
             rejected,
             alarms,
             connections,
+            keys_ending,
             totals: Mutex::default(),
             limits: OnceLock::new(),
             witness: Witness::default(),
@@ -191,6 +199,11 @@ impl Metrics {
         if !proof.is_empty() {
             count(&mut totals.proofs, proof);
         }
+    }
+
+    /// Says how many keys in use end soon, or have ended.
+    pub fn keys_ending(&self, count: usize) {
+        self.keys_ending.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a body that was not what was promised, however much of it had been given.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::{Response, StatusCode, Version, header};
 
@@ -21,6 +22,9 @@ use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
 use crate::store::Blob;
 use crate::target::{Partition, Target};
+
+/// How long the answer is held back of what may be an index that heads others, by its path alone.
+const WAIT_FOR_A_GUESS: Duration = Duration::from_secs(5);
 
 /// How a flight ended that a request waited for.
 struct Ended {
@@ -59,8 +63,11 @@ impl Pipeline {
         if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
             return self.ask_presence(call, asked, &task, record).await;
         }
-        self.reading.wait(task.target.origin()).await;
+        self.wait_for_readers(&task).await;
         self.follow(&call.connection, &mut task);
+        if self.is_member_apart(&task) && !demand.only_if_cached {
+            return self.pass_for(call, &task, PassReason::Answer, record).await;
+        }
         let found = match self.find(&task, asked, demand).await {
             Ok(found) => found,
             Err(why) => return record.busy(&why),
@@ -85,9 +92,7 @@ impl Pipeline {
             Lookup::Miss => None,
         };
         if demand.only_if_cached {
-            let line =
-                format!("{} is not stored, and the request says only-if-cached", task.target);
-            return record.refuse(StatusCode::GATEWAY_TIMEOUT, &line);
+            return record.not_stored(&task.target);
         }
         let negative = self.memory.negative(&task, self.clock.now());
         if let Some(relayed) = negative.filter(|_| !demand.revalidate) {
@@ -289,7 +294,10 @@ impl Pipeline {
             }
             End::Handed if ended.leads && !is_partial(asked) => {
                 match self.handed_to(task, &ended.flight) {
-                    Some(answer) => return super::pass::handed(asked, answer, record),
+                    Some(answer) => {
+                        self.note_handed(task, &call.connection, &answer);
+                        return super::pass::handed(asked, answer, record);
+                    }
                     None => None,
                 }
             }
@@ -398,8 +406,14 @@ impl Ended {
 async fn opened(reader: &mut Reader, task: &Task) -> Opened {
     if task.heads() {
         let flight = Arc::clone(reader.flight());
-        let end = flight.over().await;
-        if !matches!(end, End::Given) {
+        let end = if task.is_unknown() {
+            // Its path alone looks like one: nothing that streams waits for that.
+            let over = tokio::time::timeout(WAIT_FOR_A_GUESS, flight.over_or_unframed()).await;
+            over.ok().flatten()
+        } else {
+            Some(flight.over().await)
+        };
+        if let Some(end) = end.filter(|end| !matches!(end, End::Given)) {
             return Opened::Ended(end);
         }
     }

@@ -256,6 +256,9 @@ impl Pipeline {
             batch.by_expired_key(edition.expired_key);
             if let Err(held) = editions::admit(store, at, &standing, &edition, &keys, document.now)
             {
+                if batch.reader() == Partition::Public {
+                    editions::note_waiting(store, &standing, &edition, &held);
+                }
                 self.say(at, &held.to_string());
                 self.mark_expired(at, entry, &held);
                 return Ok(());
@@ -368,7 +371,7 @@ impl Pipeline {
 }
 
 /// The indexes of one of which the document at `at` is a version; itself, if it is one under its own name.
-fn indexes(recognition: &Recognition, at: &Target) -> Vec<Target> {
+pub(super) fn indexes(recognition: &Recognition, at: &Target) -> Vec<Target> {
     let mut indexes = recognition.ecosystem.indexes_of(at);
     if indexes.is_empty() {
         indexes.push(at.clone());

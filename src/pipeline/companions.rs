@@ -25,6 +25,7 @@ use crate::digest::BlobId;
 use crate::ecosystem::{Ecosystem, Shelf};
 use crate::entry::Head;
 use crate::flight::End;
+use crate::origin::Ask;
 use crate::proof::Rank;
 use crate::received::Received;
 use crate::store::Store;
@@ -109,7 +110,9 @@ impl Pipeline {
         ecosystem: &'static dyn Ecosystem,
     ) -> Option<Companion> {
         let own = self.task_for(&at, ecosystem, task.reach)?;
+        // Somebody waits for the end of the document that it is read with: that has a limit.
         let ask = own.of(task.asker.clone(), &self.store.secret()).ask(None, false);
+        let ask = Ask { patient: false, ..ask };
         let answer = self.origins.fetch(ask).await.ok()?;
         if answer.head.status != StatusCode::OK || answer.answered_by != at {
             return None;

@@ -48,17 +48,23 @@ impl fmt::Display for Held {
                 "its date, {date}, is older than {newest}, which was seen before: a mirror that is behind, or a replay"
             ),
             Self::Expired(until) => write!(f, "it was valid until {until}"),
-            Self::Unsigned(why) => write!(f, "this archive was signed before, and now {why}"),
+            Self::Unsigned(why) => write!(
+                f,
+                "this archive was signed before, and now {why}; if its key changed or was prolonged, `larder keys add FILE` with \
+                 the file that its operator publishes is enough"
+            ),
             Self::NoSuccessor(signers) => write!(
                 f,
                 "it is signed by {}, none of whom the edition before names in Signed-By; if the archive changed its keys, \
-                 `larder keys rebind` with this URL forgets the earlier ones",
+                 `larder keys add FILE` with the new one lets it sign here, and `larder keys rebind` with this URL forgets the \
+                 earlier ones",
                 signers.join(", ")
             ),
             Self::Strangers(signers) => write!(
                 f,
                 "it is signed by {}, none of whom signed for this archive before; if the archive changed its keys, \
-                 `larder keys rebind` with this URL forgets the earlier ones",
+                 `larder keys add FILE` with the new one lets it sign here, and `larder keys rebind` with this URL forgets the \
+                 earlier ones",
                 signers.join(", ")
             ),
         }
@@ -108,6 +114,18 @@ pub(super) fn admit(
     }
 }
 
+/// Notes whose key an edition would need to count, so that `larder keys add` of that key is enough.
+pub(super) fn note_waiting(store: &Store, standing: &Standing, edition: &Edition, held: &Held) {
+    match held {
+        Held::Unsigned(_) | Held::Strangers(_) | Held::NoSuccessor(_) => {
+            let makers: Vec<Box<str>> =
+                edition.signers.iter().chain(&edition.unknown).cloned().collect();
+            store.note_waiting(&standing.root, &makers);
+        }
+        Held::Future(_) | Held::Older { .. } | Held::Expired(_) => {}
+    }
+}
+
 /// Remembers an edition that counts; says why it looks like a step back, if it does. Blocking when it is news.
 pub(super) fn remember(
     store: &Store,
@@ -125,6 +143,7 @@ pub(super) fn remember(
         return back;
     }
     store.bind_signers(&standing.root, &edition.signers);
+    store.note_waiting(&standing.root, &[]);
     if let Some(date) = edition.date {
         store.note_date(&directory, date);
     }

@@ -75,6 +75,8 @@ pub(super) struct Generations {
     asked: Cache<Key, ()>,
     /// Since when newer versions of an index are held back.
     held_back: Cache<Key, Time>,
+    /// The snapshots whose newest head at the origin does not count (`apart.rs`).
+    pub(super) apart: Cache<Key, ()>,
 }
 
 impl Generations {
@@ -83,6 +85,7 @@ impl Generations {
             began: now,
             asked: Cache::builder().max_capacity(100_000).time_to_idle(IN_USE).build(),
             held_back: Cache::new(10_000),
+            apart: Cache::new(10_000),
         }
     }
 

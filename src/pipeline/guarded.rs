@@ -83,9 +83,7 @@ impl Pipeline {
             (stored, right) => stored.filter(|_| right == Right::Revalidate),
         };
         if demand.only_if_cached {
-            let line =
-                format!("{} is not stored, and the request says only-if-cached", task.target);
-            return record.refuse(StatusCode::GATEWAY_TIMEOUT, &line);
+            return record.not_stored(&task.target);
         }
         if right == Right::No {
             return self.pass_for(call, &task, PassReason::Answer, record).await;
@@ -120,7 +118,11 @@ impl Pipeline {
             return response;
         }
         let reads = matches!(*call.request.method(), Method::GET | Method::HEAD);
+        let connection = Arc::clone(&call.connection);
         let response = self.pass(call, task.bare(), Some(task), reason, record).await;
+        if reads && response.status() == StatusCode::OK {
+            self.note_head_passed(task, &connection, reason == PassReason::Answer);
+        }
         // What the client's own request was told says nothing of larder's login.
         let shown = task.asker.is_private() && !task.asker.is_larders();
         // To where a blob lies, or to a page: that is found out when a right is asked for.

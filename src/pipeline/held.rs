@@ -17,6 +17,7 @@ use super::record::Record;
 use crate::digest::Wanted;
 use crate::entry::Head;
 use crate::flight::{Answered, End, Opened, take_in};
+use crate::origin::ends_with_connection;
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
@@ -44,6 +45,7 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let Holding { bound, wanted, version, line, reason } = holding;
+        let until_close = ends_with_connection(&response);
         let (parts, body) = response.into_parts();
         let length = body.size_hint().exact();
         let flight = self.flights.alone(bound.task.bare(), self.clock.now());
@@ -54,7 +56,7 @@ impl Pipeline {
         flight.begin(Answered { head, length }, file, true).await;
         let taking = Arc::clone(&flight);
         tokio::spawn(async move {
-            let end = match take_in(&taking, body, spool).await {
+            let end = match take_in(&taking, body, until_close, spool).await {
                 Ok((digests, size)) => match bound.judge(digests, size).await {
                     Ok(()) => End::Given,
                     Err(Fault::Refused(reason)) => {

@@ -61,6 +61,7 @@ impl Pipeline {
         }
         let mut answer = without_session(task, answer);
         answer.body.be_patient();
+        answer.body.take_any_end();
         Some(pass::handed(&asked, answer, record))
     }
 }

@@ -17,7 +17,7 @@ use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
-use crate::flight::{Answered, Complete, End, Flight, Intake, Lead, Trouble, intake};
+use crate::flight::{Answered, Complete, End, Flight, Intake, Lead, Trouble, can_resume, intake};
 use crate::freshness::{self, Shareable};
 use crate::origin::{Answer, Ask, OriginError};
 use crate::outcome::metrics::Direction;
@@ -86,6 +86,7 @@ impl Pipeline {
             | End::Pass
             | End::Handed => {}
         }
+        self.note_head(&task, &end);
         // A handed answer has ended the flight already.
         lead.flight.finish(end);
     }
@@ -105,6 +106,9 @@ impl Pipeline {
         let stored = stored.filter(|_| attempt == Attempt::First);
         let mut ask = task.ask(stored.map(AsRef::as_ref), follow);
         ask.fresh_connection = attempt == Attempt::Second;
+        // There is nothing to give in its place, and repository managers send nothing until they have a file themselves: it is
+        // waited for as long as somebody does.
+        ask.patient |= stored.is_none();
         let Some(fetched) = self.fetch_for(&lead.flight, &ask).await else {
             return Came::Ended(End::Pass);
         };
@@ -253,9 +257,25 @@ impl Pipeline {
             }
             Shareable::Yes => {}
         }
-        if task.is_unknown() && task.likely.is_none() && !freshness::worth_keeping(&answer.head) {
+        if task.is_unknown() && is_for_one(task, &answer) {
             self.note_unshared(task);
             return Came::Ended(hand_over(lead, answer));
+        }
+        let promised = is_proven(&expected) || expected.refusing().next().is_some();
+        if answer.until_close && !promised {
+            // A cut would look like the end, and would be kept as the whole. It is nobody's but its asker's; the next one asks
+            // in its own words.
+            self.note_unshared(task);
+            return Came::Ended(hand_over(lead, answer));
+        }
+        if answer.until_close {
+            // The digest says whether that was all.
+            answer.body.take_any_end();
+        }
+        let streams = task.is_unknown() && !can_resume(&answer);
+        if streams {
+            // It may be a log that is followed, whatever its name or its validators look like.
+            answer.body.be_patient();
         }
         if task.is_guarded() {
             // Whoever proves a right is given this head, too, those included who follow this flight.
@@ -272,8 +292,15 @@ impl Pipeline {
             judged.swap(generation, Ordering::Relaxed) != generation
                 && self.expectation_of(task).binds()
         };
-        let with =
-            Intake { flight, origins: &self.origins, ask, clock: &self.clock, binds: &binds };
+        let with = Intake {
+            flight,
+            origins: &self.origins,
+            ask,
+            clock: &self.clock,
+            idle: self.config.get().upstream.idle_timeout,
+            streams,
+            binds: &binds,
+        };
         let complete = match intake(with, &mut answer, spool).await {
             Ok(complete) => complete,
             Err(trouble) => return self.broke(task, trouble),
@@ -303,6 +330,9 @@ impl Pipeline {
     fn broke(&self, task: &Task, trouble: Trouble) -> Came {
         if !matches!(trouble, Trouble::Abandoned(_)) {
             self.origins.note_failure(task.target.origin(), task.class(), task.lane(), None);
+        }
+        if let Trouble::Failed(_, reason) = &trouble {
+            tracing::warn!(url = %task.target, reason, "a transfer is given up, and whoever reads it is cut off");
         }
         match trouble {
             Trouble::Again(status, reason) => Came::Again(End::Failed(status, reason)),
@@ -400,8 +430,25 @@ fn shareable(answer: &Answer, proven: bool) -> Shareable {
     }
 }
 
+/// Whether an answer of unknown kind is given to its asker alone: keeping it is of no use, and nothing of it looks like what its
+/// path might be. A guess by the path alone must not make a stream something else.
+fn is_for_one(task: &Task, answer: &Answer) -> bool {
+    if freshness::worth_keeping(&answer.head) {
+        return false;
+    }
+    let kind = answer.head.text(&header::CONTENT_TYPE).unwrap_or_default().to_ascii_lowercase();
+    let any = ["text/plain", "text/event-stream", "application/octet-stream"];
+    let is_any = kind.is_empty() || any.iter().any(|any| kind.starts_with(any));
+    task.likely.is_none() || answer.length.is_none() && is_any
+}
+
 fn hand_over(lead: &Lead, mut answer: Answer) -> End {
+    if lead.flight.is_suspect() {
+        // Nothing of it is given before all of it was judged, which a pass waits for.
+        return End::Pass;
+    }
     answer.body.be_patient();
+    answer.body.take_any_end();
     lead.flight.hand_over(answer);
     End::Handed
 }

@@ -258,7 +258,7 @@ impl Pipeline {
             }
             None => Expectation {
                 named: None,
-                promises: self.promises_of_index(
+                promises: self.promises_that_count(
                     task.bare(),
                     task.recognition.as_ref(),
                     task.asker.reader(),
@@ -288,7 +288,8 @@ impl Pipeline {
         reader: Partition,
     ) -> Vec<Promise> {
         let topics = known.map_or_else(Vec::new, |known| known.ecosystem.topics(bare));
-        if topics.is_empty() {
+        // A head is the member of none, whatever claims were stored when it could be.
+        if topics.is_empty() || known.is_some_and(|known| known.ecosystem.heads(bare)) {
             return Vec::new();
         }
         let mut promises = self.store.seen_by(reader).promises(bare, &topics, self.clock.now());
@@ -463,6 +464,7 @@ impl Pipeline {
         let right = !task.is_of_one() || rights::lasts(entry.checked_at, rights::YES_HOLDS, now);
         let fresh = right
             && !overtaken
+            && !self.is_head_apart(task)
             && !freshness::is_of_the_future(&entry, now)
             && (in_grace || freshness::is_fresh(&entry, request, now));
         let usable = self.is_usable(task, &entry, now);

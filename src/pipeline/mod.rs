@@ -11,11 +11,13 @@
 //! request reads them. Documents that a judgement needs go the same way from the start (documents.rs).
 
 mod anonymous;
+mod apart;
 mod asker;
 mod beside;
 mod bound;
 mod cached;
 mod claims;
+mod coded;
 mod companions;
 mod documents;
 mod editions;
@@ -40,6 +42,7 @@ mod rights;
 mod settle;
 mod shelf;
 mod signature;
+mod successor;
 mod task;
 
 use std::net::SocketAddr;

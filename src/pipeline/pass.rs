@@ -22,7 +22,7 @@ use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::digest::Wanted;
-use crate::origin::Answer;
+use crate::origin::{Answer, ends_with_connection, is_unannounced};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body, Cut, Line};
@@ -86,7 +86,8 @@ impl Pipeline {
             let holding = Holding { bound, wanted, version, line, reason };
             return Box::pin(self.hold(holding, response, record)).await;
         }
-        let mut response = response.map(|body| Passing { body, line }.boxed_unsync());
+        let until_close = ends_with_connection(&response);
+        let mut response = response.map(|body| Passing { body, line, until_close }.boxed_unsync());
         reply::set_cache_status(response.headers_mut(), outcome, None);
         record.end(outcome, response)
     }
@@ -183,6 +184,8 @@ async fn switch(ours: hyper::upgrade::OnUpgrade, theirs: hyper::upgrade::OnUpgra
 struct Passing {
     body: Incoming,
     line: Option<Line>,
+    /// Whether only the end of the connection ends it: that is taken for the end though TLS did not announce it, as by clients.
+    until_close: bool,
 }
 
 impl HttpBody for Passing {
@@ -194,6 +197,12 @@ impl HttpBody for Passing {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Err(error)) = &frame
+            && self.until_close
+            && is_unannounced(error)
+        {
+            return Poll::Ready(None);
+        }
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|error| {
                 cut(self.line.as_ref());

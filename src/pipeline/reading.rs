@@ -88,6 +88,13 @@ impl Drop for Reader {
 }
 
 impl Pipeline {
+    /// Lets the indexes of the task's origin be read first, if they may have to do with it. What nobody knows waits for nothing.
+    pub(super) async fn wait_for_readers(&self, task: &Task) {
+        if task.known().is_some() {
+            self.reading.wait(task.target.origin()).await;
+        }
+    }
+
     /// Marks the task's index as being read, if other indexes or files depend on what it says.
     pub(super) fn reading_of(&self, task: &Task) -> Option<Reader> {
         let known = task.recognition.as_ref().or(task.likely.as_ref())?;

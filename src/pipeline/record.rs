@@ -87,6 +87,12 @@ impl Record {
         )
     }
 
+    /// The request wants what is stored, and nothing is.
+    pub(super) fn not_stored(&mut self, target: &Target) -> Response<Body> {
+        let line = format!("{target} is not stored, and the request says only-if-cached");
+        self.refuse(StatusCode::GATEWAY_TIMEOUT, &line)
+    }
+
     /// Writes everything down when the last byte has gone, or the client.
     pub(super) fn into_response(
         self,

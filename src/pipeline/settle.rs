@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::beside::uncompared_besides;
+use super::coded::is_coded;
 use super::editions;
 use super::lead::{Attempt, Came, is_page};
 use super::signature::{Own, Worth};
@@ -47,7 +48,7 @@ impl Pipeline {
                 return self.settle_unstored(lead, task, &digests, size, attempt, resumed).await;
             }
         };
-        let base = answer.answered_by.clone();
+        let (base, unframed) = (answer.answered_by.clone(), answer.until_close);
         let mut received = Received {
             body,
             head: answer.head,
@@ -60,7 +61,10 @@ impl Pipeline {
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
         match self.look_at(task, &mut received, &base, attempt).await {
-            Ok(worth) => self.judge(lead, task, received, &base, attempt, worth).await,
+            Ok(worth) => {
+                let worth = Worth { unframed, ..worth };
+                self.judge(lead, task, received, &base, attempt, worth).await
+            }
             Err(came) => came,
         }
     }
@@ -100,7 +104,8 @@ impl Pipeline {
         {
             editions::date(&mut received.head, date, received.requested_at);
         }
-        Ok(Worth { signed, expired_key: edition.expired_key && !received.plain })
+        let expired_key = edition.expired_key && !received.plain;
+        Ok(Worth { signed, expired_key, unframed: false })
     }
 
     /// Compares what came with what is promised of it by now.
@@ -141,6 +146,16 @@ impl Pipeline {
                         self.note_unshared(task);
                     }
                     return Came::Ended(End::Given);
+                }
+                Verdict::Doubt(body, _) | Verdict::Refuse(body, _)
+                    if is_coded(&body.head)
+                        && self.is_right_decoded(task, &body, &expected, task.asked).await =>
+                {
+                    let compared = self.compare_besides(task, &lead.flight, &body.body).await;
+                    return match compared {
+                        Ok(()) => Came::Ended(End::Given),
+                        Err(mismatch) => self.refuse(lead, task, &mismatch, attempt, false),
+                    };
                 }
                 Verdict::Doubt(doubted, mismatch) if last => {
                     drop(doubted);
@@ -248,6 +263,10 @@ impl Pipeline {
         pinned: bool,
     ) -> End {
         let received = verified.received();
+        if worth.unframed && !verified.proof().rank.is_strong() {
+            // Nothing says that this was all of it.
+            return End::Given;
+        }
         if pinned && is_page(&received.head) {
             // A sign-in page or a block page in the place of a package.
             return End::Given;
@@ -258,6 +277,17 @@ impl Pipeline {
             && confirmed.is_none()
             && !crate::freshness::worth_keeping(&received.head)
         {
+            return End::Given;
+        }
+        let index = task
+            .recognition
+            .as_ref()
+            .filter(|known| task.is_index() || !known.ecosystem.indexes_of(task.bare()).is_empty())
+            .cloned();
+        if let Some(known) = index.as_ref().filter(|_| !verified.proof().rank.is_strong())
+            && let Some(why) = self.why_no_successor(task, known, received, base).await
+        {
+            self.say_no_successor(task, &why);
             return End::Given;
         }
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
@@ -287,11 +317,7 @@ impl Pipeline {
         if let Some(recognition) = confirmed.as_ref().filter(|_| !task.bare().has_token()) {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
         }
-        let index = task
-            .recognition
-            .as_ref()
-            .filter(|known| task.is_index() || !known.ecosystem.indexes_of(task.bare()).is_empty());
-        if let Some(recognition) = confirmed.as_ref().or(index) {
+        if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
             let companions = self.chase_beside(task, recognition.ecosystem).await;
             // The same document again says what it said, unless it is read in the light of others.
             let (known, reader) = (companions == 0, task.asker.reader());
@@ -345,8 +371,9 @@ impl Pipeline {
     /// the next.
     async fn learn_convention(&self, task: &Task, received: &Received) {
         let named = task.artifact().and_then(|artifact| artifact.named.clone());
-        let Some(Named { digest, convention: Some(root) }) = named.filter(|_| !received.plain)
-        else {
+        // Of what was coded on the way the name says nothing.
+        let tells = !received.plain && !is_coded(&received.head);
+        let Some(Named { digest, convention: Some(root) }) = named.filter(|_| tells) else {
             return;
         };
         let matched = received.body.digests.get(digest.algorithm()) == Some(&digest);
@@ -398,7 +425,7 @@ fn is_pinned(expected: &Expectation, verified: &Verified) -> bool {
     decided.is_some_and(|proof| proof.rank == Rank::Pinned)
 }
 
-fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
+pub(super) fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
     let mut start = vec![0; START.min(usize::try_from(received.body.size).unwrap_or(START))];
     // At most 1 KiB of a file that was written a moment ago: it is in memory.
     received.body.file.read_exact_at(&mut start, 0).is_ok()

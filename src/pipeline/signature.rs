@@ -10,15 +10,16 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::companions::{Beside, Companion};
-use super::editions::{Held, StepBack, admit};
+use super::editions::{Held, StepBack, admit, note_waiting};
 use super::generation::{Members, News};
+use super::settle::confirms;
 use super::task::Task;
 use crate::claim::{Edition, Standing};
 use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
 use crate::proof::{Proof, Rank};
 use crate::received::Received;
-use crate::target::{Root, Target};
+use crate::target::{Partition, Root, Target};
 
 /// What a document's own signature makes of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct Worth {
     pub(super) signed: Option<Proof>,
     /// A known key signed it, and has expired since.
     pub(super) expired_key: bool,
+    /// Only the end of the connection ended it, so that there may have been more.
+    pub(super) unframed: bool,
 }
 
 /// What a look at a document found.
@@ -71,6 +74,10 @@ impl Pipeline {
         let Some(known) = task.known() else {
             return Looked::nothing();
         };
+        if task.is_unknown() && !confirms(known, task.bare(), received) {
+            // Only its path looks like one.
+            return Looked::nothing();
+        }
         let ecosystem = known.ecosystem;
         let is_file = task.artifact().is_some();
         let unneeded = || is_file && self.expectation_of(task).binding().next().is_some();
@@ -80,6 +87,7 @@ impl Pipeline {
         // What a file wants is the index that names it, which says nothing of the file's own signature.
         let companions =
             if is_file { Vec::new() } else { self.companions_of(task, ecosystem).await };
+        let reader = task.asker.reader();
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
@@ -105,7 +113,7 @@ impl Pipeline {
             let own = if is_file {
                 pipeline.own_file(&at, standing, news.edition.as_ref())
             } else {
-                pipeline.own(&at, standing, news.edition.as_ref(), plain)
+                pipeline.own(&at, standing, news.edition.as_ref(), plain, reader)
             };
             let edition = news.edition.clone();
             let members = news.members(rank, &root);
@@ -120,10 +128,16 @@ impl Pipeline {
         standing: Result<Standing, Malformed>,
         edition: Option<&Edition>,
         plain: bool,
+        reader: Partition,
     ) -> Own {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
             (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
+            // A version before it could be read: that one and its claims stay, and this one goes to its asker.
+            (Err(malformed), _) if self.store.seen_by(reader).current_claims(at).is_some() => {
+                self.say(at, &malformed.to_string());
+                return Own::Held;
+            }
             // Over plain http it is not kept, and its claims are never read.
             (Err(malformed), _) if plain => {
                 self.say(at, &malformed.to_string());
@@ -144,6 +158,10 @@ impl Pipeline {
             }
             Err(Held::Expired(_)) => Own::Nothing,
             Err(held) => {
+                // What one credential sees of an archive binds nobody else to it.
+                if reader == Partition::Public {
+                    note_waiting(&self.store, &standing, edition, &held);
+                }
                 self.say(at, &held.to_string());
                 Own::Held
             }

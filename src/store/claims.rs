@@ -216,6 +216,12 @@ impl Claims {
         Some(self.current_of(index, reader)?.generation())
     }
 
+    /// The document of the current set of `index`, as `reader` sees it, and how many claims that is.
+    pub(super) fn names(&self, index: &Target, reader: Partition) -> Option<(BlobId, u64)> {
+        let set = self.current_of(index, reader)?;
+        Some((set.generation().document, set.claims))
+    }
+
     /// Supersedes the current set of `index` by nothing.
     pub(super) fn retract(&self, index: &Target, reader: Partition, now: Time) {
         if let Some(set) = self.current_of(index, reader) {

@@ -345,6 +345,21 @@ impl Store {
         self.state.unbind(root)
     }
 
+    /// What the makers are called of indexes that did not count because none of these may sign for that root. Quick.
+    pub fn waiting(&self) -> Vec<(Root, Vec<Box<str>>)> {
+        self.state.waiting()
+    }
+
+    /// Notes them; none, when an index counts again. Blocking when it is news.
+    pub fn note_waiting(&self, root: &Root, makers: &[Box<str>]) {
+        self.state.note_waiting(root, makers);
+    }
+
+    /// From now on `signer` signs for `root`, too. Blocking.
+    pub fn let_sign(&self, root: &Root, signer: &str) {
+        self.state.let_sign(root, signer);
+    }
+
     /// The newest date of the signed index in `directory`. Quick.
     pub fn newest_date(&self, directory: &Root) -> Option<Time> {
         self.state.newest_date(directory)

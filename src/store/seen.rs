@@ -114,6 +114,11 @@ impl Seen<'_> {
         self.store.claims.generation_of(index, self.reader)
     }
 
+    /// The document of which the reader's current claims of an index are, and how many those are. Quick.
+    pub fn names(&self, index: &Target) -> Option<(BlobId, u64)> {
+        self.store.claims.names(index, self.reader)
+    }
+
     /// Takes back what the reader saw an index claim; see [`Store::retract_claims`]. Quick.
     pub fn retract_claims(&self, index: &Target, now: Time) {
         self.store.claims.retract(index, self.reader, now);

@@ -7,6 +7,7 @@
 //! state/signers       who signed for a root: the fingerprints seen so far
 //! state/dates         the newest date of each signed index, by its directory
 //! state/successors    who alone may sign the next one, likewise
+//! state/waiting       what the makers are called of an index that did not count for want of them, by the archive's root
 //! state/expiries      until when the newest may be believed, likewise
 //! state/census        what each index without a date listed last, by its directory
 //! ```
@@ -29,6 +30,7 @@ const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
 const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
 const SUCCESSORS: Kind = Kind { magic: *b"LsuC", version: 1 };
+const WAITING: Kind = Kind { magic: *b"LwaI", version: 1 };
 const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
 const CENSUS: Kind = Kind { magic: *b"LceN", version: 1 };
 
@@ -45,6 +47,7 @@ pub(super) struct State {
     /// Milliseconds since 1970.
     dates: Table<Root, i64>,
     successors: Table<Root, Vec<Box<str>>>,
+    waiting: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970; `None` for ever.
     expiries: Table<Root, Option<i64>>,
     census: Table<Root, Option<Census>>,
@@ -61,6 +64,7 @@ impl State {
             signers: Table::open(directory.join("signers"), SIGNERS)?,
             dates: Table::open(directory.join("dates"), DATES)?,
             successors: Table::open(directory.join("successors"), SUCCESSORS)?,
+            waiting: Table::open(directory.join("waiting"), WAITING)?,
             expiries: Table::open(directory.join("expiries"), EXPIRIES)?,
             census: Table::open(directory.join("census"), CENSUS)?,
         })
@@ -116,6 +120,7 @@ impl State {
             |known: &Root| known.origin == root.origin && known.path.starts_with(&*root.path);
         self.dates.remove(below);
         self.successors.remove(below);
+        self.waiting.remove(below);
         self.expiries.remove(below);
         self.census.remove(below);
         self.flush();
@@ -157,6 +162,35 @@ impl State {
         }
     }
 
+    /// What the makers are called of indexes that did not count because none of these may sign for `root`.
+    pub(super) fn waiting(&self) -> Vec<(Root, Vec<Box<str>>)> {
+        let mut waiting = self.waiting.all();
+        waiting.sort_unstable();
+        waiting
+    }
+
+    /// Notes them, in place of those before: the newest index decides. Written at once when it is news, because somebody may
+    /// be on the way to make one of them known.
+    pub(super) fn note_waiting(&self, root: &Root, makers: &[Box<str>]) {
+        let makers = makers.get(..MAX_SIGNERS).unwrap_or(makers);
+        if makers.is_empty() {
+            self.waiting.remove(|known| known == root);
+        } else if self.waiting.get(root).is_none_or(|known| known != makers) {
+            self.waiting.change(root.clone(), |known| *known = makers.to_vec());
+            self.waiting.flush();
+        }
+    }
+
+    /// From now on `signer` signs for `root`, too, whoever was named to.
+    pub(super) fn let_sign(&self, root: &Root, signer: &str) {
+        self.bind_signers(root, &[signer.into()]);
+        let below =
+            |known: &Root| known.origin == root.origin && known.path.starts_with(&*root.path);
+        self.successors.remove(below);
+        self.waiting.remove(|known| known == root);
+        self.flush();
+    }
+
     /// Until when the newest signed index in `directory` may be believed.
     pub(super) fn valid_until(&self, directory: &Root) -> Option<Time> {
         self.expiries.get(directory).flatten().map(Time::from_millis)
@@ -193,6 +227,7 @@ impl State {
         self.signers.flush();
         self.dates.flush();
         self.successors.flush();
+        self.waiting.flush();
         self.expiries.flush();
         self.census.flush();
     }

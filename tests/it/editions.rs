@@ -166,9 +166,9 @@ async fn an_edition_says_who_may_sign_the_next() {
         let signers: &[&str] = if both { &[old, new] } else { &[old] };
         edition.put(12, &format!("Signed-By: {new}!\n"), "one", signers);
         assert_eq!(edition.given(&world).await, ("one".into(), true));
-        // The old key alone does not count any more, though it signed before.
+        // The old key alone does not count any more, though it signed before: what it signed is given and proves nothing.
         edition.put(13, "", "two", &[old]);
-        assert_eq!(edition.given(&world).await, ("one".into(), true));
+        assert_eq!(edition.given(&world).await, ("two".into(), false));
         edition.put(13, "", "two", &[new]);
         assert_eq!(edition.given(&world).await, ("two".into(), true));
     }
@@ -188,7 +188,7 @@ async fn who_is_not_named_does_not_sign_the_next() {
         edition.put(12, &fields, "one", &[old]);
         assert_eq!(edition.given(&world).await, ("one".into(), true));
         edition.put(13, "", "two", &[new]);
-        assert_eq!(edition.given(&world).await, ("one".into(), true), "{fields}");
+        assert_eq!(edition.given(&world).await, ("two".into(), false), "{fields}");
         // That one of those who are named is not known keeps nobody else out.
         edition.put(13, "", "two", &[old]);
         assert_eq!(edition.given(&world).await, ("two".into(), true), "{fields}");
@@ -209,7 +209,7 @@ async fn a_successor_counts_when_it_becomes_known() {
     edition.put(12, &format!("Signed-By: {subkey}!\n"), "one", &[&exactly(primary)]);
     assert_eq!(edition.given(&world).await, ("one".into(), true));
     edition.put(13, "", "two", &[&exactly(subkey)]);
-    assert_eq!(edition.given(&world).await, ("one".into(), true), "nobody knows who signed");
+    assert_eq!(edition.given(&world).await, ("two".into(), false), "nobody knows who signed");
     let arguments = ["keys", "add", key.public.to_str().unwrap()];
     let added = say(&world.ca, &world.proxy.data, &arguments).await;
     assert!(added.status.success(), "{}", text(&added));

@@ -113,6 +113,7 @@ fn of_index(
         }
         Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
         Err(why) => {
+            edition.unknown = why.unknown();
             edition.unsigned = Some(why.to_string());
             if doc.may_claim() { Rank::Indexed } else { Rank::None }
         }
@@ -156,6 +157,7 @@ fn of_package(
         }
         Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
         Err(why) => {
+            edition.unknown = why.unknown();
             edition.unsigned = Some(why.to_string());
             Rank::None
         }

@@ -33,7 +33,9 @@ use crate::entry::Head;
 use crate::keyring::{Cleartext, Keyring, NotSigned, Signed};
 use crate::proof::Rank;
 use crate::target::{Root, Target};
-use places::{bases, beside, by_hash_url, directory, is_head, is_stanzas, parents, suite};
+use places::{
+    bases, beside, by_hash_url, directory, is_head, is_stanzas, parents, proves_itself, suite,
+};
 use release::Release;
 use stanzas::Places;
 
@@ -193,6 +195,7 @@ fn of_release(
     out: &mut dyn ClaimSink,
 ) -> Result<Rank, Malformed> {
     let expired_key = signed.as_ref().is_err_and(NotSigned::is_expired);
+    let unknown = signed.as_ref().err().map_or_else(Vec::new, NotSigned::unknown);
     let (rank, signers, unsigned) = match signed {
         Ok(signed) => (Rank::Signed, signed.signers, None),
         Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
@@ -215,6 +218,7 @@ fn of_release(
     out.edition(Edition {
         signers: signers.into_iter().map(|signer| signer.0).collect(),
         unsigned,
+        unknown,
         date: release.date,
         valid_until: release.valid_until,
         expired_key,
@@ -238,7 +242,10 @@ fn name_members(
     let own = Root::directory_of(at);
     let topic = shape::topic(at);
     for (path, member) in &release.members {
-        let Some(target) = stanzas::under(&own, path).filter(|at| root.covers(at)) else {
+        // Tools that run inside an archive list the Release that they are writing, and the one before it. What is signed by
+        // itself is the member of none.
+        let member_at = stanzas::under(&own, path);
+        let Some(target) = member_at.filter(|at| root.covers(at) && !proves_itself(at)) else {
             continue;
         };
         let by_hash = release.by_hash.then(|| {

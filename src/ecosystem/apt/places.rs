@@ -40,6 +40,15 @@ pub(super) fn is_head(at: &Target) -> bool {
         && !above.starts_with("binary-")
 }
 
+/// Whether this is a head or the file of its signatures: what proves either is a key, and no index that lists it. The
+/// `Release` of a directory of packages is described by the suite's like everything else there.
+pub(super) fn proves_itself(at: &Target) -> bool {
+    match at.file_name().as_str() {
+        super::SIGNATURE => beside(at, "Release").is_some_and(|release| is_head(&release)),
+        _ => is_head(at),
+    }
+}
+
 /// The file `name` in the same directory.
 pub(super) fn beside(at: &Target, name: &str) -> Option<Target> {
     Target::new(at.origin().clone(), &format!("{}{name}", directory(at).path)).ok()

@@ -1,0 +1,60 @@
+//! Issue 17, first list, row 6: a file that its origin codes though nobody asked for that is judged as its clients judge it.
+
+use std::io::Write as _;
+
+use larder::digest::Algorithm;
+
+use crate::world::archive::{flipped, hex, plain_wheel, put_simple};
+use crate::world::{Page, World, noise};
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut coded = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    coded.write_all(bytes).unwrap();
+    coded.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
+    for size in [3_000, 1_000_000] {
+        let bytes = noise(7, size);
+        for (what, sent, coding, right) in [
+            ("coded", gzip(&bytes), Some("gzip"), true),
+            ("already so, and declared", bytes.to_vec(), Some("gzip"), true),
+            ("in a coding that nobody knows", bytes.to_vec(), Some("x-other"), true),
+            ("coded and not declared", gzip(&bytes), None, false),
+            ("another, coded", gzip(&flipped(&bytes)), Some("gzip"), false),
+            ("coded and cut", gzip(&bytes)[..size / 2].to_vec(), Some("gzip"), false),
+            ("coded twice", gzip(&gzip(&bytes)), Some("gzip"), false),
+        ] {
+            let world = World::new().await;
+            let path = plain_wheel("gear");
+            let index = put_simple(&world.origin, "/", "gear", &[(&path, &bytes)]);
+            drop(index);
+            world.fetch(&world.origin.url("/simple/gear/")).await;
+            let mut page = Page::new(sent.clone());
+            if let Some(coding) = coding {
+                page = page.header("content-encoding", coding);
+            }
+            world.origin.put(&path, page);
+            for round in 0..2 {
+                let got = world.get(&world.origin.url(&path)).await;
+                let whole = got.is_complete() && got.body == sent;
+                assert_eq!(
+                    whole,
+                    right,
+                    "{size} {what}, {round}: {} {}",
+                    got.status,
+                    got.cache_status()
+                );
+                if right {
+                    assert_eq!(got.text("content-encoding"), coding.unwrap_or_default(), "{what}");
+                }
+            }
+            // No digest leads to bytes that are not the file's own.
+            let sha256 = hex(Algorithm::Sha256, &bytes);
+            let elsewhere = world.origin.url(&format!("/v2/a/b/blobs/sha256:{sha256}"));
+            let found = world.get(&elsewhere).await;
+            assert!(found.status == 404 || found.body == bytes, "{what}: {}", found.cache_status());
+        }
+    }
+}
