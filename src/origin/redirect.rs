@@ -42,7 +42,7 @@ impl Trail {
         }
         let mut locations = head.headers.get_all(LOCATION).iter();
         let location = match (locations.next(), locations.next()) {
-            (Some(location), None) => location.to_str().ok(),
+            (Some(location), None) => std::str::from_utf8(location.as_bytes()).ok(),
             _ => None,
         };
         let next = location
