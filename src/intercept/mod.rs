@@ -22,7 +22,10 @@
 
 mod activity;
 mod first;
+mod framing;
 mod grant;
+mod head;
+mod heads;
 mod http;
 mod serve;
 mod tls;
@@ -35,6 +38,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::UpgradeableConnection;
@@ -45,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::activity::{Counted, Patience};
 pub(crate) use self::grant::{Course, Refusal, admit, check};
+pub(crate) use self::heads::Heads;
 pub(crate) use self::http::{Watch, outer};
 pub use self::serve::Serve;
 pub(crate) use self::transport::{Seat, Transport};
@@ -52,6 +58,7 @@ pub(crate) use self::transport::{Seat, Transport};
 use self::first::{First, Hello};
 use self::tunnel::Route;
 use crate::authority::Authority;
+use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::origin::Duplex;
 use crate::outcome::Outcome;
@@ -245,11 +252,27 @@ impl<S: Serve> Granted<S> {
         let service = Arc::clone(&self.service);
         let connection = Arc::new(service.connection(self.peer, Some(tunnel), watch.line.clone()));
         let counting = Arc::clone(&watch.activity);
-        let answer = service_fn(move |request| {
+        let io = Heads::over(io, true);
+        let verdicts = Arc::clone(io.verdicts());
+        let refusing = Arc::new(self.route());
+        let answer = service_fn(move |request: Request<Incoming>| {
             let running = counting.begin();
             let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
+            let (verdicts, refusing) = (Arc::clone(&verdicts), Arc::clone(&refusing));
             async move {
-                let response = service.serve(&connection, request).await;
+                let response = match verdicts.begin() {
+                    Ok(number) => {
+                        let method = request.method().clone();
+                        let response = service.serve(&connection, request).await;
+                        verdicts.end(number, &method, &response);
+                        response
+                    }
+                    Err(refusal) => {
+                        let Route { peer, host, port, metrics } = &*refusing;
+                        let whom = format!("{host}:{port}");
+                        refusal.write_down(metrics, *peer, &whom, Stopwatch::start())
+                    }
+                };
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
             }
         });
