@@ -178,6 +178,10 @@ impl Larder {
                 None
             }
         };
+        if questions.is_some() {
+            // Whoever waits for `/-/ready` may ask the next moment.
+            admin::answers_questions(data).await;
+        }
         if let Some(running) = &self.admin.running {
             running.is_ready(addresses.clone());
         }
@@ -221,6 +225,13 @@ impl Larder {
         }
         ended.cancel();
         upkeep.await.context("looking after the store failed")
+    }
+
+    /// Waits until it serves, and answers the questions of commands.
+    pub async fn ready(&self) {
+        if let Some(running) = &self.admin.running {
+            running.ready().await;
+        }
     }
 
     /// Tells the local network, if that was asked for. Clients are served all the same when it cannot.

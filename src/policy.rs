@@ -5,7 +5,7 @@
 //! the pipeline's business. Everything else is the client's own request, streamed both ways and never shared, so that
 //! larder breaks nothing that it does not know.
 
-use hyper::header::{self, HeaderName};
+use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request, Version};
 
 use crate::ecosystem::{Artifact, Kind, Named, Recognition};
@@ -64,7 +64,7 @@ pub enum Plan {
 
 /// Fields that change nothing in an answer, or are part of the key, or concern one connection only. A trailing `*`
 /// stands for anything.
-const HARMLESS: [&str; 27] = [
+const HARMLESS: [&str; 43] = [
     // in the key
     "host",
     "accept",
@@ -98,6 +98,26 @@ const HARMLESS: [&str; 27] = [
     // no body follows
     "content-length",
     "priority",
+    // asks for a checksum beside the answer, which a client must do without (RFC 9530 §4, RFC 3230 §4.3.1)
+    "want-digest",
+    "want-repr-digest",
+    "want-content-digest",
+    // for what a browser, or a runtime that behaves like one, needs the answer: every `fetch()` of Node's says so
+    "sec-fetch-*",
+    // what clients tell of themselves, and registries count: zypper, Bundler, Terraform, NuGet, conda, and clients of
+    // model hubs. The digest that conda's expects is neither a claim nor a key.
+    "x-zypp-*",
+    "x-gemfile-source",
+    "x-terraform-version",
+    "x-terraform-get",
+    "x-nuget-session-id",
+    "x-nuget-client-version",
+    "x-nuget-protocol-version",
+    "x-expected-sha256",
+    "x-expected-md5",
+    "x-hf-download-counter",
+    "x-xet-session-id",
+    "x-amzn-trace-id",
 ];
 
 /// Decides. `vouched`: a signature may prove what comes, even over plain http. `extra` are the harmless fields that the
@@ -127,20 +147,7 @@ pub fn plan<B>(
         // Signed for one download, mostly: under the next signature nobody would find it again.
         return Plan::Pass(PassReason::Credential);
     }
-    let named = recognition.map_or(&[][..], |recognition| recognition.ecosystem.harmless_headers());
-    let logins = recognition.map_or(&[][..], |recognition| recognition.ecosystem.login_headers());
-    let harmless = |name: &HeaderName| {
-        let matches = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(start) => name.as_str().starts_with(start),
-            None => name.as_str() == pattern,
-        };
-        // A fill shows the credential as it came, and what it brings is for who shows it.
-        is_field(name, logins)
-            || HARMLESS.iter().copied().any(matches)
-            || named.iter().copied().any(matches)
-            || extra.iter().map(String::as_str).any(matches)
-    };
-    if !request.headers().keys().all(harmless) {
+    if unknown_header(request.headers(), recognition, extra).is_some() {
         return Plan::Pass(PassReason::Header);
     }
     let artifact = match recognition.map(|recognition| &recognition.resource.kind) {
@@ -156,6 +163,28 @@ pub fn plan<B>(
         return Plan::Pass(PassReason::Plain);
     }
     if artifact.is_some() { Plan::Keep } else { Plan::Revalidate }
+}
+
+/// The first header field of a request that makes a pass of it. `extra` are the harmless fields that the operator added.
+pub fn unknown_header<'a>(
+    headers: &'a HeaderMap,
+    recognition: Option<&Recognition>,
+    extra: &[String],
+) -> Option<&'a HeaderName> {
+    let named = recognition.map_or(&[][..], |recognition| recognition.ecosystem.harmless_headers());
+    let logins = recognition.map_or(&[][..], |recognition| recognition.ecosystem.login_headers());
+    let harmless = |name: &&HeaderName| {
+        let matches = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(start) => name.as_str().starts_with(start),
+            None => name.as_str() == pattern,
+        };
+        // A fill shows the credential as it came, and what it brings is for who shows it.
+        is_field(name, logins)
+            || HARMLESS.iter().copied().any(matches)
+            || named.iter().copied().any(matches)
+            || extra.iter().map(String::as_str).any(matches)
+    };
+    headers.keys().find(|name| !harmless(name))
 }
 
 fn is_named_by_protocol(artifact: &Artifact) -> bool {
@@ -193,7 +222,12 @@ mod tests {
             (&[("accept", "*/*"), ("user-agent", "x"), ("range", "bytes=0-1")], Plan::Revalidate),
             (&[("if-none-match", "\"a\""), ("x-build-id", "7")], Plan::Revalidate),
             (&[("upgrade", "h2c"), ("http2-settings", "AAMAAABk")], Plan::Revalidate),
+            (&[("want-digest", "SHA-256"), ("sec-fetch-mode", "cors")], Plan::Revalidate),
+            (&[("want-repr-digest", "sha-256=1"), ("x-zypp-anonymousid", "1")], Plan::Revalidate),
+            (&[("x-nuget-session-id", "1"), ("x-expected-sha256", "00")], Plan::Revalidate),
+            (&[("x-terraform-version", "1.11.4"), ("te", "")], Plan::Revalidate),
             (&[("x-vault-token", "s3cret")], Plan::Pass(PassReason::Header)),
+            (&[("x-zyppx", "1")], Plan::Pass(PassReason::Header)),
             (&[("authorization", "Basic x")], Plan::Revalidate),
             (&[("cookie", "a=b"), ("private-token", "x")], Plan::Revalidate),
             (&[("cookie", "a=b"), ("x-vault-token", "x")], Plan::Pass(PassReason::Header)),

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1::{Connection, UpgradeableConnection};
 use hyper::service::service_fn;
@@ -21,12 +21,11 @@ use super::{Front, mirror};
 use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::intercept::{
-    Counted, Course, Door, Granted, Patience, Refusal, Running, Serve, Transport, Watch, admit,
-    check, outer,
+    Counted, Course, Door, Granted, Heads, Patience, Refusal, Running, Serve, Transport, Watch,
+    admit, check, outer,
 };
-use crate::outcome::metrics::Direction;
 use crate::reply::{Body, Line};
-use crate::target::identity::{connect_authority, identify};
+use crate::target::identity::{connect_authority, identify, take_login};
 use crate::target::{Host, Origin};
 
 /// A client connection.
@@ -96,19 +95,25 @@ impl<S: Serve> Visit<S> {
             connection: OnceLock::new(),
             granted: Mutex::new(None),
         });
+        let io = Heads::over(transport, false);
         let (counting, answering) = (Arc::clone(&watch.activity), Arc::clone(&desk));
+        let verdicts = Arc::clone(io.verdicts());
         let answer = service_fn(move |request| {
             let mut running = counting.begin();
-            let desk = Arc::clone(&answering);
+            let (desk, verdicts) = (Arc::clone(&answering), Arc::clone(&verdicts));
             async move {
                 let asked = Asked::of(&request);
-                let answered = desk.answer(request, &mut running).await;
+                let (number, answered) = match verdicts.begin() {
+                    Ok(number) => (number, desk.answer(request, &mut running).await),
+                    Err(refusal) => (0, Err(refusal)),
+                };
                 let response =
                     answered.unwrap_or_else(|refusal| desk.visit.refuse(&refusal, &asked));
+                verdicts.end(number, &asked.method, &response);
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
             }
         });
-        let connection = outer().serve_connection(TokioIo::new(transport), answer).with_upgrades();
+        let connection = outer().serve_connection(TokioIo::new(io), answer).with_upgrades();
         watch.drive(connection, UpgradeableConnection::graceful_shutdown).await;
         desk.run_tunnel().await;
     }
@@ -131,29 +136,15 @@ impl<S: Serve> Visit<S> {
             ..Patience::of(&self.config.clients, false)
         };
         let watch = Watch::over(&transport, patience, &self.drain);
-        let connection = outer().serve_connection(TokioIo::new(transport), answer);
+        let io = TokioIo::new(Heads::over(transport, false));
+        let connection = outer().serve_connection(io, answer);
         watch.drive(connection, Connection::graceful_shutdown).await;
     }
 
-    /// Writes a refusal down as the pipeline does its requests; gives the answer.
+    /// Writes a refusal down; gives the answer.
     fn refuse(&self, refusal: &Refusal, asked: &Asked) -> Response<Body> {
-        let response = refusal.response();
-        let bytes = response.body().size_hint().lower();
-        self.front.metrics.ended(refusal.outcome, None, "");
-        self.front.metrics.bytes(Direction::ToClient, bytes);
-        tracing::info!(
-            target: "larder::request",
-            outcome = %refusal.outcome,
-            proof = %"-",
-            status = refusal.status.as_u16(),
-            bytes,
-            ms = u64::try_from(asked.since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            cut = false,
-            client = %self.peer.ip(),
-            why = %refusal,
-            "{} {}", asked.method, asked.whom,
-        );
-        response
+        let whom = format!("{} {}", asked.method, asked.whom);
+        refusal.write_down(&self.front.metrics, self.peer, &whom, asked.since)
     }
 
     /// Whether `origin` is one of our own listeners.
@@ -178,7 +169,7 @@ impl<S: Serve> Desk<S> {
     /// Answers a request, or says why not.
     async fn answer(
         &self,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
         running: &mut Running,
     ) -> Result<Response<Body>, Refusal> {
         if request.method() == Method::CONNECT {
@@ -187,6 +178,7 @@ impl<S: Serve> Desk<S> {
         if request.uri().authority().is_none() {
             return self.own(request, running).await;
         }
+        take_login(&mut request);
         let target = identify(None, &request)?;
         let origin = target.origin();
         if self.visit.is_own(origin) {
@@ -279,8 +271,10 @@ impl<S: Serve> Desk<S> {
 
 /// The socket itself, with what was read beyond the CONNECT.
 fn recover(upgraded: Upgraded) -> Option<Transport> {
-    let parts = upgraded.downcast::<TokioIo<Transport>>().ok()?;
-    let mut transport = parts.io.into_inner();
+    let parts = upgraded.downcast::<TokioIo<Heads<Transport>>>().ok()?;
+    let (mut transport, unread) = parts.io.into_inner().into_parts();
+    transport.give_back(&unread);
+    // hyper had read this before that.
     transport.give_back(&parts.read_buf);
     Some(transport)
 }

@@ -28,10 +28,11 @@ pub mod why;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use self::question::Setting;
 use self::stay::Stays;
@@ -69,7 +70,7 @@ pub struct Running {
     pub keys: Trusted,
     started: Time,
     listening: OnceLock<Vec<SocketAddr>>,
-    ready: AtomicBool,
+    ready: watch::Sender<bool>,
     settings: ArcSwap<Vec<Setting>>,
     stays: Stays,
 }
@@ -88,7 +89,7 @@ impl Running {
             keys,
             started: clock.now(),
             listening: OnceLock::new(),
-            ready: AtomicBool::new(false),
+            ready: watch::Sender::new(false),
             settings: ArcSwap::default(),
             stays: Stays::default(),
         }
@@ -98,13 +99,20 @@ impl Running {
     pub fn is_ready(&self, listening: Vec<SocketAddr>) {
         // A second call would come from a second run of the same larder, whose addresses are the first one's.
         let _first = self.listening.set(listening);
-        self.ready.store(true, Ordering::Release);
+        self.ready.send_replace(true);
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) {
+        let mut ready = self.ready.subscribe();
+        // The sender is here, so that the wait ends with a yes.
+        let _yes = ready.wait_for(|ready| *ready).await.is_ok();
     }
 
     /// From now on it ends what runs and begins nothing: load balancers look elsewhere, and so do commands that would find
     /// it over its socket.
     pub fn is_draining(&self) {
-        self.ready.store(false, Ordering::Release);
+        self.ready.send_replace(false);
         self.stays.close();
     }
 
@@ -132,6 +140,21 @@ pub fn state_dir(data: &Path) -> PathBuf {
 /// The CA's certificate below a data directory.
 pub fn ca_file(data: &Path) -> PathBuf {
     state_dir(data).join("ca.crt")
+}
+
+/// Waits until the socket of `data` answers, which is a moment after it was bound; says if it does not.
+pub async fn answers_questions(data: &Path) {
+    /// A moment on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let data = data.to_owned();
+    let asking =
+        tokio::task::spawn_blocking(move || ask::serving(&data)?.map(|it| it.status()).transpose());
+    let answered = tokio::time::timeout(PATIENCE, asking).await;
+    if !matches!(answered, Ok(Ok(Ok(Some(_))))) {
+        tracing::warn!(
+            "the socket for questions does not answer yet; `larder keys` and the like may have to be tried again"
+        );
+    }
 }
 
 /// The socket of the larder that serves from a data directory.

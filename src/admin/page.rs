@@ -6,7 +6,7 @@
 //! | `/setup` | the script that sets a client up |
 //! | `/ca.crt` | the CA's certificate, PEM; while one CA follows another both, the one that mints first |
 //! | `/-/health` | 200 while the process answers |
-//! | `/-/ready` | 200 while it takes requests, 503 before and while it drains |
+//! | `/-/ready` | 200 while it takes requests and questions (`larder keys`), 503 before and while it drains |
 //! | `/-/probe/TOKEN` | what arrived under a probe's name, which only its doctor knows; JSON |
 //! | `/-/metrics` | counters and gauges, as `OpenMetrics` text |
 //!
@@ -18,7 +18,6 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
@@ -82,7 +81,7 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
             certificate
         }
         "/-/health" => text(StatusCode::OK, "ok\n"),
-        "/-/ready" if running.ready.load(Ordering::Acquire) => text(StatusCode::OK, "ready\n"),
+        "/-/ready" if *running.ready.borrow() => text(StatusCode::OK, "ready\n"),
         "/-/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
         "/-/metrics" => metrics(admin).await,
         _ if path.starts_with(PROBE) => {

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Live;
 use crate::config::load::Loaded;
 use crate::store::Store;
+use crate::target::shown;
 
 /// The CA, as the commands that hand it out need it.
 pub(super) struct KnownCa {
@@ -47,7 +48,7 @@ impl Invocation {
         let served = self.served()?;
         let out = &mut self.out;
         let mut hear = |answer| match answer {
-            Answer::Failed(why) => bail!(why),
+            Answer::Failed(why) => bail!(shown::one_line(&why).into_owned()),
             Answer::Status(_)
             | Answer::Setting(_)
             | Answer::Totals(_)
@@ -108,7 +109,7 @@ fn open_store(loaded: &Loaded, clock: &Clock) -> anyhow::Result<Arc<Store>> {
     Ok(Store::open(Live::new(loaded.config.clone()), clock.clone())?)
 }
 
-/// Writes a line of JSON.
+/// Writes a line of JSON; it may be meant for a terminal, and strangers' text stands in it.
 pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
-    Ok(writeln!(out, "{}", serde_json::to_string(value)?)?)
+    Ok(writeln!(out, "{}", shown::json(&serde_json::to_string(value)?))?)
 }

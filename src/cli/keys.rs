@@ -12,6 +12,7 @@ use crate::admin::keys::{KeyFile, KeyQuestion, ListedKey, MAX_ADDED, Rebound};
 use crate::admin::{Answer, Question};
 use crate::clock::Time;
 use crate::keyring::{MAX_FILE, Source, load};
+use crate::target::shown::piece;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -141,7 +142,7 @@ fn each_key(
 fn list(out: &mut dyn Write, key: &ListedKey, now: Time) -> io::Result<()> {
     writeln!(out, "{} {}", key.kind, key.fingerprint)?;
     if !key.user.is_empty() {
-        writeln!(out, "    {}", printable(&key.user))?;
+        writeln!(out, "    {}", piece(&key.user))?;
     }
     match key.ends {
         Some(ends) if ends < now => writeln!(out, "    ended {ends}")?,
@@ -189,11 +190,6 @@ fn removed(out: &mut dyn Write, key: &ListedKey) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// What a key says of itself may be meant for terminals.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The files that were named, and those in directories.

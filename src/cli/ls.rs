@@ -5,6 +5,7 @@ use clap::Args;
 use super::answers::json;
 use super::{Invocation, OK, human};
 use crate::admin::{Answer, Question};
+use crate::target::shown::{one_line, piece};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -38,9 +39,10 @@ impl Ls {
             let variant = if entry.variant.is_empty() {
                 String::new()
             } else {
-                format!(" ({})", entry.variant)
+                format!(" ({})", piece(&entry.variant))
             };
-            writeln!(out, "{:<22} {size:>9} {age:>12}  {}{variant}", entry.proof, entry.url)?;
+            let url = one_line(&entry.url);
+            writeln!(out, "{:<22} {size:>9} {age:>12}  {url}{variant}", entry.proof)?;
             Ok(())
         })?;
         Ok(OK)

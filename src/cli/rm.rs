@@ -8,6 +8,7 @@ use super::answers::json;
 use super::{FAILED, Invocation, OK, human};
 use crate::admin::{Answer, Question, Selection};
 use crate::config::parse_span;
+use crate::target::shown::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,7 +54,7 @@ impl Rm {
                 return Ok(());
             };
             for failed in &removed.failed {
-                writeln!(io::stderr(), "larder: cannot remove {failed}")?;
+                writeln!(io::stderr(), "larder: cannot remove {}", one_line(failed))?;
                 code = FAILED;
             }
             if self.json {

@@ -118,14 +118,18 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
         invocation.environment.clone(),
         Arc::clone(&supervisor),
     ));
-    // What connects from now on waits in the sockets' queues until the larder runs, a moment later.
-    supervisor.ready(SERVING).await;
     let patience = invocation.loaded.config.clients.drain_timeout + LEFTOVERS + PUTTING_AWAY;
     let told = Arc::clone(&supervisor);
-    let running = larder.run(listeners, async move {
+    let running = Arc::clone(&larder).run(listeners, async move {
         let name = once.next().await;
         told.stopping(patience).await;
         info!("{name}: running transfers may end, new ones are not begun; a second signal breaks them off");
+    });
+    let (ready, told) = (Arc::clone(&larder), Arc::clone(&supervisor));
+    // Whoever is started after this service may use it, and ask it (`larder keys add`), at once.
+    let telling = tokio::spawn(async move {
+        ready.ready().await;
+        told.ready(SERVING).await;
     });
     let code = tokio::select! {
         ended = running => ended.map(|()| OK),
@@ -136,6 +140,7 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
         }
     };
     reloads.abort();
+    telling.abort();
     code
 }
 

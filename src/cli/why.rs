@@ -10,6 +10,7 @@ use crate::admin::question::Listed;
 use crate::admin::why::{Described, Explanation, Promised};
 use crate::admin::{Answer, Question};
 use crate::clock::Time;
+use crate::target::shown::{one_line, piece};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,7 +47,7 @@ impl Why {
 
 /// The story for people.
 fn tell(out: &mut dyn Write, known: &Explanation, now: Time) -> io::Result<()> {
-    writeln!(out, "{}", known.url)?;
+    writeln!(out, "{}", one_line(&known.url))?;
     resource(out, &known.resource)?;
     writeln!(out, "  plan      {}: {}", known.plan, known.meaning)?;
     if known.promises.is_empty() {
@@ -62,7 +63,7 @@ fn tell(out: &mut dyn Write, known: &Explanation, now: Time) -> io::Result<()> {
         stored(out, entry, now)?;
     }
     for refused in &known.refusals {
-        writeln!(out, "  refused   {}: {}", human::ago(refused.at, now), refused.why)?;
+        writeln!(out, "  refused   {}: {}", human::ago(refused.at, now), one_line(&refused.why))?;
     }
     Ok(())
 }
@@ -76,7 +77,9 @@ fn resource(out: &mut dyn Write, resource: &Described) -> io::Result<()> {
     writeln!(
         out,
         "  taken for {} of {} below {}{sure}",
-        resource.kind, resource.ecosystem, resource.root
+        resource.kind,
+        resource.ecosystem,
+        one_line(&resource.root)
     )?;
     let Some(named) = &resource.named else {
         return Ok(());
@@ -99,7 +102,7 @@ fn promised(out: &mut dyn Write, promise: &Promised, now: Time) -> io::Result<()
     let binds =
         if promise.binds { "other bytes are refused" } else { "other bytes only raise an alarm" };
     writeln!(out, "  promised  {}{size}", promise.digests.join(", "))?;
-    writeln!(out, "            by {}", promise.index)?;
+    writeln!(out, "            by {}", one_line(&promise.index))?;
     writeln!(
         out,
         "            {}, {}, {current}, confirmed {}; {binds}",
@@ -110,8 +113,11 @@ fn promised(out: &mut dyn Write, promise: &Promised, now: Time) -> io::Result<()
 }
 
 fn stored(out: &mut dyn Write, entry: &Listed, now: Time) -> io::Result<()> {
-    let variant =
-        if entry.variant.is_empty() { String::new() } else { format!(" as {}", entry.variant) };
+    let variant = if entry.variant.is_empty() {
+        String::new()
+    } else {
+        format!(" as {}", piece(&entry.variant))
+    };
     writeln!(
         out,
         "  stored    {}{variant}, {} bytes, sha256:{}",
@@ -124,7 +130,7 @@ fn stored(out: &mut dyn Write, entry: &Listed, now: Time) -> io::Result<()> {
         human::ago(entry.checked_at, now),
     )?;
     match &entry.answered_by {
-        Some(url) => writeln!(out, "            answered by {url}"),
+        Some(url) => writeln!(out, "            answered by {}", one_line(url)),
         None => Ok(()),
     }
 }

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 
+use hyper::body::Body as _;
 use hyper::{Response, StatusCode};
 
+use crate::clock::Stopwatch;
 use crate::config::{Config, is_private};
 use crate::origin::{Duplex, Reach};
+use crate::outcome::metrics::{Direction, Metrics};
 use crate::outcome::{Outcome, witness};
 use crate::reply::{self, Body};
 use crate::target::identity::Misdirected;
@@ -40,6 +43,33 @@ impl Refusal {
     /// The answer that says so.
     pub(crate) fn response(&self) -> Response<Body> {
         reply::text(self.status, &self.text, self.outcome)
+    }
+
+    /// Writes it down as the pipeline does its requests; gives the answer. `whom` says for whom the request was.
+    pub(crate) fn write_down(
+        &self,
+        metrics: &Metrics,
+        peer: SocketAddr,
+        whom: &str,
+        since: Stopwatch,
+    ) -> Response<Body> {
+        let response = self.response();
+        let bytes = response.body().size_hint().lower();
+        metrics.ended(self.outcome, None, "");
+        metrics.bytes(Direction::ToClient, bytes);
+        tracing::info!(
+            target: "larder::request",
+            outcome = %self.outcome,
+            proof = %"-",
+            status = self.status.as_u16(),
+            bytes,
+            ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            cut = false,
+            client = %peer.ip(),
+            why = %self,
+            "{whom}",
+        );
+        response
     }
 }
 

@@ -1,8 +1,8 @@
 //! HTTP towards clients: how connections are served, with their limits.
 //!
 //! The same for the outer connection (HTTP/1.1, proxy requests) and for what is found inside a tunnel (HTTP/1.1 or
-//! HTTP/2). Header case, upgrades and every method are kept; hyper's parser is strict and answers what it cannot
-//! parse with 400.
+//! HTTP/2). Header case, upgrades and every method are kept; what hyper's strict
+//! parser of HTTP/1 would refuse without a word does not reach it ([`Heads`](super::heads::Heads)).
 
 use std::error::Error;
 use std::pin::{Pin, pin};
@@ -16,11 +16,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::activity::{Activity, Lapse, Patience};
+use super::head::MAX_FIELDS;
+use super::heads::MAX_HEAD;
 use super::transport::Transport;
 use crate::reply::Line;
+use crate::target::MAX_URL;
 
-/// The most that hyper buffers of one HTTP/1 connection: the longest header, and what of a body is on its way.
-const BUFFER: usize = 64 * 1024;
+/// The most that hyper buffers of one HTTP/1 connection: the longest head with every byte of its URL masked, or what of a
+/// body is on its way.
+const BUFFER: usize = MAX_HEAD + 3 * MAX_URL;
+
+/// The most that hyper buffers of what goes out on one HTTP/2 stream; its own 400 KiB would be 100 MiB a connection.
+const SEND_BUFFER: usize = 64 * 1024;
 
 /// Requests at once on one HTTP/2 connection. Resolvers open a hundred; a flood stops here.
 const STREAMS: u32 = 256;
@@ -40,7 +47,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 /// HTTP/1 for the listener itself. Timeouts are [`Watch`]'s.
 pub(crate) fn outer() -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(BUFFER).preserve_header_case(true).header_read_timeout(None);
+    builder.max_buf_size(BUFFER).max_headers(MAX_FIELDS);
+    builder.preserve_header_case(true).header_read_timeout(None);
     // busybox's wget asks a proxy for an https URL without CONNECT, and closes its half of the connection behind the
     // request, as it would its helper's: it still waits for the answer. Who has left altogether is noticed when the answer
     // is written.
@@ -51,7 +59,8 @@ pub(crate) fn outer() -> http1::Builder {
 /// HTTP/1 and HTTP/2 for the inside of a tunnel.
 pub(crate) fn inner() -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().max_buf_size(BUFFER).preserve_header_case(true).header_read_timeout(None);
+    builder.http1().max_buf_size(BUFFER).max_headers(MAX_FIELDS);
+    builder.http1().preserve_header_case(true).header_read_timeout(None);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -60,9 +69,8 @@ pub(crate) fn inner() -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_header_list_size(u32::try_from(BUFFER).unwrap_or(u32::MAX))
-        // For each stream: hyper's 400 KiB would be 100 MiB a connection.
-        .max_send_buf_size(BUFFER);
+        .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+        .max_send_buf_size(SEND_BUFFER);
     builder
 }
 

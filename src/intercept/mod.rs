@@ -22,7 +22,10 @@
 
 mod activity;
 mod first;
+mod framing;
 mod grant;
+mod head;
+mod heads;
 mod http;
 mod serve;
 mod tls;
@@ -36,6 +39,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::UpgradeableConnection;
@@ -46,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::activity::{Counted, Patience, Running};
 pub(crate) use self::grant::{Course, Refusal, admit, check};
+pub(crate) use self::heads::Heads;
 pub(crate) use self::http::{Watch, outer};
 pub use self::serve::Serve;
 pub(crate) use self::transport::{Entry, Seat, Transport, reset};
@@ -54,6 +60,7 @@ pub(crate) use self::visitors::{Door, Visitors};
 use self::first::{First, Hello};
 use self::tunnel::Route;
 use crate::authority::Authority;
+use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::origin::Duplex;
 use crate::outcome::Outcome;
@@ -249,19 +256,35 @@ impl<S: Serve> Granted<S> {
         let connection = Arc::new(service.connection(self.peer, Some(tunnel), watch.line.clone()));
         let (counting, door) = (Arc::clone(&watch.activity), Arc::clone(&self.door));
         let metrics = Arc::clone(&self.metrics);
-        let answer = service_fn(move |request| {
+        let io = Heads::over(io, true);
+        let verdicts = Arc::clone(io.verdicts());
+        let refusing = Arc::new(self.route());
+        let answer = service_fn(move |request: Request<Incoming>| {
             let mut running = counting.begin();
             let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
             let (door, metrics) = (Arc::clone(&door), Arc::clone(&metrics));
+            let (verdicts, refusing) = (Arc::clone(&verdicts), Arc::clone(&refusing));
             async move {
-                let response = match door.request().await {
-                    Ok(place) => {
-                        running.takes(place);
-                        service.serve(&connection, request).await
+                let response = match verdicts.begin() {
+                    Ok(number) => {
+                        let method = request.method().clone();
+                        let response = match door.request().await {
+                            Ok(place) => {
+                                running.takes(place);
+                                service.serve(&connection, request).await
+                            }
+                            Err(refusal) => {
+                                metrics.ended(refusal.outcome, None, "");
+                                refusal.response()
+                            }
+                        };
+                        verdicts.end(number, &method, &response);
+                        response
                     }
                     Err(refusal) => {
-                        metrics.ended(refusal.outcome, None, "");
-                        refusal.response()
+                        let Route { peer, host, port, metrics } = &*refusing;
+                        let whom = format!("{host}:{port}");
+                        refusal.write_down(metrics, *peer, &whom, Stopwatch::start())
                     }
                 };
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))

@@ -28,8 +28,10 @@ use super::error::Fault;
 use super::guard::{Class, Guard};
 use super::proxy::{Proxy, Routes};
 use super::resolve::Resolver;
+use super::sound::Sound;
 use super::tls::{Offer, Tls};
 use super::tunnelled::Tunnelled;
+use super::verbatim::Verbatim;
 use super::{Duplex, Reach};
 use crate::config::{Config, Live};
 use crate::limits::{PLACES, Place};
@@ -153,12 +155,17 @@ impl Wire {
             answered: Arc::default(),
         };
         if !secure {
-            return Ok(Link { io: TokioIo::new(io), about });
+            return Ok(Link { io: TokioIo::new(Box::new(Sound::over(io))), about });
         }
         let secured = self.tls.handshake(&origin.host, offer, io).await?;
         about.asked = secured.asked;
         about.speaks = if secured.h2 { Speaks::H2 } else { Speaks::H1 };
-        Ok(Link { io: TokioIo::new(Box::new(secured.stream)), about })
+        let io: Box<dyn Duplex> = if secured.h2 {
+            Box::new(secured.stream)
+        } else {
+            Box::new(Sound::over(secured.stream))
+        };
+        Ok(Link { io: TokioIo::new(io), about })
     }
 
     /// TCP to the host itself; and whether the address is a public one.
@@ -264,11 +271,21 @@ impl AsyncWrite for Placed {
     }
 }
 
+impl Link {
+    /// The same, for one request whose URL is sent byte for byte ([`Verbatim`]).
+    pub(super) fn verbatim(self) -> Self {
+        let Self { io, about } = self;
+        Self { io: TokioIo::new(Box::new(Verbatim::over(io.into_inner()))), about }
+    }
+}
+
 /// Connections for one of the fills' clients: all of one reach, because a pool knows of a connection only its origin.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     pub(super) wire: Arc<Wire>,
     pub(super) reach: Reach,
+    /// Each is for one request whose URL is sent byte for byte.
+    pub(super) verbatim: bool,
 }
 
 impl Service<Uri> for Connector {
@@ -281,10 +298,13 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (wire, reach) = (Arc::clone(&self.wire), self.reach);
+        let (wire, reach, verbatim) = (Arc::clone(&self.wire), self.reach, self.verbatim);
         Box::pin(async move {
             let origin = origin_of(&uri)
                 .ok_or_else(|| Fault::Unsendable("its URL names no origin".into()))?;
+            if verbatim {
+                return Ok(wire.link(&origin, Offer::Http1, reach).await?.verbatim());
+            }
             wire.link(&origin, Offer::Both, reach).await
         })
     }

@@ -259,6 +259,9 @@ impl Fault {
             return fault.clone();
         }
         if let Some(io) = root::<io::Error>(error) {
+            if let Some(fault) = io.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
+                return fault.clone();
+            }
             // In TLS 1.3 the client's handshake ends before the server judges its (empty) certificate: the refusal is
             // an alert where the answer should be (RFC 8446 §4.4.2.4).
             if let fault @ (Self::WantsCertificate | Self::ForeignTls(_)) =

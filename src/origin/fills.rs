@@ -27,9 +27,9 @@ use crate::target::{Scheme, Target};
 /// An idle connection is kept so long: shorter than what servers commonly allow, so that few are found closed.
 const IDLE: Duration = Duration::from_mins(1);
 /// A response's header fields; some servers send a hundred cookies.
-const MAX_FIELDS: usize = 256;
+pub(super) const MAX_FIELDS: usize = 1024;
 /// A response's header in bytes, h1 and h2 alike.
-pub(super) const MAX_HEADER: u32 = 64 * 1024;
+pub(super) const MAX_HEADER: u32 = 128 * 1024;
 
 /// Unread bytes of one answer on an h2 connection: 4 MiB carry 80 MB/s over 50 ms.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -62,8 +62,10 @@ struct ByReach {
 impl Fills {
     pub(super) fn new(wire: Arc<Wire>) -> Self {
         let idle = wire.config.get().upstream.connections_per_origin;
-        let by_reach =
-            || ByReach { wide: pool(&wire, WIDE, idle), narrow: pool(&wire, NARROW, idle) };
+        let by_reach = || ByReach {
+            wide: pool(&wire, WIDE, idle, false),
+            narrow: pool(&wire, NARROW, idle, false),
+        };
         let by_lane = || ByLane { metadata: by_reach(), bulk: by_reach() };
         let (public, private) = (by_lane(), by_lane());
         Self { wire, public, private }
@@ -113,7 +115,7 @@ impl Fills {
         } else {
             limits.connect_timeout.saturating_add(limits.header_timeout)
         };
-        let sending = self.client(ask, reach, fresh).request(request);
+        let sending = self.client(ask, reach, fresh, target.is_odd()).request(request);
         let sent = tokio::time::timeout(limit, sending).await;
         let about = about(&captured);
         let response = match sent {
@@ -143,11 +145,11 @@ impl Fills {
         Ok((response, about, captured))
     }
 
-    fn client(&self, ask: &Ask, reach: Reach, fresh: bool) -> Pool {
+    fn client(&self, ask: &Ask, reach: Reach, fresh: bool, odd: bool) -> Pool {
         let wide = reach.opens_private();
-        if fresh {
+        if fresh || odd {
             // A pool of none: its one connection is nobody's before, and nobody's after.
-            return pool(&self.wire, if wide { WIDE } else { NARROW }, 0);
+            return pool(&self.wire, if wide { WIDE } else { NARROW }, 0, odd);
         }
         let by_lane = if ask.credential.is_some() { &self.private } else { &self.public };
         let by_reach = match ask.lane {
@@ -158,8 +160,9 @@ impl Fills {
     }
 }
 
-/// The most bytes of one read of an h1 connection; hyper's 400 KiB would be held several times over by each fill.
-const READ: usize = 128 * 1024;
+/// The most bytes of one read of an h1 connection, and of a head there; hyper's 400 KiB would be held several times over by
+/// each fill.
+const READ: usize = MAX_HEADER as usize;
 
 /// How often an h2 connection with an open request is asked whether it lives, and how long that may take. What waits without a
 /// limit must not wait for a connection that died: a fresh one would have answered.
@@ -174,7 +177,7 @@ const WIDE: Reach = Reach { internal_client: true, from_public: false };
 /// Opens public addresses only.
 const NARROW: Reach = Reach { internal_client: false, from_public: true };
 
-fn pool(wire: &Arc<Wire>, reach: Reach, idle: usize) -> Pool {
+fn pool(wire: &Arc<Wire>, reach: Reach, idle: usize, verbatim: bool) -> Pool {
     Client::builder(TokioExecutor::new())
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
@@ -184,10 +187,14 @@ fn pool(wire: &Arc<Wire>, reach: Reach, idle: usize) -> Pool {
         .http1_max_buf_size(READ)
         .http2_keep_alive_interval(PING)
         .http2_keep_alive_timeout(PONG)
+        // What curl and others take: white space before a colon, a value in several lines, lines that are no fields.
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
         .http2_max_header_list_size(MAX_HEADER)
         .http2_initial_stream_window_size(STREAM_WINDOW)
         .http2_initial_connection_window_size(CONNECTION_WINDOW)
-        .build(Connector { wire: Arc::clone(wire), reach })
+        .build(Connector { wire: Arc::clone(wire), reach, verbatim })
 }
 
 fn about(captured: &CaptureConnection) -> Option<About> {

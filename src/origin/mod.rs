@@ -36,11 +36,13 @@ mod pass;
 mod proxy;
 mod redirect;
 mod resolve;
+mod sound;
 #[cfg(test)]
 mod tests;
 mod tls;
 mod token;
 mod tunnelled;
+mod verbatim;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -27,7 +27,7 @@ use super::connect::{About, Link, Speaks, Wire};
 use super::dress::{Outbound, undress};
 use super::error::{Fault, OriginError};
 use super::expect::{self, Uphill};
-use super::fills::MAX_HEADER;
+use super::fills::{MAX_FIELDS, MAX_HEADER};
 use super::tls::Offer;
 use super::{Origins, Reach};
 use crate::config::Config;
@@ -49,8 +49,6 @@ const WAYS: usize = 32;
 /// A client that sends one request after the other waits so long for its connection to be free again: its state may
 /// lie a few polls behind the last byte.
 const SETTLING: Duration = Duration::from_secs(1);
-/// Header fields of an answer.
-const MAX_FIELDS: usize = 256;
 
 /// Upstream connections that belong to one client connection. Dropped with it.
 #[derive(Debug)]
@@ -143,7 +141,12 @@ impl Passes {
         let mut request = request.map(Uphill::new);
         outbound.strip(&mut request);
         loop {
-            let mut line = self.line(&way, reach).await?;
+            let mut line = if target.is_odd() {
+                Line::open(self.wire.link(&way.origin, Offer::Http1, reach).await?.verbatim())
+                    .await?
+            } else {
+                self.line(&way, reach).await?
+            };
             let (aged, about) = (line.about.has_answered(), line.about.clone());
             outbound.dress(&mut request, about.speaks);
             if about.speaks != Speaks::H2 {
@@ -155,7 +158,7 @@ impl Passes {
             let mut failed = match line.send(request).await {
                 Ok(response) => {
                     about.note_answer();
-                    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    if response.status() != StatusCode::SWITCHING_PROTOCOLS && !target.is_odd() {
                         self.park(&way, line);
                     }
                     if let Some(proxy) = proxy.filter(|_| about.speaks == Speaks::H1Proxy)
@@ -289,6 +292,11 @@ impl Line {
             let (sender, connection) = http1::Builder::new()
                 .preserve_header_case(true)
                 .max_headers(MAX_FIELDS)
+                .max_header_size(MAX_HEADER as usize)
+                // As fills take heads.
+                .allow_spaces_after_header_name_in_responses(true)
+                .allow_obsolete_multiline_headers_in_responses(true)
+                .ignore_invalid_headers_in_responses(true)
                 .handshake(link)
                 .await
                 .map_err(failed)?;

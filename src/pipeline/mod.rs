@@ -44,6 +44,7 @@ mod shelf;
 mod signature;
 mod successor;
 mod task;
+mod unknown_header;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -98,6 +99,7 @@ pub struct Pipeline {
     reading: Arc<Reading>,
     generations: Generations,
     next_connection: AtomicU64,
+    told: unknown_header::Told,
 }
 
 /// One client connection; inside a CONNECT, the inner one.
@@ -152,6 +154,7 @@ impl Pipeline {
             reading: Arc::default(),
             generations,
             next_connection: AtomicU64::new(1),
+            told: unknown_header::Told::default(),
         }
     }
 
@@ -246,6 +249,10 @@ impl Pipeline {
             .ecosystem(recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name()));
         let known = planned_as(recognition.as_ref(), likely.as_ref());
         let plan = self.plan(&request, &target, known);
+        let unknown = match plan {
+            Plan::Pass(PassReason::Header) => self.unknown_header(request.headers(), known),
+            Plan::Pass(_) | Plan::Keep | Plan::Revalidate => String::new(),
+        };
         let reach =
             Reach { internal_client: config::is_private(connection.peer.ip()), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
@@ -255,11 +262,16 @@ impl Pipeline {
         let now = self.clock.now();
         let task = Task::of_request(&call.request, &target, recognition, likely, reach, now)
             .of(who, &self.store.secret());
-        if let Plan::Pass(reason) = plan {
-            return self.pass_for(call, &task, reason, record).await;
+        match plan {
+            Plan::Pass(PassReason::Header) => {
+                self.pass_with_header(call, &task, &unknown, record).await
+            }
+            Plan::Pass(reason) => self.pass_for(call, &task, reason, record).await,
+            Plan::Keep | Plan::Revalidate => {
+                let asked = call.asked();
+                self.from_cache(call, &asked, task, record).await
+            }
         }
-        let asked = call.asked();
-        self.from_cache(call, &asked, task, record).await
     }
 
     fn plan(

@@ -17,6 +17,7 @@ use crate::outcome::metrics::{Direction, Metrics};
 use crate::proof::Proof;
 use crate::reply::{self, Body, Cut};
 use crate::target::Target;
+use crate::target::shown::clipped;
 
 /// What is known of a request so far.
 #[derive(Debug)]
@@ -31,7 +32,12 @@ pub(super) struct Record {
     /// Where the proof will be known, if it is not yet.
     flight: Option<Arc<Flight>>,
     ecosystem: &'static str,
+    /// Why it was not answered as others are, where its outcome does not say it all.
+    cause: Option<String>,
 }
+
+/// Longer than any method.
+const METHOD: usize = 40;
 
 impl Record {
     pub(super) fn new<B>(connection: &Connection, request: &Request<B>) -> Self {
@@ -44,6 +50,7 @@ impl Record {
             proof: None,
             flight: None,
             ecosystem: "",
+            cause: None,
         }
     }
 
@@ -64,10 +71,20 @@ impl Record {
         self.flight = Some(Arc::clone(flight));
     }
 
+    /// Why it ended as it did, for the log.
+    pub(super) fn cause(&mut self, cause: String) {
+        self.cause = Some(cause);
+    }
+
     /// The request ended so.
     pub(super) fn end(&mut self, outcome: Outcome, response: Response<Body>) -> Response<Body> {
         self.outcome = outcome;
         response
+    }
+
+    /// Whether a body was not what was promised.
+    pub(super) fn is_rejected(&self) -> bool {
+        self.outcome == Outcome::Rejected
     }
 
     /// larder refuses the request on purpose.
@@ -101,7 +118,7 @@ impl Record {
         metrics: &Arc<Metrics>,
     ) -> Response<Body> {
         let status = response.status();
-        response.map(|inner| {
+        reply::without_body(&self.method, response).map(|inner| {
             let metrics = Arc::clone(metrics);
             Counted { inner, bytes: 0, cut: false, status, watch, metrics, record: self }
                 .boxed_unsync()
@@ -180,7 +197,8 @@ impl Drop for Counted {
             cut = self.cut,
             client = %record.peer,
             connection = record.connection,
-            "{} {}", record.method, record.shown,
+            why = record.cause.as_ref().map(tracing::field::display),
+            "{} {}", clipped(record.method.as_str(), METHOD), record.shown,
         );
     }
 }

@@ -14,9 +14,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Body as _;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
-use hyper::{Response, StatusCode};
+use hyper::{Method, Response, StatusCode};
 
 pub use body::Source;
 use condition::Selection;
@@ -28,6 +29,10 @@ use crate::freshness;
 use crate::limits;
 use crate::outcome::Outcome;
 use crate::proof::Proof;
+use crate::target::shown::clipped;
+
+/// The longest line of text that larder answers with, in characters.
+const LINE: usize = 4096;
 
 /// Why a body ended before its end: the connection is reset, because many clients take a quiet close for the end.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +90,8 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// A line of text for people: what happened, to which URL, what to do next.
 pub fn text(status: StatusCode, line: &str, outcome: Outcome) -> Response<Body> {
-    let mut response = Response::new(full(format!("larder: {line}\n")));
+    // What strangers wrote is in it: names, URLs, an origin's words.
+    let mut response = Response::new(full(format!("larder: {}\n", clipped(line, LINE))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -95,6 +101,23 @@ pub fn text(status: StatusCode, line: &str, outcome: Outcome) -> Response<Body> 
         headers.insert(header::RETRY_AFTER, limits::RETRY_AFTER.into());
     }
     set_cache_status(headers, outcome, None);
+    response
+}
+
+/// Takes the body off an answer that has none in HTTP: to a HEAD, and of some statuses. HTTP/2 clients take one for a breach
+/// of the protocol, and never see what it says. A HEAD is told the length of what a GET would be given.
+pub fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
+    let bare = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if *method != Method::HEAD && !bare {
+        return response;
+    }
+    let length = response.body().size_hint().exact().filter(|length| *length > 0);
+    let mut response = response.map(|_| empty());
+    if let Some(length) = length.filter(|_| !bare)
+        && !response.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
     response
 }
 

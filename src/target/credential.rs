@@ -6,8 +6,8 @@
 //!
 //! A login that belongs to a connection (NTLM, Negotiate: RFC 4559 §5) or to one request (Digest: RFC 7616 §3.4; OAuth 1:
 //! RFC 5849 §3.3) is none that could be shown again; see [`is_shown_once`]. Cookies that HTTP/2 split are one field
-//! again before anything reads them ([`join_cookies`], RFC 9113 §8.2.3). User information in a URL is refused where requests are read
-//! ([`identity`](super::identity)), and a token in a body makes the request a pass, as every body does.
+//! again before anything reads them ([`join_cookies`], RFC 9113 §8.2.3). User information in a URL becomes such a field where requests are
+//! read ([`identity::take_login`](super::identity::take_login)), and a token in a body makes the request a pass, as every body does.
 
 use std::fmt;
 

@@ -16,11 +16,16 @@
 //! larder on it is verified TLS like any other, so nothing weaker than promised is ever kept. Some clients without
 //! CONNECT (and scripts that warm a cache) can ask in no other way.
 
-use hyper::header::HOST;
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Uri, Version};
 
-use super::{Host, Origin, Scheme, Target};
+use super::shown::{CLIPPED, clipped};
+use super::{Host, Origin, Scheme, Target, raw};
 
 /// What CONNECT and the `ClientHello` said about a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +60,59 @@ pub fn identify<B>(tunnel: Option<&Tunnel>, request: &Request<B>) -> Result<Targ
         None => outside(request.uri(), host)?,
     };
     let tail = request.uri().path_and_query().map_or("/", |tail| tail.as_str());
+    // HTTP/1 comes masked (`raw`). In HTTP/2 what looks like a mask is the client's own.
+    let own = (request.version() == Version::HTTP_2 && !tail.is_ascii())
+        .then(|| raw::masked(tail.as_bytes()));
+    let tail = own.as_deref().unwrap_or(tail);
     let target = if tail.starts_with('?') {
         Target::new(origin, &format!("/{tail}"))
     } else {
         Target::new(origin, tail)
     };
     target.map_err(|bad| Misdirected::Malformed(bad.to_string()))
+}
+
+/// Moves the user information of an absolute URI to where logins stand, as clients do that ask an origin themselves: apt and
+/// others leave it in the URL that they send to a proxy. A login that the request has in its own field stays. From here on
+/// it is a credential like any other, and in no key, URL or text.
+///
+/// Outside tunnels alone: inside one no client has a reason to send a URL with its host, and in HTTP/2 none may
+/// (RFC 9113 §8.3.1).
+pub fn take_login<B>(request: &mut Request<B>) {
+    let Some(authority) = request.uri().authority() else { return };
+    let Some((login, host)) = authority.as_str().rsplit_once('@') else { return };
+    let value = (!login.is_empty()).then(|| basic(login)).flatten();
+    let mut parts = request.uri().clone().into_parts();
+    parts.authority = host.parse().ok();
+    // What cannot be taken apart is refused, with its user name, where requests are read.
+    let Ok(uri) = Uri::from_parts(parts) else { return };
+    *request.uri_mut() = uri;
+    if let Some(value) = value {
+        request.headers_mut().entry(AUTHORIZATION).or_insert(value);
+    }
+}
+
+/// `user:password`, percent-encoded as in a URL, as RFC 7617 sends it.
+fn basic(login: &str) -> Option<HeaderValue> {
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let plain = [&*decoded(user), b":", &*decoded(password)].concat();
+    let mut value = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(plain))).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Percent-decodes once; a percent sign that begins no escape stands for itself.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let digit = |at: usize| char::from(*behind.get(at)?).to_digit(16);
+        let escaped = digit(0).zip(digit(1)).filter(|_| *first == b'%');
+        let byte = escaped.and_then(|(high, low)| u8::try_from(high << 4 | low).ok());
+        bytes.push(byte.unwrap_or(*first));
+        rest = behind.get(if byte.is_some() { 2 } else { 0 }..).unwrap_or_default();
+    }
+    bytes
 }
 
 /// The host and port that CONNECT names (RFC 9110 §9.3.6: the port is not optional).
@@ -203,10 +255,8 @@ fn parsed(place: &str, scheme: Scheme, authority: &str) -> Result<Origin, Misdir
 }
 
 /// A stranger's text, fit for one line of a log.
-fn shown(text: &str) -> String {
-    /// Longer than any host name.
-    const SHOWN: usize = 260;
-    text.chars().take(SHOWN).flat_map(char::escape_debug).collect()
+fn shown(text: &str) -> Cow<'_, str> {
+    clipped(text, CLIPPED)
 }
 
 #[cfg(test)]
@@ -422,6 +472,44 @@ mod tests {
         let (_, text) =
             judge(Says { uri: "http://user:s3cret@example.org/a", ..PLAIN }).unwrap_err();
         assert!(!text.contains("s3cret") && text.contains("Authorization"), "{text}");
+    }
+
+    /// Issue 17 row 5.
+    #[test]
+    fn a_login_in_a_url_becomes_a_field() {
+        let moved = |uri: &str, field: Option<&str>| {
+            let mut request = Request::builder().uri(uri);
+            if let Some(field) = field {
+                request = request.header(AUTHORIZATION, field);
+            }
+            let mut request = request.body(()).unwrap();
+            take_login(&mut request);
+            let field = request.headers().get(AUTHORIZATION);
+            let field = field.map(|value| value.to_str().unwrap().to_owned());
+            (request.uri().to_string(), field)
+        };
+        let basic = |login: &str| Some(format!("Basic {}", STANDARD.encode(login)));
+        let url = "http://example.org:8080/a?b".to_owned();
+        for (login, expected) in [
+            ("user:pw", basic("user:pw")),
+            ("us%65r:p%40s%3As", basic("user:p@s:s")),
+            ("user:p:w", basic("user:p:w")),
+            ("token", basic("token:")),
+            ("token:", basic("token:")),
+            (":pw", basic(":pw")),
+            ("user:10%25%zz%", basic("user:10%%zz%")),
+            ("a@b:pw", basic("a@b:pw")),
+            ("", None),
+        ] {
+            let uri = format!("http://{login}@example.org:8080/a?b");
+            assert_eq!(moved(&uri, None), (url.clone(), expected), "{login}");
+        }
+        let kept = moved("http://user:pw@example.org:8080/a?b", Some("Bearer x"));
+        assert_eq!(kept, (url.clone(), Some("Bearer x".into())));
+        assert_eq!(moved(&url, None), (url, None));
+        let latin = moved("http://%ff:%0a@example.org/", None).1.unwrap();
+        let latin = latin.strip_prefix("Basic ").unwrap();
+        assert_eq!(STANDARD.decode(latin).unwrap(), b"\xff:\n");
     }
 
     #[test]

@@ -13,8 +13,10 @@ pub mod identity;
 mod key;
 mod origin;
 mod path;
+pub mod raw;
 mod root;
 pub mod secret;
+pub mod shown;
 
 use std::fmt;
 
@@ -43,7 +45,7 @@ pub struct Target {
 impl Target {
     /// A target from an origin and the path and query as they were received.
     pub fn new(origin: Origin, path_and_query: &str) -> Result<Self, BadPath> {
-        if path_and_query.len() > MAX_URL {
+        if raw::length(path_and_query) > MAX_URL {
             return Err(BadPath::TooLong);
         }
         let (path, query) = match path_and_query.split_once('?') {
@@ -53,14 +55,12 @@ impl Target {
         if !path.starts_with('/') {
             return Err(BadPath::NotAbsolute);
         }
-        let path = path::without_single_dots(&path::canonical_escapes(path)?);
-        if path.split('/').any(path::is_dot_segment) {
+        let path = path::without_single_dots(&path::canonical(path)?);
+        if path::has_dot_segment(&path) {
             return Err(BadPath::DotSegment);
         }
-        if query.is_some_and(|query| query.bytes().any(|b| b <= b' ' || b >= 0x7f || b == b'#')) {
-            return Err(BadPath::Byte);
-        }
-        Ok(Self { origin, path: path.into(), query: query.map(Into::into), variant: "".into() })
+        let query = query.map(path::canonical_query).transpose()?.map(Into::into);
+        Ok(Self { origin, path: path.into(), query, variant: "".into() })
     }
 
     /// A target from an absolute `http` or `https` URL, which may have a fragment (dropped) but no user information.
@@ -82,7 +82,12 @@ impl Target {
     /// Resolves a link that stands in this target's document (RFC 3986 §5, by the rules browsers use). `None` for
     /// anything but http and https, and for what is no target.
     pub fn join(&self, reference: &str) -> Option<Self> {
-        let base = url::Url::parse(&self.url()).ok()?;
+        let base = if self.is_odd() {
+            // As whoever resolves a link there writes its own odd bytes.
+            url::Url::parse(&String::from_utf8_lossy(&raw::unmasked(&self.url()))).ok()?
+        } else {
+            url::Url::parse(&self.url()).ok()?
+        };
         let mut joined = base.join(reference).ok()?;
         if !joined.username().is_empty() || joined.password().is_some() {
             return None;
@@ -115,7 +120,12 @@ impl Target {
         &self.origin
     }
 
-    /// The raw path.
+    /// Whether it has bytes that belong in no URL: they are masked here ([`raw`]), and sent as they came.
+    pub fn is_odd(&self) -> bool {
+        raw::is_masked(&self.path) || self.query().is_some_and(raw::is_masked)
+    }
+
+    /// The raw path; what belongs in no URL is masked ([`raw`]).
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -162,10 +172,11 @@ impl Target {
     /// Under which claims about this target are looked up: looser than the key, because indexes and clients spell the
     /// same file in different ways (`+` and `%2b`). It finds expectations, it never picks bytes.
     pub fn match_key(&self) -> MatchKey {
-        let decoded = decode_once(&self.path).filter(|text| {
-            !text.contains('%') && text.matches('/').count() == self.path.matches('/').count()
+        let parted = path::with_parted_scope(&self.path);
+        let decoded = decode_once(&parted).filter(|text| {
+            !text.contains('%') && text.matches('/').count() == parted.matches('/').count()
         });
-        let path = decoded.as_deref().unwrap_or(&self.path);
+        let path = decoded.as_deref().unwrap_or(&parted);
         let hash = key_hash([
             self.origin.to_string().as_bytes(),
             path.as_bytes(),
@@ -211,13 +222,13 @@ mod tests {
             ("/%2e/a", BadPath::DotSegment),
             ("/./../a", BadPath::DotSegment),
             ("/././..", BadPath::DotSegment),
-            ("/a\\b", BadPath::Byte),
+            ("/a\\..\\b", BadPath::DotSegment),
             ("/a#b", BadPath::Byte),
             ("/a b", BadPath::Byte),
-            ("/é", BadPath::Byte),
-            ("/a%", BadPath::Escape),
-            ("/a%2", BadPath::Escape),
-            ("/a%zz", BadPath::Escape),
+            ("/a?b#c", BadPath::Byte),
+            ("/a?b c", BadPath::Byte),
+            ("/a\u{10ff0a}b", BadPath::Byte),
+            ("/a?\u{10ff20}b", BadPath::Byte),
             ("/a%00", BadPath::Control),
             ("/a%0d%0a", BadPath::Control),
             ("a", BadPath::NotAbsolute),
@@ -241,6 +252,24 @@ mod tests {
             "/a/b;v=1",
             "/a+b",
             "/a%2Bb",
+            // What belongs in no URL is sent as it came, so it is another request than its escape.
+            "/a\\b",
+            "/a%5Cb",
+            "/\u{e9}",
+            "/%C3%A9",
+            "/e\u{301}",
+            "/\u{10ffe9}",
+            "/a<b",
+            "/a%3Cb",
+            "/a%",
+            "/a%25",
+            "/a%2",
+            "/a%zz",
+            "/a%ZZ",
+            "/a?\"",
+            "/a?%22",
+            "/a?\u{e9}",
+            "/a?%C3%A9",
         ];
         for (i, one) in paths.iter().enumerate() {
             for two in paths.iter().skip(i + 1) {
@@ -269,6 +298,35 @@ mod tests {
         assert_eq!(key("/pool/a_1%2bdeb12u1.deb"), key("/pool/a_1+deb12u1.deb"));
         assert_ne!(key("/pool%2fa"), key("/pool/a"));
         assert_ne!(key("/a%2525"), key("/a%25"));
+        assert_eq!(key("/caf\u{e9}.deb"), key("/caf%C3%A9.deb"));
+    }
+
+    /// Issue 17 row 13: npm registries' clients write a scope and its name in either way.
+    #[test]
+    fn claims_find_a_scoped_name_joined_or_parted() {
+        let key = |path| target(path).unwrap().match_key();
+        for joined in ["/r/@s%2fms/-/ms-1.0.0.tgz", "/r/%40s%2Fms/-/ms-1.0.0.tgz"] {
+            assert_eq!(key(joined), key("/r/@s/ms/-/ms-1.0.0.tgz"), "{joined}");
+        }
+        for other in [
+            "/r/s%2Fms/-/ms-1.0.0.tgz",
+            "/r/@s%2F%2Fms/-/ms-1.0.0.tgz",
+            "/r/@s%252Fms/-/ms-1.0.0.tgz",
+        ] {
+            assert_ne!(key(other), key("/r/@s/ms/-/ms-1.0.0.tgz"), "{other}");
+        }
+        // Requests stay as they were sent.
+        let key = |path| target(path).unwrap().key(Partition::Public);
+        assert_ne!(key("/@s%2Fms/-/ms-1.0.0.tgz"), key("/@s/ms/-/ms-1.0.0.tgz"));
+    }
+
+    #[test]
+    fn odd_bytes_are_shown_on_one_line_and_resolve_links_as_clients_do() {
+        let at = target("/caf\u{e9}/\u{10ffff}\u{202e}/<a>?\u{85}=1&x").unwrap();
+        assert_eq!(at.to_string(), "https://example.org/caf\u{e9}/\\xff\\u{202e}/<a>?\\u{85}=…&…");
+        let index = target("/caf\u{e9}/index").unwrap();
+        assert_eq!(index.join("a.whl").unwrap().path(), "/caf%C3%A9/a.whl");
+        assert_eq!(raw::unmasked(index.path()), "/caf\u{e9}/index".as_bytes());
     }
 
     #[test]

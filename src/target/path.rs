@@ -1,5 +1,9 @@
 //! Paths: kept as they were received, or refused; one spelling has another in its place.
 
+use std::borrow::Cow;
+
+use super::raw;
+
 /// Why a path is no target. Each is a trick by which two parsers may see two resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
@@ -9,12 +13,9 @@ pub enum BadPath {
     /// `..`, raw or escaped; `.` escaped, or at the end.
     #[error("the path has a dot segment")]
     DotSegment,
-    /// A byte that a URL cannot hold.
-    #[error("the path has a byte that a URL cannot hold")]
+    /// A control byte, a space or `#`: some servers end the path there, others do not.
+    #[error("the URL has a space, a control byte or a # in it; send it percent-encoded")]
     Byte,
-    /// `%` without two hexadecimal digits.
-    #[error("the path has a percent sign without two hexadecimal digits")]
-    Escape,
     /// An escaped control byte, NUL or line end among them.
     #[error("the path has an escaped control byte")]
     Control,
@@ -23,10 +24,12 @@ pub enum BadPath {
     TooLong,
 }
 
-/// Percent-decodes once; `None` if that gives control bytes or no UTF-8.
+/// Percent-decodes once; `None` if that gives control bytes or no UTF-8. A raw byte is what its escape stands for.
 pub fn decode_once(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
+    let text =
+        if text.is_ascii() { Cow::Borrowed(text.as_bytes()) } else { raw::unmasked(text).into() };
+    let mut bytes = text.iter().copied();
     while let Some(byte) = bytes.next() {
         if byte == b'%' {
             let high = char::from(bytes.next()?).to_digit(16)?;
@@ -39,7 +42,7 @@ pub fn decode_once(text: &str) -> Option<String> {
     String::from_utf8(out).ok().filter(|text| !text.chars().any(char::is_control))
 }
 
-pub(super) fn is_dot_segment(segment: &str) -> bool {
+fn is_dot_segment(segment: &str) -> bool {
     matches!(segment.to_ascii_uppercase().replace("%2E", ".").as_str(), "." | "..")
 }
 
@@ -53,27 +56,73 @@ pub(super) fn without_single_dots(path: &str) -> String {
     kept.map(|(_, segment)| segment).collect::<Vec<_>>().join("/")
 }
 
-/// Upper-case escapes, everything else as it stands.
-pub(super) fn canonical_escapes(path: &str) -> Result<String, BadPath> {
+/// A path in which `@scope%2Fname` is two segments, as it is to whoever serves it: registries take either spelling for one
+/// name.
+pub(super) fn with_parted_scope(path: &str) -> Cow<'_, str> {
+    let parted = |segment: &str| {
+        let (scope, name) = segment.split_once("%2F")?;
+        let is_scope = scope.starts_with('@') || scope.starts_with("%40");
+        (is_scope && !name.is_empty() && !name.contains("%2F")).then(|| format!("{scope}/{name}"))
+    };
+    if !path.split('/').any(|segment| parted(segment).is_some()) {
+        return Cow::Borrowed(path);
+    }
+    let segments = path.split('/').map(|segment| parted(segment).unwrap_or_else(|| segment.into()));
+    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
+}
+
+/// Whether a path has a segment of dots, for servers to which a backslash is a slash, too.
+pub(super) fn has_dot_segment(path: &str) -> bool {
+    path.split(['/', '\\']).any(is_dot_segment)
+}
+
+/// Upper-case escapes, odd bytes masked, everything else as it stands: so does a percent sign without two hexadecimal
+/// digits, which servers take for itself.
+pub(super) fn canonical(path: &str) -> Result<String, BadPath> {
     let mut out = String::with_capacity(path.len());
-    let mut bytes = path.bytes();
-    while let Some(byte) = bytes.next() {
-        match byte {
-            b'%' => {
-                let mut value = 0;
-                out.push('%');
-                for _ in 0..2 {
-                    let digit = bytes.next().map(char::from).ok_or(BadPath::Escape)?;
-                    value = value << 4 | digit.to_digit(16).ok_or(BadPath::Escape)?;
-                    out.push(digit.to_ascii_uppercase());
-                }
-                if value < 0x20 || value == 0x7f {
+    let mut rest = path.chars();
+    while let Some(c) = rest.next() {
+        match (c, escaped(rest.as_str())) {
+            ('%', Some(byte)) => {
+                if byte < 0x20 || byte == 0x7f {
                     return Err(BadPath::Control);
                 }
+                out.push('%');
+                out.extend(rest.by_ref().take(2).map(|digit| digit.to_ascii_uppercase()));
             }
-            0..=b' ' | 0x7f.. | b'\\' | b'#' => return Err(BadPath::Byte),
-            _ => out.push(char::from(byte)),
+            _ => put(c, &mut out)?,
         }
     }
     Ok(out)
+}
+
+/// A query with its odd bytes masked: nothing else in it has one meaning for all.
+pub(super) fn canonical_query(query: &str) -> Result<Cow<'_, str>, BadPath> {
+    if query.bytes().all(raw::is_plain) {
+        return Ok(Cow::Borrowed(query));
+    }
+    let mut out = String::with_capacity(query.len());
+    query.chars().try_for_each(|c| put(c, &mut out))?;
+    Ok(Cow::Owned(out))
+}
+
+/// The byte that two hexadecimal digits at the start of `text` stand for.
+fn escaped(text: &str) -> Option<u8> {
+    let mut digits = text.chars();
+    let high = digits.next()?.to_digit(16)?;
+    let low = digits.next()?.to_digit(16)?;
+    u8::try_from(high << 4 | low).ok()
+}
+
+fn put(c: char, out: &mut String) -> Result<(), BadPath> {
+    match c {
+        '\0'..=' ' | '\x7f' | '#' => return Err(BadPath::Byte),
+        _ if raw::byte_of(c).is_some_and(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') => {
+            return Err(BadPath::Byte);
+        }
+        // Masked already, or what needs no mask.
+        _ if raw::byte_of(c).is_some() || u8::try_from(c).is_ok_and(raw::is_plain) => out.push(c),
+        _ => out.extend(c.encode_utf8(&mut [0; 4]).bytes().map(raw::mask)),
+    }
+    Ok(())
 }

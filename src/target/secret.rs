@@ -12,6 +12,8 @@ use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 
 use super::path::decode_once;
+use super::raw;
+use super::shown::one_line;
 
 /// Stands where a secret stood. No URL can hold it: what is shown is never taken for what is asked.
 pub const HIDDEN: &str = "…";
@@ -97,6 +99,7 @@ pub fn shown(url: &str) -> String {
     };
     let (path, query) = split(tail.split('#').next().unwrap_or(tail));
     let separator = if scheme.is_empty() { "" } else { "://" };
+    let (scheme, host) = (one_line(scheme), one_line(&host));
     format!("{scheme}{separator}{host}{}", Shown { path, query })
 }
 
@@ -115,13 +118,20 @@ impl fmt::Display for Shown<'_> {
             }
             // Shorter than tokens are, or not: whatever follows the marker is hidden.
             let hidden = is_marker(before) && !segment.is_empty();
-            f.write_str(if hidden { HIDDEN } else { segment })?;
+            if hidden {
+                f.write_str(HIDDEN)?;
+            } else {
+                raw::show(segment, f)?;
+            }
             before = segment;
         }
         for (position, pair) in self.query.iter().flat_map(|query| query.split('&')).enumerate() {
             f.write_char(if position == 0 { '?' } else { '&' })?;
             match pair.split_once('=') {
-                Some((name, _)) => write!(f, "{name}={HIDDEN}")?,
+                Some((name, _)) => {
+                    raw::show(name, f)?;
+                    write!(f, "={HIDDEN}")?;
+                }
                 None => f.write_str(HIDDEN)?,
             }
         }

@@ -253,6 +253,10 @@ async fn hostile_paths_are_refused_and_say_why() {
     for line in [
         "Origin: http://evil.example.org\r\n",
         "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
+        "Origin: null\r\n",
+        // Issue 10 row 10: to larder by plain http no browser says where a request comes from but so.
+        "Referer: https://evil.example.org/\r\n",
+        "User-Agent: Mozilla/5.0 (X11)\r\nAccept-Language: en\r\nAccept: image/avif\r\n",
     ] {
         let (head, body) = raw(&world, "/https/example.org/a", line).await;
         assert!(status(&head) == "403" && body.contains("another site"), "{line}: {body}");

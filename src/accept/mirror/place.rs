@@ -10,13 +10,15 @@
 //! The first segment decides, and every word has one meaning: a host that is called like one of these words, or like a
 //! page of larder's own, is reached by its scheme (`/http/setup/…`); one without a dot or a port only so.
 
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Request, StatusCode, Uri, Version};
+use url::Position;
 
 use crate::config::{Config, Mirror};
 use crate::intercept::Refusal;
 use crate::outcome::Outcome;
+use crate::target::shown::{CLIPPED, clipped};
 use crate::target::{Host, Origin, Scheme, Target, decode_once, identity};
 
 /// What is asked for, and how.
@@ -90,10 +92,10 @@ fn no_authority(text: &str) -> Refusal {
             .to_owned()
     } else if text.contains('@') || text.contains("%40") {
         // Not shown: it may be a password.
-        "the host in the path has a user name; credentials belong in the Authorization field"
+        "the host in the path has a user name; credentials belong in the Authorization field, which clients send for http://USER:PASSWORD@larder/https/HOST/PATH"
             .to_owned()
     } else {
-        let shown: String = text.chars().take(260).flat_map(char::escape_debug).collect();
+        let shown = clipped(text, CLIPPED);
         format!(
             "{shown} in the path is no host and port; mirror form is /https/host/path, and no letter of the host is escaped"
         )
@@ -217,13 +219,21 @@ pub(in crate::accept) fn is_called(name: &str, mirror: &Mirror) -> bool {
 }
 
 /// Refuses what a browser sends for another site's page: no client of registries names a page that it comes from. Following
-/// a link is no such request, and reads nothing for that page.
+/// a link is no such request, where the browser says that it is one, and reads nothing for that page.
+///
+/// Browsers say so (`Sec-Fetch-*`) to what they hold for safe, which larder by plain http under a name is not. There the
+/// page's address (`Referer`) tells; and of a page that hides it, that a browser asks which neither came by a link nor was
+/// typed an address.
 pub(super) fn refuse_pages(headers: &HeaderMap, own: &str) -> Result<(), Refusal> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let is_foreign = match (text("origin"), text("sec-fetch-site")) {
         (Some(origin), _) => origin != format!("http://{own}"),
         (None, Some("cross-site" | "same-site")) => text("sec-fetch-mode") != Some("navigate"),
-        (None, _) => false,
+        (None, Some(_)) => false,
+        (None, None) => match text("referer") {
+            Some(page) => is_foreign_page(page, own),
+            None => is_for_a_page(headers),
+        },
     };
     if is_foreign || headers.contains_key("service-worker") {
         return Err(Refusal::forbidden(
@@ -231,6 +241,29 @@ pub(super) fn refuse_pages(headers: &HeaderMap, own: &str) -> Result<(), Refusal
         ));
     }
     Ok(())
+}
+
+/// Whether `Referer` names another site's page. What is no URL is no page: npm named its command so.
+fn is_foreign_page(page: &str, own: &str) -> bool {
+    let Ok(page) = url::Url::parse(page) else { return false };
+    let scheme = match page.scheme() {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        // A browser's own pages have no address that others could name.
+        _ => return page.has_host(),
+    };
+    let origin = identity::origin_of(scheme, &page[Position::BeforeHost..Position::AfterPort]);
+    let own = identity::origin_of(Scheme::Http, own);
+    origin.is_none() || origin != own
+}
+
+/// Whether a browser fetches something for a page that hides its address. What it opens as a page of its own comes with
+/// `Upgrade-Insecure-Requests`; programs that call themselves `Mozilla` (`PowerShell`) name no language.
+fn is_for_a_page(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    agent.starts_with(b"Mozilla/5.0")
+        && headers.contains_key(header::ACCEPT_LANGUAGE)
+        && !headers.contains_key(header::UPGRADE_INSECURE_REQUESTS)
 }
 
 /// Refused as 508: larder would ask itself.
@@ -426,12 +459,14 @@ mod tests {
         }
     }
 
+    const BROWSER: &str = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+
     #[test]
     fn another_sites_page_reads_nothing() {
         let judge = |fields: &[(&'static str, &'static str)]| {
-            let headers = fields.iter().map(|(n, v)| {
-                (header::HeaderName::from_static(n), header::HeaderValue::from_static(v))
-            });
+            let headers = fields
+                .iter()
+                .map(|(n, v)| (header::HeaderName::from_static(n), HeaderValue::from_static(v)));
             refuse_pages(&headers.collect(), "larder:3142").is_ok()
         };
         for (fields, welcome) in [
@@ -444,6 +479,32 @@ mod tests {
             (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], true),
             (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
             (&[("service-worker", "script")], false),
+            // Where the browser says nothing, the page's address does.
+            (&[("referer", "https://evil.example.org/")], false),
+            (&[("referer", "http://evil.example.org:3142/")], false),
+            (&[("referer", "http://larder/")], false),
+            (&[("referer", "https://larder:3142/")], false),
+            (&[("referer", "http://larder.evil.example.org:3142/larder:3142")], false),
+            (&[("referer", "http://larder:3142@evil.example.org/")], false),
+            (&[("referer", "moz-extension://0000/page")], false),
+            (&[("referer", "http://larder:3142/https/example.org/simple/")], true),
+            (&[("referer", "HTTP://LARDER:3142/")], true),
+            (&[("referer", "install lodash")], true),
+            (&[("referer", "https://evil.example.org/"), ("sec-fetch-site", "none")], true),
+            (&[("referer", "https://evil.example.org/"), ("sec-fetch-site", "same-origin")], true),
+            (&[("referer", "https://evil.example.org/"), ("sec-fetch-site", "cross-site")], false),
+            // A page that hides its address; and what is none.
+            (&[("user-agent", BROWSER), ("accept-language", "en")], false),
+            (
+                &[
+                    ("user-agent", BROWSER),
+                    ("accept-language", "en"),
+                    ("upgrade-insecure-requests", "1"),
+                ],
+                true,
+            ),
+            (&[("user-agent", BROWSER)], true),
+            (&[("user-agent", "curl/8"), ("accept-language", "en")], true),
         ] {
             assert_eq!(judge(fields), welcome, "{fields:?}");
         }

@@ -45,13 +45,15 @@ async fn malformed_requests_are_answered_400() {
         "CONNECT example.org HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n",
         "GET http://example.org/ HTTP/1.1\r\nHost: other.example.org\r\nConnection: close\r\n\r\n",
         "GET http://example.org/ HTTP/1.1\r\nConnection: close\r\n\r\n",
-        "GET http://u:p@example.org/ HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n",
+        "GET http://example.org/ HTTP/1.1\r\nHost: u:p@example.org\r\nConnection: close\r\n\r\n",
         "GET http://example.org/ HTTP/1.1\r\nHost : example.org\r\n\r\n",
         "GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         "\x01\x02\r\n\r\n",
     ] {
         let text = ask(&mut world.connect().await, request).await;
         assert!(text.starts_with("HTTP/1.1 400 "), "{request}: {text}");
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(body.starts_with("larder: ") && body.len() > 30, "{request}: {text}");
     }
 }
 

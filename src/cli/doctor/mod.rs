@@ -40,6 +40,7 @@ use self::shell::Shell;
 use super::{FAILED, Invocation, OK, answers, clients, env, logging, serve};
 use crate::outcome::witness;
 use crate::store::write_durably;
+use crate::target::shown::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -412,7 +413,7 @@ impl Report {
             let how = if verdict.how == "inspected" { " (by its settings, not run)" } else { "" };
             writeln!(out, "{mark:<6} {:<9} {why}{how}", verdict.client)?;
             if let Some(said) = &verdict.said {
-                writeln!(out, "       it said: {said}")?;
+                writeln!(out, "       it said: {}", one_line(said))?;
             }
             if let Some(mend) = &verdict.mend {
                 writeln!(out, "       mend: {mend}")?;

@@ -1,0 +1,436 @@
+//! A client's connection as hyper is shown it: each head is judged and put right first (`head`), each body followed to its
+//! end (`framing`).
+//!
+//! ```text
+//! socket ─▶ Heads ─▶ hyper ─▶ service
+//!             │ one head at a time         │ takes a refusal in the place of a request that was none
+//!             └────────── Verdicts ────────┘ says whether the connection was switched to another protocol
+//! ```
+//!
+//! A head that is refused is replaced by an empty request, the last of its connection, and the service answers that one in
+//! words: by its number, so that no client can ask for a refusal. In memory is at most one head.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use hyper::{Method, Response, StatusCode};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::framing::Framing;
+use super::grant::Refusal;
+use super::head::{self, Bad, Judged};
+use crate::outcome::Outcome;
+
+/// The longest head. Servers take 8 KiB to a few hundred; cookies and tokens have made some 100 KiB.
+pub(crate) const MAX_HEAD: usize = 128 * 1024;
+
+/// A longer head than this holds one of [`LONG`] places until it is whole.
+const SHORT: usize = 16 * 1024;
+
+/// Long heads at a time, in the whole process: they bound what connections that never end their heads can hold.
+static LONG: Semaphore = Semaphore::const_new(128);
+
+/// How much of a head that is too long is read to its end: whoever is still sending does not hear the answer.
+const PATIENCE: usize = 1024 * 1024;
+
+/// HTTP/2's preface, to its first empty line (RFC 9113 §3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// What [`Heads`] and the service behind hyper say to each other.
+#[derive(Debug, Default)]
+pub(crate) struct Verdicts(Mutex<Said>);
+
+#[derive(Debug, Default)]
+struct Said {
+    /// Requests that the service has begun to answer.
+    begun: u64,
+    /// The request that stands for a head that was refused, and why.
+    refused: Option<(u64, Refusal)>,
+    /// The last request that was answered, and whether the connection carries another protocol since.
+    answered: (u64, bool),
+    waiting: Option<Waker>,
+}
+
+impl Verdicts {
+    /// The service begins with the next request; its number, or why it is refused.
+    pub(crate) fn begin(&self) -> Result<u64, Refusal> {
+        let mut said = self.said();
+        said.begun += 1;
+        match said.refused.take() {
+            Some((number, refusal)) if number == said.begun => Err(refusal),
+            refused => {
+                said.refused = refused;
+                Ok(said.begun)
+            }
+        }
+    }
+
+    /// The request of this number is answered so.
+    pub(crate) fn end<B>(&self, number: u64, method: &Method, response: &Response<B>) {
+        let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || *method == Method::CONNECT && response.status().is_success();
+        let mut said = self.said();
+        // Over HTTP/2 many are answered at a time; nothing is switched there.
+        said.answered = (number, switches);
+        if let Some(waiting) = said.waiting.take() {
+            waiting.wake();
+        }
+    }
+
+    fn poll_answered(&self, number: u64, cx: &Context<'_>) -> Poll<bool> {
+        let mut said = self.said();
+        if said.answered.0 == number {
+            return Poll::Ready(said.answered.1);
+        }
+        said.waiting = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What comes next.
+#[derive(Debug)]
+enum State {
+    /// A head, of which so many bytes hold no end.
+    Head(usize),
+    /// The rest of a body; whether the connection may switch behind it.
+    Body(Framing, bool),
+    /// Nothing, until it is known whether the connection switches.
+    Deciding,
+    /// Whatever it is: it is no business of this.
+    Through,
+    /// The rest of a head that is too long; so many bytes were dropped.
+    TooLong(usize),
+    /// Nothing more.
+    Over,
+}
+
+/// A client's connection, as hyper is shown it.
+#[derive(Debug)]
+pub(crate) struct Heads<I> {
+    io: I,
+    /// What has come and is not judged.
+    unread: BytesMut,
+    /// What hyper is given.
+    ready: Bytes,
+    state: State,
+    /// Heads so far.
+    number: u64,
+    /// Whether HTTP/2 may begin here.
+    takes_h2: bool,
+    verdicts: Arc<Verdicts>,
+    /// The place of a long head.
+    long: Option<SemaphorePermit<'static>>,
+}
+
+impl<I> Heads<I> {
+    /// Over `io`; `takes_h2`: it may turn out to be HTTP/2.
+    pub(crate) fn over(io: I, takes_h2: bool) -> Self {
+        Self {
+            io,
+            unread: BytesMut::new(),
+            ready: Bytes::new(),
+            state: State::Head(0),
+            number: 0,
+            takes_h2,
+            verdicts: Arc::default(),
+            long: None,
+        }
+    }
+
+    /// What the service behind it has to say and hear.
+    pub(crate) fn verdicts(&self) -> &Arc<Verdicts> {
+        &self.verdicts
+    }
+
+    /// The connection, and what came on it that nobody has read.
+    pub(crate) fn into_parts(self) -> (I, Bytes) {
+        let mut left = BytesMut::from(&*self.ready);
+        left.extend_from_slice(&self.unread);
+        (self.io, left.freeze())
+    }
+
+    /// Judges what is unread, of which it is known that no head ends before `seen`. Says whether hyper has something to be
+    /// given, or something else is next.
+    fn look(&mut self, seen: usize) -> bool {
+        let empty_lines = self.unread.iter().take_while(|byte| b"\r\n".contains(byte)).count();
+        self.unread.advance(empty_lines);
+        let seen = seen.saturating_sub(empty_lines);
+        if self.unread.is_empty() {
+            self.state = State::Head(0);
+            return false;
+        }
+        let Some(end) = end_of_head(&self.unread, seen) else {
+            return self.look_at_part();
+        };
+        self.long = None;
+        if self.takes_h2 && self.number == 0 && self.unread.starts_with(PREFACE) {
+            self.state = State::Through;
+        } else if end > MAX_HEAD {
+            self.refuse(too_long());
+        } else {
+            let head = self.unread.split_to(end);
+            self.take(head);
+        }
+        true
+    }
+
+    /// The same of a head that has not ended.
+    fn look_at_part(&mut self) -> bool {
+        if !head::may_be_one(&self.unread) {
+            self.refuse(Bad {
+                status: StatusCode::BAD_REQUEST,
+                why: "what came is no request of HTTP; larder's port takes HTTP, and https by CONNECT"
+                    .to_owned(),
+            });
+            return true;
+        }
+        if self.unread.len() > MAX_HEAD {
+            self.state = State::TooLong(0);
+            return true;
+        }
+        if self.unread.len() > SHORT && self.long.is_none() {
+            self.long = LONG.try_acquire().ok();
+            if self.long.is_none() {
+                let size = SHORT / 1024;
+                let why = format!(
+                    "too many requests with heads of more than {size} KiB are arriving; try again"
+                );
+                self.refuse(Bad { status: StatusCode::SERVICE_UNAVAILABLE, why });
+                return true;
+            }
+        }
+        self.state = State::Head(self.unread.len());
+        false
+    }
+
+    /// Takes a whole head.
+    fn take(&mut self, head: BytesMut) {
+        match head::judge(&head) {
+            Err(bad) => {
+                self.unread.clear();
+                let method = if head.starts_with(b"HEAD ") { Method::HEAD } else { Method::GET };
+                self.refuse_to(&method, bad);
+            }
+            Ok(mut judged) => {
+                self.ready = match judged.line.take() {
+                    None => head.freeze(),
+                    Some(line) => {
+                        let first =
+                            head.iter().position(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+                        let rest = head.get(first..).unwrap_or_default();
+                        [line.as_bytes(), rest].concat().into()
+                    }
+                };
+                self.follow(judged);
+            }
+        }
+    }
+
+    /// A head goes to hyper.
+    fn follow(&mut self, judged: Judged) {
+        self.number += 1;
+        self.state = match judged.body {
+            Some(body) => State::Body(body, judged.may_switch),
+            None => behind(judged.may_switch),
+        };
+    }
+
+    fn refuse(&mut self, bad: Bad) {
+        self.unread.clear();
+        self.refuse_to(&Method::GET, bad);
+    }
+
+    fn refuse_to(&mut self, method: &Method, bad: Bad) {
+        let Bad { status, why } = bad;
+        self.number += 1;
+        self.verdicts.said().refused =
+            Some((self.number, Refusal { outcome: Outcome::Refused, status, text: why }));
+        self.ready =
+            format!("{method} / HTTP/1.1\r\nHost: larder\r\nConnection: close\r\n\r\n").into();
+        self.state = State::Over;
+        self.long = None;
+    }
+}
+
+impl<I: AsyncRead + Unpin> Heads<I> {
+    /// Reads more into `unread`; 0 at the end.
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.unread.reserve(4096);
+        let reading = std::pin::pin!(self.io.read_buf(&mut self.unread));
+        reading.poll(cx)
+    }
+
+    /// The start of a head, read into hyper's own memory: most come alone and whole, and stay where they are. Says whether
+    /// hyper has something, or the end.
+    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+        let start = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let came = buf.filled().get(start..).unwrap_or_default();
+        if came.is_empty() {
+            return Poll::Ready(Ok(true));
+        }
+        let is_head = end_of_head(came, 0) == Some(came.len())
+            && came.first().is_some_and(u8::is_ascii_graphic)
+            && !came.starts_with(PREFACE);
+        if is_head
+            && let Ok(judged) = head::judge(came)
+            && judged.line.is_none()
+        {
+            self.follow(judged);
+            return Poll::Ready(Ok(true));
+        }
+        self.unread.extend_from_slice(came);
+        buf.set_filled(start);
+        self.look(0);
+        Poll::Ready(Ok(false))
+    }
+
+    /// More of a body that is read straight into hyper's memory.
+    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let start = buf.filled().len();
+        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        let came = buf.filled().get(start..).unwrap_or_default();
+        let taken = self.advance(came)?;
+        self.unread.extend_from_slice(came.get(taken..).unwrap_or_default());
+        buf.set_filled(start + taken);
+        Poll::Ready(Ok(()))
+    }
+
+    /// How many of `bytes` belong to the body.
+    fn advance(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let State::Body(body, may_switch) = &mut self.state else { return Ok(0) };
+        let taken = body.advance(bytes)?;
+        if body.is_over() {
+            self.state = behind(*may_switch);
+        }
+        Ok(taken)
+    }
+
+    /// Drops more of a head that is too long, to its end.
+    fn poll_too_long(&mut self, dropped: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let is_over = end_of_head(&self.unread, 0).is_some() || dropped > PATIENCE;
+        // The end may lie across two reads.
+        let rest = self.unread.len().saturating_sub(3);
+        self.unread.advance(rest);
+        self.state = State::TooLong(dropped + rest);
+        if is_over || ready!(self.poll_more(cx))? == 0 {
+            self.refuse(too_long());
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+fn behind(may_switch: bool) -> State {
+    if may_switch { State::Deciding } else { State::Head(0) }
+}
+
+fn too_long() -> Bad {
+    Bad {
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        why: format!("the request's head is longer than {} KiB", MAX_HEAD / 1024),
+    }
+}
+
+/// Where the head ends that `bytes` begin with: behind its empty line. There is no end within the first `seen`.
+fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(3);
+    let rest = bytes.get(from..)?;
+    let ends = |at: usize| match rest.get(at + 1..)? {
+        [b'\n', ..] => Some(at + 2),
+        [b'\r', b'\n', ..] => Some(at + 3),
+        _ => None,
+    };
+    let mut line_ends = rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+    line_ends.find_map(|(at, _)| ends(at)).map(|end| from + end)
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heads<I> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        loop {
+            if !this.ready.is_empty() {
+                let count = this.ready.len().min(buf.remaining());
+                buf.put_slice(&this.ready.split_to(count));
+                return Poll::Ready(Ok(()));
+            }
+            match this.state {
+                State::Over => return Poll::Pending,
+                State::Deciding => {
+                    let switches = ready!(this.verdicts.poll_answered(this.number, cx));
+                    this.state = if switches { State::Through } else { State::Head(0) };
+                }
+                State::Through if this.unread.is_empty() => {
+                    return Pin::new(&mut this.io).poll_read(cx, buf);
+                }
+                State::Through => this.ready = std::mem::take(&mut this.unread).freeze(),
+                State::Body(..) if this.unread.is_empty() => return this.poll_body(cx, buf),
+                State::Body(..) => {
+                    let unread = std::mem::take(&mut this.unread);
+                    let taken = this.advance(&unread)?;
+                    this.unread = unread;
+                    this.ready = this.unread.split_to(taken).freeze();
+                }
+                State::TooLong(dropped) => ready!(this.poll_too_long(dropped, cx))?,
+                State::Head(_) if this.unread.is_empty() => {
+                    if ready!(this.poll_head(cx, buf))? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+                State::Head(seen) => {
+                    // What a request left behind is judged before more is waited for.
+                    let is_next = seen < this.unread.len() && this.look(seen);
+                    if is_next || this.unread.is_empty() {
+                        continue;
+                    }
+                    if ready!(this.poll_more(cx))? == 0 {
+                        // An end within a head: there is nobody to answer.
+                        this.unread.clear();
+                        return Poll::Ready(Ok(()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heads<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,112 @@
+//! Sends a request's URL byte for byte as its client sent it, where the HTTP library's URIs cannot hold that
+//! ([`raw`](crate::target::raw)).
+//!
+//! Such a request goes over HTTP/1.1 on a connection of its own, on which the first line that is written is unmasked. It is
+//! rare, and so nothing has to know where on a shared connection a request begins.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Duplex;
+use crate::target::raw;
+
+/// A connection whose first line is unmasked on its way out.
+#[derive(Debug)]
+pub(super) struct Verbatim<I> {
+    io: I,
+    /// The first line, as far as it was written; `None` behind it.
+    line: Option<Vec<u8>>,
+    /// What of the unmasked line has not gone out.
+    left: Vec<u8>,
+}
+
+impl<I: Duplex> Verbatim<I> {
+    pub(super) const fn over(io: I) -> Self {
+        Self { io, line: Some(Vec::new()), left: Vec::new() }
+    }
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.left.is_empty() {
+            match ready!(Pin::new(&mut self.io).poll_write(cx, &self.left))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => drop(self.left.drain(..count)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<I: Duplex> AsyncRead for Verbatim<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<I: Duplex> AsyncWrite for Verbatim<I> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let Some(mut line) = this.line.take() else {
+            ready!(this.poll_left(cx))?;
+            return Pin::new(&mut this.io).poll_write(cx, bytes);
+        };
+        let end = bytes.iter().position(|byte| *byte == b'\n').map(|at| at + 1);
+        let count = end.unwrap_or(bytes.len());
+        line.extend_from_slice(bytes.get(..count).unwrap_or_default());
+        if end.is_some() {
+            this.left = raw::unmasked(&String::from_utf8_lossy(&line));
+        } else {
+            this.line = Some(line);
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_left(cx))?;
+        Pin::new(&mut this.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_left(cx))?;
+        Pin::new(&mut this.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn the_first_line_is_unmasked_however_it_is_written_and_nothing_else() {
+        let odd = raw::masked(b"/\xc3\xa9<\xff");
+        let sent = format!("GET {odd} HTTP/1.1\r\nA: {odd}\r\n\r\n");
+        let expected =
+            [b"GET /\xc3\xa9<\xff HTTP/1.1\r\nA: ", odd.as_bytes(), b"\r\n\r\n"].concat();
+        for step in [1, 3, 7, 1000] {
+            let (near, mut far) = tokio::io::duplex(5);
+            let mut near = Verbatim::over(near);
+            let writing = async {
+                for piece in sent.as_bytes().chunks(step) {
+                    near.write_all(piece).await.unwrap();
+                }
+                near.shutdown().await.unwrap();
+            };
+            let mut came = Vec::new();
+            let (_, ()) = tokio::join!(far.read_to_end(&mut came), writing);
+            assert_eq!(came, expected);
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Requests that are passes because of one header field, and would be answered from the store without it.
+//!
+//! Such a field may select the answer, so the answer is not shared. It is said which field it was: once in the log, and with
+//! each answer; `http.harmless_headers` is the cure. While the origin is dead, the stored public answer stands in: a client
+//! that sends a field larder does not know is not worse off than the others.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use hyper::{Response, StatusCode};
+
+use super::lookup::{Lookup, Stored};
+use super::record::Record;
+use super::rights::WAIT_FOR_FAILING;
+use super::task::Task;
+use super::{Call, Pipeline};
+use crate::ecosystem::Recognition;
+use crate::outcome::Outcome;
+use crate::policy::{self, PassReason};
+use crate::reply::Body;
+use crate::target::shown::clipped;
+
+/// How long a client waits for the origin that could be answered from the store; `upstream.header_timeout`, if that is less.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Fields that are named in the log, each once: clients make up their names.
+const MOST_TOLD: usize = 256;
+
+/// Longer than names of fields are.
+const NAME: usize = 64;
+
+/// Which fields were named in the log, and of which ecosystem's requests.
+#[derive(Debug, Default)]
+pub(super) struct Told(Mutex<HashSet<(String, &'static str)>>);
+
+impl Told {
+    /// Whether this is to be said: it was not, and not too much was.
+    fn is_news(&self, name: &str, ecosystem: &'static str) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < MOST_TOLD && told.insert((name.to_owned(), ecosystem))
+    }
+}
+
+impl Pipeline {
+    /// The field that makes a pass of a request, as it may be shown.
+    pub(super) fn unknown_header(
+        &self,
+        headers: &HeaderMap,
+        known: Option<&Recognition>,
+    ) -> String {
+        let name = policy::unknown_header(headers, known, &self.config.get().http.harmless_headers);
+        name.map_or_else(String::new, |name| clipped(name.as_str(), NAME).into_owned())
+    }
+
+    /// Passes a request because of the field `name`.
+    pub(super) async fn pass_with_header(
+        self: &Arc<Self>,
+        call: Call,
+        task: &Task,
+        name: &str,
+        record: &mut Record,
+    ) -> Response<Body> {
+        record.cause(format!("its header field {name} may change the answer"));
+        let ecosystem = task.known().map_or("", |known| known.ecosystem.name());
+        if self.told.is_news(name, ecosystem) {
+            let of = if ecosystem.is_empty() { String::new() } else { format!(" of {ecosystem}") };
+            tracing::info!(
+                "requests{of} with the header field {name} are passed on and not kept, because it may change the answer; if it \
+                 does not, add it to http.harmless_headers"
+            );
+        }
+        let (connection, asked) = (Arc::clone(&call.connection), call.asked());
+        let reason = PassReason::Header;
+        let Some(mut stored) = self.public_copy(task, &asked.headers).await else {
+            return named(self.pass_for(call, task, reason, record).await, name);
+        };
+        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
+        let patience = if failing { WAIT_FOR_FAILING } else { PATIENCE };
+        let patience = patience.min(self.config.get().upstream.header_timeout);
+        let passing = self.pass_for(call, task, reason, record);
+        let passed = match tokio::time::timeout(patience, passing).await {
+            Ok(passed) if record.is_rejected() || !is_failure(passed.status()) => {
+                return named(passed, name);
+            }
+            Ok(passed) => Some(passed),
+            Err(_) => None,
+        };
+        stored.proof = stored.proof.stale();
+        let stale = Outcome::Stale;
+        let reply = self.reply_stored(&connection, &asked, task, &stored, stale, record);
+        match (reply.await, passed) {
+            (Some(response), _) | (None, Some(response)) => response,
+            (None, None) => {
+                let line = format!("{} does not answer; try again", task.target.origin());
+                let text = crate::reply::text(StatusCode::GATEWAY_TIMEOUT, &line, Outcome::Failed);
+                record.end(Outcome::Failed, text)
+            }
+        }
+    }
+
+    /// What everybody may be given in the place of an answer that does not come.
+    async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
+        if task.asker.is_private() || task.bare().has_token() {
+            return None;
+        }
+        match self.look_up(task, headers).await {
+            Lookup::Fresh(stored) | Lookup::Stale(stored) => stored.usable.then_some(stored),
+            Lookup::Miss => None,
+        }
+    }
+}
+
+/// Whether the origin failed, rather than said something.
+fn is_failure(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+}
+
+/// Names the field in larder's own `Cache-Status`.
+fn named(mut response: Response<Body>, name: &str) -> Response<Body> {
+    let field = HeaderName::from_static("cache-status");
+    if let hyper::header::Entry::Occupied(mut found) = response.headers_mut().entry(field)
+        && let Some(last) = found.iter_mut().last()
+        && let Some(front) =
+            last.to_str().ok().and_then(|text| text.strip_suffix("detail=\"header\""))
+        && let Ok(value) = HeaderValue::try_from(format!("{front}detail=\"header {name}\""))
+    {
+        *last = value;
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_field_is_told_once_and_not_too_many() {
+        let told = Told::default();
+        assert!(told.is_news("x-a", "") && !told.is_news("x-a", ""));
+        assert!(told.is_news("x-a", "npm"));
+        let news = (0..10_000).filter(|number| told.is_news(&format!("x-{number}"), "")).count();
+        assert_eq!(news, MOST_TOLD - 2);
+    }
+}

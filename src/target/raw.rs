@@ -1,0 +1,102 @@
+//! Bytes in a request's target that belong in no URL, and that clients send all the same: raw UTF-8 or Latin-1, quotes,
+//! angle brackets, a backtick.
+//!
+//! Origins take them, each in its own way, so the origin has to be sent exactly what the client would have sent it, and the
+//! key has to keep `/é` and `/%C3%A9` apart (promise P1: a false merge would be a poisoning). The HTTP library's URIs hold
+//! only some of them. So each such byte is *masked*: it becomes one character of a block for private use that ends in that
+//! byte. Every byte that could make such a character is masked itself, so no two targets have one mask. A target is masked
+//! before the library reads it (`intercept::heads`), and unmasked where the request to the origin is written
+//! (`origin::verbatim`).
+
+use std::fmt::{self, Write as _};
+
+use super::shown::OneLine;
+
+/// The first character of the block: of byte zero.
+const BLOCK: u32 = 0x10_ff00;
+
+/// Whether a byte of a target stands as it is.
+pub const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'`')
+}
+
+/// The character that stands for `byte`.
+pub fn mask(byte: u8) -> char {
+    // Every value of the block is a character.
+    char::from_u32(BLOCK + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// The byte for which `c` stands, if it is masked.
+pub fn byte_of(c: char) -> Option<u8> {
+    u32::from(c).checked_sub(BLOCK).and_then(|byte| u8::try_from(byte).ok())
+}
+
+/// Whether anything in `text` is masked.
+pub fn is_masked(text: &str) -> bool {
+    !text.is_ascii() && text.chars().any(|c| byte_of(c).is_some())
+}
+
+/// The target of a request as it was sent, masked.
+pub fn masked(sent: &[u8]) -> String {
+    let mut text = String::with_capacity(sent.len() + 16);
+    text.extend(sent.iter().map(|b| if is_plain(*b) { char::from(*b) } else { mask(*b) }));
+    text
+}
+
+/// The bytes for which `text` stands.
+pub fn unmasked(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    for c in text.chars() {
+        match byte_of(c) {
+            Some(byte) => bytes.push(byte),
+            None => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+        }
+    }
+    bytes
+}
+
+/// How many bytes of a request `text` stands for.
+pub(super) fn length(text: &str) -> usize {
+    if text.is_ascii() {
+        return text.len();
+    }
+    text.chars().map(|c| if byte_of(c).is_some() { 1 } else { c.len_utf8() }).sum()
+}
+
+/// Writes `text` for people: UTF-8 as such, other bytes as `\xff`, all on one line.
+pub(super) fn show(text: &str, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+    if text.is_ascii() {
+        return OneLine(to).write_str(text);
+    }
+    for chunk in unmasked(text).utf8_chunks() {
+        OneLine(&mut *to).write_str(chunk.valid())?;
+        for byte in chunk.invalid() {
+            write!(to, "\\x{byte:02x}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// No two targets have one mask, and each comes back as it was.
+        #[test]
+        fn a_mask_hides_nothing(sent in proptest::collection::vec(1_u8.., 0..64)) {
+            let text = masked(&sent);
+            prop_assert_eq!(unmasked(&text), &sent[..]);
+            prop_assert_eq!(length(&text), sent.len());
+            prop_assert_eq!(is_masked(&text), sent.iter().any(|b| !is_plain(*b)));
+        }
+    }
+
+    #[test]
+    fn whoever_sends_a_character_of_the_block_has_its_bytes_masked() {
+        let forged = masked(mask(b'<').to_string().as_bytes());
+        assert_ne!(forged, masked(b"<"));
+        assert_eq!(forged.chars().count(), 4);
+    }
+}
