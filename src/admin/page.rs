@@ -122,6 +122,11 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
     ];
     let counters = [
         ("store_evicted", "Stored bodies that made room for others", usage.evicted),
+        (
+            "store_oversize",
+            "Bodies that were not kept because one may not be so large",
+            usage.oversize,
+        ),
         ("store_damaged", "Stored bodies that were found damaged", usage.damaged),
         ("store_ledger_failures", "Failures of the ledger", usage.ledger_failures),
     ];

@@ -73,13 +73,32 @@ impl Space {
         self.config.get().store.max_size
     }
 
-    /// By how much the cap is passed, or the floor undercut, if `more` bytes are wanted; zero if they fit.
-    pub(super) fn excess(&self, more: u64) -> u64 {
-        let used = [Purpose::Blob, Purpose::Spool, Purpose::Claims]
+    /// What bodies, claims and spool files may take together: the cap, or what the file system leaves of it.
+    pub(super) fn capacity(&self) -> u64 {
+        let Some(free) = self.free() else { return self.cap() };
+        let written = self.used().saturating_sub(self.unwritten.load(Ordering::Relaxed));
+        let there = written.saturating_add(free);
+        self.cap().min(there.saturating_sub(self.config.get().store.min_free))
+    }
+
+    /// The most that one body may take.
+    pub(super) fn share(&self) -> u64 {
+        let (whole, hundredths) = (self.capacity(), self.config.get().store.max_body_share);
+        let hundredths = u64::from(hundredths.min(100));
+        whole / 100 * hundredths + whole % 100 * hundredths / 100
+    }
+
+    /// Everything that is taken.
+    fn used(&self) -> u64 {
+        [Purpose::Blob, Purpose::Spool, Purpose::Claims]
             .map(|purpose| self.taken(purpose))
             .iter()
-            .fold(more, |sum, taken| sum.saturating_add(*taken));
-        let over_cap = used.saturating_sub(self.cap());
+            .fold(0, |sum, taken| sum.saturating_add(*taken))
+    }
+
+    /// By how much the cap is passed, or the floor undercut, if `more` bytes are wanted; zero if they fit.
+    pub(super) fn excess(&self, more: u64) -> u64 {
+        let over_cap = self.used().saturating_add(more).saturating_sub(self.cap());
         let wanted = self
             .config
             .get()
@@ -136,6 +155,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// What it is taken for.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
     /// How much it is.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -244,6 +268,20 @@ mod tests {
         let room = space.take(Purpose::Spool, free / 2);
         assert!(space.excess(free / 4) > 0);
         drop(room);
+    }
+
+    #[test]
+    fn one_body_may_take_its_share_of_what_there_is() {
+        let cap = space(1001, 0);
+        assert_eq!((cap.capacity(), cap.share()), (1001, 250));
+        // Where the file system leaves nothing, a share of nothing.
+        let none = space(1001, u64::MAX);
+        assert_eq!((none.capacity(), none.share()), (0, 0));
+        let mut config = Config::default();
+        (config.store.max_size, config.store.min_free, config.store.max_body_share) =
+            (1001, 0, 100);
+        let all = Space::new(Live::new(config), PathBuf::from("/"));
+        assert_eq!(all.share(), 1001);
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Usage {
     pub cap: u64,
     /// Bodies evicted since the start.
     pub evicted: u64,
+    /// Bodies that were not kept because one may not be so large, since the start.
+    pub oversize: u64,
     /// Bodies found damaged since the start.
     pub damaged: u64,
     /// How often the ledger failed since the start.
@@ -69,7 +71,7 @@ impl Store {
         self.drop_unnamed();
         self.drop_bodiless();
         let alone = hold(&self.making_room);
-        if let Err(error) = self.make_room(0) {
+        if let Err(error) = self.make_room(Purpose::Blob, 0) {
             tracing::warn!(%error, "the store is over its limits");
         }
         drop(alone);
@@ -112,6 +114,7 @@ impl Store {
             indexes: self.claims.current(),
             cap: self.space.cap(),
             evicted: self.counts.evicted.load(Ordering::Relaxed),
+            oversize: self.counts.oversize.load(Ordering::Relaxed),
             damaged: self.counts.lost.load(Ordering::Relaxed),
             ledger_failures: self.ledger.failures(),
         }

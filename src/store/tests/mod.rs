@@ -5,6 +5,7 @@ mod limits;
 mod locks;
 mod recovery;
 mod room;
+mod share;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -39,7 +40,18 @@ impl World {
         let mut config = Config { data: data.path().to_owned(), ..Config::default() };
         config.store.max_size = cap;
         config.store.min_free = 0;
+        // For tests of the cap alone; those of the share set it.
+        config.store.max_body_share = 100;
         Self { data, config: Live::new(config), clock: Clock::system() }
+    }
+
+    /// One in which a body may take a quarter.
+    fn shared(cap: u64) -> Self {
+        let world = Self::with_cap(cap);
+        let mut config = (*world.config.get()).clone();
+        config.store.max_body_share = 25;
+        world.config.set(config);
+        world
     }
 
     fn open(&self) -> Arc<Store> {
