@@ -29,7 +29,7 @@ use super::error::{Fault, OriginError};
 use super::expect::{self, Uphill};
 use super::fills::MAX_HEADER;
 use super::tls::Offer;
-use super::{Origins, Reach};
+use super::{Gathered, Origins, Reach};
 use crate::target::{Origin, Target};
 
 /// The client's own body on its way up.
@@ -108,6 +108,11 @@ impl Passes {
             self.wire.tunnelled.note(target.origin(), &fault);
             OriginError::new(target, fault)
         })
+    }
+
+    /// The body of an answer that [`Self::send`] gave, its crumbs gathered.
+    pub fn gathered(&self, target: &Target, body: Incoming) -> Gathered {
+        Gathered::new(body, self.origins.crumbs.of(target.origin()))
     }
 
     async fn exchange(

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::digest::{Hashing, Wanted};
-use crate::origin::Answer;
+use crate::origin::{Answer, Gathered};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body, Cut, Line};
@@ -92,7 +92,10 @@ impl Pipeline {
         }
         let mut response = response.map(|body| match held {
             Some((bound, wanted)) => Held::new(body, bound, wanted, line).boxed_unsync(),
-            None => Passing { body, line }.boxed_unsync(),
+            None => {
+                let body = connection.passes.gathered(target, body);
+                Passing { body, line }.boxed_unsync()
+            }
         });
         reply::set_cache_status(response.headers_mut(), outcome, None);
         record.end(outcome, response)
@@ -199,7 +202,7 @@ async fn switch(ours: hyper::upgrade::OnUpgrade, theirs: hyper::upgrade::OnUpgra
 
 /// A body on its way through; if it breaks, so does the client's line.
 struct Passing {
-    body: Incoming,
+    body: Gathered,
     line: Option<Line>,
 }
 
