@@ -5,7 +5,6 @@ use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hyper::StatusCode;
 use tokio::sync::watch;
 
 use super::window::BIT;
@@ -111,8 +110,8 @@ impl Reader {
                     Some(End::Kept(_) | End::Given) | None => {}
                     Some(end) => return Opened::Ended(end.clone()),
                 }
-                if let Some(why) = shared.readers.why_cut(self.id) {
-                    return Opened::Ended(End::Failed(StatusCode::BAD_GATEWAY, why.to_owned()));
+                if let Some(end) = shared.readers.end_of_cut(self.id) {
+                    return Opened::Ended(end);
                 }
                 if shared.is_gone(at) {
                     // It came between the last byte that found room and the next.
@@ -145,8 +144,8 @@ impl Reader {
                 if let Some(end) = &shared.end {
                     return Some(end.clone());
                 }
-                if let Some(why) = shared.readers.why_cut(self.id) {
-                    return Some(End::Failed(StatusCode::BAD_GATEWAY, why.to_owned()));
+                if let Some(end) = shared.readers.end_of_cut(self.id) {
+                    return Some(end);
                 }
                 self.wait(&mut shared, 0);
             }

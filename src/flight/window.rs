@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use tokio::time::Instant;
 
-use super::{Broken, Flight, Shared};
+use super::{Broken, End, Flight, Shared};
 
 /// The most bytes that wait in memory for readers.
 pub(super) const WINDOW: u64 = 1 << 20;
@@ -113,6 +114,15 @@ impl Readers {
     /// Why nothing more is given to it.
     pub(super) fn why_cut(&self, id: u64) -> Option<&'static str> {
         self.cut.get(&id).map(|cut| cut.why())
+    }
+
+    /// How the flight ends for it, if it was cut before it was told what is to come.
+    pub(super) fn end_of_cut(&self, id: u64) -> Option<End> {
+        self.cut.get(&id).map(|cut| match cut {
+            // It was busy with something else, and asks by itself.
+            Cut::TooSlow => End::Pass,
+            Cut::HeldBack => End::Failed(StatusCode::BAD_GATEWAY, cut.why().to_owned()),
+        })
     }
 
     fn slowest(&self) -> Option<u64> {
@@ -276,8 +286,8 @@ mod tests {
         readers
     }
 
-    fn wait(limit: Duration, others: bool) -> Option<Wait> {
-        Some(Wait { limit, others })
+    fn wait(limit: Duration, others: bool) -> Wait {
+        Wait { limit, others }
     }
 
     /// Issue 10 row 10: silent readers, at one place or at several, cost one short wait in all.
@@ -285,12 +295,12 @@ mod tests {
     fn silent_readers_hold_up_others_for_one_short_wait_in_all() {
         let now = Instant::now();
         let mut readers = readers(&[0, 0, 3, 20, 70], now);
-        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now), wait(BRIEF, true));
+        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now), Some(wait(BRIEF, true)));
         // The third goes on, the others stay where they are.
         readers.stand_since(2, 5, now + BRIEF / 2);
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), None);
         assert_eq!(readers.len(), 2, "who stopped further on is cut with them");
-        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), wait(BRIEF / 2, true));
+        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), Some(wait(BRIEF / 2, true)));
         assert!(readers.why_cut(0).unwrap().contains("ask again"));
         assert_eq!(readers.why_cut(2), None);
         // Who was cut does not come back.
@@ -315,9 +325,9 @@ mod tests {
         let now = Instant::now();
         let mut readers = readers(&[0], now);
         let later = now + BRIEF / 2;
-        assert_eq!(readers.cut_or_wait(FIRST, HAVE, later), wait(BRIEF / 2, true));
+        assert_eq!(readers.cut_or_wait(FIRST, HAVE, later), Some(wait(BRIEF / 2, true)));
         readers.held_up = PATIENCE;
-        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now), wait(TURN, true));
+        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now), Some(wait(TURN, true)));
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, later), None);
         assert_eq!(readers.len(), 1);
     }
@@ -328,7 +338,10 @@ mod tests {
         let mut readers = readers(&[0, 50], now);
         readers.leave(100);
         let later = now + 10 * BRIEF;
-        assert_eq!(readers.cut_or_wait(FIRST, HAVE, later), wait(PATIENCE - 10 * BRIEF, false));
+        assert_eq!(
+            readers.cut_or_wait(FIRST, HAVE, later),
+            Some(wait(PATIENCE.saturating_sub(10 * BRIEF), false))
+        );
         // The control: the other one has read on, and waits.
         readers.wait(1, HAVE);
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, later), None);
@@ -342,7 +355,7 @@ mod tests {
         readers.leave(100);
         assert_eq!(readers.slowest(), Some(0));
         readers.wait(1, 0);
-        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now), wait(BRIEF, true));
+        assert_eq!(readers.cut_or_wait(FIRST, HAVE, now), Some(wait(BRIEF, true)));
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), None);
         assert_eq!((readers.len(), readers.slowest()), (1, Some(u64::MAX)));
     }
