@@ -101,10 +101,10 @@ pub struct Gathered<B: Body = Incoming> {
     body: B,
     account: Arc<Account>,
     /// What waits to go.
-    gathered: BytesMut,
+    waiting: BytesMut,
     /// Crumbs since the account was last looked at.
     crumbs: u32,
-    /// What came after `gathered` and is no part of it: a large piece, trailers, an error, the end.
+    /// What came after `waiting` and is no part of it: a large piece, trailers, an error, the end.
     next: Option<Next<B>>,
     /// When the last piece went.
     went: Option<Instant>,
@@ -118,7 +118,7 @@ type Next<B> = Option<Result<Frame<Bytes>, <B as Body>::Error>>;
 
 impl<B: Body> fmt::Debug for Gathered<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gathered").field("waiting", &self.gathered.len()).finish_non_exhaustive()
+        f.debug_struct("Gathered").field("waiting", &self.waiting.len()).finish_non_exhaustive()
     }
 }
 
@@ -127,7 +127,7 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
         Self {
             body,
             account,
-            gathered: BytesMut::new(),
+            waiting: BytesMut::new(),
             crumbs: 0,
             next: None,
             went: None,
@@ -138,7 +138,7 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
 
     /// Takes what is ready.
     fn take(&mut self, context: &mut Context<'_>) {
-        while self.next.is_none() && self.gathered.len() < ENOUGH && self.crumbs < BATCH {
+        while self.next.is_none() && self.waiting.len() < ENOUGH && self.crumbs < BATCH {
             let Poll::Ready(came) = Pin::new(&mut self.body).poll_frame(context) else {
                 return;
             };
@@ -148,7 +148,7 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
                 }
                 Some(Ok(Ok(data))) => {
                     self.crumbs += u32::from(data.len() < CRUMB);
-                    self.gathered.extend_from_slice(&data);
+                    self.waiting.extend_from_slice(&data);
                 }
                 Some(Ok(Err(trailers))) => self.next = Some(Some(Ok(trailers))),
                 Some(Err(error)) => self.next = Some(Some(Err(error))),
@@ -170,7 +170,7 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
     fn give(&mut self, now: Instant) -> Frame<Bytes> {
         self.went = Some(now);
         self.timer = None;
-        Frame::data(self.gathered.split().freeze())
+        Frame::data(self.waiting.split().freeze())
     }
 }
 
@@ -201,9 +201,9 @@ where
                 if given.data_ref().is_some_and(|data| !data.is_empty()) {
                     return Poll::Ready(Some(Ok(given)));
                 }
-            } else if !this.gathered.is_empty() {
+            } else if !this.waiting.is_empty() {
                 let due = this.went.map_or(now, |went| went + PAUSE);
-                let goes = this.next.is_some() || this.gathered.len() >= ENOUGH || due <= now;
+                let goes = this.next.is_some() || this.waiting.len() >= ENOUGH || due <= now;
                 if goes || this.has_passed(due - now, context) {
                     return Poll::Ready(Some(Ok(this.give(now))));
                 }
@@ -222,7 +222,7 @@ where
             None => self.body.is_end_stream(),
             Some(next) => next.is_none(),
         };
-        ended && self.gathered.is_empty()
+        ended && self.waiting.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -231,7 +231,7 @@ where
             Some(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
             _ => 0,
         };
-        let waiting = (self.gathered.len() + next) as u64;
+        let waiting = (self.waiting.len() + next) as u64;
         let (inner, mut hint) = (self.body.size_hint(), SizeHint::new());
         hint.set_lower(inner.lower().saturating_add(waiting));
         if let Some(upper) = inner.upper() {
@@ -250,7 +250,7 @@ mod tests {
 
     use super::*;
 
-    type Sent = Result<Frame<Bytes>, Infallible>;
+    type Sent = Frame<Bytes>;
 
     /// A body that gives what is sent.
     fn body()
@@ -258,14 +258,14 @@ mod tests {
     {
         let (sender, from) = mpsc::unbounded_channel();
         let frames = futures_util::stream::unfold(from, |mut from| async move {
-            from.recv().await.map(|frame: Sent| (frame, from))
+            from.recv().await.map(|frame: Sent| (Ok::<_, Infallible>(frame), from))
         });
         let body = StreamBody::new(Box::pin(frames));
         (sender, Gathered::new(body, Arc::default()))
     }
 
     fn piece(length: usize) -> Sent {
-        Ok(Frame::data(Bytes::from(vec![b'x'; length])))
+        Frame::data(Bytes::from(vec![b'x'; length]))
     }
 
     async fn next<B: Body<Data = Bytes, Error = Infallible> + Unpin>(body: &mut B) -> usize {
@@ -289,11 +289,11 @@ mod tests {
         for _ in 0..100 {
             sender.send(piece(1)).unwrap();
         }
-        sender.send(Ok(Frame::data(large.clone()))).unwrap();
+        sender.send(Frame::data(large.clone())).unwrap();
         sender.send(piece(3)).unwrap();
         let mut trailers = hyper::HeaderMap::new();
         trailers.insert("x-end", "1".parse().unwrap());
-        sender.send(Ok(Frame::trailers(trailers))).unwrap();
+        sender.send(Frame::trailers(trailers)).unwrap();
         drop(sender);
         assert_eq!(next(&mut body).await, 100);
         assert!(!body.is_end_stream());

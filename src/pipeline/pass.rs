@@ -92,10 +92,7 @@ impl Pipeline {
         }
         let mut response = response.map(|body| match held {
             Some((bound, wanted)) => Held::new(body, bound, wanted, line).boxed_unsync(),
-            None => {
-                let body = connection.passes.gathered(target, body);
-                Passing { body, line }.boxed_unsync()
-            }
+            None => Passing::new(connection.passes.gathered(target, body), line).boxed_unsync(),
         });
         reply::set_cache_status(response.headers_mut(), outcome, None);
         record.end(outcome, response)
@@ -204,6 +201,12 @@ async fn switch(ours: hyper::upgrade::OnUpgrade, theirs: hyper::upgrade::OnUpgra
 struct Passing {
     body: Gathered,
     line: Option<Line>,
+}
+
+impl Passing {
+    fn new(body: Gathered, line: Option<Line>) -> Self {
+        Self { body, line }
+    }
 }
 
 impl HttpBody for Passing {
