@@ -123,6 +123,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Paths {
+    cache: PathBuf,
     spool: PathBuf,
     claims: PathBuf,
     marks: PathBuf,
@@ -235,6 +236,7 @@ impl Store {
             claims: cache.join("claims"),
             marks: cache.join("marks"),
             access: cache.join("access"),
+            cache: cache.clone(),
         };
         startup::empty_spool(&paths.spool)?;
         let space = Space::new(config.clone(), data);
@@ -259,6 +261,7 @@ impl Store {
         };
         store.records.sweep();
         store.take_stock(opened);
+        store.space.measure(&store.paths.cache);
         Ok(Arc::new(store))
     }
 
@@ -464,7 +467,10 @@ impl Store {
             return Spared::default();
         }
         let (space, (all, main)) = (&self.space, hold(&self.bodies).bytes());
-        let for_bodies = space.capacity().saturating_sub(space.taken(Purpose::Claims));
+        let for_bodies = space
+            .capacity()
+            .saturating_sub(space.taken(Purpose::Claims))
+            .saturating_sub(space.overhead());
         let on_disk = for_bodies.saturating_sub(space.share());
         // The queues do not count records.
         let taken = space.taken(Purpose::Blob);

@@ -1,16 +1,17 @@
 //! The hard cap and the floor (promise P7).
 //!
 //! Every byte under `DATA/v1` that larder decides upon is held as [`Room`] before it is written: blobs with their side
-//! files and the records that name them, spool files, claim segments. Room comes back when it is dropped. The ledger is not counted: its size follows
-//! the number of entries, and start-up rewrites it when it has grown out of proportion.
+//! files and the records that name them, spool files, claim segments. Room comes back when it is dropped. The ledger, directories
+//! and lists are measured when the store opens and with each maintenance: what they grow by in between is not counted yet.
 //!
 //! A spool file that nobody keeps loses its name at once, and goes on taking the disk while a slow client reads it: its room
 //! stays taken until then.
 //!
 //! What the cap counts is the space a file takes, in blocks: a hundred thousand tiny files take more than their lengths.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{DirEntry, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -40,6 +41,8 @@ pub(super) struct Space {
     blobs: AtomicU64,
     spool: AtomicU64,
     claims: AtomicU64,
+    /// What the ledger, directories and lists take; measured from time to time.
+    overhead: AtomicU64,
     /// Taken, but not written yet: the file system does not know of it.
     unwritten: AtomicU64,
     /// Spool files without a name that somebody may still read, and what they take. At most one for each flight.
@@ -55,6 +58,7 @@ impl Space {
             blobs: AtomicU64::new(0),
             spool: AtomicU64::new(0),
             claims: AtomicU64::new(0),
+            overhead: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
             nameless: Mutex::new(Vec::new()),
         })
@@ -66,6 +70,16 @@ impl Space {
             self.give_back();
         }
         self.account(purpose).load(Ordering::Relaxed)
+    }
+
+    /// What was measured last of all that no room is taken for.
+    pub(super) fn overhead(&self) -> u64 {
+        self.overhead.load(Ordering::Relaxed)
+    }
+
+    /// Measures that: the ledger, and all directories below `cache` with what lies in it beside them.
+    pub(super) fn measure(&self, cache: &Path) {
+        self.overhead.store(overhead_of(cache), Ordering::Relaxed);
     }
 
     /// The hard cap, as it is configured now.
@@ -93,7 +107,7 @@ impl Space {
         [Purpose::Blob, Purpose::Spool, Purpose::Claims]
             .map(|purpose| self.taken(purpose))
             .iter()
-            .fold(0, |sum, taken| sum.saturating_add(*taken))
+            .fold(self.overhead(), |sum, taken| sum.saturating_add(*taken))
     }
 
     /// By how much the cap is passed, or the floor undercut, if `more` bytes are wanted; zero if they fit.
@@ -226,6 +240,23 @@ impl Drop for OfFile {
             room.bytes = 0;
         }
     }
+}
+
+/// What `cache` takes on disk without the bodies, records, spool files and claims in it.
+fn overhead_of(cache: &Path) -> u64 {
+    let each = |path: &Path| path.read_dir().into_iter().flatten().flatten();
+    let blocks = |path: &Path| path.symlink_metadata().map_or(0, |at| at.blocks() * 512);
+    let mut sum = blocks(cache);
+    for entry in each(cache) {
+        let path = entry.path();
+        sum += blocks(&path);
+        // One that was set aside as well.
+        let is_ledger = entry.file_name().to_string_lossy().starts_with("ledger");
+        // Of the rest only directories: their files have room of their own.
+        let counts = |entry: &DirEntry| is_ledger || entry.file_type().is_ok_and(|of| of.is_dir());
+        sum += each(&path).filter(counts).map(|entry| blocks(&entry.path())).sum::<u64>();
+    }
+    sum
 }
 
 /// What a file of `length` bytes takes.

@@ -47,7 +47,7 @@ impl Store {
         wanted: impl Into<Wanted>,
     ) -> Result<Spool, SpoolError> {
         let takes = footprint_of(expected.unwrap_or(0));
-        self.could_hold(takes, Spared::default())?;
+        self.could_hold(footprint_of(0), Spared::default())?;
         self.within_share(takes)?;
         self.could_hold(takes, self.spared(Purpose::Spool))?;
         let room = self.room(Purpose::Spool, footprint_of(0))?;

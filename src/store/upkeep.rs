@@ -31,6 +31,8 @@ pub struct Usage {
     pub spool_bytes: u64,
     /// What claims take, in bytes.
     pub claims_bytes: u64,
+    /// What the ledger, directories and lists take, in bytes.
+    pub overhead_bytes: u64,
     /// Indexes whose claims are current.
     pub indexes: u64,
     /// The hard cap, in bytes.
@@ -70,6 +72,7 @@ impl Store {
         self.claims.prune(self, self.clock.now());
         self.drop_unnamed();
         self.drop_bodiless();
+        self.space.measure(&self.paths.cache);
         let alone = hold(&self.making_room);
         if let Err(error) = self.make_room(Purpose::Blob, 0) {
             tracing::warn!(%error, "the store is over its limits");
@@ -111,6 +114,7 @@ impl Store {
             bytes: self.space.taken(Purpose::Blob),
             spool_bytes: self.space.taken(Purpose::Spool),
             claims_bytes: self.space.taken(Purpose::Claims),
+            overhead_bytes: self.space.overhead(),
             indexes: self.claims.current(),
             cap: self.space.cap(),
             evicted: self.counts.evicted.load(Ordering::Relaxed),

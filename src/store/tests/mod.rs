@@ -28,6 +28,7 @@ struct World {
     data: TempDir,
     config: Live,
     clock: Clock,
+    cap: u64,
 }
 
 impl World {
@@ -42,7 +43,7 @@ impl World {
         config.store.min_free = 0;
         // For tests of the cap alone; those of the share set it.
         config.store.max_body_share = 100;
-        Self { data, config: Live::new(config), clock: Clock::system() }
+        Self { data, config: Live::new(config), clock: Clock::system(), cap }
     }
 
     /// One in which a body may take a quarter.
@@ -55,7 +56,17 @@ impl World {
     }
 
     fn open(&self) -> Arc<Store> {
-        Store::open(self.config.clone(), self.clock.clone()).unwrap()
+        let store = Store::open(self.config.clone(), self.clock.clone()).unwrap();
+        self.fit(&store);
+        store
+    }
+
+    /// The cap of a test is for what it stores: the directories of a few bodies take more than those.
+    fn fit(&self, store: &Store) {
+        store.space.measure(&self.cache(""));
+        let mut config = (*self.config.get()).clone();
+        config.store.max_size = self.cap.saturating_add(store.space.overhead());
+        self.config.set(config);
     }
 
     fn cache(&self, path: &str) -> PathBuf {

@@ -14,7 +14,9 @@ fn with_hits() -> (World, Arc<Store>, Vec<Arc<Entry>>) {
     let hit: Vec<Arc<Entry>> = (0..40)
         .map(|seed| keep(&store, &format!("https://example.org/hit/{seed}"), &body(seed, 1000)))
         .collect();
-    hit.iter().for_each(|entry| store.touch(entry));
+    for entry in &hit {
+        store.touch(entry);
+    }
     (world, store, hit)
 }
 
