@@ -63,6 +63,7 @@ mod quota;
 mod race;
 mod refusals;
 mod registry_logins;
+mod room;
 mod scope;
 mod secrets;
 mod service;
