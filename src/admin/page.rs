@@ -117,11 +117,17 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
         ("store_bytes", "Bytes of stored bodies", usage.bytes),
         ("store_spool_bytes", "Bytes of unfinished bodies", usage.spool_bytes),
         ("store_claims_bytes", "Bytes of claims", usage.claims_bytes),
+        ("store_overhead_bytes", "Bytes of the ledger and of directories", usage.overhead_bytes),
         ("store_indexes", "Index documents whose claims are current", usage.indexes),
         ("store_max_bytes", "The cap on what is stored", usage.cap),
     ];
     let counters = [
         ("store_evicted", "Stored bodies that made room for others", usage.evicted),
+        (
+            "store_oversize",
+            "Bodies that were not kept because one may not be so large",
+            usage.oversize,
+        ),
         ("store_damaged", "Stored bodies that were found damaged", usage.damaged),
         ("store_ledger_failures", "Failures of the ledger", usage.ledger_failures),
     ];

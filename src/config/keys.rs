@@ -175,6 +175,10 @@ pub const KEYS: &[Key] = keys! {
     one store.max_size: value::SIZE;
     /// What stays free on the file system, whatever else fills it.
     one store.min_free: value::SIZE;
+    /// The most that one body may take of `store.max_size`, or of what the file system leaves of that. A larger one is
+    /// passed on to its readers and not kept. What arrives displaces bodies that were asked for again only as far as this
+    /// share goes.
+    one store.max_body_share: value::SHARE;
     /// How long signed indexes still serve after their Valid-Until when their origin fails.
     one stale.signed: value::SPAN;
     /// How long copies without a signature or a strong digest still serve when their origin fails.
@@ -379,6 +383,7 @@ mod tests {
                 "log.format" => "json",
                 "upstream.logins" => "example.org everyone bearer s3cret",
                 "speaks_for" => "https://example.org/simple/ https://files.example.org",
+                "store.max_body_share" => "77%",
                 name if name.ends_with("_timeout") || name.starts_with("stale.") => "77s",
                 _ => "else",
             };

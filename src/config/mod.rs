@@ -262,6 +262,8 @@ pub struct StoreLimits {
     pub max_size: u64,
     /// `store.min_free`: bytes that stay free on the file system.
     pub min_free: u64,
+    /// `store.max_body_share`: what one body may take of what all may take, in hundredths.
+    pub max_body_share: u8,
 }
 
 /// How long copies serve when their origin fails.
@@ -369,7 +371,7 @@ impl Default for Config {
                 min_rate: 1024,
                 connections_per_origin: 16,
             },
-            store: StoreLimits { max_size: 20 << 30, min_free: 1 << 30 },
+            store: StoreLimits { max_size: 20 << 30, min_free: 1 << 30, max_body_share: 25 },
             stale: Stale {
                 signed: Duration::from_hours(7 * 24),
                 unsigned: Duration::from_hours(7 * 24),

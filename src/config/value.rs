@@ -50,6 +50,16 @@ pub(super) const SPAN: Form<Duration> = Form::quoted(
     |span| largest_unit(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), &SPAN_UNITS),
 );
 
+/// A part of a whole, in hundredths: something, and at most all.
+pub(super) const SHARE: Form<u8> = Form::quoted(
+    "a share such as \"25%\", at most \"100%\"",
+    |text| {
+        let hundredths = text.strip_suffix('%')?.trim_end().parse().ok()?;
+        (1..=100).contains(&hundredths).then_some(hundredths)
+    },
+    |hundredths| format!("{hundredths}%"),
+);
+
 /// How many of something, at least one.
 pub(super) const COUNT: Form<usize> = Form {
     expected: "a whole number above 0",
@@ -325,6 +335,14 @@ fn largest_unit(value: u64, units: &[(&str, u64)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_share_is_something_and_at_most_all() {
+        assert_eq!(["1%", "25 %", "100%"].map(SHARE.parse), [Some(1), Some(25), Some(100)]);
+        for wrong in ["0%", "101%", "25", "-1%", "2.5%", "%", ""] {
+            assert_eq!((SHARE.parse)(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_are_read_in_binary_and_decimal_units() {

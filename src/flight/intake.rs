@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use hyper::{StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -20,7 +19,7 @@ use super::Flight;
 use crate::clock::{Clock, Time};
 use crate::digest::{Digests, Hashing};
 use crate::entry::Head;
-use crate::origin::{Answer, Ask, OriginError, Origins, is_unannounced};
+use crate::origin::{Answer, Ask, Gathered, OriginError, Origins, is_unannounced};
 use crate::received::Spooled;
 use crate::store::{Spool, SpoolError};
 
@@ -42,7 +41,7 @@ const MAX_UNREAD: u64 = 256 << 20;
 pub enum Body {
     /// Complete in the spool.
     Spooled(Spooled),
-    /// The store had no room: given to the readers, and only these digests and the length are left.
+    /// The store took none, or not all: given to the readers, and only these digests and the length are left.
     Unstored(Digests, u64),
 }
 
@@ -278,7 +277,7 @@ pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
 /// in bytes.
 pub async fn take_in(
     flight: &Arc<Flight>,
-    mut from: Incoming,
+    mut from: Gathered,
     any_end: bool,
     spool: Result<Spool, Hashing>,
 ) -> Result<(Digests, u64), String> {
@@ -313,14 +312,12 @@ pub async fn take_in(
 enum Keep {
     /// A file in the spool.
     Spool(Spool),
-    /// The spool file is full: hashed, and given to those who read.
-    Overflown(Spool),
-    /// There was no room from the start.
+    /// There was no room from the start, or there is no more: hashed, and given to those who read.
     Nothing(Hashing),
 }
 
 /// The other half: hashes and writes, until the channel closes. Each batch is one short piece of blocking work, so that a
-/// slow origin holds no thread. When the store is full the rest goes through the flight's window, and nothing is kept.
+/// slow origin holds no thread. What the store does not take goes through the flight's window, and nothing is kept.
 async fn write(
     flight: Arc<Flight>,
     mut from: mpsc::Receiver<Bytes>,
@@ -347,34 +344,29 @@ async fn write(
     }
     let finished = tokio::task::spawn_blocking(move || match keep {
         Keep::Spool(spool) => Body::Spooled(spool.finish()),
-        Keep::Overflown(spool) => Body::Unstored(spool.finish_unstored(), size),
         Keep::Nothing(hashing) => Body::Unstored(hashing.finish(), size),
     });
     finished.await.map_err(|_| "hashing was broken off".to_owned())
 }
 
-/// Takes pieces in; gives back those that found no room.
+/// Takes pieces in; gives back those that found no room. Readers are woken once.
 fn take(mut keep: Keep, pieces: Vec<Bytes>, flight: &Flight) -> (Keep, Vec<Bytes>) {
-    let mut overflow = Vec::new();
+    let (mut filed, mut overflow) = (0, Vec::new());
     for piece in pieces {
         keep = match keep {
             Keep::Spool(mut spool) => match spool.append(&piece) {
                 Ok(()) => {
-                    flight.grew(piece.len() as u64);
+                    filed += piece.len() as u64;
                     Keep::Spool(spool)
                 }
                 Err(error) => {
                     say_unkept(flight, &error);
-                    spool.append_unstored(&piece);
+                    let mut hashing = spool.give_up();
+                    hashing.update(&piece);
                     overflow.push(piece);
-                    Keep::Overflown(spool)
+                    Keep::Nothing(hashing)
                 }
             },
-            Keep::Overflown(mut spool) => {
-                spool.append_unstored(&piece);
-                overflow.push(piece);
-                Keep::Overflown(spool)
-            }
             Keep::Nothing(mut hashing) => {
                 hashing.update(&piece);
                 overflow.push(piece);
@@ -382,11 +374,17 @@ fn take(mut keep: Keep, pieces: Vec<Bytes>, flight: &Flight) -> (Keep, Vec<Bytes
             }
         };
     }
+    if filed > 0 {
+        flight.grew(filed);
+    }
     (keep, overflow)
 }
 
 fn say_unkept(flight: &Flight, error: &SpoolError) {
     match error {
+        SpoolError::Oversize { .. } => {
+            tracing::info!(url = %flight.target, %error, "this body is passed on, and not kept");
+        }
         SpoolError::Full(reason) => {
             tracing::warn!(url = %flight.target, reason, "the store is full: this body is not kept");
         }

@@ -9,8 +9,8 @@
 //!                └── head, have, end ──┴── watch ───────┘
 //! ```
 //!
-//! A reader that comes late starts at the file's beginning. When the store is full, bytes that no longer fit go through
-//! a small window in memory at the pace of the slowest reader, and nobody can join any more.
+//! A reader that comes late starts at the file's beginning. Bytes that the store does not take go through a small window in
+//! memory (window.rs), and nobody can join any more.
 
 mod beside;
 mod gap;
@@ -19,16 +19,16 @@ mod reader;
 mod share;
 #[cfg(test)]
 mod tests;
+mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::StatusCode;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 pub use beside::{Beside, Given};
 pub use gap::GAP;
@@ -37,18 +37,13 @@ pub use intake::{Body, Complete, Intake, Trouble, can_resume, continues, intake,
 pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
+use window::Readers;
 
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
 use crate::origin::Answer;
 use crate::proof::{Proof, Rank};
 use crate::target::{Key, Target};
-
-/// The most bytes that wait in memory for readers when the store is full.
-const WINDOW: u64 = 1 << 20;
-
-/// How long the window waits for its slowest reader before it is cut.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The head of the answer that a flight brings.
 #[derive(Debug)]
@@ -92,6 +87,8 @@ pub struct Flight {
     shared: Mutex<Shared>,
     /// Wakes whoever waits, readers and the writer, at each change of `shared`.
     changed: watch::Sender<u64>,
+    /// Wakes the writer when a reader of the window moved, began to wait or left.
+    moved: Notify,
     handed: Mutex<Option<Answer>>,
 }
 
@@ -131,8 +128,8 @@ struct Shared {
     failed: bool,
     proof: Option<Proof>,
     end: Option<End>,
-    /// Where each reader stands, by its number; who only waits for the end stands behind it.
-    readers: HashMap<u64, u64>,
+    /// Where each reader stands; who only waits for the end stands behind it.
+    readers: Readers,
 }
 
 impl Flight {
@@ -155,9 +152,10 @@ impl Flight {
                 failed: false,
                 proof: None,
                 end: None,
-                readers: HashMap::new(),
+                readers: Readers::default(),
             }),
             changed: watch::Sender::new(0),
+            moved: Notify::new(),
             handed: Mutex::new(None),
         }
     }
@@ -182,49 +180,6 @@ impl Flight {
         self.update(|shared| {
             shared.have += count;
             shared.filed += count;
-        });
-    }
-
-    /// Puts bytes into the window, and waits for room first. `Err`: nobody reads any more.
-    pub async fn push(&self, bytes: Bytes) -> Result<(), Broken> {
-        let mut changed = self.changed.subscribe();
-        loop {
-            if self.has_room()? {
-                break;
-            }
-            if tokio::time::timeout(PATIENCE, changed.changed()).await.is_err() {
-                self.drop_slowest();
-            }
-        }
-        self.update(|shared| {
-            if shared.window.is_empty() {
-                shared.window_start = shared.have;
-            }
-            shared.have += bytes.len() as u64;
-            shared.window.push_back(bytes);
-            // Where all who stay only wait for the end.
-            shared.trim();
-        });
-        Ok(())
-    }
-
-    fn has_room(&self) -> Result<bool, Broken> {
-        let shared = self.lock();
-        if shared.readers.is_empty() {
-            return Err(Broken::new("nobody reads, and the store is full"));
-        }
-        let held = shared.have.saturating_sub(shared.window_start);
-        Ok(shared.window.is_empty() || held < WINDOW)
-    }
-
-    /// The slowest reader holds everybody up: it is cut, and the others go on.
-    fn drop_slowest(&self) {
-        self.update(|shared| {
-            let slowest = shared.readers.iter().min_by_key(|(_, at)| **at);
-            if let Some(id) = slowest.map(|(id, _)| *id) {
-                shared.readers.remove(&id);
-            }
-            shared.trim();
         });
     }
 
@@ -444,11 +399,6 @@ impl Shared {
         }
     }
 
-    /// Whether a new reader, who starts anywhere, can still be served.
-    fn is_joinable(&self) -> bool {
-        self.window_start == 0 && self.window.is_empty()
-    }
-
     /// The last byte is the commit: nobody is given it before the flight has ended. So whoever has the whole of a body
     /// finds it stored, and an index's claims in force, at its next request.
     fn before_the_last(&self) -> u64 {
@@ -456,19 +406,6 @@ impl Shared {
         match (&self.end, length) {
             (None, Some(length)) => length.saturating_sub(1),
             (Some(_), _) | (None, None) => u64::MAX,
-        }
-    }
-
-    /// Drops what every reader has passed.
-    fn trim(&mut self) {
-        let slowest = self.readers.values().copied().min().unwrap_or(self.have);
-        while let Some(first) = self.window.front() {
-            let end = self.window_start + first.len() as u64;
-            if end > slowest {
-                break;
-            }
-            self.window_start = end;
-            self.window.pop_front();
         }
     }
 }

@@ -7,8 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::window::BIT;
 use super::{Answered, End, Flight, Shared};
 use crate::store::{Buffer, CHUNK};
+
+/// What a reader is told that comes back to bytes which nobody has kept.
+const GONE: &str = "these bytes were not kept, because the store has no room for them; ask again";
 
 /// Why a body ends before its end.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -54,13 +58,13 @@ enum Step {
 impl Reader {
     pub(super) fn new(flight: Arc<Flight>, id: u64) -> Self {
         let changed = flight.changed.subscribe();
-        flight.lock().readers.insert(id, 0);
+        flight.lock().readers.stand(id, 0);
         Self { flight, id, changed }
     }
 
     /// Nothing is kept for it.
     pub fn stand_behind(&self) {
-        self.flight.lock().readers.insert(self.id, u64::MAX);
+        self.flight.lock().readers.stand(self.id, u64::MAX);
     }
 
     /// The flight.
@@ -101,12 +105,20 @@ impl Reader {
                     Some(End::Kept(_) | End::Given) | None => {}
                     Some(end) => return Opened::Ended(end.clone()),
                 }
+                if let Some(end) = shared.readers.end_of_cut(self.id) {
+                    return Opened::Ended(end);
+                }
+                if shared.is_gone(at) {
+                    // It came between the last byte that found room and the next.
+                    return Opened::Ended(End::Pass);
+                }
                 if let Some(answered) = shared.answered.clone() {
                     let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
                     if shared.verified || !shared.holding.held || limit() > at {
                         shared.told = true;
                         return Opened::Answered(answered);
                     }
+                    self.wait(&mut shared, at);
                 }
             }
             self.next_change().await;
@@ -117,13 +129,17 @@ impl Reader {
     pub async fn judged(&mut self) -> Option<End> {
         loop {
             {
-                let shared = self.flight.lock();
+                let mut shared = self.flight.lock();
                 if shared.verified {
                     return None;
                 }
                 if let Some(end) = &shared.end {
                     return Some(end.clone());
                 }
+                if let Some(end) = shared.readers.end_of_cut(self.id) {
+                    return Some(end);
+                }
+                self.wait(&mut shared, 0);
             }
             self.next_change().await;
         }
@@ -156,8 +172,8 @@ impl Reader {
                 return Step::Broken(Broken::new("the flight ended without a body"));
             }
         }
-        if !shared.readers.contains_key(&self.id) {
-            return Step::Broken(Broken::new("this client was too slow, and the store is full"));
+        if let Some(why) = shared.readers.why_cut(self.id) {
+            return Step::Broken(Broken::new(why));
         }
         if shared.end.is_some() && at >= shared.have {
             return Step::End;
@@ -181,16 +197,24 @@ impl Reader {
             (step, to)
         });
         if matches!(step, Step::Wait) {
+            self.wait(&mut shared, at);
             return step;
         }
         shared.holding.gave |= to > at && !shared.verified;
-        shared.readers.insert(self.id, to);
+        shared.readers.stand(self.id, to);
         if !shared.window.is_empty() {
             shared.trim();
-            drop(shared);
-            self.flight.wake();
+            self.flight.moved.notify_one();
         }
         step
+    }
+
+    /// Notes that nothing may be given from `at` on: no more need be kept for this reader, and it is not slow.
+    fn wait(&self, shared: &mut Shared, at: u64) {
+        if shared.readers.wait(self.id, at) && !shared.window.is_empty() {
+            shared.trim();
+            self.flight.moved.notify_one();
+        }
     }
 
     async fn next_change(&mut self) {
@@ -202,18 +226,21 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         let mut shared = self.flight.lock();
-        shared.readers.remove(&self.id);
+        shared.readers.leave(self.id);
         shared.trim();
         drop(shared);
+        self.flight.moved.notify_one();
         self.flight.wake();
     }
 }
 
 fn take(shared: &Shared, at: u64, limit: u64) -> Step {
+    let behind = shared.full_from().is_some_and(|first| at < first);
+    let limit = if behind { limit.min(at + BIT) } else { limit };
     if at < shared.filed {
         return match &shared.file {
             Some(file) => Step::File(Arc::clone(file), limit.min(shared.filed).min(at + CHUNK)),
-            None => Step::Broken(Broken::new("the spool file is gone")),
+            None => Step::Broken(Broken::new(GONE)),
         };
     }
     let mut start = shared.window_start;
@@ -229,7 +256,14 @@ fn take(shared: &Shared, at: u64, limit: u64) -> Step {
         }
         start = end;
     }
-    Step::Broken(Broken::new("these bytes were not kept, because the store is full; ask again"))
+    Step::Broken(Broken::new(GONE))
+}
+
+impl Shared {
+    /// Whether the bytes from `at` on have come, and are kept no more.
+    fn is_gone(&self, at: u64) -> bool {
+        if at < self.filed { self.file.is_none() } else { at < self.window_start.min(self.have) }
+    }
 }
 
 async fn read(file: Arc<File>, at: u64, to: u64) -> Result<Bytes, Broken> {

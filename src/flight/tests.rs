@@ -1,9 +1,11 @@
 //! Readers and a writer on one flight.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use hyper::HeaderMap;
 
+use super::window::WINDOW;
 use super::*;
 use crate::clock::Clock;
 use crate::store::Unverified;
@@ -208,6 +210,66 @@ async fn who_only_waits_for_the_end_holds_nobody_up() {
         }
         drop(waiting);
     }
+}
+
+/// Pushes `total` bytes in pieces, and ends the flight.
+async fn send(flight: Arc<Flight>, total: u64) -> Result<(), Broken> {
+    let piece = Bytes::from(vec![9; usize::try_from(WINDOW / 16).unwrap()]);
+    for _ in 0..total / (WINDOW / 16) {
+        flight.push(piece.clone()).await?;
+    }
+    flight.finish(End::Given);
+    Ok(())
+}
+
+/// Issue 10 row 10: silent readers do not keep an honest one from the body.
+#[tokio::test]
+async fn readers_that_take_nothing_are_cut_and_the_others_get_all() {
+    let world = World::new();
+    let total = 4 * WINDOW;
+    world.begin(false, total).await;
+    let (honest, mut silent) = (world.reader(), world.reader());
+    let writer = tokio::spawn(send(Arc::clone(&world.lead.flight), total));
+    assert_eq!(drain(honest).await.unwrap().len() as u64, total);
+    writer.await.unwrap().unwrap();
+    assert!(silent.next(0, total).await.unwrap_err().reason.contains("ask again"));
+}
+
+/// A body that is held back whole, and finds no room, cannot be given: its readers are told, and nobody waits for that.
+#[tokio::test]
+async fn what_is_held_back_and_finds_no_room_fails_with_words() {
+    let world = World::new();
+    world.begin(true, 4 * WINDOW).await;
+    let flight = Arc::clone(&world.lead.flight);
+    let mut held = world.reader();
+    let judged = tokio::spawn(async move { held.judged().await });
+    let failed = send(flight, 4 * WINDOW).await.unwrap_err();
+    assert!(failed.reason.contains("store.max_body_share"), "{failed}");
+    let Some(End::Failed(StatusCode::BAD_GATEWAY, why)) = judged.await.unwrap() else { panic!() };
+    assert_eq!(why, failed.reason);
+}
+
+/// Issue 10 row 9: the file of a body that outgrew its share goes when everybody has passed it, and not before.
+#[tokio::test]
+async fn the_file_of_a_body_that_outgrew_it_goes_when_all_have_passed() {
+    let mut world = World::new();
+    world.begin(false, 9).await;
+    world.write(b"abc");
+    let (mut one, mut two) = (world.reader(), world.reader());
+    let flight = &world.lead.flight;
+    let has_file = || flight.lock().file.is_some();
+    flight.push(Bytes::from_static(b"def")).await.unwrap();
+    assert_eq!(one.next(0, 9).await.unwrap().unwrap(), "abc");
+    flight.push(Bytes::from_static(b"g")).await.unwrap();
+    assert!(has_file(), "the other needs it");
+    assert_eq!(two.next(0, 9).await.unwrap().unwrap(), "abc");
+    flight.push(Bytes::from_static(b"h")).await.unwrap();
+    assert!(!has_file());
+    assert_eq!(two.next(3, 9).await.unwrap().unwrap(), "def");
+    assert!(two.next(0, 9).await.is_err(), "these bytes are gone");
+    let mut late = world.reader();
+    assert!(matches!(late.open(0, 9).await, Opened::Ended(End::Pass)));
+    assert!(matches!(world.join(None), Permit::Lead(_)));
 }
 
 #[tokio::test]

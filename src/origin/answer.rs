@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::{Entry, HeaderValue, SET_COOKIE, TRAILER, TRANSFER_ENCODING};
 use hyper::{Response, Version};
 use hyper_util::client::legacy::connect::CaptureConnection;
 use tokio::time::Instant;
 
 use super::error::{Fault, OriginError, chain, root};
+use super::gather::Gathered;
 use super::hop;
 use crate::clock::Time;
 use crate::config::Upstream;
@@ -53,7 +54,7 @@ pub struct Answer {
 #[derive(Debug)]
 pub struct Bodies {
     /// Gone after the end, clean or not: what comes after an end is no part of the body.
-    incoming: Option<Incoming>,
+    incoming: Option<Gathered>,
     /// `Content-Length`, where a body is to come.
     announced: Option<u64>,
     pace: Pace,
@@ -161,7 +162,7 @@ pub fn is_unannounced(error: &hyper::Error) -> bool {
 impl Parts {
     /// Reads a response to a fill.
     pub(super) fn of(
-        response: Response<Incoming>,
+        response: Response<Gathered>,
         target: &Target,
         head_only: bool,
         limits: &Upstream,

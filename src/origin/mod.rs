@@ -27,6 +27,7 @@ mod dress;
 mod error;
 mod expect;
 mod fills;
+mod gather;
 mod guard;
 mod health;
 mod hop;
@@ -56,6 +57,7 @@ pub use self::answer::{Answer, Bodies, ends_with_connection, is_unannounced};
 pub use self::ask::Ask;
 pub use self::challenge::Challenge;
 pub use self::error::{Fault, OriginError};
+pub use self::gather::Gathered;
 pub use self::onward::Again;
 pub use self::pass::{Passes, UpBody};
 pub use self::token::Token;
@@ -63,6 +65,7 @@ pub use self::token::Token;
 use self::answer::Parts;
 use self::connect::Wire;
 use self::fills::Fills;
+use self::gather::Crumbs;
 use self::guard::Guard;
 use self::health::Health;
 use self::logins::Logins;
@@ -83,6 +86,7 @@ pub struct Origins {
     clock: Clock,
     pseudonym: Arc<str>,
     health: Health,
+    crumbs: Crumbs,
     tokens: Tokens,
     /// Pool, routes and roots of new requests; a reload swaps them, and what runs ends on the old ones.
     fills: ArcSwap<Fills>,
@@ -136,6 +140,7 @@ impl Origins {
             config,
             pseudonym,
             health: Health::new(clock.clone()),
+            crumbs: Crumbs::default(),
             tokens: Tokens::default(),
             clock,
             fills: ArcSwap::from_pointee(Fills::new(Arc::new(wire))),
@@ -179,6 +184,8 @@ impl Origins {
             public |= about.public;
             reach.from_public |= about.public;
             self.note_refusal(&target, &about, response.status());
+            let response =
+                response.map(|body| Gathered::new(body, self.crumbs.of(target.origin())));
             let parts = Parts::of(response, &target, ask.head_only, &config.upstream, connection)
                 .map_err(at_hop)?;
             let next = if ask.follow {

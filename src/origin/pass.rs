@@ -29,7 +29,7 @@ use super::error::{Fault, OriginError};
 use super::expect::{self, Uphill};
 use super::fills::{MAX_FIELDS, MAX_HEADER};
 use super::tls::Offer;
-use super::{Origins, Reach};
+use super::{Gathered, Origins, Reach};
 use crate::config::Config;
 use crate::target::{Origin, Target};
 
@@ -119,6 +119,11 @@ impl Passes {
     /// The configuration in force.
     pub(super) fn config(&self) -> Arc<Config> {
         self.wire.config.get()
+    }
+
+    /// The body of an answer that [`Self::send`] gave, its crumbs gathered.
+    pub fn gathered(&self, target: &Target, body: Incoming) -> Gathered {
+        Gathered::new(body, self.origins.crumbs.of(target.origin()))
     }
 
     async fn exchange(

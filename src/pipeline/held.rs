@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode, Version};
 
@@ -17,7 +17,7 @@ use super::record::Record;
 use crate::digest::Wanted;
 use crate::entry::Head;
 use crate::flight::{Answered, End, Opened, take_in};
-use crate::origin::ends_with_connection;
+use crate::origin::{Gathered, ends_with_connection};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
@@ -41,7 +41,7 @@ impl Pipeline {
     pub(super) async fn hold(
         self: &Arc<Self>,
         holding: Holding,
-        response: Response<Incoming>,
+        response: Response<Gathered>,
         record: &mut Record,
     ) -> Response<Body> {
         let Holding { bound, wanted, version, line, reason } = holding;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,7 @@ use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::digest::Wanted;
-use crate::origin::{Answer, ends_with_connection, is_unannounced};
+use crate::origin::{Answer, Gathered, ends_with_connection, is_unannounced};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body, Cut, Line};
@@ -83,11 +83,15 @@ impl Pipeline {
         }
         // A 203 completes a file like a 200.
         if let Some((bound, wanted)) = bound.filter(|_| response.status().is_success()) {
+            let gathered = response.map(|body| connection.passes.gathered(target, body));
             let holding = Holding { bound, wanted, version, line, reason };
-            return Box::pin(self.hold(holding, response, record)).await;
+            return Box::pin(self.hold(holding, gathered, record)).await;
         }
         let until_close = ends_with_connection(&response);
-        let mut response = response.map(|body| Passing { body, line, until_close }.boxed_unsync());
+        let mut response = response.map(|body| {
+            let body = connection.passes.gathered(target, body);
+            Passing { body, line, until_close }.boxed_unsync()
+        });
         reply::set_cache_status(response.headers_mut(), outcome, None);
         record.end(outcome, response)
     }
@@ -182,7 +186,7 @@ async fn switch(ours: hyper::upgrade::OnUpgrade, theirs: hyper::upgrade::OnUpgra
 
 /// A body on its way through; if it breaks, so does the client's line.
 struct Passing {
-    body: Incoming,
+    body: Gathered,
     line: Option<Line>,
     /// Whether only the end of the connection ends it: that is taken for the end though TLS did not announce it, as by clients.
     until_close: bool,

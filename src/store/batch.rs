@@ -320,6 +320,7 @@ impl Drop for Unnamed {
 /// Full, in the words of the file system.
 pub(super) fn full(error: SpoolError) -> io::Error {
     match error {
+        SpoolError::Oversize { .. } => io::Error::new(io::ErrorKind::StorageFull, error),
         SpoolError::Full(why) => io::Error::new(io::ErrorKind::StorageFull, why),
         SpoolError::Io(error) => error,
     }

@@ -9,6 +9,9 @@
 //! Members of package indexes that are in use are spared one more round, as long as they are a quarter of the bytes at
 //! most: half a distribution is worth less than all of it.
 //!
+//! What is still arriving may never be kept: it displaces hit bodies only down to a number of bytes that its caller names, and
+//! beyond that only what nobody asked for again.
+//!
 //! This module only decides; it knows of no file.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -142,8 +145,14 @@ impl<T> Bodies<T> {
         }
     }
 
-    /// The body that should go next, still in its place; `None` if `pinned` holds for all.
-    pub(super) fn victim(&mut self, pinned: impl Fn(&T) -> bool) -> Option<BlobId> {
+    /// Bytes of all bodies, and of those in the main queue: the ones that were hit.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.small.bytes + self.main.bytes, self.main.bytes)
+    }
+
+    /// The body that should go next, still in its place; `None` if `pinned` holds for all. Of the main queue none goes while
+    /// that holds no more than `spared` bytes.
+    pub(super) fn victim(&mut self, spared: u64, pinned: impl Fn(&T) -> bool) -> Option<BlobId> {
         // Each turn takes a hit or a sparing from a body, or passes one that is pinned. When the turns are used up,
         // everything left is pinned.
         let turns = self.known.len() * (usize::from(MAX_FREQUENCY) + 4);
@@ -153,7 +162,11 @@ impl<T> Bodies<T> {
             let total = self.small.bytes + self.main.bytes;
             let free_small = self.small.bytes.saturating_sub(pinned_small);
             let free_main = self.main.bytes.saturating_sub(pinned_main);
-            let from_small = free_main == 0 || free_small > total / SMALL_SHARE;
+            let main_stays = self.main.bytes <= spared;
+            if main_stays && free_small == 0 {
+                return None;
+            }
+            let from_small = main_stays || free_main == 0 || free_small > total / SMALL_SHARE;
             let (turn, id) = self.queue(!from_small).turns.first_key_value()?;
             let (turn, id) = (*turn, *id);
             let body = self.known.get_mut(&id)?;
@@ -274,7 +287,7 @@ mod tests {
     /// Makes room for one more of `size` under `cap`, and puts it in.
     fn add(bodies: &mut Bodies<()>, number: u32, size: u64, cap: u64) {
         while bodies.small.bytes + bodies.main.bytes + size > cap {
-            let victim = bodies.victim(|()| false).unwrap();
+            let victim = bodies.victim(0, |()| false).unwrap();
             bodies.evict(victim);
         }
         bodies.insert(id(number), size, (), None);
@@ -298,6 +311,37 @@ mod tests {
             add(&mut bodies, number, 1, 100);
         }
         assert!((0..80).all(|number| bodies.get(id(number)).is_none()));
+    }
+
+    #[test]
+    fn what_was_hit_stays_where_it_takes_no_more_than_is_spared() {
+        let mut bodies = Bodies::default();
+        for number in 0..10 {
+            bodies.insert(id(number), 1, (), None);
+            if number < 4 {
+                bodies.touch(id(number));
+            }
+        }
+        let gone = |bodies: &mut Bodies<()>, spared| {
+            let victims = std::iter::from_fn(|| {
+                let victim = bodies.victim(spared, |()| false)?;
+                bodies.evict(victim)
+            });
+            victims.count()
+        };
+        assert_eq!(gone(&mut bodies, 4), 6);
+        assert!((0..4).all(|number| bodies.get(id(number)).is_some()));
+        assert_eq!(gone(&mut bodies, 3), 1, "the one too many goes");
+        assert_eq!(gone(&mut bodies, 0), 3, "the control: nothing is spared");
+    }
+
+    #[test]
+    fn what_nobody_hit_and_is_pinned_ends_the_search() {
+        let mut bodies = Bodies::default();
+        bodies.insert(id(1), 1, true, None);
+        bodies.insert(id(2), 1, false, Some(Standing { in_main: true, frequency: 0 }));
+        assert_eq!(bodies.victim(1, |pinned| *pinned), None);
+        assert_eq!(bodies.victim(0, |pinned| *pinned), Some(id(2)), "the control");
     }
 
     #[test]
@@ -333,10 +377,10 @@ mod tests {
             bodies.insert(id(number), 1, number, None);
         }
         for _ in 0..9 {
-            let victim = bodies.victim(|number| *number == 4).unwrap();
+            let victim = bodies.victim(0, |number| *number == 4).unwrap();
             bodies.evict(victim);
         }
-        assert_eq!(bodies.victim(|number| *number == 4), None);
+        assert_eq!(bodies.victim(0, |number| *number == 4), None);
         assert_eq!(bodies.get(id(4)), Some(&4));
     }
 
@@ -377,7 +421,7 @@ mod tests {
                     3 => drop(bodies.remove(id(number))),
                     _ => {
                         bodies.set_member(id(number));
-                        if let Some(victim) = bodies.victim(|()| false) {
+                        if let Some(victim) = bodies.victim(0, |()| false) {
                             bodies.evict(victim);
                         } else {
                             prop_assert_eq!(bodies.len(), 0);

@@ -130,6 +130,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Paths {
+    cache: PathBuf,
     spool: PathBuf,
     claims: PathBuf,
     marks: PathBuf,
@@ -150,11 +151,22 @@ struct Holding {
     used: Time,
 }
 
+/// What stays, whatever is wanted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spared {
+    /// So many bytes of hit bodies.
+    in_main: u64,
+    /// What those take with their records.
+    on_disk: u64,
+}
+
 #[derive(Debug, Default)]
 struct Counts {
     /// Entries by the rank of their proof.
     entries: Mutex<[u64; Rank::ALL.len()]>,
     evicted: AtomicU64,
+    /// Bodies that were larger than one may be.
+    oversize: AtomicU64,
     lost: AtomicU64,
     /// Whether there may be records whose body has gone.
     bodiless: AtomicBool,
@@ -184,6 +196,17 @@ pub enum SpoolError {
     /// The cap or the floor is reached and nothing can be evicted.
     #[error("the store is full: {0}")]
     Full(String),
+    /// It is larger than one body may be; nothing is evicted for it.
+    #[error(
+        "a body that takes {takes} bytes on disk or more is not kept: one may take {share} (see store.max_body_share, \
+         store.max_size and store.min_free)"
+    )]
+    Oversize {
+        /// What it would take so far, or with the length that was announced.
+        takes: u64,
+        /// The most that one may take now.
+        share: u64,
+    },
     /// The spool file cannot be written.
     #[error("the spool cannot be written: {0}")]
     Io(#[source] io::Error),
@@ -221,6 +244,7 @@ impl Store {
             claims: cache.join("claims"),
             marks: cache.join("marks"),
             access: cache.join("access"),
+            cache: cache.clone(),
         };
         startup::empty_spool(&paths.spool)?;
         let space = Space::new(config.clone(), data);
@@ -246,6 +270,7 @@ impl Store {
         };
         store.records.sweep();
         store.take_stock(opened);
+        store.space.measure(&store.paths.cache);
         Ok(Arc::new(store))
     }
 
@@ -474,22 +499,50 @@ impl Store {
         self.era.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether so much could be had if everything else went.
-    fn could_hold(&self, bytes: u64) -> Result<(), SpoolError> {
+    /// Whether one body may take so much.
+    fn within_share(&self, takes: u64) -> Result<(), SpoolError> {
+        let share = self.space.share();
+        if takes <= share {
+            return Ok(());
+        }
+        self.counts.oversize.fetch_add(1, Ordering::Relaxed);
+        Err(SpoolError::Oversize { takes, share })
+    }
+
+    /// What stays whatever room is wanted for `purpose`. What arrives may never be kept, and many bodies arrive at once: all
+    /// together displace hit bodies only as far as one body's share goes.
+    fn spared(&self, purpose: Purpose) -> Spared {
+        if purpose != Purpose::Spool {
+            return Spared::default();
+        }
+        let (space, (all, main)) = (&self.space, hold(&self.bodies).bytes());
+        let for_bodies = space
+            .capacity()
+            .saturating_sub(space.taken(Purpose::Claims))
+            .saturating_sub(space.overhead());
+        let on_disk = for_bodies.saturating_sub(space.share());
+        // The queues do not count records.
+        let taken = space.taken(Purpose::Blob);
+        let main_on_disk = scaled(main, taken, all);
+        Spared { in_main: scaled(on_disk, all, taken), on_disk: on_disk.min(main_on_disk) }
+    }
+
+    /// Whether so much could be had if all else went that is not spared.
+    fn could_hold(&self, bytes: u64, spared: Spared) -> Result<(), SpoolError> {
         let excess = self.space.excess(bytes);
-        if excess <= self.space.taken(Purpose::Blob) {
+        if excess <= self.space.taken(Purpose::Blob).saturating_sub(spared.on_disk) {
             return Ok(());
         }
         Err(SpoolError::Full(format!(
-            "{bytes} bytes are wanted, and {excess} of them are not there even if every stored body went \
-             (see store.max_size and store.min_free)"
+            "{bytes} bytes are wanted, and {excess} of them are not there even if every stored body went that may go for \
+             one that is arriving (see store.max_size, store.min_free and store.max_body_share)"
         )))
     }
 
     /// Takes room, evicting at need.
     fn room(&self, purpose: Purpose, bytes: u64) -> Result<Room, SpoolError> {
         let _alone = hold(&self.making_room);
-        self.make_room(bytes)?;
+        self.make_room(purpose, bytes)?;
         Ok(self.space.take(purpose, bytes))
     }
 
@@ -499,24 +552,31 @@ impl Store {
             return Ok(());
         }
         let _alone = hold(&self.making_room);
-        self.make_room(more)?;
+        self.make_room(room.purpose(), more)?;
         room.grow(more);
         Ok(())
     }
 
-    fn make_room(&self, bytes: u64) -> Result<(), SpoolError> {
-        while self.space.excess(bytes) > 0 || hold(&self.bodies).len() >= MAX_BLOBS {
-            self.could_hold(bytes)?;
-            if !self.evict_one() {
-                return Err(SpoolError::Full("everything stored is being read".into()));
+    fn make_room(&self, purpose: Purpose, bytes: u64) -> Result<(), SpoolError> {
+        loop {
+            let crowded = hold(&self.bodies).len() >= MAX_BLOBS;
+            if !crowded && self.space.excess(bytes) == 0 {
+                return Ok(());
+            }
+            let spared = if crowded { Spared::default() } else { self.spared(purpose) };
+            self.could_hold(bytes, spared)?;
+            if !self.evict_one(spared) {
+                let why = "everything stored is being read, or was asked for again";
+                return Err(SpoolError::Full(why.into()));
             }
         }
-        Ok(())
     }
 
-    /// Evicts one body; `false` if every one is pinned.
-    fn evict_one(&self) -> bool {
-        let Some(id) = hold(&self.bodies).victim(|holding| holding.stored.is_pinned()) else {
+    /// Evicts one body; `false` if every one is pinned or spared.
+    fn evict_one(&self, spared: Spared) -> bool {
+        let victim =
+            hold(&self.bodies).victim(spared.in_main, |holding| holding.stored.is_pinned());
+        let Some(id) = victim else {
             return false;
         };
         let _era = self.in_era();
@@ -540,6 +600,12 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// `part` of `of`, as the same part of `whole`; all of `whole` if there is nothing to compare with.
+fn scaled(part: u64, whole: u64, of: u64) -> u64 {
+    let scaled = u128::from(part) * u128::from(whole) / u128::from(of.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
 /// Locks. What a panic left behind a lock is used all the same: every change under it is complete by itself.

@@ -1,16 +1,17 @@
 //! The hard cap and the floor (promise P7).
 //!
 //! Every byte under `DATA/v1` that larder decides upon is held as [`Room`] before it is written: blobs with their side
-//! files and the records that name them, spool files, claim segments. Room comes back when it is dropped. The ledger is not counted: its size follows
-//! the number of entries, and start-up rewrites it when it has grown out of proportion.
+//! files and the records that name them, spool files, claim segments. Room comes back when it is dropped. The ledger, directories
+//! and lists are measured when the store opens and with each maintenance: what they grow by in between is not counted yet.
 //!
 //! A spool file that nobody keeps loses its name at once, and goes on taking the disk while a slow client reads it: its room
 //! stays taken until then.
 //!
 //! What the cap counts is the space a file takes, in blocks: a hundred thousand tiny files take more than their lengths.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{DirEntry, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -40,6 +41,8 @@ pub(super) struct Space {
     blobs: AtomicU64,
     spool: AtomicU64,
     claims: AtomicU64,
+    /// What the ledger, directories and lists take; measured from time to time.
+    overhead: AtomicU64,
     /// Taken, but not written yet: the file system does not know of it.
     unwritten: AtomicU64,
     /// Spool files without a name that somebody may still read, and what they take. At most one for each flight.
@@ -55,6 +58,7 @@ impl Space {
             blobs: AtomicU64::new(0),
             spool: AtomicU64::new(0),
             claims: AtomicU64::new(0),
+            overhead: AtomicU64::new(0),
             unwritten: AtomicU64::new(0),
             nameless: Mutex::new(Vec::new()),
         })
@@ -68,18 +72,47 @@ impl Space {
         self.account(purpose).load(Ordering::Relaxed)
     }
 
+    /// What was measured last of all that no room is taken for.
+    pub(super) fn overhead(&self) -> u64 {
+        self.overhead.load(Ordering::Relaxed)
+    }
+
+    /// Measures that: the ledger, and all directories below `cache` with what lies in it beside them.
+    pub(super) fn measure(&self, cache: &Path) {
+        self.overhead.store(overhead_of(cache), Ordering::Relaxed);
+    }
+
     /// The hard cap, as it is configured now.
     pub(super) fn cap(&self) -> u64 {
         self.config.get().store.max_size
     }
 
-    /// By how much the cap is passed, or the floor undercut, if `more` bytes are wanted; zero if they fit.
-    pub(super) fn excess(&self, more: u64) -> u64 {
-        let used = [Purpose::Blob, Purpose::Spool, Purpose::Claims]
+    /// What bodies, claims and spool files may take together: the cap, or what the file system leaves of it.
+    pub(super) fn capacity(&self) -> u64 {
+        let Some(free) = self.free() else { return self.cap() };
+        let written = self.used().saturating_sub(self.unwritten.load(Ordering::Relaxed));
+        let there = written.saturating_add(free);
+        self.cap().min(there.saturating_sub(self.config.get().store.min_free))
+    }
+
+    /// The most that one body may take.
+    pub(super) fn share(&self) -> u64 {
+        let (whole, hundredths) = (self.capacity(), self.config.get().store.max_body_share);
+        let hundredths = u64::from(hundredths.min(100));
+        whole / 100 * hundredths + whole % 100 * hundredths / 100
+    }
+
+    /// Everything that is taken.
+    fn used(&self) -> u64 {
+        [Purpose::Blob, Purpose::Spool, Purpose::Claims]
             .map(|purpose| self.taken(purpose))
             .iter()
-            .fold(more, |sum, taken| sum.saturating_add(*taken));
-        let over_cap = used.saturating_sub(self.cap());
+            .fold(self.overhead(), |sum, taken| sum.saturating_add(*taken))
+    }
+
+    /// By how much the cap is passed, or the floor undercut, if `more` bytes are wanted; zero if they fit.
+    pub(super) fn excess(&self, more: u64) -> u64 {
+        let over_cap = self.used().saturating_add(more).saturating_sub(self.cap());
         let wanted = self
             .config
             .get()
@@ -136,6 +169,11 @@ pub(super) struct Room {
 }
 
 impl Room {
+    /// What it is taken for.
+    pub(super) fn purpose(&self) -> Purpose {
+        self.purpose
+    }
+
     /// How much it is.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
@@ -204,6 +242,23 @@ impl Drop for OfFile {
     }
 }
 
+/// What `cache` takes on disk without the bodies, records, spool files and claims in it.
+fn overhead_of(cache: &Path) -> u64 {
+    let each = |path: &Path| path.read_dir().into_iter().flatten().flatten();
+    let blocks = |path: &Path| path.symlink_metadata().map_or(0, |at| at.blocks() * 512);
+    let mut sum = blocks(cache);
+    for entry in each(cache) {
+        let path = entry.path();
+        sum += blocks(&path);
+        // One that was set aside as well.
+        let is_ledger = entry.file_name().to_string_lossy().starts_with("ledger");
+        // Of the rest only directories: their files have room of their own.
+        let counts = |entry: &DirEntry| is_ledger || entry.file_type().is_ok_and(|of| of.is_dir());
+        sum += each(&path).filter(counts).map(|entry| blocks(&entry.path())).sum::<u64>();
+    }
+    sum
+}
+
 /// What a file of `length` bytes takes.
 pub(super) const fn footprint(length: u64) -> u64 {
     length.saturating_add(BLOCK - 1) / BLOCK * BLOCK
@@ -244,6 +299,20 @@ mod tests {
         let room = space.take(Purpose::Spool, free / 2);
         assert!(space.excess(free / 4) > 0);
         drop(room);
+    }
+
+    #[test]
+    fn one_body_may_take_its_share_of_what_there_is() {
+        let cap = space(1001, 0);
+        assert_eq!((cap.capacity(), cap.share()), (1001, 250));
+        // Where the file system leaves nothing, a share of nothing.
+        let none = space(1001, u64::MAX);
+        assert_eq!((none.capacity(), none.share()), (0, 0));
+        let mut config = Config::default();
+        (config.store.max_size, config.store.min_free, config.store.max_body_share) =
+            (1001, 0, 100);
+        let all = Space::new(Live::new(config), PathBuf::from("/"));
+        assert_eq!(all.share(), 1001);
     }
 
     #[test]

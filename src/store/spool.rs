@@ -1,8 +1,8 @@
 //! A body on its way: written, hashed and summed as it comes.
 //!
 //! The file lies on the file system of the blobs, so that it becomes one by a rename. Until then nobody finds it: dropped,
-//! it is gone, and start-up removes what a crash has left. When the store is full the body goes on to whoever asked, and
-//! the spool goes on hashing, because what is promised of it is judged all the same.
+//! it is gone, and start-up removes what a crash has left. When the store is full, or the body larger than one may be, it goes
+//! on to whoever asked, and hashing goes on, because what is promised of it is judged all the same.
 
 use std::fs::File;
 use std::io;
@@ -13,8 +13,8 @@ use std::sync::{Arc, Weak};
 
 use super::blobs::footprint_of;
 use super::space::{OfFile, Purpose};
-use super::{CHUNK, SpoolError, Store, durable, failpoint};
-use crate::digest::{Digests, Hashing, Wanted};
+use super::{CHUNK, Spared, SpoolError, Store, durable, failpoint};
+use crate::digest::{Hashing, Wanted};
 use crate::limits::{PLACES, Place};
 use crate::received::Spooled;
 
@@ -29,7 +29,6 @@ const RETRIES: usize = 8;
 pub struct Spool {
     store: Arc<Store>,
     hashing: Hashing,
-    hashed: u64,
     sums: Sums,
     file: Arc<File>,
     name: Name,
@@ -56,7 +55,8 @@ impl Drop for Open {
 }
 
 impl Store {
-    /// A new spool file. `expected` is the announced length: [`SpoolError::Full`] at once if that much can never be had.
+    /// A new spool file. `expected` is the announced length: [`SpoolError::Oversize`] at once if one body may not be so large,
+    /// [`SpoolError::Full`] if that much can never be had.
     /// Room is made as the bytes come, not as they are announced: an origin that announces twenty gigabytes and sends one
     /// must not empty the store. Blocking.
     pub fn spool(
@@ -64,7 +64,10 @@ impl Store {
         expected: Option<u64>,
         wanted: impl Into<Wanted>,
     ) -> Result<Spool, SpoolError> {
-        self.could_hold(footprint_of(expected.unwrap_or(0)))?;
+        let takes = footprint_of(expected.unwrap_or(0));
+        self.could_hold(footprint_of(0), Spared::default())?;
+        self.within_share(takes)?;
+        self.could_hold(takes, self.spared(Purpose::Spool))?;
         let room = self.room(Purpose::Spool, footprint_of(0))?;
         let Some(place) = self.blobs.place_for_file() else {
             return Err(SpoolError::Full(
@@ -77,7 +80,6 @@ impl Store {
         Ok(Spool {
             store: Arc::clone(self),
             hashing: Hashing::new(wanted),
-            hashed: 0,
             sums: Sums::default(),
             room: OfFile::new(room, &file),
             file,
@@ -101,28 +103,24 @@ impl Store {
 }
 
 impl Spool {
-    /// Appends bytes: writes, hashes, sums. [`SpoolError::Full`] when there is no room and nothing can be evicted; then
-    /// nothing of `bytes` was taken, what was written stays readable, and [`Spool::append_unstored`] takes them.
+    /// Appends bytes: writes, hashes, sums. [`SpoolError::Oversize`] when one body may not be so large, [`SpoolError::Full`]
+    /// when there is no room and nothing may be evicted; then nothing of `bytes` was taken, what was written stays readable,
+    /// and [`Spool::give_up`] goes on with the hashing.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        if self.hashed != self.written {
-            return Err(SpoolError::Full("a part was not written".into()));
-        }
         let length = self.written + bytes.len() as u64;
-        let more = footprint_of(length).saturating_sub(footprint_of(self.written));
-        self.store.grow(&mut self.room.room, more)?;
+        let takes = footprint_of(length);
+        let more = takes.saturating_sub(footprint_of(self.written));
+        if more > 0 {
+            self.store.within_share(takes)?;
+            self.store.grow(&mut self.room.room, more)?;
+        }
         self.write(bytes)?;
         self.room.room.written();
         self.written = length;
         failpoint::hit("store.half-written");
-        self.append_unstored(bytes);
+        self.hashing.update(bytes);
         self.sums.update(bytes);
         Ok(())
-    }
-
-    /// Takes bytes in without writing them: the body is judged, and not kept.
-    pub fn append_unstored(&mut self, bytes: &[u8]) {
-        self.hashing.update(bytes);
-        self.hashed += bytes.len() as u64;
     }
 
     /// A handle that reads what has been appended so far, valid after the spool is committed or dropped. Read by
@@ -131,7 +129,7 @@ impl Spool {
         Arc::clone(&self.file)
     }
 
-    /// Ends hashing. For a body that was written whole; one that was not has [`Spool::finish_unstored`].
+    /// Ends hashing.
     pub fn finish(mut self) -> Spooled {
         failpoint::hit("store.hashed");
         drop(self.place);
@@ -145,16 +143,21 @@ impl Spool {
         }
     }
 
-    /// Ends hashing of a body that is not kept, because a part of it was not written.
-    pub fn finish_unstored(self) -> Digests {
-        self.hashing.finish()
+    /// The body is not kept: its file has no name from now on, and its room comes back when nobody reads it any more. What
+    /// is promised of the body is judged all the same, so that hashing goes on. Blocking.
+    pub fn give_up(self) -> Hashing {
+        self.hashing
+    }
+
+    fn make_way(&self) -> bool {
+        self.store.evict_one(self.store.spared(Purpose::Spool))
     }
 
     /// Writes at the end. A file system that is full is one more reason to evict.
     fn write(&self, bytes: &[u8]) -> Result<(), SpoolError> {
         for _ in 0..RETRIES {
             match self.file.write_all_at(bytes, self.written) {
-                Err(error) if is_full(&error) && self.store.evict_one() => {}
+                Err(error) if is_full(&error) && self.make_way() => {}
                 written => return Ok(written?),
             }
         }

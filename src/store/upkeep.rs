@@ -31,12 +31,16 @@ pub struct Usage {
     pub spool_bytes: u64,
     /// What claims take, in bytes.
     pub claims_bytes: u64,
+    /// What the ledger, directories and lists take, in bytes.
+    pub overhead_bytes: u64,
     /// Indexes whose claims are current.
     pub indexes: u64,
     /// The hard cap, in bytes.
     pub cap: u64,
     /// Bodies evicted since the start.
     pub evicted: u64,
+    /// Bodies that were not kept because one may not be so large, since the start.
+    pub oversize: u64,
     /// Bodies found damaged since the start.
     pub damaged: u64,
     /// How often the ledger failed since the start.
@@ -71,8 +75,9 @@ impl Store {
         self.drop_unnamed();
         self.drop_bodiless();
         self.unverified.tidy();
+        self.space.measure(&self.paths.cache);
         let alone = hold(&self.making_room);
-        if let Err(error) = self.make_room(0) {
+        if let Err(error) = self.make_room(Purpose::Blob, 0) {
             tracing::warn!(%error, "the store is over its limits");
         }
         drop(alone);
@@ -112,9 +117,11 @@ impl Store {
             bytes: self.space.taken(Purpose::Blob),
             spool_bytes: self.space.taken(Purpose::Spool),
             claims_bytes: self.space.taken(Purpose::Claims),
+            overhead_bytes: self.space.overhead(),
             indexes: self.claims.current(),
             cap: self.space.cap(),
             evicted: self.counts.evicted.load(Ordering::Relaxed),
+            oversize: self.counts.oversize.load(Ordering::Relaxed),
             damaged: self.counts.lost.load(Ordering::Relaxed),
             ledger_failures: self.ledger.failures(),
         }

@@ -71,6 +71,7 @@ mod redirects;
 mod refusals;
 mod registry_logins;
 mod rights;
+mod room;
 mod scope;
 mod secrets;
 mod service;

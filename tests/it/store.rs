@@ -199,7 +199,11 @@ async fn the_cap_holds_while_many_bodies_come() {
 /// distribution#2367: what was being read was deleted under its reader.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_being_read_is_not_evicted_under_its_reader() {
-    let world = World::with(|config| config.store.max_size = 24 << 20).await;
+    let world = World::with(|config| {
+        config.store.max_size = 24 << 20;
+        config.store.max_body_share = 100;
+    })
+    .await;
     let body = noise(8, 16 << 20);
     let url = world.origin.put(&by_hash(&body), Page::new(body.clone()));
     world.fetch(&url).await;

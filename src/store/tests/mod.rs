@@ -5,6 +5,7 @@ mod limits;
 mod locks;
 mod recovery;
 mod room;
+mod share;
 mod unreadable;
 
 use std::path::PathBuf;
@@ -28,6 +29,7 @@ struct World {
     data: TempDir,
     config: Live,
     clock: Clock,
+    cap: u64,
 }
 
 impl World {
@@ -40,11 +42,32 @@ impl World {
         let mut config = Config { data: data.path().to_owned(), ..Config::default() };
         config.store.max_size = cap;
         config.store.min_free = 0;
-        Self { data, config: Live::new(config), clock: Clock::system() }
+        // For tests of the cap alone; those of the share set it.
+        config.store.max_body_share = 100;
+        Self { data, config: Live::new(config), clock: Clock::system(), cap }
+    }
+
+    /// One in which a body may take a quarter.
+    fn shared(cap: u64) -> Self {
+        let world = Self::with_cap(cap);
+        let mut config = (*world.config.get()).clone();
+        config.store.max_body_share = 25;
+        world.config.set(config);
+        world
     }
 
     fn open(&self) -> Arc<Store> {
-        Store::open(self.config.clone(), self.clock.clone()).unwrap()
+        let store = Store::open(self.config.clone(), self.clock.clone()).unwrap();
+        self.fit(&store);
+        store
+    }
+
+    /// The cap of a test is for what it stores: the directories of a few bodies take more than those.
+    fn fit(&self, store: &Store) {
+        store.space.measure(&self.cache(""));
+        let mut config = (*self.config.get()).clone();
+        config.store.max_size = self.cap.saturating_add(store.space.overhead());
+        self.config.set(config);
     }
 
     fn cache(&self, path: &str) -> PathBuf {

@@ -147,7 +147,7 @@ fn a_body_that_was_evicted_without_a_ledger_is_kept_again() {
     let store = world.open();
     keep(&store, URL, b"kept");
     store.ledger.fail();
-    assert!(store.evict_one());
+    assert!(store.evict_one(Spared::default()));
     assert_eq!(fetch(&store, URL), None);
     let again = keep(&store, URL, b"kept");
     store.maintain();
@@ -169,7 +169,7 @@ fn the_records_of_what_was_evicted_without_a_ledger_go() {
         keep(&store, &format!("https://example.org/{seed}"), &[seed]);
     }
     store.ledger.fail();
-    assert!(store.evict_one() && store.evict_one());
+    assert!(store.evict_one(Spared::default()) && store.evict_one(Spared::default()));
     store.maintain();
     assert_eq!(world.files("records").len(), 3);
     assert_eq!(store.usage().entries, 3);

@@ -92,3 +92,22 @@ fn a_file_that_somebody_still_reads_takes_its_room() {
     let mut next = store.spool(None, Algorithms::NONE).unwrap();
     next.append(&body(9, 300_000)).unwrap();
 }
+
+/// Issue 17: the cap counted neither ledger nor directories.
+#[test]
+fn the_cap_holds_with_the_ledger_and_the_directories() {
+    let world = World::with_cap(2 << 20);
+    let store = world.open();
+    for number in 0..300_u16 {
+        let bytes = number.to_be_bytes().repeat(500);
+        keep(&store, &format!("https://example.org/{number}"), &bytes);
+    }
+    store.maintain();
+    let cache = world.cache("");
+    let du = std::process::Command::new("du").arg("-s").arg("-B1").arg(&cache).output().unwrap();
+    let text = String::from_utf8(du.stdout).unwrap();
+    let on_disk: u64 = text.split_whitespace().next().unwrap().parse().unwrap();
+    let usage = store.usage();
+    assert!(on_disk <= usage.cap, "{on_disk} {usage:?}");
+    assert!(usage.overhead_bytes > 100 * 4096 && usage.blobs > 50, "{usage:?}");
+}
