@@ -179,12 +179,11 @@ async fn odd_spellings_are_one_spelling_or_refused() {
         "/a/%2e%2e/x",
         "/%2e/x",
         "/%2E/x",
-        "/a\\x",
+        "/a\\..\\x",
+        "/a x",
+        "/a#x",
         "/%00",
         "/x%0d%0a",
-        "/x%zz",
-        "/x%2",
-        "/\u{e9}",
     ] {
         assert_eq!(two.inside(&request(path, &[&host])).await, 400, "{path}");
     }

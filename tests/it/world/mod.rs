@@ -19,6 +19,7 @@ pub(crate) mod registry;
 pub(crate) mod repository;
 pub(crate) mod root;
 pub(crate) mod tools;
+pub(crate) mod verbatim;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
