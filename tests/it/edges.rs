@@ -274,3 +274,33 @@ async fn whoever_saw_it_ready_can_ask_it() {
         assert_eq!(status.listening, [world.proxy.address]);
     }
 }
+
+/// Issue 17 row 13: registries take a scope joined to its name or parted from it, and so does what their documents say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scoped_tarball_is_proven_however_its_name_is_written() {
+    use base64::Engine as _;
+    let world = World::new().await;
+    let body = crate::world::noise(3, 2000);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA512, &body);
+    let sri = base64::engine::general_purpose::STANDARD.encode(digest.as_ref());
+    for (version, written) in [("1.0.0", "@s/ms"), ("2.0.0", "@s%2fms")] {
+        let document = format!(
+            r#"{{"name":"@s/ms","dist-tags":{{"latest":"{version}"}},"versions":{{"{version}":{{"name":"@s/ms","version":"{version}","dist":{{"integrity":"sha512-{sri}","tarball":"{}"}}}}}}}}"#,
+            world.origin.url(&format!("/{written}/-/ms-{version}.tgz")),
+        );
+        let index = world.origin.put(
+            "/@s%2Fms",
+            Page::new(document).header("content-type", "application/vnd.npm.install-v1+json"),
+        );
+        let install = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*";
+        world.client.get(&index).header("accept", install).send().await.complete();
+        for front in ["/@s/ms", "/@s%2Fms"] {
+            let path = format!("{front}/-/ms-{version}.tgz");
+            let url = world.origin.put(&path, Page::new(body.clone()));
+            world.fetch(&url).await;
+            let hit = world.fetch(&url).await;
+            assert!(hit.cache_status().contains("detail=\"indexed\""), "{path}: {:?}", hit.headers);
+        }
+        world.proxy.clock.advance(Duration::from_mins(5));
+    }
+}

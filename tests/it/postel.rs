@@ -135,16 +135,17 @@ async fn different_urls_never_share_an_entry() {
     let world = World::new().await;
     let origin = Verbatim::start(Some(&world.ca), echo).await;
     let pieces = proptest::sample::select(vec![
-        &b"a"[..],
-        b"A",
-        b"%41",
+        // No raw hexadecimal digit among them: larder takes `%2a` for `%2A`, and refuses `%2e`, however pieces meet.
+        &b"x"[..],
+        b"X",
+        b"%58",
         b"%",
         b"%2",
         b"%25",
         b"%zz",
         b"\xc3\xa9",
         b"%C3%A9",
-        b"e\xcc\x81",
+        b"o\xcc\x81",
         b"\xe9",
         b"%E9",
         b"<",
@@ -169,11 +170,8 @@ async fn different_urls_never_share_an_entry() {
         b"~",
         b"%7E",
     ]);
-    let targets = proptest::collection::vec(pieces, 1..4).prop_map(|pieces| {
-        let target = [b"/", &*pieces.concat()].concat();
-        // larder takes `%3c` for `%3C`, as everybody does; here they are all in upper case.
-        target
-    });
+    let targets = proptest::collection::vec(pieces, 1..4)
+        .prop_map(|pieces| [b"/", &*pieces.concat()].concat());
     let runner = &mut TestRunner::new(Config::default());
     let mut asked = Vec::new();
     for _ in 0..150 {
