@@ -246,7 +246,9 @@ impl Flight {
                 && shared.holding.hold == Hold::Gap
                 && !shared.verified
                 && shared.end.is_none();
-            let Some(answered) = shared.answered.as_ref().filter(|_| held) else { return };
+            // What finds no room waits in a small window: readers below a gap that lies further back could never be given it.
+            let filed = shared.file.is_some();
+            let Some(answered) = shared.answered.as_ref().filter(|_| held && filed) else { return };
             answered.length
         };
         if self.share.with(|gap| gap.way_for(start, end)).is_some() {

@@ -293,13 +293,11 @@ impl Pipeline {
                 return record.end(outcome, response);
             }
             End::Handed if ended.leads && !is_partial(asked) => {
-                match self.handed_to(task, &ended.flight) {
-                    Some(answer) => {
-                        self.note_handed(task, &call.connection, &answer);
-                        return super::pass::handed(asked, answer, record);
-                    }
-                    None => None,
+                if let Some(answer) = self.handed_to(task, &ended.flight) {
+                    self.note_handed(task, &call.connection, &answer);
+                    return super::pass::handed(asked, answer, record);
                 }
+                None
             }
             End::Given | End::Pass | End::Handed => None,
         };
