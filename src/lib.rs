@@ -332,8 +332,11 @@ async fn upkeep(
         if rounds.is_multiple_of(A_DAY) {
             authority.warn_if_ending();
             let admin = Arc::clone(&admin);
-            // It reads what the ledger has: off the async threads, and nobody waits for it.
-            tokio::task::spawn_blocking(move || admin.warn_of_ending_keys());
+            // Awaited, so that nothing has the store any more when it is closed.
+            let named = tokio::task::spawn_blocking(move || admin.warn_of_ending_keys()).await;
+            if named.is_err() {
+                warn!("the keys that end soon could not be told");
+            }
         }
         rounds = rounds.wrapping_add(1);
         if round.await.is_err() {

@@ -223,9 +223,10 @@ async fn a_speaker_that_never_answers_blocks_no_file() {
     assert_eq!(world.fetch(&url).await.body, two);
 }
 
-/// An index that cannot be read any more takes its claims with it: what it said once accuses nobody.
+/// Issue 17, faults, row 5: what came in the place of an index is none, and the one before keeps its word until there is one
+/// again. Otherwise a maintenance page would let any changed file pass.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_index_that_makes_no_claims_any_more_refuses_nothing() {
+async fn an_index_that_cannot_be_read_keeps_the_word_of_the_one_before() {
     let world = World::new().await;
     let (old, new) = (noise(20, 400_000), noise(21, 400_000));
     let link = "../../files/demo-1.0-py3-none-any.whl";
@@ -235,6 +236,12 @@ async fn an_index_that_makes_no_claims_any_more_refuses_nothing() {
         Page::new(vec![0_u8; 1000]).header("content-type", "application/vnd.pypi.simple.v1+json");
     world.origin.put("/simple/demo/", broken);
     let url = world.origin.put(&plain_wheel("demo"), Page::new(new.clone()));
+    let got = world.get(&url).await;
+    assert!(!got.is_complete() && got.body != new, "{}", got.cache_status());
+    // The control: an index that can be read says otherwise.
+    put_simple(&world.origin, "/", "demo", &[(link, &new)]);
+    world.proxy.clock.advance(std::time::Duration::from_mins(2));
+    world.fetch(&index).await;
     assert_eq!(world.fetch(&url).await.body, new);
 }
 
