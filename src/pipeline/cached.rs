@@ -293,11 +293,10 @@ impl Pipeline {
                 return record.end(outcome, response);
             }
             End::Handed if ended.leads && !is_partial(asked) => {
-                if let Some(answer) = self.handed_to(task, &ended.flight) {
-                    self.note_handed(task, &call.connection, &answer);
-                    return super::pass::handed(asked, answer, record);
+                match self.handed_to(task, &call.connection, &ended.flight) {
+                    Some(answer) => return super::pass::handed(asked, answer, record),
+                    None => None,
                 }
-                None
             }
             End::Given | End::Pass | End::Handed => None,
         };
@@ -320,10 +319,14 @@ impl Pipeline {
     }
 
     /// What the flight's leader alone may have, if it does not lead past a promise.
-    fn handed_to(&self, task: &Task, flight: &Flight) -> Option<Answer> {
+    fn handed_to(&self, task: &Task, connection: &Connection, flight: &Flight) -> Option<Answer> {
         let handed = flight.take_handed()?;
         let leads_past = handed.head.status.is_redirection() && self.binds_today(task);
-        (!leads_past).then_some(handed)
+        if leads_past {
+            return None;
+        }
+        self.note_handed(task, connection, &handed);
+        Some(handed)
     }
 
     /// Whether who followed a flight of others may have how it ended: a body to which it proves its right, and no word
