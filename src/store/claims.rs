@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::batch::CLAIMS_SHARE;
 use super::catalogue::{Catalogue, Set, generation_is_over, weakest};
+use super::declared::Declared;
 use super::record::remove_quietly;
 use super::sealed::{Kind, seal, unseal};
 use super::segment::{self, Found, Manifest, Segment};
@@ -31,8 +32,8 @@ use super::space::{Purpose, Room, footprint};
 use super::{Store, durable, hold};
 use crate::claim::{Generation, Standing, Topic};
 use crate::clock::Time;
-use crate::config::{Config, Live};
-use crate::digest::{BlobId, key_hash};
+use crate::config::Live;
+use crate::digest::BlobId;
 use crate::limits::PLACES;
 use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
@@ -74,13 +75,6 @@ struct Marks {
     declared: [u8; 32],
     /// Number, when it was confirmed and when it was superseded, by number.
     sets: Vec<(u64, Time, Option<Time>)>,
-}
-
-/// Which index the operator lets speak for which origin, and the configuration that says so.
-#[derive(Debug)]
-pub(super) struct Declared {
-    config: Arc<Config>,
-    pairs: Vec<(Root, Origin)>,
 }
 
 /// A set of claims, for whoever lists them.
@@ -499,31 +493,6 @@ impl Marks {
 }
 
 // === impl Declared ===
-
-impl Declared {
-    fn of(config: Arc<Config>) -> Self {
-        let pairs = config
-            .speaks_for
-            .iter()
-            .filter_map(|pair| {
-                let index = Target::from_url(&pair.index)?;
-                let files = Target::from_url(&pair.files)?;
-                Some((Root::directory_of(&index), files.origin().clone()))
-            })
-            .collect();
-        Self { config, pairs }
-    }
-
-    /// Whether the operator lets `index` speak for files on `origin`.
-    pub(super) fn lets(&self, index: &Target, origin: &Origin) -> bool {
-        self.pairs.iter().any(|(root, files)| files == origin && root.covers(index))
-    }
-
-    /// What start-up compares.
-    fn mark(&self) -> [u8; 32] {
-        key_hash([format!("{:?}", self.pairs).as_bytes()])
-    }
-}
 
 /// The set in a file, and what the ledger knows of it.
 fn read(store: &Store, marks: &Marks, number: u64, path: PathBuf) -> io::Result<Set> {
