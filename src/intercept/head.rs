@@ -1,7 +1,7 @@
 //! The head of a request, looked at before hyper reads it.
 //!
 //! Pure: bytes in, judgement out. hyper's parser takes less than servers do, and answers what it does not take with an empty
-//! body. So what servers take is put so that hyper takes it, without a change of meaning ([`raw`](crate::target::raw)), and
+//! body. So what servers take is put so that hyper takes it, without a change of meaning ([`crate::target::raw`]), and
 //! what is refused is refused here, in words. Nothing is mended that two readers could understand in two ways: such a
 //! request is refused (promise P1).
 

@@ -1,5 +1,5 @@
 //! Sends a request's URL byte for byte as its client sent it, where the HTTP library's URIs cannot hold that
-//! ([`raw`](crate::target::raw)).
+//! ([`crate::target::raw`]).
 //!
 //! Such a request goes over HTTP/1.1 on a connection of its own, on which the first line that is written is unmasked. It is
 //! rare, and so nothing has to know where on a shared connection a request begins.

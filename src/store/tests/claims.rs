@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::claim::{Claim, ClaimSink as _, Generation, Promise, Relation, Standing, Topic};
 use crate::config::SpeaksFor;
+use crate::target::Root;
 
 const FILE: &str = "https://example.org/team/files/a-1.0.whl";
 

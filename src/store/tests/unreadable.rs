@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::claim::{Claim, ClaimSink as _, Promise, Standing, Topic};
 use crate::store::durable::failing;
+use crate::target::Root;
 
 const FILE: &str = "https://example.org/team/files/a-1.0.whl";
 const INDEX: &str = "https://example.org/team/simple/a/";
