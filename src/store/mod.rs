@@ -3,6 +3,7 @@
 //! ```text
 //! DATA/lock                one larder for one directory                          lock.rs
 //! DATA/state/…             what must not be forgotten                            state.rs
+//! DATA/state/unverified    of which targets bytes were given unverified           unverified.rs
 //! DATA/v1/spool/…          bodies on their way                                   spool.rs
 //! DATA/v1/blobs/…          bodies by their SHA-256, with a CRC for each chunk    blobs.rs
 //! DATA/v1/records/…        one file for each entry: the truth                    record.rs
