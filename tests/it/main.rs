@@ -33,6 +33,7 @@ mod engines;
 mod env;
 mod exec;
 mod flight;
+mod floods;
 mod fresh_lists;
 mod freshness;
 mod front;
