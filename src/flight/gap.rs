@@ -132,8 +132,11 @@ impl Gap {
     }
 
     /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes when `have` have arrived;
-    /// `at` itself if none now.
+    /// `at` itself if none now. Once a body of the target was refused, those that were arriving beside it give nothing more.
     pub(super) fn limit(&self, at: u64, end: u64, have: u64) -> u64 {
+        if self.suspect {
+            return at;
+        }
         let limit = end.min(have).max(at);
         let (start, stop) = match (self.body.known(), self.moved_to) {
             (_, Some(start)) => (start, start.saturating_add(GAP)),

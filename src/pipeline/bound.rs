@@ -8,6 +8,7 @@ use super::quarantine::Whom;
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Digest, Digests};
+use crate::target::Target;
 use crate::verify::{Finding, Mismatch};
 
 /// What the body of a pass is held to.
@@ -29,15 +30,21 @@ pub(super) enum Fault {
 }
 
 impl Bound {
-    /// Judges a body of `size` bytes.
-    pub(super) async fn judge(&self, digests: Digests, size: u64) -> Result<(), Fault> {
+    /// Judges a body of `size` bytes: whether a promise vouches for it, or nothing speaks against it.
+    pub(super) async fn judge(&self, digests: Digests, size: u64) -> Result<bool, Fault> {
         let mut last = false;
         let all: Vec<Digest> = digests.iter().copied().collect();
         loop {
-            let expected = self.pipeline.expectation_of(&self.task).comparable(&digests);
+            let promised = self.pipeline.expectation_of(&self.task);
+            let expected = promised.clone().comparable(&digests);
+            if promised.binds_more_than(&expected) {
+                return Err(Fault::Doubted(promised_meanwhile(self.task.bare())));
+            }
             match expected.find(&all, size, self.asked).because(digests.fault()) {
                 // A pass is stored nowhere.
-                Finding::Proven { .. } | Finding::Excused(_) => return Ok(()),
+                Finding::Proven { .. } | Finding::Excused(_) => {
+                    return Ok(expected.vouches_for(&all, size));
+                }
                 Finding::Refused(mismatch) => return Err(Fault::Refused(self.refused(&mismatch))),
                 Finding::Doubted(mismatch) if last => {
                     let target = self.task.bare();
@@ -64,4 +71,11 @@ impl Bound {
         pipeline.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }
+}
+
+/// Why a body is not given to its end of which no copy was kept, and a digest that was not computed is promised.
+pub(super) fn promised_meanwhile(target: &Target) -> String {
+    format!(
+        "{target}: an index that promises its bytes came while it arrived, and nothing was kept to compare with it; try again"
+    )
 }

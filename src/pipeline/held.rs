@@ -58,7 +58,12 @@ impl Pipeline {
         tokio::spawn(async move {
             let end = match take_in(&taking, body, until_close, spool).await {
                 Ok((digests, size)) => match bound.judge(digests, size).await {
-                    Ok(()) => End::Given,
+                    Ok(vouched) => {
+                        if vouched {
+                            taking.vouch();
+                        }
+                        End::Given
+                    }
                     Err(Fault::Refused(reason)) => {
                         taking.suspect().await;
                         End::Refused(reason)

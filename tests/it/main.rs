@@ -84,4 +84,5 @@ mod store;
 mod suspect;
 mod tags;
 mod tenants;
+mod together;
 mod upstream;
