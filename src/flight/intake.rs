@@ -273,14 +273,13 @@ pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
 }
 
 /// Takes in the body of a pass, which nobody resumes and which ends when its client leaves. `any_end`: only the end of the
-/// connection ends it, however that comes. Gives back its digests and its length
-/// in bytes.
+/// connection ends it, however that comes.
 pub async fn take_in(
     flight: &Arc<Flight>,
     mut from: Gathered,
     any_end: bool,
     spool: Result<Spool, Hashing>,
-) -> Result<(Digests, u64), String> {
+) -> Result<Body, String> {
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
     let writer = tokio::spawn(write(Arc::clone(flight), receiver, spool));
     loop {
@@ -302,10 +301,7 @@ pub async fn take_in(
         }
     }
     drop(sender);
-    match writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()))? {
-        Body::Spooled(spooled) => Ok((spooled.digests.clone(), spooled.size)),
-        Body::Unstored(digests, size) => Ok((digests, size)),
-    }
+    writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()))
 }
 
 /// What the pieces are put into.

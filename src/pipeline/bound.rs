@@ -4,12 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::coded::is_coded;
 use super::quarantine::Whom;
 use super::task::Task;
 use crate::clock::Time;
-use crate::digest::{Digest, Digests};
+use crate::digest::Digest;
+use crate::entry::Head;
+use crate::flight::Body;
+use crate::received::Spooled;
 use crate::target::Target;
-use crate::verify::{Finding, Mismatch};
+use crate::verify::{Expectation, Finding, Mismatch};
 
 /// What the body of a pass is held to.
 pub(super) struct Bound {
@@ -30,13 +34,18 @@ pub(super) enum Fault {
 }
 
 impl Bound {
-    /// Judges a body of `size` bytes: whether a promise vouches for it, or nothing speaks against it.
-    pub(super) async fn judge(&self, digests: Digests, size: u64) -> Result<bool, Fault> {
+    /// Judges a body that came with `head`: whether a promise vouches for it, or nothing speaks against it.
+    pub(super) async fn judge(&self, head: &Head, body: &Body) -> Result<bool, Fault> {
+        let (digests, size, spooled) = match body {
+            Body::Spooled(spooled) => (&spooled.digests, spooled.size, Some(spooled)),
+            Body::Unstored(digests, size) => (digests, *size, None),
+        };
+        let coded = spooled.filter(|_| is_coded(head));
         let mut last = false;
         let all: Vec<Digest> = digests.iter().copied().collect();
         loop {
             let promised = self.pipeline.expectation_of(&self.task);
-            let expected = promised.clone().comparable(&digests);
+            let expected = promised.clone().comparable(digests);
             if promised.binds_more_than(&expected) {
                 return Err(Fault::Doubted(promised_meanwhile(self.task.bare())));
             }
@@ -44,6 +53,12 @@ impl Bound {
                 // A pass is stored nowhere.
                 Finding::Proven { .. } | Finding::Excused(_) => {
                     return Ok(expected.vouches_for(&all, size));
+                }
+                Finding::Doubted(_) | Finding::Refused(_)
+                    if let Some(coded) = coded
+                        && self.is_right_decoded(head, coded, &promised).await =>
+                {
+                    return Ok(true);
                 }
                 Finding::Refused(mismatch) => return Err(Fault::Refused(self.refused(&mismatch))),
                 Finding::Doubted(mismatch) if last => {
@@ -58,6 +73,12 @@ impl Bound {
                 }
             }
         }
+    }
+
+    /// Whether it is what was promised once it is decoded, as with fills.
+    async fn is_right_decoded(&self, head: &Head, coded: &Spooled, promised: &Expectation) -> bool {
+        let (pipeline, body) = (&self.pipeline, (head, coded));
+        pipeline.is_right_decoded(&self.task, body, promised, self.asked).await
     }
 
     /// Writes down that other bytes came than were promised. The target is in quarantine for this client alone, to whose own

@@ -168,7 +168,9 @@ impl Pipeline {
                 }
                 Verdict::Doubt(body, _) | Verdict::Refuse(body, _)
                     if is_coded(&body.head)
-                        && self.is_right_decoded(task, &body, &expected, task.asked).await =>
+                        && self
+                            .is_right_decoded(task, (&body.head, &body.body), &expected, task.asked)
+                            .await =>
                 {
                     let compared = self.compare_besides(task, &lead.flight, &body.body).await;
                     return match compared {
