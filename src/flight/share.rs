@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::gap::{Gap, HELD_WHOLE, Hold};
 use crate::store::Unverified;
-use crate::target::{Key, Partition, Target};
+use crate::target::{Key, Target};
 
 /// The gaps of all targets of which bodies are arriving.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ impl Gaps {
         Arc::new(Self { unverified, of: Mutex::default() })
     }
 
-    /// A share in the gap of `target`, in whatever variant and for whomever: to a client that resumes it is one URL.
+    /// A share in the gap of `target`, in whatever variant and spelling, and for whomever.
     pub(super) fn share(self: &Arc<Self>, target: &Target) -> Share {
-        let key = target.clone().with_variant("").key(Partition::Public);
+        let key = target.file_key();
         let mut of = lock(&self.of);
         let users = of.entry(key).or_insert_with(|| {
             let row = self.unverified.get(key);
@@ -89,7 +89,7 @@ impl Gaps {
 
     /// Whether nothing of `target` may be given before its body is verified.
     pub fn is_suspect(&self, target: &Target) -> bool {
-        let key = target.clone().with_variant("").key(Partition::Public);
+        let key = target.file_key();
         let present = lock(&self.of).get(&key).map(|users| Arc::clone(&users.gap));
         match present {
             Some(present) => lock(&present).gap.is_suspect(),
@@ -231,7 +231,7 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let open = || Arc::new(Unverified::open(data.path().join("u"), Clock::system()).unwrap());
         let target = Target::from_url("https://example.org/a").unwrap();
-        let key = target.key(Partition::Public);
+        let key = target.file_key();
         let gaps = Gaps::new(open());
         let share = gaps.share(&target);
         assert_eq!(share.begin(Some(2 * MIB), true), Hold::Gap);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::world::archive::{by_hash, flipped, plain_wheel, simple};
+use crate::world::archive::{by_hash, flipped, plain_wheel, put_simple, simple};
 use crate::world::{Fault, Gate, Page, World, eventually, noise};
 
 const MIB: usize = 1 << 20;
@@ -115,5 +115,32 @@ async fn only_a_promise_that_holds_clears_a_suspect_target() {
             Ok(opened) => assert!(!opened.rest().await.is_complete()),
             Err(got) => assert!(!got.is_complete() || got.status == 502, "{got:?}"),
         }
+    }
+}
+
+/// Two spellings of one URL are two requests to a server, and one file to who joins the answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_spellings_of_a_url_share_one_gap() {
+    let world = World::new().await;
+    let right = noise(3, 3 * MIB);
+    let wrong = flipped(&right);
+    let link = format!("../..{}", plain_wheel("demo"));
+    world.fetch(&put_simple(&world.origin, "/", "demo", &[(&link, &right)])).await;
+    let page = Page::new(wrong.clone()).etag("v1");
+    let path = plain_wheel("demo");
+    let urls = [path.clone(), path.replace("-py3", "%2Dpy3")]
+        .map(|path| world.origin.put(&path, page.clone()));
+    let first = world.get(&urls[0]).await;
+    assert!(!first.is_complete() && first.body.len() > MIB, "{}", first.cache_status());
+    let second = world.client.get(&urls[1]).range(&format!("{}-", first.body.len())).send().await;
+    assert_eq!(second.status, 502, "{}", second.cache_status());
+    world.proxy.clock.advance(QUARANTINE);
+    let second = world.client.get(&urls[1]).range(&format!("{}-", first.body.len())).send().await;
+    assert_eq!(second.status, 502, "{}", second.cache_status());
+    // The control: by either spelling the right file is given.
+    for url in &urls {
+        world.origin.put(&url[url.find("/files").unwrap()..], Page::new(right.clone()).etag("v2"));
+        world.proxy.clock.advance(QUARANTINE);
+        assert_eq!(world.fetch(url).await.body, right);
     }
 }
