@@ -53,6 +53,8 @@ pub mod config;
 
 pub mod limits;
 
+mod stream;
+
 pub mod target;
 
 pub mod proof;

@@ -5,7 +5,8 @@
 //! reserve. From the reserve live the ledger, records, segments of claims, temporary files, the resolver and larder's own
 //! socket. A share that is used up makes new work of its kind wait for a moment, or fail with 503; the other kinds go on.
 //!
-//! Descriptors belong to the process, not to one [`crate::Larder`], and so do these limits.
+//! Descriptors belong to the process, not to one [`crate::Larder`], and so do these limits. What is only counted, because
+//! nobody waits for it and too much of it is refused, is a [`Tally`].
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -169,6 +170,51 @@ impl Limit {
     /// How many places there are.
     pub const fn most(&self) -> usize {
         self.most
+    }
+}
+
+/// Interim answers (1xx) before an answer of an origin.
+pub static INTERIM: Tally = Tally::new("interim_answers");
+
+/// A limit on how much comes in one go: nothing waits for it, and too much is refused.
+#[derive(Debug)]
+pub struct Tally {
+    name: &'static str,
+    allowed: AtomicU64,
+    highest: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Tally {
+    const fn new(name: &'static str) -> Self {
+        Self {
+            name,
+            allowed: AtomicU64::new(0),
+            highest: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+        }
+    }
+
+    /// What the operator allows.
+    pub fn allow(&self, most: u64) {
+        self.allowed.store(most, Ordering::Relaxed);
+    }
+
+    /// So many came.
+    pub fn note(&self, count: u64) {
+        self.highest.fetch_max(count, Ordering::Relaxed);
+    }
+
+    /// Counts a refusal.
+    pub fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How it stands: the most that came since the start is what was in use.
+    pub fn reading(&self) -> Reading {
+        let of = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let (in_use, most, refused) = (of(&self.highest), of(&self.allowed), of(&self.refused));
+        Reading { name: self.name, in_use: in_use.min(most), most, refused }
     }
 }
 

@@ -25,6 +25,7 @@ use crate::intercept::{
     admit, check, outer,
 };
 use crate::reply::{Body, Line};
+use crate::stream::Watched;
 use crate::target::identity::{connect_authority, identify, take_login};
 use crate::target::{Host, Origin};
 
@@ -97,7 +98,7 @@ impl<S: Serve> Visit<S> {
         });
         let io = Heads::over(transport, false);
         let (counting, answering) = (Arc::clone(&watch.activity), Arc::clone(&desk));
-        let verdicts = Arc::clone(io.verdicts());
+        let verdicts = Arc::clone(io.watch.verdicts());
         let answer = service_fn(move |request| {
             let mut running = counting.begin();
             let (desk, verdicts) = (Arc::clone(&answering), Arc::clone(&verdicts));
@@ -271,9 +272,9 @@ impl<S: Serve> Desk<S> {
 
 /// The socket itself, with what was read beyond the CONNECT.
 fn recover(upgraded: Upgraded) -> Option<Transport> {
-    let parts = upgraded.downcast::<TokioIo<Heads<Transport>>>().ok()?;
-    let (mut transport, unread) = parts.io.into_inner().into_parts();
-    transport.give_back(&unread);
+    let parts = upgraded.downcast::<TokioIo<Watched<Transport, Heads>>>().ok()?;
+    let Watched { io: mut transport, watch } = parts.io.into_inner();
+    transport.give_back(&watch.left());
     // hyper had read this before that.
     transport.give_back(&parts.read_buf);
     Some(transport)

@@ -171,6 +171,9 @@ pub const KEYS: &[Key] = keys! {
     one upstream.min_rate: value::SIZE;
     /// Idle connections kept to one origin.
     one upstream.connections_per_origin: value::COUNT;
+    /// Interim answers (1xx) before an answer; an origin that sends more is answered 502. Most send none, or one or two; 512 are
+    /// one every ten seconds for more than an hour. Together with the answer's header they have 128 KiB.
+    one upstream.interim_answers: value::COUNT;
     /// The most that the cache takes on disk, unfinished files included.
     one store.max_size: value::SIZE;
     /// What stays free on the file system, whatever else fills it.
@@ -364,7 +367,8 @@ mod tests {
                 "clients.max_connections"
                 | "clients.connections_per_address"
                 | "clients.requests_per_address"
-                | "upstream.connections_per_origin" => "3",
+                | "upstream.connections_per_origin"
+                | "upstream.interim_answers" => "3",
                 "hosts.tunnel" | "hosts.refuse" | "mirror.names" | "ca.permitted" => {
                     "*.example.org"
                 }

@@ -227,6 +227,8 @@ pub struct Upstream {
     pub min_rate: u64,
     /// `upstream.connections_per_origin`: idle connections kept for fills.
     pub connections_per_origin: usize,
+    /// `upstream.interim_answers`: 1xx answers before an answer.
+    pub interim_answers: usize,
 }
 
 impl fmt::Debug for Upstream {
@@ -370,6 +372,7 @@ impl Default for Config {
                 idle_timeout: Duration::from_secs(30),
                 min_rate: 1024,
                 connections_per_origin: 16,
+                interim_answers: 512,
             },
             store: StoreLimits { max_size: 20 << 30, min_free: 1 << 30, max_body_share: 25 },
             stale: Stale {

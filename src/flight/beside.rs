@@ -109,6 +109,7 @@ impl Flight {
         let (back, hold) = (shared.holding.held, shared.holding.hold);
         let granted = self.share.with(|gap| {
             let limit = match hold {
+                _ if gap.is_suspect() => start,
                 _ if !back => end,
                 Hold::Gap => gap.limit(start, end, u64::MAX),
                 Hold::Whole => start,

@@ -75,6 +75,8 @@ pub(super) struct Gap {
     suspect: bool,
     /// What was given: sorted, disjoint, `(first, just after last)`.
     given: Vec<(u64, u64)>,
+    /// More was given than is noted there.
+    overflowed: bool,
 }
 
 impl Gap {
@@ -87,6 +89,7 @@ impl Gap {
             fixed: true,
             suspect: row.suspect,
             given: Vec::new(),
+            overflowed: false,
         }
     }
 
@@ -132,8 +135,11 @@ impl Gap {
     }
 
     /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes when `have` have arrived;
-    /// `at` itself if none now.
+    /// `at` itself if none now. Once a body of the target was refused, those that were arriving beside it give nothing more.
     pub(super) fn limit(&self, at: u64, end: u64, have: u64) -> u64 {
+        if self.suspect {
+            return at;
+        }
         let limit = end.min(have).max(at);
         let (start, stop) = match (self.body.known(), self.moved_to) {
             (_, Some(start)) => (start, start.saturating_add(GAP)),
@@ -168,9 +174,9 @@ impl Gap {
         self.moved_to = Some(place);
     }
 
-    /// Whether bytes of the gap were given, to requests that no promise bound: then it keeps nothing back.
+    /// Whether bytes of the gap were given, or may have been, to requests that no promise bound: then it keeps nothing back.
     pub(super) fn is_spent(&self) -> bool {
-        self.was_given(self.start(), self.start().saturating_add(GAP))
+        self.overflowed || self.was_given(self.start(), self.start().saturating_add(GAP))
     }
 
     /// Notes that the bytes from `start` to before `end` were given.
@@ -180,7 +186,7 @@ impl Gap {
         }
         if self.given.len() >= MAX_SPANS {
             // What is not noted may be anything: it stays where it is.
-            self.fixed = true;
+            (self.fixed, self.overflowed) = (true, true);
             return;
         }
         let from = self.given.partition_point(|span| span.1 < start);
@@ -275,6 +281,21 @@ mod tests {
         }
         assert_eq!(row(None, 0, false).hold(None), Hold::Whole, "one may begin the other");
         assert_eq!(row(Some(MIB), MIB - GAP, true).hold(Some(MIB)), Hold::Whole, "suspect");
+    }
+
+    #[test]
+    fn what_could_not_be_noted_may_have_spent_the_gap() {
+        let crumbs = |count: u64| {
+            let mut gap = gap(Some(MIB));
+            for number in 0..count {
+                gap.note(2 * number, 2 * number + 1);
+            }
+            gap
+        };
+        let mut many = crumbs(MAX_SPANS as u64);
+        assert!(!many.is_spent(), "the control");
+        many.note(MIB - 10, MIB);
+        assert!(many.is_spent());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use super::Flight;
 use crate::clock::{Clock, Time};
 use crate::digest::{Digests, Hashing};
 use crate::entry::Head;
-use crate::origin::{Answer, Ask, Gathered, OriginError, Origins, is_unannounced};
+use crate::origin::{Answer, Ask, Fault, Gathered, OriginError, Origins, is_unannounced};
 use crate::received::Spooled;
 use crate::store::{Spool, SpoolError};
 
@@ -126,7 +126,11 @@ impl Intake<'_> {
         }
         loop {
             let error = match self.next(answer, have).await? {
-                None => return Ok(resumes > 0),
+                None if answer.length.is_none_or(|length| length == have) => {
+                    return Ok(resumes > 0);
+                }
+                // The rest that was asked for says where it lies, and may end elsewhere.
+                None => self.ended_elsewhere(have),
                 Some(Ok(bytes)) => {
                     have += bytes.len() as u64;
                     heard = Instant::now();
@@ -167,6 +171,11 @@ impl Intake<'_> {
             }
             answer.body.wait_at_most(most.saturating_sub(heard.elapsed()).max(LEAST));
         }
+    }
+
+    fn ended_elsewhere(&self, have: u64) -> OriginError {
+        let why = "the rest that was asked for has another length than it says".into();
+        OriginError::new(&self.ask.target, Fault::Broken { after: have, why })
     }
 
     /// Nothing came for the longest time. Begun again it would take as long again.
@@ -273,14 +282,13 @@ pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
 }
 
 /// Takes in the body of a pass, which nobody resumes and which ends when its client leaves. `any_end`: only the end of the
-/// connection ends it, however that comes. Gives back its digests and its length
-/// in bytes.
+/// connection ends it, however that comes.
 pub async fn take_in(
     flight: &Arc<Flight>,
     mut from: Gathered,
     any_end: bool,
     spool: Result<Spool, Hashing>,
-) -> Result<(Digests, u64), String> {
+) -> Result<Body, String> {
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
     let writer = tokio::spawn(write(Arc::clone(flight), receiver, spool));
     loop {
@@ -302,10 +310,7 @@ pub async fn take_in(
         }
     }
     drop(sender);
-    match writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()))? {
-        Body::Spooled(spooled) => Ok((spooled.digests.clone(), spooled.size)),
-        Body::Unstored(digests, size) => Ok((digests, size)),
-    }
+    writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()))
 }
 
 /// What the pieces are put into.

@@ -42,7 +42,7 @@ use window::Readers;
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
 use crate::origin::Answer;
-use crate::proof::{Proof, Rank};
+use crate::proof::Proof;
 use crate::target::{Key, Target};
 
 /// The head of the answer that a flight brings.
@@ -122,6 +122,8 @@ struct Shared {
     besides: Option<Vec<Arc<Beside>>>,
     /// The judgement is in favour: everything may be given, with this proof.
     verified: bool,
+    /// A promise that may decide vouches for the body.
+    vouched: bool,
     /// Somebody was told the head, and will take the body for what the head says.
     told: bool,
     /// The origin's answer was that it fails.
@@ -148,6 +150,7 @@ impl Flight {
                 holding: Holding { binds: false, held: false, hold: Hold::Gap, gave: false },
                 besides: Some(Vec::new()),
                 verified: false,
+                vouched: false,
                 told: false,
                 failed: false,
                 proof: None,
@@ -238,6 +241,11 @@ impl Flight {
         self.share.is_suspect()
     }
 
+    /// Whether the body is held back until it is judged.
+    pub fn is_held(&self) -> bool {
+        self.lock().holding.held || self.share.is_suspect()
+    }
+
     /// Moves the gap out of the way of a client that asks for the bytes from `start` to before `end`, where that is possible.
     async fn make_way(&self, start: u64, end: u64) {
         let length = {
@@ -300,6 +308,12 @@ impl Flight {
         });
     }
 
+    /// The body was judged, and a promise that may decide vouches for it. Without this word the end of a flight clears no target
+    /// that was refused: a body may also be given because nothing is promised of it to who asked.
+    pub fn vouch(&self) {
+        self.lock().vouched = true;
+    }
+
     /// What vouches for the body, once it is judged.
     pub fn proof(&self) -> Option<Proof> {
         self.lock().proof
@@ -315,8 +329,7 @@ impl Flight {
             let complete = matches!(end, End::Kept(_) | End::Given);
             shared.verified |= complete;
             shared.end = Some(end);
-            let proven = shared.proof.is_some_and(|proof| proof.rank >= Rank::Indexed);
-            match (complete, shared.holding.binds || proven, shared.holding.gave) {
+            match (complete, shared.vouched, shared.holding.gave) {
                 (true, true, _) => Verdict::Verified,
                 (false, _, true) => Verdict::Unverified,
                 // Nothing was promised of what was given, or nothing was given.
@@ -395,7 +408,10 @@ impl Shared {
     /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
     fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
         match self.holding.hold {
-            _ if self.verified || !self.holding.held => end.min(self.have).max(at),
+            _ if self.verified => end.min(self.have).max(at),
+            // Whatever binds this body: another one of its target was refused meanwhile.
+            _ if gap.is_suspect() => at,
+            _ if !self.holding.held => end.min(self.have).max(at),
             Hold::Gap => gap.limit(at, end, self.have),
             Hold::Whole => at,
         }

@@ -74,7 +74,7 @@ impl Reader {
 
     /// Whether the body is held back until it is judged.
     pub fn is_held(&self) -> bool {
-        self.flight.lock().holding.held
+        self.flight.is_held()
     }
 
     /// Waits for the head.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::gap::{Gap, HELD_WHOLE, Hold};
 use crate::store::Unverified;
-use crate::target::{Key, Partition, Target};
+use crate::target::{Key, Target};
 
 /// The gaps of all targets of which bodies are arriving.
 #[derive(Debug)]
@@ -30,8 +30,17 @@ struct TargetGap {
     gap: Gap,
     /// Bytes were given of a body that was not verified, and of none that was verified since.
     unverified: bool,
-    /// It is noted on disk.
-    noted: bool,
+    /// What is noted of it on disk.
+    noted: Option<Noted>,
+}
+
+/// What is noted on disk of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Noted {
+    /// Bytes of a body of so many bytes may be given, but those from here on.
+    Given(Option<u64>, u64),
+    /// A body was refused.
+    Refused,
 }
 
 /// How a body ended, as far as the gap of its target is concerned.
@@ -60,15 +69,16 @@ impl Gaps {
         Arc::new(Self { unverified, of: Mutex::default() })
     }
 
-    /// A share in the gap of `target`, in whatever variant and for whomever: to a client that resumes it is one URL.
+    /// A share in the gap of `target`, in whatever variant and spelling, and for whomever.
     pub(super) fn share(self: &Arc<Self>, target: &Target) -> Share {
-        let key = target.clone().with_variant("").key(Partition::Public);
+        let key = target.file_key();
         let mut of = lock(&self.of);
         let users = of.entry(key).or_insert_with(|| {
-            let noted = self.unverified.get(key);
-            let gap = noted.map_or_else(Gap::default, Gap::noted);
-            let noted = noted.is_some();
-            let gap = Arc::new(Mutex::new(TargetGap { gap, unverified: noted, noted }));
+            let row = self.unverified.get(key);
+            let gap = row.map_or_else(Gap::default, Gap::noted);
+            let noted = row.map(|row| Noted::Given(row.length, gap.start()));
+            let gap = TargetGap { gap, unverified: row.is_some(), noted };
+            let gap = Arc::new(Mutex::new(gap));
             Users { count: 0, gap }
         });
         users.count += 1;
@@ -79,7 +89,7 @@ impl Gaps {
 
     /// Whether nothing of `target` may be given before its body is verified.
     pub fn is_suspect(&self, target: &Target) -> bool {
-        let key = target.clone().with_variant("").key(Partition::Public);
+        let key = target.file_key();
         let present = lock(&self.of).get(&key).map(|users| Arc::clone(&users.gap));
         match present {
             Some(present) => lock(&present).gap.is_suspect(),
@@ -130,12 +140,13 @@ impl Share {
 
     fn note_on_disk(&self, gap: &mut TargetGap, length: Option<u64>, place: Option<u64>) -> Hold {
         let start = place.unwrap_or_else(|| gap.gap.start());
-        if gap.noted && place.is_none() {
+        // Another body may have begun in the place of the one that was noted, before anything was given.
+        if gap.noted == Some(Noted::Given(length, start)) {
             return Hold::Gap;
         }
         match self.gaps.unverified.given(self.key, length, start) {
             Ok(()) => {
-                gap.noted = true;
+                gap.noted = Some(Noted::Given(length, start));
                 Hold::Gap
             }
             Err(error) => {
@@ -160,7 +171,7 @@ impl Share {
         let mut gap = lock(&self.gap);
         gap.gap.suspect();
         gap.unverified = true;
-        gap.noted = true;
+        gap.noted = Some(Noted::Refused);
         if let Err(error) = self.gaps.unverified.refused(self.key) {
             tracing::error!(%error, "that a body was refused is remembered only until larder stops");
         }
@@ -189,7 +200,7 @@ impl Share {
         });
         if last {
             of.remove(&self.key);
-            if gap.noted && !gap.unverified {
+            if gap.noted.is_some() && !gap.unverified {
                 self.gaps.unverified.verified(self.key);
             }
         }
@@ -205,4 +216,31 @@ impl Drop for Share {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while it was held ended that task; what was noted is still whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Issue 10, row 2: what a crash leaves speaks of the body whose bytes were given, and not of one that was begun before it.
+    #[test]
+    fn a_body_that_is_begun_again_is_noted_anew() {
+        let data = tempfile::tempdir().unwrap();
+        let open = || Arc::new(Unverified::open(data.path().join("u"), Clock::system()).unwrap());
+        let target = Target::from_url("https://example.org/a").unwrap();
+        let key = target.file_key();
+        let gaps = Gaps::new(open());
+        let share = gaps.share(&target);
+        assert_eq!(share.begin(Some(2 * MIB), true), Hold::Gap);
+        assert_eq!(share.begin(Some(MIB), true), Hold::Gap);
+        let row = open().get(key).unwrap();
+        assert_eq!((row.length, row.gap), (Some(MIB), MIB - super::super::GAP));
+        // The control: once a byte was given the length stays, and another body is held whole.
+        share.with(|gap| gap.note(0, 1));
+        assert_eq!(share.begin(Some(2 * MIB), true), Hold::Whole);
+        assert_eq!(open().get(key).unwrap().length, Some(MIB));
+    }
 }

@@ -426,12 +426,18 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
 /// A body that is verified makes the target trusted again; one that another asker has no promise for does not.
 #[tokio::test]
 async fn only_a_verified_body_ends_the_suspicion() {
-    for (binds, suspect) in [(true, false), (false, true)] {
+    // A promise may bind a body when it begins, and say nothing of it any more when it is judged.
+    for (binds, vouched, suspect) in
+        [(true, true, false), (false, true, false), (true, false, true), (false, false, true)]
+    {
         let world = World::new();
         world.lead.flight.suspect().await;
         world.begin(binds, 600_000).await;
         assert_eq!(world.lead.flight.lock().holding.hold, Hold::Whole);
         assert!(world.lead.flight.lock().holding.held, "whatever is promised of it");
+        if vouched {
+            world.lead.flight.vouch();
+        }
         world.lead.flight.finish(End::Given);
         let again = flights(&world.data);
         assert_eq!(again.gaps().is_suspect(&target()), suspect);

@@ -7,7 +7,7 @@
 
 use hyper::{StatusCode, Uri};
 
-use super::framing::Framing;
+use crate::stream::framing::Framing;
 use crate::target::shown::clipped;
 use crate::target::{MAX_URL, raw};
 

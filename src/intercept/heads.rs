@@ -17,13 +17,14 @@ use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::{Method, Response, StatusCode};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::framing::Framing;
 use super::grant::Refusal;
 use super::head::{self, Bad, Judged};
 use crate::outcome::Outcome;
+use crate::stream::framing::Framing;
+use crate::stream::{Watch, Watched, end_of_head};
 
 /// The longest head. Servers take 8 KiB to a few hundred; cookies and tokens have made some 100 KiB.
 pub(crate) const MAX_HEAD: usize = 128 * 1024;
@@ -114,8 +115,7 @@ enum State {
 
 /// A client's connection, as hyper is shown it.
 #[derive(Debug)]
-pub(crate) struct Heads<I> {
-    io: I,
+pub(crate) struct Heads {
     /// What has come and is not judged.
     unread: BytesMut,
     /// What hyper is given.
@@ -130,11 +130,10 @@ pub(crate) struct Heads<I> {
     long: Option<SemaphorePermit<'static>>,
 }
 
-impl<I> Heads<I> {
+impl Heads {
     /// Over `io`; `takes_h2`: it may turn out to be HTTP/2.
-    pub(crate) fn over(io: I, takes_h2: bool) -> Self {
-        Self {
-            io,
+    pub(crate) fn over<I>(io: I, takes_h2: bool) -> Watched<I, Self> {
+        let watch = Self {
             unread: BytesMut::new(),
             ready: Bytes::new(),
             state: State::Head(0),
@@ -142,7 +141,8 @@ impl<I> Heads<I> {
             takes_h2,
             verdicts: Arc::default(),
             long: None,
-        }
+        };
+        Watched { io, watch }
     }
 
     /// What the service behind it has to say and hear.
@@ -150,11 +150,11 @@ impl<I> Heads<I> {
         &self.verdicts
     }
 
-    /// The connection, and what came on it that nobody has read.
-    pub(crate) fn into_parts(self) -> (I, Bytes) {
+    /// What has come that nobody has read.
+    pub(crate) fn left(self) -> Bytes {
         let mut left = BytesMut::from(&*self.ready);
         left.extend_from_slice(&self.unread);
-        (self.io, left.freeze())
+        left.freeze()
     }
 
     /// Judges what is unread, of which it is known that no head ends before `seen`. Says whether hyper has something to be
@@ -260,19 +260,28 @@ impl<I> Heads<I> {
     }
 }
 
-impl<I: AsyncRead + Unpin> Heads<I> {
+impl Heads {
     /// Reads more into `unread`; 0 at the end.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_more<I: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         self.unread.reserve(4096);
-        let reading = std::pin::pin!(self.io.read_buf(&mut self.unread));
+        let reading = std::pin::pin!(io.read_buf(&mut self.unread));
         reading.poll(cx)
     }
 
     /// The start of a head, read into hyper's own memory: most come alone and whole, and stay where they are. Says whether
     /// hyper has something, or the end.
-    fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<bool>> {
+    fn poll_head<I: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut I,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<bool>> {
         let start = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        ready!(Pin::new(io).poll_read(cx, buf))?;
         let came = buf.filled().get(start..).unwrap_or_default();
         if came.is_empty() {
             return Poll::Ready(Ok(true));
@@ -294,9 +303,14 @@ impl<I: AsyncRead + Unpin> Heads<I> {
     }
 
     /// More of a body that is read straight into hyper's memory.
-    fn poll_body(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_body<I: AsyncRead + Unpin>(
+        &mut self,
+        io: &mut I,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let start = buf.filled().len();
-        ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
+        ready!(Pin::new(io).poll_read(cx, buf))?;
         let came = buf.filled().get(start..).unwrap_or_default();
         let taken = self.advance(came)?;
         self.unread.extend_from_slice(came.get(taken..).unwrap_or_default());
@@ -315,13 +329,18 @@ impl<I: AsyncRead + Unpin> Heads<I> {
     }
 
     /// Drops more of a head that is too long, to its end.
-    fn poll_too_long(&mut self, dropped: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_too_long<I: AsyncRead + Unpin>(
+        &mut self,
+        dropped: usize,
+        io: &mut I,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         let is_over = end_of_head(&self.unread, 0).is_some() || dropped > PATIENCE;
         // The end may lie across two reads.
         let rest = self.unread.len().saturating_sub(3);
         self.unread.advance(rest);
         self.state = State::TooLong(dropped + rest);
-        if is_over || ready!(self.poll_more(cx))? == 0 {
+        if is_over || ready!(self.poll_more(io, cx))? == 0 {
             self.refuse(too_long());
         }
         Poll::Ready(Ok(()))
@@ -339,98 +358,55 @@ fn too_long() -> Bad {
     }
 }
 
-/// Where the head ends that `bytes` begin with: behind its empty line. There is no end within the first `seen`.
-fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
-    let from = seen.saturating_sub(3);
-    let rest = bytes.get(from..)?;
-    let ends = |at: usize| match rest.get(at + 1..)? {
-        [b'\n', ..] => Some(at + 2),
-        [b'\r', b'\n', ..] => Some(at + 3),
-        _ => None,
-    };
-    let mut line_ends = rest.iter().enumerate().filter(|(_, byte)| **byte == b'\n');
-    line_ends.find_map(|(at, _)| ends(at)).map(|end| from + end)
-}
-
-impl<I: AsyncRead + Unpin> AsyncRead for Heads<I> {
+impl<I: AsyncRead + Unpin> Watch<I> for Heads {
     fn poll_read(
-        self: Pin<&mut Self>,
+        &mut self,
+        io: &mut I,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
         loop {
-            if !this.ready.is_empty() {
-                let count = this.ready.len().min(buf.remaining());
-                buf.put_slice(&this.ready.split_to(count));
+            if !self.ready.is_empty() {
+                let count = self.ready.len().min(buf.remaining());
+                buf.put_slice(&self.ready.split_to(count));
                 return Poll::Ready(Ok(()));
             }
-            match this.state {
+            match self.state {
                 State::Over => return Poll::Pending,
                 State::Deciding => {
-                    let switches = ready!(this.verdicts.poll_answered(this.number, cx));
-                    this.state = if switches { State::Through } else { State::Head(0) };
+                    let switches = ready!(self.verdicts.poll_answered(self.number, cx));
+                    self.state = if switches { State::Through } else { State::Head(0) };
                 }
-                State::Through if this.unread.is_empty() => {
-                    return Pin::new(&mut this.io).poll_read(cx, buf);
+                State::Through if self.unread.is_empty() => {
+                    return Pin::new(io).poll_read(cx, buf);
                 }
-                State::Through => this.ready = std::mem::take(&mut this.unread).freeze(),
-                State::Body(..) if this.unread.is_empty() => return this.poll_body(cx, buf),
+                State::Through => self.ready = std::mem::take(&mut self.unread).freeze(),
+                State::Body(..) if self.unread.is_empty() => return self.poll_body(io, cx, buf),
                 State::Body(..) => {
-                    let unread = std::mem::take(&mut this.unread);
-                    let taken = this.advance(&unread)?;
-                    this.unread = unread;
-                    this.ready = this.unread.split_to(taken).freeze();
+                    let unread = std::mem::take(&mut self.unread);
+                    let taken = self.advance(&unread)?;
+                    self.unread = unread;
+                    self.ready = self.unread.split_to(taken).freeze();
                 }
-                State::TooLong(dropped) => ready!(this.poll_too_long(dropped, cx))?,
-                State::Head(_) if this.unread.is_empty() => {
-                    if ready!(this.poll_head(cx, buf))? {
+                State::TooLong(dropped) => ready!(self.poll_too_long(dropped, io, cx))?,
+                State::Head(_) if self.unread.is_empty() => {
+                    if ready!(self.poll_head(io, cx, buf))? {
                         return Poll::Ready(Ok(()));
                     }
                 }
                 State::Head(seen) => {
                     // What a request left behind is judged before more is waited for.
-                    let is_next = seen < this.unread.len() && this.look(seen);
-                    if is_next || this.unread.is_empty() {
+                    let is_next = seen < self.unread.len() && self.look(seen);
+                    if is_next || self.unread.is_empty() {
                         continue;
                     }
-                    if ready!(this.poll_more(cx))? == 0 {
+                    if ready!(self.poll_more(io, cx))? == 0 {
                         // An end within a head: there is nobody to answer.
-                        this.unread.clear();
+                        self.unread.clear();
                         return Poll::Ready(Ok(()));
                     }
                 }
             }
         }
-    }
-}
-
-impl<I: AsyncWrite + Unpin> AsyncWrite for Heads<I> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -22,7 +22,6 @@
 
 mod activity;
 mod first;
-mod framing;
 mod grant;
 mod head;
 mod heads;
@@ -257,7 +256,7 @@ impl<S: Serve> Granted<S> {
         let (counting, door) = (Arc::clone(&watch.activity), Arc::clone(&self.door));
         let metrics = Arc::clone(&self.metrics);
         let io = Heads::over(io, true);
-        let verdicts = Arc::clone(io.verdicts());
+        let verdicts = Arc::clone(io.watch.verdicts());
         let refusing = Arc::new(self.route());
         let answer = service_fn(move |request: Request<Incoming>| {
             let mut running = counting.begin();

@@ -19,12 +19,13 @@ use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::dial::dial;
 use super::error::Fault;
+use super::frames::Frames;
+use super::gather::Crumbs;
 use super::guard::{Class, Guard};
 use super::proxy::{Proxy, Routes};
 use super::resolve::Resolver;
@@ -34,7 +35,8 @@ use super::tunnelled::Tunnelled;
 use super::verbatim::Verbatim;
 use super::{Duplex, Reach};
 use crate::config::{Config, Live};
-use crate::limits::{PLACES, Place};
+use crate::limits::{INTERIM, PLACES, Place};
+use crate::stream::{Watch, Watched};
 use crate::target::{Host, Origin, Scheme};
 
 /// What all connections share. A reload makes a new one for new connections.
@@ -48,6 +50,8 @@ pub(super) struct Wire {
     pub(super) pseudonym: Arc<str>,
     pub(super) routes: Routes,
     pub(super) tls: Tls,
+    /// What origins send in crumbs.
+    pub(super) crumbs: Arc<Crumbs>,
 }
 
 /// A connection on which HTTP can be spoken.
@@ -100,6 +104,7 @@ impl Wire {
             pseudonym: Arc::clone(&self.pseudonym),
             routes: Routes::new(&config.upstream)?,
             tls: Tls::new(config)?,
+            crumbs: Arc::clone(&self.crumbs),
         })
     }
 
@@ -154,16 +159,18 @@ impl Wire {
             speaks: if proxy.is_some() { Speaks::H1Proxy } else { Speaks::H1 },
             answered: Arc::default(),
         };
+        let most = self.config.get().upstream.interim_answers;
+        INTERIM.allow(most as u64);
         if !secure {
-            return Ok(Link { io: TokioIo::new(Box::new(Sound::over(io))), about });
+            return Ok(Link { io: TokioIo::new(Box::new(Sound::over(io, most))), about });
         }
         let secured = self.tls.handshake(&origin.host, offer, io).await?;
         about.asked = secured.asked;
         about.speaks = if secured.h2 { Speaks::H2 } else { Speaks::H1 };
         let io: Box<dyn Duplex> = if secured.h2 {
-            Box::new(secured.stream)
+            Box::new(Frames::over(secured.stream, most, self.crumbs.of(origin)))
         } else {
-            Box::new(Sound::over(secured.stream))
+            Box::new(Sound::over(secured.stream, most))
         };
         Ok(Link { io: TokioIo::new(io), about })
     }
@@ -180,7 +187,7 @@ impl Wire {
         let place = place().await?;
         let (stream, address) = dial(open).await?;
         let public = self.guard.class_of(address) == Class::Public;
-        Ok((Box::new(Placed { stream, _place: place }), public))
+        Ok((Placed::over(stream, place), public))
     }
 
     /// A connection to `proxy`, or through a tunnel there to `origin`.
@@ -200,7 +207,7 @@ impl Wire {
         }
         let place = place().await?;
         let (stream, _) = dial(addresses).await.map_err(at_proxy)?;
-        let mut io: Box<dyn Duplex> = Box::new(Placed { stream, _place: place });
+        let mut io = Placed::over(stream, place);
         if proxy.secure {
             let secured = self.tls.handshake(&proxy.host, Offer::Http1, io).await;
             io = Box::new(secured.map_err(at_proxy)?.stream);
@@ -224,52 +231,17 @@ async fn place() -> Result<Place, Fault> {
     })
 }
 
-/// A TCP connection, and its place among the process's descriptors.
+/// The place of a TCP connection among the process's descriptors, held as long as the connection lives.
 #[derive(Debug)]
-struct Placed {
-    stream: TcpStream,
-    _place: Place,
-}
+struct Placed(#[expect(dead_code, reason = "it is held, and nobody looks at it")] Place);
 
-impl AsyncRead for Placed {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+impl Placed {
+    fn over(io: TcpStream, place: Place) -> Box<dyn Duplex> {
+        Box::new(Watched { io, watch: Self(place) })
     }
 }
 
-impl AsyncWrite for Placed {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        pieces: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, pieces)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
+impl Watch<TcpStream> for Placed {}
 
 impl Link {
     /// The same, for one request whose URL is sent byte for byte ([`Verbatim`]).

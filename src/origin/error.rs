@@ -54,6 +54,7 @@ impl OriginError {
             | Fault::Unanswered(_)
             | Fault::NoToken(_)
             | Fault::Framing(_)
+            | Fault::Interim { .. }
             | Fault::Broken { .. } => StatusCode::BAD_GATEWAY,
         }
     }
@@ -86,6 +87,7 @@ impl OriginError {
             | Fault::Redirects(_)
             | Fault::Unanswered(_)
             | Fault::Framing(_)
+            | Fault::Interim { .. }
             | Fault::Broken { .. }
             | Fault::Stalled { .. }
             | Fault::TooSlow { .. } => true,
@@ -180,6 +182,14 @@ pub enum Fault {
     /// A framing that can be read in two ways.
     #[error("the answer's framing is not sound: {0}")]
     Framing(Box<str>),
+    /// Interim answers without end.
+    #[error(
+        "it sent {count} interim answers (1xx) and no answer (upstream.interim_answers; together they may have 128 KiB)"
+    )]
+    Interim {
+        /// How many came.
+        count: u32,
+    },
     /// Redirects that lead nowhere.
     #[error("{0}")]
     Redirects(Box<str>),

@@ -30,7 +30,7 @@ const ENOUGH: usize = 16 << 10;
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// A piece shorter than this is a crumb.
-const CRUMB: usize = 256;
+pub(super) const CRUMB: usize = 256;
 
 /// Crumbs that an origin may send in a second. Each costs some microseconds: this many are a tenth of a processor.
 const RATE: u32 = 20_000;
@@ -39,7 +39,7 @@ const RATE: u32 = 20_000;
 const BURST: u32 = 100_000;
 
 /// Crumbs after which the account is looked at.
-const BATCH: u32 = 512;
+pub(super) const BATCH: u32 = 512;
 
 /// The longest rest at once.
 const LONGEST_REST: Duration = Duration::from_secs(1);
@@ -83,7 +83,7 @@ struct Spent {
 
 impl Account {
     /// Notes crumbs; how long their origin has to wait before it sends more.
-    fn note(&self, crumbs: u32, now: Instant) -> Duration {
+    pub(super) fn note(&self, crumbs: u32, now: Instant) -> Duration {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = spent.map_or(0.0, |spent| {
             let since = now.saturating_duration_since(spent.at).as_secs_f64();

@@ -27,6 +27,7 @@ mod dress;
 mod error;
 mod expect;
 mod fills;
+mod frames;
 mod gather;
 mod guard;
 mod health;
@@ -86,7 +87,7 @@ pub struct Origins {
     clock: Clock,
     pseudonym: Arc<str>,
     health: Health,
-    crumbs: Crumbs,
+    crumbs: Arc<Crumbs>,
     tokens: Tokens,
     /// Pool, routes and roots of new requests; a reload swaps them, and what runs ends on the old ones.
     fills: ArcSwap<Fills>,
@@ -127,6 +128,7 @@ impl Origins {
         let now = config.get();
         let set_up = |fault| OriginError::new(&"upstream", fault);
         let pseudonym = pseudonym().map_err(set_up)?;
+        let crumbs = Arc::new(Crumbs::default());
         let wire = Wire {
             config: config.clone(),
             guard: Arc::new(Guard::new(config.clone())),
@@ -135,12 +137,13 @@ impl Origins {
             pseudonym: Arc::clone(&pseudonym),
             routes: Routes::new(&now.upstream).map_err(set_up)?,
             tls: Tls::new(&now).map_err(set_up)?,
+            crumbs: Arc::clone(&crumbs),
         };
         Ok(Arc::new(Self {
             config,
             pseudonym,
             health: Health::new(clock.clone()),
-            crumbs: Crumbs::default(),
+            crumbs,
             tokens: Tokens::default(),
             clock,
             fills: ArcSwap::from_pointee(Fills::new(Arc::new(wire))),

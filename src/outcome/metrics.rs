@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Outcome;
 use super::witness::Witness;
-use crate::limits::{PLACES, Reading};
+use crate::limits::{INTERIM, PLACES, Reading};
 use crate::proof::Proof;
 
 /// Which way bytes of bodies went.
@@ -243,7 +243,7 @@ impl Metrics {
     /// How all limits stand: the clients', and those of the process's descriptors.
     pub fn limits(&self) -> Vec<Reading> {
         let mut readings = self.limits.get().map_or_else(Vec::new, |read| read());
-        readings.extend([PLACES.upstream.reading(), PLACES.files.reading()]);
+        readings.extend([PLACES.upstream.reading(), PLACES.files.reading(), INTERIM.reading()]);
         readings
     }
 

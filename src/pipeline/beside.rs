@@ -146,10 +146,10 @@ impl Pipeline {
 }
 
 /// Why a body that is not stored cannot be given to its end: ranges were given beside it, and there is nothing to compare
-/// them with.
+/// them with. Of a body that nothing binds nobody asked for that.
 pub(super) fn uncompared_besides(flight: &Flight) -> Option<Mismatch> {
     let given = flight.close_besides();
-    (!given.is_empty()).then(|| Mismatch {
+    (flight.is_held() && !given.is_empty()).then(|| Mismatch {
         promised:
             "a range that the origin gave beside the whole can be compared only with a stored body"
                 .to_owned(),
@@ -173,6 +173,11 @@ impl Watched {
         while let Some(body) = &mut self.body {
             if self.at >= self.end {
                 return Ok(None);
+            }
+            if self.reader.flight().is_suspect() {
+                // Another body of the target was refused meanwhile: the rest waits for the judgement.
+                self.body = None;
+                break;
             }
             let piece = tokio::select! {
                 piece = body.next() => piece,

@@ -4,11 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::coded::is_coded;
 use super::quarantine::Whom;
 use super::task::Task;
 use crate::clock::Time;
-use crate::digest::{Digest, Digests};
-use crate::verify::{Finding, Mismatch};
+use crate::digest::Digest;
+use crate::entry::Head;
+use crate::flight::Body;
+use crate::received::Spooled;
+use crate::target::Target;
+use crate::verify::{Expectation, Finding, Mismatch};
 
 /// What the body of a pass is held to.
 pub(super) struct Bound {
@@ -29,15 +34,32 @@ pub(super) enum Fault {
 }
 
 impl Bound {
-    /// Judges a body of `size` bytes.
-    pub(super) async fn judge(&self, digests: Digests, size: u64) -> Result<(), Fault> {
+    /// Judges a body that came with `head`: whether a promise vouches for it, or nothing speaks against it.
+    pub(super) async fn judge(&self, head: &Head, body: &Body) -> Result<bool, Fault> {
+        let (digests, size, spooled) = match body {
+            Body::Spooled(spooled) => (&spooled.digests, spooled.size, Some(spooled)),
+            Body::Unstored(digests, size) => (digests, *size, None),
+        };
+        let coded = spooled.filter(|_| is_coded(head));
         let mut last = false;
         let all: Vec<Digest> = digests.iter().copied().collect();
         loop {
-            let expected = self.pipeline.expectation_of(&self.task).comparable(&digests);
+            let promised = self.pipeline.expectation_of(&self.task);
+            let expected = promised.clone().comparable(digests);
+            if promised.binds_more_than(&expected) {
+                return Err(Fault::Doubted(promised_meanwhile(self.task.bare())));
+            }
             match expected.find(&all, size, self.asked).because(digests.fault()) {
                 // A pass is stored nowhere.
-                Finding::Proven { .. } | Finding::Excused(_) => return Ok(()),
+                Finding::Proven { .. } | Finding::Excused(_) => {
+                    return Ok(expected.vouches_for(&all, size));
+                }
+                Finding::Doubted(_) | Finding::Refused(_)
+                    if let Some(coded) = coded
+                        && self.is_right_decoded(head, coded, &promised).await =>
+                {
+                    return Ok(true);
+                }
                 Finding::Refused(mismatch) => return Err(Fault::Refused(self.refused(&mismatch))),
                 Finding::Doubted(mismatch) if last => {
                     let target = self.task.bare();
@@ -53,6 +75,12 @@ impl Bound {
         }
     }
 
+    /// Whether it is what was promised once it is decoded, as with fills.
+    async fn is_right_decoded(&self, head: &Head, coded: &Spooled, promised: &Expectation) -> bool {
+        let (pipeline, body) = (&self.pipeline, (head, coded));
+        pipeline.is_right_decoded(&self.task, body, promised, self.asked).await
+    }
+
     /// Writes down that other bytes came than were promised. The target is in quarantine for this client alone, to whose own
     /// words the origin answered.
     fn refused(&self, mismatch: &Mismatch) -> String {
@@ -64,4 +92,11 @@ impl Bound {
         pipeline.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }
+}
+
+/// Why a body is not given to its end of which no copy was kept, and a digest that was not computed is promised.
+pub(super) fn promised_meanwhile(target: &Target) -> String {
+    format!(
+        "{target}: an index that promises its bytes came while it arrived, and nothing was kept to compare with it; try again"
+    )
 }

@@ -4,6 +4,10 @@
 //! with what they decoded, so a body whose own bytes are not what was promised may still be right: its decoded bytes are what
 //! counts. Such a body is given to those who wait for it and not kept, because in the store a digest names the bytes of a file,
 //! and these are others.
+//!
+//! Clients that do not decode have the coded bytes as their file. So these may hold nothing but the coded file: what a decoder
+//! skips (bytes behind the end, a comment, an extra field, a skippable frame) could make another file of them, an archive that is
+//! read from its end, say. Such a body is refused.
 
 use std::io::{self, Read};
 
@@ -14,7 +18,7 @@ use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Digest, Hashing, Wanted};
 use crate::entry::Head;
-use crate::received::Received;
+use crate::received::Spooled;
 use crate::verify::{Expectation, Finding};
 
 /// What any body may decode to, in bytes; beyond that, bytes out for each byte in. A bomb is more.
@@ -37,14 +41,14 @@ impl Pipeline {
     pub(super) async fn is_right_decoded(
         &self,
         task: &Task,
-        received: &Received,
+        (head, body): (&Head, &Spooled),
         expected: &Expectation,
         asked: Time,
     ) -> bool {
-        let Some(coding) = coding_of(&received.head) else {
+        let Some(coding) = coding_of(head) else {
             return false;
         };
-        let (path, size) = (received.body.path().to_owned(), received.body.size);
+        let (path, size) = (body.path().to_owned(), body.size);
         let wanted = task.wanted(expected.algorithms());
         let _place = self.reading.place().await;
         let decoding = tokio::task::spawn_blocking(move || {
@@ -95,36 +99,67 @@ pub(super) fn is_coded(head: &Head) -> bool {
     codings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// The digests and the length of what `coded` decodes to. Blocking.
+/// The digests and the length of what `coded` decodes to, if it holds nothing else. Blocking.
 fn digests_of(
     coding: Coding,
-    coded: impl io::BufRead,
+    mut coded: impl io::BufRead,
     most: u64,
     wanted: Wanted,
 ) -> io::Result<(Vec<Digest>, u64)> {
-    let mut decoded: Box<dyn Read + '_> = match coding {
-        Coding::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(coded)),
-        Coding::Deflate => Box::new(flate2::bufread::ZlibDecoder::new(coded)),
+    let mut decoded = Decoded { hashing: Hashing::new(wanted), length: 0, most };
+    match coding {
+        Coding::Gzip => {
+            // A file may be coded in several members.
+            while !coded.fill_buf()?.is_empty() {
+                let mut member = flate2::bufread::GzDecoder::new(&mut coded);
+                if !member.header().is_some_and(is_bare) {
+                    return Err(io::Error::other("its gzip header holds more than a name"));
+                }
+                decoded.take(&mut member)?;
+            }
+        }
+        Coding::Deflate => decoded.take(&mut flate2::bufread::ZlibDecoder::new(&mut coded))?,
         Coding::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(coded)?;
+            let decoder = zstd::stream::read::Decoder::with_buffer(&mut coded)?;
+            let mut decoder = decoder.single_frame();
             decoder.window_log_max(ZSTD_WINDOW)?;
-            Box::new(decoder)
+            decoded.take(&mut decoder)?;
         }
-    };
-    let mut hashing = Hashing::new(wanted);
-    let (mut buffer, mut length) = (vec![0; 64 * 1024], 0_u64);
-    loop {
-        let read = decoded.read(&mut buffer)?;
-        if read == 0 {
-            break;
-        }
-        length += read as u64;
-        if length > most {
-            return Err(io::Error::other("it decodes to far more than any file does"));
-        }
-        hashing.update(buffer.get(..read).unwrap_or_default());
     }
-    Ok((hashing.finish().iter().copied().collect(), length))
+    if !coded.fill_buf()?.is_empty() {
+        return Err(io::Error::other("something follows behind its end"));
+    }
+    Ok((decoded.hashing.finish().iter().copied().collect(), decoded.length))
+}
+
+/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, besides a name that is one.
+fn is_bare(header: &flate2::GzHeader) -> bool {
+    let is_name = |name: &[u8]| name.len() < 256 && !name.iter().any(u8::is_ascii_control);
+    header.extra().is_none() && header.comment().is_none() && header.filename().is_none_or(is_name)
+}
+
+/// What was decoded so far.
+struct Decoded {
+    hashing: Hashing,
+    length: u64,
+    most: u64,
+}
+
+impl Decoded {
+    fn take(&mut self, from: &mut impl Read) -> io::Result<()> {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            let read = from.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(());
+            }
+            self.length += read as u64;
+            if self.length > self.most {
+                return Err(io::Error::other("it decodes to far more than any file does"));
+            }
+            self.hashing.update(buffer.get(..read).unwrap_or_default());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -148,6 +183,49 @@ mod tests {
             headers.insert(header::CONTENT_ENCODING, value.parse().unwrap());
             assert_eq!(coding_of(&Head { status: StatusCode::OK, headers }), coding, "{value}");
         }
+    }
+
+    #[test]
+    fn nothing_is_hidden_where_a_decoder_does_not_look() {
+        use std::io::Write as _;
+        let file = b"the file that is promised";
+        let gzip = |builder: flate2::GzBuilder| {
+            let mut coded = builder.write(Vec::new(), flate2::Compression::fast());
+            coded.write_all(file).unwrap();
+            coded.finish().unwrap()
+        };
+        let bare = || flate2::GzBuilder::new();
+        let mut zlib = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        zlib.write_all(file).unwrap();
+        let zlib = zlib.finish().unwrap();
+        let zstd = zstd::encode_all(&file[..], 1).unwrap();
+        let other = b"PK\x05\x06 another file".to_vec();
+        let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"PK\x05\x06"].concat();
+        let wanted = || Wanted::from(crate::digest::Algorithms::default());
+        let of =
+            |coding, coded: &[u8]| digests_of(coding, io::Cursor::new(coded), 1 << 20, wanted());
+        for (coding, coded) in [
+            (Coding::Gzip, gzip(bare())),
+            (Coding::Gzip, gzip(bare().filename("file.tar"))),
+            (Coding::Deflate, zlib.clone()),
+            (Coding::Zstd, zstd.clone()),
+        ] {
+            assert_eq!(of(coding, &coded).unwrap().1, file.len() as u64, "the control");
+            for hidden in [&other, &skipped] {
+                assert!(of(coding, &[&coded[..], hidden].concat()).is_err(), "{coding:?}");
+            }
+        }
+        for hidden in [
+            gzip(bare().extra(other.clone())),
+            gzip(bare().comment(other.clone())),
+            gzip(bare().filename(other)),
+        ] {
+            assert!(of(Coding::Gzip, &hidden).is_err());
+        }
+        assert!(of(Coding::Zstd, &[&skipped[..], &zstd].concat()).is_err());
+        // Several members are one file.
+        let twice = [gzip(bare()), gzip(bare())].concat();
+        assert_eq!(of(Coding::Gzip, &twice).unwrap().1, 2 * file.len() as u64);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use hyper::StatusCode;
 
 use super::Pipeline;
 use super::generation::{Members, NOT_YET};
-use super::lead::{Attempt, Came, small_body};
+use super::lead::{Came, small_body};
 use super::shelf::Shelves;
 use super::task::Task;
 use crate::claim::{Claim, Generation, Promise, Relation};
@@ -123,18 +123,25 @@ impl Pipeline {
         Some(Companion { at, head, bytes, plain, requested_at, received_at })
     }
 
-    /// What is signed, and what signed it, are not of one generation; or somebody changed one of them.
-    pub(super) fn out_of_step(&self, task: &Task, why: &str, pair: bool, attempt: Attempt) -> Came {
+    /// What is signed, and what signed it, are not of one generation; or somebody changed one of them. `None`: it is given, and
+    /// not kept.
+    pub(super) fn out_of_step(
+        &self,
+        task: &Task,
+        why: &str,
+        pair: bool,
+        may_repeat: bool,
+    ) -> Option<Came> {
         let line =
             format!("{}: {why}; it and its signature are out of step, try again", task.target);
-        if pair && attempt == Attempt::First {
-            return Came::Again(End::Given);
+        if pair && may_repeat {
+            return Some(Came::Again(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line)));
         }
         self.say(task.bare(), why);
         if pair && self.has_previous(task, self.clock.now()) {
-            return Came::Ended(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line));
+            return Some(Came::Ended(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line)));
         }
-        Came::Ended(End::Given)
+        None
     }
 
     /// Keeps the companions that a document names.

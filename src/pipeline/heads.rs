@@ -1,9 +1,9 @@
 //! Where a HEAD may stand for a GET when a right is asked for (DESIGN §4 "Credentials").
 //!
-//! A registry counts each GET of a manifest as a pull, and no HEAD. But there are servers that guard GET and forget HEAD. So
-//! both are asked once, by who shows nothing, for something that is guarded: a root where both are refused guards HEAD as it
-//! guards GET. What is refused is not counted. Anything else, a yes to both included, tells nothing, and the byte is asked
-//! for.
+//! A registry counts each GET of a manifest as a pull, and no HEAD. But there are servers that guard GET and forget HEAD, or that
+//! take any login for one in a HEAD. So both are asked once, by who shows nothing, for something that is guarded, and HEAD by
+//! who shows a login that nobody has: a root where all are refused guards HEAD as it guards GET. What is refused is not
+//! counted. Anything else, a yes to all included, tells nothing, and the byte is asked for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::target::Root;
 /// How long it stands how a root guards HEAD.
 const HOLDS: Duration = Duration::from_hours(24);
 
-/// How many roots are remembered: repositories of images. Which is forgotten is asked again, by two small requests.
+/// How many roots are remembered: repositories of images. Which is forgotten is asked again, by three small requests.
 const MOST: u64 = 10_000;
 
 /// Whether a root guards HEAD as it guards GET, and when that was seen.
@@ -60,15 +60,21 @@ impl Pipeline {
         guards == Some(true)
     }
 
-    /// Whether who shows nothing is refused HEAD and GET; `None` if the origin could not be asked.
+    /// Whether who shows nothing is refused HEAD and GET, and a made-up login HEAD; `None` if the origin could not be asked.
     async fn refuses_both(&self, task: &Task) -> Option<bool> {
         let ask = Ask { credential: None, patient: false, ..task.ask(None, false) };
         let head = Ask { head_only: true, ..ask.clone() };
+        let made_up = task.asker.credential().map(|credential| Arc::new(credential.made_up()));
+        let by_anybody = Ask { credential: made_up, ..head.clone() };
         let byte = Ask { range: Some((0, Some(0))), ..ask };
-        let (head, byte) =
-            tokio::join!(Box::pin(self.origins.fetch(head)), Box::pin(self.origins.fetch(byte)));
-        let (head, byte) = (head.ok()?.head.status, byte.ok()?.head.status);
+        let fetch = |ask| Box::pin(self.origins.fetch(ask));
+        let (head, byte, by_anybody) = tokio::join!(fetch(head), fetch(byte), fetch(by_anybody));
+        let [head, byte, by_anybody] = [head, byte, by_anybody]
+            .map(|answer| answer.ok().map(|answer| answer.head.status))
+            .map(|status| status.filter(|status| !is_failure(*status)));
         let refused = |status| matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        (!is_failure(head) && !is_failure(byte)).then_some(refused(head) && refused(byte))
+        // Some say of a login that it is malformed.
+        let refuses_login = by_anybody?.is_client_error();
+        Some(refused(head?) && refused(byte?) && refuses_login)
     }
 }

@@ -55,10 +55,16 @@ impl Pipeline {
         let head = Head { status: parts.status, headers: HeaderMap::new() };
         flight.begin(Answered { head, length }, file, true).await;
         let taking = Arc::clone(&flight);
+        let came = Head { status: parts.status, headers: parts.headers.clone() };
         tokio::spawn(async move {
             let end = match take_in(&taking, body, until_close, spool).await {
-                Ok((digests, size)) => match bound.judge(digests, size).await {
-                    Ok(()) => End::Given,
+                Ok(body) => match bound.judge(&came, &body).await {
+                    Ok(vouched) => {
+                        if vouched {
+                            taking.vouch();
+                        }
+                        End::Given
+                    }
                     Err(Fault::Refused(reason)) => {
                         taking.suspect().await;
                         End::Refused(reason)

@@ -51,20 +51,15 @@ impl Quarantines {
     /// A body of `target` was refused.
     pub(super) fn begin(&self, target: &Target, whom: Whom, reason: &str, now: Time) {
         let until = now.plus(QUARANTINE);
-        self.0.insert((key(target), whom), (until, clipped(reason, MAX_REASON)));
+        self.0.insert((target.file_key(), whom), (until, clipped(reason, MAX_REASON)));
     }
 
     /// Why nothing of `target` may leave now, if so.
     pub(super) fn reason(&self, target: &Target, whom: Whom, now: Time) -> Option<String> {
-        let (until, reason) = self.0.get(&(key(target), whom))?;
+        let (until, reason) = self.0.get(&(target.file_key(), whom))?;
         let seconds = (now < until).then(|| until.since(now).as_secs() + 1)?;
         Some(format!("{reason}; asked again in {seconds} s at the earliest"))
     }
-}
-
-/// Whatever the variant, it is one URL to a client that resumes.
-fn key(target: &Target) -> Key {
-    target.clone().with_variant("").key(Partition::Public)
 }
 
 #[cfg(test)]
@@ -79,11 +74,14 @@ mod tests {
     }
 
     #[test]
-    fn it_lasts_a_minute_whatever_the_variant() {
+    fn it_lasts_a_minute_whatever_the_variant_and_the_spelling() {
         let quarantines = Quarantines::default();
         assert_eq!(quarantines.reason(&target(), ANYBODY, NOW), None);
         quarantines.begin(&target(), ANYBODY, "bad", NOW);
-        assert!(quarantines.reason(&target().with_variant("x"), ANYBODY, NOW).is_some());
+        let spelt = Target::from_url("https://example.org/%61%2Ewhl").unwrap();
+        for same in [target().with_variant("x"), spelt] {
+            assert!(quarantines.reason(&same, ANYBODY, NOW).is_some());
+        }
         assert_eq!(quarantines.reason(&target(), ANYBODY, NOW.plus(QUARANTINE)), None);
     }
 

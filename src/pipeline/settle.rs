@@ -9,8 +9,11 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
+use hyper::StatusCode;
+
 use super::Pipeline;
 use super::beside::uncompared_besides;
+use super::bound::promised_meanwhile;
 use super::coded::is_coded;
 use super::editions;
 use super::lead::{Attempt, Came, is_page};
@@ -60,7 +63,7 @@ impl Pipeline {
         };
         self.learn_convention(task, &received).await;
         let _reading = self.reading_of(task);
-        match self.look_at(task, &mut received, &base, attempt).await {
+        match self.look_at(lead, task, &mut received, &base, attempt).await {
             Ok(worth) => {
                 let worth = Worth { unframed, ..worth };
                 self.judge(lead, task, received, &base, attempt, worth).await
@@ -69,21 +72,28 @@ impl Pipeline {
         }
     }
 
-    /// Looks at a document that may be signed, and at what belongs to it: what its signature makes of it. `Err`: it is not to
-    /// be kept, or not yet.
+    /// Looks at a document that may be signed, and at what belongs to it: what its signature makes of it. `Err`: it is neither
+    /// kept nor given, or not yet.
     async fn look_at(
         self: &Arc<Self>,
+        lead: &Lead,
         task: &Task,
         received: &mut Received,
         base: &Target,
         attempt: Attempt,
     ) -> Result<Worth, Came> {
         let looked = self.own_signature(task, received, base).await;
+        // What does not count is still held to what others promise of it.
+        let apart = Worth { apart: true, ..Worth::default() };
         let signed = match looked.own {
-            Own::Held => return Err(Came::Ended(End::Given)),
+            Own::Held => return Ok(apart),
             Own::Forged(why) => {
                 let pair = !looked.companions.is_empty();
-                return Err(self.out_of_step(task, &why, pair, attempt));
+                let may_repeat = attempt == Attempt::First && lead.flight.nothing_given();
+                return match self.out_of_step(task, &why, pair, may_repeat) {
+                    Some(came) => Err(came),
+                    None => Ok(apart),
+                };
             }
             Own::Signed(proof) => Some(proof),
             Own::Nothing => None,
@@ -97,7 +107,7 @@ impl Pipeline {
         let newest = self.store.newest_date(&Root::directory_of(task.bare()));
         if signed.is_some() && edition.date.is_some() && edition.date < newest {
             // Its members took a while, and a newer edition came meanwhile.
-            return Err(Came::Ended(End::Given));
+            return Ok(apart);
         }
         if signed.is_some()
             && let Some(date) = edition.date
@@ -105,7 +115,7 @@ impl Pipeline {
             editions::date(&mut received.head, date, received.requested_at);
         }
         let expired_key = edition.expired_key && !received.plain;
-        Ok(Worth { signed, expired_key, unframed: false })
+        Ok(Worth { signed, expired_key, ..Worth::default() })
     }
 
     /// Compares what came with what is promised of it by now.
@@ -131,6 +141,12 @@ impl Pipeline {
                         return self.refuse(lead, task, &mismatch, attempt, false);
                     }
                     self.alarm(task, disagreement);
+                    if vouches(&expected, body) {
+                        lead.flight.vouch();
+                    }
+                    if worth.apart {
+                        return Came::Ended(End::Given);
+                    }
                     lead.flight.release(verified.proof());
                     let pinned = is_pinned(&expected, &verified);
                     return Came::Ended(self.keep(task, verified, base, worth, pinned).await);
@@ -141,7 +157,10 @@ impl Pipeline {
                         return self.refuse(lead, task, &mismatch, attempt, false);
                     }
                     self.alarm(task, disagreement);
-                    if given.plain {
+                    if vouches(&expected, &given.body) {
+                        lead.flight.vouch();
+                    }
+                    if given.plain && !worth.apart {
                         // Whoever sits on the line chose these bytes: the next client asks for itself.
                         self.note_unshared(task);
                     }
@@ -149,11 +168,16 @@ impl Pipeline {
                 }
                 Verdict::Doubt(body, _) | Verdict::Refuse(body, _)
                     if is_coded(&body.head)
-                        && self.is_right_decoded(task, &body, &expected, task.asked).await =>
+                        && self
+                            .is_right_decoded(task, (&body.head, &body.body), &expected, task.asked)
+                            .await =>
                 {
                     let compared = self.compare_besides(task, &lead.flight, &body.body).await;
                     return match compared {
-                        Ok(()) => Came::Ended(End::Given),
+                        Ok(()) => {
+                            lead.flight.vouch();
+                            Came::Ended(End::Given)
+                        }
                         Err(mismatch) => self.refuse(lead, task, &mismatch, attempt, false),
                     };
                 }
@@ -190,11 +214,21 @@ impl Pipeline {
         self.metrics.alarm(Alarm::Full);
         let all: Vec<Digest> = digests.iter().copied().collect();
         for last in [false, true] {
-            let expected = self.expectation_of(task).comparable(digests);
+            let promised = self.expectation_of(task);
+            let expected = promised.clone().comparable(digests);
+            if promised.binds_more_than(&expected) {
+                let line = promised_meanwhile(&task.target);
+                return Came::Ended(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line));
+            }
             match expected.find(&all, size, task.asked).because(digests.fault()) {
                 Finding::Proven { .. } | Finding::Excused(_) => {
                     return match uncompared_besides(&lead.flight) {
-                        None => Came::Ended(End::Given),
+                        None => {
+                            if expected.vouches_for(&all, size) {
+                                lead.flight.vouch();
+                            }
+                            Came::Ended(End::Given)
+                        }
                         Some(mismatch) => self.refuse(lead, task, &mismatch, attempt, false),
                     };
                 }
@@ -239,7 +273,7 @@ impl Pipeline {
         let line = format!("{} was refused: {mismatch}", task.target);
         if resumed {
             let line = format!("{line} (after the transfer broke and was resumed; try again)");
-            return refused(lead, attempt, End::Failed(hyper::StatusCode::BAD_GATEWAY, line), true);
+            return refused(lead, attempt, End::Failed(StatusCode::BAD_GATEWAY, line), true);
         }
         if attempt == Attempt::First && lead.flight.nothing_given() {
             return Came::Again(End::Refused(line));
@@ -404,12 +438,18 @@ impl Pipeline {
     }
 }
 
+/// Whether a promise that may decide vouches for a body.
+fn vouches(expected: &Expectation, body: &Spooled) -> bool {
+    let digests: Vec<Digest> = body.digests.iter().copied().collect();
+    expected.vouches_for(&digests, body.size)
+}
+
 /// Why a body of which something is promised is neither completed nor refused.
-fn undecided(expected: &Expectation) -> (hyper::StatusCode, &'static str) {
+fn undecided(expected: &Expectation) -> (StatusCode, &'static str) {
     if expected.unread().is_some() {
-        return (hyper::StatusCode::SERVICE_UNAVAILABLE, "try again in a moment");
+        return (StatusCode::SERVICE_UNAVAILABLE, "try again in a moment");
     }
-    (hyper::StatusCode::BAD_GATEWAY, "the index could not be asked again")
+    (StatusCode::BAD_GATEWAY, "the index could not be asked again")
 }
 
 fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {

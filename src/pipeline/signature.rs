@@ -43,6 +43,8 @@ pub(super) struct Worth {
     pub(super) expired_key: bool,
     /// Only the end of the connection ended it, so that there may have been more.
     pub(super) unframed: bool,
+    /// It is not the edition that counts: who asked is given it, if no promise speaks against it, and it is not kept.
+    pub(super) apart: bool,
 }
 
 /// What a look at a document found.

@@ -63,12 +63,15 @@ impl Pipeline {
             indexes(known, task.bare()).into_iter().filter_map(|index| seen.names(&index));
         // One that names no file may be followed by another.
         before.find(|(document, claims)| *claims > 0 && *document != blob)?;
-        let first = self.reads_as_index(task, known, received, base).await;
-        // It may have to be read in the light of another that is not at hand any more.
-        if first.is_some() && self.chase_beside(task, known.ecosystem).await > 0 {
-            return self.reads_as_index(task, known, received, base).await;
+        let mut last = false;
+        loop {
+            let why = self.reads_as_index(task, known, received, base).await?;
+            // It may have to be read in the light of another that is not at hand any more.
+            if last || self.chase_beside(task, known.ecosystem).await == 0 {
+                return Some(why);
+            }
+            last = true;
         }
-        first
     }
 
     /// Why a document is no index that names files; `None` if it is one.

@@ -12,6 +12,8 @@
 use std::fmt;
 
 use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 
 use super::secret::{self, IN_THE_PATH};
@@ -75,6 +77,25 @@ impl Credential {
         }
         fields.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
         (!fields.is_empty() || !in_url.is_empty()).then_some(Self { fields, in_url })
+    }
+
+    /// What somebody might show in its place who has no right: the same fields and schemes, and a login that nobody was ever given.
+    #[must_use]
+    pub fn made_up(&self) -> Self {
+        let mut drawn = [0; 16];
+        // Without randomness it is a login that nobody has, all the same.
+        let _drawn = aws_lc_rs::rand::fill(&mut drawn);
+        let login = STANDARD.encode([b"larder:", &drawn[..]].concat());
+        let fields = self.fields.iter().filter_map(|(name, value)| {
+            let scheme = value.to_str().ok().filter(|_| *name == AUTHORIZATION);
+            let scheme = scheme.and_then(|value| value.split_once(' '));
+            let text =
+                scheme.map_or_else(|| login.clone(), |(scheme, _)| format!("{scheme} {login}"));
+            let mut value = HeaderValue::try_from(text).ok()?;
+            value.set_sensitive(true);
+            Some((name.clone(), value))
+        });
+        Self { fields: fields.collect(), in_url: self.in_url.clone() }
     }
 
     /// By what the store knows it: HMAC-SHA-256 over the names and values, cut to 128 bits. `secret` is the store's.
@@ -200,6 +221,24 @@ mod tests {
             headers.append(*name, value.parse().unwrap());
         }
         Credential::of(&headers, &target(path), &["x-own-login"])
+    }
+
+    #[test]
+    fn a_made_up_login_is_nobodys_and_of_the_same_kind() {
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", "Bearer s3cret-one".parse().unwrap());
+        headers.insert("cookie", "a=s3cret-two; b=s3cret-three".parse().unwrap());
+        let target = Target::from_url("https://example.org/a").unwrap();
+        let shown = Credential::of(&headers, &target, &[]).unwrap();
+        let made_up = [shown.made_up(), shown.made_up()];
+        assert!(made_up[0] != made_up[1] && made_up[0] != shown);
+        for one in made_up {
+            let mut headers = HeaderMap::new();
+            one.show_to_origin(&mut headers);
+            let text = |name: &str| headers[name].to_str().unwrap();
+            assert!(text("authorization").starts_with("Bearer "), "{}", text("authorization"));
+            assert!(!format!("{}{}", text("authorization"), text("cookie")).contains("s3cret"));
+        }
     }
 
     #[test]

@@ -169,6 +169,12 @@ impl Target {
         ]))
     }
 
+    /// Under which it is remembered what was given of the file here, and that it was refused: whatever the variant, and however
+    /// the URL is spelt, it is one file to a client that resumes. It holds bytes back, and never picks any.
+    pub fn file_key(&self) -> Key {
+        Key(key_hash([&self.match_key().0[..]]))
+    }
+
     /// Under which claims about this target are looked up: looser than the key, because indexes and clients spell the
     /// same file in different ways (`+` and `%2b`). It finds expectations, it never picks bytes.
     pub fn match_key(&self) -> MatchKey {

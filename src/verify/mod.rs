@@ -128,6 +128,17 @@ impl Expectation {
         }
     }
 
+    /// Whether a promise that may decide vouches for a body with these digests today.
+    pub fn vouches_for(&self, digests: &[Digest], size: u64) -> bool {
+        let proof = self.decided().proof_of(digests, size);
+        proof.is_some_and(|proof| proof.rank.is_strong())
+    }
+
+    /// Whether a promise by which a mismatch refuses is lost in what is left of it to be compared.
+    pub fn binds_more_than(&self, comparable: &Self) -> bool {
+        self.refusing().count() > comparable.refusing().count()
+    }
+
     /// What the newest promises that decide make of a body, whatever its URL names.
     pub fn vouched(&self, digests: &[Digest], size: u64) -> Proof {
         self.weigh(digests, size).best.unwrap_or(Proof::of(Rank::None))

@@ -13,6 +13,12 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     coded.finish().unwrap()
 }
 
+fn deflated(bytes: &[u8]) -> Vec<u8> {
+    let mut coded = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    coded.write_all(bytes).unwrap();
+    coded.finish().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
     for size in [3_000, 1_000_000] {
@@ -25,6 +31,13 @@ async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
             ("another, coded", gzip(&flipped(&bytes)), Some("gzip"), false),
             ("coded and cut", gzip(&bytes)[..size / 2].to_vec(), Some("gzip"), false),
             ("coded twice", gzip(&gzip(&bytes)), Some("gzip"), false),
+            ("coded otherwise", deflated(&bytes), Some("deflate"), true),
+            (
+                "with another file behind it",
+                [deflated(&bytes), b"PK".to_vec()].concat(),
+                Some("deflate"),
+                false,
+            ),
         ] {
             let world = World::new().await;
             let path = plain_wheel("gear");
@@ -36,8 +49,11 @@ async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
                 page = page.header("content-encoding", coding);
             }
             world.origin.put(&path, page);
-            for round in 0..2 {
-                let got = world.get(&world.origin.url(&path)).await;
+            // As fills, and as the passes of a client that shows a credential in a field of its own.
+            for round in 0..4 {
+                let ask = world.client.get(&world.origin.url(&path));
+                let ask = if round < 2 { ask } else { ask.header("x-unheard-of", "1") };
+                let got = ask.send().await;
                 let whole = got.is_complete() && got.body == sent;
                 assert_eq!(
                     whole,

@@ -36,6 +36,44 @@ async fn fifty_clients_share_one_fill_as_it_grows() {
     assert_eq!(world.origin.gets(&path), 1);
 }
 
+/// P2: the rest of a broken body that is shorter, or longer, than its `Content-Range` says makes no whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rest_that_is_not_as_long_as_it_says_completes_nothing() {
+    let body = noise(9, 3 << 20);
+    for (more, well) in [(-1000_isize, false), (1000, false), (0, true)] {
+        let world = World::new().await;
+        let path = "/files/unknown.bin";
+        let whole = Page::new(body.clone()).etag("v1").fault(Fault::Cut(1 << 20));
+        let sent = body.clone();
+        let url = world.origin.script(path, move |asked| {
+            let from = asked.headers().get("range").map(|range| {
+                let text = range.to_str().unwrap().trim_start_matches("bytes=");
+                text.trim_end_matches('-').parse::<usize>().unwrap()
+            });
+            let answer = match from {
+                None => whole.clone().answer(asked.method(), asked.headers()),
+                Some(from) => {
+                    let (end, total) = (sent.len() - 1, sent.len());
+                    let mut rest = sent.get(from..).unwrap_or_default().to_vec();
+                    rest.resize(rest.len().saturating_add_signed(more), 0);
+                    let mut page = Page::new(rest).etag("v1");
+                    page.status = hyper::StatusCode::PARTIAL_CONTENT;
+                    let range = format!("bytes {from}-{end}/{total}");
+                    let mut page = page.header("content-range", &range).without_ranges();
+                    page.answer(asked.method(), &hyper::HeaderMap::new())
+                }
+            };
+            async move { answer }
+        });
+        let got = world.get(&url).await;
+        assert_eq!(got.is_complete(), well, "{more}: {}", got.body.len());
+        world.origin.unscript(path);
+        world.origin.put(path, Page::new(body.clone()).etag("v1"));
+        let again = world.fetch(&url).await;
+        assert_eq!(again.body.len(), body.len(), "{more}: a part was kept as the whole");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_fill_is_resumed_under_its_readers() {
     let world = World::new().await;

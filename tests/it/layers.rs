@@ -10,6 +10,7 @@ const ORDER: &[&str] = &[
     "clock",
     "config",
     "limits",
+    "stream",
     "target",
     "proof",
     "claim",

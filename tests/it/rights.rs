@@ -143,6 +143,19 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(Algorithm::Sha256, bytes))
 }
 
+/// Who is let in by HEAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    /// Who may GET.
+    Whole,
+    /// Whoever shows some login.
+    AnyLogin,
+    /// Everybody.
+    Nobody,
+}
+
+const GUARDS: [Guard; 3] = [Guard::Whole, Guard::AnyLogin, Guard::Nobody];
+
 /// A manifest under its digest, and under a tag.
 struct Registry {
     manifest: String,
@@ -151,7 +164,7 @@ struct Registry {
 }
 
 impl Registry {
-    fn new(origin: &Origin, name: &str, guards_head: bool) -> Self {
+    fn new(origin: &Origin, name: &str, guard: Guard) -> Self {
         let layer = digest(name.as_bytes());
         let manifest = format!(
             r#"{{"schemaVersion":2,"mediaType":"{IMAGE}","config":{{"digest":"{layer}","size":1}},"layers":[]}}"#
@@ -162,7 +175,13 @@ impl Registry {
         for path in &paths {
             let (door, text) = (door.clone(), manifest.clone());
             origin.script(path, move |request| {
-                let forgets = !guards_head && *request.method() == Method::HEAD;
+                let shows = request.headers().contains_key("authorization");
+                let forgets = *request.method() == Method::HEAD
+                    && match guard {
+                        Guard::Whole => false,
+                        Guard::AnyLogin => shows,
+                        Guard::Nobody => true,
+                    };
                 let lets = forgets || door.lets(&request);
                 let mut answer = if lets { file(text.as_bytes(), "") } else { status(401) };
                 if lets {
@@ -185,9 +204,10 @@ async fn pull(world: &World, path: &str, who: &str) -> Got {
 /// A GET of a manifest is a pull, a HEAD is not; and a HEAD that nobody guards says nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_is_proved_by_head_only_where_head_was_seen_to_be_guarded() {
-    for guards_head in [true, false] {
+    for guard in GUARDS {
+        let guards_head = guard == Guard::Whole;
         let world = World::new().await;
-        let one = Registry::new(&world.origin, "gears/one", guards_head);
+        let one = Registry::new(&world.origin, "gears/one", guard);
         for path in &one.paths {
             let text = &one.manifest;
             assert_eq!(pull(&world, path, ALICE).await.complete().body, *text);
@@ -203,7 +223,7 @@ async fn a_manifest_is_proved_by_head_only_where_head_was_seen_to_be_guarded() {
             asked.iter().filter(by).count()
         };
         let bobs = count(&Asked::is_proof, BOB);
-        assert_eq!(count(&Asked::is_get, BOB), 0, "guarded {guards_head}");
+        assert_eq!(count(&Asked::is_get, BOB), 0, "{guard:?}");
         assert_eq!(bobs == 0, guards_head, "what counts is asked where nothing else proves it");
         let by_nobody = count(&|a: &Asked| a.is_proof() || a.method == Method::HEAD, "");
         assert!(by_nobody <= 4, "compared once, and asked whether it is public: {by_nobody}");
@@ -213,9 +233,9 @@ async fn a_manifest_is_proved_by_head_only_where_head_was_seen_to_be_guarded() {
 /// A tag is asked by HEAD, which goes on answering after the right has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_to_a_tag_ends_though_head_goes_on_answering() {
-    for guards_head in [true, false] {
+    for guard in GUARDS {
         let world = World::new().await;
-        let registry = Registry::new(&world.origin, "gears/box", guards_head);
+        let registry = Registry::new(&world.origin, "gears/box", guard);
         let tag = &registry.paths[1];
         for who in [ALICE, BOB] {
             assert_eq!(pull(&world, tag, who).await.complete().body, registry.manifest);
@@ -223,7 +243,7 @@ async fn a_right_to_a_tag_ends_though_head_goes_on_answering() {
         registry.door.shut(ALICE);
         world.proxy.clock.advance(LATER);
         let got = pull(&world, tag, ALICE).await;
-        assert!(got.status == 401 && got.body.is_empty(), "{guards_head} {}", got.cache_status());
+        assert!(got.status == 401 && got.body.is_empty(), "{guard:?} {}", got.cache_status());
         // The control: he has it as before.
         assert_eq!(pull(&world, tag, BOB).await.complete().body, registry.manifest);
     }
