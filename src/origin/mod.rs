@@ -33,6 +33,7 @@ mod health;
 mod hop;
 mod logins;
 mod onward;
+mod own;
 mod pass;
 mod proxy;
 mod redirect;
