@@ -1,27 +1,31 @@
 //! Requests that may be answered from the store: look up, join a flight, answer.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::{Response, StatusCode, Version, header};
 
 use super::lookup::{Lookup, Stored};
+use super::patience::Waiting;
 use super::record::Record;
-use super::rights::{Right, WAIT_FOR_FAILING};
+use super::rights::Right;
 use super::task::Task;
 use super::{Call, Connection, Pipeline};
+use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::flight::{Answered, End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
 use crate::limits::PLACES;
-use crate::origin::Answer;
+use crate::origin::{Answer, Question};
 use crate::outcome::Outcome;
+use crate::outcome::metrics::StoodIn;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
-use crate::store::Blob;
-use crate::target::{Partition, Target};
+use crate::store::{Blob, CHUNK, Store};
+use crate::target::Target;
 
 /// How long the answer is held back of what may be an index that heads others, by its path alone.
 const WAIT_FOR_A_GUESS: Duration = Duration::from_secs(5);
@@ -139,20 +143,37 @@ impl Pipeline {
         stored: Option<Stored>,
         record: &mut Record,
     ) -> Response<Body> {
-        let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
-        let usable = match stored.filter(|stored| stored.usable) {
+        let mut usable = match stored.as_ref().filter(|stored| stored.usable) {
             None => self.open_pointer(&task),
-            usable => usable,
+            usable => usable.cloned(),
         };
-        let failing = usable.is_some() && self.is_failing_for(&task);
+        let question = usable.is_some().then(|| self.question_about(&task)).flatten();
+        let since = match &question {
+            // What was asked before a probe has had its turn, and is given up.
+            Some(question) if question.is_probe => Some(self.clock.now()),
+            Some(_) | None => self.memory.since(&task, Demand::of(&asked.headers)),
+        };
+        if question.is_none()
+            && !self.flights.is_under_way(task.flight(), since)
+            && let Some(copy) = usable.clone()
+        {
+            // It is down, and somebody asks something else.
+            self.metrics.stood_in(StoodIn::Down);
+            let stand_in = self.stand_in(&call.connection, asked, &task, copy, record);
+            match stand_in.await {
+                Some(response) => return response,
+                None => usable = None,
+            }
+        }
+        let (flight, mut reader, leads) = self.board(&task, stored.as_ref(), since, question);
+        let waiting = Waiting { task: &task, flight: &flight, copy: usable.as_ref() };
         let opening = opened(&mut reader, &task);
-        let opened = if failing {
-            tokio::time::timeout(WAIT_FOR_FAILING, opening).await.ok()
-        } else {
-            Some(opening.await)
+        let opened = match self.or_copy(opening, &waiting, (&call, asked), record).await {
+            ControlFlow::Continue(opened) => opened,
+            ControlFlow::Break(copy) => return copy,
         };
         let end = match opened {
-            Some(Opened::Answered(answered)) => {
+            Opened::Answered(answered) => {
                 if !leads && !self.may_share(&task, &answered).await {
                     drop(reader);
                     return self.pass_for(call, &task, PassReason::Answer, record).await;
@@ -161,7 +182,12 @@ impl Pipeline {
                     Ok(response) => return response,
                     Err(reader) => reader,
                 };
-                match opening_for(&mut reader, asked, &call, &answered).await {
+                let opening = opening_for(&mut reader, asked, &call, &answered);
+                let opening = match self.or_copy(opening, &waiting, (&call, asked), record).await {
+                    ControlFlow::Continue(opened) => opened,
+                    ControlFlow::Break(copy) => return copy,
+                };
+                match opening {
                     // Fetched once more meanwhile: the right was to what came first.
                     Opened::Answered(again)
                         if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
@@ -184,14 +210,7 @@ impl Pipeline {
                     Opened::Ended(end) => end,
                 }
             }
-            Some(Opened::Ended(end)) => end,
-            None => End::Failed(
-                StatusCode::GATEWAY_TIMEOUT,
-                format!(
-                    "{} failed a moment ago and does not answer; try again",
-                    task.target.origin()
-                ),
-            ),
+            Opened::Ended(end) => end,
         };
         drop(reader);
         let ended = Ended { end, flight, leads };
@@ -209,21 +228,14 @@ impl Pipeline {
         usable.then(|| Stored { proof: self.proof_of(&public, &entry, now), entry, usable })
     }
 
-    /// Whether the origin failed a moment ago towards who asks: then it is not waited for long. Who stands in with a public
-    /// pointer, and a token that was never seen, knows only how it is towards everybody.
-    fn is_failing_for(&self, task: &Task) -> bool {
-        let fails = |class| self.origins.is_failing(task.target.origin(), class, task.lane());
-        fails(task.class()) || task.is_pointer() && fails(Partition::Public)
-    }
-
     /// A place in the flight; the first request starts it.
     fn board(
         self: &Arc<Self>,
-        asked: &Asked,
         task: &Task,
         stored: Option<&Stored>,
+        since: Option<Time>,
+        question: Option<Question>,
     ) -> (Arc<Flight>, Reader, bool) {
-        let since = self.memory.since(task, Demand::of(&asked.headers));
         match self.flights.join(task.flight(), &task.target, since, self.clock.now()) {
             Permit::Follow(flight) => {
                 let reader = self.flights.reader(&flight);
@@ -233,9 +245,8 @@ impl Pipeline {
                 let flight = Arc::clone(&lead.flight);
                 // The reader stands before the fill begins, so that the fill knows that somebody waits.
                 let reader = self.flights.reader(&flight);
-                let (pipeline, task) = (Arc::clone(self), task.clone());
                 let entry = stored.map(|stored| Arc::clone(&stored.entry));
-                tokio::spawn(async move { pipeline.lead(lead, task, entry).await });
+                self.launch(lead, task.clone(), entry, question);
                 (flight, reader, true)
             }
         }

@@ -43,7 +43,7 @@ pub(super) enum Lookup {
 }
 
 /// A stored answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) entry: Arc<Entry>,
     /// What it is worth today.

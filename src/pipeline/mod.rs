@@ -32,6 +32,7 @@ mod lookup;
 mod members;
 mod onward;
 mod pass;
+mod patience;
 mod pointer;
 mod presence;
 mod probe;

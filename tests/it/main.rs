@@ -40,6 +40,7 @@ mod gap;
 mod generations;
 mod guard;
 mod hit;
+mod hung_origin;
 mod identity;
 mod images;
 mod images_rotation;
