@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::{Response, StatusCode, Version, header};
 
 use super::lookup::{Lookup, Stored};
@@ -369,8 +370,11 @@ impl Pipeline {
         let source = if asked.head_only {
             None
         } else {
-            match self.open_blob(stored.entry.blob).await {
-                Ok(blob) => Some(Source::Blob(Arc::new(blob?))),
+            let first = reply::first_given(asked, &stored.entry.head, stored.entry.size);
+            match self.open_blob(stored.entry.blob, first).await {
+                Ok(opened) => {
+                    opened.map(|(blob, chunk)| Some(Source::Blob(Arc::new(blob), chunk)))?
+                }
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                     return Some(record.busy(&format!("{}: {error}", task.target)));
                 }
@@ -388,11 +392,13 @@ impl Pipeline {
 }
 
 impl Pipeline {
-    /// Opens a stored body; `None` if it is not there. Where every place for an open file is taken one is waited for.
-    async fn open_blob(&self, id: BlobId) -> io::Result<Option<Blob>> {
+    /// Opens a stored body, and reads the chunk in which the byte `first` lies, which the answer begins with: what is damaged
+    /// there is a miss, not an answer that is cut. `None` if it is not there, or damaged. Where every place for an open file
+    /// is taken one is waited for.
+    async fn open_blob(&self, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {
         let open = || {
             let store = Arc::clone(&self.store);
-            tokio::task::spawn_blocking(move || store.open_blob(id))
+            tokio::task::spawn_blocking(move || sound(&store, id, first))
         };
         match open().await? {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
@@ -405,6 +411,22 @@ impl Pipeline {
             opened => opened,
         }
     }
+}
+
+/// A stored body, and the chunk of it that was read, with its number.
+type Sound = (Blob, Option<(u64, Bytes)>);
+
+/// Blocking.
+fn sound(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {
+    let Some(blob) = store.open_blob(id)? else {
+        return Ok(None);
+    };
+    let Some(number) = first.map(|first| first / CHUNK) else {
+        return Ok(Some((blob, None)));
+    };
+    // What is damaged is out of service now.
+    let chunk = blob.chunk(number)?;
+    Ok(Some((blob, Some((number, chunk)))))
 }
 
 impl Ended {
