@@ -94,7 +94,8 @@ pub(super) fn arm_failpoint(environment: &Environment) {
 
 async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> anyhow::Result<u8> {
     let supervisor = Arc::new(Supervisor::of(&Reports::wanted(&invocation.environment)));
-    let larder = open(invocation.loaded.config.clone(), invocation.clock.clone()).await?;
+    let (config, clock) = (invocation.loaded.config.clone(), invocation.clock.clone());
+    let larder = tokio::task::spawn_blocking(move || Larder::begin(config, clock)).await??;
     larder.configured(&invocation.loaded);
     let listeners = if passed.is_empty() {
         let addresses = invocation.loaded.config.listen.iter();
