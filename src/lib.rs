@@ -130,6 +130,7 @@ pub struct Larder {
     pipeline: Arc<Pipeline>,
     authority: Arc<Authority>,
     admin: Arc<Admin>,
+    hurry: CancellationToken,
 }
 
 impl Larder {
@@ -162,7 +163,8 @@ impl Larder {
             keys,
         );
         let admin = Admin { config, clock, store, running: Some(running) };
-        Ok(Arc::new(Self { pipeline: Arc::new(pipeline), authority, admin: Arc::new(admin) }))
+        let (pipeline, admin) = (Arc::new(pipeline), Arc::new(admin));
+        Ok(Arc::new(Self { pipeline, authority, admin, hurry: CancellationToken::new() }))
     }
 
     /// Serves on `listeners` until `shutdown` resolves, then lets running transfers end, at most for
@@ -217,6 +219,7 @@ impl Larder {
             authority: Arc::clone(&self.authority),
             own: Arc::new(Pages(Arc::clone(&self.admin))),
             metrics: Arc::clone(&self.pipeline.metrics),
+            hurry: self.hurry.clone(),
         };
         let announcement = self.announce(&addresses);
         let admin = Arc::clone(&self.admin);
@@ -238,6 +241,12 @@ impl Larder {
         }
         ended.cancel();
         upkeep.await.context("looking after the store failed")
+    }
+
+    /// A larder that ends waits for no transfer any more: its connections are reset, so that no client takes what it has for
+    /// the whole.
+    pub fn hurry(&self) {
+        self.hurry.cancel();
     }
 
     /// Waits until it serves, and answers the questions of commands.

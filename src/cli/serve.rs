@@ -1,6 +1,7 @@
 //! `larder serve`.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,9 @@ pub(super) struct Serve {
 
 /// What is still being read or written when everything is done gets this long: it is nobody's any more.
 const LEFTOVERS: Duration = Duration::from_secs(1);
+
+/// How long transfers may take to be broken off: clients are told, and the store is put away if that is quick.
+const BREAKING_OFF: Duration = Duration::from_secs(3);
 
 /// Closing the store, which records when everything was last used.
 const PUTTING_AWAY: Duration = Duration::from_secs(15);
@@ -132,11 +136,14 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
         ready.ready().await;
         told.ready(SERVING).await;
     });
+    let mut running = pin!(running);
     let code = tokio::select! {
-        ended = running => ended.map(|()| OK),
+        ended = running.as_mut() => ended.map(|()| OK),
         never = supervisor.watch() => match never {},
         _second = async { twice.next().await; twice.next().await } => {
             warn!("second signal: transfers are broken off");
+            larder.hurry();
+            drop(tokio::time::timeout(BREAKING_OFF, running).await);
             Ok(FAILED)
         }
     };
