@@ -198,7 +198,7 @@ impl Health {
 impl State {
     fn fail(&mut self, now: Time, retry_after: Option<Duration>) {
         let before = self.failing.unwrap_or(Failing { since: now, until: now, in_a_row: 0 });
-        let memory = retry_after.unwrap_or(doubled(before.in_a_row));
+        let memory = retry_after.unwrap_or_else(|| doubled(before.in_a_row));
         self.failing = Some(Failing {
             since: before.since,
             until: now.plus(memory.min(LONGEST)),

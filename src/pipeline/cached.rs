@@ -39,6 +39,14 @@ struct Ended {
     leads: bool,
 }
 
+/// What came of waiting for a flight.
+enum Ride {
+    Answered(Response<Body>),
+    /// It is not for this client, who asks for itself.
+    Apart,
+    Ended(End),
+}
+
 impl Ended {
     fn outcome(&self) -> Outcome {
         outcome(self.leads)
@@ -148,6 +156,10 @@ impl Pipeline {
             None => self.open_pointer(&task),
             usable => usable.cloned(),
         };
+        if usable.is_none() && self.memory.is_refused(&task) {
+            // A fill would be told no once more, before the client hears it.
+            return self.pass_for(call, &task, PassReason::Answer, record).await;
+        }
         let question = usable.is_some().then(|| self.question_about(&task)).flatten();
         let since = match &question {
             // What was asked before a probe has had its turn, and is given up.
@@ -166,56 +178,59 @@ impl Pipeline {
                 None => usable = None,
             }
         }
-        let (flight, mut reader, leads) = self.board(&task, stored.as_ref(), since, question);
+        let (flight, reader, leads) = self.board(&task, stored.as_ref(), since, question);
         let waiting = Waiting { task: &task, flight: &flight, copy: usable.as_ref() };
-        let opening = opened(&mut reader, &task);
-        let opened = match self.or_copy(opening, &waiting, (&call, asked), record).await {
-            ControlFlow::Continue(opened) => opened,
-            ControlFlow::Break(copy) => return copy,
+        let end = match self.ride((&call, asked), &waiting, reader, leads, record).await {
+            Ride::Answered(response) => return response,
+            Ride::Apart => return self.pass_for(call, &task, PassReason::Answer, record).await,
+            Ride::Ended(end) => end,
         };
-        let end = match opened {
-            Opened::Answered(answered) => {
-                if !leads && !self.may_share(&task, &answered).await {
-                    drop(reader);
-                    return self.pass_for(call, &task, PassReason::Answer, record).await;
-                }
-                reader = match self.beside(asked, &task, reader, &answered, record).await {
-                    Ok(response) => return response,
-                    Err(reader) => reader,
-                };
-                let opening = opening_for(&mut reader, asked, &call, &answered);
-                let opening = match self.or_copy(opening, &waiting, (&call, asked), record).await {
-                    ControlFlow::Continue(opened) => opened,
-                    ControlFlow::Break(copy) => return copy,
-                };
-                match opening {
-                    // Fetched once more meanwhile: the right was to what came first.
-                    Opened::Answered(again)
-                        if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
-                    {
-                        End::Pass
-                    }
-                    Opened::Answered(answered) => {
-                        call.connection.read_unknown(&task);
-                        record.flight(&flight);
-                        let (outcome, source) = (outcome(leads), Source::Flight(reader));
-                        let response = reply::arriving(
-                            asked,
-                            &answered.head,
-                            answered.length,
-                            source,
-                            outcome,
-                        );
-                        return record.end(outcome, response);
-                    }
-                    Opened::Ended(end) => end,
-                }
-            }
-            Opened::Ended(end) => end,
-        };
-        drop(reader);
         let ended = Ended { end, flight, leads };
         self.after(call, asked, &task, usable, ended, record).await
+    }
+
+    /// Answers from a flight, or says how it ended.
+    async fn ride(
+        self: &Arc<Self>,
+        (call, asked): (&Call, &Asked),
+        waiting: &Waiting<'_>,
+        mut reader: Reader,
+        leads: bool,
+        record: &mut Record,
+    ) -> Ride {
+        let (task, flight) = (waiting.task, waiting.flight);
+        let opening = opened(&mut reader, task);
+        let answered = match self.or_copy(opening, waiting, (call, asked), record).await {
+            ControlFlow::Continue(Opened::Answered(answered)) => answered,
+            ControlFlow::Continue(Opened::Ended(end)) => return Ride::Ended(end),
+            ControlFlow::Break(copy) => return Ride::Answered(copy),
+        };
+        if !leads && !self.may_share(task, &answered).await {
+            return Ride::Apart;
+        }
+        reader = match self.beside(asked, task, reader, &answered, record).await {
+            Ok(response) => return Ride::Answered(response),
+            Err(reader) => reader,
+        };
+        let opening = opening_for(&mut reader, asked, call, &answered);
+        match self.or_copy(opening, waiting, (call, asked), record).await {
+            // Fetched once more meanwhile: the right was to what came first.
+            ControlFlow::Continue(Opened::Answered(again))
+                if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
+            {
+                Ride::Ended(End::Pass)
+            }
+            ControlFlow::Continue(Opened::Answered(answered)) => {
+                call.connection.read_unknown(task);
+                record.flight(flight);
+                let (outcome, source) = (outcome(leads), Source::Flight(reader));
+                let response =
+                    reply::arriving(asked, &answered.head, answered.length, source, outcome);
+                Ride::Answered(record.end(outcome, response))
+            }
+            ControlFlow::Continue(Opened::Ended(end)) => Ride::Ended(end),
+            ControlFlow::Break(copy) => Ride::Answered(copy),
+        }
     }
 
     /// The public pointer that stands in for who has none of its own while the origin fails: a new token comes with each pull.

@@ -355,6 +355,7 @@ impl Pipeline {
             );
         if !relayed || status == StatusCode::NOT_MODIFIED {
             // The client hears what it would have heard.
+            self.memory.note_refused(task);
             return End::Pass;
         }
         match shareable(&answer, false) {

@@ -38,7 +38,7 @@ pub(super) const WAIT_FOR_FAILING: Duration = Duration::from_secs(1);
 pub(super) struct Waiting<'a> {
     pub(super) task: &'a Task,
     /// Which brings it.
-    pub(super) flight: &'a Flight,
+    pub(super) flight: &'a Arc<Flight>,
     /// What may be given in its place.
     pub(super) copy: Option<&'a Stored>,
 }

@@ -51,6 +51,11 @@ async fn stood_in(world: &World) -> (u32, u32) {
     (count("patience"), count("down"))
 }
 
+/// Whether the one origin of a test is known to be down.
+async fn down(world: &World) -> bool {
+    world.proxy.metric("larder_origins_down", "").await > 0.5
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_waits_once_for_a_hung_origin_and_nobody_does_again() {
     let world = impatient().await;
@@ -61,7 +66,7 @@ async fn a_client_waits_once_for_a_hung_origin_and_nobody_does_again() {
     let got = reload(&world, &index).await;
     assert!(is_stale(&got) && got.body == body, "{got:?}");
     assert_eq!(stood_in(&world).await, (1, 0));
-    assert_eq!(world.proxy.metric("larder_origins_down", "").await, 1.0);
+    assert!(down(&world).await);
     // However long it lasts: what is known of an origin does not end by itself.
     for (number, later) in [0, 30, 70, 3600, 86_400].into_iter().enumerate() {
         world.proxy.clock.advance(Duration::from_secs(later));
@@ -74,7 +79,7 @@ async fn a_client_waits_once_for_a_hung_origin_and_nobody_does_again() {
     world.proxy.clock.advance(DAY);
     let well = reload(&world, &index).await;
     assert!(well.is_complete() && !is_stale(&well), "{}", well.cache_status());
-    assert_eq!(world.proxy.metric("larder_origins_down", "").await, 0.0);
+    assert!(!down(&world).await);
     world.proxy.clock.advance(DAY);
     world.origin.mood(Mood::Hanging);
     assert!(is_stale(&reload(&world, &index).await));
@@ -149,7 +154,7 @@ async fn the_question_goes_on_and_its_answer_is_kept() {
     })
     .await;
     assert_eq!(world.origin.gets("/simple/gear/"), 2);
-    assert_eq!(world.proxy.metric("larder_origins_down", "").await, 0.0);
+    assert!(!down(&world).await);
 }
 
 /// A crowd of clients with copies of everything is one question at a time to an origin that is down.

@@ -32,6 +32,7 @@ mod editions;
 mod engines;
 mod env;
 mod exec;
+mod faults;
 mod flight;
 mod fresh_lists;
 mod freshness;
