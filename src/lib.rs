@@ -106,6 +106,7 @@ use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -191,14 +192,7 @@ impl Larder {
         if let Some(running) = &self.admin.running {
             running.listens(addresses.clone());
         }
-        let starting = tokio::spawn(start(Arc::clone(&self.admin), questions.is_some()));
-        if self.admin.store.is_read() {
-            // Who runs a larder that has read everything asks it the next moment.
-            self.ready().await;
-        } else {
-            // Most stores are read in no time. Until then the system takes connections, and nobody is refused.
-            let _quick = tokio::time::timeout(QUICK_START, self.ready()).await;
-        }
+        let starting = self.start(questions.is_some()).await;
         let shown: Vec<String> =
             addresses.iter().map(|address| format!("http://{address}")).collect();
         self.pipeline.origins.set_own(addresses.clone());
@@ -247,6 +241,19 @@ impl Larder {
     /// the whole.
     pub fn hurry(&self) {
         self.hurry.cancel();
+    }
+
+    /// Reads what is stored, if that is still to do, and says when it is ready. `questions`: there is a socket for them.
+    async fn start(&self, questions: bool) -> JoinHandle<()> {
+        let starting = tokio::spawn(start(Arc::clone(&self.admin), questions));
+        if self.admin.store.is_read() {
+            // Who runs a larder that has read everything asks it the next moment.
+            self.ready().await;
+        } else {
+            // Most stores are read in no time. Until then the system takes connections, and nobody is refused.
+            let _quick = tokio::time::timeout(QUICK_START, self.ready()).await;
+        }
+        starting
     }
 
     /// Waits until it serves, and answers the questions of commands.
@@ -335,7 +342,7 @@ impl Larder {
 /// How long clients wait for the first answer of a larder that still reads what is stored.
 const QUICK_START: Duration = Duration::from_secs(1);
 
-/// Reads what is stored, if that is still to do, and says that it is ready. `questions`: there is a socket for them.
+/// The task of [`Larder::start`].
 async fn start(admin: Arc<Admin>, questions: bool) {
     if !admin.store.is_read() {
         let store = Arc::clone(&admin.store);
