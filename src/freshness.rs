@@ -103,6 +103,11 @@ pub fn is_of_the_future(entry: &Entry, now: Time) -> bool {
     entry.checked_at > now.plus(AHEAD)
 }
 
+/// How far `entry` is from the time at which it was checked; a clock that was set back counts as one that went on.
+pub fn distance(entry: &Entry, now: Time) -> std::time::Duration {
+    now.since(entry.checked_at).max(entry.checked_at.since(now))
+}
+
 /// Whether `entry` answers a request with these header fields without asking its origin.
 pub fn is_fresh(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
     let mut asked = HeaderMap::new();

@@ -108,14 +108,15 @@ use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use accept::announce::Announcement;
 use accept::{Front, OwnPages};
 use admin::{Admin, Running};
 use authority::Authority;
-use clock::Clock;
+use clock::{Clock, Stopwatch};
 use config::keys::{Acts, KEYS};
 use config::load::Loaded;
 use config::{Config, Live};
@@ -132,15 +133,24 @@ pub struct Larder {
     pipeline: Arc<Pipeline>,
     authority: Arc<Authority>,
     admin: Arc<Admin>,
+    hurry: CancellationToken,
 }
 
 impl Larder {
     /// Opens the store and the CA under `config.data`, and makes what is missing. Blocking. A
     /// [`store::OpenError::Held`] in the error says that another larder holds the directory.
     pub fn open(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
+        let larder = Self::begin(config, clock)?;
+        larder.admin.store.read_records();
+        Ok(larder)
+    }
+
+    /// The same without reading what is stored: [`Larder::run`] does that while clients are served. After a crash it takes
+    /// seconds, in which they would be refused. Blocking.
+    pub fn begin(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
         let state = admin::state_dir(&config.data);
         let config = Live::new(config);
-        let store = Store::open(config.clone(), clock.clone())?;
+        let store = Store::begin(config.clone(), clock.clone(), "")?;
         let authority = Authority::limited(&state, &config.get().ca_permitted(), &clock)?;
         let origins = Origins::new(config.clone(), clock.clone())?;
         let metrics = Arc::new(Metrics::default());
@@ -156,7 +166,8 @@ impl Larder {
             keys,
         );
         let admin = Admin { config, clock, store, running: Some(running) };
-        Ok(Arc::new(Self { pipeline: Arc::new(pipeline), authority, admin: Arc::new(admin) }))
+        let (pipeline, admin) = (Arc::new(pipeline), Arc::new(admin));
+        Ok(Arc::new(Self { pipeline, authority, admin, hurry: CancellationToken::new() }))
     }
 
     /// Serves on `listeners` until `shutdown` resolves, then lets running transfers end, at most for
@@ -180,13 +191,10 @@ impl Larder {
                 None
             }
         };
-        if questions.is_some() {
-            // Whoever waits for `/-/ready` may ask the next moment.
-            admin::answers_questions(data).await;
-        }
         if let Some(running) = &self.admin.running {
-            running.is_ready(addresses.clone());
+            running.listens(addresses.clone());
         }
+        let starting = self.start(questions.is_some()).await;
         let shown: Vec<String> =
             addresses.iter().map(|address| format!("http://{address}")).collect();
         self.pipeline.origins.set_own(addresses.clone());
@@ -207,6 +215,7 @@ impl Larder {
             authority: Arc::clone(&self.authority),
             own: Arc::new(Pages(Arc::clone(&self.admin))),
             metrics: Arc::clone(&self.pipeline.metrics),
+            hurry: self.hurry.clone(),
         };
         let announcement = self.announce(&addresses);
         let admin = Arc::clone(&self.admin);
@@ -220,6 +229,7 @@ impl Larder {
             }
         };
         accept::run(Arc::new(front), listeners, stop).await;
+        starting.abort();
         if let Some(questions) = questions {
             questions.abort();
             // It was told to end; how it does is of no interest.
@@ -227,6 +237,25 @@ impl Larder {
         }
         ended.cancel();
         upkeep.await.context("looking after the store failed")
+    }
+
+    /// A larder that ends waits for no transfer any more: its connections are reset, so that no client takes what it has for
+    /// the whole.
+    pub fn hurry(&self) {
+        self.hurry.cancel();
+    }
+
+    /// Reads what is stored, if that is still to do, and says when it is ready. `questions`: there is a socket for them.
+    async fn start(&self, questions: bool) -> JoinHandle<()> {
+        let starting = tokio::spawn(start(Arc::clone(&self.admin), questions));
+        if self.admin.store.is_read() {
+            // Who runs a larder that has read everything asks it the next moment.
+            self.ready().await;
+        } else {
+            // Most stores are read in no time. Until then the system takes connections, and nobody is refused.
+            let _quick = tokio::time::timeout(QUICK_START, self.ready()).await;
+        }
+        starting
     }
 
     /// Waits until it serves, and answers the questions of commands.
@@ -309,6 +338,31 @@ impl Larder {
         }
         self.configured(&loaded);
         Ok(waiting)
+    }
+}
+
+/// How long clients wait for the first answer of a larder that still reads what is stored.
+const QUICK_START: Duration = Duration::from_secs(1);
+
+/// The task of [`Larder::start`].
+async fn start(admin: Arc<Admin>, questions: bool) {
+    if !admin.store.is_read() {
+        let store = Arc::clone(&admin.store);
+        let watch = Stopwatch::start();
+        if tokio::task::spawn_blocking(move || store.read_records()).await.is_err() {
+            error!(
+                "what is stored could not be read, and nothing of it is given; requests go to their origins"
+            );
+            return;
+        }
+        info!("what is stored was read in {:.1?}", watch.elapsed());
+    }
+    if questions {
+        // Whoever waits for `/-/ready` may ask the next moment.
+        admin::answers_questions(&admin.config.get().data).await;
+    }
+    if let Some(running) = &admin.running {
+        running.is_ready();
     }
 }
 

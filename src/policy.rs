@@ -32,6 +32,8 @@ pub enum PassReason {
     Answer,
     /// The operator says that this host is passed through.
     Host,
+    /// What is stored is still being read, after a crash.
+    Starting,
 }
 
 impl PassReason {
@@ -47,6 +49,7 @@ impl PassReason {
             Self::NoStore => "no-store",
             Self::Answer => "answer",
             Self::Host => "host",
+            Self::Starting => "starting",
         }
     }
 }

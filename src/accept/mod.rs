@@ -73,6 +73,8 @@ pub struct Front<S> {
     pub own: Arc<dyn OwnPages>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// When it is cancelled, a drain waits for nobody any more.
+    pub hurry: CancellationToken,
 }
 
 impl<S> std::fmt::Debug for Front<S> {
@@ -126,18 +128,28 @@ impl Gate {
         let deadline = Instant::now() + patience;
         self.drain.cancel();
         self.open.close();
-        if timeout_at(deadline, self.open.wait()).await.is_err() {
-            tracing::info!(
-                connections = self.open.len(),
-                "connections outlived clients.drain_timeout and are reset"
-            );
+        let out_of_patience = async {
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => "clients.drain_timeout is over",
+                () = front.hurry.cancelled() => "nobody is waited for any more",
+            }
+        };
+        let why = tokio::select! {
+            () = self.open.wait() => None,
+            why = out_of_patience => Some(why),
+        };
+        if let Some(why) = why {
+            tracing::warn!(connections = self.open.len(), "{why}: what is still open is reset");
             self.stop.cancel();
             // Upgraded connections belong to the pipeline, and end with the process.
             drop(timeout(RESET, self.open.wait()).await);
         }
         let deadline = deadline.max(Instant::now() + RESET);
-        if timeout_at(deadline, front.pipeline.drained()).await.is_err() {
-            tracing::info!("fills outlived clients.drain_timeout and are dropped");
+        tokio::select! {
+            landed = timeout_at(deadline, front.pipeline.drained()) => if landed.is_err() {
+                tracing::info!("fills outlived clients.drain_timeout and are dropped");
+            },
+            () = front.hurry.cancelled() => {}
         }
     }
 }
@@ -208,11 +220,22 @@ fn spawn<S: Serve>(
     let stop = gate.stop.clone();
     tokio::spawn(async move {
         let welcome = door.is_some();
+        let answered_while = |cut: bool| {
+            if cut {
+                line.cut();
+            }
+            activity.is_answering()
+        };
         let makes_way = async {
             match &door {
                 Some(door) => door.leaves().await,
                 None => std::future::pending().await,
             }
+            answered_while(activity.is_answering())
+        };
+        let stopped = async {
+            stop.cancelled().await;
+            answered_while(true)
         };
         let served = async {
             if welcome {
@@ -221,15 +244,14 @@ fn spawn<S: Serve>(
                 visit.turn_away(transport).await;
             }
         };
+        // Dropping the first branch closes the socket, and the mark that was set before makes it a reset.
         tokio::select! {
             () = served => {}
-            // Dropping the other branch closes the socket, and this makes it a reset.
-            () = async { stop.cancelled().await; line.cut(); } => {}
-            () = makes_way => {
-                tracing::debug!(client = %peer, "a connection makes way for others");
-                if activity.is_answering() {
-                    line.cut();
-                }
+            answering = stopped => if answering {
+                tracing::warn!(client = %peer, "an answer is cut off, because larder stops; its client can ask again");
+            },
+            answering = makes_way => {
+                tracing::debug!(client = %peer, answering, "a connection makes way for others");
             }
         }
     });

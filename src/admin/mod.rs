@@ -28,6 +28,7 @@ pub mod why;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -71,6 +72,7 @@ pub struct Running {
     started: Time,
     listening: OnceLock<Vec<SocketAddr>>,
     ready: watch::Sender<bool>,
+    draining: AtomicBool,
     settings: ArcSwap<Vec<Setting>>,
     stays: Stays,
 }
@@ -90,16 +92,21 @@ impl Running {
             started: clock.now(),
             listening: OnceLock::new(),
             ready: watch::Sender::new(false),
+            draining: AtomicBool::new(false),
             settings: ArcSwap::default(),
             stays: Stays::default(),
         }
     }
 
-    /// From now on it answers at `listening`.
-    pub fn is_ready(&self, listening: Vec<SocketAddr>) {
+    /// From now on clients connect at `listening`.
+    pub fn listens(&self, listening: Vec<SocketAddr>) {
         // A second call would come from a second run of the same larder, whose addresses are the first one's.
         let _first = self.listening.set(listening);
-        self.ready.send_replace(true);
+    }
+
+    /// From now on it answers from what is stored.
+    pub fn is_ready(&self) {
+        self.ready.send_modify(|ready| *ready = !self.draining.load(Ordering::Acquire));
     }
 
     /// Waits until it is ready.
@@ -112,11 +119,12 @@ impl Running {
     /// From now on it ends what runs and begins nothing: load balancers look elsewhere, and so do commands that would find
     /// it over its socket.
     pub fn is_draining(&self) {
+        self.draining.store(true, Ordering::Release);
         self.ready.send_replace(false);
         self.stays.close();
     }
 
-    /// Where clients connect; empty until it is ready.
+    /// Where clients connect; empty until they may.
     pub fn listening(&self) -> &[SocketAddr] {
         self.listening.get().map_or(&[], Vec::as_slice)
     }

@@ -273,12 +273,24 @@ mod tests {
             get(&admin, "GET", "/-/ready").await.0.status(),
             StatusCode::SERVICE_UNAVAILABLE
         );
-        running.is_ready(vec!["127.0.0.1:3142".parse().unwrap()]);
+        running.listens(vec!["127.0.0.1:3142".parse().unwrap()]);
+        assert_eq!(
+            get(&admin, "GET", "/-/ready").await.0.status(),
+            StatusCode::SERVICE_UNAVAILABLE,
+            "it listens, and does not know what is stored"
+        );
+        running.is_ready();
         assert_eq!(get(&admin, "GET", "/-/ready").await.0.status(), StatusCode::OK);
         running.is_draining();
         assert_eq!(
             get(&admin, "GET", "/-/ready").await.0.status(),
             StatusCode::SERVICE_UNAVAILABLE
+        );
+        running.is_ready();
+        assert_eq!(
+            get(&admin, "GET", "/-/ready").await.0.status(),
+            StatusCode::SERVICE_UNAVAILABLE,
+            "it had begun to end before it had read everything"
         );
     }
 

@@ -60,6 +60,21 @@ pub enum Question {
     Stay,
 }
 
+impl Question {
+    /// Whether what is stored is part of the answer: then it is answered when that is known.
+    pub(super) const fn is_about_the_store(&self) -> bool {
+        match self {
+            Self::Stats
+            | Self::Why { .. }
+            | Self::Entries { .. }
+            | Self::Remove(_)
+            | Self::Verify
+            | Self::Keys(_) => true,
+            Self::Status | Self::Config | Self::Totals | Self::Ca(_) | Self::Stay => false,
+        }
+    }
+}
+
 /// Which entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

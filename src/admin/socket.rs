@@ -115,6 +115,9 @@ async fn converse(mut stream: UnixStream, admin: Arc<Admin>, room: &Semaphore) -
         while limited.read(&mut rest).await? > 0 {}
         return Ok(());
     }
+    if question.is_about_the_store() {
+        admin.store.read().await;
+    }
     // Waiting here, and not at accept, lets those that only stay be as many as there are commands.
     let _place = room.acquire().await.map_err(io::Error::other)?;
     let (answers, mut pieces) = mpsc::channel(ANSWERS_AHEAD);

@@ -17,8 +17,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::AuthorityError;
 use super::limits::{self, Limits};
+use super::{AuthorityError, dates};
 use crate::clock::Time;
 use crate::store::write_durably;
 
@@ -70,6 +70,7 @@ impl Ca {
             }
             (Some(key), None) => Self::make(parse_key(&key_path, &key)?, &crt_path, permitted, now),
             (None, None) => {
+                dates::check_clock(now)?;
                 let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
                     .map_err(|e| AuthorityError::crypto("making the CA's key", e))?;
                 write_durably(&key_path, key.serialize_pem().as_bytes(), 0o600)
@@ -132,7 +133,7 @@ impl Ca {
         let not_after: Time =
             SystemTime::from(certificate.validity().not_after.to_datetime()).into();
         if not_after <= now && !expired {
-            return Err(damaged(format!("expired on {not_after}")));
+            return Err(AuthorityError::Expired { path: path.to_owned(), not_after, now });
         }
         let limits = Limits::of(&certificate)
             .map_err(|e| damaged(format!("has name constraints that cannot be read ({e})")))?;
@@ -212,6 +213,7 @@ pub(super) fn certificate(
     permitted: &[String],
     now: Time,
 ) -> Result<String, AuthorityError> {
+    dates::check_clock(now)?;
     let mut params = params(now)?;
     params.name_constraints = limits::constraints(permitted);
     let certificate = params

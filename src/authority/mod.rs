@@ -16,6 +16,7 @@
 //! To read: RFC 5280 §4.2.1, RFC 6066 §3, RFC 8446 §4.6.1.
 
 mod ca;
+mod dates;
 mod leaf;
 mod limits;
 mod rotate;
@@ -89,6 +90,33 @@ pub enum AuthorityError {
         /// What is wrong with it.
         why: String,
     },
+    /// The CA's certificate has expired.
+    #[error(
+        "{} expired on {not_after}, and no client trusts it any more (it is {now} by this machine's clock). If the clock is \
+         right, move ca.key and ca.crt away: larder then makes a new CA, which every client must be made to trust (`larder ca \
+         install`, or the set-up script). If the clock is wrong, set it and start larder again",
+        .path.display()
+    )]
+    Expired {
+        /// Its file.
+        path: PathBuf,
+        /// When it expired.
+        not_after: Time,
+        /// What time it is.
+        now: Time,
+    },
+    /// The clock cannot be right.
+    #[error(
+        "larder makes no CA while the clock says {now}: this program was made after that ({made}), and a CA with a wrong date \
+         may have expired by the time the clock is right. Set the clock (`timedatectl set-ntp true`, or `date`), and start \
+         larder again"
+    )]
+    Clock {
+        /// What time it is.
+        now: Time,
+        /// When this program was made, or later.
+        made: Time,
+    },
     /// A CA cannot be taken or changed; nothing was.
     #[error("the CA stays as it is: {0}")]
     Import(String),
@@ -126,6 +154,9 @@ impl AuthorityError {
     fn said(self) -> String {
         if let Self::Damaged { path, why } = &self {
             return format!("{} {why}", path.display());
+        }
+        if let Self::Expired { path, not_after, .. } = &self {
+            return format!("{} expired on {not_after}", path.display());
         }
         self.to_string()
     }

@@ -1,6 +1,7 @@
 //! `larder serve`.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,9 @@ pub(super) struct Serve {
 /// What is still being read or written when everything is done gets this long: it is nobody's any more.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
+/// How long transfers may take to be broken off: clients are told, and the store is put away if that is quick.
+const BREAKING_OFF: Duration = Duration::from_secs(3);
+
 /// Closing the store, which records when everything was last used.
 const PUTTING_AWAY: Duration = Duration::from_secs(15);
 
@@ -94,7 +98,8 @@ pub(super) fn arm_failpoint(environment: &Environment) {
 
 async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> anyhow::Result<u8> {
     let supervisor = Arc::new(Supervisor::of(&Reports::wanted(&invocation.environment)));
-    let larder = open(invocation.loaded.config.clone(), invocation.clock.clone()).await?;
+    let (config, clock) = (invocation.loaded.config.clone(), invocation.clock.clone());
+    let larder = tokio::task::spawn_blocking(move || Larder::begin(config, clock)).await??;
     larder.configured(&invocation.loaded);
     let listeners = if passed.is_empty() {
         let addresses = invocation.loaded.config.listen.iter();
@@ -131,11 +136,14 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
         ready.ready().await;
         told.ready(SERVING).await;
     });
+    let mut running = pin!(running);
     let code = tokio::select! {
-        ended = running => ended.map(|()| OK),
+        ended = running.as_mut() => ended.map(|()| OK),
         never = supervisor.watch() => match never {},
         _second = async { twice.next().await; twice.next().await } => {
             warn!("second signal: transfers are broken off");
+            larder.hurry();
+            drop(tokio::time::timeout(BREAKING_OFF, running).await);
             Ok(FAILED)
         }
     };

@@ -161,6 +161,10 @@ pub const KEYS: &[Key] = keys! {
     one upstream.roots: value::ROOTS;
     /// For one connection to an origin, TLS included.
     one upstream.connect_timeout: value::SPAN;
+    /// How long a client waits for the header of an answer where there is a stored copy to give in its place, and never less
+    /// than four times what this origin usually takes. Then it is given the copy, and the question goes on without it; until the
+    /// origin answers, others wait a second. Short enough for clients, the most of which give up after half a minute.
+    one upstream.patience: value::SPAN;
     /// From a request to the header of its answer, where there is a stored copy to give in its place; without one it is waited
     /// for as long as a client does, while the connection lives.
     one upstream.header_timeout: value::SPAN;
@@ -388,6 +392,7 @@ mod tests {
                 "upstream.logins" => "example.org everyone bearer s3cret",
                 "speaks_for" => "https://example.org/simple/ https://files.example.org",
                 "store.max_body_share" => "77%",
+                "upstream.patience" => "77s",
                 name if name.ends_with("_timeout") || name.starts_with("stale.") => "77s",
                 _ => "else",
             };

@@ -219,6 +219,8 @@ pub struct Upstream {
     pub roots: Roots,
     /// `upstream.connect_timeout`: for one connection, TLS included.
     pub connect_timeout: Duration,
+    /// `upstream.patience`: how long a client waits that can be given a stored copy.
+    pub patience: Duration,
     /// `upstream.header_timeout`: from the request to the answer's header.
     pub header_timeout: Duration,
     /// `upstream.idle_timeout`: for the next byte of a body.
@@ -368,6 +370,7 @@ impl Default for Config {
                 logins: Vec::new(),
                 roots: Roots::Both,
                 connect_timeout: Duration::from_secs(10),
+                patience: Duration::from_secs(10),
                 header_timeout: Duration::from_mins(1),
                 idle_timeout: Duration::from_secs(30),
                 min_rate: 1024,

@@ -270,6 +270,12 @@ impl Flight {
         self.lock().have
     }
 
+    /// Whether the head of an answer has come, or the end of the flight.
+    pub fn has_head(&self) -> bool {
+        let shared = self.lock();
+        shared.answered.is_some() || shared.end.is_some()
+    }
+
     /// Waits until nobody reads.
     pub async fn deserted(&self) {
         let mut changed = self.changed.subscribe();
@@ -383,6 +389,14 @@ impl Flight {
                 return None;
             }
         }
+    }
+
+    /// Whether another may read it who needs an answer that was not asked for before `since`.
+    fn may_be_joined(&self, since: Option<Time>) -> bool {
+        let shared = self.lock();
+        shared.end.is_none()
+            && shared.is_joinable()
+            && since.is_none_or(|since| self.began >= since)
     }
 
     fn update(&self, change: impl FnOnce(&mut Shared)) {
@@ -501,17 +515,17 @@ impl Flights {
         now: Time,
     ) -> Permit {
         let mut under_way = self.lock();
-        if let Some(flight) = under_way.get(&key) {
-            let shared = flight.lock();
-            let joinable = shared.end.is_none() && shared.is_joinable();
-            if joinable && since.is_none_or(|since| flight.began >= since) {
-                drop(shared);
-                return Permit::Follow(Arc::clone(flight));
-            }
+        if let Some(flight) = under_way.get(&key).filter(|flight| flight.may_be_joined(since)) {
+            return Permit::Follow(Arc::clone(flight));
         }
         let flight = self.alone(target, now);
         under_way.insert(key, Arc::clone(&flight));
         Permit::Lead(Lead { flight, flights: Arc::clone(self), key })
+    }
+
+    /// Whether there is a flight of `key` to join, that did not begin before `since`.
+    pub fn is_under_way(&self, key: Key, since: Option<Time>) -> bool {
+        self.lock().get(&key).is_some_and(|flight| flight.may_be_joined(since))
     }
 
     /// A reader of `flight`.

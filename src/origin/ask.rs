@@ -59,6 +59,27 @@ pub struct Ask {
 }
 
 impl Ask {
+    /// A request for a small document, with nothing special.
+    pub fn plain(target: Target, reach: Reach) -> Self {
+        Self {
+            target,
+            lane: Lane::Metadata,
+            accept: "*/*".to_owned(),
+            accept_language: None,
+            if_none_match: None,
+            if_modified_since: None,
+            range: None,
+            if_range: None,
+            head_only: false,
+            follow: false,
+            fresh_connection: false,
+            patient: false,
+            reach,
+            token: None,
+            credential: None,
+        }
+    }
+
     /// This request for `target`: the asked one, or where a redirect led. `Host` is the connection's business.
     pub(super) fn request(
         &self,

@@ -251,10 +251,19 @@ impl Fault {
     }
 
     fn untrusted(why: &CertificateError) -> Self {
+        // The library below names it so, and gives it no variant.
+        let is_of_a_ca = format!("{why:?}").contains("CaUsedAsEndEntity");
         let (why, mend) = if *why == CertificateError::UnknownIssuer {
             (
                 "its certificate is signed by nobody larder trusts".to_owned(),
                 "; if the signer is yours, give its certificate with --upstream-ca FILE",
+            )
+        } else if is_of_a_ca {
+            (
+                "its certificate is a CA's own (CA:TRUE), and none that larder was told to trust"
+                    .to_owned(),
+                "; if the server is yours, give exactly this certificate with --upstream-ca FILE, or let the server \
+                 show one without CA:TRUE (openssl req -x509 -addext basicConstraints=critical,CA:FALSE)",
             )
         } else {
             (format!("its certificate is not valid: {why}"), "")

@@ -1,82 +1,266 @@
-//! Which origins failed a moment ago: the breaker and the memory of 429.
+//! How origins do: what they usually take, which fail, and whether one is being asked about that.
 //!
-//! It only decides that a stored copy is served without waiting long; a miss is always tried. It forgets within a
-//! minute whatever an origin's `Retry-After` says, because one job that asks nonsense until the registry answers 429
-//! with a day's wait must not take the registry from everybody else (pitfall 42). For the same reason each credential has
-//! a memory of its own, and so have those who ask without one: a quota is one account's, and says nothing of another's.
-//! Time is [`Clock`]'s, so that tests move it.
+//! Two questions are answered from the same book, and their memories differ:
+//!
+//! - *Does it fail right now?* ([`Health::is_failing`]) Then what is not needed is not asked for. This is forgotten within a
+//!   minute whatever an origin's `Retry-After` says, because one job that asks nonsense until the registry answers 429 with a
+//!   day's wait must not take the registry from everybody else (pitfall 42).
+//! - *Is it down?* ([`Health::is_down`]) Then who has a stored copy to give waits a second, not ten. This ends with an answer
+//!   and with nothing else: a memory that ends by itself makes one client after the other pay the full wait for an origin that
+//!   is as dead as before. So that it does end, one question at a time is asked ([`Health::question`]). A question that is
+//!   not answered within its turn gives way to the next, and turns double: the origin may have come back meanwhile.
+//!
+//! A miss is always tried. Each credential has a memory of its own, and so have those who ask without one: a quota is one
+//! account's, and says nothing of another's. What is known of one target is known beside that: an origin may answer everything
+//! but one. Time is [`Clock`]'s, so that tests move it.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
 
 use super::Lane;
 use crate::clock::{Clock, Time};
-use crate::target::{Origin, Partition};
+use crate::target::{Key, Origin, Partition};
 
 /// The first failure without a `Retry-After` counts for so long; each further one doubles it.
 const FIRST: Duration = Duration::from_secs(10);
-/// The longest memory (DESIGN §4 "Freshness").
+/// The longest memory (DESIGN §4 "Freshness"), and the longest turn of a question.
 const LONGEST: Duration = Duration::from_mins(1);
-/// How many are remembered. When full, the expired go, then the ones that expire first: whoever fills it with invented
+/// How many are remembered. When full, the well ones go, then those that failed first: whoever fills it with invented
 /// credentials only makes others wait for an answer that they would have waited for anyway.
 const MOST: usize = 1024;
+/// An answer counts this much in what its origin usually takes, and all before it the rest: one slow search says little.
+const WEIGHT: u32 = 8;
+/// An answer that took longer counts as this: a clock that was set forward says nothing of an origin.
+const SLOWEST: Duration = Duration::from_mins(5);
 
 /// Who failed towards whom: one origin, for one credential, on one lane.
 pub(super) type Way = (Origin, Partition, Lane);
 
+/// How origins do.
 #[derive(Debug)]
 pub(super) struct Health {
     clock: Clock,
-    failing: Mutex<HashMap<Way, Failing>>,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    ways: HashMap<Way, State>,
+    targets: HashMap<Key, State>,
+}
+
+/// What is known of one.
+#[derive(Debug, Default)]
+struct State {
+    /// What it takes from the question to the head.
+    usual: Option<Duration>,
+    /// Set by a failure, taken away by an answer.
+    failing: Option<Failing>,
+    /// The questions under way that were asked since it last answered.
+    asked: Weak<Turn>,
+    /// When the last of them was asked.
+    asked_at: Option<Time>,
+    /// When anything was last noted of it.
+    used: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Failing {
+    since: Time,
     until: Time,
     in_a_row: u32,
 }
 
-impl Health {
-    pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, failing: Mutex::default() }
-    }
+/// Questions that are given up together when the next one is asked in their place.
+#[derive(Debug, Default)]
+struct Turn {
+    over: CancellationToken,
+}
 
-    pub(super) fn is_failing(&self, way: &Way) -> bool {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.get(way).is_some_and(|failing| self.clock.now() < failing.until)
-    }
+/// A question under way about something of which there is a stored copy: while an origin is down, there is one.
+#[derive(Debug)]
+pub struct Question {
+    turns: [Arc<Turn>; 2],
+    /// Whether its origin or its target is down: then this question stands for everybody's.
+    pub is_probe: bool,
+}
 
-    pub(super) fn note_failure(&self, way: Way, retry_after: Option<Duration>) {
-        let now = self.clock.now();
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        make_room(&mut failing, now);
-        let entry = failing.entry(way).or_insert(Failing { until: now, in_a_row: 0 });
-        let backoff = FIRST.saturating_mul(1 << entry.in_a_row.min(6));
-        entry.in_a_row = entry.in_a_row.saturating_add(1);
-        entry.until = now.plus(retry_after.unwrap_or(backoff).min(LONGEST));
-    }
-
-    pub(super) fn note_success(&self, way: &Way) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
-        failing.remove(way);
+impl Question {
+    /// Waits until another is asked in its place.
+    pub async fn superseded(&self) {
+        let [one, other] = &self.turns;
+        tokio::select! {
+            () = one.over.cancelled() => {}
+            () = other.over.cancelled() => {}
+        }
     }
 }
 
-fn make_room(failing: &mut HashMap<Way, Failing>, now: Time) {
-    if failing.len() < MOST {
-        return;
+impl Health {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self { clock, books: Mutex::default() }
     }
-    // A row of failures is remembered as long again as it counts, so that the next one goes on from there.
-    failing.retain(|_, failing| now < failing.until.plus(LONGEST));
-    while failing.len() >= MOST {
-        let first =
-            failing.iter().min_by_key(|(_, failing)| failing.until).map(|(key, _)| key.clone());
-        match first {
-            Some(key) => failing.remove(&key),
-            None => return,
+
+    /// Whether it failed within a minute.
+    pub(super) fn is_failing(&self, way: &Way) -> bool {
+        let books = self.lock();
+        let failing = books.ways.get(way).and_then(|state| state.failing);
+        failing.is_some_and(|failing| self.clock.now() < failing.until)
+    }
+
+    /// Whether it failed, for that target or for any, and has not answered since.
+    pub(super) fn is_down(&self, way: &Way, target: Option<Key>) -> bool {
+        let books = self.lock();
+        let is_down = |state: &State| state.failing.is_some();
+        books.ways.get(way).is_some_and(is_down)
+            || target.and_then(|key| books.targets.get(&key)).is_some_and(is_down)
+    }
+
+    /// Since when it is down.
+    #[cfg(test)]
+    fn failing_since(&self, way: &Way) -> Option<Time> {
+        Some(self.lock().ways.get(way)?.failing?.since)
+    }
+
+    /// How many are down.
+    pub(super) fn down(&self) -> usize {
+        self.lock().ways.values().filter(|state| state.failing.is_some()).count()
+    }
+
+    /// What it usually takes from a question to the head.
+    pub(super) fn usual(&self, way: &Way) -> Option<Duration> {
+        self.lock().ways.get(way)?.usual
+    }
+
+    pub(super) fn note_failure(
+        &self,
+        way: Way,
+        target: Option<Key>,
+        retry_after: Option<Duration>,
+    ) {
+        let now = self.clock.now();
+        let mut books = self.lock();
+        state_of(&mut books.ways, way, now).fail(now, retry_after);
+        if let Some(key) = target {
+            state_of(&mut books.targets, key, now).fail(now, retry_after);
+        }
+    }
+
+    /// An answer for `target` began in time and came no further, or nothing came of what many wait for at once. It says
+    /// nothing of other targets.
+    pub(super) fn note_unfinished(&self, target: Key) {
+        let now = self.clock.now();
+        let mut books = self.lock();
+        let state = state_of(&mut books.targets, target, now);
+        if state.failing.is_none() {
+            state.fail(now, None);
+        }
+    }
+
+    /// It answered, after `took` if that says what it usually takes.
+    pub(super) fn note_success(&self, way: &Way, target: Option<Key>, took: Option<Duration>) {
+        let mut books = self.lock();
+        if let Some(took) = took {
+            state_of(&mut books.ways, way.clone(), self.clock.now()).take(took.min(SLOWEST));
+        }
+        if let Some(state) = books.ways.get_mut(way) {
+            state.answer();
+        }
+        if let Some(key) = target {
+            books.targets.remove(&key);
+        }
+    }
+
+    /// Permission to ask about something of which there is a stored copy; `None` while it is down and somebody asks.
+    pub(super) fn question(&self, way: Way, target: Key) -> Option<Question> {
+        let now = self.clock.now();
+        let mut books = self.lock();
+        let is_down = |state: Option<&State>| state.is_some_and(|state| state.failing.is_some());
+        let known = [books.ways.get(&way), books.targets.get(&target)];
+        if known.iter().flatten().any(|state| state.failing.is_some() && state.is_asked(now)) {
+            return None;
+        }
+        let is_probe = known.into_iter().any(is_down);
+        let of_way = state_of(&mut books.ways, way, now).ask(now);
+        let of_target = state_of(&mut books.targets, target, now).ask(now);
+        Some(Question { turns: [of_way, of_target], is_probe })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn fail(&mut self, now: Time, retry_after: Option<Duration>) {
+        let before = self.failing.unwrap_or(Failing { since: now, until: now, in_a_row: 0 });
+        let memory = retry_after.unwrap_or_else(|| doubled(before.in_a_row));
+        self.failing = Some(Failing {
+            since: before.since,
+            until: now.plus(memory.min(LONGEST)),
+            in_a_row: before.in_a_row.saturating_add(1),
+        });
+    }
+
+    fn take(&mut self, took: Duration) {
+        self.usual = Some(match self.usual {
+            Some(usual) => (usual * (WEIGHT - 1) + took) / WEIGHT,
+            None => took,
+        });
+    }
+
+    /// What was asked before is nobody's probe any more, and goes on by itself.
+    fn answer(&mut self) {
+        (self.failing, self.asked) = (None, Weak::new());
+    }
+
+    /// Whether a question is under way that has its turn. A clock that was set back ends a turn.
+    fn is_asked(&self, now: Time) -> bool {
+        let turn = doubled(self.failing.map_or(0, |failing| failing.in_a_row));
+        self.asked.strong_count() > 0
+            && self.asked_at.is_some_and(|at| at <= now && now.since(at) < turn)
+    }
+
+    /// Joins the questions under way, or takes the turn of one that had its own.
+    fn ask(&mut self, now: Time) -> Arc<Turn> {
+        let before = self.asked.upgrade();
+        let turn = match before {
+            Some(turn) if self.failing.is_none() => turn,
+            before => {
+                if let Some(before) = before {
+                    before.over.cancel();
+                }
+                Arc::default()
+            }
         };
+        (self.asked, self.asked_at) = (Arc::downgrade(&turn), Some(now));
+        turn
     }
+}
+
+/// How long a failure counts after so many in a row.
+fn doubled(in_a_row: u32) -> Duration {
+    FIRST.saturating_mul(1 << in_a_row.min(6)).min(LONGEST)
+}
+
+/// The place of one in a book, which holds so many.
+fn state_of<K: Clone + Eq + Hash>(book: &mut HashMap<K, State>, key: K, now: Time) -> &mut State {
+    if book.len() >= MOST && !book.contains_key(&key) {
+        let first = book
+            .iter()
+            .min_by_key(|(_, state)| (state.failing.map(|failing| failing.until), state.used))
+            .map(|(key, _)| key.clone());
+        if let Some(first) = first {
+            book.remove(&first);
+        }
+    }
+    let state = book.entry(key).or_default();
+    state.used = Some(now);
+    state
 }
 
 #[cfg(test)]
@@ -93,12 +277,14 @@ mod tests {
         (origin, Partition::Public, lane)
     }
 
+    const TARGET: Key = Key([1; 32]);
+
     #[test]
     fn a_failure_is_forgotten_within_a_minute_whatever_the_origin_says() {
         let clock = Clock::system();
         let health = Health::new(clock.clone());
         let day = Duration::from_hours(24);
-        health.note_failure(way(1, Lane::Metadata), Some(day));
+        health.note_failure(way(1, Lane::Metadata), None, Some(day));
         assert!(health.is_failing(&way(1, Lane::Metadata)));
         clock.advance(Duration::from_secs(50));
         assert!(health.is_failing(&way(1, Lane::Metadata)));
@@ -109,11 +295,11 @@ mod tests {
     #[test]
     fn lanes_and_origins_fail_apart_and_a_success_ends_it() {
         let health = Health::new(Clock::system());
-        health.note_failure(way(1, Lane::Bulk), None);
+        health.note_failure(way(1, Lane::Bulk), None, None);
         assert!(!health.is_failing(&way(1, Lane::Metadata)));
         assert!(!health.is_failing(&way(2, Lane::Bulk)));
         assert!(health.is_failing(&way(1, Lane::Bulk)));
-        health.note_success(&way(1, Lane::Bulk));
+        health.note_success(&way(1, Lane::Bulk), None, None);
         assert!(!health.is_failing(&way(1, Lane::Bulk)));
     }
 
@@ -123,11 +309,12 @@ mod tests {
         let (origin, anybody, lane) = way(1, Lane::Bulk);
         let hostile = (origin.clone(), Partition::Private([1; 16]), lane);
         let other = (origin.clone(), Partition::Private([2; 16]), lane);
-        health.note_failure(hostile.clone(), Some(Duration::from_hours(24)));
+        health.note_failure(hostile.clone(), None, Some(Duration::from_hours(24)));
         assert!(health.is_failing(&hostile) && !health.is_failing(&other));
         assert!(!health.is_failing(&(origin.clone(), anybody, lane)));
+        assert!(!health.is_down(&(origin.clone(), anybody, lane), None));
         // Nor does another's success end it.
-        health.note_success(&(origin, anybody, lane));
+        health.note_success(&(origin, anybody, lane), None, None);
         assert!(health.is_failing(&hostile));
     }
 
@@ -135,21 +322,116 @@ mod tests {
     fn failures_in_a_row_count_longer() {
         let clock = Clock::system();
         let health = Health::new(clock.clone());
-        health.note_failure(way(1, Lane::Bulk), None);
+        health.note_failure(way(1, Lane::Bulk), None, None);
         clock.advance(Duration::from_secs(11));
         assert!(!health.is_failing(&way(1, Lane::Bulk)));
-        health.note_failure(way(1, Lane::Bulk), None);
+        health.note_failure(way(1, Lane::Bulk), None, None);
         clock.advance(Duration::from_secs(11));
         assert!(health.is_failing(&way(1, Lane::Bulk)));
     }
 
     #[test]
-    fn the_memory_is_bounded() {
+    fn the_memory_is_bounded_and_what_fails_outlives_what_is_well() {
         let health = Health::new(Clock::system());
+        let one = way(MOST + 50, Lane::Bulk);
+        health.note_failure(one.clone(), Some(TARGET), None);
         for number in 0..MOST + 50 {
-            health.note_failure(way(number, Lane::Bulk), None);
+            let took = Some(Duration::from_secs(1));
+            health.note_success(&way(number, Lane::Bulk), Some(TARGET), took);
         }
-        assert_eq!(health.failing.lock().unwrap().len(), MOST);
+        assert_eq!(health.lock().ways.len(), MOST);
+        assert!(health.is_failing(&one), "those that are well went first");
+        for number in 0..MOST + 50 {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            health.note_failure(way(number, Lane::Bulk), Some(Key(key)), None);
+        }
+        assert_eq!(health.lock().ways.len(), MOST);
+        assert!(health.lock().targets.len() <= MOST);
         assert!(health.is_failing(&way(MOST + 49, Lane::Bulk)));
+    }
+
+    /// Fault 1: a memory that ends by itself made one client after the other pay the full wait.
+    #[test]
+    fn an_origin_is_down_until_it_answers_however_long_that_takes() {
+        let clock = Clock::system();
+        let health = Health::new(clock.clone());
+        let one = way(1, Lane::Metadata);
+        let began = clock.now();
+        health.note_failure(one.clone(), Some(TARGET), None);
+        clock.advance(Duration::from_hours(24));
+        health.note_failure(one.clone(), None, None);
+        assert!(health.is_down(&one, None));
+        assert!(health.failing_since(&one).unwrap().since(began) < Duration::from_hours(1));
+        assert_eq!(health.down(), 1);
+        assert!(!health.is_down(&way(1, Lane::Bulk), None), "lanes are apart");
+        // Another target's answer ends it for the origin, and not for this target.
+        health.note_success(&one, Some(Key([2; 32])), None);
+        assert!(!health.is_down(&one, None) && health.is_down(&one, Some(TARGET)));
+        health.note_success(&one, Some(TARGET), None);
+        assert!(!health.is_down(&one, Some(TARGET)));
+        assert_eq!(health.down(), 0);
+    }
+
+    #[test]
+    fn what_an_origin_usually_takes_follows_its_answers_and_no_outlier() {
+        let health = Health::new(Clock::system());
+        let one = way(1, Lane::Bulk);
+        assert_eq!(health.usual(&one), None);
+        for _ in 0..100 {
+            health.note_success(&one, None, Some(Duration::from_secs(8)));
+        }
+        assert_eq!(health.usual(&one), Some(Duration::from_secs(8)));
+        health.note_success(&one, None, Some(Duration::from_hours(1)));
+        assert!(health.usual(&one).unwrap() < Duration::from_mins(1), "{:?}", health.usual(&one));
+        for _ in 0..100 {
+            health.note_success(&one, None, Some(Duration::from_secs(1)));
+        }
+        assert!(health.usual(&one).unwrap() < Duration::from_secs(2));
+        assert_eq!(health.usual(&way(1, Lane::Metadata)), None, "lanes are apart");
+    }
+
+    #[tokio::test]
+    async fn one_question_at_a_time_is_asked_of_what_is_down_and_each_has_its_turn() {
+        let clock = Clock::system();
+        let health = Health::new(clock.clone());
+        let one = way(1, Lane::Metadata);
+        let ask = |target: u8| health.question(one.clone(), Key([target; 32]));
+        let over = |question: &Question| question.turns.iter().any(|turn| turn.over.is_cancelled());
+        // The control: while it is well, everybody asks.
+        let (first, second) = (ask(1).unwrap(), ask(2).unwrap());
+        assert!(!first.is_probe && !second.is_probe);
+        health.note_failure(one.clone(), Some(Key([1; 32])), None);
+        assert!(ask(1).is_none() && ask(3).is_none(), "those under way are the probe");
+        drop(first);
+        assert!(ask(3).is_none());
+        clock.advance(Duration::from_secs(21));
+        let third = ask(3).unwrap();
+        assert!(third.is_probe && over(&second) && !over(&third));
+        second.superseded().await;
+        // Turns double, up to a minute; a turn ends with its question.
+        health.note_failure(one.clone(), None, None);
+        clock.advance(Duration::from_secs(21));
+        assert!(ask(1).is_none());
+        drop(third);
+        let fourth = ask(1).unwrap();
+        // An answer ends it for everybody, and nobody gives the question up any more.
+        health.note_success(&one, Some(Key([1; 32])), None);
+        clock.advance(Duration::from_hours(1));
+        let fifth = ask(1).unwrap();
+        assert!(!over(&fourth) && !fifth.is_probe);
+        assert!(ask(2).is_some_and(|also| !also.is_probe && !over(&fifth)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ends_a_turn() {
+        let clock = Clock::system();
+        let health = Health::new(clock.clone());
+        let one = way(1, Lane::Metadata);
+        health.note_failure(one.clone(), None, None);
+        let _first = health.question(one.clone(), TARGET).unwrap();
+        assert!(health.question(one.clone(), TARGET).is_none());
+        clock.set_back(Duration::from_hours(1));
+        assert!(health.question(one, TARGET).is_some());
     }
 }

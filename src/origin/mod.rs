@@ -34,6 +34,7 @@ mod health;
 mod hop;
 mod logins;
 mod onward;
+mod own;
 mod pass;
 mod proxy;
 mod redirect;
@@ -59,6 +60,7 @@ pub use self::ask::Ask;
 pub use self::challenge::Challenge;
 pub use self::error::{Fault, OriginError};
 pub use self::gather::Gathered;
+pub use self::health::Question;
 pub use self::onward::Again;
 pub use self::pass::{Passes, UpBody};
 pub use self::token::Token;
@@ -78,7 +80,7 @@ use self::token::Tokens;
 use self::tunnelled::Tunnelled;
 use crate::clock::Clock;
 use crate::config::Live;
-use crate::target::{Credential, Origin, Partition, Scheme, Target};
+use crate::target::{Credential, Key, Origin, Partition, Scheme, Target};
 
 /// The HTTP client towards origins. One for the process.
 #[derive(Debug)]
@@ -258,10 +260,45 @@ impl Origins {
         hop::went_through(headers, &self.pseudonym)
     }
 
-    /// Breaker and 429 memory, per origin, credential and lane: whether a stored copy should be served without waiting
-    /// longer than 2 s. A miss is always tried. `class`: with whose credential it is asked.
+    /// Breaker and 429 memory, per origin, credential and lane: whether it failed within a minute, so that what is not needed
+    /// is not asked for. `class`: with whose credential it is asked.
     pub fn is_failing(&self, origin: &Origin, class: Partition, lane: Lane) -> bool {
         self.health.is_failing(&(origin.clone(), class, lane))
+    }
+
+    /// Whether the origin failed, for `target` or for any, and has not answered since: a stored copy is given without waiting
+    /// long. A miss is always tried.
+    pub fn is_down(
+        &self,
+        origin: &Origin,
+        class: Partition,
+        lane: Lane,
+        target: Option<Key>,
+    ) -> bool {
+        self.health.is_down(&(origin.clone(), class, lane), target)
+    }
+
+    /// How long the origin is waited for where a stored copy may be given in the place of its answer: `upstream.patience`, and
+    /// never less than four times what it usually takes to the head.
+    pub fn patience(&self, origin: &Origin, class: Partition, lane: Lane) -> Duration {
+        let usual = self.health.usual(&(origin.clone(), class, lane)).unwrap_or_default();
+        self.config.get().upstream.patience.max(usual.saturating_mul(4))
+    }
+
+    /// Permission to ask about a target of which there is a stored copy; `None` while its origin is down and somebody asks.
+    pub fn question(
+        &self,
+        origin: &Origin,
+        class: Partition,
+        lane: Lane,
+        target: Key,
+    ) -> Option<Question> {
+        self.health.question((origin.clone(), class, lane), target)
+    }
+
+    /// How many are down, by origin, credential and lane.
+    pub fn down(&self) -> usize {
+        self.health.down()
     }
 
     /// The origin failed for `class`; `retry_after` is what it asked for, and counts for a minute at most.
@@ -272,12 +309,41 @@ impl Origins {
         lane: Lane,
         retry_after: Option<Duration>,
     ) {
-        self.health.note_failure((origin.clone(), class, lane), retry_after);
+        self.health.note_failure((origin.clone(), class, lane), None, retry_after);
+    }
+
+    /// The same for one of its targets.
+    pub fn note_failure_of(
+        &self,
+        origin: &Origin,
+        class: Partition,
+        lane: Lane,
+        target: Key,
+        retry_after: Option<Duration>,
+    ) {
+        self.health.note_failure((origin.clone(), class, lane), Some(target), retry_after);
+    }
+
+    /// An answer for `target` began, and came no further while a client waited.
+    pub fn note_unfinished(&self, target: Key) {
+        self.health.note_unfinished(target);
     }
 
     /// The origin answered `class`.
     pub fn note_success(&self, origin: &Origin, class: Partition, lane: Lane) {
-        self.health.note_success(&(origin.clone(), class, lane));
+        self.health.note_success(&(origin.clone(), class, lane), None, None);
+    }
+
+    /// The same for one of its targets, after `took`, if that says what the origin usually takes.
+    pub fn note_success_of(
+        &self,
+        origin: &Origin,
+        class: Partition,
+        lane: Lane,
+        target: Key,
+        took: Option<Duration>,
+    ) {
+        self.health.note_success(&(origin.clone(), class, lane), Some(target), took);
     }
 
     fn wire(&self) -> Arc<Wire> {

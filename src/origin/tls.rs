@@ -1,17 +1,19 @@
 //! TLS towards origins and upstream proxies.
 //!
 //! Roots are those compiled in, the system's, and the operator's files, as `upstream.roots` says; there is no way to
-//! turn verification off. Sessions are resumed, 0-RTT is not used: fills may be replayed, but nothing is gained.
+//! turn verification off. A server may also show a certificate that is itself among them (own.rs). Sessions are resumed, 0-RTT is not used: fills may be replayed, but nothing is gained.
 //!
 //! An origin that asks for a client certificate is noticed here. rustls asks its resolver for one, and the resolver
 //! is shared by all connections (sessions resume only under the same one), so the answer travels in a task-local flag
 //! that the handshake's own task set up.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
 use rustls::client::ResolvesClientCert;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -22,6 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::Duplex;
 use super::error::Fault;
+use super::own::Verifier;
 use crate::config::{Config, Roots};
 use crate::target::Host;
 
@@ -52,13 +55,16 @@ pub(super) struct Secured {
 impl Tls {
     /// Reads the roots. Blocking, once at start and at a reload.
     pub(super) fn new(config: &Config) -> Result<Self, Fault> {
-        let roots = Arc::new(roots(config)?);
+        let (roots, exact) = roots(config)?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = Verifier::new(Arc::new(roots), exact, Arc::clone(&provider))?;
+        let verifier: Arc<dyn ServerCertVerifier> = Arc::new(verifier);
         let with = |alpn: &[&[u8]]| -> Result<Arc<ClientConfig>, Fault> {
-            let provider = Arc::new(aws_lc_rs::default_provider());
-            let mut config = ClientConfig::builder_with_provider(provider)
+            let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
                 .with_safe_default_protocol_versions()
                 .map_err(|error| Fault::SetUp(error.to_string().into()))?
-                .with_root_certificates(Arc::clone(&roots))
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::clone(&verifier))
                 .with_client_cert_resolver(Arc::new(NoCertificate));
             config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
             Ok(Arc::new(config))
@@ -116,8 +122,9 @@ impl ResolvesClientCert for NoCertificate {
     }
 }
 
-fn roots(config: &Config) -> Result<RootCertStore, Fault> {
-    let mut store = RootCertStore::empty();
+/// The roots, and those of them that are certificates, as they are.
+fn roots(config: &Config) -> Result<(RootCertStore, HashSet<CertificateDer<'static>>), Fault> {
+    let (mut store, mut exact) = (RootCertStore::empty(), HashSet::new());
     let chosen = config.upstream.roots;
     if matches!(chosen, Roots::Both | Roots::Webpki) {
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
@@ -128,6 +135,7 @@ fn roots(config: &Config) -> Result<RootCertStore, Fault> {
         for error in &found.errors {
             tracing::warn!(%error, "some of the system's roots cannot be read");
         }
+        exact.extend(found.certs.iter().cloned());
         // A system's collection may hold old certificates that are none by today's rules.
         let (added, ignored) = store.add_parsable_certificates(found.certs);
         tracing::debug!(added, ignored, "the system's roots");
@@ -144,6 +152,7 @@ fn roots(config: &Config) -> Result<RootCertStore, Fault> {
         let before = store.len();
         for certificate in CertificateDer::pem_file_iter(file).map_err(|error| bad(&error))? {
             let certificate = certificate.map_err(|error| bad(&error))?;
+            exact.insert(certificate.clone());
             store.add(certificate).map_err(|error| bad(&error))?;
         }
         if store.len() == before {
@@ -155,5 +164,5 @@ fn roots(config: &Config) -> Result<RootCertStore, Fault> {
             "no root certificates: `upstream.roots` allows none but `upstream_ca`, which names no file".into(),
         ));
     }
-    Ok(store)
+    Ok((store, exact))
 }

@@ -73,6 +73,25 @@ impl Alarm {
     }
 }
 
+/// Why a stored copy was given before its origin answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StoodIn {
+    /// A client waited as long as `upstream.patience` says.
+    Patience,
+    /// The origin had not answered before, and was not waited for long.
+    Down,
+}
+
+impl StoodIn {
+    /// The name as metrics spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Patience => "patience",
+            Self::Down => "down",
+        }
+    }
+}
+
 /// Tells how the clients' limits stand.
 pub type LimitReader = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
 
@@ -85,6 +104,8 @@ pub struct Metrics {
     alarms: Family<AlarmLabels, Counter>,
     connections: Gauge,
     keys_ending: Gauge,
+    stood_in: Family<StoodInLabels, Counter>,
+    origins_down: Gauge,
     totals: Mutex<Totals>,
     limits: OnceLock<LimitReader>,
     /// What is remembered of clients that fail.
@@ -109,6 +130,17 @@ struct BytesLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct AlarmLabels {
     kind: Alarm,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StoodInLabels {
+    why: StoodIn,
+}
+
+impl EncodeLabelValue for StoodIn {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+        self.as_str().encode(encoder)
+    }
 }
 
 impl EncodeLabelValue for Direction {
@@ -154,6 +186,18 @@ impl Default for Metrics {
             "Keys that sign for a repository and end within 30 days, or have ended",
             Clone::clone(&keys_ending),
         );
+        let stood_in = Family::default();
+        registry.register(
+            "stood_in",
+            "Stored copies that were given because their origin did not answer in time",
+            Clone::clone(&stood_in),
+        );
+        let origins_down = Gauge::default();
+        registry.register(
+            "origins_down",
+            "Origins, by credential and kind of request, that failed and have not answered since",
+            Clone::clone(&origins_down),
+        );
         Self {
             registry,
             requests,
@@ -162,6 +206,8 @@ impl Default for Metrics {
             alarms,
             connections,
             keys_ending,
+            stood_in,
+            origins_down,
             totals: Mutex::default(),
             limits: OnceLock::new(),
             witness: Witness::default(),
@@ -227,6 +273,16 @@ impl Metrics {
     /// Counts something that somebody should look at.
     pub fn alarm(&self, kind: Alarm) {
         self.alarms.get_or_create(&AlarmLabels { kind }).inc();
+    }
+
+    /// Counts a stored copy that was given before its origin answered.
+    pub fn stood_in(&self, why: StoodIn) {
+        self.stood_in.get_or_create(&StoodInLabels { why }).inc();
+    }
+
+    /// Says how many origins are down.
+    pub fn origins_down(&self, count: usize) {
+        self.origins_down.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a client's connection for as long as the guard lives.

@@ -15,7 +15,8 @@ use hyper::{StatusCode, header};
 
 use super::Pipeline;
 use super::lookup::{Lookup, Stored};
-use super::rights::{Mark, WAIT_FOR_FAILING, Word, lasts};
+use super::patience::WAIT_FOR_FAILING;
+use super::rights::{Mark, Word, lasts};
 use super::task::Task;
 use crate::entry::{Entry, Head};
 use crate::freshness::Demand;

@@ -1,27 +1,32 @@
 //! Requests that may be answered from the store: look up, join a flight, answer.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::{Response, StatusCode, Version, header};
 
 use super::lookup::{Lookup, Stored};
+use super::patience::Waiting;
 use super::record::Record;
-use super::rights::{Right, WAIT_FOR_FAILING};
+use super::rights::Right;
 use super::task::Task;
 use super::{Call, Connection, Pipeline};
+use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::flight::{Answered, End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
 use crate::limits::PLACES;
-use crate::origin::Answer;
+use crate::origin::{Answer, Question};
 use crate::outcome::Outcome;
+use crate::outcome::metrics::StoodIn;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
-use crate::store::Blob;
-use crate::target::{Partition, Target};
+use crate::store::{Blob, CHUNK, Store};
+use crate::target::Target;
 
 /// How long the answer is held back of what may be an index that heads others, by its path alone.
 const WAIT_FOR_A_GUESS: Duration = Duration::from_secs(5);
@@ -32,6 +37,14 @@ struct Ended {
     flight: Arc<Flight>,
     /// Whether this request began it.
     leads: bool,
+}
+
+/// What came of waiting for a flight.
+enum Ride {
+    Answered(Response<Body>),
+    /// It is not for this client, who asks for itself.
+    Apart,
+    Ended(End),
 }
 
 impl Ended {
@@ -139,63 +152,85 @@ impl Pipeline {
         stored: Option<Stored>,
         record: &mut Record,
     ) -> Response<Body> {
-        let (flight, mut reader, leads) = self.board(asked, &task, stored.as_ref());
-        let usable = match stored.filter(|stored| stored.usable) {
+        let mut usable = match stored.as_ref().filter(|stored| stored.usable) {
             None => self.open_pointer(&task),
-            usable => usable,
+            usable => usable.cloned(),
         };
-        let failing = usable.is_some() && self.is_failing_for(&task);
-        let opening = opened(&mut reader, &task);
-        let opened = if failing {
-            tokio::time::timeout(WAIT_FOR_FAILING, opening).await.ok()
-        } else {
-            Some(opening.await)
+        if usable.is_none() && self.memory.is_refused(&task) {
+            // A fill would be told no once more, before the client hears it.
+            return self.pass_for(call, &task, PassReason::Answer, record).await;
+        }
+        let question = usable.is_some().then(|| self.question_about(&task)).flatten();
+        let since = match &question {
+            // What was asked before a probe has had its turn, and is given up.
+            Some(question) if question.is_probe => Some(self.clock.now()),
+            Some(_) | None => self.memory.since(&task, Demand::of(&asked.headers)),
         };
-        let end = match opened {
-            Some(Opened::Answered(answered)) => {
-                if !leads && !self.may_share(&task, &answered).await {
-                    drop(reader);
-                    return self.pass_for(call, &task, PassReason::Answer, record).await;
-                }
-                reader = match self.beside(asked, &task, reader, &answered, record).await {
-                    Ok(response) => return response,
-                    Err(reader) => reader,
-                };
-                match opening_for(&mut reader, asked, &call, &answered).await {
-                    // Fetched once more meanwhile: the right was to what came first.
-                    Opened::Answered(again)
-                        if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
-                    {
-                        End::Pass
-                    }
-                    Opened::Answered(answered) => {
-                        call.connection.read_unknown(&task);
-                        record.flight(&flight);
-                        let (outcome, source) = (outcome(leads), Source::Flight(reader));
-                        let response = reply::arriving(
-                            asked,
-                            &answered.head,
-                            answered.length,
-                            source,
-                            outcome,
-                        );
-                        return record.end(outcome, response);
-                    }
-                    Opened::Ended(end) => end,
-                }
+        if question.is_none()
+            && !self.flights.is_under_way(task.flight(), since)
+            && let Some(copy) = usable.clone()
+        {
+            // It is down, and somebody asks something else.
+            self.metrics.stood_in(StoodIn::Down);
+            let stand_in = self.stand_in(&call.connection, asked, &task, copy, record);
+            match stand_in.await {
+                Some(response) => return response,
+                None => usable = None,
             }
-            Some(Opened::Ended(end)) => end,
-            None => End::Failed(
-                StatusCode::GATEWAY_TIMEOUT,
-                format!(
-                    "{} failed a moment ago and does not answer; try again",
-                    task.target.origin()
-                ),
-            ),
+        }
+        let (flight, reader, leads) = self.board(&task, stored.as_ref(), since, question);
+        let waiting = Waiting { task: &task, flight: &flight, copy: usable.as_ref() };
+        let end = match self.ride((&call, asked), &waiting, reader, leads, record).await {
+            Ride::Answered(response) => return response,
+            Ride::Apart => return self.pass_for(call, &task, PassReason::Answer, record).await,
+            Ride::Ended(end) => end,
         };
-        drop(reader);
         let ended = Ended { end, flight, leads };
         self.after(call, asked, &task, usable, ended, record).await
+    }
+
+    /// Answers from a flight, or says how it ended.
+    async fn ride(
+        self: &Arc<Self>,
+        (call, asked): (&Call, &Asked),
+        waiting: &Waiting<'_>,
+        mut reader: Reader,
+        leads: bool,
+        record: &mut Record,
+    ) -> Ride {
+        let (task, flight) = (waiting.task, waiting.flight);
+        let opening = opened(&mut reader, task);
+        let answered = match self.or_copy(opening, waiting, (call, asked), record).await {
+            ControlFlow::Continue(Opened::Answered(answered)) => answered,
+            ControlFlow::Continue(Opened::Ended(end)) => return Ride::Ended(end),
+            ControlFlow::Break(copy) => return Ride::Answered(copy),
+        };
+        if !leads && !self.may_share(task, &answered).await {
+            return Ride::Apart;
+        }
+        reader = match self.beside(asked, task, reader, &answered, record).await {
+            Ok(response) => return Ride::Answered(response),
+            Err(reader) => reader,
+        };
+        let opening = opening_for(&mut reader, asked, call, &answered);
+        match self.or_copy(opening, waiting, (call, asked), record).await {
+            // Fetched once more meanwhile: the right was to what came first.
+            ControlFlow::Continue(Opened::Answered(again))
+                if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
+            {
+                Ride::Ended(End::Pass)
+            }
+            ControlFlow::Continue(Opened::Answered(answered)) => {
+                call.connection.read_unknown(task);
+                record.flight(flight);
+                let (outcome, source) = (outcome(leads), Source::Flight(reader));
+                let response =
+                    reply::arriving(asked, &answered.head, answered.length, source, outcome);
+                Ride::Answered(record.end(outcome, response))
+            }
+            ControlFlow::Continue(Opened::Ended(end)) => Ride::Ended(end),
+            ControlFlow::Break(copy) => Ride::Answered(copy),
+        }
     }
 
     /// The public pointer that stands in for who has none of its own while the origin fails: a new token comes with each pull.
@@ -209,21 +244,14 @@ impl Pipeline {
         usable.then(|| Stored { proof: self.proof_of(&public, &entry, now), entry, usable })
     }
 
-    /// Whether the origin failed a moment ago towards who asks: then it is not waited for long. Who stands in with a public
-    /// pointer, and a token that was never seen, knows only how it is towards everybody.
-    fn is_failing_for(&self, task: &Task) -> bool {
-        let fails = |class| self.origins.is_failing(task.target.origin(), class, task.lane());
-        fails(task.class()) || task.is_pointer() && fails(Partition::Public)
-    }
-
     /// A place in the flight; the first request starts it.
     fn board(
         self: &Arc<Self>,
-        asked: &Asked,
         task: &Task,
         stored: Option<&Stored>,
+        since: Option<Time>,
+        question: Option<Question>,
     ) -> (Arc<Flight>, Reader, bool) {
-        let since = self.memory.since(task, Demand::of(&asked.headers));
         match self.flights.join(task.flight(), &task.target, since, self.clock.now()) {
             Permit::Follow(flight) => {
                 let reader = self.flights.reader(&flight);
@@ -233,9 +261,8 @@ impl Pipeline {
                 let flight = Arc::clone(&lead.flight);
                 // The reader stands before the fill begins, so that the fill knows that somebody waits.
                 let reader = self.flights.reader(&flight);
-                let (pipeline, task) = (Arc::clone(self), task.clone());
                 let entry = stored.map(|stored| Arc::clone(&stored.entry));
-                tokio::spawn(async move { pipeline.lead(lead, task, entry).await });
+                self.launch(lead, task.clone(), entry, question);
                 (flight, reader, true)
             }
         }
@@ -358,8 +385,11 @@ impl Pipeline {
         let source = if asked.head_only {
             None
         } else {
-            match self.open_blob(stored.entry.blob).await {
-                Ok(blob) => Some(Source::Blob(Arc::new(blob?))),
+            let first = reply::first_given(asked, &stored.entry.head, stored.entry.size);
+            match self.open_blob(stored.entry.blob, first).await {
+                Ok(opened) => {
+                    opened.map(|(blob, chunk)| Some(Source::Blob(Arc::new(blob), chunk)))?
+                }
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                     return Some(record.busy(&format!("{}: {error}", task.target)));
                 }
@@ -377,11 +407,13 @@ impl Pipeline {
 }
 
 impl Pipeline {
-    /// Opens a stored body; `None` if it is not there. Where every place for an open file is taken one is waited for.
-    async fn open_blob(&self, id: BlobId) -> io::Result<Option<Blob>> {
+    /// Opens a stored body, and reads the chunk in which the byte `first` lies, which the answer begins with: what is damaged
+    /// there is a miss, not an answer that is cut. `None` if it is not there, or damaged. Where every place for an open file
+    /// is taken one is waited for.
+    async fn open_blob(&self, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {
         let open = || {
             let store = Arc::clone(&self.store);
-            tokio::task::spawn_blocking(move || store.open_blob(id))
+            tokio::task::spawn_blocking(move || sound(&store, id, first))
         };
         match open().await? {
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
@@ -394,6 +426,22 @@ impl Pipeline {
             opened => opened,
         }
     }
+}
+
+/// A stored body, and the chunk of it that was read, with its number.
+type Sound = (Blob, Option<(u64, Bytes)>);
+
+/// Blocking.
+fn sound(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {
+    let Some(blob) = store.open_blob(id)? else {
+        return Ok(None);
+    };
+    let Some(number) = first.map(|first| first / CHUNK) else {
+        return Ok(Some((blob, None)));
+    };
+    // What is damaged is out of service now.
+    let chunk = blob.chunk(number)?;
+    Ok(Some((blob, Some((number, chunk)))))
 }
 
 impl Ended {

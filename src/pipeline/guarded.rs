@@ -123,6 +123,9 @@ impl Pipeline {
         if reads && response.status() == StatusCode::OK {
             self.note_head_passed(task, &connection, reason == PassReason::Answer);
         }
+        if reads {
+            self.memory.note_own(task, response.status().is_success());
+        }
         // What the client's own request was told says nothing of larder's login.
         let shown = task.asker.is_private() && !task.asker.is_larders();
         // To where a blob lies, or to a page: that is found out when a right is asked for.

@@ -30,7 +30,7 @@ impl Pipeline {
     ) -> Option<Response<Body>> {
         // What policy passes is more than its target says: a body, a field that larder does not know.
         let is_canonical = match reason {
-            PassReason::Answer | PassReason::NoStore => true,
+            PassReason::Answer | PassReason::NoStore | PassReason::Starting => true,
             PassReason::Method => *call.request.method() == Method::HEAD,
             PassReason::Body
             | PassReason::Upgrade

@@ -126,17 +126,14 @@ impl Pipeline {
             }
             Err(error) => {
                 if error.is_temporary() {
-                    self.origins.note_failure(
-                        task.target.origin(),
-                        task.class(),
-                        task.lane(),
-                        None,
-                    );
+                    self.note_failed(task, None);
                 }
                 return Came::Ended(End::Failed(error.status(), error.to_string()));
             }
         };
-        self.note_health(task, &answer.head);
+        // A long poll says nothing of how long others take.
+        let usual = !(task.is_unknown() && ask.patient);
+        self.note_health(task, &answer, usual);
         let status = answer.head.status;
         match (status, stored) {
             (StatusCode::NOT_MODIFIED, Some(entry)) => {
@@ -329,7 +326,7 @@ impl Pipeline {
 
     fn broke(&self, task: &Task, trouble: Trouble) -> Came {
         if !matches!(trouble, Trouble::Abandoned(_)) {
-            self.origins.note_failure(task.target.origin(), task.class(), task.lane(), None);
+            self.note_failed(task, None);
         }
         if let Trouble::Failed(_, reason) = &trouble {
             tracing::warn!(url = %task.target, reason, "a transfer is given up, and whoever reads it is cut off");
@@ -358,6 +355,7 @@ impl Pipeline {
             );
         if !relayed || status == StatusCode::NOT_MODIFIED {
             // The client hears what it would have heard.
+            self.memory.note_refused(task);
             return End::Pass;
         }
         match shareable(&answer, false) {
@@ -384,15 +382,16 @@ impl Pipeline {
         }
     }
 
-    pub(super) fn note_health(&self, task: &Task, head: &Head) {
-        let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
-        if is_failure(head.status) {
-            let after = head
+    /// Notes whether the origin answered or failed; `usual`: the time that it took is one that others may expect.
+    pub(super) fn note_health(&self, task: &Task, answer: &Answer, usual: bool) {
+        if is_failure(answer.head.status) {
+            let after = answer
+                .head
                 .text(&header::RETRY_AFTER)
                 .and_then(|text| retry_after(text, self.clock.now()));
-            self.origins.note_failure(origin, class, lane, after);
+            self.note_failed(task, after);
         } else {
-            self.origins.note_success(origin, class, lane);
+            self.note_answered(task, answer, usual);
         }
     }
 }

@@ -43,7 +43,7 @@ pub(super) enum Lookup {
 }
 
 /// A stored answer.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) entry: Arc<Entry>,
     /// What it is worth today.
@@ -77,6 +77,9 @@ pub(super) struct Memory {
     /// Answers that only their client may have: the next request need not find that out again. Until when, and after how
     /// many changes of the keys: with another key the next may be proven.
     unshared: Cache<Key, (Time, u64)>,
+    /// What a fill was told no about, by its asker: then the client's own request is sent at once, and no fill before it.
+    /// Whether the client's was told no as well.
+    refused: Cache<(Key, Partition), bool>,
     /// After how many changes of the keys each reader's view of an index was read.
     read_with: Cache<Key, u64>,
     /// When an unsafe method last succeeded on an origin.
@@ -100,6 +103,7 @@ impl Default for Memory {
                 .time_to_live(NEGATIVE_HOLDS)
                 .build(),
             unshared: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
+            refused: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             read_with: Cache::new(100_000),
             bound: Cache::new(100_000),
             unread: Cache::new(10_000),
@@ -110,6 +114,27 @@ impl Default for Memory {
 }
 
 impl Memory {
+    /// The origin said no to a fill, in words that its client is to hear for itself.
+    pub(super) fn note_refused(&self, task: &Task) {
+        self.refused.insert((task.key, task.asker.reader()), false);
+    }
+
+    /// What the origin said to the client's own request. Who was refused as the fill was, and is given it later, may be given it
+    /// by a fill as well; whoever is given what a fill is not (there are origins that know larder by its name) asks for itself.
+    pub(super) fn note_own(&self, task: &Task, given: bool) {
+        let key = (task.key, task.asker.reader());
+        match (self.refused.get(&key), given) {
+            (Some(true), true) => self.refused.invalidate(&key),
+            (Some(false), false) => self.refused.insert(key, true),
+            (Some(_) | None, _) => {}
+        }
+    }
+
+    /// Whether a fill was told no lately.
+    pub(super) fn is_refused(&self, task: &Task) -> bool {
+        self.refused.contains_key(&(task.key, task.asker.reader()))
+    }
+
     /// A 404 or 410 that came a moment ago, if nothing was put on that origin since it was asked for.
     pub(super) fn negative(&self, task: &Task, now: Time) -> Option<Arc<(Head, Bytes)>> {
         let (answer, asked, until) = self.negatives.get(&task.key)?;

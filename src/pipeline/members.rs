@@ -245,8 +245,8 @@ impl Pipeline {
             return until.is_none_or(|until| now <= until.plus(stale.signed));
         }
         let forbidden = task.is_unknown() && crate::freshness::forbids_stale(&entry.head);
-        let ahead = crate::freshness::is_of_the_future(entry, now);
-        !forbidden && !ahead && now.since(entry.checked_at) <= stale.unsigned
+        // A clock that was set back by an hour makes no copy worthless; one that was set back by years says nothing of its age.
+        !forbidden && crate::freshness::distance(entry, now) <= stale.unsigned
     }
 }
 

@@ -32,6 +32,7 @@ mod lookup;
 mod members;
 mod onward;
 mod pass;
+mod patience;
 mod pointer;
 mod presence;
 mod probe;
@@ -49,6 +50,7 @@ mod unknown_header;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
@@ -57,6 +59,7 @@ use crate::clock::{Clock, Stopwatch};
 use crate::config::{self, Live};
 use crate::ecosystem::{self, Kind, Recognition, Shape};
 use crate::flight::{Flights, Gaps};
+use crate::freshness::Demand;
 use crate::keyring::Trusted;
 use crate::origin::{Origins, Passes, Reach};
 use crate::outcome::metrics::Metrics;
@@ -74,6 +77,9 @@ use record::Record;
 use task::Task;
 
 pub use lookup::{expectation, may_be_vouched};
+
+/// How long a request waits for the records to be read before it goes to its origin.
+const WAIT_FOR_RECORDS: Duration = Duration::from_secs(1);
 
 /// Everything a request meets on its way.
 #[derive(Debug)]
@@ -267,11 +273,24 @@ impl Pipeline {
                 self.pass_with_header(call, &task, &unknown, record).await
             }
             Plan::Pass(reason) => self.pass_for(call, &task, reason, record).await,
+            Plan::Keep | Plan::Revalidate if !self.knows_its_store().await => {
+                if Demand::of(call.request.headers()).only_if_cached {
+                    return record.not_stored(&task.target);
+                }
+                self.pass_for(call, &task, PassReason::Starting, record).await
+            }
             Plan::Keep | Plan::Revalidate => {
                 let asked = call.asked();
                 self.from_cache(call, &asked, task, record).await
             }
         }
+    }
+
+    /// Whether what is stored is known. After a crash it is read while clients are served: a small store in no time, which is
+    /// waited for.
+    async fn knows_its_store(&self) -> bool {
+        self.store.is_read()
+            || tokio::time::timeout(WAIT_FOR_RECORDS, self.store.read()).await.is_ok()
     }
 
     fn plan(

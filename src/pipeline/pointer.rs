@@ -112,7 +112,7 @@ impl Pipeline {
         let answer = match fetched {
             Ok(answer) => answer,
             Err(error) if error.is_temporary() => {
-                self.origins.note_failure(task.target.origin(), task.class(), task.lane(), None);
+                self.note_failed(task, None);
                 return Pointed::Ended(End::Failed(error.status(), error.to_string()));
             }
             // Some servers break a HEAD and nothing else.
@@ -127,7 +127,7 @@ impl Pipeline {
             return Pointed::Ended(End::Pass);
         }
         if is_failure(status) && stored.is_some() {
-            self.note_health(task, &answer.head);
+            self.note_health(task, &answer, true);
             lead.flight.note_failure();
             let line = format!("{} answers {status}", task.target);
             return Pointed::Ended(End::Failed(status, line));
@@ -136,7 +136,7 @@ impl Pipeline {
         if status != StatusCode::OK || answer.plain {
             return Pointed::Nowhere;
         }
-        self.note_health(task, &answer.head);
+        self.note_health(task, &answer, true);
         match known.ecosystem.points_at(task.bare(), &answer.head) {
             Some((fixed, digest)) => Pointed::At(fixed, digest, Box::new(answer)),
             None => Pointed::Nowhere,

@@ -13,21 +13,19 @@ use hyper::{Method, Response};
 
 use super::lead::{is_failure, retry_after};
 use super::lookup::Stored;
+use super::patience::WAIT_FOR_FAILING;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::ecosystem::{ALL, Greeting};
 use crate::entry::{Entry, Head};
-use crate::origin::{Challenge, Lane, Reach};
+use crate::origin::{Ask, Challenge, Lane, Reach};
 use crate::outcome::Outcome;
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body};
-use crate::target::{Origin, Partition, Target};
+use crate::target::{Partition, Target};
 
-/// How long an origin that has just failed is waited for.
-const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
-
-/// How long any other is: clients give up a greeting after fifteen seconds.
+/// How long an origin is waited for that is not known to be down: clients give up a greeting after fifteen seconds.
 const WAIT: Duration = Duration::from_secs(10);
 
 impl Pipeline {
@@ -46,8 +44,8 @@ impl Pipeline {
         let connection = Arc::clone(&call.connection);
         let answered = {
             let passed = self.pass_head(call, task, record);
-            let (origin, class) = (task.target.origin(), task.class());
-            self.unless_failing(origin, class, task.lane(), passed).await
+            let ask = Ask { credential: None, ..task.ask(None, false) };
+            self.unless_failing(ask, task.class(), passed).await
         };
         if let Some(response) = answered {
             return response;
@@ -114,7 +112,7 @@ impl Pipeline {
         let (asked, reach) = (call.asked(), call.reach);
         let answered = {
             let passed = self.pass(call, target, None, PassReason::Answer, record);
-            self.unless_failing(target.origin(), class, Lane::Metadata, passed).await
+            self.unless_failing(Ask::plain(target.clone(), reach), class, passed).await
         };
         let challenge = answered.as_ref().and_then(challenge_of);
         let answered = match challenge {
@@ -147,27 +145,31 @@ impl Pipeline {
         }
     }
 
-    /// What an origin answers; `None` if it fails, or does not answer in time. Only those of its `class` hear of that: a
+    /// What an origin answers; `None` if it fails, or does not answer in time. `ask` is how larder asks it whether it is back. Only those of its `class` hear of that: a
     /// quota is one account's.
     async fn unless_failing(
-        &self,
-        origin: &Origin,
+        self: &Arc<Self>,
+        ask: Ask,
         class: Partition,
-        lane: Lane,
         answer: impl Future<Output = Response<Body>>,
     ) -> Option<Response<Body>> {
-        let limit =
-            if self.origins.is_failing(origin, class, lane) { WAIT_FOR_FAILING } else { WAIT };
+        let (origin, lane) = (ask.target.origin().clone(), ask.lane);
+        let down = self.origins.is_down(&origin, class, lane, None);
+        if down {
+            // A pass ends with its client's wait. This one may take longer to say that the origin is back.
+            self.knock(ask, &origin, class, lane);
+        }
+        let limit = if down { WAIT_FOR_FAILING } else { WAIT };
         let answered = tokio::time::timeout(limit, Box::pin(answer)).await;
         let (failed, after) = match &answered {
             Ok(response) => (is_failure(response.status()), self.asked_to_wait(response.headers())),
             Err(_) => (true, None),
         };
         if failed {
-            self.origins.note_failure(origin, class, lane, after);
+            self.origins.note_failure(&origin, class, lane, after);
             return None;
         }
-        self.origins.note_success(origin, class, lane);
+        self.origins.note_success(&origin, class, lane);
         answered.ok()
     }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::time::Instant;
 
 use super::Pipeline;
 use super::task::Task;
@@ -20,10 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many documents are read at a time: one for each processor, within these.
 const PLACES: RangeInclusive<usize> = 2..=8;
 
-/// Which origins' indexes are being read, and how many of each.
+/// Which origins' indexes are being read, and since when each is.
 #[derive(Debug)]
 pub(super) struct Reading {
-    origins: Mutex<HashMap<Origin, usize>>,
+    origins: Mutex<HashMap<Origin, Vec<Instant>>>,
     done: Notify,
     places: Semaphore,
 }
@@ -41,6 +42,7 @@ impl Default for Reading {
 pub(super) struct Reader {
     reading: Arc<Reading>,
     origin: Origin,
+    began: Instant,
 }
 
 impl Reading {
@@ -51,8 +53,13 @@ impl Reading {
         self.places.acquire().await.ok()
     }
 
-    /// Waits until no index of `origin` is being read.
+    /// Waits until no index of `origin` is being read. One that has been for long is waited for by nobody who comes now: what
+    /// it needs from its origin may hang.
     pub(super) async fn wait(&self, origin: &Origin) {
+        let youngest = self.lock().get(origin).and_then(|began| began.iter().max().copied());
+        let Some(left) = youngest.map(|began| PATIENCE.saturating_sub(began.elapsed())) else {
+            return;
+        };
         let over = async {
             loop {
                 let done = self.done.notified();
@@ -65,10 +72,10 @@ impl Reading {
                 done.await;
             }
         };
-        let _late = tokio::time::timeout(PATIENCE, over).await;
+        let _late = tokio::time::timeout(left, over).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Vec<Instant>>> {
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -77,8 +84,10 @@ impl Drop for Reader {
     fn drop(&mut self) {
         let mut origins = self.reading.lock();
         if let Some(readers) = origins.get_mut(&self.origin) {
-            *readers -= 1;
-            if *readers == 0 {
+            if let Some(at) = readers.iter().position(|began| *began == self.began) {
+                readers.swap_remove(at);
+            }
+            if readers.is_empty() {
                 origins.remove(&self.origin);
             }
         }
@@ -103,8 +112,8 @@ impl Pipeline {
         if !reads || known.ecosystem.topics(task.bare()).is_empty() {
             return None;
         }
-        let origin = task.bare().origin().clone();
-        *self.reading.lock().entry(origin.clone()).or_default() += 1;
-        Some(Reader { reading: Arc::clone(&self.reading), origin })
+        let (origin, began) = (task.bare().origin().clone(), Instant::now());
+        self.reading.lock().entry(origin.clone()).or_default().push(began);
+        Some(Reader { reading: Arc::clone(&self.reading), origin, began })
     }
 }

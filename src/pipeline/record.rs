@@ -15,7 +15,7 @@ use crate::flight::Flight;
 use crate::outcome::Outcome;
 use crate::outcome::metrics::{Direction, Metrics};
 use crate::proof::Proof;
-use crate::reply::{self, Body, Cut};
+use crate::reply::{self, Body, Cut, Line};
 use crate::target::Target;
 use crate::target::shown::clipped;
 
@@ -24,6 +24,8 @@ use crate::target::shown::clipped;
 pub(super) struct Record {
     connection: u64,
     peer: std::net::IpAddr,
+    /// The client's, which may be cut while its answer is under way.
+    line: Line,
     method: Method,
     /// The URL without secrets.
     shown: String,
@@ -44,6 +46,7 @@ impl Record {
         Self {
             connection: connection.id,
             peer: connection.peer.ip(),
+            line: connection.line.clone(),
             method: request.method().clone(),
             shown: String::new(),
             outcome: Outcome::Failed,
@@ -194,7 +197,7 @@ impl Drop for Counted {
             status = self.status.as_u16(),
             bytes = self.bytes,
             ms = u64::try_from(self.watch.elapsed().as_millis()).unwrap_or(u64::MAX),
-            cut = self.cut,
+            cut = self.cut || record.line.is_cut(),
             client = %record.peer,
             connection = record.connection,
             why = record.cause.as_ref().map(tracing::field::display),

@@ -42,9 +42,6 @@ const VERDICT_HOLDS: Duration = Duration::from_hours(24);
 /// How many rights are remembered. Who is forgotten is asked for again.
 const MOST: u64 = 100_000;
 
-/// How long a proof is waited for when the origin has just failed and its last word is remembered.
-pub(super) const WAIT_FOR_FAILING: Duration = Duration::from_secs(2);
-
 /// Nobody's partition: of an entry whose receiver has lost its right.
 const NOBODY: Partition = Partition::Private([0; 16]);
 
@@ -257,12 +254,10 @@ impl Pipeline {
             // No origin can name it. Who had it asks about it in a fill, which may find it current; others ask for it.
             return if remembered { Right::Revalidate } else { Right::Own };
         }
-        let asking = self.ask_right(task, &mark);
-        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
-        let word = if remembered && failing {
-            tokio::time::timeout(WAIT_FOR_FAILING, asking).await.unwrap_or(Word::Nothing)
+        let word = if remembered {
+            self.right_within_patience(task, mark).await
         } else {
-            asking.await
+            self.ask_right(task, &mark).await
         };
         match word {
             Word::Yes => {
@@ -273,6 +268,29 @@ impl Pipeline {
             Word::Other => Right::Own,
             Word::No | Word::Nothing => Right::No,
         }
+    }
+
+    /// What the origin says of a right that is remembered, if it says it in time; it is asked to the end, and what it says is
+    /// remembered.
+    async fn right_within_patience(self: &Arc<Self>, task: &Task, mark: Mark) -> Word {
+        let Some(question) = self.question_about(task) else {
+            return Word::Nothing;
+        };
+        let (was_down, patience) = (self.is_down_for(task), self.patience_for(task));
+        let (pipeline, asked) = (Arc::clone(self), task.clone());
+        let asking = tokio::spawn(async move {
+            tokio::select! {
+                word = pipeline.ask_right(&asked, &mark) => word,
+                () = question.superseded() => Word::Nothing,
+            }
+        });
+        if let Ok(word) = tokio::time::timeout(patience, asking).await {
+            return word.unwrap_or(Word::Nothing);
+        }
+        if !was_down {
+            self.note_silence(task);
+        }
+        Word::Nothing
     }
 
     /// Whether who asks has a right to a stored copy, or had one lately if its origin cannot be asked.
@@ -351,6 +369,9 @@ impl Pipeline {
                 return Ok(Err(Word::Nothing));
             }
         };
+        if !is_failure(head.status) {
+            self.origins.note_success(&origin, class, lane);
+        }
         match head.status {
             StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::NOT_IMPLEMENTED

@@ -6,24 +6,20 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
 use super::lookup::{Lookup, Stored};
 use super::record::Record;
-use super::rights::WAIT_FOR_FAILING;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::ecosystem::Recognition;
 use crate::outcome::Outcome;
+use crate::outcome::metrics::StoodIn;
 use crate::policy::{self, PassReason};
 use crate::reply::Body;
 use crate::target::shown::clipped;
-
-/// How long a client waits for the origin that could be answered from the store; `upstream.header_timeout`, if that is less.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fields that are named in the log, each once: clients make up their names.
 const MOST_TOLD: usize = 256;
@@ -76,16 +72,26 @@ impl Pipeline {
         let Some(mut stored) = self.public_copy(task, &asked.headers).await else {
             return named(self.pass_for(call, task, reason, record).await, name);
         };
-        let failing = self.origins.is_failing(task.target.origin(), task.class(), task.lane());
-        let patience = if failing { WAIT_FOR_FAILING } else { PATIENCE };
-        let patience = patience.min(self.config.get().upstream.header_timeout);
+        let down = self.is_down_for(task);
+        let patience = self.patience_for(task).min(self.config.get().upstream.header_timeout);
+        if down {
+            // A pass ends with its client's wait; a fill says when the origin is back, and renews the copy.
+            self.ask_behind(task, &stored.entry);
+        }
         let passing = self.pass_for(call, task, reason, record);
         let passed = match tokio::time::timeout(patience, passing).await {
             Ok(passed) if record.is_rejected() || !is_failure(passed.status()) => {
                 return named(passed, name);
             }
             Ok(passed) => Some(passed),
-            Err(_) => None,
+            Err(_) => {
+                if !down {
+                    self.note_silence(task);
+                    self.ask_behind(task, &stored.entry);
+                }
+                self.metrics.stood_in(if down { StoodIn::Down } else { StoodIn::Patience });
+                None
+            }
         };
         stored.proof = stored.proof.stale();
         let stale = Outcome::Stale;

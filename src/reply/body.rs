@@ -18,8 +18,8 @@ use crate::store::{Blob, CHUNK};
 /// Where the bytes come from.
 #[derive(Debug)]
 pub enum Source {
-    /// A stored blob.
-    Blob(Arc<Blob>),
+    /// A stored blob, and the chunk of it that was read to see whether it is sound, with its number.
+    Blob(Arc<Blob>, Option<(u64, Bytes)>),
     /// A flight under way.
     Flight(Reader),
 }
@@ -29,18 +29,16 @@ impl Source {
     async fn next(&mut self, at: u64, end: u64) -> Result<Option<Bytes>, Cut> {
         match self {
             Self::Flight(reader) => reader.next(at, end).await.map_err(|broken| Cut(broken.reason)),
-            Self::Blob(blob) => {
+            Self::Blob(blob, first) => {
                 let end = end.min(blob.size());
                 if at >= end {
                     return Ok(None);
                 }
-                let (blob, number) = (Arc::clone(blob), at / CHUNK);
-                let chunk = tokio::task::spawn_blocking(move || blob.chunk(number))
-                    .await
-                    .map_err(|_| Cut("reading the stored body was broken off".to_owned()))?
-                    .map_err(|error| {
-                        Cut(format!("the stored body is damaged and was thrown away: {error}"))
-                    })?;
+                let number = at / CHUNK;
+                let chunk = match first.take().filter(|(first, _)| *first == number) {
+                    Some((_, chunk)) => chunk,
+                    None => chunk(Arc::clone(blob), number).await?,
+                };
                 let start = number * CHUNK;
                 let to = end.min(start + chunk.len() as u64);
                 let (Ok(from), Ok(to)) = (usize::try_from(at - start), usize::try_from(to - start))
@@ -54,6 +52,13 @@ impl Source {
             }
         }
     }
+}
+
+async fn chunk(blob: Arc<Blob>, number: u64) -> Result<Bytes, Cut> {
+    let reading = tokio::task::spawn_blocking(move || blob.chunk(number));
+    let read =
+        reading.await.map_err(|_| Cut("reading the stored body was broken off".to_owned()))?;
+    read.map_err(|error| Cut(format!("the stored body is damaged and was thrown away: {error}")))
 }
 
 /// What a body is made of, in order.

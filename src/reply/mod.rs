@@ -195,6 +195,24 @@ pub fn needed(asked: &Asked, head: &Head, length: Option<u64>) -> Span {
     }
 }
 
+/// The first byte of a stored body of `size` bytes that the answer gives; `None` if it gives none.
+pub fn first_given(asked: &Asked, head: &Head, size: u64) -> Option<u64> {
+    if asked.head_only || size == 0 || speaks_of_the_whole(asked, head, Some(size)) {
+        return None;
+    }
+    if head.status != StatusCode::OK {
+        return Some(0);
+    }
+    match condition::select(&asked.headers, head, Some(size)) {
+        // In the order in which they are given.
+        Selection::Spans(spans) => spans.first().map(|span| span.start),
+        Selection::Whole
+        | Selection::NotModified
+        | Selection::PreconditionFailed
+        | Selection::Unsatisfiable => Some(0),
+    }
+}
+
 /// Whether the answer says something of the whole body and gives none of it: that the client's copy is current, or that nothing
 /// lies where it asks. A client that resumes takes such an answer for the end.
 pub fn speaks_of_the_whole(asked: &Asked, head: &Head, length: Option<u64>) -> bool {

@@ -65,6 +65,8 @@ pub(super) struct Claims {
     written: Mutex<Option<u64>>,
     /// Whether there are files of which it is not known whose claims they hold.
     unread: AtomicBool,
+    /// Whether something was changed between the last start and this one.
+    anew: AtomicBool,
 }
 
 /// What segments do not say, because it changes: `DATA/v1/marks`, sealed. Without it every set was last confirmed when it
@@ -113,11 +115,12 @@ impl Claims {
             declared: ArcSwap::from_pointee(declared),
             written: Mutex::new(None),
             unread: AtomicBool::new(false),
+            anew: AtomicBool::new(false),
         }
     }
 
-    /// Reads the catalogue from disk. No generation number up to `judged` is given again.
-    pub(super) fn load(&self, store: &Store, judged: u64) {
+    /// Reads the catalogue from disk. What entries were judged under is told afterwards ([`Claims::judged_under`]).
+    pub(super) fn load(&self, store: &Store) {
         self.handles.invalidate_all();
         let mut catalogue = Catalogue::default();
         let (marks, read) = read_missing(store, &mut catalogue);
@@ -131,11 +134,22 @@ impl Claims {
         // Sets that somebody deleted, and another declaration, or none that is known, judge anew.
         moved |= marks.sets.iter().any(|(number, ..)| !catalogue.sets.contains_key(number));
         moved |= marks.declared != self.declared.load().mark();
-        let generation =
-            highest.max(judged).max(marks.generation).max(self.generation.load(Ordering::Acquire))
-                + u64::from(moved);
+        let generation = highest.max(marks.generation).max(self.generation.load(Ordering::Acquire))
+            + u64::from(moved);
         *self.write() = catalogue;
         self.generation.store(generation, Ordering::Release);
+        self.anew.store(moved, Ordering::Release);
+    }
+
+    /// Entries were judged under `generation`: no number up to it is given again. What has changed since they were judged is
+    /// judged under a later one.
+    pub(super) fn judged_under(&self, generation: u64) {
+        self.generation.fetch_max(generation, Ordering::AcqRel);
+        if self.anew.load(Ordering::Acquire)
+            && self.generation.load(Ordering::Acquire) == generation
+        {
+            self.moved();
+        }
     }
 
     /// Reads what could not be read before; the error says what still cannot.

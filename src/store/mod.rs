@@ -66,6 +66,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
+use tokio::sync::watch;
+
 pub use batch::ClaimBatch;
 pub use blobs::Blob;
 pub use buffer::Buffer;
@@ -88,7 +90,7 @@ use crate::target::{Key, Origin, Target};
 use blobs::{Blobs, Stored};
 use claims::Claims;
 use evict::Bodies;
-use ledger::Ledger;
+use ledger::{Ledger, Opened};
 use recent::Recent;
 use record::Records;
 use rejections::Rejections;
@@ -126,6 +128,7 @@ pub struct Store {
     rejections: Rejections,
     unverified: Arc<Unverified>,
     counts: Counts,
+    reading: Reading,
     /// The last to go: until then the directory is ours.
     lock: lock::Held,
 }
@@ -160,6 +163,16 @@ struct Spared {
     in_main: u64,
     /// What those take with their records.
     on_disk: u64,
+}
+
+/// How far the records are read.
+#[derive(Debug)]
+struct Reading {
+    /// How the ledger was found, until somebody reads.
+    opened: Mutex<Option<Opened>>,
+    done: watch::Sender<bool>,
+    /// Nobody needs the rest.
+    stopped: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -226,6 +239,14 @@ impl Store {
         clock: Clock,
         holder: &str,
     ) -> Result<Arc<Self>, OpenError> {
+        let store = Self::begin(config, clock, holder)?;
+        store.read_records();
+        Ok(store)
+    }
+
+    /// The same without the records, which take long to read after a crash: what they say is not known, and what would be
+    /// written waits, until [`Store::read_records`] has read them. What indexes promise is known. Blocking.
+    pub fn begin(config: Live, clock: Clock, holder: &str) -> Result<Arc<Self>, OpenError> {
         let data = config.get().data.clone();
         durable::directories(&data)?;
         let lock = lock::take(&data.join("lock"), holder).map_err(|refused| match refused {
@@ -266,14 +287,42 @@ impl Store {
             rejections: Rejections::open(cache.join("rejections")),
             unverified,
             counts: Counts::default(),
+            reading: Reading {
+                opened: Mutex::new(Some(opened)),
+                done: watch::Sender::new(false),
+                stopped: AtomicBool::new(false),
+            },
             lock,
             clock,
             paths,
         };
-        store.records.sweep();
-        store.take_stock(opened);
-        store.space.measure(&store.paths.cache);
+        store.claims.load(&store);
         Ok(Arc::new(store))
+    }
+
+    /// Reads the records, once. Blocking, for as long as that takes.
+    pub fn read_records(&self) {
+        let Some(opened) = hold(&self.reading.opened).take() else {
+            return;
+        };
+        self.take_stock(opened);
+        if self.reading.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        self.space.measure(&self.paths.cache);
+        self.reading.done.send_replace(true);
+    }
+
+    /// Whether the records are read.
+    pub fn is_read(&self) -> bool {
+        *self.reading.done.borrow()
+    }
+
+    /// Waits until the records are read.
+    pub async fn read(&self) {
+        let mut done = self.reading.done.subscribe();
+        // The sender is here, so that the wait ends with a yes.
+        let _yes = done.wait_for(|done| *done).await.is_ok();
     }
 
     /// Says who holds the directory, once that is known: the address it listens on, for example.

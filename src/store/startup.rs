@@ -11,6 +11,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::blobs::{Stored, footprint_of};
@@ -74,6 +75,10 @@ impl Store {
     /// Reads everything from disk again, into empty memory.
     pub(super) fn take_stock(&self, opened: Opened) {
         let _alone = self.era.write().unwrap_or_else(PoisonError::into_inner);
+        let at_start = !self.is_read();
+        if at_start {
+            self.records.sweep();
+        }
         self.recent.clear();
         *hold(&self.bodies) = Bodies::default();
         *hold(&self.counts.entries) = Default::default();
@@ -90,11 +95,19 @@ impl Store {
         // Every generation that an entry was judged under has been: none may come again.
         let mut generation = 0;
         for shard in 0..=u8::MAX {
+            if self.reading.stopped.load(Ordering::Relaxed) {
+                return;
+            }
             generation = generation.max(self.compare(shard, &mut bodies, &mut unread));
         }
         self.read_access(&mut bodies);
         self.take_in(bodies, &unread);
-        self.claims.load(self, generation);
+        if !at_start {
+            self.claims.load(self);
+        }
+        self.claims.judged_under(generation);
+        // Who asked meanwhile found less.
+        self.recent.clear();
     }
 
     /// Brings records and ledger of one shard in step, and notes in `bodies` who names them. Gives the highest generation

@@ -65,6 +65,9 @@ impl Store {
     /// superseded a day ago, bodies that nobody names and records without a body, brings the store under its cap and over
     /// its floor. Blocking.
     pub fn maintain(&self) {
+        if !self.is_read() {
+            return;
+        }
         if self.ledger.is_deleted() {
             tracing::info!("the cache was deleted; it begins anew");
             let opened = self.ledger.reopen(self.clock.now());
@@ -102,6 +105,14 @@ impl Store {
     /// Puts everything away for the next start, which then is a quick one. What is asked afterwards is answered from the
     /// records. Blocking; dropping the store does the same.
     pub fn close(&self) {
+        if !self.is_read() {
+            // How bodies were used is not known yet, nor all that the ledger should say: both stay for the next start as they
+            // are after a crash.
+            self.reading.stopped.store(true, Ordering::Relaxed);
+            self.claims.flush(&self.paths.marks);
+            self.state.flush();
+            return;
+        }
         *hold(&self.counts.access_written) = None;
         self.flush();
         self.ledger.close();

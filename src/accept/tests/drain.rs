@@ -53,3 +53,20 @@ async fn what_outlives_the_drain_is_reset() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     world.running.await.unwrap();
 }
+
+/// Issue 17, faults, row 15: after a second signal nobody is waited for, and nobody hears a quiet end.
+#[tokio::test]
+async fn a_drain_that_is_hurried_resets_what_is_open() {
+    let mut world = World::with(|config| {
+        config.clients.drain_timeout = Duration::from_hours(1);
+    });
+    let mut plain = world.connect().await;
+    plain.write_all(SLOW.as_bytes()).await.unwrap();
+    read_beginning(&mut plain).await;
+    world.stop();
+    world.hurry.cancel();
+    let mut rest = Vec::new();
+    let error = plain.read_to_end(&mut rest).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    world.running.await.unwrap();
+}

@@ -191,6 +191,7 @@ struct World {
     /// Where the CA lies.
     state: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
+    hurry: CancellationToken,
     running: JoinHandle<()>,
 }
 
@@ -200,19 +201,21 @@ impl World {
         let authority = Authority::open(state.path(), &Clock::system()).unwrap();
         let echo = Arc::new(Echo::default());
         let metrics = Arc::new(Metrics::default());
+        let hurry = CancellationToken::new();
         let front = Arc::new(Front {
             config: Live::new(config),
             pipeline: Arc::clone(&echo),
             authority: Arc::clone(&authority),
             own: Arc::new(Pages),
             metrics: Arc::clone(&metrics),
+            hurry: hurry.clone(),
         });
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = stopped.map(drop);
         let running = tokio::spawn(run(front, vec![listener], shutdown));
-        Self { address, authority, echo, metrics, state, stop: Some(stop), running }
+        Self { address, authority, echo, metrics, state, stop: Some(stop), hurry, running }
     }
 
     /// As [`World::start`], with changes to the default configuration.

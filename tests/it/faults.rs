@@ -1,0 +1,356 @@
+//! Issue 17, faults: what goes wrong on disk, with the clock, with certificates and at the end of a process, and what clients
+//! hear of it. Hung origins are in `hung_origin`, slow ones in `patience`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use larder::digest::Algorithm;
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType};
+use rustls::ServerConfig;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::world::archive::{by_hash, hex, plain_wheel, put_simple};
+use crate::world::larder::own;
+use crate::world::tools::{run, signal};
+use crate::world::{Bench, End, Fault, Gate, Mood, Page, World, eventually, noise};
+
+const HOUR: Duration = Duration::from_hours(1);
+
+/// The file of a stored body.
+fn blob_file(cache: &Path, body: &[u8]) -> PathBuf {
+    let name = hex(Algorithm::Sha256, body);
+    cache.join("blobs").join(&name[..2]).join(name)
+}
+
+/// Flips a bit of a file in its place.
+fn rot(file: &Path, at: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+/// Row 12: what is damaged where an answer begins is a miss, and no cut; over h1 and h2, whole and in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_reader_of_a_damaged_body_hears_nothing_of_that() {
+    const CHUNK: usize = 64 << 10;
+    for (size, at, range) in [
+        (1, 0, ""),
+        (100, 99, ""),
+        (100, 50, "0-9"),
+        (5 * CHUNK, 10, ""),
+        (5 * CHUNK, 2 * CHUNK + 5, "131072-131081"),
+        (5 * CHUNK, 4 * CHUNK + 5, "-100"),
+    ] {
+        let world = World::new().await;
+        let body = noise(12, size);
+        let pages = [
+            (by_hash(&body), Page::new(body.clone())),
+            (plain_wheel("gear"), Page::new(body.clone()).etag("w")),
+            ("/plain/file.bin".to_owned(), Page::new(body.clone()).fresh(600).etag("p")),
+        ];
+        for (number, (path, page)) in pages.into_iter().enumerate() {
+            let url = world.origin.put(&path, page);
+            world.fetch(&url).await;
+            assert!(world.fetch(&url).await.is_hit(), "the control: it is stored");
+            let before = world.origin.gets(&path);
+            rot(&blob_file(&world.cache(), &body), at);
+            let ask = world.client.get(&url);
+            let ask = if range.is_empty() { ask } else { ask.range(range) };
+            let got = if number == 1 { ask.h2() } else { ask }.send().await;
+            assert!(got.is_complete(), "{path} {size} {at}: {} {:?}", got.status, got.end);
+            if range.is_empty() {
+                assert_eq!(got.body, body, "{path} {size}");
+            }
+            assert!(!got.is_hit() && world.origin.gets(&path) > before, "{path} {size}");
+            world.fetch(&url).await;
+            assert!(world.fetch(&url).await.is_hit(), "{path}: it is stored again");
+        }
+    }
+}
+
+/// The same while the origin is dead: an answer that says so, and not a part of a body.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_body_of_a_dead_origin_is_an_error_and_no_cut() {
+    let world = World::new().await;
+    let body = noise(13, 1000);
+    for path in [by_hash(&body), "/plain/file.bin".to_owned()] {
+        let url = world.origin.put(&path, Page::new(body.clone()).etag("p").fresh(1));
+        world.fetch(&url).await;
+        world.origin.mood(Mood::Failing(503));
+        world.proxy.clock.advance(HOUR);
+        assert!(world.fetch(&url).await.is_hit(), "the control: it may be given");
+        rot(&blob_file(&world.cache(), &body), 0);
+        let got = world.get(&url).await;
+        assert!(got.status.is_server_error() && got.end == End::Complete, "{path}: {got:?}");
+        world.origin.mood(Mood::Well);
+    }
+}
+
+/// Row 13: the clock goes back by an hour, and the origin is dead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_from_an_hour_ahead_is_given_while_its_origin_is_dead() {
+    for mood in [Mood::Failing(503), Mood::Failing(429)] {
+        let world = World::new().await;
+        world.proxy.clock.advance(2 * HOUR);
+        let index = put_simple(&world.origin, "/", "gear", &[]);
+        let wheel = world.origin.put(&plain_wheel("gear"), Page::new("wheel").etag("w"));
+        let plain = world.origin.put("/plain/file.bin", Page::new("plain").etag("p").fresh(60));
+        let mut before = Vec::new();
+        for url in [&index, &wheel, &plain] {
+            before.push(world.fetch(url).await.body);
+        }
+        world.proxy.clock.set_back(HOUR);
+        world.origin.mood(mood);
+        for (url, body) in [&index, &wheel, &plain].into_iter().zip(&before) {
+            let got = world.get(url).await;
+            assert!(got.is_complete() && got.body == *body, "{url}: {got:?}");
+            assert!(got.cache_status().contains("stale"), "{url}: {}", got.cache_status());
+        }
+        // The control: it is no fresher than it says, and its origin is asked where it lives.
+        world.origin.mood(Mood::Well);
+        world.origin.put("/plain/file.bin", Page::new("new").etag("n"));
+        assert_eq!(world.fetch(&plain).await.body, "new");
+    }
+}
+
+/// Row 15: what an origin refuses is asked for once each time, and a second time only when nothing was known of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_costs_one_request() {
+    for status in [401, 403, 451] {
+        for path in ["/plain/file.bin".to_owned(), plain_wheel("gear"), "/simple/gear/".to_owned()]
+        {
+            for login in [None, Some("Bearer x")] {
+                let world = World::new().await;
+                let url = world.origin.put(&path, Page::status(status));
+                let ask = || {
+                    let ask = world.client.get(&url);
+                    match login {
+                        Some(login) => ask.header("authorization", login),
+                        None => ask,
+                    }
+                };
+                for _ in 0..6 {
+                    let got = ask().send().await;
+                    assert_eq!(got.status.as_u16(), status);
+                    assert_eq!(got.body, format!("status {status}\n"), "in the origin's words");
+                }
+                assert_eq!(world.origin.asked(&path).len(), 7, "{status} {path} {login:?}");
+                // The control: what is given after all is kept again.
+                world.origin.put(&path, Page::new("x").etag("x").fresh(600));
+                for _ in 0..3 {
+                    assert_eq!(ask().send().await.complete().body, "x");
+                }
+                if login.is_none() {
+                    assert!(ask().send().await.is_hit(), "{status} {path}");
+                }
+            }
+        }
+    }
+}
+
+/// An origin that refuses larder by its name, and gives its clients what they ask for: once is enough to find that out.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_given_what_a_fill_is_refused_costs_one_request() {
+    let world = World::new().await;
+    for path in ["/plain/file.bin".to_owned(), plain_wheel("gear")] {
+        let url = world.origin.script(&path, |request| {
+            let agent = request.headers().get("user-agent");
+            let larder = agent.is_some_and(|agent| agent.as_bytes().starts_with(b"larder/"));
+            let mut page = if larder { Page::status(403) } else { Page::new("x") };
+            async move { page.answer(request.method(), request.headers()) }
+        });
+        for _ in 0..6 {
+            let ask = world.client.get(&url).header("user-agent", "curl/8");
+            assert_eq!(ask.send().await.complete().body, "x");
+        }
+        assert_eq!(world.origin.asked(&path).len(), 7, "{path}");
+    }
+}
+
+/// Row 15: nobody takes what a second signal cuts off for the whole, and the log says what was cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_cuts_loudly() {
+    for (h2, framed) in [(false, true), (false, false), (true, true)] {
+        let bench = Bench::new().await;
+        let page = Page::new(noise(15, 1_000_000)).fault(Fault::Hold(500_000, Gate::closed()));
+        let page = if framed { page } else { page.chunked() };
+        let url = bench.origin.put("/x", page);
+        let mut daemon = bench.start(&[]).await;
+        let ask = daemon.client().await.get(&url);
+        let mut opened = if h2 { ask.h2() } else { ask }.open().await.unwrap();
+        assert!(opened.read(100_000).await);
+        signal(daemon.id(), "TERM").await;
+        eventually("the first is heard", || async { daemon.log().contains("SIGTERM") }).await;
+        assert!(!daemon.log().contains("cut off"), "the control: the transfer is waited for");
+        signal(daemon.id(), "TERM").await;
+        let reading = tokio::spawn(opened.rest());
+        assert_eq!(daemon.ended().await, Some(1));
+        let got = reading.await.unwrap();
+        // In h2 the client's library says in words that the stream is spoilt.
+        let loud = match &got.end {
+            End::Reset => true,
+            End::Quiet(why) => h2 && why.contains("corrupt message"),
+            End::Complete => false,
+        };
+        assert!(loud, "h2 {h2}, framed {framed}: {:?}", got.end);
+        assert!(daemon.log().contains("an answer is cut off"), "{}", daemon.log());
+        assert!(daemon.log().contains("cut=true"), "{}", daemon.log());
+    }
+}
+
+/// Row 8: while records are read after a crash clients are served, by their origins. A record that cannot be read to its end
+/// keeps larder reading: a pipe.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_are_served_while_records_are_read_after_a_crash() {
+    let bench = Bench::new().await;
+    let body = noise(8, 10_000);
+    let path = by_hash(&body);
+    let url = bench.origin.put(&path, Page::new(body.clone()));
+    let plain = bench.origin.put("/plain", Page::new("plain").fresh(600));
+    let mut daemon = bench.start(&[]).await;
+    let client = daemon.client().await;
+    client.get(&url).send().await.complete();
+    client.get(&plain).send().await.complete();
+    daemon.kill();
+    let shard = bench.data().join("v1/records/ff");
+    std::fs::create_dir_all(&shard).unwrap();
+    let pipe = shard.join(format!("{}-{}", "ff".repeat(32), "0".repeat(64)));
+    let mut make = Command::new("mkfifo");
+    make.arg(&pipe);
+    assert!(run(make).await.status.success());
+    let mut daemon = bench.start(&[]).await;
+    let client = daemon.client().await;
+    assert!(own(daemon.address, "/-/health").await.contains("ok"));
+    for (url, body) in [(&url, body.clone()), (&plain, Bytes::from_static(b"plain"))] {
+        let got = client.get(url).send().await.complete();
+        assert_eq!(got.body, body);
+        assert_eq!(got.cache_status(), "larder; fwd=bypass; detail=\"starting\"");
+    }
+    let stored = client.get(&plain).header("cache-control", "only-if-cached").send().await;
+    assert_eq!(stored.status.as_u16(), 504);
+    assert!(own(daemon.address, "/-/ready").await.contains("not ready"));
+    // What ends now ends: nobody waits for the rest, and the next start reads it again.
+    assert_eq!(daemon.terminate().await, Some(0));
+    let daemon = bench.start(&[]).await;
+    let client = daemon.client().await;
+    assert!(own(daemon.address, "/-/ready").await.contains("not ready"));
+    // The end of the pipe.
+    let writing =
+        tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().write(true).open(pipe));
+    drop(writing.await.unwrap().unwrap());
+    eventually("it is ready", || async {
+        own(daemon.address, "/-/ready").await.starts_with("ready")
+    })
+    .await;
+    let before = bench.origin.total();
+    assert!(client.get(&url).send().await.complete().is_hit());
+    assert!(client.get(&plain).send().await.complete().is_hit());
+    assert_eq!(bench.origin.total(), before);
+}
+
+/// A certificate that signed itself for `host`, as `openssl req -x509` makes them, but for what `change` does.
+fn self_signed(
+    host: &str,
+    change: impl FnOnce(&mut CertificateParams),
+) -> (String, Arc<ServerConfig>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.subject_alt_names = vec![SanType::IpAddress(host.parse().unwrap())];
+    change(&mut params);
+    let certificate = params.self_signed(&key).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    (certificate.pem(), Arc::new(config))
+}
+
+/// A server that answers every request with `x`; its URL.
+async fn serve(config: Arc<ServerConfig>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = TlsAcceptor::from(config);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+            let mut asked = [0; 4096];
+            let _head = stream.read(&mut asked).await;
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx";
+            let _sent = stream.write_all(answer).await;
+            let _ended = stream.shutdown().await;
+        }
+    });
+    format!("https://127.0.0.1:{port}/x")
+}
+
+type Change = fn(&mut CertificateParams);
+
+/// Row 10: a trusted certificate that is a server's and says that it is a CA's. curl is the control of each.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_self_signed_certificate_is_accepted_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let cases: [(&str, &str, Change, bool, &str); 6] = [
+        ("as openssl makes it", "127.0.0.1", |_| {}, true, ""),
+        ("without CA:TRUE", "127.0.0.1", |params| params.is_ca = IsCa::ExplicitNoCa, true, ""),
+        ("for another host", "127.0.0.2", |_| {}, false, "name"),
+        (
+            "expired",
+            "127.0.0.1",
+            |params| params.not_after = rcgen::date_time_ymd(2020, 1, 1),
+            false,
+            "expired",
+        ),
+        (
+            "not yet valid",
+            "127.0.0.1",
+            |params| params.not_before = rcgen::date_time_ymd(2999, 1, 1),
+            false,
+            "notvalidyet",
+        ),
+        (
+            "for clients",
+            "127.0.0.1",
+            |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            false,
+            "purpose",
+        ),
+    ];
+    for (what, host, change, accepted, why) in cases {
+        let (pem, config) = self_signed(host, change);
+        let file = dir.path().join("roots.pem");
+        std::fs::write(&file, pem).unwrap();
+        let url = serve(config).await;
+        let mut curl = Command::new("curl");
+        curl.args(["-q", "-sS", "--noproxy", "*", &url, "--cacert"]).arg(&file);
+        assert_eq!(run(curl).await.status.success(), accepted, "curl: {what}");
+        let world = World::with(|config| config.upstream_ca = vec![file.clone()]).await;
+        let got = world.get(&url).await;
+        assert_eq!(got.is_complete(), accepted, "{what}: {got:?}");
+        let text = String::from_utf8_lossy(&got.body).to_lowercase();
+        assert!(accepted || text.contains(why), "{what}: {text}");
+    }
+}
+
+/// The control: exactly that certificate, and none that is like it; and what is said of it helps.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_certificate_of_the_same_name_is_refused_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("roots.pem");
+    let (trusted, _) = self_signed("127.0.0.1", |_| {});
+    std::fs::write(&file, trusted).unwrap();
+    let world = World::with(|config| config.upstream_ca = vec![file.clone()]).await;
+    let (_, other) = self_signed("127.0.0.1", |_| {});
+    let got = world.get(&serve(other).await).await;
+    let text = String::from_utf8_lossy(&got.body);
+    assert_eq!(got.status.as_u16(), 502);
+    assert!(text.contains("CA:TRUE") && text.contains("--upstream-ca"), "{text}");
+}
