@@ -109,13 +109,15 @@ fn digests_of(
     let mut decoded = Decoded { hashing: Hashing::new(wanted), length: 0, most };
     match coding {
         Coding::Gzip => {
-            // A file may be coded in several members.
+            // A file may be coded in several members; the first may name it.
+            let mut may_name = true;
             while !coded.fill_buf()?.is_empty() {
                 let mut member = flate2::bufread::GzDecoder::new(&mut coded);
-                if !member.header().is_some_and(is_bare) {
+                if !member.header().is_some_and(|header| is_bare(header, may_name)) {
                     return Err(io::Error::other("its gzip header holds more than a name"));
                 }
                 decoded.take(&mut member)?;
+                may_name = false;
             }
         }
         Coding::Deflate => decoded.take(&mut flate2::bufread::ZlibDecoder::new(&mut coded))?,
@@ -132,9 +134,10 @@ fn digests_of(
     Ok((decoded.hashing.finish().iter().copied().collect(), decoded.length))
 }
 
-/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, besides a name that is one.
-fn is_bare(header: &flate2::GzHeader) -> bool {
-    let is_name = |name: &[u8]| name.len() < 256 && !name.iter().any(u8::is_ascii_control);
+/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, besides a name that is one, where it may.
+fn is_bare(header: &flate2::GzHeader, may_name: bool) -> bool {
+    let is_name =
+        |name: &[u8]| may_name && name.len() < 256 && !name.iter().any(u8::is_ascii_control);
     header.extra().is_none() && header.comment().is_none() && header.filename().is_none_or(is_name)
 }
 
@@ -224,8 +227,10 @@ mod tests {
         }
         assert!(of(Coding::Zstd, &[&skipped[..], &zstd].concat()).is_err());
         // Several members are one file.
-        let twice = [gzip(bare()), gzip(bare())].concat();
+        let named = gzip(bare().filename("file.tar"));
+        let twice = [named.clone(), gzip(bare())].concat();
         assert_eq!(of(Coding::Gzip, &twice).unwrap().1, 2 * file.len() as u64);
+        assert!(of(Coding::Gzip, &[named.clone(), named].concat()).is_err());
     }
 
     #[test]
