@@ -18,13 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use super::batch::CLAIMS_SHARE;
 use super::catalogue::{Catalogue, Set, generation_is_over, weakest};
 use super::declared::Declared;
+use super::handles::Handles;
 use super::record::remove_quietly;
 use super::sealed::{Kind, seal, unseal};
 use super::segment::{self, Found, Manifest, Segment};
@@ -34,16 +33,11 @@ use crate::claim::{Generation, Standing, Topic};
 use crate::clock::Time;
 use crate::config::Live;
 use crate::digest::BlobId;
-use crate::limits::PLACES;
 use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
 /// Sets in all; each takes a file and a KiB of memory.
 const MAX_SETS: usize = 1 << 14;
-
-/// Memory for the fences of open segments, with [`HANDLE_WEIGHT`] for each: a few hundred files open at most.
-const MAX_FENCES: u64 = 16 << 20;
-const HANDLE_WEIGHT: usize = 64 << 10;
 
 const MARKS: Kind = Kind { magic: *b"LmaR", version: 1 };
 
@@ -56,7 +50,7 @@ pub(super) struct Claims {
     config: Live,
     catalogue: RwLock<Catalogue>,
     /// Keeps segments open; the sets know which are.
-    handles: Cache<u64, Arc<Segment>>,
+    handles: Handles,
     /// Held while a set becomes current: numbers come in the order of publication.
     publishing: Mutex<()>,
     generation: AtomicU64,
@@ -101,15 +95,7 @@ impl Claims {
         Self {
             config,
             catalogue: RwLock::new(Catalogue::default()),
-            handles: Cache::builder()
-                // The least recently opened is closed; the default policy might refuse a new one for good.
-                .eviction_policy(EvictionPolicy::lru())
-                // They live from the reserve of descriptors, and not all of it is theirs.
-                .max_capacity(MAX_FENCES.min((PLACES.reserve / 2 * HANDLE_WEIGHT) as u64))
-                .weigher(|_, segment: &Arc<Segment>| {
-                    u32::try_from(segment.weight() + HANDLE_WEIGHT).unwrap_or(u32::MAX)
-                })
-                .build(),
+            handles: Handles::default(),
             publishing: Mutex::new(()),
             generation: AtomicU64::new(0),
             declared: ArcSwap::from_pointee(declared),
@@ -121,7 +107,7 @@ impl Claims {
 
     /// Reads the catalogue from disk. What entries were judged under is told afterwards ([`Claims::judged_under`]).
     pub(super) fn load(&self, store: &Store) {
-        self.handles.invalidate_all();
+        self.handles.close_all();
         let mut catalogue = Catalogue::default();
         let (marks, read) = read_missing(store, &mut catalogue);
         if let Some(error) = &read.unread {
@@ -401,6 +387,11 @@ impl Claims {
         self.moved();
     }
 
+    /// Closes the segments that nobody reads.
+    pub(super) fn close_idle(&self) {
+        self.handles.close_all();
+    }
+
     /// Writes what changed.
     pub(super) fn flush(&self, path: &Path) {
         if self.unread.load(Ordering::Acquire) {
@@ -441,7 +432,7 @@ impl Claims {
         }
         let open = Arc::new(Segment::open(&set.path)?);
         *known = Arc::downgrade(&open);
-        self.handles.insert(set.number, Arc::clone(&open));
+        self.handles.keep(set.number, &open);
         Ok(open)
     }
 
@@ -463,7 +454,7 @@ impl Claims {
     }
 
     fn drop_set(&self, number: u64) {
-        self.handles.invalidate(&number);
+        self.handles.close(number);
         let gone = self.write().remove(number);
         if let Some(set) = gone {
             remove_quietly(&set.path);

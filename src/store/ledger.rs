@@ -26,7 +26,7 @@ use crate::digest::{BlobId, Digest};
 use crate::target::Key;
 
 /// sled's cache of pages, of which it uses a few times as much. Hot entries are in `recent.rs`.
-const CACHE_BYTES: u64 = 8 << 20;
+const CACHE_BYTES: u64 = 2 << 20;
 
 /// Longer values go to files of their own inside sled, which it does not reclaim well.
 const MAX_VALUE: usize = 2 << 10;

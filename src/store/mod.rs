@@ -40,6 +40,7 @@ mod durable;
 mod evict;
 pub mod failpoint;
 mod fair;
+mod handles;
 mod learnt;
 mod ledger;
 mod lock;

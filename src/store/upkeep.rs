@@ -78,6 +78,9 @@ impl Store {
         self.drop_unnamed();
         self.drop_bodiless();
         self.unverified.tidy();
+        // After a load nobody may ever ask for these again; what is asked for is opened again for a few microseconds.
+        self.blobs.close_idle();
+        self.claims.close_idle();
         self.space.measure(&self.paths.cache);
         let alone = hold(&self.making_room);
         if let Err(error) = self.make_room(Purpose::Blob, 0) {

@@ -113,3 +113,88 @@ fn commands_are_marked_as_tried_or_not() {
     }
     assert_eq!(unmarked("```sh\nx\n```\nand so on"), ["x\n"], "the control");
 }
+
+/// The tests that a text names, as `file::name` (in `tests/it`) or `src/path.rs::name`.
+fn named_tests(text: &str) -> Vec<&str> {
+    let is_word =
+        |text: &str| text.bytes().all(|b| b.is_ascii_lowercase() || b"_/.0123456789".contains(&b));
+    let quoted = text.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|quoted| {
+            let parts = quoted.rsplit_once("::");
+            parts.is_some_and(|(file, name)| !name.is_empty() && is_word(file) && is_word(name))
+        })
+        .collect()
+}
+
+/// Whether there is a test of that name.
+fn exists(named: &str) -> bool {
+    let Some((file, name)) = named.rsplit_once("::") else { return false };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let files = if file.starts_with("src/") {
+        vec![root.join(file)]
+    } else {
+        let tests = root.join("tests/it");
+        vec![tests.join(format!("{file}.rs")), tests.join(file).join("mod.rs")]
+    };
+    let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
+    texts.into_iter().any(|text| text.contains(&format!("fn {name}(")))
+}
+
+/// Issue 17: every row of what burnt other caches has a test with a name, and a name that changes is changed here too.
+#[test]
+fn every_test_that_a_page_names_exists() {
+    let security = include_str!("../../SECURITY.md").to_owned();
+    for (page, text) in pages().into_iter().chain([("SECURITY.md".to_owned(), security)]) {
+        for named in named_tests(&text) {
+            assert!(exists(named), "{page} names {named}, which is no test");
+        }
+    }
+    assert!(exists("documents::every_test_that_a_page_names_exists"), "the control");
+    assert!(!exists("documents::every_test_that_a_page_invents"), "the control");
+    let (_, pitfalls) = pages().into_iter().find(|(page, _)| page == "pitfalls.md").unwrap();
+    for number in 1..=42 {
+        let row = pitfalls.lines().find(|line| line.starts_with(&format!("| {number} |"))).unwrap();
+        assert!(!named_tests(row).is_empty(), "{row}");
+    }
+}
+
+/// What makes clients check less: other caches' instructions said such things (git-pkgs, npm-proxy-cache).
+const CHECKS_LESS: &[&str] = &[
+    "strict-ssl",
+    "strict_ssl",
+    "gpgcheck=0",
+    "[trusted=yes",
+    "verify-peer",
+    "verify-host",
+    "node_tls_reject_unauthorized",
+    "pythonhttpsverify",
+    "ssl_no_verify",
+    "sslverify",
+    "--insecure",
+    "no-check-certificate",
+    "allowunauthenticated",
+    "allow-unauthenticated",
+    "hex_unsafe",
+    "no-gpg-check",
+    "allow-insecure-repositories",
+];
+
+#[test]
+fn nothing_tells_a_client_to_check_less() {
+    let checks_less = |text: &str| {
+        let text = text.to_lowercase();
+        CHECKS_LESS.iter().find(|word| text.contains(**word)).copied()
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec![root.join("README.md"), root.join("Containerfile")];
+    for directory in ["docs", "ca", "src"] {
+        files.extend(crate::world::files(&root.join(directory)));
+    }
+    for file in files {
+        // Keys and other data are no text.
+        let Ok(text) = std::fs::read_to_string(&file) else { continue };
+        assert_eq!(checks_less(&text), None, "{}", file.display());
+    }
+    assert_eq!(checks_less("npm config set Strict-SSL false"), Some("strict-ssl"), "the control");
+}

@@ -11,9 +11,11 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::archive::{by_hash, flipped, plain_wheel, put_simple};
 use crate::world::binary::Daemon;
+use crate::world::client::read_head;
 use crate::world::{
     Bench, Client, End, Fault, Gate, Mood, Origin, PATIENCE, Page, World, eventually, files, noise,
 };
@@ -332,6 +334,55 @@ async fn one_address_does_not_shut_another_out() {
         drop(sender);
     }
     assert!(waits.await.unwrap().complete().is_hit());
+}
+
+/// Whether a kept connection still answers.
+async fn answers(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), host: &str) -> bool {
+    let request = format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    if stream.write_all(request.as_bytes()).await.is_err() {
+        return false;
+    }
+    let head = read_head(stream).await;
+    let mut body = [0];
+    head.starts_with("HTTP/1.1 200") && stream.read_exact(&mut body).await.is_ok()
+}
+
+/// Issue 17, fault 9: when all connections that an address may have are idle ones, a new client is served beside them: the
+/// longest idle make way, and none whose request is being answered. `src/intercept/visitors/tests.rs` has the same for all
+/// addresses together.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_make_way_for_a_new_client_the_longest_idle_first() {
+    // Of 32 seats one address has 28.
+    let world = World::with(|config| {
+        config.clients.max_connections = 32;
+        config.clients.connections_per_address = 32;
+    })
+    .await;
+    let url = world.origin.put("/x", Page::new("x").fresh(60));
+    let gate = Gate::closed();
+    let slow = Page::new(noise(2, 60_000)).fault(Fault::Hold(30_000, gate.clone()));
+    let slow = world.origin.put("/slow.bin", slow);
+    let host = world.origin.authority();
+    // The oldest of all, and in the middle of its answer.
+    let busy = ask(&h2(&world.client, &world.origin, 65_000).await, &slow).await;
+    let mut idle = Vec::new();
+    for _ in 0..27 {
+        let mut stream = world.client.inside(&host).await.unwrap();
+        assert!(answers(&mut stream, &host).await);
+        idle.push(stream);
+    }
+    let in_use = world.proxy.metric("larder_limit_in_use", "\"connections\"").await;
+    assert!(in_use >= 28.0, "the control: one address has all that it may have: {in_use}");
+    assert!(world.client.get(&url).send().await.complete().is_hit());
+    let mut left = Vec::new();
+    for stream in &mut idle {
+        left.push(answers(stream, &host).await);
+    }
+    let gone = left.iter().filter(|left| !**left).count();
+    assert!((1..27).contains(&gone), "{left:?}");
+    assert!(left.iter().skip(gone).all(|left| *left), "the longest idle go first: {left:?}");
+    gate.open();
+    assert_eq!(end_of(busy).await, Some(60_000), "what is being answered stays");
 }
 
 /// The origin is not blamed for what larder has no room for: its breaker stays shut.

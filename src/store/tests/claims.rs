@@ -35,7 +35,13 @@ fn document(name: &str, byte: u8) -> BlobId {
 }
 
 /// Publishes an index at `index` that speaks for `speaks` and says that `file` has the digest `byte`.
-fn publish(store: &Arc<Store>, index: &str, speaks: &str, file: &str, byte: u8) -> Arc<Generation> {
+pub(super) fn publish(
+    store: &Arc<Store>,
+    index: &str,
+    speaks: &str,
+    file: &str,
+    byte: u8,
+) -> Arc<Generation> {
     let mut batch = store.begin_claims(&target(index), document(index, byte)).unwrap();
     batch.claim(claim(file, byte)).unwrap();
     let standing = Standing { rank: Rank::Indexed, root: root(speaks) };
@@ -43,7 +49,11 @@ fn publish(store: &Arc<Store>, index: &str, speaks: &str, file: &str, byte: u8) 
 }
 
 fn promises(store: &Arc<Store>) -> Vec<Promise> {
-    store.promises(&target(FILE), &[topic()], store.clock.now())
+    promises_of(store, FILE)
+}
+
+pub(super) fn promises_of(store: &Arc<Store>, file: &str) -> Vec<Promise> {
+    store.promises(&target(file), &[topic()], store.clock.now())
 }
 
 /// Index and relation of each promise, newest first.

@@ -4,6 +4,7 @@ mod claims;
 mod limits;
 mod locks;
 mod recovery;
+mod rest;
 mod room;
 mod share;
 mod unreadable;
