@@ -71,19 +71,16 @@ pub(super) fn options(proxy: &str, store: &Path, environment: &Environment) -> O
 
 /// The hosts that go around the proxy, as Java reads them: patterns, no ranges. A range that is none is left out.
 fn around(environment: &Environment) -> String {
-    let mut patterns = vec!["localhost".to_owned(), "127.*".to_owned(), "[::1]".to_owned()];
+    let mut patterns = Vec::new();
     for host in no_proxy::merged(environment).split(',') {
         let pattern = match host {
-            "localhost" | "127.0.0.1" | "::1" => continue,
             _ if host.contains(['|', '"', '\'', ' ']) => continue,
             _ if host.starts_with('.') => format!("*{host}"),
             _ if host.contains('/') => match glob(host) {
                 Some(glob) => glob,
                 None => continue,
             },
-            _ if host.contains(':') && !host.starts_with('[') && host.matches(':').count() > 1 => {
-                format!("[{host}]")
-            }
+            _ if host.parse::<std::net::Ipv6Addr>().is_ok() => format!("[{host}]"),
             _ => host.to_owned(),
         };
         patterns.push(pattern);
@@ -163,7 +160,7 @@ mod tests {
             "{told}"
         );
         assert!(told.contains(" -Dhttps.proxyPort=3142 "), "{told}");
-        assert!(told.contains("=localhost|127.*|[::1]|*.example.org|10.* "), "{told}");
+        assert!(told.contains("=*.example.org|10.*|localhost|127.0.0.1|[::1] "), "{told}");
         assert!(told.contains(" -Djavax.net.ssl.trustStore=/run/t.jks "), "{told}");
         // Inside another `larder exec`: once.
         let again = options_of(&[(VARIABLE, &told)]).unwrap();
