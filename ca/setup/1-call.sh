@@ -50,12 +50,13 @@ nl='
 '
 
 # The variables that clients read, by what they are set to; `larder exec` sets the same.
-proxy_names='HTTPS_PROXY https_proxy HTTP_PROXY http_proxy npm_config_proxy npm_config_https_proxy GLOBAL_AGENT_HTTP_PROXY'
+proxy_names='HTTPS_PROXY https_proxy HTTP_PROXY http_proxy npm_config_proxy npm_config_https_proxy GLOBAL_AGENT_HTTP_PROXY
+  YARN_HTTP_PROXY YARN_HTTPS_PROXY'
 around_names='NO_PROXY no_proxy npm_config_noproxy GLOBAL_AGENT_NO_PROXY'
 # These replace the client's roots, so that they get all of the system's; those below add to them.
 bundle_names='SSL_CERT_FILE CURL_CA_BUNDLE REQUESTS_CA_BUNDLE PIP_CERT HTTPLIB2_CA_CERTS GRPC_DEFAULT_SSL_ROOTS_FILE_PATH
   CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE AWS_CA_BUNDLE CARGO_HTTP_CAINFO GIT_SSL_CAINFO NIX_SSL_CERT_FILE
-  PERL_LWP_SSL_CA_FILE COMPOSER_CAFILE HEX_CACERTS_PATH CONDA_SSL_VERIFY YARN_HTTPS_CA_FILE_PATH npm_config_cafile'
+  PERL_LWP_SSL_CA_FILE COMPOSER_CAFILE HEX_CACERTS_PATH CONDA_SSL_VERIFY npm_config_cafile'
 extra_names='NODE_EXTRA_CA_CERTS DENO_CERT'
 
 usage() {

@@ -159,6 +159,39 @@ PROFILE
   plan_tools
 }
 
+# uv refuses to run when its file holds what it does not know, and older versions know no proxy there. So the uv that is here is
+# asked first; without one, nothing is written.
+plan_uv() {
+  uv=''
+  for bin in /usr/local/bin /usr/bin /bin /opt/uv/bin "${home:+$home/.local/bin}" "${home:+$home/.cargo/bin}"; do
+    if [ -n "$bin" ] && [ -x "$prefix$bin/uv" ]; then uv=$bin/uv && break; fi
+  done
+  if [ -z "$uv" ] && [ -z "$prefix" ]; then uv=$(command -v uv) || uv=''; fi
+  [ -n "$uv" ] || return 0
+  # Of these two it reads the first that is there.
+  file=/etc/uv/uv.toml
+  if [ -f "$prefix/etc/xdg/uv/uv.toml" ]; then file=/etc/xdg/uv/uv.toml; fi
+  base_of $file
+  # It reads the system's roots, and no file that is named here. Behind the header of a table, the lines would belong to that.
+  if [ $bundle != $system ] || grep -q '^[[:space:]]*\[' "$work/base"; then
+    say "left       $prefix$file: uv goes around larder in steps without variables"
+    return
+  fi
+  # The second is the older name.
+  for certs in system-certs native-tls; do
+    cat >"$work/uv.toml" <<TOOL
+http-proxy = "$address"
+https-proxy = "$address"
+no-proxy = [$(say "$around" | sed 's/[^,][^,]*/"&"/g')]
+$certs = true
+TOOL
+    run "$uv" --config-file "${work#"$prefix"}/uv.toml" cache dir >/dev/null 2>&1 || continue
+    edit $file '#' '' "uv's proxy and roots" '(http|https|no)-proxy|system-certs|native-tls' <"$work/uv.toml"
+    return
+  done
+  say "left       $prefix$file: this uv is too old to read a proxy there; it goes around larder in steps without variables"
+}
+
 # For clients that run where no variables are, such as the steps of an image's build, or that read none.
 plan_tools() {
   if [ -d "$prefix/etc/apt" ]; then
@@ -215,6 +248,7 @@ cainfo = "$bundle"
 TOOL
     fi
   done
+  plan_uv
   for conda in /etc/conda /opt/conda /opt/miniconda3 /opt/miniforge3 ${home:+"$home/miniconda3" "$home/miniforge3"}; do
     [ -d "$prefix$conda" ] || continue
     own /etc/conda/condarc.d/larder.yml 0644 "conda's proxy and roots" <<TOOL

@@ -18,6 +18,9 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
     let sight = judge(error);
     let distrusts = matches!(sight, Sight::Distrust(_));
     metrics.witness.saw(host, sight);
+    if distrusts && witness::token(host).is_none() {
+        metrics.distrusted();
+    }
     if witness::token(host).is_some() {
         // The doctor says it, to whom it concerns.
         tracing::debug!(client = %peer, %host, port, %error, "a probe's TLS handshake failed");
@@ -39,9 +42,11 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
 /// the certificate only then; others open connections that they turn out not to need.
 pub(crate) fn unused(route: &Route) {
     let Route { peer, host, port, metrics } = route;
-    if witness::token(host).is_none()
-        && metrics.witness.is_news(peer.ip(), host, false, Instant::now())
-    {
+    if witness::token(host).is_some() {
+        return;
+    }
+    metrics.left();
+    if metrics.witness.is_news(peer.ip(), host, false, Instant::now()) {
         tracing::info!(
             client = %peer, %host, port,
             "a client left after the TLS handshake without a request; if it failed, it may not trust larder's certificate: \

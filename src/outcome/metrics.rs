@@ -247,6 +247,18 @@ impl Metrics {
         }
     }
 
+    /// Counts a client that refused larder's certificate.
+    pub fn distrusted(&self) {
+        let mut totals = self.lock();
+        totals.distrusted = totals.distrusted.saturating_add(1);
+    }
+
+    /// Counts a client that left after its handshake without a request.
+    pub fn left(&self) {
+        let mut totals = self.lock();
+        totals.left = totals.left.saturating_add(1);
+    }
+
     /// Says how many keys in use end soon, or have ended.
     pub fn keys_ending(&self, count: usize) {
         self.keys_ending.set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -342,6 +354,12 @@ pub struct Totals {
     pub from_origin: u64,
     /// Bytes that clients were sent out of the store.
     pub from_store: u64,
+    /// Connections whose client refused larder's certificate.
+    #[serde(default)]
+    pub distrusted: u64,
+    /// Connections whose client left after the handshake without a request: some refuse a certificate only then.
+    #[serde(default)]
+    pub left: u64,
 }
 
 impl Totals {
@@ -362,7 +380,14 @@ impl Totals {
             to_client: self.to_client.saturating_sub(earlier.to_client),
             from_origin: self.from_origin.saturating_sub(earlier.from_origin),
             from_store: self.from_store.saturating_sub(earlier.from_store),
+            distrusted: self.distrusted.saturating_sub(earlier.distrusted),
+            left: self.left.saturating_sub(earlier.left),
         }
+    }
+
+    /// How many requests there were, those for larder's own pages left out.
+    pub fn requests(&self) -> u64 {
+        self.outcomes.values().sum::<u64>().saturating_sub(self.count(&[Outcome::Own]))
     }
 
     /// How many requests ended in one of `outcomes`.

@@ -50,7 +50,7 @@ impl Bundle {
         Self::of(
             ca_pem,
             system.as_deref(),
-            &named(&[Value::Bundle, Value::Extra]),
+            &named(&[Value::Bundle, Value::BundleIfSet, Value::Extra]),
             &named(&[Value::Extra]),
         )
     }

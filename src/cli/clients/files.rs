@@ -1,4 +1,4 @@
-//! The files that variables name: bundles of roots, and settings for apt and wget.
+//! The files that variables name: bundles of roots, settings for apt and wget, and the trust store for Java.
 //!
 //! Everything in them is public, and all may read them: apt drops its rights before it opens its roots.
 
@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::bundle::Bundle;
-use super::no_proxy;
+use super::{java, no_proxy};
 use crate::config::environment::Environment;
 
 /// Where they are.
@@ -19,6 +19,7 @@ pub(in crate::cli) struct Files {
     pub(in crate::cli) extra: PathBuf,
     pub(in crate::cli) apt: PathBuf,
     pub(in crate::cli) wget: PathBuf,
+    pub(in crate::cli) java: PathBuf,
 }
 
 impl Files {
@@ -34,6 +35,7 @@ impl Files {
             extra: directory.join("extra.pem"),
             apt: directory.join("apt.conf"),
             wget: directory.join("wgetrc"),
+            java: directory.join("truststore.jks"),
         };
         let bundle = Bundle::gather(ca_pem, environment);
         if !bundle.has_system {
@@ -45,16 +47,22 @@ impl Files {
         if no_proxy::is_everything(environment) {
             tracing::warn!("NO_PROXY holds *: clients go around larder");
         }
+        if java::has_own_store(environment) {
+            tracing::warn!(
+                "a variable gives Java a trust store of its own, which larder cannot add to: Java goes around larder"
+            );
+        }
         let text = |path: Option<PathBuf>| {
             path.and_then(|path| std::fs::read_to_string(path).ok()).unwrap_or_default()
         };
         let apt = text(environment.get("APT_CONFIG").map(PathBuf::from));
         let home = environment.get("HOME").map(|home| Path::new(home).join(".wgetrc"));
         let wget = text(environment.get("WGETRC").map(PathBuf::from).or(home));
-        put(&files.bundle, &bundle.all)?;
-        put(&files.extra, &bundle.extra)?;
-        put(&files.apt, &apt_conf(&apt, proxy, &files.bundle))?;
-        put(&files.wget, &wgetrc(&wget, &files.bundle))?;
+        put(&files.bundle, bundle.all.as_bytes())?;
+        put(&files.extra, bundle.extra.as_bytes())?;
+        put(&files.apt, apt_conf(&apt, proxy, &files.bundle).as_bytes())?;
+        put(&files.wget, wgetrc(&wget, &files.bundle).as_bytes())?;
+        put(&files.java, &java::trust_store(&bundle.all))?;
         Ok(files)
     }
 }
@@ -103,7 +111,7 @@ fn before<'a>(text: &'a str, comment: &str) -> &'a str {
     clippy::disallowed_methods,
     reason = "these files are made anew for each use; none has to survive a crash"
 )]
-fn put(path: &Path, text: &str) -> io::Result<()> {
+fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     let unfinished = path.with_extension(format!("{}.new", std::process::id()));
     let written = OpenOptions::new()
         .write(true)
@@ -111,7 +119,7 @@ fn put(path: &Path, text: &str) -> io::Result<()> {
         .truncate(true)
         .mode(0o644)
         .open(&unfinished)
-        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .and_then(|mut file| file.write_all(content))
         .and_then(|()| std::fs::rename(&unfinished, path));
     written.map_err(|error| {
         io::Error::new(error.kind(), format!("cannot write {}: {error}", path.display()))
@@ -164,7 +172,7 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let before = directory.path().join("before.conf");
-        put(&before, "Acquire::Retries \"7\";").unwrap();
+        put(&before, b"Acquire::Retries \"7\";").unwrap();
         let before = before.to_string_lossy().into_owned();
         let environment: Environment = [("APT_CONFIG", &*before)].into_iter().collect();
         let files = Files::write(directory.path(), "http://127.0.0.1:1", "", &environment).unwrap();

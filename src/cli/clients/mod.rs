@@ -4,16 +4,16 @@
 //! that *add* are given the CA, and what they were given before. A list of hosts that go around a proxy is added to,
 //! never replaced.
 //!
-//! Not here: the JVM. It reads neither proxy nor roots from the environment; pointed at the proxy by
-//! `JAVA_TOOL_OPTIONS` without a PKCS#12 trust store it would refuse every certificate, so that Maven and Gradle go to
-//! their origins as if larder were not there. Daemons (docker, containerd, the Nix daemon) have an environment of
-//! their own: `ca/` tells how they are set up.
+//! Java is given properties and a trust store (`java.rs`). Daemons (docker, containerd, the Nix daemon) have an environment
+//! of their own: `ca/` tells how they are set up. dnf, zypper, pacman, aria2 and apk read their roots from the system's files
+//! alone: what `larder exec` does for them stands in `cli/exec/roots.rs`.
 //!
 //! Sources: each tool's manual; what was tried and what was only read stands in the repository's `ca/README.md`.
 
 pub(super) mod bundle;
 pub(super) mod containers;
 mod files;
+pub(super) mod java;
 mod no_proxy;
 pub(super) mod place;
 
@@ -31,12 +31,16 @@ enum Value {
     NoProxy,
     /// The file with larder's CA, the machine's roots and the user's: for tools that replace.
     Bundle,
+    /// The same, only where the user set the variable: a tool that does not know it refuses to run.
+    BundleIfSet,
     /// The file with larder's CA and the user's own additions: for tools that add.
     Extra,
     /// The file for apt.
     Apt,
     /// The file for wget.
     Wget,
+    /// The properties for Java.
+    Java,
     /// Itself.
     Just(&'static str),
 }
@@ -68,13 +72,19 @@ const VARIABLES: &[(&str, Value)] = &[
     ("COMPOSER_CAFILE", Value::Bundle),
     ("HEX_CACERTS_PATH", Value::Bundle),
     ("CONDA_SSL_VERIFY", Value::Bundle),
-    ("YARN_HTTPS_CA_FILE_PATH", Value::Bundle),
     // npm reads its own settings before the variables that everybody reads: a line in an .npmrc would go around larder.
     ("npm_config_cafile", Value::Bundle),
     ("npm_config_proxy", Value::Proxy),
     ("npm_config_https_proxy", Value::Proxy),
     ("npm_config_noproxy", Value::NoProxy),
-    // Node, npm, pnpm, Bun.
+    // Yarn since 2 reads no others. It refuses to run when it does not know a setting: there is none for hosts that go around
+    // the proxy, and the one for roots has one name until 3 and another since 4. It takes Node's roots, and those below add to
+    // them.
+    ("YARN_HTTP_PROXY", Value::Proxy),
+    ("YARN_HTTPS_PROXY", Value::Proxy),
+    ("YARN_HTTPS_CA_FILE_PATH", Value::BundleIfSet),
+    ("YARN_CA_FILE_PATH", Value::BundleIfSet),
+    // Node, npm, pnpm, Yarn, Bun.
     ("NODE_EXTRA_CA_CERTS", Value::Extra),
     ("DENO_CERT", Value::Extra),
     // Node's fetch reads HTTPS_PROXY only when told to; older Node needs the global-agent package for it.
@@ -83,6 +93,7 @@ const VARIABLES: &[(&str, Value)] = &[
     ("GLOBAL_AGENT_NO_PROXY", Value::NoProxy),
     ("APT_CONFIG", Value::Apt),
     ("WGETRC", Value::Wget),
+    (java::VARIABLE, Value::Java),
 ];
 
 /// The variables for a client of the larder at `proxy`, and their values.
@@ -92,16 +103,23 @@ pub(super) fn variables(
     environment: &Environment,
 ) -> Vec<(&'static str, String)> {
     let around = no_proxy::merged(environment);
-    let value = |value: &Value| match value {
-        Value::Proxy => proxy.to_owned(),
-        Value::NoProxy => around.clone(),
-        Value::Bundle => files.bundle.display().to_string(),
-        Value::Extra => files.extra.display().to_string(),
-        Value::Apt => files.apt.display().to_string(),
-        Value::Wget => files.wget.display().to_string(),
-        Value::Just(text) => (*text).to_owned(),
+    let value = |name: &str, value: &Value| {
+        Some(match value {
+            Value::Proxy => proxy.to_owned(),
+            Value::NoProxy => around.clone(),
+            Value::BundleIfSet => {
+                environment.get(name)?;
+                files.bundle.display().to_string()
+            }
+            Value::Bundle => files.bundle.display().to_string(),
+            Value::Extra => files.extra.display().to_string(),
+            Value::Apt => files.apt.display().to_string(),
+            Value::Wget => files.wget.display().to_string(),
+            Value::Java => java::options(proxy, &files.java, environment)?,
+            Value::Just(text) => (*text).to_owned(),
+        })
     };
-    VARIABLES.iter().map(|(name, kind)| (*name, value(kind))).collect()
+    VARIABLES.iter().filter_map(|(name, kind)| Some((*name, value(name, kind)?))).collect()
 }
 
 /// The URL at which a client on this machine finds a larder that listens at `addresses`.
@@ -131,6 +149,7 @@ mod tests {
             extra: "/run/extra.pem".into(),
             apt: "/run/apt.conf".into(),
             wget: "/run/wgetrc".into(),
+            java: "/run/truststore.jks".into(),
         };
         variables("http://127.0.0.1:3142", &files, &environment.iter().copied().collect())
             .into_iter()
@@ -193,10 +212,21 @@ mod tests {
         for name in ["NO_PROXY", "no_proxy", "npm_config_noproxy"] {
             assert_eq!(set[name], "internal.example.org,localhost,127.0.0.1,::1", "{name}");
         }
-        assert!(
-            !set.contains_key("JAVA_TOOL_OPTIONS"),
-            "without a trust store it would break every JVM"
-        );
+        assert!(set["JAVA_TOOL_OPTIONS"].contains("-Dhttps.proxyPort=3142 "));
+        for name in ["YARN_HTTP_PROXY", "YARN_HTTPS_PROXY"] {
+            assert_eq!(set[name], "http://127.0.0.1:3142", "{name}");
+        }
+    }
+
+    /// Yarn 2 and 3 refuse to run when they find Yarn 4's variable for roots, and the other way about.
+    #[test]
+    fn yarn_is_given_roots_by_its_own_variable_only_where_the_user_did() {
+        let set = variables_of(&[]);
+        assert!(!set.keys().any(|name| name.starts_with("YARN_") && !name.ends_with("_PROXY")));
+        assert!(!set.contains_key("YARN_NO_PROXY"), "no version of Yarn knows it");
+        let set = variables_of(&[("YARN_CA_FILE_PATH", "/mine.pem")]);
+        assert_eq!(set["YARN_CA_FILE_PATH"], "/run/bundle.pem");
+        assert!(!set.contains_key("YARN_HTTPS_CA_FILE_PATH"));
     }
 
     #[test]

@@ -102,6 +102,11 @@ impl Format {
         })
     }
 
+    /// Whether the reader takes `value` as it is.
+    pub(super) fn holds(self, value: &str) -> bool {
+        value.chars().all(|character| self.can_hold(character))
+    }
+
     fn check(self, name: &str, value: &str) -> anyhow::Result<()> {
         if let Some(character) = value.chars().find(|character| !self.can_hold(*character)) {
             bail!(

@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 
 use self::format::{Format, Printed};
-use super::clients::{self, containers, place};
+use super::clients::{self, containers, java, place};
 use super::{Invocation, OK, logging};
 
 const EXAMPLES: &str = "\
@@ -86,7 +86,9 @@ impl Env {
         };
         let files =
             clients::Files::write(&directory, &proxy, &status.ca_pem, &invocation.environment)?;
-        let variables = clients::variables(&proxy, &files, &invocation.environment);
+        let mut variables = clients::variables(&proxy, &files, &invocation.environment);
+        // Several words in one value: who reads such a format has Java go around larder.
+        variables.retain(|(name, value)| *name != java::VARIABLE || self.format.holds(value));
         let printed = Printed { proxy: &proxy, machine, directory: shown, variables: &variables };
         write!(invocation.out, "{}", self.format.render(&printed)?)?;
         Ok(OK)

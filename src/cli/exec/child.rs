@@ -4,11 +4,14 @@ use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal as Number, kill_process};
 use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::roots::Roots;
 use crate::cli::{FAILED, NOT_EXECUTABLE, NOT_FOUND};
 
 /// What is passed on to the command.
@@ -54,18 +57,24 @@ pub(super) enum Ended {
     NotRun(u8),
 }
 
-/// Runs `command` with `variables` set, until it ends.
+/// Runs `command` with `variables` set, until it ends; with `roots` in the place of the system's, if there are any. Says also
+/// whether they were.
 pub(super) async fn run(
     command: &[OsString],
     variables: &[(&str, String)],
+    roots: Option<&Arc<Roots>>,
     signals: &mut Signals,
-) -> io::Result<Ended> {
+) -> io::Result<(Ended, bool)> {
     let Some((program, arguments)) = command.split_first() else {
-        return Ok(Ended::NotRun(NOT_FOUND));
+        return Ok((Ended::NotRun(NOT_FOUND), false));
     };
     let mut command = Command::new(program);
     command.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
-    let mut child = match command.spawn() {
+    let (spawned, reached) = match roots {
+        Some(roots) => spawn_among(Arc::clone(roots), command).await?,
+        None => (command.spawn(), false),
+    };
+    let mut child = match spawned {
         Ok(child) => child,
         Err(error) => {
             let (code, why) = if error.kind() == io::ErrorKind::NotFound {
@@ -74,14 +83,16 @@ pub(super) async fn run(
                 (NOT_EXECUTABLE, error.to_string())
             };
             writeln!(io::stderr(), "larder: {}: {why}", program.display())?;
-            return Ok(Ended::NotRun(code));
+            return Ok((Ended::NotRun(code), reached));
         }
     };
     // A terminal gives the keys' signals to the command itself: passed on, they would come twice.
     let keys_reach_it = io::stdin().is_terminal();
     loop {
         tokio::select! {
-            ended = child.wait() => return ended.map(|status| Ended::With(code(status))),
+            ended = child.wait() => {
+                return ended.map(|status| (Ended::With(code(status)), reached));
+            }
             number = signals.next() => {
                 let from_keys = number == Number::INT || number == Number::QUIT;
                 if !(from_keys && keys_reach_it) {
@@ -89,6 +100,33 @@ pub(super) async fn run(
                 }
             }
         }
+    }
+}
+
+/// Starts `command` where `roots` lie over the system's; in this mount namespace if there can be no other.
+async fn spawn_among(
+    roots: Arc<Roots>,
+    mut command: Command,
+) -> io::Result<(io::Result<Child>, bool)> {
+    let runtime = Handle::current();
+    let spawned = tokio::task::spawn_blocking(move || {
+        // A thread of its own: what it started is in its namespace, and nothing else ever is.
+        let thread = std::thread::spawn(move || match roots.enter() {
+            Ok(()) => {
+                let _within = runtime.enter();
+                Ok(command.spawn())
+            }
+            Err(error) => Err((error, command)),
+        });
+        thread.join()
+    });
+    match spawned.await? {
+        Ok(Ok(spawned)) => Ok((spawned, true)),
+        Ok(Err((error, mut command))) => {
+            tracing::debug!(%error, "no mount namespace for the command");
+            Ok((command.spawn(), false))
+        }
+        Err(_) => Err(io::Error::other("the thread that starts the command was broken off")),
     }
 }
 
@@ -114,7 +152,7 @@ mod tests {
     async fn exit(script: &str) -> Ended {
         let command = ["sh", "-c", script].map(OsString::from);
         let variables = [("LARDER_TEST_VALUE", "seen".to_owned())];
-        run(&command, &variables, &mut Signals::new().unwrap()).await.unwrap()
+        run(&command, &variables, None, &mut Signals::new().unwrap()).await.unwrap().0
     }
 
     #[tokio::test]
@@ -129,9 +167,12 @@ mod tests {
     async fn a_command_that_cannot_be_run_has_its_own_code() {
         let mut signals = Signals::new().unwrap();
         let missing = ["larder-test-no-such-command".into()];
-        assert_eq!(run(&missing, &[], &mut signals).await.unwrap(), Ended::NotRun(NOT_FOUND));
         assert_eq!(
-            run(&["/etc/passwd".into()], &[], &mut signals).await.unwrap(),
+            run(&missing, &[], None, &mut signals).await.unwrap().0,
+            Ended::NotRun(NOT_FOUND)
+        );
+        assert_eq!(
+            run(&["/etc/passwd".into()], &[], None, &mut signals).await.unwrap().0,
             Ended::NotRun(NOT_EXECUTABLE)
         );
     }

@@ -5,11 +5,13 @@
 
 mod build;
 mod child;
+mod roots;
 mod summary;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use tracing::warn;
 
 use self::build::{Fitted, Offer};
 use self::child::{Ended, Signals};
+use self::roots::Roots;
 use super::clients::{self, containers, place};
 use super::{Invocation, Reach, logging, serve};
 use crate::Larder;
@@ -41,9 +44,14 @@ Examples:
   larder exec -- buildah bud --format docker .
 
 Proxy and CA variables of the known build tools are set for the command and
-whatever it starts; NO_PROXY is added to. Java is left alone: it takes neither
-from the environment. A larder that serves from the data directory is used as
-it is configured. The last line, on standard error, sums up.
+whatever it starts, Java's among them; NO_PROXY is added to. A larder that
+serves from the data directory is used as it is configured. The last line, on
+standard error, sums up; it is loud when nothing came through larder.
+
+dnf, zypper, pacman, aria2 and apk read only the system's roots. For a command
+of root these hold larder's CA, in a mount namespace of its own: mounts that it
+makes are gone with it (--no-namespace keeps them). Others who use such clients
+set the machine up by GET /setup, or put sudo before larder.
 
 docker build, docker compose build, podman build and buildah bud get build
 arguments, and the roots as the secret `larder`: their steps see no variables.
@@ -60,6 +68,9 @@ pub(super) struct Exec {
     /// Leaves out the summary
     #[arg(long, short)]
     quiet: bool,
+    /// Lets the command's mounts stay; clients that read only the system's roots do not trust larder then
+    #[arg(long)]
+    no_namespace: bool,
     /// The command and its arguments
     #[arg(
         trailing_var_arg = true,
@@ -114,12 +125,16 @@ impl Exec {
         let environment = invocation.environment.clone();
         let ca = used.ca_pem();
         let (listening, command) = (used.listening(), self.command);
-        let (directory, variables, fitted) = blocking(move || {
+        let may_mount = !self.no_namespace;
+        let (directory, variables, fitted, roots) = blocking(move || {
             let directory = place::passing(&data, &environment)?;
             let files = clients::Files::write(directory.path(), &proxy, &ca, &environment)?;
             let variables = clients::variables(&proxy, &files, &environment);
+            let roots = may_mount.then(|| roots_for(&command, directory.path(), &files, &ca));
             let fitted = fit(command, &listening, &variables, &environment);
-            Ok((directory, variables, fitted))
+            // Builders make mounts that others of their commands look for.
+            let roots = roots.flatten().filter(|_| !fitted.is_build);
+            Ok((directory, variables, fitted, roots))
         })
         .await?;
         if let (Some(note), false) = (fitted.note, self.quiet) {
@@ -127,10 +142,16 @@ impl Exec {
             let _written = writeln!(io::stderr(), "larder: {note}");
         }
         let variables = if fitted.keeps_environment { vec![] } else { variables };
-        let ended = child::run(&fitted.command, &variables, &mut signals).await?;
+        let (ended, reached) =
+            child::run(&fitted.command, &variables, roots.as_ref(), &mut signals).await?;
         let counted = used.totals().await.map(|now| now.since(&before));
         let shared = matches!(used, Used::Found { .. });
         blocking(move || {
+            if let Some(roots) = roots.filter(|_| reached)
+                && let Err(error) = roots.put_back()
+            {
+                warn!("what the command changed among the system's roots is lost: {error}");
+            }
             drop(directory);
             Ok(())
         })
@@ -138,6 +159,9 @@ impl Exec {
         if let (Ok(counted), Ended::With(_), false) = (counted, ended, self.quiet) {
             // Whoever closed standard error wants no summary.
             let _written = writeln!(io::stderr(), "larder: {}", summary::line(&counted, shared));
+            if let Some(alarm) = summary::alarm(&counted, reached).filter(|_| !fitted.is_build) {
+                let _written = writeln!(io::stderr(), "larder: {alarm}");
+            }
         }
         if let Used::Own(own) = used {
             own.end(&mut signals).await?;
@@ -170,7 +194,32 @@ fn fit(
         command,
         note: None,
         keeps_environment: false,
+        is_build: false,
     })
+}
+
+/// The roots that lie over the system's for the command: for root's, who may mount.
+fn roots_for(
+    command: &[OsString],
+    directory: &Path,
+    files: &clients::Files,
+    ca_pem: &str,
+) -> Option<Arc<Roots>> {
+    let program = Path::new(command.first()?);
+    if !rustix::process::geteuid().is_root() || roots::is_about_mounts(program) {
+        return None;
+    }
+    let copied =
+        std::fs::read(&files.bundle).and_then(|bundle| Roots::copy(directory, &bundle, ca_pem));
+    match copied {
+        Ok(roots) => (!roots.is_empty()).then(|| Arc::new(roots)),
+        Err(error) => {
+            warn!(
+                "the system's roots cannot be copied: {error}; clients that read no others do not trust larder"
+            );
+            None
+        }
+    }
 }
 
 /// Uses the larder that serves from the data directory, or becomes it.

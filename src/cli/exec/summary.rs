@@ -1,4 +1,4 @@
-//! The last line of `larder exec`.
+//! The last lines of `larder exec`: the sum, and what went past larder.
 
 use crate::cli::human;
 use crate::outcome::Outcome;
@@ -31,10 +31,42 @@ pub(super) fn line(counted: &Totals, shared: bool) -> String {
         line.push_str("; proofs: ");
         line.push_str(&proofs.join(", "));
     }
+    if counted.distrusted > 0 && counted.requests() > 0 {
+        line.push_str("; ");
+        line.push_str(&human::count(counted.distrusted, "connection", "connections"));
+        line.push_str(" refused by clients that do not trust larder (see `larder doctor`)");
+    }
     if shared {
         line.push_str(" (all that the running larder served meanwhile)");
     }
     line
+}
+
+/// What is to be said loudly, if nothing of the command came through larder. `reached`: clients that read only the system's roots
+/// find larder's CA there.
+pub(super) fn alarm(counted: &Totals, reached: bool) -> Option<String> {
+    if counted.requests() > 0 {
+        return None;
+    }
+    let refused = counted.distrusted + counted.left;
+    if refused == 0 {
+        return Some(
+            "WARNING: NOTHING CAME THROUGH LARDER: the command downloaded nothing, or its downloads went around larder. \
+             `larder doctor` says for each client why, and what mends it"
+                .to_owned(),
+        );
+    }
+    let connections = human::count(refused, "connection", "connections");
+    let roots = if reached {
+        ""
+    } else {
+        ". dnf, zypper, pacman, aria2 and apk read only the system's roots: run `larder exec` as root with the right to mount, or set \
+         this machine up by the script of GET /setup"
+    };
+    Some(format!(
+        "WARNING: NOTHING CAME THROUGH LARDER: {connections} ended without a request, because the client does not trust larder's \
+         certificate. `larder doctor` says for each client why, and what mends it{roots}"
+    ))
 }
 
 #[cfg(test)]
@@ -60,6 +92,26 @@ mod tests {
         let expected = "2 hits, 1 miss, 1 passed on; 2.5 MB saved, 10 B fetched; proofs: 1 origin, 2 self-certified";
         assert_eq!(line(&metrics.totals(), false), expected);
         assert!(line(&metrics.totals(), true).contains("running larder"));
+    }
+
+    #[test]
+    fn what_went_past_larder_is_said_loudly() {
+        let metrics = Metrics::default();
+        let nothing = alarm(&metrics.totals(), true).unwrap();
+        assert!(
+            nothing.contains("`larder doctor`") && nothing.contains("went around"),
+            "{nothing}"
+        );
+        metrics.distrusted();
+        metrics.left();
+        let refused = alarm(&metrics.totals(), false).unwrap();
+        assert!(refused.contains("2 connections") && refused.contains("as root"), "{refused}");
+        assert!(!alarm(&metrics.totals(), true).unwrap().contains("as root"));
+        metrics.ended(Outcome::Own, None, "");
+        assert!(alarm(&metrics.totals(), true).is_some(), "larder's own pages are no download");
+        metrics.ended(Outcome::Tunnel, None, "");
+        assert_eq!(alarm(&metrics.totals(), true), None, "the control");
+        assert!(line(&metrics.totals(), false).contains("1 connection refused by clients"));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct Fitted {
     pub(super) note: Option<&'static str>,
     /// Whether the command's environment is the caller's, without larder's variables.
     pub(super) keeps_environment: bool,
+    /// Whether it is an image build at all.
+    pub(super) is_build: bool,
 }
 
 const UNREACHED: &str = "the build's network does not reach a larder on loopback: its steps go around larder. Let one listen \
@@ -86,7 +88,7 @@ pub(super) fn fitted(command: &[OsString], offer: &Offer<'_>) -> Option<Fitted> 
     let after = if keeps_environment { after.to_vec() } else { with_callers_values(after, offer) };
     let added = added.into_iter().map(OsString::from);
     let command = before.iter().cloned().chain(added).chain(after).collect();
-    Some(Fitted { command, note: note.flatten(), keeps_environment })
+    Some(Fitted { command, note: note.flatten(), keeps_environment, is_build: true })
 }
 
 /// The user's arguments, with the caller's values for those build arguments that would take larder's from the environment.
