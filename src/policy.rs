@@ -177,10 +177,7 @@ pub fn unknown_header<'a>(
     let named = recognition.map_or(&[][..], |recognition| recognition.ecosystem.harmless_headers());
     let logins = recognition.map_or(&[][..], |recognition| recognition.ecosystem.login_headers());
     let harmless = |name: &&HeaderName| {
-        let matches = |pattern: &str| match pattern.strip_suffix('*') {
-            Some(start) => name.as_str().starts_with(start),
-            None => name.as_str() == pattern,
-        };
+        let matches = |pattern: &str| fits(name, pattern);
         // A fill shows the credential as it came, and what it brings is for who shows it.
         is_field(name, logins)
             || HARMLESS.iter().copied().any(matches)
@@ -188,6 +185,14 @@ pub fn unknown_header<'a>(
             || extra.iter().map(String::as_str).any(matches)
     };
     headers.keys().find(|name| !harmless(name))
+}
+
+/// Whether a field's name is `pattern`, whose trailing `*` stands for anything.
+pub fn fits(name: &HeaderName, pattern: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => name.as_str().starts_with(start),
+        None => name.as_str() == pattern,
+    }
 }
 
 fn is_named_by_protocol(artifact: &Artifact) -> bool {

@@ -147,6 +147,10 @@ pub const KEYS: &[Key] = keys! {
     /// Request headers, besides those larder knows, that change nothing in an answer. A request with any other header
     /// is passed on and its answer is not kept.
     list http.harmless_headers: value::HEADER;
+    /// Request headers that go on with what is fetched for everybody, though nothing keeps its answers apart by them. For
+    /// test suites that count their requests at the origin, and for nothing else: whoever sends such a header decides what
+    /// others are given.
+    list http.forwarded_headers: value::HEADER;
     /// The proxy through which https origins are reached.
     one upstream.https_proxy: value::PROXY, password(value::without_secrets), or(&["https_proxy", "HTTPS_PROXY"]);
     /// The proxy through which http origins are reached.
@@ -380,7 +384,7 @@ mod tests {
                 "hosts.tunnel_unknown_protocols" | "keys.built_in" | "mirror.enabled" => "false",
                 "hosts.ports" => "1-2",
                 "mirror.registries" => "hub.example.org=https://registry.example.org",
-                "http.harmless_headers" => "x-build",
+                "http.harmless_headers" | "http.forwarded_headers" => "x-build",
                 "upstream.https_proxy" | "upstream.http_proxy" => "http://proxy.example.org:3128",
                 "upstream.roots" => "only",
                 "upstream.min_rate"

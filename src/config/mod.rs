@@ -202,6 +202,8 @@ pub struct Http {
     /// `http.harmless_headers`: request headers that make no pass of a request, besides those larder knows; lower
     /// case, a trailing `*` stands for anything.
     pub harmless_headers: Vec<String>,
+    /// `http.forwarded_headers`: request headers that fills send on, for tests; as `harmless_headers`.
+    pub forwarded_headers: Vec<String>,
 }
 
 /// How origins are reached. `Debug` hides the passwords of proxies and logins.
@@ -362,7 +364,7 @@ impl Default for Config {
                 tunnel_unknown_protocols: true,
                 ports: vec![(80, 80), (443, 443), (1024, u16::MAX)],
             },
-            http: Http { harmless_headers: Vec::new() },
+            http: Http { harmless_headers: Vec::new(), forwarded_headers: Vec::new() },
             upstream: Upstream {
                 https_proxy: None,
                 http_proxy: None,

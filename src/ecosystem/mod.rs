@@ -435,6 +435,22 @@ pub struct Recognition {
     pub certain: bool,
 }
 
+/// What each ecosystem whose indexes have several forms takes for a client without a preference, or for one with an old one.
+const ANY_FORM: [&str; 2] = ["*/*", "text/html"];
+
+/// The index of several forms that `target` is, or may be, whatever `Accept` a request for it has: such indexes are kept apart
+/// by `Accept` although many origins send no `Vary` with them.
+pub fn of_several_forms(target: &Target) -> Option<Recognition> {
+    let known = ANY_FORM.iter().filter_map(|accept| recognise(&Shape { target, accept }));
+    let mut known = known.filter(|known| !known.resource.variant.name.is_empty());
+    let first = known.next()?;
+    if first.certain {
+        Some(first)
+    } else {
+        Some(known.find(|other| other.certain).unwrap_or(first))
+    }
+}
+
 /// Asks every ecosystem; a certain answer stands before a likely one.
 pub fn recognise(request: &Shape<'_>) -> Option<Recognition> {
     let mut likely = None;

@@ -34,6 +34,8 @@ pub struct Ask {
     pub accept: String,
     /// For unknown resources, the `Accept-Language` that the key names.
     pub accept_language: Option<String>,
+    /// Further fields of the client's by which the answer is selected: the key names them (RFC 9111 §4.1).
+    pub fields: Vec<(HeaderName, HeaderValue)>,
     /// The stored entity tag, when revalidating.
     pub if_none_match: Option<String>,
     /// The stored `Last-Modified`, when revalidating.
@@ -66,6 +68,7 @@ impl Ask {
             lane: Lane::Metadata,
             accept: "*/*".to_owned(),
             accept_language: None,
+            fields: Vec::new(),
             if_none_match: None,
             if_modified_since: None,
             range: None,
@@ -111,6 +114,12 @@ impl Ask {
         });
         set(RANGE, range.as_deref())?;
         set(IF_RANGE, self.if_range.as_deref())?;
+        for (name, _) in &self.fields {
+            headers.remove(name);
+        }
+        for (name, value) in &self.fields {
+            headers.append(name, value.clone());
+        }
         if let Some(token) = &self.token
             && target.origin() == self.target.origin()
         {
@@ -145,6 +154,7 @@ mod tests {
             lane: Lane::Bulk,
             accept: "text/html".into(),
             accept_language: None,
+            fields: Vec::new(),
             if_none_match: Some("\"a\"".into()),
             if_modified_since: None,
             range: Some((5, None)),

@@ -186,6 +186,7 @@ const fn ask_for(target: Target, reach: Reach) -> Ask {
         lane: Lane::Metadata,
         accept: String::new(),
         accept_language: None,
+        fields: Vec::new(),
         if_none_match: None,
         if_modified_since: None,
         range: None,

@@ -104,13 +104,30 @@ impl Pipeline {
             Lookup::Stale(stored) => Some(stored),
             Lookup::Miss => None,
         };
+        if !demand.revalidate
+            && let Some(response) = self.remembered(&task, asked, record)
+        {
+            return response;
+        }
+        if let Some(other) = self.fresh_other(&task, stored.as_ref(), &asked.headers) {
+            let (connection, hit) = (&call.connection, Outcome::Hit);
+            let reply = self.reply_stored(connection, asked, &task, &other, hit, record);
+            if let Some(response) = reply.await {
+                return response;
+            }
+        }
         if demand.only_if_cached {
             return record.not_stored(&task.target);
         }
-        let negative = self.memory.negative(&task, self.clock.now());
-        if let Some(relayed) = negative.filter(|_| !demand.revalidate) {
-            let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), Outcome::Hit);
-            return record.end(Outcome::Hit, response);
+        if let Some(stored) = &stored
+            && let Some(meanwhile) = self.meanwhile(&task, stored, &asked.headers)
+        {
+            self.ask_behind(&task, &stored.entry);
+            let (connection, stale) = (&call.connection, Outcome::Stale);
+            let reply = self.reply_stored(connection, asked, &task, &meanwhile, stale, record);
+            if let Some(response) = reply.await {
+                return response;
+            }
         }
         if stored.is_none() && asked.head_only && !task.is_pointer() {
             return self.pass_head(call, &task, record).await;
@@ -153,7 +170,7 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let mut usable = match stored.as_ref().filter(|stored| stored.usable) {
-            None => self.open_pointer(&task),
+            None => self.open_pointer(&task).or_else(|| self.usable_other(&task)),
             usable => usable.cloned(),
         };
         if usable.is_none() && self.memory.is_refused(&task) {

@@ -11,14 +11,15 @@ use bytes::{Bytes, BytesMut};
 use hyper::{StatusCode, header};
 
 use super::quarantine::Whom;
+use super::shared::{self, Whose};
 use super::task::Task;
-use super::{Pipeline, larders, rights};
+use super::{Pipeline, larders, others, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
 use crate::flight::{Answered, Complete, End, Flight, Intake, Lead, Trouble, can_resume, intake};
-use crate::freshness::{self, Shareable};
+use crate::freshness;
 use crate::origin::{Answer, Ask, OriginError};
 use crate::outcome::metrics::Direction;
 use crate::store::Spool;
@@ -181,8 +182,9 @@ impl Pipeline {
         let (requested_at, checked_at) = (answer.requested_at, self.clock.now());
         let stale = task.heads() && self.is_expired(task.bare(), checked_at);
         let (guarded, head) = (task.is_guarded(), answer.head.clone());
+        let unknown = task.is_unknown();
         let renew = move |entry: &mut Entry| {
-            freshness::refresh(&mut entry.head, &head);
+            freshness::refresh(&mut entry.head, &head, unknown);
             if guarded {
                 entry.head.keep_the_representations();
             }
@@ -218,11 +220,12 @@ impl Pipeline {
         expected: &Expectation,
     ) -> bool {
         let mut merged = entry.head.clone();
-        freshness::refresh(&mut merged, &answer.head);
-        if freshness::shareable(&merged, is_proven(expected)) == Shareable::Yes {
-            return false;
+        freshness::refresh(&mut merged, &answer.head, task.is_unknown());
+        match shared::whose(task, &merged, is_proven(expected)) {
+            Whose::Anybodys => return false,
+            Whose::Askers => self.note_unshared(task),
+            Whose::Unselected(by) => self.note_unselected(task, by),
         }
-        self.note_unshared(task);
         let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
         match tokio::task::spawn_blocking(move || store.remove(&entry)).await {
             Ok(Ok(())) => {}
@@ -243,16 +246,16 @@ impl Pipeline {
         attempt: Attempt,
     ) -> Came {
         let flight = &lead.flight;
-        match shareable(&answer, is_proven(&expected)) {
-            Shareable::Varies => {
-                self.note_unshared(task);
+        match shared::of(task, &answer, is_proven(&expected)) {
+            Whose::Unselected(by) => {
+                self.note_unselected(task, by);
                 return Came::Ended(End::Pass);
             }
-            Shareable::No => {
+            Whose::Askers => {
                 self.note_unshared(task);
                 return Came::Ended(hand_over(lead, answer));
             }
-            Shareable::Yes => {}
+            Whose::Anybodys => {}
         }
         if task.is_unknown() && is_for_one(task, &answer) {
             self.note_unshared(task);
@@ -339,7 +342,7 @@ impl Pipeline {
     }
 
     /// Anything but a 200 or an expected 304.
-    async fn other_answer(&self, lead: &Lead, task: &Task, answer: Answer) -> End {
+    async fn other_answer(self: &Arc<Self>, lead: &Lead, task: &Task, answer: Answer) -> End {
         let status = answer.head.status;
         if is_failure(status) {
             lead.flight.note_failure();
@@ -347,34 +350,34 @@ impl Pipeline {
         if rights::is_no(status) {
             self.forget_right(task).await;
         }
-        let relayed = status.is_redirection()
-            || status.is_server_error()
-            || matches!(
-                status,
-                StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::TOO_MANY_REQUESTS
-            );
-        if !relayed || status == StatusCode::NOT_MODIFIED {
+        let completes =
+            status.is_success() && (task.artifact().is_some() || self.binds_today(task));
+        if status.is_success() && status != StatusCode::PARTIAL_CONTENT && !completes {
+            // It is no refusal: its asker would hear the same again.
+            if !others::is_relayed(&answer.head, self.clock.now()) {
+                return hand_over(lead, answer);
+            }
+        } else if completes || !others::is_relayed(&answer.head, self.clock.now()) {
             // The client hears what it would have heard.
             self.memory.note_refused(task);
             return End::Pass;
         }
-        match shareable(&answer, false) {
-            Shareable::Varies => return End::Pass,
-            Shareable::No => return hand_over(lead, answer),
-            Shareable::Yes => {}
+        match shared::of(task, &answer, false) {
+            Whose::Unselected(_) => return End::Pass,
+            Whose::Askers => return hand_over(lead, answer),
+            Whose::Anybodys => {}
         }
         if answer.length.is_some_and(|length| length > RELAYED as u64) {
             return hand_over(lead, answer);
         }
-        let requested_at = answer.requested_at;
+        let (requested_at, plain) = (answer.requested_at, answer.plain);
         let head = answer.head.clone();
         match small_body(answer).await {
             Ok(bytes) => {
                 let relayed = Arc::new((head, bytes));
                 // What one credential is not given, another may be.
-                let gone = matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE);
-                if gone && !task.is_guarded() {
-                    self.memory.note_negative(task, &relayed, requested_at, self.clock.now());
+                if !task.is_guarded() {
+                    self.remember_other(task, &relayed, requested_at, plain);
                 }
                 End::Relayed(relayed)
             }
@@ -419,14 +422,6 @@ pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
 /// Whether a digest vouches for the body, whoever it was sent to: one in the URL, or in an index that may speak for it.
 fn is_proven(expected: &Expectation) -> bool {
     expected.named.is_some() || expected.binding().any(Promise::is_strong)
-}
-
-/// Whether the answer may be given to anybody but its client. A cookie is for one.
-fn shareable(answer: &Answer, proven: bool) -> Shareable {
-    match freshness::shareable(&answer.head, proven) {
-        Shareable::Yes if !proven && !answer.cookies.is_empty() => Shareable::No,
-        decided @ (Shareable::Yes | Shareable::No | Shareable::Varies) => decided,
-    }
 }
 
 /// Whether an answer of unknown kind is given to its asker alone: keeping it is of no use, and nothing of it looks like what its

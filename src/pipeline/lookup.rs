@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::HeaderMap;
+use hyper::header::{HeaderMap, HeaderName};
 use moka::sync::Cache;
 
+use super::others::IN_MEMORY;
 use super::task::Task;
 use super::{Pipeline, rights};
 use crate::claim::Promise;
@@ -52,11 +53,20 @@ pub(super) struct Stored {
     pub(super) usable: bool,
 }
 
-/// A small answer that is not stored, when it was asked for and until when it stands.
-type Negative = (Arc<(Head, Bytes)>, Time, Time);
+/// A small answer that is not stored, and when it was asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Small {
+    pub(super) answer: Arc<(Head, Bytes)>,
+    pub(super) asked: Time,
+    /// Until when it stands.
+    pub(super) until: Time,
+    /// Whether it says so itself. If not, anything that is put on its origin ends it.
+    pub(super) by_its_word: bool,
+}
 
-/// How long a 404 or 410 is remembered: long enough for the jobs of one pipeline, too short to notice.
-const NEGATIVE_HOLDS: Duration = Duration::from_secs(5);
+/// How long a 404 or 410 is remembered that does not say how long: long enough for the jobs of one pipeline, too short to
+/// notice.
+pub(super) const NEGATIVE_HOLDS: Duration = Duration::from_secs(5);
 
 /// The memory for those, in bytes: each is at most an error page, and its fields.
 const NEGATIVE_BYTES: u64 = 4 << 20;
@@ -73,7 +83,7 @@ pub(super) struct Memory {
     bound: Cache<Key, (u64, bool)>,
     /// Indexes that could not be read when they came.
     unread: Cache<Key, ()>,
-    negatives: Cache<Key, Negative>,
+    negatives: Cache<Key, Small>,
     /// Answers that only their client may have: the next request need not find that out again. Until when, and after how
     /// many changes of the keys: with another key the next may be proven.
     unshared: Cache<Key, (Time, u64)>,
@@ -82,6 +92,8 @@ pub(super) struct Memory {
     refused: Cache<(Key, Partition), bool>,
     /// After how many changes of the keys each reader's view of an index was read.
     read_with: Cache<Key, u64>,
+    /// By which request fields answers of a URL are selected, as the last one said.
+    pub(super) varies: Cache<Key, Arc<[HeaderName]>>,
     /// When an unsafe method last succeeded on an origin.
     changed: Cache<Origin, Time>,
     /// When an unsafe method last succeeded on a URL (RFC 9111 §4.4).
@@ -96,16 +108,17 @@ impl Default for Memory {
             // What holds for a while ends also by a clock that nobody sets back.
             negatives: Cache::builder()
                 .max_capacity(NEGATIVE_BYTES)
-                .weigher(|_, (answer, ..): &Negative| {
-                    let (head, body) = &**answer;
+                .weigher(|_, small: &Small| {
+                    let (head, body) = &*small.answer;
                     u32::try_from(head.weight() + body.len() + 1024).unwrap_or(u32::MAX)
                 })
-                .time_to_live(NEGATIVE_HOLDS)
+                .time_to_live(IN_MEMORY)
                 .build(),
             unshared: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             refused: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             read_with: Cache::new(100_000),
             bound: Cache::new(100_000),
+            varies: Cache::new(100_000),
             unread: Cache::new(10_000),
             changed: Cache::builder().max_capacity(10_000).time_to_live(day).build(),
             invalidated: Cache::builder().max_capacity(100_000).time_to_live(day).build(),
@@ -135,23 +148,17 @@ impl Memory {
         self.refused.contains_key(&(task.key, task.asker.reader()))
     }
 
-    /// A 404 or 410 that came a moment ago, if nothing was put on that origin since it was asked for.
-    pub(super) fn negative(&self, task: &Task, now: Time) -> Option<Arc<(Head, Bytes)>> {
-        let (answer, asked, until) = self.negatives.get(&task.key)?;
-        let changed = self.changed.get(task.target.origin());
-        (now < until && changed.is_none_or(|at| asked > at)).then_some(answer)
+    /// A small answer that came a moment ago, if nothing that happened since ends it.
+    pub(super) fn negative(&self, task: &Task, now: Time) -> Option<Small> {
+        let small = self.negatives.get(&task.key)?;
+        let changed = self.changed.get(task.target.origin()).filter(|_| !small.by_its_word);
+        let stands = changed.is_none_or(|at| small.asked > at);
+        (now < small.until && stands && !self.is_overtaken(task, small.asked)).then_some(small)
     }
 
-    /// Remembers a 404 or 410 for some seconds.
-    pub(super) fn note_negative(
-        &self,
-        task: &Task,
-        answer: &Arc<(Head, Bytes)>,
-        asked: Time,
-        now: Time,
-    ) {
-        let until = now.plus(NEGATIVE_HOLDS);
-        self.negatives.insert(task.key, (Arc::clone(answer), asked, until));
+    /// Remembers a small answer.
+    pub(super) fn note_negative(&self, task: &Task, small: Small) {
+        self.negatives.insert(task.key, small);
     }
 
     /// An answer may not be shared: for some minutes clients ask in their own words at once. `keys`: how often the keys
@@ -190,9 +197,12 @@ impl Memory {
         self.read_with.get(&index.key(reader)) == Some(keys)
     }
 
-    /// An unsafe method succeeded.
-    pub(super) fn note_change(&self, target: &Target, now: Time) {
+    /// An unsafe method succeeded on `target`, and its answer named `others` (RFC 9111 §4.4).
+    pub(super) fn note_change(&self, target: &Target, others: &[Target], now: Time) {
         self.changed.insert(target.origin().clone(), now);
+        for of_origin in others.iter().filter(|other| other.origin() == target.origin()) {
+            self.invalidated.insert(of_origin.key(Partition::Public), now);
+        }
         self.invalidated.insert(target.key(Partition::Public), now);
     }
 
@@ -210,7 +220,7 @@ impl Memory {
     }
 
     /// Whether what was asked for at `requested` has been overtaken by an unsafe method.
-    fn is_overtaken(&self, task: &Task, requested: Time) -> bool {
+    pub(super) fn is_overtaken(&self, task: &Task, requested: Time) -> bool {
         self.invalidated.get(&task.bare().key(Partition::Public)).is_some_and(|at| requested <= at)
     }
 }
@@ -476,7 +486,8 @@ impl Pipeline {
         if let Some(member) = self.look_up_member(task).await {
             return member;
         }
-        let Some(entry) = self.store.entries(task.key).into_iter().next() else {
+        let mut entries = self.store.entries(task.key).into_iter();
+        let Some(entry) = entries.find(|entry| task.selects(entry)) else {
             return Lookup::Miss;
         };
         let now = self.clock.now();
@@ -514,7 +525,8 @@ mod tests {
         for number in 0..200 {
             let answer = Arc::new((head.clone(), Bytes::from_static(b"no")));
             let (asked, until) = (Time::from_millis(0), Time::from_millis(1));
-            memory.negatives.insert(Key([number; 32]), (answer, asked, until));
+            let small = Small { answer, asked, until, by_its_word: false };
+            memory.negatives.insert(Key([number; 32]), small);
         }
         memory.negatives.run_pending_tasks();
         let kept = memory.negatives.entry_count() * (60 << 10);

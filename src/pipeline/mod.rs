@@ -29,8 +29,10 @@ mod held;
 mod larders;
 mod lead;
 mod lookup;
+mod meanwhile;
 mod members;
 mod onward;
+mod others;
 mod pass;
 mod patience;
 mod pointer;
@@ -41,11 +43,13 @@ mod reading;
 mod record;
 mod rights;
 mod settle;
+mod shared;
 mod shelf;
 mod signature;
 mod successor;
 mod task;
 mod unknown_header;
+mod varied;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -266,8 +270,11 @@ impl Pipeline {
             return self.greet(call, &target, &greeting, who.reader(), record).await;
         }
         let now = self.clock.now();
-        let task = Task::of_request(&call.request, &target, recognition, likely, reach, now)
+        let http = &self.config.get().http;
+        let mut task = Task::of_request(&call.request, &target, recognition, likely, reach, now)
+            .forwarding(&http.forwarded_headers, &http.harmless_headers)
             .of(who, &self.store.secret());
+        self.choose(&mut task);
         match plan {
             Plan::Pass(PassReason::Header) => {
                 self.pass_with_header(call, &task, &unknown, record).await

@@ -65,7 +65,13 @@ impl Pipeline {
         if !method.is_safe()
             && (response.status().is_success() || response.status().is_redirection())
         {
-            self.memory.note_change(target, self.clock.now());
+            let named =
+                [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
+                    let text = response.headers().get(name)?.to_str().ok()?;
+                    target.redirected(text)
+                });
+            let named: Vec<Target> = named.collect();
+            self.memory.note_change(target, &named, self.clock.now());
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let theirs = hyper::upgrade::on(&mut response);

@@ -338,6 +338,7 @@ impl Pipeline {
             Err(_) => return End::Given,
         };
         self.note_received(task, &entry);
+        self.note_place(task, &entry);
         if changed {
             tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
             self.metrics.alarm(Alarm::Changed);
@@ -370,9 +371,11 @@ impl Pipeline {
     ) -> Entry {
         let received = verified.received();
         let known = confirmed.or(task.recognition.as_ref());
-        let target = match confirmed {
-            Some(confirmed) => task.bare().clone().with_variant(confirmed.resource.variant.name),
-            None => task.target.clone(),
+        let (target, varied) = match confirmed {
+            Some(confirmed) => {
+                (task.bare().clone().with_variant(confirmed.resource.variant.name), Vec::new())
+            }
+            None => task.place(received),
         };
         Entry {
             key: task.key_of(&target),
@@ -385,7 +388,7 @@ impl Pipeline {
             size: received.body.size,
             digests: received.body.digests.iter().copied().collect(),
             head: received.head.clone(),
-            varied: task.varied(),
+            varied,
             proof: Proof { private: task.asker.is_private(), ..verified.proof() },
             generation: self.store.generation(),
             answered_by: received.answered_by.clone(),

@@ -6,6 +6,7 @@ use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request};
 
 use super::asker::Asker;
+use super::varied::Selection;
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Algorithms, Digest, Wanted};
@@ -22,7 +23,7 @@ const VALIDATORS_HOLD: Duration = Duration::from_hours(6);
 /// A target to be answered from the cache, or filled.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
-    /// The target, in the variant that its ecosystem declares, or that `Accept` makes of an unknown one.
+    /// The target, in the variant that its ecosystem declares, or by which stored answers of an unknown one are selected.
     pub(super) target: Target,
     /// Its key.
     pub(super) key: Key,
@@ -43,6 +44,8 @@ pub(super) struct Task {
     bare: Target,
     accept: String,
     language: Option<String>,
+    /// What its client's request says that may select one of several answers.
+    pub(super) selection: Selection,
 }
 
 impl Task {
@@ -56,17 +59,16 @@ impl Task {
         asked: Time,
     ) -> Self {
         if let Some(recognition) = recognition {
-            return Self::of_resource(target, recognition, reach, asked);
+            let selection = Selection::of(request.headers());
+            return Self { selection, ..Self::of_resource(target, recognition, reach, asked) };
         }
         let accept = joined(request.headers(), &header::ACCEPT);
         let language = joined(request.headers(), &header::ACCEPT_LANGUAGE);
-        // A line end cannot stand in a field, so that no two pairs give one variant.
-        let variant = format!("{accept}\n{language}");
-        let keyed = target.clone().with_variant(&variant);
         Self {
-            key: keyed.key(Partition::Public),
-            target: keyed,
+            key: target.key(Partition::Public),
+            target: target.clone(),
             bare: target.clone(),
+            selection: Selection::of(request.headers()),
             recognition: None,
             likely,
             reach,
@@ -94,6 +96,7 @@ impl Task {
             bare: target.clone().with_variant(""),
             accept: variant.accept.to_owned(),
             language: None,
+            selection: Selection::default(),
             recognition: Some(recognition),
             likely: None,
             reach,
@@ -104,10 +107,16 @@ impl Task {
         }
     }
 
-    /// Who may share a flight with it: clients of different generations ask the same URL for different bytes.
+    /// Who may share a flight with it: clients of different generations ask the same URL for different bytes; and until the
+    /// answer is there, nobody knows by which of the fields that are sent it was selected.
     pub(super) fn flight(&self) -> Key {
         let Some(promised) = &self.promised else {
-            return self.key;
+            if self.recognition.is_some() && self.selection.sends_nothing() {
+                return self.key;
+            }
+            let sent = self.selection.sent(&self.accept, self.language.as_deref());
+            let variant = format!("{}\n\n{sent}", self.target.variant());
+            return self.target.clone().with_variant(&variant).key(self.partition);
         };
         let digests: Vec<String> = promised.digests.iter().map(ToString::to_string).collect();
         // A line end cannot stand in a declared variant.
@@ -150,6 +159,17 @@ impl Task {
 
     fn within(self, partition: Partition) -> Self {
         Self { key: self.target.key(partition), partition, ..self }
+    }
+
+    /// The same in another variant.
+    pub(super) fn in_variant(&mut self, variant: &str) {
+        self.target = self.bare.clone().with_variant(variant);
+        self.key = self.target.key(self.partition);
+    }
+
+    /// Under which everything is found that larder remembers of its URL, whatever selects the answer.
+    pub(super) fn url_key(&self) -> Key {
+        self.bare.key(self.partition)
     }
 
     /// Where an answer to this task is kept, if it turns out to be of another variant.
@@ -252,14 +272,6 @@ impl Task {
         self.recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name())
     }
 
-    /// The request fields that a stored answer's `Vary` may name, as they are sent.
-    pub(super) fn varied(&self) -> Vec<(String, String)> {
-        let accept = ("accept".to_owned(), self.accept.clone());
-        let language =
-            self.language.clone().map(|language| ("accept-language".to_owned(), language));
-        [accept].into_iter().chain(language).collect()
-    }
-
     /// Whether the validators of a stored answer may be sent to its origin.
     fn believes_validators_of(&self, entry: &Entry) -> bool {
         let vouches = |known: &Recognition| known.ecosystem.may_be_signed(&self.bare);
@@ -278,6 +290,7 @@ impl Task {
             target: self.bare.clone(),
             accept: self.accept.clone(),
             accept_language: self.language.clone(),
+            fields: self.selection.fields(),
             if_none_match: validator(&header::ETAG),
             if_modified_since: validator(&header::LAST_MODIFIED),
             range: None,

@@ -244,7 +244,12 @@ fn assemble(
     let source = source.filter(|_| !asked.head_only);
     let (status, body_length, body) = match selection {
         Selection::NotModified => {
-            for name in [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::CONTENT_ENCODING] {
+            for name in [
+                header::CONTENT_LENGTH,
+                header::CONTENT_TYPE,
+                header::CONTENT_ENCODING,
+                header::CONTENT_RANGE,
+            ] {
                 headers.remove(name);
             }
             (StatusCode::NOT_MODIFIED, None, empty())
@@ -259,12 +264,13 @@ fn assemble(
             (head.status, length, body::spans(source, vec![whole], line))
         }
         Selection::Spans(spans) => {
+            headers.remove(header::CONTENT_RANGE);
             let total = length.unwrap_or(0);
             let (length, body) = partial(&mut headers, spans, total, source, line);
             (StatusCode::PARTIAL_CONTENT, Some(length), body)
         }
     };
-    if let Some(length) = body_length {
+    if let Some(length) = body_length.filter(|_| status != StatusCode::NO_CONTENT) {
         headers.insert(header::CONTENT_LENGTH, length.into());
     }
     let mut response = Response::new(body);
@@ -294,7 +300,7 @@ fn partial(
 /// The origin's fields without those that larder sets itself.
 fn carried(headers: &HeaderMap) -> HeaderMap {
     let mut carried = headers.clone();
-    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONTENT_RANGE] {
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
         carried.remove(name);
     }
     carried

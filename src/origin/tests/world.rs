@@ -56,6 +56,7 @@ pub(super) fn ask(url: &str) -> Ask {
         lane: Lane::Bulk,
         accept: "*/*".into(),
         accept_language: None,
+        fields: Vec::new(),
         if_none_match: None,
         if_modified_since: None,
         range: None,

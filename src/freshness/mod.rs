@@ -1,29 +1,34 @@
 //! RFC 9111 for whatever has no proof of its own: may an answer be stored, and is a stored one still fresh.
 //!
 //! larder is a shared cache without heuristic freshness: an answer that does not say how long it holds is revalidated
-//! each time (RFC 9111 §4.2.2 would allow a guess; a guess at a package index is a broken build). The rules are those of
-//! `http-cache-semantics`, which is rebuilt from the stored header fields at each question, so that no format of its
-//! own lies on disk.
+//! each time (RFC 9111 §4.2.2 would allow a guess; a guess at a package index is a broken build). Every question is
+//! answered from the stored header fields, so that no format of its own lies on disk.
 //!
 //! Artifacts with a proof do not come here: their freshness is that of the claims that name them.
+//!
+//! ```text
+//! directives   Cache-Control        lifetime   how long fresh, how old
+//! targeted     CDN-Cache-Control    vary       which of several answers
+//! ```
+//!
+//! `docs/conformance.md` says, test by test, where this is not what the public suite expects, and why.
 
-use http_cache_semantics::{BeforeRequest, CacheOptions, CachePolicy};
-use hyper::header::{self, HeaderMap, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+mod directives;
+mod lifetime;
+mod targeted;
+pub mod vary;
 
+use std::time::Duration;
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap};
+
+pub use self::directives::Directives;
+pub use self::lifetime::date;
+
+use self::lifetime::Control;
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
-
-const OPTIONS: CacheOptions = CacheOptions {
-    shared: true,
-    cache_heuristic: 0.0,
-    immutable_min_time_to_live: std::time::Duration::ZERO,
-    ignore_cargo_cult: false,
-};
-
-/// Request fields that may stand in a `Vary` without making an answer unshareable: each is in the key, or larder always
-/// sends the same.
-const KEYED: [&str; 3] = ["accept", "accept-encoding", "accept-language"];
 
 /// What a client's request says about stored answers (RFC 9111 §5.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,64 +44,59 @@ pub struct Demand {
 impl Demand {
     /// Reads a request's header fields.
     pub fn of(headers: &HeaderMap) -> Self {
-        let mut demand = Self::default();
-        for directive in directives(headers, header::CACHE_CONTROL) {
-            match directive.as_str() {
-                "no-cache" | "max-age=0" => demand.revalidate = true,
-                "only-if-cached" => demand.only_if_cached = true,
-                "no-store" => demand.no_store = true,
-                _ => {}
-            }
+        let said = Directives::of(headers, &header::CACHE_CONTROL);
+        let pragma = !headers.contains_key(header::CACHE_CONTROL)
+            && Directives::of(headers, &header::PRAGMA).has("no-cache");
+        Self {
+            revalidate: said.has("no-cache") || said.seconds("max-age") == Some(0) || pragma,
+            only_if_cached: said.has("only-if-cached"),
+            no_store: said.has("no-store"),
         }
-        if !headers.contains_key(header::CACHE_CONTROL) {
-            demand.revalidate = directives(headers, header::PRAGMA).any(|d| d == "no-cache");
-        }
-        demand
     }
 }
 
-/// Whether an answer to a fill may be given to anybody but the client that caused it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shareable {
-    /// It may be stored.
-    Yes,
-    /// Only who asked may have it.
-    No,
-    /// It depends on request fields that a fill does not carry: the client must ask itself.
-    Varies,
-}
-
-/// Decides from the header alone. `proven` says that a digest will vouch for the body: then whoever asks gets these bytes,
-/// and nothing that the head says of sharing keeps them from being kept (DESIGN §3).
-pub fn shareable(head: &Head, proven: bool) -> Shareable {
-    let varies =
-        directives(&head.headers, header::VARY).any(|name| !KEYED.contains(&name.as_str()));
-    if varies && !proven {
-        return Shareable::Varies;
-    }
-    let refused = directives(&head.headers, header::CACHE_CONTROL)
-        .any(|d| d == "no-store" || d == "private" || d.starts_with("private="));
-    if proven || head.status != StatusCode::OK {
-        return if refused && !proven { Shareable::No } else { Shareable::Yes };
-    }
-    if refused || is_event_stream(head) {
-        return Shareable::No;
-    }
-    Shareable::Yes
+/// Whether an answer to a fill may be given to anybody but the client that caused it, by all that its header says but `Vary`.
+/// `proven` says that a digest will vouch for the body: then whoever asks gets these bytes, and nothing that the head says of
+/// sharing keeps them from being kept (DESIGN §3).
+pub fn is_shareable(head: &Head, proven: bool) -> bool {
+    let refused = Control::of(head).forbids_storing();
+    proven || !refused && !(head.status == StatusCode::OK && is_event_stream(head))
 }
 
 /// Whether keeping an answer of unknown kind is of any use: it says how long it holds, or it can be revalidated.
 pub fn worth_keeping(head: &Head) -> bool {
     head.headers.contains_key(header::ETAG)
         || head.headers.contains_key(header::LAST_MODIFIED)
-        || head.headers.contains_key(header::EXPIRES)
-        || directives(&head.headers, header::CACHE_CONTROL)
-            .any(|d| d.starts_with("max-age=") || d.starts_with("s-maxage="))
+        || lifetime(head, Time::from_millis(0)).is_some()
+}
+
+/// How long an answer that came at `received` is fresh by its own words; `None` if it says nothing of that.
+pub fn lifetime(head: &Head, received: Time) -> Option<Duration> {
+    Control::of(head).lifetime(head, received, false)
+}
+
+/// How much of that is left to an answer that came now; nothing if it may not be given without asking.
+pub fn left(head: &Head, now: Time) -> Option<Duration> {
+    let control = Control::of(head);
+    let lifetime = control.lifetime(head, now, false)?;
+    let aged = lifetime::said_age(&head.headers);
+    let left = lifetime.saturating_sub(aged);
+    Some(if control.wants_validation() { Duration::ZERO } else { left })
+}
+
+/// The age of an answer when it came, in seconds.
+pub fn said_age(head: &Head) -> u64 {
+    lifetime::said_age(&head.headers).as_secs()
+}
+
+/// Whether only a cache that understands its status may store it (RFC 9111 §5.2.2.3).
+pub fn must_be_understood(head: &Head) -> bool {
+    Control::of(head).must_be_understood()
 }
 
 /// How far the clock may be behind a stored time for that to be believed. A clock that was ahead and is set back would
 /// make everything fresh until it had caught up.
-pub const AHEAD: std::time::Duration = std::time::Duration::from_secs(5);
+pub const AHEAD: Duration = Duration::from_secs(5);
 
 /// Whether `entry` was checked at a time that has not come yet.
 pub fn is_of_the_future(entry: &Entry, now: Time) -> bool {
@@ -104,44 +104,52 @@ pub fn is_of_the_future(entry: &Entry, now: Time) -> bool {
 }
 
 /// How far `entry` is from the time at which it was checked; a clock that was set back counts as one that went on.
-pub fn distance(entry: &Entry, now: Time) -> std::time::Duration {
+pub fn distance(entry: &Entry, now: Time) -> Duration {
     now.since(entry.checked_at).max(entry.checked_at.since(now))
 }
 
-/// Whether `entry` answers a request with these header fields without asking its origin.
+/// Whether `entry` answers a request with these header fields without asking its origin (RFC 9111 §4).
 pub fn is_fresh(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
-    let mut asked = HeaderMap::new();
-    for (name, value) in &entry.varied {
-        let name = header::HeaderName::from_bytes(name.as_bytes());
-        if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
-            asked.insert(name, value);
-        }
-    }
-    let Some(policy) = policy(entry, &asked) else {
+    let control = Control::of(&entry.head);
+    let said = Directives::of(request, &header::CACHE_CONTROL);
+    if control.wants_validation() || Demand::of(request).revalidate {
         return false;
-    };
-    let mut present = asked;
-    for name in [header::CACHE_CONTROL, header::PRAGMA] {
-        for value in request.get_all(&name) {
-            present.append(&name, value.clone());
-        }
     }
-    let Some(request) = synthetic_request(&present) else {
+    let age = lifetime::age(entry, now);
+    let lifetime = control.lifetime(&entry.head, entry.checked_at, entry.index);
+    let lifetime = lifetime.unwrap_or(Duration::ZERO);
+    let left = lifetime.saturating_sub(age);
+    let seconds = |name| said.seconds(name).map(Duration::from_secs);
+    if seconds("max-age").is_some_and(|most| age > most)
+        || seconds("min-fresh").is_some_and(|least| left < least)
+    {
         return false;
-    };
-    matches!(policy.before_request(&request, now.into()), BeforeRequest::Fresh(_))
+    }
+    let stale = age.saturating_sub(lifetime);
+    let takes_stale = said.seconds_or("max-stale", u64::MAX).map(Duration::from_secs);
+    age < lifetime || !control.forbids_stale() && takes_stale.is_some_and(|most| stale <= most)
+}
+
+/// Whether a stale `entry` may be given to this request while its origin is asked about it (RFC 5861 §3).
+pub fn may_be_given_meanwhile(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
+    let said = Directives::of(request, &header::CACHE_CONTROL);
+    if Demand::of(request).revalidate || said.has("max-age") || said.has("min-fresh") {
+        return false;
+    }
+    let control = Control::of(&entry.head);
+    let lifetime = control.lifetime(&entry.head, entry.checked_at, entry.index);
+    let stale = lifetime::age(entry, now).saturating_sub(lifetime.unwrap_or(Duration::ZERO));
+    !control.forbids_stale() && stale < control.while_revalidated()
 }
 
 /// The age of a stored answer in seconds, for its `Age` field (RFC 9111 §4.2.3).
 pub fn age(entry: &Entry, now: Time) -> u64 {
-    policy(entry, &HeaderMap::new()).map_or(0, |policy| policy.age(now.into()).as_secs())
+    lifetime::age(entry, now).as_secs()
 }
 
-/// Whether the origin forbids to serve a copy that could not be revalidated (RFC 9111 §5.2.2.2).
+/// Whether the origin forbids to serve a copy that could not be revalidated (RFC 9111 §4.2.4).
 pub fn forbids_stale(head: &Head) -> bool {
-    directives(&head.headers, header::CACHE_CONTROL).any(|d| {
-        matches!(d.as_str(), "must-revalidate" | "proxy-revalidate") || d.starts_with("s-maxage=")
-    })
+    Control::of(head).forbids_stale()
 }
 
 /// Whether a 304 speaks of the stored answer: that has a validator to be asked about, and the 304 names no other
@@ -158,19 +166,18 @@ pub fn speaks_of(answer: &Head, stored: &Head) -> bool {
     }
 }
 
-/// Takes the fields of a 304 into a stored head (RFC 9111 §3.2), but those that describe the body.
-pub fn refresh(stored: &mut Head, answer: &Head) {
-    const OF_THE_BODY: [header::HeaderName; 5] = [
-        header::CONTENT_ENCODING,
-        header::CONTENT_LENGTH,
-        header::CONTENT_RANGE,
-        header::CONTENT_TYPE,
-        header::ETAG,
-    ];
+/// Takes the fields of a 304 into a stored head (RFC 9111 §3.2), but those that describe the body. `with_type`: the type among
+/// them; not where something is read by it.
+pub fn refresh(stored: &mut Head, answer: &Head, with_type: bool) {
+    let of_the_body = |name: &header::HeaderName| {
+        const OTHERS: [&str; 5] =
+            ["content-encoding", "content-length", "content-md5", "content-range", "etag"];
+        OTHERS.contains(&name.as_str()) || !with_type && *name == header::CONTENT_TYPE
+    };
     // The age of the answer that came before says nothing of this one.
     stored.headers.remove(header::AGE);
     for name in answer.headers.keys() {
-        if OF_THE_BODY.contains(name) {
+        if of_the_body(name) {
             continue;
         }
         stored.headers.remove(name);
@@ -180,52 +187,13 @@ pub fn refresh(stored: &mut Head, answer: &Head) {
     }
 }
 
-fn policy(entry: &Entry, asked: &HeaderMap) -> Option<CachePolicy> {
-    let request = synthetic_request(asked)?;
-    let mut response = Response::new(());
-    *response.status_mut() = entry.head.status;
-    *response.headers_mut() = entry.head.headers.clone();
-    bound_age(response.headers_mut());
-    Some(CachePolicy::new_options(&request, &response, entry.checked_at.into(), OPTIONS))
-}
-
-/// The longest age in seconds: what is longer counts as this (RFC 9111 §1.2.2).
-const OLDEST: u64 = 1 << 31;
-
-/// The policy adds the time in the store to `Age`, and that sum has no room for whatever an origin may say.
-fn bound_age(headers: &mut HeaderMap) {
-    let Some(said) = headers.get(header::AGE) else { return };
-    let said = said.to_str().ok().and_then(|text| text.parse::<u64>().ok());
-    if said.is_some_and(|said| said > OLDEST) {
-        headers.insert(header::AGE, HeaderValue::from(OLDEST));
-    }
-}
-
-/// The key already says which URL it is; the policy need not compare it again.
-fn synthetic_request(headers: &HeaderMap) -> Option<Request<()>> {
-    let mut request = Request::builder().method(Method::GET).uri("/").body(()).ok()?;
-    *request.headers_mut() = headers.clone();
-    Some(request)
-}
-
 fn is_event_stream(head: &Head) -> bool {
     head.text(&header::CONTENT_TYPE).is_some_and(|text| text.starts_with("text/event-stream"))
 }
 
-/// The members of a list field, lower case, without blanks.
-fn directives(headers: &HeaderMap, name: header::HeaderName) -> impl Iterator<Item = String> + '_ {
-    headers
-        .get_all(name)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|text| text.split(','))
-        .map(|member| member.trim().to_ascii_lowercase())
-        .filter(|member| !member.is_empty())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use hyper::header::HeaderValue;
 
     use super::*;
     use crate::digest::BlobId;
@@ -307,7 +275,7 @@ mod tests {
             ] {
                 let entry = entry(&fields);
                 let now = entry.checked_at.plus(Duration::from_hours(1));
-                assert!(age(&entry, now) <= OLDEST + 3600, "{fields:?}");
+                assert!(age(&entry, now) <= (1 << 31) + 3600, "{fields:?}");
                 for demand in ["max-age", "min-fresh", "max-stale"] {
                     let demand: &'static str = format!("{demand}={number}").leak();
                     is_fresh(&entry, &head(&[("cache-control", demand)]).headers, now);
@@ -328,20 +296,55 @@ mod tests {
     #[test]
     fn what_depends_on_the_client_is_not_shared() {
         for (fields, expected) in [
-            (&[("vary", "Accept, Accept-Encoding")][..], Shareable::Yes),
-            (&[("vary", "User-Agent")], Shareable::Varies),
-            (&[("vary", "*")], Shareable::Varies),
-            (&[("cache-control", "private")], Shareable::No),
-            (&[("cache-control", "no-store")], Shareable::No),
-            (&[("content-type", "text/event-stream")], Shareable::No),
+            (&[("cache-control", "max-age=9")][..], true),
+            (&[("cache-control", "no-StOrE")], false),
+            (&[("cache-control", "max-age=1, private=\"set-cookie, a\"")], false),
+            (&[("cdn-cache-control", "no-store"), ("cache-control", "max-age=9")], false),
+            (&[("cdn-cache-control", "max-age=9"), ("cache-control", "no-store")], true),
+            (&[("cdn-cache-control", "max-age=9"), ("cache-control", "private")], false),
+            (&[("cache-control", "private")], false),
+            (&[("cache-control", "no-store")], false),
+            (&[("content-type", "text/event-stream")], false),
         ] {
-            assert_eq!(shareable(&head(fields), false), expected, "{fields:?}");
-            assert_eq!(
-                shareable(&head(fields), true),
-                Shareable::Yes,
-                "{fields:?}: a digest vouches"
-            );
+            assert_eq!(is_shareable(&head(fields), false), expected, "{fields:?}");
+            assert!(is_shareable(&head(fields), true), "{fields:?}: a digest vouches");
         }
+    }
+
+    /// RFC 9111 §4.2.4 and RFC 5861 §3.
+    #[test]
+    fn what_may_be_given_stale_is_what_the_origin_says() {
+        for directive in ["no-cache", "must-revalidate", "proxy-revalidate", "s-maxage=2"] {
+            let text: &'static str = format!("max-age=2, {directive}").leak();
+            assert!(forbids_stale(&head(&[("cache-control", text)])), "{directive}");
+        }
+        assert!(!forbids_stale(&head(&[("cache-control", "max-age=2, stale-if-error=9")])));
+        let meanwhile = |text: &'static str, secs| {
+            let entry = entry(&[("cache-control", text)]);
+            let now = entry.checked_at.plus(Duration::from_secs(secs));
+            let fresher = head(&[("cache-control", "max-age=9")]);
+            assert!(!may_be_given_meanwhile(&entry, &fresher.headers, now));
+            may_be_given_meanwhile(&entry, &HeaderMap::new(), now)
+        };
+        assert!(meanwhile("max-age=2, stale-while-revalidate=10", 11));
+        assert!(!meanwhile("max-age=2, stale-while-revalidate=10", 13));
+        assert!(!meanwhile("max-age=2, stale-while-revalidate=10, must-revalidate", 3));
+        assert!(!meanwhile("max-age=2", 3));
+    }
+
+    #[test]
+    fn a_client_may_want_it_fresher_or_take_it_stale() {
+        let fresh = |own, asks: &'static str, secs| {
+            fresh_after(&[("cache-control", own)], &[("cache-control", asks)], secs)
+        };
+        assert!(!fresh("max-age=60", "max-age=5", 6) && fresh("max-age=60", "max-age=5", 5));
+        assert!(!fresh("max-age=60", "min-fresh=50", 20) && fresh("max-age=60", "min-fresh=50", 5));
+        assert!(
+            fresh("max-age=60", "max-stale=50", 100) && !fresh("max-age=60", "max-stale=5", 100)
+        );
+        assert!(fresh("max-age=60", "max-stale", 1000));
+        assert!(!fresh("max-age=60, must-revalidate", "max-stale", 1000));
+        assert!(!fresh("max-age=60, No-CaChE", "", 1) && fresh("MaX-aGe=60", "", 1));
     }
 
     #[test]
@@ -355,6 +358,7 @@ mod tests {
         refresh(
             &mut stored,
             &head(&[("content-length", "0"), ("cache-control", "max-age=9"), ("etag", "W/\"b\"")]),
+            true,
         );
         assert_eq!(
             stored,

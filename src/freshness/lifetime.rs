@@ -1,0 +1,213 @@
+//! How long an answer is fresh by its own words, and how old it is (RFC 9111 §4.2).
+//!
+//! Two things of that section are not done. Nothing is guessed (§4.2.2). And the difference between the origin's `Date` and
+//! larder's clock is not taken for age (§4.2.3, `apparent_age`): it is for caches older than `Age`, and an origin whose clock
+//! runs behind would never be fresh.
+
+use std::time::{Duration, SystemTime};
+
+use hyper::header::{self, HeaderMap, HeaderName};
+
+use super::directives::{Directives, MOST_SECONDS, seconds};
+use super::targeted;
+use crate::clock::Time;
+use crate::entry::{Entry, Head};
+
+/// The most by which `CDN-Cache-Control` makes an answer fresh for longer than `Cache-Control` does. Who sets it reckons
+/// with purging the copies of its own network; larder hears of no purge.
+const TARGETED: Duration = Duration::from_hours(1);
+
+/// What an answer says of being stored.
+#[derive(Debug)]
+pub(super) struct Control {
+    own: Directives,
+    /// `CDN-Cache-Control`, which stands in the place of `own`.
+    targeted: Option<Directives>,
+    /// `Pragma: no-cache` without a `Cache-Control`: no standard says so of answers, and those who write it mean it.
+    pragma: bool,
+}
+
+impl Control {
+    pub(super) fn of(head: &Head) -> Self {
+        let own = Directives::of(&head.headers, &header::CACHE_CONTROL);
+        let pragma = own.is_empty()
+            && Directives::of(&head.headers, &header::PRAGMA).has("no-cache")
+            && !head.headers.contains_key(header::CACHE_CONTROL);
+        Self { own, targeted: targeted::directives(&head.headers), pragma }
+    }
+
+    fn effective(&self) -> &Directives {
+        self.targeted.as_ref().unwrap_or(&self.own)
+    }
+
+    /// Whether no shared cache may store it. `private` binds in either field: it says that the answer is one client's.
+    pub(super) fn forbids_storing(&self) -> bool {
+        self.effective().has("no-store")
+            || self.effective().has("private")
+            || self.own.has("private")
+    }
+
+    /// Whether it may never be given without asking. `no-cache` with field names is taken for the whole (§5.2.2.4).
+    pub(super) fn wants_validation(&self) -> bool {
+        self.effective().has("no-cache") || self.pragma
+    }
+
+    /// Whether a stale copy may not be given, whatever happens to the origin (§4.2.4).
+    pub(super) fn forbids_stale(&self) -> bool {
+        let forbids = ["no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"];
+        forbids.iter().any(|name| self.effective().has(name)) || self.pragma
+    }
+
+    /// Whether only a cache that understands its status may store it (§5.2.2.3).
+    pub(super) fn must_be_understood(&self) -> bool {
+        self.effective().has("must-understand")
+    }
+
+    /// For how long it may be given stale while it is asked about (RFC 5861 §3).
+    pub(super) fn while_revalidated(&self) -> Duration {
+        Duration::from_secs(self.effective().seconds("stale-while-revalidate").unwrap_or(0))
+    }
+
+    /// How long it is fresh by its own words; `None` if it says nothing of that. `index`: clients expect it to change, and
+    /// no word to a delivery network makes it fresh for longer than its word to everybody.
+    pub(super) fn lifetime(&self, head: &Head, received: Time, index: bool) -> Option<Duration> {
+        let own = || said(&self.own).or_else(|| expires(&head.headers, received));
+        let Some(targeted) = &self.targeted else {
+            return own();
+        };
+        let own = own().unwrap_or(Duration::ZERO);
+        let targeted = said(targeted).unwrap_or(Duration::ZERO);
+        let most = if index { own } else { own.max(TARGETED) };
+        Some(targeted.min(most))
+    }
+}
+
+/// `s-maxage`, or `max-age` (§4.2.1).
+fn said(directives: &Directives) -> Option<Duration> {
+    let seconds = directives.seconds("s-maxage").or_else(|| directives.seconds("max-age"));
+    seconds.map(Duration::from_secs)
+}
+
+/// `Expires` less `Date`. What is no date, or two that differ, has expired (§5.3).
+fn expires(headers: &HeaderMap, received: Time) -> Option<Duration> {
+    let mut lines = headers.get_all(header::EXPIRES).iter();
+    let first = lines.next()?;
+    if lines.any(|other| other != first) {
+        return Some(Duration::ZERO);
+    }
+    let Some(expires) = first.to_str().ok().and_then(date) else {
+        return Some(Duration::ZERO);
+    };
+    let date = headers.get(header::DATE).and_then(|value| value.to_str().ok()).and_then(date);
+    let from = date.unwrap_or_else(|| received.into());
+    Some(expires.duration_since(from).unwrap_or(Duration::ZERO))
+}
+
+/// An HTTP date in any of its three forms (RFC 9110 §5.6.7), the obsolete ones included; nothing that only looks like one.
+pub fn date(text: &str) -> Option<SystemTime> {
+    let text = text.trim_matches([' ', '\t']);
+    // The day of the month has a blank before it in one form alone, and that one has no comma.
+    if text.contains(',') && text.contains("  ") {
+        return None;
+    }
+    httpdate::parse_http_date(text).ok()
+}
+
+/// The age of a stored answer (§4.2.3).
+pub(super) fn age(entry: &Entry, now: Time) -> Duration {
+    let delay = entry.checked_at.since(entry.requested_at);
+    said_age(&entry.head.headers)
+        .saturating_add(delay.min(Duration::from_secs(MOST_SECONDS)))
+        .saturating_add(now.since(entry.checked_at))
+}
+
+/// What `Age` says: nothing is no age. What is not one number may hide any: then the answer is as old as can be.
+pub(super) fn said_age(headers: &HeaderMap) -> Duration {
+    let name: HeaderName = header::AGE;
+    let mut lines = headers.get_all(name).iter();
+    let Some(first) = lines.next() else {
+        return Duration::ZERO;
+    };
+    let one = lines.next().is_none();
+    let number = first.to_str().ok().map(str::trim).and_then(seconds).filter(|_| one);
+    Duration::from_secs(number.unwrap_or(MOST_SECONDS))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::StatusCode;
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    const NOW: Time = Time::from_millis(1_000_000_000_000);
+
+    fn lifetime_of(fields: &[(&'static str, &'static str)], index: bool) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let head = Head { status: StatusCode::OK, headers };
+        Control::of(&head).lifetime(&head, NOW, index).map(|span| span.as_secs())
+    }
+
+    #[test]
+    fn the_lifetime_is_what_the_answer_says_first() {
+        let (date, expires) = ("Sat, 01 Jan 2000 00:00:00 GMT", "Sat, 01 Jan 2000 00:01:00 GMT");
+        for (fields, expected) in [
+            (&[][..], None),
+            (&[("cache-control", "public")], None),
+            (&[("cache-control", "max-age=9, s-maxage=3")], Some(3)),
+            (&[("expires", expires), ("date", date)], Some(60)),
+            (&[("expires", date), ("date", expires)], Some(0)),
+            (&[("expires", expires), ("cache-control", "max-age=0")], Some(0)),
+            (&[("expires", "0")], Some(0)),
+            (&[("expires", "Sat, 01  Jan  2050 00:01:00 GMT"), ("date", date)], Some(0)),
+            (&[("expires", "Saturday, 01-Jan-00 00:01:00 GMT"), ("date", date)], Some(60)),
+            (&[("expires", "Sat Jan  1 00:01:00 2000"), ("date", date)], Some(60)),
+            (&[("expires", expires), ("expires", date), ("date", date)], Some(0)),
+            // Without a date that can be read, it is reckoned from when the answer came: in 2001.
+            (&[("expires", "Sun, 09 Sep 2001 01:46:50 GMT"), ("date", "foo")], Some(10)),
+        ] {
+            assert_eq!(lifetime_of(fields, false), expected, "{fields:?}");
+        }
+    }
+
+    /// RFC 9213 §2.1; and larder hears of no purge.
+    #[test]
+    fn a_word_to_delivery_networks_stands_before_the_word_to_all_within_limits() {
+        let cdn =
+            |text, own| lifetime_of(&[("cdn-cache-control", text), ("cache-control", own)], false);
+        assert_eq!(cdn("max-age=600", "max-age=1"), Some(600));
+        assert_eq!(cdn("max-age=1", "max-age=600"), Some(1));
+        assert_eq!(cdn("max-age=99999", "max-age=1"), Some(3600));
+        assert_eq!(cdn("max-age=99999", "max-age=7200"), Some(7200));
+        assert_eq!(cdn("max-age=600, &", "max-age=1"), Some(1));
+        let index = [("cdn-cache-control", "max-age=600"), ("cache-control", "max-age=1")];
+        assert_eq!(lifetime_of(&index, true), Some(1));
+        assert_eq!(lifetime_of(&[("cdn-cache-control", "max-age=600")], true), Some(0));
+    }
+
+    #[test]
+    fn an_age_that_is_not_one_number_is_as_old_as_can_be() {
+        let age = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("age", HeaderValue::from_static(line));
+            }
+            said_age(&headers).as_secs()
+        };
+        assert_eq!((age(&[]), age(&["30"]), age(&[" 30 "])), (0, 30, 30));
+        for lines in [
+            &["7200, 0"][..],
+            &["0", "0"],
+            &["0, 7200"],
+            &["-1"],
+            &["7200.0"],
+            &["abc"],
+            &["7;a=1"],
+        ] {
+            assert_eq!(age(lines), MOST_SECONDS, "{lines:?}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Answers other than a 200: redirects, that something is not there, and whatever else says how long it holds.
+//!
+//! ```text
+//!                      without explicit freshness    with it                   when the origin fails
+//! redirect             asked again each time         as long as it says        the last one, as for files
+//! 404, 410             five seconds                  as long as it says        the last one, as for files
+//! 5xx, 429             not at all                    not at all                -
+//! any other            not at all                    at most a minute          -
+//! ```
+//!
+//! A failure is never remembered, whatever it says of itself: the origin may be well again the next moment, and a client
+//! without larder would see that.
+//!
+//! An answer to a fill lies in memory first; redirects, 404s and 410s are written down behind their answer, under a key of
+//! their own, so that none displaces a body. While the origin fails a usable body stands before them: a registry that is
+//! going down says 404 of what it has. What leads past a promise is never given (onward.rs).
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header::HeaderMap;
+use hyper::{Response, StatusCode, header};
+
+use super::Pipeline;
+use super::lead::is_failure;
+use super::lookup::{NEGATIVE_HOLDS, Small, Stored};
+use super::record::Record;
+use super::task::Task;
+use crate::clock::Time;
+use crate::digest::Algorithms;
+use crate::entry::{Entry, Head};
+use crate::freshness;
+use crate::outcome::Outcome;
+use crate::proof::Rank;
+use crate::received::Received;
+use crate::reply::{self, Asked, Body};
+use crate::target::Key;
+use crate::verify::{self, Expectation, Verdict};
+
+/// How long an answer that is only in memory holds, whatever it says: what a client asks wrongly today may be right after
+/// the next release of its origin.
+pub(super) const IN_MEMORY: Duration = Duration::from_mins(1);
+
+/// How old a written answer may be before the same one is written again: what is asked for all day says 404 all day.
+const WRITTEN_FOR: Duration = Duration::from_hours(1);
+
+/// The longest path and query of an answer that is written down: nobody needs longer ones when an origin fails.
+const MOST_URL: usize = 2048;
+
+/// What stands behind the variant in the key of such an answer.
+const OTHER: &str = "other than 200";
+
+/// Whether an answer other than a 200 is given to whoever asked, and is no reason to ask in the client's own words. A fill
+/// shows less than its client: what it is refused, its client may be given.
+pub(super) fn is_relayed(head: &Head, now: Time) -> bool {
+    let status = head.status;
+    if status == StatusCode::NOT_MODIFIED {
+        return false;
+    }
+    status.is_redirection()
+        || status.is_server_error()
+        || is_absence(status)
+        || status == StatusCode::TOO_MANY_REQUESTS
+        || !is_of_this_request(status)
+            && freshness::left(head, now).is_some_and(|left| left > Duration::ZERO)
+}
+
+/// Whether a status speaks of a part, or of how this request was made.
+fn is_of_this_request(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 206 | 401 | 403 | 407 | 408 | 411..=413 | 415..=417 | 421 | 425 | 426 | 428 | 431)
+        || status.is_informational()
+}
+
+fn is_absence(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+}
+
+/// Those that are written down.
+fn is_lasting(status: StatusCode) -> bool {
+    is_absence(status) || matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+impl Pipeline {
+    /// Remembers an answer other than a 200 as long as it may be given again, and writes down what may be given when its
+    /// origin fails.
+    pub(super) fn remember_other(
+        self: &Arc<Self>,
+        task: &Task,
+        answer: &Arc<(Head, Bytes)>,
+        requested_at: Time,
+        plain: bool,
+    ) {
+        let (now, head) = (self.clock.now(), &answer.0);
+        // A status of which nobody knows what it means may mean that it must not be kept.
+        let understood = head.status.canonical_reason().is_some();
+        if is_failure(head.status) || freshness::must_be_understood(head) && !understood {
+            return;
+        }
+        let left = freshness::left(head, now);
+        let absent = is_absence(head.status).then_some(NEGATIVE_HOLDS);
+        if let Some(holds) = left.or(absent).filter(|holds| *holds > Duration::ZERO) {
+            let (answer, until) = (Arc::clone(answer), now.plus(holds.min(IN_MEMORY)));
+            let by_its_word = left.is_some();
+            let small = Small { answer, asked: requested_at, until, by_its_word };
+            self.memory.note_negative(task, small);
+        }
+        if !is_lasting(head.status)
+            || plain
+            || task.is_of_one()
+            || task.heads()
+            || task.bare().path_and_query().len() > MOST_URL
+            || leads_to_a_token(task, head)
+        {
+            return;
+        }
+        let (pipeline, task, answer) = (Arc::clone(self), task.clone(), Arc::clone(answer));
+        tokio::spawn(async move {
+            if let Err(error) =
+                pipeline.write_other(&task, &answer, requested_at, left.is_some()).await
+            {
+                tracing::warn!(url = %task.target, %error, "this answer is not kept for when its origin fails");
+            }
+        });
+    }
+
+    async fn write_other(
+        &self,
+        task: &Task,
+        answer: &Arc<(Head, Bytes)>,
+        requested_at: Time,
+        says_how_long: bool,
+    ) -> io::Result<()> {
+        let now = self.clock.now();
+        let (head, bytes) = (&answer.0, answer.1.clone());
+        let known = self.store.entries(other_key(task).0).into_iter().next();
+        let same = |entry: &Arc<Entry>| {
+            entry.head.status == head.status
+                && entry.head.text(&header::LOCATION) == head.text(&header::LOCATION)
+                && now.since(entry.checked_at) < WRITTEN_FOR
+        };
+        if !says_how_long && known.as_ref().is_some_and(same) {
+            return Ok(());
+        }
+        let (store, head) = (Arc::clone(&self.store), head.clone());
+        let spooled = tokio::task::spawn_blocking(move || -> io::Result<Received> {
+            let length = bytes.len() as u64;
+            let mut spool =
+                store.spool(Some(length), Algorithms::default()).map_err(io::Error::other)?;
+            spool.append(&bytes).map_err(io::Error::other)?;
+            Ok(Received {
+                body: spool.finish(),
+                head,
+                plain: false,
+                answered_by: None,
+                resumed: false,
+                requested_at,
+                received_at: now,
+            })
+        });
+        let received = spooled.await.unwrap_or_else(|gone| Err(gone.into()))?;
+        let expected = Expectation::nothing(Rank::Origin);
+        let Verdict::Keep(verified, _) = verify::judge(received, &expected, requested_at) else {
+            return Ok(());
+        };
+        let mut entry = self.entry_of(task, None, &verified);
+        (entry.key, entry.variant) = other_key(task);
+        (entry.ecosystem, entry.index) = (String::new(), false);
+        let store = Arc::clone(&self.store);
+        let committed =
+            tokio::task::spawn_blocking(move || store.commit(verified, entry).map(|_| ()));
+        committed.await.unwrap_or_else(|gone| Err(gone.into()))
+    }
+
+    /// The newest written answer, if it is newer than the body that is `stored` and a promise does not stand against it.
+    fn other(&self, task: &Task, stored: Option<&Stored>) -> Option<Arc<Entry>> {
+        if task.is_of_one() || task.is_guarded() || task.heads() {
+            return None;
+        }
+        let mut entries = self.store.entries(other_key(task).0).into_iter();
+        let entry = entries.find(|entry| task.selects(entry))?;
+        let newer = stored.is_none_or(|stored| stored.entry.checked_at < entry.checked_at);
+        let stands = newer
+            && !self.memory.is_overtaken(task, entry.requested_at)
+            && !freshness::is_of_the_future(&entry, self.clock.now());
+        (stands && !self.binds_today(task)).then_some(entry)
+    }
+
+    /// The same while it is fresh.
+    pub(super) fn fresh_other(
+        &self,
+        task: &Task,
+        stored: Option<&Stored>,
+        request: &HeaderMap,
+    ) -> Option<Stored> {
+        let entry = self.other(task, stored)?;
+        let fresh = freshness::is_fresh(&entry, request, self.clock.now());
+        fresh.then(|| Stored { proof: entry.proof, entry, usable: true })
+    }
+
+    /// The same for when the origin fails.
+    pub(super) fn usable_other(&self, task: &Task) -> Option<Stored> {
+        let entry = self.other(task, None)?;
+        let usable = self.is_usable(task, &entry, self.clock.now());
+        usable.then(|| Stored { proof: entry.proof, entry, usable })
+    }
+
+    /// An answer that came a moment ago.
+    pub(super) fn remembered(
+        &self,
+        task: &Task,
+        asked: &Asked,
+        record: &mut Record,
+    ) -> Option<Response<Body>> {
+        let now = self.clock.now();
+        let Small { answer, asked: requested_at, .. } = self.memory.negative(task, now)?;
+        let mut response = reply::relayed(asked, &answer.0, answer.1.clone(), Outcome::Hit);
+        let age = freshness::said_age(&answer.0) + now.since(requested_at).as_secs();
+        response.headers_mut().insert(header::AGE, age.into());
+        Some(record.end(Outcome::Hit, response))
+    }
+}
+
+/// Under which key, and in which variant, such an answer of a task is kept.
+fn other_key(task: &Task) -> (Key, String) {
+    let variant = match task.target.variant() {
+        "" => OTHER.to_owned(),
+        variant => format!("{variant}, {OTHER}"),
+    };
+    (task.key_of(&task.bare().clone().with_variant(&variant)), variant)
+}
+
+/// Whether a redirect leads where only its asker may go, for a while: the token would lie on disk, and be of no use.
+fn leads_to_a_token(task: &Task, head: &Head) -> bool {
+    let location = head.text(&header::LOCATION);
+    location.and_then(|location| task.bare().redirected(location)).is_some_and(|to| to.has_token())
+        || task.bare().has_token()
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn what_says_how_long_it_holds_is_relayed_and_a_refusal_is_not() {
+        let now = Time::from_millis(0);
+        let relayed = |status, says| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(says));
+            is_relayed(&Head { status: StatusCode::from_u16(status).unwrap(), headers }, now)
+        };
+        for status in [301, 302, 404, 410, 429, 500, 503] {
+            assert!(relayed(status, "") && relayed(status, "max-age=9"), "{status}");
+        }
+        for status in [203, 204, 299, 400, 405, 499, 599] {
+            let said = status == 599;
+            assert!(relayed(status, "") == said && relayed(status, "max-age=9"), "{status}");
+        }
+        for status in [206, 304, 401, 403, 407, 416, 431] {
+            assert!(!relayed(status, "max-age=9"), "{status}");
+        }
+    }
+}
