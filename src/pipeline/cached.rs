@@ -428,6 +428,9 @@ impl Pipeline {
     /// there is a miss, not an answer that is cut. `None` if it is not there, or damaged. Where every place for an open file
     /// is taken one is waited for.
     async fn open_blob(&self, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {
+        if let Some(sound) = sound_now(&self.store, id, first) {
+            return Ok(Some(sound));
+        }
         let open = || {
             let store = Arc::clone(&self.store);
             tokio::task::spawn_blocking(move || sound(&store, id, first))
@@ -447,6 +450,17 @@ impl Pipeline {
 
 /// A stored body, and the chunk of it that was read, with its number.
 type Sound = (Blob, Option<(u64, Bytes)>);
+
+/// What is open and in memory already, as the small bodies of a build are: a hand-off to another thread would cost more than
+/// all the rest of the hit.
+fn sound_now(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> Option<Sound> {
+    let blob = store.open_blob_now(id)?;
+    let Some(number) = first.map(|first| first / CHUNK) else {
+        return Some((blob, None));
+    };
+    let chunk = blob.chunk_now(number)?;
+    Some((blob, Some((number, chunk))))
+}
 
 /// Blocking.
 fn sound(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {

@@ -55,6 +55,9 @@ impl Source {
 }
 
 async fn chunk(blob: Arc<Blob>, number: u64) -> Result<Bytes, Cut> {
+    if let Some(chunk) = blob.chunk_now(number) {
+        return Ok(chunk);
+    }
     let reading = tokio::task::spawn_blocking(move || blob.chunk(number));
     let read =
         reading.await.map_err(|_| Cut("reading the stored body was broken off".to_owned()))?;

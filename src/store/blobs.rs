@@ -15,7 +15,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, OnceLock, Weak};
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
 use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::record::remove_quietly;
 use super::sealed::{Kind, seal, unseal};
@@ -103,6 +104,15 @@ impl Stored {
             growing: Arc::downgrade(&spooled.file),
             _room: room,
         }
+    }
+
+    /// Whether `bytes` are its chunk number `n`.
+    fn is_sound(&self, n: u64, bytes: &[u8]) -> bool {
+        let sum = self.sums.get().and_then(|sums| {
+            let n = usize::try_from(n).ok()?;
+            sums.get(n).copied()
+        });
+        bytes.is_empty() || sum == Some(crc32fast::hash(bytes))
     }
 
     /// Whether somebody reads it.
@@ -202,15 +212,8 @@ impl Blobs {
     /// The file of a body: the one that others have open, or a new one.
     fn open(&self, id: BlobId, stored: &Stored) -> io::Result<Arc<OpenFile>> {
         let mut known = hold(&stored.file);
-        if let Some(open) = known.upgrade() {
-            let now = open.file.metadata()?;
-            // Whoever deletes the file, or puts another in its place, means it.
-            if now.nlink() > 0 {
-                if now.len() != stored.size {
-                    return Err(damaged("its length has changed"));
-                }
-                return Ok(open);
-            }
+        if let Some(open) = still_there(&known, stored)? {
+            return Ok(open);
         }
         let place = self.place_for_file().ok_or_else(|| {
             io::Error::new(
@@ -300,6 +303,21 @@ fn parse(name: &OsStr) -> Option<(BlobId, bool)> {
     }
 }
 
+/// The open file, unless it was deleted or another was put in its place: whoever does that means it.
+fn still_there(known: &Weak<OpenFile>, stored: &Stored) -> io::Result<Option<Arc<OpenFile>>> {
+    let Some(open) = known.upgrade() else {
+        return Ok(None);
+    };
+    let now = open.file.metadata()?;
+    if now.nlink() == 0 {
+        return Ok(None);
+    }
+    if now.len() != stored.size {
+        return Err(damaged("its length has changed"));
+    }
+    Ok(Some(open))
+}
+
 fn first(id: BlobId) -> u8 {
     let [first, ..] = *id.as_bytes();
     first
@@ -349,6 +367,21 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Opens a blob whose file is open already, as the hot ones of a build are. `None`: it takes [`Store::open_blob`] to say.
+    /// Does not block: a file that is open has its length and its links in memory.
+    pub fn open_blob_now(self: &Arc<Self>, id: BlobId) -> Option<Blob> {
+        let stored = self.stored(id)?;
+        let file = {
+            // It is held while the file is opened, which may take a disk's time.
+            let known = stored.file.try_lock().ok()?;
+            still_there(&known, &stored).ok()??
+        };
+        let open = Open { store: Arc::clone(self), id, stored, file };
+        Some(Blob { open: Arc::new(open) })
+    }
+}
+
 impl Blob {
     /// The SHA-256 of the body.
     pub fn id(&self) -> BlobId {
@@ -369,6 +402,21 @@ impl Blob {
             self.open.store.lose(self.id(), error);
         }
         chunk
+    }
+
+    /// The chunk number `n`, if all of it is in memory and sound; does not block (`RWF_NOWAIT`, preadv2(2)). `None`: it takes
+    /// [`Blob::chunk`] to say.
+    pub fn chunk_now(&self, n: u64) -> Option<Bytes> {
+        let Open { stored, file, .. } = &*self.open;
+        let start = n.saturating_mul(CHUNK);
+        let length = usize::try_from(stored.size.saturating_sub(start).min(CHUNK)).ok()?;
+        let mut buffer = Buffer::take();
+        let bytes = buffer.room();
+        bytes.resize(length, 0);
+        let mut room = [IoSliceMut::new(bytes)];
+        // The kernel gives what it has: less than the whole is read again by a thread that may wait.
+        let read = preadv2(&file.file, &mut room, start, ReadWriteFlags::NOWAIT).ok()?;
+        (read == length && stored.is_sound(n, bytes)).then(|| buffer.into_bytes())
     }
 
     /// A blocking reader over the whole blob, for parsers. Every chunk is checked before any of it is given.
@@ -392,11 +440,7 @@ impl Blob {
             }
         }
         bytes.truncate(length);
-        let sum = stored.sums.get().and_then(|sums| {
-            let n = usize::try_from(n).ok()?;
-            sums.get(n).copied()
-        });
-        if length > 0 && sum != Some(crc32fast::hash(bytes)) {
+        if !stored.is_sound(n, bytes) {
             return Err(damaged("a chunk is not what was stored"));
         }
         Ok(buffer.into_bytes())
