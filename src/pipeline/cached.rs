@@ -122,7 +122,9 @@ impl Pipeline {
         if let Some(stored) = &stored
             && let Some(meanwhile) = self.meanwhile(&task, stored, &asked.headers)
         {
-            self.ask_behind(&task, &stored.entry);
+            if !self.flights.is_under_way(task.flight(), None) {
+                self.ask_behind(&task, &stored.entry);
+            }
             let (connection, stale) = (&call.connection, Outcome::Stale);
             let reply = self.reply_stored(connection, asked, &task, &meanwhile, stale, record);
             if let Some(response) = reply.await {
