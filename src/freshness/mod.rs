@@ -60,7 +60,7 @@ impl Demand {
 /// sharing keeps them from being kept (DESIGN §3).
 pub fn is_shareable(head: &Head, proven: bool) -> bool {
     let refused = Control::of(head).forbids_storing();
-    proven || !refused && !(head.status == StatusCode::OK && is_event_stream(head))
+    proven || !(refused || head.status == StatusCode::OK && is_event_stream(head))
 }
 
 /// Whether keeping an answer of unknown kind is of any use: it says how long it holds, or it can be revalidated.

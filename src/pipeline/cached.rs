@@ -104,32 +104,12 @@ impl Pipeline {
             Lookup::Stale(stored) => Some(stored),
             Lookup::Miss => None,
         };
-        if !demand.revalidate
-            && let Some(response) = self.remembered(&task, asked, record)
-        {
+        let answer = self.without_waiting(&call.connection, asked, &task, stored.as_ref(), record);
+        if let Some(response) = answer.await {
             return response;
-        }
-        if let Some(other) = self.fresh_other(&task, stored.as_ref(), &asked.headers) {
-            let (connection, hit) = (&call.connection, Outcome::Hit);
-            let reply = self.reply_stored(connection, asked, &task, &other, hit, record);
-            if let Some(response) = reply.await {
-                return response;
-            }
         }
         if demand.only_if_cached {
             return record.not_stored(&task.target);
-        }
-        if let Some(stored) = &stored
-            && let Some(meanwhile) = self.meanwhile(&task, stored, &asked.headers)
-        {
-            if !self.flights.is_under_way(task.flight(), None) {
-                self.ask_behind(&task, &stored.entry);
-            }
-            let (connection, stale) = (&call.connection, Outcome::Stale);
-            let reply = self.reply_stored(connection, asked, &task, &meanwhile, stale, record);
-            if let Some(response) = reply.await {
-                return response;
-            }
         }
         if stored.is_none() && asked.head_only && !task.is_pointer() {
             return self.pass_head(call, &task, record).await;
@@ -138,6 +118,37 @@ impl Pipeline {
             return self.pass_for(call, &task, PassReason::NoStore, record).await;
         }
         self.fly(call, asked, task, stored, record).await
+    }
+
+    /// Answers with what needs no word of the origin's before, besides a fresh body: an answer other than a 200, or a stale
+    /// body that may be given while it is asked about.
+    async fn without_waiting(
+        self: &Arc<Self>,
+        connection: &Connection,
+        asked: &Asked,
+        task: &Task,
+        stored: Option<&Stored>,
+        record: &mut Record,
+    ) -> Option<Response<Body>> {
+        let demand = Demand::of(&asked.headers);
+        if !demand.revalidate
+            && let Some(response) = self.remembered(task, asked, record)
+        {
+            return Some(response);
+        }
+        if let Some(other) = self.fresh_other(task, stored, &asked.headers) {
+            let hit = Outcome::Hit;
+            let reply = self.reply_stored(connection, asked, task, &other, hit, record);
+            if let Some(response) = reply.await {
+                return Some(response);
+            }
+        }
+        let stored = stored.filter(|_| !demand.only_if_cached)?;
+        let meanwhile = self.meanwhile(task, stored, &asked.headers)?;
+        if !self.flights.is_under_way(task.flight(), None) {
+            self.ask_behind(task, &stored.entry);
+        }
+        self.reply_stored(connection, asked, task, &meanwhile, Outcome::Stale, record).await
     }
 
     /// Looks up what is stored, if need be once more after asking for what should be read before. The error says that a

@@ -65,12 +65,7 @@ impl Pipeline {
         if !method.is_safe()
             && (response.status().is_success() || response.status().is_redirection())
         {
-            let named =
-                [header::LOCATION, header::CONTENT_LOCATION].into_iter().filter_map(|name| {
-                    let text = response.headers().get(name)?.to_str().ok()?;
-                    target.redirected(text)
-                });
-            let named: Vec<Target> = named.collect();
+            let named = named_by(target, response.headers());
             self.memory.note_change(target, &named, self.clock.now());
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -131,6 +126,12 @@ impl Pipeline {
         let bound = Bound { pipeline: Arc::clone(self), task, client, asked: self.clock.now() };
         Some((Arc::new(bound), wanted))
     }
+}
+
+/// What an answer of `target` to an unsafe request names besides that: what it changed, or made (RFC 9111 §4.4).
+fn named_by(target: &Target, headers: &HeaderMap) -> Vec<Target> {
+    let fields = [header::LOCATION, header::CONTENT_LOCATION].into_iter();
+    fields.filter_map(|name| target.redirected(headers.get(name)?.to_str().ok()?)).collect()
 }
 
 /// Only the whole of a file's own bytes can be held to a promise: a range may be answered with the whole (RFC 9110 §14.2),

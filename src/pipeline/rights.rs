@@ -236,6 +236,7 @@ pub(super) fn lasts(since: Time, holds: Duration, now: Time) -> bool {
 impl Pipeline {
     /// Who asked received what is stored now, or its origin said so in other words.
     pub(super) fn note_received(&self, task: &Task, entry: &Entry) {
+        self.note_place(task, entry);
         if task.is_guarded() {
             self.rights.note(task, &Mark::of_entry(task, entry), self.clock.now());
         }

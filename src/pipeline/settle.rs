@@ -338,7 +338,6 @@ impl Pipeline {
             Err(_) => return End::Given,
         };
         self.note_received(task, &entry);
-        self.note_place(task, &entry);
         if changed {
             tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
             self.metrics.alarm(Alarm::Changed);
