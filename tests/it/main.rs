@@ -32,6 +32,7 @@ mod editions;
 mod engines;
 mod env;
 mod exec;
+mod exec_roots;
 mod faults;
 mod flight;
 mod floods;

@@ -361,3 +361,42 @@ async fn a_reader_that_leaves_leaves_nothing_half_done() {
         assert_eq!(root.listing(), before, "{shell:?}");
     }
 }
+
+/// Row 12: a step of an image's build has no variables, and uv reads its own file; a version that does not know what stands there
+/// would refuse to run.
+#[tokio::test(flavor = "multi_thread")]
+async fn uv_is_told_by_its_own_file_where_it_knows_what_stands_there() {
+    let world = World::new().await;
+    let (script, address) = (script(&world).await, address(&world));
+    let [debian, ..] = FAMILIES;
+    for (knows, own, written) in [
+        ("system-certs", "", true),
+        ("native-tls", "offline = false\n", true),
+        ("nothing", "", false),
+        ("system-certs", "[[index]]\nurl = \"x\"\n", false),
+        ("system-certs", "https-proxy = \"http://mine.example.org\"\n", false),
+    ] {
+        let root = Root::new(debian);
+        root.put(
+            "usr/local/bin/uv",
+            &format!("[ \"$1\" = --config-file ] && grep -q {knows} \"$ROOT$2\"\n"),
+        );
+        let uv = root.path().join("usr/local/bin/uv");
+        std::fs::set_permissions(uv, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        if !own.is_empty() {
+            root.put("etc/uv/uv.toml", own);
+        }
+        let before = root.listing();
+        done(&root.set_up(&["sh"], &script, &[&address]).await);
+        let file = root.read("etc/uv/uv.toml");
+        let told = format!("https-proxy = \"{address}\"\nno-proxy = [\"localhost\",\"127.0.0.1\",");
+        assert_eq!(file.contains(&told), written, "{knows}, {own}: {file}");
+        assert_eq!(file.contains(&format!("{knows} = true\n")), written, "{file}");
+        assert!(file.starts_with(own), "{file}");
+        done(&root.set_up(&["sh"], &script, &["--remove"]).await);
+        assert_eq!(root.listing(), before);
+    }
+    let root = Root::new(debian);
+    done(&root.set_up(&["sh"], &script, &[&address]).await);
+    assert!(root.read("etc/uv/uv.toml").is_empty(), "no uv, and a later one may be too old");
+}
