@@ -105,6 +105,13 @@ struct Holding {
     gave: bool,
 }
 
+/// Whether a promise that may decide vouches for a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vouched {
+    No,
+    Yes,
+}
+
 #[derive(Debug)]
 struct Shared {
     answered: Option<Arc<Answered>>,
@@ -122,12 +129,11 @@ struct Shared {
     besides: Option<Vec<Arc<Beside>>>,
     /// The judgement is in favour: everything may be given, with this proof.
     verified: bool,
-    /// A promise that may decide vouches for the body.
-    vouched: bool,
     /// Somebody was told the head, and will take the body for what the head says.
     told: bool,
     /// The origin's answer was that it fails.
     failed: bool,
+    vouched: Vouched,
     proof: Option<Proof>,
     end: Option<End>,
     /// Where each reader stands; who only waits for the end stands behind it.
@@ -150,9 +156,9 @@ impl Flight {
                 holding: Holding { binds: false, held: false, hold: Hold::Gap, gave: false },
                 besides: Some(Vec::new()),
                 verified: false,
-                vouched: false,
                 told: false,
                 failed: false,
+                vouched: Vouched::No,
                 proof: None,
                 end: None,
                 readers: Readers::default(),
@@ -317,7 +323,7 @@ impl Flight {
     /// The body was judged, and a promise that may decide vouches for it. Without this word the end of a flight clears no target
     /// that was refused: a body may also be given because nothing is promised of it to who asked.
     pub fn vouch(&self) {
-        self.lock().vouched = true;
+        self.lock().vouched = Vouched::Yes;
     }
 
     /// What vouches for the body, once it is judged.
@@ -336,10 +342,10 @@ impl Flight {
             shared.verified |= complete;
             shared.end = Some(end);
             match (complete, shared.vouched, shared.holding.gave) {
-                (true, true, _) => Verdict::Verified,
+                (true, Vouched::Yes, _) => Verdict::Verified,
                 (false, _, true) => Verdict::Unverified,
                 // Nothing was promised of what was given, or nothing was given.
-                (true, false, _) | (false, _, false) => Verdict::Ungiven,
+                (true, Vouched::No, _) | (false, _, false) => Verdict::Ungiven,
             }
         };
         self.share.end(verdict);

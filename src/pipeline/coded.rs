@@ -122,10 +122,10 @@ fn digests_of(
         }
         Coding::Deflate => decoded.take(&mut flate2::bufread::ZlibDecoder::new(&mut coded))?,
         Coding::Zstd => {
-            let decoder = zstd::stream::read::Decoder::with_buffer(&mut coded)?;
-            let mut decoder = decoder.single_frame();
-            decoder.window_log_max(ZSTD_WINDOW)?;
-            decoded.take(&mut decoder)?;
+            let frames = zstd::stream::read::Decoder::with_buffer(&mut coded)?;
+            let mut frame = frames.single_frame();
+            frame.window_log_max(ZSTD_WINDOW)?;
+            decoded.take(&mut frame)?;
         }
     }
     if !coded.fill_buf()?.is_empty() {
@@ -210,7 +210,7 @@ mod tests {
         for (coding, coded) in [
             (Coding::Gzip, gzip(bare())),
             (Coding::Gzip, gzip(bare().filename("file.tar"))),
-            (Coding::Deflate, zlib.clone()),
+            (Coding::Deflate, zlib),
             (Coding::Zstd, zstd.clone()),
         ] {
             assert_eq!(of(coding, &coded).unwrap().1, file.len() as u64, "the control");

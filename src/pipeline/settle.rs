@@ -152,19 +152,16 @@ impl Pipeline {
                     return Came::Ended(self.keep(task, verified, base, worth, pinned).await);
                 }
                 Verdict::Give(given, disagreement) => {
-                    let compared = self.compare_besides(task, &lead.flight, &given.body).await;
-                    if let Err(mismatch) = compared {
-                        return self.refuse(lead, task, &mismatch, attempt, false);
+                    let vouched = vouches(&expected, &given.body);
+                    let came = self.given(lead, task, &given.body, vouched, attempt).await;
+                    if matches!(came, Came::Ended(End::Given)) {
+                        self.alarm(task, disagreement);
+                        if given.plain && !worth.apart {
+                            // Whoever sits on the line chose these bytes: the next client asks for itself.
+                            self.note_unshared(task);
+                        }
                     }
-                    self.alarm(task, disagreement);
-                    if vouches(&expected, &given.body) {
-                        lead.flight.vouch();
-                    }
-                    if given.plain && !worth.apart {
-                        // Whoever sits on the line chose these bytes: the next client asks for itself.
-                        self.note_unshared(task);
-                    }
-                    return Came::Ended(End::Given);
+                    return came;
                 }
                 Verdict::Doubt(body, _) | Verdict::Refuse(body, _)
                     if is_coded(&body.head)
@@ -172,17 +169,9 @@ impl Pipeline {
                             .is_right_decoded(task, (&body.head, &body.body), &expected, task.asked)
                             .await =>
                 {
-                    let compared = self.compare_besides(task, &lead.flight, &body.body).await;
-                    return match compared {
-                        Ok(()) => {
-                            lead.flight.vouch();
-                            Came::Ended(End::Given)
-                        }
-                        Err(mismatch) => self.refuse(lead, task, &mismatch, attempt, false),
-                    };
+                    return self.given(lead, task, &body.body, true, attempt).await;
                 }
-                Verdict::Doubt(doubted, mismatch) if last => {
-                    drop(doubted);
+                Verdict::Doubt(_, mismatch) if last => {
                     let (status, why) = undecided(&expected);
                     let line = format!("{}: {mismatch}; {why}", task.target);
                     let end = End::Failed(status, line);
@@ -192,11 +181,28 @@ impl Pipeline {
                     self.ask_again_for(task, &expected, task.asked).await;
                     received = doubted;
                 }
-                Verdict::Refuse(refuse, mismatch) => {
-                    drop(refuse);
+                Verdict::Refuse(_, mismatch) => {
                     return self.refuse(lead, task, &mismatch, attempt, resumed);
                 }
             }
+        }
+        Came::Ended(End::Given)
+    }
+
+    /// Ends a body that is given and not kept, if the ranges that were given beside it agree; `vouched`: a promise vouches for it.
+    async fn given(
+        self: &Arc<Self>,
+        lead: &Lead,
+        task: &Task,
+        body: &Spooled,
+        vouched: bool,
+        attempt: Attempt,
+    ) -> Came {
+        if let Err(mismatch) = self.compare_besides(task, &lead.flight, body).await {
+            return self.refuse(lead, task, &mismatch, attempt, false);
+        }
+        if vouched {
+            lead.flight.vouch();
         }
         Came::Ended(End::Given)
     }
