@@ -74,7 +74,10 @@ fn around(environment: &Environment) -> String {
     let mut patterns = Vec::new();
     for host in no_proxy::merged(environment).split(',') {
         let pattern = match host {
-            _ if host.contains(['|', '"', '\'', ' ']) => continue,
+            // A list of somebody's that no client reads; to Java, some characters end the value.
+            _ if host.contains(|c: char| !c.is_ascii_alphanumeric() && !"._:*/[]-".contains(c)) => {
+                continue;
+            }
             _ if host.starts_with('.') => format!("*{host}"),
             _ if host.contains('/') => match glob(host) {
                 Some(glob) => glob,

@@ -116,13 +116,14 @@ async fn spawn_among(
                 let _within = runtime.enter();
                 Ok(command.spawn())
             }
-            Err(error) => Err((error, command)),
+            Err(error) => Err(Box::new((error, command))),
         });
         thread.join()
     });
     match spawned.await? {
         Ok(Ok(spawned)) => Ok((spawned, true)),
-        Ok(Err((error, mut command))) => {
+        Ok(Err(untouched)) => {
+            let (error, mut command) = *untouched;
             tracing::debug!(%error, "no mount namespace for the command");
             Ok((command.spawn(), false))
         }
