@@ -394,8 +394,8 @@ mod tests {
         let (certs, roots) = copied(dir.path());
         let copy = &roots.directories[0].copy;
         // As the system's tools do it: a new file takes the place of the old one.
-        write(&copy.join("new"), "made by the tool");
-        std::fs::rename(copy.join("new"), copy.join("ca-certificates.crt")).unwrap();
+        std::fs::remove_file(copy.join("ca-certificates.crt")).unwrap();
+        write(&copy.join("ca-certificates.crt"), "made by the tool");
         write(&copy.join("deep/er/x.pem"), "new");
         symlink("deep/er/x.pem", copy.join("11223344.0")).unwrap();
         std::fs::remove_file(copy.join("aabbccdd.0")).unwrap();
