@@ -36,7 +36,7 @@ use crate::outcome::Outcome;
 use crate::proof::Rank;
 use crate::received::Received;
 use crate::reply::{self, Asked, Body};
-use crate::target::Key;
+use crate::target::{Key, Target};
 use crate::verify::{self, Expectation, Verdict};
 
 /// How long an answer that is only in memory holds, whatever it says: what a client asks wrongly today may be right after
@@ -51,6 +51,11 @@ const MOST_URL: usize = 2048;
 
 /// What stands behind the variant in the key of such an answer.
 const OTHER: &str = "other than 200";
+
+/// Whether so long a URL is not worth a record on disk.
+fn is_long(target: &Target) -> bool {
+    target.path().len() + target.query().map_or(0, str::len) > MOST_URL
+}
 
 /// Whether an answer other than a 200 is given to whoever asked, and is no reason to ask in the client's own words. A fill
 /// shows less than its client: what it is refused, its client may be given.
@@ -110,7 +115,7 @@ impl Pipeline {
             || plain
             || task.is_of_one()
             || task.heads()
-            || task.bare().path_and_query().len() > MOST_URL
+            || is_long(task.bare())
             || leads_to_a_token(task, head)
         {
             return;
