@@ -18,9 +18,11 @@ import re
 import ssl
 import subprocess
 import threading
+import time
 import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PIECE = 128 * 1024
 KINDS = {".html": "text/html", ".json": "application/json", "": "text/html"}
 
 
@@ -70,9 +72,15 @@ class Handler(BaseHTTPRequestHandler):
         if status != 304:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        sent = body if with_body else b""
+        sent, rest = b"", body if with_body else b""
         try:
-            self.wfile.write(sent)
+            # What a client gives up in the middle was not given whole; slowly enough that little of it is under way then.
+            while rest:
+                piece, rest = rest[:PIECE], rest[PIECE:]
+                self.wfile.write(piece)
+                sent += piece
+                if rest:
+                    time.sleep(0.002)
         finally:
             self.server.note({"method": self.command, "url": f"https://{self.headers.get('Host', '')}{self.path}",
                               "range": self.headers.get("Range"), "status": status, "bytes": len(sent),

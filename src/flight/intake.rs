@@ -3,7 +3,7 @@
 //! Bytes come on the async side and go through a short channel to a blocking thread that hashes and writes them, so
 //! that network and disk overlap and nothing blocks the async threads. A transfer that breaks is resumed when the rest
 //! provably belongs to what came (equal length, equal strong validator); otherwise it has failed, and may be begun again
-//! while nobody was given a byte.
+//! while nobody was given a byte. What clients had fetched ahead of it (`parts.rs`) it passes over.
 
 use std::fmt;
 use std::sync::Arc;
@@ -67,6 +67,30 @@ pub enum Trouble {
     Abandoned(String),
 }
 
+/// What the writer is given.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// The next bytes.
+    Next(Bytes),
+    /// Bytes of the part that begins at `start`, which stand at `at`.
+    Ahead { start: u64, at: u64, bytes: Bytes },
+    /// The part that begins there has come to its end.
+    Over(u64),
+    /// Up to there the bytes lie in the file already, from parts.
+    Passed(u64),
+}
+
+impl Piece {
+    /// Where the next bytes stand behind it.
+    fn end_behind(&self, at: u64) -> u64 {
+        match self {
+            Self::Next(bytes) => at + bytes.len() as u64,
+            Self::Passed(to) => *to,
+            Self::Ahead { .. } | Self::Over(_) => at,
+        }
+    }
+}
+
 /// What takes in a body.
 pub struct Intake<'a> {
     /// Whose body it is.
@@ -100,8 +124,11 @@ pub async fn intake(
 ) -> Result<Complete, Trouble> {
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
     let flight = Arc::clone(with.flight);
+    let gives_parts = spool.is_ok() && can_resume(answer);
+    flight.take_parts(gives_parts.then(|| sender.downgrade()));
     let writer = tokio::spawn(write(flight, receiver, spool));
     let pumped = with.pump(answer, &sender).await;
+    with.flight.forget_parts();
     drop(sender);
     let written = writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()));
     let resumed = pumped?;
@@ -113,9 +140,11 @@ pub async fn intake(
 
 impl Intake<'_> {
     /// Moves the body until its clean end; says whether it was resumed.
-    async fn pump(&self, answer: &mut Answer, to: &mpsc::Sender<Bytes>) -> Result<bool, Trouble> {
+    async fn pump(&self, answer: &mut Answer, to: &mpsc::Sender<Piece>) -> Result<bool, Trouble> {
         let mut have = 0;
         let mut resumes = 0;
+        // What came and stands where a part begins.
+        let mut beyond = Bytes::new();
         let most = self.idle.saturating_mul(2);
         let mut heard = Instant::now();
         if !self.streams && self.ask.patient {
@@ -125,7 +154,15 @@ impl Intake<'_> {
             answer.body.wait_at_most(most);
         }
         loop {
-            let error = match self.next(answer, have).await? {
+            if self.flight.begun_at(have) {
+                beyond.clear();
+                let Some(behind) = self.pass_part(answer, have, to).await? else {
+                    return Ok(resumes > 0);
+                };
+                (have, heard) = (behind, Instant::now());
+                continue;
+            }
+            let error = match self.next_of_own(answer, have, &mut beyond).await? {
                 None if answer.length.is_none_or(|length| length == have) => {
                     return Ok(resumes > 0);
                 }
@@ -145,7 +182,7 @@ impl Intake<'_> {
                         let reason = "nobody waits for it any more, and much is missing";
                         return Err(Trouble::Abandoned(reason.to_owned()));
                     }
-                    if to.send(bytes).await.is_err() {
+                    if to.send(Piece::Next(bytes)).await.is_err() {
                         // The writer has ended and says why.
                         return Ok(resumes > 0);
                     }
@@ -157,25 +194,84 @@ impl Intake<'_> {
             if resumes > MAX_RESUMES || !error.is_temporary() {
                 return Err(self.trouble(error.status(), error.to_string()));
             }
-            // Nothing is left of the time when the last resume brought nothing, however often it was tried.
-            let left = most.saturating_sub(heard.elapsed());
-            if error.is_silence() && left.is_zero() {
-                return Err(self.silent(most, have, resumes - 1));
-            }
-            tracing::debug!(target = %self.ask.target, have, %error, "resuming");
-            tokio::time::sleep((Duration::from_millis(250) * resumes).min(left)).await;
-            let resuming = tokio::time::timeout(left.max(LEAST), self.resume(answer, have, error));
-            match resuming.await {
-                Ok(rest) => rest?,
-                Err(_) => return Err(self.silent(most, have, resumes)),
-            }
-            answer.body.wait_at_most(most.saturating_sub(heard.elapsed()).max(LEAST));
+            self.mend(answer, have, &error, resumes, heard).await?;
         }
+    }
+
+    /// Asks for the rest after the fill broke for the time number `resumes`; `heard`: when its last byte came.
+    async fn mend(
+        &self,
+        answer: &mut Answer,
+        have: u64,
+        error: &OriginError,
+        resumes: u32,
+        heard: Instant,
+    ) -> Result<(), Trouble> {
+        let most = self.idle.saturating_mul(2);
+        // Nothing is left of the time when the last resume brought nothing, however often it was tried.
+        let left = most.saturating_sub(heard.elapsed());
+        if error.is_silence() && left.is_zero() {
+            return Err(self.silent(most, have, resumes - 1));
+        }
+        tracing::debug!(target = %self.ask.target, have, %error, "resuming");
+        tokio::time::sleep((Duration::from_millis(250) * resumes).min(left)).await;
+        let resuming = tokio::time::timeout(
+            left.max(LEAST),
+            self.resume(answer, have, (error.status(), error.to_string())),
+        );
+        match resuming.await {
+            Ok(rest) => rest?,
+            Err(_) => return Err(self.silent(most, have, resumes)),
+        }
+        answer.body.wait_at_most(most.saturating_sub(heard.elapsed()).max(LEAST));
+        Ok(())
     }
 
     fn ended_elsewhere(&self, have: u64) -> OriginError {
         let why = "the rest that was asked for has another length than it says".into();
         OriginError::new(&self.ask.target, Fault::Broken { after: have, why })
+    }
+
+    /// Passes the part that begins at `have`: waits for its end, and asks for what is behind it. Where the fill goes on; `None` when
+    /// nothing is left to fetch.
+    async fn pass_part(
+        &self,
+        answer: &mut Answer,
+        have: u64,
+        to: &mpsc::Sender<Piece>,
+    ) -> Result<Option<u64>, Trouble> {
+        answer.body.hang_up();
+        let behind = self.flight.past_part(have).await;
+        let told = behind == have || to.send(Piece::Passed(behind)).await.is_ok();
+        if !told || answer.length == Some(behind) {
+            // Where the writer has ended, it says why.
+            return Ok(None);
+        }
+        if !self.flight.begun_at(behind) {
+            let stopped = "the rest behind a part that clients asked for first".to_owned();
+            self.resume(answer, behind, (StatusCode::BAD_GATEWAY, stopped)).await?;
+        }
+        Ok(Some(behind))
+    }
+
+    /// The next bytes that are the fill's own: those before the next part. What came beyond them waits in `beyond`.
+    async fn next_of_own(
+        &self,
+        answer: &mut Answer,
+        have: u64,
+        beyond: &mut Bytes,
+    ) -> Result<Option<Result<Bytes, OriginError>>, Trouble> {
+        let next = if beyond.is_empty() {
+            self.next(answer, have).await?
+        } else {
+            Some(Ok(std::mem::take(beyond)))
+        };
+        let own = |mut bytes| {
+            let own = self.flight.claim(have, &mut bytes);
+            *beyond = bytes;
+            own
+        };
+        Ok(next.map(|next| next.map(own)))
     }
 
     /// Nothing came for the longest time. Begun again it would take as long again.
@@ -219,11 +315,11 @@ impl Intake<'_> {
         &self,
         answer: &mut Answer,
         have: u64,
-        broke: OriginError,
+        (status, broke): (StatusCode, String),
     ) -> Result<(), Trouble> {
         let validator = answer.head.strong_validator().map(str::to_owned);
         let (Some(validator), Some(length)) = (validator, answer.length) else {
-            return Err(self.trouble(broke.status(), broke.to_string()));
+            return Err(self.trouble(status, broke));
         };
         let mut ask = self.ask.clone();
         ask.range = Some((have, None));
@@ -237,7 +333,7 @@ impl Intake<'_> {
         };
         if !continues(&rest.head, have, length, &validator) {
             return Err(self.trouble(
-                broke.status(),
+                status,
                 format!("{broke}; the origin does not continue where it broke off"),
             ));
         }
@@ -300,7 +396,7 @@ pub async fn take_in(
             None => break,
             Some(Ok(frame)) => {
                 let Ok(bytes) = frame.into_data() else { continue };
-                if sender.send(bytes).await.is_err() {
+                if sender.send(Piece::Next(bytes)).await.is_err() {
                     // The writer has ended and says why.
                     break;
                 }
@@ -325,7 +421,7 @@ enum Keep {
 /// slow origin holds no thread. What the store does not take goes through the flight's window, and nothing is kept.
 async fn write(
     flight: Arc<Flight>,
-    mut from: mpsc::Receiver<Bytes>,
+    mut from: mpsc::Receiver<Piece>,
     spool: Result<Spool, Hashing>,
 ) -> Result<Body, String> {
     let mut keep = match spool {
@@ -335,13 +431,14 @@ async fn write(
     let mut size = 0;
     let mut batch = Vec::with_capacity(IN_BETWEEN);
     while from.recv_many(&mut batch, IN_BETWEEN).await > 0 {
-        size += batch.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        size = batch.iter().fold(size, |size, piece| piece.end_behind(size));
         let pieces = std::mem::take(&mut batch);
         let of = Arc::clone(&flight);
         let taken = tokio::task::spawn_blocking(move || take(keep, pieces, &of));
-        let Ok((kept, overflow)) = taken.await else {
+        let Ok(taken) = taken.await else {
             return Err("writing was broken off".to_owned());
         };
+        let (kept, overflow) = taken?;
         keep = kept;
         for piece in overflow {
             flight.push(piece).await.map_err(|broken| broken.reason)?;
@@ -355,9 +452,31 @@ async fn write(
 }
 
 /// Takes pieces in; gives back those that found no room. Readers are woken once.
-fn take(mut keep: Keep, pieces: Vec<Bytes>, flight: &Flight) -> (Keep, Vec<Bytes>) {
+fn take(mut keep: Keep, pieces: Vec<Piece>, flight: &Flight) -> Result<(Keep, Vec<Bytes>), String> {
     let (mut filed, mut overflow) = (0, Vec::new());
     for piece in pieces {
+        let piece = match piece {
+            Piece::Next(bytes) => bytes,
+            Piece::Over(start) => {
+                flight.part_over(start);
+                continue;
+            }
+            Piece::Ahead { start, at, bytes } => {
+                write_ahead(&mut keep, flight, start, at, &bytes);
+                continue;
+            }
+            Piece::Passed(to) => {
+                let Keep::Spool(spool) = &mut keep else {
+                    return Err("the store has no room for what was fetched ahead".to_owned());
+                };
+                spool
+                    .pass_to(to)
+                    .map_err(|error| format!("the spool could not be read: {error}"))?;
+                flight.passed(to);
+                filed = 0;
+                continue;
+            }
+        };
         keep = match keep {
             Keep::Spool(mut spool) => match spool.append(&piece) {
                 Ok(()) => {
@@ -382,7 +501,25 @@ fn take(mut keep: Keep, pieces: Vec<Bytes>, flight: &Flight) -> (Keep, Vec<Bytes
     if filed > 0 {
         flight.grew(filed);
     }
-    (keep, overflow)
+    Ok((keep, overflow))
+}
+
+/// Writes bytes of a part. What finds no room there is the fill's to fetch.
+fn write_ahead(keep: &mut Keep, flight: &Flight, start: u64, at: u64, bytes: &Bytes) {
+    let Keep::Spool(spool) = keep else {
+        flight.part_over(start);
+        return;
+    };
+    if !flight.wants(start) {
+        return;
+    }
+    match spool.write_ahead(at, bytes) {
+        Ok(()) => flight.part_grew(start, bytes.len() as u64),
+        Err(error) => {
+            tracing::debug!(url = %flight.target, %error, "a part is not written ahead of its fill");
+            flight.part_over(start);
+        }
+    }
 }
 
 fn say_unkept(flight: &Flight, error: &SpoolError) {

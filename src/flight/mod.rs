@@ -15,6 +15,7 @@
 mod beside;
 mod gap;
 mod intake;
+mod parts;
 mod reader;
 mod share;
 #[cfg(test)]
@@ -24,7 +25,7 @@ mod window;
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -34,6 +35,8 @@ pub use beside::{Beside, Given};
 pub use gap::GAP;
 use gap::{Gap, Hold};
 pub use intake::{Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
+use parts::Parts;
+pub use parts::{Ahead, LEAST_PART};
 pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
@@ -123,6 +126,8 @@ struct Shared {
     window: VecDeque<Bytes>,
     /// Where the window's first byte stands in the body.
     window_start: u64,
+    /// What is fetched ahead of the fill.
+    parts: Parts,
     /// How the body is held back.
     holding: Holding,
     /// The ranges that are given beside the fill; `None` when the body is being judged, and there can be no more.
@@ -153,6 +158,7 @@ impl Flight {
                 filed: 0,
                 window: VecDeque::new(),
                 window_start: 0,
+                parts: Parts::default(),
                 holding: Holding { binds: false, held: false, hold: Hold::Gap, gave: false },
                 besides: Some(Vec::new()),
                 verified: false,
@@ -181,6 +187,7 @@ impl Flight {
             shared.file = file;
             shared.holding = Holding { binds, held: back, hold, ..shared.holding };
             shared.besides = Some(Vec::new());
+            shared.parts = Parts::default();
         });
     }
 
@@ -205,6 +212,7 @@ impl Flight {
             shared.window_start = 0;
             shared.answered = None;
             shared.file = None;
+            shared.parts = Parts::default();
         }
         drop(shared);
         self.wake();
@@ -428,18 +436,22 @@ impl Shared {
     /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
     fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
         match self.holding.hold {
-            _ if self.verified => end.min(self.have).max(at),
+            _ if self.verified => end.min(self.reach(at)).max(at),
             // Whatever binds this body: another one of its target was refused meanwhile.
             _ if gap.is_suspect() => at,
-            _ if !self.holding.held => end.min(self.have).max(at),
-            Hold::Gap => gap.limit(at, end, self.have),
+            _ if !self.holding.held => end.min(self.reach(at)).max(at),
+            Hold::Gap => gap.limit(at, end, self.reach(at)),
             Hold::Whole => at,
         }
     }
 
     /// The last byte is the commit: nobody is given it before the flight has ended. So whoever has the whole of a body
     /// finds it stored, and an index's claims in force, at its next request.
-    fn before_the_last(&self) -> u64 {
+    fn before_the_last(&self, at: u64) -> u64 {
+        if at >= self.have {
+            // Who reads a part, of a zip's end maybe, has not the whole yet.
+            return u64::MAX;
+        }
         let length = self.answered.as_ref().and_then(|answered| answered.length);
         match (&self.end, length) {
             (None, Some(length)) => length.saturating_sub(1),
@@ -464,6 +476,18 @@ pub struct Lead {
     pub flight: Arc<Flight>,
     flights: Arc<Flights>,
     key: Key,
+    /// Under what else it is joined.
+    opened: OnceLock<Key>,
+}
+
+impl Lead {
+    /// From now on whoever asks under `key` joins as well: the answer turned out to be theirs, too.
+    pub fn open_to(&self, key: Key) {
+        if self.opened.set(key).is_ok() {
+            let mut opened = self.flights.opened();
+            opened.entry(key).or_insert_with(|| Arc::clone(&self.flight));
+        }
+    }
 }
 
 impl Drop for Lead {
@@ -477,6 +501,12 @@ impl Drop for Lead {
             under_way.remove(&self.key);
         }
         drop(under_way);
+        if let Some(key) = self.opened.get() {
+            let mut opened = self.flights.opened();
+            if opened.get(key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
+                opened.remove(key);
+            }
+        }
         self.flights.landed.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
@@ -486,6 +516,8 @@ impl Drop for Lead {
 pub struct Flights {
     gaps: Arc<Gaps>,
     under_way: Mutex<HashMap<Key, Arc<Flight>>>,
+    /// Those that are joined under another key as well.
+    opened: Mutex<HashMap<Key, Arc<Flight>>>,
     landed: watch::Sender<u64>,
     next_reader: AtomicU64,
 }
@@ -496,6 +528,7 @@ impl Flights {
         Arc::new(Self {
             gaps,
             under_way: Mutex::default(),
+            opened: Mutex::default(),
             landed: watch::Sender::new(0),
             next_reader: AtomicU64::new(0),
         })
@@ -526,12 +559,26 @@ impl Flights {
         }
         let flight = self.alone(target, now);
         under_way.insert(key, Arc::clone(&flight));
-        Permit::Lead(Lead { flight, flights: Arc::clone(self), key })
+        let opened = OnceLock::new();
+        Permit::Lead(Lead { flight, flights: Arc::clone(self), key, opened })
     }
 
     /// Whether there is a flight of `key` to join, that did not begin before `since`.
     pub fn is_under_way(&self, key: Key, since: Option<Time>) -> bool {
         self.lock().get(&key).is_some_and(|flight| flight.may_be_joined(since))
+    }
+
+    /// The flight that was opened to whoever asks under `key`, unless it began before `since`.
+    pub fn open_to(&self, key: Key, since: Option<Time>) -> Option<Arc<Flight>> {
+        let flight = Arc::clone(self.opened().get(&key)?);
+        let shared = flight.lock();
+        let joinable = shared.end.is_none() && shared.is_joinable();
+        drop(shared);
+        (joinable && since.is_none_or(|since| flight.began >= since)).then_some(flight)
+    }
+
+    fn opened(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A reader of `flight`.

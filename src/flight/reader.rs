@@ -178,7 +178,7 @@ impl Reader {
         if shared.end.is_some() && at >= shared.have {
             return Step::End;
         }
-        let before_the_last = shared.before_the_last();
+        let before_the_last = shared.before_the_last(at);
         // Asked and noted in one step: another flight of the target could be given the rest in between.
         let (step, to) = self.flight.share.with(|gap| {
             let limit = shared.limit(gap, at, end).min(before_the_last);
@@ -237,9 +237,11 @@ impl Drop for Reader {
 fn take(shared: &Shared, at: u64, limit: u64) -> Step {
     let behind = shared.full_from().is_some_and(|first| at < first);
     let limit = if behind { limit.min(at + BIT) } else { limit };
-    if at < shared.filed {
+    // A part lies in the file, too.
+    let filed = if at < shared.have { shared.filed } else { shared.reach(at) };
+    if at < filed {
         return match &shared.file {
-            Some(file) => Step::File(Arc::clone(file), limit.min(shared.filed).min(at + CHUNK)),
+            Some(file) => Step::File(Arc::clone(file), limit.min(filed).min(at + CHUNK)),
             None => Step::Broken(Broken::new(GONE)),
         };
     }

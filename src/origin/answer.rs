@@ -90,6 +90,11 @@ impl Bodies {
         self.takes_any_end = true;
     }
 
+    /// Gives up the connection: the rest is not wanted from it.
+    pub fn hang_up(&mut self) {
+        self.incoming = None;
+    }
+
     /// The next bytes. After `None` or an error it stays `None`. Safe to be cancelled and called again.
     pub async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
         loop {

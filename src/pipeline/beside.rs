@@ -1,4 +1,7 @@
-//! A far range of a large body that is only beginning to arrive, fetched beside the fill.
+//! A far range of a large body that is only beginning to arrive, fetched ahead of the fill or beside it.
+//!
+//! Clients that download by many connections (aria2, axel, browsers) ask for ranges of megabytes. Each is fetched once: it becomes a part
+//! of the body, which the fill passes over (`flight/parts.rs`).
 //!
 //! uv and pip read a wheel's directory at its end before they want the rest. Waiting for the fill would cost them the
 //! whole download; so the range is fetched on its own, if the origin's answer claims to belong to the same body (equal
@@ -18,7 +21,8 @@ use moka::sync::Cache;
 use super::Pipeline;
 use super::record::Record;
 use super::task::Task;
-use crate::flight::{Answered, Beside, Flight, Given, Reader};
+use crate::flight::{Ahead, Answered, Beside, Flight, Given, LEAST_PART, Reader};
+use crate::origin::{Answer, Ask, Origins};
 use crate::outcome::Outcome;
 use crate::received::Spooled;
 use crate::reply::condition::{self, Selection};
@@ -57,20 +61,31 @@ impl Pipeline {
         answered: &Arc<Answered>,
         record: &mut Record,
     ) -> Result<Response<Body>, Reader> {
-        let Some((span, validator, length)) = self.far_span(asked, task, &reader, answered) else {
+        let Some((span, validator, length)) = self.one_span(asked, task, answered) else {
             return Err(reader);
         };
+        if span.length() >= LEAST_PART {
+            // The fill says so as soon as it begins to take bytes in; a flight that takes none has an end at once.
+            let known = reader.flight().knows_of_parts();
+            let _known = tokio::time::timeout(Duration::from_secs(1), known).await;
+            if let Some(part) = reader.flight().open_part(answered, span.start, span.end) {
+                let span = Span { start: part.start(), end: part.end() };
+                let (origins, ask) = (Arc::clone(&self.origins), range(task, span, &validator));
+                tokio::spawn(fetch_part(origins, ask, part, span, length, validator));
+            }
+            // Its bytes are read where the fill has them.
+            return Err(reader);
+        }
+        let flight = reader.flight();
+        if span.start < flight.have().saturating_add(FAR) || flight.is_in_part(span.start) {
+            return Err(reader);
+        }
         let granted = reader.flight().grant_beside(answered, span.start, span.end).await;
         let Some(beside) = granted else { return Err(reader) };
-        let mut ask = task.ask(None, true);
-        ask.range = Some((span.start, Some(span.end - 1)));
-        ask.if_range = Some(validator.clone());
-        let Ok(rest) = self.origins.fetch(ask).await else { return Err(reader) };
-        let same = !rest.plain
-            && rest.head.status == StatusCode::PARTIAL_CONTENT
-            && rest.head.strong_validator() == Some(&validator)
-            && rest.head.text(&header::CONTENT_RANGE) == Some(&span.content_range(length));
-        if !same {
+        let Ok(rest) = self.origins.fetch(range(task, span, &validator)).await else {
+            return Err(reader);
+        };
+        if !is_of_the_body(&rest, span, length, &validator) {
             return Err(reader);
         }
         reader.stand_behind();
@@ -82,12 +97,11 @@ impl Pipeline {
         Ok(record.end(Outcome::Miss, response))
     }
 
-    /// The one span that is asked for, if it lies far ahead of the fill; with the body's validator and length.
-    fn far_span(
+    /// The one span that is asked for; with the body's validator and length.
+    fn one_span(
         &self,
         asked: &Asked,
         task: &Task,
-        reader: &Reader,
         answered: &Answered,
     ) -> Option<(Span, String, u64)> {
         let (length, validator) = (answered.length?, answered.head.strong_validator()?);
@@ -97,8 +111,7 @@ impl Pipeline {
         let selected = condition::select(&asked.headers, &answered.head, Some(length));
         let Selection::Spans(spans) = selected else { return None };
         let [span] = spans.as_slice() else { return None };
-        let far = span.start >= reader.flight().have().saturating_add(FAR);
-        far.then(|| (*span, validator.to_owned(), length))
+        Some((*span, validator.to_owned(), length))
     }
 
     /// Compares a body that is what was promised with the ranges that were given beside it. `Err`: one of them is not what the
@@ -132,6 +145,18 @@ impl Pipeline {
         })
     }
 
+    /// A body of several parts is not what was promised: its origin is asked for no part for a day.
+    pub(super) fn distrust_parts(&self, task: &Task, flight: &Flight) {
+        if flight.had_parts() {
+            let origin = task.target.origin();
+            self.distrusted.0.insert(origin.clone(), ());
+            tracing::warn!(
+                url = %task.target,
+                "a body that was fetched in parts is not what was promised; {origin} is asked for whole bodies for a day"
+            );
+        }
+    }
+
     fn distrust(&self, task: &Task, lie: &Given) {
         let origin = task.target.origin();
         self.distrusted.0.insert(origin.clone(), ());
@@ -143,6 +168,54 @@ impl Pipeline {
              beside a fill there for a day"
         );
     }
+}
+
+/// The question for a range of the body.
+fn range(task: &Task, span: Span, validator: &str) -> Ask {
+    let mut ask = task.ask(None, true);
+    ask.range = Some((span.start, Some(span.end - 1)));
+    ask.if_range = Some(validator.to_owned());
+    ask
+}
+
+/// Whether an answer is that range of that body, as far as its origin says.
+fn is_of_the_body(answer: &Answer, span: Span, length: u64, validator: &str) -> bool {
+    !answer.plain
+        && answer.head.status == StatusCode::PARTIAL_CONTENT
+        && answer.head.strong_validator() == Some(validator)
+        && answer.head.text(&header::CONTENT_RANGE) == Some(&span.content_range(length))
+}
+
+/// Fetches a part. However it ends, the fill goes on from there.
+async fn fetch_part(
+    origins: Arc<Origins>,
+    ask: Ask,
+    part: Ahead,
+    span: Span,
+    length: u64,
+    validator: String,
+) {
+    let target = ask.target.clone();
+    let mut answer = match origins.fetch(ask).await {
+        Ok(answer) if is_of_the_body(&answer, span, length, &validator) => answer,
+        Ok(_) => return tracing::debug!(%target, "the origin gives no such part"),
+        Err(error) => return tracing::debug!(%target, %error, "a part could not be fetched"),
+    };
+    while let Some(piece) = answer.body.next().await {
+        match piece {
+            Ok(bytes) => {
+                if !part.take(bytes).await {
+                    break;
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%target, %error, "a part broke off");
+                break;
+            }
+        }
+    }
+    drop(answer);
+    part.close().await;
 }
 
 /// Why a body that is not stored cannot be given to its end: ranges were given beside it, and there is nothing to compare

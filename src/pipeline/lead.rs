@@ -285,6 +285,7 @@ impl Pipeline {
         let file = spool.as_ref().ok().map(Spool::reader);
         let answered = Answered { head: answer.head.clone(), length: answer.length };
         flight.begin(answered, file, expected.binds()).await;
+        open_unvaried(lead, task, &answer.head);
         // Asked for each piece; what is promised is looked up only when it may have changed.
         let judged = AtomicU64::new(self.store.generation());
         let binds = || {
@@ -396,6 +397,13 @@ impl Pipeline {
         } else {
             self.note_answered(task, answer, usual);
         }
+    }
+}
+
+/// What no field of the request selected is for all who ask, in whatever words.
+fn open_unvaried(lead: &Lead, task: &Task, head: &Head) {
+    if task.promised.is_none() && !head.headers.contains_key(header::VARY) {
+        lead.open_to(task.key);
     }
 }
 

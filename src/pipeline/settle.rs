@@ -277,6 +277,7 @@ impl Pipeline {
         resumed: bool,
     ) -> Came {
         let line = format!("{} was refused: {mismatch}", task.target);
+        self.distrust_parts(task, &lead.flight);
         if resumed {
             let line = format!("{line} (after the transfer broke and was resumed; try again)");
             return refused(lead, attempt, End::Failed(StatusCode::BAD_GATEWAY, line), true);

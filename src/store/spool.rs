@@ -35,6 +35,8 @@ pub struct Spool {
     /// After the file: dropped, it looks who else has that.
     room: OfFile,
     written: u64,
+    /// Bytes that lie in the file behind those.
+    ahead: u64,
     place: Open,
 }
 
@@ -85,6 +87,7 @@ impl Store {
             file,
             name,
             written: 0,
+            ahead: 0,
             place,
         })
     }
@@ -107,19 +110,49 @@ impl Spool {
     /// when there is no room and nothing may be evicted; then nothing of `bytes` was taken, what was written stays readable,
     /// and [`Spool::give_up`] goes on with the hashing.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
-        let length = self.written + bytes.len() as u64;
-        let takes = footprint_of(length);
-        let more = takes.saturating_sub(footprint_of(self.written));
+        self.make_room(bytes)?;
+        self.write(bytes, self.written)?;
+        self.room.room.written();
+        self.written += bytes.len() as u64;
+        failpoint::hit("store.half-written");
+        self.hashing.update(bytes);
+        self.sums.update(bytes);
+        Ok(())
+    }
+
+    /// Writes bytes that stand at `at`, ahead of those that were appended; the caller writes none twice. Errors as in
+    /// [`Spool::append`].
+    pub fn write_ahead(&mut self, at: u64, bytes: &[u8]) -> Result<(), SpoolError> {
+        self.make_room(bytes)?;
+        self.write(bytes, at)?;
+        self.room.room.written();
+        self.ahead += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Takes in what was written ahead, from the end of what was appended up to `to`: hashes and sums it, in its turn.
+    pub fn pass_to(&mut self, to: u64) -> io::Result<()> {
+        let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 16)];
+        while self.written < to {
+            let most = usize::try_from(to - self.written).unwrap_or(usize::MAX).min(buffer.len());
+            let piece = buffer.get_mut(..most).unwrap_or_default();
+            self.file.read_exact_at(piece, self.written)?;
+            self.hashing.update(piece);
+            self.sums.update(piece);
+            self.written += piece.len() as u64;
+            self.ahead = self.ahead.saturating_sub(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
+        let length = self.written + self.ahead;
+        let takes = footprint_of(length + bytes.len() as u64);
+        let more = takes.saturating_sub(footprint_of(length));
         if more > 0 {
             self.store.within_share(takes)?;
             self.store.grow(&mut self.room.room, more)?;
         }
-        self.write(bytes)?;
-        self.room.room.written();
-        self.written = length;
-        failpoint::hit("store.half-written");
-        self.hashing.update(bytes);
-        self.sums.update(bytes);
         Ok(())
     }
 
@@ -153,15 +186,15 @@ impl Spool {
         self.store.evict_one(self.store.spared(Purpose::Spool))
     }
 
-    /// Writes at the end. A file system that is full is one more reason to evict.
-    fn write(&self, bytes: &[u8]) -> Result<(), SpoolError> {
+    /// Writes at a place. A file system that is full is one more reason to evict.
+    fn write(&self, bytes: &[u8], at: u64) -> Result<(), SpoolError> {
         for _ in 0..RETRIES {
-            match self.file.write_all_at(bytes, self.written) {
+            match self.file.write_all_at(bytes, at) {
                 Err(error) if is_full(&error) && self.make_way() => {}
                 written => return Ok(written?),
             }
         }
-        Ok(self.file.write_all_at(bytes, self.written)?)
+        Ok(self.file.write_all_at(bytes, at)?)
     }
 }
 

@@ -61,6 +61,7 @@ mod npm_signatures;
 mod oci;
 mod oci_tokens;
 mod other_answers;
+mod parts;
 mod pass;
 mod patience;
 mod postel;
