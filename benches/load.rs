@@ -15,7 +15,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Parser;
 use http_body_util::{BodyExt as _, Empty};
@@ -23,6 +23,7 @@ use hyper::Request;
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use larder::digest::hex;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -31,6 +32,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
@@ -245,8 +247,7 @@ async fn take(
             hash.update(&data);
         }
     }
-    let digest = hash
-        .map(|hash| hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let digest = hash.map(|hash| hex(&hash.finalize()));
     let right = good && length == load.length && (digest.is_none() || digest == load.sha256);
     if right { &counts.right } else { &counts.wrong }.fetch_add(1, Ordering::Relaxed);
     counts.bytes.fetch_add(length, Ordering::Relaxed);

@@ -33,7 +33,7 @@ use tokio::sync::{Notify, watch};
 
 pub use beside::{Beside, Given};
 pub use gap::GAP;
-use gap::{Gap, Hold};
+use gap::Hold;
 pub use intake::{Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use parts::Parts;
 pub use parts::{Ahead, LEAST_PART};
@@ -425,38 +425,6 @@ impl Flight {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         // A panic while it was held ended that task; the numbers are still whole.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shared {
-    fn nothing_given(&self) -> bool {
-        !self.holding.gave && !self.told
-    }
-
-    /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
-    fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
-        match self.holding.hold {
-            _ if self.verified => end.min(self.reach(at)).max(at),
-            // Whatever binds this body: another one of its target was refused meanwhile.
-            _ if gap.is_suspect() => at,
-            _ if !self.holding.held => end.min(self.reach(at)).max(at),
-            Hold::Gap => gap.limit(at, end, self.reach(at)),
-            Hold::Whole => at,
-        }
-    }
-
-    /// The last byte is the commit: nobody is given it before the flight has ended. So whoever has the whole of a body
-    /// finds it stored, and an index's claims in force, at its next request.
-    fn before_the_last(&self, at: u64) -> u64 {
-        if at >= self.have {
-            // Who reads a part, of a zip's end maybe, has not the whole yet.
-            return u64::MAX;
-        }
-        let length = self.answered.as_ref().and_then(|answered| answered.length);
-        match (&self.end, length) {
-            (None, Some(length)) => length.saturating_sub(1),
-            (Some(_), _) | (None, None) => u64::MAX,
-        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::gap::{Gap, Hold};
 use super::window::BIT;
 use super::{Answered, End, Flight, Shared};
 use crate::store::{Buffer, CHUNK};
@@ -262,6 +263,37 @@ fn take(shared: &Shared, at: u64, limit: u64) -> Step {
 }
 
 impl Shared {
+    /// Whether nobody was given a byte of it, or told what is to come.
+    pub(super) fn nothing_given(&self) -> bool {
+        !self.holding.gave && !self.told
+    }
+
+    /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
+    pub(super) fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
+        match self.holding.hold {
+            _ if self.verified => end.min(self.reach(at)).max(at),
+            // Whatever binds this body: another one of its target was refused meanwhile.
+            _ if gap.is_suspect() => at,
+            _ if !self.holding.held => end.min(self.reach(at)).max(at),
+            Hold::Gap => gap.limit(at, end, self.reach(at)),
+            Hold::Whole => at,
+        }
+    }
+
+    /// The last byte is the commit: nobody is given it before the flight has ended. So whoever has the whole of a body
+    /// finds it stored, and an index's claims in force, at its next request.
+    pub(super) fn before_the_last(&self, at: u64) -> u64 {
+        if at >= self.have {
+            // Who reads a part, of a zip's end maybe, has not the whole yet.
+            return u64::MAX;
+        }
+        let length = self.answered.as_ref().and_then(|answered| answered.length);
+        match (&self.end, length) {
+            (None, Some(length)) => length.saturating_sub(1),
+            (Some(_), _) | (None, None) => u64::MAX,
+        }
+    }
+
     /// Whether the bytes from `at` on have come, and are kept no more.
     fn is_gone(&self, at: u64) -> bool {
         if at < self.filed { self.file.is_none() } else { at < self.window_start.min(self.have) }

@@ -119,7 +119,7 @@ async fn a_command_of_which_nothing_came_through_ends_with_a_loud_line() {
         let last = told.lines().last().unwrap();
         match loud {
             Some(loud) => {
-                assert!(last.contains(loud) && last.contains("`larder doctor`"), "{told}")
+                assert!(last.contains(loud) && last.contains("`larder doctor`"), "{told}");
             }
             None => assert!(!told.contains("WARNING"), "{told}"),
         }

@@ -133,7 +133,10 @@ async fn a_body_under_way_is_shared_by_whoever_its_vary_allows() {
         let gate = Gate::closed();
         let page =
             Page::new(noise(6, 4 * MIB)).etag("v1").fault(Fault::Hold(2 * MIB, gate.clone()));
-        let page = vary.map_or(page.clone(), |vary| page.header("vary", vary));
+        let page = match vary {
+            Some(vary) => page.header("vary", vary),
+            None => page,
+        };
         let url = world.origin.put("/files/big.bin", page);
         let mut opened = Vec::new();
         for accept in ["*/*", "text/plain"] {
