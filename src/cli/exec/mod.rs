@@ -36,6 +36,11 @@ use crate::config::environment::Environment;
 use crate::outcome::metrics::Totals;
 use crate::store::OpenError;
 
+/// How often is looked again before it is believed that nothing came through larder.
+const NOTHING_AFTER: u32 = 10;
+/// The time between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
 const EXAMPLES: &str = "\
 Examples:
   larder exec -- pip install -r requirements.txt
@@ -144,7 +149,7 @@ impl Exec {
         let variables = if fitted.keeps_environment { vec![] } else { variables };
         let (ended, reached) =
             child::run(&fitted.command, &variables, roots.as_ref(), &mut signals).await?;
-        let counted = used.totals().await.map(|now| now.since(&before));
+        let counted = used.totals_since(&before).await;
         let shared = matches!(used, Used::Found { .. });
         blocking(move || {
             if let Some(roots) = roots.filter(|_| reached)
@@ -284,6 +289,20 @@ impl Used {
         match self {
             Self::Found { status, .. } => status.ca_pem.clone(),
             Self::Own(own) => own.larder.ca_pem(),
+        }
+    }
+
+    /// What was counted since `before`. A request is counted when its body has ended, which may be a moment after the client
+    /// had the last byte and ended: nothing is believed only after a while.
+    async fn totals_since(&self, before: &Totals) -> anyhow::Result<Totals> {
+        let mut tries = 0;
+        loop {
+            let counted = self.totals().await?.since(before);
+            tries += 1;
+            if counted.requests() > 0 || tries > NOTHING_AFTER {
+                return Ok(counted);
+            }
+            tokio::time::sleep(BETWEEN_LOOKS).await;
         }
     }
 
