@@ -180,23 +180,6 @@ impl Origins {
 }
 
 /// A request for a token, as anybody would make it.
-const fn ask_for(target: Target, reach: Reach) -> Ask {
-    Ask {
-        target,
-        lane: Lane::Metadata,
-        accept: String::new(),
-        accept_language: None,
-        fields: Vec::new(),
-        if_none_match: None,
-        if_modified_since: None,
-        range: None,
-        if_range: None,
-        head_only: false,
-        follow: true,
-        fresh_connection: false,
-        patient: false,
-        reach,
-        token: None,
-        credential: None,
-    }
+fn ask_for(target: Target, reach: Reach) -> Ask {
+    Ask { accept: String::new(), follow: true, ..Ask::plain(target, reach) }
 }
