@@ -81,14 +81,18 @@ impl Bound {
         pipeline.is_right_decoded(&self.task, body, promised, self.asked).await
     }
 
-    /// Writes down that other bytes came than were promised. The target is in quarantine for this client alone, to whose own
-    /// words the origin answered.
+    /// The target of a refused body is in quarantine for this client alone, to whose own words the origin answered.
+    pub(super) fn quarantine(&self, reason: &str) {
+        let (pipeline, whom) = (&self.pipeline, Whom::Client(self.client));
+        pipeline.quarantines.begin(self.task.bare(), whom, reason, pipeline.clock.now());
+    }
+
+    /// Writes down that other bytes came than were promised.
     fn refused(&self, mismatch: &Mismatch) -> String {
         let (pipeline, target) = (&self.pipeline, self.task.bare());
         let (now, reason) = (pipeline.clock.now(), format!("{target} was refused: {mismatch}"));
         tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
         pipeline.metrics.rejected();
-        pipeline.quarantines.begin(target, Whom::Client(self.client), &reason, now);
         pipeline.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }

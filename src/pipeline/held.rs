@@ -66,7 +66,11 @@ impl Pipeline {
                         End::Given
                     }
                     Err(Fault::Refused(reason)) => {
-                        taking.suspect().await;
+                        // As with fills (lead.rs): of an index of which nothing was given nothing can be resumed.
+                        if !(bound.task.is_index() && taking.nothing_given()) {
+                            taking.suspect().await;
+                            bound.quarantine(&reason);
+                        }
                         End::Refused(reason)
                     }
                     Err(Fault::Doubted(reason)) => End::Failed(StatusCode::BAD_GATEWAY, reason),

@@ -116,9 +116,13 @@ impl Line {
 
     /// A GET as apt sends it; what is cut short is an error.
     async fn get(&mut self, path: &str) -> Result<Came, String> {
+        self.get_with(path, ("cache-control", "max-age=0")).await
+    }
+
+    async fn get_with(&mut self, path: &str, header: (&str, &str)) -> Result<Came, String> {
         let request = Request::get(format!("{}{SUITE}/{path}", self.before))
             .header("host", &self.host)
-            .header("cache-control", "max-age=0")
+            .header(header.0, header.1)
             .body(Empty::new())
             .unwrap();
         self.sender.ready().await.map_err(|error| error.to_string())?;
@@ -239,8 +243,13 @@ async fn bytes_of_another_generation_are_never_given() {
         let came = line.get(names[0]).await;
         let wrong = came.as_ref().is_ok_and(|came| came.status == StatusCode::OK);
         assert!(!wrong, "{came:?}");
+        let mut line = Line::new(&world, origin).await;
+        let passed = line.get_with(names[0], ("x-odd", "1")).await.unwrap();
+        assert_eq!(passed.status, StatusCode::BAD_GATEWAY, "{}", passed.said);
         // Nobody is silenced by that: a moment later it is right again.
         one.put_member(origin, names[0]);
+        let passed = line.get_with(names[0], ("x-odd", "1")).await.unwrap();
+        assert_eq!(passed.body, one.bytes(names[0]), "{}", passed.said);
         let mut line = Line::new(&world, origin).await;
         line.get("InRelease").await.unwrap();
         assert_eq!(line.get(names[0]).await.unwrap().body, one.bytes(names[0]));
