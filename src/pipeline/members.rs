@@ -228,6 +228,21 @@ impl Pipeline {
         tokio::task::spawn_blocking(move || store.link(entry)).await.ok()?.ok()
     }
 
+    /// The digests by which the version that clients are given names what the task asks for. A member that is fetched ahead
+    /// must not displace it: its own Release may be held back, once more and once more, while the archive goes on.
+    pub(super) fn still_promised(&self, task: &Task) -> Vec<Digest> {
+        if !Self::is_ahead(task) {
+            return Vec::new();
+        }
+        let (known, reader) = (task.recognition.as_ref(), task.asker.reader());
+        let promises = self.promises_of_index(task.bare(), known, reader).into_iter();
+        let current = promises.filter(|promise| promise.is_current());
+        current
+            .flat_map(|promise| promise.digests)
+            .filter(|digest| digest.algorithm().is_strong())
+            .collect()
+    }
+
     /// Whether a task asks for a version that is not kept yet: what does not match it is no alarm.
     pub(super) fn is_ahead(task: &Task) -> bool {
         task.promised.as_ref().is_some_and(|promise| promise.by.number == generation::NOT_YET)

@@ -334,8 +334,9 @@ impl Pipeline {
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
         entry.proof.expired_key |= worth.expired_key;
         let changed = pinned && self.changes_a_pin(task, &entry);
-        let store = Arc::clone(&self.store);
-        let committed = tokio::task::spawn_blocking(move || store.commit(verified, entry)).await;
+        let (store, spared) = (Arc::clone(&self.store), self.still_promised(task));
+        let commit = move || store.commit_beside(verified, entry, &spared);
+        let committed = tokio::task::spawn_blocking(commit).await;
         let entry = match committed {
             Ok(Ok(entry)) => entry,
             Ok(Err(error)) => {

@@ -41,7 +41,18 @@ const LEFT_PER_BODY: usize = MAX_PER_BODY / 8 * 7;
 impl Store {
     /// Keeps a verified body: blob (fsync, crc, rename), record, ledger. `entry.blob`, its size, its digests and the rank
     /// of its proof are set from `verified`. Blocking.
-    pub fn commit(&self, verified: Verified, mut entry: Entry) -> io::Result<Arc<Entry>> {
+    pub fn commit(&self, verified: Verified, entry: Entry) -> io::Result<Arc<Entry>> {
+        self.commit_beside(verified, entry, &[])
+    }
+
+    /// As [`Store::commit`]; entries of the same key with one of the digests `spared` stay, however many came after them:
+    /// they are what clients are still promised. Blocking.
+    pub fn commit_beside(
+        &self,
+        verified: Verified,
+        mut entry: Entry,
+        spared: &[Digest],
+    ) -> io::Result<Arc<Entry>> {
         entry.proof.rank = verified.proof().rank;
         let mut body = verified.into_received().body;
         entry.blob = body.digests.blob();
@@ -55,7 +66,7 @@ impl Store {
             let _pinned = self.place(&mut body)?;
             self.keep(entry)
         }?;
-        self.trim(&kept);
+        self.trim(&kept, spared);
         Ok(kept)
     }
 
@@ -82,7 +93,7 @@ impl Store {
             entry.size = stored.size;
             self.keep(entry)
         }?;
-        self.trim(&kept);
+        self.trim(&kept, &[]);
         Ok(kept)
     }
 
@@ -102,7 +113,7 @@ impl Store {
             entry.size = stored.size;
             self.keep(entry)
         }?;
-        self.trim(&kept);
+        self.trim(&kept, &[]);
         Ok(kept)
     }
 
@@ -289,16 +300,19 @@ impl Store {
         }
     }
 
-    /// Drops what the entry's key and its body have too much of, oldest first; and what a clock that was ahead dated after
+    /// Drops what the entry's key, but for what is `spared`, and its body have too much of, oldest first; and what a clock that was ahead dated after
     /// what was `kept` now: it would stand before that, and be found in its place, until the clock had caught up.
-    fn trim(&self, kept: &Entry) {
+    fn trim(&self, kept: &Entry, spared: &[Digest]) {
         let now = self.clock.now().plus(AHEAD);
         let Ok(entries) = self.recent.get(kept.key, || self.load(kept.key)) else {
             return;
         };
         let (ahead, rest): (Vec<_>, Vec<_>) =
             entries.iter().partition(|entry| entry.blob != kept.blob && entry.received_at > now);
-        for entry in ahead.into_iter().chain(rest.into_iter().skip(MAX_PER_KEY)) {
+        let is_spared =
+            |entry: &&&Arc<Entry>| entry.digests.iter().any(|digest| spared.contains(digest));
+        let old = rest.into_iter().skip(MAX_PER_KEY).filter(|entry| !is_spared(&entry));
+        for entry in ahead.into_iter().chain(old) {
             self.drop_old(entry.key, entry.blob);
         }
         let names = hold(&self.bodies).get(kept.blob).map_or(0, |holding| holding.refs);

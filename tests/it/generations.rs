@@ -352,6 +352,37 @@ async fn a_member_that_is_gone_for_good_holds_back_once() {
     }
 }
 
+/// Each try to fetch a new state ahead brings some of its members; those of the state that is shown stay in their places.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_that_is_shown_keeps_its_members_however_many_are_half_published() {
+    for https in [true, false] {
+        let (_dir, key, world, origin) = archive(https).await;
+        let origin = &origin;
+        let one = State::new(&key, 1, false, &[PACKAGES, OTHER]);
+        one.put(origin);
+        let mut line = Line::new(&world, origin).await;
+        line.get("InRelease").await.unwrap();
+        for name in [PACKAGES, OTHER] {
+            line.get(name).await.unwrap();
+        }
+        for number in 2..10 {
+            let next = State::new(&key, number, false, &[PACKAGES, OTHER]);
+            next.put_release(origin);
+            next.put_member(origin, PACKAGES);
+            later(&world);
+            let mut line = Line::new(&world, origin).await;
+            assert_eq!(line.get("InRelease").await.unwrap().body, one.release, "{number}");
+            let came = line.get(PACKAGES).await.unwrap();
+            assert_eq!(came.body, one.bytes(PACKAGES), "{number}: {}", came.said);
+        }
+        let last = State::new(&key, 10, false, &[PACKAGES, OTHER]);
+        last.put(origin);
+        later(&world);
+        let mut line = Line::new(&world, origin).await;
+        assert_eq!(line.get("InRelease").await.unwrap().body, last.release, "the control");
+    }
+}
+
 /// nexspence#77: an expired index that was served for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_generation_is_not_held_back_for_ever() {
