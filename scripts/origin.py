@@ -74,11 +74,12 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         sent, rest = b"", body if with_body else b""
         try:
-            # What a client gives up in the middle was not given whole; slowly enough that little of it is under way then.
+            # What a client gives up in the middle was not given whole; slowly enough that little of it is under way then. The
+            # piece in which it left counts: of that it may have had nearly all.
             while rest:
                 piece, rest = rest[:PIECE], rest[PIECE:]
-                self.wfile.write(piece)
                 sent += piece
+                self.wfile.write(piece)
                 if rest:
                     time.sleep(0.002)
         finally:
