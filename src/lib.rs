@@ -153,7 +153,7 @@ impl Larder {
         let store = Store::begin(config.clone(), clock.clone(), "")?;
         let authority = Authority::limited(&state, &config.get().ca_permitted(), &clock)?;
         let origins = Origins::new(config.clone(), clock.clone())?;
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(clock.clone()));
         let keys = Trusted::new(Keyring::trusted(&config.get().keys, &state));
         let running =
             Running::new(Arc::clone(&authority), Arc::clone(&metrics), keys.clone(), &clock);

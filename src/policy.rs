@@ -52,6 +52,26 @@ impl PassReason {
             Self::Starting => "starting",
         }
     }
+
+    /// The same in words.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Method => "its method is neither GET nor HEAD",
+            Self::Body => "it has a body",
+            Self::Upgrade => "it asks to switch protocols",
+            Self::Credential => {
+                "it carries a credential that is made for one connection or one request"
+            }
+            Self::Header => "one of its header fields may change the answer",
+            Self::Plain => {
+                "plain http, and neither a digest in its URL nor a signature vouches for the answer"
+            }
+            Self::NoStore => "its client asks that nothing is stored (Cache-Control: no-store)",
+            Self::Answer => "the origin's answer is not one that others may be given",
+            Self::Host => "the operator passes this host on (hosts.tunnel)",
+            Self::Starting => "what is stored is still being read, after a crash",
+        }
+    }
 }
 
 /// What is done with a request.

@@ -21,19 +21,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, join_all};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::listen::{adopt, bind};
 use crate::authority::Authority;
-use crate::config::{Clients, Config, Live};
-use crate::intercept::{Door, Entry, Seat, Serve, Transport, Visitors, reset};
+use crate::config::{Clients, Live};
+use crate::intercept::{Entry, Seat, Serve, Transport, Visitors, reset};
+use crate::outcome::job::{Doorway, Job};
 use crate::outcome::metrics::Metrics;
 use crate::reply::{Body, Line};
 
@@ -95,9 +97,12 @@ pub async fn run<S: Serve>(
     front.metrics.watch_limits(Box::new(move || {
         visitors.upgrade().map_or_else(Vec::new, |visitors| visitors.readings())
     }));
-    let accepting = join_all(listeners.iter().map(|listener| accept_from(&front, listener, &gate)));
+    let doorways = front.metrics.jobs.doorways();
+    let accepting =
+        join_all(listeners.iter().map(|listener| accept_from(&front, listener, &gate, None)));
     tokio::select! {
         _ = accepting => {}
+        () = accept_for_jobs(&front, doorways, &gate) => {}
         () = shutdown => {}
     }
     drop(listeners);
@@ -154,8 +159,38 @@ impl Gate {
     }
 }
 
-/// One listener's loop.
-async fn accept_from<S: Serve>(front: &Arc<Front<S>>, listener: &TcpListener, gate: &Gate) {
+/// The loops of the listeners that jobs have of their own, each until its job ends.
+async fn accept_for_jobs<S: Serve>(
+    front: &Arc<Front<S>>,
+    mut doorways: mpsc::Receiver<Doorway>,
+    gate: &Gate,
+) {
+    let accept = async |Doorway { listener, job, until }: Doorway| {
+        tokio::select! {
+            () = accept_from(front, &listener, gate, Some(&job)) => {}
+            () = until.cancelled() => {}
+        }
+    };
+    let mut open = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            doorway = doorways.recv() => match doorway {
+                Some(doorway) => open.push(accept(doorway)),
+                // A second run of one larder, whose jobs are the first one's.
+                None => return std::future::pending().await,
+            },
+            Some(()) = open.next(), if !open.is_empty() => {}
+        }
+    }
+}
+
+/// One listener's loop; `job`: the one whose listener it is.
+async fn accept_from<S: Serve>(
+    front: &Arc<Front<S>>,
+    listener: &TcpListener,
+    gate: &Gate,
+    job: Option<&Arc<Job>>,
+) {
     let mut complained: Option<Instant> = None;
     loop {
         let (socket, peer) = match listener.accept().await {
@@ -191,32 +226,25 @@ async fn accept_from<S: Serve>(front: &Arc<Front<S>>, listener: &TcpListener, ga
             tracing::debug!(%error, client = %peer, "a client was gone at once");
             continue;
         }
-        spawn(front, gate, config, socket, peer, seat, door);
+        let visit = outer::Visit {
+            front: Arc::clone(front),
+            config,
+            peer,
+            local: socket.local_addr().ok(),
+            drain: gate.drain.clone(),
+            door,
+            job: job.cloned(),
+        };
+        spawn(gate, visit, socket, seat);
     }
 }
 
 /// One connection's task.
-fn spawn<S: Serve>(
-    front: &Arc<Front<S>>,
-    gate: &Gate,
-    config: Arc<Config>,
-    socket: TcpStream,
-    peer: SocketAddr,
-    seat: Seat,
-    door: Option<Arc<Door>>,
-) {
+fn spawn<S: Serve>(gate: &Gate, visit: outer::Visit<S>, socket: TcpStream, seat: Seat) {
     let line = Line::default();
-    let local = socket.local_addr().ok();
+    let (peer, door) = (visit.peer, visit.door.clone());
     let transport = Transport::new(socket, line.clone(), seat);
     let activity = Arc::clone(transport.activity());
-    let visit = outer::Visit {
-        front: Arc::clone(front),
-        config,
-        peer,
-        local,
-        drain: gate.drain.clone(),
-        door: door.clone(),
-    };
     let stop = gate.stop.clone();
     tokio::spawn(async move {
         let welcome = door.is_some();

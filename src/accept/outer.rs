@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue};
+use hyper::header::{CONNECTION, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::server::conn::http1::{Connection, UpgradeableConnection};
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -21,9 +21,11 @@ use super::{Front, mirror};
 use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::intercept::{
-    Counted, Course, Door, Granted, Heads, Patience, Refusal, Running, Serve, Transport, Watch,
-    admit, check, outer,
+    Counted, Course, Door, Granted, Heads, Patience, Refusal, Refused, Running, Serve, Transport,
+    Watch, admit, check, outer,
 };
+use crate::outcome::cause::Cause;
+use crate::outcome::job::{self, Job};
 use crate::reply::{Body, Line};
 use crate::stream::Watched;
 use crate::target::identity::{connect_authority, identify, take_login};
@@ -41,6 +43,8 @@ pub(super) struct Visit<S> {
     pub(super) drain: CancellationToken,
     /// Its place among the clients; a stranger has none.
     pub(super) door: Option<Arc<Door>>,
+    /// The job whose listener it came through.
+    pub(super) job: Option<Arc<Job>>,
 }
 
 /// What the requests of one connection share.
@@ -59,6 +63,7 @@ struct Tunnelled {
     course: Course,
     host: Host,
     port: u16,
+    job: Option<Arc<Job>>,
 }
 
 /// What the log says of a request that is refused before it has a target.
@@ -67,16 +72,20 @@ struct Asked {
     method: Method,
     /// Host and port alone: what else stands in a URL may be a secret.
     whom: String,
+    host: String,
+    job: Option<Arc<Job>>,
 }
 
 impl Asked {
-    fn of(request: &Request<Incoming>) -> Self {
+    fn of(request: &Request<Incoming>, job: Option<Arc<Job>>) -> Self {
         let uri = request.uri();
         let port = uri.port_u16().map(|port| format!(":{port}"));
         Self {
             since: Stopwatch::start(),
             method: request.method().clone(),
             whom: format!("{}{}", uri.host().unwrap_or("-"), port.unwrap_or_default()),
+            host: uri.host().unwrap_or_default().to_owned(),
+            job,
         }
     }
 }
@@ -103,7 +112,7 @@ impl<S: Serve> Visit<S> {
             let mut running = counting.begin();
             let (desk, verdicts) = (Arc::clone(&answering), Arc::clone(&verdicts));
             async move {
-                let asked = Asked::of(&request);
+                let asked = Asked::of(&request, desk.visit.job_of(&request));
                 let (number, answered) = match verdicts.begin() {
                     Ok(number) => (number, desk.answer(request, &mut running).await),
                     Err(refusal) => (0, Err(refusal)),
@@ -121,12 +130,15 @@ impl<S: Serve> Visit<S> {
 
     /// Tells a client that may not use larder so.
     pub(super) async fn turn_away(self, transport: Transport) {
-        let refusal = Refusal::forbidden(format!(
-            "clients from {} may not use this larder; clients.allow (LARDER_CLIENTS_ALLOW) lists the networks that may",
-            self.peer.ip()
-        ));
+        let refusal = Refusal::forbidden(
+            Cause::Client,
+            format!(
+                "clients from {} may not use this larder; clients.allow (LARDER_CLIENTS_ALLOW) lists the networks that may",
+                self.peer.ip()
+            ),
+        );
         let answer = service_fn(|request: Request<Incoming>| {
-            let mut response = self.refuse(&refusal, &Asked::of(&request));
+            let mut response = self.refuse(&refusal, &Asked::of(&request, None));
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             std::future::ready(Ok::<_, Infallible>(response))
         });
@@ -144,8 +156,24 @@ impl<S: Serve> Visit<S> {
 
     /// Writes a refusal down; gives the answer.
     fn refuse(&self, refusal: &Refusal, asked: &Asked) -> Response<Body> {
-        let whom = format!("{} {}", asked.method, asked.whom);
-        refusal.write_down(&self.front.metrics, self.peer, &whom, asked.since)
+        refusal.write_down(&Refused {
+            metrics: &self.front.metrics,
+            peer: self.peer,
+            method: asked.method.as_str(),
+            host: &asked.host,
+            whom: &asked.whom,
+            since: asked.since,
+            job: asked.job.as_deref(),
+        })
+    }
+
+    /// The job that a request belongs to: the one whose listener it came through, or whose token it shows.
+    fn job_of(&self, request: &Request<Incoming>) -> Option<Arc<Job>> {
+        let shown = || {
+            let token = job::shown(request.headers().get(PROXY_AUTHORIZATION)?)?;
+            self.front.metrics.jobs.of(&token)
+        };
+        self.job.clone().or_else(shown)
     }
 
     /// Whether `origin` is one of our own listeners.
@@ -220,8 +248,8 @@ impl<S: Serve> Desk<S> {
             running.takes(door.request().await?);
         }
         let connection = self.connection.get_or_init(|| {
-            let line = self.line.clone();
-            Arc::new(front.pipeline.connection(*peer, None, line))
+            let (line, job) = (self.line.clone(), self.visit.job_of(&request));
+            Arc::new(front.pipeline.connection(*peer, None, line, job))
         });
         Ok(front.pipeline.serve(connection, request).await)
     }
@@ -236,9 +264,10 @@ impl<S: Serve> Desk<S> {
         if matches!(course, Course::Look) {
             // Here the client can still be told in words; in the handshake it would only see an alert.
             let limits = front.authority.check(&host);
-            limits.map_err(|error| Refusal::forbidden(error.to_string()))?;
+            limits.map_err(|error| Refusal::forbidden(Cause::Ca, error.to_string()))?;
         }
-        let tunnelled = Tunnelled { upgrade: hyper::upgrade::on(request), course, host, port };
+        let job = self.visit.job_of(&request);
+        let tunnelled = Tunnelled { upgrade: hyper::upgrade::on(request), course, host, port, job };
         *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(tunnelled);
         Ok(Response::new(Body::default()))
     }
@@ -246,7 +275,7 @@ impl<S: Serve> Desk<S> {
     /// Runs the tunnel that a CONNECT was granted, if one was.
     async fn run_tunnel(&self) {
         let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Tunnelled { upgrade, course, host, port }) = granted else {
+        let Some(Tunnelled { upgrade, course, host, port, job }) = granted else {
             return;
         };
         // An error: the client left before it had its 200.
@@ -265,6 +294,7 @@ impl<S: Serve> Desk<S> {
             peer: visit.peer,
             host,
             port,
+            job,
         };
         granted.run(transport, course).await;
     }

@@ -7,7 +7,7 @@ use super::named::Named;
 use super::question::{Answer, Checked, Listed, Question, Removed, Selection, Stats, Status};
 use super::{Admin, ca_file, question, why};
 use crate::entry::Entry;
-use crate::target::secret;
+use crate::target::{Partition, secret};
 
 /// Takes answers as they come; a break says that nobody listens any more.
 type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
@@ -19,15 +19,17 @@ impl Admin {
             Question::Status => self.status(),
             Question::Config => return self.settings(listener),
             Question::Totals => self.totals(),
-            Question::Stats => Answer::Stats(Box::new(self.stats())),
+            Question::Stats => Answer::Stats(Box::new(self.stats(false))),
             Question::Why { url } => self.why(url),
+            Question::Recent => return self.recent(listener),
+            Question::Tally { token } => self.tally(token),
             Question::Entries { matching } => return self.entries(matching, listener),
             Question::Remove(selection) => self.remove(selection),
             Question::Verify => self.verify(listener),
             Question::Ca(question) => return self.answer_ca(question, listener),
             Question::Keys(question) => return self.answer_keys(question, listener),
             // The guard that this asks for lives with a connection; the socket sees to it.
-            Question::Stay => nothing_runs(),
+            Question::Stay | Question::Job { .. } => nothing_runs(),
         };
         // What is said last is said whether anybody listens or not.
         let _heard = listener(only);
@@ -73,7 +75,28 @@ impl Admin {
         }
     }
 
-    fn stats(&self) -> Stats {
+    fn recent(&self, listener: Listener<'_>) {
+        let Some(running) = &self.running else {
+            let _heard = listener(nothing_runs());
+            return;
+        };
+        for event in running.metrics.recent.failures() {
+            if listener(Answer::Event(Box::new(event))).is_break() {
+                return;
+            }
+        }
+    }
+
+    fn tally(&self, token: &str) -> Answer {
+        let known = self.running.as_ref().and_then(|running| running.metrics.jobs.known(token));
+        match known {
+            Some(job) => Answer::Tally(Box::new(job.tally())),
+            None => Answer::Failed("this larder knows no such job".to_owned()),
+        }
+    }
+
+    /// `public`: of what is given to everybody alone.
+    pub(super) fn stats(&self, public: bool) -> Stats {
         let usage = self.store.usage();
         let mut stats = Stats {
             indexes: usage.indexes,
@@ -85,6 +108,9 @@ impl Admin {
             ..Stats::default()
         };
         self.store.for_each_entry(&mut |entry| {
+            if public && entry.partition != Partition::Public {
+                return ControlFlow::Continue(());
+            }
             stats.all.add(entry.size);
             let rank = entry.proof.rank.as_str().to_owned();
             stats.proofs.entry(rank).or_default().add(entry.size);
@@ -97,7 +123,11 @@ impl Admin {
     fn why(&self, url: &str) -> Answer {
         match Named::of(url) {
             Some(Named::Whole(target)) => {
-                Answer::Why(Box::new(why::explain(&self.store, &target, self.clock.now())))
+                let mut explained = why::explain(&self.store, &target, self.clock.now());
+                if let Some(running) = &self.running {
+                    explained.recent = running.metrics.recent.of(&explained.url);
+                }
+                Answer::Why(Box::new(explained))
             }
             Some(Named::Shown(shown)) => Answer::Failed(format!(
                 "{shown} has values hidden, and larder does not keep them: give the URL as a client asks for it"

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,14 @@ pub struct Served {
 /// Keeps a larder that another command started; it may go when this is dropped.
 #[derive(Debug)]
 pub struct Staying {
+    _connection: UnixStream,
+}
+
+/// Listeners that a larder opened for one job; they go when this is dropped.
+#[derive(Debug)]
+pub struct Doorway {
+    /// Where the job's clients connect.
+    pub listening: Vec<SocketAddr>,
     _connection: UnixStream,
 }
 
@@ -72,6 +81,19 @@ impl Served {
             Some(Ok(answer)) => {
                 pick(answer).ok_or_else(|| io::Error::other("it answered another question"))
             }
+            Some(Err(error)) => Err(error),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    /// Has it open listeners for the job of `token`, which are closed when what is given back is dropped.
+    pub fn job(&self, token: &str) -> io::Result<Doorway> {
+        let connection = connect(&self.data)?;
+        let kept = connection.try_clone()?;
+        match converse(connection, &Question::Job { token: token.to_owned() })?.next() {
+            Some(Ok(Answer::Doorway(listening))) => Ok(Doorway { listening, _connection: kept }),
+            Some(Ok(Answer::Failed(why))) => Err(io::Error::other(why)),
+            Some(Ok(_)) => Err(io::Error::other("it answered another question")),
             Some(Err(error)) => Err(error),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }

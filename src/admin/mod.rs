@@ -1,7 +1,7 @@
 //! What larder says of itself: its own pages, and the answers to `larder why`, `ls`, `stats` and the like.
 //!
 //! ```text
-//! GET /, /setup, /-/… ──▶ page ────┐
+//! GET /, /setup, /-/… ──▶ page ────┐  (questions: remote)
 //! DATA/larder.sock ──▶ socket ─────┼─▶ Admin ──▶ store, metrics, authority
 //! larder why, no daemon ───────────┘
 //! ```
@@ -19,6 +19,7 @@ pub mod keys;
 mod named;
 pub mod page;
 pub mod question;
+pub mod remote;
 pub(crate) mod setup;
 pub mod socket;
 mod stay;
@@ -33,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use self::question::Setting;
 use self::stay::Stays;
@@ -75,6 +76,7 @@ pub struct Running {
     draining: AtomicBool,
     settings: ArcSwap<Vec<Setting>>,
     stays: Stays,
+    queries: Arc<Semaphore>,
 }
 
 impl Running {
@@ -95,6 +97,7 @@ impl Running {
             draining: AtomicBool::new(false),
             settings: ArcSwap::default(),
             stays: Stays::default(),
+            queries: Arc::new(Semaphore::new(remote::AT_ONCE)),
         }
     }
 
@@ -138,6 +141,11 @@ impl Running {
     pub async fn unused(&self) {
         self.stays.none().await;
     }
+}
+
+/// Whether a larder has stored anything below a data directory.
+pub fn is_there(data: &Path) -> bool {
+    data.join("v1").is_dir()
 }
 
 /// The directory of the CA below a data directory.

@@ -8,6 +8,8 @@
 //! | `/-/health` | 200 while the process answers |
 //! | `/-/ready` | 200 while it takes requests and questions (`larder keys`), 503 before and while it drains |
 //! | `/-/probe/TOKEN` | what arrived under a probe's name, which only its doctor knows; JSON |
+//! | `/-/stats`, `/-/recent`, `/-/ls?matching=`, `/-/why?url=` | what `larder stats --proxy` and its like ask; JSON lines |
+//! | `/-/job/TOKEN` | what was counted of a job, which only its `exec` knows; JSON |
 //! | `/-/metrics` | counters and gauges, as `OpenMetrics` text |
 //!
 //! The status of `/` is not a joke: programs that look for a cache for apt (auto-apt-proxy) ask port 3142 for `/`, and
@@ -25,9 +27,10 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 
-use super::Admin;
+use super::question::Question;
 use super::setup::Script;
 use super::usage::{Usage, wants_html};
+use super::{Admin, Running, remote};
 use crate::limits::Reading;
 use crate::outcome::Outcome;
 use crate::reply::Body;
@@ -35,6 +38,7 @@ use crate::reply::Body;
 /// As `OpenMetrics` 1.0 says; Prometheus asks for it and reads it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";
+const JSON_LINES: &str = "application/x-ndjson";
 /// Before a probe's token: what arrived under its name, for `larder doctor`.
 const PROBE: &str = "/-/probe/";
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -84,6 +88,9 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
         "/-/ready" if *running.ready.borrow() => text(StatusCode::OK, "ready\n"),
         "/-/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
         "/-/metrics" => metrics(admin).await,
+        _ if let Some(question) = remote::question(path, request.uri().query()) => {
+            asked(admin, running, question).await
+        }
         _ if path.starts_with(PROBE) => {
             let token = path.strip_prefix(PROBE).unwrap_or_default();
             let seen = serde_json::to_string(&running.metrics.witness.seen(token));
@@ -93,6 +100,29 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
             StatusCode::NOT_FOUND,
             "larder is a proxy: set HTTPS_PROXY and HTTP_PROXY to this address. GET / says more.\n",
         ),
+    }
+}
+
+/// Answers a question that everybody may ask.
+async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Response<Body> {
+    // Who drew a job's token may ask in any case.
+    let open = admin.config.get().clients.queries || matches!(question, Question::Tally { .. });
+    if !open {
+        let line = "this larder answers no questions from afar (clients.queries)\n";
+        return text(StatusCode::FORBIDDEN, line);
+    }
+    let Ok(place) = Arc::clone(&running.queries).try_acquire_owned() else {
+        let line = "too many questions at a time; try again in a moment\n";
+        return text(StatusCode::SERVICE_UNAVAILABLE, line);
+    };
+    let admin = Arc::clone(admin);
+    let answering = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        admin.answer_everybody(&question)
+    });
+    match answering.await {
+        Ok(lines) => answer(StatusCode::OK, JSON_LINES, lines),
+        Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered\n"),
     }
 }
 
@@ -109,7 +139,11 @@ async fn metrics(admin: &Arc<Admin>) -> Response<Body> {
 
 /// Everything that is counted, in one text. Blocking.
 fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
-    let mut out = String::new();
+    let mut out = format!(
+        "# HELP larder_build_info Which larder this is.\n# TYPE larder_build_info gauge\n\
+         larder_build_info{{version=\"{}\"}} 1\n",
+        env!("CARGO_PKG_VERSION")
+    );
     let usage = admin.store.usage();
     let mut gauges = vec![
         ("store_entries", "Stored answers", usage.entries),
@@ -199,7 +233,6 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 
 #[cfg(test)]
 mod tests {
-    use super::super::Running;
     use super::*;
     use crate::authority::Authority;
     use crate::clock::Clock;
@@ -301,6 +334,15 @@ mod tests {
         assert_eq!(head.headers()[header::CONTENT_TYPE], OPEN_METRICS);
         assert!(body.ends_with("\n# EOF\n") && body.matches("# EOF").count() == 1);
         assert!(body.contains("larder_requests_total{outcome=\"own\""), "{body}");
+        let version = env!("CARGO_PKG_VERSION");
+        assert!(
+            body.contains(&format!("larder_build_info{{version=\"{version}\"}} 1\n")),
+            "{body}"
+        );
+        for kind in ["mismatch", "changed", "malformed", "signature", "full"] {
+            let line = format!("\nlarder_alarms_total{{kind=\"{kind}\"}} 0\n");
+            assert!(body.contains(&line), "an alarm is zero before the first: {body}");
+        }
         assert!(body.contains("\n# TYPE larder_store_max_bytes gauge\n"), "{body}");
         assert!(body.contains("\nlarder_store_evicted_total 0\n"), "{body}");
     }

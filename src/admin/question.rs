@@ -24,7 +24,10 @@ use crate::config::Config;
 use crate::config::keys::KEYS;
 use crate::config::load::Loaded;
 use crate::entry::Entry;
+use crate::outcome::job::Tally;
 use crate::outcome::metrics::Totals;
+use crate::outcome::recent::Event;
+use crate::target::Partition;
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +45,18 @@ pub enum Question {
     Why {
         /// The URL.
         url: String,
+    },
+    /// The last refusals, failures and alarms: an [`Answer::Event`] for each, the newest first.
+    Recent,
+    /// Opens listeners for a job whose clients are counted apart, while the connection is open: [`Answer::Doorway`].
+    Job {
+        /// The job's token.
+        token: String,
+    },
+    /// What was counted of a job: one [`Answer::Tally`].
+    Tally {
+        /// The job's token.
+        token: String,
     },
     /// What is stored: an [`Answer::Entry`] for each.
     Entries {
@@ -70,7 +85,14 @@ impl Question {
             | Self::Remove(_)
             | Self::Verify
             | Self::Keys(_) => true,
-            Self::Status | Self::Config | Self::Totals | Self::Ca(_) | Self::Stay => false,
+            Self::Status
+            | Self::Config
+            | Self::Totals
+            | Self::Recent
+            | Self::Job { .. }
+            | Self::Tally { .. }
+            | Self::Ca(_)
+            | Self::Stay => false,
         }
     }
 }
@@ -104,6 +126,12 @@ pub enum Answer {
     Stats(Box<Stats>),
     /// What is known of a URL.
     Why(Box<Explanation>),
+    /// Something that did not end well.
+    Event(Box<Event>),
+    /// Where a job's clients connect.
+    Doorway(Vec<SocketAddr>),
+    /// What was counted of a job.
+    Tally(Box<Tally>),
     /// A stored entry.
     Entry(Box<Listed>),
     /// What was removed.
@@ -192,6 +220,9 @@ pub struct Listed {
     pub ecosystem: String,
     /// Whether it is an index.
     pub index: bool,
+    /// Whether it is given only to who shows a credential.
+    #[serde(default)]
+    pub private: bool,
     /// What vouches for it.
     pub proof: String,
     /// The body's length.
@@ -212,9 +243,10 @@ impl From<&Entry> for Listed {
     fn from(entry: &Entry) -> Self {
         Self {
             url: entry.shown.clone(),
-            variant: entry.variant.clone(),
+            variant: entry.variant.trim_end().to_owned(),
             ecosystem: entry.ecosystem.clone(),
             index: entry.index,
+            private: entry.partition != Partition::Public,
             proof: entry.proof.to_string(),
             size: entry.size,
             sha256: entry.blob.to_hex(),

@@ -3,7 +3,9 @@
 //! Mode 0600, and the kernel's word on who connects is checked as well: between `bind` and `chmod` the socket stands
 //! with the mode that the umask gave it. Only the user that larder runs as, and root, are answered.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -111,6 +113,22 @@ async fn converse(mut stream: UnixStream, admin: Arc<Admin>, room: &Semaphore) -
         };
         write.write_all(&line(&Answer::Staying)).await?;
         // Whoever asked says nothing more: this ends when the connection does.
+        let mut rest = [0; 1];
+        while limited.read(&mut rest).await? > 0 {}
+        return Ok(());
+    }
+    if let (Question::Job { token }, Some(running)) = (&question, &admin.running) {
+        let addresses: BTreeSet<IpAddr> = running.listening().iter().map(SocketAddr::ip).collect();
+        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+        let opened = match running.metrics.jobs.open(token, &addresses).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                let refusal = Answer::Failed(format!("no listener for the job: {error}"));
+                return write.write_all(&line(&refusal)).await;
+            }
+        };
+        write.write_all(&line(&Answer::Doorway(opened.listening.clone()))).await?;
+        // As above: the listeners are closed when the connection is.
         let mut rest = [0; 1];
         while limited.read(&mut rest).await? > 0 {}
         return Ok(());

@@ -11,6 +11,7 @@ use super::question::Listed;
 use crate::claim::{Promise, Relation};
 use crate::clock::Time;
 use crate::ecosystem::{Artifact, Kind, Recognition, Shape, recognise};
+use crate::outcome::recent::Event;
 use crate::pipeline;
 use crate::policy::{self, PassReason, Plan};
 use crate::store::Store;
@@ -33,6 +34,9 @@ pub struct Explanation {
     pub entries: Vec<Listed>,
     /// Bodies that were refused, newest first.
     pub refusals: Vec<Refused>,
+    /// Requests for it that were refused, failed or passed on since the larder started, newest first.
+    #[serde(default)]
+    pub recent: Vec<Event>,
 }
 
 /// What larder takes a URL for.
@@ -113,6 +117,7 @@ pub fn explain(store: &Store, target: &Target, now: Time) -> Explanation {
         promises: promises.iter().map(Promised::from).collect(),
         entries,
         refusals: refusals.map(|refused| Refused { at: refused.at, why: refused.text }).collect(),
+        recent: Vec::new(),
         url: shown,
     }
 }

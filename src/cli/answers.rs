@@ -7,13 +7,14 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use serde::Serialize;
 
+use super::remote::{self, Elsewhere};
 use super::{Invocation, owner};
 use crate::admin::ask::{Served, serving};
 use crate::admin::{self, Admin, Answer, Question};
 use crate::authority::Authority;
 use crate::clock::Clock;
 use crate::config::Live;
-use crate::config::load::Loaded;
+use crate::config::load::{Loaded, Source};
 use crate::store::Store;
 use crate::target::shown;
 
@@ -39,6 +40,25 @@ impl Invocation {
         })
     }
 
+    /// Asks `question` here or of the larder that was named, and gives each answer to `each`, with where to write.
+    pub(super) fn ask_at(
+        &mut self,
+        elsewhere: &Elsewhere,
+        question: &Question,
+        mut each: impl FnMut(&mut dyn Write, Answer) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let Some(proxy) = elsewhere.named(self)? else {
+            return self.ask(question, each);
+        };
+        for answer in remote::ask(&proxy, question)? {
+            match answer {
+                Answer::Failed(why) => bail!(shown::one_line(&why).into_owned()),
+                other => each(&mut self.out, other)?,
+            }
+        }
+        Ok(())
+    }
+
     /// Asks `question`, and gives each answer to `each`, with where to write.
     pub(super) fn ask(
         &mut self,
@@ -46,6 +66,9 @@ impl Invocation {
         mut each: impl FnMut(&mut dyn Write, Answer) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let served = self.served()?;
+        if served.is_none() {
+            self.must_be_stored(question)?;
+        }
         let out = &mut self.out;
         let mut hear = |answer| match answer {
             Answer::Failed(why) => bail!(shown::one_line(&why).into_owned()),
@@ -54,6 +77,9 @@ impl Invocation {
             | Answer::Totals(_)
             | Answer::Stats(_)
             | Answer::Why(_)
+            | Answer::Event(_)
+            | Answer::Doorway(_)
+            | Answer::Tally(_)
             | Answer::Entry(_)
             | Answer::Removed(_)
             | Answer::Progress { .. }
@@ -78,6 +104,27 @@ impl Invocation {
             if heard.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         heard
+    }
+
+    /// A question about what is stored makes no store: whoever asks it in a wrong place is told so.
+    fn must_be_stored(&self, question: &Question) -> anyhow::Result<()> {
+        let data = &self.loaded.config.data;
+        // Keys can be added before the first start.
+        let makes_one = matches!(question, Question::Keys(_) | Question::Ca(_));
+        if makes_one || admin::is_there(data) {
+            return Ok(());
+        }
+        bail!(
+            "no larder has stored anything in {}: `larder serve` and `larder exec` do; --data names another directory, and \
+             --proxy another larder",
+            data.display()
+        )
+    }
+
+    /// Whether the data directory was named, by a flag, a variable or the configuration.
+    pub(super) fn data_is_given(&self) -> bool {
+        let mut sources = self.loaded.sources.iter();
+        sources.any(|(key, source)| key.name == "data" && *source != Source::Default)
     }
 
     /// The CA: the running larder's, or the one in the data directory, which is made if there is none.

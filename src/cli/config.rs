@@ -43,6 +43,9 @@ impl Config {
                 | Answer::Totals(_)
                 | Answer::Stats(_)
                 | Answer::Why(_)
+                | Answer::Event(_)
+                | Answer::Doorway(_)
+                | Answer::Tally(_)
                 | Answer::Entry(_)
                 | Answer::Removed(_)
                 | Answer::Progress { .. }

@@ -34,6 +34,17 @@ pub(super) fn ago(then: Time, now: Time) -> String {
     }
 }
 
+/// A span of seconds: `40 s`, `12 min`, `3.5 h`.
+pub(super) fn seconds(seconds: f64) -> String {
+    if seconds < 120.0 {
+        format!("{seconds:.0} s")
+    } else if seconds < 7200.0 {
+        format!("{:.0} min", seconds / 60.0)
+    } else {
+        format!("{:.1} h", seconds / 3600.0)
+    }
+}
+
 /// `1 hit`, `2 hits`.
 pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })

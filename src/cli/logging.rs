@@ -3,12 +3,12 @@
 use std::fmt::{Debug, Write as _};
 use std::io::{self, IsTerminal as _};
 
-use tracing::field::Field;
+use tracing::field::{Field, Visit};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt;
 use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format::{self, Writer};
+use tracing_subscriber::fmt::format::Writer;
 
 use crate::config::load::{Loaded, Source};
 use crate::config::{Log, LogFormat};
@@ -41,25 +41,56 @@ pub(super) fn start(loaded: &Loaded, quiet: Option<&str>) {
         }
         Log { format: LogFormat::Human, filter: _ } => {
             let ansi = io::stderr().is_terminal();
-            builder.compact().with_ansi(ansi).fmt_fields(fields()).try_init()
+            builder.compact().with_ansi(ansi).fmt_fields(Fields).try_init()
         }
     };
 }
 
 /// Writes the fields of an event as the compact form does, each on its line: names, URLs and words of strangers stand in
-/// them, and a line end in one of them would forge the next line.
-fn fields() -> impl for<'writer> FormatFields<'writer> + 'static {
-    let write = |to: &mut Writer<'_>, field: &Field, value: &dyn Debug| {
+/// them, and a line end in one of them would forge the next line. A request begins with its method and URL.
+struct Fields;
+
+impl<'writer> FormatFields<'writer> for Fields {
+    fn format_fields<R: RecordFields>(&self, to: Writer<'writer>, fields: R) -> std::fmt::Result {
+        let mut line = Fielded { to, begun: false, is_request: false, written: Ok(()) };
+        fields.record(&mut line);
+        line.written
+    }
+}
+
+/// The fields of one event.
+struct Fielded<'writer> {
+    to: Writer<'writer>,
+    begun: bool,
+    /// Its method came, as nothing else's does.
+    is_request: bool,
+    written: std::fmt::Result,
+}
+
+impl Fielded<'_> {
+    fn write(&mut self, name: &str, value: &dyn Debug) -> std::fmt::Result {
+        if std::mem::replace(&mut self.begun, true) {
+            self.to.write_char(' ')?;
+        }
+        let is_bare = name == "message" || self.is_request && matches!(name, "method" | "url");
+        if !is_bare {
+            write!(self.to, "{}=", name.strip_prefix("r#").unwrap_or(name))?;
+        }
+        write!(OneLine(&mut self.to), "{value:?}")
+    }
+}
+
+impl Visit for Fielded<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let name = field.name();
-        if name.starts_with("log.") {
-            return Ok(());
+        self.is_request |= name == "method";
+        // The URL holds the host, and the outcome the cause: they are for programs.
+        let is_for_programs = self.is_request && matches!(name, "host" | "cause");
+        if name.starts_with("log.") || is_for_programs || self.written.is_err() {
+            return;
         }
-        if name != "message" {
-            write!(to, "{}=", name.strip_prefix("r#").unwrap_or(name))?;
-        }
-        write!(OneLine(to), "{value:?}")
-    };
-    format::debug_fn(write).delimited(" ")
+        self.written = self.write(name, value);
+    }
 }
 
 /// Writes lines of JSON with everything in their strings printable.
@@ -119,8 +150,7 @@ mod tests {
             tracing::info!(%error, name = error, "GET {error}");
             tracing::info!(number = 7, "the \"next\" \\ line");
         };
-        let human =
-            fmt().with_writer(sink(&written)).compact().with_ansi(false).fmt_fields(fields());
+        let human = fmt().with_writer(sink(&written)).compact().with_ansi(false).fmt_fields(Fields);
         tracing::subscriber::with_default(human.finish(), log);
         let json = fmt().with_writer(sink(&written)).json().flatten_event(true);
         tracing::subscriber::with_default(json.finish(), log);
@@ -133,6 +163,56 @@ mod tests {
         for line in &lines[2..4] {
             serde_json::from_str::<serde_json::Value>(line).unwrap();
         }
+    }
+
+    /// Issue 13 row 1: people read method and URL first, programs read fields.
+    #[test]
+    fn a_request_is_a_line_for_people_and_fields_for_programs() {
+        use crate::outcome::Outcome;
+        use crate::outcome::cause::Cause;
+        use crate::outcome::ended::Ended;
+        use crate::outcome::metrics::Metrics;
+
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let sink = |written: &Arc<Mutex<Vec<u8>>>| {
+            let written = Arc::clone(written);
+            move || Printable(Sink(Arc::clone(&written)))
+        };
+        let log = || {
+            let url = "https://files.example.org/a.whl";
+            let outcome = Outcome::Failed(Cause::Dns);
+            Ended {
+                host: "files.example.org",
+                why: Some("its host cannot be resolved"),
+                status: 502,
+                ..Ended::new(outcome, "192.0.2.1".parse().unwrap(), "GET", url)
+            }
+            .write_down(&Metrics::default());
+            tracing::info!(url, "not a request");
+        };
+        let human = fmt().with_writer(sink(&written)).compact().with_ansi(false).fmt_fields(Fields);
+        tracing::subscriber::with_default(human.finish(), log);
+        let json = fmt().with_writer(sink(&written)).json().flatten_event(true);
+        tracing::subscriber::with_default(json.finish(), log);
+        let text = String::from_utf8(std::mem::take(&mut *written.lock().unwrap())).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let line = "GET https://files.example.org/a.whl outcome=failed(dns) proof=- status=502 ";
+        assert!(lines[0].contains(line) && lines[0].contains("client=192.0.2.1"), "{text}");
+        assert!(lines[0].contains("why=its host cannot be resolved"), "{text}");
+        assert!(lines[1].contains("not a request url="), "the control: {text}");
+        let request: serde_json::Value = serde_json::from_str(lines[2]).unwrap();
+        for (field, value) in [
+            ("method", "GET"),
+            ("url", "https://files.example.org/a.whl"),
+            ("host", "files.example.org"),
+            ("outcome", "failed(dns)"),
+            ("cause", "dns"),
+            ("why", "its host cannot be resolved"),
+        ] {
+            assert_eq!(request[field], value, "{request}");
+        }
+        assert_eq!(request["status"], 502);
+        assert_eq!(request.get("message"), None, "{request}");
     }
 
     #[derive(Clone)]

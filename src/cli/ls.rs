@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::answers::json;
+use super::remote::Elsewhere;
 use super::{Invocation, OK, human};
 use crate::admin::{Answer, Question};
 use crate::target::shown::{one_line, piece};
@@ -23,28 +24,35 @@ pub(super) struct Ls {
     /// Prints one JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 impl Ls {
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
         let now = invocation.clock.now();
-        invocation.ask(&Question::Entries { matching: self.matching }, |out, answer| {
-            let Answer::Entry(entry) = answer else {
-                return Ok(());
-            };
-            if self.json {
-                return json(out, &entry);
-            }
-            let (size, age) = (human::bytes(entry.size), human::ago(entry.received_at, now));
-            let variant = if entry.variant.is_empty() {
-                String::new()
-            } else {
-                format!(" ({})", piece(&entry.variant))
-            };
-            let url = one_line(&entry.url);
-            writeln!(out, "{:<22} {size:>9} {age:>12}  {url}{variant}", entry.proof)?;
-            Ok(())
-        })?;
+        invocation.ask_at(
+            &self.elsewhere,
+            &Question::Entries { matching: self.matching },
+            |out, answer| {
+                let Answer::Entry(entry) = answer else {
+                    return Ok(());
+                };
+                if self.json {
+                    return json(out, &entry);
+                }
+                let (size, age) = (human::bytes(entry.size), human::ago(entry.received_at, now));
+                let variant = if entry.variant.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", piece(&entry.variant))
+                };
+                let url = one_line(&entry.url);
+                let private = if entry.private { " (private)" } else { "" };
+                writeln!(out, "{:<22} {size:>9} {age:>12}  {url}{variant}{private}", entry.proof)?;
+                Ok(())
+            },
+        )?;
         Ok(OK)
     }
 }

@@ -20,6 +20,8 @@ mod keys;
 mod logging;
 mod ls;
 mod owner;
+mod recent;
+mod remote;
 mod rm;
 mod serve;
 mod stats;
@@ -62,6 +64,7 @@ Examples:
   larder exec -- sudo -E apt-get install git       the same for apt
   larder serve                                     serve clients on port 3142
   larder why https://files.example.org/a.whl       what is known of a URL, and why
+  larder recent                                    what was refused or failed, and why
   larder doctor                                    which clients get through, and what mends the others
   larder stats                                     what is stored, what was saved
 
@@ -112,6 +115,7 @@ enum Command {
     Ca(ca::Ca),
     Doctor(doctor::Doctor),
     Why(why::Why),
+    Recent(recent::Recent),
     Ls(ls::Ls),
     Stats(stats::Stats),
     Rm(rm::Rm),
@@ -201,6 +205,7 @@ fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
         | Command::Ca(_)
         | Command::Doctor(_)
         | Command::Why(_)
+        | Command::Recent(_)
         | Command::Ls(_)
         | Command::Stats(_)
         | Command::Rm(_)
@@ -230,6 +235,7 @@ impl Command {
             Self::Ca(ca) => ca.run(invocation),
             Self::Doctor(doctor) => doctor.run(invocation),
             Self::Why(why) => why.run(invocation),
+            Self::Recent(recent) => recent.run(invocation),
             Self::Ls(ls) => ls.run(invocation),
             Self::Stats(stats) => stats.run(invocation),
             Self::Rm(rm) => rm.run(invocation),

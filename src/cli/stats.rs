@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use clap::Args;
 
 use super::answers::json;
+use super::remote::Elsewhere;
 use super::{Invocation, OK, human};
 use crate::admin::question::{Share, Stats as Numbers};
 use crate::admin::{Answer, Question};
@@ -22,11 +23,13 @@ pub(super) struct Stats {
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 impl Stats {
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
-        invocation.ask(&Question::Stats, |out, answer| {
+        invocation.ask_at(&self.elsewhere, &Question::Stats, |out, answer| {
             if let Answer::Stats(numbers) = answer {
                 if self.json {
                     json(out, &numbers)?;
@@ -45,9 +48,10 @@ fn sum_up(out: &mut dyn Write, numbers: &Numbers) -> io::Result<()> {
     let entries = human::count(numbers.all.entries, "entry", "entries");
     writeln!(
         out,
-        "{entries}, {} on disk of at most {}",
+        "{entries}, {} on disk of at most {} (store.max_size)",
         human::bytes(on_disk),
-        human::bytes(numbers.max_size),
+        // In the unit in which the operator gave it.
+        crate::config::size(numbers.max_size),
     )?;
     writeln!(out, "{} with current claims", human::count(numbers.indexes, "index", "indexes"))?;
     shares(out, "by proof", &numbers.proofs)?;
@@ -77,4 +81,20 @@ fn shares(out: &mut dyn Write, title: &str, shares: &BTreeMap<String, Share>) ->
         writeln!(out, "  {name:<16} {:>9} {:>10}", share.entries, human::bytes(share.bytes))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cap_is_shown_as_it_was_given() {
+        for (max_size, shown) in [(50 << 30, "50GiB"), (50_000_000_000, "50GB"), (1 << 20, "1MiB")]
+        {
+            let mut out = Vec::new();
+            sum_up(&mut out, &Numbers { max_size, ..Numbers::default() }).unwrap();
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains(&format!("of at most {shown} (store.max_size)\n")), "{text}");
+        }
+    }
 }

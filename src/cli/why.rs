@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use clap::Args;
 
 use super::answers::json;
+use super::remote::Elsewhere;
 use super::{Invocation, OK, human};
 use crate::admin::question::Listed;
 use crate::admin::why::{Described, Explanation, Promised};
@@ -26,12 +27,14 @@ pub(super) struct Why {
     /// Prints one JSON object
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
 }
 
 impl Why {
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
         let now = invocation.clock.now();
-        invocation.ask(&Question::Why { url: self.url }, |out, answer| {
+        invocation.ask_at(&self.elsewhere, &Question::Why { url: self.url }, |out, answer| {
             if let Answer::Why(explanation) = answer {
                 if self.json {
                     json(out, &explanation)?;
@@ -61,6 +64,9 @@ fn tell(out: &mut dyn Write, known: &Explanation, now: Time) -> io::Result<()> {
     }
     for entry in &known.entries {
         stored(out, entry, now)?;
+    }
+    for event in &known.recent {
+        writeln!(out, "  recently  {}", super::recent::told(event, now))?;
     }
     for refused in &known.refusals {
         writeln!(out, "  refused   {}: {}", human::ago(refused.at, now), one_line(&refused.why))?;
@@ -139,6 +145,7 @@ fn stored(out: &mut dyn Write, entry: &Listed, now: Time) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::admin::why::Refused;
+    use crate::outcome::recent::Event;
 
     #[test]
     fn the_story_names_index_digests_and_refusals() {
@@ -165,6 +172,19 @@ mod tests {
                 confirmed: Time::from_millis(0),
             }],
             entries: Vec::new(),
+            recent: vec![Event {
+                kind: "pass".into(),
+                method: "GET".into(),
+                client: "192.0.2.1".into(),
+                times: 3,
+                ..Event::alarm(
+                    Time::from_millis(0),
+                    "header",
+                    "https://files.example.org/a.whl".into(),
+                    "its header field x-a may change the answer".into(),
+                    true,
+                )
+            }],
             refusals: vec![Refused {
                 at: Time::from_millis(0),
                 why: "it came as sha256:cc".into(),
@@ -183,6 +203,7 @@ mod tests {
             "sha256:cc",
             "1 min ago",
             "stored    nothing",
+            "pass(header) 3 times, last 1 min ago: its header field x-a",
         ] {
             assert!(told.contains(part), "{part} is missing in:\n{told}");
         }

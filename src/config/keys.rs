@@ -124,6 +124,9 @@ pub const KEYS: &[Key] = keys! {
     one clients.stall_timeout: value::SPAN;
     /// How long a stop waits for running transfers.
     one clients.drain_timeout: value::SPAN;
+    /// Whether clients may ask what is stored, and what was refused or failed (`larder why --proxy` and its like). They hear of
+    /// what everybody may fetch, and nothing of each other.
+    one clients.queries: value::SWITCH;
     /// Whether larder serves clients that cannot use a proxy: `http://larder:3142/https/HOST/PATH` and apt-cacher-ng's
     /// forms.
     one mirror.enabled: value::SWITCH;
@@ -381,7 +384,10 @@ mod tests {
                     "*.example.org"
                 }
                 "announce" => "true",
-                "hosts.tunnel_unknown_protocols" | "keys.built_in" | "mirror.enabled" => "false",
+                "hosts.tunnel_unknown_protocols"
+                | "keys.built_in"
+                | "mirror.enabled"
+                | "clients.queries" => "false",
                 "hosts.ports" => "1-2",
                 "mirror.registries" => "hub.example.org=https://registry.example.org",
                 "http.harmless_headers" | "http.forwarded_headers" => "x-build",

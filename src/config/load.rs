@@ -112,9 +112,11 @@ struct Loading {
     problems: Vec<String>,
 }
 
-/// Variables under larder's prefix that are no keys: `LARDER_CONFIG` names the file, the others are budgets of larder's
-/// own tests, which run the program with them set.
-const OTHER_VARIABLES: [&str; 3] = ["LARDER_CONFIG", "LARDER_FUZZ_SECONDS", "LARDER_KILLS"];
+/// Variables under larder's prefix that are no keys: `LARDER_CONFIG` names the file, `LARDER_PROXY` another larder and
+/// `LARDER_CA_SHA256` its CA, for the commands that take `--proxy`. The others are budgets of larder's own tests, which run
+/// the program with them set.
+const OTHER_VARIABLES: [&str; 5] =
+    ["LARDER_CONFIG", "LARDER_PROXY", "LARDER_CA_SHA256", "LARDER_FUZZ_SECONDS", "LARDER_KILLS"];
 
 /// Names the point at which a debug build kills itself, for the tests of promise P8.
 const FAILPOINT: &str = "LARDER_FAILPOINT";

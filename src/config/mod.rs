@@ -17,6 +17,8 @@ pub mod service;
 mod suggest;
 mod value;
 
+pub use self::value::size;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -126,6 +128,8 @@ pub struct Clients {
     pub stall_timeout: Duration,
     /// `clients.drain_timeout`: how long a stop waits for running transfers.
     pub drain_timeout: Duration,
+    /// `clients.queries`: whether clients may ask what is stored and what failed.
+    pub queries: bool,
 }
 
 /// How larder serves clients that cannot use a proxy.
@@ -356,6 +360,7 @@ impl Default for Config {
                 idle_timeout: Duration::from_mins(2),
                 stall_timeout: Duration::from_mins(5),
                 drain_timeout: Duration::from_secs(30),
+                queries: true,
             },
             mirror: Mirror { enabled: true, names: Vec::new(), registries: Vec::new() },
             hosts: Hosts {

@@ -42,6 +42,11 @@ pub(super) const SIZE: Form<u64> = Form::quoted(
     |bytes| largest_unit(*bytes, &SIZE_UNITS),
 );
 
+/// A size as it is written in a configuration: in the largest unit in which it is a whole number.
+pub fn size(bytes: u64) -> String {
+    largest_unit(bytes, &SIZE_UNITS)
+}
+
 /// A span of time.
 pub(super) const SPAN: Form<Duration> = Form::quoted(
     "a span of time such as \"30s\", \"5m\", \"12h\" or \"7d\"",

@@ -20,6 +20,7 @@ use crate::clock::{Clock, Time};
 use crate::digest::{Digests, Hashing};
 use crate::entry::Head;
 use crate::origin::{Answer, Ask, Fault, Gathered, OriginError, Origins, is_unannounced};
+use crate::outcome::cause::{Cause, Why};
 use crate::received::Spooled;
 use crate::store::{Spool, SpoolError};
 
@@ -60,11 +61,11 @@ pub struct Complete {
 #[derive(Debug)]
 pub enum Trouble {
     /// It may be begun again: nobody was given a byte.
-    Again(StatusCode, String),
+    Again(StatusCode, Why),
     /// It has failed.
-    Failed(StatusCode, String),
+    Failed(StatusCode, Why),
     /// Nobody waits for it; the origin did nothing wrong.
-    Abandoned(String),
+    Abandoned(Why),
 }
 
 /// What the writer is given.
@@ -130,7 +131,7 @@ pub async fn intake(
     let pumped = with.pump(answer, &sender).await;
     with.flight.forget_parts();
     drop(sender);
-    let written = writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()));
+    let written = writer.await.unwrap_or_else(|_| Err(broken_off("the writer")));
     let resumed = pumped?;
     match written {
         Ok(body) => Ok(Complete { body, resumed, received_at: with.clock.now() }),
@@ -180,7 +181,7 @@ impl Intake<'_> {
                     let endless = self.streams && answer.length.is_none();
                     if self.flight.readers() == 0 && (endless || is_long(answer, have)) {
                         let reason = "nobody waits for it any more, and much is missing";
-                        return Err(Trouble::Abandoned(reason.to_owned()));
+                        return Err(Trouble::Abandoned(Why::new(Cause::Abandoned, reason)));
                     }
                     if to.send(Piece::Next(bytes)).await.is_err() {
                         // The writer has ended and says why.
@@ -192,7 +193,7 @@ impl Intake<'_> {
             };
             resumes += 1;
             if resumes > MAX_RESUMES || !error.is_temporary() {
-                return Err(self.trouble(error.status(), error.to_string()));
+                return Err(self.trouble(error.status(), error.why()));
             }
             self.mend(answer, have, &error, resumes, heard).await?;
         }
@@ -217,7 +218,7 @@ impl Intake<'_> {
         tokio::time::sleep((Duration::from_millis(250) * resumes).min(left)).await;
         let resuming = tokio::time::timeout(
             left.max(LEAST),
-            self.resume(answer, have, (error.status(), error.to_string())),
+            self.resume(answer, have, (error.status(), error.why())),
         );
         match resuming.await {
             Ok(rest) => rest?,
@@ -248,7 +249,8 @@ impl Intake<'_> {
             return Ok(None);
         }
         if !self.flight.begun_at(behind) {
-            let stopped = "the rest behind a part that clients asked for first".to_owned();
+            let stopped =
+                Why::new(Cause::Broken, "the rest behind a part that clients asked for first");
             self.resume(answer, behind, (StatusCode::BAD_GATEWAY, stopped)).await?;
         }
         Ok(Some(behind))
@@ -281,7 +283,7 @@ impl Intake<'_> {
             "{target}: nothing came for {seconds} s after {have} bytes (twice upstream.idle_timeout), and {tried} attempts to resume \
              it got no further; its origin is down, or so slow that the time must be longer"
         );
-        Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, line)
+        Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, Why::new(Cause::Timeout, line))
     }
 
     /// The next bytes. What may be silent for long, and nobody reads any more, is given up.
@@ -303,7 +305,7 @@ impl Intake<'_> {
                 () = deserted => {
                     if self.flight.readers() == 0 {
                         let reason = "nobody waits for it any more";
-                        return Err(Trouble::Abandoned(reason.to_owned()));
+                        return Err(Trouble::Abandoned(Why::new(Cause::Abandoned, reason)));
                     }
                 }
             }
@@ -315,7 +317,7 @@ impl Intake<'_> {
         &self,
         answer: &mut Answer,
         have: u64,
-        (status, broke): (StatusCode, String),
+        (status, broke): (StatusCode, Why),
     ) -> Result<(), Trouble> {
         let validator = answer.head.strong_validator().map(str::to_owned);
         let (Some(validator), Some(length)) = (validator, answer.length) else {
@@ -329,13 +331,11 @@ impl Intake<'_> {
         ask.fresh_connection = true;
         let rest = match self.origins.fetch(ask).await {
             Ok(rest) => rest,
-            Err(error) => return Err(self.trouble(error.status(), error.to_string())),
+            Err(error) => return Err(self.trouble(error.status(), error.why())),
         };
         if !continues(&rest.head, have, length, &validator) {
-            return Err(self.trouble(
-                status,
-                format!("{broke}; the origin does not continue where it broke off"),
-            ));
+            let line = format!("{broke}; the origin does not continue where it broke off");
+            return Err(self.trouble(status, Why::new(broke.cause, line)));
         }
         answer.body = rest.body;
         // A chain is worth its weakest hop, wherever in the body that lay.
@@ -343,7 +343,7 @@ impl Intake<'_> {
         Ok(())
     }
 
-    fn trouble(&self, status: StatusCode, reason: String) -> Trouble {
+    fn trouble(&self, status: StatusCode, reason: Why) -> Trouble {
         if self.flight.nothing_given() {
             Trouble::Again(status, reason)
         } else {
@@ -384,13 +384,13 @@ pub async fn take_in(
     mut from: Gathered,
     any_end: bool,
     spool: Result<Spool, Hashing>,
-) -> Result<Body, String> {
+) -> Result<Body, Why> {
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
     let writer = tokio::spawn(write(Arc::clone(flight), receiver, spool));
     loop {
         let frame = tokio::select! {
             frame = from.frame() => frame,
-            () = flight.deserted() => return Err("the client left".to_owned()),
+            () = flight.deserted() => return Err(Why::new(Cause::Abandoned, "the client left")),
         };
         match frame {
             None => break,
@@ -402,11 +402,17 @@ pub async fn take_in(
                 }
             }
             Some(Err(error)) if any_end && is_unannounced(&error) => break,
-            Some(Err(error)) => return Err(format!("the transfer broke off: {error}")),
+            Some(Err(error)) => {
+                return Err(Why::new(Cause::Broken, format!("the transfer broke off: {error}")));
+            }
         }
     }
     drop(sender);
-    writer.await.unwrap_or_else(|_| Err("the writer was broken off".to_owned()))
+    writer.await.unwrap_or_else(|_| Err(broken_off("the writer")))
+}
+
+fn broken_off(what: &str) -> Why {
+    Why::new(Cause::Larder, format!("{what} was broken off"))
 }
 
 /// What the pieces are put into.
@@ -423,7 +429,7 @@ async fn write(
     flight: Arc<Flight>,
     mut from: mpsc::Receiver<Piece>,
     spool: Result<Spool, Hashing>,
-) -> Result<Body, String> {
+) -> Result<Body, Why> {
     let mut keep = match spool {
         Ok(spool) => Keep::Spool(spool),
         Err(hashing) => Keep::Nothing(hashing),
@@ -436,7 +442,7 @@ async fn write(
         let of = Arc::clone(&flight);
         let taken = tokio::task::spawn_blocking(move || take(keep, pieces, &of));
         let Ok(taken) = taken.await else {
-            return Err("writing was broken off".to_owned());
+            return Err(broken_off("writing"));
         };
         let (kept, overflow) = taken?;
         keep = kept;
@@ -448,11 +454,11 @@ async fn write(
         Keep::Spool(spool) => Body::Spooled(spool.finish()),
         Keep::Nothing(hashing) => Body::Unstored(hashing.finish(), size),
     });
-    finished.await.map_err(|_| "hashing was broken off".to_owned())
+    finished.await.map_err(|_| broken_off("hashing"))
 }
 
 /// Takes pieces in; gives back those that found no room. Readers are woken once.
-fn take(mut keep: Keep, pieces: Vec<Piece>, flight: &Flight) -> Result<(Keep, Vec<Bytes>), String> {
+fn take(mut keep: Keep, pieces: Vec<Piece>, flight: &Flight) -> Result<(Keep, Vec<Bytes>), Why> {
     let (mut filed, mut overflow) = (0, Vec::new());
     for piece in pieces {
         let piece = match piece {
@@ -467,11 +473,12 @@ fn take(mut keep: Keep, pieces: Vec<Piece>, flight: &Flight) -> Result<(Keep, Ve
             }
             Piece::Passed(to) => {
                 let Keep::Spool(spool) = &mut keep else {
-                    return Err("the store has no room for what was fetched ahead".to_owned());
+                    let why = "the store has no room for what was fetched ahead";
+                    return Err(Why::new(Cause::Larder, why));
                 };
-                spool
-                    .pass_to(to)
-                    .map_err(|error| format!("the spool could not be read: {error}"))?;
+                spool.pass_to(to).map_err(|error| {
+                    Why::new(Cause::Larder, format!("the spool could not be read: {error}"))
+                })?;
                 flight.passed(to);
                 filed = 0;
                 continue;

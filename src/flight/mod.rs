@@ -13,6 +13,7 @@
 //! memory (window.rs), and nobody can join any more.
 
 mod beside;
+mod end;
 mod gap;
 mod intake;
 mod parts;
@@ -28,10 +29,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
-use hyper::StatusCode;
 use tokio::sync::{Notify, watch};
 
 pub use beside::{Beside, Given};
+pub use end::End;
 pub use gap::GAP;
 use gap::Hold;
 pub use intake::{Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
@@ -43,7 +44,7 @@ use share::{Share, Verdict};
 use window::Readers;
 
 use crate::clock::Time;
-use crate::entry::{Entry, Head};
+use crate::entry::Head;
 use crate::origin::Answer;
 use crate::proof::Proof;
 use crate::target::{Key, Target};
@@ -55,27 +56,6 @@ pub struct Answered {
     pub head: Head,
     /// The length, if the origin announced it.
     pub length: Option<u64>,
-}
-
-/// How a flight ended.
-#[derive(Clone, Debug)]
-pub enum End {
-    /// Verified and stored.
-    Kept(Arc<Entry>),
-    /// Complete, and not stored.
-    Given,
-    /// The origin said that the stored copy is current.
-    Current(Arc<Entry>),
-    /// Not what was promised: nothing more is given.
-    Refused(String),
-    /// The origin gave no complete answer.
-    Failed(StatusCode, String),
-    /// A small answer that is not stored, for everybody who waits.
-    Relayed(Arc<(Head, Bytes)>),
-    /// Everybody asks the origin in its own words.
-    Pass,
-    /// The answer is for the leader alone, who takes it with [`Flight::take_handed`]; the others ask themselves.
-    Handed,
 }
 
 /// One fill that many requests share.
@@ -384,7 +364,7 @@ impl Flight {
                 return end;
             }
             if changed.changed().await.is_err() {
-                return End::Failed(StatusCode::BAD_GATEWAY, "the fill was dropped".into());
+                return End::broken("the fill was dropped");
             }
         }
     }
@@ -460,10 +440,7 @@ impl Lead {
 
 impl Drop for Lead {
     fn drop(&mut self) {
-        self.flight.finish(End::Failed(
-            StatusCode::BAD_GATEWAY,
-            "the fill was broken off; try again".into(),
-        ));
+        self.flight.finish(End::broken("the fill was broken off; try again"));
         let mut under_way = self.flights.lock();
         if under_way.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
             under_way.remove(&self.key);

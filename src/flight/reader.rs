@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::gap::{Gap, Hold};
 use super::window::BIT;
 use super::{Answered, End, Flight, Shared};
+use crate::outcome::cause::{Cause, Why};
 use crate::store::{Buffer, CHUNK};
 
 /// What a reader is told that comes back to bytes which nobody has kept.
@@ -19,14 +20,14 @@ const GONE: &str = "these bytes were not kept, because the store has no room for
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Broken {
-    /// For people.
-    pub reason: String,
+    /// For people, and for metrics.
+    pub reason: Why,
 }
 
 impl Broken {
     /// With a reason for people.
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+    pub fn new(cause: Cause, reason: impl Into<String>) -> Self {
+        Self { reason: Why::new(cause, reason) }
     }
 }
 
@@ -166,15 +167,18 @@ impl Reader {
         let mut shared = self.flight.lock();
         match &shared.end {
             Some(End::Kept(_) | End::Given) | None => {}
-            Some(End::Refused(reason) | End::Failed(_, reason)) => {
-                return Step::Broken(Broken::new(reason));
+            Some(End::Refused(reason)) => {
+                return Step::Broken(Broken::new(Cause::Promise, reason));
+            }
+            Some(End::Failed(_, reason)) => {
+                return Step::Broken(Broken { reason: reason.clone() });
             }
             Some(End::Current(_) | End::Relayed(_) | End::Pass | End::Handed) => {
-                return Step::Broken(Broken::new("the flight ended without a body"));
+                return Step::Broken(Broken::new(Cause::Broken, "the flight ended without a body"));
             }
         }
-        if let Some(why) = shared.readers.why_cut(self.id) {
-            return Step::Broken(Broken::new(why));
+        if let Some(reason) = shared.readers.why_cut(self.id) {
+            return Step::Broken(Broken { reason });
         }
         if shared.end.is_some() && at >= shared.have {
             return Step::End;
@@ -243,7 +247,7 @@ fn take(shared: &Shared, at: u64, limit: u64) -> Step {
     if at < filed {
         return match &shared.file {
             Some(file) => Step::File(Arc::clone(file), limit.min(filed).min(at + CHUNK)),
-            None => Step::Broken(Broken::new(GONE)),
+            None => Step::Broken(Broken::new(Cause::Busy, GONE)),
         };
     }
     let mut start = shared.window_start;
@@ -259,7 +263,7 @@ fn take(shared: &Shared, at: u64, limit: u64) -> Step {
         }
         start = end;
     }
-    Step::Broken(Broken::new(GONE))
+    Step::Broken(Broken::new(Cause::Busy, GONE))
 }
 
 impl Shared {
@@ -309,7 +313,9 @@ async fn read(file: Arc<File>, at: u64, to: u64) -> Result<Bytes, Broken> {
     });
     match read.await {
         Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(Broken::new(format!("the spool file could not be read: {error}"))),
-        Err(_) => Err(Broken::new("reading the spool file was broken off")),
+        Ok(Err(error)) => {
+            Err(Broken::new(Cause::Larder, format!("the spool file could not be read: {error}")))
+        }
+        Err(_) => Err(Broken::new(Cause::Larder, "reading the spool file was broken off")),
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use hyper::HeaderMap;
+use hyper::{HeaderMap, StatusCode};
 
 use super::window::WINDOW;
 use super::*;
@@ -232,7 +232,7 @@ async fn readers_that_take_nothing_are_cut_and_the_others_get_all() {
     let writer = tokio::spawn(send(Arc::clone(&world.lead.flight), total));
     assert_eq!(drain(honest).await.unwrap().len() as u64, total);
     writer.await.unwrap().unwrap();
-    assert!(silent.next(0, total).await.unwrap_err().reason.contains("ask again"));
+    assert!(silent.next(0, total).await.unwrap_err().reason.text.contains("ask again"));
 }
 
 /// A body that is held back whole, and finds no room, cannot be given: its readers are told, and nobody waits for that.
@@ -244,7 +244,7 @@ async fn what_is_held_back_and_finds_no_room_fails_with_words() {
     let mut held = world.reader();
     let judged = tokio::spawn(async move { held.judged().await });
     let failed = send(flight, 4 * WINDOW).await.unwrap_err();
-    assert!(failed.reason.contains("store.max_body_share"), "{failed}");
+    assert!(failed.reason.text.contains("store.max_body_share"), "{failed}");
     let Some(End::Failed(StatusCode::BAD_GATEWAY, why)) = judged.await.unwrap() else { panic!() };
     assert_eq!(why, failed.reason);
 }
@@ -385,7 +385,7 @@ async fn two_flights_at_once_keep_back_the_same_bytes() {
 async fn what_was_not_verified_is_held_back_after_a_restart() {
     let body = vec![7; 600_000];
     let length = body.len() as u64;
-    let broken = || End::Failed(StatusCode::BAD_GATEWAY, "broken".into());
+    let broken = || End::broken("broken");
     let refused = || End::Refused("bad".into());
     for (first, given, hold) in [
         (broken(), true, Some(Hold::Gap)),

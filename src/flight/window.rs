@@ -19,6 +19,7 @@ use hyper::StatusCode;
 use tokio::time::Instant;
 
 use super::{Broken, End, Flight, Shared};
+use crate::outcome::cause::{Cause, Why};
 
 /// The most bytes that wait in memory for readers.
 pub(super) const WINDOW: u64 = 1 << 20;
@@ -54,6 +55,15 @@ enum Cut {
 }
 
 impl Cut {
+    /// For people, and for metrics.
+    fn reason(self) -> Why {
+        let cause = match self {
+            Self::TooSlow => Cause::Stalled,
+            Self::HeldBack => Cause::Busy,
+        };
+        Why::new(cause, self.why())
+    }
+
     const fn why(self) -> &'static str {
         match self {
             Self::TooSlow => {
@@ -112,8 +122,8 @@ impl Readers {
     }
 
     /// Why nothing more is given to it.
-    pub(super) fn why_cut(&self, id: u64) -> Option<&'static str> {
-        self.cut.get(&id).map(|cut| cut.why())
+    pub(super) fn why_cut(&self, id: u64) -> Option<Why> {
+        self.cut.get(&id).map(|cut| cut.reason())
     }
 
     /// How the flight ends for it, if it was cut before it was told what is to come.
@@ -121,7 +131,7 @@ impl Readers {
         self.cut.get(&id).map(|cut| match cut {
             // It was busy with something else, and asks by itself.
             Cut::TooSlow => End::Pass,
-            Cut::HeldBack => End::Failed(StatusCode::BAD_GATEWAY, cut.why().to_owned()),
+            Cut::HeldBack => End::Failed(StatusCode::BAD_GATEWAY, cut.reason()),
         })
     }
 
@@ -219,8 +229,9 @@ impl Flight {
         loop {
             if shared.readers.len() == 0 {
                 let held_back = shared.readers.last.filter(|cut| *cut == Cut::HeldBack);
-                let why = held_back.map_or("nobody reads, and the store has no room", Cut::why);
-                return Err(Broken::new(why));
+                let nobody =
+                    || Why::new(Cause::Abandoned, "nobody reads, and the store has no room");
+                return Err(Broken { reason: held_back.map_or_else(nobody, Cut::reason) });
             }
             let Some(first) = shared.full_from() else {
                 return Ok(None);
@@ -301,7 +312,7 @@ mod tests {
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), None);
         assert_eq!(readers.len(), 2, "who stopped further on is cut with them");
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), Some(wait(BRIEF / 2, true)));
-        assert!(readers.why_cut(0).unwrap().contains("ask again"));
+        assert!(readers.why_cut(0).unwrap().text.contains("ask again"));
         assert_eq!(readers.why_cut(2), None);
         // Who was cut does not come back.
         readers.stand_since(0, HAVE, now);

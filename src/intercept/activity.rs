@@ -27,6 +27,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::visitors::{House, RequestPlace};
 use crate::config::Clients;
+use crate::outcome::cause::{Cause, Why};
 use crate::reply::{Body, Cut};
 
 /// How long an answer must stand still before its connection makes way for another request of the same address.
@@ -375,7 +376,7 @@ impl HttpBody for Counted {
         *full = None;
         let Some(body) = &mut answer.body else {
             let why = "its client took nothing of it for too long (clients.stall_timeout)";
-            return Poll::Ready(Some(Err(Cut(why.to_owned()))));
+            return Poll::Ready(Some(Err(Cut(Why::new(Cause::Stalled, why)))));
         };
         let polled = Pin::new(body).poll_frame(cx);
         answer.waits = polled.is_pending();

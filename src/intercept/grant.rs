@@ -8,7 +8,10 @@ use hyper::{Response, StatusCode};
 use crate::clock::Stopwatch;
 use crate::config::{Config, is_private};
 use crate::origin::{Duplex, Reach};
-use crate::outcome::metrics::{Direction, Metrics};
+use crate::outcome::cause::Cause;
+use crate::outcome::ended::Ended;
+use crate::outcome::job::Job;
+use crate::outcome::metrics::Metrics;
 use crate::outcome::{Outcome, witness};
 use crate::reply::{self, Body};
 use crate::target::identity::Misdirected;
@@ -27,17 +30,17 @@ pub(crate) struct Refusal {
 }
 
 impl Refusal {
-    pub(crate) fn forbidden(text: String) -> Self {
-        Self::refused(StatusCode::FORBIDDEN, text)
+    pub(crate) fn forbidden(cause: Cause, text: String) -> Self {
+        Self::refused(StatusCode::FORBIDDEN, cause, text)
     }
 
     /// larder has no room for it now.
     pub(crate) fn busy(text: String) -> Self {
-        Self::refused(StatusCode::SERVICE_UNAVAILABLE, text)
+        Self::refused(StatusCode::SERVICE_UNAVAILABLE, Cause::Limit, text)
     }
 
-    fn refused(status: StatusCode, text: String) -> Self {
-        Self { outcome: Outcome::Refused, status, text }
+    pub(crate) fn refused(status: StatusCode, cause: Cause, text: String) -> Self {
+        Self { outcome: Outcome::Refused(cause), status, text }
     }
 
     /// The answer that says so.
@@ -45,39 +48,46 @@ impl Refusal {
         reply::text(self.status, &self.text, self.outcome)
     }
 
-    /// Writes it down as the pipeline does its requests; gives the answer. `whom` says for whom the request was.
-    pub(crate) fn write_down(
-        &self,
-        metrics: &Metrics,
-        peer: SocketAddr,
-        whom: &str,
-        since: Stopwatch,
-    ) -> Response<Body> {
+    /// Writes it down as the pipeline does its requests; gives the answer.
+    pub(crate) fn write_down(&self, refused: &Refused<'_>) -> Response<Body> {
         let response = self.response();
-        let bytes = response.body().size_hint().lower();
-        metrics.ended(self.outcome, None, "");
-        metrics.bytes(Direction::ToClient, bytes);
-        tracing::info!(
-            target: "larder::request",
-            outcome = %self.outcome,
-            proof = %"-",
-            status = self.status.as_u16(),
-            bytes,
-            ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX),
-            cut = false,
-            client = %peer.ip(),
-            why = %self,
-            "{whom}",
-        );
+        let Refused { metrics, peer, method, host, whom, since, job } = *refused;
+        Ended {
+            host,
+            why: Some(&self.text),
+            status: self.status.as_u16(),
+            bytes: response.body().size_hint().lower(),
+            took: since.elapsed(),
+            job,
+            ..Ended::new(self.outcome, peer.ip(), method, whom)
+        }
+        .write_down(metrics);
         response
     }
+}
+
+/// What is known of a request that is refused before anybody looks at its target.
+#[derive(Clone, Copy)]
+pub(crate) struct Refused<'a> {
+    pub(crate) metrics: &'a Metrics,
+    pub(crate) peer: SocketAddr,
+    pub(crate) method: &'a str,
+    pub(crate) host: &'a str,
+    /// For whom it was: host and port.
+    pub(crate) whom: &'a str,
+    pub(crate) since: Stopwatch,
+    pub(crate) job: Option<&'a Job>,
 }
 
 impl From<Misdirected> for Refusal {
     fn from(misdirected: Misdirected) -> Self {
         match misdirected {
-            Misdirected::Elsewhere(text) => Self::refused(StatusCode::MISDIRECTED_REQUEST, text),
-            Misdirected::Malformed(text) => Self::refused(StatusCode::BAD_REQUEST, text),
+            Misdirected::Elsewhere(text) => {
+                Self::refused(StatusCode::MISDIRECTED_REQUEST, Cause::Identity, text)
+            }
+            Misdirected::Malformed(text) => {
+                Self::refused(StatusCode::BAD_REQUEST, Cause::Malformed, text)
+            }
         }
     }
 }
@@ -93,7 +103,7 @@ pub(crate) enum Course {
 /// Whether the operator lets clients reach this host at this port.
 pub(crate) fn check(config: &Config, host: &Host, port: u16) -> Result<(), Refusal> {
     let shut = config.hosts.shut(&host.to_string(), port);
-    shut.map_or(Ok(()), |why| Err(Refusal::forbidden(why)))
+    shut.map_or(Ok(()), |why| Err(Refusal::forbidden(Cause::Host, why)))
 }
 
 /// Decides on a CONNECT before it is answered, so that what fails still has a status.
@@ -121,9 +131,9 @@ pub(crate) async fn admit<S: Serve>(
         Ok(upstream) => Ok(Course::Through { upstream, why }),
         Err(error) => Err(Refusal {
             outcome: if error.status().is_client_error() {
-                Outcome::Refused
+                Outcome::Refused(error.fault().cause())
             } else {
-                Outcome::Failed
+                Outcome::Failed(error.fault().cause())
             },
             status: error.status(),
             text: error.to_string(),

@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::grant::Refusal;
 use super::head::{self, Bad, Judged};
-use crate::outcome::Outcome;
+use crate::outcome::cause::Cause;
 use crate::stream::framing::Framing;
 use crate::stream::{Watch, Watched, end_of_head};
 
@@ -250,9 +250,10 @@ impl Heads {
 
     fn refuse_to(&mut self, method: &Method, bad: Bad) {
         let Bad { status, why } = bad;
+        let busy = status == StatusCode::SERVICE_UNAVAILABLE;
+        let cause = if busy { Cause::Limit } else { Cause::Malformed };
         self.number += 1;
-        self.verdicts.said().refused =
-            Some((self.number, Refusal { outcome: Outcome::Refused, status, text: why }));
+        self.verdicts.said().refused = Some((self.number, Refusal::refused(status, cause, why)));
         self.ready =
             format!("{method} / HTTP/1.1\r\nHost: larder\r\nConnection: close\r\n\r\n").into();
         self.state = State::Over;

@@ -49,7 +49,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::activity::{Counted, Patience, Running};
-pub(crate) use self::grant::{Course, Refusal, admit, check};
+pub(crate) use self::grant::{Course, Refusal, Refused, admit, check};
 pub(crate) use self::heads::Heads;
 pub(crate) use self::http::{Watch, outer};
 pub use self::serve::Serve;
@@ -63,6 +63,9 @@ use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::origin::Duplex;
 use crate::outcome::Outcome;
+use crate::outcome::cause::Cause;
+use crate::outcome::ended::Ended;
+use crate::outcome::job::Job;
 use crate::outcome::metrics::Metrics;
 use crate::outcome::witness::{self, Sight};
 use crate::target::identity::Tunnel;
@@ -89,6 +92,7 @@ pub(crate) struct Granted<S> {
     pub(crate) peer: SocketAddr,
     pub(crate) host: Host,
     pub(crate) port: u16,
+    pub(crate) job: Option<Arc<Job>>,
 }
 
 /// What was found in a tunnel.
@@ -190,11 +194,10 @@ impl<S: Serve> Granted<S> {
     ) -> Found {
         if !may_tunnel {
             self.metrics.witness.saw(&self.host, Sight::Foreign(why.to_owned()));
-            self.metrics.ended(Outcome::Refused, None, "");
-            tracing::info!(
-                client = %self.peer, host = %self.host, port = self.port, why,
-                "a tunnel is closed; hosts.tunnel_unknown_protocols or hosts.tunnel would let it through"
+            let line = format!(
+                "a tunnel is closed, because it carries {why}; hosts.tunnel_unknown_protocols or hosts.tunnel would let it through"
             );
+            self.ended(Outcome::Refused(Cause::Protocol), &line);
             return Found::Nothing;
         }
         let upstream = match upstream {
@@ -212,10 +215,21 @@ impl<S: Serve> Granted<S> {
             .tunnel(&origin, grant::reach(self.peer))
             .await
             .inspect_err(|error| {
-                self.metrics.ended(Outcome::Failed, None, "");
-                tracing::info!(client = %self.peer, host = %self.host, port = self.port, %error, "no tunnel");
+                self.ended(Outcome::Failed(error.fault().cause()), &error.to_string());
             })
             .ok()
+    }
+
+    /// The tunnel ended before anything went through it.
+    fn ended(&self, outcome: Outcome, why: &str) {
+        let (host, whom) = (self.host.to_string(), format!("{}:{}", self.host, self.port));
+        Ended {
+            host: &host,
+            why: Some(why),
+            job: self.job.as_deref(),
+            ..Ended::new(outcome, self.peer.ip(), "CONNECT", &whom)
+        }
+        .write_down(&self.metrics);
     }
 
     /// TLS, in the host's name.
@@ -252,18 +266,19 @@ impl<S: Serve> Granted<S> {
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let service = Arc::clone(&self.service);
-        let connection = Arc::new(service.connection(self.peer, Some(tunnel), watch.line.clone()));
+        let (line, job) = (watch.line.clone(), self.job.clone());
+        let connection = Arc::new(service.connection(self.peer, Some(tunnel), line, job));
         let (counting, door) = (Arc::clone(&watch.activity), Arc::clone(&self.door));
-        let metrics = Arc::clone(&self.metrics);
         let io = Heads::over(io, true);
         let verdicts = Arc::clone(io.watch.verdicts());
         let refusing = Arc::new(self.route());
         let answer = service_fn(move |request: Request<Incoming>| {
             let mut running = counting.begin();
             let (service, connection) = (Arc::clone(&service), Arc::clone(&connection));
-            let (door, metrics) = (Arc::clone(&door), Arc::clone(&metrics));
-            let (verdicts, refusing) = (Arc::clone(&verdicts), Arc::clone(&refusing));
+            let (door, refusing) = (Arc::clone(&door), Arc::clone(&refusing));
+            let verdicts = Arc::clone(&verdicts);
             async move {
+                let since = Stopwatch::start();
                 let response = match verdicts.begin() {
                     Ok(number) => {
                         let method = request.method().clone();
@@ -272,19 +287,12 @@ impl<S: Serve> Granted<S> {
                                 running.takes(place);
                                 service.serve(&connection, request).await
                             }
-                            Err(refusal) => {
-                                metrics.ended(refusal.outcome, None, "");
-                                refusal.response()
-                            }
+                            Err(refusal) => refusing.refuse(&refusal, method.as_str(), since),
                         };
                         verdicts.end(number, &method, &response);
                         response
                     }
-                    Err(refusal) => {
-                        let Route { peer, host, port, metrics } = &*refusing;
-                        let whom = format!("{host}:{port}");
-                        refusal.write_down(metrics, *peer, &whom, Stopwatch::start())
-                    }
+                    Err(refusal) => refusing.refuse(&refusal, "-", since),
                 };
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
             }
@@ -312,6 +320,7 @@ impl<S: Serve> Granted<S> {
             host: self.host.clone(),
             port: self.port,
             metrics: Arc::clone(&self.metrics),
+            job: self.job.clone(),
         }
     }
 }

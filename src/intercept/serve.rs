@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::{Request, Response};
 
 use crate::origin::{Duplex, OriginError, Reach};
+use crate::outcome::job::Job;
 use crate::pipeline::{Connection, Pipeline};
 use crate::reply::{Body, Line};
 use crate::target::Origin;
@@ -19,12 +20,14 @@ pub trait Serve: Send + Sync + 'static {
     /// What is remembered of one client connection.
     type Connection: Send + Sync + fmt::Debug + 'static;
 
-    /// A client connection begins; for one inside a tunnel, `tunnel` says what CONNECT and the `ClientHello` named.
+    /// A client connection begins; for one inside a tunnel, `tunnel` says what CONNECT and the `ClientHello` named. `job`: the
+    /// one that its client belongs to.
     fn connection(
         self: &Arc<Self>,
         peer: SocketAddr,
         tunnel: Option<Tunnel>,
         line: Line,
+        job: Option<Arc<Job>>,
     ) -> Self::Connection;
 
     /// Answers a proxy request. What goes wrong is an answer, too.
@@ -56,8 +59,9 @@ impl Serve for Pipeline {
         peer: SocketAddr,
         tunnel: Option<Tunnel>,
         line: Line,
+        job: Option<Arc<Job>>,
     ) -> Connection {
-        Self::connection(self, peer, tunnel, line)
+        Self::connection(self, peer, tunnel, line, job)
     }
 
     async fn serve(

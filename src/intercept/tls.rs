@@ -14,12 +14,15 @@ use crate::outcome::witness::{self, Sight};
 
 /// Logs a handshake that failed, and notes it if it was a probe's.
 pub(crate) fn explain(error: &io::Error, route: &Route) {
-    let Route { peer, host, port, metrics } = route;
+    let Route { peer, host, port, metrics, job } = route;
     let sight = judge(error);
     let distrusts = matches!(sight, Sight::Distrust(_));
     metrics.witness.saw(host, sight);
     if distrusts && witness::token(host).is_none() {
         metrics.distrusted();
+        if let Some(job) = job {
+            job.distrusted();
+        }
     }
     if witness::token(host).is_some() {
         // The doctor says it, to whom it concerns.
@@ -41,11 +44,14 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
 /// Logs a connection that ended after its handshake without a request. Clients of `GnuTLS` (apt, and often git and wget) look at
 /// the certificate only then; others open connections that they turn out not to need.
 pub(crate) fn unused(route: &Route) {
-    let Route { peer, host, port, metrics } = route;
+    let Route { peer, host, port, metrics, job } = route;
     if witness::token(host).is_some() {
         return;
     }
     metrics.left();
+    if let Some(job) = job {
+        job.left();
+    }
     if metrics.witness.is_news(peer.ip(), host, false, Instant::now()) {
         tracing::info!(
             client = %peer, %host, port,

@@ -4,13 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::Response;
 use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 
+use super::grant::{Refusal, Refused};
 use super::transport::Transport;
 use crate::clock::Stopwatch;
 use crate::origin::Duplex;
 use crate::outcome::Outcome;
-use crate::outcome::metrics::{Direction, Metrics};
+use crate::outcome::ended::Ended;
+use crate::outcome::job::Job;
+use crate::outcome::metrics::Metrics;
+use crate::reply::Body;
 use crate::target::Host;
 
 /// For each direction.
@@ -23,6 +28,28 @@ pub(crate) struct Route {
     pub(crate) host: Host,
     pub(crate) port: u16,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) job: Option<Arc<Job>>,
+}
+
+impl Route {
+    /// Refuses a request that came on this way, before anybody looked at its target.
+    pub(crate) fn refuse(
+        &self,
+        refusal: &Refusal,
+        method: &str,
+        since: Stopwatch,
+    ) -> Response<Body> {
+        let (host, whom) = (self.host.to_string(), format!("{}:{}", self.host, self.port));
+        refusal.write_down(&Refused {
+            metrics: &self.metrics,
+            peer: self.peer,
+            method,
+            host: &host,
+            whom: &whom,
+            since,
+            job: self.job.as_deref(),
+        })
+    }
 }
 
 /// Copies until both sides have ended, one has failed, or nothing has moved for `idle`. `early` is what the origin said before
@@ -56,22 +83,19 @@ pub(crate) async fn copy(
     };
     let (up, down) = activity.moved();
     let (up, down) = (up.saturating_sub(up_before), down.saturating_sub(down_before));
-    route.metrics.ended(Outcome::Tunnel, None, "");
-    route.metrics.bytes(Direction::ToClient, down);
-    route.metrics.bytes(Direction::FromOrigin, down);
+    let (host, whom) = (route.host.to_string(), format!("{}:{}", route.host, route.port));
     // A tunnel's line has the fields of a request's, and says besides what was sent, why it is one, and how it ended.
-    tracing::info!(
-        target: "larder::request",
-        outcome = %Outcome::Tunnel,
-        proof = %"-",
-        status = 200_u16,
-        bytes = down,
-        sent = up,
-        ms = u64::try_from(stopwatch.elapsed().as_millis()).unwrap_or(u64::MAX),
+    Ended {
+        host: &host,
+        why: Some(why),
+        status: 200,
+        bytes: down,
+        fetched: down,
+        took: stopwatch.elapsed(),
         cut,
-        client = %route.peer.ip(),
-        why,
-        ended,
-        "CONNECT {}:{}", route.host, route.port,
-    );
+        tunnel: Some((up, &ended)),
+        job: route.job.as_deref(),
+        ..Ended::new(Outcome::Tunnel, route.peer.ip(), "CONNECT", &whom)
+    }
+    .write_down(&route.metrics);
 }

@@ -12,6 +12,8 @@ use std::time::Duration;
 use hyper::StatusCode;
 use rustls::{AlertDescription, CertificateError};
 
+use crate::outcome::cause::{Cause, Why};
+
 /// Why an origin gave no answer. One line for people: the URL without its secrets, what happened, what to do next.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{url}: {fault}")]
@@ -57,6 +59,11 @@ impl OriginError {
             | Fault::Interim { .. }
             | Fault::Broken { .. } => StatusCode::BAD_GATEWAY,
         }
+    }
+
+    /// The same for logs, metrics and clients.
+    pub fn why(&self) -> Why {
+        Why::new(self.fault.cause(), self.to_string())
     }
 
     /// Whether nothing is wrong but that nothing came.
@@ -222,6 +229,33 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// The bounded form.
+    pub const fn cause(&self) -> Cause {
+        match self {
+            Self::Shut { .. } => Cause::Guard,
+            Self::Forbidden(_) => Cause::Host,
+            Self::Loop => Cause::Loop,
+            Self::Unsendable(_) => Cause::Malformed,
+            Self::SetUp(_) => Cause::Larder,
+            Self::Busy(_) => Cause::Busy,
+            Self::Unresolved(_) => Cause::Dns,
+            Self::Unreachable(_) => Cause::Connect,
+            Self::ConnectTimeout(_)
+            | Self::HeaderTimeout(_)
+            | Self::Stalled { .. }
+            | Self::TooSlow { .. } => Cause::Timeout,
+            Self::Proxy(_) => Cause::UpstreamProxy,
+            Self::Untrusted { .. } => Cause::Certificate,
+            Self::WantsCertificate => Cause::ClientCertificate,
+            Self::ForeignTls(_) | Self::BrokenTls(_) => Cause::Tls,
+            Self::Unanswered(_) => Cause::NoAnswer,
+            Self::NoToken(_) => Cause::Token,
+            Self::Framing(_) | Self::Interim { .. } => Cause::Framing,
+            Self::Redirects(_) => Cause::Redirect,
+            Self::Broken { .. } => Cause::Broken,
+        }
+    }
+
     /// Whether it is the way on that is at fault: a redirect that leads nowhere, or where larder must not go.
     pub const fn is_of_the_way(&self) -> bool {
         matches!(self, Self::Redirects(_) | Self::Forbidden(_) | Self::Shut { .. })

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -18,7 +19,10 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use super::Outcome;
+use super::job::Jobs;
+use super::recent::{Event, Recent};
 use super::witness::Witness;
+use crate::clock::{Clock, Time};
 use crate::limits::{INTERIM, PLACES, Reading};
 use crate::proof::Proof;
 
@@ -61,6 +65,10 @@ pub enum Alarm {
 }
 
 impl Alarm {
+    /// All of them: each is counted from zero on, so that the first one is a change.
+    pub const ALL: [Self; 5] =
+        [Self::Mismatch, Self::Changed, Self::Malformed, Self::Signature, Self::Full];
+
     /// The name as metrics spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -110,12 +118,17 @@ pub struct Metrics {
     limits: OnceLock<LimitReader>,
     /// What is remembered of clients that fail.
     pub witness: Witness,
+    /// What did not end well, and what was passed on.
+    pub recent: Recent,
+    /// What jobs did.
+    pub jobs: Jobs,
+    clock: Clock,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     outcome: &'static str,
-    /// Why a pass was one; empty otherwise.
+    /// Why a pass was one, or why it was refused or failed; empty otherwise.
     reason: &'static str,
     /// The rank alone: qualifiers would multiply the series.
     proof: &'static str,
@@ -157,11 +170,24 @@ impl EncodeLabelValue for Alarm {
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::new(Clock::system())
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.totals().fmt(f)
+    }
+}
+
+impl Metrics {
+    /// Nothing is counted yet.
+    pub fn new(clock: Clock) -> Self {
         let mut registry = Registry::with_prefix("larder");
         let requests = Family::default();
         let bytes = Family::default();
         let rejected = Counter::default();
-        let alarms = Family::default();
+        let alarms = silent();
         let connections = Gauge::default();
         let keys_ending = Gauge::default();
         registry.register(
@@ -211,40 +237,27 @@ impl Default for Metrics {
             totals: Mutex::default(),
             limits: OnceLock::new(),
             witness: Witness::default(),
+            recent: Recent::default(),
+            jobs: Jobs::default(),
+            clock,
         }
     }
-}
 
-impl fmt::Debug for Metrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.totals().fmt(f)
+    /// What time it is, for what is remembered.
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
     }
-}
 
-impl Metrics {
     /// Counts a request that ended. `ecosystem` is the name of the one that recognised it, or empty.
     pub fn ended(&self, outcome: Outcome, proof: Option<Proof>, ecosystem: &'static str) {
-        let reason = match outcome {
-            Outcome::Pass(reason) => reason.as_str(),
-            Outcome::Hit
-            | Outcome::Revalidated
-            | Outcome::Stale
-            | Outcome::Miss
-            | Outcome::Collapsed
-            | Outcome::Tunnel
-            | Outcome::Rejected
-            | Outcome::Refused
-            | Outcome::Failed
-            | Outcome::Own => "",
+        let labels = RequestLabels {
+            outcome: outcome.as_str(),
+            reason: outcome.reason(),
+            proof: proof.map_or("", |proof| proof.rank.as_str()),
+            ecosystem,
         };
-        let proof = proof.map_or("", |proof| proof.rank.as_str());
-        let labels = RequestLabels { outcome: outcome.as_str(), reason, proof, ecosystem };
         self.requests.get_or_create(&labels).inc();
-        let mut totals = self.lock();
-        count(&mut totals.outcomes, outcome.as_str());
-        if !proof.is_empty() {
-            count(&mut totals.proofs, proof);
-        }
+        self.lock().ended(outcome, proof);
     }
 
     /// Counts a client that refused larder's certificate.
@@ -265,26 +278,27 @@ impl Metrics {
     }
 
     /// Counts a body that was not what was promised, however much of it had been given.
-    pub fn rejected(&self) {
+    pub fn rejected(&self, url: String, why: String, public: bool) {
         self.rejected.inc();
-        self.alarm(Alarm::Mismatch);
+        self.alarm(Alarm::Mismatch, url, why, public);
     }
 
     /// Counts bytes of a body.
     pub fn bytes(&self, direction: Direction, bytes: u64) {
         self.bytes.get_or_create(&BytesLabels { direction }).inc_by(bytes);
-        let mut totals = self.lock();
-        let total = match direction {
-            Direction::ToClient => &mut totals.to_client,
-            Direction::FromOrigin => &mut totals.from_origin,
-            Direction::FromStore => &mut totals.from_store,
-        };
-        *total = total.saturating_add(bytes);
+        self.lock().bytes(direction, bytes);
     }
 
-    /// Counts something that somebody should look at.
-    pub fn alarm(&self, kind: Alarm) {
+    /// Counts the time that an origin had taken longer.
+    pub(super) fn saved(&self, time: Duration) {
+        self.lock().saved(time);
+    }
+
+    /// Counts something that somebody should look at, and remembers it: at which URL, secrets replaced, and what is wrong.
+    /// `public`: everybody may know.
+    pub fn alarm(&self, kind: Alarm, url: String, why: String, public: bool) {
         self.alarms.get_or_create(&AlarmLabels { kind }).inc();
+        self.recent.note(Event::alarm(self.clock.now(), kind.as_str(), url, why, public));
     }
 
     /// Counts a stored copy that was given before its origin answered.
@@ -331,6 +345,15 @@ impl Metrics {
     }
 }
 
+/// Every alarm, none of which was raised yet.
+fn silent() -> Family<AlarmLabels, Counter> {
+    let alarms = Family::<AlarmLabels, Counter>::default();
+    for kind in Alarm::ALL {
+        alarms.get_or_create(&AlarmLabels { kind }).inc_by(0);
+    }
+    alarms
+}
+
 /// An open connection of a client, counted until it is dropped.
 #[derive(Debug)]
 pub struct OpenConnection(Arc<Metrics>);
@@ -360,9 +383,36 @@ pub struct Totals {
     /// Connections whose client left after the handshake without a request: some refuse a certificate only then.
     #[serde(default)]
     pub left: u64,
+    /// Milliseconds that origins had taken longer, by what they took when the stored body was fetched.
+    #[serde(default)]
+    pub saved_ms: u64,
 }
 
 impl Totals {
+    /// Counts a request that ended.
+    pub(super) fn ended(&mut self, outcome: Outcome, proof: Option<Proof>) {
+        count(&mut self.outcomes, outcome.as_str());
+        if let Some(proof) = proof {
+            count(&mut self.proofs, proof.rank.as_str());
+        }
+    }
+
+    /// Counts bytes of a body.
+    pub(super) const fn bytes(&mut self, direction: Direction, bytes: u64) {
+        let total = match direction {
+            Direction::ToClient => &mut self.to_client,
+            Direction::FromOrigin => &mut self.from_origin,
+            Direction::FromStore => &mut self.from_store,
+        };
+        *total = total.saturating_add(bytes);
+    }
+
+    /// Counts the time that an origin had taken longer.
+    pub(super) fn saved(&mut self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.saved_ms = self.saved_ms.saturating_add(ms);
+    }
+
     /// What came since `earlier`, a reading of the same larder.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
@@ -382,6 +432,7 @@ impl Totals {
             from_store: self.from_store.saturating_sub(earlier.from_store),
             distrusted: self.distrusted.saturating_sub(earlier.distrusted),
             left: self.left.saturating_sub(earlier.left),
+            saved_ms: self.saved_ms.saturating_sub(earlier.saved_ms),
         }
     }
 
@@ -418,7 +469,7 @@ mod tests {
         let open = metrics.connection();
         metrics.ended(Outcome::Hit, Some(Proof::of(Rank::Indexed).stale()), "pypi");
         metrics.ended(Outcome::Pass(PassReason::Credential), None, "");
-        metrics.rejected();
+        metrics.rejected("https://example.org/a".into(), "other bytes".into(), true);
         metrics.bytes(Direction::FromStore, 7);
         let mut text = String::new();
         metrics.render(&mut text).unwrap();

@@ -1,12 +1,18 @@
 //! How a request ended: one enum, one name in the log, the metric and the `Cache-Status` header (RFC 9211).
 //!
-//! [`metrics`] counts it. [`witness`] remembers what was seen of clients that never got as far as a request.
+//! [`cause`] says why, where a request was refused or failed. [`metrics`] counts it, [`recent`] remembers the last of those.
+//! [`ended`] writes a request down, also for the [`job`] that it belongs to. [`witness`] remembers what was seen of clients that never got as far as a request.
 
+pub mod cause;
+pub mod ended;
+pub mod job;
 pub mod metrics;
+pub mod recent;
 pub mod witness;
 
 use std::fmt;
 
+use self::cause::Cause;
 use crate::policy::PassReason;
 use crate::proof::Proof;
 
@@ -28,11 +34,11 @@ pub enum Outcome {
     /// A CONNECT that was copied through.
     Tunnel,
     /// A body was not what was promised.
-    Rejected,
+    Rejected(Cause),
     /// larder refused the request on purpose.
-    Refused,
-    /// The origin gave no answer.
-    Failed,
+    Refused(Cause),
+    /// The origin gave no answer, or larder could not give it.
+    Failed(Cause),
     /// About larder itself.
     Own,
 }
@@ -48,10 +54,25 @@ impl Outcome {
             Self::Collapsed => "collapsed",
             Self::Pass(_) => "pass",
             Self::Tunnel => "tunnel",
-            Self::Rejected => "rejected",
-            Self::Refused => "refused",
-            Self::Failed => "failed",
+            Self::Rejected(_) => "rejected",
+            Self::Refused(_) => "refused",
+            Self::Failed(_) => "failed",
             Self::Own => "own",
+        }
+    }
+
+    /// Why it ended so, as logs and metrics spell it; empty where the outcome says it all.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Pass(reason) => reason.as_str(),
+            Self::Rejected(cause) | Self::Refused(cause) | Self::Failed(cause) => cause.as_str(),
+            Self::Hit
+            | Self::Revalidated
+            | Self::Stale
+            | Self::Miss
+            | Self::Collapsed
+            | Self::Tunnel
+            | Self::Own => "",
         }
     }
 
@@ -69,7 +90,9 @@ impl Outcome {
             Self::Collapsed => "larder; fwd=miss; collapsed",
             Self::Pass(PassReason::Method) => "larder; fwd=method",
             Self::Pass(_) => "larder; fwd=bypass",
-            Self::Tunnel | Self::Rejected | Self::Refused | Self::Failed | Self::Own => "larder",
+            Self::Tunnel | Self::Rejected(_) | Self::Refused(_) | Self::Failed(_) | Self::Own => {
+                "larder"
+            }
         });
         let detail = match (self, proof) {
             (Self::Pass(reason), _) => Some(reason.as_str().to_owned()),
@@ -90,8 +113,9 @@ impl Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())?;
-        if let Self::Pass(reason) = self {
-            write!(f, "({})", reason.as_str())?;
+        let reason = self.reason();
+        if !reason.is_empty() {
+            write!(f, "({reason})")?;
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ use super::task::Task;
 use crate::flight::{Ahead, Answered, Beside, Flight, Given, LEAST_PART, Reader};
 use crate::origin::{Answer, Ask, Origins};
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
 use crate::received::Spooled;
 use crate::reply::condition::{self, Selection};
 use crate::reply::range::Span;
@@ -242,7 +243,7 @@ struct Watched {
 }
 
 impl Watched {
-    async fn next(&mut self) -> Result<Option<Bytes>, String> {
+    async fn next(&mut self) -> Result<Option<Bytes>, Why> {
         while let Some(body) = &mut self.body {
             if self.at >= self.end {
                 return Ok(None);
@@ -262,9 +263,11 @@ impl Watched {
             };
             let bytes = match piece {
                 Some(Ok(bytes)) if bytes.len() as u64 <= self.end - self.at => bytes,
-                Some(Ok(_)) => return Err("the origin sent more than the range".to_owned()),
-                Some(Err(error)) => return Err(error.to_string()),
-                None => return Err("the range ended early".to_owned()),
+                Some(Ok(_)) => {
+                    return Err(Why::new(Cause::Framing, "the origin sent more than the range"));
+                }
+                Some(Err(error)) => return Err(error.why()),
+                None => return Err(Why::new(Cause::Broken, "the range ended early")),
             };
             let (beside, hashed) = (Arc::clone(&self.beside), bytes.clone());
             let given = tokio::task::spawn_blocking(move || beside.give(&hashed)).await;
@@ -299,7 +302,7 @@ fn watched(
             Ok(Some(bytes)) => Some((Ok(Frame::data(bytes)), Some((watched, line)))),
             Err(reason) => {
                 if let Some(line) = &line {
-                    line.cut();
+                    line.cut_for(&reason);
                 }
                 Some((Err(Cut(reason)), None))
             }

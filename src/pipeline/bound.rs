@@ -92,7 +92,7 @@ impl Bound {
         let (pipeline, target) = (&self.pipeline, self.task.bare());
         let (now, reason) = (pipeline.clock.now(), format!("{target} was refused: {mismatch}"));
         tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
-        pipeline.metrics.rejected();
+        pipeline.metrics.rejected(target.to_string(), mismatch.to_string(), self.task.is_public());
         pipeline.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }

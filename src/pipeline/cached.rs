@@ -21,6 +21,7 @@ use crate::freshness::Demand;
 use crate::limits::PLACES;
 use crate::origin::{Answer, Question};
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
 use crate::outcome::metrics::StoodIn;
 use crate::policy::PassReason;
 use crate::reply::range::Span;
@@ -83,7 +84,10 @@ impl Pipeline {
         }
         let found = match self.find(&task, asked, demand).await {
             Ok(found) => found,
-            Err(why) => return record.busy(&why),
+            Err(why) => {
+                let why = Why::new(Cause::Undecided, why);
+                return record.fail(StatusCode::SERVICE_UNAVAILABLE, &why);
+            }
         };
         let stored = match found {
             Lookup::Fresh(stored) => {
@@ -346,12 +350,9 @@ impl Pipeline {
             End::Kept(entry) => Some((entry, outcome)),
             End::Current(entry) => Some((entry, Outcome::Revalidated)),
             End::Refused(reason) => {
-                let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
-                return record.end(Outcome::Rejected, text);
+                return record.reject(Cause::Promise, &reason);
             }
-            End::Failed(status, reason) => {
-                return record.end(Outcome::Failed, reply::text(status, &reason, Outcome::Failed));
-            }
+            End::Failed(status, why) => return record.fail(status, &why),
             End::Relayed(relayed) => {
                 let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), outcome);
                 return record.end(outcome, response);
@@ -428,7 +429,8 @@ impl Pipeline {
                     opened.map(|(blob, chunk)| Some(Source::Blob(Arc::new(blob), chunk)))?
                 }
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    return Some(record.busy(&format!("{}: {error}", task.target)));
+                    let why = Why::new(Cause::Busy, format!("{}: {error}", task.target));
+                    return Some(record.fail(StatusCode::SERVICE_UNAVAILABLE, &why));
                 }
                 // It is fetched again: the origin may have what the disk does not give now.
                 Err(_) => None?,
@@ -437,6 +439,7 @@ impl Pipeline {
         self.store.touch(&stored.entry);
         connection.read(task, &stored.entry);
         record.proof(stored.proof);
+        record.fetched_in(stored.entry.received_at.since(stored.entry.requested_at));
         let now = self.clock.now();
         let response = reply::stored(asked, &stored.entry, source, outcome, stored.proof, now);
         Some(record.end(outcome, response))

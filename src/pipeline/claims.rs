@@ -205,7 +205,8 @@ impl Pipeline {
             | Malformed::Limit { .. }) => error,
         };
         tracing::warn!(url = %at, %error, "this index makes no claims");
-        self.metrics.alarm(Alarm::Malformed);
+        let why = format!("makes no claims: {error}");
+        self.metrics.alarm(Alarm::Malformed, at.to_string(), why, false);
         self.store.note_rejection(at, &format!("makes no claims: {error}"), now);
         Ok(())
     }
@@ -300,8 +301,8 @@ impl Pipeline {
                 self.say(at, &format!("{changed}; {why}"));
             } else if self.editions.is_news(&format!("{at} {changed}")) {
                 tracing::warn!(url = %at, changed, "this index names other bytes for a file that should never change");
-                self.metrics.alarm(Alarm::Changed);
                 let text = format!("names other bytes: {changed}");
+                self.metrics.alarm(Alarm::Changed, at.to_string(), text.clone(), false);
                 self.store.note_rejection(at, &text, self.clock.now());
             }
         }

@@ -135,11 +135,11 @@ impl Pipeline {
         let line =
             format!("{}: {why}; it and its signature are out of step, try again", task.target);
         if pair && may_repeat {
-            return Some(Came::Again(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line)));
+            return Some(Came::Again(End::undecided(line)));
         }
         self.say(task.bare(), why);
         if pair && self.has_previous(task, self.clock.now()) {
-            return Some(Came::Ended(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line)));
+            return Some(Came::Ended(End::undecided(line)));
         }
         None
     }

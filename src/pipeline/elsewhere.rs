@@ -63,8 +63,8 @@ impl Pipeline {
             return;
         }
         tracing::warn!(url = %of, %mismatch, "an index promises other bytes, and does not decide here");
-        self.metrics.alarm(Alarm::Mismatch);
         let text = format!("kept all the same: {mismatch}");
+        self.metrics.alarm(Alarm::Mismatch, of.to_string(), text.clone(), false);
         self.store.note_alarm(of, by.unwrap_or(of).origin(), &text, self.clock.now());
     }
 }

@@ -297,7 +297,7 @@ impl Pipeline {
         if members.before.is_none() {
             // Its next state may be of one piece.
             let patient = now.since(task.asked) < PATIENCE;
-            let end = End::Failed(StatusCode::SERVICE_UNAVAILABLE, line);
+            let end = End::undecided(line);
             return if patient { Err(Came::Unsettled(end)) } else { Ok(()) };
         }
         let since = self.generations.held_back.get_with(task.key, || now);
@@ -310,7 +310,7 @@ impl Pipeline {
             url = %task.target,
             "this archive is being published, and not of one piece yet: its previous version is given"
         );
-        Err(Came::Ended(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line)))
+        Err(Came::Ended(End::undecided(line)))
     }
 
     /// Whether there is a previous version that may be given in place of the new one.

@@ -22,8 +22,9 @@ use super::task::Task;
 use super::{Call, Pipeline};
 use crate::freshness::Demand;
 use crate::outcome::Outcome;
+use crate::outcome::cause::Cause;
 use crate::policy::PassReason;
-use crate::reply::{self, Asked, Body};
+use crate::reply::{Asked, Body};
 
 /// What is at hand for an asker.
 enum Found {
@@ -143,7 +144,6 @@ impl Pipeline {
     pub(super) fn in_quarantine(&self, task: &Task, record: &mut Record) -> Option<Response<Body>> {
         let (whom, now) = (Whom::Principal(task.asker.reader()), self.clock.now());
         let reason = self.quarantines.reason(&task.target, whom, now)?;
-        let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
-        Some(record.end(Outcome::Rejected, text))
+        Some(record.reject(Cause::Quarantine, &reason))
     }
 }

@@ -19,6 +19,7 @@ use crate::entry::Head;
 use crate::flight::{Answered, End, Opened, take_in};
 use crate::origin::{Gathered, ends_with_connection};
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::range::Span;
 use crate::reply::{self, Body, Line, Source};
@@ -73,7 +74,10 @@ impl Pipeline {
                         }
                         End::Refused(reason)
                     }
-                    Err(Fault::Doubted(reason)) => End::Failed(StatusCode::BAD_GATEWAY, reason),
+                    Err(Fault::Doubted(reason)) => {
+                        let why = Why::new(Cause::Undecided, reason);
+                        End::Failed(StatusCode::BAD_GATEWAY, why)
+                    }
                 },
                 Err(reason) => End::Failed(StatusCode::BAD_GATEWAY, reason),
             };
@@ -88,15 +92,11 @@ impl Pipeline {
                 reply::set_cache_status(response.headers_mut(), outcome, None);
                 record.end(outcome, response)
             }
-            Opened::Ended(End::Refused(reason)) => {
-                let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
-                record.end(Outcome::Rejected, text)
-            }
+            Opened::Ended(End::Refused(reason)) => record.reject(Cause::Promise, &reason),
             Opened::Ended(end) => {
-                let broken = "the transfer was broken off; try again".to_owned();
-                let line = if let End::Failed(_, reason) = end { reason } else { broken };
-                let text = reply::text(StatusCode::BAD_GATEWAY, &line, Outcome::Failed);
-                record.end(Outcome::Failed, text)
+                let broken = || Why::new(Cause::Broken, "the transfer was broken off; try again");
+                let why = if let End::Failed(_, why) = end { why } else { broken() };
+                record.fail(StatusCode::BAD_GATEWAY, &why)
             }
         }
     }

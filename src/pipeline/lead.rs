@@ -120,7 +120,7 @@ impl Pipeline {
             Err(error) if error.fault().is_of_the_way() => {
                 return Came::Ended(if task.asker.is_larders() && self.binds_today(task) {
                     // The client's own request would show no login, and hear of nothing else.
-                    End::Failed(StatusCode::BAD_GATEWAY, error.to_string())
+                    End::Failed(StatusCode::BAD_GATEWAY, error.why())
                 } else {
                     End::Pass
                 });
@@ -129,7 +129,7 @@ impl Pipeline {
                 if error.is_temporary() {
                     self.note_failed(task, None);
                 }
-                return Came::Ended(End::Failed(error.status(), error.to_string()));
+                return Came::Ended(End::from(&error));
             }
         };
         // A long poll says nothing of how long others take.
@@ -333,7 +333,7 @@ impl Pipeline {
             self.note_failed(task, None);
         }
         if let Trouble::Failed(_, reason) = &trouble {
-            tracing::warn!(url = %task.target, reason, "a transfer is given up, and whoever reads it is cut off");
+            tracing::warn!(url = %task.target, %reason, "a transfer is given up, and whoever reads it is cut off");
         }
         match trouble {
             Trouble::Again(status, reason) => Came::Again(End::Failed(status, reason)),
@@ -468,7 +468,7 @@ pub(super) async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
         match piece {
             Ok(bytes) if all.len() + bytes.len() <= RELAYED => all.extend_from_slice(&bytes),
             Ok(_) => return Err(End::Pass),
-            Err(error) => return Err(End::Failed(error.status(), error.to_string())),
+            Err(error) => return Err(End::from(&error)),
         }
     }
     Ok(all.freeze())

@@ -66,10 +66,12 @@ use crate::flight::{Flights, Gaps};
 use crate::freshness::Demand;
 use crate::keyring::Trusted;
 use crate::origin::{Origins, Passes, Reach};
+use crate::outcome::cause::{Cause, Why};
+use crate::outcome::job::Job;
 use crate::outcome::metrics::Metrics;
 use crate::outcome::{Outcome, witness};
 use crate::policy::{self, PassReason, Plan};
-use crate::reply::{self, Asked, Body, Line};
+use crate::reply::{Asked, Body, Line};
 use crate::store::Store;
 use crate::target::identity::{self, Misdirected, Tunnel};
 use crate::target::{Credential, Partition, Target, join_cookies};
@@ -127,6 +129,8 @@ pub struct Connection {
     pub passes: Passes,
     /// Which versions of signed indexes it has read.
     read: members::Read,
+    /// The job that its client belongs to.
+    job: Option<Arc<Job>>,
 }
 
 /// A client's request, and what it came on. It has no `Debug`: its header fields hold the client's credentials.
@@ -169,10 +173,16 @@ impl Pipeline {
     }
 
     /// What belongs to a client's new connection.
-    pub fn connection(&self, peer: SocketAddr, tunnel: Option<Tunnel>, line: Line) -> Connection {
+    pub fn connection(
+        &self,
+        peer: SocketAddr,
+        tunnel: Option<Tunnel>,
+        line: Line,
+        job: Option<Arc<Job>>,
+    ) -> Connection {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let (passes, read) = (self.origins.passes(), members::Read::default());
-        Connection { id, peer, tunnel, line, passes, read }
+        Connection { id, peer, tunnel, line, passes, read, job }
     }
 
     /// Answers a proxy request: in absolute form, or any inside a tunnel. What goes wrong is an answer, too.
@@ -195,7 +205,7 @@ impl Pipeline {
                 // Boxed: the futures below hold whole requests, and a connection may run many at a time.
                 Box::pin(self.answer(connection, request, target, &mut record)).await
             }
-            Err((status, line)) => record.refuse(status, &line),
+            Err((status, why)) => record.refuse(status, why.cause, &why.text),
         };
         record.into_response(response, watch, &self.metrics)
     }
@@ -210,27 +220,32 @@ impl Pipeline {
         &self,
         connection: &Connection,
         request: &Request<Incoming>,
-    ) -> Result<Target, (StatusCode, String)> {
+    ) -> Result<Target, (StatusCode, Why)> {
         let target =
             identity::identify(connection.tunnel.as_ref(), request).map_err(
                 |error| match error {
-                    Misdirected::Elsewhere(line) => (StatusCode::MISDIRECTED_REQUEST, line),
-                    Misdirected::Malformed(line) => (StatusCode::BAD_REQUEST, line),
+                    Misdirected::Elsewhere(line) => {
+                        (StatusCode::MISDIRECTED_REQUEST, Why::new(Cause::Identity, line))
+                    }
+                    Misdirected::Malformed(line) => {
+                        (StatusCode::BAD_REQUEST, Why::new(Cause::Malformed, line))
+                    }
                 },
             )?;
         if self.origins.is_loop(request.headers()) {
             let line = format!(
                 "{target} came back to this larder: a proxy in front of it, or its own upstream proxy, points here"
             );
-            return Err((StatusCode::LOOP_DETECTED, line));
+            return Err((StatusCode::LOOP_DETECTED, Why::new(Cause::Loop, line)));
         }
         if *request.method() == Method::TRACE {
-            return Err((StatusCode::METHOD_NOT_ALLOWED, "TRACE is not passed on".to_owned()));
+            let why = Why::new(Cause::Malformed, "TRACE is not passed on");
+            return Err((StatusCode::METHOD_NOT_ALLOWED, why));
         }
         let origin = target.origin();
         let host = origin.host.to_string();
         if let Some(reason) = self.config.get().hosts.shut(&host, origin.port) {
-            return Err((StatusCode::FORBIDDEN, reason));
+            return Err((StatusCode::FORBIDDEN, Why::new(Cause::Host, reason)));
         }
         Ok(target)
     }
@@ -246,8 +261,7 @@ impl Pipeline {
         let client = Whom::Client(connection.peer.ip());
         if is_read && let Some(reason) = self.quarantines.reason(&target, client, self.clock.now())
         {
-            let text = reply::text(StatusCode::BAD_GATEWAY, &reason, Outcome::Rejected);
-            return record.end(Outcome::Rejected, text);
+            return record.reject(Cause::Quarantine, &reason);
         }
         let recognition = ecosystem::recognise(&Shape {
             target: &target,
@@ -259,6 +273,10 @@ impl Pipeline {
             .ecosystem(recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name()));
         let known = planned_as(recognition.as_ref(), likely.as_ref());
         let plan = self.plan(&request, &target, known);
+        // What an unknown header field holds may be a credential of another kind.
+        if is_read && !who.is_private() && !matches!(plan, Plan::Pass(PassReason::Header)) {
+            record.is_public();
+        }
         let unknown = match plan {
             Plan::Pass(PassReason::Header) => self.unknown_header(request.headers(), known),
             Plan::Pass(_) | Plan::Keep | Plan::Revalidate => String::new(),
@@ -279,7 +297,10 @@ impl Pipeline {
             Plan::Pass(PassReason::Header) => {
                 self.pass_with_header(call, &task, &unknown, record).await
             }
-            Plan::Pass(reason) => self.pass_for(call, &task, reason, record).await,
+            Plan::Pass(reason) => {
+                record.why(reason.words().to_owned());
+                self.pass_for(call, &task, reason, record).await
+            }
             Plan::Keep | Plan::Revalidate if !self.knows_its_store().await => {
                 if Demand::of(call.request.headers()).only_if_cached {
                     return record.not_stored(&task.target);

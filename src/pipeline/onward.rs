@@ -16,8 +16,8 @@ use super::record::Record;
 use super::task::Task;
 use crate::entry::Head;
 use crate::origin::{Again, OriginError, Passes, Reach, UpBody};
-use crate::outcome::Outcome;
-use crate::reply::{self, Body};
+use crate::outcome::cause::{Cause, Why};
+use crate::reply::Body;
 use crate::target::Target;
 
 /// The answer's extension that says that a redirect was followed, or would have been.
@@ -58,10 +58,7 @@ impl Pipeline {
     ) -> Result<Response<Incoming>, Response<Body>> {
         let answer = match passes.send(target, request, reach).await {
             Ok(answer) => answer,
-            Err(error) => {
-                let text = reply::text(error.status(), &error.to_string(), Outcome::Failed);
-                return Err(record.end(Outcome::Failed, text));
-            }
+            Err(error) => return Err(record.fail(error.status(), &error.why())),
         };
         match onward {
             Some(onward) => Box::pin(self.go_on(onward, passes, reach, answer, record)).await,
@@ -123,8 +120,7 @@ fn unfollowed(target: &Target, error: &OriginError, record: &mut Record) -> Resp
         return refused(target, &error.to_string(), record);
     }
     let line = format!("{target} redirects, and there was no answer: {error}");
-    let text = reply::text(error.status(), &line, Outcome::Failed);
-    record.end(Outcome::Failed, sent_on(text))
+    sent_on(record.fail(error.status(), &Why::new(error.fault().cause(), line)))
 }
 
 /// No failure of the client's, whatever hindered it.
@@ -134,7 +130,7 @@ fn refused(target: &Target, why: &str, record: &mut Record) -> Response<Body> {
          would be led, so the redirect is not handed on"
     );
     tracing::warn!(target: "larder::refused", url = %target, why, "refused: a redirect that cannot be followed");
-    sent_on(record.refuse(StatusCode::BAD_GATEWAY, &line))
+    sent_on(record.refuse(StatusCode::BAD_GATEWAY, Cause::Redirect, &line))
 }
 
 fn sent_on(mut response: Response<Body>) -> Response<Body> {

@@ -24,6 +24,7 @@ use super::{Call, Pipeline};
 use crate::digest::Wanted;
 use crate::origin::{Answer, Gathered, ends_with_connection, is_unannounced};
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body, Cut, Line};
 use crate::target::Target;
@@ -46,7 +47,7 @@ impl Pipeline {
         let line = (version < Version::HTTP_2).then(|| connection.line.clone());
         if let Some(why) = task.filter(|_| method == Method::GET).and_then(|task| self.unread(task))
         {
-            return record.busy(&why);
+            return record.fail(StatusCode::SERVICE_UNAVAILABLE, &Why::new(Cause::Undecided, why));
         }
         let bound = task
             .filter(|_| method == Method::GET)
@@ -79,8 +80,7 @@ impl Pipeline {
                 "{target} was answered with a part of it, though larder asked for the whole, which alone can be held to what \
                  is promised of it; ask without credentials and unknown header fields"
             );
-            let text = reply::text(StatusCode::BAD_GATEWAY, &line, Outcome::Failed);
-            return record.end(Outcome::Failed, text);
+            return record.fail(StatusCode::BAD_GATEWAY, &Why::new(Cause::Undecided, line));
         }
         // A 203 completes a file like a 200.
         if let Some((bound, wanted)) = bound.filter(|_| response.status().is_success()) {
@@ -151,7 +151,7 @@ pub(super) fn handed(asked: &Asked, answer: Answer, record: &mut Record) -> Resp
         let piece = body.next().await?;
         let piece = piece.map(Frame::data).map_err(|error| {
             cut(line.as_ref());
-            Cut(error.to_string())
+            Cut(error.why())
         });
         Some((piece, (body, line)))
     });
@@ -217,7 +217,7 @@ impl HttpBody for Passing {
         Poll::Ready(frame.map(|frame| {
             frame.map_err(|error| {
                 cut(self.line.as_ref());
-                Cut(error.to_string())
+                Cut(Why::new(Cause::Broken, error.to_string()))
             })
         }))
     }

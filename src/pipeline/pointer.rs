@@ -29,6 +29,7 @@ use crate::entry::{Entry, Head};
 use crate::flight::{End, Lead};
 use crate::freshness::Demand;
 use crate::origin::Answer;
+use crate::outcome::cause::{Cause, Why};
 use crate::proof::{Proof, Rank};
 use crate::target::Target;
 
@@ -113,7 +114,7 @@ impl Pipeline {
             Ok(answer) => answer,
             Err(error) if error.is_temporary() => {
                 self.note_failed(task, None);
-                return Pointed::Ended(End::Failed(error.status(), error.to_string()));
+                return Pointed::Ended(End::from(&error));
             }
             // Some servers break a HEAD and nothing else.
             Err(_) => return Pointed::Nowhere,
@@ -130,7 +131,7 @@ impl Pipeline {
             self.note_health(task, &answer, true);
             lead.flight.note_failure();
             let line = format!("{} answers {status}", task.target);
-            return Pointed::Ended(End::Failed(status, line));
+            return Pointed::Ended(End::Failed(status, Why::new(Cause::Status, line)));
         }
         // What there is to hear of a failure stands in the body, which a HEAD has none of.
         if status != StatusCode::OK || answer.plain {

@@ -21,6 +21,7 @@ use crate::ecosystem::{ALL, Greeting};
 use crate::entry::{Entry, Head};
 use crate::origin::{Ask, Challenge, Lane, Reach};
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body};
 use crate::target::{Partition, Target};
@@ -186,5 +187,5 @@ fn challenge_of(response: &Response<Body>) -> Option<Challenge> {
 fn failing(target: &Target, record: &mut Record) -> Response<Body> {
     let line = format!("{} does not answer; try again", target.origin());
     let status = hyper::StatusCode::GATEWAY_TIMEOUT;
-    record.end(Outcome::Failed, reply::text(status, &line, Outcome::Failed))
+    record.fail(status, &Why::new(Cause::Timeout, line))
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
@@ -13,7 +14,10 @@ use super::Connection;
 use crate::clock::Stopwatch;
 use crate::flight::Flight;
 use crate::outcome::Outcome;
-use crate::outcome::metrics::{Direction, Metrics};
+use crate::outcome::cause::{Cause, Why};
+use crate::outcome::ended::Ended;
+use crate::outcome::job::Job;
+use crate::outcome::metrics::Metrics;
 use crate::proof::Proof;
 use crate::reply::{self, Body, Cut, Line};
 use crate::target::Target;
@@ -34,8 +38,16 @@ pub(super) struct Record {
     /// Where the proof will be known, if it is not yet.
     flight: Option<Arc<Flight>>,
     ecosystem: &'static str,
-    /// Why it was not answered as others are, where its outcome does not say it all.
-    cause: Option<String>,
+    /// The host of the URL.
+    host: String,
+    /// Why it was not answered as others are, in words.
+    why: Option<String>,
+    /// Everybody may ask for this.
+    public: bool,
+    /// How long it took when the stored body was fetched.
+    fetched_in: Duration,
+    /// The job that its client belongs to.
+    job: Option<Arc<Job>>,
 }
 
 /// Longer than any method.
@@ -49,16 +61,32 @@ impl Record {
             line: connection.line.clone(),
             method: request.method().clone(),
             shown: String::new(),
-            outcome: Outcome::Failed,
+            // What is dropped before it is answered is not written down.
+            outcome: Outcome::Failed(Cause::Abandoned),
             proof: None,
             flight: None,
             ecosystem: "",
-            cause: None,
+            host: String::new(),
+            why: None,
+            public: false,
+            fetched_in: Duration::ZERO,
+            job: connection.job.clone(),
         }
     }
 
     pub(super) fn target(&mut self, target: &Target) {
         self.shown = target.to_string();
+        self.host = target.origin().host.to_string();
+    }
+
+    /// Everybody may ask for this, and may be told of it.
+    pub(super) fn is_public(&mut self) {
+        self.public = true;
+    }
+
+    /// The body comes out of the store, and took so long to fetch.
+    pub(super) fn fetched_in(&mut self, time: Duration) {
+        self.fetched_in = time;
     }
 
     pub(super) fn ecosystem(&mut self, name: &'static str) {
@@ -74,9 +102,9 @@ impl Record {
         self.flight = Some(Arc::clone(flight));
     }
 
-    /// Why it ended as it did, for the log.
-    pub(super) fn cause(&mut self, cause: String) {
-        self.cause = Some(cause);
+    /// Why it will end as it does, in words.
+    pub(super) fn why(&mut self, why: String) {
+        self.why = Some(why);
     }
 
     /// The request ended so.
@@ -87,30 +115,43 @@ impl Record {
 
     /// Whether a body was not what was promised.
     pub(super) fn is_rejected(&self) -> bool {
-        self.outcome == Outcome::Rejected
+        matches!(self.outcome, Outcome::Rejected(_))
     }
 
     /// larder refuses the request on purpose.
-    pub(super) fn refuse(&mut self, status: StatusCode, line: &str) -> Response<Body> {
+    pub(super) fn refuse(
+        &mut self,
+        status: StatusCode,
+        cause: Cause,
+        line: &str,
+    ) -> Response<Body> {
         if self.shown.is_empty() {
             // It names no target; why it does not is all there is to say.
             line.clone_into(&mut self.shown);
         }
-        self.end(Outcome::Refused, reply::text(status, line, Outcome::Refused))
+        self.say(status, Outcome::Refused(cause), line)
     }
 
-    /// larder has no room for the request now, or cannot read what it would have to.
-    pub(super) fn busy(&mut self, line: &str) -> Response<Body> {
-        self.end(
-            Outcome::Failed,
-            reply::text(StatusCode::SERVICE_UNAVAILABLE, line, Outcome::Failed),
-        )
+    /// A body was not what was promised, and nothing of it was given.
+    pub(super) fn reject(&mut self, cause: Cause, line: &str) -> Response<Body> {
+        self.say(StatusCode::BAD_GATEWAY, Outcome::Rejected(cause), line)
+    }
+
+    /// The origin gave no answer, or larder cannot give it now.
+    pub(super) fn fail(&mut self, status: StatusCode, why: &Why) -> Response<Body> {
+        self.say(status, Outcome::Failed(why.cause), &why.text)
+    }
+
+    /// The client and the log are told the same.
+    fn say(&mut self, status: StatusCode, outcome: Outcome, line: &str) -> Response<Body> {
+        self.why = Some(line.to_owned());
+        self.end(outcome, reply::text(status, line, outcome))
     }
 
     /// The request wants what is stored, and nothing is.
     pub(super) fn not_stored(&mut self, target: &Target) -> Response<Body> {
         let line = format!("{target} is not stored, and the request says only-if-cached");
-        self.refuse(StatusCode::GATEWAY_TIMEOUT, &line)
+        self.refuse(StatusCode::GATEWAY_TIMEOUT, Cause::NotStored, &line)
     }
 
     /// Writes everything down when the last byte has gone, or the client.
@@ -123,8 +164,17 @@ impl Record {
         let status = response.status();
         reply::without_body(&self.method, response).map(|inner| {
             let metrics = Arc::clone(metrics);
-            Counted { inner, bytes: 0, cut: false, status, watch, metrics, record: self }
-                .boxed_unsync()
+            Counted {
+                inner,
+                bytes: 0,
+                cut: false,
+                began: None,
+                status,
+                watch,
+                metrics,
+                record: self,
+            }
+            .boxed_unsync()
         })
     }
 }
@@ -134,6 +184,8 @@ struct Counted {
     inner: Body,
     bytes: u64,
     cut: bool,
+    /// As what it began, if it was cut.
+    began: Option<Outcome>,
     status: StatusCode,
     watch: Stopwatch,
     metrics: Arc<Metrics>,
@@ -153,7 +205,14 @@ impl HttpBody for Counted {
             Poll::Ready(Some(Ok(frame))) => {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
-            Poll::Ready(Some(Err(_))) => self.cut = true,
+            Poll::Ready(Some(Err(Cut(why)))) => {
+                // What it looked like when its header went is not how it ended.
+                let (outcome, why) = (cut_off(why), why.text.clone());
+                self.cut = true;
+                self.began = self.began.or(Some(self.record.outcome));
+                self.record.outcome = outcome;
+                self.record.why = Some(why);
+            }
             Poll::Ready(None) | Poll::Pending => {}
         }
         polled
@@ -168,40 +227,57 @@ impl HttpBody for Counted {
     }
 }
 
+/// How an answer ended that was cut off.
+const fn cut_off(why: &Why) -> Outcome {
+    match why.cause {
+        cause @ (Cause::Promise | Cause::Quarantine) => Outcome::Rejected(cause),
+        cause => Outcome::Failed(cause),
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         let record = &self.record;
         let judged = || record.flight.as_ref().and_then(|flight| flight.proof());
-        let proof = record.proof.or_else(judged);
-        self.metrics.ended(record.outcome, proof, record.ecosystem);
-        self.metrics.bytes(Direction::ToClient, self.bytes);
-        match record.outcome {
-            Outcome::Hit | Outcome::Revalidated | Outcome::Stale => {
-                self.metrics.bytes(Direction::FromStore, self.bytes);
-            }
-            Outcome::Pass(_) => self.metrics.bytes(Direction::FromOrigin, self.bytes),
-            // What fills bring is counted where it arrives.
-            Outcome::Miss
+        let took = self.watch.elapsed();
+        let fetched = match self.began.unwrap_or(record.outcome) {
+            // Of a fill that this request began, and others may have read as well.
+            Outcome::Miss => record.flight.as_ref().map_or(self.bytes, |flight| flight.have()),
+            Outcome::Pass(_) => self.bytes,
+            Outcome::Hit
+            | Outcome::Revalidated
+            | Outcome::Stale
             | Outcome::Collapsed
             | Outcome::Tunnel
-            | Outcome::Rejected
-            | Outcome::Refused
-            | Outcome::Failed
-            | Outcome::Own => {}
+            | Outcome::Rejected(_)
+            | Outcome::Refused(_)
+            | Outcome::Failed(_)
+            | Outcome::Own => 0,
+        };
+        // Who looked at a part of it has not saved the time of the whole.
+        let whole = record.outcome.is_hit() && self.status == StatusCode::OK && !self.cut;
+        let saved = if whole { record.fetched_in.saturating_sub(took) } else { Duration::ZERO };
+        Ended {
+            host: &record.host,
+            why: record.why.as_deref(),
+            proof: record.proof.or_else(judged),
+            ecosystem: record.ecosystem,
+            status: self.status.as_u16(),
+            bytes: self.bytes,
+            fetched,
+            took,
+            saved,
+            cut: self.cut || record.line.is_cut(),
+            connection: Some(record.connection),
+            public: record.public,
+            job: record.job.as_deref(),
+            ..Ended::new(
+                record.outcome,
+                record.peer,
+                &clipped(record.method.as_str(), METHOD),
+                &record.shown,
+            )
         }
-        let proof = proof.map_or_else(|| "-".to_owned(), |proof| proof.to_string());
-        tracing::info!(
-            target: "larder::request",
-            outcome = %record.outcome,
-            proof = %proof,
-            status = self.status.as_u16(),
-            bytes = self.bytes,
-            ms = u64::try_from(self.watch.elapsed().as_millis()).unwrap_or(u64::MAX),
-            cut = self.cut || record.line.is_cut(),
-            client = %record.peer,
-            connection = record.connection,
-            why = record.cause.as_ref().map(tracing::field::display),
-            "{} {}", clipped(record.method.as_str(), METHOD), record.shown,
-        );
+        .write_down(&self.metrics);
     }
 }

@@ -25,6 +25,7 @@ use crate::ecosystem::{Kind, Named, Recognition};
 use crate::entry::Entry;
 use crate::flight::{Body, Complete, End, Lead};
 use crate::origin::Answer;
+use crate::outcome::cause::{Cause, Why};
 use crate::outcome::metrics::Alarm;
 use crate::proof::{Proof, Rank};
 use crate::received::{Received, Spooled};
@@ -174,7 +175,7 @@ impl Pipeline {
                 Verdict::Doubt(_, mismatch) if last => {
                     let (status, why) = undecided(&expected);
                     let line = format!("{}: {mismatch}; {why}", task.target);
-                    let end = End::Failed(status, line);
+                    let end = End::Failed(status, Why::new(Cause::Undecided, line));
                     return refused(lead, attempt, end, resumed);
                 }
                 Verdict::Doubt(doubted, _) => {
@@ -217,14 +218,15 @@ impl Pipeline {
         attempt: Attempt,
         resumed: bool,
     ) -> Came {
-        self.metrics.alarm(Alarm::Full);
+        let why = "not kept: the store has no room for it".to_owned();
+        self.metrics.alarm(Alarm::Full, task.target.to_string(), why, task.is_public());
         let all: Vec<Digest> = digests.iter().copied().collect();
         for last in [false, true] {
             let promised = self.expectation_of(task);
             let expected = promised.clone().comparable(digests);
             if promised.binds_more_than(&expected) {
                 let line = promised_meanwhile(&task.target);
-                return Came::Ended(End::Failed(StatusCode::SERVICE_UNAVAILABLE, line));
+                return Came::Ended(End::undecided(line));
             }
             match expected.find(&all, size, task.asked).because(digests.fault()) {
                 Finding::Proven { .. } | Finding::Excused(_) => {
@@ -244,7 +246,8 @@ impl Pipeline {
                 Finding::Doubted(mismatch) if expected.unread().is_some() => {
                     let (status, why) = undecided(&expected);
                     let line = format!("{}: {mismatch}; {why}", task.target);
-                    return refused(lead, attempt, End::Failed(status, line), resumed);
+                    let end = End::Failed(status, Why::new(Cause::Undecided, line));
+                    return refused(lead, attempt, end, resumed);
                 }
                 Finding::Doubted(mismatch) | Finding::Refused(mismatch) => {
                     return self.refuse(lead, task, &mismatch, attempt, resumed);
@@ -280,7 +283,8 @@ impl Pipeline {
         self.distrust_parts(task, &lead.flight);
         if resumed {
             let line = format!("{line} (after the transfer broke and was resumed; try again)");
-            return refused(lead, attempt, End::Failed(StatusCode::BAD_GATEWAY, line), true);
+            let end = End::Failed(StatusCode::BAD_GATEWAY, Why::new(Cause::Broken, line));
+            return refused(lead, attempt, end, true);
         }
         if attempt == Attempt::First && lead.flight.nothing_given() {
             return Came::Again(End::Refused(line));
@@ -289,7 +293,8 @@ impl Pipeline {
             return Came::Ended(End::Refused(line));
         }
         tracing::error!(target: "larder::refused", url = %task.target, %mismatch, "refused: not what was promised");
-        self.metrics.rejected();
+        let shown = task.target.to_string();
+        self.metrics.rejected(shown, mismatch.to_string(), task.is_public());
         self.store.note_rejection(task.bare(), &mismatch.to_string(), self.clock.now());
         Came::Ended(End::Refused(line))
     }
@@ -348,7 +353,11 @@ impl Pipeline {
         self.note_received(task, &entry);
         if changed {
             tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
-            self.metrics.alarm(Alarm::Changed);
+            let why = format!(
+                "a pinned file changed, and both are kept; it is sha256:{} now",
+                entry.blob
+            );
+            self.metrics.alarm(Alarm::Changed, task.target.to_string(), why, task.is_public());
         }
         if !task.is_guarded() && !task.is_of_one() {
             self.note_service(task);

@@ -204,8 +204,9 @@ impl Pipeline {
     pub(super) fn say(&self, at: &Target, why: &str) {
         if self.editions.is_news(&format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "this index makes no claims");
-            self.metrics.alarm(Alarm::Signature);
-            self.store.note_rejection(at, &format!("makes no claims: {why}"), self.clock.now());
+            let text = format!("makes no claims: {why}");
+            self.metrics.alarm(Alarm::Signature, at.to_string(), text.clone(), false);
+            self.store.note_rejection(at, &text, self.clock.now());
         }
     }
 
@@ -213,8 +214,8 @@ impl Pipeline {
     pub(super) fn say_step_back(&self, at: &Target, back: &StepBack) {
         if self.editions.is_news(&format!("{at} {back}")) {
             tracing::warn!(url = %at, why = %back, "this index looks like an older edition");
-            self.metrics.alarm(Alarm::Signature);
             let text = format!("looks like an older edition: {back}");
+            self.metrics.alarm(Alarm::Signature, at.to_string(), text.clone(), false);
             self.store.note_rejection(at, &text, self.clock.now());
         }
     }

@@ -124,7 +124,8 @@ impl Pipeline {
             "this answer is not kept: it is not the index that its URL is for. Its asker has it; the index from before and what \
              it promises stay"
         );
-        self.metrics.alarm(Alarm::Malformed);
+        let shown = task.target.to_string();
+        self.metrics.alarm(Alarm::Malformed, shown, why.to_owned(), task.is_public());
         let text = format!("not kept, the index from before stays: {why}");
         self.store.note_rejection(task.bare(), &text, self.clock.now());
     }

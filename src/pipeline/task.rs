@@ -177,6 +177,11 @@ impl Task {
         target.key(self.partition)
     }
 
+    /// Whether everybody may ask for it, and be told of it.
+    pub(super) fn is_public(&self) -> bool {
+        !self.asker.is_private() && !self.target.has_token()
+    }
+
     /// Whether what is stored for it, and what is on its way, is given only to who proves a right to it.
     pub(super) fn is_guarded(&self) -> bool {
         self.partition != Partition::Public && self.artifact().is_some()

@@ -16,6 +16,7 @@ use super::task::Task;
 use super::{Call, Pipeline};
 use crate::ecosystem::Recognition;
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
 use crate::outcome::metrics::StoodIn;
 use crate::policy::{self, PassReason};
 use crate::reply::Body;
@@ -58,7 +59,7 @@ impl Pipeline {
         name: &str,
         record: &mut Record,
     ) -> Response<Body> {
-        record.cause(format!("its header field {name} may change the answer"));
+        record.why(format!("its header field {name} may change the answer"));
         let ecosystem = task.known().map_or("", |known| known.ecosystem.name());
         if self.told.is_news(name, ecosystem) {
             let of = if ecosystem.is_empty() { String::new() } else { format!(" of {ecosystem}") };
@@ -100,8 +101,7 @@ impl Pipeline {
             (Some(response), _) | (None, Some(response)) => response,
             (None, None) => {
                 let line = format!("{} does not answer; try again", task.target.origin());
-                let text = crate::reply::text(StatusCode::GATEWAY_TIMEOUT, &line, Outcome::Failed);
-                record.end(Outcome::Failed, text)
+                record.fail(StatusCode::GATEWAY_TIMEOUT, &Why::new(Cause::Timeout, line))
             }
         }
     }

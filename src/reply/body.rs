@@ -13,6 +13,7 @@ use super::range::Span;
 use super::{Body, Cut, Line, empty};
 use crate::digest::hex;
 use crate::flight::Reader;
+use crate::outcome::cause::{Cause, Why};
 use crate::store::{Blob, CHUNK};
 
 /// Where the bytes come from.
@@ -43,10 +44,10 @@ impl Source {
                 let to = end.min(start + chunk.len() as u64);
                 let (Ok(from), Ok(to)) = (usize::try_from(at - start), usize::try_from(to - start))
                 else {
-                    return Err(Cut("the stored body is too long for this machine".to_owned()));
+                    return Err(damaged("the stored body is too long for this machine"));
                 };
                 if from >= to {
-                    return Err(Cut("the stored body is shorter than its entry says".to_owned()));
+                    return Err(damaged("the stored body is shorter than its entry says"));
                 }
                 Ok(Some(chunk.slice(from..to)))
             }
@@ -59,9 +60,14 @@ async fn chunk(blob: Arc<Blob>, number: u64) -> Result<Bytes, Cut> {
         return Ok(chunk);
     }
     let reading = tokio::task::spawn_blocking(move || blob.chunk(number));
-    let read =
-        reading.await.map_err(|_| Cut("reading the stored body was broken off".to_owned()))?;
-    read.map_err(|error| Cut(format!("the stored body is damaged and was thrown away: {error}")))
+    let read = reading.await.map_err(|_| damaged("reading the stored body was broken off"))?;
+    read.map_err(|error| {
+        damaged(format!("the stored body is damaged and was thrown away: {error}"))
+    })
+}
+
+fn damaged(text: impl Into<String>) -> Cut {
+    Cut(Why::new(Cause::Larder, text))
 }
 
 /// What a body is made of, in order.
@@ -96,9 +102,8 @@ impl Pieces {
                     // Only a body of unknown length ends so; any other was announced and is short.
                     Ok(None) if end == u64::MAX => {}
                     Ok(None) => {
-                        return Some(Err(
-                            self.cut(Cut("the body is shorter than announced".to_owned()))
-                        ));
+                        let why = Why::new(Cause::Broken, "the body is shorter than announced");
+                        return Some(Err(self.cut(Cut(why))));
                     }
                     Err(cut) => return Some(Err(self.cut(cut))),
                 },
@@ -109,7 +114,7 @@ impl Pieces {
     fn cut(&mut self, cut: Cut) -> Cut {
         self.broken = true;
         if let Some(line) = &self.line {
-            line.cut();
+            line.cut_for(&cut.0);
         }
         cut
     }

@@ -9,12 +9,13 @@ pub mod range;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Body as _;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
 use hyper::{Method, Response, StatusCode};
@@ -28,6 +29,7 @@ use crate::entry::{Entry, Head};
 use crate::freshness;
 use crate::limits;
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
 use crate::proof::Proof;
 use crate::target::shown::clipped;
 
@@ -37,27 +39,48 @@ const LINE: usize = 4096;
 /// Why a body ended before its end: the connection is reset, because many clients take a quiet close for the end.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Cut(pub String);
+pub struct Cut(pub Why);
 
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Cut>;
 
 /// The client's line, as a reply sees it: the means to end it with a reset.
 ///
-/// When a body fails, the reply sets the mark; the connection's transport then closes with `SO_LINGER 0`: no FIN, no
+/// When a body fails, the reply sets the mark; the connection's transport then ends loudly, and never with a FIN behind a
 /// `close_notify`. After a quiet close Python's urllib and others keep the short file without an error.
 #[derive(Clone, Debug, Default)]
-pub struct Line(Arc<AtomicBool>);
+pub struct Line(Arc<AtomicU8>);
+
+/// Nothing was cut.
+const WHOLE: u8 = 0;
+/// An answer came to no end.
+const CUT: u8 = 1;
+/// What came was refused.
+const DENIED: u8 = 2;
 
 impl Line {
-    /// From now on the transport ends with a reset.
+    /// From now on the transport ends loudly.
     pub fn cut(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.fetch_max(CUT, Ordering::AcqRel);
+    }
+
+    /// The same; whoever reads it is told that the rest is denied, if it is.
+    pub fn cut_for(&self, why: &Why) {
+        if matches!(why.cause, Cause::Promise | Cause::Quarantine) {
+            self.0.fetch_max(DENIED, Ordering::AcqRel);
+        } else {
+            self.cut();
+        }
     }
 
     /// Whether a reply cut it.
     pub fn is_cut(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire) != WHOLE
+    }
+
+    /// Whether it was cut because what came was refused.
+    pub fn is_denied(&self) -> bool {
+        self.0.load(Ordering::Acquire) == DENIED
     }
 }
 
@@ -101,7 +124,34 @@ pub fn text(status: StatusCode, line: &str, outcome: Outcome) -> Response<Body> 
         headers.insert(header::RETRY_AFTER, limits::RETRY_AFTER.into());
     }
     set_cache_status(headers, outcome, None);
+    // apt, wget, npm and others show this and nothing of the body.
+    if let Some(phrase) = phrase(status, outcome) {
+        response.extensions_mut().insert(phrase);
+    }
     response
+}
+
+/// The reason phrase of an error of larder's: what the status means, and that it is larder that says it.
+fn phrase(status: StatusCode, outcome: Outcome) -> Option<ReasonPhrase> {
+    let usual = status.canonical_reason().unwrap_or("Error");
+    let words = match outcome {
+        Outcome::Rejected(Cause::Promise | Cause::Quarantine) => {
+            "refused by larder: not the promised bytes".to_owned()
+        }
+        Outcome::Rejected(cause) | Outcome::Refused(cause) => {
+            format!("refused by larder: {}", cause.as_str())
+        }
+        Outcome::Failed(cause) => format!("larder: {}", cause.as_str()),
+        Outcome::Hit
+        | Outcome::Revalidated
+        | Outcome::Stale
+        | Outcome::Miss
+        | Outcome::Collapsed
+        | Outcome::Pass(_)
+        | Outcome::Tunnel
+        | Outcome::Own => return None,
+    };
+    ReasonPhrase::try_from(format!("{usual} ({words})")).ok()
 }
 
 /// Takes the body off an answer that has none in HTTP: to a HEAD, and of some statuses. HTTP/2 clients take one for a breach

@@ -37,6 +37,7 @@ use crate::config::Config;
 use crate::ecosystem::links::{Links, links};
 use crate::ecosystem::{self, ALL, Kind, Recognition, Shape};
 use crate::intercept::Refusal;
+use crate::outcome::cause::Cause;
 use crate::reply::Body;
 use crate::target::{self, Target};
 
@@ -124,7 +125,7 @@ pub(super) fn looping(way: &Way) -> Refusal {
 
 /// Makes of the request the one that a client of the proxy sends.
 fn redirect<B>(request: &mut Request<B>, target: &Target) -> Result<(), Refusal> {
-    let unfit = || Refusal::forbidden(format!("{target} cannot be asked for"));
+    let unfit = || Refusal::forbidden(Cause::Malformed, format!("{target} cannot be asked for"));
     let mut parts = request.uri().clone().into_parts();
     let authority = target.origin().authority();
     parts.scheme = target.origin().scheme.as_str().parse().ok();

@@ -17,7 +17,7 @@ use url::Position;
 
 use crate::config::{Config, Mirror};
 use crate::intercept::Refusal;
-use crate::outcome::Outcome;
+use crate::outcome::cause::Cause;
 use crate::target::shown::{CLIPPED, clipped};
 use crate::target::{Host, Origin, Scheme, Target, decode_once, identity};
 
@@ -133,11 +133,9 @@ fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<Place, R
             .find(|known| known.name.is_none())
             .and_then(|known| Target::from_url(&known.url)),
     };
-    let base = base.ok_or_else(|| Refusal {
-        outcome: Outcome::Refused,
-        status: StatusCode::NOT_FOUND,
-        text: "which registry larder mirrors at /v2/ is not configured; mirror.registries (LARDER_MIRROR_REGISTRIES) names it"
-            .to_owned(),
+    let base = base.ok_or_else(|| {
+        let text = "which registry larder mirrors at /v2/ is not configured; mirror.registries (LARDER_MIRROR_REGISTRIES) names it";
+        Refusal::refused(StatusCode::NOT_FOUND, Cause::Malformed, text.to_owned())
     })?;
     // `ns` is for larder: the registry's own URL does not have it.
     let rest = pairs().filter(|pair| !pair.starts_with("ns=")).collect::<Vec<_>>().join("&");
@@ -174,15 +172,12 @@ pub(super) fn own_name<B>(
     if is_own_name(&origin.host, mirror) {
         Ok(origin.authority())
     } else {
-        Err(Refusal {
-            outcome: Outcome::Refused,
-            status: StatusCode::MISDIRECTED_REQUEST,
-            text: format!(
-                "the request was sent to larder, but for {}; if that is a name of larder's own, add it to mirror.names \
-                 (LARDER_MIRROR_NAMES)",
-                origin.host
-            ),
-        })
+        let text = format!(
+            "the request was sent to larder, but for {}; if that is a name of larder's own, add it to mirror.names \
+             (LARDER_MIRROR_NAMES)",
+            origin.host
+        );
+        Err(Refusal::refused(StatusCode::MISDIRECTED_REQUEST, Cause::Identity, text))
     }
 }
 
@@ -237,6 +232,7 @@ pub(super) fn refuse_pages(headers: &HeaderMap, own: &str) -> Result<(), Refusal
     };
     if is_foreign || headers.contains_key("service-worker") {
         return Err(Refusal::forbidden(
+            Cause::Client,
             "another site's page may not read through this larder: mirror form is for package managers".to_owned(),
         ));
     }
@@ -268,14 +264,11 @@ fn is_for_a_page(headers: &HeaderMap) -> bool {
 
 /// Refused as 508: larder would ask itself.
 pub(super) fn looping(target: &Target) -> Refusal {
-    Refusal {
-        outcome: Outcome::Refused,
-        status: StatusCode::LOOP_DETECTED,
-        text: format!(
-            "{} is this larder itself; the path names the host that has the files",
-            target.origin()
-        ),
-    }
+    let text = format!(
+        "{} is this larder itself; the path names the host that has the files",
+        target.origin()
+    );
+    Refusal::refused(StatusCode::LOOP_DETECTED, Cause::Loop, text)
 }
 
 /// Whether there is anything to serve in mirror form.
@@ -284,7 +277,7 @@ pub(super) fn is_open(config: &Config) -> bool {
 }
 
 fn malformed(text: &str) -> Refusal {
-    Refusal { outcome: Outcome::Refused, status: StatusCode::BAD_REQUEST, text: text.to_owned() }
+    Refusal::refused(StatusCode::BAD_REQUEST, Cause::Malformed, text.to_owned())
 }
 
 #[cfg(test)]

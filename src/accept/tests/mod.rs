@@ -26,8 +26,11 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::origin::{Duplex, Fault, OriginError, Reach};
 use crate::outcome::Outcome;
+use crate::outcome::cause::{Cause, Why};
+use crate::outcome::job::Job;
 use crate::outcome::metrics::Metrics;
 use crate::reply::Cut;
 use crate::target::Origin;
@@ -52,7 +55,13 @@ struct Seen {
 impl Serve for Echo {
     type Connection = Seen;
 
-    fn connection(self: &Arc<Self>, peer: SocketAddr, tunnel: Option<Tunnel>, line: Line) -> Seen {
+    fn connection(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        tunnel: Option<Tunnel>,
+        line: Line,
+        _: Option<Arc<Job>>,
+    ) -> Seen {
         Seen { peer, tunnel, line }
     }
 
@@ -159,9 +168,11 @@ impl hyper::body::Body for Pieces {
                 Some(Piece::Pause) => self.1 = Some(sleep(Duration::from_millis(50)).boxed()),
                 Some(Piece::Cut(line)) => {
                     line.cut();
-                    return Poll::Ready(Some(Err(Cut("cut".into()))));
+                    return Poll::Ready(Some(Err(Cut(Why::new(Cause::Broken, "cut")))));
                 }
-                Some(Piece::Fail) => return Poll::Ready(Some(Err(Cut("failed".into())))),
+                Some(Piece::Fail) => {
+                    return Poll::Ready(Some(Err(Cut(Why::new(Cause::Broken, "failed")))));
+                }
             }
         }
     }

@@ -267,9 +267,9 @@ async fn what_the_front_refuses_is_counted_and_kept_by_nobody() {
         World::with(|config| config.hosts.tunnel = vec![HostPattern("*.example.org".into())]);
     let counted = |outcome| world.metrics.totals().count(&[outcome]);
     for (authority, outcome) in [
-        ("example.org:25", Outcome::Refused),
+        ("example.org:25", Outcome::Refused(Cause::Host)),
         // The echo has nowhere to go: a request that cannot be sent is larder's word.
-        ("a.example.org:443", Outcome::Refused),
+        ("a.example.org:443", Outcome::Refused(Cause::Host)),
     ] {
         let before = counted(outcome);
         let request =

@@ -1,17 +1,20 @@
 //! `larder exec`: one command through larder.
 //!
-//! The running larder of the data directory is used if there is one; otherwise one is started inside this process and
-//! ends with the command, or with the last other `larder exec` that found it and uses it as well.
+//! The larder that `--proxy` names is used (`team`), or the running one of the data directory; without either one is started
+//! inside this process and ends with the command, or with the last other `larder exec` that found it and uses it as well.
+//! Whichever it is, what is said in the end is this command's alone (`job`).
 
 mod build;
 mod child;
+mod job;
 mod roots;
 mod summary;
+mod team;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,35 +26,40 @@ use tracing::warn;
 
 use self::build::{Fitted, Offer};
 use self::child::{Ended, Signals};
+use self::job::Job;
 use self::roots::Roots;
+use self::summary::Report;
+use self::team::Team;
 use super::clients::{self, containers, place};
+use super::remote::Elsewhere;
 use super::{Invocation, Reach, logging, serve};
 use crate::Larder;
 use crate::accept;
 use crate::admin::ask::{Served, Staying};
 use crate::admin::question::Status;
-use crate::admin::{Answer, Question};
+use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::config::environment::Environment;
-use crate::outcome::metrics::Totals;
 use crate::store::OpenError;
-
-/// How often is looked again before it is believed that nothing came through larder.
-const NOTHING_AFTER: u32 = 10;
-/// The time between two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 const EXAMPLES: &str = "\
 Examples:
   larder exec -- pip install -r requirements.txt
   larder exec -- sudo -E apt-get update
   larder exec -- make image
+  larder exec --proxy http://larder.example.org:3142 -- cargo build
   larder exec -- buildah bud --format docker .
 
 Proxy and CA variables of the known build tools are set for the command and
 whatever it starts, Java's among them; NO_PROXY is added to. A larder that
-serves from the data directory is used as it is configured. The last line, on
-standard error, sums up; it is loud when nothing came through larder.
+serves from the data directory is used as it is configured. The last lines, on
+standard error, sum up what this command did, and name what was refused; they
+are loud when nothing came through larder. In a GitHub action the same is
+added to the step's summary.
+
+--proxy (or LARDER_PROXY) uses a larder on another machine. Its CA is fetched
+from it and pinned: by --ca-sha256 (or LARDER_CA_SHA256), or by what was seen
+the first time.
 
 dnf, zypper, pacman, aria2 and apk read only the system's roots. For a command
 of root these hold larder's CA, in a mount namespace of its own: mounts that it
@@ -70,6 +78,14 @@ if there is no such command, 126 if it cannot be run, 125 if larder failed.";
 pub(super) struct Exec {
     #[command(flatten)]
     pub(super) reach: Reach,
+    #[command(flatten)]
+    elsewhere: Elsewhere,
+    /// The SHA-256 of its CA, as `larder ca show` prints it there
+    #[arg(long, value_name = "SHA256")]
+    ca_sha256: Option<String>,
+    /// Writes what this command did to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
     /// Leaves out the summary
     #[arg(long, short)]
     quiet: bool,
@@ -99,6 +115,8 @@ enum Used {
     Found { served: Served, status: Box<Status>, _staying: Staying },
     /// One of this process.
     Own(Own),
+    /// One on another machine.
+    Team(Team),
 }
 
 /// A larder of this process.
@@ -120,16 +138,31 @@ impl Exec {
         code
     }
 
+    /// The larder that is named, or else that of the data directory.
+    async fn used(&self, invocation: &Invocation) -> anyhow::Result<Used> {
+        let Some(proxy) = self.elsewhere.named(invocation)? else {
+            return find_or_start(invocation).await;
+        };
+        let set = invocation.environment.get("LARDER_CA_SHA256").filter(|text| !text.is_empty());
+        let pin = self.ca_sha256.as_deref().or(set);
+        Ok(Used::Team(Team::at(&proxy, pin, invocation).await?))
+    }
+
     async fn through(self, invocation: &Invocation) -> anyhow::Result<u8> {
         let mut signals = Signals::new().context("cannot listen for signals")?;
-        let used = find_or_start(invocation).await?;
-        let before = used.totals().await?;
-        let proxy = clients::proxy_at(&used.listening())
-            .context("the running larder does not listen yet")?;
+        let used = self.used(invocation).await?;
+        let job = Job::begin(&used).await?;
+        let proxy =
+            clients::proxy_at(&job.listening).context("the running larder does not listen yet")?;
         let data = invocation.loaded.config.data.clone();
         let environment = invocation.environment.clone();
         let ca = used.ca_pem();
-        let (listening, command) = (used.listening(), self.command);
+        let shown: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
+        let told = Telling { command: shown.join(" "), json: self.json, quiet: self.quiet };
+        // A relay on loopback is not reached from where a build's steps run.
+        let listening =
+            if let Used::Team(team) = &used { &team.addresses } else { &job.listening }.clone();
+        let command = self.command;
         let may_mount = !self.no_namespace;
         let (directory, variables, fitted, roots) = blocking(move || {
             let directory = place::passing(&data, &environment)?;
@@ -142,15 +175,13 @@ impl Exec {
             Ok((directory, variables, fitted, roots))
         })
         .await?;
-        if let (Some(note), false) = (fitted.note, self.quiet) {
-            // As for the summary below.
-            let _written = writeln!(io::stderr(), "larder: {note}");
-        }
+        told.say(&Vec::from_iter(fitted.note));
         let variables = if fitted.keeps_environment { vec![] } else { variables };
+        let begun = Stopwatch::start();
         let (ended, reached) =
             child::run(&fitted.command, &variables, roots.as_ref(), &mut signals).await?;
-        let counted = used.totals_since(&before).await;
-        let shared = matches!(used, Used::Found { .. });
+        let took = begun.elapsed();
+        let tally = job.tally().await;
         blocking(move || {
             if let Some(roots) = roots.filter(|_| reached)
                 && let Err(error) = roots.put_back()
@@ -161,19 +192,81 @@ impl Exec {
             Ok(())
         })
         .await?;
-        if let (Ok(counted), Ended::With(_), false) = (counted, ended, self.quiet) {
-            // Whoever closed standard error wants no summary.
-            let _written = writeln!(io::stderr(), "larder: {}", summary::line(&counted, shared));
-            if let Some(alarm) = summary::alarm(&counted, reached).filter(|_| !fitted.is_build) {
-                let _written = writeln!(io::stderr(), "larder: {alarm}");
-            }
+        if let Ended::With(code) = ended {
+            let report = tally.map(|tally| {
+                let alarm = summary::alarm(&tally.totals, reached).filter(|_| !fitted.is_build);
+                (Report::new(&tally, code, took.as_secs_f64()), alarm)
+            });
+            told.tell(report, &used, &invocation.environment);
         }
+        drop(job);
         if let Used::Own(own) = used {
             own.end(&mut signals).await?;
         }
         match ended {
             Ended::With(code) | Ended::NotRun(code) => Ok(code),
         }
+    }
+}
+
+/// To whom it is told what the command did.
+struct Telling {
+    command: String,
+    json: Option<PathBuf>,
+    quiet: bool,
+}
+
+impl Telling {
+    fn say(&self, lines: &[impl std::fmt::Display]) {
+        for line in lines.iter().filter(|_| !self.quiet) {
+            // Whoever closed standard error wants no summary.
+            let _written = writeln!(io::stderr(), "larder: {line}");
+        }
+    }
+
+    /// Whatever goes wrong with that, the command's exit code counts.
+    fn tell(
+        &self,
+        report: anyhow::Result<(Report, Option<String>)>,
+        used: &Used,
+        environment: &Environment,
+    ) {
+        let (report, alarm) = match report {
+            Ok(report) => report,
+            Err(error) => {
+                warn!("what this command did cannot be told: {error:#}");
+                return;
+            }
+        };
+        let elsewhere = if let Used::Team(team) = used { Some(&*team.proxy) } else { None };
+        let mut lines = vec![report.line()];
+        lines.extend(report.troubles(elsewhere));
+        lines.extend(alarm);
+        self.say(&lines);
+        if let Some(file) = &self.json {
+            // Numbers and texts: it can always be written as JSON.
+            let json = serde_json::to_vec(&report).unwrap_or_default();
+            let mut options = std::fs::OpenOptions::new();
+            let opened = options.write(true).create(true).truncate(true).open(file);
+            if let Err(error) = opened.and_then(|mut file| file.write_all(&json)) {
+                warn!("--json: {}: {error}", file.display());
+            }
+        }
+        if let Some(page) = environment.get("GITHUB_STEP_SUMMARY") {
+            add_to_page(Path::new(page), &report.markdown(&self.command));
+        }
+    }
+}
+
+/// Adds to the page that a CI shows. The job goes on without it.
+fn add_to_page(page: &Path, text: &str) {
+    let added = std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(page)
+        .and_then(|mut page| page.write_all(text.as_bytes()));
+    if let Err(error) = added {
+        warn!("GITHUB_STEP_SUMMARY: {}: {error}", page.display());
     }
 }
 
@@ -278,47 +371,11 @@ fn start(larder: Arc<Larder>, invocation: &Invocation) -> anyhow::Result<Own> {
 }
 
 impl Used {
-    fn listening(&self) -> Vec<SocketAddr> {
-        match self {
-            Self::Found { status, .. } => status.listening.clone(),
-            Self::Own(own) => vec![own.address],
-        }
-    }
-
     fn ca_pem(&self) -> String {
         match self {
             Self::Found { status, .. } => status.ca_pem.clone(),
             Self::Own(own) => own.larder.ca_pem(),
-        }
-    }
-
-    /// What was counted since `before`. A request is counted when its body has ended, which may be a moment after the client
-    /// had the last byte and ended: nothing is believed only after a while.
-    async fn totals_since(&self, before: &Totals) -> anyhow::Result<Totals> {
-        let mut tries = 0;
-        loop {
-            let counted = self.totals().await?.since(before);
-            tries += 1;
-            if counted.requests() > 0 || tries > NOTHING_AFTER {
-                return Ok(counted);
-            }
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
-    }
-
-    async fn totals(&self) -> anyhow::Result<Totals> {
-        match self {
-            Self::Own(own) => Ok(own.larder.metrics().totals()),
-            Self::Found { served, .. } => {
-                let served = served.clone();
-                blocking(move || {
-                    let pick = |answer| {
-                        if let Answer::Totals(totals) = answer { Some(totals) } else { None }
-                    };
-                    Ok(served.only(&Question::Totals, pick)?)
-                })
-                .await
-            }
+            Self::Team(team) => team.ca_pem.clone(),
         }
     }
 }

@@ -1,45 +1,191 @@
-//! The last lines of `larder exec`: the sum, and what went past larder.
+//! What `larder exec` says when its command has ended: the sum, what was refused, and what went past larder. The same for programs
+//! (`--json`) and for a page of a CI (`GITHUB_STEP_SUMMARY`).
+
+use serde::Serialize;
 
 use crate::cli::human;
 use crate::outcome::Outcome;
+use crate::outcome::cause::Cause;
+use crate::outcome::job::{Named, Tally};
 use crate::outcome::metrics::Totals;
 use crate::policy::PassReason;
+use crate::target::shown::one_line;
 
-/// Sums up what was counted while a command ran. `shared`: by a larder that others use as well.
-pub(super) fn line(counted: &Totals, shared: bool) -> String {
-    let hits = counted.count(&[Outcome::Hit, Outcome::Revalidated, Outcome::Stale]);
-    let misses = counted.count(&[Outcome::Miss, Outcome::Collapsed]);
-    // Every reason to pass counts under one name.
-    let passed = counted.count(&[Outcome::Pass(PassReason::Method), Outcome::Tunnel]);
-    let failed = counted.count(&[Outcome::Failed]);
-    let refused = counted.count(&[Outcome::Rejected, Outcome::Refused]);
-    let mut parts = vec![human::count(hits, "hit", "hits"), human::count(misses, "miss", "misses")];
-    for (number, what) in [(passed, "passed on"), (failed, "failed"), (refused, "refused")] {
-        if number > 0 {
-            parts.push(format!("{number} {what}"));
+/// URLs that are named on the terminal; the others are counted.
+const NAMED: usize = 5;
+
+/// What a job did, in numbers. Every reason to pass, to refuse or to fail counts under one name.
+#[derive(Debug, PartialEq, Serialize)]
+pub(super) struct Report {
+    /// The command's exit code.
+    pub(super) exit_code: u8,
+    /// How long the command ran.
+    pub(super) seconds: f64,
+    requests: u64,
+    hits: u64,
+    misses: u64,
+    passed: u64,
+    failed: u64,
+    refused: u64,
+    /// Bytes of bodies.
+    bytes_to_clients: u64,
+    bytes_from_store: u64,
+    bytes_from_upstream: u64,
+    /// The part of the bytes that came from the store, between 0 and 1; none without bytes.
+    share_from_store: Option<f64>,
+    /// How much longer origins had taken, by what they took when the bodies were fetched; downloads side by side count each.
+    seconds_saved: f64,
+    /// Connections whose client refused larder's certificate.
+    distrusted: u64,
+    /// By the rank of what vouches for the body.
+    proofs: std::collections::BTreeMap<String, u64>,
+    refusals: Vec<Named>,
+    failures: Vec<Named>,
+}
+
+impl Report {
+    pub(super) fn new(tally: &Tally, exit_code: u8, seconds: f64) -> Self {
+        let totals = &tally.totals;
+        Self {
+            exit_code,
+            seconds,
+            requests: totals.requests(),
+            hits: totals.count(&[Outcome::Hit, Outcome::Revalidated, Outcome::Stale]),
+            misses: totals.count(&[Outcome::Miss, Outcome::Collapsed]),
+            passed: totals.count(&[Outcome::Pass(PassReason::Method), Outcome::Tunnel]),
+            failed: totals.count(&[Outcome::Failed(Cause::Dns)]),
+            refused: totals
+                .count(&[Outcome::Rejected(Cause::Promise), Outcome::Refused(Cause::Host)]),
+            bytes_to_clients: totals.to_client,
+            bytes_from_store: totals.from_store,
+            bytes_from_upstream: totals.from_origin,
+            share_from_store: share(totals),
+            seconds_saved: seconds_of(totals.saved_ms),
+            distrusted: totals.distrusted,
+            proofs: totals.proofs.clone(),
+            refusals: tally.refused.clone(),
+            failures: tally.failed.clone(),
         }
     }
-    let mut line = format!(
-        "{}; {} saved, {} fetched",
-        parts.join(", "),
-        human::bytes(counted.from_store),
-        human::bytes(counted.from_origin)
-    );
-    if !counted.proofs.is_empty() {
-        let proofs: Vec<String> =
-            counted.proofs.iter().map(|(rank, number)| format!("{number} {rank}")).collect();
-        line.push_str("; proofs: ");
-        line.push_str(&proofs.join(", "));
+
+    /// For people, in one line.
+    pub(super) fn line(&self) -> String {
+        let mut parts = vec![
+            human::count(self.hits, "hit", "hits"),
+            human::count(self.misses, "miss", "misses"),
+        ];
+        for (number, what) in
+            [(self.passed, "passed on"), (self.failed, "failed"), (self.refused, "refused")]
+        {
+            if number > 0 {
+                parts.push(format!("{number} {what}"));
+            }
+        }
+        let mut line = format!(
+            "{}; {} from the store, {} from upstream",
+            parts.join(", "),
+            human::bytes(self.bytes_from_store),
+            human::bytes(self.bytes_from_upstream)
+        );
+        if let Some(share) = self.share_from_store {
+            line.push_str(&format!(" ({} saved", percent(share)));
+            if self.seconds_saved >= 1.0 {
+                line.push_str(&format!(
+                    ", and {} of downloads",
+                    human::seconds(self.seconds_saved)
+                ));
+            }
+            line.push(')');
+        }
+        if !self.proofs.is_empty() {
+            let proofs: Vec<String> =
+                self.proofs.iter().map(|(rank, number)| format!("{number} {rank}")).collect();
+            line.push_str("; proofs: ");
+            line.push_str(&proofs.join(", "));
+        }
+        if self.distrusted > 0 && self.requests > 0 {
+            line.push_str("; ");
+            line.push_str(&human::count(self.distrusted, "connection", "connections"));
+            line.push_str(" refused by clients that do not trust larder (see `larder doctor`)");
+        }
+        line
     }
-    if counted.distrusted > 0 && counted.requests() > 0 {
-        line.push_str("; ");
-        line.push_str(&human::count(counted.distrusted, "connection", "connections"));
-        line.push_str(" refused by clients that do not trust larder (see `larder doctor`)");
+
+    /// What did not get through, a line for each URL. `elsewhere`: the larder's address, if `larder why` must be told it.
+    pub(super) fn troubles(&self, elsewhere: Option<&str>) -> Vec<String> {
+        let at = elsewhere.map_or_else(String::new, |proxy| format!(" --proxy {proxy}"));
+        let mut lines = Vec::new();
+        for (number, named, what) in
+            [(self.refused, &self.refusals, "refused"), (self.failed, &self.failures, "failed")]
+        {
+            let mut left = number;
+            for Named { url, why, .. } in named.iter().take(NAMED) {
+                let url = one_line(url);
+                // Where no URL was understood there is nothing to ask about.
+                let ask = if url.contains("://") {
+                    format!(" (larder why{at} '{url}')")
+                } else {
+                    String::new()
+                };
+                lines.push(format!("1 {what}: {url}{ask}"));
+                let known = why.strip_prefix(&*url).unwrap_or(why);
+                let known = known.strip_prefix(" was refused").unwrap_or(known);
+                let why = one_line(known.strip_prefix(": ").unwrap_or(known)).into_owned();
+                if !why.is_empty() {
+                    lines.push(format!("  {why}"));
+                }
+                left = left.saturating_sub(1);
+            }
+            let others = named.len().saturating_sub(NAMED);
+            if others > 0 {
+                lines.push(format!("{left} more {what} (larder recent{at})"));
+            }
+        }
+        lines
     }
-    if shared {
-        line.push_str(" (all that the running larder served meanwhile)");
+
+    /// For the page of a CI: Markdown, in which a stranger's text is code.
+    pub(super) fn markdown(&self, command: &str) -> String {
+        let code = |text: &str| format!("`{}`", one_line(text).replace(['`', '|', '<'], "'"));
+        let mut page = format!("### larder: {}\n\n", code(command));
+        page.push_str("| hits | misses | passed on | failed | refused | from the store | from upstream | saved |\n");
+        page.push_str("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+        page.push_str(&format!(
+            "| {} | {} | {} | {} | {} | {} | {} | {}, {} |\n",
+            self.hits,
+            self.misses,
+            self.passed,
+            self.failed,
+            self.refused,
+            human::bytes(self.bytes_from_store),
+            human::bytes(self.bytes_from_upstream),
+            self.share_from_store.map_or_else(|| "-".to_owned(), percent),
+            human::seconds(self.seconds_saved),
+        ));
+        for (named, what) in [(&self.refusals, "Refused"), (&self.failures, "Failed")] {
+            for Named { url, why, .. } in named {
+                page.push_str(&format!("\n- {what}: {}: {}", code(url), code(why)));
+            }
+        }
+        page.push_str("\n\n");
+        page
     }
-    line
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown in whole percent")]
+fn share(totals: &Totals) -> Option<f64> {
+    let all = totals.from_store.saturating_add(totals.from_origin);
+    (all > 0).then(|| totals.from_store as f64 / all as f64)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown in whole seconds")]
+fn seconds_of(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+fn percent(share: f64) -> String {
+    // Down, so that 100 % is all.
+    format!("{} %", (share * 100.0).floor())
 }
 
 /// What is to be said loudly, if nothing of the command came through larder. `reached`: clients that read only the system's roots
@@ -75,6 +221,15 @@ mod tests {
     use crate::outcome::metrics::{Direction, Metrics};
     use crate::proof::{Proof, Rank};
 
+    fn line(totals: &Totals) -> String {
+        report(totals, Vec::new()).line()
+    }
+
+    fn report(totals: &Totals, refused: Vec<Named>) -> Report {
+        let tally = Tally { totals: totals.clone(), refused, failed: Vec::new() };
+        Report::new(&tally, 0, 1.5)
+    }
+
     #[test]
     fn the_line_counts_hits_bytes_and_proofs() {
         let metrics = Metrics::default();
@@ -89,9 +244,40 @@ mod tests {
         }
         metrics.bytes(Direction::FromStore, 2_500_000);
         metrics.bytes(Direction::FromOrigin, 10);
-        let expected = "2 hits, 1 miss, 1 passed on; 2.5 MB saved, 10 B fetched; proofs: 1 origin, 2 self-certified";
-        assert_eq!(line(&metrics.totals(), false), expected);
-        assert!(line(&metrics.totals(), true).contains("running larder"));
+        let counted =
+            "2 hits, 1 miss, 1 passed on; 2.5 MB from the store, 10 B from upstream (99 % saved";
+        let proofs = "; proofs: 1 origin, 2 self-certified";
+        assert_eq!(line(&metrics.totals()), format!("{counted}){proofs}"));
+        let totals = Totals { saved_ms: 90_000, ..metrics.totals() };
+        assert_eq!(line(&totals), format!("{counted}, and 90 s of downloads){proofs}"));
+    }
+
+    #[test]
+    fn what_was_refused_is_named_with_what_to_ask() {
+        let totals = Totals {
+            outcomes: [("rejected".to_owned(), 2), ("hit".to_owned(), 1)].into(),
+            ..Totals::default()
+        };
+        let url = "https://files.example.org/a.whl".to_owned();
+        let why = format!("{url} was refused: other bytes than promised");
+        let named = Named { url, cause: "promise".to_owned(), why };
+        let report = report(&totals, vec![named]);
+        assert!(report.line().starts_with("1 hit, 0 misses, 2 refused;"), "{}", report.line());
+        let lines = report.troubles(None);
+        let first = "1 refused: https://files.example.org/a.whl (larder why 'https://files.example.org/a.whl')";
+        assert_eq!(lines, [first, "  other bytes than promised"]);
+        let lines = report.troubles(Some("http://larder:3142"));
+        assert!(lines[0].contains("(larder why --proxy http://larder:3142 'https://"), "{lines:?}");
+        let page = report.markdown("pip install `x`");
+        assert!(
+            page.contains("### larder: `pip install 'x'`\n") && page.contains("| 1 | 0 |"),
+            "{page}"
+        );
+        assert!(page.contains("- Refused: `https://files.example.org/a.whl`: `other"), "{page}");
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["refused"], 2);
+        assert_eq!(json["refusals"][0]["cause"], "promise");
+        assert_eq!(json["share_from_store"], serde_json::Value::Null);
     }
 
     #[test]
@@ -111,11 +297,12 @@ mod tests {
         assert!(alarm(&metrics.totals(), true).is_some(), "larder's own pages are no download");
         metrics.ended(Outcome::Tunnel, None, "");
         assert_eq!(alarm(&metrics.totals(), true), None, "the control");
-        assert!(line(&metrics.totals(), false).contains("1 connection refused by clients"));
+        assert!(line(&metrics.totals()).contains("1 connection refused by clients"));
     }
 
     #[test]
     fn a_command_that_fetched_nothing_says_so() {
-        assert_eq!(line(&Totals::default(), false), "0 hits, 0 misses; 0 B saved, 0 B fetched");
+        let nothing = "0 hits, 0 misses; 0 B from the store, 0 B from upstream";
+        assert_eq!(line(&Totals::default()), nothing);
     }
 }

@@ -1,0 +1,147 @@
+//! Questions of `larder why`, `ls`, `stats` and `recent` that come over HTTP, from whoever may use this larder.
+//!
+//! They are only read, and only what everybody may ask for is told: entries that are given to everybody, and requests that came
+//! without a credential. Of clients nothing is told. Bodies that were refused are left out of `why`: what promised them may be
+//! private. `clients.queries = false` answers none of these.
+//!
+//! An answer is what the socket answers, one JSON line for each, but bounded: it is made in memory.
+
+use std::ops::ControlFlow;
+
+use super::Admin;
+use super::question::{Answer, Question};
+use crate::outcome::recent::Event;
+
+/// The longest answer, in bytes: about a hundred thousand entries.
+const MOST: usize = 32 << 20;
+
+/// Questions at a time. Each may walk the whole store on a thread of its own.
+pub(super) const AT_ONCE: usize = 4;
+
+/// Before a job's token.
+const JOB: &str = "/-/job/";
+
+/// The question that a path and its query ask.
+pub(super) fn question(path: &str, query: Option<&str>) -> Option<Question> {
+    let value = |wanted: &str| {
+        let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+        pairs.into_iter().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
+    };
+    match path {
+        "/-/stats" => Some(Question::Stats),
+        "/-/recent" => Some(Question::Recent),
+        "/-/ls" => Some(Question::Entries { matching: value("matching").unwrap_or_default() }),
+        "/-/why" => Some(Question::Why { url: value("url")? }),
+        _ => {
+            let token = path.strip_prefix(JOB)?;
+            Some(Question::Tally { token: token.to_owned() })
+        }
+    }
+}
+
+/// The path and query that ask a question; `None`: it is not asked over HTTP.
+pub fn path(question: &Question) -> Option<String> {
+    let query = |name: &str, value: &str| {
+        url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
+    };
+    match question {
+        Question::Stats => Some("/-/stats".to_owned()),
+        Question::Recent => Some("/-/recent".to_owned()),
+        Question::Entries { matching } => Some(format!("/-/ls?{}", query("matching", matching))),
+        Question::Why { url } => Some(format!("/-/why?{}", query("url", url))),
+        Question::Tally { token } => Some(format!("{JOB}{token}")),
+        Question::Status
+        | Question::Config
+        | Question::Totals
+        | Question::Job { .. }
+        | Question::Remove(_)
+        | Question::Verify
+        | Question::Ca(_)
+        | Question::Keys(_)
+        | Question::Stay => None,
+    }
+}
+
+impl Admin {
+    /// Answers a question as everybody may be told. Blocking.
+    pub(super) fn answer_everybody(&self, question: &Question) -> Vec<u8> {
+        let mut lines = Vec::new();
+        let mut hear = |answer: Answer| {
+            let Some(answer) = for_everybody(answer) else { return ControlFlow::Continue(()) };
+            push(&mut lines, &answer);
+            if lines.len() < MOST {
+                return ControlFlow::Continue(());
+            }
+            let rest = "there is more than is answered from afar; ask for less";
+            push(&mut lines, &Answer::Failed(rest.to_owned()));
+            ControlFlow::Break(())
+        };
+        if *question == Question::Stats {
+            let _heard = hear(Answer::Stats(Box::new(self.stats(true))));
+        } else {
+            self.answer(question, &mut hear);
+        }
+        lines
+    }
+}
+
+fn push(lines: &mut Vec<u8>, answer: &Answer) {
+    // As on the socket, serialising cannot fail.
+    lines.extend(serde_json::to_vec(answer).unwrap_or_default());
+    lines.push(b'\n');
+}
+
+/// What of an answer everybody may be told.
+fn for_everybody(answer: Answer) -> Option<Answer> {
+    match answer {
+        Answer::Entry(entry) => (!entry.private).then_some(Answer::Entry(entry)),
+        Answer::Event(event) => public(*event).map(|event| Answer::Event(Box::new(event))),
+        Answer::Why(known) => {
+            let mut known = known;
+            known.entries.retain(|entry| !entry.private);
+            known.recent = known.recent.into_iter().filter_map(public).collect();
+            known.refusals.clear();
+            Some(Answer::Why(known))
+        }
+        Answer::Stats(_) | Answer::Tally(_) | Answer::Failed(_) => Some(answer),
+        Answer::Status(_)
+        | Answer::Setting(_)
+        | Answer::Totals(_)
+        | Answer::Doorway(_)
+        | Answer::Removed(_)
+        | Answer::Progress { .. }
+        | Answer::Checked(_)
+        | Answer::Anchor(_)
+        | Answer::Key(_)
+        | Answer::Rebound(_)
+        | Answer::Staying => None,
+    }
+}
+
+fn public(event: Event) -> Option<Event> {
+    event.public.then(|| Event { client: String::new(), ..event })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_over_http_is_read_as_it_was_meant() {
+        for asked in [
+            Question::Stats,
+            Question::Recent,
+            Question::Entries { matching: "a b&c=d".into() },
+            Question::Why { url: "https://example.org/a?b=c&d=%20#e".into() },
+            Question::Tally { token: "0".repeat(32) },
+        ] {
+            let path = path(&asked).unwrap();
+            let (path, query) =
+                path.split_once('?').map_or((&*path, None), |(path, query)| (path, Some(query)));
+            assert_eq!(question(path, query), Some(asked));
+        }
+        assert_eq!(path(&Question::Verify), None);
+        assert_eq!(question("/-/verify", None), None);
+        assert_eq!(question("/-/why", None), None);
+    }
+}

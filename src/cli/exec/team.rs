@@ -1,0 +1,244 @@
+//! `larder exec --proxy URL`: a team's larder, which runs on another machine and is set up for one command.
+//!
+//! Its CA is fetched from it, over plain http like all that clients ask of a larder before they trust it. So it is pinned: by
+//! `--ca-sha256`, which the operator gave, or by what was seen the first time, which is kept below the user's configuration. A CA
+//! that is not pinned is given to no command.
+//!
+//! The command's clients connect to a relay on loopback, which shows the job's token on the first request of each connection. So
+//! they need no login in their proxy's URL, which several clients do not understand, and what is counted is this job's.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use rustls::pki_types::CertificateDer;
+use socket2::SockRef;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::blocking;
+use crate::admin::{Answer, Question};
+use crate::authority::fingerprint;
+use crate::cli::Invocation;
+use crate::cli::remote;
+use crate::config::environment::Environment;
+use crate::outcome::job::{Tally, login};
+
+/// The longest list of CAs that is read.
+const MAX_CA: u64 = 1 << 20;
+
+/// The longest request line that is looked for.
+const LONGEST_LINE: u64 = 64 << 10;
+
+/// A larder on another machine.
+#[derive(Clone, Debug)]
+pub(super) struct Team {
+    /// `http://HOST:PORT`.
+    pub(super) proxy: String,
+    /// Where it listens.
+    pub(super) addresses: Vec<SocketAddr>,
+    /// Its CAs that are pinned.
+    pub(super) ca_pem: String,
+}
+
+impl Team {
+    /// The larder at `proxy`, if its CA is the pinned one: by `given`, or by what was seen before.
+    pub(super) async fn at(
+        proxy: &str,
+        given: Option<&str>,
+        invocation: &Invocation,
+    ) -> anyhow::Result<Self> {
+        let file = pin_file(proxy, &invocation.environment);
+        let (proxy, given) = (proxy.to_owned(), given.map(bare));
+        blocking(move || {
+            let pem = remote::get(&proxy, "/ca.crt", MAX_CA).map_err(|why| anyhow::anyhow!(why))?;
+            let authority = proxy.trim_start_matches("http://");
+            let addresses = authority.to_socket_addrs()?.collect();
+            let ca_pem = pinned(&proxy, &pem, given.as_deref(), file)?;
+            Ok(Self { proxy, addresses, ca_pem })
+        })
+        .await
+    }
+
+    /// Opens the relay for a job, which lives as long as this process.
+    pub(super) async fn relay(&self, token: &str) -> io::Result<SocketAddr> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (addresses, login) = (self.addresses.clone(), login(token));
+        tokio::spawn(async move {
+            loop {
+                let Ok((client, _)) = listener.accept().await else {
+                    // Out of descriptors, most likely.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                };
+                let (addresses, login) = (addresses.clone(), login.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = carry(client, &addresses, &login).await {
+                        tracing::debug!(%error, "a connection to the team's larder ended");
+                    }
+                });
+            }
+        });
+        Ok(address)
+    }
+
+    /// What was counted of a job there.
+    pub(super) async fn tally(&self, token: &str) -> anyhow::Result<Tally> {
+        let (proxy, token) = (self.proxy.clone(), token.to_owned());
+        blocking(move || {
+            let tally = remote::ask(&proxy, &Question::Tally { token })?.into_iter().next();
+            // Before its first request it knows of no job.
+            Ok(if let Some(Answer::Tally(tally)) = tally { *tally } else { Tally::default() })
+        })
+        .await
+    }
+}
+
+/// Carries one connection, with the job's login behind its first request line.
+async fn carry(client: TcpStream, addresses: &[SocketAddr], login: &str) -> io::Result<()> {
+    let mut larder = TcpStream::connect(addresses).await?;
+    larder.set_nodelay(true)?;
+    client.set_nodelay(true)?;
+    let mut client = BufReader::new(client);
+    let mut line = Vec::new();
+    (&mut client).take(LONGEST_LINE).read_until(b'\n', &mut line).await?;
+    larder.write_all(&line).await?;
+    if line.ends_with(b"\n") {
+        larder.write_all(format!("Proxy-Authorization: {login}\r\n").as_bytes()).await?;
+    }
+    let copied = tokio::io::copy_bidirectional(&mut client, &mut larder).await;
+    if copied.is_err() {
+        // A reset there is a reset here: a quiet close would pass for the end of a body.
+        for socket in [client.get_ref(), &larder] {
+            SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
+        }
+    }
+    copied.map(drop)
+}
+
+/// Where the CA of the larder at `proxy` is remembered.
+fn pin_file(proxy: &str, environment: &Environment) -> Option<PathBuf> {
+    let home = || Some(PathBuf::from(environment.get("HOME")?).join(".config"));
+    let directory = environment.get("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)?;
+    let name: String = proxy
+        .trim_start_matches("http://")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c } else { '_' })
+        .collect();
+    Some(directory.join("larder/pins").join(name))
+}
+
+/// Hexadecimal digits, however they were written.
+fn bare(fingerprint: &str) -> String {
+    fingerprint.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase()
+}
+
+/// The CAs among `pem` that are pinned. The first time, where none was given, all are, and are remembered in `file`.
+fn pinned(
+    proxy: &str,
+    pem: &[u8],
+    given: Option<&str>,
+    file: Option<PathBuf>,
+) -> anyhow::Result<String> {
+    let blocks = pem::parse_many(pem).with_context(|| format!("{proxy}/ca.crt"))?;
+    let shown: Vec<(String, String)> = blocks
+        .iter()
+        .map(|block| {
+            let certificate = CertificateDer::from(block.contents());
+            (fingerprint(&certificate), pem::encode(block))
+        })
+        .collect();
+    if shown.is_empty() {
+        bail!("{proxy} answers, and is no larder: it has no CA at /ca.crt");
+    }
+    let known = match given {
+        Some(given) => Some(vec![given.to_owned()]),
+        None => remembered(file.as_ref())?,
+    };
+    let Some(known) = known else {
+        let seen: Vec<&str> = shown.iter().map(|(sha256, _)| &**sha256).collect();
+        if let Some(file) = file {
+            remember(&file, &seen);
+        }
+        return Ok(shown.into_iter().map(|(_, pem)| pem).collect());
+    };
+    let is_known = |sha256: &str| known.contains(&bare(sha256));
+    let trusted: String =
+        shown.iter().filter(|(sha256, _)| is_known(sha256)).map(|(_, pem)| &**pem).collect();
+    if !trusted.is_empty() {
+        return Ok(trusted);
+    }
+    let seen: Vec<&str> = shown.iter().map(|(sha256, _)| &**sha256).collect();
+    let mend = match (given, &file) {
+        (None, Some(file)) => format!(
+            "if it has a new CA, compare it with `larder ca show` there and remove {}",
+            file.display()
+        ),
+        _ => "compare it with `larder ca show` there, and give that with --ca-sha256".to_owned(),
+    };
+    bail!(
+        "the CA of {proxy} is not the one that is pinned: it shows {}; {mend}",
+        seen.join(" and ")
+    )
+}
+
+/// The fingerprints that were seen the first time.
+fn remembered(file: Option<&PathBuf>) -> anyhow::Result<Option<Vec<String>>> {
+    let Some(file) = file else { return Ok(None) };
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.lines().map(bare).collect())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
+    }
+}
+
+fn remember(file: &std::path::Path, seen: &[&str]) {
+    let text = format!("{}\n", seen.join("\n"));
+    let written = match file.parent() {
+        Some(directory) => std::fs::create_dir_all(directory)
+            .and_then(|()| crate::store::write_durably(file, text.as_bytes(), 0o644)),
+        None => Err(io::ErrorKind::NotFound.into()),
+    };
+    if let Err(error) = written {
+        tracing::warn!("the CA cannot be pinned in {}: {error}", file.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate() -> (String, String) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        (fingerprint(made.der()), made.pem())
+    }
+
+    #[test]
+    fn a_ca_that_is_not_the_pinned_one_is_trusted_by_no_command() {
+        let home = tempfile::tempdir().unwrap();
+        let environment = [("HOME", home.path().to_str().unwrap())].into_iter().collect();
+        let proxy = "http://larder.example.org:3142";
+        let file = || pin_file(proxy, &environment);
+        let ((one, one_pem), (other, other_pem)) = (certificate(), certificate());
+        let ask = |pem: &str, given: Option<&str>| {
+            pinned(proxy, pem.as_bytes(), given.map(bare).as_deref(), file())
+        };
+        assert_eq!(bare(&one).len(), 64);
+        // Seen the first time, and from then on.
+        assert!(ask(&one_pem, None).unwrap().contains("BEGIN CERTIFICATE"));
+        assert!(ask(&one_pem, None).is_ok());
+        let refused = ask(&other_pem, None).unwrap_err().to_string();
+        assert!(refused.contains(&other) && refused.contains("larder/pins"), "{refused}");
+        // Beside the pinned one another is not trusted.
+        let both = format!("{one_pem}{other_pem}");
+        assert_eq!(ask(&both, None).unwrap().matches("BEGIN").count(), 1);
+        // What is given counts, and nothing that was seen.
+        assert!(ask(&other_pem, Some(&other)).is_ok());
+        assert!(ask(&one_pem, Some(&other.to_ascii_lowercase().replace(':', ""))).is_err());
+        assert!(pinned(proxy, b"no certificate", None, None).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! A larder that runs elsewhere, asked over HTTP as any client can ask it. Blocking.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Invocation, env};
+use crate::admin::{Answer, Question, remote};
+use crate::target::shown::one_line;
+
+/// For each step of a question.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest answer to a question that is read: whoever listens at the address may be anybody.
+const MAX_ANSWER: u64 = 64 << 20;
+
+/// Which larder is asked.
+#[derive(Args, Debug, Default)]
+pub(super) struct Elsewhere {
+    /// Asks the larder there, also named by `LARDER_PROXY`; it tells of what everybody may fetch
+    #[arg(long, value_name = "http://HOST:PORT", value_parser = env::proxy)]
+    pub(super) proxy: Option<String>,
+}
+
+impl Elsewhere {
+    /// The larder that was named by the flag or by the variable.
+    pub(super) fn named(&self, invocation: &Invocation) -> anyhow::Result<Option<String>> {
+        if self.proxy.is_some() {
+            return Ok(self.proxy.clone());
+        }
+        let named = invocation.environment.get("LARDER_PROXY").filter(|text| !text.is_empty());
+        let read = |text| env::proxy(text).map_err(|why| anyhow::anyhow!("LARDER_PROXY: {why}"));
+        // Who names a directory means that one.
+        named.filter(|_| !invocation.data_is_given()).map(read).transpose()
+    }
+}
+
+/// Asks `question` of the larder at `proxy`.
+pub(super) fn ask(proxy: &str, question: &Question) -> anyhow::Result<Vec<Answer>> {
+    let Some(path) = remote::path(question) else {
+        anyhow::bail!("this is asked only where the larder runs");
+    };
+    let lines = get(proxy, &path, MAX_ANSWER).map_err(|why| anyhow::anyhow!(why))?;
+    let unknown = |error| anyhow::anyhow!("another version of larder answers at {proxy} ({error})");
+    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).map_err(unknown)).collect()
+}
+
+/// Gets one of larder's own pages, of at most so many bytes.
+pub(super) fn get(proxy: &str, path: &str, most: u64) -> Result<Vec<u8>, String> {
+    let authority = proxy.trim_start_matches("http://");
+    let failed = |error: std::io::Error| format!("no larder answers at {proxy}: {error}");
+    let addresses = authority.to_socket_addrs().map_err(failed)?;
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => {
+                return converse(stream, authority, path, most)
+                    .map_err(failed)
+                    .and_then(|answer| body(&answer));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(failed(last))
+}
+
+fn converse(
+    mut stream: TcpStream,
+    authority: &str,
+    path: &str,
+    most: u64,
+) -> std::io::Result<Vec<u8>> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // HTTP/1.0: the body ends with the connection, and is never chunked.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(most).read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+/// The body of a 200.
+fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
+    let parts = end.and_then(|end| answer.split_at_checked(end.saturating_add(4)));
+    let line =
+        String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default());
+    match parts {
+        Some((_, body)) if line.split(' ').nth(1) == Some("200") => Ok(body.to_vec()),
+        Some((_, body)) if line.contains(" 403 ") || line.contains(" 503 ") => {
+            Err(one_line(String::from_utf8_lossy(body).trim()).into_owned())
+        }
+        _ => Err(format!("what answers there is no larder of this kind: {:.80}", one_line(&line))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_body_of_a_200_is_taken() {
+        assert_eq!(body(b"HTTP/1.0 200 OK\r\nA: b\r\n\r\nx\r\n\r\ny").unwrap(), b"x\r\n\r\ny");
+        assert!(body(b"HTTP/1.1 404 Not Found\r\n\r\nx").unwrap_err().contains("404"));
+        assert!(body(b"SSH-2.0-x\r\n").unwrap_err().contains("SSH"));
+        assert!(body(b"").is_err());
+    }
+}

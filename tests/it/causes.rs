@@ -1,0 +1,219 @@
+//! Issue 13 row 1: what was refused, failed or passed on says why, in the log, in `larder recent` and `why`, and as a label.
+
+use serde_json::Value;
+
+use crate::world::archive::{by_hash, flipped};
+use crate::world::binary::{Daemon, say};
+use crate::world::tools::text;
+use crate::world::{Ca, End, Fault, Origin, PATIENCE, Page, World, eventually, noise};
+
+/// The answers of one of larder's pages for questions.
+async fn asked(world: &World, path: &str) -> Vec<Value> {
+    let text = world.proxy.own(path).await;
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+async fn events(world: &World) -> Vec<Value> {
+    asked(world, "/-/recent").await.into_iter().map(|answer| answer["event"].clone()).collect()
+}
+
+/// Waits for an event of this cause about `url`: it is noted when the last byte has gone.
+async fn told(world: &World, url: &str, kind: &str, cause: &str) -> Value {
+    let find = || async {
+        let events = events(world).await;
+        events
+            .into_iter()
+            .find(|event| event["url"] == url && event["kind"] == kind && event["cause"] == cause)
+    };
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while find().await.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{kind}({cause}) of {url}: {:?}", events(world).await);
+    find().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_has_its_cause_in_words_and_as_a_label() {
+    let world = World::with(|config| {
+        config.hosts.refuse = vec![larder::config::HostPattern("refused.example.org".into())];
+    })
+    .await;
+    let strangers = Ca::new(&world.dir().join("strangers.pem"));
+    let stranger = Origin::tls(&strangers, "127.0.0.3").await;
+    let untrusted = stranger.put("/x", Page::new("x"));
+    let closed = {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("https://{}/x", listener.local_addr().unwrap())
+    };
+    let broken = world.origin.put("/broken", Page::new(noise(1, 9_000)).fault(Fault::Cut(10)));
+    for (url, outcome, cause, word) in [
+        (untrusted, "failed", "certificate", "its certificate"),
+        (closed, "failed", "connect", "no connection"),
+        ("https://169.254.1.1/x".to_owned(), "failed", "guard", "allow_nets"),
+        (broken, "failed", "broken", "broke"),
+    ] {
+        let label = format!("outcome=\"{outcome}\",reason=\"{cause}\"");
+        let before = world.proxy.metric("larder_requests_total", &label).await;
+        let got = world.get(&url).await;
+        let event = told(&world, &url, outcome, cause).await;
+        assert!(event["why"].as_str().unwrap().contains(word), "{event}");
+        assert!(got.end == End::Reset || event["status"] == got.status.as_u16(), "{event}");
+        assert_eq!(event["method"], "GET");
+        let after = world.proxy.metric("larder_requests_total", &label).await;
+        assert!(after > before, "{label}");
+        // The same stands in `why`.
+        let query: String = url::form_urlencoded::byte_serialize(url.as_bytes()).collect();
+        let why = asked(&world, &format!("/-/why?url={query}")).await;
+        assert_eq!(why[0]["why"]["recent"][0]["cause"], *cause, "{why:?}");
+    }
+    // The control: what goes well is no event, and has no cause.
+    let well = world.origin.put("/well", Page::new("well"));
+    world.fetch(&well).await;
+    assert!(events(&world).await.iter().all(|event| event["url"] != well.as_str()));
+}
+
+/// What it looked like when its header went is not how it ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_cut_off_is_counted_as_what_it_became() {
+    for (h2, header) in [(false, false), (true, false), (false, true), (true, true)] {
+        let world = World::new().await;
+        let right = noise(2, 2_000_000);
+        let url = world.origin.put(&by_hash(&right), Page::new(flipped(&right)));
+        let ask = world.client.get(&url);
+        let ask = if header { ask.header("x-unknown", "1") } else { ask };
+        let got = if h2 { ask.h2().send().await } else { ask.send().await };
+        assert!(got.status.is_success() && got.end == End::Reset, "{:?}", got.end);
+        told_anyhow(&world, header).await;
+        let label = "outcome=\"rejected\",reason=\"promise\"";
+        assert!(world.proxy.metric("larder_requests_total", label).await >= 1.0, "{h2} {header}");
+        for wrong in ["outcome=\"miss\"", "outcome=\"pass\""] {
+            assert!(world.proxy.metric("larder_requests_total", wrong).await < 1.0, "{wrong}");
+        }
+        let right_one = noise(3, 2_000_000);
+        let url = world.origin.put(&by_hash(&right_one), Page::new(right_one.clone()));
+        world.fetch(&url).await;
+        eventually("the control is a miss", || async {
+            world.proxy.metric("larder_requests_total", "outcome=\"miss\"").await >= 1.0
+        })
+        .await;
+    }
+}
+
+/// Waits until the refusal is counted; whoever sends an unknown header field is not told of to everybody.
+async fn told_anyhow(world: &World, private: bool) {
+    let label = "outcome=\"rejected\"";
+    eventually("it is counted", || async {
+        world.proxy.metric("larder_requests_total", label).await >= 1.0
+    })
+    .await;
+    let rejected = events(world).await.into_iter().filter(|event| event["kind"] == "rejected");
+    assert_eq!(rejected.count() == 0, private);
+}
+
+/// A pass for a header field names the field; what was asked with a credential is told to nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_hears_why_of_everything_and_others_of_what_is_public() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new(&directory.path().join("origins.pem"));
+    let origin = Origin::tls(&ca, "127.0.0.1").await;
+    let data = directory.path().join("data");
+    let daemon = Daemon::start(&ca, &data, &[]).await;
+    let client = daemon.client().await;
+    let passed = origin.put("/passed", Page::new("x"));
+    client.get(&passed).header("x-strange", "1").send().await.complete();
+    let right = noise(4, 9_000);
+    let refused = origin.put(&by_hash(&right), Page::new(flipped(&right)));
+    assert_eq!(client.get(&refused).send().await.status.as_u16(), 502);
+    let hidden = format!("{}?hidden", origin.put("/private", Page::status(502)));
+    let secret = "Bearer s3cret";
+    let right = noise(5, 9_000);
+    let guarded = origin.put(&by_hash(&right), Page::new(flipped(&right)));
+    client.get(&guarded).header("authorization", secret).send().await;
+    client.get(&hidden).header("authorization", secret).send().await;
+    let larder = async |arguments: &[&str]| {
+        let output = say(&ca, &data, arguments).await;
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    eventually("all were written down", || async { larder(&["recent"]).await.contains(&guarded) })
+        .await;
+    let why = larder(&["why", &passed]).await;
+    assert!(why.contains("pass(header)") && why.contains("x-strange"), "{why}");
+    assert!(daemon.log().contains("why=its header field x-strange"), "{}", daemon.log());
+    let recent = larder(&["recent"]).await;
+    assert!(
+        recent.contains("rejected(promise)") && recent.contains("client 127.0.0.1"),
+        "{recent}"
+    );
+    // From afar the same, but for what needs a credential, and for who asked.
+    let proxy = format!("http://{}", daemon.address);
+    let afar = larder(&["recent", "--json", "--proxy", &proxy]).await;
+    assert!(afar.contains(&refused) && !afar.contains(&guarded), "{afar}");
+    assert!(!afar.contains("127.0.0.1\","), "{afar}");
+    let afar = larder(&["why", "--proxy", &proxy, &refused]).await;
+    assert!(afar.contains("rejected(promise)"), "{afar}");
+    let afar = larder(&["why", "--proxy", &proxy, &guarded]).await;
+    assert!(!afar.contains("rejected"), "{afar}");
+}
+
+/// The private entries of a larder are listed to its operator, and to nobody from afar.
+#[tokio::test(flavor = "multi_thread")]
+async fn from_afar_only_public_entries_are_listed() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new(&directory.path().join("origins.pem"));
+    let origin = Origin::tls(&ca, "127.0.0.1").await;
+    let data = directory.path().join("data");
+    let daemon = Daemon::start(&ca, &data, &[]).await;
+    let client = daemon.client().await;
+    let (open, closed) = (noise(6, 5_000), noise(7, 5_000));
+    let public = origin.put(&by_hash(&open), Page::new(open.clone()));
+    let private = origin.put(&by_hash(&closed), Page::new(closed.clone()));
+    client.get(&public).send().await.complete();
+    client.get(&private).header("authorization", "Bearer x").send().await.complete();
+    let proxy = format!("http://{}", daemon.address);
+    let list = async |arguments: &[&str]| {
+        let output = say(&ca, &data, arguments).await;
+        assert!(output.status.success(), "{}", text(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    eventually("both are stored", || async { list(&["ls"]).await.lines().count() == 2 }).await;
+    let here = list(&["ls"]).await;
+    assert!(here.contains(&public) && here.contains(&format!("{private} (private)")), "{here}");
+    assert!(here.lines().all(|line| !line.contains("\\n")), "a line ends once: {here}");
+    let afar = list(&["ls", "--proxy", &proxy]).await;
+    assert!(afar.contains(&public) && !afar.contains(&private), "{afar}");
+    let stats: Value =
+        serde_json::from_str(&list(&["stats", "--json", "--proxy", &proxy]).await).unwrap();
+    assert_eq!(stats["all"]["entries"], 1, "{stats}");
+    let stats: Value = serde_json::from_str(&list(&["stats", "--json"]).await).unwrap();
+    assert_eq!(stats["all"]["entries"], 2, "the control: {stats}");
+    // Nothing is changed from afar.
+    let output = say(&ca, &data, &["why", "--proxy", "http://127.0.0.1:9", &public]).await;
+    assert!(text(&output).contains("no larder answers"), "{}", text(&output));
+}
+
+/// A question in a wrong place is an error, and makes no store there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_question_makes_no_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = Ca::new(&directory.path().join("origins.pem"));
+    let data = directory.path().join("wrong");
+    for arguments in [
+        &["why", "https://example.org/a"][..],
+        &["ls"],
+        &["stats"],
+        &["recent"],
+        &["verify"],
+        &["rm", "--all"],
+    ] {
+        let output = say(&ca, &data, arguments).await;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output));
+        assert!(text(&output).contains("no larder has stored anything in"), "{}", text(&output));
+        assert!(!data.exists(), "{arguments:?}");
+    }
+    let output = say(&ca, &data, &["version"]).await;
+    let version = format!("larder {}", env!("CARGO_PKG_VERSION"));
+    assert!(text(&output).contains(&version), "{}", text(&output));
+}
