@@ -372,6 +372,8 @@ fn base_config() -> Result<ServerConfig, AuthorityError> {
     config.send_tls13_tickets = 1;
     // Early data can be replayed, and no build tool sends it.
     config.max_early_data_size = 0;
+    // A cut stream ends with an alert, which rustls does not send by itself (`intercept`).
+    config.enable_secret_extraction = true;
     Ok(config)
 }
 

@@ -26,6 +26,7 @@ mod grant;
 mod head;
 mod heads;
 mod http;
+mod sealed;
 mod serve;
 mod tls;
 mod transport;
@@ -57,6 +58,7 @@ pub(crate) use self::transport::{Entry, Seat, Transport, reset};
 pub(crate) use self::visitors::{Door, Visitors};
 
 use self::first::{First, Hello};
+use self::sealed::Sealed;
 use self::tunnel::Route;
 use crate::authority::Authority;
 use crate::clock::Stopwatch;
@@ -252,7 +254,7 @@ impl<S: Serve> Granted<S> {
                 }
                 let tunnel = self.tunnel(Scheme::Https, hello.sni);
                 let (route, activity) = (self.route(), Arc::clone(&watch.activity));
-                self.requests(stream, tunnel, watch).await;
+                self.requests(Sealed::new(stream), tunnel, watch).await;
                 if activity.is_unused() {
                     tls::unused(&route);
                 }

@@ -4,8 +4,8 @@
 //! - It can end loudly. When a reply cuts its [`Line`], not one more byte of an answer is written and no
 //!   `close_notify`, because after a quiet close several clients keep the short file as if it were whole. In the clear
 //!   the connection is reset. Under TLS a reset is not enough: Python up to 3.11.8 takes it for the end of the stream
-//!   (python/cpython#115627). So the stream is spoilt there: what follows is no TLS, every client's TLS library says so,
-//!   and then comes the reset.
+//!   (python/cpython#115627). So the stream ends there with a fatal alert (`sealed`), or where that cannot be, it is spoilt:
+//!   what follows is no TLS. Every client's TLS library says so; then comes the reset.
 //! - It holds the connection's seat (the permit under the connection limit, the token that a drain waits for, the place
 //!   among the counted), so that the seat is free when the socket is, wherever an upgrade carried it.
 
@@ -74,6 +74,8 @@ pub(crate) struct Transport {
     activity: Arc<Activity>,
     /// TLS is spoken over it.
     sealed: bool,
+    /// What a cut TLS stream ends with, if that is known.
+    last: Option<Vec<u8>>,
     seat: Option<Seat>,
 }
 
@@ -83,12 +85,30 @@ impl Transport {
             Entry::Visitor(door) => Arc::clone(door.activity()),
             Entry::Stranger { .. } => Arc::default(),
         };
-        Self { socket, unread: BytesMut::new(), line, activity, sealed: false, seat: Some(seat) }
+        Self {
+            socket,
+            unread: BytesMut::new(),
+            line,
+            activity,
+            sealed: false,
+            last: None,
+            seat: Some(seat),
+        }
     }
 
     /// From now on TLS is spoken over it.
     pub(crate) fn seal(&mut self) {
         self.sealed = true;
+    }
+
+    /// Whether it is to end loudly. A panic unwinds through here in the middle of an answer: that is no end of a body either.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.line.is_cut() || std::thread::panicking()
+    }
+
+    /// What it ends with instead of being spoilt.
+    pub(crate) fn ends_with(&mut self, last: Option<Vec<u8>>) {
+        self.last = last;
     }
 
     pub(crate) fn line(&self) -> &Line {
@@ -197,15 +217,14 @@ impl Transport {
 
 impl Drop for Transport {
     fn drop(&mut self) {
-        // A panic unwinds through here in the middle of an answer: that is no end of a body either.
-        if !self.line.is_cut() && !std::thread::panicking() {
+        if !self.is_cut() {
             return;
         }
         if self.sealed
             && let Ok(runtime) = Handle::try_current()
             && let Ok(socket) = self.socket.as_fd().try_clone_to_owned()
         {
-            runtime.spawn(spoil(socket.into(), self.seat.take()));
+            runtime.spawn(spoil(socket.into(), self.last.take(), self.seat.take()));
         } else {
             reset(&self.socket);
         }
@@ -219,7 +238,7 @@ pub(crate) fn reset(socket: &TcpStream) {
     }
 }
 
-/// What is written after the last byte of a cut TLS stream: more than one record (RFC 8446 §5.2: 5 + 2^14 + 256 bytes), so
+/// What is written after the last byte of a cut TLS stream that cannot end with an alert: more than one record (RFC 8446 §5.2: 5 + 2^14 + 256 bytes), so
 /// that whether the stream stops between records or within one, its next record is complete and wrong.
 static SPOIL: [u8; 17 * 1024] = [0; 17 * 1024];
 
@@ -227,12 +246,12 @@ static SPOIL: [u8; 17 * 1024] = [0; 17 * 1024];
 const SPOILING: Duration = Duration::from_secs(30);
 
 /// Ends a cut TLS stream so that its client hears of it.
-async fn spoil(socket: std::net::TcpStream, seat: Option<Seat>) {
+async fn spoil(socket: std::net::TcpStream, last: Option<Vec<u8>>, seat: Option<Seat>) {
     let Ok(mut socket) = TcpStream::from_std(socket) else {
         return;
     };
     let spoiling = async {
-        socket.write_all(&SPOIL).await?;
+        socket.write_all(last.as_deref().unwrap_or(&SPOIL)).await?;
         socket.shutdown().await?;
         // The client closes when it has seen it.
         let mut heard = [0; 1024];

@@ -192,10 +192,10 @@ async fn a_second_signal_cuts_loudly() {
         let reading = tokio::spawn(opened.rest());
         assert_eq!(daemon.ended().await, Some(1));
         let got = reading.await.unwrap();
-        // In h2 the client's library says in words that the stream is spoilt.
+        // In h2 the client's library says in words which alert ended the stream.
         let loud = match &got.end {
             End::Reset => true,
-            End::Quiet(why) => h2 && why.contains("corrupt message"),
+            End::Quiet(why) => h2 && why.contains("fatal alert: InternalError"),
             End::Complete => false,
         };
         assert!(loud, "h2 {h2}, framed {framed}: {:?}", got.end);

@@ -28,6 +28,7 @@ mod deployment;
 mod doctor;
 mod doctor_roots;
 mod documents;
+mod early;
 mod edges;
 mod editions;
 mod engines;

@@ -208,7 +208,7 @@ async fn a_client_hello_in_many_segments_is_put_together() {
     assert!(answer.contains("https://example.org/parts "), "{answer}");
 }
 
-/// A reset on plain HTTP, a spoilt stream through TLS; and the control: a body that just fails ends quietly.
+/// A reset on plain HTTP, a fatal alert through TLS; and the control: a body that just fails ends quietly.
 #[tokio::test]
 async fn a_cut_is_loud_and_not_an_end() {
     async fn ending(
@@ -221,7 +221,14 @@ async fn a_cut_is_loud_and_not_an_end() {
         assert!(heard.ends_with(b"beginning \r\n"), "the answer had begun");
         match ended {
             Ok(_) => io::ErrorKind::UnexpectedEof,
-            Err(error) => error.kind(),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    let said = error.get_ref().unwrap().downcast_ref::<rustls::Error>();
+                    let denied = rustls::AlertDescription::InternalError;
+                    assert_eq!(said, Some(&rustls::Error::AlertReceived(denied)));
+                }
+                error.kind()
+            }
         }
     }
     let world = World::with(|_| {});

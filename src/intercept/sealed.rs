@@ -1,0 +1,137 @@
+//! The client's TLS stream, which can end with a word: when a reply cuts its line, the last record is a fatal alert.
+//!
+//! Every TLS library reports a fatal alert as an error, never as the end of a stream, and says which one it was:
+//! `access_denied` (RFC 8446 §6.2) where a body was refused, `internal_error` where an answer came to no end for another reason.
+//! What came before instead, bytes that are no TLS, is as loud, and reads like a broken network (`WRONG_VERSION_NUMBER`).
+//!
+//! rustls sends no alert that it did not find a reason for itself. So its keys are taken when its stream is over, and the one
+//! record is written here (RFC 8446 §5.2). Where that cannot be, TLS 1.2 among it, the stream is spoilt as before (`transport`).
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use rustls::{ConnectionTrafficSecrets, ProtocolVersion, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use super::transport::Transport;
+
+/// The alerts' numbers.
+const ACCESS_DENIED: u8 = 49;
+const INTERNAL_ERROR: u8 = 80;
+
+/// The level of an alert that ends the session.
+const FATAL: u8 = 2;
+
+/// The type of the record that is inside: an alert.
+const KIND: u8 = 21;
+
+/// The tag of every AEAD of TLS 1.3.
+const TAG: usize = 16;
+
+/// The client's TLS stream.
+#[derive(Debug)]
+pub(crate) struct Sealed(Option<TlsStream<Transport>>);
+
+impl Sealed {
+    pub(crate) fn new(stream: TlsStream<Transport>) -> Self {
+        Self(Some(stream))
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut TlsStream<Transport>>> {
+        // It is there until it is dropped.
+        self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl Drop for Sealed {
+    fn drop(&mut self) {
+        let Some(stream) = self.0.take() else { return };
+        let (mut transport, session) = stream.into_inner();
+        if transport.is_cut() {
+            let alert = if transport.line().is_denied() { ACCESS_DENIED } else { INTERNAL_ERROR };
+            transport.ends_with(last_words(session, alert));
+        }
+    }
+}
+
+/// What is still to be sent of a session, and the alert behind it. `None`: its keys are not to be had.
+fn last_words(mut session: ServerConnection, number: u8) -> Option<Vec<u8>> {
+    if session.protocol_version() != Some(ProtocolVersion::TLSv1_3) || session.is_handshaking() {
+        return None;
+    }
+    let mut words = Vec::new();
+    // A record of which the client has a part must be whole, or the alert would be taken for its rest.
+    while session.wants_write() {
+        session.write_tls(&mut words).ok()?;
+    }
+    let (sequence, secrets) = session.dangerous_extract_secrets().ok()?.tx;
+    words.extend(alert(number, sequence, &secrets)?);
+    Some(words)
+}
+
+/// The alert as the record number `sequence`.
+fn alert(number: u8, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Option<Vec<u8>> {
+    let (algorithm, key, iv) = match secrets {
+        ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
+        ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&aead::AES_256_GCM, key, iv),
+        ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
+            (&aead::CHACHA20_POLY1305, key, iv)
+        }
+        _ => return None,
+    };
+    let mut nonce: [u8; aead::NONCE_LEN] = iv.as_ref().try_into().ok()?;
+    for (byte, count) in nonce.iter_mut().rev().zip(sequence.to_be_bytes().into_iter().rev()) {
+        *byte ^= count;
+    }
+    let mut sealed = vec![FATAL, number, KIND];
+    let length = u8::try_from(sealed.len() + TAG).ok()?;
+    // On the outside it is application data of TLS 1.2.
+    let header = [23, 3, 3, 0, length];
+    let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?);
+    let nonce = Nonce::assume_unique_for_key(nonce);
+    key.seal_in_place_append_tag(nonce, Aad::from(header), &mut sealed).ok()?;
+    Some([&header[..], &sealed].concat())
+}
+
+impl AsyncRead for Sealed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.stream()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Sealed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.stream()?.poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.as_ref().is_some_and(AsyncWrite::is_write_vectored)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream()?.poll_shutdown(cx)
+    }
+}
