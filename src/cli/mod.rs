@@ -20,6 +20,7 @@ mod keys;
 mod logging;
 mod ls;
 mod owner;
+mod pages;
 mod recent;
 mod remote;
 mod rm;
@@ -27,6 +28,7 @@ mod serve;
 mod stats;
 mod supervisor;
 mod verify;
+mod version;
 mod why;
 
 use std::ffi::OsString;
@@ -122,6 +124,9 @@ enum Command {
     Verify(verify::Verify),
     Keys(keys::Keys),
     Config(config::Config),
+    Version(version::Version),
+    Completions(pages::Completions),
+    Man(pages::Man),
 }
 
 /// What a command works with.
@@ -211,7 +216,10 @@ fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
         | Command::Rm(_)
         | Command::Verify(_)
         | Command::Keys(_)
-        | Command::Config(_) => (&[] as &[String], &nothing),
+        | Command::Config(_)
+        | Command::Version(_)
+        | Command::Completions(_)
+        | Command::Man(_) => (&[] as &[String], &nothing),
     };
     let given = [
         ("listen", listen),
@@ -242,6 +250,9 @@ impl Command {
             Self::Verify(verify) => verify.run(invocation),
             Self::Keys(keys) => keys.run(invocation),
             Self::Config(config) => config.run(invocation),
+            Self::Version(version) => version.run(invocation),
+            Self::Completions(completions) => completions.run(invocation),
+            Self::Man(man) => man.run(invocation),
         }
     }
 }
