@@ -6,7 +6,7 @@
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 use x509_parser::prelude::{GeneralName, X509Certificate};
 
-use crate::outcome::witness::PROBES;
+use crate::outcome::witness::{AWAY, PROBES};
 use crate::target::Host;
 
 /// What a CA may sign.
@@ -63,7 +63,7 @@ pub(super) fn constraints(permitted: &[String]) -> Option<NameConstraints> {
     if permitted.is_empty() {
         return None;
     }
-    let names = permitted.iter().map(String::as_str).chain([PROBES]);
+    let names = permitted.iter().map(String::as_str).chain([PROBES, AWAY]);
     let names = names.map(|name| GeneralSubtree::DnsName(name.trim_start_matches("*.").to_owned()));
     Some(NameConstraints {
         permitted_subtrees: names.collect(),

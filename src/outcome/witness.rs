@@ -1,6 +1,7 @@
 //! What larder itself saw of clients that fail: what arrived under a probe's name, and who distrusts its certificates.
 //!
-//! `larder doctor` lets each client ask for a name of its own below [`PROBES`], which larder answers and nobody else. What
+//! `larder doctor` lets each client ask for a name of its own, which larder answers and nobody else: below [`PROBES`], or below
+//! [`BELOW`] and the index that the client really uses. What
 //! arrived under that name tells causes apart that look the same to the client: nothing, a CONNECT and no TLS, a TLS
 //! alert, a whole request.
 //!
@@ -21,6 +22,12 @@ use crate::target::Host;
 
 /// Names of probes end so; before it stand a dot and [`TOKEN`] hexadecimal digits.
 pub const PROBES: &str = "probe.larder.internal";
+
+/// Or so, where a list of the client's leads names below `.internal` around larder (RFC 6761 §6.4: it is never in the DNS).
+pub const AWAY: &str = "probe.larder.invalid";
+
+/// Or with this label between the token and any host.
+pub const BELOW: &str = "larder-probe";
 
 /// Digits of a probe's own label.
 pub const TOKEN: usize = 32;
@@ -113,9 +120,11 @@ impl Witness {
 /// The probe's own label, if `host` is the name of a probe.
 pub fn token(host: &Host) -> Option<&str> {
     let Host::Name(name) = host else { return None };
-    let label = name.strip_suffix(PROBES)?.strip_suffix('.')?;
+    let (label, rest) = name.split_once('.')?;
     let is_token = label.len() == TOKEN && label.bytes().all(|c| c.is_ascii_hexdigit());
-    is_token.then_some(label)
+    let host = rest.strip_prefix(BELOW).and_then(|rest| rest.strip_prefix('.'));
+    let is_probes = rest == PROBES || rest == AWAY || host.is_some_and(|host| !host.is_empty());
+    (is_token && is_probes).then_some(label)
 }
 
 #[cfg(test)]
@@ -129,10 +138,17 @@ mod tests {
     #[test]
     fn only_a_whole_name_is_a_probes() {
         let drawn = "0123456789abcdef".repeat(2);
-        assert_eq!(token(&host(&format!("{drawn}.{PROBES}"))), Some(drawn.as_str()));
+        for whole in [PROBES, AWAY, "larder-probe.example.org", "larder-probe.a.example.org"] {
+            assert_eq!(token(&host(&format!("{drawn}.{whole}"))), Some(drawn.as_str()));
+        }
         for other in [
             PROBES.to_owned(),
             format!("x.{PROBES}"),
+            format!("{drawn}.larder-probe"),
+            format!("{drawn}.larder-probes.example.org"),
+            format!("x.{drawn}.larder-probe.example.org"),
+            format!("x.larder-probe.example.org"),
+            format!("{drawn}.example.org"),
             format!("{drawn}x.{PROBES}"),
             format!("{drawn}{PROBES}"),
             format!("a.{drawn}.{PROBES}"),

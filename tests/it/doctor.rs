@@ -12,14 +12,14 @@ use crate::world::binary::{Daemon, larder, say};
 use crate::world::tools::{run, skip, text};
 
 /// A user who just came, and the larder there.
-struct Patient {
+pub(crate) struct Patient {
     ca: Ca,
-    daemon: Daemon,
+    pub(crate) daemon: Daemon,
     directory: tempfile::TempDir,
 }
 
 impl Patient {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         // apt reads its settings as a user of its own.
         let open = std::fs::Permissions::from_mode(0o755);
@@ -39,18 +39,18 @@ impl Patient {
         patient
     }
 
-    fn home(&self) -> PathBuf {
+    pub(crate) fn home(&self) -> PathBuf {
         self.directory.path().join("home")
     }
 
-    fn dressed(&self, mut command: Command) -> Command {
+    pub(crate) fn dressed(&self, mut command: Command) -> Command {
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap());
         command.env("HOME", self.home()).current_dir(self.home());
         command
     }
 
     /// A line, as the user would type it.
-    async fn shell(&self, line: &str) -> Output {
+    pub(crate) async fn shell(&self, line: &str) -> Output {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
         let output = run(self.dressed(command)).await;
@@ -58,7 +58,7 @@ impl Patient {
         output
     }
 
-    async fn doctor(&self, arguments: &[&str]) -> Output {
+    pub(crate) async fn doctor(&self, arguments: &[&str]) -> Output {
         let mut command = self.dressed(Command::new(crate::world::binary::PROGRAM));
         command.env("LARDER_DATA", self.directory.path().join("data"));
         command.arg("doctor").args(arguments);
@@ -67,7 +67,7 @@ impl Patient {
 
     /// The verdicts on these clients, but for those that only the system's roots reach (aria2, dnf, where they are installed):
     /// their mend changes the machine.
-    async fn examine(&self, clients: &[&str]) -> Vec<Value> {
+    pub(crate) async fn examine(&self, clients: &[&str]) -> Vec<Value> {
         let mut arguments = vec!["--json"];
         arguments.extend(clients);
         let output = self.doctor(&arguments).await;
@@ -83,7 +83,7 @@ impl Patient {
     }
 
     /// Runs the lines that the doctor prints.
-    async fn mend(&self, verdicts: &[Value]) {
+    pub(crate) async fn mend(&self, verdicts: &[Value]) {
         for line in verdicts.iter().filter_map(|verdict| verdict["mend"].as_str()) {
             assert!(
                 !line.contains(" /etc/larder") && line.contains(self.home().to_str().unwrap())
@@ -97,8 +97,13 @@ impl Patient {
 
     /// All clients, mended until nothing fails.
     async fn healthy(&self) -> Vec<String> {
+        self.well(&[]).await
+    }
+
+    /// These clients, or all, mended until nothing fails: those that are there, and well.
+    pub(crate) async fn well(&self, clients: &[&str]) -> Vec<String> {
         for _ in 0..4 {
-            let verdicts = self.examine(&[]).await;
+            let verdicts = self.examine(clients).await;
             let found = |status: &str| verdicts.iter().any(|verdict| verdict["status"] == status);
             if !found("fails") {
                 let well = verdicts.iter().filter(|verdict| verdict["status"] == "well");
@@ -108,7 +113,7 @@ impl Patient {
             }
             self.mend(&verdicts).await;
         }
-        panic!("still ill: {:#?}", self.examine(&[]).await);
+        panic!("still ill: {:#?}", self.examine(clients).await);
     }
 }
 

@@ -26,6 +26,7 @@ mod credentials;
 mod crowd;
 mod deployment;
 mod doctor;
+mod doctor_lists;
 mod doctor_roots;
 mod documents;
 mod early;

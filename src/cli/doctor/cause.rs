@@ -17,8 +17,8 @@ pub(super) enum Cause {
     OneCase(Set),
     /// Another proxy is set.
     Elsewhere(Set),
-    /// The host goes around the proxy.
-    Around(Set),
+    /// The host goes around the proxy: the index that the client uses, if one is known.
+    Around(Set, Option<String>),
     /// The proxy is set, and nothing arrived.
     Ignored,
     /// It asked for a tunnel, and said no word of TLS in it.
@@ -44,7 +44,7 @@ impl Cause {
             Self::Unset => "proxy-unset",
             Self::OneCase(_) => "one-case",
             Self::Elsewhere(_) => "wrong-address",
-            Self::Around(_) => "no-proxy",
+            Self::Around(..) => "no-proxy",
             Self::Ignored => "proxy-ignored",
             Self::Silent => "no-tls",
             Self::Untrusted(_) => "ca-untrusted",
@@ -106,7 +106,7 @@ impl Cause {
 
     fn of_proxy(facts: &Facts, larder: &Larder) -> Option<Self> {
         if let Some(around) = &facts.around {
-            return Some(Self::Around(around.clone()));
+            return Some(Self::Around(around.clone(), facts.index.clone()));
         }
         match (&facts.proxy, &facts.other_case) {
             (Some(set), _) if is_same(&set.value, &larder.proxy) => None,
@@ -139,7 +139,12 @@ impl fmt::Display for Cause {
                 set.whence
             ),
             Self::Elsewhere(set) => write!(f, "it goes to another proxy: {} says {}", set.whence, set.value),
-            Self::Around(set) => write!(f, "it goes around the proxy: {} has {}", set.whence, set.value),
+            Self::Around(set, None) => {
+                write!(f, "it goes around the proxy: {} has {}", set.whence, set.value)
+            }
+            Self::Around(set, Some(index)) => {
+                write!(f, "it goes around the proxy to its index {index}: {} has {}", set.whence, set.value)
+            }
             Self::Ignored => f.write_str("the proxy is set, and nothing of it arrived at larder: a file of its own says otherwise"),
             Self::Silent => f.write_str("it asked larder for a tunnel, and left before TLS began"),
             Self::Untrusted(roots) => write!(f, "it sees the proxy, and does not trust larder's CA, which is not in {}", file(roots)),

@@ -6,6 +6,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::client::{AROUND, Client};
 use super::larder::Larder;
+use super::names::Probe;
 use super::shell::Shell;
 use crate::cli::clients::bundle::SYSTEM_FILES;
 
@@ -25,6 +26,8 @@ pub(super) struct Facts {
     pub(super) other_case: Option<Set>,
     /// An entry that sends the probe around every proxy.
     pub(super) around: Option<Set>,
+    /// The index that the probe stands for, if one is known.
+    pub(super) index: Option<String>,
     pub(super) roots: Option<Set>,
     /// What the file of roots holds.
     pub(super) trust: Trust,
@@ -46,7 +49,8 @@ pub(super) enum Trust {
 
 impl Facts {
     /// Looks at everything that can be known without a request through larder.
-    pub(super) async fn of(client: &Client, shell: &Shell, larder: &Larder, host: &str) -> Self {
+    pub(super) async fn of(client: &Client, shell: &Shell, larder: &Larder, probe: &Probe) -> Self {
+        let host = &probe.suffix;
         let mut facts = Self {
             proxy: client.proxies.iter().find_map(|name| variable(shell, name)),
             other_case: client.proxies.iter().find_map(|name| other_case(shell, client, name)),
@@ -54,6 +58,7 @@ impl Facts {
                 .iter()
                 .filter(|_| client.reads_lists())
                 .find_map(|name| around(shell, name, host)),
+            index: probe.index.clone(),
             roots: client.roots.iter().find_map(|name| variable(shell, name)),
             trust: Trust::default(),
         };
@@ -120,14 +125,15 @@ fn other_case(shell: &Shell, client: &Client, name: &str) -> Option<Set> {
 }
 
 /// An entry of a list that holds for `host`, as most clients read it: a name stands for all below it, a star for all.
-fn around(shell: &Shell, name: &str, host: &str) -> Option<Set> {
-    let matches = |entry: &&str| {
-        let bare = entry.trim_start_matches('*').trim_start_matches('.');
-        *entry == "*" || !bare.is_empty() && (host == bare || host.ends_with(&format!(".{bare}")))
-    };
-    let entry =
-        shell.get(name)?.split([',', ' ']).filter(|entry| !entry.is_empty()).find(matches)?;
+pub(super) fn around(shell: &Shell, name: &str, host: &str) -> Option<Set> {
+    let entry = shell.get(name)?.split([',', ' ']).find(|entry| hides(entry, host))?;
     Some(Set { whence: name.to_owned(), value: entry.to_owned() })
+}
+
+/// Whether an entry of such a list leads `host` around the proxy.
+pub(super) fn hides(entry: &str, host: &str) -> bool {
+    let bare = entry.trim_start_matches('*').trim_start_matches('.');
+    entry == "*" || !bare.is_empty() && (host == bare || host.ends_with(&format!(".{bare}")))
 }
 
 async fn asked(shell: &Shell, words: &[&str]) -> Option<Set> {

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use super::cause::Cause;
 use super::client::{AROUND, By, Client};
-use super::facts::system;
+use super::facts::{hides, system};
 use super::larder::Larder;
 use super::shell::Shell;
+use crate::outcome::witness::AWAY;
 
 /// Where lines are written, and what for.
 #[derive(Debug)]
@@ -35,7 +36,7 @@ impl Place<'_> {
             | Cause::Broken(_)
             | Cause::Silent => return None,
             Cause::Untrusted(_) | Cause::Changed(_) => self.trust(client),
-            Cause::Around(_) => self.around(client),
+            Cause::Around(_, index) => self.around(client, index.as_deref()),
             Cause::Unset | Cause::OneCase(_) | Cause::Elsewhere(_) | Cause::Ignored => {
                 self.proxy(client, cause)
             }
@@ -147,13 +148,10 @@ impl Place<'_> {
         vec![self.export(&pairs)]
     }
 
-    /// The lists without what leads everything, or larder's own names, around larder.
-    fn around(&self, client: &Client) -> Vec<String> {
-        let own = ["*", "internal", "larder.internal", "probe.larder.internal"];
-        let keep = |entry: &&str| {
-            !entry.is_empty()
-                && !own.contains(&entry.trim_start_matches("*.").trim_start_matches('.'))
-        };
+    /// The lists without what leads the client's index around larder, or everything. All other entries are the user's, and stay.
+    fn around(&self, client: &Client, index: Option<&str>) -> Vec<String> {
+        let host = index.unwrap_or(AWAY);
+        let keep = |entry: &&str| !entry.is_empty() && !hides(entry, host);
         let mut kept: Vec<&str> = Vec::new();
         for entry in AROUND
             .iter()
@@ -288,13 +286,19 @@ mod tests {
     #[test]
     fn a_list_keeps_what_was_the_users() {
         let shell = Shell::here(
-            &[("NO_PROXY", "a.example.org,*,10.0.0.0/8"), ("no_proxy", ".internal")]
+            &[("NO_PROXY", "a.example.org,*,10.0.0.0/8,.internal"), ("no_proxy", ".example.net")]
                 .into_iter()
                 .collect(),
         );
         let larder = Larder::named("http://192.0.2.1:3142");
         let place = Place { shell: &shell, larder: &larder, directory: "/x".into(), curl: true };
-        let line = place.around(CLIENTS.first().unwrap()).join(" ");
-        assert!(line.contains("NO_PROXY=a.example.org,10.0.0.0/8 "), "{line}");
+        let curl = CLIENTS.first().unwrap();
+        let line = place.around(curl, None).join(" ");
+        assert!(
+            line.contains("NO_PROXY=.example.net,a.example.org,10.0.0.0/8,.internal "),
+            "{line}"
+        );
+        let line = place.around(curl, Some("files.example.net")).join(" ");
+        assert!(line.contains("NO_PROXY=a.example.org,10.0.0.0/8,.internal "), "{line}");
     }
 }

@@ -7,7 +7,7 @@
 //!                                                 └──▶ mend
 //! ```
 //!
-//! Each client makes a real request, for a name of 128 random bits below `probe.larder.internal`: no registry and no
+//! Each client makes a real request, for a name of 128 random bits that larder answers itself (`names`): no registry and no
 //! network is needed. What decides is what larder saw, never what the client says of itself. Clients that are not run are
 //! judged by their settings alone, which is said.
 //!
@@ -20,6 +20,8 @@ mod facts;
 mod inside;
 mod larder;
 mod mend;
+mod names;
+mod report;
 mod shell;
 
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -28,7 +30,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use serde::Serialize;
 
 use self::attempt::attempt;
 use self::cause::Cause;
@@ -36,11 +37,12 @@ use self::client::{BUSYBOX_WGET, By, CLIENTS, Client, JAVA, QUIET};
 use self::facts::Facts;
 use self::larder::Larder;
 use self::mend::Place;
+use self::names::Probe;
+use self::report::{Report, Verdict};
 use self::shell::Shell;
 use super::{FAILED, Invocation, OK, answers, clients, env, logging, serve};
 use crate::outcome::witness;
 use crate::store::write_durably;
-use crate::target::shown::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -80,32 +82,6 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// For an alert to get from a client that has ended to larder's memory.
 const LAST_WORDS: Duration = Duration::from_millis(300);
-
-/// What was found.
-#[derive(Debug, Serialize)]
-struct Report {
-    larder: String,
-    ca_sha256: String,
-    /// `fresh shell`, `this shell` or the root directory.
-    place: String,
-    clients: Vec<Verdict>,
-}
-
-/// A client that was found.
-#[derive(Debug, Serialize)]
-struct Verdict {
-    client: &'static str,
-    program: PathBuf,
-    /// `well`, `fails` or `unknown`.
-    status: &'static str,
-    /// `probed` or `inspected`.
-    how: &'static str,
-    cause: Option<&'static str>,
-    why: Option<String>,
-    mend: Option<String>,
-    /// The last line that the client said itself.
-    said: Option<String>,
-}
 
 impl Doctor {
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
@@ -300,17 +276,26 @@ async fn verdict(client: &Client, program: PathBuf, place: &Place<'_>, scratch: 
         By::Daemon(why) => Err(why.to_owned()),
         By::Request(arguments) if shell.runs => {
             verdict.how = "probed";
-            match probe(&verdict.program, arguments, place, scratch).await {
-                Ok(Probed { host, sights, said }) => {
+            let name = Probe::of(client, shell).await;
+            match probe(&verdict.program, arguments, &name, place, scratch).await {
+                Ok(Probed { sights, said, .. })
+                    if sights.is_empty() && !runs(client, &verdict.program, shell).await =>
+                {
+                    Err(format!(
+                        "it does not run: {}",
+                        said.as_deref().unwrap_or("it says nothing")
+                    ))
+                }
+                Ok(Probed { sights, said }) => {
                     verdict.said = said;
-                    let facts = Facts::of(client, shell, larder, &host).await;
+                    let facts = Facts::of(client, shell, larder, &name).await;
                     Ok(Cause::of_request(&sights, &facts, larder))
                 }
                 Err(why) => Err(why),
             }
         }
         By::Request(_) | By::Inspection { .. } => {
-            let facts = Facts::of(client, shell, larder, witness::PROBES).await;
+            let facts = Facts::of(client, shell, larder, &Probe::of(client, shell).await).await;
             Ok(Cause::of_settings(client, &facts, larder))
         }
     };
@@ -332,7 +317,6 @@ async fn verdict(client: &Client, program: PathBuf, place: &Place<'_>, scratch: 
 
 /// A request that was made.
 struct Probed {
-    host: String,
     sights: Vec<witness::Sight>,
     said: Option<String>,
 }
@@ -340,11 +324,12 @@ struct Probed {
 async fn probe(
     program: &Path,
     arguments: fn(&str, &Path) -> Vec<String>,
+    name: &Probe,
     place: &Place<'_>,
     scratch: &Path,
 ) -> Result<Probed, String> {
     let token = token().map_err(|error| error.to_string())?;
-    let host = format!("{token}.{}", witness::PROBES);
+    let host = name.host(&token);
     let mut command = place.shell.command(program);
     command.args(arguments(&format!("https://{host}"), scratch)).envs(QUIET);
     if place.shell.root.is_none() {
@@ -363,7 +348,19 @@ async fn probe(
         tokio::time::sleep(LAST_WORDS).await;
         sights = seen(place.larder, &token).await?;
     }
-    Ok(Probed { host, sights, said })
+    Ok(Probed { sights, said })
+}
+
+/// Whether the program says what it is. Version managers put a file into the place of a program that is not there; rustup's, without
+/// a default toolchain, is one.
+async fn runs(client: &Client, program: &Path, shell: &Shell) -> bool {
+    let argument = match client.name {
+        "curl" | "wget" | "git" | "pip" | "npm" | "node" | "cargo" => "--version",
+        "java" => "-version",
+        // These know no such question.
+        _ => return true,
+    };
+    shell.said(program, &[argument]).await.is_some()
 }
 
 async fn seen(larder: &Larder, token: &str) -> Result<Vec<witness::Sight>, String> {
@@ -397,48 +394,5 @@ fn forget(shell: &Shell, token: &str) {
             // Best effort: an empty directory of another name than any registry's.
             let _gone = std::fs::remove_dir_all(entry.path());
         }
-    }
-}
-
-impl Report {
-    fn write(&self, out: &mut dyn std::io::Write) -> anyhow::Result<()> {
-        writeln!(out, "larder {}, in {}\nCA     {}\n", self.larder, self.place, self.ca_sha256)?;
-        for verdict in &self.clients {
-            let mark = match verdict.status {
-                "well" => "ok",
-                "fails" => "FAILS",
-                _ => "?",
-            };
-            let why = verdict.why.as_deref().unwrap_or("");
-            let how = if verdict.how == "inspected" { " (by its settings, not run)" } else { "" };
-            writeln!(out, "{mark:<6} {:<9} {why}{how}", verdict.client)?;
-            if let Some(said) = &verdict.said {
-                writeln!(out, "       it said: {}", one_line(said))?;
-            }
-            if let Some(mend) = &verdict.mend {
-                writeln!(out, "       mend: {mend}")?;
-            } else if verdict.status == "fails" {
-                writeln!(
-                    out,
-                    "       no line mends it: name its hosts under hosts.tunnel, or see docs/doctor.md"
-                )?;
-            }
-        }
-        let count = |status| self.clients.iter().filter(|verdict| verdict.status == status).count();
-        writeln!(
-            out,
-            "\n{} well, {} fail, {} unknown",
-            count("well"),
-            count("fails"),
-            count("unknown")
-        )?;
-        if count("fails") > 0 {
-            writeln!(
-                out,
-                "For all users and clients at once: the line on {}/ sets this machine up (compare the fingerprint).",
-                self.larder
-            )?;
-        }
-        Ok(())
     }
 }

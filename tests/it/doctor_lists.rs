@@ -1,0 +1,86 @@
+//! Issue 13 row 6: lists of hosts that go around the proxy, as companies have them, and programs that do not run at all.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value;
+
+use crate::doctor::Patient;
+use crate::world::tools::{skip, text};
+
+fn of<'a>(verdicts: &'a [Value], client: &str) -> &'a Value {
+    verdicts.iter().find(|verdict| verdict["client"] == client).unwrap()
+}
+
+/// A company's `.internal` in `NO_PROXY` says nothing of larder: every client is well with it, and it stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companys_internal_names_hide_nothing() {
+    let patient = Patient::new().await;
+    let clients = ["curl", "wget", "git", "apt", "node"];
+    let well = patient.well(&clients).await;
+    patient
+        .shell(
+            "echo 'export NO_PROXY=.internal,10.0.0.0/8 no_proxy=.internal,10.0.0.0/8' >> .profile",
+        )
+        .await;
+    let verdicts = patient.examine(&clients).await;
+    for client in &well {
+        assert_eq!(of(&verdicts, client)["status"], "well", "{verdicts:#?}");
+    }
+    // The control: a star leads all that read lists around, and the entries beside it are the user's.
+    patient.shell("echo 'export NO_PROXY=.internal,* no_proxy=.internal,*' >> .profile").await;
+    let ill = patient.examine(&["curl"]).await;
+    assert_eq!(ill[0]["cause"], "no-proxy", "{ill:#?}");
+    patient.mend(&ill).await;
+    assert_eq!(patient.examine(&["curl"]).await[0]["status"], "well");
+    let profile = std::fs::read_to_string(patient.home().join(".profile")).unwrap();
+    let last = profile.lines().last().unwrap();
+    assert!(last.contains("NO_PROXY=.internal") && !last.contains('*'), "{last}");
+}
+
+/// A list that leads the index which a client really uses around larder is found, and its other entries stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_hides_a_real_index_is_found() {
+    let patient = Patient::new().await;
+    let well = patient.well(&["pip", "curl"]).await;
+    if !well.iter().any(|client| client == "pip") {
+        skip("pip is not installed");
+        return;
+    }
+    let list = "export NO_PROXY=.internal,.example.net no_proxy=.internal,.example.net";
+    let index = "export PIP_INDEX_URL=https://index.example.net/simple";
+    patient.shell(&format!("echo '{list}; {index}' >> .profile")).await;
+    let ill = patient.examine(&["pip", "curl"]).await;
+    assert_eq!(of(&ill, "pip")["cause"], "no-proxy", "{ill:#?}");
+    assert!(of(&ill, "pip")["why"].as_str().unwrap().contains("index.example.net"), "{ill:#?}");
+    assert_eq!(of(&ill, "curl")["status"], "well", "the control: it has no index");
+    patient.mend(&ill).await;
+    let mended = patient.examine(&["pip"]).await;
+    assert_eq!(mended[0]["status"], "well", "{mended:#?}");
+    let profile = std::fs::read_to_string(patient.home().join(".profile")).unwrap();
+    let last = profile.lines().last().unwrap();
+    assert!(last.contains("NO_PROXY=.internal") && !last.contains("example.net"), "{last}");
+}
+
+/// rustup's `cargo` without a toolchain, or a version manager's stand-in, has no file of its own that sends it elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_that_does_not_run_is_not_misled_by_a_file() {
+    let patient = Patient::new().await;
+    let programs = patient.home().join("bin");
+    std::fs::create_dir(&programs).unwrap();
+    let file = programs.join("cargo");
+    let says = "#!/bin/sh\necho 'error: no default toolchain is configured' >&2\nexit 1\n";
+    std::fs::write(&file, says).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = std::process::Command::new(crate::world::binary::PROGRAM);
+    command.args(["doctor", "--json", "cargo"]);
+    let mut command = patient.dressed(command);
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", programs.display()));
+    command.env("LARDER_DATA", patient.home().parent().unwrap().join("data"));
+    let output = crate::world::tools::run(command).await;
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+    let verdict = &report["clients"][0];
+    assert_eq!(verdict["status"], "unknown", "{report:#}");
+    assert!(verdict["why"].as_str().unwrap().contains("no default toolchain"), "{report:#}");
+}
