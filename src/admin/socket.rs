@@ -12,14 +12,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::keys::MAX_ADDED;
 use super::question::{Answer, Question};
-use super::{Admin, socket_file};
+use super::{Admin, Running, socket_file};
 
 /// Most questions are a URL and a word; the longest brings files of keys with it.
 const MAX_QUESTION: u64 = MAX_ADDED as u64 + 64 * 1024;
@@ -118,20 +120,7 @@ async fn converse(mut stream: UnixStream, admin: Arc<Admin>, room: &Semaphore) -
         return Ok(());
     }
     if let (Question::Job { token }, Some(running)) = (&question, &admin.running) {
-        let addresses: BTreeSet<IpAddr> = running.listening().iter().map(SocketAddr::ip).collect();
-        let addresses: Vec<IpAddr> = addresses.into_iter().collect();
-        let opened = match running.metrics.jobs.open(token, &addresses).await {
-            Ok(opened) => opened,
-            Err(error) => {
-                let refusal = Answer::Failed(format!("no listener for the job: {error}"));
-                return write.write_all(&line(&refusal)).await;
-            }
-        };
-        write.write_all(&line(&Answer::Doorway(opened.listening.clone()))).await?;
-        // As above: the listeners are closed when the connection is.
-        let mut rest = [0; 1];
-        while limited.read(&mut rest).await? > 0 {}
-        return Ok(());
+        return hold_open(running, token, &mut write, &mut limited).await;
     }
     if question.is_about_the_store() {
         admin.store.read().await;
@@ -151,6 +140,28 @@ async fn converse(mut stream: UnixStream, admin: Arc<Admin>, room: &Semaphore) -
     answering.await.map_err(io::Error::other)
 }
 
+/// Opens listeners for a job; they are closed when the connection is.
+async fn hold_open(
+    running: &Running,
+    token: &str,
+    write: &mut (impl AsyncWrite + Unpin),
+    read: &mut (impl AsyncRead + Unpin),
+) -> io::Result<()> {
+    let addresses: BTreeSet<IpAddr> = running.listening().iter().map(SocketAddr::ip).collect();
+    let addresses: Vec<IpAddr> = addresses.into_iter().collect();
+    let opened = match running.metrics.jobs.open(token, &addresses).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            let refusal = Answer::Failed(format!("no listener for the job: {error}"));
+            return write.write_all(&line(&refusal)).await;
+        }
+    };
+    write.write_all(&line(&Answer::Doorway(opened.listening.clone()))).await?;
+    let mut rest = [0; 1];
+    while read.read(&mut rest).await? > 0 {}
+    Ok(())
+}
+
 fn line(answer: &Answer) -> Vec<u8> {
     // An answer holds only texts, numbers and maps by text: serialising it cannot fail.
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
@@ -161,7 +172,7 @@ fn line(answer: &Answer) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::{Running, ask, state_dir};
+    use crate::admin::{ask, state_dir};
     use crate::authority::Authority;
     use crate::clock::Clock;
     use crate::config::{Config, Live};

@@ -51,10 +51,10 @@ impl Invocation {
             return self.ask(question, each);
         };
         for answer in remote::ask(&proxy, question)? {
-            match answer {
-                Answer::Failed(why) => bail!(shown::one_line(&why).into_owned()),
-                other => each(&mut self.out, other)?,
+            if let Answer::Failed(why) = answer {
+                bail!(shown::one_line(&why).into_owned());
             }
+            each(&mut self.out, answer)?;
         }
         Ok(())
     }

@@ -147,7 +147,7 @@ mod tests {
             format!("{drawn}.larder-probe"),
             format!("{drawn}.larder-probes.example.org"),
             format!("x.{drawn}.larder-probe.example.org"),
-            format!("x.larder-probe.example.org"),
+            "x.larder-probe.example.org".to_owned(),
             format!("{drawn}.example.org"),
             format!("{drawn}x.{PROBES}"),
             format!("{drawn}{PROBES}"),

@@ -84,10 +84,7 @@ impl Pipeline {
         }
         let found = match self.find(&task, asked, demand).await {
             Ok(found) => found,
-            Err(why) => {
-                let why = Why::new(Cause::Undecided, why);
-                return record.fail(StatusCode::SERVICE_UNAVAILABLE, &why);
-            }
+            Err(why) => return record.undecided(why),
         };
         let stored = match found {
             Lookup::Fresh(stored) => {
@@ -345,6 +342,10 @@ impl Pipeline {
             || task.is_guarded() && !ended.leads && !self.may_be_given(task, &ended.end).await
         {
             return self.pass_for(call, task, PassReason::Answer, record).await;
+        }
+        if ended.leads && matches!(ended.end, End::Refused(_) | End::Failed(..)) {
+            // What it fetched counts as this request's, whatever became of it.
+            record.flight(&ended.flight);
         }
         let kept = match ended.end {
             End::Kept(entry) => Some((entry, outcome)),

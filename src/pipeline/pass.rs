@@ -47,7 +47,7 @@ impl Pipeline {
         let line = (version < Version::HTTP_2).then(|| connection.line.clone());
         if let Some(why) = task.filter(|_| method == Method::GET).and_then(|task| self.unread(task))
         {
-            return record.fail(StatusCode::SERVICE_UNAVAILABLE, &Why::new(Cause::Undecided, why));
+            return record.undecided(why);
         }
         let bound = task
             .filter(|_| method == Method::GET)

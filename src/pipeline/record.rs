@@ -142,6 +142,11 @@ impl Record {
         self.say(status, Outcome::Failed(why.cause), &why.text)
     }
 
+    /// What would decide cannot be read now.
+    pub(super) fn undecided(&mut self, why: String) -> Response<Body> {
+        self.fail(StatusCode::SERVICE_UNAVAILABLE, &Why::new(Cause::Undecided, why))
+    }
+
     /// The client and the log are told the same.
     fn say(&mut self, status: StatusCode, outcome: Outcome, line: &str) -> Response<Body> {
         self.why = Some(line.to_owned());
@@ -229,9 +234,10 @@ impl HttpBody for Counted {
 
 /// How an answer ended that was cut off.
 const fn cut_off(why: &Why) -> Outcome {
-    match why.cause {
-        cause @ (Cause::Promise | Cause::Quarantine) => Outcome::Rejected(cause),
-        cause => Outcome::Failed(cause),
+    if matches!(why.cause, Cause::Promise | Cause::Quarantine) {
+        Outcome::Rejected(why.cause)
+    } else {
+        Outcome::Failed(why.cause)
     }
 }
 
@@ -241,17 +247,18 @@ impl Drop for Counted {
         let judged = || record.flight.as_ref().and_then(|flight| flight.proof());
         let took = self.watch.elapsed();
         let fetched = match self.began.unwrap_or(record.outcome) {
-            // Of a fill that this request began, and others may have read as well.
+            // Of a fill that this request began, and that others may have read as well.
             Outcome::Miss => record.flight.as_ref().map_or(self.bytes, |flight| flight.have()),
+            Outcome::Rejected(_) | Outcome::Failed(_) => {
+                record.flight.as_ref().map_or(0, |flight| flight.have())
+            }
             Outcome::Pass(_) => self.bytes,
             Outcome::Hit
             | Outcome::Revalidated
             | Outcome::Stale
             | Outcome::Collapsed
             | Outcome::Tunnel
-            | Outcome::Rejected(_)
             | Outcome::Refused(_)
-            | Outcome::Failed(_)
             | Outcome::Own => 0,
         };
         // Who looked at a part of it has not saved the time of the whole.

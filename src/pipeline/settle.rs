@@ -299,6 +299,14 @@ impl Pipeline {
         Came::Ended(End::Refused(line))
     }
 
+    /// A pinned file is another one now.
+    fn say_changed(&self, task: &Task, entry: &Entry) {
+        tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
+        let why =
+            format!("a pinned file changed, and both are kept; it is sha256:{} now", entry.blob);
+        self.metrics.alarm(Alarm::Changed, task.target.to_string(), why, task.is_public());
+    }
+
     /// Commits, and reads the claims of an index. `pinned`: nothing but first use decides that it is kept.
     async fn keep(
         self: &Arc<Self>,
@@ -352,12 +360,7 @@ impl Pipeline {
         };
         self.note_received(task, &entry);
         if changed {
-            tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
-            let why = format!(
-                "a pinned file changed, and both are kept; it is sha256:{} now",
-                entry.blob
-            );
-            self.metrics.alarm(Alarm::Changed, task.target.to_string(), why, task.is_public());
+            self.say_changed(task, &entry);
         }
         if !task.is_guarded() && !task.is_of_one() {
             self.note_service(task);

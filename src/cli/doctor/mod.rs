@@ -278,7 +278,7 @@ async fn verdict(client: &Client, program: PathBuf, place: &Place<'_>, scratch: 
             verdict.how = "probed";
             let name = Probe::of(client, shell).await;
             match probe(&verdict.program, arguments, &name, place, scratch).await {
-                Ok(Probed { sights, said, .. })
+                Ok(Probed { sights, said })
                     if sights.is_empty() && !runs(client, &verdict.program, shell).await =>
                 {
                     Err(format!(

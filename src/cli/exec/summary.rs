@@ -1,6 +1,8 @@
 //! What `larder exec` says when its command has ended: the sum, what was refused, and what went past larder. The same for programs
 //! (`--json`) and for a page of a CI (`GITHUB_STEP_SUMMARY`).
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 use crate::cli::human;
@@ -88,12 +90,12 @@ impl Report {
             human::bytes(self.bytes_from_upstream)
         );
         if let Some(share) = self.share_from_store {
-            line.push_str(&format!(" ({} saved", percent(share)));
+            push(&mut line, format_args!(" ({} saved", percent(share)));
             if self.seconds_saved >= 1.0 {
-                line.push_str(&format!(
-                    ", and {} of downloads",
-                    human::seconds(self.seconds_saved)
-                ));
+                push(
+                    &mut line,
+                    format_args!(", and {} of downloads", human::seconds(self.seconds_saved)),
+                );
             }
             line.push(')');
         }
@@ -150,21 +152,24 @@ impl Report {
         let mut page = format!("### larder: {}\n\n", code(command));
         page.push_str("| hits | misses | passed on | failed | refused | from the store | from upstream | saved |\n");
         page.push_str("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
-        page.push_str(&format!(
-            "| {} | {} | {} | {} | {} | {} | {} | {}, {} |\n",
-            self.hits,
-            self.misses,
-            self.passed,
-            self.failed,
-            self.refused,
-            human::bytes(self.bytes_from_store),
-            human::bytes(self.bytes_from_upstream),
-            self.share_from_store.map_or_else(|| "-".to_owned(), percent),
-            human::seconds(self.seconds_saved),
-        ));
+        push(
+            &mut page,
+            format_args!(
+                "| {} | {} | {} | {} | {} | {} | {} | {}, {} |\n",
+                self.hits,
+                self.misses,
+                self.passed,
+                self.failed,
+                self.refused,
+                human::bytes(self.bytes_from_store),
+                human::bytes(self.bytes_from_upstream),
+                self.share_from_store.map_or_else(|| "-".to_owned(), percent),
+                human::seconds(self.seconds_saved),
+            ),
+        );
         for (named, what) in [(&self.refusals, "Refused"), (&self.failures, "Failed")] {
             for Named { url, why, .. } in named {
-                page.push_str(&format!("\n- {what}: {}: {}", code(url), code(why)));
+                push(&mut page, format_args!("\n- {what}: {}: {}", code(url), code(why)));
             }
         }
         page.push_str("\n\n");
@@ -181,6 +186,11 @@ fn share(totals: &Totals) -> Option<f64> {
 #[expect(clippy::cast_precision_loss, reason = "shown in whole seconds")]
 fn seconds_of(ms: u64) -> f64 {
     ms as f64 / 1000.0
+}
+
+fn push(to: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _infallible = to.write_fmt(text);
 }
 
 fn percent(share: f64) -> String {
