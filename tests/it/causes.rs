@@ -47,7 +47,8 @@ async fn each_failure_has_its_cause_in_words_and_as_a_label() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         format!("https://{}/x", listener.local_addr().unwrap())
     };
-    let broken = world.origin.put("/broken", Page::new(noise(1, 9_000)).fault(Fault::Cut(10)));
+    let broken =
+        world.origin.put("/broken", Page::new(noise(1, 300_000)).fault(Fault::Cut(100_000)));
     for (url, outcome, cause, word) in [
         (untrusted, "failed", "certificate", "its certificate"),
         (closed, "failed", "connect", "no connection"),
