@@ -28,9 +28,9 @@ async fn a_companys_internal_names_hide_nothing() {
     }
     // The control: a star leads all that read lists around, and the entries beside it are the user's.
     patient.shell("echo 'export NO_PROXY=.internal,* no_proxy=.internal,*' >> .profile").await;
-    let ill = patient.examine(&["curl"]).await;
-    assert_eq!(ill[0]["cause"], "no-proxy", "{ill:#?}");
-    patient.mend(&ill).await;
+    let found = patient.examine(&["curl"]).await;
+    assert_eq!(found[0]["cause"], "no-proxy", "{found:#?}");
+    patient.mend(&found).await;
     assert_eq!(patient.examine(&["curl"]).await[0]["status"], "well");
     let profile = std::fs::read_to_string(patient.home().join(".profile")).unwrap();
     let last = profile.lines().last().unwrap();
@@ -49,11 +49,11 @@ async fn a_list_that_hides_a_real_index_is_found() {
     let list = "export NO_PROXY=.internal,.example.net no_proxy=.internal,.example.net";
     let index = "export PIP_INDEX_URL=https://index.example.net/simple";
     patient.shell(&format!("echo '{list}; {index}' >> .profile")).await;
-    let ill = patient.examine(&["pip", "curl"]).await;
-    assert_eq!(of(&ill, "pip")["cause"], "no-proxy", "{ill:#?}");
-    assert!(of(&ill, "pip")["why"].as_str().unwrap().contains("index.example.net"), "{ill:#?}");
-    assert_eq!(of(&ill, "curl")["status"], "well", "the control: it has no index");
-    patient.mend(&ill).await;
+    let found = patient.examine(&["pip", "curl"]).await;
+    assert_eq!(of(&found, "pip")["cause"], "no-proxy", "{found:#?}");
+    assert!(of(&found, "pip")["why"].as_str().unwrap().contains("index.example.net"), "{found:#?}");
+    assert_eq!(of(&found, "curl")["status"], "well", "the control: it has no index");
+    patient.mend(&found).await;
     let mended = patient.examine(&["pip"]).await;
     assert_eq!(mended[0]["status"], "well", "{mended:#?}");
     let profile = std::fs::read_to_string(patient.home().join(".profile")).unwrap();

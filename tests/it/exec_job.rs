@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
+use larder::digest::Algorithm;
 use serde_json::Value;
 
-use crate::world::archive::{by_hash, flipped};
+use crate::world::archive::{by_hash, flipped, hex};
 use crate::world::binary::{Daemon, larder, say};
 use crate::world::tools::run;
 use crate::world::{Ca, Origin, Page, eventually, noise};
@@ -126,11 +127,7 @@ async fn a_larder_elsewhere_is_set_up_for_one_command() {
     // The pin that is given counts.
     let shown = say(&place.ca, &theirs, &["ca", "show"]).await;
     let pem = String::from_utf8(shown.stdout).unwrap();
-    let pin = {
-        let block = pem::parse(&pem).unwrap();
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, block.contents());
-        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
-    };
+    let pin = hex(Algorithm::Sha256, pem::parse(&pem).unwrap().contents());
     let (code, told) = place.exec(&own, &["--proxy", &proxy, "--ca-sha256", &pin], &script).await;
     assert_eq!(code, Some(0), "{told}");
     let wrong = "00".repeat(32);
