@@ -53,7 +53,7 @@ async fn each_failure_has_its_cause_in_words_and_as_a_label() {
         (untrusted, "failed", "certificate", "its certificate"),
         (closed, "failed", "connect", "no connection"),
         ("https://169.254.1.1/x".to_owned(), "failed", "guard", "allow_nets"),
-        (broken, "failed", "broken", "broke"),
+        (broken, "failed", "no-answer", "no answer"),
     ] {
         let label = format!("outcome=\"{outcome}\",reason=\"{cause}\"");
         let before = world.proxy.metric("larder_requests_total", &label).await;

@@ -27,7 +27,7 @@ async fn a_companys_internal_names_hide_nothing() {
         assert_eq!(of(&verdicts, client)["status"], "well", "{verdicts:#?}");
     }
     // The control: a star leads all that read lists around, and the entries beside it are the user's.
-    patient.shell("echo 'export NO_PROXY=.internal,* no_proxy=.internal,*' >> .profile").await;
+    patient.shell("echo 'export NO_PROXY=.internal,* no_proxy=*' >> .profile").await;
     let found = patient.examine(&["curl"]).await;
     assert_eq!(found[0]["cause"], "no-proxy", "{found:#?}");
     patient.mend(&found).await;

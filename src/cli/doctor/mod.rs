@@ -360,7 +360,11 @@ async fn runs(client: &Client, program: &Path, shell: &Shell) -> bool {
         // These know no such question.
         _ => return true,
     };
-    shell.said(program, &[argument]).await.is_some()
+    let mut command = shell.command(program);
+    command.arg(argument);
+    // One that is slow runs.
+    let ended = attempt(command, PATIENCE).await;
+    ended.is_ok_and(|ended| ended.status.is_none_or(|status| status.success()))
 }
 
 async fn seen(larder: &Larder, token: &str) -> Result<Vec<witness::Sight>, String> {
