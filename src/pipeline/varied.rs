@@ -80,6 +80,11 @@ impl Selection {
         Self { request: Arc::new(request.clone()), ..Self::default() }
     }
 
+    /// The request's header fields.
+    pub(super) fn request(&self) -> Arc<HeaderMap> {
+        Arc::clone(&self.request)
+    }
+
     /// Whether nothing of it goes to the origin.
     pub(super) fn sends_nothing(&self) -> bool {
         self.fields().is_empty()
