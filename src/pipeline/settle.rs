@@ -304,12 +304,9 @@ impl Pipeline {
         pinned: bool,
     ) -> End {
         let received = verified.received();
-        if worth.unframed && !verified.proof().rank.is_strong() {
-            // Nothing says that this was all of it.
-            return End::Given;
-        }
-        if pinned && is_page(&received.head) {
-            // A sign-in page or a block page in the place of a package.
+        // Nothing says that this was all of it; or it is a sign-in page or a block page in the place of a package.
+        let cut = worth.unframed && !verified.proof().rank.is_strong();
+        if cut || pinned && is_page(&received.head) {
             return End::Given;
         }
         let confirmed =
