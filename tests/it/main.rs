@@ -62,6 +62,8 @@ mod oci;
 mod oci_tokens;
 mod other_answers;
 mod parts;
+mod parts_hostile;
+mod parts_union;
 mod pass;
 mod patience;
 mod postel;
