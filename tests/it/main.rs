@@ -61,6 +61,7 @@ mod npm_signatures;
 mod oci;
 mod oci_tokens;
 mod other_answers;
+mod others_hostile;
 mod parts;
 mod parts_hostile;
 mod parts_union;
