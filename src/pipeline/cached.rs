@@ -318,7 +318,7 @@ impl Pipeline {
     ) -> Response<Body> {
         let outcome = ended.outcome();
         if ended.failed()
-            && let Some(mut stored) = usable
+            && let Some(mut stored) = usable.filter(|stored| self.still_stands(task, stored))
         {
             stored.proof = stored.proof.stale();
             let reply =

@@ -421,7 +421,7 @@ impl Pipeline {
     }
 
     /// What a stored artifact is worth today; `None` if a newer claim names other bytes.
-    fn judged(
+    pub(super) fn judged(
         &self,
         task: &Task,
         entry: &Arc<Entry>,

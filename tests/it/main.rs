@@ -67,6 +67,7 @@ mod parts_hostile;
 mod parts_union;
 mod pass;
 mod patience;
+mod patience_ends;
 mod postel;
 mod privacy;
 mod privacy_archive;
