@@ -49,11 +49,12 @@ async fn a_remembered_answer_is_given_only_to_whom_its_vary_allows() {
         let world = World::new().await;
         let url = world.origin.script("/page", move |asked| {
             let is_one = asked.headers().get(field).is_some_and(|value| value == "one");
-            let mut page = match is_one {
-                true => Page::redirect(status, "/nowhere"),
-                false => Page::new("for all others"),
+            let page = if is_one {
+                Page::redirect(status, "/nowhere")
+            } else {
+                Page::new("for all others")
             };
-            page = page.header("vary", field).fresh(50);
+            let mut page = page.header("vary", field).fresh(50);
             let answer = page.answer(asked.method(), asked.headers());
             async move { answer }
         });
