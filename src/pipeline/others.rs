@@ -78,6 +78,11 @@ fn is_of_this_request(status: StatusCode) -> bool {
         || status.is_informational()
 }
 
+/// Whether a client comes to a file by it: by its body, or by where it leads. What a promise binds is not given so.
+pub(super) fn leads_or_completes(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
 fn is_absence(status: StatusCode) -> bool {
     matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
@@ -107,8 +112,8 @@ impl Pipeline {
         let absent = is_absence(head.status).then_some(NEGATIVE_HOLDS);
         if let Some(holds) = left.or(absent).filter(|holds| *holds > Duration::ZERO) {
             let (answer, until) = (Arc::clone(answer), now.plus(holds.min(IN_MEMORY)));
-            let by_its_word = left.is_some();
-            let small = Small { answer, asked: requested_at, until, by_its_word };
+            let (by_its_word, varied) = (left.is_some(), task.selected_by(head));
+            let small = Small { answer, asked: requested_at, until, by_its_word, varied };
             self.memory.note_negative(task, small);
         }
         if !is_lasting(head.status)
@@ -211,7 +216,8 @@ impl Pipeline {
         usable.then(|| Stored { proof: entry.proof, entry, usable })
     }
 
-    /// An answer that came a moment ago.
+    /// An answer that came a moment ago, unless it is one that a promise which came since speaks against: what leads elsewhere, or
+    /// completes a file.
     pub(super) fn remembered(
         &self,
         task: &Task,
@@ -220,6 +226,9 @@ impl Pipeline {
     ) -> Option<Response<Body>> {
         let now = self.clock.now();
         let Small { answer, asked: requested_at, .. } = self.memory.negative(task, now)?;
+        if leads_or_completes(answer.0.status) && self.is_held_today(task) {
+            return None;
+        }
         let mut response = reply::relayed(asked, &answer.0, answer.1.clone(), Outcome::Hit);
         let age = freshness::said_age(&answer.0) + now.since(requested_at).as_secs();
         response.headers_mut().insert(header::AGE, age.into());

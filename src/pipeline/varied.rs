@@ -209,6 +209,20 @@ impl Task {
         })
     }
 
+    /// The values of the request's fields by which an answer to it was selected.
+    pub(super) fn selected_by(&self, head: &Head) -> Vec<(String, String)> {
+        let names = vary::names(head).unwrap_or_default();
+        let names = names.iter().filter(|name| !self.is_in_key(name));
+        names.map(|name| (name.as_str().to_owned(), self.selection.value(name))).collect()
+    }
+
+    /// Whether the request has these values in these fields.
+    pub(super) fn says(&self, values: &[(String, String)]) -> bool {
+        values.iter().all(|(name, value)| {
+            name.parse().is_ok_and(|name: HeaderName| self.selection.value(&name) == *value)
+        })
+    }
+
     /// Makes of the task the one for answers that these fields select.
     fn select_by(&mut self, names: &[HeaderName]) {
         let variant = self.selection.variant(names);
