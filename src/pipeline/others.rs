@@ -98,9 +98,7 @@ impl Pipeline {
         plain: bool,
     ) {
         let (now, head) = (self.clock.now(), &answer.0);
-        // A status of which nobody knows what it means may mean that it must not be kept.
-        let understood = head.status.canonical_reason().is_some();
-        if is_failure(head.status) || freshness::must_be_understood(head) && !understood {
+        if is_failure(head.status) {
             return;
         }
         let left = freshness::left(head, now);
@@ -221,7 +219,7 @@ impl Pipeline {
         let now = self.clock.now();
         let Small { answer, asked: requested_at, .. } = self.memory.negative(task, now)?;
         let mut response = reply::relayed(asked, &answer.0, answer.1.clone(), Outcome::Hit);
-        let age = freshness::said_age(&answer.0) + now.since(requested_at).as_secs();
+        let age = (freshness::said_age(&answer.0) + now.since(requested_at)).as_secs();
         response.headers_mut().insert(header::AGE, age.into());
         Some(record.end(Outcome::Hit, response))
     }
