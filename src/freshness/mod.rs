@@ -121,6 +121,12 @@ pub fn is_fresh(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
     age < lifetime || !control.forbids_stale() && takes_stale.is_some_and(|most| stale <= most)
 }
 
+/// Whether a request takes an answer of this age that stays fresh for what is `left` (RFC 9111 §5.2.1.1, §5.2.1.3).
+pub fn takes(request: &HeaderMap, age: Duration, left: Duration) -> bool {
+    let said = Directives::of(request, &header::CACHE_CONTROL);
+    !Demand::of(request).revalidate && is_fresh_enough(&said, age, left)
+}
+
 fn is_fresh_enough(said: &Directives, age: Duration, left: Duration) -> bool {
     let seconds = |name| said.seconds(name).map(Duration::from_secs);
     seconds("max-age").is_none_or(|most| age <= most)
