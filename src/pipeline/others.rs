@@ -13,6 +13,9 @@
 //! binds, in memory alone, and for less than clients' retries take: the origin may be well again the next moment. No copy
 //! that may be given stands behind it. A 429 and a 511 are for one client (RFC 6585 §4, §6).
 //!
+//! An error, but for a 404 and a 410, is for those who ask in the same words: some origins fail at an `Accept` that they do not
+//! understand, and one client's must not be why others hear of it (promise P1).
+//!
 //! An answer to a fill lies in memory first; redirects, 404s and 410s are written down behind their answer, under a key of
 //! their own, so that none displaces a body. While the origin fails a usable body stands before them: a registry that is
 //! going down says 404 of what it has. What leads past a promise is never given (onward.rs).
@@ -117,7 +120,10 @@ impl Pipeline {
             let (answer, until) = (Arc::clone(answer), now.plus(holds.min(most)));
             let by_its_word = left.is_some();
             let small = Small { answer, asked: requested_at, until, by_its_word };
-            self.memory.note_negative(task, small);
+            let is_error = head.status.is_client_error() || head.status.is_server_error();
+            let by_words = is_error && !is_absence(head.status);
+            let key = if by_words { task.key_as_asked() } else { task.key };
+            self.memory.note_negative(key, small);
         }
         if !is_lasting(head.status)
             || plain

@@ -186,6 +186,37 @@ async fn a_stored_copy_stands_before_a_failure_that_says_how_long_it_holds() {
     eventually("the control: without a copy it is given again", again).await;
 }
 
+/// Promise P1: an origin that fails at what one client accepts, and does not say so (`Vary`), fails for nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_for_those_who_ask_in_the_same_words() {
+    for status in [400, 406, 499, 500, 503] {
+        let world = World::new().await;
+        let url = world.origin.script("/x", move |asked| {
+            let odd = [("accept", "odd/odd"), ("accept-language", "xx")];
+            let said = |name: &str| asked.headers().get(name).map(|value| value.as_bytes());
+            let fails = odd.iter().any(|(name, value)| said(name) == Some(value.as_bytes()));
+            let mut answer = hyper::Response::new(crate::world::page::whole("x"));
+            answer.headers_mut().insert("cache-control", "max-age=600".parse().unwrap());
+            if fails {
+                *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+            }
+            async move { answer }
+        });
+        for (name, value) in [("accept", "odd/odd"), ("accept-language", "xx")] {
+            let again = async || {
+                world.client.get(&url).header(name, value).send().await;
+                let got = world.client.get(&url).header(name, value).send().await;
+                assert_eq!(got.status.as_u16(), status);
+                got.is_hit()
+            };
+            eventually("the control: who asks so again hears it again", again).await;
+        }
+        assert_eq!(world.fetch(&url).await.body, "x", "{status}");
+        let other = world.client.get(&url).header("accept", "text/plain").send().await.complete();
+        assert_eq!(other.body, "x", "{status}");
+    }
+}
+
 /// RFC 9111 §5.2.1: what a request says of age and freshness holds for an answer in memory, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_may_want_a_remembered_answer_fresher() {
