@@ -132,9 +132,7 @@ impl Pipeline {
         record: &mut Record,
     ) -> Option<Response<Body>> {
         let demand = Demand::of(&asked.headers);
-        if !demand.revalidate
-            && let Some(response) = self.remembered(task, asked, record)
-        {
+        if let Some(response) = self.remembered(task, asked, stored, record) {
             return Some(response);
         }
         if let Some(other) = self.fresh_other(task, stored, &asked.headers) {

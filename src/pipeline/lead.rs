@@ -458,8 +458,7 @@ pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(Time::from(date).since(now))
+    Some(Time::from(freshness::date(text)?).since(now))
 }
 
 /// Whether a digest vouches for the body, whoever it was sent to: one in the URL, or in an index that may speak for it.

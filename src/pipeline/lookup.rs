@@ -4,6 +4,7 @@
 //! names it. That judgement is remembered together with the generation number of all claims; while the number has not
 //! moved, a hit compares two numbers. Everything else follows RFC 9111.
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,15 +155,18 @@ impl Memory {
 
     /// A small answer that came a moment ago, if nothing that happened since ends it.
     pub(super) fn negative(&self, task: &Task, now: Time) -> Option<Small> {
-        let small = self.negatives.get(&task.key).filter(|small| task.says(&small.varied))?;
-        let changed = self.changed.get(task.target.origin()).filter(|_| !small.by_its_word);
-        let stands = changed.is_none_or(|at| small.asked > at);
-        (now < small.until && stands && !self.is_overtaken(task, small.asked)).then_some(small)
+        let keys = iter::once(task.key).chain(iter::once_with(|| task.key_as_asked()));
+        keys.filter_map(|key| self.negatives.get(&key)).find(|small| {
+            let changed = self.changed.get(task.target.origin()).filter(|_| !small.by_its_word);
+            let stands = changed.is_none_or(|at| small.asked > at);
+            let is_current = now < small.until && stands && !self.is_overtaken(task, small.asked);
+            is_current && task.says(&small.varied)
+        })
     }
 
-    /// Remembers a small answer.
-    pub(super) fn note_negative(&self, task: &Task, small: Small) {
-        self.negatives.insert(task.key, small);
+    /// Remembers a small answer under the task's key, or under [`Task::key_as_asked`].
+    pub(super) fn note_negative(&self, key: Key, small: Small) {
+        self.negatives.insert(key, small);
     }
 
     /// An answer may not be shared: for some minutes clients ask in their own words at once. `keys`: how often the keys
