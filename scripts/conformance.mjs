@@ -1,7 +1,7 @@
 // The public HTTP cache tests through larder: origin and client of the suite in one process. scripts/conformance starts it.
 //
 //   conformance.mjs SUITE --key PEM --cert PEM [--proxy HOST:PORT --ca PEM | --front HOST:PORT] [--port N] [--id TEST]
-//     [--name NAME] [--out JSON] [--explained DOCUMENT --optimal N]
+//     [--name NAME] [--out JSON] [--as-packed] [--explained DOCUMENT --required N --optimal N]
 //
 // SUITE is the unpacked npm package `http-cache-tests`. The origin is its own, over https on 127.0.0.1; the client's requests
 // go through the proxy by CONNECT, as builds' do, or to a plain-http cache in front of the origin (squid, for comparison).
@@ -16,8 +16,12 @@ import { parseArgs } from 'node:util'
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
-  options: Object.fromEntries(
-    ['key', 'cert', 'proxy', 'ca', 'front', 'port', 'id', 'name', 'out', 'explained', 'optimal'].map(name => [name, { type: 'string' }]))
+  options: {
+    'as-packed': { type: 'boolean' },
+    ...Object.fromEntries(
+      ['key', 'cert', 'proxy', 'ca', 'front', 'port', 'id', 'name', 'out', 'explained', 'required', 'optimal']
+        .map(name => [name, { type: 'string' }]))
+  }
 })
 const load = file => import(pathToFileURL(path.resolve(positionals[0], file)))
 
@@ -40,6 +44,8 @@ const say = console.log
 console.log = () => {}
 const identity = { key: fs.readFileSync(options.key), cert: fs.readFileSync(options.cert) }
 const origin = options.front ? http.createServer(answer) : https.createServer(identity, answer)
+// A cache that is about to ask again is not to find its connection closed.
+origin.keepAliveTimeout = 600000
 await new Promise(resolve => origin.listen(Number(options.port ?? 0), '127.0.0.1', resolve))
 const at = `127.0.0.1:${origin.address().port}`
 
@@ -118,14 +124,43 @@ const renamed = text => text.replaceAll('Surrogate-Control', 'CDN-Cache-Control'
   .replace(/[Ss]urrogate cache/g, 'CDN')
 const asked = surrogate.tests.filter(test => !/target|capabilit|case-insensitive/.test(test.id))
 groups.push(JSON.parse(renamed(JSON.stringify({ ...surrogate, id: 'cdn-cache-control', tests: asked }))))
-// What no cache can pass, by the suite's own making.
-const contradictory = new Set([
-  // Its name says that the response is to be considered stale, and what it expects is that it is reused. The same members in
-  // two lines are expected to be stale, which no cache can tell from these (RFC 9110 §5.3).
-  'age-parse-prefix',
-  // The origin closes the connection, and the answer is expected to bear the origin's number of that request.
-  'stale-close-must-revalidate', 'stale-close-proxy-revalidate', 'stale-close-no-cache', 'stale-close-s-maxage=2'
-])
+
+// The package is older than RFC 9111, and the suite's own source has followed it since. What the two do not agree on is held to
+// the RFC, as there; `--as-packed` leaves it as the package has it.
+function follow (prefix, names, change) {
+  for (const name of names) {
+    const test = groups.flatMap(group => group.tests).find(test => test.id === prefix + name)
+    change(test, test.requests.at(-1))
+  }
+}
+if (!options['as-packed']) {
+  // §5.1: of an `Age` with several members the first counts, and what is no number is ignored.
+  follow('age-parse-', ['nonnumeric', 'negative', 'float', 'prefix', 'prefix-twoline', 'dup-0', 'dup-0-twoline', 'dup-old'],
+    (test, last) => { last.expected_type = 'cached' })
+  follow('age-parse-', ['parameter', 'numeric-parameter'], test => { test.kind = 'check' })
+  // §4.2: dates are read in their three forms and in any case. (The comma of two was forgotten.)
+  follow('freshness-expires-', ['32bit', 'far-future'], test => {
+    const field = test.requests[0].response_headers[0]
+    field[1] = field[1].replace(/^(\w+) /, '$1, ')
+  })
+  follow('freshness-expires-',
+    ['32bit', 'far-future', 'rfc850', 'ansi-c', 'wrong-case-weekday', 'wrong-case-month', 'wrong-case-tz'],
+    test => { test.kind = 'optimal' })
+  // §5.3: what is no date has expired.
+  follow('freshness-expires-invalid-',
+    ['utc', 'aest', '2-digit-year', 'no-comma', 'multiple-spaces', 'date-dashes', 'time-periods', '1-digit-hour', 'multiple-lines'],
+    (test, last) => {
+      delete test.kind
+      last.expected_type = 'not_cached'
+    })
+  // §5.2.2.2: the origin closes the connection, so that the answer is an error and bears no number of the origin's.
+  follow('stale-close-', ['must-revalidate', 'proxy-revalidate', 'no-cache', 's-maxage=2'], (test, last) => {
+    delete last.expected_type
+    Object.assign(last, { expected_status: 502, check_body: false, expected_response_headers_missing: ['server-request-count'] })
+  })
+  // §3.2: a cache may leave out of an update what it must (a cookie), or hold a 304 for another copy's (§4.3.4).
+  follow('304-etag-update-response-', ['ETag', 'Set-Cookie'], test => { test.kind = 'check' })
+}
 
 const wanted = groups.map(group => ({
   ...group, tests: group.tests.filter(test => !test.browser_only && (!options.id || test.id === options.id))
@@ -143,7 +178,8 @@ const results = getResults()
 // Two seconds of freshness are little for twenty tests at a time on a busy machine: what did not pass is tried once more, in
 // less company.
 const { makeCacheTest, testResults } = await load('client/test.mjs')
-const failed = again.filter(test => results[test.id] !== true && test.kind !== 'check' && !options.id)
+const isOver = test => results[test.id] === true || (test.kind === 'check' && results[test.id][0] !== 'Setup')
+const failed = again.filter(test => !isOver(test) && !options.id)
 for (let from = 0; from < failed.length; from += 5) {
   const some = failed.slice(from, from + 5)
   for (const test of some) delete testResults[test.id]
@@ -168,7 +204,7 @@ function judge (test, result) {
   if ((test.depends_on ?? []).some(id => !['pass', 'yes'].includes(verdict(id)))) return 'blocked'
   if (result[0] === 'Setup') return result[1] === 'retry' ? 'retry' : 'setup'
   if (test.kind === 'check') return result === true ? 'yes' : 'no'
-  return result === true ? 'pass' : contradictory.has(test.id) ? 'contradictory' : 'fail'
+  return result === true ? 'pass' : 'fail'
 }
 
 const tests = []
@@ -181,15 +217,14 @@ for (const [id, test] of all) {
 if (options.out) fs.writeFileSync(options.out, JSON.stringify(tests, null, 1))
 
 const count = (kind, verdict) => tests.filter(test => test.kind === kind && (!verdict || test.verdict === verdict)).length
-const columns = [['pass', 'pass'], ['fail', 'fail'], ['blocked', 'blocked'], ['not set up', 'setup'], ['asked twice', 'retry'],
-  ['contradictory', 'contradictory']]
+const columns = [['pass', 'pass'], ['fail', 'fail'], ['blocked', 'blocked'], ['not set up', 'setup'], ['asked twice', 'retry']]
 const row = cells => say(cells.map((cell, at) => at ? String(cell).padStart(15) : String(cell).padEnd(26)).join(''))
 row([options.name ?? 'counts', ...columns.map(([title]) => title), 'of'])
 for (const kind of ['required', 'optimal']) {
   row([kind, ...columns.map(([, verdict]) => count(kind, verdict)), count(kind)])
 }
 row(['check', `${count('check', 'yes')} yes`, `${count('check', 'no')} no`, count('check', 'blocked'), count('check', 'setup'),
-  count('check', 'retry'), 0, count('check')])
+  count('check', 'retry'), count('check')])
 
 // --- against what was recorded ------------------------------------------------------------------------------------------
 
@@ -199,13 +234,16 @@ if (options.explained) {
   const wrong = []
   for (const test of tests) {
     if (test.kind === 'check' || test.verdict === 'pass') continue
-    if (test.kind === 'required' && test.verdict === 'fail') wrong.push(`required: ${test.id}: ${test.why}`)
-    else if (!document.includes(`\`${test.id}\``)) {
+    if (test.verdict === 'blocked' || (test.kind === 'required' && test.verdict === 'fail')) {
+      wrong.push(`${test.kind}: ${test.id}: ${test.verdict} ${test.why}`)
+    } else if (!document.includes(`\`${test.id}\``)) {
       wrong.push(`${test.kind}: ${test.id} (${test.verdict} ${test.why}) is not explained in ${options.explained}`)
     }
   }
-  const optimal = count('optimal', 'pass')
-  if (optimal < Number(options.optimal)) wrong.push(`optimal: ${optimal} pass, ${options.optimal} did when it was recorded`)
+  for (const kind of ['required', 'optimal']) {
+    const passed = count(kind, 'pass')
+    if (!(passed >= Number(options[kind]))) wrong.push(`${kind}: ${passed} pass, ${options[kind]} did when it was recorded`)
+  }
   wrong.forEach(line => say(`FAILED: ${line}`))
   if (wrong.length > 0) process.exitCode = 1
 }

@@ -224,6 +224,7 @@ impl<S: Serve> Desk<S> {
     ) -> Result<Response<Body>, Refusal> {
         let Visit { front, config, peer, local, .. } = &self.visit;
         let Some(way) = mirror::enter(config, &mut request, *local)? else {
+            mirror::refuse_rebound(config, &request, *local)?;
             return Ok(front.own.answer(request, *peer).await);
         };
         let origin = way.target().origin();

@@ -15,7 +15,8 @@
 //! The status of `/` is not a joke: programs that look for a cache for apt (auto-apt-proxy) ask port 3142 for `/`, and
 //! take `406` with `Usage Information` for a yes, because that is how apt-cacher-ng answers.
 //!
-//! Nothing here changes anything, and nothing here is a secret from those who may use larder.
+//! Nothing here changes anything, and nothing here is a secret from those who may use larder. What larder counts is not shown
+//! to a browser that asks under a name which is none of larder's (`accept::mirror`): it may be a stranger's page that asks.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

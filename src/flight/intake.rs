@@ -16,26 +16,33 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Flight;
+use super::writer::{Piece, write};
 use crate::clock::{Clock, Time};
 use crate::digest::{Digests, Hashing};
 use crate::entry::Head;
 use crate::origin::{Answer, Ask, Fault, Gathered, OriginError, Origins, is_unannounced};
 use crate::outcome::cause::{Cause, Why};
 use crate::received::Spooled;
-use crate::store::{Spool, SpoolError};
+use crate::store::Spool;
 
 /// How often one fill is resumed. Registries that break more often than this are down.
 const MAX_RESUMES: u32 = 5;
 
 /// Pieces between network and disk, and as many on their way into the file. Each is at most what one read of a socket
 /// gives: 128 KiB.
-const IN_BETWEEN: usize = 4;
+pub(super) const IN_BETWEEN: usize = 4;
 
 /// The least time for a resume that is worth beginning.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// How many bytes may be missing for a fill to go on without any reader.
-const MAX_UNREAD: u64 = 256 << 20;
+/// How many bytes may be missing for a fill, or for a part, to go on without any reader.
+pub(super) const MAX_UNREAD: u64 = 256 << 20;
+
+/// How long the fill waits for its own bytes of the place where a part begins, to compare them.
+const SEAM: Duration = Duration::from_secs(1);
+
+/// Whether a promise has come that binds a body, since it was asked last.
+pub type Binds = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// What the bytes are put into.
 #[derive(Debug)]
@@ -64,32 +71,10 @@ pub enum Trouble {
     Again(StatusCode, Why),
     /// It has failed.
     Failed(StatusCode, Why),
+    /// The same: bytes of a part are not those that the whole has there.
+    Torn(StatusCode, Why),
     /// Nobody waits for it; the origin did nothing wrong.
     Abandoned(Why),
-}
-
-/// What the writer is given.
-#[derive(Debug)]
-pub(super) enum Piece {
-    /// The next bytes.
-    Next(Bytes),
-    /// Bytes of the part that begins at `start`, which stand at `at`.
-    Ahead { start: u64, at: u64, bytes: Bytes },
-    /// The part that begins there has come to its end.
-    Over(u64),
-    /// Up to there the bytes lie in the file already, from parts.
-    Passed(u64),
-}
-
-impl Piece {
-    /// Where the next bytes stand behind it.
-    fn end_behind(&self, at: u64) -> u64 {
-        match self {
-            Self::Next(bytes) => at + bytes.len() as u64,
-            Self::Passed(to) => *to,
-            Self::Ahead { .. } | Self::Over(_) => at,
-        }
-    }
 }
 
 /// What takes in a body.
@@ -107,8 +92,8 @@ pub struct Intake<'a> {
     pub idle: Duration,
     /// Whether nobody knows what it is: it may be silent for as long as somebody reads it, and is nothing without readers.
     pub streams: bool,
-    /// Called before each piece: a promise may have come that binds.
-    pub binds: &'a (dyn Fn() -> bool + Sync),
+    /// Asked before each piece, of the fill and of parts.
+    pub binds: Binds,
 }
 
 impl fmt::Debug for Intake<'_> {
@@ -126,7 +111,7 @@ pub async fn intake(
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
     let flight = Arc::clone(with.flight);
     let gives_parts = spool.is_ok() && can_resume(answer);
-    flight.take_parts(gives_parts.then(|| sender.downgrade()));
+    flight.take_parts(gives_parts.then(|| sender.downgrade()), &with.binds);
     let writer = tokio::spawn(write(flight, receiver, spool));
     let pumped = with.pump(answer, &sender).await;
     with.flight.forget_parts();
@@ -156,11 +141,11 @@ impl Intake<'_> {
         }
         loop {
             if self.flight.begun_at(have) {
-                beyond.clear();
-                let Some(behind) = self.pass_part(answer, have, to).await? else {
+                let own = std::mem::take(&mut beyond);
+                let Some((behind, next)) = self.pass_part(answer, have, own, to).await? else {
                     return Ok(resumes > 0);
                 };
-                (have, heard) = (behind, Instant::now());
+                (have, beyond, heard) = (behind, next, Instant::now());
                 continue;
             }
             let error = match self.next_of_own(answer, have, &mut beyond).await? {
@@ -175,9 +160,7 @@ impl Intake<'_> {
                     if resumes > 0 {
                         answer.body.wait_at_most(self.idle);
                     }
-                    if (self.binds)() {
-                        self.flight.bind().await;
-                    }
+                    self.flight.bind_if(&self.binds).await;
                     let endless = self.streams && answer.length.is_none();
                     if self.flight.readers() == 0 && (endless || is_long(answer, have)) {
                         let reason = "nobody waits for it any more, and much is missing";
@@ -233,27 +216,114 @@ impl Intake<'_> {
         OriginError::new(&self.ask.target, Fault::Broken { after: have, why })
     }
 
-    /// Passes the part that begins at `have`: waits for its end, and asks for what is behind it. Where the fill goes on; `None` when
-    /// nothing is left to fetch.
+    /// Passes the part that begins at `have`: waits for its end, and asks for what is behind it. Where the fill goes on, and with what;
+    /// `None` when nothing is left to fetch. `beyond`: what the fill itself brought of the part's place.
     async fn pass_part(
         &self,
         answer: &mut Answer,
         have: u64,
+        mut beyond: Bytes,
         to: &mpsc::Sender<Piece>,
-    ) -> Result<Option<u64>, Trouble> {
+    ) -> Result<Option<(u64, Bytes)>, Trouble> {
+        if beyond.is_empty()
+            && let Ok(Some(Ok(own))) = tokio::time::timeout(SEAM, answer.body.next()).await
+        {
+            beyond = own;
+        }
         answer.body.hang_up();
         let behind = self.flight.past_part(have).await;
+        if !self.flight.agrees(have, behind, beyond).await {
+            return Err(self.torn(have));
+        }
+        self.flight.bind_if(&self.binds).await;
         let told = behind == have || to.send(Piece::Passed(behind)).await.is_ok();
         if !told || answer.length == Some(behind) {
             // Where the writer has ended, it says why.
             return Ok(None);
         }
-        if !self.flight.begun_at(behind) {
-            let stopped =
-                Why::new(Cause::Broken, "the rest behind a part that clients asked for first");
-            self.resume(answer, behind, (StatusCode::BAD_GATEWAY, stopped)).await?;
+        if self.flight.begun_at(behind) {
+            return Ok(Some((behind, Bytes::new())));
         }
-        Ok(Some(behind))
+        let next = self.go_on_behind(answer, behind).await?;
+        Ok(Some((behind, next)))
+    }
+
+    /// Asks for what is behind a part. The fill's own connection was well until it was left there: so its origin has several tries, and
+    /// every second time is asked for the whole, of which what came already is dropped.
+    async fn go_on_behind(&self, answer: &mut Answer, behind: u64) -> Result<Bytes, Trouble> {
+        let (mut tried, began, most) = (0, Instant::now(), self.idle.saturating_mul(2));
+        loop {
+            let stopped = "the rest behind a part that clients asked for first";
+            let broke = (StatusCode::BAD_GATEWAY, Why::new(Cause::Broken, stopped));
+            let went_on = if tried % 2 == 0 {
+                self.resume(answer, behind, broke).await.map(|()| Bytes::new())
+            } else {
+                self.begin_again(answer, behind, broke).await
+            };
+            match went_on {
+                Err(Trouble::Again(..) | Trouble::Failed(..))
+                    if tried + 1 < MAX_RESUMES && began.elapsed() < most =>
+                {
+                    tried += 1;
+                    tokio::time::sleep(Duration::from_millis(100) * tried).await;
+                }
+                went_on => return went_on,
+            }
+        }
+    }
+
+    /// Asks for the whole again, and drops what came already, up to `have`, if it is the same; gives back what came with that.
+    async fn begin_again(
+        &self,
+        answer: &mut Answer,
+        have: u64,
+        (status, broke): (StatusCode, Why),
+    ) -> Result<Bytes, Trouble> {
+        let failed =
+            |what: &str| self.trouble(status, Why::new(broke.cause, format!("{broke}; {what}")));
+        let mut ask = self.ask.clone();
+        (ask.if_none_match, ask.if_modified_since) = (None, None);
+        ask.fresh_connection = true;
+        let mut whole = match self.origins.fetch(ask).await {
+            Ok(whole) => whole,
+            Err(error) => return Err(self.trouble(error.status(), error.why())),
+        };
+        let validator = answer.head.strong_validator();
+        let same = whole.head.status == StatusCode::OK
+            && whole.length == answer.length
+            && validator.is_some()
+            && whole.head.strong_validator() == validator;
+        if !same {
+            return Err(failed("the origin has another body now"));
+        }
+        let (mut at, mut next) = (0, Bytes::new());
+        while at < have {
+            next = match whole.body.next().await {
+                Some(Ok(bytes)) => bytes,
+                Some(Err(error)) => return Err(self.trouble(error.status(), error.why())),
+                None => return Err(failed("it ended early")),
+            };
+            let most = usize::try_from(have - at).unwrap_or(usize::MAX);
+            let own = next.split_to(most.min(next.len()));
+            let count = own.len() as u64;
+            if !self.flight.agrees(at, have, own).await {
+                return Err(self.torn(at));
+            }
+            at += count;
+        }
+        answer.body = whole.body;
+        answer.plain |= whole.plain;
+        Ok(next)
+    }
+
+    /// Bytes of a part are not those of the whole, though its origin says that they are of one body.
+    fn torn(&self, at: u64) -> Trouble {
+        let target = &self.ask.target;
+        let line = format!(
+            "{target}: what its origin gives as a range is not what the whole has there (from byte {at} on), under the same validator; \
+             ask again, and it is fetched in one piece"
+        );
+        Trouble::Torn(StatusCode::BAD_GATEWAY, Why::new(Cause::Broken, line))
     }
 
     /// The next bytes that are the fill's own: those before the next part. What came beyond them waits in `beyond`.
@@ -411,134 +481,6 @@ pub async fn take_in(
     writer.await.unwrap_or_else(|_| Err(broken_off("the writer")))
 }
 
-fn broken_off(what: &str) -> Why {
+pub(super) fn broken_off(what: &str) -> Why {
     Why::new(Cause::Larder, format!("{what} was broken off"))
-}
-
-/// What the pieces are put into.
-enum Keep {
-    /// A file in the spool.
-    Spool(Spool),
-    /// There was no room from the start, or there is no more: hashed, and given to those who read.
-    Nothing(Hashing),
-}
-
-/// The other half: hashes and writes, until the channel closes. Each batch is one short piece of blocking work, so that a
-/// slow origin holds no thread. What the store does not take goes through the flight's window, and nothing is kept.
-async fn write(
-    flight: Arc<Flight>,
-    mut from: mpsc::Receiver<Piece>,
-    spool: Result<Spool, Hashing>,
-) -> Result<Body, Why> {
-    let mut keep = match spool {
-        Ok(spool) => Keep::Spool(spool),
-        Err(hashing) => Keep::Nothing(hashing),
-    };
-    let mut size = 0;
-    let mut batch = Vec::with_capacity(IN_BETWEEN);
-    while from.recv_many(&mut batch, IN_BETWEEN).await > 0 {
-        size = batch.iter().fold(size, |size, piece| piece.end_behind(size));
-        let pieces = std::mem::take(&mut batch);
-        let of = Arc::clone(&flight);
-        let taken = tokio::task::spawn_blocking(move || take(keep, pieces, &of));
-        let Ok(taken) = taken.await else {
-            return Err(broken_off("writing"));
-        };
-        let (kept, overflow) = taken?;
-        keep = kept;
-        for piece in overflow {
-            flight.push(piece).await.map_err(|broken| broken.reason)?;
-        }
-    }
-    let finished = tokio::task::spawn_blocking(move || match keep {
-        Keep::Spool(spool) => Body::Spooled(spool.finish()),
-        Keep::Nothing(hashing) => Body::Unstored(hashing.finish(), size),
-    });
-    finished.await.map_err(|_| broken_off("hashing"))
-}
-
-/// Takes pieces in; gives back those that found no room. Readers are woken once.
-fn take(mut keep: Keep, pieces: Vec<Piece>, flight: &Flight) -> Result<(Keep, Vec<Bytes>), Why> {
-    let (mut filed, mut overflow) = (0, Vec::new());
-    for piece in pieces {
-        let piece = match piece {
-            Piece::Next(bytes) => bytes,
-            Piece::Over(start) => {
-                flight.part_over(start);
-                continue;
-            }
-            Piece::Ahead { start, at, bytes } => {
-                write_ahead(&mut keep, flight, start, at, &bytes);
-                continue;
-            }
-            Piece::Passed(to) => {
-                let Keep::Spool(spool) = &mut keep else {
-                    let why = "the store has no room for what was fetched ahead";
-                    return Err(Why::new(Cause::Larder, why));
-                };
-                spool.pass_to(to).map_err(|error| {
-                    Why::new(Cause::Larder, format!("the spool could not be read: {error}"))
-                })?;
-                flight.passed(to);
-                filed = 0;
-                continue;
-            }
-        };
-        keep = match keep {
-            Keep::Spool(mut spool) => match spool.append(&piece) {
-                Ok(()) => {
-                    filed += piece.len() as u64;
-                    Keep::Spool(spool)
-                }
-                Err(error) => {
-                    say_unkept(flight, &error);
-                    let mut hashing = spool.give_up();
-                    hashing.update(&piece);
-                    overflow.push(piece);
-                    Keep::Nothing(hashing)
-                }
-            },
-            Keep::Nothing(mut hashing) => {
-                hashing.update(&piece);
-                overflow.push(piece);
-                Keep::Nothing(hashing)
-            }
-        };
-    }
-    if filed > 0 {
-        flight.grew(filed);
-    }
-    Ok((keep, overflow))
-}
-
-/// Writes bytes of a part. What finds no room there is the fill's to fetch.
-fn write_ahead(keep: &mut Keep, flight: &Flight, start: u64, at: u64, bytes: &Bytes) {
-    let Keep::Spool(spool) = keep else {
-        flight.part_over(start);
-        return;
-    };
-    if !flight.wants(start) {
-        return;
-    }
-    match spool.write_ahead(at, bytes) {
-        Ok(()) => flight.part_grew(start, bytes.len() as u64),
-        Err(error) => {
-            tracing::debug!(url = %flight.target, %error, "a part is not written ahead of its fill");
-            flight.part_over(start);
-        }
-    }
-}
-
-fn say_unkept(flight: &Flight, error: &SpoolError) {
-    match error {
-        SpoolError::Oversize { .. } => {
-            tracing::info!(url = %flight.target, %error, "this body is passed on, and not kept");
-        }
-        SpoolError::Full(reason) => {
-            tracing::warn!(url = %flight.target, reason, "the store is full: this body is not kept");
-        }
-        SpoolError::Io(error) => {
-            tracing::error!(url = %flight.target, %error, "the spool cannot be written: this body is not kept");
-        }
-    }
 }

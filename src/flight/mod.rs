@@ -22,6 +22,7 @@ mod share;
 #[cfg(test)]
 mod tests;
 mod window;
+mod writer;
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
@@ -35,7 +36,7 @@ pub use beside::{Beside, Given};
 pub use end::End;
 pub use gap::GAP;
 use gap::Hold;
-pub use intake::{Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
+pub use intake::{Binds, Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use parts::Parts;
 pub use parts::{Ahead, LEAST_PART};
 pub use reader::{Broken, Opened, Reader};
@@ -221,6 +222,14 @@ impl Flight {
         self.update(|shared| {
             shared.holding = Holding { binds: true, held: true, hold, ..shared.holding };
         });
+    }
+
+    /// The same if `binds` says that one has come, which is asked while none is known.
+    pub async fn bind_if(&self, binds: &Binds) {
+        let bound = self.lock().holding.binds;
+        if !bound && binds() {
+            self.bind().await;
+        }
     }
 
     /// A body of its target was refused: until one is verified, nothing of the target is given to anybody before its judgement,

@@ -13,14 +13,17 @@
 //! the file, so that a part whose bytes are not the body's makes it another body than was promised (promise P3); the gap holds for
 //! bytes of parts as for all others.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::gap::Hold;
-use super::intake::Piece;
-use super::{Answered, Flight, Shared};
+use super::intake::{Binds, MAX_UNREAD};
+use super::writer::{Piece, read_at};
+use super::{Answered, Flight, Shared, off_thread};
+use crate::store::CHUNK;
 
 /// The shortest part, and the least way ahead at which one begins, in bytes: less comes soon enough by itself, and another request
 /// costs more.
@@ -42,7 +45,7 @@ pub(super) struct Parts {
 }
 
 /// The way of parts to the writer of the body.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 enum Way {
     /// Not known yet.
     #[default]
@@ -50,7 +53,24 @@ enum Way {
     /// No part may be begun.
     Closed,
     /// There is one.
-    Open(mpsc::WeakSender<Piece>),
+    Open(mpsc::WeakSender<Piece>, Binds),
+}
+
+impl Parts {
+    /// Whether any are still to be passed.
+    pub(super) fn lie_there(&self) -> bool {
+        !self.list.is_empty()
+    }
+}
+
+impl fmt::Debug for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "Unknown",
+            Self::Closed => "Closed",
+            Self::Open(..) => "Open",
+        })
+    }
 }
 
 /// A part.
@@ -67,15 +87,22 @@ struct Part {
 }
 
 /// Who fetches a part. Dropped, the part is over.
-#[derive(Debug)]
 pub struct Ahead {
     flight: Arc<Flight>,
     answered: Arc<Answered>,
     start: u64,
     end: u64,
     to: mpsc::WeakSender<Piece>,
+    /// As for the fill: a promise may have come that binds.
+    binds: Binds,
     /// Its end has been told.
     told: bool,
+}
+
+impl fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ahead").field("start", &self.start).finish_non_exhaustive()
+    }
 }
 
 impl Ahead {
@@ -89,11 +116,17 @@ impl Ahead {
         self.end
     }
 
-    /// Takes bytes that follow those before. `false`: no more are wanted.
+    /// Takes bytes that follow those before. `false`: no more are wanted, or nobody waits for them and much is missing.
     pub async fn take(&self, mut bytes: Bytes) -> bool {
+        self.flight.bind_if(&self.binds).await;
         let (at, more) = {
             let mut shared = self.flight.lock();
             if !shared.answered.as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.answered)) {
+                return false;
+            }
+            // As for the fill itself, which would be given up when it goes on.
+            let missing = self.answered.length.unwrap_or(u64::MAX).saturating_sub(shared.have);
+            if shared.readers.len() == 0 && missing > MAX_UNREAD {
                 return false;
             }
             let Some(part) = shared.parts.list.iter_mut().find(|part| part.start == self.start)
@@ -134,7 +167,7 @@ impl Flight {
         let open = present && shared.end.is_none() && !shared.verified && !held_whole;
         let stored = shared.file.is_some() && shared.filed == shared.have;
         let length = answered.length.filter(|_| open && stored)?;
-        let Way::Open(to) = shared.parts.way.clone() else { return None };
+        let Way::Open(to, binds) = shared.parts.way.clone() else { return None };
         if start < shared.parts.claimed.saturating_add(LEAST_PART)
             || shared.parts.list.len() >= MAX_PARTS
         {
@@ -163,7 +196,7 @@ impl Flight {
         shared.parts.any = true;
         drop(shared);
         let (flight, answered) = (Arc::clone(self), Arc::clone(answered));
-        Some(Ahead { flight, answered, start, end, to, told: false })
+        Some(Ahead { flight, answered, start, end, to, binds, told: false })
     }
 
     /// Whether parts of the body that is arriving, or has arrived, were fetched by requests of their own.
@@ -191,8 +224,60 @@ impl Flight {
     }
 
     /// From now on parts may be begun, whose bytes go `to` the writer of the body; or none may.
-    pub(super) fn take_parts(&self, to: Option<mpsc::WeakSender<Piece>>) {
-        self.update(|shared| shared.parts.way = to.map_or(Way::Closed, Way::Open));
+    pub(super) fn take_parts(&self, to: Option<mpsc::WeakSender<Piece>>, binds: &Binds) {
+        let way = |to| Way::Open(to, Arc::clone(binds));
+        self.update(|shared| shared.parts.way = to.map_or(Way::Closed, way));
+    }
+
+    /// There is no room for parts any more: no more bytes of them are written. Whether bytes of any lie in the file.
+    pub(super) fn end_parts(&self) -> bool {
+        let mut any = false;
+        self.update(|shared| {
+            shared.parts.way = Way::Closed;
+            shared.parts.list.retain_mut(|part| {
+                part.over = true;
+                part.have > part.start
+            });
+            any = shared.parts.lie_there();
+        });
+        any
+    }
+
+    /// Whether parts lie in the file that are still to be passed.
+    pub(super) fn has_parts(&self) -> bool {
+        self.lock().parts.lie_there()
+    }
+
+    /// Everything up to `to` was given from memory: the fill has passed the part.
+    pub(super) fn part_given(&self, to: u64) {
+        self.update(|shared| shared.parts.list.retain(|part| part.have > to || !part.over));
+    }
+
+    /// Whether the bytes that lie in the file from `at` on, before `end`, are these, which the fill itself brought of that place. What is
+    /// not there agrees.
+    pub(super) async fn agrees(&self, at: u64, end: u64, bytes: Bytes) -> bool {
+        let (file, there) = {
+            let shared = self.lock();
+            let part = shared.parts.list.iter().find(|part| (part.start..part.have).contains(&at));
+            let there = part.map_or(shared.filed, |part| part.have);
+            (shared.file.clone(), there)
+        };
+        let to = end.min(there).min(at.saturating_add(bytes.len() as u64));
+        let Some(file) = file.filter(|_| to > at) else { return true };
+        let same = move || {
+            let mut at = at;
+            let mut bytes = &*bytes;
+            while at < to {
+                let Ok(there) = read_at(&file, at, to.min(at + CHUNK)) else { return false };
+                let (here, rest) = bytes.split_at(there.len());
+                if *here != *there {
+                    return false;
+                }
+                (at, bytes) = (at + there.len() as u64, rest);
+            }
+            true
+        };
+        off_thread(same).await.unwrap_or(false)
     }
 
     /// No part may be begun any more, and those that were have no more to say.

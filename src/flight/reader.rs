@@ -1,7 +1,6 @@
 //! A reader of a growing body.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -9,9 +8,10 @@ use tokio::sync::watch;
 
 use super::gap::{Gap, Hold};
 use super::window::BIT;
+use super::writer::read_at;
 use super::{Answered, End, Flight, Shared};
 use crate::outcome::cause::{Cause, Why};
-use crate::store::{Buffer, CHUNK};
+use crate::store::CHUNK;
 
 /// What a reader is told that comes back to bytes which nobody has kept.
 const GONE: &str = "these bytes were not kept, because the store has no room for them; ask again";
@@ -305,12 +305,7 @@ impl Shared {
 }
 
 async fn read(file: Arc<File>, at: u64, to: u64) -> Result<Bytes, Broken> {
-    let read = tokio::task::spawn_blocking(move || {
-        let mut buffer = Buffer::take();
-        let room = buffer.room();
-        room.resize(usize::try_from(to - at).unwrap_or(0), 0);
-        file.read_exact_at(room, at).map(|()| buffer.into_bytes())
-    });
+    let read = tokio::task::spawn_blocking(move || read_at(&file, at, to));
     match read.await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {

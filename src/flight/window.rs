@@ -271,10 +271,15 @@ impl Shared {
         }
     }
 
-    /// The file, if every reader has passed what is in it and nobody can join: its room comes back with it.
+    /// The file, if every reader has passed what is in it and nobody can join: its room comes back with it. Parts in it are still to
+    /// be passed.
     fn passed_file(&mut self) -> Option<Arc<std::fs::File>> {
         let passed = self.readers.slowest().is_none_or(|slowest| slowest >= self.filed);
-        if self.is_joinable() || !passed { None } else { self.file.take() }
+        if self.is_joinable() || !passed || self.parts.lie_there() {
+            None
+        } else {
+            self.file.take()
+        }
     }
 }
 

@@ -6,9 +6,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap};
 
-use super::directives::{Directives, MOST_SECONDS, seconds};
+use super::directives::{Directives, MOST_SECONDS, members, seconds};
 use super::targeted;
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
@@ -20,6 +21,7 @@ const TARGETED: Duration = Duration::from_hours(1);
 /// What an answer says of being stored.
 #[derive(Debug)]
 pub(super) struct Control {
+    status: StatusCode,
     own: Directives,
     /// `CDN-Cache-Control`, which stands in the place of `own`.
     targeted: Option<Directives>,
@@ -33,7 +35,7 @@ impl Control {
         let pragma = own.is_empty()
             && Directives::of(&head.headers, &header::PRAGMA).has("no-cache")
             && !head.headers.contains_key(header::CACHE_CONTROL);
-        Self { own, targeted: targeted::directives(&head.headers), pragma }
+        Self { status: head.status, own, targeted: targeted::directives(&head.headers), pragma }
     }
 
     fn effective(&self) -> &Directives {
@@ -42,9 +44,18 @@ impl Control {
 
     /// Whether no shared cache may store it. `private` binds in either field: it says that the answer is one client's.
     pub(super) fn forbids_storing(&self) -> bool {
-        self.effective().has("no-store")
-            || self.effective().has("private")
-            || self.own.has("private")
+        let says = self.effective();
+        // Of a status that is understood, what `must-understand` says stands in the place of `no-store` (§5.2.2.3).
+        let refused = match (says.has("must-understand"), self.is_understood()) {
+            (true, understood) => !understood,
+            (false, _) => says.has("no-store"),
+        };
+        refused || says.has("private") || self.own.has("private")
+    }
+
+    /// Whether larder knows what the status asks of caches: those that ask for more than freshness (206, 304) it never stores.
+    fn is_understood(&self) -> bool {
+        self.status.canonical_reason().is_some()
     }
 
     /// Whether it may never be given without asking. `no-cache` with field names is taken for the whole (§5.2.2.4).
@@ -56,11 +67,6 @@ impl Control {
     pub(super) fn forbids_stale(&self) -> bool {
         let forbids = ["no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"];
         forbids.iter().any(|name| self.effective().has(name)) || self.pragma
-    }
-
-    /// Whether only a cache that understands its status may store it (§5.2.2.3).
-    pub(super) fn must_be_understood(&self) -> bool {
-        self.effective().has("must-understand")
     }
 
     /// For how long it may be given stale while it is asked about (RFC 5861 §3).
@@ -103,14 +109,51 @@ fn expires(headers: &HeaderMap, received: Time) -> Option<Duration> {
     Some(expires.duration_since(from).unwrap_or(Duration::ZERO))
 }
 
+/// The days, as the three forms of a date write them.
+const DAYS: [&str; 7] =
+    ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+
 /// An HTTP date in any of its three forms (RFC 9110 §5.6.7), the obsolete ones included; nothing that only looks like one.
+/// Case makes no difference (RFC 9111 §4.2), nor does a day of the week that the date does not fall on: it says nothing that
+/// the date does not.
 pub fn date(text: &str) -> Option<SystemTime> {
     let text = text.trim_matches([' ', '\t']);
     // The day of the month has a blank before it in one form alone, and that one has no comma.
-    if text.contains(',') && text.contains("  ") {
+    if text.len() > LONGEST_DATE || text.contains(',') && text.contains("  ") {
         return None;
     }
-    httpdate::parse_http_date(text).ok()
+    let (day, rest) = text.split_at_checked(text.find([',', ' '])?)?;
+    let known = DAYS.iter().any(|full| {
+        let short = full.get(..3).unwrap_or_default();
+        day.eq_ignore_ascii_case(short) || day.eq_ignore_ascii_case(full)
+    });
+    if !known {
+        return None;
+    }
+    let rest = in_usual_case(rest);
+    DAYS.iter().find_map(|full| {
+        // As long as it was, so that the forms stay apart.
+        let name = if day.len() == 3 { full.get(..3)? } else { full };
+        httpdate::parse_http_date(&format!("{name}{rest}")).ok()
+    })
+}
+
+/// The longest date, in bytes: `Wednesday, 09-Nov-94 08:49:37 GMT`.
+const LONGEST_DATE: usize = 33;
+
+/// The months as `Nov`, the zone as `GMT`.
+fn in_usual_case(text: &str) -> String {
+    let mut usual = String::with_capacity(text.len());
+    for piece in text.split_inclusive([' ', '-']) {
+        if piece.eq_ignore_ascii_case("gmt") {
+            usual.push_str("GMT");
+        } else {
+            let mut letters = piece.chars();
+            usual.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+            usual.extend(letters.map(|letter| letter.to_ascii_lowercase()));
+        }
+    }
+    usual
 }
 
 /// The age of a stored answer (§4.2.3).
@@ -121,21 +164,15 @@ pub(super) fn age(entry: &Entry, now: Time) -> Duration {
         .saturating_add(now.since(entry.checked_at))
 }
 
-/// What `Age` says: nothing is no age. What is not one number may hide any: then the answer is as old as can be.
+/// What `Age` says (RFC 9111 §5.1): the first member counts, where there are several, and what is no number says nothing.
 pub(super) fn said_age(headers: &HeaderMap) -> Duration {
-    let name: HeaderName = header::AGE;
-    let mut lines = headers.get_all(name).iter();
-    let Some(first) = lines.next() else {
-        return Duration::ZERO;
-    };
-    let one = lines.next().is_none();
-    let number = first.to_str().ok().map(str::trim).and_then(seconds).filter(|_| one);
-    Duration::from_secs(number.unwrap_or(MOST_SECONDS))
+    let first = headers.get(header::AGE).and_then(|value| value.to_str().ok());
+    let number = first.and_then(|text| seconds(members(text).next()?));
+    Duration::from_secs(number.unwrap_or(0))
 }
 
 #[cfg(test)]
 mod tests {
-    use hyper::StatusCode;
     use hyper::header::HeaderValue;
 
     use super::*;
@@ -188,8 +225,9 @@ mod tests {
         assert_eq!(lifetime_of(&[("cdn-cache-control", "max-age=600")], true), Some(0));
     }
 
+    /// RFC 9111 §5.1. A number that is too large is as old as can be (§1.2.2).
     #[test]
-    fn an_age_that_is_not_one_number_is_as_old_as_can_be() {
+    fn the_first_age_counts_and_what_is_no_number_says_nothing() {
         let age = |lines: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for line in lines {
@@ -197,17 +235,67 @@ mod tests {
             }
             said_age(&headers).as_secs()
         };
-        assert_eq!((age(&[]), age(&["30"]), age(&[" 30 "])), (0, 30, 30));
-        for lines in [
-            &["7200, 0"][..],
-            &["0", "0"],
-            &["0, 7200"],
-            &["-1"],
-            &["7200.0"],
-            &["abc"],
-            &["7;a=1"],
+        for (lines, expected) in [
+            (&[][..], 0),
+            (&["30"], 30),
+            (&[" 30 "], 30),
+            (&["7200, 0"], 7200),
+            (&["7200", "0"], 7200),
+            (&["0, 7200"], 0),
+            (&["0", "7200"], 0),
+            (&["old, 7200"], 0),
+            (&["-7200"], 0),
+            (&["7200.0"], 0),
+            (&["7200;a=1"], 0),
+            (&[""], 0),
+            (&["2147483648"], MOST_SECONDS),
+            (&["99999999999999999999, 1"], MOST_SECONDS),
         ] {
-            assert_eq!(age(lines), MOST_SECONDS, "{lines:?}");
+            assert_eq!(age(lines), expected, "{lines:?}");
+        }
+    }
+
+    /// RFC 9111 §4.2: case makes no difference; a zone other than GMT, and what is written otherwise, is no date.
+    #[test]
+    fn a_date_is_read_in_any_case_and_in_three_forms_alone() {
+        let seconds = |text: &str| {
+            date(text).map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs())
+        };
+        for text in [
+            "Thu, 18 Aug 2050 02:01:18 GMT",
+            "THU, 18 AUG 2050 02:01:18 gMT",
+            " thu, 18 aug 2050 02:01:18 gmt ",
+            "Thursday, 18-Aug-50 02:01:18 GMT",
+            "thursday, 18-AUG-50 02:01:18 Gmt",
+            "Thu Aug 18 02:01:18 2050",
+            "thu aug 18 02:01:18 2050",
+            // It was no Monday.
+            "Mon, 18 Aug 2050 02:01:18 GMT",
+            "Monday, 18-Aug-50 02:01:18 GMT",
+            "Mon Aug 18 02:01:18 2050",
+        ] {
+            assert_eq!(seconds(text), Some(2_544_400_878), "{text}");
+        }
+        assert_eq!(seconds("Mon Aug  8 02:01:18 2050"), Some(2_544_400_878 - 864_000));
+        for text in [
+            "",
+            "0",
+            "-1",
+            "Thu",
+            ",",
+            "Thu, 18 Aug 2050 02:01:18 UTC",
+            "Thu, 18 Aug 2050 02:01:18 AEST",
+            "Thu, 18 Aug 50 02:01:18 GMT",
+            "Thu 18 Aug 2050 02:01:18 GMT",
+            "Thu, 18  Aug  2050 02:01:18 GMT",
+            "Thu, 18-Aug-2050 02:01:18 GMT",
+            "Thu, 18 Aug 2050 02.01.18 GMT",
+            "Thu, 18 Aug 2050 2:01:18 GMT",
+            "Foo, 18 Aug 2050 02:01:18 GMT",
+            "Thu, 31 Feb 2050 02:01:18 GMT",
+            "Thu, 18 \u{e4}ug 2050 02:01:18 GMT",
+        ] {
+            assert_eq!(seconds(text), None, "{text}");
         }
     }
 }

@@ -84,14 +84,9 @@ pub fn left(head: &Head, now: Time) -> Option<Duration> {
     Some(if control.wants_validation() { Duration::ZERO } else { left })
 }
 
-/// The age of an answer when it came, in seconds.
-pub fn said_age(head: &Head) -> u64 {
-    lifetime::said_age(&head.headers).as_secs()
-}
-
-/// Whether only a cache that understands its status may store it (RFC 9111 §5.2.2.3).
-pub fn must_be_understood(head: &Head) -> bool {
-    Control::of(head).must_be_understood()
+/// The age of an answer when it came.
+pub fn said_age(head: &Head) -> Duration {
+    lifetime::said_age(&head.headers)
 }
 
 /// How far the clock may be behind a stored time for that to be believed. A clock that was ahead and is set back would
@@ -118,16 +113,24 @@ pub fn is_fresh(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
     let age = lifetime::age(entry, now);
     let lifetime = control.lifetime(&entry.head, entry.checked_at, entry.index);
     let lifetime = lifetime.unwrap_or(Duration::ZERO);
-    let left = lifetime.saturating_sub(age);
-    let seconds = |name| said.seconds(name).map(Duration::from_secs);
-    if seconds("max-age").is_some_and(|most| age > most)
-        || seconds("min-fresh").is_some_and(|least| left < least)
-    {
+    if !is_fresh_enough(&said, age, lifetime.saturating_sub(age)) {
         return false;
     }
     let stale = age.saturating_sub(lifetime);
     let takes_stale = said.seconds_or("max-stale", u64::MAX).map(Duration::from_secs);
     age < lifetime || !control.forbids_stale() && takes_stale.is_some_and(|most| stale <= most)
+}
+
+/// Whether a request takes an answer of this age that stays fresh for what is `left` (RFC 9111 §5.2.1.1, §5.2.1.3).
+pub fn takes(request: &HeaderMap, age: Duration, left: Duration) -> bool {
+    let said = Directives::of(request, &header::CACHE_CONTROL);
+    !Demand::of(request).revalidate && is_fresh_enough(&said, age, left)
+}
+
+fn is_fresh_enough(said: &Directives, age: Duration, left: Duration) -> bool {
+    let seconds = |name| said.seconds(name).map(Duration::from_secs);
+    seconds("max-age").is_none_or(|most| age <= most)
+        && seconds("min-fresh").is_none_or(|least| left >= least)
 }
 
 /// Whether a stale `entry` may be given to this request while its origin is asked about it (RFC 5861 §3).
@@ -305,9 +308,29 @@ mod tests {
             (&[("cache-control", "private")], false),
             (&[("cache-control", "no-store")], false),
             (&[("content-type", "text/event-stream")], false),
+            (&[("cache-control", "no-store, Must-Understand, max-age=9")], true),
+            (&[("cache-control", "no-store, must-understand, private")], false),
         ] {
             assert_eq!(is_shareable(&head(fields), false), expected, "{fields:?}");
             assert!(is_shareable(&head(fields), true), "{fields:?}: a digest vouches");
+        }
+    }
+
+    /// RFC 9111 §5.2.2.3: `no-store` beside it is for caches that do not know the directive, or the status.
+    #[test]
+    fn what_must_be_understood_is_stored_if_its_status_is() {
+        let of = |status, says: &'static str| {
+            let status = StatusCode::from_u16(status).unwrap();
+            is_shareable(&Head { status, ..head(&[("cache-control", says)]) }, false)
+        };
+        for status in [200, 204, 301, 404, 500] {
+            assert!(of(status, "max-age=9, must-understand, no-store"), "{status}");
+            assert!(!of(status, "max-age=9, no-store"), "{status}");
+        }
+        for status in [299, 499, 599] {
+            assert!(of(status, "max-age=9"), "{status}");
+            assert!(!of(status, "max-age=9, must-understand"), "{status}");
+            assert!(!of(status, "max-age=9, must-understand, no-store"), "{status}");
         }
     }
 

@@ -150,6 +150,17 @@ impl Health {
         }
     }
 
+    /// A client waited for an answer for `target` in vain. That question is none about the origin any more, which may answer
+    /// everything else: the next one about another target is asked.
+    pub(super) fn note_silence(&self, way: Way, target: Key) {
+        let now = self.clock.now();
+        let mut books = self.lock();
+        let of_way = state_of(&mut books.ways, way, now);
+        of_way.fail(now, None);
+        of_way.asked = Weak::new();
+        state_of(&mut books.targets, target, now).fail(now, None);
+    }
+
     /// An answer for `target` began in time and came no further, or nothing came of what many wait for at once. It says
     /// nothing of other targets.
     pub(super) fn note_unfinished(&self, target: Key) {
@@ -421,6 +432,18 @@ mod tests {
         let fifth = ask(1).unwrap();
         assert!(!over(&fourth) && !fifth.is_probe);
         assert!(ask(2).is_some_and(|also| !also.is_probe && !over(&fifth)));
+    }
+
+    #[test]
+    fn a_question_that_was_waited_for_in_vain_stands_for_its_target_alone() {
+        let health = Health::new(Clock::system());
+        let one = way(1, Lane::Metadata);
+        let ask = |target: u8| health.question(one.clone(), Key([target; 32]));
+        let _silent = ask(1).unwrap();
+        health.note_silence(one.clone(), Key([1; 32]));
+        assert!(health.is_down(&one, None) && ask(1).is_none());
+        let other = ask(2).unwrap();
+        assert!(other.is_probe && ask(3).is_none(), "the control: one at a time");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Logins {
         if origin.scheme != Scheme::Https {
             return None;
         }
-        let host = origin.host.to_string();
+        let host = origin.host.text();
         let (.., credential) =
             self.0.iter().find(|(hosts, port, _)| *port == origin.port && hosts.matches(&host))?;
         Some(Arc::clone(credential))

@@ -324,6 +324,11 @@ impl Origins {
         self.health.note_failure((origin.clone(), class, lane), Some(target), retry_after);
     }
 
+    /// A client waited in vain for an answer for one of its targets.
+    pub fn note_silence(&self, origin: &Origin, class: Partition, lane: Lane, target: Key) {
+        self.health.note_silence((origin.clone(), class, lane), target);
+    }
+
     /// An answer for `target` began, and came no further while a client waited.
     pub fn note_unfinished(&self, target: Key) {
         self.health.note_unfinished(target);

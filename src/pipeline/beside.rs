@@ -21,6 +21,7 @@ use moka::sync::Cache;
 use super::Pipeline;
 use super::record::Record;
 use super::task::Task;
+use crate::entry::Head;
 use crate::flight::{Ahead, Answered, Beside, Flight, Given, LEAST_PART, Reader};
 use crate::origin::{Answer, Ask, Origins};
 use crate::outcome::Outcome;
@@ -62,7 +63,7 @@ impl Pipeline {
         answered: &Arc<Answered>,
         record: &mut Record,
     ) -> Result<Response<Body>, Reader> {
-        let Some((span, validator, length)) = self.one_span(asked, task, answered) else {
+        let Some((span, validator)) = self.one_span(asked, task, answered) else {
             return Err(reader);
         };
         if span.length() >= LEAST_PART {
@@ -71,8 +72,9 @@ impl Pipeline {
             let _known = tokio::time::timeout(Duration::from_secs(1), known).await;
             if let Some(part) = reader.flight().open_part(answered, span.start, span.end) {
                 let span = Span { start: part.start(), end: part.end() };
-                let (origins, ask) = (Arc::clone(&self.origins), range(task, span, &validator));
-                tokio::spawn(fetch_part(origins, ask, part, span, length, validator));
+                let (origins, ask) =
+                    (Arc::clone(&self.origins), self.range(task, span, &validator));
+                tokio::spawn(fetch_part(origins, ask, part, span, Arc::clone(answered)));
             }
             // Its bytes are read where the fill has them.
             return Err(reader);
@@ -83,10 +85,10 @@ impl Pipeline {
         }
         let granted = reader.flight().grant_beside(answered, span.start, span.end).await;
         let Some(beside) = granted else { return Err(reader) };
-        let Ok(rest) = self.origins.fetch(range(task, span, &validator)).await else {
+        let Ok(rest) = self.origins.fetch(self.range(task, span, &validator)).await else {
             return Err(reader);
         };
-        if !is_of_the_body(&rest, span, length, &validator) {
+        if !is_of_the_body(&rest, span, answered) {
             return Err(reader);
         }
         reader.stand_behind();
@@ -98,13 +100,8 @@ impl Pipeline {
         Ok(record.end(Outcome::Miss, response))
     }
 
-    /// The one span that is asked for; with the body's validator and length.
-    fn one_span(
-        &self,
-        asked: &Asked,
-        task: &Task,
-        answered: &Answered,
-    ) -> Option<(Span, String, u64)> {
+    /// The one span that is asked for, with the body's validator.
+    fn one_span(&self, asked: &Asked, task: &Task, answered: &Answered) -> Option<(Span, String)> {
         let (length, validator) = (answered.length?, answered.head.strong_validator()?);
         if self.distrusted.0.contains_key(task.target.origin()) {
             return None;
@@ -112,7 +109,17 @@ impl Pipeline {
         let selected = condition::select(&asked.headers, &answered.head, Some(length));
         let Selection::Spans(spans) = selected else { return None };
         let [span] = spans.as_slice() else { return None };
-        Some((*span, validator.to_owned(), length))
+        Some((*span, validator.to_owned()))
+    }
+
+    /// The question for a range of the body. A redirect is followed where it would be for the whole.
+    fn range(&self, task: &Task, span: Span, validator: &str) -> Ask {
+        let expected = self.expectation_of(task);
+        let follow = expected.named.is_some() || expected.binding().next().is_some();
+        let mut ask = task.ask(None, follow);
+        ask.range = Some((span.start, Some(span.end - 1)));
+        ask.if_range = Some(validator.to_owned());
+        ask
     }
 
     /// Compares a body that is what was promised with the ranges that were given beside it. `Err`: one of them is not what the
@@ -171,20 +178,31 @@ impl Pipeline {
     }
 }
 
-/// The question for a range of the body.
-fn range(task: &Task, span: Span, validator: &str) -> Ask {
-    let mut ask = task.ask(None, true);
-    ask.range = Some((span.start, Some(span.end - 1)));
-    ask.if_range = Some(validator.to_owned());
-    ask
-}
-
-/// Whether an answer is that range of that body, as far as its origin says.
-fn is_of_the_body(answer: &Answer, span: Span, length: u64, validator: &str) -> bool {
+/// Whether an answer is that range of that body, as far as its origin says. Machines behind one name that give one tag to two bodies
+/// often tell them apart by the date.
+fn is_of_the_body(answer: &Answer, span: Span, whole: &Answered) -> bool {
+    let (Some(length), Some(validator)) = (whole.length, whole.head.strong_validator()) else {
+        return false;
+    };
+    let date = |head: &Head| head.text(&header::LAST_MODIFIED).map(str::to_owned);
+    let same_date = match (date(&whole.head), date(&answer.head)) {
+        (Some(one), Some(other)) => one == other,
+        (None, _) | (_, None) => true,
+    };
+    let coding = |head: &Head| head.headers.get(header::CONTENT_ENCODING).cloned();
     !answer.plain
         && answer.head.status == StatusCode::PARTIAL_CONTENT
         && answer.head.strong_validator() == Some(validator)
         && answer.head.text(&header::CONTENT_RANGE) == Some(&span.content_range(length))
+        && same_date
+        && coding(&answer.head) == coding(&whole.head)
+        && !is_multipart(&answer.head)
+}
+
+/// Whether it is parts with heads of their own, whatever its range says.
+fn is_multipart(head: &Head) -> bool {
+    let kind = head.text(&header::CONTENT_TYPE).unwrap_or_default();
+    kind.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/"))
 }
 
 /// Fetches a part. However it ends, the fill goes on from there.
@@ -193,12 +211,11 @@ async fn fetch_part(
     ask: Ask,
     part: Ahead,
     span: Span,
-    length: u64,
-    validator: String,
+    whole: Arc<Answered>,
 ) {
     let target = ask.target.clone();
     let mut answer = match origins.fetch(ask).await {
-        Ok(answer) if is_of_the_body(&answer, span, length, &validator) => answer,
+        Ok(answer) if is_of_the_body(&answer, span, &whole) => answer,
         Ok(_) => return tracing::debug!(%target, "the origin gives no such part"),
         Err(error) => return tracing::debug!(%target, %error, "a part could not be fetched"),
     };

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode, Version, header};
 
 use super::lookup::{Lookup, Stored};
+use super::others::leads_or_completes;
 use super::patience::Waiting;
 use super::record::Record;
 use super::rights::Right;
@@ -132,9 +133,7 @@ impl Pipeline {
         record: &mut Record,
     ) -> Option<Response<Body>> {
         let demand = Demand::of(&asked.headers);
-        if !demand.revalidate
-            && let Some(response) = self.remembered(task, asked, record)
-        {
+        if let Some(response) = self.remembered(task, asked, stored, record) {
             return Some(response);
         }
         if let Some(other) = self.fresh_other(task, stored, &asked.headers) {
@@ -318,7 +317,7 @@ impl Pipeline {
     ) -> Response<Body> {
         let outcome = ended.outcome();
         if ended.failed()
-            && let Some(mut stored) = usable
+            && let Some(mut stored) = usable.filter(|stored| self.still_stands(task, stored))
         {
             stored.proof = stored.proof.stale();
             let reply =
@@ -377,17 +376,17 @@ impl Pipeline {
         self.pass_for(call, task, PassReason::Answer, record).await
     }
 
-    /// Whether the end is a redirect that was asked for before its target was promised: the client's own request is followed,
-    /// or refused (onward.rs).
+    /// Whether the end is a redirect, or a body that is not judged, and was asked for before its target was promised: the client's
+    /// own request is followed, held, or refused (onward.rs, held.rs).
     fn leads_past_a_promise(&self, task: &Task, end: &End) -> bool {
-        matches!(end, End::Relayed(relayed) if relayed.0.status.is_redirection())
-            && self.binds_today(task)
+        matches!(end, End::Relayed(relayed) if leads_or_completes(relayed.0.status))
+            && self.is_held_today(task)
     }
 
     /// What the flight's leader alone may have, if it does not lead past a promise.
     fn handed_to(&self, task: &Task, connection: &Connection, flight: &Flight) -> Option<Answer> {
         let handed = flight.take_handed()?;
-        let leads_past = handed.head.status.is_redirection() && self.binds_today(task);
+        let leads_past = leads_or_completes(handed.head.status) && self.is_held_today(task);
         if leads_past {
             return None;
         }

@@ -44,7 +44,7 @@ impl Pipeline {
         }
         let asked = call.asked();
         let binds = self.binds_today(task);
-        if !asked.head_only && binds {
+        if !asked.head_only && (binds || self.is_held_today(task)) {
             // These bytes would reach the client unjudged (promise P3).
             return None;
         }

@@ -3,8 +3,7 @@
 //! The task belongs to the cache: the client that caused it may leave. However it ends, the flight gets an end, because
 //! the lead gives it one when it is dropped.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -18,12 +17,14 @@ use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
-use crate::flight::{Answered, Complete, End, Flight, Intake, Lead, Trouble, can_resume, intake};
+use crate::flight::{
+    Answered, Binds, Complete, End, Flight, Intake, Lead, Trouble, can_resume, intake,
+};
 use crate::freshness;
 use crate::origin::{Answer, Ask, OriginError};
 use crate::outcome::metrics::Direction;
 use crate::store::Spool;
-use crate::verify::Expectation;
+use crate::verify::{Expectation, Mismatch};
 
 /// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
 pub(super) const RELAYED: usize = 256 * 1024;
@@ -286,13 +287,6 @@ impl Pipeline {
         let answered = Answered { head: answer.head.clone(), length: answer.length };
         flight.begin(answered, file, expected.binds()).await;
         open_unvaried(lead, task, &answer.head);
-        // Asked for each piece; what is promised is looked up only when it may have changed.
-        let judged = AtomicU64::new(self.store.generation());
-        let binds = || {
-            let generation = self.store.generation();
-            judged.swap(generation, Ordering::Relaxed) != generation
-                && self.expectation_of(task).binds()
-        };
         let with = Intake {
             flight,
             origins: &self.origins,
@@ -300,14 +294,34 @@ impl Pipeline {
             clock: &self.clock,
             idle: self.config.get().upstream.idle_timeout,
             streams,
-            binds: &binds,
+            binds: self.later_promises(task),
         };
         let complete = match intake(with, &mut answer, spool).await {
             Ok(complete) => complete,
-            Err(trouble) => return self.broke(task, trouble),
+            Err(trouble) => return self.broke(lead, task, trouble, attempt),
         };
         self.metrics.bytes(Direction::FromOrigin, size_of(&complete));
         self.settle(lead, task, answer, complete, attempt).await
+    }
+
+    /// Whether a promise binds by now. It is looked up only when what is promised may have changed; and once at first, because the
+    /// answer's head may have been waited for.
+    fn later_promises(self: &Arc<Self>, task: &Task) -> Binds {
+        // A flight may outlive larder's own end, and must not hold its store.
+        let (pipeline, task) = (Arc::downgrade(self), task.clone());
+        let judged = Mutex::new(None);
+        Arc::new(move || {
+            let Some(pipeline) = pipeline.upgrade() else { return false };
+            // Held meanwhile: whoever comes second must not go on before it is known.
+            let mut judged = judged.lock().unwrap_or_else(PoisonError::into_inner);
+            let generation = pipeline.store.generation();
+            if *judged == Some(generation) {
+                return false;
+            }
+            let binds = pipeline.expectation_of(&task).binds();
+            *judged = Some(generation).filter(|_| !binds);
+            binds
+        })
     }
 
     /// Room in the spool; when there is none at all, the digests are computed all the same.
@@ -328,15 +342,36 @@ impl Pipeline {
         }
     }
 
-    fn broke(&self, task: &Task, trouble: Trouble) -> Came {
-        if !matches!(trouble, Trouble::Abandoned(_)) {
-            self.note_failed(task, None);
+    fn broke(&self, lead: &Lead, task: &Task, trouble: Trouble, attempt: Attempt) -> Came {
+        match &trouble {
+            // It answers, and not the truth.
+            Trouble::Torn(..) => self.distrust_parts(task, &lead.flight),
+            Trouble::Again(..) | Trouble::Failed(..) => self.note_failed(task, None),
+            Trouble::Abandoned(_) => {}
         }
         if let Trouble::Failed(_, reason) = &trouble {
             tracing::warn!(url = %task.target, %reason, "a transfer is given up, and whoever reads it is cut off");
         }
         match trouble {
-            Trouble::Again(status, reason) => Came::Again(End::Failed(status, reason)),
+            // Clients may hold the bytes that are not the body's: a lie is a refusal, and not a transfer that broke.
+            Trouble::Torn(_, came) if lead.flight.is_held() => {
+                let promised = "one body under one validator".to_owned();
+                self.refuse(
+                    lead,
+                    task,
+                    &Mismatch { promised, came: came.text, elsewhere: None },
+                    attempt,
+                    false,
+                )
+            }
+            Trouble::Torn(status, reason) | Trouble::Again(status, reason)
+                if lead.flight.nothing_given() =>
+            {
+                Came::Again(End::Failed(status, reason))
+            }
+            Trouble::Torn(status, reason) | Trouble::Again(status, reason) => {
+                Came::Ended(End::Failed(status, reason))
+            }
             Trouble::Failed(status, reason) => Came::Ended(End::Failed(status, reason)),
             Trouble::Abandoned(reason) => Came::Ended(End::Failed(StatusCode::BAD_GATEWAY, reason)),
         }
@@ -423,8 +458,7 @@ pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(Time::from(date).since(now))
+    Some(Time::from(freshness::date(text)?).since(now))
 }
 
 /// Whether a digest vouches for the body, whoever it was sent to: one in the URL, or in an index that may speak for it.

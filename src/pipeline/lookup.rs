@@ -4,6 +4,7 @@
 //! names it. That judgement is remembered together with the generation number of all claims; while the number has not
 //! moved, a hit compares two numbers. Everything else follows RFC 9111.
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,8 @@ pub(super) struct Small {
     pub(super) until: Time,
     /// Whether it says so itself. If not, anything that is put on its origin ends it.
     pub(super) by_its_word: bool,
+    /// The values of the request's fields by which its origin selected it.
+    pub(super) varied: Vec<(String, String)>,
 }
 
 /// How long a 404 or 410 is remembered that does not say how long: long enough for the jobs of one pipeline, too short to
@@ -110,7 +113,9 @@ impl Default for Memory {
                 .max_capacity(NEGATIVE_BYTES)
                 .weigher(|_, small: &Small| {
                     let (head, body) = &*small.answer;
-                    u32::try_from(head.weight() + body.len() + 1024).unwrap_or(u32::MAX)
+                    let varied = small.varied.iter().map(|(name, value)| name.len() + value.len());
+                    let weight = head.weight() + body.len() + varied.sum::<usize>() + 1024;
+                    u32::try_from(weight).unwrap_or(u32::MAX)
                 })
                 .time_to_live(IN_MEMORY)
                 .build(),
@@ -150,15 +155,18 @@ impl Memory {
 
     /// A small answer that came a moment ago, if nothing that happened since ends it.
     pub(super) fn negative(&self, task: &Task, now: Time) -> Option<Small> {
-        let small = self.negatives.get(&task.key)?;
-        let changed = self.changed.get(task.target.origin()).filter(|_| !small.by_its_word);
-        let stands = changed.is_none_or(|at| small.asked > at);
-        (now < small.until && stands && !self.is_overtaken(task, small.asked)).then_some(small)
+        let keys = iter::once(task.key).chain(iter::once_with(|| task.key_as_asked()));
+        keys.filter_map(|key| self.negatives.get(&key)).find(|small| {
+            let changed = self.changed.get(task.target.origin()).filter(|_| !small.by_its_word);
+            let stands = changed.is_none_or(|at| small.asked > at);
+            let is_current = now < small.until && stands && !self.is_overtaken(task, small.asked);
+            is_current && task.says(&small.varied)
+        })
     }
 
-    /// Remembers a small answer.
-    pub(super) fn note_negative(&self, task: &Task, small: Small) {
-        self.negatives.insert(task.key, small);
+    /// Remembers a small answer under the task's key, or under [`Task::key_as_asked`].
+    pub(super) fn note_negative(&self, key: Key, small: Small) {
+        self.negatives.insert(key, small);
     }
 
     /// An answer may not be shared: for some minutes clients ask in their own words at once. `keys`: how often the keys
@@ -417,7 +425,7 @@ impl Pipeline {
     }
 
     /// What a stored artifact is worth today; `None` if a newer claim names other bytes.
-    fn judged(
+    pub(super) fn judged(
         &self,
         task: &Task,
         entry: &Arc<Entry>,
@@ -525,7 +533,7 @@ mod tests {
         for number in 0..200 {
             let answer = Arc::new((head.clone(), Bytes::from_static(b"no")));
             let (asked, until) = (Time::from_millis(0), Time::from_millis(1));
-            let small = Small { answer, asked, until, by_its_word: false };
+            let small = Small { answer, asked, until, by_its_word: false, varied: Vec::new() };
             memory.negatives.insert(Key([number; 32]), small);
         }
         memory.negatives.run_pending_tasks();

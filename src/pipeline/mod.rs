@@ -243,7 +243,7 @@ impl Pipeline {
             return Err((StatusCode::METHOD_NOT_ALLOWED, why));
         }
         let origin = target.origin();
-        let host = origin.host.to_string();
+        let host = origin.host.text();
         if let Some(reason) = self.config.get().hosts.shut(&host, origin.port) {
             return Err((StatusCode::FORBIDDEN, Why::new(Cause::Host, reason)));
         }
@@ -308,7 +308,7 @@ impl Pipeline {
                 self.pass_for(call, &task, PassReason::Starting, record).await
             }
             Plan::Keep | Plan::Revalidate => {
-                let asked = call.asked();
+                let asked = call.asked_with(task.selection.request());
                 self.from_cache(call, &asked, task, record).await
             }
         }
@@ -328,7 +328,7 @@ impl Pipeline {
         known: Option<&Recognition>,
     ) -> Plan {
         let config = self.config.get();
-        let host = target.origin().host.to_string();
+        let host = target.origin().host.text();
         let mut tunnelled = config.hosts.tunnel.iter();
         if tunnelled.any(|pattern| pattern.matches(&host)) {
             // Inside a tunnel this was decided before anything was read; a request in absolute form comes here.
@@ -387,11 +387,15 @@ impl Pipeline {
 impl Call {
     /// What a reply needs to know of it.
     fn asked(&self) -> Asked {
+        self.asked_with(Arc::new(self.request.headers().clone()))
+    }
+
+    /// The same of a call whose header fields were copied already.
+    fn asked_with(&self, mut headers: Arc<HeaderMap>) -> Asked {
         let head_only = *self.request.method() == Method::HEAD;
-        let mut headers = self.request.headers().clone();
-        if head_only {
+        if head_only && headers.contains_key(header::RANGE) {
             // Ranges are defined for GET alone (RFC 9110 §14.2).
-            headers.remove(header::RANGE);
+            Arc::make_mut(&mut headers).remove(header::RANGE);
         }
         let line = self.connection.line.clone();
         Asked {

@@ -73,6 +73,11 @@ impl Pipeline {
         self.expectation_of(&task).binds()
     }
 
+    /// Whether what is at the task's target is given to nobody unjudged: a promise binds it, or a body of it was refused.
+    pub(super) fn is_held_today(&self, task: &Task) -> bool {
+        self.binds_today(task) || self.flights.gaps().is_suspect(task.bare())
+    }
+
     /// Follows a redirect that a promise binds; any other answer comes back as it is.
     async fn go_on(
         &self,

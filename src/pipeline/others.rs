@@ -4,12 +4,17 @@
 //!                      without explicit freshness    with it                   when the origin fails
 //! redirect             asked again each time         as long as it says        the last one, as for files
 //! 404, 410             five seconds                  as long as it says        the last one, as for files
-//! 5xx, 429             not at all                    not at all                -
+//! 5xx                  not at all                    at most five seconds      -
+//! 429, 511             not at all                    not at all                -
 //! any other            not at all                    at most a minute          -
 //! ```
 //!
-//! A failure is never remembered, whatever it says of itself: the origin may be well again the next moment, and a client
-//! without larder would see that.
+//! A failure is remembered only where its origin asks for that (RFC 9111 §3), of nothing that an ecosystem knows or a promise
+//! binds, in memory alone, and for less than clients' retries take: the origin may be well again the next moment. No copy
+//! that may be given stands behind it. A 429 and a 511 are for one client (RFC 6585 §4, §6).
+//!
+//! An error, but for a 404 and a 410, is for those who ask in the same words: some origins fail at an `Accept` that they do not
+//! understand, and one client's must not be why others hear of it (promise P1).
 //!
 //! An answer to a fill lies in memory first; redirects, 404s and 410s are written down behind their answer, under a key of
 //! their own, so that none displaces a body. While the origin fails a usable body stands before them: a registry that is
@@ -42,6 +47,10 @@ use crate::verify::{self, Expectation, Verdict};
 /// How long an answer that is only in memory holds, whatever it says: what a client asks wrongly today may be right after
 /// the next release of its origin.
 pub(super) const IN_MEMORY: Duration = Duration::from_mins(1);
+
+/// How long a failure holds at most that says so itself. A build asks again after one, two and four seconds, and the last of
+/// these must hear how the origin is then.
+const FAILURE_HOLDS: Duration = Duration::from_secs(5);
 
 /// How old a written answer may be before the same one is written again: what is asked for all day says 404 all day.
 const WRITTEN_FOR: Duration = Duration::from_hours(1);
@@ -78,6 +87,11 @@ fn is_of_this_request(status: StatusCode) -> bool {
         || status.is_informational()
 }
 
+/// Whether a client comes to a file by it: by its body, or by where it leads. What a promise binds is not given so.
+pub(super) fn leads_or_completes(status: StatusCode) -> bool {
+    status.is_success() || status.is_redirection()
+}
+
 fn is_absence(status: StatusCode) -> bool {
     matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
@@ -98,18 +112,23 @@ impl Pipeline {
         plain: bool,
     ) {
         let (now, head) = (self.clock.now(), &answer.0);
-        // A status of which nobody knows what it means may mean that it must not be kept.
-        let understood = head.status.canonical_reason().is_some();
-        if is_failure(head.status) || freshness::must_be_understood(head) && !understood {
+        let most = if !is_failure(head.status) {
+            IN_MEMORY
+        } else if self.may_remember_failure(task, head.status) {
+            FAILURE_HOLDS
+        } else {
             return;
-        }
+        };
         let left = freshness::left(head, now);
         let absent = is_absence(head.status).then_some(NEGATIVE_HOLDS);
         if let Some(holds) = left.or(absent).filter(|holds| *holds > Duration::ZERO) {
-            let (answer, until) = (Arc::clone(answer), now.plus(holds.min(IN_MEMORY)));
-            let by_its_word = left.is_some();
-            let small = Small { answer, asked: requested_at, until, by_its_word };
-            self.memory.note_negative(task, small);
+            let (answer, until) = (Arc::clone(answer), now.plus(holds.min(most)));
+            let (by_its_word, varied) = (left.is_some(), task.selected_by(head));
+            let small = Small { answer, asked: requested_at, until, by_its_word, varied };
+            let is_error = head.status.is_client_error() || head.status.is_server_error();
+            let by_words = is_error && !is_absence(head.status);
+            let key = if by_words { task.key_as_asked() } else { task.key };
+            self.memory.note_negative(key, small);
         }
         if !is_lasting(head.status)
             || plain
@@ -128,6 +147,16 @@ impl Pipeline {
                 tracing::warn!(url = %task.target, %error, "this answer is not kept for when its origin fails");
             }
         });
+    }
+
+    /// Whether a failure may be given again that says how long it holds.
+    fn may_remember_failure(&self, task: &Task, status: StatusCode) -> bool {
+        let is_one_clients =
+            [StatusCode::TOO_MANY_REQUESTS, StatusCode::NETWORK_AUTHENTICATION_REQUIRED];
+        task.is_unknown()
+            && !task.heads()
+            && !is_one_clients.contains(&status)
+            && !self.binds_today(task)
     }
 
     async fn write_other(
@@ -211,18 +240,32 @@ impl Pipeline {
         usable.then(|| Stored { proof: entry.proof, entry, usable })
     }
 
-    /// An answer that came a moment ago.
+    /// An answer that came a moment ago, unless it is one that a promise which came since speaks against: what leads elsewhere, or
+    /// completes a file. What is `stored`, and may be given, stands before a failure.
     pub(super) fn remembered(
         &self,
         task: &Task,
         asked: &Asked,
+        stored: Option<&Stored>,
         record: &mut Record,
     ) -> Option<Response<Body>> {
         let now = self.clock.now();
-        let Small { answer, asked: requested_at, .. } = self.memory.negative(task, now)?;
+        let Small { answer, asked: requested_at, until, .. } = self.memory.negative(task, now)?;
+        if leads_or_completes(answer.0.status) && self.is_held_today(task) {
+            return None;
+        }
+        let is_copy = |stored: &Stored| stored.usable;
+        if is_failure(answer.0.status)
+            && (stored.is_some_and(is_copy) || self.usable_other(task).is_some())
+        {
+            return None;
+        }
+        let age = freshness::said_age(&answer.0).saturating_add(now.since(requested_at));
+        if !freshness::takes(&asked.headers, age, until.since(now)) {
+            return None;
+        }
         let mut response = reply::relayed(asked, &answer.0, answer.1.clone(), Outcome::Hit);
-        let age = freshness::said_age(&answer.0) + now.since(requested_at).as_secs();
-        response.headers_mut().insert(header::AGE, age.into());
+        response.headers_mut().insert(header::AGE, age.as_secs().into());
         Some(record.end(Outcome::Hit, response))
     }
 }

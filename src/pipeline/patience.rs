@@ -126,7 +126,18 @@ impl Pipeline {
         }
     }
 
-    /// Gives a stored copy because its origin is down, or takes too long; `None` if it cannot be read.
+    /// Whether a copy that was found before a wait is still stored, promised, and open to who asks: what came meanwhile may have ended
+    /// that.
+    pub(super) fn still_stands(&self, task: &Task, stored: &Stored) -> bool {
+        let mut entries = self.store.entries(stored.entry.key).into_iter();
+        let Some(entry) = entries.find(|entry| entry.blob == stored.entry.blob) else {
+            return false;
+        };
+        let promised = task.artifact().is_none() || self.judged(task, &entry, &mut None).is_some();
+        promised && self.still_has_right_to(task, &entry)
+    }
+
+    /// Gives a stored copy because its origin is down, or takes too long; `None` if it cannot be read, or may not be given any more.
     pub(super) async fn stand_in(
         &self,
         connection: &Connection,
@@ -135,6 +146,9 @@ impl Pipeline {
         mut stored: Stored,
         record: &mut Record,
     ) -> Option<Response<Body>> {
+        if !self.still_stands(task, &stored) {
+            return None;
+        }
         stored.proof = stored.proof.stale();
         self.reply_stored(connection, asked, task, &stored, Outcome::Stale, record).await
     }
@@ -201,7 +215,9 @@ impl Pipeline {
     /// The task's origin let a client wait in vain.
     pub(super) fn note_silence(&self, task: &Task) {
         tracing::warn!(url = %task.target, "the origin does not answer; the stored copy is given, and the origin is asked in the background");
-        self.note_failed(task, None);
+        let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
+        self.origins.note_silence(origin, class, lane, task.key);
+        self.count_down();
     }
 
     /// The task's origin failed, and asked to be left alone for so long.

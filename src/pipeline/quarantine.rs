@@ -10,6 +10,7 @@
 //! client alone (promise P4).
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -36,14 +37,20 @@ pub(super) enum Whom {
     Client(IpAddr),
 }
 
-/// The targets whose body was just refused: until when, and why.
+/// The targets whose body was just refused.
 #[derive(Debug)]
-pub(super) struct Quarantines(Cache<(Key, Whom), (Time, String)>);
+pub(super) struct Quarantines {
+    /// Until when, and why.
+    targets: Cache<(Key, Whom), (Time, String)>,
+    /// When the last of them ends, in milliseconds: every request asks, and hardly ever is there one.
+    last: AtomicI64,
+}
 
 impl Default for Quarantines {
     fn default() -> Self {
         // Also by a clock that nobody sets back.
-        Self(Cache::builder().max_capacity(MOST).time_to_live(QUARANTINE).build())
+        let targets = Cache::builder().max_capacity(MOST).time_to_live(QUARANTINE).build();
+        Self { targets, last: AtomicI64::new(i64::MIN) }
     }
 }
 
@@ -51,12 +58,16 @@ impl Quarantines {
     /// A body of `target` was refused.
     pub(super) fn begin(&self, target: &Target, whom: Whom, reason: &str, now: Time) {
         let until = now.plus(QUARANTINE);
-        self.0.insert((target.file_key(), whom), (until, clipped(reason, MAX_REASON)));
+        self.targets.insert((target.file_key(), whom), (until, clipped(reason, MAX_REASON)));
+        self.last.fetch_max(until.as_millis(), Ordering::Release);
     }
 
     /// Why nothing of `target` may leave now, if so.
     pub(super) fn reason(&self, target: &Target, whom: Whom, now: Time) -> Option<String> {
-        let (until, reason) = self.0.get(&(target.file_key(), whom))?;
+        if self.last.load(Ordering::Acquire) <= now.as_millis() {
+            return None;
+        }
+        let (until, reason) = self.targets.get(&(target.file_key(), whom))?;
         let seconds = (now < until).then(|| until.since(now).as_secs() + 1)?;
         Some(format!("{reason}; asked again in {seconds} s at the earliest"))
     }
@@ -89,7 +100,7 @@ mod tests {
     fn a_reason_takes_no_more_memory_than_others() {
         let quarantines = Quarantines::default();
         quarantines.begin(&target(), ANYBODY, &"é".repeat(64 << 10), NOW);
-        let kept = quarantines.0.iter().map(|(_, (_, reason))| reason.len());
+        let kept = quarantines.targets.iter().map(|(_, (_, reason))| reason.len());
         assert_eq!(kept.collect::<Vec<_>>(), [MAX_REASON]);
         assert!(quarantines.reason(&target(), ANYBODY, NOW).unwrap().starts_with('é'));
     }

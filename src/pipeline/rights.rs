@@ -294,6 +294,14 @@ impl Pipeline {
         Word::Nothing
     }
 
+    /// Whether a right to a stored copy that was found a moment ago has not been ended since.
+    pub(super) fn still_has_right_to(&self, task: &Task, entry: &Entry) -> bool {
+        let open = [task.asker.reader(), Partition::Public].contains(&entry.partition);
+        !task.is_guarded()
+            || open
+            || self.rights.since(task, &Mark::of_entry(task, entry)).is_some()
+    }
+
     /// Whether who asks has a right to a stored copy, or had one lately if its origin cannot be asked.
     pub(super) async fn had_right_to(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> bool {
         matches!(self.right_to(task, entry).await, Right::Yes | Right::Remembered)

@@ -237,7 +237,14 @@ impl Pipeline {
                             }
                             Came::Ended(End::Given)
                         }
-                        Some(mismatch) => self.refuse(lead, task, &mismatch, attempt, false),
+                        // The body is as promised: its origin did nothing wrong.
+                        Some(mismatch) => {
+                            let line = format!("{}: {mismatch}", task.target);
+                            Came::Ended(End::Failed(
+                                StatusCode::SERVICE_UNAVAILABLE,
+                                Why::new(Cause::Larder, line),
+                            ))
+                        }
                     };
                 }
                 Finding::Doubted(_) if !last => {
@@ -271,7 +278,7 @@ impl Pipeline {
 
     /// A body that is not what was promised. Nothing given yet: fetched once more on a new connection. After a resume it
     /// is not a rejection: two halves of two bodies prove nothing against either.
-    fn refuse(
+    pub(super) fn refuse(
         &self,
         lead: &Lead,
         task: &Task,
@@ -317,12 +324,9 @@ impl Pipeline {
         pinned: bool,
     ) -> End {
         let received = verified.received();
-        if worth.unframed && !verified.proof().rank.is_strong() {
-            // Nothing says that this was all of it.
-            return End::Given;
-        }
-        if pinned && is_page(&received.head) {
-            // A sign-in page or a block page in the place of a package.
+        // Nothing says that this was all of it; or it is a sign-in page or a block page in the place of a package.
+        let cut = worth.unframed && !verified.proof().rank.is_strong();
+        if cut || pinned && is_page(&received.head) {
             return End::Given;
         }
         let confirmed =

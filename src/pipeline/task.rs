@@ -124,6 +124,14 @@ impl Task {
         self.target.clone().with_variant(&variant).key(self.partition)
     }
 
+    /// Under which an error is remembered: of what was sent with the URL, some may be why it came, although the answer does not
+    /// say so. What `http.forwarded_headers` sends is left out.
+    pub(super) fn key_as_asked(&self) -> Key {
+        let language = self.language.as_deref().unwrap_or_default();
+        let variant = format!("{}\n\n{}\n{language}", self.target.variant(), self.accept);
+        self.target.clone().with_variant(&variant).key(self.partition)
+    }
+
     /// Whether it heads other indexes, or will when its shape is confirmed.
     pub(super) fn heads(&self) -> bool {
         self.known().is_some_and(|known| known.ecosystem.heads(&self.bare))

@@ -80,6 +80,11 @@ impl Selection {
         Self { request: Arc::new(request.clone()), ..Self::default() }
     }
 
+    /// The request's header fields.
+    pub(super) fn request(&self) -> Arc<HeaderMap> {
+        Arc::clone(&self.request)
+    }
+
     /// Whether nothing of it goes to the origin.
     pub(super) fn sends_nothing(&self) -> bool {
         self.fields().is_empty()
@@ -201,6 +206,20 @@ impl Task {
         names.iter().filter(|name| !self.is_in_key(name)).all(|name| {
             let kept = entry.varied.iter().find(|(known, _)| known == name.as_str());
             kept.map_or("", |(_, value)| value) == self.selection.value(name)
+        })
+    }
+
+    /// The values of the request's fields by which an answer to it was selected.
+    pub(super) fn selected_by(&self, head: &Head) -> Vec<(String, String)> {
+        let names = vary::names(head).unwrap_or_default();
+        let names = names.iter().filter(|name| !self.is_in_key(name));
+        names.map(|name| (name.as_str().to_owned(), self.selection.value(name))).collect()
+    }
+
+    /// Whether the request has these values in these fields.
+    pub(super) fn says(&self, values: &[(String, String)]) -> bool {
+        values.iter().all(|(name, value)| {
+            name.parse().is_ok_and(|name: HeaderName| self.selection.value(&name) == *value)
         })
     }
 

@@ -1,10 +1,11 @@
 //! Conditional requests (RFC 9110 §13), answered against the origin's own validators, which are never invented or
 //! rewritten: bundler takes an `ETag` for the MD5 of the body, hub clients name files by it.
 
-use hyper::header::{self, HeaderMap, HeaderName};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::range::{self, Ranges};
 use crate::entry::Head;
+use crate::freshness;
 
 /// What a request gets of a representation that it selects.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,10 +26,11 @@ pub enum Selection {
 /// ranges are not answered.
 pub fn select(request: &HeaderMap, stored: &Head, total: Option<u64>) -> Selection {
     let text = |name: &HeaderName| request.get(name).and_then(|value| value.to_str().ok());
-    let etag = stored.text(&header::ETAG);
+    let etag = stored.headers.get(header::ETAG).map(characters);
+    let etag = etag.as_deref();
     let modified = stored.text(&header::LAST_MODIFIED);
-    if let Some(wanted) = text(&header::IF_MATCH) {
-        if !matches_any(wanted, etag, true) {
+    if let Some(wanted) = list(request, &header::IF_MATCH) {
+        if !matches_any(&wanted, etag, true) {
             return Selection::PreconditionFailed;
         }
     } else if let (Some(limit), Some(modified)) =
@@ -37,8 +39,8 @@ pub fn select(request: &HeaderMap, stored: &Head, total: Option<u64>) -> Selecti
     {
         return Selection::PreconditionFailed;
     }
-    if let Some(known) = text(&header::IF_NONE_MATCH) {
-        if matches_any(known, etag, false) {
+    if let Some(known) = list(request, &header::IF_NONE_MATCH) {
+        if matches_any(&known, etag, false) {
             return Selection::NotModified;
         }
     } else if let (Some(known), Some(modified)) =
@@ -69,6 +71,17 @@ fn if_range_holds(wanted: &str, stored: &Head) -> bool {
     }
 }
 
+/// All lines of a list field as one (RFC 9110 §5.3); `None` if there is none.
+fn list(request: &HeaderMap, name: &HeaderName) -> Option<String> {
+    let lines: Vec<String> = request.get_all(name).iter().map(characters).collect();
+    (!lines.is_empty()).then(|| lines.join(","))
+}
+
+/// A value with each byte as one character: an entity tag may hold any above 127 (RFC 9110 §8.8.3).
+fn characters(value: &HeaderValue) -> String {
+    value.as_bytes().iter().copied().map(char::from).collect()
+}
+
 fn matches_any(list: &str, etag: Option<&str>, strong: bool) -> bool {
     if list.trim() == "*" {
         return true;
@@ -91,7 +104,7 @@ pub fn tags(list: &str) -> impl Iterator<Item = &str> {
 }
 
 fn date(text: Option<&str>) -> Option<std::time::SystemTime> {
-    httpdate::parse_http_date(text?).ok()
+    freshness::date(text?)
 }
 
 #[cfg(test)]
@@ -99,7 +112,6 @@ mod tests {
     use super::range::Span;
     use super::*;
     use hyper::StatusCode;
-    use hyper::header::HeaderValue;
 
     const DATE: &str = "Sat, 01 Jan 2000 00:00:00 GMT";
     const LATER: &str = "Sat, 01 Jan 2000 00:00:01 GMT";
@@ -142,6 +154,30 @@ mod tests {
             (&[("range", "bytes=200-")], Selection::Unsatisfiable),
         ] {
             assert_eq!(chosen(request), expected, "{request:?}");
+        }
+    }
+
+    /// RFC 9110 §5.3, §8.8.3.
+    #[test]
+    fn tags_in_several_lines_and_of_any_bytes_are_compared() {
+        let select = |lines: &[&'static [u8]], etag: &'static [u8]| {
+            let mut request = HeaderMap::new();
+            for line in lines {
+                request.append(header::IF_NONE_MATCH, HeaderValue::from_bytes(line).unwrap());
+            }
+            let mut stored = Head { status: StatusCode::OK, headers: HeaderMap::new() };
+            stored.headers.insert(header::ETAG, HeaderValue::from_bytes(etag).unwrap());
+            select(&request, &stored, Some(1))
+        };
+        for (lines, etag, expected) in [
+            (&[&b"\"b\""[..], b"\"a\""][..], &b"\"a\""[..], Selection::NotModified),
+            (&[b"\"b\", \"c\"", b"\"d\", W/\"a\""], b"\"a\"", Selection::NotModified),
+            (&[b"\"b\"", b"\"c\""], b"\"a\"", Selection::Whole),
+            (&[b"\"\xfc\""], b"\"\xfc\"", Selection::NotModified),
+            (&[b"\"\xfd\""], b"\"\xfc\"", Selection::Whole),
+            (&[b"\"\xc3\xbc\""], b"\"\xfc\"", Selection::Whole),
+        ] {
+            assert_eq!(select(lines, etag), expected, "{lines:?} {etag:?}");
         }
     }
 

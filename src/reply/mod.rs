@@ -90,7 +90,7 @@ pub struct Asked {
     /// HEAD: everything but the body.
     pub head_only: bool,
     /// The request's header fields.
-    pub headers: HeaderMap,
+    pub headers: Arc<HeaderMap>,
     /// HTTP/2 has streams that end one by one; in HTTP/1 the whole line is cut.
     pub line: Option<Line>,
 }

@@ -260,7 +260,7 @@ impl ClaimBatch {
         }
         let manifest = Manifest {
             origin: self.index.origin().clone(),
-            path_and_query: self.index.path_and_query(),
+            path_and_query: self.index.path_and_query().to_owned(),
             variant: self.index.variant().to_owned(),
             reader: self.reader,
             shown: self.index.to_string(),

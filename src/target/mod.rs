@@ -17,14 +17,17 @@ pub mod raw;
 mod root;
 pub mod secret;
 pub mod shown;
+mod url;
 
 use std::fmt;
+use std::sync::Arc;
 
 pub use self::credential::{Credential, is_field, is_shown_once, join_cookies};
 pub use self::key::{Key, MatchKey, Partition};
 pub use self::origin::{Host, Origin, Scheme};
 pub use self::path::{BadPath, decode_once};
 pub use self::root::Root;
+use self::url::Url;
 use crate::digest::key_hash;
 
 /// The longest path and query that larder takes, in bytes. Registries' signed URLs stay below 4 KiB.
@@ -33,11 +36,11 @@ pub const MAX_URL: usize = 16 * 1024;
 /// Who a request is for.
 ///
 /// `Display` and `Debug` show the URL without what is or may be a secret; [`Target::url`] is the whole.
+///
+/// A request asks for its target's spelling and keys a dozen times: clones share the URL, and what was hashed of it.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
-    origin: Origin,
-    path: Box<str>,
-    query: Option<Box<str>>,
+    url: Arc<Url>,
     /// What the ecosystem says that the answer depends on besides the URL: the class of `Accept`, say.
     variant: Box<str>,
 }
@@ -59,8 +62,8 @@ impl Target {
         if path::has_dot_segment(&path) {
             return Err(BadPath::DotSegment);
         }
-        let query = query.map(path::canonical_query).transpose()?.map(Into::into);
-        Ok(Self { origin, path: path.into(), query, variant: "".into() })
+        let query = query.map(path::canonical_query).transpose()?;
+        Ok(Self { url: Arc::new(Url::new(origin, &path, query.as_deref())), variant: "".into() })
     }
 
     /// A target from an absolute `http` or `https` URL, which may have a fragment (dropped) but no user information.
@@ -84,9 +87,9 @@ impl Target {
     pub fn join(&self, reference: &str) -> Option<Self> {
         let base = if self.is_odd() {
             // As whoever resolves a link there writes its own odd bytes.
-            url::Url::parse(&String::from_utf8_lossy(&raw::unmasked(&self.url()))).ok()?
+            ::url::Url::parse(&String::from_utf8_lossy(&raw::unmasked(&self.url()))).ok()?
         } else {
-            url::Url::parse(&self.url()).ok()?
+            ::url::Url::parse(&self.url()).ok()?
         };
         let mut joined = base.join(reference).ok()?;
         if !joined.username().is_empty() || joined.password().is_some() {
@@ -99,7 +102,7 @@ impl Target {
     /// Where a `Location` of this target's answer leads. As clients do it: what stands before the host's `@` names no other
     /// place, and is dropped.
     pub fn redirected(&self, location: &str) -> Option<Self> {
-        let base = url::Url::parse(&self.url()).ok()?;
+        let base = ::url::Url::parse(&self.url()).ok()?;
         let mut joined = base.join(location).ok()?;
         // Refused for URLs that have no host, of which no target is made.
         joined.set_username("").ok()?;
@@ -117,22 +120,22 @@ impl Target {
 
     /// The origin.
     pub fn origin(&self) -> &Origin {
-        &self.origin
+        &self.url.origin
     }
 
     /// Whether it has bytes that belong in no URL: they are masked here ([`raw`]), and sent as they came.
     pub fn is_odd(&self) -> bool {
-        raw::is_masked(&self.path) || self.query().is_some_and(raw::is_masked)
+        raw::is_masked(self.path_and_query())
     }
 
     /// The raw path; what belongs in no URL is masked ([`raw`]).
     pub fn path(&self) -> &str {
-        &self.path
+        self.url.path()
     }
 
     /// The raw query, without its question mark.
     pub fn query(&self) -> Option<&str> {
-        self.query.as_deref()
+        self.url.query()
     }
 
     /// The variant; empty when the answer depends on the URL alone.
@@ -142,31 +145,34 @@ impl Target {
 
     /// The path's last segment, percent-decoded once; the raw one if that gives no text.
     pub fn file_name(&self) -> String {
-        let raw = self.path.rsplit('/').next().unwrap_or_default();
+        let raw = self.path().rsplit('/').next().unwrap_or_default();
         decode_once(raw).unwrap_or_else(|| raw.to_owned())
     }
 
     /// Path and query, as a request line has them.
-    pub fn path_and_query(&self) -> String {
-        match &self.query {
-            Some(query) => format!("{}?{query}", self.path),
-            None => self.path.to_string(),
-        }
+    pub fn path_and_query(&self) -> &str {
+        self.url.tail()
     }
 
     /// The whole URL, secrets and all: for requests, never for texts.
     pub fn url(&self) -> String {
-        format!("{}{}", self.origin, self.path_and_query())
+        self.url.text.to_string()
     }
 
     /// The store's key for this target in `partition`.
     pub fn key(&self, partition: Partition) -> Key {
-        Key(key_hash([
-            self.origin.to_string().as_bytes(),
-            self.path_and_query().as_bytes(),
-            self.variant.as_bytes(),
-            partition.as_bytes(),
-        ]))
+        let hash = || {
+            Key(key_hash([
+                self.url.head().as_bytes(),
+                self.url.tail().as_bytes(),
+                self.variant.as_bytes(),
+                partition.as_bytes(),
+            ]))
+        };
+        if partition == Partition::Public && self.variant.is_empty() {
+            return *self.url.plain_key.get_or_init(hash);
+        }
+        hash()
     }
 
     /// Under which it is remembered what was given of the file here, and that it was refused: whatever the variant, and however
@@ -178,28 +184,14 @@ impl Target {
     /// Under which claims about this target are looked up: looser than the key, because indexes and clients spell the
     /// same file in different ways (`+` and `%2b`). It finds expectations, it never picks bytes.
     pub fn match_key(&self) -> MatchKey {
-        let parted = path::with_parted_scope(&self.path);
-        let decoded = decode_once(&parted).filter(|text| {
-            !text.contains('%') && text.matches('/').count() == parted.matches('/').count()
-        });
-        let path = decoded.as_deref().unwrap_or(&parted);
-        let hash = key_hash([
-            self.origin.to_string().as_bytes(),
-            path.as_bytes(),
-            self.query.as_deref().unwrap_or_default().as_bytes(),
-        ]);
-        let mut short = [0; 16];
-        for (to, from) in short.iter_mut().zip(hash) {
-            *to = from;
-        }
-        MatchKey(short)
+        *self.url.match_key.get_or_init(|| self.url.to_match_key())
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shown = secret::Shown { path: &self.path, query: self.query() };
-        write!(f, "{}{shown}", self.origin)
+        let shown = secret::Shown { path: self.path(), query: self.query() };
+        write!(f, "{}{shown}", self.url.head())
     }
 }
 

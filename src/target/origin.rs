@@ -1,6 +1,7 @@
 //! Origins: scheme, host and port, each in its one spelling.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,14 @@ impl Host {
         (well_formed && !numeric).then(|| Self::Name(name.to_ascii_lowercase().into()))
     }
 
+    /// Its text, as in an authority: IPv6 addresses in brackets.
+    pub fn text(&self) -> Cow<'_, str> {
+        match self {
+            Self::Name(name) => Cow::Borrowed(name),
+            Self::Address(_) => Cow::Owned(self.to_string()),
+        }
+    }
+
     /// The name, if it is one.
     pub fn name(&self) -> Option<&str> {
         match self {
@@ -108,17 +117,20 @@ impl Origin {
 
     /// The authority: host, and port unless it is the scheme's own.
     pub fn authority(&self) -> String {
-        if self.port == self.scheme.default_port() {
-            self.host.to_string()
-        } else {
-            format!("{}:{}", self.host, self.port)
+        let mut text = self.host.text().into_owned();
+        if self.port != self.scheme.default_port() {
+            // Writing to a String cannot fail.
+            let _infallible = write!(text, ":{}", self.port);
         }
+        text
     }
 }
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.scheme.as_str(), self.authority())
+        f.write_str(self.scheme.as_str())?;
+        f.write_str("://")?;
+        f.write_str(&self.authority())
     }
 }
 

@@ -184,11 +184,17 @@ async fn a_no_is_remembered_for_seconds_and_an_error_not_at_all() {
     world.origin.put("/soon", Page::new("here"));
     world.proxy.clock.advance(MINUTE);
     assert_eq!(world.fetch(&url).await.body, "here");
-    for status in [500, 502, 503, 429, 403] {
-        let url = world.origin.put("/error", Page::status(status).fresh(600));
-        assert_eq!(world.get(&url).await.status.as_u16(), status);
-        world.origin.put("/error", Page::new("well"));
-        assert_eq!(world.fetch(&url).await.body, "well", "after {status}");
+    let fresh = |status| Page::status(status).fresh(600);
+    let errors = [500, 502, 503, 429, 403].map(|status| ("/error", Page::status(status)));
+    // Whatever they say of themselves: what is for one client (RFC 6585), and what is asked of an index.
+    let says = [429, 511, 403].map(|status| ("/error", fresh(status)));
+    let of_indexes = ["/simple/demo/", "/dists/stable/InRelease"].map(|path| (path, fresh(503)));
+    for (path, error) in errors.into_iter().chain(says).chain(of_indexes) {
+        let status = error.status;
+        let url = world.origin.put(path, error);
+        assert_eq!(world.get(&url).await.status, status);
+        world.origin.put(path, Page::new("well"));
+        assert_eq!(world.fetch(&url).await.body, "well", "{path} after {status}");
         world.proxy.clock.advance(MINUTE);
     }
 }

@@ -107,6 +107,49 @@ async fn programs_that_look_for_a_proxy_for_apt_find_one() {
     assert!(answer.to_lowercase().starts_with("http/1.1 406 usage information"), "{answer}");
 }
 
+/// A site's page may have its own name resolve to larder's address (DNS rebinding): a browser is shown what is counted under
+/// names of larder's own alone. Monitors, set-up and health checks know larder by any name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_another_name_does_not_read_what_is_counted() {
+    let world = World::with(|config| {
+        config.mirror.names = vec![larder::config::HostPattern("cache.example.org".into())];
+    })
+    .await;
+    let status = async |path: &str, host: &str, fields: &str| {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}Connection: close\r\n\r\n");
+        let (answer, _) = world.client.raw_plain(&request).await;
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    let chrome = "User-Agent: Mozilla/5.0 (X11)\r\nAccept-Language: en\r\n";
+    let renamed = "User-Agent: other\r\nAccept-Language: en\r\n";
+    let (metrics, probe) = ("/-/metrics", "/-/probe/0123456789abcdef");
+    for (path, fields) in [(metrics, chrome), (metrics, renamed), (probe, chrome)] {
+        for (host, expected) in [
+            ("evil.example.com", "421"),
+            ("evil.example.com:3142", "421"),
+            ("cache.example.org:3142", "200"),
+            ("127.0.0.1:3142", "200"),
+            ("10.0.0.7", "200"),
+            ("[::1]:3142", "200"),
+            ("localhost:3142", "200"),
+            ("larder", "200"),
+        ] {
+            assert_eq!(status(path, host, fields).await, expected, "{path} {host} {fields}");
+        }
+    }
+    assert_eq!(
+        status(metrics, "prometheus.example.com", "User-Agent: Prometheus/3\r\n").await,
+        "200"
+    );
+    for path in ["/setup", "/ca.crt", "/-/health", "/-/ready"] {
+        for fields in ["", chrome] {
+            assert_eq!(status(path, "unheard-of.example.com", fields).await, "200", "{path}");
+        }
+    }
+    assert_eq!(status("/", "unheard-of.example.com", chrome).await, "406");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn hits_and_refusals_are_counted() {
     let world = World::new().await;

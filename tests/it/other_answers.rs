@@ -119,6 +119,131 @@ async fn an_answer_that_says_how_long_it_holds_is_given_for_so_long() {
     }
 }
 
+/// RFC 9111 §3: a failure whose origin asks to keep it is given again, for less than clients' retries take. Who insists, and
+/// who comes later, hears how the origin is then. (What asks for nothing, or is an index:
+/// `freshness::a_no_is_remembered_for_seconds_and_an_error_not_at_all`.)
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_says_how_long_it_holds_is_given_for_seconds() {
+    for status in [500, 501, 502, 503, 504, 599] {
+        let world = World::new().await;
+        let url = world.origin.put("/x", Page::status(status).fresh(600));
+        for method in [Method::GET, Method::HEAD] {
+            let again = async || {
+                world.get(&url).await;
+                world.proxy.clock.advance(Duration::from_secs(2));
+                let got = world.client.ask(method.clone(), &url).send().await;
+                assert_eq!(got.status.as_u16(), status);
+                got.is_hit() && got.text("age").parse::<u64>().unwrap() >= 2
+            };
+            eventually("two come within its seconds, and one is asked for", again).await;
+        }
+        for says in ["no-cache", "max-age=0"] {
+            let asked = world.origin.gets("/x");
+            world.client.get(&url).header("cache-control", says).send().await;
+            assert_eq!(world.origin.gets("/x"), asked + 1, "{status} {says}");
+        }
+        world.proxy.clock.advance(Duration::from_secs(6));
+        world.origin.put("/x", Page::new("well"));
+        assert_eq!(world.fetch(&url).await.body, "well", "five seconds are the most");
+        for says in ["max-age=0", "max-age=600, private", "max-age=600, no-store", "no-cache"] {
+            let page = Page::status(status).header("cache-control", says);
+            let url = world.origin.put("/never", page);
+            for _ in 0..2 {
+                assert!(!world.get(&url).await.is_hit(), "{status} {says}");
+            }
+        }
+    }
+}
+
+/// Issue 17, faults, row 1: a stored copy that may be given stands before a failure, whatever that says of itself; where its
+/// origin forbids to give it stale, the failure is heard.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_copy_stands_before_a_failure_that_says_how_long_it_holds() {
+    let world = World::new().await;
+    let page = |says: &str| Page::new("old").etag("v1").header("cache-control", says);
+    let copy = world.origin.put("/copy", page("max-age=10"));
+    let moved = world.origin.put("/moved", Page::redirect(302, "/copy"));
+    let strict = world.origin.put("/strict", page("max-age=10, must-revalidate"));
+    for url in [&copy, &moved, &strict] {
+        world.get(url).await;
+    }
+    stored(&world, 3).await;
+    world.proxy.clock.advance(MINUTE);
+    for path in ["/copy", "/moved", "/strict", "/other"] {
+        world.origin.put(path, Page::status(503).fresh(600));
+    }
+    for _ in 0..3 {
+        let got = world.fetch(&copy).await;
+        assert!(got.body == "old" && got.cache_status().contains("+stale"));
+        assert_eq!(world.get(&moved).await.status, StatusCode::FOUND);
+        assert_eq!(world.get(&strict).await.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let other = world.origin.url("/other");
+    let again = || async {
+        world.get(&other).await;
+        world.get(&other).await.is_hit()
+    };
+    eventually("the control: without a copy it is given again", again).await;
+}
+
+/// Promise P1: an origin that fails at what one client accepts, and does not say so (`Vary`), fails for nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_is_for_those_who_ask_in_the_same_words() {
+    for status in [400, 406, 499, 500, 503] {
+        let world = World::new().await;
+        let url = world.origin.script("/x", move |asked| {
+            let odd = [("accept", "odd/odd"), ("accept-language", "xx")];
+            let said = |name: &str| asked.headers().get(name).map(|value| value.as_bytes());
+            let fails = odd.iter().any(|(name, value)| said(name) == Some(value.as_bytes()));
+            let mut answer = hyper::Response::new(crate::world::page::whole("x"));
+            answer.headers_mut().insert("cache-control", "max-age=600".parse().unwrap());
+            if fails {
+                *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+            }
+            async move { answer }
+        });
+        for (name, value) in [("accept", "odd/odd"), ("accept-language", "xx")] {
+            let again = async || {
+                world.client.get(&url).header(name, value).send().await;
+                let got = world.client.get(&url).header(name, value).send().await;
+                assert_eq!(got.status.as_u16(), status);
+                got.is_hit()
+            };
+            eventually("the control: who asks so again hears it again", again).await;
+        }
+        assert_eq!(world.fetch(&url).await.body, "x", "{status}");
+        let other = world.client.get(&url).header("accept", "text/plain").send().await.complete();
+        assert_eq!(other.body, "x", "{status}");
+    }
+}
+
+/// RFC 9111 §5.2.1: what a request says of age and freshness holds for an answer in memory, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_may_want_a_remembered_answer_fresher() {
+    let world = World::new().await;
+    let url = world.origin.put("/x", Page::status(400).fresh(3600).header("age", "1000"));
+    let hit = async |says: &str| {
+        let got = world.client.get(&url).header("cache-control", says).send().await;
+        assert_eq!(got.status, StatusCode::BAD_REQUEST);
+        got.is_hit()
+    };
+    assert!(!hit("max-age=1050").await, "nothing is stored");
+    world.proxy.clock.advance(Duration::from_secs(10));
+    for (says, expected) in [
+        ("max-age=1050", true),
+        ("min-fresh=20", true),
+        ("max-age=1005", false),
+        ("min-fresh=3000", false),
+        ("no-cache", false),
+        ("max-stale", true),
+    ] {
+        assert_eq!(hit(says).await, expected, "{says}");
+        if !expected {
+            world.proxy.clock.advance(Duration::from_secs(10));
+        }
+    }
+}
+
 /// RFC 9111 §3: a redirect that holds for a day is a hit after a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permanent_redirect_outlives_a_restart() {

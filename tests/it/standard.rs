@@ -98,6 +98,40 @@ async fn a_word_to_delivery_networks_counts_within_limits() {
     }
 }
 
+/// RFC 9111 §5.2.2.3: `no-store` beside `must-understand` is for caches that do not know the status, or the directive.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_must_be_understood_is_kept_if_its_status_is() {
+    let world = World::new().await;
+    let says = "max-age=600, no-store, must-understand";
+    for (status, kept) in [(200, true), (301, true), (404, true), (299, false), (599, false)] {
+        let page = |says| Page::redirect(status, "/there").header("cache-control", says);
+        let at = |path: &str| format!("/{path}/{status}");
+        let url = world.origin.put(&at("understood"), page(says));
+        let never = world.origin.put(&at("never"), page("max-age=600, no-store"));
+        let plain = world.origin.put(&at("plain"), page("max-age=600"));
+        for (url, expected) in [(&url, kept), (&never, false), (&plain, true)] {
+            world.client.get(url).header("cache-control", "no-cache").send().await;
+            assert_eq!(world.get(url).await.is_hit(), expected, "{status} {url}");
+        }
+    }
+}
+
+/// RFC 9111 §5.1: of an `Age` with several members the first counts, and one that is no number says nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_age_is_read_as_the_standard_says() {
+    let world = World::new().await;
+    let ages =
+        [("7200", false), ("7200, 0", false), ("0, 7200", true), ("-7200", true), ("x", true)];
+    for (number, (age, fresh)) in ages.into_iter().enumerate() {
+        let page = Page::new("x").etag("v1").fresh(3600).header("age", age);
+        let url = world.origin.put(&format!("/{number}"), page);
+        world.fetch(&url).await;
+        let got = world.fetch(&url).await;
+        assert_eq!(got.is_hit(), fresh, "{age}");
+        assert!(!fresh || got.text("age") == "0", "{age}: {}", got.text("age"));
+    }
+}
+
 /// A field that says nothing of a 200 is given on as it came, and stands in no answer that larder makes of a part.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_content_range_on_a_200_is_given_on() {

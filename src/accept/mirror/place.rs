@@ -253,6 +253,16 @@ fn is_foreign_page(page: &str, own: &str) -> bool {
     origin.is_none() || origin != own
 }
 
+/// Whether a browser asks. Pages cannot change all of what tells.
+pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+    agent.starts_with(b"Mozilla/")
+        || [header::ACCEPT_LANGUAGE, header::ORIGIN, header::REFERER]
+            .iter()
+            .any(|name| headers.contains_key(name))
+        || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
+}
+
 /// Whether a browser fetches something for a page that hides its address. What it opens as a page of its own comes with
 /// `Upgrade-Insecure-Requests`; programs that call themselves `Mozilla` (`PowerShell`) name no language.
 fn is_for_a_page(headers: &HeaderMap) -> bool {

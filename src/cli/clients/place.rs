@@ -64,13 +64,17 @@ pub(in crate::cli) fn lasting(data: &Path, environment: &Environment) -> anyhow:
 }
 
 fn base(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
-    if is_open_to_all(data) {
+    // Root may use the larder of a service user, who must not decide what root's commands trust.
+    if is_open_to_all(data) && is_own(data) {
         let run = data.join("run");
         make(&run)?;
         return Ok(run);
     }
     let user = rustix::process::geteuid().as_raw();
-    let path = environment.temporary().join(format!("larder-{user}"));
+    let temporary = environment.temporary();
+    let shared = Path::new("/tmp");
+    let temporary = if is_own(&temporary) || !is_own(shared) { temporary } else { shared.into() };
+    let path = temporary.join(format!("larder-{user}"));
     make(&path)?;
     // Somebody else may have made it first, to put a root of theirs in the way.
     let found = std::fs::symlink_metadata(&path)?;
@@ -78,6 +82,21 @@ fn base(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
         bail!("{} is not this user's own directory; remove it, or set TMPDIR", path.display());
     }
     Ok(path)
+}
+
+/// Whether nobody but this user and root can put something else in the place of `directory`: neither it nor what leads to it
+/// is another's, or open to others for more than files of their own.
+pub(in crate::cli) fn is_own(directory: &Path) -> bool {
+    let users = [0, rustix::process::geteuid().as_raw()];
+    let is_own = |path: &Path| {
+        std::fs::metadata(path).is_ok_and(|found| {
+            let sticky = found.mode() & 0o1000 != 0;
+            users.contains(&found.uid()) && (found.mode() & 0o022 == 0 || sticky)
+        })
+    };
+    // What is not there yet is made by whoever may write to what leads to it.
+    let there = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
+    std::fs::canonicalize(there).is_ok_and(|path| path.ancestors().all(is_own))
 }
 
 /// Whether every user may pass through `directory` and all that lead to it.
@@ -152,6 +171,32 @@ mod tests {
         let taken = other.join(format!("larder-{}", rustix::process::geteuid().as_raw()));
         std::fs::set_permissions(&taken, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(lasting(&data, &environment(&other)).is_err());
+    }
+
+    /// Issue 10: root's commands trust the roots that lie there, and what a command changed among the system's is put back from there.
+    #[test]
+    fn files_go_elsewhere_when_another_may_change_what_leads_to_them() {
+        let outer = tempfile::tempdir().unwrap();
+        let (data, other) = (outer.path().join("data"), outer.path().join("tmp"));
+        std::fs::create_dir(&data).unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let mode = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        mode(outer.path(), 0o755);
+        assert!(lasting(&data, &environment(&other)).unwrap().starts_with(&data), "the control");
+        for open in [0o777, 0o775] {
+            mode(&data, open);
+            assert!(!is_own(&data) && !is_own(&data.join("not there")), "{open:o}");
+            assert!(lasting(&data, &environment(&other)).unwrap().starts_with(&other));
+        }
+        mode(&data, 0o1777);
+        assert!(is_own(&data), "as the system's directory for temporary files");
+        mode(&data, 0o755);
+        if std::os::unix::fs::chown(&data, Some(54_321), None).is_ok() {
+            assert!(!is_own(&data) && !is_own(&data.join("run")));
+            assert!(lasting(&data, &environment(&other)).unwrap().starts_with(&other));
+        }
     }
 
     #[test]

@@ -304,7 +304,11 @@ fn roots_for(
     ca_pem: &str,
 ) -> Option<Arc<Roots>> {
     let program = Path::new(command.first()?);
-    if !rustix::process::geteuid().is_root() || roots::is_about_mounts(program) {
+    // What is mounted, and what is put back, must be nobody else's to change.
+    if !rustix::process::geteuid().is_root()
+        || roots::is_about_mounts(program)
+        || !place::is_own(directory)
+    {
         return None;
     }
     let copied =

@@ -135,22 +135,27 @@ impl Roots {
 
     /// Puts what the command changed into the system's own directories. Blocking.
     pub(super) fn put_back(&self) -> io::Result<()> {
+        let mut all = Ok(());
         for directory in &self.directories {
-            directory.put_back()?;
+            let done = directory.put_back();
+            all = all.and(done);
         }
-        Ok(())
+        all
     }
 }
 
 impl Copied {
     fn put_back(&self) -> io::Result<()> {
         let now = stamps(&self.copy)?;
+        // What cannot be put back keeps nothing else from it.
+        let mut all = Ok(());
         // Directories stand before what is in them, and go after it.
         for (path, stamp) in
             now.iter().filter(|(path, stamp)| self.before.get(*path) != Some(stamp))
         {
             if !self.own.contains(path) {
-                put(&self.copy.join(path), &self.of.join(path), stamp)?;
+                let done = put(&self.copy.join(path), &self.of.join(path), stamp);
+                all = all.and(done);
             }
         }
         for (path, stamp) in self.before.iter().rev().filter(|(path, _)| !now.contains_key(*path)) {
@@ -159,12 +164,12 @@ impl Copied {
                 Stamp::Directory => std::fs::remove_dir(path),
                 Stamp::File { .. } | Stamp::Link(_) => std::fs::remove_file(path),
             };
-            match gone {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+            let done = gone.or_else(|error| {
+                if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+            });
+            all = all.and(done);
         }
-        Ok(())
+        all
     }
 }
 
@@ -263,6 +268,11 @@ fn stamps(root: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
 )]
 fn put(from: &Path, to: &Path, stamp: &Stamp) -> io::Result<()> {
     let unfinished = to.with_extension("larder-new");
+    // One that was killed may have left a link there, through which another file would be written.
+    match std::fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
     match stamp {
         Stamp::Directory => {
             return if to.is_dir() { Ok(()) } else { make(to, &std::fs::metadata(from)?) };
@@ -404,6 +414,34 @@ mod tests {
         assert_eq!(read(&certs.join("ca-certificates.crt")), "made by the tool");
         assert_eq!(read(&certs.join("11223344.0")), "new");
         assert!(!certs.join("aabbccdd.0").exists() && !certs.join("java").exists());
+    }
+
+    /// Issue 10: what a killed `larder exec` left is no way to another file, and keeps nothing from being put back.
+    #[test]
+    fn what_one_that_was_killed_left_is_written_through_by_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (certs, roots) = copied(dir.path());
+        let copy = &roots.directories[0].copy;
+        symlink("ca-certificates.crt", certs.join("x.larder-new")).unwrap();
+        symlink("ca-certificates.crt", certs.join("11223344.larder-new")).unwrap();
+        // A directory in the place of a file cannot be put back.
+        std::fs::create_dir_all(certs.join("a.pem/b")).unwrap();
+        write(&copy.join("a.pem"), "new");
+        write(&copy.join("x.pem"), "new");
+        symlink("x.pem", copy.join("11223344.0")).unwrap();
+        assert!(roots.put_back().is_err(), "it is said");
+        assert_eq!(read(&certs.join("ca-certificates.crt")), "the system's");
+        assert_eq!(
+            (read(&certs.join("x.pem")), read(&certs.join("11223344.0"))),
+            ("new".into(), "new".into())
+        );
+        assert!(std::fs::symlink_metadata(certs.join("x.pem")).unwrap().is_file());
+        assert!(
+            std::fs::read_dir(&certs)
+                .unwrap()
+                .flatten()
+                .all(|entry| { !entry.file_name().to_string_lossy().ends_with("larder-new") })
+        );
     }
 
     /// The control is OpenSSL itself.

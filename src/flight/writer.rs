@@ -1,0 +1,246 @@
+//! The writer of a body: hashes what comes and writes it into the spool, or passes it on where the store has no room.
+//!
+//! When the store fills up, parts of the body that clients had fetched ahead of its fill (`parts.rs`) lie in the file already. The file
+//! stays until they are passed, and their bytes are read from it, hashed and given in their turn, as if they came then.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::Flight;
+use super::intake::{Body, IN_BETWEEN, broken_off};
+use crate::digest::Hashing;
+use crate::outcome::cause::{Cause, Why};
+use crate::store::{Buffer, CHUNK, Spool, SpoolError};
+
+/// What the writer is given.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// The next bytes.
+    Next(Bytes),
+    /// Bytes of the part that begins at `start`, which stand at `at`.
+    Ahead { start: u64, at: u64, bytes: Bytes },
+    /// The part that begins there has come to its end.
+    Over(u64),
+    /// Up to there the bytes lie in the file already, from parts.
+    Passed(u64),
+}
+
+impl Piece {
+    /// Where the next bytes stand behind it.
+    fn end_behind(&self, at: u64) -> u64 {
+        match self {
+            Self::Next(bytes) => at + bytes.len() as u64,
+            Self::Passed(to) => *to,
+            Self::Ahead { .. } | Self::Over(_) => at,
+        }
+    }
+}
+
+/// What the pieces are put into.
+enum Keep {
+    /// A file in the spool.
+    Spool(Spool),
+    /// There was no room from the start, or there is no more: hashed, and given to those who read. The file is that in which parts
+    /// lie that came while there was room.
+    Nothing(Hashing, Option<Arc<File>>),
+}
+
+/// Bytes that are not kept, on their way to those who read.
+enum Unkept {
+    Bytes(Bytes),
+    /// Those of a part, from here to there in the file.
+    Part(Arc<File>, u64, u64),
+}
+
+/// The other half: hashes and writes, until the channel closes. Each batch is one short piece of blocking work, so that a
+/// slow origin holds no thread. What the store does not take goes through the flight's window, and nothing is kept.
+pub(super) async fn write(
+    flight: Arc<Flight>,
+    mut from: mpsc::Receiver<Piece>,
+    spool: Result<Spool, Hashing>,
+) -> Result<Body, Why> {
+    let mut keep = match spool {
+        Ok(spool) => Keep::Spool(spool),
+        Err(hashing) => Keep::Nothing(hashing, None),
+    };
+    let mut size = 0;
+    let mut batch = Vec::with_capacity(IN_BETWEEN);
+    while from.recv_many(&mut batch, IN_BETWEEN).await > 0 {
+        let (pieces, before) = (std::mem::take(&mut batch), size);
+        size = pieces.iter().fold(size, |size, piece| piece.end_behind(size));
+        let of = Arc::clone(&flight);
+        let taken = tokio::task::spawn_blocking(move || take(keep, before, pieces, &of));
+        let Ok(taken) = taken.await else {
+            return Err(broken_off("writing"));
+        };
+        let (kept, overflow) = taken?;
+        keep = kept;
+        for unkept in overflow {
+            match unkept {
+                Unkept::Bytes(piece) => push(&flight, piece).await?,
+                Unkept::Part(file, from, to) => {
+                    push_part(&flight, &file, from, to).await?;
+                    flight.part_given(to);
+                }
+            }
+        }
+        if let Keep::Nothing(_, file) = &mut keep
+            && !flight.has_parts()
+        {
+            // Its room comes back when nobody reads it any more.
+            *file = None;
+        }
+    }
+    let finished = tokio::task::spawn_blocking(move || match keep {
+        Keep::Spool(spool) => Body::Spooled(spool.finish()),
+        Keep::Nothing(hashing, _) => Body::Unstored(hashing.finish(), size),
+    });
+    finished.await.map_err(|_| broken_off("hashing"))
+}
+
+async fn push(flight: &Flight, piece: Bytes) -> Result<(), Why> {
+    flight.push(piece).await.map_err(|broken| broken.reason)
+}
+
+/// Gives the bytes of a part from the file in which they lie.
+async fn push_part(flight: &Flight, file: &Arc<File>, from: u64, to: u64) -> Result<(), Why> {
+    let mut at = from;
+    while at < to {
+        let (file, end) = (Arc::clone(file), to.min(at + CHUNK));
+        let reading = tokio::task::spawn_blocking(move || read_at(&file, at, end));
+        let Ok(read) = reading.await else {
+            return Err(broken_off("reading"));
+        };
+        push(flight, read.map_err(|error| unreadable(&error))?).await?;
+        at = end;
+    }
+    Ok(())
+}
+
+fn unreadable(error: &io::Error) -> Why {
+    Why::new(Cause::Larder, format!("the spool could not be read: {error}"))
+}
+
+/// Takes pieces in, the first of which stands at `at`; gives back what found no room. Readers are woken once.
+fn take(
+    mut keep: Keep,
+    mut at: u64,
+    pieces: Vec<Piece>,
+    flight: &Flight,
+) -> Result<(Keep, Vec<Unkept>), Why> {
+    let (mut filed, mut overflow) = (0, Vec::new());
+    for piece in pieces {
+        let from = at;
+        at = piece.end_behind(from);
+        let piece = match piece {
+            Piece::Next(bytes) => bytes,
+            Piece::Over(start) => {
+                flight.part_over(start);
+                continue;
+            }
+            Piece::Ahead { start, at, bytes } => {
+                write_ahead(&mut keep, flight, start, at, &bytes);
+                continue;
+            }
+            Piece::Passed(to) => {
+                match &mut keep {
+                    Keep::Spool(spool) => {
+                        spool.pass_to(to).map_err(|error| unreadable(&error))?;
+                        flight.passed(to);
+                        filed = 0;
+                    }
+                    Keep::Nothing(hashing, file) => {
+                        let Some(file) = file else {
+                            let why = "what was fetched ahead was not kept";
+                            return Err(Why::new(Cause::Larder, why));
+                        };
+                        hash(hashing, file, from, to).map_err(|error| unreadable(&error))?;
+                        overflow.push(Unkept::Part(Arc::clone(file), from, to));
+                    }
+                }
+                continue;
+            }
+        };
+        keep = match keep {
+            Keep::Spool(mut spool) => match spool.append(&piece) {
+                Ok(()) => {
+                    filed += piece.len() as u64;
+                    Keep::Spool(spool)
+                }
+                Err(error) => {
+                    say_unkept(flight, &error);
+                    let file = flight.end_parts().then(|| spool.reader());
+                    let mut hashing = spool.give_up();
+                    hashing.update(&piece);
+                    overflow.push(Unkept::Bytes(piece));
+                    Keep::Nothing(hashing, file)
+                }
+            },
+            Keep::Nothing(mut hashing, file) => {
+                hashing.update(&piece);
+                overflow.push(Unkept::Bytes(piece));
+                Keep::Nothing(hashing, file)
+            }
+        };
+    }
+    if filed > 0 {
+        flight.grew(filed);
+    }
+    Ok((keep, overflow))
+}
+
+/// Hashes what lies in the file from `from` to `to`.
+fn hash(hashing: &mut Hashing, file: &File, from: u64, to: u64) -> io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let end = to.min(at + CHUNK);
+        hashing.update(&read_at(file, at, end)?);
+        at = end;
+    }
+    Ok(())
+}
+
+/// Writes bytes of a part. What finds no room there is the fill's to fetch.
+fn write_ahead(keep: &mut Keep, flight: &Flight, start: u64, at: u64, bytes: &Bytes) {
+    let Keep::Spool(spool) = keep else {
+        flight.part_over(start);
+        return;
+    };
+    if !flight.wants(start) {
+        return;
+    }
+    match spool.write_ahead(at, bytes) {
+        Ok(()) => flight.part_grew(start, bytes.len() as u64),
+        Err(error) => {
+            tracing::debug!(url = %flight.target, %error, "a part is not written ahead of its fill");
+            flight.part_over(start);
+        }
+    }
+}
+
+fn say_unkept(flight: &Flight, error: &SpoolError) {
+    match error {
+        SpoolError::Oversize { .. } => {
+            tracing::info!(url = %flight.target, %error, "this body is passed on, and not kept");
+        }
+        SpoolError::Full(reason) => {
+            tracing::warn!(url = %flight.target, reason, "the store is full: this body is not kept");
+        }
+        SpoolError::Io(error) => {
+            tracing::error!(url = %flight.target, %error, "the spool cannot be written: this body is not kept");
+        }
+    }
+}
+
+/// The bytes of a file from `at` to `to`, at most one chunk. Blocking.
+pub(super) fn read_at(file: &File, at: u64, to: u64) -> io::Result<Bytes> {
+    let mut buffer = Buffer::take();
+    let room = buffer.room();
+    room.resize(usize::try_from(to - at).unwrap_or(0), 0);
+    file.read_exact_at(room, at).map(|()| buffer.into_bytes())
+}

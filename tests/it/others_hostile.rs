@@ -1,0 +1,77 @@
+//! Remembered answers other than a 200 that are not for the next request: what leads past a promise (P3), and what its origin
+//! selected by the words of another client's request (P1).
+
+use std::time::Duration;
+
+use crate::world::archive::{plain_wheel, put_simple};
+use crate::world::{Page, World, noise};
+
+/// Issue 10 row 4: a redirect that is remembered leads nobody past a promise that came since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remembered_redirect_does_not_lead_past_a_promise_that_came_since() {
+    for status in [301, 302, 303, 307, 308] {
+        let world = World::new().await;
+        let (right, wrong) = (noise(1, 30_000), noise(2, 30_000));
+        // Another project makes the root known.
+        let known = put_simple(&world.origin, "/", "other", &[(&plain_wheel("other"), b"x")]);
+        world.fetch(&known).await;
+        world.origin.put("/elsewhere.bin", Page::new(wrong.clone()));
+        let path = plain_wheel("moved");
+        let url = world.origin.put(&path, Page::redirect(status, "/elsewhere.bin").fresh(600));
+        for hit in [false, true] {
+            let got = world.get(&url).await;
+            assert!(got.status.is_redirection() && got.is_hit() == hit, "the control: {status}");
+        }
+        world.fetch(&put_simple(&world.origin, "/", "moved", &[(&path, &right)])).await;
+        let got = world.get(&url).await;
+        assert!(
+            !got.status.is_redirection() && !got.status.is_success(),
+            "{status}: {}",
+            got.status
+        );
+        // And where it leads to what was promised, that is given.
+        world.origin.put("/elsewhere.bin", Page::new(right.clone()));
+        world.proxy.clock.advance(Duration::from_secs(61));
+        assert_eq!(world.fetch(&url).await.body, right);
+    }
+}
+
+/// RFC 9111 §4.1: an answer that its origin selected by a request field is given only to requests with the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_remembered_answer_is_given_only_to_whom_its_vary_allows() {
+    for (field, status) in [
+        ("accept", 404),
+        ("accept-language", 404),
+        ("accept", 302),
+        ("accept-language", 308),
+        ("accept", 400),
+    ] {
+        let world = World::new().await;
+        let url = world.origin.script("/page", move |asked| {
+            let is_one = asked.headers().get(field).is_some_and(|value| value == "one");
+            let page = if is_one {
+                Page::redirect(status, "/nowhere")
+            } else {
+                Page::new("for all others")
+            };
+            let mut page = page.header("vary", field).fresh(50);
+            let answer = page.answer(asked.method(), asked.headers());
+            async move { answer }
+        });
+        let ask = |value: &str| world.client.get(&url).header(field, value).send();
+        assert_eq!(ask("one").await.status.as_u16(), status);
+        assert_eq!(ask("two").await.complete().body, "for all others", "{field} {status}");
+        assert_eq!(ask("one").await.status.as_u16(), status, "{field}");
+        assert_eq!(ask("three").await.complete().body, "for all others", "{field} {status}");
+        // The control: without a Vary, or with the same words, it is given again.
+        let plain = world.origin.put("/plain", Page::redirect(status, "/nowhere").fresh(50));
+        world.get(&plain).await;
+        assert!(world.client.get(&plain).header(field, "two").send().await.is_hit());
+        let same =
+            world.origin.put("/same", Page::redirect(status, "/x").header("vary", field).fresh(50));
+        for hit in [false, true] {
+            let got = world.client.get(&same).header(field, "one").send().await;
+            assert_eq!(got.is_hit(), hit, "{field} {status}");
+        }
+    }
+}
