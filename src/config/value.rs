@@ -329,8 +329,11 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.checked_mul(*factor)
 }
 
+/// In the largest unit, binary or decimal, in which it is a whole number.
 fn largest_unit(value: u64, units: &[(&str, u64)]) -> String {
-    let unit = units.iter().find(|(_, factor)| value >= *factor && value.is_multiple_of(*factor));
+    let whole =
+        units.iter().filter(|(_, factor)| value >= *factor && value.is_multiple_of(*factor));
+    let unit = whole.max_by_key(|(_, factor)| *factor);
     match unit {
         Some((name, factor)) => format!("{}{name}", value / factor),
         None => "0".to_owned(),

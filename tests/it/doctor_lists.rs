@@ -41,20 +41,20 @@ async fn a_companys_internal_names_hide_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_hides_a_real_index_is_found() {
     let patient = Patient::new().await;
-    let well = patient.well(&["pip", "curl"]).await;
-    if !well.iter().any(|client| client == "pip") {
-        skip("pip is not installed");
+    let well = patient.well(&["npm", "curl"]).await;
+    if !well.iter().any(|client| client == "npm") {
+        skip("npm is not installed");
         return;
     }
     let list = "export NO_PROXY=.internal,.example.net no_proxy=.internal,.example.net";
-    let index = "export PIP_INDEX_URL=https://index.example.net/simple";
+    let index = "export npm_config_registry=https://index.example.net/";
     patient.shell(&format!("echo '{list}; {index}' >> .profile")).await;
-    let found = patient.examine(&["pip", "curl"]).await;
-    assert_eq!(of(&found, "pip")["cause"], "no-proxy", "{found:#?}");
-    assert!(of(&found, "pip")["why"].as_str().unwrap().contains("index.example.net"), "{found:#?}");
+    let found = patient.examine(&["npm", "curl"]).await;
+    assert_eq!(of(&found, "npm")["cause"], "no-proxy", "{found:#?}");
+    assert!(of(&found, "npm")["why"].as_str().unwrap().contains("index.example.net"), "{found:#?}");
     assert_eq!(of(&found, "curl")["status"], "well", "the control: it has no index");
     patient.mend(&found).await;
-    let mended = patient.examine(&["pip"]).await;
+    let mended = patient.examine(&["npm"]).await;
     assert_eq!(mended[0]["status"], "well", "{mended:#?}");
     let profile = std::fs::read_to_string(patient.home().join(".profile")).unwrap();
     let last = profile.lines().last().unwrap();

@@ -130,9 +130,7 @@ impl Report {
                     String::new()
                 };
                 lines.push(format!("1 {what}: {url}{ask}"));
-                let known = why.strip_prefix(&*url).unwrap_or(why);
-                let known = known.strip_prefix(" was refused").unwrap_or(known);
-                let why = one_line(known.strip_prefix(": ").unwrap_or(known)).into_owned();
+                let why = one_line(besides(why, &url)).into_owned();
                 if !why.is_empty() {
                     lines.push(format!("  {why}"));
                 }
@@ -169,7 +167,10 @@ impl Report {
         );
         for (named, what) in [(&self.refusals, "Refused"), (&self.failures, "Failed")] {
             for Named { url, why, .. } in named {
-                push(&mut page, format_args!("\n- {what}: {}: {}", code(url), code(why)));
+                push(
+                    &mut page,
+                    format_args!("\n- {what}: {}: {}", code(url), code(besides(why, url))),
+                );
             }
         }
         page.push_str("\n\n");
@@ -223,6 +224,13 @@ pub(super) fn alarm(counted: &Totals, reached: bool) -> Option<String> {
         "WARNING: NOTHING CAME THROUGH LARDER: {connections} ended without a request, because the client does not trust larder's \
          certificate. `larder doctor` says for each client why, and what mends it{roots}"
     ))
+}
+
+/// What a reason says besides the URL, which stands before it already.
+fn besides<'a>(why: &'a str, url: &str) -> &'a str {
+    let known = why.strip_prefix(url).unwrap_or(why);
+    let known = known.strip_prefix(" was refused").unwrap_or(known);
+    known.strip_prefix(": ").unwrap_or(known)
 }
 
 #[cfg(test)]
