@@ -46,9 +46,9 @@ async fn a_list_that_hides_a_real_index_is_found() {
         skip("npm is not installed");
         return;
     }
-    let list = "export NO_PROXY=.internal,.example.net no_proxy=.internal,.example.net";
+    let around = "export NO_PROXY=.internal,.example.net no_proxy=.internal,.example.net";
     let index = "export npm_config_registry=https://index.example.net/";
-    patient.shell(&format!("echo '{list}; {index}' >> .profile")).await;
+    patient.shell(&format!("echo '{around}; {index}' >> .profile")).await;
     let found = patient.examine(&["npm", "curl"]).await;
     assert_eq!(of(&found, "npm")["cause"], "no-proxy", "{found:#?}");
     assert!(of(&found, "npm")["why"].as_str().unwrap().contains("index.example.net"), "{found:#?}");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 
 use crate::world::{Mood, Page, World, eventually};
@@ -193,7 +194,7 @@ async fn an_error_is_for_those_who_ask_in_the_same_words() {
         let world = World::new().await;
         let url = world.origin.script("/x", move |asked| {
             let odd = [("accept", "odd/odd"), ("accept-language", "xx")];
-            let said = |name: &str| asked.headers().get(name).map(|value| value.as_bytes());
+            let said = |name: &str| asked.headers().get(name).map(HeaderValue::as_bytes);
             let fails = odd.iter().any(|(name, value)| said(name) == Some(value.as_bytes()));
             let mut answer = hyper::Response::new(crate::world::page::whole("x"));
             answer.headers_mut().insert("cache-control", "max-age=600".parse().unwrap());
