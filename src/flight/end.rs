@@ -26,7 +26,7 @@ pub enum End {
     Relayed(Arc<(Head, Bytes)>),
     /// Everybody asks the origin in its own words.
     Pass,
-    /// The answer is for the leader alone, who takes it with [`Flight::take_handed`]; the others ask themselves.
+    /// The answer is for the leader alone, who takes it with [`take_handed`](super::Flight::take_handed); the others ask themselves.
     Handed,
 }
 
