@@ -124,7 +124,9 @@ async fn a_page_of_another_name_does_not_read_what_is_counted() {
     let chrome = "User-Agent: Mozilla/5.0 (X11)\r\nAccept-Language: en\r\n";
     let renamed = "User-Agent: other\r\nAccept-Language: en\r\n";
     let (metrics, probe) = ("/-/metrics", "/-/probe/0123456789abcdef");
-    for (path, fields) in [(metrics, chrome), (metrics, renamed), (probe, chrome)] {
+    let kept = ["/-/ls", "/-/recent", "/-/stats", "/-/why?url=https://example.org/"];
+    let told = [(metrics, chrome), (metrics, renamed), (probe, chrome)];
+    for (path, fields) in told.into_iter().chain(kept.map(|path| (path, chrome))) {
         for (host, expected) in [
             ("evil.example.com", "421"),
             ("evil.example.com:3142", "421"),

@@ -118,7 +118,7 @@ pub(super) fn enter<B>(
 
 pub(super) use self::place::is_called;
 
-/// Refuses to show a browser what this larder counts under a name that may be no name of larder's: a site's page can have its
+/// Refuses to show a browser what this larder counts and keeps under a name that may be no name of larder's: a site's page can have its
 /// own name resolve to larder's address, and reads then what everybody reads who asks larder itself. Programs are not asked
 /// for the name: a monitor knows larder by whatever name its operator gave it. The other pages hold nothing that a stranger
 /// could not know, and are read before anybody has told larder how it is called.
@@ -127,8 +127,8 @@ pub(super) fn refuse_rebound<B>(
     request: &Request<B>,
     local: Option<SocketAddr>,
 ) -> Result<(), Refusal> {
-    let tells =
-        ["/-/metrics", "/-/probe/"].iter().any(|page| request.uri().path().starts_with(page));
+    let page = request.uri().path();
+    let tells = page.starts_with("/-/") && !["/-/health", "/-/ready"].contains(&page);
     if !tells || !place::is_by_browser(request.headers()) {
         return Ok(());
     }
