@@ -257,3 +257,20 @@ async fn examples_set_what_larder_sets() {
     let buildkit: toml::Table = read("daemons/buildkitd.toml").parse().unwrap();
     assert_eq!(buildkit["proxyNetwork"].as_bool(), Some(true));
 }
+
+/// cargo wants to see the file of every benchmark that is declared, also where only the program is built.
+#[test]
+fn what_builds_without_the_benchmarks_has_a_file_for_each() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(top.join(name)).unwrap();
+    let manifest = read("Cargo.toml");
+    let declared = manifest.split("[[bench]]").skip(1);
+    let names: Vec<&str> = declared.map(|rest| rest.split('"').nth(1).unwrap()).collect();
+    assert!(names.contains(&"claims") && names.contains(&"load"), "the control: {names:?}");
+    for place in ["Containerfile", "scripts/e2e-builds"] {
+        let text = read(place);
+        for name in &names {
+            assert!(text.contains(&format!("benches/{name}.rs")), "{place} makes no {name}.rs");
+        }
+    }
+}
