@@ -194,8 +194,10 @@ pub fn unknown_header<'a>(
     recognition: Option<&Recognition>,
     extra: &[String],
 ) -> Option<&'a HeaderName> {
-    let named = recognition.map_or(&[][..], |recognition| recognition.ecosystem.harmless_headers());
-    let logins = recognition.map_or(&[][..], |recognition| recognition.ecosystem.login_headers());
+    let named =
+        recognition.map_or(&[][..], |recognition| recognition.ecosystem.profile().harmless_headers);
+    let logins =
+        recognition.map_or(&[][..], |recognition| recognition.ecosystem.profile().login_headers);
     let harmless = |name: &&HeaderName| {
         let matches = |pattern: &str| fits(name, pattern);
         // A fill shows the credential as it came, and what it brings is for who shows it.

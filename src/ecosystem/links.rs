@@ -34,7 +34,7 @@ pub enum Step {
 pub fn links(recognition: Option<&Recognition>, at: &Target, kind: &str) -> Option<Links> {
     match recognition {
         Some(found) if found.resource.kind != Kind::Index => None,
-        Some(found) if found.certain => found.ecosystem.links(at, kind),
-        Some(_) | None => ALL.iter().find_map(|ecosystem| ecosystem.links(at, kind)),
+        Some(found) if found.certain => found.ecosystem.linked()?.links(at, kind),
+        Some(_) | None => ALL.iter().find_map(|ecosystem| ecosystem.linked()?.links(at, kind)),
     }
 }

@@ -10,6 +10,7 @@ mod apt;
 mod base64;
 mod bounded;
 mod cargo;
+pub mod facets;
 pub mod fuzz;
 mod glimpse;
 mod json;
@@ -27,11 +28,12 @@ use std::io::{self, Read};
 
 use crate::claim::{ClaimSink, Standing, TooMany, Topic};
 use crate::clock::Time;
-use crate::digest::{Digest, NewContent};
+use crate::digest::Digest;
 use crate::entry::Head;
 use crate::keyring::Keyring;
 use crate::proof::Rank;
 use crate::target::{Origin, Root, Scheme, Target};
+use facets::{ContentDigests, Linked, NamedIndexes, Service, Signing, Snapshots, Tags};
 
 /// Every ecosystem larder knows. Of two that find a target likely the first is heard, so the widest shapes stand last: the
 /// name of an npm package may be any word.
@@ -248,10 +250,25 @@ impl From<TooMany> for Malformed {
 /// The most claims one document may make: four times the largest known index (conda-forge, about a million).
 pub const MAX_CLAIMS: u64 = 4_000_000;
 
-/// One ecosystem.
-pub trait Ecosystem: Sync {
+/// What is the same for every request to an ecosystem.
+#[derive(Clone, Copy, Debug)]
+pub struct Profile {
     /// The name, as configuration, logs and metrics spell it.
-    fn name(&self) -> &'static str;
+    pub name: &'static str,
+    /// Request headers that clients of this ecosystem send and that change nothing in the answer, in lower case; a trailing
+    /// `*` stands for anything.
+    pub harmless_headers: &'static [&'static str],
+    /// Request headers, in lower case, by which clients of this ecosystem log in, besides those of HTTP itself: what is
+    /// fetched with one is private.
+    pub login_headers: &'static [&'static str],
+    /// Whether the files that its indexes name keep their bytes for ever: other bytes for one of them raise an alarm.
+    pub files_are_immutable: bool,
+}
+
+/// One ecosystem: what each of them has. What only some have are the [`facets`] at the end.
+pub trait Ecosystem: Sync {
+    /// What is the same for every request.
+    fn profile(&self) -> &'static Profile;
 
     /// What a request is, by path shape and variant headers, never by host.
     fn recognise(&self, request: &Shape<'_>) -> Recognised;
@@ -267,34 +284,17 @@ pub trait Ecosystem: Sync {
         Variant::ONLY.accept
     }
 
-    /// Where the addresses stand in an answer of type `kind` (lower case, without parameters) at `at`, if it may be an index
-    /// that names files by URL. Never for a document whose own bytes anything promises or signs.
-    fn links(&self, _at: &Target, _kind: &str) -> Option<links::Links> {
-        None
-    }
-
-    /// Request headers that clients of this ecosystem send and that change nothing in the answer, in lower case; a
-    /// trailing `*` stands for anything.
-    fn harmless_headers(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    /// Request headers by which clients of this ecosystem log in, in lower case, besides those that everybody knows: what
-    /// is fetched with one is private.
-    fn login_headers(&self) -> &'static [&'static str] {
-        &[]
-    }
-
-    /// The documents that should be read before `at`, an artifact or an index, is judged, the most useful first. Asked
-    /// again with what arrived, until it asks for nothing that was not tried. Names documents, never fetches; a copy that
-    /// is too old to help should not be on the shelf. What is on it may be named again: it may not have been read.
+    /// The documents that should be read before `at`, an artifact or an index, is judged, the most useful first. It is
+    /// called again with what arrived, until it names nothing that was not tried. It names documents and never fetches; a
+    /// copy that is too old to help should not be on the shelf. A document on the shelf may be named again, because it may
+    /// not have been read.
     fn wants(&self, _at: &Target, _have: &dyn Shelf) -> Vec<Target> {
         Vec::new()
     }
 
     /// Reads an index, without trust and in bounded memory. On an error nothing that `out` took counts. A document that
-    /// makes no claims, or of which nothing is proven, has a standing of [`Rank::None`]. There is no way to signed claims
-    /// but through a signature that `keys` bear out.
+    /// makes no claims, or of which nothing is proven, has a standing of [`Rank::None`]. Signed claims come only from a
+    /// document whose signature verifies with one of `keys`.
     fn claims(
         &self,
         doc: &Document<'_>,
@@ -302,120 +302,90 @@ pub trait Ecosystem: Sync {
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed>;
 
-    /// Whether a document at `at` may carry its own signature: then it is worth fetching over plain http, and what it says is
-    /// looked at before it is kept. An artifact that may is read, where no index knows it, like an index that makes no
-    /// claims: its standing is [`Rank::Signed`] if its signature holds.
-    fn may_be_signed(&self, _at: &Target) -> bool {
-        false
-    }
-
-    /// What reads the content of the artifact at `at`, where claims are about that and not about the file's bytes: it gives
-    /// the digests that those claims promise.
-    fn content(&self, _at: &Target) -> Option<NewContent> {
+    /// Its documents or artifacts carry signatures.
+    fn signing(&self) -> Option<&dyn Signing> {
         None
     }
 
-    /// Whether what the index at `at` says depends on which keys are known: it is read again when they changed.
-    fn depends_on_keys(&self, at: &Target) -> bool {
-        self.may_be_signed(at)
-    }
-
-    /// Whether the files that its indexes name keep their bytes for ever: other bytes for one of them are worth an alarm.
-    fn names_files_for_good(&self) -> bool {
-        false
-    }
-
-    /// Under which topics claims about an index itself may be found: a signed index names the others.
-    fn topics(&self, _index: &Target) -> Vec<Topic> {
-        Vec::new()
-    }
-
-    /// The index of which the document at `at` is one form or one version, if it is another URL: all forms share one set of
-    /// claims. Several where the URL does not tell which of them it is. An artifact that has one is read as that index.
-    fn indexes_of(&self, _at: &Target) -> Vec<Target> {
-        Vec::new()
-    }
-
-    /// Which of the indexes `among` the document is a form or a version of, by what is in it: the same bytes are of the
-    /// same index whenever they are read. `None` if it is none of them.
-    fn which(&self, _doc: &Document<'_>, among: Vec<Target>) -> Result<Option<Target>, Malformed> {
-        Ok(among.into_iter().next())
-    }
-
-    /// Whether the documents that the index at `at` names are right only together with it: whoever has read one version of
-    /// it takes of the others only what that version names. A new version counts when its documents can be had.
-    fn heads(&self, _at: &Target) -> bool {
-        false
-    }
-
-    /// What clients read in the place of the index at `at` when that one is not there.
-    fn stand_in(&self, _at: &Target) -> Option<Target> {
+    /// Its indexes are named by other indexes.
+    fn named_indexes(&self) -> Option<&dyn NamedIndexes> {
         None
     }
 
-    /// Where a repository that keeps indexes under their digests has the version of `index` that `digest` names.
-    fn named_by(&self, _index: &Target, _digest: &Digest) -> Option<Target> {
+    /// A signed index names the other indexes, and these are right only together with it.
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
         None
     }
 
-    /// Whether an index only points at a document that stands for good under its digest, and may be asked by HEAD where:
-    /// registries count a GET as a pull.
-    fn is_pointer(&self, _index: &Target) -> bool {
-        false
-    }
-
-    /// Where the answer `head` says that the pointer at `index` points, and the digest that the target names.
-    fn points_at(&self, _index: &Target, _head: &Head) -> Option<(Target, Digest)> {
+    /// It has mutable references.
+    fn tags(&self) -> Option<&dyn Tags> {
         None
     }
 
-    /// Whether bytes that were received for another URL need a header that only this one's origin can give: a type by
-    /// which clients tell what they are.
-    fn needs_own_header(&self, _at: &Target) -> bool {
-        false
-    }
-
-    /// The service that `at` belongs to, if clients greet it before they ask for anything.
-    fn service(&self, _at: &Target) -> Option<Root> {
+    /// A service with an API of its own stands in front of its files.
+    fn api(&self) -> Option<&dyn Service> {
         None
     }
 
-    /// What the service that `at` greets answers to who needs no login.
-    fn greeting(&self, _at: &Target) -> Option<Greeting> {
+    /// Its claims are about the content of artifacts.
+    fn content_digests(&self) -> Option<&dyn ContentDigests> {
         None
     }
 
-    /// Whether a request asks if the origin has the file at `at`: while the origin answers, no stored copy can say so.
-    fn asks_for_presence(&self, _method: &hyper::Method, _at: &Target) -> bool {
-        false
-    }
-
-    /// How an index that another one names is brought up to date. `document` is the version whose claims are current.
-    fn renewal(&self, _index: &Target, _document: &Digest) -> Option<Renewal> {
+    /// Its indexes name their files by URL.
+    fn linked(&self) -> Option<&dyn Linked> {
         None
     }
 }
 
-/// How an index that another one names is brought up to date.
-#[derive(Clone, Debug)]
-pub struct Renewal {
-    /// The indexes that may name it; those that are stored are asked again.
-    pub parents: Vec<Target>,
-    /// What a parent names as long as it names this version.
-    pub named: Target,
-    /// Where the new version is, in the order in which to try, if no parent names this one any more.
-    pub again: Vec<Target>,
-}
+/// The facets' questions, answered for an ecosystem that does not have the facet as well.
+impl dyn Ecosystem + '_ {
+    /// The name, as configuration, logs and metrics spell it.
+    pub fn name(&self) -> &'static str {
+        self.profile().name
+    }
 
-/// The first words of a service, by which clients learn whether to log in.
-#[derive(Clone, Debug)]
-pub struct Greeting {
-    /// The service.
-    pub service: Root,
-    /// The head of the answer.
-    pub head: Head,
-    /// Its body.
-    pub body: &'static str,
+    /// See [`Signing::may_be_signed`].
+    pub fn may_be_signed(&self, at: &Target) -> bool {
+        self.signing().is_some_and(|signing| signing.may_be_signed(at))
+    }
+
+    /// See [`Signing::depends_on_keys`].
+    pub fn depends_on_keys(&self, at: &Target) -> bool {
+        self.signing().is_some_and(|signing| signing.depends_on_keys(at))
+    }
+
+    /// See [`NamedIndexes::topics`].
+    pub fn topics(&self, index: &Target) -> Vec<Topic> {
+        self.named_indexes().map_or_else(Vec::new, |named| named.topics(index))
+    }
+
+    /// See [`NamedIndexes::indexes_of`].
+    pub fn indexes_of(&self, at: &Target) -> Vec<Target> {
+        self.named_indexes().map_or_else(Vec::new, |named| named.indexes_of(at))
+    }
+
+    /// See [`NamedIndexes::which`].
+    pub fn which(
+        &self,
+        doc: &Document<'_>,
+        among: Vec<Target>,
+    ) -> Result<Option<Target>, Malformed> {
+        match self.named_indexes() {
+            Some(named) => named.which(doc, among),
+            None => Ok(among.into_iter().next()),
+        }
+    }
+
+    /// See [`Snapshots::is_snapshot_root`].
+    pub fn is_snapshot_root(&self, at: &Target) -> bool {
+        self.snapshots().is_some_and(|snapshots| snapshots.is_snapshot_root(at))
+    }
+
+    /// See [`Snapshots::named_by`].
+    pub fn named_by(&self, index: &Target, digest: &Digest) -> Option<Target> {
+        self.snapshots()?.named_by(index, digest)
+    }
 }
 
 impl fmt::Debug for dyn Ecosystem {

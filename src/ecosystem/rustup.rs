@@ -19,7 +19,7 @@ use std::io::Read;
 
 use serde::Deserialize;
 
-use super::{Artifact, Document, Ecosystem, Kind, Malformed, Recognised};
+use super::{Artifact, Document, Ecosystem, Kind, Malformed, Profile, Recognised};
 use super::{Resource, Shape, Shelf, Variant};
 use crate::claim::{Claim, ClaimSink, Standing, Topic};
 use crate::digest::{Algorithm, Digest};
@@ -40,9 +40,12 @@ const MAX_MARKS: usize = 500_000;
 #[derive(Debug)]
 pub(super) struct Rustup;
 
+const PROFILE: Profile =
+    Profile { name: NAME, harmless_headers: &[], login_headers: &[], files_are_immutable: false };
+
 impl Ecosystem for Rustup {
-    fn name(&self) -> &'static str {
-        NAME
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {

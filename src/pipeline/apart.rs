@@ -104,7 +104,7 @@ impl Pipeline {
 
     fn is_by_one_apart(&self, promise: &Promise, known: &Recognition, reader: Partition) -> bool {
         let index: &Arc<Target> = &promise.index;
-        known.ecosystem.heads(index) && self.is_apart(index, reader)
+        known.ecosystem.is_snapshot_root(index) && self.is_apart(index, reader)
     }
 
     fn is_apart(&self, head: &Target, reader: Partition) -> bool {

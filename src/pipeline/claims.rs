@@ -248,7 +248,7 @@ impl Pipeline {
     ) -> Result<(), Malformed> {
         let (store, at) = (&self.store, document.at);
         // Two views of an index may well name different files.
-        if ecosystem.names_files_for_good() && batch.reader() == Partition::Public {
+        if ecosystem.profile().files_are_immutable && batch.reader() == Partition::Public {
             batch.compare();
         }
         let keys = self.keys.get();

@@ -15,7 +15,8 @@ use super::task::Task;
 use crate::chase::{self, Fetch};
 use crate::claim::Promise;
 use crate::clock::Time;
-use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Renewal, Shape};
+use crate::ecosystem::facets::Renewal;
+use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Shape};
 use crate::entry::Entry;
 use crate::flight::{End, Permit};
 use crate::origin::{Lane, Reach};
@@ -157,7 +158,7 @@ impl Pipeline {
         let renewal = self
             .store
             .current_claims(document)
-            .and_then(|by| ecosystem.renewal(document, &by.document.digest()));
+            .and_then(|by| ecosystem.snapshots()?.renewal(document, &by.document.digest()));
         match renewal {
             Some(renewal) => {
                 self.renew(ecosystem, reach, document, &renewal, asked).await;

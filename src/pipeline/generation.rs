@@ -153,7 +153,7 @@ impl<'a> News<'a> {
         companions: &'a [Companion],
         now: Time,
     ) -> Self {
-        let heads = ecosystem.heads(at);
+        let heads = ecosystem.is_snapshot_root(at);
         Self {
             pipeline,
             ecosystem,

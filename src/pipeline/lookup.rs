@@ -332,7 +332,7 @@ impl Pipeline {
     ) -> Vec<Promise> {
         let topics = known.map_or_else(Vec::new, |known| known.ecosystem.topics(bare));
         // A head is the member of none, whatever claims were stored when it could be.
-        if topics.is_empty() || known.is_some_and(|known| known.ecosystem.heads(bare)) {
+        if topics.is_empty() || known.is_some_and(|known| known.ecosystem.is_snapshot_root(bare)) {
             return Vec::new();
         }
         let mut promises = self.store.seen_by(reader).promises(bare, &topics, self.clock.now());

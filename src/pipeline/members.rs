@@ -156,7 +156,7 @@ impl Pipeline {
     /// A signed document that clients read where there is none at the task's target, if that was never seen there: a client
     /// goes on to it only when it hears so, and an origin that fails says nothing.
     pub(super) fn stands_in_for(&self, task: &Task) -> Option<Target> {
-        let other = task.known()?.ecosystem.stand_in(task.bare())?;
+        let other = task.known()?.ecosystem.snapshots()?.stand_in(task.bare())?;
         let newest = |at: &Target| self.store.entries(at.key(Partition::Public)).into_iter().next();
         let seen = newest(task.bare()).is_some() || task.asker.is_private();
         let signed = newest(&other).is_some_and(|entry| entry.proof.rank == Rank::Signed);

@@ -353,7 +353,7 @@ impl Pipeline {
         target: &Target,
         recognition: Option<&Recognition>,
     ) -> Asker {
-        let named = recognition.map_or(&[][..], |found| found.ecosystem.login_headers());
+        let named = recognition.map_or(&[][..], |found| found.ecosystem.profile().login_headers);
         let (shown, secret) = (Credential::of(headers, target, named), self.store.secret());
         match (shown, self.origins.login(target.origin())) {
             (None, Some(login)) => Asker::larders(login, &secret),

@@ -53,7 +53,7 @@ impl Pipeline {
         stored: Option<&Arc<Entry>>,
     ) -> Option<End> {
         let known = task.recognition.as_ref().filter(|_| task.is_pointer())?;
-        let (fixed, digest, answer) = match self.ask_pointer(lead, task, known, stored).await {
+        let (fixed, digest, answer) = match self.ask_pointer(lead, task, stored).await {
             Pointed::At(fixed, digest, answer) => (fixed, digest, answer),
             Pointed::Ended(end) => return Some(end),
             Pointed::Nowhere => return None,
@@ -93,13 +93,7 @@ impl Pipeline {
         Some(End::Kept(entry))
     }
 
-    async fn ask_pointer(
-        &self,
-        lead: &Lead,
-        task: &Task,
-        known: &Recognition,
-        stored: Option<&Arc<Entry>>,
-    ) -> Pointed {
+    async fn ask_pointer(&self, lead: &Lead, task: &Task, stored: Option<&Arc<Entry>>) -> Pointed {
         let mut ask = task.ask(None, false);
         ask.head_only = true;
         // Who shows a credential is asked for with it, and nobody for another. What everybody was given may be asked about as
@@ -138,7 +132,7 @@ impl Pipeline {
             return Pointed::Nowhere;
         }
         self.note_health(task, &answer, true);
-        match known.ecosystem.points_at(task.bare(), &answer.head) {
+        match task.tags().and_then(|tags| tags.points_at(task.bare(), &answer.head)) {
             Some((fixed, digest)) => Pointed::At(fixed, digest, Box::new(answer)),
             None => Pointed::Nowhere,
         }

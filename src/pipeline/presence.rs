@@ -17,7 +17,8 @@ use super::patience::WAIT_FOR_FAILING;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
-use crate::ecosystem::{ALL, Greeting};
+use crate::ecosystem::ALL;
+use crate::ecosystem::facets::VersionCheck;
 use crate::entry::{Entry, Head};
 use crate::origin::{Ask, Challenge, Lane, Reach};
 use crate::outcome::Outcome;
@@ -83,7 +84,7 @@ impl Pipeline {
             return;
         }
         let service = task.recognition.as_ref().and_then(|known| {
-            Some((known.ecosystem.name(), known.ecosystem.service(task.bare())?))
+            Some((known.ecosystem.name(), known.ecosystem.api()?.service(task.bare())?))
         });
         if let Some((ecosystem, service)) = service {
             self.store.confirm_root(ecosystem, &service);
@@ -91,12 +92,12 @@ impl Pipeline {
     }
 
     /// The greeting of a service of which something public is stored, if a request asks for it.
-    pub(super) fn greeting(&self, method: &Method, target: &Target) -> Option<Greeting> {
+    pub(super) fn greeting(&self, method: &Method, target: &Target) -> Option<VersionCheck> {
         if *method != Method::GET {
             return None;
         }
         ALL.iter().find_map(|ecosystem| {
-            let greeting = ecosystem.greeting(target)?;
+            let greeting = ecosystem.api()?.version_check(target)?;
             self.store.is_confirmed(ecosystem.name(), &greeting.service).then_some(greeting)
         })
     }
@@ -106,7 +107,7 @@ impl Pipeline {
         self: &Arc<Self>,
         call: Call,
         target: &Target,
-        greeting: &Greeting,
+        greeting: &VersionCheck,
         class: Partition,
         record: &mut Record,
     ) -> Response<Body> {

@@ -10,6 +10,7 @@ use super::varied::Selection;
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Algorithms, Digest, Wanted};
+use crate::ecosystem::facets::Tags;
 use crate::ecosystem::{Artifact, Kind, Recognition};
 use crate::entry::Entry;
 use crate::origin::{Ask, Lane, Reach};
@@ -134,7 +135,7 @@ impl Task {
 
     /// Whether it heads other indexes, or will when its shape is confirmed.
     pub(super) fn heads(&self) -> bool {
-        self.known().is_some_and(|known| known.ecosystem.heads(&self.bare))
+        self.known().is_some_and(|known| known.ecosystem.is_snapshot_root(&self.bare))
             && self.artifact().is_none()
     }
 
@@ -221,7 +222,7 @@ impl Task {
 
     /// Whether it lies in a service that its clients greet, and that may send them for a token.
     pub(super) fn is_of_a_service(&self) -> bool {
-        let service = |known: &Recognition| known.ecosystem.service(&self.bare);
+        let service = |known: &Recognition| known.ecosystem.api()?.service(&self.bare);
         self.recognition.as_ref().and_then(service).is_some()
     }
 
@@ -234,7 +235,8 @@ impl Task {
     /// promised of it yet, because a later index may.
     pub(super) fn wanted(&self, algorithms: Algorithms) -> Wanted {
         let known = self.recognition.as_ref().filter(|_| self.artifact().is_some());
-        let content = known.and_then(|known| known.ecosystem.content(&self.bare));
+        let content =
+            known.and_then(|known| known.ecosystem.content_digests()?.content(&self.bare));
         Wanted { algorithms, content }
     }
 
@@ -247,20 +249,25 @@ impl Task {
 
     /// Whether it is an index that only points at a document under its digest.
     pub(super) fn is_pointer(&self) -> bool {
-        self.is_index()
-            && self.recognition.as_ref().is_some_and(|known| known.ecosystem.is_pointer(&self.bare))
+        self.is_index() && self.tags().is_some_and(|tags| tags.is_tag(&self.bare))
+    }
+
+    /// The tags of its ecosystem, if it has such.
+    pub(super) fn tags(&self) -> Option<&'static dyn Tags> {
+        self.recognition.as_ref()?.ecosystem.tags()
     }
 
     /// Whether a request with `method` asks if the origin has it.
     pub(super) fn asks_for_presence(&self, method: &Method) -> bool {
         self.recognition
             .as_ref()
-            .is_some_and(|known| known.ecosystem.asks_for_presence(method, &self.bare))
+            .and_then(|known| known.ecosystem.api())
+            .is_some_and(|api| api.is_existence_check(method, &self.bare))
     }
 
     /// Whether only its own origin's header can make an answer of bytes that came for another URL.
     pub(super) fn needs_own_header(&self) -> bool {
-        self.recognition.as_ref().is_some_and(|known| known.ecosystem.needs_own_header(&self.bare))
+        self.tags().is_some_and(|tags| tags.needs_own_header(&self.bare))
     }
 
     /// Whether no ecosystem knows it.

@@ -161,7 +161,7 @@ impl Task {
         let Some(mut names) = vary::names(head) else {
             return Selected::Never;
         };
-        let logins = self.known().map_or(&[][..], |known| known.ecosystem.login_headers());
+        let logins = self.known().map_or(&[][..], |known| known.ecosystem.profile().login_headers);
         if !self.asker.is_private() && names.iter().any(|name| is_field(name, logins)) {
             // It differs by who asks: who shows nothing today may be one of many tomorrow.
             return Selected::Unsendable;
@@ -190,7 +190,7 @@ impl Task {
     /// Whether a field is in the key by other means: as a credential, or as the form of an index that an ecosystem knows.
     fn is_in_key(&self, name: &HeaderName) -> bool {
         let form = [header::ACCEPT, header::ACCEPT_LANGUAGE].contains(name) && !self.is_unknown();
-        let logins = self.known().map_or(&[][..], |known| known.ecosystem.login_headers());
+        let logins = self.known().map_or(&[][..], |known| known.ecosystem.profile().login_headers);
         form || is_field(name, logins)
     }
 

@@ -236,7 +236,7 @@ fn lead_pages_on(headers: &mut HeaderMap, lead: &Lead) {
 
 /// Whether clients log in by this field, of whatever ecosystem they are.
 fn is_credential(name: &HeaderName) -> bool {
-    ALL.iter().any(|ecosystem| target::is_field(name, ecosystem.login_headers()))
+    ALL.iter().any(|ecosystem| target::is_field(name, ecosystem.profile().login_headers))
 }
 
 /// The values of a list field, in one.

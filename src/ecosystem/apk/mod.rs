@@ -27,7 +27,8 @@ mod tar;
 
 use std::io::{self, Read};
 
-use super::{Document, Ecosystem, Malformed, Recognised, Shape, Shelf};
+use super::facets::{ContentDigests, NamedIndexes, Signing};
+use super::{Document, Ecosystem, Malformed, Profile, Recognised, Shape, Shelf};
 use crate::claim::{ClaimSink, Edition, Standing, Topic};
 use crate::digest::NewContent;
 use crate::entry::Head;
@@ -45,9 +46,12 @@ const PIECE: usize = 64 << 10;
 #[derive(Debug)]
 pub(super) struct Apk;
 
+const PROFILE: Profile =
+    Profile { name: NAME, harmless_headers: &[], login_headers: &[], files_are_immutable: false };
+
 impl Ecosystem for Apk {
-    fn name(&self) -> &'static str {
-        NAME
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
@@ -83,16 +87,34 @@ impl Ecosystem for Apk {
         Ok(Standing { rank, root })
     }
 
+    fn signing(&self) -> Option<&dyn Signing> {
+        Some(self)
+    }
+
+    fn named_indexes(&self) -> Option<&dyn NamedIndexes> {
+        Some(self)
+    }
+
+    fn content_digests(&self) -> Option<&dyn ContentDigests> {
+        Some(self)
+    }
+}
+
+impl Signing for Apk {
     fn may_be_signed(&self, at: &Target) -> bool {
         at.file_name() == shape::INDEX || shape::is_package(at)
     }
+}
 
-    fn content(&self, at: &Target) -> Option<NewContent> {
-        shape::is_package(at).then_some(|| Box::new(Package::new()))
-    }
-
+impl NamedIndexes for Apk {
     fn topics(&self, index: &Target) -> Vec<Topic> {
         vec![shape::topic(index)]
+    }
+}
+
+impl ContentDigests for Apk {
+    fn content(&self, at: &Target) -> Option<NewContent> {
+        shape::is_package(at).then_some(|| Box::new(Package::new()))
     }
 }
 

@@ -26,7 +26,8 @@ mod wanted;
 
 use std::io::{self, Read};
 
-use super::{Document, Ecosystem, Malformed, Recognised, Renewal, Shape, Shelf, bounded};
+use super::facets::{NamedIndexes, Renewal, Signing, Snapshots};
+use super::{Document, Ecosystem, Malformed, Profile, Recognised, Shape, Shelf, bounded};
 use crate::claim::{Claim, ClaimSink, Edition, Standing, Topic};
 use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
 use crate::entry::Head;
@@ -54,9 +55,12 @@ const SIGNATURE: &str = "Release.gpg";
 #[derive(Debug)]
 pub(super) struct Apt;
 
+const PROFILE: Profile =
+    Profile { name: NAME, harmless_headers: &[], login_headers: &[], files_are_immutable: false };
+
 impl Ecosystem for Apt {
-    fn name(&self) -> &'static str {
-        NAME
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
@@ -126,27 +130,30 @@ impl Ecosystem for Apt {
         Ok(Standing { rank, root })
     }
 
+    fn signing(&self) -> Option<&dyn Signing> {
+        Some(self)
+    }
+
+    fn named_indexes(&self) -> Option<&dyn NamedIndexes> {
+        Some(self)
+    }
+
+    fn snapshots(&self) -> Option<&dyn Snapshots> {
+        Some(self)
+    }
+}
+
+impl Signing for Apt {
     fn may_be_signed(&self, at: &Target) -> bool {
         is_head(at)
-    }
-
-    fn heads(&self, at: &Target) -> bool {
-        is_head(at)
-    }
-
-    /// apt asks for InRelease first, and takes Release with its signature beside it where there is none.
-    fn stand_in(&self, at: &Target) -> Option<Target> {
-        beside(at, "Release").filter(|_| at.file_name() == "InRelease")
-    }
-
-    fn named_by(&self, index: &Target, digest: &Digest) -> Option<Target> {
-        by_hash_url(&directory(index), digest)
     }
 
     fn depends_on_keys(&self, at: &Target) -> bool {
         matches!(at.file_name().as_ref(), "InRelease" | "Release")
     }
+}
 
+impl NamedIndexes for Apt {
     fn topics(&self, index: &Target) -> Vec<Topic> {
         vec![shape::topic(index)]
     }
@@ -173,6 +180,21 @@ impl Ecosystem for Apt {
         let index = expand::expand((doc.open)()?).map_err(bounded::malformed)?;
         let name = stanzas::name(index)?;
         Ok(among.into_iter().find(|index| Some(&*index.file_name()) == name))
+    }
+}
+
+impl Snapshots for Apt {
+    fn is_snapshot_root(&self, at: &Target) -> bool {
+        is_head(at)
+    }
+
+    /// apt asks for InRelease first, and takes Release with its signature beside it where there is none.
+    fn stand_in(&self, at: &Target) -> Option<Target> {
+        beside(at, "Release").filter(|_| at.file_name() == "InRelease")
+    }
+
+    fn named_by(&self, index: &Target, digest: &Digest) -> Option<Target> {
+        by_hash_url(&directory(index), digest)
     }
 
     fn renewal(&self, index: &Target, document: &Digest) -> Option<Renewal> {

@@ -25,9 +25,12 @@ mod tests;
 
 use self::config::Template;
 use self::shape::{About, Crate, Page};
+use super::facets::Linked;
 use super::glimpse;
 use super::links::{Links, Step};
-use super::{Document, Ecosystem, Kind, Malformed, Recognised, Resource, Shape, Shelf, Variant};
+use super::{
+    Document, Ecosystem, Kind, Malformed, Profile, Recognised, Resource, Shape, Shelf, Variant,
+};
 use crate::claim::{ClaimSink, Standing};
 use crate::entry::Head;
 use crate::keyring::Keyring;
@@ -56,9 +59,18 @@ pub(super) struct Cargo;
 /// Where the configuration says where the files are. (`api` is for those who publish.)
 const DOWNLOADS: &[&[Step]] = &[&[Step::Member("dl")]];
 
+const PROFILE: Profile = Profile {
+    name: NAME,
+    // Which version of the protocol cargo speaks: there is one. What its HTTP library adds on plain http (`Upgrade: h2c`,
+    // `HTTP2-Settings`) concerns one connection, and is known to be harmless whoever sends it.
+    harmless_headers: &["cargo-protocol"],
+    login_headers: &[],
+    files_are_immutable: false,
+};
+
 impl Ecosystem for Cargo {
-    fn name(&self) -> &'static str {
-        NAME
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
@@ -99,20 +111,6 @@ impl Ecosystem for Cargo {
 
     fn accept(&self, variant: &str) -> &'static str {
         Variant::among(&CLASSES, variant).accept
-    }
-
-    /// cargo shows its token to the host of the files, if the registry asks for one everywhere (`auth-required`). Servers of
-    /// files give the configuration any type.
-    fn links(&self, at: &Target, kind: &str) -> Option<Links> {
-        let is_config = Page::at(at).is_some_and(|page| page.about == About::Config);
-        (is_config && kind != "text/html")
-            .then_some(Links::Json { ways: DOWNLOADS, take_login: true })
-    }
-
-    /// Which version of the protocol cargo speaks: there is one. What its HTTP library adds on plain http (`Upgrade: h2c`,
-    /// `HTTP2-Settings`) concerns one connection, and is known to be harmless whoever sends it.
-    fn harmless_headers(&self) -> &'static [&'static str] {
-        &["cargo-protocol"]
     }
 
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
@@ -181,6 +179,20 @@ impl Ecosystem for Cargo {
             }
         }
         Ok(standing)
+    }
+
+    fn linked(&self) -> Option<&dyn Linked> {
+        Some(self)
+    }
+}
+
+impl Linked for Cargo {
+    /// cargo shows its token to the host of the files, if the registry asks for one everywhere (`auth-required`). Servers of
+    /// files give the configuration any type.
+    fn links(&self, at: &Target, kind: &str) -> Option<Links> {
+        let is_config = Page::at(at).is_some_and(|page| page.about == About::Config);
+        (is_config && kind != "text/html")
+            .then_some(Links::Json { ways: DOWNLOADS, take_login: true })
     }
 }
 

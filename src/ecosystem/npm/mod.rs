@@ -30,8 +30,9 @@ mod tests;
 use self::dist::Dists;
 use self::shape::{About, Page, Tarball, Tells};
 use self::signatures::{Judge, Open};
+use super::facets::{Linked, Signing};
 use super::links::{Links, Step};
-use super::{Artifact, Document, Ecosystem, Kind, Malformed, Recognised, Resource};
+use super::{Artifact, Document, Ecosystem, Kind, Malformed, Profile, Recognised, Resource};
 use super::{Shape, Shelf, Variant, glimpse};
 use crate::claim::{ClaimSink, Standing};
 use crate::entry::Head;
@@ -82,9 +83,17 @@ const TARBALLS: &[&[Step]] = &[
     &[Step::Member("dist"), Step::Member("attestations"), Step::Member("url")],
 ];
 
+const PROFILE: Profile = Profile {
+    name: NAME,
+    harmless_headers: &HARMLESS,
+    login_headers: &[],
+    // Registries take no version back and publish none twice.
+    files_are_immutable: true,
+};
+
 impl Ecosystem for Npm {
-    fn name(&self) -> &'static str {
-        NAME
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
@@ -125,16 +134,6 @@ impl Ecosystem for Npm {
         Variant::among(&accept::CLASSES, variant).accept
     }
 
-    fn links(&self, at: &Target, kind: &str) -> Option<Links> {
-        let is_document = [accept::TYPE_INSTALL, accept::FULL.accept].contains(&kind);
-        (is_document && Page::at(at).is_some())
-            .then_some(Links::Json { ways: TARBALLS, take_login: false })
-    }
-
-    fn harmless_headers(&self) -> &'static [&'static str] {
-        &HARMLESS
-    }
-
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
         let Some(tarball) = Tarball::at(at) else {
             return Vec::new();
@@ -147,15 +146,6 @@ impl Ecosystem for Npm {
         documents.retain(|document| have.open(document).is_none());
         documents.truncate(MAX_WANTED);
         documents
-    }
-
-    fn depends_on_keys(&self, at: &Target) -> bool {
-        Page::at(at).is_some()
-    }
-
-    /// Registries take no version back and publish none twice.
-    fn names_files_for_good(&self) -> bool {
-        true
     }
 
     fn claims(
@@ -180,6 +170,28 @@ impl Ecosystem for Npm {
         let mut dists = Dists::new(doc.base, &page.root, judge, out);
         document::read((doc.open)()?, MAX_DOCUMENT, page.about, &mut dists)?;
         Ok(Standing { rank: Rank::Indexed, root: page.root })
+    }
+
+    fn signing(&self) -> Option<&dyn Signing> {
+        Some(self)
+    }
+
+    fn linked(&self) -> Option<&dyn Linked> {
+        Some(self)
+    }
+}
+
+impl Signing for Npm {
+    fn depends_on_keys(&self, at: &Target) -> bool {
+        Page::at(at).is_some()
+    }
+}
+
+impl Linked for Npm {
+    fn links(&self, at: &Target, kind: &str) -> Option<Links> {
+        let is_document = [accept::TYPE_INSTALL, accept::FULL.accept].contains(&kind);
+        (is_document && Page::at(at).is_some())
+            .then_some(Links::Json { ways: TARBALLS, take_login: false })
     }
 }
 

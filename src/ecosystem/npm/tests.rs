@@ -45,7 +45,7 @@ fn requests_are_recognised_by_shape_and_class() {
 /// The fields that npm was seen to send, and those that must make a pass.
 #[test]
 fn what_npm_says_of_itself_changes_nothing_and_its_credentials_do() {
-    let harmless = Npm.harmless_headers();
+    let harmless = Npm.profile().harmless_headers;
     for field in [
         "pacote-version",
         "pacote-req-type",

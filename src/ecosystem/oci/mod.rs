@@ -28,9 +28,8 @@ use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
 use self::shape::{Place, What};
-use super::{
-    Artifact, Document, Ecosystem, Greeting, Kind, Malformed, Named, Recognised, Resource,
-};
+use super::facets::{NamedIndexes, Service, Tags, VersionCheck};
+use super::{Artifact, Document, Ecosystem, Kind, Malformed, Named, Profile, Recognised, Resource};
 use super::{Shape, Variant, glimpse};
 use crate::claim::{ClaimSink, Standing, Topic};
 use crate::digest::Digest;
@@ -55,9 +54,16 @@ const HARMLESS: [&str; 1] = ["docker-distribution-api-version"];
 #[derive(Debug)]
 pub(super) struct Oci;
 
+const PROFILE: Profile = Profile {
+    name: NAME,
+    harmless_headers: &HARMLESS,
+    login_headers: &[],
+    files_are_immutable: false,
+};
+
 impl Ecosystem for Oci {
-    fn name(&self) -> &'static str {
-        NAME
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
@@ -96,60 +102,6 @@ impl Ecosystem for Oci {
         accept::by_name(variant).unwrap_or(Variant::ONLY).accept
     }
 
-    fn harmless_headers(&self) -> &'static [&'static str] {
-        &HARMLESS
-    }
-
-    fn is_pointer(&self, at: &Target) -> bool {
-        Place::at(at).is_some_and(|place| matches!(place.what, What::Tag))
-    }
-
-    fn points_at(&self, at: &Target, head: &Head) -> Option<(Target, Digest)> {
-        let place = Place::at(at).filter(|place| matches!(place.what, What::Tag))?;
-        let digest = shape::digest(head.text(&CONTENT_DIGEST)?)?;
-        // What is kept is given with this header: without a type no client could tell what it is.
-        head.text(&header::CONTENT_TYPE).filter(|kind| manifest::is_manifest(kind))?;
-        Some((place.sibling("manifests", &digest)?, digest))
-    }
-
-    fn needs_own_header(&self, at: &Target) -> bool {
-        Place::at(at).is_some_and(|place| matches!(place.what, What::Manifest(_)))
-    }
-
-    fn service(&self, at: &Target) -> Option<Root> {
-        let place = Place::at(at).filter(|place| !place.name.is_empty())?;
-        let prefix = place.root.path.len().checked_sub(place.name.len() + 2)?;
-        Some(Root::at(at, prefix))
-    }
-
-    /// `GET /v2/`: a client that gets a 200 asks for no token (OCI distribution, "Determining Support").
-    fn greeting(&self, at: &Target) -> Option<Greeting> {
-        let service = Root::directory_of(at);
-        if at.path() != &*service.path || !at.path().ends_with("/v2/") {
-            return None;
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-        Some(Greeting { service, head: Head { status: StatusCode::OK, headers }, body: "{}" })
-    }
-
-    /// Who pushes leaves out what the registry says it has.
-    fn asks_for_presence(&self, method: &Method, at: &Target) -> bool {
-        let named = |place: &Place| matches!(place.what, What::Manifest(_) | What::Blob(_));
-        *method == Method::HEAD && Place::at(at).is_some_and(|place| named(&place))
-    }
-
-    fn topics(&self, index: &Target) -> Vec<Topic> {
-        Place::at(index).map_or_else(Vec::new, |place| topics(&place))
-    }
-
-    /// A manifest under its digest is an index as well: it names its children and layers.
-    fn indexes_of(&self, at: &Target) -> Vec<Target> {
-        let manifest = Place::at(at).filter(|place| matches!(place.what, What::Manifest(_)));
-        manifest.map(|_| at.clone().with_variant("")).into_iter().collect()
-    }
-
     fn claims(
         &self,
         doc: &Document<'_>,
@@ -176,6 +128,74 @@ impl Ecosystem for Oci {
             named.claim(&place, doc.at, out)?;
         }
         Ok(Standing { rank: Rank::Indexed, root: place.root })
+    }
+
+    fn named_indexes(&self) -> Option<&dyn NamedIndexes> {
+        Some(self)
+    }
+
+    fn tags(&self) -> Option<&dyn Tags> {
+        Some(self)
+    }
+
+    fn api(&self) -> Option<&dyn Service> {
+        Some(self)
+    }
+}
+
+impl NamedIndexes for Oci {
+    fn topics(&self, index: &Target) -> Vec<Topic> {
+        Place::at(index).map_or_else(Vec::new, |place| topics(&place))
+    }
+
+    /// A manifest under its digest is an index as well: it names its children and layers.
+    fn indexes_of(&self, at: &Target) -> Vec<Target> {
+        let manifest = Place::at(at).filter(|place| matches!(place.what, What::Manifest(_)));
+        manifest.map(|_| at.clone().with_variant("")).into_iter().collect()
+    }
+}
+
+impl Tags for Oci {
+    fn is_tag(&self, at: &Target) -> bool {
+        Place::at(at).is_some_and(|place| matches!(place.what, What::Tag))
+    }
+
+    fn points_at(&self, at: &Target, head: &Head) -> Option<(Target, Digest)> {
+        let place = Place::at(at).filter(|place| matches!(place.what, What::Tag))?;
+        let digest = shape::digest(head.text(&CONTENT_DIGEST)?)?;
+        // What is kept is given with this header: without a type no client could tell what it is.
+        head.text(&header::CONTENT_TYPE).filter(|kind| manifest::is_manifest(kind))?;
+        Some((place.sibling("manifests", &digest)?, digest))
+    }
+
+    fn needs_own_header(&self, at: &Target) -> bool {
+        Place::at(at).is_some_and(|place| matches!(place.what, What::Manifest(_)))
+    }
+}
+
+impl Service for Oci {
+    fn service(&self, at: &Target) -> Option<Root> {
+        let place = Place::at(at).filter(|place| !place.name.is_empty())?;
+        let prefix = place.root.path.len().checked_sub(place.name.len() + 2)?;
+        Some(Root::at(at, prefix))
+    }
+
+    /// `GET /v2/`: a client that gets a 200 asks for no token (OCI distribution, "Determining Support").
+    fn version_check(&self, at: &Target) -> Option<VersionCheck> {
+        let service = Root::directory_of(at);
+        if at.path() != &*service.path || !at.path().ends_with("/v2/") {
+            return None;
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        Some(VersionCheck { service, head: Head { status: StatusCode::OK, headers }, body: "{}" })
+    }
+
+    /// Who pushes leaves out what the registry says it has.
+    fn is_existence_check(&self, method: &Method, at: &Target) -> bool {
+        let named = |place: &Place| matches!(place.what, What::Manifest(_) | What::Blob(_));
+        *method == Method::HEAD && Place::at(at).is_some_and(|place| named(&place))
     }
 }
 

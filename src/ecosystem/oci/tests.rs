@@ -35,7 +35,7 @@ fn taken(path: &str) -> String {
         Recognised::Likely(resource) => ("likely ", resource),
     };
     let kind = match resource.kind {
-        Kind::Index => format!("index{}", if Oci.is_pointer(&at) { " that points" } else { "" }),
+        Kind::Index => format!("index{}", if Oci.is_tag(&at) { " that points" } else { "" }),
         Kind::Artifact(artifact) => match artifact.named.unwrap() {
             Named { convention: None, digest } => format!("{} file", digest.algorithm().name()),
             Named { convention: Some(root), .. } => format!("customary file below {}", root.path),
@@ -135,9 +135,9 @@ fn a_tag_points_where_its_header_says() {
 #[test]
 fn who_asks_by_head_asks_the_registry() {
     let blob = target(&format!("/v2/a/blobs/sha256:{HEX}"));
-    assert!(Oci.asks_for_presence(&Method::HEAD, &blob));
-    assert!(!Oci.asks_for_presence(&Method::GET, &blob));
-    assert!(!Oci.asks_for_presence(&Method::HEAD, &target("/v2/a/manifests/latest")));
+    assert!(Oci.is_existence_check(&Method::HEAD, &blob));
+    assert!(!Oci.is_existence_check(&Method::GET, &blob));
+    assert!(!Oci.is_existence_check(&Method::HEAD, &target("/v2/a/manifests/latest")));
 }
 
 fn claims(at: &Target, base: &Target, kind: &str, text: &str) -> (Rank, Vec<Claim>) {
@@ -190,13 +190,13 @@ fn over_plain_http_and_of_lists_nothing_is_claimed() {
 #[test]
 fn a_registry_is_greeted_where_its_repositories_lie() {
     for prefix in ["", "/artifactory/api/docker/x"] {
-        let greeted = Oci.greeting(&target(&format!("{prefix}/v2/"))).unwrap();
+        let greeted = Oci.version_check(&target(&format!("{prefix}/v2/"))).unwrap();
         for path in ["a/manifests/latest", "a/b/tags/list"] {
             let at = target(&format!("{prefix}/v2/{path}"));
             assert_eq!(Oci.service(&at), Some(greeted.service.clone()), "{at}");
         }
     }
     for path in ["/v2", "/v2/a", "/v1/", "/xv2/", "/v2/_catalog"] {
-        assert!(Oci.greeting(&target(path)).is_none(), "{path}");
+        assert!(Oci.version_check(&target(path)).is_none(), "{path}");
     }
 }

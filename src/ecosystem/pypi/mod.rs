@@ -31,8 +31,11 @@ use hyper::header::CONTENT_TYPE;
 
 use self::links::{Links, Promised};
 use self::shape::{About, Dist, Page};
+use super::facets::Linked;
 use super::links::{self as places, Step};
-use super::{Document, Ecosystem, Kind, Malformed, Recognised, Resource, Shape, Shelf, Variant};
+use super::{
+    Document, Ecosystem, Kind, Malformed, Profile, Recognised, Resource, Shape, Shelf, Variant,
+};
 use crate::claim::{ClaimSink, Standing};
 use crate::entry::Head;
 use crate::keyring::Keyring;
@@ -61,9 +64,12 @@ const LEGACY_FILES: &[&[Step]] = &[
     &[Step::Member("releases"), Step::Any, Step::Each, Step::Member("url")],
 ];
 
+const PROFILE: Profile =
+    Profile { name: NAME, harmless_headers: &[], login_headers: &[], files_are_immutable: false };
+
 impl Ecosystem for Pypi {
-    fn name(&self) -> &'static str {
-        NAME
+    fn profile(&self) -> &'static Profile {
+        &PROFILE
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
@@ -90,26 +96,6 @@ impl Ecosystem for Pypi {
         }
     }
 
-    fn accept(&self, variant: &str) -> &'static str {
-        Variant::among(&accept::CLASSES, variant).accept
-    }
-
-    fn links(&self, at: &Target, kind: &str) -> Option<places::Links> {
-        let about = Page::at(at).map(|page| page.about);
-        let json = |ways| Some(places::Links::Json { ways, take_login: false });
-        match (kind, about) {
-            (accept::TYPE_HTML, _) => Some(places::Links::Html),
-            ("text/html", about) => {
-                (about.is_some() || may_be_links(at.path())).then_some(places::Links::Html)
-            }
-            // The list of all projects names no file.
-            (_, Some(About::Everything)) => None,
-            (accept::TYPE_JSON, _) | ("application/json", Some(About::Project(_))) => json(FILES),
-            ("application/json", Some(About::Legacy(_))) => json(LEGACY_FILES),
-            _ => None,
-        }
-    }
-
     fn confirm(&self, _at: &Target, head: &Head, start: &[u8]) -> bool {
         if head.status != hyper::StatusCode::OK {
             return false;
@@ -121,6 +107,10 @@ impl Ecosystem for Pypi {
             return says("\"files\"") && (typed || says("\"api-version\""));
         }
         html::hrefs(start).any(|href| is_claiming_link(&href))
+    }
+
+    fn accept(&self, variant: &str) -> &'static str {
+        Variant::among(&accept::CLASSES, variant).accept
     }
 
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
@@ -175,6 +165,28 @@ impl Ecosystem for Pypi {
         let mut links = Links::new(doc.base.clone(), project, out);
         read(&mut *(doc.open)()?, &mut links)?;
         Ok(Standing { rank: Rank::Indexed, root })
+    }
+
+    fn linked(&self) -> Option<&dyn Linked> {
+        Some(self)
+    }
+}
+
+impl Linked for Pypi {
+    fn links(&self, at: &Target, kind: &str) -> Option<places::Links> {
+        let about = Page::at(at).map(|page| page.about);
+        let json = |ways| Some(places::Links::Json { ways, take_login: false });
+        match (kind, about) {
+            (accept::TYPE_HTML, _) => Some(places::Links::Html),
+            ("text/html", about) => {
+                (about.is_some() || may_be_links(at.path())).then_some(places::Links::Html)
+            }
+            // The list of all projects names no file.
+            (_, Some(About::Everything)) => None,
+            (accept::TYPE_JSON, _) | ("application/json", Some(About::Project(_))) => json(FILES),
+            ("application/json", Some(About::Legacy(_))) => json(LEGACY_FILES),
+            _ => None,
+        }
     }
 }
 
