@@ -163,7 +163,7 @@ struct Holding {
 struct Spared {
     /// Bytes of hit bodies (in the main queue) that stay.
     in_main: u64,
-    /// What those take with their records.
+    /// Disk space of those with their records.
     on_disk: u64,
 }
 

@@ -23,7 +23,7 @@ const MAX_SIGNERS: usize = 16;
 /// The notes about one index.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
-    /// The keys by which claims of this index are signed.
+    /// The keys that signed claims of this index.
     pub signers: Vec<Box<str>>,
     /// Keys that signed claims of it and that larder does not know.
     pub unknown: Vec<Box<str>>,
@@ -81,8 +81,8 @@ fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) {
 }
 
 impl Store {
-    /// What indexes under the same root claimed of the claim's target until now, with whether a signature of its own stood
-    /// behind it: the newest that names it, of the documents that speak for it.
+    /// The newest claims about the claim's target by an index of the same origin whose root covers the target, each
+    /// with whether it has a signature of its own.
     pub(super) fn claimed_before(
         self: &Arc<Self>,
         index: &Target,

@@ -17,10 +17,11 @@ use crate::freshness::AHEAD;
 use crate::proof::Rank;
 use crate::target::{Partition, Root, Target};
 
-/// The bytes of indexes that are asked about a target which they can only confirm; the larger ones are left out first.
-/// Topics of pypi, npm and cargo name no host, and strangers have indexes under them. What is in memory of as many bytes
-/// fits into the claims' handles, so that all are opened once, and not anew for every judgement. Who makes very many small
-/// ones may leave out one of a few thousand files, which then confirms nothing; what decides is always asked.
+/// Maximum total size of the indexes searched for a target that they can only confirm; the largest are skipped first.
+/// Topics of pypi, npm and cargo name no host, so indexes of unrelated origins share them. The open-segment cache holds
+/// the tables of this many bytes, so each segment is opened once and not for every judgement. An attacker who publishes
+/// very many small indexes may cause one of a few thousand files to be skipped, which then confirms nothing. Indexes
+/// that may refuse are always searched.
 const MOST_ELSEWHERE: u64 = 256 << 20;
 
 /// A view of the claims for one partition.

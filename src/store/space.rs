@@ -170,7 +170,7 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What it is taken for.
+    /// What it is reserved for.
     pub(super) fn purpose(&self) -> Purpose {
         self.purpose
     }

@@ -22,10 +22,10 @@ const MAX_ROOTS: usize = 32;
 /// Maximum number of origins of files; a build uses a few dozen.
 const MAX_ORIGINS: usize = 4096;
 
-/// The hints.
+/// The claiming roots of each origin of files.
 #[derive(Debug, Default)]
 pub(super) struct Speakers {
-    /// Roots and when they last spoke, in no order.
+    /// The roots, and when each last named a file there; unordered.
     of: HashMap<Origin, Vec<(Root, Time)>>,
 }
 

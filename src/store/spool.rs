@@ -131,7 +131,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Takes in what was written ahead, from the end of what was appended up to `to`: hashes and sums it, in its turn.
+    /// Appends what was written ahead, up to position `to`: hashes and checksums it.
     pub fn pass_to(&mut self, to: u64) -> io::Result<()> {
         let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 16)];
         while self.written < to {
