@@ -160,7 +160,7 @@ pub enum Fault {
     Untrusted {
         /// What is wrong with the certificate.
         why: Box<str>,
-        /// What the operator can do; empty where no further root would help.
+        /// What the operator can do; empty if no further trust anchor would help.
         mend: &'static str,
     },
     /// The origin requires a client certificate, and only the client has its key.
@@ -204,7 +204,7 @@ pub enum Fault {
     /// The body was cut off.
     #[error("the transfer broke after {after} bytes: {why}")]
     Broken {
-        /// Bytes of the body that had come.
+        /// Bytes of the body received before that.
         after: u64,
         /// How it ended.
         why: Box<str>,
@@ -222,9 +222,9 @@ pub enum Fault {
         "slower than {min_rate} bytes a second over a minute, after {after} bytes (upstream.min_rate)"
     )]
     TooSlow {
-        /// Bytes of the body that had come.
+        /// Bytes of the body received before that.
         after: u64,
-        /// The limit, bytes a second.
+        /// The limit, in bytes a second.
         min_rate: u64,
     },
 }
