@@ -305,8 +305,8 @@ impl Store {
     }
 
     /// Removes surplus entries, oldest first: those of the entry's key, except those with a digest in `spared`, and
-    /// those of its body. Also removes entries of the key that a clock running ahead dated later than `kept`. Such an
-    /// entry would sort before `kept` and be found instead of it until the clock caught up.
+    /// those of its body. Also removes entries of the key whose date is in the future, from a clock that was ahead.
+    /// Such an entry would sort before `kept` and be found instead of it until the clock caught up.
     fn trim(&self, kept: &Entry, spared: &[Digest]) {
         let now = self.clock.now().plus(AHEAD);
         let Ok(entries) = self.recent.get(kept.key, || self.load(kept.key)) else {

@@ -248,8 +248,8 @@ impl Store {
     }
 
     /// As [`Store::open_with_holder`], but without the records, which take long to read after a crash. Until
-    /// [`Store::read_records`] has read them, entries are unknown and nothing can be committed. The claims of indexes
-    /// are known at once. Blocking.
+    /// [`Store::read_records`] has read them, entries are unknown, and while it reads, changes of the store wait. The
+    /// claims of indexes are known at once. Blocking.
     pub fn begin(config: Live, clock: Clock, holder: &str) -> Result<Arc<Self>, OpenError> {
         let data = config.get().data.clone();
         durable::directories(&data)?;

@@ -167,7 +167,7 @@ fn a_new_version_takes_over_and_the_old_one_stays_a_day() {
     drop(store);
     let store = world.open();
     check(&store);
-    // Also when the ledger is lost, which knows since when.
+    // Also when the ledger is lost: the marks file holds these times.
     drop(store);
     std::fs::remove_dir_all(world.cache("ledger")).unwrap();
     let store = world.open();
