@@ -147,7 +147,9 @@ pub(super) fn undress(
 ) -> Result<Response<Incoming>, Fault> {
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if upgraded && !may_upgrade {
-        return Err(Fault::Framing("it changes to a protocol nobody asked for".into()));
+        return Err(Fault::Framing(
+            "it switches to a protocol that the client did not ask for".into(),
+        ));
     }
     let headers = response.headers_mut();
     hop::check_framing(headers)?;

@@ -136,7 +136,7 @@ impl Fills {
             }
         };
         let Some(about) = about else {
-            return Err((Fault::Unanswered("by no known connection".into()), false));
+            return Err((Fault::Unanswered("its connection is unknown".into()), false));
         };
         about.note_answer();
         if let Some(proxy) = proxy.filter(|_| about.speaks == Speaks::H1Proxy)

@@ -123,7 +123,7 @@ impl Passes {
                 return Ok((answer, at));
             };
             if again.had_body {
-                let why = "it redirects a request whose body is gone";
+                let why = "it redirects a request with a body, which has been sent already";
                 return Err(failed(Fault::Redirects(why.into())));
             }
             permitted(&next, &self.config().hosts).map_err(failed)?;

@@ -62,7 +62,7 @@ impl Trail {
         let next = location(headers)
             .zip(self.seen.last())
             .and_then(|(location, from)| from.redirected(location))
-            .ok_or_else(|| Fault::Redirects("it redirects to nothing larder can ask for".into()))?;
+            .ok_or_else(|| Fault::Redirects("its Location is missing or unusable".into()))?;
         if self.seen.contains(&next) {
             return Err(Fault::Redirects(
                 format!("it redirects in a circle, by way of {next}").into(),

@@ -55,7 +55,7 @@ pub(super) fn of(bodies: &Bodies<Holding>) -> Vec<Access> {
 pub(super) fn write(path: &Path, accesses: &[Access]) {
     let written = seal(KIND, &accesses).and_then(|bytes| durable::write(path, &bytes, 0o600));
     if let Err(error) = written {
-        tracing::debug!(%error, "how bodies were used could not be written");
+        tracing::debug!(%error, "the access times of stored bodies could not be written");
     }
 }
 

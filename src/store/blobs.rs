@@ -184,7 +184,7 @@ impl Blobs {
         let mut swept = Swept::default();
         for shard in 0..=u8::MAX {
             if let Err(error) = self.sweep_shard(shard, &mut swept.bodies) {
-                tracing::error!(%error, "these bodies cannot be read now: they stay, and do not serve");
+                tracing::error!(%error, "stored bodies cannot be read now: they stay, and are not served");
                 swept.bodies.retain(|(id, _)| first(*id) != shard);
                 swept.unread.insert(shard);
             }

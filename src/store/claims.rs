@@ -112,7 +112,7 @@ impl Claims {
         let mut catalogue = Catalogue::default();
         let (marks, read) = read_missing(store, &mut catalogue);
         if let Some(error) = &read.unread {
-            tracing::error!(%error, "claims cannot be read now: they stay, and nothing that they may bind is given until they can");
+            tracing::error!(%error, "claims cannot be read now: they stay, and files that they may cover are not served until they can be read");
         }
         self.unread.store(read.unread.is_some(), Ordering::Release);
         let mut moved = read.dropped;
@@ -321,7 +321,7 @@ impl Claims {
             if !durable::is_damage(&error) {
                 return Err(error);
             }
-            tracing::warn!(index = %set.index, %error, "these claims are damaged, and dropped");
+            tracing::warn!(index = %set.index, %error, "the claims of this index are damaged, and dropped");
             self.drop_set(set.number);
             self.moved();
             Ok(Vec::new())
@@ -425,7 +425,7 @@ impl Claims {
             Ok(()) => *written = Some(generation),
             Err(error) => {
                 *written = None;
-                tracing::warn!(%error, "when indexes were confirmed could not be written");
+                tracing::warn!(%error, "the times at which indexes were confirmed could not be written");
             }
         }
     }
@@ -551,7 +551,7 @@ fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, Came) {
         match read(store, &marks, number, path.clone()) {
             Ok(set) => catalogue.insert(Arc::new(set)),
             Err(error) if durable::is_damage(&error) => {
-                tracing::warn!(%error, "a set of claims is dropped");
+                tracing::warn!(%error, "the claims of an index are damaged, and dropped");
                 remove_quietly(&path);
                 came.dropped = true;
             }

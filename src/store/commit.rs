@@ -194,7 +194,7 @@ impl Store {
         let _era = self.in_era();
         for shard in 0..=u8::MAX {
             let names = self.records.names(shard).unwrap_or_else(|error| {
-                tracing::warn!(%error, "records without a body are looked for again later");
+                tracing::warn!(%error, "records could not be listed; those without a body are removed later");
                 self.counts.bodiless.store(true, Ordering::Relaxed);
                 Vec::new()
             });

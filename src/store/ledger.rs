@@ -222,7 +222,7 @@ impl Ledger {
             // The ledger may have been closed and sealed already, with an older record of this entry. Without the seal
             // it is rebuilt.
             if let Err(error) = super::durable::remove(&self.signature()) {
-                tracing::warn!(%error, "the ledger's seal could not be broken");
+                tracing::warn!(%error, "the ledger's seal could not be removed");
             }
         })
     }

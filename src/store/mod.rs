@@ -479,8 +479,8 @@ impl Store {
             return Ok(());
         }
         Err(SpoolError::Full(format!(
-            "{bytes} bytes are wanted, and {excess} of them are not there even if every stored body went that may go for \
-             one that is arriving (see store.max_size, store.min_free and store.max_body_share)"
+            "{bytes} bytes are needed, and {excess} of them are missing even after evicting every stored body that may be \
+             evicted for an arriving one (see store.max_size, store.min_free and store.max_body_share)"
         )))
     }
 
@@ -511,7 +511,7 @@ impl Store {
             let spared = if crowded { Spared::default() } else { self.spared(purpose) };
             self.could_hold(bytes, spared)?;
             if !self.evict_one(spared) {
-                let why = "everything stored is being read, or was asked for again";
+                let why = "every stored body is being read, or was used again";
                 return Err(SpoolError::Full(why.into()));
             }
         }

@@ -72,7 +72,7 @@ impl Records {
         };
         let entry = Self::decode(&bytes).filter(|entry| entry.key == key && entry.blob == blob);
         if entry.is_none() {
-            tracing::warn!(path = %path.display(), "this record is damaged, and removed");
+            tracing::warn!(path = %path.display(), "a record is damaged, and was removed");
             self.discard(key, blob);
         }
         Ok(entry)
@@ -132,7 +132,7 @@ impl Records {
 /// Removes a leftover file that start-up found.
 pub(super) fn remove_quietly(path: &Path) {
     match durable::remove(path) {
-        Ok(_) => tracing::debug!(path = %path.display(), "was left over, and removed"),
+        Ok(_) => tracing::debug!(path = %path.display(), "a leftover file was removed"),
         Err(error) => tracing::warn!(%error, "a leftover could not be removed"),
     }
 }

@@ -50,7 +50,7 @@ impl Store {
         let mut promises = Vec::new();
         let mut scratch = Vec::new();
         if let Err(error) = claims.complete(self) {
-            tracing::warn!(%error, "claims cannot be read now; nothing that they may bind is given");
+            tracing::warn!(%error, "claims cannot be read now; files that they may cover are not served");
             promises.push(unread(target, &error, now));
         }
         let declared = claims.declared();
@@ -77,7 +77,7 @@ impl Store {
             match claims.find(&set, key, &mut scratch) {
                 Ok(found) => promises.extend(found.into_iter().map(promise)),
                 Err(error) => {
-                    tracing::warn!(index = %set.index, %error, "these claims cannot be read now; nothing that they may bind is given");
+                    tracing::warn!(index = %set.index, %error, "these claims cannot be read now; files that they may cover are not served");
                     promises.push(promise(Found::default()));
                 }
             }

@@ -118,7 +118,7 @@ impl Store {
         let records: HashSet<(Key, BlobId)> = match self.records.names(shard) {
             Ok(names) => names.into_iter().collect(),
             Err(error) => {
-                tracing::error!(%error, "these records cannot be read now: they stay, and what the ledger says of them serves");
+                tracing::error!(%error, "records cannot be read now: they stay, and the ledger's copies are used");
                 unread.records = true;
                 ledger.iter().map(|(key, blob, _)| (*key, *blob)).collect()
             }
@@ -142,7 +142,7 @@ impl Store {
             let entry = match self.entry(key, blob, &row.unwrap_or_default()) {
                 Ok(entry) => entry,
                 Err(error) => {
-                    tracing::error!(%error, "this record cannot be read now: it stays, and does not serve");
+                    tracing::error!(%error, "a record cannot be read now: it stays, and is not served");
                     if let Some(body) = body {
                         body.unread = true;
                     }

@@ -50,7 +50,7 @@ where
         let stored: Vec<(K, V)> = match bytes.map(|bytes| unseal(kind, &bytes)) {
             Some(Some(rows)) => rows,
             Some(None) => {
-                tracing::warn!(path = %path.display(), "is damaged or of another version, and begun anew");
+                tracing::warn!(path = %path.display(), "a state file is damaged or of another version; larder starts a new one");
                 Vec::new()
             }
             None => Vec::new(),
@@ -98,8 +98,8 @@ where
         } else if rows.order.len() + 1 == MAX_ROWS {
             tracing::warn!(
                 path = %self.path.display(),
-                "is full: what larder learns from now on it soon forgets; stop larder and delete the file to begin anew, if \
-                 you trust what the archives say today"
+                "a state file is full: larder soon forgets what it learns from now on; if you trust today's archives, stop \
+                 larder and delete the file to start a new one"
             );
         }
         let mut value = V::default();
@@ -132,7 +132,7 @@ where
             seal(self.kind, &stored).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
         if let Err(error) = written {
             hold(&self.rows).changed = true;
-            tracing::warn!(%error, "what larder learnt could not be written");
+            tracing::warn!(%error, "a state file could not be written");
         }
     }
 

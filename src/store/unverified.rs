@@ -112,7 +112,7 @@ impl Unverified {
             && let Err(error) = self.append(&mut rows, &bytes_of(key, None), false)
         {
             // Its tail is withheld for up to a day longer than necessary.
-            tracing::warn!(%error, "that a target was verified could not be written");
+            tracing::warn!(%error, "the verification of a target could not be recorded");
         }
     }
 
@@ -122,7 +122,7 @@ impl Unverified {
         if rows.appended > TIDY_AFTER + 2 * rows.of.len()
             && let Err(error) = self.write_anew(&mut rows)
         {
-            tracing::warn!(%error, "the targets that wait for their verification could not be written");
+            tracing::warn!(%error, "the list of unverified targets could not be written");
         }
     }
 

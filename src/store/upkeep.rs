@@ -69,7 +69,7 @@ impl Store {
             return;
         }
         if self.ledger.is_deleted() {
-            tracing::info!("the cache was deleted; it begins anew");
+            tracing::info!("the cache was deleted; larder starts an empty one");
             let opened = self.ledger.reopen(self.clock.now());
             self.take_stock(opened);
         }
