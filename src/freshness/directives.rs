@@ -1,11 +1,11 @@
 //! The directives of `Cache-Control` (RFC 9111 §5.2), of requests and of answers.
 //!
-//! Names are compared without regard to case, a comma inside quotes belongs to its value. What cannot be read is taken for
-//! the stricter: a number that is none is zero, and of two that differ the smaller counts (RFC 9111 §4.2.1).
+//! Names are case-insensitive, and a comma inside quotes belongs to its value. Unreadable values are taken as the
+//! strictest: a malformed number is zero, and of two different numbers the smaller counts (RFC 9111 §4.2.1).
 
 use hyper::header::{HeaderMap, HeaderName};
 
-/// The largest number of seconds: what is larger counts as this (RFC 9111 §1.2.2).
+/// The largest number of seconds; larger values count as this (RFC 9111 §1.2.2).
 pub(super) const MOST_SECONDS: u64 = 1 << 31;
 
 /// The directives of one message.
@@ -13,14 +13,14 @@ pub(super) const MOST_SECONDS: u64 = 1 << 31;
 pub struct Directives(Vec<(String, Option<String>)>);
 
 impl Directives {
-    /// Reads every line of the field `name`.
+    /// Parses every line of the field `name`.
     pub fn of(headers: &HeaderMap, name: &HeaderName) -> Self {
         let lines = headers.get_all(name).iter();
         let texts = lines.map(|value| String::from_utf8_lossy(value.as_bytes()));
         Self(texts.flat_map(|text| members(&text).map(directive).collect::<Vec<_>>()).collect())
     }
 
-    /// These, as they were read elsewhere.
+    /// Directives that were parsed elsewhere.
     pub(super) fn from_pairs(pairs: Vec<(String, Option<String>)>) -> Self {
         Self(pairs)
     }
@@ -30,18 +30,18 @@ impl Directives {
         self.0.is_empty()
     }
 
-    /// Whether a directive is there, with or without a value.
+    /// Whether a directive is present, with or without a value.
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(known, _)| known == name)
     }
 
-    /// The seconds that a directive gives; zero if they cannot be read. `None` if it is not there.
+    /// The seconds of a directive: zero if malformed, `None` if the directive is absent.
     pub fn seconds(&self, name: &str) -> Option<u64> {
         let of_name = self.0.iter().filter(|(known, _)| known == name);
         of_name.map(|(_, value)| value.as_deref().and_then(seconds).unwrap_or(0)).min()
     }
 
-    /// The same where no value means no limit: `max-stale`.
+    /// The same for `max-stale`, where a missing value means no limit.
     pub fn seconds_or(&self, name: &str, unlimited: u64) -> Option<u64> {
         let of_name = self.0.iter().filter(|(known, _)| known == name);
         of_name
@@ -50,13 +50,13 @@ impl Directives {
     }
 }
 
-/// Digits and nothing else.
+/// The number of seconds, if the text has digits only.
 pub(super) fn seconds(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| text.parse::<u64>().map_or(MOST_SECONDS, |number| number.min(MOST_SECONDS)))
 }
 
-/// The members of a list field, without blanks around them; a comma in a quoted string parts none.
+/// The members of a list field, trimmed. A comma in a quoted string does not separate.
 pub(super) fn members(text: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     text.split(move |c: char| {
@@ -77,7 +77,7 @@ fn directive(member: &str) -> (String, Option<String>) {
     match member.split_once('=') {
         None => (member.to_ascii_lowercase(), None),
         Some((name, value)) => {
-            // Blanks around the sign make the value unreadable, and the name no other (a forbidden thing stays forbidden).
+            // White space before `=` makes the value unreadable but keeps the name, so that a prohibition stays one.
             let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
             let odd = name.ends_with(char::is_whitespace);
             let value =

@@ -1,8 +1,8 @@
-//! How long an answer is fresh by its own words, and how old it is (RFC 9111 §4.2).
+//! The explicit freshness lifetime of an answer, and its age (RFC 9111 §4.2).
 //!
-//! Two things of that section are not done. Nothing is guessed (§4.2.2). And the difference between the origin's `Date` and
-//! larder's clock is not taken for age (§4.2.3, `apparent_age`): it is for caches older than `Age`, and an origin whose clock
-//! runs behind would never be fresh.
+//! Two things of that section are left out. There is no heuristic freshness (§4.2.2). And the difference between the
+//! origin's `Date` and larder's clock does not count as age (§4.2.3, `apparent_age`): it serves caches older than
+//! `Age`, and an answer of an origin whose clock runs behind would never be fresh.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,18 +14,19 @@ use super::targeted;
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
 
-/// The most by which `CDN-Cache-Control` makes an answer fresh for longer than `Cache-Control` does. Who sets it reckons
-/// with purging the copies of its own network; larder hears of no purge.
+/// The maximum by which `CDN-Cache-Control` may extend the lifetime from `Cache-Control`. An origin that sets it relies
+/// on purging the copies in its own delivery network, and larder receives no purges.
 const TARGETED: Duration = Duration::from_hours(1);
 
-/// What an answer says of being stored.
+/// The fields of an answer that control caching.
 #[derive(Debug)]
 pub(super) struct Control {
     status: StatusCode,
     own: Directives,
-    /// `CDN-Cache-Control`, which stands in the place of `own`.
+    /// `CDN-Cache-Control`, which replaces `own`.
     targeted: Option<Directives>,
-    /// `Pragma: no-cache` without a `Cache-Control`: no standard says so of answers, and those who write it mean it.
+    /// `Pragma: no-cache` without `Cache-Control`. No standard defines it for answers, but origins that send it mean
+    /// it.
     pragma: bool,
 }
 
@@ -42,10 +43,11 @@ impl Control {
         self.targeted.as_ref().unwrap_or(&self.own)
     }
 
-    /// Whether no shared cache may store it. `private` binds in either field: it says that the answer is one client's.
+    /// Whether a shared cache must not store the answer. `private` in either field forbids it, because the answer is
+    /// for one client.
     pub(super) fn forbids_storing(&self) -> bool {
         let says = self.effective();
-        // Of a status that is understood, what `must-understand` says stands in the place of `no-store` (§5.2.2.3).
+        // If the status is understood, `must-understand` overrides `no-store` (§5.2.2.3).
         let refused = match (says.has("must-understand"), self.is_understood()) {
             (true, understood) => !understood,
             (false, _) => says.has("no-store"),
@@ -53,29 +55,30 @@ impl Control {
         refused || says.has("private") || self.own.has("private")
     }
 
-    /// Whether larder knows what the status asks of caches: those that ask for more than freshness (206, 304) it never stores.
+    /// Whether larder knows what the status requires of caches. It never stores those that require more than freshness
+    /// (206, 304).
     fn is_understood(&self) -> bool {
         self.status.canonical_reason().is_some()
     }
 
-    /// Whether it may never be given without asking. `no-cache` with field names is taken for the whole (§5.2.2.4).
+    /// Whether it must always be revalidated. `no-cache` with field names counts as `no-cache` for all (§5.2.2.4).
     pub(super) fn wants_validation(&self) -> bool {
         self.effective().has("no-cache") || self.pragma
     }
 
-    /// Whether a stale copy may not be given, whatever happens to the origin (§4.2.4).
+    /// Whether a stale copy must not be served even if the origin fails (§4.2.4).
     pub(super) fn forbids_stale(&self) -> bool {
         let forbids = ["no-cache", "must-revalidate", "proxy-revalidate", "s-maxage"];
         forbids.iter().any(|name| self.effective().has(name)) || self.pragma
     }
 
-    /// For how long it may be given stale while it is asked about (RFC 5861 §3).
+    /// How long it may be served stale while it is revalidated (RFC 5861 §3).
     pub(super) fn while_revalidated(&self) -> Duration {
         Duration::from_secs(self.effective().seconds("stale-while-revalidate").unwrap_or(0))
     }
 
-    /// How long it is fresh by its own words; `None` if it says nothing of that. `index`: clients expect it to change, and
-    /// no word to a delivery network makes it fresh for longer than its word to everybody.
+    /// Its explicit freshness lifetime, `None` if it has none. `index`: clients expect an index to change, so
+    /// `CDN-Cache-Control` never makes it fresh for longer than `Cache-Control` does.
     pub(super) fn lifetime(&self, head: &Head, received: Time, index: bool) -> Option<Duration> {
         let own = || said(&self.own).or_else(|| expires(&head.headers, received));
         let Some(targeted) = &self.targeted else {
@@ -94,7 +97,7 @@ fn said(directives: &Directives) -> Option<Duration> {
     seconds.map(Duration::from_secs)
 }
 
-/// `Expires` less `Date`. What is no date, or two that differ, has expired (§5.3).
+/// `Expires` minus `Date`. An invalid date, or two different ones, count as expired (§5.3).
 fn expires(headers: &HeaderMap, received: Time) -> Option<Duration> {
     let mut lines = headers.get_all(header::EXPIRES).iter();
     let first = lines.next()?;
@@ -109,16 +112,15 @@ fn expires(headers: &HeaderMap, received: Time) -> Option<Duration> {
     Some(expires.duration_since(from).unwrap_or(Duration::ZERO))
 }
 
-/// The days, as the three forms of a date write them.
+/// The day names as the three date formats write them; short ones are the first three letters.
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
 
-/// An HTTP date in any of its three forms (RFC 9110 §5.6.7), the obsolete ones included; nothing that only looks like one.
-/// Case makes no difference (RFC 9111 §4.2), nor does a day of the week that the date does not fall on: it says nothing that
-/// the date does not.
+/// Parses an HTTP date in any of its three formats (RFC 9110 §5.6.7), the obsolete ones included, and nothing else.
+/// Ignores case (RFC 9111 §4.2), and accepts a wrong day of the week, which adds nothing to the date.
 pub fn date(text: &str) -> Option<SystemTime> {
     let text = text.trim_matches([' ', '\t']);
-    // The day of the month has a blank before it in one form alone, and that one has no comma.
+    // Only one format pads the day of the month with a space, and it has no comma.
     if text.len() > LONGEST_DATE || text.contains(',') && text.contains("  ") {
         return None;
     }
@@ -132,7 +134,7 @@ pub fn date(text: &str) -> Option<SystemTime> {
     }
     let rest = in_usual_case(rest);
     DAYS.iter().find_map(|full| {
-        // As long as it was, so that the forms stay apart.
+        // Keeps the length of the day name, so that the formats stay distinct.
         let name = if day.len() == 3 { full.get(..3)? } else { full };
         httpdate::parse_http_date(&format!("{name}{rest}")).ok()
     })
@@ -141,7 +143,7 @@ pub fn date(text: &str) -> Option<SystemTime> {
 /// The longest date, in bytes: `Wednesday, 09-Nov-94 08:49:37 GMT`.
 const LONGEST_DATE: usize = 33;
 
-/// The months as `Nov`, the zone as `GMT`.
+/// Converts months to the case of `Nov`, and the zone to `GMT`.
 fn in_usual_case(text: &str) -> String {
     let mut usual = String::with_capacity(text.len());
     for piece in text.split_inclusive([' ', '-']) {
@@ -164,7 +166,7 @@ pub(super) fn age(entry: &Entry, now: Time) -> Duration {
         .saturating_add(now.since(entry.checked_at))
 }
 
-/// What `Age` says (RFC 9111 §5.1): the first member counts, where there are several, and what is no number says nothing.
+/// The value of `Age` (RFC 9111 §5.1): the first member if there are several; zero if it is not a number.
 pub(super) fn said_age(headers: &HeaderMap) -> Duration {
     let first = headers.get(header::AGE).and_then(|value| value.to_str().ok());
     let number = first.and_then(|text| seconds(members(text).next()?));
@@ -203,14 +205,14 @@ mod tests {
             (&[("expires", "Saturday, 01-Jan-00 00:01:00 GMT"), ("date", date)], Some(60)),
             (&[("expires", "Sat Jan  1 00:01:00 2000"), ("date", date)], Some(60)),
             (&[("expires", expires), ("expires", date), ("date", date)], Some(0)),
-            // Without a date that can be read, it is reckoned from when the answer came: in 2001.
+            // Without a valid `Date`, the lifetime counts from when the answer was received, here in 2001.
             (&[("expires", "Sun, 09 Sep 2001 01:46:50 GMT"), ("date", "foo")], Some(10)),
         ] {
             assert_eq!(lifetime_of(fields, false), expected, "{fields:?}");
         }
     }
 
-    /// RFC 9213 §2.1; and larder hears of no purge.
+    /// RFC 9213 §2.1; limited, because larder receives no purges.
     #[test]
     fn a_word_to_delivery_networks_stands_before_the_word_to_all_within_limits() {
         let cdn =
@@ -225,7 +227,7 @@ mod tests {
         assert_eq!(lifetime_of(&[("cdn-cache-control", "max-age=600")], true), Some(0));
     }
 
-    /// RFC 9111 §5.1. A number that is too large is as old as can be (§1.2.2).
+    /// RFC 9111 §5.1. A number that is too large counts as the maximum age (§1.2.2).
     #[test]
     fn the_first_age_counts_and_what_is_no_number_says_nothing() {
         let age = |lines: &[&'static str]| {
@@ -255,7 +257,7 @@ mod tests {
         }
     }
 
-    /// RFC 9111 §4.2: case makes no difference; a zone other than GMT, and what is written otherwise, is no date.
+    /// RFC 9111 §4.2: case does not matter; a zone other than GMT or any other format is not a date.
     #[test]
     fn a_date_is_read_in_any_case_and_in_three_forms_alone() {
         let seconds = |text: &str| {
@@ -269,7 +271,7 @@ mod tests {
             "thursday, 18-AUG-50 02:01:18 Gmt",
             "Thu Aug 18 02:01:18 2050",
             "thu aug 18 02:01:18 2050",
-            // It was no Monday.
+            // It was not a Monday.
             "Mon, 18 Aug 2050 02:01:18 GMT",
             "Monday, 18-Aug-50 02:01:18 GMT",
             "Mon Aug 18 02:01:18 2050",

@@ -1,17 +1,17 @@
-//! RFC 9111 for whatever has no proof of its own: may an answer be stored, and is a stored one still fresh.
+//! RFC 9111 for answers without a proof of their own: may an answer be stored, and is a stored one still fresh.
 //!
-//! larder is a shared cache without heuristic freshness: an answer that does not say how long it holds is revalidated
-//! each time (RFC 9111 §4.2.2 would allow a guess; a guess at a package index is a broken build). Every question is
-//! answered from the stored header fields, so that no format of its own lies on disk.
+//! larder is a shared cache without heuristic freshness: an answer without an explicit lifetime is revalidated each
+//! time. (RFC 9111 §4.2.2 would allow a guess, but a wrong guess about a package index breaks a build.) Every decision
+//! is made from the stored header fields, so nothing else needs a format on disk.
 //!
-//! Artifacts with a proof do not come here: their freshness is that of the claims that name them.
+//! Artifacts with a proof are not handled here: they are as fresh as the claims that name them.
 //!
 //! ```text
 //! directives   Cache-Control        lifetime   how long fresh, how old
 //! targeted     CDN-Cache-Control    vary       which of several answers
 //! ```
 //!
-//! `docs/conformance.md` says, test by test, where this is not what the public suite expects, and why.
+//! `docs/conformance.md` lists, test by test, where this deviates from what the public suite expects, and why.
 
 mod directives;
 mod lifetime;
@@ -30,14 +30,14 @@ use self::lifetime::Control;
 use crate::clock::Time;
 use crate::entry::{Entry, Head};
 
-/// What a client's request says about stored answers (RFC 9111 §5.2.1).
+/// What a client's request demands of stored answers (RFC 9111 §5.2.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
-    /// `no-cache`, `max-age=0` or `Pragma: no-cache`: only with a revalidation.
+    /// `no-cache`, `max-age=0` or `Pragma: no-cache`: only after revalidation.
     pub revalidate: bool,
-    /// `only-if-cached`: from the store or not at all.
+    /// `only-if-cached`: from the store, or not at all.
     pub only_if_cached: bool,
-    /// `no-store`: nothing that has no proof of its own is kept.
+    /// `no-store`: an answer without a proof of its own must not be kept.
     pub no_store: bool,
 }
 
@@ -55,27 +55,27 @@ impl Demand {
     }
 }
 
-/// Whether an answer to a fill may be given to anybody but the client that caused it, by all that its header says but `Vary`.
-/// `proven` says that a digest will vouch for the body: then whoever asks gets these bytes, and nothing that the head says of
-/// sharing keeps them from being kept (DESIGN §3).
+/// Whether an answer to a fill may be shared with other clients, by all its header fields except `Vary`. `proven` says
+/// that a digest will vouch for the body: then every client gets these bytes, and the header cannot forbid keeping them
+/// (DESIGN §3).
 pub fn is_shareable(head: &Head, proven: bool) -> bool {
     let refused = Control::of(head).forbids_storing();
     proven || !(refused || head.status == StatusCode::OK && is_event_stream(head))
 }
 
-/// Whether keeping an answer of unknown kind is of any use: it says how long it holds, or it can be revalidated.
+/// Whether keeping an answer of unknown kind is useful: it has an explicit lifetime, or it can be revalidated.
 pub fn worth_keeping(head: &Head) -> bool {
     head.headers.contains_key(header::ETAG)
         || head.headers.contains_key(header::LAST_MODIFIED)
         || lifetime(head, Time::from_millis(0)).is_some()
 }
 
-/// How long an answer that came at `received` is fresh by its own words; `None` if it says nothing of that.
+/// The explicit freshness lifetime of an answer received at `received`; `None` if it has none.
 pub fn lifetime(head: &Head, received: Time) -> Option<Duration> {
     Control::of(head).lifetime(head, received, false)
 }
 
-/// How much of that is left to an answer that came now; nothing if it may not be given without asking.
+/// The remaining lifetime of an answer received now; zero if it must always be revalidated.
 pub fn left(head: &Head, now: Time) -> Option<Duration> {
     let control = Control::of(head);
     let lifetime = control.lifetime(head, now, false)?;
@@ -84,26 +84,26 @@ pub fn left(head: &Head, now: Time) -> Option<Duration> {
     Some(if control.wants_validation() { Duration::ZERO } else { left })
 }
 
-/// The age of an answer when it came.
+/// The age of an answer when it was received.
 pub fn said_age(head: &Head) -> Duration {
     lifetime::said_age(&head.headers)
 }
 
-/// How far the clock may be behind a stored time for that to be believed. A clock that was ahead and is set back would
-/// make everything fresh until it had caught up.
+/// How far a stored time may be ahead of the clock and still be believed. Otherwise, after a clock that was ahead is
+/// set back, everything would be fresh until the clock had caught up.
 pub const AHEAD: Duration = Duration::from_secs(5);
 
-/// Whether `entry` was checked at a time that has not come yet.
+/// Whether `entry` was checked at a time in the future.
 pub fn is_of_the_future(entry: &Entry, now: Time) -> bool {
     entry.checked_at > now.plus(AHEAD)
 }
 
-/// How far `entry` is from the time at which it was checked; a clock that was set back counts as one that went on.
+/// The time between `now` and when `entry` was checked. If the clock was set back, its difference counts.
 pub fn distance(entry: &Entry, now: Time) -> Duration {
     now.since(entry.checked_at).max(entry.checked_at.since(now))
 }
 
-/// Whether `entry` answers a request with these header fields without asking its origin (RFC 9111 §4).
+/// Whether `entry` may answer a request with these header fields without revalidation (RFC 9111 §4).
 pub fn is_fresh(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
     let control = Control::of(&entry.head);
     let said = Directives::of(request, &header::CACHE_CONTROL);
@@ -121,7 +121,7 @@ pub fn is_fresh(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
     age < lifetime || !control.forbids_stale() && takes_stale.is_some_and(|most| stale <= most)
 }
 
-/// Whether a request takes an answer of this age that stays fresh for what is `left` (RFC 9111 §5.2.1.1, §5.2.1.3).
+/// Whether a request accepts an answer of this age that stays fresh for `left` (RFC 9111 §5.2.1.1, §5.2.1.3).
 pub fn takes(request: &HeaderMap, age: Duration, left: Duration) -> bool {
     let said = Directives::of(request, &header::CACHE_CONTROL);
     !Demand::of(request).revalidate && is_fresh_enough(&said, age, left)
@@ -133,7 +133,7 @@ fn is_fresh_enough(said: &Directives, age: Duration, left: Duration) -> bool {
         && seconds("min-fresh").is_none_or(|least| left >= least)
 }
 
-/// Whether a stale `entry` may be given to this request while its origin is asked about it (RFC 5861 §3).
+/// Whether a stale `entry` may be served to this request while it is revalidated (RFC 5861 §3).
 pub fn may_be_given_meanwhile(entry: &Entry, request: &HeaderMap, now: Time) -> bool {
     let said = Directives::of(request, &header::CACHE_CONTROL);
     if Demand::of(request).revalidate || said.has("max-age") || said.has("min-fresh") {
@@ -150,13 +150,13 @@ pub fn age(entry: &Entry, now: Time) -> u64 {
     lifetime::age(entry, now).as_secs()
 }
 
-/// Whether the origin forbids to serve a copy that could not be revalidated (RFC 9111 §4.2.4).
+/// Whether the origin forbids serving a copy that could not be revalidated (RFC 9111 §4.2.4).
 pub fn forbids_stale(head: &Head) -> bool {
     Control::of(head).forbids_stale()
 }
 
-/// Whether a 304 speaks of the stored answer: that has a validator to be asked about, and the 304 names no other
-/// (RFC 9111 §4.3.4).
+/// Whether a 304 applies to the stored answer: the stored answer has a validator, and the 304 names no other one (RFC
+/// 9111 §4.3.4).
 pub fn speaks_of(answer: &Head, stored: &Head) -> bool {
     let opaque = |head: &Head| {
         let tag = head.text(&header::ETAG)?;
@@ -169,15 +169,15 @@ pub fn speaks_of(answer: &Head, stored: &Head) -> bool {
     }
 }
 
-/// Takes the fields of a 304 into a stored head (RFC 9111 §3.2), but those that describe the body. `with_type`: the type among
-/// them; not where something is read by it.
+/// Updates a stored header with the fields of a 304 (RFC 9111 §3.2), except those that describe the body. `with_type`:
+/// include `Content-Type`; not where the type decides how the body is parsed.
 pub fn refresh(stored: &mut Head, answer: &Head, with_type: bool) {
     let of_the_body = |name: &header::HeaderName| {
         const OTHERS: [&str; 5] =
             ["content-encoding", "content-length", "content-md5", "content-range", "etag"];
         OTHERS.contains(&name.as_str()) || !with_type && *name == header::CONTENT_TYPE
     };
-    // The age of the answer that came before says nothing of this one.
+    // The age of the earlier answer does not apply to this one.
     stored.headers.remove(header::AGE);
     for name in answer.headers.keys() {
         if of_the_body(name) {
@@ -264,7 +264,7 @@ mod tests {
         assert!(fresh_after(&[("cache-control", "max-age=60"), ("vary", "Accept")], &[], 1));
     }
 
-    /// Also of what is stored already: each look-up would fail as the first one did.
+    /// Also for answers that are stored already: each look-up would fail like the first one.
     #[test]
     fn no_number_an_origin_may_write_is_too_large() {
         for number in ["2147483649", "18446744073709551615", "99999999999999999999", "-1", "soon"] {
@@ -316,7 +316,7 @@ mod tests {
         }
     }
 
-    /// RFC 9111 §5.2.2.3: `no-store` beside it is for caches that do not know the directive, or the status.
+    /// RFC 9111 §5.2.2.3: `no-store` beside it is for caches that do not know the directive or the status.
     #[test]
     fn what_must_be_understood_is_stored_if_its_status_is() {
         let of = |status, says: &'static str| {

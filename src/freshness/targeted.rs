@@ -1,14 +1,14 @@
-//! `CDN-Cache-Control` (RFC 9213): a structured dictionary (RFC 9651 §3.2) that stands in the place of `Cache-Control` for
-//! shared caches. One that is no such dictionary, or empty, does not count at all.
+//! `CDN-Cache-Control` (RFC 9213): a structured dictionary (RFC 9651 §3.2) that replaces `Cache-Control` for shared
+//! caches. An invalid or empty one is ignored.
 
 use hyper::header::{HeaderMap, HeaderName};
 
 use super::directives::Directives;
 
-/// The directives whose value is a number of seconds, and of no other type.
+/// The directives whose value must be an integer number of seconds.
 const IN_SECONDS: [&str; 4] = ["max-age", "s-maxage", "stale-while-revalidate", "stale-if-error"];
 
-/// The directives of a valid field; `None` if there is none, or none that is valid and not empty.
+/// The directives of a valid field; `None` if it is absent, invalid or empty.
 pub(super) fn directives(headers: &HeaderMap) -> Option<Directives> {
     let name = HeaderName::from_static("cdn-cache-control");
     let lines: Option<Vec<&str>> =
@@ -36,7 +36,7 @@ fn dictionary(text: &str) -> Option<Vec<(String, Option<String>)>> {
         let value = value.map(|item| match item {
             Item::Integer(text) | Item::Other(text) => text,
         });
-        // The last of a name counts (RFC 9651 §3.2).
+        // Of several members with one name the last counts (RFC 9651 §3.2).
         pairs.retain(|(known, _)| known != key);
         pairs.push((key.to_owned(), value));
         let blank = |c: char| c == ' ' || c == '\t';
@@ -112,7 +112,7 @@ fn item(text: &str) -> Option<(Item, &str)> {
     }
 }
 
-/// What stands behind an item's parameters, which say nothing here.
+/// The text after an item's parameters, which are ignored.
 fn parameters(mut text: &str) -> Option<&str> {
     while let Some(rest) = text.strip_prefix(';') {
         let (_, rest) = key(rest.trim_start_matches(' '))?;

@@ -1,15 +1,15 @@
-//! By which request fields one of several stored answers is selected (RFC 9111 §4.1).
+//! Which request fields select one of several stored answers (RFC 9111 §4.1).
 
 use hyper::header::{self, HeaderMap, HeaderName};
 
 use super::directives::members;
 use crate::entry::Head;
 
-/// The most names that are read: more select nothing that could be found again.
+/// Maximum number of names. An answer that varies on more would hardly ever be found again.
 const MOST_NAMES: usize = 16;
 
-/// The fields that an answer's `Vary` names, each once, in order; `None` if no stored copy of it ever matches: `*`, or what
-/// is no name. `Accept-Encoding` is none of them: larder asks for no coding, whoever it asks for.
+/// The fields that an answer's `Vary` names: distinct and sorted. `None` if no stored copy ever matches: `*`, or an
+/// invalid name. Omits `Accept-Encoding`, because larder always requests `identity`.
 pub fn names(head: &Head) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
     for line in head.headers.get_all(header::VARY) {
@@ -25,9 +25,9 @@ pub fn names(head: &Head) -> Option<Vec<HeaderName>> {
     (names.len() <= MOST_NAMES).then_some(names)
 }
 
-/// What a request says in the field `name`, so that what means the same is the same text: the lines in one, no blanks
-/// around commas; of languages the case and the order mean nothing (RFC 9110 §12.5.4), and no `Accept` is any (§12.5.1).
-/// Empty if it says nothing.
+/// The normalised value of a request's field `name`, so that equivalent values are equal: lines joined, no white space
+/// around commas. For languages, case and order do not matter (RFC 9110 §12.5.4), and a missing `Accept` means any
+/// (§12.5.1). Empty if the field is absent.
 pub fn value(request: &HeaderMap, name: &HeaderName) -> String {
     let lines = request.get_all(name).iter();
     let text: Vec<_> = lines.map(|value| String::from_utf8_lossy(value.as_bytes())).collect();

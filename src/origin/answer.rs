@@ -1,11 +1,12 @@
-//! An origin's answer to a fill: its head without what belongs to the connection, and its body under limits.
+//! An origin's answer to a fill: its header without the connection's fields, and its body under limits.
 //!
 //! A body has no total time limit, because a large file over a slow line is no fault. It has an idle limit (nothing
-//! came) and a minimum rate (too little came for a minute), both counted only while somebody waits for bytes. It ends
-//! cleanly only where HTTP says so: after `Content-Length` bytes, after the last chunk, at `END_STREAM`. Where only
-//! the end of the connection ends it, TLS must have said so (`close_notify`; rustls reports its absence); over plain
-//! http a cut looks like the end. What came so is kept only if a digest vouches for it ([`Answer::until_close`]); to a client
-//! whose answer nobody keeps, the end of the connection is the end, announced or not, as it is without larder.
+//! arrived) and a minimum rate (too little arrived over a minute). Both count only while larder waits for bytes. A body
+//! ends cleanly only where HTTP defines it: after `Content-Length` bytes, after the last chunk, or at `END_STREAM`. If
+//! only the end of the connection ends it, TLS must have announced that end (`close_notify`; rustls reports its
+//! absence). Over plain http a cut looks like the end, so such a body is kept only if a digest vouches for it
+//! ([`Answer::until_close`]). For an answer that is not kept, the client gets the end of the connection as the end of
+//! the body, announced or not, as it would without larder.
 
 use std::io;
 use std::time::Duration;
@@ -26,76 +27,78 @@ use crate::config::Upstream;
 use crate::entry::Head;
 use crate::target::Target;
 
-/// An answer whose body is still to come.
+/// An answer whose body has yet to be read.
 #[derive(Debug)]
 pub struct Answer {
-    /// Without connection-bound fields, `Set-Cookie` and `Alt-Svc`: none of them is for everybody, or for later.
+    /// Without connection-specific fields, `Set-Cookie` and `Alt-Svc`, which must not be stored or shared.
     pub head: Head,
     /// The body.
     pub body: Bodies,
     /// `Content-Length`, if the answer is framed by it.
     pub length: Option<u64>,
-    /// The cookies that the origin set, for whoever is given the answer alone; they stand in no stored head.
+    /// The cookies that the origin set, for a client that alone receives the answer. Never part of a stored header.
     pub cookies: Vec<HeaderValue>,
-    /// Whether only the end of the connection ends the body: a cut looks like the end.
+    /// Whether only the end of the connection ends the body, so that a cut looks like the end.
     pub until_close: bool,
-    /// Who answered, after redirects.
+    /// The target that answered, after redirects.
     pub answered_by: Target,
     /// Whether any hop was plain http.
     pub plain: bool,
-    /// Whether any hop's address was a public one (or unknown behind a proxy): what the answer causes is
+    /// Whether any hop's address was public (or unknown, behind a proxy). Requests that the answer causes are then
     /// [`Reach::from_public`](super::Reach).
     pub public: bool,
     /// When the first hop's request was sent.
     pub requested_at: Time,
 }
 
-/// The bytes of an answer, under the idle and minimum-rate limits. `None` at a clean end of message only.
+/// The bytes of an answer, under the idle and minimum-rate limits. Gives `None` only at a clean end of the message.
 #[derive(Debug)]
 pub struct Bodies {
-    /// Gone after the end, clean or not: what comes after an end is no part of the body.
+    /// `None` after the end, clean or not: bytes after the end do not belong to the body.
     incoming: Option<Gathered>,
-    /// `Content-Length`, where a body is to come.
+    /// `Content-Length`, if there is a body.
     announced: Option<u64>,
     pace: Pace,
-    /// Whether only the end of the connection ends it, and whether such an end is taken though TLS did not announce it.
+    /// Whether only the end of the connection ends the body, and whether to accept such an end although TLS did not
+    /// announce it.
     until_close: bool,
     takes_any_end: bool,
-    /// To keep others off a connection that went silent: h2 would put the next fill on it.
+    /// To poison a connection that went silent: otherwise HTTP/2 would send the next fill over it.
     connection: CaptureConnection,
     shown: Target,
 }
 
 impl Bodies {
-    /// From now on the bytes may come as slowly as their client bears it: event streams, log tails.
+    /// From now on bytes may arrive as slowly as the client accepts, for event streams and log tails.
     pub fn be_patient(&mut self) {
         self.pace.idle = Duration::MAX;
         self.pace.min_rate = 0;
     }
 
-    /// The first byte may take as long as its client bears it: repository managers send a head, and nothing of the body until
-    /// they have all of it.
+    /// The first byte may take as long as the client accepts: repository managers send the header at once, and the body
+    /// only after they have received all of it.
     pub fn may_begin_late(&mut self) {
         self.pace.begins_late = true;
     }
 
-    /// How long the next bytes may take, from now on.
+    /// Sets the idle limit for the bytes from now on.
     pub fn wait_at_most(&mut self, idle: Duration) {
         self.pace.idle = idle;
     }
 
-    /// Takes the end of a connection for the end of a body that nothing else ends, though TLS did not announce it: many
-    /// servers close without a word, and clients take that. For bodies that nobody keeps, or that a digest vouches for.
+    /// From now on accepts the end of the connection as the end of a body that nothing else delimits, although TLS did
+    /// not announce it. Many servers close without `close_notify`, and clients accept that. Only for bodies that are
+    /// not kept, or for which a digest vouches.
     pub fn take_any_end(&mut self) {
         self.takes_any_end = true;
     }
 
-    /// Gives up the connection: the rest is not wanted from it.
+    /// Drops the connection: its remaining bytes are not wanted.
     pub fn hang_up(&mut self) {
         self.incoming = None;
     }
 
-    /// The next bytes. After `None` or an error it stays `None`. Safe to be cancelled and called again.
+    /// The next bytes. After `None` or an error it stays `None`. Safe to cancel and call again.
     pub async fn next(&mut self) -> Option<Result<Bytes, OriginError>> {
         loop {
             let incoming = self.incoming.as_mut()?;
@@ -106,7 +109,7 @@ impl Bodies {
                         Ok(()) => return Some(Ok(data)),
                         Err(fault) => fault,
                     },
-                    // Trailers say nothing that may be stored (RFC 9110 §6.5.1).
+                    // Trailers are ignored: nothing in them may be stored (RFC 9110 §6.5.1).
                     Err(_) => continue,
                 },
                 Ok(Some(Err(error)))
@@ -140,7 +143,7 @@ impl Bodies {
     }
 }
 
-/// What a response brings besides its head, before it is an [`Answer`].
+/// The parts of a response, before it becomes an [`Answer`].
 pub(super) struct Parts {
     pub(super) head: Head,
     pub(super) body: Bodies,
@@ -149,7 +152,7 @@ pub(super) struct Parts {
     pub(super) until_close: bool,
 }
 
-/// Whether nothing but the end of the connection ends the body of a response (RFC 9112 §6.3).
+/// Whether only the end of the connection ends the body of a response (RFC 9112 §6.3).
 pub fn ends_with_connection<B: hyper::body::Body>(response: &Response<B>) -> bool {
     response.version() < Version::HTTP_2
         && !response.body().is_end_stream()
@@ -157,7 +160,7 @@ pub fn ends_with_connection<B: hyper::body::Body>(response: &Response<B>) -> boo
         && !response.headers().contains_key(TRANSFER_ENCODING)
 }
 
-/// Whether a connection ended without `close_notify`, and in no other way.
+/// Whether a connection ended without `close_notify`, and not with another error.
 pub fn is_unannounced(error: &hyper::Error) -> bool {
     root::<io::Error>(error).is_some_and(|error| {
         error.kind() == io::ErrorKind::UnexpectedEof && error.to_string().contains("close_notify")
@@ -202,27 +205,27 @@ impl Parts {
     }
 }
 
-/// A cookie is a credential to be: no text shows it.
+/// Marks a cookie as sensitive, because it will be a credential: debug output does not show it.
 fn sensitive(mut cookie: HeaderValue) -> HeaderValue {
     cookie.set_sensitive(true);
     cookie
 }
 
-/// The rate is measured over this much waiting, as `upstream.min_rate` says.
+/// The minimum rate is averaged over this much waiting time, as `upstream.min_rate` documents.
 const MEASURED_OVER: Duration = Duration::from_mins(1);
 
-/// How bytes come: counts only the time in which somebody waits for them, so that a slow disk is not held against the
-/// origin.
+/// Measures the rate of arrival. Counts only the time in which larder waits for bytes, so that a slow local disk does
+/// not count against the origin.
 #[derive(Debug)]
 struct Pace {
     idle: Duration,
     min_rate: u64,
     taken: u64,
-    /// Whether the wait for the first byte is not measured.
+    /// Whether the wait for the first byte is exempt.
     begins_late: bool,
-    /// Since when the next bytes are waited for.
+    /// When the current wait began.
     since: Option<Instant>,
-    /// In the present window: waited, and taken.
+    /// In the current window: time waited, and bytes received.
     window: (Duration, u64),
 }
 
@@ -238,15 +241,15 @@ impl Pace {
         }
     }
 
-    /// Begins a wait, or goes on with one that was cancelled; until when it may last.
+    /// Begins a wait, or continues one that was cancelled. Returns its deadline.
     fn wait(&mut self, now: Instant) -> Instant {
         let since = *self.since.get_or_insert(now);
         let idle = if self.taken == 0 && self.begins_late { Duration::MAX } else { self.idle };
-        // Nobody sets a limit beyond the clock's end; if, it is no limit for thirty years.
+        // An idle limit beyond the clock's range becomes thirty years.
         since.checked_add(idle).unwrap_or_else(|| since + Duration::from_hours(24 * 365 * 30))
     }
 
-    /// Ends the wait with `length` bytes.
+    /// Ends the wait with `length` received bytes.
     fn take(&mut self, length: usize, now: Instant) -> Result<(), Fault> {
         let length = u64::try_from(length).unwrap_or(u64::MAX);
         if self.taken == 0 && self.begins_late {
@@ -274,7 +277,7 @@ impl Pace {
 mod tests {
     use super::*;
 
-    /// Takes `length` bytes after each of `waits` seconds of waiting.
+    /// Receives `length` bytes after each second of waiting, `waits` times.
     fn trickle(pace: &mut Pace, waits: u64, length: usize) -> Result<(), Fault> {
         let start = Instant::now();
         for second in 0..waits {

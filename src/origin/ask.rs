@@ -1,8 +1,8 @@
 //! A fill's request: canonical, built from the key alone (promise P1).
 //!
-//! Nothing a client sent stands in it but what its key names: no header of the client's can change what everybody is
-//! given later. A private fill adds exactly the credential, and only on requests to the origin that it was meant for: no
-//! redirect takes it elsewhere.
+//! It contains nothing from the client's request except what the key names, so no client header can change an answer
+//! that other clients get later. A private fill adds exactly the credential, and only on requests to the origin for
+//! which the client sent it: a redirect does not carry it elsewhere.
 
 use std::sync::Arc;
 
@@ -19,44 +19,45 @@ use super::token::Token;
 use super::{Lane, Reach, hop};
 use crate::target::{Credential, Target};
 
-/// How larder names itself to origins.
+/// The `User-Agent` of fills.
 const LARDER: &str = concat!("larder/", env!("CARGO_PKG_VERSION"));
 
 /// A canonical request, built from the key alone.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one property of a request, set by name")]
 pub struct Ask {
-    /// What is asked for.
+    /// The target to request.
     pub target: Target,
-    /// Which connections it may use: an index does not wait behind a layer.
+    /// The pool of connections to use, so that an index does not wait behind a large layer.
     pub lane: Lane,
     /// The `Accept` that the key names; empty for none.
     pub accept: String,
     /// For unknown resources, the `Accept-Language` that the key names.
     pub accept_language: Option<String>,
-    /// Further fields of the client's by which the answer is selected: the key names them (RFC 9111 §4.1).
+    /// Further client header fields that select the answer, as the key names them (RFC 9111 §4.1).
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// The stored entity tag, when revalidating.
     pub if_none_match: Option<String>,
     /// The stored `Last-Modified`, when revalidating.
     pub if_modified_since: Option<String>,
-    /// First and, inclusive, last byte: a resume, or a far range beside the fill.
+    /// First and last byte (inclusive): for a resume, or for a distant range requested beside the fill.
     pub range: Option<(u64, Option<u64>)>,
-    /// A strong validator: the range is of this representation, or the whole comes.
+    /// A strong validator for `If-Range`: the origin sends the range if the representation is unchanged, else the
+    /// whole.
     pub if_range: Option<String>,
-    /// HEAD in place of GET.
+    /// Send HEAD instead of GET.
     pub head_only: bool,
-    /// Follow redirects inside, as far as clients do, with the guard at every hop.
+    /// Follow redirects internally, as far as clients do, with the guard checking every hop.
     pub follow: bool,
-    /// On a connection that nothing used before.
+    /// Use a new connection.
     pub fresh_connection: bool,
-    /// Waits for the answer as long as its client does: what larder does not know may be a long poll.
+    /// Wait for the answer as long as the client does: a resource of unknown kind may be a long poll.
     pub patient: bool,
-    /// Which addresses are open to it.
+    /// The addresses that this request may reach.
     pub reach: Reach,
-    /// larder's own anonymous token, for the asked origin alone: no redirect takes it elsewhere.
+    /// larder's own anonymous token. Sent to the requested origin only, never after a redirect elsewhere.
     pub token: Option<Token>,
-    /// What a private fill shows to the asked origin.
+    /// The client's credential, for a private fill. Sent to the requested origin only.
     pub credential: Option<Arc<Credential>>,
 }
 
@@ -83,7 +84,8 @@ impl Ask {
         }
     }
 
-    /// This request for `target`: the asked one, or where a redirect led. `Host` is the connection's business.
+    /// Builds the HTTP request for `target`: the requested one, or the target of a redirect. The connection adds
+    /// `Host`.
     pub(super) fn request(
         &self,
         target: &Target,

@@ -1,4 +1,4 @@
-//! What a 401 asks for: the `Bearer` challenge by which a registry names its token service.
+//! Parses the `Bearer` challenge of a 401, by which a registry names its token service.
 //!
 //! Pure. Sources: RFC 9110 §11.6.1 (the field), RFC 6750 §3 (the scheme), Docker's token authentication specification
 //! (`realm`, `service`, `scope`).
@@ -9,10 +9,10 @@ use hyper::header::WWW_AUTHENTICATE;
 use crate::entry::Head;
 use crate::target::{Scheme, Target};
 
-/// The longest realm, service or scope. Real ones have a hundred bytes.
+/// Maximum length of realm, service and scope. Real ones have about a hundred bytes.
 const MAX_PART: usize = 2048;
 
-/// Where a token is given out, and for what.
+/// The token service, and the token to request from it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Challenge {
     realm: Target,
@@ -21,8 +21,8 @@ pub struct Challenge {
 }
 
 impl Challenge {
-    /// The `Bearer` challenge of a 401; `None` if there is none, or its realm is not an `https` URL: whoever sits on a
-    /// plain-http line would give out the tokens.
+    /// The `Bearer` challenge of a 401. `None` if there is none, or if its realm is not an `https` URL: over plain http
+    /// an attacker on the path could issue the tokens.
     pub fn of(head: &Head) -> Option<Self> {
         if head.status != StatusCode::UNAUTHORIZED {
             return None;
@@ -42,12 +42,12 @@ impl Challenge {
         (realm.origin().scheme == Scheme::Https).then_some(Self { realm, service, scope })
     }
 
-    /// Who gives out the token.
+    /// The URL of the token service.
     pub fn realm(&self) -> &Target {
         &self.realm
     }
 
-    /// What is asked of it: several scopes stand one by one.
+    /// The URL of the token request. Each scope is a parameter of its own.
     pub(super) fn request(&self) -> Option<Target> {
         let service = self.service.iter().map(|service| ("service", service.as_str()));
         let scopes = self.scope.iter().flat_map(|scope| scope.split(' '));
@@ -66,13 +66,13 @@ impl Challenge {
     }
 }
 
-/// The parameters of the first `Bearer` challenge of a field, names in lower case.
+/// The parameters of the first `Bearer` challenge in a field value, with names in lower case.
 fn parameters(field: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut inside = false;
     for member in members(field) {
         let (scheme, parameter) = match member.split_once([' ', '=']) {
-            // `Bearer realm="…"` begins a challenge, `service="…"` goes on with it.
+            // `Bearer realm="…"` begins a challenge; `service="…"` continues it.
             Some((scheme, rest))
                 if member.get(scheme.len()..).is_some_and(|r| r.starts_with(' ')) =>
             {
@@ -94,7 +94,7 @@ fn parameters(field: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The members of a list; a comma inside quotes belongs to its member.
+/// The members of a comma-separated list. A comma inside quotes does not separate.
 fn members(field: &str) -> impl Iterator<Item = &str> {
     let (mut quoted, mut escaped) = (false, false);
     field

@@ -1,11 +1,11 @@
-//! One connection towards an origin, from its name to a stream on which HTTP can be spoken.
+//! Opens a connection towards an origin, from its name to a stream that can carry HTTP.
 //!
 //! ```text
 //! origin ─ route ┬─ direct: resolve ▶ guard ▶ dial ─────────────────┬▶ TLS, if the origin is https
 //!                └─ proxy:  guard literals ▶ dial ▶ TLS? ▶ CONNECT? ─┘
 //! ```
 //!
-//! [`Wire`] is what all connections share. [`Connector`] gives the fills' client its connections; passes and tunnels
+//! [`Wire`] holds what all connections share. [`Connector`] opens connections for the fills' client; passes and tunnels
 //! call [`Wire`] themselves.
 
 use std::future::Future;
@@ -39,40 +39,40 @@ use crate::limits::{INTERIM, PLACES, Place};
 use crate::stream::{Watch, Watched};
 use crate::target::{Host, Origin, Scheme};
 
-/// What all connections share. A reload makes a new one for new connections.
+/// What all connections share. A configuration reload creates a new one for new connections.
 #[derive(Debug)]
 pub(super) struct Wire {
     pub(super) config: Live,
     pub(super) guard: Arc<Guard>,
     pub(super) resolver: Arc<Resolver>,
     pub(super) tunnelled: Arc<Tunnelled>,
-    /// This larder's name in `Via`.
+    /// This larder's pseudonym in `Via`.
     pub(super) pseudonym: Arc<str>,
     pub(super) routes: Routes,
     pub(super) tls: Tls,
-    /// What origins send in crumbs.
+    /// Per origin, how often it sends bodies in tiny HTTP/2 frames.
     pub(super) crumbs: Arc<Crumbs>,
 }
 
-/// A connection on which HTTP can be spoken.
+/// A connection that can carry HTTP.
 pub(super) struct Link {
     io: TokioIo<Box<dyn Duplex>>,
     pub(super) about: About,
 }
 
-/// What is known of a connection; comes with each answer on it.
+/// What is known about a connection; attached to each answer on it.
 #[derive(Clone, Debug)]
 pub(super) struct About {
-    /// The other end is a public address, or not known because a proxy resolved it.
+    /// Whether the peer's address is public, or unknown because a proxy resolved it.
     pub(super) public: bool,
-    /// The origin asked for a client certificate.
+    /// Whether the origin requested a client certificate.
     pub(super) asked: bool,
     pub(super) speaks: Speaks,
-    /// It has answered once: what fails now may fail only because the connection had grown old.
+    /// Whether it has answered before. If so, a failure now may only mean that the origin closed an idle connection.
     answered: Arc<AtomicBool>,
 }
 
-/// How requests are written on a connection.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaks {
     /// HTTP/1.1 to the origin.
@@ -94,7 +94,7 @@ impl About {
 }
 
 impl Wire {
-    /// This wire with what `config` says of routes and roots. Blocking: reads files.
+    /// A copy with the routes and trust anchors of `config`. Blocking: reads files.
     pub(super) fn renewed(&self, config: &Config) -> Result<Self, Fault> {
         Ok(Self {
             config: self.config.clone(),
@@ -108,7 +108,7 @@ impl Wire {
         })
     }
 
-    /// A connection for requests to `origin`, within `upstream.connect_timeout`, TLS included.
+    /// A connection for requests to `origin`, established within `upstream.connect_timeout`, including TLS.
     pub(super) async fn link(
         &self,
         origin: &Origin,
@@ -125,7 +125,7 @@ impl Wire {
         linked
     }
 
-    /// A raw connection to `origin`'s host and port, within the same limit.
+    /// A raw connection to `origin`'s host and port, established within the same limit.
     pub(super) async fn raw(
         &self,
         origin: &Origin,
@@ -175,7 +175,7 @@ impl Wire {
         Ok(Link { io: TokioIo::new(io), about })
     }
 
-    /// TCP to the host itself; and whether the address is a public one.
+    /// Connects to the host directly. Returns also whether the address is public.
     async fn direct(
         &self,
         host: &Host,
@@ -190,7 +190,7 @@ impl Wire {
         Ok((Placed::over(stream, place), public))
     }
 
-    /// A connection to `proxy`, or through a tunnel there to `origin`.
+    /// Connects to `proxy`, and if `tunnel` is set, through it to `origin`.
     async fn through(
         &self,
         proxy: &Proxy,
@@ -201,7 +201,7 @@ impl Wire {
         let class = self.guard.judge_unresolved(&origin.host, origin.port, reach)?;
         let at_proxy = |fault: Fault| Fault::Proxy(format!("{proxy}: {fault}").into());
         let addresses = self.resolver.addresses(&proxy.host, proxy.port).await.map_err(at_proxy)?;
-        // The proxy is the operator's word, but larder as its own proxy is never meant.
+        // The operator chose the proxy's address, so the guard does not check it. But larder must not be its own proxy.
         if addresses.iter().any(|address| self.guard.is_own(*address)) {
             return Err(Fault::Loop);
         }
@@ -219,7 +219,7 @@ impl Wire {
     }
 }
 
-/// A place for a connection, waited for in the order of asking.
+/// Waits for an upstream connection slot, first come, first served.
 async fn place() -> Result<Place, Fault> {
     let place = PLACES.upstream.take().await;
     place.ok_or_else(|| {
@@ -231,7 +231,7 @@ async fn place() -> Result<Place, Fault> {
     })
 }
 
-/// The place of a TCP connection among the process's descriptors, held as long as the connection lives.
+/// The slot of a TCP connection, held as long as the connection lives.
 #[derive(Debug)]
 struct Placed(#[expect(dead_code, reason = "it is held, and nobody looks at it")] Place);
 
@@ -244,19 +244,20 @@ impl Placed {
 impl Watch<TcpStream> for Placed {}
 
 impl Link {
-    /// The same, for one request whose URL is sent byte for byte ([`Verbatim`]).
+    /// The connection for one request whose URL is sent byte for byte ([`Verbatim`]).
     pub(super) fn verbatim(self) -> Self {
         let Self { io, about } = self;
         Self { io: TokioIo::new(Box::new(Verbatim::over(io.into_inner()))), about }
     }
 }
 
-/// Connections for one of the fills' clients: all of one reach, because a pool knows of a connection only its origin.
+/// Opens connections for one of the fills' clients. All have the same reach, because the pool distinguishes connections
+/// only by origin.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     pub(super) wire: Arc<Wire>,
     pub(super) reach: Reach,
-    /// Each is for one request whose URL is sent byte for byte.
+    /// Whether each connection is for one request whose URL is sent byte for byte.
     pub(super) verbatim: bool,
 }
 
@@ -282,7 +283,7 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// The pool hands back the origin that the request's URL was made of.
+/// The origin of a URI that the pool passes back; it was made from the request's URL.
 fn origin_of(uri: &Uri) -> Option<Origin> {
     let scheme = match uri.scheme_str()? {
         "https" => Scheme::Https,

@@ -1,8 +1,8 @@
-//! TCP to the first address that answers: happy eyeballs (RFC 8305).
+//! Connects TCP to the first address that answers: Happy Eyeballs (RFC 8305).
 //!
-//! Addresses alternate between the families, beginning with the resolver's first; each gets a quarter of a second
-//! before the next one is tried beside it, and a failure starts the next at once. So a host without an IPv6 route, or
-//! one dead address among four, costs nothing that a client would notice. The time limit is the caller's.
+//! Addresses alternate between the families, beginning with the resolver's first. Each gets a quarter of a second
+//! before the next one is tried in parallel, and a failure starts the next at once. So a host without an IPv6 route, or
+//! one dead address among four, causes no noticeable delay. The caller sets the time limit.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,15 +15,16 @@ use tokio::net::TcpStream;
 
 use super::error::Fault;
 
-/// RFC 8305 §5 recommends this between attempts.
+/// The delay between attempts that RFC 8305 §5 recommends.
 const STAGGER: Duration = Duration::from_millis(250);
-/// A peer that vanished is noticed some minutes later, after this and the system's number of probes, even where
-/// nothing else limits a wait: a long poll may be silent for hours.
+/// Keepalive interval. A peer that vanished is noticed some minutes later, after this and the system's number of
+/// probes. Needed where nothing else limits a wait: a long poll may be silent for hours.
 const KEEPALIVE: Duration = Duration::from_mins(1);
-/// Addresses tried; a name with more is a misconfiguration, or an attempt at using larder as a scanner.
+/// Maximum number of addresses tried. A name with more is a misconfiguration, or an attempt to use larder as a port
+/// scanner.
 const ATTEMPTS: usize = 8;
 
-/// Connects to one of `addresses`, which the guard let through.
+/// Connects to one of `addresses`, which the guard has allowed.
 pub(super) async fn dial(addresses: Vec<SocketAddr>) -> Result<(TcpStream, SocketAddr), Fault> {
     let mut waiting = alternate(addresses).into_iter().take(ATTEMPTS);
     let mut trying = FuturesUnordered::new();
@@ -53,23 +54,23 @@ pub(super) async fn dial(addresses: Vec<SocketAddr>) -> Result<(TcpStream, Socke
 async fn attempt(address: SocketAddr) -> Result<(TcpStream, SocketAddr), Fault> {
     let stream =
         TcpStream::connect(address).await.map_err(|error| match Errno::from_io_error(&error) {
-            // No descriptor, or no memory: that is larder's, and says nothing of the origin.
+            // Out of file descriptors or memory: larder's own limit, not a fault of the origin.
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS) => {
                 Fault::Busy(error.to_string().into())
             }
             _ => Fault::Unreachable(format!("{address}: {error}").into()),
         })?;
-    // Both only make things better: a socket that takes neither still works.
+    // Both options are optional: a socket that accepts neither still works.
     stream.set_nodelay(true).ok();
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 4);
     SockRef::from(&stream).set_tcp_keepalive(&keepalive).ok();
-    // Keepalive asks on a line that is quiet; this is for one on which a request was never acknowledged.
+    // Keepalive probes only idle connections. This detects one on which a sent request is never acknowledged.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     SockRef::from(&stream).set_tcp_user_timeout(Some(KEEPALIVE * 2)).ok();
     Ok((stream, address))
 }
 
-/// The resolver's order, but with the families taking turns.
+/// The resolver's order, with the address families taking turns.
 fn alternate(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (one, two): (Vec<_>, Vec<_>) =
@@ -114,12 +115,12 @@ mod tests {
         let dead = SocketAddr::new("::1".parse().unwrap(), port);
         let (_, reached) = dial(vec![dead, listener.local_addr().unwrap()]).await.unwrap();
         assert!(reached.is_ipv4());
-        // The control: alone, the dead one fails and is named.
+        // The control: alone, the dead address fails and is named in the error.
         let fault = dial(vec![dead]).await.unwrap_err();
         assert!(fault.to_string().contains("[::1]"), "{fault}");
     }
 
-    /// A full accept queue drops SYNs, as a firewall does: the first address neither answers nor refuses.
+    /// A full accept queue drops SYNs, as a firewall does: the first address neither accepts nor refuses.
     #[tokio::test]
     async fn a_black_hole_does_not_keep_from_the_next_address() {
         let hole = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -137,7 +138,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let alone = tokio::time::timeout(Duration::from_secs(1), dial(vec![dark])).await;
         assert!(alone.is_err(), "the black hole answered: the test shows nothing");
-        // The kernel gives the hole up after two minutes: what comes by then did not wait for it.
+        // The kernel gives up the hole after two minutes, so an answer within 30 seconds did not wait for it.
         let both = dial(vec![dark, listener.local_addr().unwrap()]);
         let (_, reached) =
             tokio::time::timeout(Duration::from_secs(30), both).await.unwrap().unwrap();

@@ -1,6 +1,7 @@
-//! A pass's fields, taken off one connection and put on the next.
+//! Translates a pass's header fields from one connection to the next.
 //!
-//! Pure: what a request looks like on h1, on h2, and through a proxy, and what is taken off an answer.
+//! Pure. Defines what a request looks like on HTTP/1.1, on HTTP/2 and through a proxy, and which fields are removed
+//! from an answer.
 
 use hyper::body::Incoming;
 use hyper::header::{
@@ -16,25 +17,25 @@ use super::expect::Uphill;
 use super::hop;
 use crate::target::Target;
 
-/// What a request needs besides its end-to-end fields, whatever connection it goes on. It has no `Debug`: the URL is whole
-/// here.
+/// What a request needs besides its end-to-end fields, on any kind of connection. Has no `Debug`, because it contains
+/// the URL with its secrets.
 pub(super) struct Outbound {
     absolute: Uri,
     origin_form: Uri,
     authority: HeaderValue,
-    /// As what the client came: `Via` names it.
+    /// The client's protocol version and larder's pseudonym, for `Via`.
     via: (&'static str, String),
-    /// The protocols asked for by an h1 client.
+    /// The protocols that an HTTP/1.1 client asks to upgrade to.
     upgrade: Option<HeaderValue>,
     takes_trailers: bool,
-    /// The client's protocol knows no 100.
+    /// Whether the client speaks HTTP/1.0, which has no 100 (Continue).
     forget_expect: bool,
-    /// For a proxy that takes requests in absolute form, and for nobody else.
+    /// Sent only to a proxy that takes requests in absolute form.
     proxy_authorization: Option<HeaderValue>,
 }
 
 impl Outbound {
-    /// Reads what belongs to the client's connection, before [`Self::strip`] removes it.
+    /// Reads the fields of the client's connection, before [`Self::strip`] removes them.
     pub(super) fn new<B>(
         target: &Target,
         request: &Request<B>,
@@ -63,12 +64,12 @@ impl Outbound {
         })
     }
 
-    /// Whether the client asks to change the protocol.
+    /// Whether the client asks for a protocol upgrade.
     pub(super) const fn upgrades(&self) -> bool {
         self.upgrade.is_some()
     }
 
-    /// Removes what belonged to the client's connection, and adds larder to `Via`.
+    /// Removes the fields of the client's connection, and adds larder to `Via`.
     pub(super) fn strip(&self, request: &mut Request<Uphill>) {
         let headers = request.headers_mut();
         hop::strip(headers);
@@ -78,8 +79,8 @@ impl Outbound {
         hop::add_via(headers, self.via.0, &self.via.1);
     }
 
-    /// Makes `request` fit the connection. Everything that depends on the connection is set or removed,
-    /// so that a request can be dressed again for another.
+    /// Adapts `request` to the connection. Sets or removes everything that depends on the connection, so that the
+    /// request can be adapted again for another one.
     pub(super) fn dress(&self, request: &mut Request<Uphill>, speaks: Speaks) {
         let unsized_body =
             !request.body().is_empty() && !request.headers().contains_key(CONTENT_LENGTH);
@@ -98,12 +99,12 @@ impl Outbound {
             headers.insert(TE, HeaderValue::from_static("trailers"));
         }
         if speaks == Speaks::H2 {
-            // The URI's authority becomes `:authority`; a second name could differ.
+            // The URI's authority becomes `:authority`; a `Host` field could differ from it.
             headers.remove(HOST);
             return;
         }
         headers.insert(HOST, self.authority.clone());
-        // In one line: some servers read only the first.
+        // In one field line, because some servers read only the first.
         match (&self.upgrade, self.takes_trailers) {
             (Some(_), true) => Some("upgrade, te"),
             (Some(_), false) => Some("upgrade"),
@@ -115,7 +116,7 @@ impl Outbound {
             headers.insert(UPGRADE, protocols.clone());
         }
         if unsized_body {
-            // hyper would take a GET of unknown length for one without a body.
+            // Without this, hyper would send a GET with a body of unknown length as one without a body.
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         if speaks == Speaks::H1Proxy
@@ -125,8 +126,8 @@ impl Outbound {
         }
     }
 
-    /// A copy to be sent if `request` gets lost with an old connection: only of what does nothing at the origin
-    /// (RFC 9110 §9.2.1) and has no body.
+    /// A copy to resend if `request` fails on an old connection. Only for safe methods (RFC 9110 §9.2.1) without a
+    /// body.
     pub(super) fn copy_of(&self, request: &Request<Uphill>) -> Option<Request<Uphill>> {
         let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         if !safe || self.upgrades() || !request.body().is_empty() {
@@ -139,14 +140,16 @@ impl Outbound {
     }
 }
 
-/// Takes off an answer what belonged to the origin's connection; a change of protocol that was asked for stays.
+/// Removes the fields of the origin's connection from an answer. Keeps a protocol upgrade that the client asked for.
 pub(super) fn undress(
     mut response: Response<Incoming>,
     may_upgrade: bool,
 ) -> Result<Response<Incoming>, Fault> {
     let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     if upgraded && !may_upgrade {
-        return Err(Fault::Framing("it changes to a protocol nobody asked for".into()));
+        return Err(Fault::Framing(
+            "it switches to a protocol that the client did not ask for".into(),
+        ));
     }
     let headers = response.headers_mut();
     hop::check_framing(headers)?;

@@ -1,8 +1,7 @@
-//! Why an origin gave no answer.
+//! Why an origin gave no answer, or larder did not ask it.
 //!
-//! [`Fault`] says what happened and whose fault it is; [`OriginError`] adds to which URL, in the spelling that shows
-//! no secret. The status for the client and the word whether a stored copy may stand in are derived here and nowhere
-//! else.
+//! [`Fault`] tells what happened and where the fault lies. [`OriginError`] adds the URL, in the form without secrets.
+//! Only this module decides the status for the client, and whether a stored copy may be served instead.
 
 use std::error::Error;
 use std::fmt;
@@ -14,7 +13,8 @@ use rustls::{AlertDescription, CertificateError};
 
 use crate::outcome::cause::{Cause, Why};
 
-/// Why an origin gave no answer. One line for people: the URL without its secrets, what happened, what to do next.
+/// Why an origin gave no answer. Displays as one line: the URL without its secrets, what happened, and what to do about
+/// it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{url}: {fault}")]
 pub struct OriginError {
@@ -23,7 +23,7 @@ pub struct OriginError {
 }
 
 impl OriginError {
-    /// `at` is shown: a `Target` or an `Origin`, whose texts hide what may be a secret.
+    /// `at` is displayed: a `Target` or an `Origin`, whose `Display` hides possible secrets.
     pub(crate) fn new(at: &dyn fmt::Display, fault: Fault) -> Self {
         Self { url: at.to_string().into(), fault }
     }
@@ -61,18 +61,18 @@ impl OriginError {
         }
     }
 
-    /// The same for logs, metrics and clients.
+    /// The cause, for logs, metrics and clients.
     pub fn why(&self) -> Why {
         Why::new(self.fault.cause(), self.to_string())
     }
 
-    /// Whether nothing is wrong but that nothing came.
+    /// Whether the only failure was that nothing arrived in time.
     pub const fn is_silence(&self) -> bool {
         matches!(self.fault, Fault::Stalled { .. })
     }
 
-    /// Whether the origin failed in a way that may pass: a stored copy may stand in, and the breaker should hear of
-    /// it. What larder refused on purpose, or could not even ask, is no failure of the origin.
+    /// Whether the failure may be transient: a stored copy may then be served instead, and the circuit breaker should
+    /// count it. Requests that larder refused or could not send are no failures of the origin.
     pub const fn is_temporary(&self) -> bool {
         match self.fault {
             Fault::Shut { .. }
@@ -102,25 +102,26 @@ impl OriginError {
     }
 }
 
-/// What happened on the way to an origin, and by whose fault.
+/// What went wrong with a request to an origin, and where the fault lies.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     // === larder refused ===
-    /// The address guard.
+    /// The address guard refused the address.
     #[error(
         "{what} is {class}, which larder does not reach{detour}; if it should, say `allow_nets = [\"{mend}\"]`"
     )]
     Shut {
-        /// The host and the address that was looked at.
+        /// The host and the address that was checked.
         what: Box<str>,
-        /// What kind of address it is, with its article.
+        /// The kind of address, with its article.
         class: &'static str,
-        /// Why an address that is open to others is not here; empty, or a phrase that begins with a space.
+        /// Why an address that other clients may reach is closed to this request. Empty, or a phrase that begins with a
+        /// space.
         detour: &'static str,
-        /// The network that would open it.
+        /// The network to add to `allow_nets` to permit it.
         mend: Box<str>,
     },
-    /// The operator's `hosts.refuse` or `hosts.ports`.
+    /// The operator's `hosts.refuse` or `hosts.ports` forbids it.
     #[error("{0}")]
     Forbidden(Box<str>),
     /// The request came back to this larder.
@@ -131,22 +132,22 @@ pub enum Fault {
     /// The request cannot be written as HTTP.
     #[error("the request cannot be sent: {0}")]
     Unsendable(Box<str>),
-    /// larder's own configuration.
+    /// larder's own configuration is wrong.
     #[error("{0}")]
     SetUp(Box<str>),
 
-    /// larder itself has no room for another connection; the origin is not to blame.
+    /// larder has no slot for another connection; the origin is not at fault.
     #[error("larder has no connection to spare for it: {0}; try again in a moment")]
     Busy(Box<str>),
 
-    // === the way ===
-    /// DNS gave no address.
+    // === resolving and connecting ===
+    /// DNS returned no address.
     #[error("its host cannot be resolved: {0}")]
     Unresolved(Box<str>),
-    /// No connection.
+    /// No connection could be established.
     #[error("no connection: {0}")]
     Unreachable(Box<str>),
-    /// No connection in time.
+    /// No connection was established in time.
     #[error("no connection within {} s (upstream.connect_timeout)", .0.as_secs_f32())]
     ConnectTimeout(Duration),
     /// The upstream proxy refused or failed.
@@ -154,82 +155,82 @@ pub enum Fault {
     Proxy(Box<str>),
 
     // === TLS ===
-    /// The certificate proves nothing to larder.
+    /// larder cannot verify the certificate.
     #[error("{why}{mend}")]
     Untrusted {
         /// What is wrong with the certificate.
         why: Box<str>,
-        /// What the operator can do; empty where no further root would help.
+        /// What the operator can do; empty if no further trust anchor would help.
         mend: &'static str,
     },
-    /// The origin wants a client certificate, which only the client has.
+    /// The origin requires a client certificate, and only the client has its key.
     #[error(
         "it wants a client certificate, which larder cannot show; the host is tunnelled for a day: try again"
     )]
     WantsCertificate,
-    /// No TLS in common.
+    /// Origin and larder have no TLS version or cipher suite in common.
     #[error(
         "it speaks no TLS that larder speaks ({0}); the host is tunnelled for a day: try again"
     )]
     ForeignTls(Box<str>),
-    /// The handshake failed otherwise.
+    /// The handshake failed for another reason.
     #[error("the TLS handshake failed: {0}")]
     BrokenTls(Box<str>),
 
     // === the answer ===
-    /// No header in time.
+    /// No header arrived in time.
     #[error("no answer within {} s (upstream.header_timeout)", .0.as_secs_f32())]
     HeaderTimeout(Duration),
-    /// The connection ended, or spoke nonsense, before a header came.
+    /// The connection ended, or sent something other than HTTP, before a header arrived.
     #[error("no answer: {0}")]
     Unanswered(Box<str>),
-    /// A token service answered, and not with a token for everybody.
+    /// A token service answered without an anonymous token.
     #[error("it gives no token: {0}")]
     NoToken(Box<str>),
-    /// A framing that can be read in two ways.
+    /// The answer's framing is ambiguous.
     #[error("the answer's framing is not sound: {0}")]
     Framing(Box<str>),
-    /// Interim answers without end.
+    /// The origin sent too many interim answers (1xx).
     #[error(
         "it sent {count} interim answers (1xx) and no answer (upstream.interim_answers; together they may have 128 KiB)"
     )]
     Interim {
-        /// How many came.
+        /// How many arrived.
         count: u32,
     },
-    /// Redirects that lead nowhere.
+    /// The redirects cannot be followed.
     #[error("{0}")]
     Redirects(Box<str>),
-    /// The body ended before its end.
+    /// The body was cut off.
     #[error("the transfer broke after {after} bytes: {why}")]
     Broken {
-        /// Bytes of the body that had come.
+        /// Bytes of the body received before that.
         after: u64,
         /// How it ended.
         why: Box<str>,
     },
-    /// Nothing came for too long.
+    /// No bytes arrived for too long.
     #[error("nothing came for {} s after {after} bytes (upstream.idle_timeout)", limit.as_secs_f32())]
     Stalled {
-        /// Bytes of the body that had come.
+        /// Bytes of the body received before that.
         after: u64,
         /// The limit.
         limit: Duration,
     },
-    /// Too little came for a minute.
+    /// Too few bytes arrived over a minute.
     #[error(
         "slower than {min_rate} bytes a second over a minute, after {after} bytes (upstream.min_rate)"
     )]
     TooSlow {
-        /// Bytes of the body that had come.
+        /// Bytes of the body received before that.
         after: u64,
-        /// The limit, bytes a second.
+        /// The limit, in bytes a second.
         min_rate: u64,
     },
 }
 
 impl Fault {
-    /// The bounded form.
+    /// The cause, one of a bounded set.
     pub const fn cause(&self) -> Cause {
         match self {
             Self::Shut { .. } => Cause::Guard,
@@ -256,12 +257,12 @@ impl Fault {
         }
     }
 
-    /// Whether it is the way on that is at fault: a redirect that leads nowhere, or where larder must not go.
+    /// Whether a redirect is at fault: it cannot be followed, or leads to where larder must not go.
     pub const fn is_of_the_way(&self) -> bool {
         matches!(self, Self::Redirects(_) | Self::Forbidden(_) | Self::Shut { .. })
     }
 
-    /// Reads a TLS fault out of an I/O error. `asked`: the peer asked for a client certificate in this handshake.
+    /// Derives a TLS fault from an I/O error. `asked`: the peer requested a client certificate in this handshake.
     pub(super) fn of_handshake(error: &io::Error, asked: bool) -> Self {
         let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match tls {
@@ -285,7 +286,7 @@ impl Fault {
     }
 
     fn untrusted(why: &CertificateError) -> Self {
-        // The library below names it so, and gives it no variant.
+        // rustls-webpki uses this name; rustls has no variant for it.
         let is_of_a_ca = format!("{why:?}").contains("CaUsedAsEndEntity");
         let (why, mend) = if *why == CertificateError::UnknownIssuer {
             (
@@ -305,8 +306,8 @@ impl Fault {
         Self::Untrusted { why: why.into(), mend }
     }
 
-    /// Finds what the connector said, or a TLS alert, at the root of an error of hyper; otherwise the answer never
-    /// came.
+    /// Finds the connector's fault, or a TLS alert, at the root of a hyper error. Any other error means that no answer
+    /// arrived.
     pub(super) fn of_exchange(error: &(dyn Error + 'static), asked: bool) -> Self {
         if let Some(fault) = root::<Self>(error) {
             return fault.clone();
@@ -315,8 +316,8 @@ impl Fault {
             if let Some(fault) = io.get_ref().and_then(|inner| inner.downcast_ref::<Self>()) {
                 return fault.clone();
             }
-            // In TLS 1.3 the client's handshake ends before the server judges its (empty) certificate: the refusal is
-            // an alert where the answer should be (RFC 8446 §4.4.2.4).
+            // In TLS 1.3 the client's handshake ends before the server judges its (empty) certificate. The refusal
+            // arrives as an alert instead of the answer (RFC 8446 §4.4.2.4).
             if let fault @ (Self::WantsCertificate | Self::ForeignTls(_)) =
                 Self::of_handshake(io, asked)
             {
@@ -341,7 +342,7 @@ pub(super) fn root<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> 
     found
 }
 
-/// The whole chain in one line; hyper's own texts only name the stage.
+/// The whole error chain in one line, because hyper's own texts only name the stage.
 pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

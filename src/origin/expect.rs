@@ -1,9 +1,9 @@
-//! A client's body on its way up, held back while the origin is asked whether it wants it.
+//! The client's request body, held back until the origin accepts it (`Expect: 100-continue`).
 //!
-//! With `Expect: 100-continue` (RFC 9110 §10.1.1) the body is not even read from the client before the origin says
-//! 100, and hyper tells the client to go on only when its body is read: so the origin's word travels to the client,
-//! and an upload of gigabytes that ends in 401 never begins. Origins that ignore the expectation get the body after a
-//! second, as RFC 9110 asks of clients.
+//! With `Expect: 100-continue` (RFC 9110 §10.1.1) larder does not read the body from the client before the origin
+//! answers 100. hyper sends 100 to the client only when the body is read, so the origin's decision reaches the client,
+//! and an upload of gigabytes that ends in 401 never begins. If the origin ignores the expectation, the body is sent
+//! after a second, as RFC 9110 requires of clients.
 
 use std::future::Future as _;
 use std::pin::Pin;
@@ -20,10 +20,10 @@ use tokio::time::Sleep;
 
 use super::pass::UpBody;
 
-/// How long an origin that ignores `Expect` holds up a body; curl waits as long.
+/// How long to wait for an origin that ignores `Expect`; the same as curl.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The client's body, perhaps behind a gate.
+/// The client's body, possibly behind a gate.
 pub(super) struct Uphill {
     body: UpBody,
     gate: Option<Gate>,
@@ -39,7 +39,7 @@ impl Uphill {
         Self { body, gate: None }
     }
 
-    /// Nothing to send, so that sending it twice is harmless.
+    /// Whether there is no body, so that the request can be sent twice.
     pub(super) fn is_empty(&self) -> bool {
         self.body.is_end_stream()
     }
@@ -49,8 +49,8 @@ impl Uphill {
     }
 }
 
-/// Puts a gate before the body of `request`, if it expects 100. Only h1 tells larder of a 100; on h2 the body flows
-/// at once, and a refusal is a cheap reset of its stream.
+/// Holds the body of `request` back if it expects 100. On HTTP/1.1 only, where hyper reports a 100; on HTTP/2 the body
+/// flows at once, and the origin refuses it cheaply by resetting the stream.
 pub(super) fn hold(request: &mut Request<Uphill>) {
     let expects = request
         .headers()
@@ -82,8 +82,8 @@ impl Body for Uphill {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if let Some(gate) = &mut self.gate {
-            // hyper forgets the callback with the final answer: then the channel is closed, nobody wants the body any
-            // more, and it stays where it is. The connection ends when the origin ends it.
+            // hyper drops the callback when the final answer arrives, which closes the channel. The origin then does
+            // not want the body, so it is never read. The connection ends when the origin closes it.
             match Pin::new(&mut gate.go_on).poll(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Pending,

@@ -1,10 +1,10 @@
-//! The pool of the fills: connections that carry canonical requests and nothing else.
+//! The connection pools of fills. Their connections carry only canonical requests.
 //!
-//! hyper-util's client pools by scheme and authority and knows nothing else of a connection. So there is one for each
-//! lane, that an index does not wait behind layers on one h2 connection; and one for each reach, that a connection
-//! made for a client of the inner network serves no request that the guard would have kept from it; and others for
-//! requests that show a credential, that an origin which remembers it for the whole connection gives nothing private to
-//! everybody. Passes never come here (pitfall 38).
+//! hyper-util's client distinguishes connections only by scheme and authority. So there is one client per lane, so that
+//! an index does not wait behind layers on one HTTP/2 connection. There is one per reach, so that a connection made for
+//! an internal client serves no request that the guard would have kept from that address. And there are separate ones
+//! for requests with a credential, because an origin that authenticates a whole connection could otherwise put private
+//! content into public answers. Passes never use these pools (pitfall 38).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,17 +24,18 @@ use super::error::Fault;
 use super::{Lane, Reach};
 use crate::target::{Scheme, Target};
 
-/// An idle connection is kept so long: shorter than what servers commonly allow, so that few are found closed.
+/// How long an idle connection is kept. Shorter than common server limits, so that few are found closed.
 const IDLE: Duration = Duration::from_mins(1);
-/// A response's header fields; some servers send a hundred cookies.
+/// Maximum number of header fields in a response; some servers send a hundred cookies.
 pub(super) const MAX_FIELDS: usize = 1024;
-/// A response's header in bytes, h1 and h2 alike.
+/// Maximum length of a response's header in bytes, for HTTP/1.1 and HTTP/2.
 pub(super) const MAX_HEADER: u32 = 128 * 1024;
 
-/// Unread bytes of one answer on an h2 connection: 4 MiB carry 80 MB/s over 50 ms.
+/// Maximum number of unread bytes of one answer on an HTTP/2 connection: 4 MiB allow 80 MB/s at 50 ms.
 const STREAM_WINDOW: u32 = 4 << 20;
-/// Of all answers together, so that one whose reader waits for the disk does not stop the others. hyper's adaptive
-/// windows are one size for both, and would let it.
+/// Maximum number of unread bytes of all answers together on an HTTP/2 connection. Larger than the limit for one
+/// answer, so that one whose reader waits for the disk does not block the others. hyper's adaptive windows use one size
+/// for both, and would let it block them.
 const CONNECTION_WINDOW: u32 = 16 << 20;
 
 type Pool = Client<Connector, Empty<Bytes>>;
@@ -71,7 +72,7 @@ impl Fills {
         Self { wire, public, private }
     }
 
-    /// Sends `ask` for `target` from `reach`, and again, once, if an old connection turns out to be dead.
+    /// Sends `ask` for `target` from `reach`. Retries once on a new connection if a reused one turns out to be dead.
     pub(super) async fn send(
         &self,
         ask: &Ask,
@@ -91,7 +92,7 @@ impl Fills {
         }
     }
 
-    /// One try. The flag beside a fault: it may be the connection's age alone.
+    /// One attempt. The flag beside a fault tells that the cause may be that the connection was old.
     async fn send_once(
         &self,
         ask: &Ask,
@@ -109,7 +110,8 @@ impl Fills {
             .map_err(|fault| (fault, false))?;
         let captured = capture_connection(&mut request);
         let limits = &self.wire.config.get().upstream;
-        // The connector has its own limit; together they bound the wait for a header on whatever connection.
+        // The connector has its own limit. This one bounds connecting and waiting for the header together, on any
+        // connection.
         let limit = if ask.patient {
             PATIENT
         } else {
@@ -134,7 +136,7 @@ impl Fills {
             }
         };
         let Some(about) = about else {
-            return Err((Fault::Unanswered("by no known connection".into()), false));
+            return Err((Fault::Unanswered("its connection is unknown".into()), false));
         };
         about.note_answer();
         if let Some(proxy) = proxy.filter(|_| about.speaks == Speaks::H1Proxy)
@@ -148,7 +150,7 @@ impl Fills {
     fn client(&self, ask: &Ask, reach: Reach, fresh: bool, odd: bool) -> Pool {
         let wide = reach.opens_private();
         if fresh || odd {
-            // A pool of none: its one connection is nobody's before, and nobody's after.
+            // A pool that keeps no idle connection, so that its connection serves only this request.
             return pool(&self.wire, if wide { WIDE } else { NARROW }, 0, odd);
         }
         let by_lane = if ask.credential.is_some() { &self.private } else { &self.public };
@@ -160,21 +162,21 @@ impl Fills {
     }
 }
 
-/// The most bytes of one read of an h1 connection, and of a head there; hyper's 400 KiB would be held several times over by
-/// each fill.
+/// Maximum number of bytes in one read of an HTTP/1.1 connection, and of a header there. hyper's default of 400 KiB
+/// would be held several times over by each fill.
 const READ: usize = MAX_HEADER as usize;
 
-/// How often an h2 connection with an open request is asked whether it lives, and how long that may take. What waits without a
-/// limit must not wait for a connection that died: a fresh one would have answered.
+/// How often an HTTP/2 connection with an open request is pinged, and how long the answer may take. A wait without a
+/// limit must not hang on a dead connection when a new one would get an answer.
 const PING: Duration = Duration::from_mins(1);
 const PONG: Duration = Duration::from_secs(30);
 
-/// How long a patient request waits for a header. Its client gives up long before; the bound is for what leaks.
+/// How long a patient request waits for a header. Its client gives up long before; this bounds leaked requests.
 const PATIENT: Duration = Duration::from_hours(24);
 
-/// Opens private ranges.
+/// Also reaches private ranges.
 const WIDE: Reach = Reach { internal_client: true, from_public: false };
-/// Opens public addresses only.
+/// Reaches public addresses only.
 const NARROW: Reach = Reach { internal_client: false, from_public: true };
 
 fn pool(wire: &Arc<Wire>, reach: Reach, idle: usize, verbatim: bool) -> Pool {
@@ -187,7 +189,8 @@ fn pool(wire: &Arc<Wire>, reach: Reach, idle: usize, verbatim: bool) -> Pool {
         .http1_max_buf_size(READ)
         .http2_keep_alive_interval(PING)
         .http2_keep_alive_timeout(PONG)
-        // What curl and others take: white space before a colon, a value in several lines, lines that are no fields.
+        // As lenient as curl and other clients: white space before a colon, values folded over several lines, invalid
+        // lines.
         .http1_allow_spaces_after_header_name_in_responses(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
         .http1_ignore_invalid_headers_in_responses(true)

@@ -1,11 +1,12 @@
-//! Looks at the frames of HTTP/2 that an origin sends, because the library takes them as fast as they come.
+//! Inspects an origin's HTTP/2 frames, because the HTTP library accepts them as fast as they arrive.
 //!
-//! - Interim answers (1xx) of a stream are counted, as those of HTTP/1 are (`sound.rs`): the library keeps them until somebody
-//!   asks for the answer.
-//! - A frame costs about the same whatever it carries, and one that waits to be read takes some hundred bytes of memory. So small
-//!   frames are crumbs (`gather.rs`): an origin that sends too many in a second is read no faster.
+//! - Interim answers (1xx) of a stream are counted, as with HTTP/1.1 (`sound.rs`), because the library keeps them until
+//!   the answer is read.
+//! - A frame costs about the same whatever its length, and one that waits to be read takes about a hundred bytes of
+//!   memory. So small frames count as crumbs (`gather.rs`): an origin that sends too many per second is read more
+//!   slowly.
 //!
-//! Only the nine bytes before each frame are read (RFC 9113 §4.1).
+//! Only the nine-byte frame headers are parsed (RFC 9113 §4.1).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -23,8 +24,8 @@ use super::gather::{Account, BATCH, CRUMB};
 use crate::limits::INTERIM;
 use crate::stream::{Watch, Watched};
 
-/// Streams whose interim answers are remembered: what larder itself broke off is never seen to end. Many more than an origin
-/// answers at a time.
+/// Maximum number of streams whose interim answers are counted. larder does not see the end of a stream that it reset
+/// itself, so old ones pile up. Many more than an origin answers at a time.
 const MOST_STREAMS: usize = 4096;
 
 const DATA: u8 = 0;
@@ -32,21 +33,21 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const END_STREAM: u8 = 1;
 
-/// Looks at an HTTP/2 connection to an origin.
+/// Inspects one HTTP/2 connection to an origin.
 pub(super) struct Frames {
-    /// The start of a frame, and how much of it has come.
+    /// The header of the current frame, and how many bytes of it have arrived.
     start: [u8; 9],
     have: usize,
-    /// What is still to come of the frame.
+    /// Bytes of the frame's payload that are still to come.
     left: usize,
-    /// Blocks of header fields that did not end their stream.
+    /// Per stream, the header blocks that did not end the stream.
     heads: HashMap<u32, u32>,
-    /// Interim answers before an answer.
+    /// Maximum number of interim answers before an answer.
     most: u32,
     account: Arc<Account>,
-    /// Small frames since the account was last looked at.
+    /// Small frames since they were last added to the account.
     small: u32,
-    /// Nothing more is read before this.
+    /// Reading pauses until this timer ends.
     rest: Option<Pin<Box<Sleep>>>,
 }
 
@@ -57,7 +58,7 @@ impl fmt::Debug for Frames {
 }
 
 impl Frames {
-    /// Over `io`. `most`: how many interim answers may come before an answer; `account`: what the origin has sent in crumbs.
+    /// Wraps `io`. `most`: maximum number of interim answers before an answer; `account`: the origin's count of crumbs.
     pub(super) fn over<I: Duplex>(io: I, most: usize, account: Arc<Account>) -> Watched<I, Self> {
         Watched { io, watch: Self::new(most, account) }
     }
@@ -75,7 +76,7 @@ impl Frames {
         }
     }
 
-    /// Takes what came.
+    /// Parses received bytes.
     fn take(&mut self, mut came: &[u8]) -> Result<(), Fault> {
         while !came.is_empty() {
             let skipped = self.left.min(came.len());
@@ -96,7 +97,7 @@ impl Frames {
         Ok(())
     }
 
-    /// A frame begins.
+    /// Handles a complete frame header.
     fn begin(&mut self) -> Result<(), Fault> {
         let [a, b, c, kind, flags, stream @ ..] = self.start;
         self.left = u32::from_be_bytes([0, a, b, c]) as usize;
@@ -111,7 +112,7 @@ impl Frames {
             }
             let heads = self.heads.entry(stream).or_default();
             *heads += 1;
-            // The last may be the answer's own.
+            // The last header block may be the final answer's.
             let interim = *heads - 1;
             INTERIM.note(interim.into());
             if interim > self.most {
@@ -181,7 +182,7 @@ mod tests {
         };
         assert!(takes(&answer(51)), "the control: fifty, and the answer's own");
         assert!(!takes(&answer(52)));
-        // One stream after the other, and one whose answer is broken off.
+        // Streams one after the other, and one whose answer is reset.
         assert!(takes(&[answer(51), answer(51)].concat()));
         let broken = [vec![interim.clone(); 51], vec![frame(RST_STREAM, 0, 1, 4)]].concat();
         assert!(takes(&[broken, answer(51)].concat()));
@@ -189,7 +190,7 @@ mod tests {
         assert!(takes(&[vec![other; 51], answer(51)].concat()));
     }
 
-    /// One-byte frames, and empty ones, which no window holds up.
+    /// One-byte frames and empty ones, which flow control does not limit.
     #[tokio::test]
     async fn small_frames_are_crumbs() {
         let rests = |length: usize| async move {
@@ -197,7 +198,7 @@ mod tests {
             let mut near = Frames::over(near, 50, Arc::default());
             let writing = tokio::spawn(async move {
                 let many = frame(DATA, 0, 1, length).repeat(1000);
-                // More than an origin may send at once; who rests reads no more of it.
+                // More than an origin may send at once. While it pauses, larder reads nothing.
                 for _ in 0..120 {
                     far.write_all(&many).await.unwrap();
                 }

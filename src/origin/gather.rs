@@ -1,12 +1,14 @@
-//! Crumbs of an answer, gathered.
+//! Coalesces small pieces ("crumbs") of an answer's body.
 //!
-//! A piece of a body costs about the same whatever its length: a hand-over between tasks, a lock, a system call, a wake of each
-//! reader. An origin that sends one byte at a time could make larder work for megabytes a second of them, and one byte of a body
-//! with a chunk's frame costs the origin nearly nothing. So small pieces are put together:
+//! A piece of a body costs about the same whatever its length: a hand-over between tasks, a lock, a system call, a
+//! wake-up of each reader. An origin that sends one byte at a time could load larder with megabytes of such work a
+//! second, while a one-byte chunk costs the origin nearly nothing. So small pieces are coalesced:
 //!
-//! - What is ready goes on together, and the first piece after a pause at once: an event stream and a log tail flow.
-//! - What follows within [`PAUSE`] waits for the rest of it, unless [`ENOUGH`] has come.
-//! - An origin may send so many crumbs a second ([`RATE`]), over all its answers; the rest waits in the origin's own buffers.
+//! - Pieces that are ready go on together, and the first piece after a pause goes at once, so that event streams and
+//!   log tails flow.
+//! - A piece that follows within [`PAUSE`] waits for the rest of that time, unless [`ENOUGH`] bytes have arrived.
+//! - An origin may send [`RATE`] crumbs a second over all its answers. Beyond that larder reads more slowly, so that
+//!   they wait in the origin's own buffers.
 //!
 //! Only pieces that are small are copied.
 
@@ -23,31 +25,31 @@ use tokio::time::{Instant, Sleep};
 
 use crate::target::Origin;
 
-/// Pieces from this length on go as they are, in bytes.
+/// Pieces of at least this many bytes are passed on as they are.
 const ENOUGH: usize = 16 << 10;
 
-/// How long a small piece waits for the next, counted from the last that went.
+/// How long a small piece waits for the next one, counted from the last piece that was passed on.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A piece shorter than this is a crumb.
+/// A piece shorter than this many bytes is a crumb.
 pub(super) const CRUMB: usize = 256;
 
-/// Crumbs that an origin may send in a second. Each costs some microseconds: this many are a tenth of a processor.
+/// Crumbs that an origin may send per second. Each costs some microseconds: this many take a tenth of a processor.
 const RATE: u32 = 20_000;
 
-/// Crumbs that it may send at once before that counts: a page of ten megabytes that is written line by line.
+/// Crumbs that it may send in a burst beyond that: a page of ten megabytes that is written line by line.
 const BURST: u32 = 100_000;
 
-/// Crumbs after which the account is looked at.
+/// After how many crumbs they are added to the account.
 pub(super) const BATCH: u32 = 512;
 
-/// The longest rest at once.
+/// Maximum length of one pause.
 const LONGEST_REST: Duration = Duration::from_secs(1);
 
-/// Origins that are remembered. When there are more, those without an answer under way are forgotten.
+/// Maximum number of origins in the book. Beyond it those without a running answer are dropped.
 const MOST: usize = 1024;
 
-/// What origins have sent in crumbs.
+/// The crumb accounts of all origins.
 #[derive(Debug, Default)]
 pub(super) struct Crumbs {
     accounts: Mutex<HashMap<Origin, Arc<Account>>>,
@@ -71,7 +73,7 @@ impl Crumbs {
     }
 }
 
-/// What one origin has sent in crumbs.
+/// The crumb account of one origin, a leaky bucket.
 #[derive(Debug, Default)]
 pub(super) struct Account(Mutex<Option<Spent>>);
 
@@ -82,7 +84,7 @@ struct Spent {
 }
 
 impl Account {
-    /// Notes crumbs; how long their origin has to wait before it sends more.
+    /// Adds crumbs to the account. Returns how long to pause reading from the origin.
     pub(super) fn note(&self, crumbs: u32, now: Instant) -> Duration {
         let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = spent.map_or(0.0, |spent| {
@@ -96,21 +98,21 @@ impl Account {
     }
 }
 
-/// A body whose crumbs are gathered.
+/// A body whose crumbs are coalesced.
 pub struct Gathered<B: Body = Incoming> {
     body: B,
     account: Arc<Account>,
-    /// What waits to go.
+    /// Bytes to pass on.
     waiting: BytesMut,
-    /// Crumbs since the account was last looked at.
+    /// Crumbs since they were last added to the account.
     crumbs: u32,
-    /// What came after `waiting` and is no part of it: a large piece, trailers, an error, the end.
+    /// What arrived after `waiting` and cannot be joined to it: a large piece, trailers, an error, or the end.
     next: Option<Next<B>>,
-    /// When the last piece went.
+    /// When the last piece was passed on.
     went: Option<Instant>,
-    /// Runs while something is waited for.
+    /// The timer of the current wait.
     timer: Option<Pin<Box<Sleep>>>,
-    /// Nothing more is taken before the timer has run out.
+    /// Whether reading pauses until the timer ends.
     rests: bool,
 }
 
@@ -136,7 +138,7 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
         }
     }
 
-    /// Takes what is ready.
+    /// Collects the pieces that are ready.
     fn take(&mut self, context: &mut Context<'_>) {
         while self.next.is_none() && self.waiting.len() < ENOUGH && self.crumbs < BATCH {
             let Poll::Ready(came) = Pin::new(&mut self.body).poll_frame(context) else {
@@ -157,7 +159,7 @@ impl<B: Body<Data = Bytes> + Unpin> Gathered<B> {
         }
     }
 
-    /// Whether the timer, begun for `span` if there is none, has run out.
+    /// Whether the timer has ended. Starts one of `span` if none is running.
     fn has_passed(&mut self, span: Duration, context: &mut Context<'_>) -> bool {
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(span)));
         let passed = timer.as_mut().poll(context).is_ready();
@@ -226,7 +228,7 @@ where
     }
 
     fn size_hint(&self) -> SizeHint {
-        // Whatever waits here has left the inner body and is still to come.
+        // Buffered bytes have left the inner body, and the caller has yet to read them.
         let next = match &self.next {
             Some(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len),
             _ => 0,
@@ -252,7 +254,7 @@ mod tests {
 
     type Sent = Frame<Bytes>;
 
-    /// A body that gives what is sent.
+    /// A body that yields what the test sends.
     fn body()
     -> (mpsc::UnboundedSender<Sent>, Gathered<impl Body<Data = Bytes, Error = Infallible> + Unpin>)
     {
@@ -276,7 +278,7 @@ mod tests {
     async fn a_piece_after_a_pause_goes_at_once() {
         let (sender, mut body) = body();
         sender.send(piece(1)).unwrap();
-        // The sender is still there: nothing tells that no more comes.
+        // The sender is still open, so nothing tells that no more bytes follow.
         assert_eq!(next(&mut body).await, 1);
         sender.send(piece(2)).unwrap();
         assert_eq!(next(&mut body).await, 2);
@@ -325,7 +327,7 @@ mod tests {
         let (account, now) = (Account::default(), Instant::now());
         assert_eq!(account.note(BURST, now), Duration::ZERO);
         assert_eq!(account.note(RATE / 2, now), Duration::from_millis(500));
-        // It waited, and goes on at its rate.
+        // After the wait it continues at its rate.
         let later = now + Duration::from_secs(1);
         assert_eq!(account.note(RATE / 2, later), Duration::ZERO);
         assert_eq!(account.note(10 * BURST, later), LONGEST_REST);

@@ -1,8 +1,9 @@
-//! Which addresses are open to a request (DESIGN §4 "Internal addresses").
+//! The address guard: which addresses a request may reach (DESIGN §4 "Internal addresses"). Prevents SSRF.
 //!
-//! larder stands inside a network and asks URLs that strangers chose: a client's, a redirect's, a document's. Every
-//! address is judged after resolution and before a byte is sent, and the connection goes to the judged address, not
-//! to the name again, so a second DNS answer changes nothing. IP literals and every redirect hop go the same way.
+//! larder runs inside a network and requests URLs that untrusted parties chose: a client, a redirect, a document. Every
+//! address is judged after resolution and before a byte is sent. The connection goes to the judged address and the name
+//! is not resolved again, so a second DNS answer (DNS rebinding) changes nothing. IP literals and every redirect hop
+//! are judged in the same way.
 //!
 //! Not here: who may use larder at all (`clients.allow`), and which hosts and ports policy refuses.
 //!
@@ -20,22 +21,22 @@ use super::error::Fault;
 use crate::config::Live;
 use crate::target::Host;
 
-/// What kind of address it is; the text stands in refusals, after "is".
+/// The class of an address; its text completes refusals after "is".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Class {
-    /// Anybody's.
+    /// A public address.
     Public,
-    /// Of the inner network: open to its own clients.
+    /// An address of an inner network: open to clients of private networks.
     Private(&'static str),
-    /// Of this machine, of this link, or nobody's: open to none.
+    /// An address of this machine or link, or reserved: closed to all requests.
     Shut(&'static str),
 }
 
-/// Judges addresses by the configuration in force.
+/// Judges addresses by the current configuration.
 #[derive(Debug)]
 pub(super) struct Guard {
     config: Live,
-    /// Where larder listens; unspecified addresses stand for every local one.
+    /// Where larder listens. An unspecified address stands for every local one.
     own: ArcSwap<Vec<SocketAddr>>,
 }
 
@@ -49,8 +50,8 @@ impl Guard {
         self.own.store(Arc::new(own));
     }
 
-    /// The addresses of `host` that are open from `reach`. One shut address among open ones is left out; if all are
-    /// shut, the first says why.
+    /// The addresses of `host` that `reach` may use. Closed ones among them are left out. If all are closed, the error
+    /// explains the first.
     pub(super) fn choose(
         &self,
         host: &Host,
@@ -101,8 +102,8 @@ impl Guard {
         })
     }
 
-    /// What can be judged without resolution, where an upstream proxy resolves: IP literals, and the names that every
-    /// resolver must take for loopback (RFC 6761 §6.3).
+    /// Judges what is known without resolution, for requests through an upstream proxy that resolves: IP literals, and
+    /// the names that every resolver must treat as loopback (RFC 6761 §6.3).
     pub(super) fn judge_unresolved(
         &self,
         host: &Host,
@@ -121,7 +122,7 @@ impl Guard {
         Ok(self.class_of(address))
     }
 
-    /// What kind of address it is, larder's own among them.
+    /// The class of an address; includes larder's own addresses.
     pub(super) fn class_of(&self, address: SocketAddr) -> Class {
         if self.is_own(address) {
             Class::Shut("larder's own address")
@@ -130,7 +131,7 @@ impl Guard {
         }
     }
 
-    /// Whether larder itself listens there.
+    /// Whether larder itself listens at the address.
     pub(super) fn is_own(&self, address: SocketAddr) -> bool {
         let ip = address.ip().to_canonical();
         self.own.load().iter().any(|own| {
@@ -140,16 +141,17 @@ impl Guard {
     }
 }
 
-/// Whether this machine has the address: only then can a socket be bound to it. Asked only when the port is larder's.
+/// Whether the address belongs to this machine: only then can a socket be bound to it. Called only when the port is
+/// larder's.
 fn is_local(ip: IpAddr) -> bool {
     ip.is_unspecified() || ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// Judges an address by the registries. An IPv4 address inside an IPv6 one is judged as what it is.
+/// Classifies an address by the registries. An IPv4 address embedded in an IPv6 one is classified as IPv4.
 pub(super) fn class_of(ip: IpAddr) -> Class {
     match ip {
         IpAddr::V4(v4) => class_of_v4(v4),
-        // Teredo names two addresses, its server's and the client's behind it: the worse one counts.
+        // A Teredo address embeds two addresses, the server's and the client's. The stricter class counts.
         IpAddr::V6(v6) if v6.segments().starts_with(&[0x2001, 0]) => {
             let [_, _, _, _, a, b, c, d, ..] = v6.octets();
             class_of_v4(Ipv4Addr::new(a, b, c, d))
@@ -168,7 +170,8 @@ fn class_of_v4(ip: Ipv4Addr) -> Class {
             Class::Shut("a cloud's metadata address")
         }
         (169, 254, _) => Class::Shut("a link-local address"),
-        // Two clouds keep their metadata outside link-local: one in the shared space, one in public space.
+        // Two clouds have their metadata service outside link-local: one in the shared address space, one in public
+        // space.
         (100, 100, 100) if ip.octets() == [100, 100, 100, 200] => {
             Class::Shut("a cloud's metadata address")
         }
@@ -193,7 +196,7 @@ fn class_of_v6(ip: Ipv6Addr) -> Class {
         _ if ip.is_unspecified() => Class::Shut("an unspecified address"),
         _ if ip.is_loopback() => Class::Shut("a loopback address"),
         _ if ip == METADATA_V6 => Class::Shut("a cloud's metadata address"),
-        // The rest of ::/96 held IPv4-compatible addresses, long withdrawn (RFC 4291 §2.5.5.1).
+        // The rest of ::/96 was for IPv4-compatible addresses, deprecated long ago (RFC 4291 §2.5.5.1).
         0 if second == 0 && ip.segments().get(..6) == Some(&[0; 6]) => {
             Class::Shut("a reserved address")
         }
@@ -205,10 +208,10 @@ fn class_of_v6(ip: Ipv6Addr) -> Class {
     }
 }
 
-/// The one metadata address that lies among unique local ones.
+/// The only metadata address among the unique local ones.
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
-/// The IPv4 address to which a packet for this IPv6 address ends up being sent, or which it names.
+/// The IPv4 address that an IPv6 address embeds, to which packets may end up being sent.
 fn inner_v4(ip: IpAddr) -> Option<Ipv4Addr> {
     let IpAddr::V6(v6) = ip else { return None };
     let octets = v6.octets();
@@ -254,8 +257,7 @@ mod tests {
         guard.choose(&host, &[at(ip)], reach).is_ok()
     }
 
-    /// The last ten are the same in other clothes: mapped, NAT64 (both prefixes), 6to4, Teredo (its client, its
-    /// server).
+    /// The last ten are embedded in IPv6: mapped, NAT64 (both prefixes), 6to4, Teredo (client and server).
     const SHUT: &str = "0.0.0.0 0.1.2.3 127.0.0.1 127.255.255.255 169.254.0.1 169.254.169.254 \
         100.100.100.200 168.63.129.16 224.0.0.1 239.255.255.255 240.0.0.1 255.255.255.255 :: \
         ::1 ::2 ::7f00:1 fe80::1 febf::1 ff02::1 fd00:ec2::254 ::ffff:127.0.0.1 \
@@ -265,7 +267,7 @@ mod tests {
     const PRIVATE: &str = "10.0.0.1 172.16.0.1 172.31.255.255 192.168.1.1 100.64.0.1 100.127.255.255 198.18.0.1 \
         198.19.255.255 192.0.0.8 fc00::1 fd12::1 fec0::1 ::ffff:10.0.0.1 64:ff9b::a00:1 \
         2002:c0a8:101::";
-    /// Documentation ranges count as ordinary.
+    /// Documentation ranges count as public.
     const PUBLIC: &str = "1.1.1.1 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 \
         169.253.255.255 169.255.0.0 172.15.255.255 172.32.0.0 192.0.1.0 192.167.255.255 \
         192.169.0.0 198.17.255.255 198.20.0.0 223.255.255.255 2600::1 2a00::1 ::ffff:1.1.1.1 \
@@ -312,7 +314,7 @@ mod tests {
         );
     }
 
-    /// DNS answers with an inner address among public ones: the public ones are used, and only they.
+    /// DNS returns an internal address among public ones: only the public ones are used.
     #[test]
     fn of_several_addresses_the_open_ones_are_used() {
         let guard = guard(&[]);

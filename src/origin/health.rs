@@ -1,18 +1,19 @@
-//! How origins do: what they usually take, which fail, and whether one is being asked about that.
+//! The health of origins: their usual response time, whether they fail, and whether a probe is under way.
 //!
-//! Two questions are answered from the same book, and their memories differ:
+//! Two questions are answered from the same data, with different memories:
 //!
-//! - *Does it fail right now?* ([`Health::is_failing`]) Then what is not needed is not asked for. This is forgotten within a
-//!   minute whatever an origin's `Retry-After` says, because one job that asks nonsense until the registry answers 429 with a
-//!   day's wait must not take the registry from everybody else (pitfall 42).
-//! - *Is it down?* ([`Health::is_down`]) Then who has a stored copy to give waits a second, not ten. This ends with an answer
-//!   and with nothing else: a memory that ends by itself makes one client after the other pay the full wait for an origin that
-//!   is as dead as before. So that it does end, one question at a time is asked ([`Health::question`]). A question that is
-//!   not answered within its turn gives way to the next, and turns double: the origin may have come back meanwhile.
+//! - *Does it fail right now?* ([`Health::is_failing`]) If so, larder skips requests that are not needed. This is
+//!   forgotten within a minute, whatever an origin's `Retry-After` says. Otherwise one job that sends bad requests
+//!   until the registry answers 429 with a wait of a day would take the registry away from all clients (pitfall 42).
+//! - *Is it down?* ([`Health::is_down`]) If so, a request with a stored copy waits one second, not ten. This ends only
+//!   with an answer. A memory with a time limit would make one client after the other pay the full wait for an origin
+//!   that is still dead. To notice a recovery, one probe at a time is sent ([`Health::question`]). A probe that is not
+//!   answered within its turn is superseded by the next, and turns double, because the origin may have recovered
+//!   meanwhile.
 //!
-//! A miss is always tried. Each credential has a memory of its own, and so have those who ask without one: a quota is one
-//! account's, and says nothing of another's. What is known of one target is known beside that: an origin may answer everything
-//! but one. Time is [`Clock`]'s, so that tests move it.
+//! A miss is always tried. Each credential has a memory of its own, and so have requests without one, because a quota
+//! belongs to one account and tells nothing about another. State is kept per target as well, because an origin may
+//! answer everything except one target. Time is [`Clock`]'s, so that tests can move it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -25,22 +26,23 @@ use super::Lane;
 use crate::clock::{Clock, Time};
 use crate::target::{Key, Origin, Partition};
 
-/// The first failure without a `Retry-After` counts for so long; each further one doubles it.
+/// How long the first failure without a `Retry-After` counts. Each further one doubles it.
 const FIRST: Duration = Duration::from_secs(10);
-/// The longest memory (DESIGN §4 "Freshness"), and the longest turn of a question.
+/// The longest memory of a failure (DESIGN §4 "Freshness"), and the longest turn of a probe.
 const LONGEST: Duration = Duration::from_mins(1);
-/// How many are remembered. When full, the well ones go, then those that failed first: whoever fills it with invented
-/// credentials only makes others wait for an answer that they would have waited for anyway.
+/// Maximum number of remembered states. When full, healthy ones are dropped, then those whose failure ends first. An
+/// attacker who fills it with invented credentials only makes other clients wait for an answer that they would have
+/// waited for anyway.
 const MOST: usize = 1024;
-/// An answer counts this much in what its origin usually takes, and all before it the rest: one slow search says little.
+/// An answer counts as 1/`WEIGHT` in the usual response time (a moving average), so one slow search changes little.
 const WEIGHT: u32 = 8;
-/// An answer that took longer counts as this: a clock that was set forward says nothing of an origin.
+/// A longer response time counts as this, because a clock set forward tells nothing about an origin.
 const SLOWEST: Duration = Duration::from_mins(5);
 
-/// Who failed towards whom: one origin, for one credential, on one lane.
+/// What fails together: one origin, for one credential, on one lane.
 pub(super) type Way = (Origin, Partition, Lane);
 
-/// How origins do.
+/// The health of all origins.
 #[derive(Debug)]
 pub(super) struct Health {
     clock: Clock,
@@ -53,18 +55,18 @@ struct Books {
     targets: HashMap<Key, State>,
 }
 
-/// What is known of one.
+/// What is known about one origin or target.
 #[derive(Debug, Default)]
 struct State {
-    /// What it takes from the question to the head.
+    /// The usual time from the request to the response header.
     usual: Option<Duration>,
-    /// Set by a failure, taken away by an answer.
+    /// Set by a failure, cleared by an answer.
     failing: Option<Failing>,
-    /// The questions under way that were asked since it last answered.
+    /// The running requests that were sent since it last answered.
     asked: Weak<Turn>,
-    /// When the last of them was asked.
+    /// When the last of them was sent.
     asked_at: Option<Time>,
-    /// When anything was last noted of it.
+    /// When the state was last changed.
     used: Option<Time>,
 }
 
@@ -75,22 +77,22 @@ struct Failing {
     in_a_row: u32,
 }
 
-/// Questions that are given up together when the next one is asked in their place.
+/// Running requests that are given up together when the next probe supersedes them.
 #[derive(Debug, Default)]
 struct Turn {
     over: CancellationToken,
 }
 
-/// A question under way about something of which there is a stored copy: while an origin is down, there is one.
+/// A running request for which there is a stored copy. While an origin is down there is one at a time.
 #[derive(Debug)]
 pub struct Question {
     turns: [Arc<Turn>; 2],
-    /// Whether its origin or its target is down: then this question stands for everybody's.
+    /// Whether the origin or target is down. Then this request is the only probe.
     pub is_probe: bool,
 }
 
 impl Question {
-    /// Waits until another is asked in its place.
+    /// Waits until a newer probe supersedes this one.
     pub async fn superseded(&self) {
         let [one, other] = &self.turns;
         tokio::select! {
@@ -105,7 +107,7 @@ impl Health {
         Self { clock, books: Mutex::default() }
     }
 
-    /// Whether it failed within a minute.
+    /// Whether it failed recently (within a minute at most).
     pub(super) fn is_failing(&self, way: &Way) -> bool {
         let books = self.lock();
         let failing = books.ways.get(way).and_then(|state| state.failing);
@@ -120,18 +122,18 @@ impl Health {
             || target.and_then(|key| books.targets.get(&key)).is_some_and(is_down)
     }
 
-    /// Since when it is down.
+    /// Since when it has been down.
     #[cfg(test)]
     fn failing_since(&self, way: &Way) -> Option<Time> {
         Some(self.lock().ways.get(way)?.failing?.since)
     }
 
-    /// How many are down.
+    /// The number of ways that are down.
     pub(super) fn down(&self) -> usize {
         self.lock().ways.values().filter(|state| state.failing.is_some()).count()
     }
 
-    /// What it usually takes from a question to the head.
+    /// The usual time from a request to its response header.
     pub(super) fn usual(&self, way: &Way) -> Option<Duration> {
         self.lock().ways.get(way)?.usual
     }
@@ -150,8 +152,8 @@ impl Health {
         }
     }
 
-    /// A client waited for an answer for `target` in vain. That question is none about the origin any more, which may answer
-    /// everything else: the next one about another target is asked.
+    /// A client waited for `target` in vain. Its request no longer counts as a probe of the origin, which may answer
+    /// everything else, so a request for another target may be sent.
     pub(super) fn note_silence(&self, way: Way, target: Key) {
         let now = self.clock.now();
         let mut books = self.lock();
@@ -161,8 +163,8 @@ impl Health {
         state_of(&mut books.targets, target, now).fail(now, None);
     }
 
-    /// An answer for `target` began in time and came no further, or nothing came of what many wait for at once. It says
-    /// nothing of other targets.
+    /// An answer for `target` began in time but did not continue, or a request on which many clients waited brought
+    /// nothing. This tells nothing about other targets.
     pub(super) fn note_unfinished(&self, target: Key) {
         let now = self.clock.now();
         let mut books = self.lock();
@@ -172,7 +174,7 @@ impl Health {
         }
     }
 
-    /// It answered, after `took` if that says what it usually takes.
+    /// It answered, after `took` if that is representative.
     pub(super) fn note_success(&self, way: &Way, target: Option<Key>, took: Option<Duration>) {
         let mut books = self.lock();
         if let Some(took) = took {
@@ -186,7 +188,8 @@ impl Health {
         }
     }
 
-    /// Permission to ask about something of which there is a stored copy; `None` while it is down and somebody asks.
+    /// Permission to send a request for which there is a stored copy. `None` while the origin or target is down and a
+    /// probe is running.
     pub(super) fn question(&self, way: Way, target: Key) -> Option<Question> {
         let now = self.clock.now();
         let mut books = self.lock();
@@ -224,19 +227,19 @@ impl State {
         });
     }
 
-    /// What was asked before is nobody's probe any more, and goes on by itself.
+    /// Earlier requests are no longer probes, and continue by themselves.
     fn answer(&mut self) {
         (self.failing, self.asked) = (None, Weak::new());
     }
 
-    /// Whether a question is under way that has its turn. A clock that was set back ends a turn.
+    /// Whether a probe is running within its turn. A clock that was set back ends a turn.
     fn is_asked(&self, now: Time) -> bool {
         let turn = doubled(self.failing.map_or(0, |failing| failing.in_a_row));
         self.asked.strong_count() > 0
             && self.asked_at.is_some_and(|at| at <= now && now.since(at) < turn)
     }
 
-    /// Joins the questions under way, or takes the turn of one that had its own.
+    /// Joins the running requests, or supersedes a probe whose turn is over.
     fn ask(&mut self, now: Time) -> Arc<Turn> {
         let before = self.asked.upgrade();
         let turn = match before {
@@ -253,12 +256,12 @@ impl State {
     }
 }
 
-/// How long a failure counts after so many in a row.
+/// How long a failure counts after `in_a_row` previous ones.
 fn doubled(in_a_row: u32) -> Duration {
     FIRST.saturating_mul(1 << in_a_row.min(6)).min(LONGEST)
 }
 
-/// The place of one in a book, which holds so many.
+/// The state for `key` in a book of limited size.
 fn state_of<K: Clone + Eq + Hash>(book: &mut HashMap<K, State>, key: K, now: Time) -> &mut State {
     if book.len() >= MOST && !book.contains_key(&key) {
         let first = book
@@ -324,7 +327,7 @@ mod tests {
         assert!(health.is_failing(&hostile) && !health.is_failing(&other));
         assert!(!health.is_failing(&(origin.clone(), anybody, lane)));
         assert!(!health.is_down(&(origin.clone(), anybody, lane), None));
-        // Nor does another's success end it.
+        // Another credential's success does not end it either.
         health.note_success(&(origin, anybody, lane), None, None);
         assert!(health.is_failing(&hostile));
     }
@@ -362,7 +365,7 @@ mod tests {
         assert!(health.is_failing(&way(MOST + 49, Lane::Bulk)));
     }
 
-    /// Fault 1: a memory that ends by itself made one client after the other pay the full wait.
+    /// Fault 1: a memory with a time limit made one client after the other pay the full wait.
     #[test]
     fn an_origin_is_down_until_it_answers_however_long_that_takes() {
         let clock = Clock::system();
@@ -376,7 +379,7 @@ mod tests {
         assert!(health.failing_since(&one).unwrap().since(began) < Duration::from_hours(1));
         assert_eq!(health.down(), 1);
         assert!(!health.is_down(&way(1, Lane::Bulk), None), "lanes are apart");
-        // Another target's answer ends it for the origin, and not for this target.
+        // Another target's answer ends it for the origin, but not for this target.
         health.note_success(&one, Some(Key([2; 32])), None);
         assert!(!health.is_down(&one, None) && health.is_down(&one, Some(TARGET)));
         health.note_success(&one, Some(TARGET), None);
@@ -409,7 +412,7 @@ mod tests {
         let one = way(1, Lane::Metadata);
         let ask = |target: u8| health.question(one.clone(), Key([target; 32]));
         let over = |question: &Question| question.turns.iter().any(|turn| turn.over.is_cancelled());
-        // The control: while it is well, everybody asks.
+        // The control: while the origin is healthy, every request is allowed.
         let (first, second) = (ask(1).unwrap(), ask(2).unwrap());
         assert!(!first.is_probe && !second.is_probe);
         health.note_failure(one.clone(), Some(Key([1; 32])), None);
@@ -420,13 +423,13 @@ mod tests {
         let third = ask(3).unwrap();
         assert!(third.is_probe && over(&second) && !over(&third));
         second.superseded().await;
-        // Turns double, up to a minute; a turn ends with its question.
+        // Turns double, up to a minute; a turn ends with its request.
         health.note_failure(one.clone(), None, None);
         clock.advance(Duration::from_secs(21));
         assert!(ask(1).is_none());
         drop(third);
         let fourth = ask(1).unwrap();
-        // An answer ends it for everybody, and nobody gives the question up any more.
+        // An answer ends it for all, and running requests are no longer given up.
         health.note_success(&one, Some(Key([1; 32])), None);
         clock.advance(Duration::from_hours(1));
         let fifth = ask(1).unwrap();

@@ -1,8 +1,8 @@
-//! Fields that belong to one connection and end there (RFC 9110 §7.6.1).
+//! Hop-by-hop header fields, which must not cross a proxy (RFC 9110 §7.6.1).
 //!
-//! Requests and answers are written anew on the next connection, so nothing that frames or steers one connection may
-//! cross: that is how requests are smuggled. What `Connection` names goes too. Two things are kept on purpose, by who
-//! calls: an upgrade that both sides can do, and `TE: trailers`, without which gRPC has no status.
+//! Requests and answers are written anew on the next connection. Fields that frame or control one connection must not
+//! cross, because that enables request smuggling. Fields that `Connection` names are removed as well. Callers
+//! deliberately keep two: an upgrade that both sides support, and `TE: trailers`, without which gRPC has no status.
 
 use hyper::header::{
     ALT_SVC, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
@@ -11,8 +11,8 @@ use hyper::header::{
 
 use super::error::Fault;
 
-/// Removed both ways, besides what `Connection` names. `http2-settings` belongs to an upgrade to h2 in clear text,
-/// which some clients ask for and nobody needs.
+/// Removed in both directions, besides the fields that `Connection` names. `http2-settings` belongs to an upgrade to
+/// h2c, which some clients offer and larder does not support.
 const CONNECTION_BOUND: [HeaderName; 10] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -26,9 +26,9 @@ const CONNECTION_BOUND: [HeaderName; 10] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Removes what belongs to the connection that `headers` came on.
+/// Removes the hop-by-hop fields from `headers`.
 pub(super) fn strip(headers: &mut HeaderMap) {
-    // Several fields, each a list: `Connection: close, X-Foo`.
+    // There may be several `Connection` fields, each a list: `Connection: close, X-Foo`.
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
         .collect();
@@ -37,10 +37,11 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes from an answer what must not leave larder: the connection's fields, and `Alt-Svc`, which would lead the
-/// client around larder to another address or to h3.
+/// Removes from an answer the hop-by-hop fields, and `Alt-Svc`, which would lead the client past larder to another
+/// address or to HTTP/3.
 pub(super) fn strip_answer(headers: &mut HeaderMap) {
-    // A length beside a transfer coding is void (RFC 9112 §6.3), and would frame the answer on the next connection.
+    // Beside a transfer coding, `Content-Length` is void (RFC 9112 §6.3), but would frame the answer on the next
+    // connection.
     if headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
@@ -48,8 +49,8 @@ pub(super) fn strip_answer(headers: &mut HeaderMap) {
     headers.remove(ALT_SVC);
 }
 
-/// An answer may be coded for transfer as exactly `chunked`, or not at all: hyper undoes no other coding, so the body
-/// would be the coded bytes under a header that no longer says so.
+/// Checks that the only transfer coding is `chunked`, or none. hyper decodes no other coding, so the body would still
+/// be encoded although the header no longer says so.
 pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Fault> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     match (codings.next(), codings.next()) {
@@ -59,8 +60,8 @@ pub(super) fn check_framing(headers: &HeaderMap) -> Result<(), Fault> {
     }
 }
 
-/// The protocols that `headers` ask to change to, without h2 in clear text; `None` if there is none, or `Connection`
-/// does not say so.
+/// The protocols that `headers` ask to upgrade to, without h2c. `None` if there are none, or if `Connection` does not
+/// list `upgrade`.
 pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     if !tokens(headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade")) {
         return None;
@@ -71,7 +72,7 @@ pub(super) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     HeaderValue::from_str(&protocols.join(", ")).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether the sender takes trailers.
+/// Whether the sender accepts trailers.
 pub(super) fn takes_trailers(headers: &HeaderMap) -> bool {
     tokens(headers, &TE).any(|coding| {
         let name = coding.split(';').next().unwrap_or_default();
@@ -91,7 +92,7 @@ pub(super) fn went_through(headers: &HeaderMap, pseudonym: &str) -> bool {
     tokens(headers, &VIA).any(|hop| hop.split_ascii_whitespace().nth(1) == Some(pseudonym))
 }
 
-/// The members of a list field; what is no text is left out.
+/// The members of a list field. Values that are not text are skipped.
 fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)

@@ -1,8 +1,8 @@
-//! larder's own logins at upstreams, as `upstream.logins` gives them.
+//! The operator logins for upstreams, from `upstream.logins`.
 //!
-//! A login is looked up by the origin that is asked, https and port included, and becomes a [`Credential`] like any
-//! client's: it is put on fills to that origin and dropped where a redirect leads elsewhere (`ask.rs`), it is known by its
-//! keyed hash, and has no text. When it may be used is the pipeline's business.
+//! A login is looked up by the requested origin, which must match in scheme (https) and port. It becomes a
+//! [`Credential`] like a client's: it is sent on fills to that origin and dropped where a redirect leads elsewhere
+//! (`ask.rs`), it is identified by its keyed hash, and it has no text form. The pipeline decides when it may be used.
 //!
 //! Source: RFC 7617 §2 (Basic; UTF-8), RFC 6750 §2.1 (Bearer).
 
@@ -20,15 +20,15 @@ use crate::config::HostPattern;
 use crate::config::login::{Login, Secret, Shows};
 use crate::target::{Credential, Origin, Scheme};
 
-/// The longest secret that is read from a file, in bytes: tokens of identity providers reach some KiB.
+/// Maximum length of a secret read from a file, in bytes. Tokens of identity providers have up to some KiB.
 const LONGEST: u64 = 64 * 1024;
 
-/// The logins, their secrets read.
+/// The logins with their secrets.
 #[derive(Debug)]
 pub(super) struct Logins(Vec<(HostPattern, u16, Arc<Credential>)>);
 
 impl Logins {
-    /// Reads the secrets; the error names the file or the host, and no secret. Blocking.
+    /// Reads the secrets. The error names the file or the host, never a secret. Blocking.
     pub(super) fn read(logins: &[Login]) -> Result<Self, Fault> {
         logins
             .iter()
@@ -37,7 +37,7 @@ impl Logins {
             .map(Self)
     }
 
-    /// The login for `origin`: of several the first.
+    /// The login for `origin`; the first if several match.
     pub(super) fn of(&self, origin: &Origin) -> Option<Arc<Credential>> {
         if origin.scheme != Scheme::Https {
             return None;
@@ -74,7 +74,7 @@ fn credential(login: &Login) -> Result<Credential, Fault> {
     Credential::of_fields([(name, value)]).ok_or_else(unfit)
 }
 
-/// The secret in a file, without the line end that editors leave behind it.
+/// The secret in a file, without the trailing line break that editors add.
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(LONGEST + 1).read_to_string(&mut text)?;

@@ -7,14 +7,13 @@
 //! CONNECT ─▶ tunnel ─────────────┘                         └▶ raw bytes
 //! ```
 //!
-//! A *fill* is built from the key alone ([`Ask`]) and travels on connections that carry nothing else. A *pass* is the
-//! client's own request ([`Passes`]), on connections that belong to that client's connection. A tunnel is neither.
-//! A token that anybody may have is larder's own to ask for ([`Challenge`], [`Token`]).
-//! All three meet the same guard, the same upstream proxy and the same trust; a fill has limits on time, a pass waits
-//! as long as its client does.
+//! A *fill* is built from the key alone ([`Ask`]) and travels on connections that carry only fills. A *pass* is the
+//! client's own request ([`Passes`]), on connections that belong to that client's connection. A tunnel carries raw
+//! bytes. larder fetches anonymous tokens itself ([`Challenge`], [`Token`]). All three use the same address guard, the
+//! same upstream proxy and the same trust anchors. A fill has time limits; a pass waits as long as its client does.
 //!
-//! Not here: what may be a fill, what to do with an answer, resuming, and when to ask again. The breaker only
-//! remembers what it is told.
+//! Not here: what may be a fill, what to do with an answer, resuming, and when to retry. The circuit breaker only
+//! remembers what callers report.
 //!
 //! Sources: RFC 9110, 9111, 9112, 9113; RFC 8305 (happy eyeballs); DESIGN §4.
 
@@ -91,17 +90,18 @@ pub struct Origins {
     health: Health,
     crumbs: Arc<Crumbs>,
     tokens: Tokens,
-    /// Pool, routes and roots of new requests; a reload swaps them, and what runs ends on the old ones.
+    /// Pool, routes and trust anchors for new requests. A reload replaces them; running requests finish with the old
+    /// ones.
     fills: ArcSwap<Fills>,
     logins: ArcSwap<Logins>,
 }
 
-/// From where a request starts: decides which addresses are open to it (DESIGN §4 "Internal addresses").
+/// Where a request comes from, which decides the addresses that it may reach (DESIGN §4 "Internal addresses").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reach {
-    /// The client is in a private range or on loopback itself.
+    /// The client's address is private or loopback.
     pub internal_client: bool,
-    /// The request was caused by a public origin's answer (redirect, chase, token realm).
+    /// A public origin's answer caused the request (redirect, prerequisite fetch, token realm).
     pub from_public: bool,
 }
 
@@ -111,10 +111,10 @@ impl Reach {
     }
 }
 
-/// Which connections a request may use, and whose failures it shares.
+/// Selects the connections that a request may use, and with which requests it shares failures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// Small and waited for: indexes, signatures, manifests.
+    /// Small documents that clients wait for: indexes, signatures, manifests.
     Metadata,
     /// Large: artifacts.
     Bulk,
@@ -125,7 +125,7 @@ pub trait Duplex: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send {}
 impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> Duplex for T {}
 
 impl Origins {
-    /// Reads roots and proxies as `config` says; the error names the file or the key. Blocking, at start.
+    /// Reads trust anchors and proxies from `config`. The error names the file or the key. Blocking; for start-up.
     pub fn new(config: Live, clock: Clock) -> Result<Arc<Self>, OriginError> {
         let now = config.get();
         let set_up = |fault| OriginError::new(&"upstream", fault);
@@ -153,8 +153,8 @@ impl Origins {
         }))
     }
 
-    /// Reads roots, proxies and logins again, for new connections; limits and `allow_nets` need no reload. On an error the
-    /// old ones stay. Blocking.
+    /// Rereads trust anchors, proxies and logins, for new connections. Limits and `allow_nets` need no reload. On an
+    /// error the old ones stay. Blocking.
     pub fn reload(&self) -> Result<(), OriginError> {
         let config = self.config.get();
         let set_up = |fault| OriginError::new(&"upstream", fault);
@@ -165,7 +165,8 @@ impl Origins {
         Ok(())
     }
 
-    /// Tells where larder listens, once it does: these addresses are shut. Until then it is what `listen` says.
+    /// Sets the addresses where larder listens, once it does: they are closed to requests. Until then those in `listen`
+    /// are.
     pub fn set_own(&self, addresses: Vec<SocketAddr>) {
         self.wire().guard.set_own(addresses);
     }
@@ -180,10 +181,10 @@ impl Origins {
         let mut reach = ask.reach;
         let (mut plain, mut public) = (false, false);
         loop {
-            // A fault is shown with the hop where it happened: that is the host to look at.
+            // A fault names the hop where it happened, because that is the host to investigate.
             let at_hop = |fault| OriginError::new(&target, fault);
             plain |= target.origin().scheme == Scheme::Http;
-            // The future of a whole exchange is large, and one of many states of its caller's.
+            // Boxed because the future of a whole exchange is large, and the caller holds it as one of many states.
             let (response, about, connection) =
                 Box::pin(fills.send(&ask, &target, reach)).await.map_err(at_hop)?;
             public |= about.public;
@@ -216,24 +217,24 @@ impl Origins {
         }
     }
 
-    /// Some servers let the handshake pass and refuse the request that came without a certificate.
+    /// Some servers complete the handshake and then refuse a request that came without a client certificate.
     fn note_refusal(&self, target: &Target, about: &connect::About, status: StatusCode) {
         if about.asked && matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN) {
             self.wire().tunnelled.note(target.origin(), &Fault::WantsCertificate);
         }
     }
 
-    /// larder's own login at `origin`, if the operator gave it one: for fills of who brings none, and for nothing else.
+    /// The operator's login at `origin`, if configured. Only for fills of clients that sent no credential.
     pub fn login(&self, origin: &Origin) -> Option<Arc<Credential>> {
         self.logins.load().of(origin)
     }
 
-    /// Connections for the passes of one client connection: nothing else ever uses them.
+    /// Connections for the passes of one client connection. Nothing else ever uses them.
     pub fn passes(self: &Arc<Self>) -> Passes {
         Passes::new(Arc::clone(self))
     }
 
-    /// A raw connection for a tunnel, guard and upstream proxy included.
+    /// A raw connection for a tunnel, subject to the guard and the upstream proxy.
     pub async fn tunnel(
         &self,
         origin: &Origin,
@@ -244,30 +245,30 @@ impl Origins {
             .map_err(|fault| OriginError::new(origin, fault))
     }
 
-    /// Whether this origin is remembered as one that must be tunnelled (wants a client certificate, speaks no TLS of
-    /// ours); the reason.
+    /// The reason why this origin must be tunnelled, if larder remembers one (it requires a client certificate, or has
+    /// no TLS version or cipher suite in common with larder).
     pub fn must_tunnel(&self, origin: &Origin) -> Option<String> {
         self.wire().tunnelled.reason(origin)
     }
 
-    /// The pseudonym in `Via` that marks requests of this larder; drawn anew at each start.
+    /// The pseudonym in `Via` that marks this larder's requests. Random at each start.
     pub fn via(&self) -> &str {
         &self.pseudonym
     }
 
-    /// Whether a request went through this larder before: it is a loop, to be answered 508.
+    /// Whether a request went through this larder before: then it is a loop, answered with 508.
     pub fn is_loop(&self, headers: &HeaderMap) -> bool {
         hop::went_through(headers, &self.pseudonym)
     }
 
-    /// Breaker and 429 memory, per origin, credential and lane: whether it failed within a minute, so that what is not needed
-    /// is not asked for. `class`: with whose credential it is asked.
+    /// Circuit breaker and 429 memory, per origin, credential and lane: whether it failed within a minute, so that
+    /// requests that are not needed are skipped. `class`: the partition of the credential used.
     pub fn is_failing(&self, origin: &Origin, class: Partition, lane: Lane) -> bool {
         self.health.is_failing(&(origin.clone(), class, lane))
     }
 
-    /// Whether the origin failed, for `target` or for any, and has not answered since: a stored copy is given without waiting
-    /// long. A miss is always tried.
+    /// Whether the origin failed, for `target` or for any, and has not answered since. Then a stored copy is served
+    /// without a long wait. A miss is always tried.
     pub fn is_down(
         &self,
         origin: &Origin,
@@ -278,14 +279,15 @@ impl Origins {
         self.health.is_down(&(origin.clone(), class, lane), target)
     }
 
-    /// How long the origin is waited for where a stored copy may be given in the place of its answer: `upstream.patience`, and
-    /// never less than four times what it usually takes to the head.
+    /// How long to wait for the origin when a stored copy could be served instead: `upstream.patience`, but at least
+    /// four times its usual time to the response header.
     pub fn patience(&self, origin: &Origin, class: Partition, lane: Lane) -> Duration {
         let usual = self.health.usual(&(origin.clone(), class, lane)).unwrap_or_default();
         self.config.get().upstream.patience.max(usual.saturating_mul(4))
     }
 
-    /// Permission to ask about a target of which there is a stored copy; `None` while its origin is down and somebody asks.
+    /// Permission to send a request for which there is a stored copy. `None` while the origin is down and a probe is
+    /// running.
     pub fn question(
         &self,
         origin: &Origin,
@@ -296,12 +298,13 @@ impl Origins {
         self.health.question((origin.clone(), class, lane), target)
     }
 
-    /// How many are down, by origin, credential and lane.
+    /// The number of failing combinations of origin, credential and lane.
     pub fn down(&self) -> usize {
         self.health.down()
     }
 
-    /// The origin failed for `class`; `retry_after` is what it asked for, and counts for a minute at most.
+    /// Reports that the origin failed for `class`. `retry_after` is the origin's wish, which counts for a minute at
+    /// most.
     pub fn note_failure(
         &self,
         origin: &Origin,
@@ -312,7 +315,7 @@ impl Origins {
         self.health.note_failure((origin.clone(), class, lane), None, retry_after);
     }
 
-    /// The same for one of its targets.
+    /// Reports that the origin failed for one of its targets.
     pub fn note_failure_of(
         &self,
         origin: &Origin,
@@ -324,22 +327,22 @@ impl Origins {
         self.health.note_failure((origin.clone(), class, lane), Some(target), retry_after);
     }
 
-    /// A client waited in vain for an answer for one of its targets.
+    /// Reports that a client waited in vain for an answer for one target.
     pub fn note_silence(&self, origin: &Origin, class: Partition, lane: Lane, target: Key) {
         self.health.note_silence((origin.clone(), class, lane), target);
     }
 
-    /// An answer for `target` began, and came no further while a client waited.
+    /// Reports that an answer for `target` began, but did not continue while a client waited.
     pub fn note_unfinished(&self, target: Key) {
         self.health.note_unfinished(target);
     }
 
-    /// The origin answered `class`.
+    /// Reports that the origin answered `class`.
     pub fn note_success(&self, origin: &Origin, class: Partition, lane: Lane) {
         self.health.note_success(&(origin.clone(), class, lane), None, None);
     }
 
-    /// The same for one of its targets, after `took`, if that says what the origin usually takes.
+    /// Reports that the origin answered for one target, after `took` if that is representative.
     pub fn note_success_of(
         &self,
         origin: &Origin,
@@ -356,7 +359,7 @@ impl Origins {
     }
 }
 
-/// `larder-` and eight random bytes: another larder in the chain is no loop.
+/// `larder-` and eight random bytes, so that another larder in the chain is not mistaken for a loop.
 fn pseudonym() -> Result<Arc<str>, Fault> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes)

@@ -1,11 +1,12 @@
-//! Redirects of a pass that larder follows in its client's place, because a promise binds what the client would be led to.
+//! Follows redirects of a pass on the client's behalf, because a claim governs the bytes to which the client would be
+//! redirected.
 //!
-//! A hop is the client's own request once more, on a connection that belongs to the client. To another origin it takes
-//! only what says in which form the answer is wanted: no login, and no field that larder does not know, which may be one.
-//! What has left its origin stays so, even if a hop leads back: only the origin itself may send its clients' logins where
-//! it likes.
+//! A hop repeats the client's own request, on a connection that belongs to the client. To another origin it takes only
+//! the fields that select the form of the answer: no login, and no field unknown to larder, which might be one. A
+//! request that has left its origin stays without them even if a hop leads back: only the origin itself may decide
+//! where its clients' logins are sent.
 //!
-//! Not here: what binds, and what is done with the answer.
+//! Not here: which claims govern, and what is done with the answer.
 
 use std::fmt;
 
@@ -25,7 +26,7 @@ use super::redirect::{Trail, permitted};
 use super::{Reach, hop};
 use crate::target::Target;
 
-/// What a request takes to another origin.
+/// The fields that a request takes to another origin.
 const TAKEN: [HeaderName; 8] = [
     ACCEPT,
     ACCEPT_ENCODING,
@@ -37,8 +38,9 @@ const TAKEN: [HeaderName; 8] = [
     USER_AGENT,
 ];
 
-/// What another origin says of itself, and must not be heard as the asked one's word: a challenge would be answered with the
-/// asked one's login, where the challenge wants it.
+/// Fields with which an origin describes itself. They are removed from another origin's answer, because the client
+/// would apply them to the origin that it requested. For example, it would answer a challenge with its login for the
+/// requested origin.
 const OF_AN_ORIGIN: [HeaderName; 5] = [
     SET_COOKIE,
     STRICT_TRANSPORT_SECURITY,
@@ -47,12 +49,13 @@ const OF_AN_ORIGIN: [HeaderName; 5] = [
     HeaderName::from_static("clear-site-data"),
 ];
 
-/// What of a request is asked again where a redirect leads. Its text shows no field: they hold the client's credentials.
+/// The parts of a request that are repeated at the target of a redirect. `Debug` shows no field, because they hold the
+/// client's credentials.
 pub struct Again {
     method: Method,
     version: Version,
     headers: HeaderMap,
-    /// It had a body, which is gone.
+    /// Whether the request had a body, which has been sent and is gone.
     had_body: bool,
 }
 
@@ -63,7 +66,7 @@ impl fmt::Debug for Again {
 }
 
 impl Again {
-    /// What is needed of `request`, before it is sent.
+    /// Copies what is needed of `request`, before it is sent.
     pub fn of(request: &Request<UpBody>) -> Self {
         let mut headers = request.headers().clone();
         hop::strip(&mut headers);
@@ -98,8 +101,8 @@ impl Again {
 }
 
 impl Passes {
-    /// Follows the redirect `answer` of `target`, as far as clients do: the answer at its end, and who gave it. An answer
-    /// that is no redirect comes back as it is.
+    /// Follows the redirect `answer` of `target` as far as clients do. Returns the final answer and its target. An
+    /// answer that is no redirect is returned as it is.
     pub async fn onward(
         &self,
         target: &Target,
@@ -120,7 +123,7 @@ impl Passes {
                 return Ok((answer, at));
             };
             if again.had_body {
-                let why = "it redirects a request whose body is gone";
+                let why = "it redirects a request with a body, which has been sent already";
                 return Err(failed(Fault::Redirects(why.into())));
             }
             permitted(&next, &self.config().hosts).map_err(failed)?;

@@ -1,10 +1,10 @@
-//! Servers whose certificate is itself among the roots.
+//! Accepts servers whose certificate is itself configured as a trust anchor.
 //!
-//! `openssl req -x509` makes certificates that say that they are a CA's, and home-made registries show them as they are. By
-//! the rules of paths such a certificate is no server's. But a path leads from a root to a server, and here is none: the
-//! operator named exactly this certificate. curl and Python accept it, and so does larder, if it is the same to the byte, was
-//! made for this host, is used within its dates, and does not say that it is for other purposes. That the server holds its
-//! key is proved by the handshake, as ever.
+//! `openssl req -x509` makes certificates with CA:TRUE, and home-made registries present them unchanged as their server
+//! certificate. Path validation rejects a CA certificate as an end-entity certificate. But there is no path here: the
+//! operator trusts exactly this certificate. curl and Python accept it. larder does so if it is identical to the byte,
+//! was issued for this host, is within its validity period, and is not restricted to other purposes. The handshake
+//! proves as usual that the server holds its key.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,10 +19,10 @@ use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, Sign
 
 use super::error::Fault;
 
-/// Verifies the certificates of servers.
+/// Verifies server certificates.
 pub(super) struct Verifier {
     paths: Arc<WebPkiServerVerifier>,
-    /// The roots that are certificates, as they are.
+    /// The configured trust anchors, as certificates.
     exact: HashSet<CertificateDer<'static>>,
 }
 
@@ -86,7 +86,8 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether it is used within its dates, and not only for other purposes (RFC 5280 §4.1.2.5, §4.2.1.12).
+/// Whether the certificate is within its validity period and not restricted to other purposes (RFC 5280 §4.1.2.5,
+/// §4.2.1.12).
 fn is_usable(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let (_, certificate) = x509_parser::parse_x509_certificate(certificate)
         .map_err(|_| CertificateError::BadEncoding)?;

@@ -1,13 +1,12 @@
 //! Passes: the client's own requests, on upstream connections that belong to the client's connection.
 //!
-//! Some logins authenticate a connection, not a request (NTLM, Negotiate), and a request that was smuggled behind
-//! another desynchronises its connection. So a pass's connection serves no fill and no other client, and ends with
-//! its client's (pitfall 38); and a client that sends its requests one after the other gets one connection, the same
-//! each time.
+//! Some logins authenticate a connection, not a request (NTLM, Negotiate), and a smuggled request desynchronises the
+//! connection that it is on. So a pass's connection serves no fill and no other client, and closes with its client's
+//! connection (pitfall 38). A client that sends its requests one after the other gets the same connection each time.
 //!
-//! What the client speaks is spoken upwards: h1 to h1, so that upgrades work; h2 to h2 where the origin can. There is
-//! no limit on time: an upload or a long poll lasts as long as the client wants. Header fields end to end are the
-//! client's; those that belong to a connection end here, both ways.
+//! Upstream larder uses the client's HTTP version: HTTP/1.1 for HTTP/1.1, so that upgrades work; HTTP/2 for HTTP/2 if
+//! the origin supports it. There is no time limit: an upload or a long poll lasts as long as the client wants.
+//! End-to-end header fields are passed on unchanged; hop-by-hop fields are removed in both directions.
 //!
 //! Not here: extended CONNECT (RFC 8441), 1xx answers other than 100.
 
@@ -33,24 +32,25 @@ use super::{Gathered, Origins, Reach};
 use crate::config::Config;
 use crate::target::{Origin, Target};
 
-/// The client's own body on its way up.
+/// The client's own request body.
 pub type UpBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
-/// Unread bytes of one answer on an h2 connection. One window's worth each round trip: 2 MiB carry 40 MB/s over 50
-/// ms.
+/// Maximum number of unread bytes of one answer on an HTTP/2 connection. One window per round trip: 2 MiB allow 40 MB/s
+/// at 50 ms.
 const STREAM_WINDOW: u32 = 2 << 20;
-/// Of all answers together: a client that leaves a few unread must not stop the others.
+/// The same for all answers together. Larger, so that a client that leaves a few answers unread does not block the
+/// others.
 const CONNECTION_WINDOW: u32 = 16 << 20;
-/// Idle h1 connections kept to one origin; an h2 client may have opened many at once.
+/// Maximum number of idle HTTP/1.1 connections kept to one origin. An HTTP/2 client may have opened many at once.
 const IDLE: usize = 8;
-/// Origins that one client connection keeps lines to. Inside a tunnel there is one; a plain-http client may ask a
-/// thousand one after the other.
+/// Maximum number of origins to which one client connection keeps connections. Inside a tunnel there is one; a
+/// plain-http client may request from a thousand, one after the other.
 const WAYS: usize = 32;
-/// A client that sends one request after the other waits so long for its connection to be free again: its state may
-/// lie a few polls behind the last byte.
+/// How long a sequential client's request waits for its connection to become ready again: hyper may need a few polls
+/// after the last byte.
 const SETTLING: Duration = Duration::from_secs(1);
 
-/// Upstream connections that belong to one client connection. Dropped with it.
+/// Upstream connections that belong to one client connection. They close with it.
 #[derive(Debug)]
 pub struct Passes {
     origins: Arc<Origins>,
@@ -58,7 +58,7 @@ pub struct Passes {
     lines: Mutex<HashMap<Way, Lines>>,
 }
 
-/// What connections may be shared by: the guard's verdict holds for one reach.
+/// The conditions for sharing a connection. The guard's decision holds for one reach only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Way {
     origin: Origin,
@@ -70,9 +70,9 @@ struct Way {
 struct Lines {
     h1: Vec<Line>,
     h2: Option<Line>,
-    /// The origin was seen to speak h1 only: no use in waiting for somebody else's h2 connection.
+    /// Whether the origin spoke HTTP/1.1 before: then waiting for another request's HTTP/2 connection is useless.
     speaks_h1: bool,
-    /// One dials, the others wait whether it will be h2.
+    /// Lets one request dial while the others wait to see whether the connection is HTTP/2.
     dialling: Arc<Semaphore>,
 }
 
@@ -88,10 +88,10 @@ enum Sender {
     H2(http2::SendRequest<Uphill>),
 }
 
-/// From where an answer came; stands in its extensions.
+/// Describes where an answer came from; stored in its extensions.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Whence {
-    /// From a public address, or an unknown one behind a proxy.
+    /// Whether the address is public, or unknown behind a proxy.
     pub(super) public: bool,
 }
 
@@ -100,10 +100,10 @@ impl Passes {
         Self { wire: origins.wire(), origins, lines: Mutex::default() }
     }
 
-    /// Sends the client's own request to `target`'s origin. The request's end-to-end headers are already in place;
-    /// this removes what belonged to the client's connection, sets the URI, Host and Via, chooses h1/h2 as
-    /// `request.version()` says, and gives back upgrades through `hyper::upgrade`. Take the client's side of an
-    /// upgrade before.
+    /// Sends the client's own request to `target`'s origin. The request already has its end-to-end header fields. This
+    /// removes the hop-by-hop fields, sets the URI, `Host` and `Via`, and chooses HTTP/1.1 or HTTP/2 by
+    /// `request.version()`. An upgrade is returned through `hyper::upgrade`; the caller must take the client's side of
+    /// it before.
     pub async fn send(
         &self,
         target: &Target,
@@ -116,12 +116,12 @@ impl Passes {
         })
     }
 
-    /// The configuration in force.
+    /// The current configuration.
     pub(super) fn config(&self) -> Arc<Config> {
         self.wire.config.get()
     }
 
-    /// The body of an answer that [`Self::send`] gave, its crumbs gathered.
+    /// The body of an answer of [`Self::send`], with its crumbs coalesced.
     pub fn gathered(&self, target: &Target, body: Incoming) -> Gathered {
         Gathered::new(body, self.origins.crumbs.of(target.origin()))
     }
@@ -157,8 +157,8 @@ impl Passes {
             if about.speaks != Speaks::H2 {
                 expect::hold(&mut request);
             }
-            // A keep-alive connection may have been closed just now; the client cannot know, so it is tried again for
-            // it: always if nothing was sent, and where sending twice is harmless.
+            // The origin may have closed an idle connection just now. The client cannot know that, so larder retries
+            // for it: always if nothing was sent, else only if sending twice is harmless.
             let spare = if aged { outbound.copy_of(&request) } else { None };
             let mut failed = match line.send(request).await {
                 Ok(response) => {
@@ -185,7 +185,7 @@ impl Passes {
         }
     }
 
-    /// A connection that can take a request: one of this client's, or a new one.
+    /// A connection that can take a request: an idle one of this client's, or a new one.
     async fn line(&self, way: &Way, reach: Reach) -> Result<Line, Fault> {
         if let Some(line) = self.parked(way).await {
             return Ok(line);
@@ -216,13 +216,13 @@ impl Passes {
 
     async fn parked(&self, way: &Way) -> Option<Line> {
         let mut line = self.with(way, |lines| lines.take(way.offer))?;
-        // It was ready, or is about to be; one that is not even then serves a request whose answer nobody reads.
+        // It is ready, or about to be. If not, it still serves a request whose answer is not being read.
         tokio::time::timeout(SETTLING, line.ready()).await.is_ok_and(|ready| ready).then_some(line)
     }
 
     fn park(&self, way: &Way, line: Line) {
         self.with(way, |lines| {
-            // h2 lines are shared and stay where they are.
+            // HTTP/2 connections are shared and stay where they are.
             if matches!(line.sender, Sender::H1(_)) && lines.h1.len() < IDLE {
                 lines.h1.push(line);
             }
@@ -239,7 +239,7 @@ impl Passes {
         if all.len() >= WAYS && !all.contains_key(way) {
             all.retain(|_, lines| lines.is_alive());
             if all.len() >= WAYS {
-                // What is under way goes on; only idle lines end here.
+                // Running requests continue; this drops idle connections only.
                 all.clear();
             }
         }
@@ -268,7 +268,7 @@ impl Lines {
         self.h1.retain(|line| !line.is_closed());
         match self.h1.iter().rposition(Line::is_ready) {
             Some(position) => Some(self.h1.remove(position)),
-            // An h1 client has one request under way: what is not ready yet is about to be.
+            // An HTTP/1.1 client has one request at a time, so a connection that is not ready yet is about to be.
             None if offer == Offer::Http1 => self.h1.pop(),
             None => None,
         }
@@ -289,7 +289,7 @@ impl Line {
                 .await
                 .map_err(failed)?;
             tokio::spawn(async move {
-                // What ends it ends its requests, which say so.
+                // An error that ends the connection is reported by its requests.
                 connection.await.ok();
             });
             Sender::H2(sender)
@@ -298,7 +298,7 @@ impl Line {
                 .preserve_header_case(true)
                 .max_headers(MAX_FIELDS)
                 .max_header_size(MAX_HEADER as usize)
-                // As fills take heads.
+                // As lenient with headers as fills are.
                 .allow_spaces_after_header_name_in_responses(true)
                 .allow_obsolete_multiline_headers_in_responses(true)
                 .ignore_invalid_headers_in_responses(true)

@@ -1,13 +1,12 @@
-//! The upstream proxy: which requests go through it, and how a tunnel is made there.
+//! The upstream proxy: which requests go through it, and how tunnels through it are made.
 //!
-//! An https origin, and whatever is tunnelled, is reached by CONNECT; an http origin by requests in absolute form.
-//! User and password in the proxy's URL become Basic authentication (RFC 7617). Which hosts go around it is
-//! `no_proxy`, read as curl reads it.
+//! https origins and tunnels use CONNECT; http origins use requests in absolute form. User and password in the proxy's
+//! URL become Basic authentication (RFC 7617). `no_proxy` lists the hosts that bypass the proxy, with curl's syntax.
 //!
-//! The proxy is the operator's word, so its own address is not guarded; it resolves the origins' names, so of those
-//! only what needs no resolution is (see [`guard`](super::guard)).
+//! The operator chose the proxy, so the guard does not check its address. The proxy resolves the origins' names, so the
+//! guard checks only origins that need no resolution (see [`guard`](super::guard)).
 //!
-//! Not here: SOCKS, and proxies that authenticate otherwise. Sources: RFC 9110 §9.3.6, RFC 9112 §3.2.
+//! Not here: SOCKS, and proxies with other authentication. Sources: RFC 9110 §9.3.6, RFC 9112 §3.2.
 
 use std::fmt;
 
@@ -25,20 +24,20 @@ use super::error::{Fault, chain};
 use crate::config::Upstream;
 use crate::target::{Host, Origin, Scheme};
 
-/// Which origins go through which proxy. Fixed for the life of a pool: a connection made on one rule never serves
-/// another, so the proxy's password cannot reach an origin.
+/// Which origins use which proxy. Fixed for the life of a pool: a connection made under one rule never serves another,
+/// so the proxy's password cannot reach an origin.
 pub(super) struct Routes {
     matcher: Matcher,
 }
 
-/// A proxy that stands before an origin.
+/// The proxy for an origin.
 #[derive(Clone)]
 pub(super) struct Proxy {
     pub(super) host: Host,
     pub(super) port: u16,
-    /// TLS is spoken to the proxy itself.
+    /// Whether the connection to the proxy itself uses TLS.
     pub(super) secure: bool,
-    /// Marked sensitive: it is the operator's password.
+    /// The operator's password, marked sensitive.
     pub(super) authorization: Option<HeaderValue>,
 }
 
@@ -52,7 +51,8 @@ impl Routes {
             builder = builder.http(url);
         }
         let all = builder.build();
-        // What the matcher cannot read it ignores: larder would go around the operator's proxy without a word.
+        // The matcher ignores a URL that it cannot parse. Without this check larder would silently bypass the
+        // operator's proxy.
         for (key, url, probe) in [
             ("https_proxy", &upstream.https_proxy, "https://example.org"),
             ("http_proxy", &upstream.http_proxy, "http://example.org"),
@@ -76,7 +76,7 @@ impl Routes {
         Ok(Self { matcher: builder.build() })
     }
 
-    /// The proxy for requests to `origin`. A tunnel asks as https, whatever is spoken in it.
+    /// The proxy for requests to `origin`. A tunnel uses the https proxy, whatever protocol is inside.
     pub(super) fn of(&self, origin: &Origin, tunnel: bool) -> Option<Proxy> {
         let scheme = match origin.scheme {
             Scheme::Http if !tunnel => UriScheme::HTTP,
@@ -108,7 +108,7 @@ impl Proxy {
         })
     }
 
-    /// Asks for a tunnel to `origin` on a connection to this proxy, and gives back what is beyond.
+    /// Requests a tunnel to `origin` on a connection to this proxy. Returns the tunnel's stream.
     pub(super) async fn tunnel(
         &self,
         io: Box<dyn Duplex>,
@@ -122,7 +122,7 @@ impl Proxy {
             .await
             .map_err(|error| failed(&error))?;
         tokio::spawn(async move {
-            // Its end is the tunnel's end, or is told to the request.
+            // The connection ends with the tunnel, or the request reports its error.
             connection.with_upgrades().await.ok();
         });
         let authority = format!("{}:{}", origin.host, origin.port);
@@ -145,7 +145,7 @@ impl Proxy {
         Ok(Box::new(TokioIo::new(upgraded)))
     }
 
-    /// The fault when the proxy, and not the origin, says no.
+    /// The fault when the proxy, and not the origin, refuses.
     pub(super) fn refused(&self, status: StatusCode) -> Fault {
         let mend = if status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
             "; user and password go into upstream.https_proxy and upstream.http_proxy"
@@ -171,7 +171,7 @@ impl fmt::Debug for Proxy {
 
 impl fmt::Debug for Routes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The matcher's own text holds hosts only, but that is its promise, not ours.
+        // The matcher's own `Debug` shows hosts only, but do not rely on that.
         f.debug_struct("Routes").finish_non_exhaustive()
     }
 }

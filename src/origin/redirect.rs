@@ -1,13 +1,17 @@
-//! Redirects that larder follows itself: a URL that names its bytes often answers with a signed one elsewhere.
+//! Redirects that larder follows itself: a URL that names its bytes by digest often redirects to a signed URL
+//! elsewhere.
 //!
-//! Followed only where the asker says so, because the digest will prove the bytes wherever they come from; as far as
-//! clients follow, never twice to one URL. Every hop passes the operator's word on hosts and ports, and the guard; after a
-//! public hop no inner address is open. A hop to another origin carries no credential (`ask.rs`, `onward.rs`).
+//! Followed only if the caller asks for it, because a digest will prove the bytes wherever they come from; as far as
+//! clients follow, and never twice to one URL. Every hop is checked against the operator's rules on hosts and ports,
+//! and by the guard. After a public hop no internal address is reachable. A hop to another origin carries no credential
+//! (`ask.rs`, `onward.rs`).
 //!
-//! Every status by which some client goes elsewhere is a redirect here, or a fault: curl follows any 3xx that has a
-//! `Location`. An answer that one client would follow and larder would take for the end leads past the promise.
+//! Every status on which some client follows is treated as a redirect or as a fault: curl follows any 3xx with a
+//! `Location`. If larder took for final an answer that a client follows, the client would get bytes that no claim was
+//! checked against.
 //!
-//! Source: RFC 9110 §15.4 and §10.2.2. The fragment is the client's business and dropped, and so is user information.
+//! Sources: RFC 9110 §15.4 and §10.2.2. The fragment matters only to the client and is dropped, and so is user
+//! information.
 
 use std::str;
 
@@ -18,10 +22,10 @@ use super::error::Fault;
 use crate::config::Hosts;
 use crate::target::Target;
 
-/// Redirects followed: as many as wget does; curl and others follow more. Registries use one or two.
+/// Maximum number of redirects: as many as wget follows; curl and others follow more. Registries use one or two.
 const MAX_HOPS: usize = 20;
 
-/// The way so far.
+/// The targets visited so far.
 #[derive(Debug)]
 pub(super) struct Trail {
     seen: Vec<Target>,
@@ -32,7 +36,7 @@ impl Trail {
         Self { seen: vec![first.clone()] }
     }
 
-    /// Where an answer of the trail's last target leads; `None` if it is the end.
+    /// The target to which an answer of the last target redirects; `None` if the answer is final.
     pub(super) fn next(
         &mut self,
         status: StatusCode,
@@ -58,7 +62,7 @@ impl Trail {
         let next = location(headers)
             .zip(self.seen.last())
             .and_then(|(location, from)| from.redirected(location))
-            .ok_or_else(|| Fault::Redirects("it redirects to nothing larder can ask for".into()))?;
+            .ok_or_else(|| Fault::Redirects("its Location is missing or unusable".into()))?;
         if self.seen.contains(&next) {
             return Err(Fault::Redirects(
                 format!("it redirects in a circle, by way of {next}").into(),
@@ -74,7 +78,8 @@ impl Trail {
     }
 }
 
-/// The one place that an answer names. Of two, clients choose differently. Many servers send a path in raw UTF-8.
+/// The answer's `Location`. `None` if there are several different ones, of which clients choose differently. Many
+/// servers send a path in raw UTF-8.
 fn location(headers: &HeaderMap) -> Option<&str> {
     let mut locations = headers.get_all(LOCATION).iter();
     let first = locations.next()?;
@@ -82,7 +87,7 @@ fn location(headers: &HeaderMap) -> Option<&str> {
     str::from_utf8(first.as_bytes()).ok().filter(|_| agreed)
 }
 
-/// The operator's word on hosts and ports holds for hops that no client asked for.
+/// Checks the operator's rules on hosts and ports for a redirect that larder follows.
 pub(super) fn permitted(target: &Target, hosts: &Hosts) -> Result<(), Fault> {
     let origin = target.origin();
     let shut = hosts.shut(&origin.host.to_string(), origin.port);
@@ -115,7 +120,7 @@ mod tests {
         }
         for (status, location, to) in [
             (302, "b?x=1#part", "https://example.org/b?x=1"),
-            // Relative to the hop before, not to the first.
+            // Relative to the previous hop, not to the first.
             (307, "https://files.example.org/c/d", "https://files.example.org/c/d"),
             (308, "e", "https://files.example.org/c/e"),
             (300, "f", "https://files.example.org/c/f"),
@@ -126,7 +131,7 @@ mod tests {
         }
     }
 
-    /// What some client would follow is no end, and what larder cannot follow is a fault.
+    /// A status that some client would follow is not final, and what larder cannot follow is a fault.
     #[test]
     fn circles_long_ways_and_nonsense_end() {
         let mut trail = Trail::new(&target("https://example.org/0"));

@@ -1,8 +1,8 @@
-//! Names to addresses: the system's resolver, on the blocking pool, behind a small memory.
+//! Resolves names with the system's resolver, on the blocking pool, behind a small cache.
 //!
-//! The memory holds answers for half a minute and failures for five seconds: a build asks one host a thousand times,
-//! and a resolver that is down is not asked a thousand times. It is no DNS cache; the system's resolver knows TTLs,
-//! `getaddrinfo` does not tell them.
+//! The cache keeps answers for half a minute and failures for five seconds: a build requests from one host a thousand
+//! times, and a failing resolver should not be queried a thousand times. It does not follow TTLs, which the system's
+//! resolver knows but `getaddrinfo` does not return.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::sync::Arc;
@@ -15,18 +15,19 @@ use tokio::sync::Semaphore;
 use super::error::Fault;
 use crate::target::Host;
 
-/// How long an answer is used. Registries move between addresses in minutes, not in seconds.
+/// How long an answer is used. Registries move between addresses within minutes, not seconds.
 const KEPT: Duration = Duration::from_secs(30);
-/// How long a failure is remembered.
+/// How long a failure is cached.
 const FAILURE_KEPT: Duration = Duration::from_secs(5);
-/// Names remembered; a page of memory each at the very most.
+/// Maximum number of cached names; each takes at most a page of memory.
 const NAMES: u64 = 1024;
-/// Look-ups at once. A dead resolver holds a blocking thread for half a minute; the store needs those threads too.
+/// Maximum number of concurrent look-ups. A dead resolver blocks a thread for half a minute, and the store needs those
+/// threads too.
 const AT_ONCE: usize = 32;
 
 type Answer = Result<Arc<[SocketAddr]>, Box<str>>;
 
-/// The system's resolver and what it said lately.
+/// The system's resolver, and its recent answers.
 #[derive(Debug)]
 pub(super) struct Resolver {
     known: Cache<Box<str>, Answer>,
@@ -77,13 +78,13 @@ impl Resolver {
         let Ok(permit) = Arc::clone(&self.at_once).acquire_owned().await else {
             return Err("the resolver is closed".into());
         };
-        // Who waited may find the answer of who went before.
+        // While this waited for a permit, another look-up may have cached the answer.
         if let Some(answer) = self.known.get(name) {
             return answer;
         }
         let (known, name): (_, Box<str>) = (self.known.clone(), name.into());
-        // Whoever asked may give up long before getaddrinfo does: the permit stays with the thread, and the answer is
-        // remembered for the next one.
+        // The caller may give up long before `getaddrinfo` does. So the thread holds the permit and caches the answer
+        // for later callers.
         let asked = tokio::task::spawn_blocking(move || {
             let answer = look_up(&name);
             known.insert(name, answer.clone());
@@ -93,16 +94,16 @@ impl Resolver {
         asked.await.unwrap_or_else(|error| Err(error.to_string().into()))
     }
 
-    /// What a test says of a name that no resolver knows.
+    /// Caches addresses for a name that no resolver knows, for tests.
     #[cfg(test)]
     pub(super) fn remember(&self, name: &str, addresses: &[SocketAddr]) {
         self.known.insert(name.into(), Ok(addresses.into()));
     }
 }
 
-/// Blocking.
+/// Queries the system's resolver. Blocking.
 fn look_up(name: &str) -> Answer {
-    // Port 0: a port is no part of the question.
+    // Port 0, because the port is not part of the query.
     let addresses = (name, 0).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut found: Vec<SocketAddr> = Vec::new();
     for address in addresses {

@@ -1,12 +1,12 @@
-//! Looks at the answers of HTTP/1 as they come, for what hyper's parser is told to overlook, or takes without end.
+//! Inspects HTTP/1 answers as they arrive, for what hyper's parser is configured to ignore or accepts without limit.
 //!
-//! Header lines that are none, and values in several lines, are an origin's own affair: clients take such answers, and so
-//! does larder. But a line that decides where the body ends must be clean: if it can be read in two ways
-//! (`Content-Length : 5` is a length to some and nothing to others), two readers see two bodies. Then the answer is
-//! refused, before a byte of it is believed.
+//! Invalid header lines and values folded over several lines are accepted, because clients accept such answers. But a
+//! line that determines where the body ends must be clean. If it is ambiguous (`Content-Length : 5` is a length to some
+//! parsers and nothing to others), two readers see different bodies. Such an answer is refused before any byte of it is
+//! used.
 //!
-//! Interim answers (1xx) may come before an answer, and the line with the size of a chunk may be padded. hyper drops both as fast
-//! as they come, without end, and an origin that sends nothing else would take a processor for itself. So they are counted.
+//! Interim answers (1xx) may precede an answer, and the size line of a chunk may be padded. hyper discards both without
+//! limit, so an origin that sends nothing else could keep a processor busy. Therefore they are counted.
 
 use std::io;
 use std::pin::Pin;
@@ -21,49 +21,49 @@ use crate::limits::INTERIM;
 use crate::stream::framing::{Framing, Lost};
 use crate::stream::{Watch, Watched, end_of_head};
 
-/// The fields by which a body is framed.
+/// The header fields that frame a body.
 const FRAMING: [&[u8]; 2] = [b"content-length", b"transfer-encoding"];
 
-/// Looks at an HTTP/1 connection to an origin, on which requests are sent one after the other.
+/// Inspects an HTTP/1 connection to an origin, on which requests are sent one after the other.
 #[derive(Debug)]
 pub(super) struct Sound {
     state: State,
-    /// Interim answers before an answer.
+    /// Maximum number of interim answers before an answer.
     most: u32,
 }
 
-/// What comes next.
+/// What the next bytes belong to.
 #[derive(Debug)]
 enum State {
-    /// A head.
+    /// A response header.
     Head(Head),
     /// A chunked body.
     Body(Framing),
-    /// What no request asked for yet, or a body that frames itself.
+    /// Bytes before any request, or a body that needs no inspection.
     Through,
-    /// Another protocol.
+    /// Another protocol, after an upgrade.
     Switched,
 }
 
-/// What has come of the head that is awaited.
+/// What has arrived of the expected response header.
 #[derive(Debug, Default)]
 struct Head {
     bytes: Vec<u8>,
-    /// Interim answers before it, and how many bytes they and empty lines took.
+    /// Number of interim answers before it, and the bytes of those and of empty lines.
     interim: u32,
     earlier: usize,
-    /// A body that was still coming when something was written: what comes may be more of it.
+    /// The body that was incomplete when a request was written: the next bytes may belong to it.
     body: Option<Framing>,
 }
 
 impl Sound {
-    /// Over `io`. `most`: how many interim answers may come before an answer.
+    /// Wraps `io`. `most`: maximum number of interim answers before an answer.
     pub(super) fn over<I: Duplex>(io: I, most: usize) -> Watched<I, Self> {
         let most = u32::try_from(most).unwrap_or(u32::MAX);
         Watched { io, watch: Self { state: State::Through, most } }
     }
 
-    /// Takes what came.
+    /// Inspects received bytes.
     fn take(&mut self, mut came: &[u8]) -> Result<(), Fault> {
         while !came.is_empty() {
             match &mut self.state {
@@ -74,7 +74,7 @@ impl Sound {
                         Err(Lost::Endless) => {
                             return Err(Fault::Framing(Lost::Endless.why().into()));
                         }
-                        // hyper says what is wrong with it.
+                        // hyper reports the error.
                         Ok(_) | Err(Lost::Malformed) => self.state = State::Through,
                     }
                     return Ok(());
@@ -82,7 +82,7 @@ impl Sound {
                 State::Head(head) => {
                     let lines = came.iter().take_while(|byte| b"\r\n".contains(byte)).count();
                     if head.bytes.is_empty() && lines > 0 && head.body.is_none() {
-                        // hyper skips empty lines before a head.
+                        // hyper skips empty lines before a response header.
                         head.earlier += lines;
                         came = came.get(lines..).unwrap_or_default();
                     } else {
@@ -94,14 +94,14 @@ impl Sound {
         Ok(())
     }
 
-    /// Takes more of a head; gives back what comes behind it.
+    /// Inspects more of a header; returns the bytes after it.
     fn take_head<'a>(&mut self, came: &'a [u8]) -> Result<&'a [u8], Fault> {
         let State::Head(head) = &mut self.state else { return Ok(came) };
         let before = head.bytes.len();
         head.bytes.extend_from_slice(came);
         let start = head.bytes.get(..7).unwrap_or(&head.bytes);
         if !b"HTTP/1.".starts_with(start) || before > MAX_HEADER as usize {
-            // No head, or none that hyper would take.
+            // Not a header, or longer than hyper accepts.
             let Head { bytes, body, .. } = std::mem::take(head);
             self.state = body.map_or(State::Through, State::Body);
             self.take(&bytes)?;
@@ -116,7 +116,7 @@ impl Sound {
         if switches {
             self.state = State::Switched;
         } else if head.bytes.get(9) == Some(&b'1') {
-            // Behind an interim answer comes another, or the final one.
+            // After an interim answer comes another one, or the final answer.
             let (interim, earlier) = (head.interim + 1, head.earlier + end);
             INTERIM.note(interim.into());
             if interim > self.most || earlier > MAX_HEADER as usize {
@@ -131,7 +131,7 @@ impl Sound {
     }
 }
 
-/// Whether a head says that its body is chunked. The lines that frame the body must be clean.
+/// Whether a header announces a chunked body. Fails if a line that frames the body is not clean.
 fn check(head: &[u8]) -> Result<bool, Fault> {
     let (mut frames, mut is_chunked) = (false, false);
     for line in head.split(|byte| *byte == b'\n').skip(1) {
@@ -181,7 +181,7 @@ impl<I: Duplex> Watch<I> for Sound {
     }
 
     fn writes(&mut self) {
-        // What is written is a request, or the rest of one: its answer is awaited.
+        // A request, or the rest of one, is being written, so its answer is expected.
         match std::mem::replace(&mut self.state, State::Through) {
             State::Through => self.state = State::Head(Head::default()),
             State::Body(body) => {
@@ -204,7 +204,7 @@ mod tests {
 
     fn judge(answer: &str) -> bool {
         let answer = answer.replace('\n', "\r\n");
-        // However it comes.
+        // In whatever pieces it arrives.
         let by_step = |step: usize| {
             let mut sound = awaiting();
             answer.as_bytes().chunks(step).all(|piece| sound.take(piece).is_ok())
@@ -214,7 +214,7 @@ mod tests {
         sound
     }
 
-    /// Issue 10, attack `disk`: an origin that sends interim answers, or a chunk's size, without end.
+    /// Issue 10, attack `disk`: an origin that sends interim answers, or a chunk's size line, without end.
     #[test]
     fn what_hyper_drops_without_end_is_counted() {
         let final_one = "HTTP/1.1 200 OK\nTransfer-Encoding: x, chunked\n\n5\nhello\n";
@@ -224,7 +224,7 @@ mod tests {
             let after = |count: usize| judge(&format!("{}{final_one}", interim.repeat(count)));
             assert!(after(50) && !after(51), "{interim}");
         }
-        // Few and long ones are too many as well.
+        // A few long ones are too many as well.
         let long = format!("HTTP/1.1 103 E\nLink: <{}>\n\n", "a".repeat(50_000));
         assert!(judge(&format!("{}{final_one}", long.repeat(2))));
         assert!(!judge(&format!("{}{final_one}", long.repeat(3))));
@@ -232,7 +232,7 @@ mod tests {
             ["0".repeat(9000), format!("5;{}", "a".repeat(9000)), format!("5{}", " ".repeat(9000))]
         {
             assert!(!judge(&format!("{final_one}{endless}")));
-            // The control: a body that is not chunked says what it likes.
+            // The control: a body that is not chunked may contain anything.
             assert!(judge(&format!("HTTP/1.1 200 OK\n\n{endless}")));
         }
     }
@@ -244,12 +244,12 @@ mod tests {
         Watch::<tokio::io::DuplexStream>::writes(&mut sound);
         sound.take(b"llo\r\n").unwrap();
         assert!(sound.take("0".repeat(9000).as_bytes()).is_err());
-        // The control: the next answer is looked at as the first.
+        // The control: the next answer is inspected like the first.
         let mut sound = awaiting();
         sound.take(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n").unwrap();
         Watch::<tokio::io::DuplexStream>::writes(&mut sound);
         assert!(sound.take(b"HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\n").is_err());
-        // What another protocol says is nobody's head.
+        // After an upgrade nothing is parsed as a header.
         let mut sound = awaiting();
         sound.take(b"HTTP/1.1 101 S\r\n\r\n").unwrap();
         Watch::<tokio::io::DuplexStream>::writes(&mut sound);
@@ -278,7 +278,7 @@ mod tests {
             let behind = format!("HTTP/1.1 100 Continue\n\nHTTP/1.1 200 OK\n{framing}\n\n12345");
             assert!(!judge(&behind), "{framing}");
             assert!(!judge(&format!("\n\nHTTP/1.1 200 OK\n{framing}\n\n12345")), "{framing}");
-            // A body says what it likes.
+            // A body may contain anything.
             assert!(judge(&format!("HTTP/1.1 200 OK\nA: b\n\nHTTP/1.1 200 OK\n{framing}\n\n")));
         }
     }

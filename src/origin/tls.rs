@@ -1,11 +1,12 @@
 //! TLS towards origins and upstream proxies.
 //!
-//! Roots are those compiled in, the system's, and the operator's files, as `upstream.roots` says; there is no way to
-//! turn verification off. A server may also show a certificate that is itself among them (own.rs). Sessions are resumed, 0-RTT is not used: fills may be replayed, but nothing is gained.
+//! Trust anchors are those compiled in, the system's, and the operator's files, as `upstream.roots` says. Verification
+//! cannot be turned off. A server may also present a certificate that is itself a configured trust anchor (`own.rs`).
+//! Sessions are resumed. 0-RTT is not used: fills may be replayed, but 0-RTT would gain nothing.
 //!
-//! An origin that asks for a client certificate is noticed here. rustls asks its resolver for one, and the resolver
-//! is shared by all connections (sessions resume only under the same one), so the answer travels in a task-local flag
-//! that the handshake's own task set up.
+//! This module also notices when an origin requests a client certificate. rustls then asks its certificate resolver.
+//! All connections share the resolver, because sessions resume only under the same one. So the resolver reports the
+//! request through a task-local flag that the handshake's task has set up.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -28,7 +29,7 @@ use super::own::Verifier;
 use crate::config::{Config, Roots};
 use crate::target::Host;
 
-/// What is offered by ALPN.
+/// The protocols offered by ALPN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Offer {
     /// h2, or else http/1.1.
@@ -37,7 +38,7 @@ pub(super) enum Offer {
     Http1,
 }
 
-/// The client configurations. They share their roots, each has its own sessions.
+/// The client configurations. They share the trust anchors; each has its own session cache.
 #[derive(Clone, Debug)]
 pub(super) struct Tls {
     both: Arc<ClientConfig>,
@@ -48,12 +49,12 @@ pub(super) struct Tls {
 pub(super) struct Secured {
     pub(super) stream: TlsStream<Box<dyn Duplex>>,
     pub(super) h2: bool,
-    /// The peer asked for a client certificate, and went on without one so far.
+    /// The peer requested a client certificate, and has continued without one so far.
     pub(super) asked: bool,
 }
 
 impl Tls {
-    /// Reads the roots. Blocking, once at start and at a reload.
+    /// Reads the trust anchors. Blocking; at start-up and at a reload.
     pub(super) fn new(config: &Config) -> Result<Self, Fault> {
         let (roots, exact) = roots(config)?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -72,7 +73,7 @@ impl Tls {
         Ok(Self { both: with(&[b"h2", b"http/1.1"])?, http1: with(&[b"http/1.1"])? })
     }
 
-    /// Makes `io` a TLS connection to `host`.
+    /// Performs the TLS handshake with `host` on `io`.
     pub(super) async fn handshake(
         &self,
         host: &Host,
@@ -102,17 +103,17 @@ impl Tls {
 }
 
 tokio::task_local! {
-    /// Whether the peer of the handshake that this task performs asked for a client certificate.
+    /// Whether the peer of this task's handshake requested a client certificate.
     static ASKED: Cell<bool>;
 }
 
-/// Has no certificate, and notes that one was asked for.
+/// Provides no certificate, and notes that one was requested.
 #[derive(Debug)]
 struct NoCertificate;
 
 impl ResolvesClientCert for NoCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        // Outside a handshake of ours nobody listens, and nothing is lost.
+        // Outside one of larder's handshakes the flag does not exist, and none is needed.
         ASKED.try_with(|asked| asked.set(true)).ok();
         None
     }
@@ -122,7 +123,7 @@ impl ResolvesClientCert for NoCertificate {
     }
 }
 
-/// The roots, and those of them that are certificates, as they are.
+/// The trust anchors, and those of them that are certificates.
 fn roots(config: &Config) -> Result<(RootCertStore, HashSet<CertificateDer<'static>>), Fault> {
     let (mut store, mut exact) = (RootCertStore::empty(), HashSet::new());
     let chosen = config.upstream.roots;
@@ -130,13 +131,13 @@ fn roots(config: &Config) -> Result<(RootCertStore, HashSet<CertificateDer<'stat
         store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     if matches!(chosen, Roots::Both | Roots::System) {
-        // Reads SSL_CERT_FILE and SSL_CERT_DIR, as whoever set them expects.
+        // Reads SSL_CERT_FILE and SSL_CERT_DIR, as operators expect.
         let found = rustls_native_certs::load_native_certs();
         for error in &found.errors {
             tracing::warn!(%error, "some of the system's roots cannot be read");
         }
         exact.extend(found.certs.iter().cloned());
-        // A system's collection may hold old certificates that are none by today's rules.
+        // A system's collection may hold old certificates that do not parse by today's rules.
         let (added, ignored) = store.add_parsable_certificates(found.certs);
         tracing::debug!(added, ignored, "the system's roots");
         if added == 0 && chosen == Roots::System {

@@ -1,12 +1,12 @@
-//! larder's own anonymous tokens: how it asks a registry what anybody may have.
+//! larder's own anonymous tokens: how it finds out what a registry gives to any client.
 //!
-//! A registry with a token service gives nothing to who has no token, and a token to everybody. What it answers to such
-//! a token is public (DESIGN §4); clients' tokens prove nothing of the kind. Tokens of larder's own are used for that
-//! question alone, and never for a fill: what a registry counts, it counts on the client that asked.
+//! A registry with a token service serves nothing without a token, and issues a token to any client. Its answer to such
+//! a token is public (DESIGN §4); a client's own token proves nothing of the kind. larder uses its own tokens only for
+//! this check and never for a fill, so that a registry's rate limits count the client that caused the request.
 //!
-//! The realm is named by the registry, so that it is guarded like any redirect: after a public hop no inner address is
-//! open, and the operator's word on hosts and ports holds. A token is remembered until it expires, by what it is for, and
-//! asked for by one at a time.
+//! The registry names the realm, so the realm is guarded like a redirect: after a public hop no internal address is
+//! reachable, and the operator's rules on hosts and ports apply. A token is cached per challenge until it expires, and
+//! requests for the same token are serialised.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,18 +25,18 @@ use super::{Answer, Ask, Lane, Origins, Reach};
 use crate::clock::Time;
 use crate::target::{Partition, Target};
 
-/// What a token without a lifetime holds for, and the least that one does (Docker's token specification).
+/// Lifetime of a token without `expires_in`, and the minimum lifetime (Docker's token specification).
 const LEAST: Duration = Duration::from_mins(1);
-/// The longest that a token is used, whatever it says: a right may end sooner.
+/// Maximum time that a token is used, whatever its lifetime: the access right may end sooner.
 const LONGEST: Duration = Duration::from_hours(1);
-/// A token is not used so shortly before its end that it may end on its way.
+/// A token is not used this shortly before it expires, because it could expire in transit.
 const EARLY: Duration = Duration::from_secs(10);
-/// Tokens remembered. One is for one repository.
+/// Maximum number of cached tokens. Each is for one repository.
 const TOKENS: u64 = 1024;
-/// The longest answer of a token service, in bytes. Tokens have one to ten KiB.
+/// Maximum length of a token service's answer, in bytes. Tokens have one to ten KiB.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// A token that larder got without anybody's credential. Its text never shows.
+/// A token that larder got without any credential. Never shown in text.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(HeaderValue);
 
@@ -53,25 +53,25 @@ impl fmt::Debug for Token {
     }
 }
 
-/// The tokens at hand.
+/// The cached tokens.
 #[derive(Debug)]
 pub(super) struct Tokens {
     known: Cache<Challenge, (Token, Time)>,
-    /// Who asks for one holds its lock: the layers of one image need one token.
+    /// One lock per challenge, held while its token is requested: the layers of one image need one token.
     asking: Cache<Challenge, Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Default for Tokens {
     fn default() -> Self {
         Self {
-            // Also by a clock that nobody sets back.
+            // Also expires by a monotonic clock, which cannot be set back.
             known: Cache::builder().max_capacity(TOKENS).time_to_live(LONGEST).build(),
             asking: Cache::builder().max_capacity(TOKENS).time_to_idle(LEAST).build(),
         }
     }
 }
 
-/// What a token service answers.
+/// A token service's answer.
 #[derive(Deserialize)]
 struct Given {
     token: Option<String>,
@@ -80,9 +80,9 @@ struct Given {
 }
 
 impl Origins {
-    /// Sends a canonical request as anybody could: where a token service stands before the answer, with a token that it
-    /// gives to everybody; with what comes, whether it did. What comes is public; where nothing comes, nobody can say. Not for
-    /// a fill: whatever the origin counts would be counted on larder.
+    /// Sends a canonical request as an anonymous client. If the origin challenges it, repeats it with an anonymous
+    /// token. The flag tells whether a token was used. A successful answer is public; if the token service fails,
+    /// whether it is public is unknown. Not for fills: the origin would count them against larder.
     pub async fn fetch_as_anybody(&self, ask: Ask) -> Result<(Answer, bool), OriginError> {
         let first = self.fetch(Ask { token: None, ..ask.clone() }).await?;
         let Some(challenge) = Challenge::of(&first.head).filter(|_| !first.plain) else {
@@ -93,12 +93,12 @@ impl Origins {
         match self.anonymous_token(&challenge, reach).await {
             Ok(token) => Ok((self.fetch(Ask { token: Some(token), ..ask }).await?, true)),
             Err(error) if error.is_temporary() => Err(error),
-            // No door that is open to everybody.
+            // The service issues no anonymous token.
             Err(_) => Ok((first, false)),
         }
     }
 
-    /// A token that the service of `challenge` gives to anybody. `reach` is that of the request which was challenged.
+    /// An anonymous token from the service of `challenge`. `reach` is that of the challenged request.
     pub async fn anonymous_token(
         &self,
         challenge: &Challenge,
@@ -173,13 +173,13 @@ impl Origins {
                 return Err(failed(Fault::NoToken(why.into())));
             }
         }
-        // The error's own text may quote what it could not read.
+        // The error's own text may quote the token.
         let unread = |_| failed(Fault::NoToken("an answer that larder cannot read".into()));
         serde_json::from_slice(&text).map_err(unread)
     }
 }
 
-/// A request for a token, as anybody would make it.
+/// A token request as an anonymous client would send it.
 fn ask_for(target: Target, reach: Reach) -> Ask {
     Ask { accept: String::new(), follow: true, ..Ask::plain(target, reach) }
 }

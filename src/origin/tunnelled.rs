@@ -1,7 +1,8 @@
-//! Origins that cannot be intercepted: they want a certificate that only the client has, or speak no TLS of larder's.
+//! Remembers origins that cannot be intercepted: they require a client certificate, or have no TLS version or cipher
+//! suite in common with larder.
 //!
-//! Such an origin is found out by a request that fails; for a day after it is tunnelled, so that the client's next
-//! try reaches it as if larder were not there (promise P6). Host and reason are logged once.
+//! A failing request reveals such an origin. For a day after that it is tunnelled, so that the client's next attempt
+//! reaches it as if larder were not there (promise P6). Host and reason are logged once.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,15 +12,15 @@ use super::error::Fault;
 use crate::clock::{Clock, Time};
 use crate::target::{Host, Origin, Scheme};
 
-/// How long an origin is tunnelled before it is tried again.
+/// How long an origin is tunnelled before interception is tried again.
 const REMEMBERED: Duration = Duration::from_hours(24);
-/// Origins remembered: a real network has a handful. When full, the oldest goes.
+/// Maximum number of remembered origins; a real network has a handful. When full, the oldest one is dropped.
 const ORIGINS: usize = 1024;
 
 #[derive(Debug)]
 pub(super) struct Tunnelled {
     clock: Clock,
-    // Keyed without the scheme: a tunnel is asked for before anybody knows what is spoken in it.
+    // Keyed without the scheme: when a tunnel is requested, the protocol inside is not yet known.
     known: Mutex<HashMap<(Host, u16), Known>>,
 }
 
@@ -31,7 +32,7 @@ impl Tunnelled {
         Self { clock, known: Mutex::default() }
     }
 
-    /// Remembers `origin` if `fault` is one that a tunnel mends.
+    /// Remembers `origin` if tunnelling would solve `fault`.
     pub(super) fn note(&self, origin: &Origin, fault: &Fault) {
         if !matches!(fault, Fault::WantsCertificate | Fault::ForeignTls(_))
             || origin.scheme != Scheme::Https
@@ -53,7 +54,7 @@ impl Tunnelled {
         known.insert((origin.host.clone(), origin.port), (now, reason));
     }
 
-    /// Why `origin` must be tunnelled, if it must.
+    /// The reason why `origin` must be tunnelled, if it must.
     pub(super) fn reason(&self, origin: &Origin) -> Option<String> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known

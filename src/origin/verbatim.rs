@@ -1,8 +1,8 @@
-//! Sends a request's URL byte for byte as its client sent it, where the HTTP library's URIs cannot hold that
+//! Sends a request's URL byte for byte as the client sent it, where the HTTP library's URIs cannot represent it
 //! ([`crate::target::raw`]).
 //!
-//! Such a request goes over HTTP/1.1 on a connection of its own, on which the first line that is written is unmasked. It is
-//! rare, and so nothing has to know where on a shared connection a request begins.
+//! Such a request uses HTTP/1.1 on a connection of its own, and this wrapper unmasks the first line that is written.
+//! Such URLs are rare, so the wrapper need not know where requests begin on a shared connection.
 
 use std::io;
 use std::pin::Pin;
@@ -13,13 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Duplex;
 use crate::target::raw;
 
-/// A connection whose first line is unmasked on its way out.
+/// A connection whose first outgoing line is unmasked.
 #[derive(Debug)]
 pub(super) struct Verbatim<I> {
     io: I,
-    /// The first line, as far as it was written; `None` behind it.
+    /// The part of the first line that was written so far; `None` after it.
     line: Option<Vec<u8>>,
-    /// What of the unmasked line has not gone out.
+    /// The part of the unmasked line that is still to be sent.
     left: Vec<u8>,
 }
 

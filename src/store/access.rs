@@ -1,11 +1,11 @@
-//! How bodies were used, for the eviction of another start.
+//! How bodies were used, kept so that eviction after a restart still knows it.
 //!
 //! ```text
-//! DATA/v1/access      sealed: for each body when it was last used, and how it stood
+//! DATA/v1/access      sealed: for each body when it was last used, its queue and its hit count
 //! ```
 //!
-//! Hits are counted in memory only; the file is written anew from time to time and at the end. What a crash loses of it
-//! costs a worse choice of what to evict.
+//! Hits are counted in memory only. The file is rewritten from time to time and at shutdown. A crash loses the hits
+//! since the last write, which costs only a worse choice of what to evict.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ const MAX_FILE: u64 = MAX_BLOBS as u64 * 64;
 /// How one body was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Access {
-    /// Whose.
+    /// Which body.
     pub(super) blob: BlobId,
     /// When it was last used.
     pub(super) used: Time,
@@ -34,13 +34,13 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// How the body stood.
+    /// The body's place in the eviction queues, for [`Bodies::insert`].
     pub(super) fn standing(self) -> Standing {
         Standing { in_main: self.in_main, frequency: self.frequency }
     }
 }
 
-/// How every body was used.
+/// Collects how every body was used.
 pub(super) fn of(bodies: &Bodies<Holding>) -> Vec<Access> {
     bodies
         .iter()
@@ -51,15 +51,15 @@ pub(super) fn of(bodies: &Bodies<Holding>) -> Vec<Access> {
         .collect()
 }
 
-/// Writes the file, as well as that goes.
+/// Writes the file. A failure is only logged, because the file is a hint.
 pub(super) fn write(path: &Path, accesses: &[Access]) {
     let written = seal(KIND, &accesses).and_then(|bytes| durable::write(path, &bytes, 0o600));
     if let Err(error) = written {
-        tracing::debug!(%error, "how bodies were used could not be written");
+        tracing::debug!(%error, "the access times of stored bodies could not be written");
     }
 }
 
-/// Reads the file; a damaged one says nothing.
+/// Reads the file. A missing, unreadable or damaged file gives an empty list.
 pub(super) fn read(path: &Path) -> Vec<Access> {
     durable::read(path, MAX_FILE)
         .ok()

@@ -1,9 +1,9 @@
-//! Whether the files of a directory are as they were when they were last put away.
+//! Detects whether the files of a directory changed since the ledger was last closed cleanly.
 //!
-//! sled believes what it reads: after some kinds of damage it panics, after others it runs in circles and never returns,
-//! which no `catch_unwind` ends. So its files are summed when the ledger is closed in order, and opened again only if
-//! they still have those sums. After a crash there are no sums, and the ledger is rebuilt, which is a matter of reading
-//! small files.
+//! sled trusts what it reads: some kinds of damage make it panic, others make it loop for ever, which no `catch_unwind`
+//! ends. So larder checksums sled's files when it closes the ledger cleanly, and opens them again only if the checksums
+//! still match. After a crash there are no checksums, and the ledger is rebuilt, which only means reading many small
+//! files.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -14,13 +14,13 @@ use super::sealed::{Kind, seal, unseal};
 
 const KIND: Kind = Kind { magic: *b"LauD", version: 1 };
 
-/// More files than sled makes, in bytes of the list.
+/// Maximum length of the list in bytes: more than the files that sled makes need.
 const MAX_LIST: u64 = 1 << 20;
 
 /// Name, length and CRC-32 of each file, sorted.
 type List = Vec<(String, u64, u32)>;
 
-/// Syncs every file of `directory` and writes its sum to `signature`.
+/// Syncs every file of `directory` and writes their checksums to `signature`.
 pub(super) fn put_away(directory: &Path, signature: &Path) -> io::Result<()> {
     let mut list = List::new();
     sum(directory, "", &mut |name, file, length, crc| {
@@ -32,8 +32,8 @@ pub(super) fn put_away(directory: &Path, signature: &Path) -> io::Result<()> {
     durable::write(signature, &seal(KIND, &list)?, 0o600)
 }
 
-/// Whether the files of `directory` are as [`put_away`] left them. The signature is used up: whoever opens them now must
-/// put them away again.
+/// Whether the files of `directory` are as [`put_away`] left them. Removes `signature`, so it holds for one opening
+/// only: whoever opens the files now may change them and must call [`put_away`] again.
 pub(super) fn is_untouched(directory: &Path, signature: &Path) -> io::Result<bool> {
     let signed = durable::read(signature, MAX_LIST)?;
     if durable::remove(signature)? {

@@ -1,7 +1,7 @@
-//! Claims on their way into a segment.
+//! Collects the claims of an index document and writes them into a segment.
 //!
-//! An ecosystem hands its claims over one by one, in the order of the document; they are sorted in bounded memory and
-//! become current all at once. A batch that is dropped has never been.
+//! An ecosystem's parser delivers claims one by one, in the order of the document. They are sorted in bounded memory,
+//! and [`ClaimBatch::publish`] makes them current all at once. A batch that is dropped before that has no effect.
 
 use std::io;
 use std::sync::Arc;
@@ -19,20 +19,21 @@ use crate::ecosystem::MAX_CLAIMS;
 use crate::proof::Rank;
 use crate::target::{Origin, Partition, Scheme, Target};
 
-/// Topics of one document. A project's index has one, an archive's has one; some list a project's dependants.
+/// Maximum number of topics of one document. A project's index has one and an archive's index has one; some indexes
+/// also list a project's dependants.
 const MAX_TOPICS: usize = 64;
 
 /// The longest topic, in bytes.
 const MAX_TOPIC: usize = 1024;
 
-/// Origins of files that are remembered of one document. Where there are as many, there may be more: such a document is
-/// looked into for files of any origin.
+/// Maximum number of file origins that are remembered for one document. A document that reaches it may name files on
+/// further origins, so it is searched for files of any origin.
 pub(super) const MAX_ORIGINS: usize = 16;
 
-/// All claims together may take one in this many of the store's bytes.
+/// All claims together may take at most 1/`CLAIMS_SHARE` of the store's bytes.
 pub(super) const CLAIMS_SHARE: u64 = 4;
 
-/// Claims on their way into a segment; sorts in bounded memory. Dropped unfinished, nothing changes.
+/// Claims on their way into a segment, sorted in bounded memory. Dropping an unpublished batch changes nothing.
 #[derive(Debug)]
 pub struct ClaimBatch {
     store: Arc<Store>,
@@ -40,7 +41,7 @@ pub struct ClaimBatch {
     reader: Partition,
     document: BlobId,
     sorter: Sorter,
-    /// What was spilled.
+    /// Disk space of the rows that the sorter spilled.
     room: Room,
     claims: u64,
     rows: u64,
@@ -48,19 +49,19 @@ pub struct ClaimBatch {
     topics: Vec<Topic>,
     origins: Vec<Origin>,
     edition: Option<Edition>,
-    /// Which claims bear a signature of their own, as [`Manifest::signed`] sums them up.
+    /// Sums up which claims have a signature of their own, as [`Manifest::signed`] does.
     signed: u64,
-    /// Whether a known key signed for the index that has expired since.
+    /// Whether a known key that has expired since signed the index.
     expired_key: bool,
-    /// Whether a file that changes is worth a note.
+    /// Whether claims are compared with the index's earlier ones, so that a changed file is noted.
     compares: bool,
     notes: Notes,
-    /// Why the claims cannot be kept: a sink has no words for that until it is published.
+    /// Why the claims cannot be kept. [`ClaimSink`] cannot report an I/O error, so [`ClaimBatch::publish`] returns it.
     failed: Option<io::Error>,
 }
 
 impl Store {
-    /// Begins to take the claims of a new version of a public index document. Blocking.
+    /// Begins a batch with the claims of a new version of a public index document. Blocking.
     pub fn begin_claims(
         self: &Arc<Self>,
         index: &Target,
@@ -71,7 +72,8 @@ impl Store {
 }
 
 impl Seen<'_> {
-    /// Begins to take the claims of a new version of an index document, which hold for this reader only. Blocking.
+    /// Begins a batch with the claims of a new version of an index document. They hold for this partition only.
+    /// Blocking.
     pub fn begin_claims(&self, index: &Target, document: BlobId) -> io::Result<ClaimBatch> {
         if index.has_token() {
             return Err(io::Error::new(
@@ -138,28 +140,28 @@ impl ClaimSink for ClaimBatch {
 }
 
 impl ClaimBatch {
-    /// For whom these claims will hold.
+    /// The partition for which these claims will hold.
     pub fn reader(&self) -> Partition {
         self.reader
     }
 
-    /// What the index says of itself, if it may be signed.
+    /// What the document states of itself (name, date, validity), if it is one that may be signed.
     pub fn said(&self) -> Option<&Edition> {
         self.edition.as_ref()
     }
 
-    /// From now on every claim is compared with what was claimed before: this index names files that never change.
+    /// From now on compares every claim with the index's earlier claims. Call it for an index whose files never change.
     pub fn compare(&mut self) {
         self.compares = true;
     }
 
-    /// Whether a known key signed for this index, or for one that names it, and has expired since: so says everything that
-    /// these claims prove.
+    /// Sets whether a known key that has expired since signed this index or an index that names it. Everything that
+    /// these claims prove is then marked `expired-key`.
     pub fn by_expired_key(&mut self, expired: bool) {
         self.expired_key = expired;
     }
 
-    /// What was noticed while the claims were taken.
+    /// What was noticed about signatures and changed files while claims were added.
     pub fn notes(&self) -> &Notes {
         &self.notes
     }
@@ -179,7 +181,7 @@ impl ClaimBatch {
             self.topics.push(claim.topic);
         }
         self.speaks(claim.target.origin());
-        // At most MAX_CLAIMS, which fits.
+        // At most `MAX_CLAIMS`, which fits.
         let group = u32::try_from(self.claims).map_err(|_| TooMany)?;
         let key = claim.target.match_key();
         for digest in &claim.digests {
@@ -199,8 +201,8 @@ impl ClaimBatch {
         Ok(())
     }
 
-    /// Whether something else is kept in the place of `claim`: the index named other bytes for this file before, and a
-    /// signature stood behind those.
+    /// Whether earlier claims are kept instead of `claim`: the index used to name other bytes for this file, and a
+    /// signature vouched for those.
     fn is_kept(&mut self, claim: &Claim, signed: bool) -> Result<bool, TooMany> {
         if !self.compares || self.failed.is_some() {
             return Ok(false);
@@ -208,7 +210,7 @@ impl ClaimBatch {
         let before = match self.store.claimed_before(&self.index, claim) {
             Ok(before) => before,
             Err(error) => {
-                // A signed promise that cannot be read now must not be replaced by an unsigned one.
+                // An unsigned claim must not replace a signed one that cannot be read at the moment.
                 self.failed = Some(error);
                 return Ok(false);
             }
@@ -240,8 +242,8 @@ impl ClaimBatch {
         }
     }
 
-    /// Makes the set current, as one, in the place of the index's older sets (which stay a day as superseded). A set that
-    /// is current already is only confirmed. Blocking.
+    /// Makes the set current in one step. The index's older sets become superseded and stay for a day. If the same set
+    /// is current already, it is only confirmed. Blocking.
     pub fn publish(self, standing: &Standing, now: Time) -> io::Result<Arc<Generation>> {
         if let Some(error) = self.failed {
             return Err(error);
@@ -298,7 +300,7 @@ impl ClaimBatch {
     fn push(&mut self, row: Row) -> io::Result<()> {
         let spilled = self.sorter.push(row)?;
         if spilled > 0 {
-            // Taken after the fact, one buffer late: what is spilled is bounded by the buffer.
+            // The space is reserved after the rows were written, so the account lags by one buffer at most.
             self.store.grow(&mut self.room, spilled).map_err(full)?;
             self.room.written();
         }
@@ -306,7 +308,7 @@ impl ClaimBatch {
     }
 }
 
-/// A file that is on its way to its name; it goes if it does not get there.
+/// A temporary file in the spool. Removed on drop unless it was renamed to its final name.
 struct Unnamed(std::path::PathBuf);
 
 impl Drop for Unnamed {
@@ -317,7 +319,7 @@ impl Drop for Unnamed {
     }
 }
 
-/// Full, in the words of the file system.
+/// Converts a [`SpoolError`] to an I/O error; a full store becomes `StorageFull`.
 pub(super) fn full(error: SpoolError) -> io::Error {
     match error {
         SpoolError::Oversize { .. } => io::Error::new(io::ErrorKind::StorageFull, error),

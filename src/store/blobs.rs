@@ -1,16 +1,18 @@
-//! Bodies on disk, by their SHA-256.
+//! Bodies on disk, named by their SHA-256.
 //!
 //! ```text
 //! blobs/<first byte>/<sha256>        the body
 //! blobs/<first byte>/<sha256>.crc    its length, and the CRC-32 of each chunk of 64 KiB
 //! ```
 //!
-//! SHA-256 is computed once, when a body comes in; a hit checks the CRC of each chunk before it leaves, which costs a
-//! thirtieth. Disks and memory flip bits, they do not forge CRCs. What is damaged is taken out of service and becomes a
-//! miss (promise P8). What merely cannot be read now stays (DESIGN §6).
+//! SHA-256 is computed once, when a body arrives. A hit checks the CRC of each chunk before it is sent, which costs
+//! about a thirtieth of hashing it. A CRC suffices here: it is to catch bit flips of disk and memory, not forgeries. A
+//! damaged body is taken out of service and becomes a miss (promise P8). A body that merely cannot be read at the
+//! moment stays (DESIGN §6).
 //!
-//! All readers of a body share one open file, so that sixty thousand streams of one body cost one descriptor; the files
-//! opened last stay open when nobody reads them. Each takes one of the places for files (`limits.rs`).
+//! All readers of a body share one open file, so that sixty thousand streams of one body use one descriptor. The most
+//! recently opened files stay open when no stream reads them. Each open file takes one of the process's file slots
+//! (`limits.rs`).
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -35,24 +37,25 @@ use crate::received::Spooled;
 
 const SUMS: Kind = Kind { magic: *b"LcrC", version: 1 };
 
-/// The name of a side file ends so.
+/// File name extension of a body's checksum file.
 const SIDE: &str = ".crc";
 
-/// From this size on, the kernel is told to read ahead.
+/// Bodies of at least this size are opened with `POSIX_FADV_SEQUENTIAL`, so that the kernel reads ahead.
 const READ_AHEAD_FROM: u64 = 4 * CHUNK;
 
-/// Files of bodies that stay open although nobody reads them: the hot ones of a build. At most a quarter of the places.
+/// Maximum number of idle body files kept open, for a build's frequently used bodies. Never more than a quarter of the
+/// file slots.
 const MOST_KEPT_OPEN: usize = 256;
 
-/// The files.
+/// The body and checksum files below one directory.
 #[derive(Debug)]
 pub(super) struct Blobs {
     directory: PathBuf,
-    /// Those that were opened last, the oldest first.
+    /// The most recently opened files, oldest first.
     kept: Mutex<Vec<(BlobId, Arc<OpenFile>)>>,
 }
 
-/// An open file of a body, and its place among the process's descriptors.
+/// An open body file and its file slot.
 #[derive(Debug)]
 struct OpenFile {
     file: File,
@@ -62,29 +65,29 @@ struct OpenFile {
 /// What [`Blobs::sweep`] found.
 #[derive(Debug, Default)]
 pub(super) struct Swept {
-    /// Names and lengths of bodies.
+    /// IDs and lengths of the bodies.
     pub(super) bodies: Vec<(BlobId, u64)>,
-    /// The directories, by the first byte of the bodies in them, that could not be read whole: what is there is not known,
-    /// and stays.
+    /// Directories that could not be read completely, by the first byte of the IDs in them. Their contents are unknown
+    /// and stay on disk.
     pub(super) unread: HashSet<u8>,
 }
 
-/// A body in service. Whoever holds it besides the store's list pins it.
+/// A body in service. Every reference besides the one in the store's list pins it against eviction.
 #[derive(Debug)]
 pub(super) struct Stored {
     /// Its length in bytes.
     pub(super) size: u64,
-    /// The CRC-32 of each chunk, once they were needed.
+    /// The CRC-32 of each chunk, read at first use.
     sums: OnceLock<Box<[u32]>>,
-    /// Its file, while somebody has it open.
+    /// The body's file, while a reader has it open.
     file: Mutex<Weak<OpenFile>>,
-    /// The spool file it was, while followers of its fill still read that.
+    /// The spool file that became this body, while followers of its fill still read from that.
     growing: Weak<File>,
     _room: Room,
 }
 
 impl Stored {
-    /// A body of `size` bytes, which takes `room`.
+    /// A body of `size` bytes, whose disk space is `room`.
     pub(super) fn new(size: u64, room: Room) -> Self {
         Self {
             size,
@@ -95,7 +98,7 @@ impl Stored {
         }
     }
 
-    /// A body that was a spool file a moment ago.
+    /// A body that was just moved here from the spool, with its checksums at hand.
     pub(super) fn of(spooled: &Spooled, room: Room) -> Self {
         Self {
             size: spooled.size,
@@ -106,7 +109,7 @@ impl Stored {
         }
     }
 
-    /// Whether `bytes` are its chunk number `n`.
+    /// Whether `bytes` match the CRC of chunk number `n`.
     fn is_sound(&self, n: u64, bytes: &[u8]) -> bool {
         let sum = self.sums.get().and_then(|sums| {
             let n = usize::try_from(n).ok()?;
@@ -115,25 +118,26 @@ impl Stored {
         bytes.is_empty() || sum == Some(crc32fast::hash(bytes))
     }
 
-    /// Whether somebody reads it.
+    /// Whether a reader holds it, so that it must not be evicted.
     pub(super) fn is_pinned(self: &Arc<Self>) -> bool {
         Arc::strong_count(self) > 1 || self.growing.strong_count() > 0
     }
 }
 
-/// What a body of `size` bytes takes with its side file.
+/// The disk space of a body of `size` bytes with its checksum file.
 pub(super) fn footprint_of(size: u64) -> u64 {
-    // At most five bytes for each sum, and a header.
+    // A CRC takes at most five bytes in the file; the header takes at most 32.
     footprint(size).saturating_add(footprint(32 + 5 * size.div_ceil(CHUNK)))
 }
 
 impl Blobs {
-    /// Those under `directory`, which need not exist.
+    /// The files under `directory`, which need not exist.
     pub(super) fn new(directory: PathBuf) -> Self {
         Self { directory, kept: Mutex::default() }
     }
 
-    /// Puts a spooled body in its place: first its bytes are made durable, then its sums, then its name.
+    /// Moves a spooled body to its final name, in an order that survives a crash: sync its bytes, write its checksum
+    /// file, rename it.
     pub(super) fn place(&self, spooled: &Spooled) -> io::Result<()> {
         let id = spooled.digests.blob();
         failpoint::hit("store.before-fsync");
@@ -152,7 +156,7 @@ impl Blobs {
         placed
     }
 
-    /// Whether the files of a body are there, and of the right length.
+    /// Whether both files of a body exist and the body has the right length.
     pub(super) fn holds(&self, id: BlobId, size: u64) -> io::Result<bool> {
         match self.path(id).metadata() {
             Ok(body) if body.len() == size => self.side(id).try_exists(),
@@ -162,9 +166,9 @@ impl Blobs {
         }
     }
 
-    /// Removes the files of a body, as well as that goes: what stays is found by the next start.
+    /// Removes the files of a body. A failure is logged, and the next start removes what is left.
     pub(super) fn discard(&self, id: BlobId) {
-        // An open file takes its space until it is closed.
+        // An unlinked file keeps its disk space until it is closed.
         let closed: Vec<_> = hold(&self.kept).extract_if(.., |(kept, _)| *kept == id).collect();
         drop(closed);
         for path in [self.path(id), self.side(id)] {
@@ -174,13 +178,13 @@ impl Blobs {
         }
     }
 
-    /// Names and lengths of all bodies. Whatever else is there a crash has left, and it is removed.
+    /// Lists IDs and lengths of all bodies, and removes every other file, which a crash left behind.
     pub(super) fn sweep(&self) -> Swept {
         hold(&self.kept).clear();
         let mut swept = Swept::default();
         for shard in 0..=u8::MAX {
             if let Err(error) = self.sweep_shard(shard, &mut swept.bodies) {
-                tracing::error!(%error, "these bodies cannot be read now: they stay, and do not serve");
+                tracing::error!(%error, "stored bodies cannot be read now: they stay, and are not served");
                 swept.bodies.retain(|(id, _)| first(*id) != shard);
                 swept.unread.insert(shard);
             }
@@ -209,7 +213,7 @@ impl Blobs {
         Ok(())
     }
 
-    /// The file of a body: the one that others have open, or a new one.
+    /// The open file of a body: the shared one if a reader has it open, else a new one.
     fn open(&self, id: BlobId, stored: &Stored) -> io::Result<Arc<OpenFile>> {
         let mut known = hold(&stored.file);
         if let Some(open) = still_there(&known, stored)? {
@@ -229,7 +233,7 @@ impl Blobs {
         Ok(open)
     }
 
-    /// A place for one more file; those that nobody reads make way.
+    /// Takes a slot for one more open file, after closing idle files if none is free.
     pub(super) fn place_for_file(&self) -> Option<Place> {
         PLACES.files.try_take().or_else(|| {
             self.close_idle();
@@ -237,7 +241,7 @@ impl Blobs {
         })
     }
 
-    /// Closes the files that nobody reads.
+    /// Closes the files that no reader uses.
     pub(super) fn close_idle(&self) {
         let idle: Vec<_> =
             hold(&self.kept).extract_if(.., |(_, open)| Arc::strong_count(open) == 1).collect();
@@ -247,7 +251,7 @@ impl Blobs {
     fn keep_open(&self, id: BlobId, open: &Arc<OpenFile>) {
         let most = MOST_KEPT_OPEN.min(PLACES.files.most() / 4);
         let mut kept = hold(&self.kept);
-        // Two who opened it one after the other, because it was replaced in between.
+        // The same body may be listed with a file that was replaced since; keep the newer only.
         let mut gone: Vec<_> = kept.extract_if(.., |(kept, _)| *kept == id).collect();
         kept.push((id, Arc::clone(open)));
         if kept.len() > most {
@@ -271,7 +275,7 @@ impl Blobs {
             if size != stored.size || sums.len() as u64 != size.div_ceil(CHUNK) {
                 return Err(damaged("its checksums are of another body"));
             }
-            // Two readers at once read the same sums.
+            // Two readers that open the body at once read the same checksums, so either result will do.
             stored.sums.get_or_init(|| sums.into());
         }
         if stored.size >= READ_AHEAD_FROM
@@ -294,7 +298,7 @@ impl Blobs {
     }
 }
 
-/// The body that a file belongs to, and whether the file is its side file.
+/// The body to which a file name belongs, and whether the file is the checksum file.
 fn parse(name: &OsStr) -> Option<(BlobId, bool)> {
     let name = name.to_str()?;
     match name.strip_suffix(SIDE) {
@@ -303,7 +307,8 @@ fn parse(name: &OsStr) -> Option<(BlobId, bool)> {
     }
 }
 
-/// The open file, unless it was deleted or another was put in its place: whoever does that means it.
+/// The shared open file, unless it was unlinked or replaced: then the operator wants the new state and it is opened
+/// anew.
 fn still_there(known: &Weak<OpenFile>, stored: &Stored) -> io::Result<Option<Arc<OpenFile>>> {
     let Some(open) = known.upgrade() else {
         return Ok(None);
@@ -342,14 +347,15 @@ struct Open {
 }
 
 impl Store {
-    /// Opens a blob for reading; pins it against eviction until dropped. `None`: not there, or it cannot be read now.
-    /// Blocking.
+    /// Opens a blob for reading and pins it against eviction until dropped. `None` if it is missing or cannot be read
+    /// at the moment. Blocking.
     pub fn blob(self: &Arc<Self>, id: BlobId) -> Option<Blob> {
         self.open_blob(id).ok().flatten()
     }
 
-    /// The same for whoever tells what is not there (a miss) from what cannot be read now: that stays, and is an error, of
-    /// kind `ResourceBusy` if there is no place for another open file. Blocking.
+    /// The same, for callers that must tell a missing body (`None`) from one that cannot be read at the moment (an
+    /// error). The latter stays in the store. The error is of kind `ResourceBusy` if there is no slot for another open
+    /// file. Blocking.
     pub fn open_blob(self: &Arc<Self>, id: BlobId) -> io::Result<Option<Blob>> {
         let Some(stored) = self.stored(id) else {
             return Ok(None);
@@ -368,12 +374,12 @@ impl Store {
 }
 
 impl Store {
-    /// Opens a blob whose file is open already, as the hot ones of a build are. `None`: it takes [`Store::open_blob`] to say.
-    /// Does not block: a file that is open has its length and its links in memory.
+    /// Opens a blob whose file is open already, as those that builds use often are. `None` means unknown: call
+    /// [`Store::open_blob`]. Does not block, because the length and link count of an open file are in memory.
     pub fn open_blob_now(self: &Arc<Self>, id: BlobId) -> Option<Blob> {
         let stored = self.stored(id)?;
         let file = {
-            // It is held while the file is opened, which may take a disk's time.
+            // `open` holds this lock while it opens the file, which may wait for the disk.
             let known = stored.file.try_lock().ok()?;
             still_there(&known, &stored).ok()??
         };
@@ -393,9 +399,9 @@ impl Blob {
         self.open.stored.size
     }
 
-    /// Reads the chunk number `n` of [`CHUNK`] bytes, the last one shorter, checked against its CRC; empty past the end.
-    /// Blocking. An error of kind `InvalidData` means that the blob is damaged: it is out of service, and its entries are
-    /// misses from now on. After any other it stays.
+    /// Reads chunk number `n` of [`CHUNK`] bytes (the last one is shorter) and checks its CRC. Empty past the end.
+    /// Blocking. An error of kind `InvalidData` means that the blob is damaged: it has been taken out of service, and
+    /// its entries are misses from now on. After any other error it stays.
     pub fn chunk(&self, n: u64) -> io::Result<Bytes> {
         let chunk = self.read(n);
         if let Err(error) = &chunk {
@@ -404,8 +410,8 @@ impl Blob {
         chunk
     }
 
-    /// The chunk number `n`, if all of it is in memory and sound; does not block (`RWF_NOWAIT`, preadv2(2)). `None`: it takes
-    /// [`Blob::chunk`] to say.
+    /// Reads chunk number `n` if all of it is in the page cache and its CRC matches (`RWF_NOWAIT`, preadv2(2)). Does
+    /// not block. `None` means unknown: call [`Blob::chunk`].
     pub fn chunk_now(&self, n: u64) -> Option<Bytes> {
         let Open { stored, file, .. } = &*self.open;
         let start = n.saturating_mul(CHUNK);
@@ -414,12 +420,13 @@ impl Blob {
         let bytes = buffer.room();
         bytes.resize(length, 0);
         let mut room = [IoSliceMut::new(bytes)];
-        // The kernel gives what it has: less than the whole is read again by a thread that may wait.
+        // The kernel returns what it has cached. After a partial read the caller reads the chunk again on a blocking
+        // thread.
         let read = preadv2(&file.file, &mut room, start, ReadWriteFlags::NOWAIT).ok()?;
         (read == length && stored.is_sound(n, bytes)).then(|| buffer.into_bytes())
     }
 
-    /// A blocking reader over the whole blob, for parsers. Every chunk is checked before any of it is given.
+    /// A blocking reader over the whole blob, for parsers. It checks each chunk before it returns any byte of it.
     pub fn open(&self) -> io::Result<Box<dyn io::Read + Send>> {
         Ok(Box::new(Reader { blob: self.clone(), next: 0, chunk: io::Cursor::default() }))
     }

@@ -1,8 +1,8 @@
-//! Buffers for chunks of bodies, used again and again.
+//! A pool of buffers for chunks of bodies.
 //!
-//! A chunk is filled on one of many blocking threads and freed by whichever thread has sent it. An allocator with an
-//! arena for each thread keeps some memory in every one of them, and a hundred readers then cost many times what they
-//! hold at once. So buffers are few, all alike, and go back to where the next reader takes them.
+//! A blocking thread fills a chunk, and another thread frees it after sending. An allocator with one arena per thread
+//! keeps some memory in each arena, so a hundred readers would cost many times what they hold at once. Therefore
+//! buffers are few, of one size, and shared through one pool.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,29 +10,29 @@ use bytes::Bytes;
 
 use super::CHUNK;
 
-/// How many idle buffers are kept: 8 MiB of them.
+/// Maximum number of idle buffers in the pool, which is 8 MiB.
 const IDLE: usize = 128;
 
 static POOL: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-/// An empty buffer with room for a chunk. What is read into it becomes [`Bytes`], and when their last part is dropped the
-/// room is used again.
+/// An empty buffer with room for one chunk. [`Buffer::into_bytes`] turns its contents into [`Bytes`]; when the last
+/// reference to those is dropped, the buffer returns to the pool.
 #[derive(Debug)]
 pub struct Buffer(Vec<u8>);
 
 impl Buffer {
-    /// Takes one.
+    /// Takes a buffer from the pool, or allocates one.
     pub fn take() -> Self {
         let idle = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
         Self(idle.unwrap_or_else(|| Vec::with_capacity(usize::try_from(CHUNK).unwrap_or(0))))
     }
 
-    /// The room, to be filled. More than a chunk makes it grow, and then it is not kept.
+    /// The vector to fill. If it grows beyond one chunk, the buffer does not return to the pool.
     pub fn room(&mut self) -> &mut Vec<u8> {
         &mut self.0
     }
 
-    /// What was filled in.
+    /// The contents.
     pub fn into_bytes(self) -> Bytes {
         Bytes::from_owner(self)
     }

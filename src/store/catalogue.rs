@@ -1,4 +1,5 @@
-//! The sets of claims in memory: who is found under which topic, and who goes when there are too many.
+//! The in-memory catalogue of claim sets: how they are found by topic and by index, and which are dropped when there
+//! are too many.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
@@ -16,19 +17,21 @@ use crate::claim::{Generation, Topic};
 use crate::clock::Time;
 use crate::target::{Key, Origin, Partition, Target};
 
-/// How long a set that was superseded still excuses late bytes.
+/// How long a superseded set still explains why a file has its old bytes: a mirror may lag behind its index.
 pub(super) const SUPERSEDED_FOR: Duration = Duration::from_hours(24);
 
-/// Superseded sets of one index: a document that changes every minute does not keep a day of versions.
+/// Maximum number of superseded sets of one index, so that a document that changes every minute does not keep a day of
+/// versions.
 const MAX_SUPERSEDED: usize = 8;
 
-/// Current sets under one topic: an archive with every suite, component and architecture has some sixty.
+/// Maximum number of current sets under one topic. An archive with every suite, component and architecture has about
+/// sixty.
 const MAX_PER_TOPIC: usize = 128;
 
-/// Of these, sets of one origin.
+/// Maximum number of those that come from one origin.
 const MAX_PER_ORIGIN: usize = 64;
 
-/// Every set, and the ways to it.
+/// Every set, with its lookup tables.
 #[derive(Debug, Default)]
 pub(super) struct Catalogue {
     pub(super) sets: BTreeMap<u64, Arc<Set>>,
@@ -43,17 +46,17 @@ pub(super) struct Set {
     pub(super) number: u64,
     pub(super) path: PathBuf,
     pub(super) index: Arc<Target>,
-    /// For whom these claims hold.
+    /// The partition for which these claims hold.
     pub(super) reader: Partition,
     pub(super) topics: Vec<Topic>,
     pub(super) origins: Vec<Origin>,
     pub(super) claims: u64,
-    /// Which claims bear a signature of their own, as [`Manifest::signed`] sums them up.
+    /// Sums up which claims have a signature of their own, as [`Manifest::signed`] does.
     pub(super) signed: u64,
     pub(super) bytes: u64,
-    /// The segment, while it is kept open.
+    /// The segment, while it is open.
     pub(super) open: Mutex<Weak<Segment>>,
-    /// Where its root stands among the speakers.
+    /// The path of its root, for fair sharing of limits (`fair.rs`).
     lineage: Lineage,
     key: Key,
     state: Mutex<State>,
@@ -63,18 +66,18 @@ pub(super) struct Set {
 #[derive(Debug)]
 struct State {
     generation: Arc<Generation>,
-    /// Whether the ledger does not know yet.
+    /// Whether it changed since the marks file was last written.
     dirty: bool,
 }
 
 impl Set {
-    /// Whether a claim of this set may be about a file on `origin`. Where all origins of its files are remembered, it is
-    /// known without opening its segment.
+    /// Whether a claim of this set may be about a file on `origin`. If the list of origins is complete, this is known
+    /// without opening the segment.
     pub(super) fn may_name(&self, origin: &Origin) -> bool {
         self.origins.len() >= MAX_ORIGINS || self.origins.contains(origin)
     }
 
-    /// The set that a segment at `path` holds.
+    /// The set that the segment at `path` holds.
     pub(super) fn new(
         number: u64,
         path: PathBuf,
@@ -119,7 +122,7 @@ impl Set {
         hold(&self.state).generation.superseded.is_some()
     }
 
-    /// Changes what is known of the generation; who holds the old one keeps it.
+    /// Changes the snapshot's metadata. References to the old value keep the old value.
     pub(super) fn change(&self, change: impl FnOnce(&mut Generation)) -> Arc<Generation> {
         let mut state = hold(&self.state);
         change(Arc::make_mut(&mut state.generation));
@@ -131,7 +134,7 @@ impl Set {
         hold(&self.state).dirty
     }
 
-    /// The generation, which is being written.
+    /// The snapshot's metadata, about to be written: clears the dirty flag.
     pub(super) fn written(&self) -> Arc<Generation> {
         let mut state = hold(&self.state);
         state.dirty = false;
@@ -140,7 +143,7 @@ impl Set {
 }
 
 impl Catalogue {
-    /// Takes in a set.
+    /// Adds a set.
     pub(super) fn insert(&mut self, set: Arc<Set>) {
         for topic in &set.topics {
             let under = self.by_topic.entry(topic.clone()).or_default();
@@ -151,7 +154,8 @@ impl Catalogue {
         self.sets.insert(set.number, set);
     }
 
-    /// Notes whose files a set names: a hint for larder's own requests, which ask for nothing private.
+    /// Notes on which origins a set names files. This is a hint for larder's own requests, which ask for nothing
+    /// private, so private sets are left out.
     pub(super) fn hear(&mut self, set: &Set, at: Time) {
         if set.reader == Partition::Public {
             let generation = set.generation();
@@ -161,7 +165,7 @@ impl Catalogue {
         }
     }
 
-    /// Takes a set out.
+    /// Removes a set.
     pub(super) fn remove(&mut self, number: u64) -> Option<Arc<Set>> {
         let set = self.sets.remove(&number)?;
         for topic in &set.topics {
@@ -191,13 +195,13 @@ impl Catalogue {
             .collect()
     }
 
-    /// The sets of the index that `set` is a version of.
+    /// All sets of the index of which `set` is a version.
     pub(super) fn elders_of(&self, set: &Set) -> Vec<Arc<Set>> {
         self.of_index(set.key)
     }
 
-    /// Marks every set but the newest of its index as superseded, from when the next one came: what the ledger would
-    /// know, if it was not lost.
+    /// Marks every set except the newest of its index as superseded since the next one was published. Restores this
+    /// after the marks file was lost.
     pub(super) fn supersede_elders(&self) {
         for versions in self.by_index.keys().map(|key| self.of_index(*key)) {
             for (elder, next) in versions.iter().zip(versions.iter().skip(1)) {
@@ -209,7 +213,7 @@ impl Catalogue {
         }
     }
 
-    /// Sets that were superseded too long ago, or too often.
+    /// Sets that were superseded too long ago, or that exceed the number of superseded sets per index.
     pub(super) fn over(&self, now: Time) -> Vec<u64> {
         let mut over = Vec::new();
         for versions in self.by_index.keys().map(|key| self.of_index(*key)) {
@@ -224,7 +228,7 @@ impl Catalogue {
         over
     }
 
-    /// Current sets that go because too many stand under one topic.
+    /// Current sets to drop because there are too many under one topic.
     pub(super) fn too_many_under_a_topic(&self) -> BTreeSet<u64> {
         let mut dropped = BTreeSet::new();
         for under in self.by_topic.values() {
@@ -252,14 +256,14 @@ impl Catalogue {
     }
 }
 
-/// Whether a generation was superseded too long ago to excuse anything.
+/// Whether a snapshot was superseded so long ago that it no longer explains late bytes.
 pub(super) fn generation_is_over(generation: &Generation, now: Time) -> bool {
     generation.superseded.is_some_and(|since| now.since(since) > SUPERSEDED_FOR)
 }
 
-/// The position of the set that goes first: superseded ones before current ones; then private ones, because whoever makes
-/// up credentials makes up readers; then of the branch of speakers that holds most, the one that was not confirmed for the
-/// longest time.
+/// The position of the set to drop first. Superseded sets go before current ones. Then private sets go before public
+/// ones, because a client that invents credentials creates partitions at will. Among equals it is the set of the branch
+/// of roots that holds most (`fair.rs`), and there the one whose last confirmation is the oldest.
 pub(super) fn weakest(sets: &[Arc<Set>], weigh: impl Fn(&Set) -> u64) -> Option<usize> {
     let class = |set: &Set| (set.is_superseded(), set.reader != Partition::Public);
     let first = sets.iter().map(|set| class(set)).max()?;

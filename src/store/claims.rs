@@ -1,12 +1,12 @@
-//! Which sets of claims there are: one for each version of an index document.
+//! The sets of claims, one for each version of an index document.
 //!
-//! The catalogue in memory leads from a topic to the sets that may name a target; the claims themselves stay on disk
-//! (`segment.rs`). A new version of an index takes over as a whole; the older one stays a day, because bytes that were
-//! right a moment ago are late, not wrong.
+//! The catalogue in memory leads from a topic to the sets that may name a target. The claims themselves stay on disk
+//! (`segment.rs`). A new version of an index replaces the older one as a whole. The older one stays for a day as
+//! superseded, because bytes that were right a moment ago are late, not wrong.
 //!
-//! Everything is bounded, and what is over a bound goes in an order in which nobody is pushed out by another (promise P4):
-//! who holds most gives first (`fair.rs`), and there what was not confirmed for the longest time. An index that builds use
-//! is confirmed all the time.
+//! All counts and sizes are bounded. What exceeds a bound is dropped in an order in which one index cannot push out
+//! another's claims (promise P4): the branch of roots that holds most loses first (`fair.rs`), and of that branch the
+//! set whose last confirmation is the oldest. Builds confirm the indexes that they use all the time.
 //!
 //! ```text
 //! claims/<number, 16 hex>-<sha256 of the document>
@@ -36,12 +36,12 @@ use crate::digest::BlobId;
 use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
-/// Sets in all; each takes a file and a KiB of memory.
+/// Maximum number of sets; each takes a file and a KiB of memory.
 const MAX_SETS: usize = 1 << 14;
 
 const MARKS: Kind = Kind { magic: *b"LmaR", version: 1 };
 
-/// A row of the marks takes at most 32 bytes.
+/// A row of the marks takes at most 32 bytes; this allows twice that.
 const MAX_MARKS: u64 = 64 * MAX_SETS as u64;
 
 /// Every set of claims.
@@ -49,38 +49,38 @@ const MAX_MARKS: u64 = 64 * MAX_SETS as u64;
 pub(super) struct Claims {
     config: Live,
     catalogue: RwLock<Catalogue>,
-    /// Keeps segments open; the sets know which are.
+    /// Keeps segments open; each set refers weakly to its own.
     handles: Handles,
-    /// Held while a set becomes current: numbers come in the order of publication.
+    /// Held while a set becomes current, so that numbers follow the order of publication.
     publishing: Mutex<()>,
     generation: AtomicU64,
     declared: ArcSwap<Declared>,
-    /// The generation with which the marks were last written.
+    /// The generation number with which the marks were last written.
     written: Mutex<Option<u64>>,
-    /// Whether there are files of which it is not known whose claims they hold.
+    /// Whether some segment files could not be read, so that it is unknown which index's claims they hold.
     unread: AtomicBool,
-    /// Whether something was changed between the last start and this one.
+    /// Whether claims or declarations changed between the last run and this one.
     anew: AtomicBool,
 }
 
-/// What segments do not say, because it changes: `DATA/v1/marks`, sealed. Without it every set was last confirmed when it
-/// was made, and judgements are made anew.
+/// The changing facts about sets, which segments do not hold: `DATA/v1/marks`, sealed. Without this file every set
+/// counts as last confirmed when it was published, and entries are judged anew.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Marks {
     generation: u64,
     declared: [u8; 32],
-    /// Number, when it was confirmed and when it was superseded, by number.
+    /// Number, time of confirmation and time of superseding of each set, sorted by number.
     sets: Vec<(u64, Time, Option<Time>)>,
 }
 
-/// A set of claims, for whoever lists them.
+/// A set of claims, for listings.
 #[derive(Clone, Debug)]
 pub struct IndexSet {
     /// The version of the index.
     pub generation: Arc<Generation>,
     /// The index.
     pub index: Arc<Target>,
-    /// Under which its claims are found.
+    /// The topics under which its claims are found.
     pub topics: Vec<Topic>,
     /// How many claims it makes.
     pub claims: u64,
@@ -105,19 +105,21 @@ impl Claims {
         }
     }
 
-    /// Reads the catalogue from disk. What entries were judged under is told afterwards ([`Claims::judged_under`]).
+    /// Reads the catalogue from disk. The generation number under which the entries were judged becomes known later
+    /// ([`Claims::judged_under`]).
     pub(super) fn load(&self, store: &Store) {
         self.handles.close_all();
         let mut catalogue = Catalogue::default();
         let (marks, read) = read_missing(store, &mut catalogue);
         if let Some(error) = &read.unread {
-            tracing::error!(%error, "claims cannot be read now: they stay, and nothing that they may bind is given until they can");
+            tracing::error!(%error, "claims cannot be read now: they stay, and files that they may cover are not served until they can be read");
         }
         self.unread.store(read.unread.is_some(), Ordering::Release);
         let mut moved = read.dropped;
         catalogue.supersede_elders();
         let highest = read.highest;
-        // Sets that somebody deleted, and another declaration, or none that is known, judge anew.
+        // Entries must be judged anew if sets were deleted by hand, or if the declarations changed or their former
+        // state is unknown.
         moved |= marks.sets.iter().any(|(number, ..)| !catalogue.sets.contains_key(number));
         moved |= marks.declared != self.declared.load().mark();
         let generation = highest.max(marks.generation).max(self.generation.load(Ordering::Acquire))
@@ -127,8 +129,8 @@ impl Claims {
         self.anew.store(moved, Ordering::Release);
     }
 
-    /// Entries were judged under `generation`: no number up to it is given again. What has changed since they were judged is
-    /// judged under a later one.
+    /// Reports that entries were judged under `generation`: no number up to it is given out again. If anything changed
+    /// since they were judged, the current number becomes a later one, so that they are judged anew.
     pub(super) fn judged_under(&self, generation: u64) {
         self.generation.fetch_max(generation, Ordering::AcqRel);
         if self.anew.load(Ordering::Acquire)
@@ -138,7 +140,7 @@ impl Claims {
         }
     }
 
-    /// Reads what could not be read before; the error says what still cannot.
+    /// Reads the sets that could not be read before. The error tells what still cannot be read.
     pub(super) fn complete(&self, store: &Store) -> io::Result<()> {
         if !self.unread.load(Ordering::Acquire) {
             return Ok(());
@@ -166,7 +168,7 @@ impl Claims {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Confirms a set that is current and says the same.
+    /// Confirms the current set of an index if it makes the same claims with the same standing.
     pub(super) fn confirm_same(
         &self,
         (index, reader): (&Target, Partition),
@@ -185,7 +187,7 @@ impl Claims {
         same.then(|| self.confirmed(&set, at, now))
     }
 
-    /// Confirms the current set of `index`, if it is of `document`; says whether it is.
+    /// Confirms the current set of `index` if it was made from `document`; returns whether it was.
     pub(super) fn confirm(
         &self,
         index: &Target,
@@ -201,7 +203,7 @@ impl Claims {
         same.is_some()
     }
 
-    /// The current generation of `index`, as `reader` sees it.
+    /// The current snapshot of `index`, as `reader` sees it.
     pub(super) fn generation_of(
         &self,
         index: &Target,
@@ -210,13 +212,13 @@ impl Claims {
         Some(self.current_of(index, reader)?.generation())
     }
 
-    /// The document of the current set of `index`, as `reader` sees it, and how many claims that is.
+    /// The document of the current set of `index`, as `reader` sees it, and its number of claims.
     pub(super) fn names(&self, index: &Target, reader: Partition) -> Option<(BlobId, u64)> {
         let set = self.current_of(index, reader)?;
         Some((set.generation().document, set.claims))
     }
 
-    /// Supersedes the current set of `index` by nothing.
+    /// Marks the current set of `index` as superseded, without a successor.
     pub(super) fn retract(&self, index: &Target, reader: Partition, now: Time) {
         if let Some(set) = self.current_of(index, reader) {
             set.change(|generation| generation.superseded = Some(now));
@@ -224,7 +226,7 @@ impl Claims {
         }
     }
 
-    /// Supersedes by nothing what rests on a signature for `root`.
+    /// Marks every current set that rests on a signature for `root` as superseded, without a successor.
     pub(super) fn retract_signed(&self, root: &Root, now: Time) {
         let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
         let rests = |set: &&Arc<Set>| {
@@ -237,7 +239,7 @@ impl Claims {
         self.moved();
     }
 
-    /// Gives a written segment its number and its name, and makes it current.
+    /// Gives a finished segment its number and its name, and makes it current.
     pub(super) fn publish(
         &self,
         store: &Store,
@@ -247,7 +249,8 @@ impl Claims {
         now: Time,
     ) -> io::Result<Arc<Generation>> {
         let alone = hold(&self.publishing);
-        // The number moves before the set is found and again afterwards: a judgement made in between is made again.
+        // The generation number rises before the set can be found and again afterwards, so that a judgement made in
+        // between is made again.
         let number = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
         let name = format!("{number:016x}-{}", manifest.document);
         let path = store.paths.claims.join(name);
@@ -270,7 +273,8 @@ impl Claims {
         Ok(generation)
     }
 
-    /// The sets under any of `topics` that count at `now` for `reader`, newest first: everybody's, and its own.
+    /// The sets under any of `topics` that count at `now` for `reader`, newest first: the public ones and those of its
+    /// own partition.
     pub(super) fn under(
         &self,
         topics: &[Topic],
@@ -299,13 +303,13 @@ impl Claims {
             .collect()
     }
 
-    /// The set of a generation.
+    /// The set with this number.
     pub(super) fn set(&self, number: u64) -> Option<Arc<Set>> {
         self.catalogue().sets.get(&number).cloned()
     }
 
-    /// What a set says of `key`. A set that is damaged is dropped: it says nothing from now on. One that cannot be read now
-    /// stays, and the error says that nobody knows what it says.
+    /// What a set claims about `key`. A damaged set is dropped and claims nothing from now on. A set that cannot be
+    /// read at the moment stays, and the error means that its claims are unknown.
     pub(super) fn find(
         &self,
         set: &Set,
@@ -317,14 +321,14 @@ impl Claims {
             if !durable::is_damage(&error) {
                 return Err(error);
             }
-            tracing::warn!(index = %set.index, %error, "these claims are damaged, and dropped");
+            tracing::warn!(index = %set.index, %error, "the claims of this index are damaged, and dropped");
             self.drop_set(set.number);
             self.moved();
             Ok(Vec::new())
         })
     }
 
-    /// Who named files on `origin`.
+    /// The roots whose indexes named files on `origin`.
     pub(super) fn speakers(&self, origin: &Origin) -> Vec<Root> {
         self.catalogue().speakers.of(origin)
     }
@@ -352,7 +356,8 @@ impl Claims {
         current.count() as u64
     }
 
-    /// Which index the operator lets speak for which origin. A change of that moves every judgement.
+    /// Which index the operator lets speak for which origin. When the configuration changes this, every judgement is
+    /// made again.
     pub(super) fn declared(&self) -> Arc<Declared> {
         let known = self.declared.load_full();
         let config = self.config.get();
@@ -367,7 +372,7 @@ impl Claims {
         now
     }
 
-    /// Drops what is over, and what is too much.
+    /// Drops the sets that are too old and those beyond the limits.
     pub(super) fn prune(&self, store: &Store, now: Time) {
         let share = store.space.cap() / CLAIMS_SHARE;
         let mut dropped = Vec::new();
@@ -387,15 +392,15 @@ impl Claims {
         self.moved();
     }
 
-    /// Closes the segments that nobody reads.
+    /// Closes the segments that no lookup uses.
     pub(super) fn close_idle(&self) {
         self.handles.close_all();
     }
 
-    /// Writes what changed.
+    /// Writes the marks if anything changed.
     pub(super) fn flush(&self, path: &Path) {
         if self.unread.load(Ordering::Acquire) {
-            // The file says what is not known here yet.
+            // Some segments are unread, and the file on disk still holds their marks.
             return;
         }
         let generation = self.generation();
@@ -420,7 +425,7 @@ impl Claims {
             Ok(()) => *written = Some(generation),
             Err(error) => {
                 *written = None;
-                tracing::warn!(%error, "when indexes were confirmed could not be written");
+                tracing::warn!(%error, "the times at which indexes were confirmed could not be written");
             }
         }
     }
@@ -443,7 +448,8 @@ impl Claims {
         current.next_back()
     }
 
-    /// Notes that a set was confirmed at `at`. What a clock that was ahead noted of later than `now` is nothing to keep.
+    /// Notes that a set was confirmed at `at`. An earlier note that is later than `now` comes from a clock that was
+    /// ahead, and is discarded.
     fn confirmed(&self, set: &Set, at: Time, now: Time) -> Arc<Generation> {
         let generation = set.change(|generation| {
             let before = Some(generation.confirmed).filter(|before| *before <= now);
@@ -461,7 +467,7 @@ impl Claims {
         }
     }
 
-    /// The sets that go so that the rest weighs no more than `limit`.
+    /// The sets to drop so that the rest weighs at most `limit`.
     fn beyond(&self, limit: u64, weigh: impl Fn(&Set) -> u64) -> Vec<u64> {
         let mut sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
         let mut total: u64 = sets.iter().map(|set| weigh(set)).sum();
@@ -476,7 +482,7 @@ impl Claims {
         dropped
     }
 
-    /// Every judgement has to be made again.
+    /// Invalidates every judgement: raises the generation number.
     fn moved(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -497,9 +503,9 @@ impl Marks {
     }
 }
 
-// === impl Declared ===
+// === reading sets from disk ===
 
-/// The set in a file, and what the ledger knows of it.
+/// Reads the set in a file, with its marks.
 fn read(store: &Store, marks: &Marks, number: u64, path: PathBuf) -> io::Result<Set> {
     let (manifest, bytes) = segment::manifest(&path)?;
     let mut room = store.space.take(Purpose::Claims, footprint(bytes));
@@ -516,21 +522,21 @@ fn read(store: &Store, marks: &Marks, number: u64, path: PathBuf) -> io::Result<
     Ok(set)
 }
 
-/// What came of reading the files of sets.
+/// The result of reading the segment files.
 #[derive(Debug, Default)]
 struct Came {
-    /// The highest number that a file bears.
+    /// The highest number in a file name.
     highest: u64,
     /// Whether a damaged set was dropped.
     dropped: bool,
-    /// Why a file could not be read.
+    /// Why a file could not be read, if one could not.
     unread: Option<io::Error>,
 }
 
-/// Takes in the sets on disk that are not in the catalogue.
+/// Adds the sets on disk that are not in the catalogue yet.
 fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, Came) {
     let mut came = Came::default();
-    // Without the marks a set that was taken back would count again.
+    // Without the marks, a set that was retracted would count again.
     let known =
         Marks::read(&store.paths.marks).and_then(|marks| Ok((marks, files(&store.paths.claims)?)));
     let (marks, files) = match known {
@@ -545,7 +551,7 @@ fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, Came) {
         match read(store, &marks, number, path.clone()) {
             Ok(set) => catalogue.insert(Arc::new(set)),
             Err(error) if durable::is_damage(&error) => {
-                tracing::warn!(%error, "a set of claims is dropped");
+                tracing::warn!(%error, "the claims of an index are damaged, and dropped");
                 remove_quietly(&path);
                 came.dropped = true;
             }
@@ -555,7 +561,7 @@ fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, Came) {
     (marks, came)
 }
 
-/// The files of all sets, by number. What is called otherwise is removed.
+/// The files of all sets, sorted by number. Removes files with other names.
 fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut numbered = Vec::new();
     for file in durable::list(directory)? {

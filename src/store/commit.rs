@@ -1,12 +1,12 @@
-//! How an entry comes, changes and goes.
+//! How entries are added, changed and removed.
 //!
-//! The order of a commit: the body's bytes are synced, its sums written, its name given (`blobs.rs`); then its record is
-//! written, then the ledger told. Whatever a crash leaves in between is a body that no record names, or a record that the
-//! ledger does not know; the first is removed at the next start, the second found again. Removal goes record first, because
-//! what the ledger has without a record does not count.
+//! The order of a commit: sync the body's bytes, write its checksums, give it its name (`blobs.rs`); then write its
+//! record, then update the ledger. A crash in between leaves either a body that no record names, which the next start
+//! removes, or a record that the ledger does not know, which the next start finds. A removal deletes the record first,
+//! because a ledger row without a record does not count.
 //!
-//! Every change of a body's entries happens under that body's lock. The ledger may be out of service at any step: it says so
-//! itself, and the record is what counts.
+//! Every change of a body's entries happens under that body's lock. The ledger may go out of service at any step. It
+//! reports that itself, and nothing is lost: the record counts.
 
 use std::io;
 use std::sync::Arc;
@@ -27,26 +27,29 @@ use crate::received::Spooled;
 use crate::target::{Key, Partition};
 use crate::verify::Verified;
 
-/// Entries of one key that are kept, the newest: a URL that changes its bytes every minute must not fill the store.
+/// Maximum number of entries kept per key; the newest stay. A URL whose bytes change every minute must not fill the
+/// store.
 pub(super) const MAX_PER_KEY: usize = 3;
 
-/// Entries that name one body. Each costs a record, which goes with the body while others wait for room; an origin that
-/// gives one small answer under every URL would make millions. The empty file honestly has many URLs, too: of those the
-/// oldest are fetched again. Fewer in tests, where each is written durably.
+/// Maximum number of entries that name one body. Each costs a record, which is removed with the body when space is
+/// short. Without a limit an origin that answers every URL with the same small body would create millions. The empty
+/// file legitimately has many URLs as well; the oldest of those are fetched again. Lower in tests, where each record is
+/// written durably.
 pub(super) const MAX_PER_BODY: usize = if cfg!(test) { 40 } else { 1024 };
 
-/// What is left when there were more: to find the oldest costs reading them all, which is not done for each new one.
+/// How many entries are left after the limit was exceeded. Finding the oldest means reading them all, which must not
+/// happen for each new one.
 const LEFT_PER_BODY: usize = MAX_PER_BODY / 8 * 7;
 
 impl Store {
-    /// Keeps a verified body: blob (fsync, crc, rename), record, ledger. `entry.blob`, its size, its digests and the rank
-    /// of its proof are set from `verified`. Blocking.
+    /// Keeps a verified body: blob (fsync, CRC, rename), record, ledger. Sets `entry.blob`, its size, its digests and
+    /// the rank of its proof from `verified`. Blocking.
     pub fn commit(&self, verified: Verified, entry: Entry) -> io::Result<Arc<Entry>> {
         self.commit_beside(verified, entry, &[])
     }
 
-    /// As [`Store::commit`]; entries of the same key with one of the digests `spared` stay, however many came after them:
-    /// they are what clients are still promised. Blocking.
+    /// As [`Store::commit`], but keeps entries of the same key that have one of the digests in `spared`, even beyond
+    /// the limit per key, because an index still promises those bytes to clients. Blocking.
     pub fn commit_beside(
         &self,
         verified: Verified,
@@ -62,7 +65,7 @@ impl Store {
         let _era = self.in_era();
         let kept = {
             let _alone = self.lock_of(entry.blob);
-            // Held until the record is written, so that it is not evicted in between.
+            // Pinned until the record is written, so that eviction cannot remove the body in between.
             let _pinned = self.place(&mut body)?;
             self.keep(entry)
         }?;
@@ -70,8 +73,8 @@ impl Store {
         Ok(kept)
     }
 
-    /// An entry for a blob that is already in the store (selection by digest). Refused unless some public entry names the
-    /// blob: a digest opens no door (promise P5). Blocking.
+    /// Adds an entry for a blob that is already in the store (selection by digest). Refused unless a public entry names
+    /// the blob: knowing a digest gives no access to private bytes (promise P5). Blocking.
     pub fn link(&self, mut entry: Entry) -> io::Result<Arc<Entry>> {
         let _reserved = self.room_for(&entry)?;
         let _era = self.in_era();
@@ -97,8 +100,9 @@ impl Store {
         Ok(kept)
     }
 
-    /// An entry for the body of the one under `from`, whoever may have that: what was private turned out to be public, or a
-    /// pointer points at what its asker may have. An error of kind `NotFound` if that has gone. Blocking.
+    /// Adds an entry for the body of the entry under `from`, even if that entry is private: the caller vouches that the
+    /// private body turned out to be public, or that a tag points to a body that its client may read. An error of kind
+    /// `NotFound` if the entry is gone. Blocking.
     pub fn link_from(&self, from: Key, mut entry: Entry) -> io::Result<Arc<Entry>> {
         let _reserved = self.room_for(&entry)?;
         let _era = self.in_era();
@@ -117,11 +121,11 @@ impl Store {
         Ok(kept)
     }
 
-    /// Changes what is known of an entry (revalidated: new headers, `checked_at`, proof, generation) without touching the
-    /// blob. `change` is given the entry as it is now and not as it was when its caller looked it up: what was written in
-    /// between stays, a right that ended above all. A record that has grown is counted, and room for it made by the next
-    /// maintenance: a revalidation does not fail for want of room. An error of kind `NotFound` if the entry has gone.
-    /// Blocking.
+    /// Changes the metadata of an entry (after revalidation: new headers, `checked_at`, proof, generation) without
+    /// touching the blob. `change` gets the entry as it is now, not as the caller looked it up, so that concurrent
+    /// changes are kept, above all the end of an access right. If the record grows, its size is counted and the next
+    /// maintenance makes room: a revalidation must not fail because the store is full. An error of kind `NotFound` if
+    /// the entry is gone. Blocking.
     pub fn update(&self, found: &Entry, change: impl FnOnce(&mut Entry)) -> io::Result<Arc<Entry>> {
         let (key, blob) = (found.key, found.blob);
         let _era = self.in_era();
@@ -142,14 +146,14 @@ impl Store {
         self.keep(entry)
     }
 
-    /// Drops an entry, and its blob with the last of them. Blocking.
+    /// Removes an entry, and its blob if that was the last entry. Blocking.
     pub fn remove(&self, entry: &Entry) -> io::Result<()> {
         let _era = self.in_era();
         self.drop_entry(entry.key, entry.blob)
     }
 
-    /// Takes a blob out of service that is damaged or gone, with all its entries: they are misses from now on. One that
-    /// merely could not be read now stays (DESIGN §6, "An I/O error is not damage").
+    /// Takes a damaged or missing blob out of service, with all its entries: they are misses from now on. A blob that
+    /// merely cannot be read at the moment stays (DESIGN §6, "An I/O error is not damage").
     pub(super) fn lose(&self, id: BlobId, why: &io::Error) {
         if !durable::is_damage(why) {
             tracing::warn!(blob = %id, %why, "a stored body cannot be read now; it stays");
@@ -170,19 +174,19 @@ impl Store {
         self.forget(id);
     }
 
-    /// Removes the files and entries of a blob that is out of service. Under its lock.
+    /// Removes the files and entries of a blob that is out of service. The caller holds its lock.
     pub(super) fn forget(&self, id: BlobId) {
         failpoint::hit("store.before-remove");
         match self.ledger.refs(id) {
             Ok(keys) => keys.into_iter().for_each(|key| self.forget_entry(key, id)),
-            // The records stay for now: they name a body that is not there, and so they are misses.
+            // The records stay for now. They name a missing body, so they are misses. `drop_bodiless` removes them.
             Err(OutOfService) => self.counts.bodiless.store(true, Ordering::Relaxed),
         }
         self.blobs.discard(id);
     }
 
-    /// Removes the records whose bodies went while there was no ledger to say which those were. All of them in one look
-    /// through the directories, from time to time: for each body that goes it would be too much.
+    /// Removes the records whose bodies were removed while no ledger could list them. One scan of the directories
+    /// handles all of them, from time to time: a scan for each removed body would cost too much.
     pub(super) fn drop_bodiless(&self) {
         if !self.counts.bodiless.swap(false, Ordering::Relaxed) {
             return;
@@ -190,7 +194,7 @@ impl Store {
         let _era = self.in_era();
         for shard in 0..=u8::MAX {
             let names = self.records.names(shard).unwrap_or_else(|error| {
-                tracing::warn!(%error, "records without a body are looked for again later");
+                tracing::warn!(%error, "records could not be listed; those without a body are removed later");
                 self.counts.bodiless.store(true, Ordering::Relaxed);
                 Vec::new()
             });
@@ -207,13 +211,13 @@ impl Store {
     }
 
     fn forget_entry(&self, key: Key, id: BlobId) {
-        // What cannot be read now is not counted out exactly; the next start counts anew.
+        // An entry that cannot be read is not subtracted exactly; the next start recounts.
         let entry = self.known(key, id).ok().flatten();
         self.records.discard(key, id);
         self.gone(key, id, entry.as_deref());
     }
 
-    /// Removes bodies that no entry names: a record could not be written, say.
+    /// Removes bodies that no entry names, for example because writing the record failed.
     pub(super) fn drop_unnamed(&self) {
         let _era = self.in_era();
         let unnamed: Vec<BlobId> = hold(&self.bodies)
@@ -227,14 +231,14 @@ impl Store {
         }
     }
 
-    /// Puts a body in its place, unless it is there.
+    /// Moves a body to its final name, unless it is there already.
     fn place(&self, body: &mut Spooled) -> io::Result<Arc<Stored>> {
         let id = body.digests.blob();
         if let Some(stored) = self.stored(id) {
             if self.blobs.holds(id, stored.size)? {
                 return Ok(stored);
             }
-            // Somebody deleted it under us.
+            // An operator deleted its files while larder was running.
             drop(hold(&self.bodies).remove(id));
             self.forget(id);
         }
@@ -258,7 +262,7 @@ impl Store {
         Ok(stored)
     }
 
-    /// Writes an entry's record and tells the ledger. Under its blob's lock.
+    /// Writes an entry's record and updates the ledger. The caller holds the blob's lock.
     fn keep(&self, entry: Entry) -> io::Result<Arc<Entry>> {
         let (key, blob) = (entry.key, entry.blob);
         let before = self.known(key, blob).inspect_err(|_| self.drop_if_unnamed(blob))?;
@@ -276,7 +280,7 @@ impl Store {
         };
         failpoint::hit("store.after-record");
         failpoint::hit("store.before-ledger");
-        // An error here has been logged and counted; the record is what counts.
+        // The ledger has logged and counted an error here. The record is what counts.
         let _out_of_service = self.ledger.put(key, blob, &record);
         if entry.partition == Partition::Public {
             self.publish_digests(&entry);
@@ -287,7 +291,7 @@ impl Store {
         Ok(Arc::new(entry))
     }
 
-    /// Makes a public body findable by its other strong digests. SHA-256 is its name already.
+    /// Makes a public body findable by its other strong digests. It is found by SHA-256 without the ledger.
     pub(super) fn publish_digests(&self, entry: &Entry) {
         let others = entry
             .digests
@@ -300,8 +304,9 @@ impl Store {
         }
     }
 
-    /// Drops what the entry's key, but for what is `spared`, and its body have too much of, oldest first; and what a clock that was ahead dated after
-    /// what was `kept` now: it would stand before that, and be found in its place, until the clock had caught up.
+    /// Removes surplus entries, oldest first: those of the entry's key, except those with a digest in `spared`, and
+    /// those of its body. Also removes entries of the key whose date is in the future, from a clock that was ahead.
+    /// Such an entry would sort before `kept` and be found instead of it until the clock caught up.
     fn trim(&self, kept: &Entry, spared: &[Digest]) {
         let now = self.clock.now().plus(AHEAD);
         let Ok(entries) = self.recent.get(kept.key, || self.load(kept.key)) else {
@@ -321,11 +326,11 @@ impl Store {
         }
     }
 
-    /// Drops the oldest entries of a body. Without the ledger nobody can say which entries it has; their records count
-    /// under the cap all the same.
+    /// Removes the oldest entries of a body. Without the ledger its entries are unknown and stay; their records count
+    /// against the cap all the same.
     fn thin_out(&self, blob: BlobId) {
         let keys = self.ledger.refs(blob).unwrap_or_default();
-        // Not through `recent`: a thousand of one body would push out what is asked for.
+        // Bypasses `recent`: a thousand entries of one body would push out the frequently used ones.
         let entry = |key| self.load(key).ok()?.into_iter().find(|entry| entry.blob == blob);
         let mut entries: Vec<(Time, Key)> =
             keys.into_iter().filter_map(|key| Some((entry(key)?.received_at, key))).collect();
@@ -342,7 +347,8 @@ impl Store {
         }
     }
 
-    /// Room for an entry's record, held until the accounts know of it. Never under a lock: bodies may have to go.
+    /// Reserves room for an entry's record until the accounts include it. Never called under a lock, because it may
+    /// have to evict bodies.
     fn room_for(&self, entry: &Entry) -> io::Result<Room> {
         self.room(Purpose::Blob, Records::takes(entry)).map_err(full)
     }
@@ -362,7 +368,7 @@ impl Store {
         Ok(entries.iter().find(|entry| entry.blob == blob).cloned())
     }
 
-    /// Tells everybody that an entry's record has gone.
+    /// Updates ledger, counts and `recent` after an entry's record was removed.
     fn gone(&self, key: Key, blob: BlobId, entry: Option<&Entry>) {
         let _out_of_service = self.ledger.remove(key, blob);
         for digest in entry.iter().flat_map(|entry| &entry.digests) {
@@ -385,7 +391,7 @@ impl Store {
         }
     }
 
-    /// Keeps the accounts: an entry that was `before` is `after`.
+    /// Updates the counts after the entry `before` became `after`.
     fn count(&self, before: Option<&Entry>, after: Option<&Entry>) {
         if let Some(entry) = before {
             self.count_rank(entry, -1);
@@ -405,7 +411,8 @@ impl Store {
         let Some(holding) = bodies.get_mut(entry.blob) else {
             return;
         };
-        // A record may outlive a body that goes while there is no ledger: then it is none of those that are counted.
+        // A record may outlive a body that was removed while there was no ledger. Such a record was not counted for the
+        // body.
         let before = before.filter(|_| holding.refs > 0);
         let public = |entry: &Entry| u32::from(entry.partition == Partition::Public);
         holding.refs += u32::from(after.is_some());
@@ -417,7 +424,7 @@ impl Store {
         holding.records.settle(Purpose::Blob, records);
     }
 
-    /// Counts an entry in, or out, by its proof.
+    /// Adds `by` to the number of entries with this entry's rank of proof.
     pub(super) fn count_rank(&self, entry: &Entry, by: i64) {
         let position = Rank::ALL.iter().position(|rank| *rank == entry.proof.rank);
         let mut ranks = hold(&self.counts.entries);
@@ -427,12 +434,12 @@ impl Store {
     }
 }
 
-/// Whether a body can be found by a digest: one of content names many bodies.
+/// Whether a body can be found by this digest. A content digest matches many bodies, so it does not count.
 fn names_bytes(digest: &Digest) -> bool {
     digest.algorithm().is_strong() && !digest.algorithm().is_of_content()
 }
 
-/// Whether eviction should spare it: an index, or what an index vouches for.
+/// Whether eviction should prefer to keep it: it is an index, or an index vouches for it.
 pub(super) fn is_member(entry: &Entry) -> bool {
     entry.index || matches!(entry.proof.rank, Rank::Indexed | Rank::Signed)
 }

@@ -1,8 +1,9 @@
-//! Where a naming convention holds that no protocol obliges anybody to keep: by roots, not by origins.
+//! Learns, per root, where files follow a naming convention (a digest in the name) that no protocol enforces.
 //!
-//! Below a root where three files had the digests in their names the convention is believed: it selects and refuses there.
-//! A file that came otherwise before that is no argument against its neighbours, because whoever serves one file of a
-//! directory would then decide for all; it is remembered as one whose name says nothing.
+//! Below a root where three files matched the digests in their names, the convention is believed: there it selects and
+//! refuses bytes. A file that did not match before that does not count against its neighbours, because otherwise
+//! whoever controls one file of a directory could switch the convention off for all. That file alone is remembered as
+//! one whose name proves nothing.
 //!
 //! ```text
 //! root ─▶ the digests of up to three different files that matched, and the files that did not
@@ -20,39 +21,40 @@ use super::table::{Rows, Table};
 use crate::digest::Digest;
 use crate::target::{MatchKey, Root, Target};
 
-/// Version 1 counted by origin, which one tenant of it could decide: it is dropped, and learnt anew by roots.
+/// Version 1 counted by origin, so that one tenant of an origin could decide for all. Its files are dropped, and
+/// conventions are learnt again per root.
 const CONVENTIONS: Kind = Kind { magic: *b"LcnV", version: 2 };
 
-/// How many different files must have matched below a root.
+/// How many different files must match below a root before the convention is believed there.
 const BELIEVED_AFTER: usize = 3;
 
-/// Files of one root whose names say nothing. A root that keeps the convention has none of them; one that does not is
-/// believed only if somebody makes it look so.
+/// Maximum number of mismatching files remembered per root. A root that follows the convention has none. A root that
+/// does not follow it becomes believed only if somebody crafts matching files.
 const MAX_MISSED: usize = 32;
 
-/// The longest path of a root of which anything is learnt, in bytes: it bounds the file.
+/// Maximum length of a root's path in bytes. Nothing is learnt below longer ones, which bounds the file.
 const MAX_PATH: usize = 1024;
 
 /// What was observed below one root.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Observed {
-    /// The beginnings of the digests that matched: one file fetched three times is one observation.
+    /// The first bytes of the digests that matched. One file that is fetched three times counts as one observation.
     matched: Vec<[u8; 8]>,
-    /// The files that did not.
+    /// The files that did not match.
     missed: Vec<MatchKey>,
 }
 
-/// What is known of a name below a root.
+/// What is known about the name of a file below a root.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Convention {
-    /// How many different files matched there; no more than are needed.
+    /// How many different files matched below the root, at most as many as are needed.
     pub matched: usize,
-    /// Whether this very file once did not.
+    /// Whether this file itself once did not match.
     pub missed: bool,
 }
 
 impl Convention {
-    /// Whether the name selects and refuses.
+    /// Whether the digest in the name selects and refuses bytes.
     pub fn is_believed(self) -> bool {
         self.matched >= BELIEVED_AFTER && !self.missed
     }
@@ -72,14 +74,14 @@ impl Conventions {
         self.0.flush();
     }
 
-    /// What is known of the name of `file`, whose convention `ecosystem` counts below `root`.
+    /// What is known about the name of `file`, whose convention `ecosystem` counts below `root`.
     pub(super) fn of(&self, ecosystem: &str, root: &Root, file: &Target) -> Convention {
         let observed = self.0.get(&(ecosystem.to_owned(), root.clone())).unwrap_or_default();
         let missed = observed.missed.contains(&file.match_key());
         Convention { matched: observed.matched.len(), missed }
     }
 
-    /// Notes that `file` has the digest in its name. What was held against it before was of other bytes.
+    /// Notes that `file` matches the digest in its name. Clears an earlier mismatch, which was about other bytes.
     pub(super) fn matched(&self, ecosystem: &str, root: &Root, file: &Target, named: &Digest) {
         let mut start = [0; 8];
         for (to, from) in start.iter_mut().zip(named.as_bytes()) {
@@ -98,9 +100,9 @@ impl Conventions {
         }
     }
 
-    /// Notes that `file` has not the digest in its name, if nothing says so yet and names are not believed there: what a
-    /// believed name refuses is no argument against it. Written at once when it is news: it must not be refused by its name
-    /// after a crash.
+    /// Notes that `file` does not match the digest in its name, unless that is known or the convention is believed
+    /// below the root: there a mismatch is refused and is no evidence against the name. News is written at once, so
+    /// that the file is not refused by its name after a crash.
     pub(super) fn missed(&self, ecosystem: &str, root: &Root, file: &Target) {
         let known = self.of(ecosystem, root, file);
         if known.missed || known.matched >= BELIEVED_AFTER {
@@ -123,7 +125,7 @@ impl Conventions {
     }
 }
 
-/// Roots that are believed stay, and of the others the newest of whoever has most makes way.
+/// Picks the row to drop: believed roots stay. Of the others the newest of the branch with the most rows goes.
 fn gives_way(rows: &Rows<(String, Root), Observed>) -> Option<usize> {
     let known = |key| rows.known.get(key);
     let is_open = |key| known(key).is_some_and(|of| of.matched.len() < BELIEVED_AFTER);
@@ -196,10 +198,10 @@ mod tests {
         believe(&conventions, &at);
         assert!(is_believed(&conventions, &at, "/f/other"));
         assert!(!is_believed(&conventions, &at, "/f/odd"));
-        // Once it is believed a mismatch is refused, and changes nothing.
+        // Once the convention is believed, a mismatch is refused and changes nothing.
         conventions.missed("pypi", &at, &file("/f/other"));
         assert!(is_believed(&conventions, &at, "/f/other"));
-        // A file that keeps its name after all is held to it from then on.
+        // A file that matches its name after all is held to it from then on.
         conventions.matched("pypi", &at, &file("/f/odd"), &digest(9));
         for conventions in [&conventions, &open(data.path())] {
             assert!(is_believed(conventions, &at, "/f/odd"));
@@ -250,7 +252,7 @@ mod tests {
         for number in 0..MAX_ROWS + 10 {
             match_one(&root(&format!("/~mallory/{number}/")), 1);
         }
-        // Learnt while the table is full, beside the flood.
+        // Learnt while the table is full and the flood goes on.
         for byte in 0..3 {
             match_one(&new, byte);
             for number in 0..3 {

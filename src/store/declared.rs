@@ -1,4 +1,4 @@
-//! The pairs of an index and a host of files that the operator declared: that index may speak for files there.
+//! The pairs of an index and a file host that the operator declared: the index may speak for files on that host.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::digest::key_hash;
 use crate::target::{Origin, Root, Target};
 
-/// Which index the operator lets speak for which origin, and the configuration that says so.
+/// The declared pairs, and the configuration that they come from.
 #[derive(Debug)]
 pub(super) struct Declared {
     pub(super) config: Arc<Config>,
@@ -32,7 +32,7 @@ impl Declared {
         self.pairs.iter().any(|(root, files)| files == origin && root.covers(index))
     }
 
-    /// What start-up compares.
+    /// A hash of the pairs, by which start-up notices that they changed.
     pub(super) fn mark(&self) -> [u8; 32] {
         key_hash([format!("{:?}", self.pairs).as_bytes()])
     }

@@ -1,9 +1,8 @@
-//! How files are made so that they survive a crash: whole, or not at all.
+//! Writes files so that after a crash they are either complete or absent.
 //!
-//! A file is written under a temporary name, synced, renamed, and its directory is synced: without the first sync a
-//! power cut may leave the name with an empty file, without the second the file without its name. Start-up removes
-//! temporary names. Directories are made when they are missed, because whoever runs larder may delete the cache while
-//! it runs.
+//! A file is written under a temporary name, synced and renamed; then its directory is synced. Without the first sync a
+//! power cut may leave an empty file under the name; without the second it may lose the name. Start-up removes
+//! temporary files. Missing directories are created, because the operator may delete the cache while larder runs.
 
 #![expect(
     clippy::disallowed_methods,
@@ -16,13 +15,13 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How temporary names end.
+/// File name extension of temporary files.
 pub(super) const TEMPORARY: &str = ".tmp";
 
-/// Makes two writers of one path use two temporary names.
+/// Gives each writer its own temporary name, even for the same path.
 static TURN: AtomicU64 = AtomicU64::new(0);
 
-/// Puts `bytes` at `path`, with permissions `mode`: afterwards it holds either these or what it held before.
+/// Writes `bytes` to `path` with permissions `mode`. Afterwards the file holds either `bytes` or its former contents.
 pub fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let turn = TURN.fetch_add(1, Ordering::Relaxed);
@@ -50,7 +49,7 @@ thread_local! {
     static LISTENER: std::cell::RefCell<Option<Listener>> = const { std::cell::RefCell::new(None) };
 }
 
-/// Lets a test look at the locks while this thread writes a file.
+/// Calls `listener` while this thread writes a file, so that a test can check which locks are held.
 #[cfg(test)]
 pub(super) fn while_writing(listener: Option<Listener>) {
     LISTENER.with_borrow_mut(|current| *current = listener);
@@ -61,7 +60,7 @@ fn tell(path: &Path) {
     LISTENER.with_borrow(|listener| listener.iter().for_each(|listener| listener(path)));
 }
 
-/// A new file for reading and writing; the directories above it are made if they are missing.
+/// Creates a file for reading and writing, and any missing directories above it.
 pub(super) fn create(path: &Path, mode: u32) -> io::Result<File> {
     let open = || OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path);
     match open() {
@@ -74,10 +73,11 @@ pub(super) fn create(path: &Path, mode: u32) -> io::Result<File> {
     .map_err(|error| naming(path, &error))
 }
 
-/// Gives a synced file its final name. The caller syncs the directory.
+/// Renames a synced file to its final name. The caller syncs the directory.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
-        // Either name may be what is missing; a missing source fails again.
+        // Either the source or the target's directory is missing; if it is the source, the second attempt fails as
+        // well.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             directories(to.parent().unwrap_or(to))?;
             fs::rename(from, to)
@@ -87,7 +87,7 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     .map_err(|error| naming(to, &error))
 }
 
-/// Makes the names in the directory of `path` survive a power cut.
+/// Syncs the directory of `path`, so that its names survive a power cut.
 pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
     let directory = path.parent().unwrap_or(path);
     File::open(directory)
@@ -95,7 +95,7 @@ pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
         .map_err(|error| naming(directory, &error))
 }
 
-/// Makes a directory and those above it, closed to others: the cache of one user's build is nobody else's reading.
+/// Creates a directory and those above it with mode 0700: other users must not read the cache.
 pub(super) fn directories(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
@@ -120,7 +120,7 @@ pub(super) fn remove(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Reads a file of at most `limit` bytes; `None` if there is none, or it is longer.
+/// Reads a file of at most `limit` bytes; `None` if it is missing or longer.
 pub(super) fn read(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     use io::Read as _;
     let mut bytes = Vec::new();
@@ -137,8 +137,8 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     File::open(path)
 }
 
-/// What a directory holds; nothing if there is none. All of it or an error: whoever takes a part for the whole would remove
-/// what the other part names.
+/// Lists a directory; empty if it is missing. Returns all entries or an error: a caller that took a partial list for
+/// the whole would remove what the missing part names.
 pub(super) fn list(directory: &Path) -> io::Result<Vec<DirEntry>> {
     match fail_as_told(directory).and_then(|()| directory.read_dir()?.collect()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -146,16 +146,16 @@ pub(super) fn list(directory: &Path) -> io::Result<Vec<DirEntry>> {
     }
 }
 
-/// Whether an error says that a file is damaged or gone: its bytes are not those that were written, they end too early, or
-/// there is no such file. Any other error (no descriptor left, a disk that does not answer, no permission) says nothing of
-/// what is stored, and nothing may be removed or forgotten because of it.
+/// Whether an error means that a file is damaged or gone: its bytes are not those that were written, it ends too early,
+/// or it does not exist. Any other error (no free file descriptor, a disk that does not respond, no permission) tells
+/// nothing about the stored bytes, so nothing may be removed or forgotten because of it.
 pub(super) fn is_damage(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
     matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
 }
 
-/// Whether an error may pass by itself, so that what failed is to be tried again and nothing concluded from it. Decoders
-/// report what is wrong with what they read by the other kinds.
+/// Whether an error may be transient, so that the operation should be retried and proves nothing. Decoders use the
+/// other kinds to report malformed input.
 pub fn may_pass(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     !matches!(
@@ -171,7 +171,7 @@ pub fn may_pass(error: &io::Error) -> bool {
     )
 }
 
-/// Lets a test make reads fail; nothing in a release.
+/// Lets a test make reads fail; does nothing in other builds.
 #[cfg(not(test))]
 #[expect(clippy::unnecessary_wraps, reason = "in a test it fails")]
 pub(super) const fn fail_as_told(_: &Path) -> io::Result<()> {
@@ -182,7 +182,7 @@ pub(super) const fn fail_as_told(_: &Path) -> io::Result<()> {
 pub(super) fn fail_as_told(path: &Path) -> io::Result<()> {
     FAILING.with_borrow(|failing| match failing {
         Some(fails) if fails(path) => {
-            // EMFILE: what a process without a descriptor hears.
+            // EMFILE: the process has no free file descriptor.
             Err(io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error()))
         }
         _ => Ok(()),
@@ -197,13 +197,13 @@ thread_local! {
     static FAILING: std::cell::RefCell<Option<Fails>> = const { std::cell::RefCell::new(None) };
 }
 
-/// From now on this thread cannot read the files that `fails` names, as if it were out of descriptors.
+/// From now on this thread cannot read the files for which `fails` is true, as if it had no free file descriptor.
 #[cfg(test)]
 pub(super) fn failing(fails: Option<Fails>) {
     FAILING.with_borrow_mut(|current| *current = fails);
 }
 
-/// An error that names its file: "permission denied" alone helps nobody.
+/// Adds the path to an error: "permission denied" alone does not help the operator.
 pub(super) fn naming(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

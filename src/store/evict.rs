@@ -1,43 +1,43 @@
-//! Which body goes when room is wanted.
+//! Chooses which body to evict when space is needed.
 //!
-//! Two queues, after S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023): what comes in
-//! stands in the small queue, and what was hit there moves to the main one when its turn comes. The small queue gives way
-//! first while it holds more than a tenth of the bytes, so a build that reads ten thousand files once turns over that
-//! tenth and leaves alone what other builds hit. A body that comes back soon after it left the small queue goes to the
-//! main one at once.
+//! Two queues, after S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023). New bodies
+//! enter the small queue; a body that was hit there moves to the main queue when its turn comes. The small queue is
+//! evicted from first while it holds more than a tenth of the bytes. So a build that reads ten thousand files once
+//! replaces that tenth only, and what other builds hit stays. A body that comes back soon after it left the small queue
+//! goes straight to the main queue.
 //!
-//! Members of package indexes that are in use are spared one more round, as long as they are a quarter of the bytes at
-//! most: half a distribution is worth less than all of it.
+//! Members of package indexes in use are spared for one more round, as long as the spared ones are at most a quarter of
+//! the bytes: half a distribution is worth less than all of it.
 //!
-//! What is still arriving may never be kept: it displaces hit bodies only down to a number of bytes that its caller names, and
-//! beyond that only what nobody asked for again.
+//! A body that is still arriving may turn out not to be kept. For such a body hit bodies are evicted only down to a
+//! number of bytes that the caller names; beyond that, only bodies that were never hit are.
 //!
-//! This module only decides; it knows of no file.
+//! This module only decides; it does not touch files.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 
 use crate::digest::BlobId;
 
-/// Hits that are remembered of a body; more would keep yesterday's favourite for ever.
+/// Maximum number of hits counted per body. With more, a formerly popular body would stay for too long.
 const MAX_FREQUENCY: u8 = 3;
 
-/// The small queue's share of the bytes: one in this many.
+/// The small queue's share of the bytes: 1/`SMALL_SHARE`.
 const SMALL_SHARE: u64 = 10;
 
-/// The share of the bytes that may be spared as members of indexes: one in this many.
+/// Maximum share of the bytes that may be spared as index members: 1/`MEMBER_SHARE`.
 const MEMBER_SHARE: u64 = 4;
 
-/// How many bodies that left are remembered, by a hash of 8 bytes.
+/// How many evicted bodies are remembered, each by a hash of 8 bytes.
 const MAX_GHOSTS: usize = 1 << 16;
 
-/// Bodies in the order in which they would go, each with what the store knows of it.
+/// All bodies in eviction order, each with the store's data about it.
 #[derive(Debug)]
 pub(super) struct Bodies<T> {
     known: HashMap<BlobId, Body<T>>,
     small: Queue,
     main: Queue,
-    /// Bytes of members that are being spared.
+    /// Bytes of the members that are being spared.
     spared: u64,
     next_turn: u64,
     ghosts: Ghosts,
@@ -60,12 +60,12 @@ struct Body<T> {
     frequency: u8,
 }
 
-/// How a body stood, for another start.
+/// A body's place in the queues, saved across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// Whether it was hit often enough to be in the main queue.
     pub(super) in_main: bool,
-    /// Its hits lately.
+    /// Its recent hits.
     pub(super) frequency: u8,
 }
 
@@ -83,7 +83,7 @@ impl<T> Default for Bodies<T> {
 }
 
 impl<T> Bodies<T> {
-    /// Takes in a body of `size` bytes, the last to go. `was` is how it stood before a restart.
+    /// Adds a body of `size` bytes at the end of its queue. `was` is its place before a restart.
     pub(super) fn insert(&mut self, id: BlobId, size: u64, held: T, was: Option<Standing>) {
         self.remove(id);
         let was = was.unwrap_or_else(|| Standing { in_main: self.ghosts.take(id), frequency: 0 });
@@ -101,12 +101,12 @@ impl<T> Bodies<T> {
         self.known.insert(id, body);
     }
 
-    /// What the store knows of a body.
+    /// The store's data about a body.
     pub(super) fn get(&self, id: BlobId) -> Option<&T> {
         self.known.get(&id).map(|body| &body.held)
     }
 
-    /// The same, to change it.
+    /// The store's data about a body, mutable.
     pub(super) fn get_mut(&mut self, id: BlobId) -> Option<&mut T> {
         self.known.get_mut(&id).map(|body| &mut body.held)
     }
@@ -116,19 +116,19 @@ impl<T> Bodies<T> {
         self.known.iter().map(|(id, body)| (*id, &body.held))
     }
 
-    /// How many there are.
+    /// The number of bodies.
     pub(super) fn len(&self) -> usize {
         self.known.len()
     }
 
-    /// How a body stands now.
+    /// The body's current place in the queues.
     pub(super) fn standing(&self, id: BlobId) -> Option<Standing> {
         self.known
             .get(&id)
             .map(|body| Standing { in_main: body.in_main, frequency: body.frequency })
     }
 
-    /// Says that a body belongs to an index: it is an index, or an index vouches for it.
+    /// Marks a body as an index member: it is an index, or an index vouches for it.
     pub(super) fn set_member(&mut self, id: BlobId) {
         if let Some(body) = self.known.get_mut(&id) {
             body.member = true;
@@ -145,16 +145,16 @@ impl<T> Bodies<T> {
         }
     }
 
-    /// Bytes of all bodies, and of those in the main queue: the ones that were hit.
+    /// The bytes of all bodies, and of those in the main queue (the ones that were hit).
     pub(super) fn bytes(&self) -> (u64, u64) {
         (self.small.bytes + self.main.bytes, self.main.bytes)
     }
 
-    /// The body that should go next, still in its place; `None` if `pinned` holds for all. Of the main queue none goes while
-    /// that holds no more than `spared` bytes.
+    /// The body to evict next, which stays in its place for now. `None` if all are `pinned`. Evicts nothing from the
+    /// main queue while that holds at most `spared` bytes.
     pub(super) fn victim(&mut self, spared: u64, pinned: impl Fn(&T) -> bool) -> Option<BlobId> {
-        // Each turn takes a hit or a sparing from a body, or passes one that is pinned. When the turns are used up,
-        // everything left is pinned.
+        // Each turn takes one hit or the sparing from a body, or passes a pinned one. When the turns are used up, every
+        // remaining body is pinned.
         let turns = self.known.len() * (usize::from(MAX_FREQUENCY) + 4);
         let start = self.next_turn;
         let (mut pinned_small, mut pinned_main) = (0_u64, 0_u64);
@@ -172,7 +172,7 @@ impl<T> Bodies<T> {
             let body = self.known.get_mut(&id)?;
             let spare = body.member && !body.spared && body.in_main;
             if pinned(&body.held) {
-                // It keeps its queue: to be read once, now, is not to be in use.
+                // It stays in its queue: one reader at the moment does not make it a frequently used body.
                 if turn <= start {
                     *(if from_small { &mut pinned_small } else { &mut pinned_main }) += body.size;
                 }
@@ -191,7 +191,7 @@ impl<T> Bodies<T> {
         None
     }
 
-    /// Takes a body out for want of room, and remembers that.
+    /// Evicts a body, and remembers it if it was in the small queue.
     pub(super) fn evict(&mut self, id: BlobId) -> Option<T> {
         if self.known.get(&id).is_some_and(|body| !body.in_main) {
             self.ghosts.put(id);
@@ -199,7 +199,7 @@ impl<T> Bodies<T> {
         self.remove(id)
     }
 
-    /// Takes a body out.
+    /// Removes a body.
     pub(super) fn remove(&mut self, id: BlobId) -> Option<T> {
         let body = self.known.remove(&id)?;
         self.queue(body.in_main).pull(body.turn, body.size);
@@ -209,7 +209,7 @@ impl<T> Bodies<T> {
         Some(body.held)
     }
 
-    /// Puts a body at the end of its queue, or of the main one if `to_main`.
+    /// Moves a body to the end of its queue, or of the main queue if `to_main`.
     fn requeue(&mut self, id: BlobId, to_main: bool) {
         let turn = self.turn();
         let Some(body) = self.known.get_mut(&id) else {
@@ -246,7 +246,7 @@ impl Queue {
     }
 }
 
-/// Bodies that left the small queue lately.
+/// Bodies that recently left the small queue.
 #[derive(Debug, Default)]
 struct Ghosts {
     order: VecDeque<u64>,
@@ -267,7 +267,7 @@ impl Ghosts {
         }
     }
 
-    /// Whether it is one; it is remembered until its turn is over, which costs nothing.
+    /// Whether the body left the small queue recently. It stays remembered until its turn is over, which costs nothing.
     fn take(&self, id: BlobId) -> bool {
         !self.known.is_empty() && self.known.contains(&self.hasher.hash_one(id))
     }
@@ -284,7 +284,7 @@ mod tests {
         BlobId::new(bytes)
     }
 
-    /// Makes room for one more of `size` under `cap`, and puts it in.
+    /// Makes room for one more body of `size` under `cap`, and adds it.
     fn add(bodies: &mut Bodies<()>, number: u32, size: u64, cap: u64) {
         while bodies.small.bytes + bodies.main.bytes + size > cap {
             let victim = bodies.victim(0, |()| false).unwrap();
@@ -305,7 +305,7 @@ mod tests {
         }
         let kept = (0..80).filter(|number| bodies.get(id(*number)).is_some()).count();
         assert_eq!(kept, 80);
-        // The control: without hits the scan takes all.
+        // The control: without hits the scan evicts all of them.
         let mut bodies = Bodies::default();
         for number in (0..80).chain(1000..3000) {
             add(&mut bodies, number, 1, 100);

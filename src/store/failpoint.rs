@@ -1,12 +1,12 @@
-//! Named places at which a test may kill the process (promise P8).
+//! Named points at which a test may kill the process (promise P8).
 //!
-//! Each place stands between two steps of a fill or a commit. [`arm`] chooses one, and the next [`hit`] of it aborts: no
-//! destructor runs and nothing is flushed, as after `kill -9`. Only `main` arms, and only in debug builds; in a release
-//! build [`hit`] is empty.
+//! Each point lies between two steps of a fill or a commit. [`arm`] chooses one, and the next [`hit`] of it aborts the
+//! process: no destructor runs and nothing is flushed, as after `kill -9`. Only `main` arms a point, and only in debug
+//! builds; in a release build [`hit`] does nothing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Every place, in the order in which a body passes them.
+/// Every point, in the order in which a body passes them.
 pub const NAMES: [&str; 14] = [
     "store.spool-created",
     "store.half-written",
@@ -24,10 +24,10 @@ pub const NAMES: [&str; 14] = [
     "store.after-claims",
 ];
 
-/// The armed place: its position in [`NAMES`] and one; zero for none.
+/// The armed point: its position in [`NAMES`] plus one; zero for none.
 static ARMED: AtomicUsize = AtomicUsize::new(0);
 
-/// Arms `name`; `false` if there is no such place.
+/// Arms `name`; `false` if there is no such point.
 pub fn arm(name: &str) -> bool {
     match place(name) {
         Some(position) => {
@@ -38,7 +38,7 @@ pub fn arm(name: &str) -> bool {
     }
 }
 
-/// Ends the process here if `name` is armed.
+/// Aborts the process if `name` is armed.
 pub fn hit(name: &str) {
     if !cfg!(debug_assertions) {
         return;
@@ -63,7 +63,7 @@ mod tests {
         hit("store.spool-created");
     }
 
-    /// A name that nothing hits would make its crash test pass without a crash.
+    /// A point that is never hit would let its crash test pass without a crash.
     #[test]
     fn every_name_is_hit_somewhere() {
         let sources = [

@@ -1,35 +1,35 @@
-//! Who gives way when there is too much: the branch that holds most (promise P4).
+//! Chooses what to drop when a limit is exceeded: something of the branch that holds most (promise P4).
 //!
-//! Speakers form a tree: a site, its origins, and the directories of their roots. At each fork the branch gives that weighs
-//! most, so that neither a hundred hosts below one name nor a hundred directories of one tenant push out a neighbour who
+//! Roots form a tree: a site, its origins, and the directories of their roots. At each fork the heaviest branch loses.
+//! So neither a hundred hosts under one domain nor a hundred directories of one tenant can push out a neighbour that
 //! holds less than they do together.
 
 use crate::target::Origin;
 
-/// Where somebody stands in the tree.
+/// The path from the site down to a root's directory.
 pub(super) type Lineage = Vec<Box<str>>;
 
-/// The deepest directory that is told from its neighbours: a path has as many as its client likes.
+/// Maximum number of directory levels in a lineage; an attacker can make a path as deep as they like.
 const MAX_DEPTH: usize = 8;
 
-/// Where the root `path` of `origin` stands.
+/// The lineage of the root `path` on `origin`.
 pub(super) fn lineage(origin: &Origin, path: &str) -> Lineage {
     let segments = path.split('/').filter(|segment| !segment.is_empty());
     let above = [origin.site().into(), origin.to_string().into()];
     above.into_iter().chain(segments.take(MAX_DEPTH).map(Into::into)).collect()
 }
 
-/// One of those who share.
+/// One holder of a shared resource.
 pub(super) struct Share<'a, A> {
-    /// Where it stands.
+    /// Its place in the tree.
     pub(super) lineage: &'a [Box<str>],
-    /// What it takes.
+    /// How much it holds.
     pub(super) weight: u64,
-    /// Of equals the least goes first.
+    /// Within the chosen branch the one with the least age is dropped.
     pub(super) age: A,
 }
 
-/// The position of the one that goes first; `None` of nobody.
+/// The position of the holder to drop from; `None` if there are none.
 pub(super) fn first_to_go<A: Ord + Copy>(shares: &[Share<'_, A>]) -> Option<usize> {
     let mut among: Vec<(usize, &Share<'_, A>)> = shares.iter().enumerate().collect();
     for depth in 0.. {
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(first(&same), Some(0));
         let other = "https://example.net/".to_owned();
         assert_eq!(first(&[other, same[0].clone()]), Some(0));
-        // What lies in the directory itself is a branch, too.
+        // The files directly in a directory are a branch, too.
         let nested = ["/", "/a/", "/a/b/"].map(|path| format!("https://example.org{path}"));
         assert_eq!(first(&nested), Some(1));
     }

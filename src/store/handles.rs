@@ -1,5 +1,5 @@
-//! Segments of claims that stay open for the next look-up. A cache of `moka` would close a file some time after it was told
-//! to, and a descriptor is to be free at once.
+//! Keeps segments of claims open for the next look-up. A `moka` cache would close an evicted file some time later, but
+//! the file descriptor must be free at once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -8,18 +8,19 @@ use super::hold;
 use super::segment::Segment;
 use crate::limits::PLACES;
 
-/// Memory for the fences of open segments, with [`WEIGHT`] for each: a few hundred files open at most.
+/// Maximum memory for the fences of open segments, where each open segment counts [`WEIGHT`] extra: a few hundred open
+/// files at most.
 const MAX_FENCES: usize = 16 << 20;
 const WEIGHT: usize = 64 << 10;
 
-/// The segments that were opened last, with the numbers of their sets, the oldest first.
+/// The most recently opened segments with the numbers of their sets, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Handles(Mutex<VecDeque<(u64, Arc<Segment>)>>);
 
 impl Handles {
-    /// Keeps one open; those that were opened before all others make way.
+    /// Keeps one segment open, and closes those opened longest ago when the limit is exceeded.
     pub(super) fn keep(&self, number: u64, segment: &Arc<Segment>) {
-        // They live from the reserve of descriptors, and not all of it is theirs.
+        // These descriptors come from the process's reserve, of which they may use half.
         let limit = MAX_FENCES.min(PLACES.reserve / 2 * WEIGHT);
         let mut gone = Vec::new();
         let mut open = hold(&self.0);
@@ -40,7 +41,7 @@ impl Handles {
         hold(&self.0).retain(|(kept, _)| *kept != number);
     }
 
-    /// Closes all of them; who reads one keeps it.
+    /// Closes all of them. A lookup that reads one keeps it open until it is done.
     pub(super) fn close_all(&self) {
         hold(&self.0).clear();
     }

@@ -1,4 +1,4 @@
-//! What larder learnt and must not forget when the cache is deleted, as the rest of larder asks for it (`state.rs`).
+//! The store's interface to what larder has learnt and must keep even if the cache is deleted (`state.rs`).
 
 use super::{Convention, Store};
 use crate::claim::Census;
@@ -7,22 +7,23 @@ use crate::digest::Digest;
 use crate::target::{Origin, Root, Target};
 
 impl Store {
-    /// What is known of the name of `file`, whose convention `ecosystem` counts below `root`. Quick.
+    /// What is known about the name of `file`, whose convention `ecosystem` counts below `root`. Quick.
     pub fn convention(&self, ecosystem: &str, root: &Root, file: &Target) -> Convention {
         self.state.conventions.of(ecosystem, root, file)
     }
 
-    /// Notes that `file` has the digest in its name. Blocking where it was known as one that has not.
+    /// Notes that `file` matches the digest in its name. Blocking if it was known not to match.
     pub fn note_convention(&self, ecosystem: &str, root: &Root, file: &Target, named: &Digest) {
         self.state.conventions.matched(ecosystem, root, file, named);
     }
 
-    /// Notes that `file` has not the digest in its name, where names are not believed. Blocking when it is news.
+    /// Notes that `file` does not match the digest in its name, unless the convention is believed there. Blocking when
+    /// it is news.
     pub fn note_unconventional(&self, ecosystem: &str, root: &Root, file: &Target) {
         self.state.conventions.missed(ecosystem, root, file);
     }
 
-    /// Whether an answer confirmed that `root` is one of `ecosystem`. Quick.
+    /// Whether an answer confirmed that `root` is a root of `ecosystem`. Quick.
     pub fn is_confirmed(&self, ecosystem: &str, root: &Root) -> bool {
         self.state.is_confirmed(ecosystem, root)
     }
@@ -32,38 +33,39 @@ impl Store {
         self.state.confirm_root(ecosystem, root);
     }
 
-    /// Who signed for `root` so far, by the fingerprints of primary keys. Quick.
+    /// The keys that signed for `root` so far, by the fingerprints of primary keys. Quick.
     pub fn signers(&self, root: &Root) -> Vec<Box<str>> {
         self.state.signers(root)
     }
 
-    /// Notes who signed for `root`. Blocking when it is news.
+    /// Notes which keys signed for `root`. Blocking when it is news.
     pub fn bind_signers(&self, root: &Root, signers: &[Box<str>]) {
         self.state.bind_signers(root, signers);
     }
 
-    /// Every root that somebody signed for, and who did. Quick.
+    /// Every root for which a signature was seen, with the keys that signed. Quick.
     pub fn bindings(&self) -> Vec<(Root, Vec<Box<str>>)> {
         self.state.bindings()
     }
 
-    /// Forgets who signed for `root`, and the newest dates below it: it is as if it had never been seen. Gives back who
-    /// had signed. Blocking.
+    /// Forgets the keys that signed for `root`, and the newest dates below it, as if it had never been seen. Returns
+    /// the forgotten keys. Blocking.
     pub fn unbind(&self, root: &Root) -> Vec<Box<str>> {
         self.state.unbind(root)
     }
 
-    /// What the makers are called of indexes that did not count because none of these may sign for that root. Quick.
+    /// The roots with an index that did not count because none of its signing keys may sign for the root, and the names
+    /// of those keys. Quick.
     pub fn waiting(&self) -> Vec<(Root, Vec<Box<str>>)> {
         self.state.waiting()
     }
 
-    /// Notes them; none, when an index counts again. Blocking when it is news.
+    /// Notes the keys that `root` waits for; an empty list when an index counts again. Blocking when it is news.
     pub fn note_waiting(&self, root: &Root, makers: &[Box<str>]) {
         self.state.note_waiting(root, makers);
     }
 
-    /// From now on `signer` signs for `root`, too. Blocking.
+    /// From now on the key `signer` may sign for `root`, too. Blocking.
     pub fn let_sign(&self, root: &Root, signer: &str) {
         self.state.let_sign(root, signer);
     }
@@ -83,32 +85,33 @@ impl Store {
         self.state.editions(origin)
     }
 
-    /// Until when the newest signed index in `directory` may be believed; `None` for ever. Quick.
+    /// The time until which the newest signed index in `directory` is valid; `None` if it does not expire. Quick.
     pub fn valid_until(&self, directory: &Root) -> Option<Time> {
         self.state.valid_until(directory)
     }
 
-    /// Who alone may sign the next index in `directory`; nobody in particular if empty. Quick.
+    /// The only keys that may sign the next index in `directory`; no restriction if empty. Quick.
     pub fn successors(&self, directory: &Root) -> Vec<Box<str>> {
         self.state.successors(directory)
     }
 
-    /// Notes who alone may sign the next index in `directory`. Blocking when it is news.
+    /// Notes the only keys that may sign the next index in `directory`. Blocking when it is news.
     pub fn note_successors(&self, directory: &Root, successors: &[Box<str>]) {
         self.state.note_successors(directory, successors);
     }
 
-    /// Notes until when the newest signed index in `directory` may be believed. Quick.
+    /// Notes until when the newest signed index in `directory` is valid. Quick.
     pub fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
         self.state.note_valid_until(directory, until);
     }
 
-    /// What the index in `directory` listed when it was last read, and the newest that it ever did. Quick.
+    /// The package count of the index in `directory` when it was last read, and the newest build date that it ever
+    /// listed. Quick.
     pub fn census(&self, directory: &Root) -> Option<Census> {
         self.state.census(directory)
     }
 
-    /// Notes what the index in `directory` lists. Blocking when it is news.
+    /// Notes the package count of the index in `directory`. Blocking when it is news.
     pub fn note_census(&self, directory: &Root, census: Census) {
         self.state.note_census(directory, census);
     }

@@ -1,10 +1,10 @@
-//! The ledger: what look-ups would otherwise have to ask the directories for.
+//! The ledger: a sled database that answers look-ups without a search through the record directories.
 //!
-//! Every type of sled stays inside this file. sled is quick, and it is not the truth: the records are. What it finds after
-//! a crash may make it panic, or run in circles for ever; so a ledger is opened again only if it was closed in order and
-//! nothing touched its files since (`audit.rs`), and is rebuilt from the records otherwise. That is also why it need not
-//! sync. When it fails at run time it goes out of service until the next start, and every question has an answer without
-//! it (promise P6).
+//! No type of sled leaves this file. sled is quick, but the records are the truth. After a crash, sled's files may make
+//! it panic or loop for ever. So a ledger is opened again only if it was closed cleanly and its files are unchanged
+//! since (`audit.rs`); otherwise it is rebuilt from the records. This is also why it need not sync. When sled fails at
+//! run time, the ledger goes out of service until the next start, and every question is answered without it (promise
+//! P6).
 //!
 //! ```text
 //! entries      key 32 │ blob 32            → the entry's record; empty if that is longer than sled likes values to be
@@ -25,14 +25,14 @@ use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::target::Key;
 
-/// sled's cache of pages, of which it uses a few times as much. Hot entries are in `recent.rs`.
+/// sled's page cache. sled uses a few times as much memory. Frequently used entries are in `recent.rs`.
 const CACHE_BYTES: u64 = 2 << 20;
 
-/// Longer values go to files of their own inside sled, which it does not reclaim well.
+/// sled writes longer values to files of their own, whose space it reclaims poorly.
 const MAX_VALUE: usize = 2 << 10;
 
-/// A ledger that takes more than this for each row, and more than [`BLOAT_FROM`] in all, is rewritten at the start: sled
-/// gives little space back.
+/// A ledger that takes more than this per row, and more than [`BLOAT_FROM`] in all, is rebuilt at start-up, because
+/// sled reclaims little space.
 const BLOAT_PER_ROW: u64 = 16 << 10;
 const BLOAT_FROM: u64 = 128 << 20;
 
@@ -40,12 +40,12 @@ const BLOAT_FROM: u64 = 128 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OutOfService;
 
-/// Whether a ledger was found or has to be filled.
+/// Whether the ledger has its rows or must be filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Opened {
-    /// It was found.
+    /// It was opened with its rows.
     Found,
-    /// It is new, or out of service: the records must be read.
+    /// It is new or out of service: the records must be read.
     Empty,
 }
 
@@ -64,7 +64,7 @@ struct Trees {
 }
 
 enum Failure {
-    /// Another process, or this one a moment ago, holds it.
+    /// Another process holds the lock, or this one has not yet released it.
     Locked,
     /// Anything else.
     Damaged(String),
@@ -77,8 +77,8 @@ impl fmt::Debug for Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger in the directory `path`; what cannot be opened is set aside. Never fails: at worst the ledger is
-    /// out of service.
+    /// Opens the ledger in the directory `path`. A ledger that cannot be opened is set aside. Never fails: at worst the
+    /// ledger is out of service.
     pub(super) fn open(path: PathBuf, now: Time) -> (Self, Opened) {
         let ledger = Self { path, trees: RwLock::new(None), failures: AtomicU64::new(0) };
         let opened = ledger.reopen(now);
@@ -106,8 +106,8 @@ impl Ledger {
                 Ok(trees) if trees.is_bloated() => "it has grown out of proportion".to_owned(),
                 Ok(trees) => return Some(trees),
                 Err(Failure::Damaged(why)) => why,
-                // The flock on the data directory is ours: this is a thread of sled's that has not ended yet. Renaming
-                // its directory away would leave two ledgers.
+                // larder holds the lock on the data directory, so a thread of sled's in this process has not ended yet.
+                // Renaming the directory now would leave two ledgers open.
                 Err(Failure::Locked) => return None,
             },
             Ok(false) => "it was not closed in order, or was changed since".to_owned(),
@@ -135,7 +135,7 @@ impl Ledger {
         }
     }
 
-    /// Opens sled, waiting a little for a lock that is about to be released.
+    /// Opens sled, waiting up to two seconds for a lock that is about to be released.
     fn attempt(&self) -> Result<Trees, Failure> {
         for _ in 0..40 {
             match open_trees(&self.path) {
@@ -146,7 +146,7 @@ impl Ledger {
         Err(Failure::Locked)
     }
 
-    /// Renames the directory, keeping one of those set aside: it may tell somebody what happened.
+    /// Renames the directory so that an operator can examine it, and removes the one set aside before.
     fn set_aside(&self, now: Time) -> io::Result<()> {
         let parent = self.path.parent().unwrap_or(&self.path);
         for sibling in parent.read_dir()?.flatten() {
@@ -158,17 +158,17 @@ impl Ledger {
         super::durable::rename(&self.path, &aside)
     }
 
-    /// Whether somebody deleted it while it was in service.
+    /// Whether the ledger's files were deleted while it was in service.
     pub(super) fn is_deleted(&self) -> bool {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner);
-        // Not to be told is not to be gone.
+        // An error does not mean that they are gone.
         trees.is_some() && matches!(self.path.join("db").try_exists(), Ok(false))
     }
 
-    /// Puts the ledger away for the next start; it is out of service from now on.
+    /// Closes the ledger cleanly for the next start. It is out of service from now on.
     pub(super) fn close(&self) {
         let trees = self.trees.write().unwrap_or_else(PoisonError::into_inner).take();
-        // Somebody may still be asking; then it was not closed in order, and is rebuilt.
+        // If another thread is still using it, it is not closed cleanly, and the next start rebuilds it.
         let Some(trees) = trees.and_then(Arc::into_inner) else {
             return;
         };
@@ -194,7 +194,8 @@ impl Ledger {
         self.failures.load(Ordering::Relaxed)
     }
 
-    /// Asks sled. A panic inside it, or an error, takes it out of service: what is damaged once answers wrongly twice.
+    /// Runs a query on sled. A panic or an error takes the ledger out of service, because damaged files may answer
+    /// wrongly from then on.
     fn ask<T>(&self, question: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, OutOfService> {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner).clone();
         let trees = trees.ok_or(OutOfService)?;
@@ -209,7 +210,7 @@ impl Ledger {
         Err(OutOfService)
     }
 
-    /// Puts an entry's record in, and who refers to its blob.
+    /// Adds an entry's record, and the reference from its blob.
     pub(super) fn put(&self, key: Key, blob: BlobId, record: &[u8]) -> Result<(), OutOfService> {
         let value = if record.len() <= MAX_VALUE { record } else { &[] };
         self.ask(|trees| {
@@ -218,14 +219,15 @@ impl Ledger {
             Ok(())
         })
         .inspect_err(|OutOfService| {
-            // It may have been put away already, with an older record of this entry.
+            // The ledger may have been closed and sealed already, with an older record of this entry. Without the seal
+            // it is rebuilt.
             if let Err(error) = super::durable::remove(&self.signature()) {
-                tracing::warn!(%error, "the ledger's seal could not be broken");
+                tracing::warn!(%error, "the ledger's seal could not be removed");
             }
         })
     }
 
-    /// Takes an entry out.
+    /// Removes an entry.
     pub(super) fn remove(&self, key: Key, blob: BlobId) -> Result<(), OutOfService> {
         self.ask(|trees| {
             trees.entries.remove(joined(&key.0, blob.as_bytes()))?;
@@ -234,7 +236,7 @@ impl Ledger {
         })
     }
 
-    /// The blobs of `key`'s entries with their records; an empty record is to be read from its file.
+    /// The blobs of `key`'s entries with their records. An empty record must be read from its file.
     pub(super) fn of_key(&self, key: Key) -> Result<Vec<(BlobId, Vec<u8>)>, OutOfService> {
         self.ask(|trees| {
             trees
@@ -246,7 +248,7 @@ impl Ledger {
         })
     }
 
-    /// Every entry whose key begins with `shard`.
+    /// Every entry whose key begins with the byte `shard`.
     pub(super) fn shard(&self, shard: u8) -> Result<Vec<(Key, BlobId, Vec<u8>)>, OutOfService> {
         self.ask(|trees| {
             trees
@@ -275,7 +277,7 @@ impl Ledger {
         self.ask(|trees| trees.digests.insert(coded(digest), blob.as_bytes())).map(drop)
     }
 
-    /// Takes a digest out, if it leads to `blob`.
+    /// Removes a digest if it leads to `blob`.
     pub(super) fn remove_digest(&self, digest: &Digest, blob: BlobId) -> Result<(), OutOfService> {
         self.ask(|trees| {
             let none: Option<&[u8]> = None;
@@ -290,7 +292,7 @@ impl Ledger {
             .map(|found| Some(BlobId::new(found?.as_ref().try_into().ok()?)))
     }
 
-    /// Fails, as a damaged page would make it fail.
+    /// Makes the ledger fail, as a damaged page would.
     #[cfg(test)]
     pub(super) fn fail(&self) {
         let failed: Result<(), OutOfService> = self.ask(|_| panic!("as sled would"));
@@ -312,7 +314,7 @@ fn open_trees(path: &Path) -> Result<Trees, Failure> {
             .path(path)
             .cache_capacity(CACHE_BYTES)
             .mode(sled::Mode::LowSpace)
-            // What was not closed in order is rebuilt: nothing is gained by syncing.
+            // A ledger that was not closed cleanly is rebuilt, so periodic syncing gains nothing.
             .flush_every_ms(None)
             .open()?;
         Ok(Trees {
@@ -322,7 +324,7 @@ fn open_trees(path: &Path) -> Result<Trees, Failure> {
             db,
         })
     };
-    // A damaged file makes sled panic in `open`, not fail.
+    // A damaged file can make sled panic in `open`.
     match catch_unwind(open) {
         Ok(Ok(trees)) => Ok(trees),
         Ok(Err(error)) => Err(failure(&error)),
@@ -332,7 +334,7 @@ fn open_trees(path: &Path) -> Result<Trees, Failure> {
 
 fn failure(error: &sled::Error) -> Failure {
     let text = error.to_string();
-    // sled has no error of its own for this.
+    // sled has no error variant for this.
     if text.contains("could not acquire lock") { Failure::Locked } else { Failure::Damaged(text) }
 }
 
@@ -344,7 +346,7 @@ fn joined(first: &[u8; 32], second: &[u8; 32]) -> [u8; 64] {
     both
 }
 
-/// A row whose key is two names of 32 bytes; `None` for anything else.
+/// Splits a row whose key is two names of 32 bytes; `None` for any other row.
 fn parted(row: &(sled::IVec, sled::IVec)) -> Option<([u8; 32], [u8; 32], Vec<u8>)> {
     let (names, value) = row;
     let (first, second) = names.split_first_chunk()?;
@@ -381,7 +383,7 @@ mod tests {
         }
     }
 
-    /// sled panics in `open` at some kinds of damage, runs in circles after others, and opens with holes after the rest.
+    /// Depending on the damage, sled panics in `open`, loops for ever, or opens with rows missing.
     #[test]
     fn damage_is_never_opened() {
         for case in 0..7_usize {

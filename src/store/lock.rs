@@ -1,8 +1,8 @@
-//! One larder for one data directory.
+//! Ensures that only one larder uses a data directory.
 //!
-//! `DATA/lock` is locked with `flock` for as long as the store is open; the kernel lets go of it when the process ends,
-//! however it ends. The file says who holds it, for the one who comes second: the process, and a line of the holder's
-//! choice such as the address it listens on.
+//! `DATA/lock` is locked with `flock` while the store is open. The kernel releases the lock when the process ends, even
+//! after a crash. The file names its holder, for the error message of a second larder: the process ID, and a line that
+//! the holder chooses, such as the address it listens on.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::durable;
 
-/// The longest text that is read from or written to the file, in bytes.
+/// Maximum length in bytes of the text that is read from or written to the file.
 const MAX_HOLDER: usize = 512;
 
 /// The lock, until it is dropped.
@@ -26,13 +26,13 @@ pub(super) struct Held {
 /// Why there is no lock.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// Somebody else has it; the text says who.
+    /// Another process holds it; the text names that process.
     By(String),
-    /// It could not be asked for.
+    /// The lock file could not be opened or locked.
     Io(io::Error),
 }
 
-/// Takes the lock at `path`, or says who has it.
+/// Takes the lock at `path`, or returns who holds it.
 pub(super) fn take(path: &Path, holder: &str) -> Result<Held, Refused> {
     let file = OpenOptions::new()
         .read(true)
@@ -53,7 +53,7 @@ pub(super) fn take(path: &Path, holder: &str) -> Result<Held, Refused> {
 }
 
 impl Held {
-    /// Says who holds the lock.
+    /// Writes the holder's name to the file.
     pub(super) fn name(&self, holder: &str) -> io::Result<()> {
         let mut text = format!("process {}", std::process::id());
         if !holder.is_empty() {

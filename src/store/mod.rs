@@ -1,30 +1,31 @@
-//! What is kept, and how it is found again: blobs, records, ledger and claims, in step.
+//! The store: what is kept and how it is found again. Keeps blobs, records, ledger and claims consistent.
 //!
 //! ```text
-//! DATA/lock                one larder for one directory                          lock.rs
-//! DATA/state/…             what must not be forgotten                            state.rs
-//! DATA/state/unverified    of which targets bytes were given unverified           unverified.rs
-//! DATA/v1/spool/…          bodies on their way                                   spool.rs
+//! DATA/lock                one larder per directory                              lock.rs
+//! DATA/state/…             what must survive deletion of the cache               state.rs
+//! DATA/state/unverified    targets whose bytes were delivered unverified         unverified.rs
+//! DATA/v1/spool/…          bodies that are arriving                              spool.rs
 //! DATA/v1/blobs/…          bodies by their SHA-256, with a CRC for each chunk    blobs.rs
 //! DATA/v1/records/…        one file for each entry: the truth                    record.rs
-//! DATA/v1/ledger/…         sled, rebuilt from the records at need                ledger.rs
-//! DATA/v1/ledger.seal      how the ledger was closed                             audit.rs
+//! DATA/v1/ledger/…         sled, rebuilt from the records when necessary         ledger.rs
+//! DATA/v1/ledger.seal      checksums of the cleanly closed ledger                audit.rs
 //! DATA/v1/claims/…         one sorted file for each version of an index          segment.rs, claims.rs
 //! DATA/v1/marks            when indexes were confirmed and superseded            claims.rs
 //! DATA/v1/access           how bodies were used                                  access.rs
-//! DATA/v1/rejections       what was refused lately                               rejections.rs
+//! DATA/v1/rejections       recent refusals                                       rejections.rs
 //! ```
 //!
-//! A body comes in through [`Store::spool`], is judged elsewhere, and is kept by [`Store::commit`], in an order in which a
-//! crash leaves nothing wrong (`commit.rs`): its bytes are synced, then its sums, then its name, then its record, then the
-//! ledger. What a step left without the next one is invisible, and `startup.rs` removes it. `DATA/v1` may be deleted at any
-//! time, also while larder runs: then there are misses, not errors (promise P8).
+//! A body arrives through [`Store::spool`], is judged elsewhere, and is kept by [`Store::commit`]. The commit's order
+//! survives a crash at any point (`commit.rs`): sync the bytes, write the checksums, rename the body, write the record,
+//! update the ledger. A body or record whose next step is missing is invisible, and `startup.rs` removes or completes
+//! it. `DATA/v1` may be deleted at any time, even while larder runs: that causes misses, not errors (promise P8).
 //!
-//! What a hit needs is in memory: which bodies there are (`evict.rs`), the entries asked for lately (`recent.rs`), which
-//! index speaks under which topic (`claims.rs`). The rest is blocking, and callers use threads for that.
+//! What a hit needs is in memory: which bodies exist (`evict.rs`), the recently requested entries (`recent.rs`), and
+//! which index makes claims under which topic (`claims.rs`). Everything else blocks, and callers run it on blocking
+//! threads.
 //!
-//! The store decides nothing about trust. It keeps what `verify` made a `Verified`, and what it enforces itself is promise
-//! P5: a digest finds only bodies that some public entry names.
+//! The store decides nothing about trust. It keeps what `verify` made a `Verified`. It enforces only promise P5 itself:
+//! a digest finds only bodies that a public entry names.
 
 mod access;
 mod audit;
@@ -98,27 +99,27 @@ use rejections::Rejections;
 use space::{Purpose, Room, Space};
 use state::State;
 
-/// A chunk of a body: what is read, checked and sent at once. Smaller ones cost system calls, larger ones memory for
-/// every transfer.
+/// The size of a chunk of a body, the unit in which bodies are read, checked and sent. Smaller chunks cost more system
+/// calls, larger ones more memory per transfer.
 pub const CHUNK: u64 = 64 << 10;
 
-/// The most bodies in the store: each takes some 200 bytes of memory.
+/// Maximum number of bodies in the store; each takes about 200 bytes of memory.
 const MAX_BLOBS: usize = 1 << 19;
 
-/// Locks by which commits, removals and evictions of one body follow each other, shared by the bodies.
+/// Number of locks that serialise commits, removals and evictions of one body. Bodies share them.
 const LOCKS: usize = 64;
 
-/// The store: blobs, ledger and claims, kept in step.
+/// The store: keeps blobs, ledger and claims consistent.
 #[derive(Debug)]
 pub struct Store {
     clock: Clock,
     paths: Paths,
     space: Arc<Space>,
-    /// Held while room is made, so that the cap is hard.
+    /// Held while room is made, so that the cap is never exceeded.
     making_room: Mutex<()>,
     bodies: Mutex<Bodies<Holding>>,
     locks: [Mutex<()>; LOCKS],
-    /// Written to while everything is read anew, read by who changes something.
+    /// Write-locked during a reload, read-locked by mutations.
     era: RwLock<()>,
     blobs: Blobs,
     records: Records,
@@ -130,7 +131,7 @@ pub struct Store {
     unverified: Arc<Unverified>,
     counts: Counts,
     reading: Reading,
-    /// The last to go: until then the directory is ours.
+    /// Declared last so that it is dropped last: the directory stays locked until everything else is closed.
     lock: lock::Held,
 }
 
@@ -143,36 +144,36 @@ struct Paths {
     access: PathBuf,
 }
 
-/// What the store knows of a body in service.
+/// What the store knows about a body in service.
 #[derive(Debug)]
 struct Holding {
     stored: Arc<Stored>,
-    /// How many entries name it.
+    /// The number of entries that name it.
     refs: u32,
-    /// How many of them are public.
+    /// The number of those that are public.
     public: u32,
-    /// What their records take: it comes back when the body goes, and they with it.
+    /// The disk space of their records, freed together with the body.
     records: Room,
     /// When it was last used.
     used: Time,
 }
 
-/// What stays, whatever is wanted.
+/// What eviction must leave alone.
 #[derive(Clone, Copy, Debug, Default)]
 struct Spared {
-    /// So many bytes of hit bodies.
+    /// Bytes of hit bodies (in the main queue) that stay.
     in_main: u64,
-    /// What those take with their records.
+    /// Disk space of those with their records.
     on_disk: u64,
 }
 
-/// How far the records are read.
+/// Progress of reading the records.
 #[derive(Debug)]
 struct Reading {
-    /// How the ledger was found, until somebody reads.
+    /// How the ledger was opened; taken when reading begins.
     opened: Mutex<Option<Opened>>,
     done: watch::Sender<bool>,
-    /// Nobody needs the rest.
+    /// Reading was cancelled because the store is closing.
     stopped: AtomicBool,
 }
 
@@ -181,12 +182,12 @@ struct Counts {
     /// Entries by the rank of their proof.
     entries: Mutex<[u64; Rank::ALL.len()]>,
     evicted: AtomicU64,
-    /// Bodies that were larger than one may be.
+    /// Bodies that were larger than one body may be.
     oversize: AtomicU64,
     lost: AtomicU64,
-    /// Whether there may be records whose body has gone.
+    /// Whether there may be records whose body is gone.
     bodiless: AtomicBool,
-    /// When it was last written how bodies were used.
+    /// When the access file was last written.
     access_written: Mutex<Option<Time>>,
 }
 
@@ -198,29 +199,29 @@ pub enum OpenError {
     Held {
         /// The data directory.
         data: String,
-        /// Who holds it.
+        /// Its process, and the address it listens on.
         holder: String,
     },
-    /// A file or directory could not be made or read.
+    /// A file or directory could not be created or read.
     #[error("the data directory cannot be used: {0}")]
     Io(#[from] io::Error),
 }
 
-/// Why a body could not be spooled: the fill goes on for its client, unstored.
+/// Why a body could not be spooled. The fill continues for its client without storing the body.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    /// The cap or the floor is reached and nothing can be evicted.
+    /// The size cap or the free-space floor is reached, and nothing more can be evicted.
     #[error("the store is full: {0}")]
     Full(String),
-    /// It is larger than one body may be; nothing is evicted for it.
+    /// The body is larger than one body may be. Nothing is evicted for it.
     #[error(
         "a body that takes {takes} bytes on disk or more is not kept: one may take {share} (see store.max_body_share, \
          store.max_size and store.min_free)"
     )]
     Oversize {
-        /// What it would take so far, or with the length that was announced.
+        /// Disk space that the body takes so far, or would take with its announced length.
         takes: u64,
-        /// The most that one may take now.
+        /// Maximum disk space of one body at present.
         share: u64,
     },
     /// The spool file cannot be written.
@@ -229,12 +230,13 @@ pub enum SpoolError {
 }
 
 impl Store {
-    /// Opens or makes the store under `config.data`. Blocking.
+    /// Opens the store under `config.data`, or creates it. Blocking.
     pub fn open(config: Live, clock: Clock) -> Result<Arc<Self>, OpenError> {
         Self::open_with_holder(config, clock, "")
     }
 
-    /// The same, saying to whom the directory belongs: who comes second is told.
+    /// As [`Store::open`], and writes `holder` to the lock file, so that a second larder can report who uses the
+    /// directory.
     pub fn open_with_holder(
         config: Live,
         clock: Clock,
@@ -245,8 +247,9 @@ impl Store {
         Ok(store)
     }
 
-    /// The same without the records, which take long to read after a crash: what they say is not known, and what would be
-    /// written waits, until [`Store::read_records`] has read them. What indexes promise is known. Blocking.
+    /// As [`Store::open_with_holder`], but without the records, which take long to read after a crash. Until
+    /// [`Store::read_records`] has read them, entries are unknown, and while it reads, changes of the store wait. The
+    /// claims of indexes are known at once. Blocking.
     pub fn begin(config: Live, clock: Clock, holder: &str) -> Result<Arc<Self>, OpenError> {
         let data = config.get().data.clone();
         durable::directories(&data)?;
@@ -301,7 +304,7 @@ impl Store {
         Ok(Arc::new(store))
     }
 
-    /// Reads the records, once. Blocking, for as long as that takes.
+    /// Reads the records, once. Blocking until done.
     pub fn read_records(&self) {
         let Some(opened) = hold(&self.reading.opened).take() else {
             return;
@@ -314,26 +317,26 @@ impl Store {
         self.reading.done.send_replace(true);
     }
 
-    /// Whether the records are read.
+    /// Whether the records have been read.
     pub fn is_read(&self) -> bool {
         *self.reading.done.borrow()
     }
 
-    /// Waits until the records are read.
+    /// Waits until the records have been read.
     pub async fn read(&self) {
         let mut done = self.reading.done.subscribe();
-        // The sender is here, so that the wait ends with a yes.
+        // The sender lives as long as `self`, so this cannot fail.
         let _yes = done.wait_for(|done| *done).await.is_ok();
     }
 
-    /// Says who holds the directory, once that is known: the address it listens on, for example.
+    /// Writes to the lock file who holds the directory, once that is known (for example the listening address).
     pub fn set_holder(&self, holder: &str) {
         if let Err(error) = self.lock.name(holder) {
             tracing::warn!(%error, "the lock file could not be written");
         }
     }
 
-    /// All entries of `key`, newest `received_at` first (several when a URL changed its bytes). Quick.
+    /// All entries of `key`, newest `received_at` first. There are several when the bytes at a URL changed. Quick.
     pub fn entries(&self, key: Key) -> Vec<Arc<Entry>> {
         let entries = match self.recent.get(key, || self.load(key)) {
             Ok(entries) => entries,
@@ -346,14 +349,14 @@ impl Store {
         entries.iter().filter(|entry| bodies.get(entry.blob).is_some()).map(Arc::clone).collect()
     }
 
-    /// Whether a blob is stored, and its size. Quick. Says nothing of who may have it: see
+    /// Whether a blob is stored, and its size. Quick. Does not check who may read it: see
     /// [`Store::public_blob_by_digest`].
     pub fn has_blob(&self, id: BlobId) -> Option<u64> {
         hold(&self.bodies).get(id).map(|holding| holding.stored.size)
     }
 
-    /// Blob by any strong digest that was computed at ingest, SHA-256 among them; only bodies that a public entry names
-    /// (promise P5). Quick.
+    /// Finds a blob by any strong digest that was computed when it arrived (SHA-256 is always among them). Finds only
+    /// bodies that a public entry names (promise P5). Quick.
     pub fn public_blob_by_digest(&self, digest: &Digest) -> Option<BlobId> {
         if !digest.algorithm().is_strong() || digest.algorithm().is_of_content() {
             return None;
@@ -366,7 +369,7 @@ impl Store {
         bodies.get(id).is_some_and(|body| body.public > 0).then_some(id)
     }
 
-    /// Notes a hit for eviction (in memory, flushed in batches). Quick.
+    /// Counts a hit for eviction (in memory, written to disk in batches). Quick.
     pub fn touch(&self, entry: &Entry) {
         let now = self.clock.now();
         let mut bodies = hold(&self.bodies);
@@ -376,12 +379,12 @@ impl Store {
         }
     }
 
-    /// Notes a refusal, for whoever asks why. Quick.
+    /// Notes a refusal, for `larder why`. Quick.
     pub fn note_rejection(&self, of: &Target, text: &str, at: Time) {
         self.rejections.note(of, of.origin(), text, at);
     }
 
-    /// The same for what an index of `by` says of a URL that is not its own. Quick.
+    /// Notes an alarm about a URL of another origin, raised by a claim of an index on `by`. Quick.
     pub fn note_alarm(&self, of: &Target, by: &Origin, text: &str, at: Time) {
         self.rejections.note(of, by, text, at);
     }
@@ -391,12 +394,12 @@ impl Store {
         self.rejections.of(of)
     }
 
-    /// The targets of which bytes were given that no judgement has confirmed.
+    /// The targets whose bytes were delivered unverified and not confirmed since.
     pub fn unverified(&self) -> Arc<Unverified> {
         Arc::clone(&self.unverified)
     }
 
-    /// The entries of `key` from the ledger, or from the records where the ledger cannot say.
+    /// The entries of `key` from the ledger, or from the records if the ledger is out of service.
     fn load(&self, key: Key) -> io::Result<Vec<Entry>> {
         let rows = if let Ok(rows) = self.ledger.of_key(key) {
             rows
@@ -420,12 +423,13 @@ impl Store {
         }
     }
 
-    /// A body in service, pinned.
+    /// A body in service. The returned reference pins it.
     fn stored(&self, id: BlobId) -> Option<Arc<Stored>> {
         hold(&self.bodies).get(id).map(|holding| Arc::clone(&holding.stored))
     }
 
-    /// Held by who changes what is known of a body. Never while room is made: that may take it.
+    /// Locks a body against concurrent changes of its entries. Must not be held while room is made, because eviction
+    /// takes it.
     #[expect(
         clippy::indexing_slicing,
         reason = "there are as many locks as the remainder has values"
@@ -435,12 +439,12 @@ impl Store {
         hold(&self.locks[usize::from(*first) % LOCKS])
     }
 
-    /// Held by who changes what is stored.
+    /// Read lock that every mutation of the store holds, against a concurrent reload.
     fn in_era(&self) -> RwLockReadGuard<'_, ()> {
         self.era.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether one body may take so much.
+    /// Whether one body may take this much disk space.
     fn within_share(&self, takes: u64) -> Result<(), SpoolError> {
         let share = self.space.share();
         if takes <= share {
@@ -450,8 +454,8 @@ impl Store {
         Err(SpoolError::Oversize { takes, share })
     }
 
-    /// What stays whatever room is wanted for `purpose`. What arrives may never be kept, and many bodies arrive at once: all
-    /// together displace hit bodies only as far as one body's share goes.
+    /// What must stay when room is made for `purpose`. An arriving body may turn out not to be kept, and many bodies
+    /// arrive at once. So all of them together may displace hit bodies only by one body's share.
     fn spared(&self, purpose: Purpose) -> Spared {
         if purpose != Purpose::Spool {
             return Spared::default();
@@ -462,32 +466,32 @@ impl Store {
             .saturating_sub(space.taken(Purpose::Claims))
             .saturating_sub(space.overhead());
         let on_disk = for_bodies.saturating_sub(space.share());
-        // The queues do not count records.
+        // The queues do not count records, so the figures are scaled.
         let taken = space.taken(Purpose::Blob);
         let main_on_disk = scaled(main, taken, all);
         Spared { in_main: scaled(on_disk, all, taken), on_disk: on_disk.min(main_on_disk) }
     }
 
-    /// Whether so much could be had if all else went that is not spared.
+    /// Whether this much room could be made by evicting everything that is not spared.
     fn could_hold(&self, bytes: u64, spared: Spared) -> Result<(), SpoolError> {
         let excess = self.space.excess(bytes);
         if excess <= self.space.taken(Purpose::Blob).saturating_sub(spared.on_disk) {
             return Ok(());
         }
         Err(SpoolError::Full(format!(
-            "{bytes} bytes are wanted, and {excess} of them are not there even if every stored body went that may go for \
-             one that is arriving (see store.max_size, store.min_free and store.max_body_share)"
+            "{bytes} bytes are needed, and {excess} of them are missing even after evicting every stored body that may be \
+             evicted for an arriving one (see store.max_size, store.min_free and store.max_body_share)"
         )))
     }
 
-    /// Takes room, evicting at need.
+    /// Takes room, evicting bodies if necessary.
     fn room(&self, purpose: Purpose, bytes: u64) -> Result<Room, SpoolError> {
         let _alone = hold(&self.making_room);
         self.make_room(purpose, bytes)?;
         Ok(self.space.take(purpose, bytes))
     }
 
-    /// Takes more room, evicting at need.
+    /// Takes more room, evicting bodies if necessary.
     fn grow(&self, room: &mut Room, more: u64) -> Result<(), SpoolError> {
         if more == 0 {
             return Ok(());
@@ -507,13 +511,13 @@ impl Store {
             let spared = if crowded { Spared::default() } else { self.spared(purpose) };
             self.could_hold(bytes, spared)?;
             if !self.evict_one(spared) {
-                let why = "everything stored is being read, or was asked for again";
+                let why = "every stored body is being read, or was used again";
                 return Err(SpoolError::Full(why.into()));
             }
         }
     }
 
-    /// Evicts one body; `false` if every one is pinned or spared.
+    /// Evicts one body; `false` if all are pinned or spared.
     fn evict_one(&self, spared: Spared) -> bool {
         let victim =
             hold(&self.bodies).victim(spared.in_main, |holding| holding.stored.is_pinned());
@@ -523,7 +527,7 @@ impl Store {
         let _era = self.in_era();
         let _alone = self.lock_of(id);
         let mut bodies = hold(&self.bodies);
-        // Somebody may have opened or removed it since; then the caller looks again.
+        // Another thread may have opened or removed it since. Then the caller tries again.
         if bodies.get(id).is_none_or(|holding| holding.stored.is_pinned()) {
             return true;
         }
@@ -531,7 +535,7 @@ impl Store {
         drop(bodies);
         self.forget(id);
         self.counts.evicted.fetch_add(1, Ordering::Relaxed);
-        // Its room is free when its files are gone.
+        // Its room is freed only after its files are removed.
         drop(gone);
         true
     }
@@ -543,13 +547,13 @@ impl Drop for Store {
     }
 }
 
-/// `part` of `of`, as the same part of `whole`; all of `whole` if there is nothing to compare with.
+/// Scales `part` of `of` to the same part of `whole`.
 fn scaled(part: u64, whole: u64, of: u64) -> u64 {
     let scaled = u128::from(part) * u128::from(whole) / u128::from(of.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-/// Locks. What a panic left behind a lock is used all the same: every change under it is complete by itself.
+/// Locks a mutex, even after a panic poisoned it: every change under these locks is complete by itself.
 fn hold<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

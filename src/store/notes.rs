@@ -1,9 +1,10 @@
-//! What is noticed while an index's claims are taken: signatures of their own, and files that should never change.
+//! Notes what is unusual about an index's claims: signatures on single claims, and changes of files that should never
+//! change.
 //!
-//! A registry that names other bytes for a version than it did before was broken into, or changed what it promised not to
-//! change. What it says now counts, because it is its own index, but somebody hears of it. Only where a signature stood
-//! behind the earlier bytes do those stay, until another signature says otherwise: who can change an index could leave
-//! signatures out.
+//! A registry that names other bytes for a version than before was compromised, or breaks its own promise not to change
+//! files. Its new claim counts, because it is its own index, but larder raises an alarm. Only if a signature vouched
+//! for the earlier bytes do those stay, until another signature vouches for new ones: an attacker who can change the
+//! index could simply omit signatures.
 
 use std::io;
 use std::sync::Arc;
@@ -13,22 +14,22 @@ use crate::claim::{Claim, Relation};
 use crate::digest::Algorithm;
 use crate::target::Target;
 
-/// How many of a kind are remembered: they end in log lines.
+/// Maximum number of notes of each kind; they end up in log lines.
 const MAX_NOTES: usize = 8;
 
-/// Signers of one index: registries have had two keys in ten years.
+/// Maximum number of signing keys of one index. Registries have used two keys in ten years.
 const MAX_SIGNERS: usize = 16;
 
-/// What was noticed.
+/// The notes about one index.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
-    /// The keys by which claims of this index are signed.
+    /// The keys that signed claims of this index.
     pub signers: Vec<Box<str>>,
-    /// Keys that signed claims of it and are not among larder's.
+    /// Keys that signed claims of it and that larder does not know.
     pub unknown: Vec<Box<str>>,
-    /// Files for which it names other bytes than before, and whether the earlier ones stay.
+    /// Files for which it names other bytes than before, and whether the earlier claim is kept.
     pub changed: Vec<(String, bool)>,
-    /// Claims whose own signature does not hold, and why.
+    /// Claims whose own signature is invalid, and why.
     pub forged: Vec<String>,
 }
 
@@ -53,8 +54,8 @@ impl Notes {
         }
     }
 
-    /// How `claim` differs from what was claimed `before`; `None` if it does not, or cannot be compared. A weak digest in
-    /// the place of a strong one is a change: nobody could tell.
+    /// How `claim` differs from the claims made `before`; `None` if it does not, or cannot be compared. A weak digest
+    /// instead of a strong one counts as a change, because it would hide one.
     pub(super) fn change(claim: &Claim, before: &[(Claim, bool)]) -> Option<String> {
         let known = || before.iter().flat_map(|(earlier, _)| &earlier.digests);
         if known().any(|digest| claim.digests.contains(digest)) {
@@ -80,8 +81,8 @@ fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) {
 }
 
 impl Store {
-    /// What indexes under the same root claimed of the claim's target until now, with whether a signature of its own stood
-    /// behind it: the newest that names it, of the documents that speak for it.
+    /// The newest claims about the claim's target by an index of the same origin whose root covers the target, each
+    /// with whether it has a signature of its own.
     pub(super) fn claimed_before(
         self: &Arc<Self>,
         index: &Target,
@@ -137,15 +138,16 @@ mod tests {
         for same in [
             &[][..],
             &[((strong, 2), false)],
-            // One of several that may match.
+            // One of several alternatives matches.
             &[((strong, 1), false), ((strong, 2), false)],
-            // Published before there was anything better, and now with it.
+            // First published with a weak digest only, now with a strong one.
             &[((weak, 1), false)],
             &[((other, 1), false)],
         ] {
             assert!(!changed((strong, 2), same), "{same:?}");
         }
-        // Nobody could tell whether these are the same bytes: that is reason enough where they were known before.
+        // Nothing tells whether these are the same bytes. Where a strong digest or a signature was known before, that
+        // counts as a change.
         assert!(changed((weak, 2), &[((strong, 1), false)]));
         assert!(changed((other, 2), &[((strong, 1), true)]));
     }

@@ -1,8 +1,8 @@
-//! Entries that were asked for lately, so that a hit asks neither sled nor the disk.
+//! A cache of recently requested entries, so that a hit needs neither sled nor the disk.
 //!
-//! A reader that misses here loads from the ledger and puts the result in. In between a writer may have changed it; so
-//! every change counts up, and a result is only put in if nothing changed since before it was loaded. Neither side holds
-//! the lock while it reads or writes files.
+//! After a miss here, a reader loads the entries from the ledger and inserts them. A writer may change them in between.
+//! Therefore every change raises a counter, and a result is inserted only if the counter is the same as before loading.
+//! Neither side holds the lock while it reads or writes files.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -13,13 +13,13 @@ use super::hold;
 use crate::entry::Entry;
 use crate::target::Key;
 
-/// The memory for entries, by a rough measure of each.
+/// Maximum memory for entries, roughly measured.
 const MAX_BYTES: u64 = 8 << 20;
 
 /// The entries of one key, newest first.
 pub(super) type Entries = Arc<[Arc<Entry>]>;
 
-/// The cache.
+/// The cache, and the counter of changes.
 #[derive(Debug)]
 pub(super) struct Recent {
     entries: Cache<Key, Entries>,
@@ -27,7 +27,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// An empty one.
+    /// An empty cache.
     pub(super) fn new() -> Self {
         Self {
             entries: Cache::builder()
@@ -38,7 +38,7 @@ impl Recent {
         }
     }
 
-    /// The entries of `key`, loaded if they are not here. What could not be loaded is not remembered as nothing.
+    /// The entries of `key`, loaded if they are not cached. A failed load is not cached as "no entries".
     pub(super) fn get(
         &self,
         key: Key,
@@ -56,14 +56,14 @@ impl Recent {
         Ok(entries)
     }
 
-    /// Forgets `key`. Called after what is stored has changed.
+    /// Removes `key` from the cache. Called after its stored entries have changed.
     pub(super) fn changed(&self, key: Key) {
         let mut changes = hold(&self.changes);
         *changes += 1;
         self.entries.invalidate(&key);
     }
 
-    /// Forgets everything.
+    /// Empties the cache.
     pub(super) fn clear(&self) {
         let mut changes = hold(&self.changes);
         *changes += 1;
@@ -71,7 +71,8 @@ impl Recent {
     }
 }
 
-/// Roughly the memory that they take. A key without entries has its weight too, or misses would fill the memory.
+/// Roughly the memory that the entries take. A key without entries has a weight too, otherwise misses would fill the
+/// memory.
 fn weight(entries: &Entries) -> u32 {
     let of = |entry: &Arc<Entry>| size_of::<Entry>() + entry.shown.len() + entry.head.weight();
     let bytes: usize = entries.iter().map(of).sum();

@@ -1,12 +1,12 @@
-//! One record for each entry: the truth about what is stored.
+//! One record file for each entry: the truth about what is stored.
 //!
 //! ```text
 //! records/<first byte of the key>/<key>-<blob>      a sealed file, see `sealed.rs`
 //! ```
 //!
-//! A record holds an [`Entry`] as it stands: its URL with the secrets replaced, never another. Its name repeats what it is
-//! about, so that start-up compares records with the ledger by reading directories only. A record that is damaged, or that
-//! is not what its name says, is a miss and is removed (promise P8).
+//! A record holds an [`Entry`] as it is. Its only URL has the secrets replaced. The file name repeats key and blob, so
+//! that start-up can compare records with the ledger by listing directories. A record that is damaged, or that does not
+//! match its name, is a miss and is removed (promise P8).
 
 use std::ffi::OsStr;
 use std::io;
@@ -19,20 +19,21 @@ use crate::digest::{BlobId, hex};
 use crate::entry::Entry;
 use crate::target::Key;
 
-/// The version of the format; the directory above, `v1`, names the version of the whole.
+/// The version of this format. The directory `v1` is the version of the whole layout.
 const KIND: Kind = Kind { magic: *b"LreC", version: 2 };
 
-/// The longest record that is read. A head is at most some hundred KiB, by the limits of the HTTP library.
+/// Maximum length of a record. The stored header fields take at most some hundred KiB, by the limits of the HTTP
+/// library.
 const MAX_RECORD: u64 = 4 << 20;
 
-/// The records.
+/// The record files below one directory.
 #[derive(Debug)]
 pub(super) struct Records {
     directory: PathBuf,
 }
 
 impl Records {
-    /// Those under `directory`, which need not exist.
+    /// The records under `directory`, which need not exist.
     pub(super) fn new(directory: PathBuf) -> Self {
         Self { directory }
     }
@@ -42,13 +43,13 @@ impl Records {
         seal(KIND, entry)
     }
 
-    /// What the record of an entry takes on disk, in bytes.
+    /// The disk space of an entry's record, in bytes.
     pub(super) fn takes(entry: &Entry) -> u64 {
-        // What cannot be encoded is not written.
+        // An entry that cannot be encoded is not written.
         footprint(Self::encode(entry).map_or(0, |record| record.len() as u64))
     }
 
-    /// The entry in a record; `None` if it is damaged.
+    /// The entry in a record; `None` if the record is damaged.
     pub(super) fn decode(bytes: &[u8]) -> Option<Entry> {
         unseal(KIND, bytes)
     }
@@ -58,12 +59,12 @@ impl Records {
         durable::write(&self.path(key, blob), record, 0o600)
     }
 
-    /// Whether there is one.
+    /// Whether the record exists.
     pub(super) fn contains(&self, key: Key, blob: BlobId) -> io::Result<bool> {
         self.path(key, blob).try_exists()
     }
 
-    /// Reads one. What is damaged is removed; what cannot be read now stays, and that is an error.
+    /// Reads a record. A damaged one is removed. One that cannot be read at the moment stays, and this is an error.
     pub(super) fn read(&self, key: Key, blob: BlobId) -> io::Result<Option<Entry>> {
         let path = self.path(key, blob);
         let Some(bytes) = durable::read(&path, MAX_RECORD)? else {
@@ -71,20 +72,20 @@ impl Records {
         };
         let entry = Self::decode(&bytes).filter(|entry| entry.key == key && entry.blob == blob);
         if entry.is_none() {
-            tracing::warn!(path = %path.display(), "this record is damaged, and removed");
+            tracing::warn!(path = %path.display(), "a record is damaged, and was removed");
             self.discard(key, blob);
         }
         Ok(entry)
     }
 
-    /// Removes one, as well as that goes: one that stays is found by the next start.
+    /// Removes a record. A failure is logged; the next start finds the record again.
     pub(super) fn discard(&self, key: Key, blob: BlobId) {
         if let Err(error) = durable::remove(&self.path(key, blob)) {
             tracing::warn!(%error, "a record could not be removed");
         }
     }
 
-    /// Removes one so that it does not come back after a power cut.
+    /// Removes a record durably, so that it does not come back after a power cut.
     pub(super) fn remove(&self, key: Key, blob: BlobId) -> io::Result<()> {
         let path = self.path(key, blob);
         if durable::remove(&path)? {
@@ -93,7 +94,7 @@ impl Records {
         Ok(())
     }
 
-    /// The blobs of `key`'s records, from the directory: for when the ledger cannot be asked.
+    /// The blobs of `key`'s records, by listing the directory. Used when the ledger is out of service.
     pub(super) fn of_key(&self, key: Key) -> io::Result<Vec<BlobId>> {
         let names = self.names(first(key))?.into_iter();
         Ok(names.filter_map(|(of, blob)| (of == key).then_some(blob)).collect())
@@ -102,14 +103,14 @@ impl Records {
     /// Key and blob of every record whose key begins with `shard`.
     pub(super) fn names(&self, shard: u8) -> io::Result<Vec<(Key, BlobId)>> {
         let files = durable::list(&self.directory.join(hex(&[shard])))?.into_iter();
-        // Temporary names may belong to a writer at work and are passed over; start-up, which is alone, sweeps them.
+        // Skips temporary files, which may belong to a running writer. Start-up sweeps them, when there are no writers.
         Ok(files
             .filter_map(|file| parse(&file.file_name()))
             .filter(|(key, _)| first(*key) == shard)
             .collect())
     }
 
-    /// Removes what is no record. Only start-up may, when nobody writes.
+    /// Removes files that are not records. Only for start-up, when there are no writers.
     pub(super) fn sweep(&self) {
         for shard in 0..=u8::MAX {
             let Ok(files) = self.directory.join(hex(&[shard])).read_dir() else {
@@ -128,10 +129,10 @@ impl Records {
     }
 }
 
-/// Removes what start-up finds in the way.
+/// Removes a leftover file that start-up found.
 pub(super) fn remove_quietly(path: &Path) {
     match durable::remove(path) {
-        Ok(_) => tracing::debug!(path = %path.display(), "was left over, and removed"),
+        Ok(_) => tracing::debug!(path = %path.display(), "a leftover file was removed"),
         Err(error) => tracing::warn!(%error, "a leftover could not be removed"),
     }
 }
@@ -143,6 +144,6 @@ fn first(key: Key) -> u8 {
 
 fn parse(name: &OsStr) -> Option<(Key, BlobId)> {
     let (key, blob) = name.to_str()?.split_once('-')?;
-    // A key is 32 bytes in hexadecimal, as a blob's name is.
+    // Key and blob ID are both 32 bytes in hexadecimal.
     Some((Key(*BlobId::from_hex(key)?.as_bytes()), BlobId::from_hex(blob)?))
 }

@@ -1,8 +1,8 @@
-//! What was refused, and why: the evidence that `larder why` shows.
+//! Recent refusals and their reasons: the evidence that `larder why` shows.
 //!
-//! Kept in memory, at most [`MAX_REJECTIONS`], and whoever caused most of them loses the oldest first, so that nobody hides
-//! what befell another; written by [`Rejections::flush`] as well as that goes. Losing it costs an
-//! explanation and nothing else. A refusal is found by a hash of its URL.
+//! Kept in memory, at most [`MAX_REJECTIONS`]. When full, the site that caused most of them loses its oldest one, so
+//! that a flood from one site cannot hide another site's refusals. [`Rejections::flush`] writes them to disk on a
+//! best-effort basis: losing them costs explanations only. A refusal is found by a hash of its URL.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use crate::clock::Time;
 use crate::digest::key_hash;
 use crate::target::{MatchKey, Origin, Target};
 
-/// How many are kept: refusals are rare, and a flood of them tells the same story each time.
+/// Maximum number kept. Refusals are rare, and a flood of them repeats the same reason.
 const MAX_REJECTIONS: usize = 256;
 
-/// The longest text of one, in bytes of UTF-8.
+/// Maximum length of one text, in bytes of UTF-8.
 const MAX_TEXT: usize = 4096;
 
 const KIND: Kind = Kind { magic: *b"LreJ", version: 3 };
@@ -27,28 +27,28 @@ const KIND: Kind = Kind { magic: *b"LreJ", version: 3 };
 /// A body that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
-    /// Which URL, without saying it.
+    /// A hash of the URL, so that the file does not disclose the URL.
     of: MatchKey,
-    /// Who promised what, and what came.
+    /// Which index promised what, and what was received.
     pub text: String,
     /// When.
     pub at: Time,
-    /// Whose doing it is: a hash of the site that gave the bytes, or had the index.
+    /// A hash of the site that caused it: the one that sent the bytes, or that published the index.
     by: [u8; 8],
 }
 
-/// The newest refusals.
+/// The most recent refusals.
 #[derive(Debug)]
 pub(super) struct Rejections {
     path: PathBuf,
-    /// The refusals, and whether the file lacks one.
+    /// The refusals, and whether some are not in the file yet.
     kept: Mutex<(VecDeque<Rejection>, bool)>,
-    /// Held while the file is written: who notes or asks waits for no disk.
+    /// Held while the file is written, so that neither noting nor querying waits for the disk.
     writing: Mutex<()>,
 }
 
 impl Rejections {
-    /// Reads what was written to `path`, if that is possible.
+    /// Reads the file at `path`. A missing or damaged file is an empty list.
     pub(super) fn open(path: PathBuf) -> Self {
         let limit = (MAX_REJECTIONS * (MAX_TEXT + 64)) as u64;
         let kept = durable::read(&path, limit)
@@ -59,7 +59,7 @@ impl Rejections {
         Self { path, kept: Mutex::new((kept, false)), writing: Mutex::new(()) }
     }
 
-    /// Notes one.
+    /// Notes a refusal.
     pub(super) fn note(&self, of: &Target, by: &Origin, text: &str, at: Time) {
         let mut by_site = [0; 8];
         for (to, from) in by_site.iter_mut().zip(key_hash([by.site().as_bytes()])) {
@@ -78,13 +78,13 @@ impl Rejections {
         *changed = true;
     }
 
-    /// Those of one URL, newest first.
+    /// The refusals of one URL, newest first.
     pub(super) fn of(&self, target: &Target) -> Vec<Rejection> {
         let of = target.match_key();
         hold(&self.kept).0.iter().rev().filter(|rejection| rejection.of == of).cloned().collect()
     }
 
-    /// Writes them, if there are new ones.
+    /// Writes the file if there are new refusals.
     pub(super) fn flush(&self) {
         let _alone = hold(&self.writing);
         let mut kept = hold(&self.kept);
@@ -102,7 +102,7 @@ impl Rejections {
     }
 }
 
-/// The first `most` bytes of a text, or a few less where a character would be cut.
+/// The first `most` bytes of a text, or slightly fewer so that no character is cut.
 pub fn clipped(text: &str, most: usize) -> String {
     let mut end = text.len().min(most);
     while !text.is_char_boundary(end) {

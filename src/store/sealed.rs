@@ -1,30 +1,30 @@
-//! Small files that know when they are damaged.
+//! A container format for small files that detects damage.
 //!
 //! ```text
 //! magic 4 │ format version 2 │ length of the body 4 │ CRC-32 of the body 4 │ body (postcard)
 //! ```
 //!
-//! Numbers are big-endian. A file whose kind, version, length or sum is not as expected reads as nothing at all: what is
-//! in the cache is then fetched again, and what is in the state is made anew. The CRC finds damage, not forgery: who can
-//! write into the data directory is larder.
+//! Numbers are big-endian. A file whose kind, version, length or CRC is not as expected reads as missing: cache
+//! contents are then fetched again, and state is created anew. The CRC detects damage, not forgery: whoever can write
+//! to the data directory could change anything in larder.
 
 use std::io;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// What a file is, and in which version of its format.
+/// The type of a file and the version of its format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kind {
     /// The first four bytes.
     pub(super) magic: [u8; 4],
-    /// Counts up with each change that an older larder could not read.
+    /// Raised with each change that an older larder could not read.
     pub(super) version: u16,
 }
 
 const HEADER: usize = 14;
 
-/// `value` as the bytes of such a file.
+/// Encodes `value` as the contents of a sealed file.
 pub(super) fn seal<T: Serialize>(kind: Kind, value: &T) -> io::Result<Vec<u8>> {
     let body = postcard::to_stdvec(value).map_err(io::Error::other)?;
     let length = u32::try_from(body.len()).map_err(io::Error::other)?;
@@ -34,7 +34,7 @@ pub(super) fn seal<T: Serialize>(kind: Kind, value: &T) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What [`seal`] was given; `None` if anything is not as it was written.
+/// Decodes what [`seal`] encoded; `None` if anything was changed.
 pub(super) fn unseal<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Option<T> {
     let (head, body) = bytes.split_at_checked(HEADER)?;
     let length = u32::try_from(body.len()).ok()?;

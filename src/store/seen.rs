@@ -1,7 +1,8 @@
-//! The claims that one reader sees: everybody's, and those of the indexes that were read with its own credential.
+//! The claims visible to one partition: the public ones, and those of indexes that were read with its own credential.
 //!
-//! What a private index says holds for the credential it was read with (DESIGN §4 "Credentials"): a set of claims knows its
-//! reader, and is found by nobody else. One private view neither selects, nor refuses, nor confirms anything for another.
+//! The claims of a private index hold only for the credential with which it was read (DESIGN §4 "Credentials"). A set
+//! of claims stores its partition, and other partitions do not find it. A private view neither selects, refuses nor
+//! confirms anything for another credential.
 
 use std::io;
 use std::sync::Arc;
@@ -16,13 +17,14 @@ use crate::freshness::AHEAD;
 use crate::proof::Rank;
 use crate::target::{Partition, Root, Target};
 
-/// The bytes of indexes that are asked about a target which they can only confirm; the larger ones are left out first.
-/// Topics of pypi, npm and cargo name no host, and strangers have indexes under them. What is in memory of as many bytes
-/// fits into the claims' handles, so that all are opened once, and not anew for every judgement. Who makes very many small
-/// ones may leave out one of a few thousand files, which then confirms nothing; what decides is always asked.
+/// Maximum total size of the indexes searched for a target that they can only confirm; the largest are skipped first.
+/// Topics of pypi, npm and cargo name no host, so indexes of unrelated origins share them. The open-segment cache holds
+/// the tables of this many bytes, so each segment is opened once and not for every judgement. An attacker who publishes
+/// very many small indexes may cause one of a few thousand files to be skipped, which then confirms nothing. Indexes
+/// that may refuse are always searched.
 const MOST_ELSEWHERE: u64 = 256 << 20;
 
-/// The claims that one reader sees.
+/// A view of the claims for one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
     pub(super) store: &'a Arc<Store>,
@@ -30,7 +32,7 @@ pub struct Seen<'a> {
 }
 
 impl Store {
-    /// The claims that `reader` sees: [`Partition::Public`] sees the public ones.
+    /// The claims visible to `reader`; [`Partition::Public`] sees only the public ones.
     pub fn seen_by(self: &Arc<Self>, reader: Partition) -> Seen<'_> {
         Seen { store: self, reader }
     }
@@ -48,7 +50,7 @@ impl Store {
         let mut promises = Vec::new();
         let mut scratch = Vec::new();
         if let Err(error) = claims.complete(self) {
-            tracing::warn!(%error, "claims cannot be read now; nothing that they may bind is given");
+            tracing::warn!(%error, "claims cannot be read now; files that they may cover are not served");
             promises.push(unread(target, &error, now));
         }
         let declared = claims.declared();
@@ -75,7 +77,7 @@ impl Store {
             match claims.find(&set, key, &mut scratch) {
                 Ok(found) => promises.extend(found.into_iter().map(promise)),
                 Err(error) => {
-                    tracing::warn!(index = %set.index, %error, "these claims cannot be read now; nothing that they may bind is given");
+                    tracing::warn!(index = %set.index, %error, "these claims cannot be read now; files that they may cover are not served");
                     promises.push(promise(Found::default()));
                 }
             }
@@ -97,50 +99,53 @@ impl Store {
 }
 
 impl Seen<'_> {
-    /// The promises about `target` found under `topics`, newest generation first, relation computed (roots, nested roots,
-    /// declarations). Superseded ones are included for a day. Quick: it reads a few KiB of each index that may name it.
+    /// The promises about `target` found under `topics`, newest snapshot first. Their relation accounts for roots,
+    /// nested roots and operator declarations. Superseded sets are included for a day. Quick: reads a few KiB of each
+    /// index that may name the target.
     pub fn promises(&self, target: &Target, topics: &[Topic], now: Time) -> Vec<Promise> {
         self.store.promises_seen_by(self.reader, target, topics, now)
     }
 
-    /// Marks the reader's current generation of an index as confirmed; see [`Store::confirm_claims`]. Quick.
+    /// Marks this partition's current snapshot of an index as confirmed; see [`Store::confirm_claims`]. Quick.
     pub fn confirm_claims(&self, index: &Target, document: BlobId, at: Time) -> bool {
         let store = self.store;
         store.claims.confirm(index, self.reader, document, (at, store.clock.now()))
     }
 
-    /// The reader's current generation of an index's claims. Quick.
+    /// This partition's current snapshot of an index. Quick.
     pub fn current_claims(&self, index: &Target) -> Option<Arc<Generation>> {
         self.store.claims.generation_of(index, self.reader)
     }
 
-    /// The document of which the reader's current claims of an index are, and how many those are. Quick.
+    /// The document from which this partition's current claims of an index were read, and the number of claims. Quick.
     pub fn names(&self, index: &Target) -> Option<(BlobId, u64)> {
         self.store.claims.names(index, self.reader)
     }
 
-    /// Takes back what the reader saw an index claim; see [`Store::retract_claims`]. Quick.
+    /// Retracts this partition's claims of an index; see [`Store::retract_claims`]. Quick.
     pub fn retract_claims(&self, index: &Target, now: Time) {
         self.store.claims.retract(index, self.reader, now);
     }
 }
 
-/// How large the indexes may be that only confirm or alarm, for all of them to be asked; their sizes are `bytes`.
+/// The maximum size of an index that can only confirm or alarm, so that all up to it can be searched. `bytes` are their
+/// sizes.
 fn largest_to_ask(mut bytes: Vec<u64>) -> u64 {
     bytes.sort_unstable();
     let mut total: u64 = 0;
     for size in bytes {
         total = total.saturating_add(size);
         if total > MOST_ELSEWHERE {
-            // All of one size, or none: nothing hangs on their order.
+            // Indexes of the same size are all searched or all skipped, so that the result does not depend on their
+            // order.
             return size.saturating_sub(1);
         }
     }
     u64::MAX
 }
 
-/// What a clock that was ahead noted as confirmed in the future was not confirmed since anything: its word is asked for again
-/// before it refuses.
+/// A confirmation in the future comes from a clock that was ahead. It then counts as never confirmed, so that the index
+/// is revalidated before larder refuses on it.
 fn not_ahead(by: Arc<Generation>, now: Time) -> Arc<Generation> {
     if by.confirmed <= now.plus(AHEAD) {
         return by;
@@ -148,8 +153,8 @@ fn not_ahead(by: Arc<Generation>, now: Time) -> Arc<Generation> {
     Arc::new(Generation { confirmed: Time::from_millis(0), ..Generation::clone(&by) })
 }
 
-/// What stands for sets of which not even the index is known, because their files could not be read: one that speaks for
-/// `target` itself.
+/// A placeholder promise for sets that could not be read, so that even their index is unknown. It stands for an index
+/// in the root of `target` itself.
 fn unread(target: &Target, error: &io::Error, now: Time) -> Promise {
     let by = Generation {
         number: 0,
@@ -171,7 +176,7 @@ fn unread(target: &Target, error: &io::Error, now: Time) -> Promise {
     }
 }
 
-/// How deep the root lies under which `target` is spoken of; `None` if it lies under no root of this index.
+/// The length of the root's path; `None` if this index's root does not cover `target`.
 fn depth(by: &Generation, target: &Target) -> Option<usize> {
     by.root.covers(target).then_some(by.root.path.len())
 }
@@ -188,9 +193,9 @@ mod tests {
         let honest = [MIB, 300, 2 * MIB];
         let mixed = [vec![31 * MIB; 64], honest.to_vec()].concat();
         assert!((2 * MIB..31 * MIB).contains(&largest_to_ask(mixed)));
-        // As many as one topic may have now, all of them as small.
+        // As many as one topic may have, all of the same small size.
         assert!(largest_to_ask(vec![2 * MIB; 128]) >= 2 * MIB);
-        // The control: what fits is asked whole.
+        // The control: sizes within the limit are searched completely.
         assert_eq!(largest_to_ask(vec![31 * MIB; 8]), u64::MAX);
         assert_eq!(largest_to_ask(Vec::new()), u64::MAX);
     }

@@ -1,25 +1,26 @@
-//! The claims of one version of one index document, as a sorted, immutable file that is read by position.
+//! The claims of one version of an index document, in a sorted, immutable file that is read by position.
 //!
 //! ```text
 //! header    magic 4 │ version 2 │ digest width 2 │ rows 8 │ manifest length 4 │ CRC-32 4
 //! blocks    32 rows each, the last one fewer, each block followed by its CRC-32
 //! fences    the first eight bytes of each block's first match key, then their CRC-32
 //! prints    two further bytes of each row's match key, then their CRC-32
-//! manifest  sealed: whose claims these are, and under which topics they are found
+//! manifest  sealed: the index of these claims, and the topics under which they are found
 //!
 //! row       match key 16 │ group 4 │ algorithm 1 │ size 8 │ digest, padded to the segment's widest
 //! ```
 //!
-//! The highest bit beside the algorithm says that the claim bears a signature of its own.
+//! The highest bit of the algorithm byte tells that the claim has a signature of its own.
 //!
-//! Numbers are big-endian, so that rows sort as their bytes do. The digests of one claim share a group: all of them must
-//! match. A look-up searches the fences, which are in memory while the segment is in use, and then reads one or two blocks
-//! with `pread`. Most of the indexes under a topic do not name the file that is looked for: the prints, in memory as well,
-//! tell that without a system call. There is no memory map: a file that is cut while it is mapped would kill the process.
+//! Numbers are big-endian, so that rows sort as their bytes do. The digests of one claim share a group, and all of them
+//! must match. A look-up searches the fences, which are in memory while the segment is open, and then reads one or two
+//! blocks with `pread`. Most indexes under a topic do not name the wanted file; the prints, also in memory, tell that
+//! without a system call. The file is not memory-mapped, because truncating a mapped file would kill the process with
+//! SIGBUS.
 //!
-//! Whatever is damaged makes the segment unreadable as a whole, and the caller drops it: then its index has made no claims.
-//! What cannot be read now (no descriptor is left, the disk does not answer) is not damaged: its claims are unknown until it
-//! can, and nothing that they might bind is given.
+//! Any damage makes the whole segment unreadable, and the caller drops it: its index then makes no claims. A segment
+//! that cannot be read at the moment (no free file descriptor, the disk does not respond) is not damaged. Its claims
+//! are unknown until it can be read, and nothing that they might govern is delivered.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -37,10 +38,10 @@ use crate::ecosystem::MAX_CLAIMS;
 use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
-/// A row with the widest digest.
+/// Length of a row with the widest digest.
 pub(super) const ROW: usize = PREFIX + 64;
 
-/// The most rows of a segment: three digests for each claim, as apt's `Packages` have, at the limit of claims.
+/// Maximum number of rows of a segment: at the limit of claims, three digests each, as in apt's `Packages`.
 pub(super) const MAX_ROWS: u64 = 3 * MAX_CLAIMS;
 
 const PREFIX: usize = 16 + 4 + 1 + 8;
@@ -48,73 +49,73 @@ const HEADER: usize = 24;
 const MAGIC: [u8; 4] = *b"LclM";
 const VERSION: u16 = 2;
 
-/// Rows in a block: with SHA-256 a block is 2 KiB, which is read as quickly as one row.
+/// Rows per block. With SHA-256 a block is 2 KiB, which is read as quickly as one row.
 const BLOCK_ROWS: u64 = 32;
 
-/// Blocks that one look-up reads at most. An index that makes more claims about one target has made that many.
+/// Maximum number of blocks that one look-up reads. Further claims of an index about the same target are ignored.
 const MAX_BLOCKS_READ: u64 = 4;
 
-/// A manifest: 64 topics, and URLs that [`crate::target::MAX_URL`] limits.
+/// Maximum length of a manifest: 64 topics, and URLs limited by [`crate::target::MAX_URL`].
 const MAX_MANIFEST: u32 = 8 << 20;
 
-/// Beside the algorithm: the claim bears a signature of its own.
+/// Flag in the algorithm byte: the claim has a signature of its own.
 const SIGNED: u8 = 0x80;
 
-/// Stands for "no size promised".
+/// The value of `size` if the index promised none.
 const NO_SIZE: u64 = u64::MAX;
 
 const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 4 };
 
-/// One digest of one claim, as its bytes; sorts by match key, then by claim.
+/// One digest of one claim, in the file's byte order; sorts by match key, then by claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Row(pub(super) [u8; ROW]);
 
-/// Whose claims a segment holds.
+/// Describes the index whose claims a segment holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Manifest {
     /// The index's origin, for revalidating it.
     pub(super) origin: Origin,
-    /// The rest of its URL. An index with a token in its URL makes no claims, so there is no secret in it.
+    /// Path and query of its URL. They contain no secret, because an index with a token in its URL makes no claims.
     pub(super) path_and_query: String,
     /// Its variant.
     pub(super) variant: String,
-    /// For whom these claims hold: everybody, or the credential that the index was read with.
+    /// The partition for which these claims hold: public, or the credential with which the index was read.
     pub(super) reader: Partition,
-    /// Its URL for people.
+    /// Its URL for display.
     pub(super) shown: String,
     /// The SHA-256 of the document.
     pub(super) document: BlobId,
     /// When these claims became current.
     pub(super) published: Time,
-    /// How far the index's word carries.
+    /// The highest rank of proof that its claims give.
     pub(super) rank: Rank,
-    /// Where it may select and refuse.
+    /// The root under which it may select and refuse.
     pub(super) root: Root,
-    /// Under which its claims are found.
+    /// The topics under which its claims are found.
     pub(super) topics: Vec<Topic>,
-    /// Whose files it names; only the first few.
+    /// The origins of the files that it names; only the first few.
     pub(super) origins: Vec<Origin>,
     /// How many claims it makes.
     pub(super) claims: u64,
-    /// Which of them bear a signature of their own, as a sum over their keys: the same document says other things when
-    /// other keys are known.
+    /// Sums up which of them have a signature of their own, as a sum over their match keys. When other signing keys are
+    /// known, the same document gives another sum.
     pub(super) signed: u64,
-    /// Whether a known key signed for it that has expired since.
+    /// Whether a known key that has expired since signed it.
     pub(super) expired_key: bool,
 }
 
-/// What a segment says of a match key.
+/// One claim of a segment about a match key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     /// All of these must match. Not empty.
     pub(super) digests: Vec<Digest>,
     /// The length in bytes, if promised.
     pub(super) size: Option<u64>,
-    /// Whether the claim bears a signature of its own.
+    /// Whether the claim has a signature of its own.
     pub(super) signed: bool,
 }
 
-/// A segment, ready for look-ups.
+/// An open segment.
 #[derive(Debug)]
 pub(super) struct Segment {
     file: File,
@@ -153,19 +154,19 @@ impl Row {
 }
 
 impl Manifest {
-    /// What it takes in a segment, in bytes.
+    /// Its length in a segment, in bytes.
     pub(super) fn length(&self) -> io::Result<u64> {
         seal(MANIFEST, self).map(|bytes| bytes.len() as u64)
     }
 
-    /// The index's target; `None` if the manifest names none.
+    /// The index's target; `None` if the manifest's URL is invalid.
     pub(super) fn index(&self) -> Option<Target> {
         let target = Target::new(self.origin.clone(), &self.path_and_query).ok()?;
         Some(target.with_variant(&self.variant))
     }
 }
 
-/// Where everything is in a segment.
+/// The positions of all parts of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Layout {
     /// The widest digest, in bytes.
@@ -218,7 +219,7 @@ impl Layout {
         header
     }
 
-    /// Reads the header, and compares the file's length with it.
+    /// Reads the header and checks it against the file's length.
     fn read(file: &File) -> io::Result<Self> {
         let mut header = [0; HEADER];
         file.read_exact_at(&mut header, 0)?;
@@ -228,7 +229,7 @@ impl Layout {
             rows: u64::from_be_bytes(rows),
             manifest: u32::from_be_bytes([m0, m1, m2, m3]),
         };
-        // The limits first: the sums below must not overflow.
+        // Check the limits first, so that the computations below cannot overflow.
         let sane = layout.rows <= MAX_ROWS && layout.width <= 64 && layout.manifest <= MAX_MANIFEST;
         if !sane || header != *layout.header() || file.metadata()?.len() != layout.length() {
             return Err(damaged("its header"));
@@ -237,12 +238,12 @@ impl Layout {
     }
 }
 
-/// What a segment of `rows` rows takes at most, without its manifest.
+/// The length of a segment of `rows` rows without its manifest; `width` is the widest digest's.
 pub(super) fn length_of(rows: u64, width: u16) -> u64 {
     Layout { width, rows, manifest: 0 }.length()
 }
 
-/// Writes a segment: `rows` rows, sorted, whose widest digest is `width` bytes long. Not synced yet.
+/// Writes a segment of `rows` sorted rows, whose widest digest has `width` bytes. Does not sync.
 pub(super) fn write(
     file: &File,
     sorted: impl Iterator<Item = io::Result<Row>>,
@@ -290,7 +291,7 @@ fn end_block(to: &mut impl io::Write, block: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads whose claims a segment holds, and its length in bytes.
+/// Reads a segment's manifest, and its length in bytes.
 pub(super) fn manifest(path: &Path) -> io::Result<(Manifest, u64)> {
     let file = durable::open(path).map_err(|error| durable::naming(path, &error))?;
     let layout = Layout::read(&file)?;
@@ -303,7 +304,7 @@ pub(super) fn manifest(path: &Path) -> io::Result<(Manifest, u64)> {
 // === impl Segment ===
 
 impl Segment {
-    /// Opens a segment and takes its fences and prints into memory.
+    /// Opens a segment and reads its fences and prints into memory.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let file = durable::open(path).map_err(|error| durable::naming(path, &error))?;
         let layout = Layout::read(&file)?;
@@ -320,15 +321,16 @@ impl Segment {
         Ok(Self { file, layout, fences, prints })
     }
 
-    /// The memory that the fences and prints take, in bytes.
+    /// The memory that fences and prints take, in bytes.
     pub(super) fn weight(&self) -> usize {
         self.fences.len() * 8 + self.prints.len() * 2
     }
 
-    /// Every claim about `key`, in the order of the document. `block` is scratch space, for who asks many segments.
+    /// Every claim about `key`, in the order of the document. `block` is a scratch buffer, for callers that search many
+    /// segments.
     pub(super) fn find(&self, key: MatchKey, block: &mut Vec<u8>) -> io::Result<Vec<Found>> {
         let fence = fence(&key.0);
-        // Rows of this key may begin in the block before the first whose fence reaches it.
+        // Rows with this key may begin in the block before the first one whose fence reaches it.
         let reaching = self.fences.partition_point(|first| *first < fence) as u64;
         let start = reaching.saturating_sub(1);
         let end = self.layout.blocks().min(start + MAX_BLOCKS_READ);
@@ -364,12 +366,12 @@ impl Segment {
         Ok(found)
     }
 
-    /// Where a block begins.
+    /// The fence of a block: the start of its first match key.
     fn fence_of(&self, block: u64) -> Option<u64> {
         self.fences.get(usize::try_from(block).ok()?).copied()
     }
 
-    /// Whether a row with such a key may be in a block: one foreign key in 65,536 looks like it.
+    /// Whether a row with such a key may be in a block. One other key in 65,536 has the same print.
     fn may_hold(&self, block: u64, print: [u8; 2]) -> bool {
         let bound = |block: u64| usize::try_from(block * BLOCK_ROWS).unwrap_or(usize::MAX);
         let rows = bound(block)..bound(block + 1).min(self.prints.len());
@@ -383,7 +385,7 @@ impl Segment {
     }
 }
 
-/// Group and digest of a row, after its key, and the claim it belongs to, still without digests.
+/// Parses a row after its key: its group, its digest, and its claim, still without digests.
 fn parse(rest: &[u8]) -> Option<(u32, Digest, Found)> {
     let (group, rest) = rest.split_first_chunk()?;
     let (code, rest) = rest.split_first()?;
@@ -403,12 +405,12 @@ fn fence(key: &[u8]) -> u64 {
     key.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
-/// Bytes of a match key that do not decide where it stands: a key is a hash, so each pair is as likely as any other.
+/// Two bytes of a match key that hardly affect its position. A key is a hash, so all values are equally likely.
 fn print(key: &[u8]) -> [u8; 2] {
     key.get(14..16).and_then(|print| print.try_into().ok()).unwrap_or_default()
 }
 
-/// Bytes before their CRC-32, if it is theirs.
+/// The bytes before a trailing CRC-32, if it matches.
 fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let (body, crc) = bytes.split_last_chunk()?;
     (crc32fast::hash(body) == u32::from_be_bytes(*crc)).then_some(body)
@@ -468,7 +470,7 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
-        /// Keys are drawn from few, so that several claims share one and blocks begin in the middle of a key.
+        /// Keys are drawn from few values, so that several claims share a key and blocks begin in the middle of one.
         #[test]
         fn a_look_up_finds_what_a_map_would(
             claims in prop::collection::vec((0_u8..40, any::<u8>(), any::<Option<u32>>(), any::<bool>()), 0..400),
@@ -489,7 +491,8 @@ mod tests {
             for key in 0..41 {
                 let found = segment.find(MatchKey([key; 16]), &mut Vec::new()).unwrap();
                 let wanted = expected.remove(&key).unwrap_or_default();
-                // One look-up reads a few blocks, so that a flood of claims about one target costs its index only.
+                // One look-up reads a few blocks at most, so an index that floods one target with claims harms only
+                // itself.
                 let limit = wanted.len().min(40);
                 prop_assert_eq!(&found[..found.len().min(limit)], &wanted[..limit]);
             }

@@ -1,7 +1,8 @@
-//! Sorts rows in bounded memory.
+//! Sorts rows in bounded memory (external merge sort).
 //!
-//! Rows gather in a buffer; a full buffer is sorted and spilled as a run to a file without a name, and the runs are merged
-//! while they are read. The largest known index needs a few dozen runs, a hostile one at the limit of claims some hundred.
+//! Rows gather in a buffer. A full buffer is sorted and written as a run to an unlinked file, and the runs are merged
+//! while they are read. The largest known index needs a few dozen runs; a hostile one at the limit of claims needs
+//! about a hundred.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,31 +14,31 @@ use std::path::{Path, PathBuf};
 use super::durable;
 use super::segment::{ROW, Row};
 
-/// What is held in memory before it is spilled: 8 MiB, a distribution's index in a few runs.
+/// Rows held in memory before they are spilled: 8 MiB, so that a distribution's index takes a few runs.
 pub(super) const BUFFERED_ROWS: usize = (8 << 20) / ROW;
 
-/// What is read of a run at once, in rows: together with the number of runs this bounds the memory of a merge.
+/// Rows read from a run at a time. Multiplied by the number of runs this bounds the memory of a merge.
 const RUN_BUFFER: usize = 256;
 
-/// Rows on their way to being sorted.
+/// Collects the rows to sort.
 #[derive(Debug)]
 pub(super) struct Sorter {
     buffer: Vec<Row>,
     limit: usize,
     spill: Option<File>,
-    /// Where each run begins and ends in the spill file, in rows.
+    /// Start and end of each run in the spill file, in rows.
     runs: Vec<(u64, u64)>,
-    /// Where the spill file is made.
+    /// Where the spill file is created.
     path: PathBuf,
 }
 
 impl Sorter {
-    /// An empty one, which holds at most `limit` rows in memory and spills to `path`.
+    /// A sorter that holds at most `limit` rows in memory and spills to `path`.
     pub(super) fn new(path: &Path, limit: usize) -> Self {
         Self { buffer: Vec::new(), limit, spill: None, runs: Vec::new(), path: path.to_owned() }
     }
 
-    /// Takes a row. Returns how many bytes were spilled.
+    /// Adds a row. Returns how many bytes were spilled.
     pub(super) fn push(&mut self, row: Row) -> io::Result<u64> {
         self.buffer.push(row);
         if self.buffer.len() < self.limit {
@@ -46,7 +47,7 @@ impl Sorter {
         self.spill()
     }
 
-    /// Every row, in order.
+    /// Returns every row, in order.
     pub(super) fn sorted(mut self) -> io::Result<Sorted> {
         self.buffer.sort_unstable();
         let mut sorted = Sorted {
@@ -69,7 +70,7 @@ impl Sorter {
         let file = if let Some(file) = &self.spill {
             file
         } else {
-            // Without a name nothing is left when the process ends.
+            // The file is unlinked at once, so that nothing is left when the process ends.
             let file = durable::create(&self.path, 0o600)?;
             durable::remove(&self.path)?;
             self.spill.insert(file)
@@ -87,13 +88,13 @@ impl Sorter {
     }
 }
 
-/// Rows being merged.
+/// An iterator that merges the runs.
 #[derive(Debug)]
 pub(super) struct Sorted {
     memory: std::vec::IntoIter<Row>,
     spill: Option<File>,
     runs: Vec<Run>,
-    /// The next row of each source; the buffer in memory comes after the runs.
+    /// The next row of each source. The index of the in-memory buffer follows those of the runs.
     heap: BinaryHeap<Reverse<(Row, usize)>>,
 }
 

@@ -1,13 +1,14 @@
-//! The hard cap and the floor (promise P7).
+//! Enforces the size cap and the free-space floor (promise P7).
 //!
-//! Every byte under `DATA/v1` that larder decides upon is held as [`Room`] before it is written: blobs with their side
-//! files and the records that name them, spool files, claim segments. Room comes back when it is dropped. The ledger, directories
-//! and lists are measured when the store opens and with each maintenance: what they grow by in between is not counted yet.
+//! For all data under `DATA/v1` that larder decides to write, [`Room`] is reserved before writing: blobs with their
+//! checksum files and the records that name them, spool files, claim segments. Dropping the room frees it. The ledger,
+//! directories and lists are measured when the store opens and at each maintenance; their growth in between is not
+//! counted yet.
 //!
-//! A spool file that nobody keeps loses its name at once, and goes on taking the disk while a slow client reads it: its room
+//! A spool file that is not kept is unlinked at once, but takes disk space while a slow client still reads it. Its room
 //! stays taken until then.
 //!
-//! What the cap counts is the space a file takes, in blocks: a hundred thousand tiny files take more than their lengths.
+//! The cap counts disk space in whole blocks, because a hundred thousand tiny files take more than their lengths.
 
 use std::fs::{DirEntry, File};
 use std::os::unix::fs::MetadataExt as _;
@@ -18,34 +19,34 @@ use std::sync::{Arc, Mutex, Weak};
 use super::hold;
 use crate::config::Live;
 
-/// The block of the file systems in use; a file takes whole blocks.
+/// The block size of the file systems in use.
 const BLOCK: u64 = 4096;
 
-/// What room is taken for, for the accounts.
+/// What room is taken for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     /// A stored body, its side file and its records.
     Blob,
-    /// A body on its way, or claims being sorted.
+    /// An arriving body, or claims being sorted.
     Spool,
     /// A segment of claims.
     Claims,
 }
 
-/// The accounts.
+/// The accounts of disk space.
 #[derive(Debug)]
 pub(super) struct Space {
     config: Live,
-    /// A directory on the file system that is watched.
+    /// A directory on the file system to check for free space.
     at: PathBuf,
     blobs: AtomicU64,
     spool: AtomicU64,
     claims: AtomicU64,
-    /// What the ledger, directories and lists take; measured from time to time.
+    /// Disk space of the ledger, directories and lists, measured from time to time.
     overhead: AtomicU64,
-    /// Taken, but not written yet: the file system does not know of it.
+    /// Reserved but not written yet, so the file system still counts it as free.
     unwritten: AtomicU64,
-    /// Spool files without a name that somebody may still read, and what they take. At most one for each flight.
+    /// Unlinked spool files that a client may still read, with their disk space. At most one per flight.
     nameless: Mutex<Vec<(Weak<File>, u64)>>,
 }
 
@@ -72,22 +73,22 @@ impl Space {
         self.account(purpose).load(Ordering::Relaxed)
     }
 
-    /// What was measured last of all that no room is taken for.
+    /// The disk space last measured for everything without reserved room.
     pub(super) fn overhead(&self) -> u64 {
         self.overhead.load(Ordering::Relaxed)
     }
 
-    /// Measures that: the ledger, and all directories below `cache` with what lies in it beside them.
+    /// Measures the overhead: the ledger, and all directories and lists below `cache`.
     pub(super) fn measure(&self, cache: &Path) {
         self.overhead.store(overhead_of(cache), Ordering::Relaxed);
     }
 
-    /// The hard cap, as it is configured now.
+    /// The size cap, as configured now.
     pub(super) fn cap(&self) -> u64 {
         self.config.get().store.max_size
     }
 
-    /// What bodies, claims and spool files may take together: the cap, or what the file system leaves of it.
+    /// What bodies, claims and spool files may take together: the cap, or less if the file system has less.
     pub(super) fn capacity(&self) -> u64 {
         let Some(free) = self.free() else { return self.cap() };
         let written = self.used().saturating_sub(self.unwritten.load(Ordering::Relaxed));
@@ -95,14 +96,14 @@ impl Space {
         self.cap().min(there.saturating_sub(self.config.get().store.min_free))
     }
 
-    /// The most that one body may take.
+    /// Maximum disk space of one body.
     pub(super) fn share(&self) -> u64 {
         let (whole, hundredths) = (self.capacity(), self.config.get().store.max_body_share);
         let hundredths = u64::from(hundredths.min(100));
         whole / 100 * hundredths + whole % 100 * hundredths / 100
     }
 
-    /// Everything that is taken.
+    /// All disk space taken.
     fn used(&self) -> u64 {
         [Purpose::Blob, Purpose::Spool, Purpose::Claims]
             .map(|purpose| self.taken(purpose))
@@ -110,7 +111,7 @@ impl Space {
             .fold(self.overhead(), |sum, taken| sum.saturating_add(*taken))
     }
 
-    /// By how much the cap is passed, or the floor undercut, if `more` bytes are wanted; zero if they fit.
+    /// By how much `more` bytes would exceed the cap or undercut the floor; zero if they fit.
     pub(super) fn excess(&self, more: u64) -> u64 {
         let over_cap = self.used().saturating_add(more).saturating_sub(self.cap());
         let wanted = self
@@ -120,26 +121,26 @@ impl Space {
             .min_free
             .saturating_add(more)
             .saturating_add(self.unwritten.load(Ordering::Relaxed));
-        // A file system that cannot be asked says ENOSPC when it comes to that.
+        // If the free space cannot be determined, a write fails with ENOSPC instead.
         let under_floor = self.free().map_or(0, |free| wanted.saturating_sub(free));
         over_cap.max(under_floor)
     }
 
-    /// What the file system has left for this user.
+    /// The free space that the file system has for this user.
     fn free(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.at).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
-    /// Takes room for something that is about to be written. The caller has made sure of it with [`Space::excess`], under
-    /// the store's lock for making room.
+    /// Takes room for something about to be written. The caller has checked with [`Space::excess`], under the store's
+    /// lock for making room.
     pub(super) fn take(self: &Arc<Self>, purpose: Purpose, bytes: u64) -> Room {
         let mut room = Room { space: Arc::clone(self), purpose, bytes: 0, unwritten: 0 };
         room.grow(bytes);
         room
     }
 
-    /// Gives back the room of nameless files that nobody reads any more.
+    /// Frees the room of unlinked files that no client reads any more.
     fn give_back(&self) {
         hold(&self.nameless).retain(|(file, bytes)| {
             let is_read = file.strong_count() > 0;
@@ -159,7 +160,7 @@ impl Space {
     }
 }
 
-/// Room that is taken, until it is dropped.
+/// Reserved disk space, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Room {
     space: Arc<Space>,
@@ -169,17 +170,17 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// What it is taken for.
+    /// What it is reserved for.
     pub(super) fn purpose(&self) -> Purpose {
         self.purpose
     }
 
-    /// How much it is.
+    /// Its size in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Takes `more`.
+    /// Reserves `more` bytes.
     pub(super) fn grow(&mut self, more: u64) {
         self.bytes += more;
         self.unwritten += more;
@@ -187,13 +188,13 @@ impl Room {
         self.space.unwritten.fetch_add(more, Ordering::Relaxed);
     }
 
-    /// All of it is on the file system now.
+    /// Marks all of it as written to the file system.
     pub(super) fn written(&mut self) {
         self.space.unwritten.fetch_sub(self.unwritten, Ordering::Relaxed);
         self.unwritten = 0;
     }
 
-    /// The same room, for another purpose and of the size it turned out to be.
+    /// Changes its purpose, and its size to the actual one.
     pub(super) fn settle(&mut self, purpose: Purpose, bytes: u64) {
         self.written();
         self.space.account(self.purpose).fetch_sub(self.bytes, Ordering::Relaxed);
@@ -209,7 +210,7 @@ impl Drop for Room {
     }
 }
 
-/// The room of a spool file. Unless it is taken out, for the file to be kept, it lasts as long as somebody reads the file.
+/// The room of a spool file. If the file is not kept, the room stays taken as long as a client reads the file.
 #[derive(Debug)]
 pub(super) struct OfFile {
     /// The room.
@@ -223,7 +224,7 @@ impl OfFile {
         Self { room, file: Arc::downgrade(file) }
     }
 
-    /// The room alone.
+    /// Takes the room out, for a file that is kept.
     pub(super) fn take(mut self) -> Room {
         let none = self.room.space.take(Purpose::Spool, 0);
         std::mem::replace(&mut self.room, none)
@@ -236,13 +237,13 @@ impl Drop for OfFile {
         if room.bytes > 0 && self.file.strong_count() > 0 {
             room.settle(Purpose::Spool, room.bytes);
             hold(&room.space.nameless).push((Weak::clone(&self.file), room.bytes));
-            // It stays in the account, and is not this room's to give back any more.
+            // The account keeps these bytes; `give_back` frees them, not this room.
             room.bytes = 0;
         }
     }
 }
 
-/// What `cache` takes on disk without the bodies, records, spool files and claims in it.
+/// The disk space of `cache` without the bodies, records, spool files and claims in it.
 fn overhead_of(cache: &Path) -> u64 {
     let each = |path: &Path| path.read_dir().into_iter().flatten().flatten();
     let blocks = |path: &Path| path.symlink_metadata().map_or(0, |at| at.blocks() * 512);
@@ -250,16 +251,16 @@ fn overhead_of(cache: &Path) -> u64 {
     for entry in each(cache) {
         let path = entry.path();
         sum += blocks(&path);
-        // One that was set aside as well.
+        // Includes a ledger that was set aside.
         let is_ledger = entry.file_name().to_string_lossy().starts_with("ledger");
-        // Of the rest only directories: their files have room of their own.
+        // Elsewhere count only directories: the files in them have room of their own.
         let counts = |entry: &DirEntry| is_ledger || entry.file_type().is_ok_and(|of| of.is_dir());
         sum += each(&path).filter(counts).map(|entry| blocks(&entry.path())).sum::<u64>();
     }
     sum
 }
 
-/// What a file of `length` bytes takes.
+/// The disk space of a file of `length` bytes.
 pub(super) const fn footprint(length: u64) -> u64 {
     length.saturating_add(BLOCK - 1) / BLOCK * BLOCK
 }
@@ -293,7 +294,7 @@ mod tests {
     fn the_floor_counts_what_is_taken_but_not_written() {
         let probe = space(u64::MAX, 0);
         let free = probe.free().unwrap();
-        // Others write to this file system while the test runs: a floor far away on either side.
+        // Other processes write to this file system during the test, so the floor is far away on either side.
         let space = space(u64::MAX, free / 2);
         assert_eq!(space.excess(free / 4), 0);
         let room = space.take(Purpose::Spool, free / 2);
@@ -305,7 +306,7 @@ mod tests {
     fn one_body_may_take_its_share_of_what_there_is() {
         let cap = space(1001, 0);
         assert_eq!((cap.capacity(), cap.share()), (1001, 250));
-        // Where the file system leaves nothing, a share of nothing.
+        // If the file system has nothing left, the share is zero.
         let none = space(1001, u64::MAX);
         assert_eq!((none.capacity(), none.share()), (0, 0));
         let mut config = Config::default();

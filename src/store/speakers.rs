@@ -1,29 +1,31 @@
-//! Which indexes have named files on which origin, so that the index of a file that is asked for first can be found.
+//! Remembers which roots' indexes named files on which origin (the claiming roots), so that larder can find the index
+//! of a file that a client requests first.
 //!
-//! It is a hint for the chase and vouches for nothing. Indexes on the origin of the files come first; of any other origin
-//! only a few roots are kept, so that whoever names another's files often cannot hide who else names them (promise P4).
+//! This is a hint for the prerequisite fetch and proves nothing. Indexes on the files' own origin come first. Of any
+//! other origin only a few roots are kept, so that an origin that names another's files often cannot displace the
+//! others that do (promise P4).
 
 use std::collections::HashMap;
 
 use crate::clock::Time;
 use crate::target::{Origin, Root};
 
-/// Roots that one question is answered with.
+/// Maximum number of roots in one answer.
 const MAX_ANSWER: usize = 8;
 
-/// Roots of one foreign origin that are kept for an origin of files.
+/// Maximum number of roots of one foreign origin that are kept for an origin of files.
 const MAX_PER_ORIGIN: usize = 4;
 
-/// Roots that are kept for an origin of files.
+/// Maximum number of roots that are kept for an origin of files.
 const MAX_ROOTS: usize = 32;
 
-/// Origins of files: a build knows a few dozen.
+/// Maximum number of origins of files; a build uses a few dozen.
 const MAX_ORIGINS: usize = 4096;
 
-/// The hints.
+/// The claiming roots of each origin of files.
 #[derive(Debug, Default)]
 pub(super) struct Speakers {
-    /// Roots and when they last spoke, in no order.
+    /// The roots, and when each last named a file there; unordered.
     of: HashMap<Origin, Vec<(Root, Time)>>,
 }
 
@@ -49,7 +51,7 @@ impl Speakers {
         }
     }
 
-    /// Who named files on `origin`: its own indexes first, then the most recent.
+    /// The claiming roots for files on `origin`: its own first, then the most recent.
     pub(super) fn of(&self, origin: &Origin) -> Vec<Root> {
         let mut roots: Vec<&(Root, Time)> = self.of.get(origin).into_iter().flatten().collect();
         roots.sort_by_key(|(root, at)| std::cmp::Reverse((root.origin == *origin, *at)));

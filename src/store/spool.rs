@@ -1,8 +1,9 @@
-//! A body on its way: written, hashed and summed as it comes.
+//! An arriving body: written to disk, hashed and checksummed as it comes.
 //!
-//! The file lies on the file system of the blobs, so that it becomes one by a rename. Until then nobody finds it: dropped,
-//! it is gone, and start-up removes what a crash has left. When the store is full, or the body larger than one may be, it goes
-//! on to whoever asked, and hashing goes on, because what is promised of it is judged all the same.
+//! The file is on the file system of the blobs, so that a rename makes it one. Until then no request finds it. Dropping
+//! it removes it, and start-up removes what a crash left behind. When the store is full, or the body is larger than one
+//! may be, the body still goes on to the client, and hashing continues, because it is judged against its promises all
+//! the same.
 
 use std::fs::File;
 use std::io;
@@ -18,13 +19,13 @@ use crate::digest::{Hashing, Wanted};
 use crate::limits::{PLACES, Place};
 use crate::received::Spooled;
 
-/// Names spool files apart.
+/// The number of the next spool file.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// How often room is made and a write tried again when the file system itself is full.
+/// How often room is made and a write retried when the file system itself is full.
 const RETRIES: usize = 8;
 
-/// A body being written. Dropped unfinished, its file goes. Everything it does is blocking.
+/// A body that is being written. Dropping it unfinished removes its file. All methods block.
 #[derive(Debug)]
 pub struct Spool {
     store: Arc<Store>,
@@ -32,16 +33,16 @@ pub struct Spool {
     sums: Sums,
     file: Arc<File>,
     name: Name,
-    /// After the file: dropped, it looks who else has that.
+    /// Declared after `file`: when dropped, it checks whether the file is still open elsewhere.
     room: OfFile,
     written: u64,
-    /// Bytes that lie in the file behind those.
+    /// Bytes in the file beyond `written`.
     ahead: u64,
     place: Open,
 }
 
-/// The place of a spool file among the process's descriptors. Who follows the fill may read the file after its spool has
-/// ended, and until then it is open.
+/// The file slot of a spool file. Followers of the fill may read the file after the spool has ended; until then it is
+/// open and keeps the slot.
 #[derive(Debug)]
 struct Open {
     file: Weak<File>,
@@ -57,10 +58,10 @@ impl Drop for Open {
 }
 
 impl Store {
-    /// A new spool file. `expected` is the announced length: [`SpoolError::Oversize`] at once if one body may not be so large,
-    /// [`SpoolError::Full`] if that much can never be had.
-    /// Room is made as the bytes come, not as they are announced: an origin that announces twenty gigabytes and sends one
-    /// must not empty the store. Blocking.
+    /// Creates a spool file. `expected` is the announced length: fails at once with [`SpoolError::Oversize`] if one
+    /// body may not be that large, and with [`SpoolError::Full`] if that much room can never be made. Room is made as
+    /// bytes arrive, not as they are announced: an origin that announces twenty gigabytes and sends one byte must not
+    /// empty the store. Blocking.
     pub fn spool(
         self: &Arc<Self>,
         expected: Option<u64>,
@@ -92,7 +93,7 @@ impl Store {
         })
     }
 
-    /// A name in the spool that nobody has.
+    /// An unused name in the spool.
     pub(super) fn spool_name(&self) -> PathBuf {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.paths.spool.join(number.to_string())
@@ -106,9 +107,9 @@ impl Store {
 }
 
 impl Spool {
-    /// Appends bytes: writes, hashes, sums. [`SpoolError::Oversize`] when one body may not be so large, [`SpoolError::Full`]
-    /// when there is no room and nothing may be evicted; then nothing of `bytes` was taken, what was written stays readable,
-    /// and [`Spool::give_up`] goes on with the hashing.
+    /// Appends bytes: writes, hashes and checksums them. [`SpoolError::Oversize`] when one body may not be that large,
+    /// [`SpoolError::Full`] when there is no room and nothing may be evicted. After an error none of `bytes` was taken,
+    /// what was written stays readable, and [`Spool::give_up`] continues the hashing.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), SpoolError> {
         self.make_room(bytes)?;
         self.write(bytes, self.written)?;
@@ -120,7 +121,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Writes bytes that stand at `at`, ahead of those that were appended; the caller writes none twice. Errors as in
+    /// Writes bytes at position `at`, beyond those appended. The caller writes no position twice. Errors as in
     /// [`Spool::append`].
     pub fn write_ahead(&mut self, at: u64, bytes: &[u8]) -> Result<(), SpoolError> {
         self.make_room(bytes)?;
@@ -130,7 +131,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Takes in what was written ahead, from the end of what was appended up to `to`: hashes and sums it, in its turn.
+    /// Appends what was written ahead, up to position `to`: hashes and checksums it.
     pub fn pass_to(&mut self, to: u64) -> io::Result<()> {
         let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 16)];
         while self.written < to {
@@ -156,13 +157,13 @@ impl Spool {
         Ok(())
     }
 
-    /// A handle that reads what has been appended so far, valid after the spool is committed or dropped. Read by
-    /// position: the handle is shared.
+    /// A handle that reads what has been appended so far. Stays valid after the spool is committed or dropped. It is
+    /// shared, so read by position.
     pub fn reader(&self) -> Arc<File> {
         Arc::clone(&self.file)
     }
 
-    /// Ends hashing.
+    /// Ends hashing, and returns the finished body.
     pub fn finish(mut self) -> Spooled {
         failpoint::hit("store.hashed");
         drop(self.place);
@@ -176,8 +177,8 @@ impl Spool {
         }
     }
 
-    /// The body is not kept: its file has no name from now on, and its room comes back when nobody reads it any more. What
-    /// is promised of the body is judged all the same, so that hashing goes on. Blocking.
+    /// Gives up storing the body: unlinks its file, and frees its room once no client reads it any more. Hashing can go
+    /// on with the returned state, because the body is judged against its promises all the same. Blocking.
     pub fn give_up(self) -> Hashing {
         self.hashing
     }
@@ -186,7 +187,7 @@ impl Spool {
         self.store.evict_one(self.store.spared(Purpose::Spool))
     }
 
-    /// Writes at a place. A file system that is full is one more reason to evict.
+    /// Writes at a position. Evicts bodies and retries if the file system is full.
     fn write(&self, bytes: &[u8], at: u64) -> Result<(), SpoolError> {
         for _ in 0..RETRIES {
             match self.file.write_all_at(bytes, at) {
@@ -198,7 +199,7 @@ impl Spool {
     }
 }
 
-/// A spool file's name, removed with this unless somebody took it.
+/// A spool file's name. Dropping this removes the file, unless the name was taken out.
 #[derive(Debug)]
 struct Name(Option<PathBuf>);
 
@@ -218,7 +219,7 @@ impl From<io::Error> for SpoolError {
     }
 }
 
-/// Whether the file system, or the user's share of it, is full.
+/// Whether the file system or the user's quota is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -1,12 +1,12 @@
-//! Taking stock: what a start finds on disk, and what a crash has left there.
+//! What start-up does: finds what is on disk, and removes what a crash left behind.
 //!
-//! The records say what is stored, the blobs whether it is there, and the ledger saves reading the records. They are
-//! compared by their names, shard by shard: a record that the ledger does not know is read, a row without a record is
-//! dropped, a record whose body is missing goes, and a body that no record names goes. The same is done when somebody
-//! deleted the cache while larder runs.
+//! The records tell what is stored, the blobs whether it exists, and the ledger saves reading the records. Start-up
+//! compares them by their names, shard by shard. A record that the ledger does not know is read and added. A row
+//! without a record is dropped. A record whose body is missing is removed, and so is a body that no record names. The
+//! same happens after the cache was deleted while larder runs.
 //!
-//! What cannot be read does not serve, and nothing is removed because of it: a directory that cannot be listed names
-//! nothing, and that is no proof that nothing is there.
+//! Nothing is removed because it could not be read; it is only not served. A directory that cannot be listed is no
+//! proof that it is empty.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -35,8 +35,8 @@ pub(super) fn empty_spool(spool: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes what a crash left of the files of which `directory` holds one each: a write that comes upon the name of an
-/// earlier one fails.
+/// Removes temporary files from `directory`, which holds one file of each kind. They would make a later write under the
+/// same temporary name fail.
 pub(super) fn drop_unfinished(directory: &Path) -> io::Result<()> {
     for file in directory.read_dir()?.flatten() {
         if file.file_name().as_encoded_bytes().ends_with(durable::TEMPORARY.as_bytes()) {
@@ -46,33 +46,33 @@ pub(super) fn drop_unfinished(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A body as the records see it, while stock is taken.
+/// What the records tell about a body.
 #[derive(Debug, Default)]
 struct Found {
     size: u64,
-    /// When its newest entry came, or when it was last used.
+    /// When its newest entry was received, or when it was last used, whichever is later.
     used: Option<Time>,
     standing: Option<Standing>,
     refs: u32,
     public: u32,
-    /// What their records take.
+    /// The disk space of its records.
     records: u64,
     member: bool,
     /// A record that may name it could not be read.
     unread: bool,
 }
 
-/// What could not be read while stock was taken.
+/// What start-up could not read.
 #[derive(Debug, Default)]
 struct Unread {
-    /// Directories of bodies, by the first byte of those in them.
+    /// Directories of bodies, by the first byte of the IDs in them.
     bodies: HashSet<u8>,
-    /// Whether there is a directory of records.
+    /// Whether a directory of records is among it.
     records: bool,
 }
 
 impl Store {
-    /// Reads everything from disk again, into empty memory.
+    /// Reads everything from disk into emptied memory.
     pub(super) fn take_stock(&self, opened: Opened) {
         let _alone = self.era.write().unwrap_or_else(PoisonError::into_inner);
         let at_start = !self.is_read();
@@ -92,7 +92,7 @@ impl Store {
             bodies.insert(id, found);
         }
         let mut unread = Unread { bodies: swept.unread, records: false };
-        // Every generation that an entry was judged under has been: none may come again.
+        // No generation number under which an entry was judged may be used again.
         let mut generation = 0;
         for shard in 0..=u8::MAX {
             if self.reading.stopped.load(Ordering::Relaxed) {
@@ -106,19 +106,19 @@ impl Store {
             self.claims.load(self);
         }
         self.claims.judged_under(generation);
-        // Who asked meanwhile found less.
+        // Requests in the meantime may have cached incomplete results.
         self.recent.clear();
     }
 
-    /// Brings records and ledger of one shard in step, and notes in `bodies` who names them. Gives the highest generation
-    /// under which one of these entries was judged.
+    /// Reconciles records and ledger of one shard, and counts the references to `bodies`. Returns the highest
+    /// generation number under which one of these entries was judged.
     fn compare(&self, shard: u8, bodies: &mut HashMap<BlobId, Found>, unread: &mut Unread) -> u64 {
         let ledger = self.ledger.shard(shard).unwrap_or_default();
         let mut rows: HashMap<(Key, BlobId), Vec<u8>> = HashMap::new();
         let records: HashSet<(Key, BlobId)> = match self.records.names(shard) {
             Ok(names) => names.into_iter().collect(),
             Err(error) => {
-                tracing::error!(%error, "these records cannot be read now: they stay, and what the ledger says of them serves");
+                tracing::error!(%error, "records cannot be read now: they stay, and the ledger's copies are used");
                 unread.records = true;
                 ledger.iter().map(|(key, blob, _)| (*key, *blob)).collect()
             }
@@ -142,7 +142,7 @@ impl Store {
             let entry = match self.entry(key, blob, &row.unwrap_or_default()) {
                 Ok(entry) => entry,
                 Err(error) => {
-                    tracing::error!(%error, "this record cannot be read now: it stays, and does not serve");
+                    tracing::error!(%error, "a record cannot be read now: it stays, and is not served");
                     if let Some(body) = body {
                         body.unread = true;
                     }
@@ -179,7 +179,7 @@ impl Store {
         }
     }
 
-    /// How the bodies were used before.
+    /// Adds how the bodies were used before the start.
     fn read_access(&self, bodies: &mut HashMap<BlobId, Found>) {
         for access in access::read(&self.paths.access) {
             if let Some(body) = bodies.get_mut(&access.blob) {
@@ -189,7 +189,7 @@ impl Store {
         }
     }
 
-    /// Puts the bodies on the bodies, the longest unused first, and removes what no record names.
+    /// Puts the bodies into service, least recently used first, and removes those that no record names.
     fn take_in(&self, found: HashMap<BlobId, Found>, unread: &Unread) {
         let mut order: Vec<(BlobId, Found)> = found.into_iter().collect();
         order.sort_unstable_by_key(|(id, body)| (body.used, *id));
@@ -215,7 +215,7 @@ impl Store {
                 records,
                 used: body.used.unwrap_or(Time::from_millis(0)),
             };
-            // Without a standing it is as if it had just come.
+            // Without a saved place it is treated as newly arrived.
             let standing = body.standing.unwrap_or_default();
             bodies.insert(id, size, holding, Some(standing));
             if body.member {

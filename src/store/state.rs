@@ -1,19 +1,19 @@
-//! `DATA/state`: what larder learnt and must not forget when the cache is deleted.
+//! `DATA/state`: what larder has learnt and must keep even if the cache is deleted.
 //!
 //! ```text
-//! state/secret        32 random bytes, mode 0600: turns credentials into partitions
+//! state/secret        32 random bytes, mode 0600: derives partitions from credentials
 //! state/conventions   where a naming convention holds, per ecosystem and root (`conventions.rs`)
 //! state/roots         the likely roots that an answer confirmed
-//! state/signers       who signed for a root: the fingerprints seen so far
+//! state/signers       the fingerprints of the keys that signed for a root so far
 //! state/dates         the newest date of each signed index, by its directory
-//! state/successors    who alone may sign the next one, likewise
-//! state/waiting       what the makers are called of an index that did not count for want of them, by the archive's root
-//! state/expiries      until when the newest may be believed, likewise
-//! state/census        what each index without a date listed last, by its directory
+//! state/successors    the only keys that may sign the next one, likewise
+//! state/waiting       the missing keys of indexes whose signatures did not count, by the archive's root
+//! state/expiries      until when the newest one is valid, likewise
+//! state/census        package count and newest build date of each index without a date, by its directory
 //! ```
 //!
-//! The tables live in memory and are written by [`State::flush`] when they changed. Some news is written at once, where
-//! losing it would cost more than learning it again.
+//! The tables live in memory, and [`State::flush`] writes those that changed. Some news is written at once, where
+//! losing it would be worse than the write.
 
 use std::io;
 use std::path::Path;
@@ -34,10 +34,10 @@ const WAITING: Kind = Kind { magic: *b"LwaI", version: 1 };
 const EXPIRIES: Kind = Kind { magic: *b"LexP", version: 1 };
 const CENSUS: Kind = Kind { magic: *b"LceN", version: 1 };
 
-/// The most signers of one root: archives change a key every few years.
+/// Maximum number of signing keys of one root. Archives change a key every few years.
 const MAX_SIGNERS: usize = 64;
 
-/// What larder learnt.
+/// What larder has learnt.
 #[derive(Debug)]
 pub(super) struct State {
     secret: [u8; 32],
@@ -48,13 +48,13 @@ pub(super) struct State {
     dates: Table<Root, i64>,
     successors: Table<Root, Vec<Box<str>>>,
     waiting: Table<Root, Vec<Box<str>>>,
-    /// Milliseconds since 1970; `None` for ever.
+    /// Milliseconds since 1970; `None` if it does not expire.
     expiries: Table<Root, Option<i64>>,
     census: Table<Root, Option<Census>>,
 }
 
 impl State {
-    /// Reads the state under `directory`, making what is missing or damaged anew.
+    /// Reads the state under `directory`. Missing or damaged files start empty.
     pub(super) fn open(directory: &Path) -> io::Result<Self> {
         durable::directories(directory)?;
         Ok(Self {
@@ -85,13 +85,13 @@ impl State {
         self.roots.change((ecosystem.to_owned(), root.clone()), |()| {});
     }
 
-    /// Who signed for `root` so far.
+    /// The keys that signed for `root` so far.
     pub(super) fn signers(&self, root: &Root) -> Vec<Box<str>> {
         self.signers.get(root).unwrap_or_default()
     }
 
-    /// Notes who signed for `root`. Written at once when it is news: a stranger must not be taken for the first signer
-    /// after a crash.
+    /// Notes which keys signed for `root`. News is written at once: after a crash, an unknown key must not be taken for
+    /// the root's first signer.
     pub(super) fn bind_signers(&self, root: &Root, signers: &[Box<str>]) {
         let known = self.signers(root);
         if signers.iter().all(|signer| known.contains(signer)) {
@@ -106,14 +106,14 @@ impl State {
         self.signers.flush();
     }
 
-    /// Every root that somebody signed for, and who did, in order.
+    /// Every root for which a signature was seen, with the keys that signed, sorted.
     pub(super) fn bindings(&self) -> Vec<(Root, Vec<Box<str>>)> {
         let mut bindings = self.signers.all();
         bindings.sort_unstable();
         bindings
     }
 
-    /// Forgets who signed for `root`, and what the indexes below it said of themselves.
+    /// Forgets the keys that signed for `root`, and what the indexes below it stated about themselves.
     pub(super) fn unbind(&self, root: &Root) -> Vec<Box<str>> {
         let gone = self.signers.remove(|known| known == root);
         let below =
@@ -149,12 +149,12 @@ impl State {
         self.dates.flush();
     }
 
-    /// Who alone may sign the next index in `directory`; nobody in particular if empty.
+    /// The only keys that may sign the next index in `directory`; no restriction if empty.
     pub(super) fn successors(&self, directory: &Root) -> Vec<Box<str>> {
         self.successors.get(directory).unwrap_or_default()
     }
 
-    /// Notes who alone may sign the next index in `directory`. Written at once when it is news, like the signers.
+    /// Notes the only keys that may sign the next index in `directory`. News is written at once, as for the signers.
     pub(super) fn note_successors(&self, directory: &Root, successors: &[Box<str>]) {
         if self.successors(directory) != successors {
             self.successors.change(directory.clone(), |known| *known = successors.to_vec());
@@ -162,15 +162,16 @@ impl State {
         }
     }
 
-    /// What the makers are called of indexes that did not count because none of these may sign for `root`.
+    /// The roots with an index that did not count because none of its signing keys may sign for the root, and the names
+    /// of those keys.
     pub(super) fn waiting(&self) -> Vec<(Root, Vec<Box<str>>)> {
         let mut waiting = self.waiting.all();
         waiting.sort_unstable();
         waiting
     }
 
-    /// Notes them, in place of those before: the newest index decides. Written at once when it is news, because somebody may
-    /// be on the way to make one of them known.
+    /// Notes the keys that `root` waits for, replacing the earlier ones: the newest index decides. News is written at
+    /// once, because the operator may be about to trust one of them.
     pub(super) fn note_waiting(&self, root: &Root, makers: &[Box<str>]) {
         let makers = makers.get(..MAX_SIGNERS).unwrap_or(makers);
         if makers.is_empty() {
@@ -181,7 +182,7 @@ impl State {
         }
     }
 
-    /// From now on `signer` signs for `root`, too, whoever was named to.
+    /// From now on the key `signer` may sign for `root`, even if other successors were named.
     pub(super) fn let_sign(&self, root: &Root, signer: &str) {
         self.bind_signers(root, &[signer.into()]);
         let below =
@@ -191,24 +192,26 @@ impl State {
         self.flush();
     }
 
-    /// Until when the newest signed index in `directory` may be believed.
+    /// Until when the newest signed index in `directory` is valid.
     pub(super) fn valid_until(&self, directory: &Root) -> Option<Time> {
         self.expiries.get(directory).flatten().map(Time::from_millis)
     }
 
-    /// Notes until when the newest signed index in `directory` may be believed.
+    /// Notes until when the newest signed index in `directory` is valid.
     pub(super) fn note_valid_until(&self, directory: &Root, until: Option<Time>) {
         if self.valid_until(directory) != until {
             self.expiries.change(directory.clone(), |known| *known = until.map(Time::as_millis));
         }
     }
 
-    /// What the index in `directory` listed when it was last read, and the newest that it ever did.
+    /// The package count of the index in `directory` when it was last read, and the newest build date that it ever
+    /// listed.
     pub(super) fn census(&self, directory: &Root) -> Option<Census> {
         self.census.get(directory)?
     }
 
-    /// Notes what the index in `directory` lists. The newest stays: only the number of packages may fall.
+    /// Notes the package count of the index in `directory`. The newest build date never goes back; only the count may
+    /// fall.
     pub(super) fn note_census(&self, directory: &Root, census: Census) {
         if self.census(directory) == Some(census) {
             return;
@@ -233,8 +236,8 @@ impl State {
     }
 }
 
-/// Reads or makes the secret. One of a wrong length is made anew: what was private is then fetched again, for nobody can
-/// name its partition any more.
+/// Reads the secret, or creates it. A secret of the wrong length is replaced. Private entries are then fetched again,
+/// because their partitions can no longer be derived.
 fn secret(path: &Path) -> io::Result<[u8; 32]> {
     let stored = durable::read(path, 32)?.and_then(|bytes| bytes.try_into().ok());
     if let Some(secret) = stored {
@@ -300,7 +303,7 @@ mod tests {
             assert_eq!(state.newest_date(&root("/other/dists/stable/")), Some(made));
         }
         assert!(state.unbind(&root("/debian/")).is_empty());
-        // Its place in the order is gone as well, and it can come back.
+        // Its place in the order is gone as well, and it can be added again.
         state.bind_signers(&root("/debian/"), &["C".into()]);
         assert_eq!(State::open(data.path()).unwrap().bindings().len(), 2);
     }
@@ -336,7 +339,7 @@ mod tests {
         state.confirm_root("pypi", &root("/simple/"));
         state.flush();
         assert!(!path.exists());
-        // The control: what is news is written.
+        // The control: news is written.
         state.confirm_root("pypi", &root("/other/"));
         state.flush();
         assert!(State::open(data.path()).unwrap().is_confirmed("pypi", &root("/simple/")));
@@ -367,13 +370,13 @@ mod tests {
         let (known, signer) = (root("example.org", "/debian/"), Box::from("A"));
         let suite = root("example.org", "/debian/dists/stable/");
         let learn = |root: &Root, number: usize| {
-            // As `bind_signers` and `note_date` do, without a file for each.
+            // As `bind_signers` and `note_date` do, but without writing a file each time.
             state.signers.change(root.clone(), |bound| bound.push(Box::clone(&signer)));
             state.dates.change(root.clone(), |newest| *newest = i64::try_from(number).unwrap());
         };
         state.bind_signers(&known, std::slice::from_ref(&signer));
         state.note_date(&suite, Time::from_millis(5));
-        // Its own Release, by other names of its own host and on hosts of somebody else's.
+        // An attacker's own Release, under other paths of the same host and on hosts of the attacker's.
         for number in 0..MAX_ROWS + 10 {
             learn(&root("example.org", &format!("/{number}/")), number);
             learn(&root(&format!("a{number}.example.org"), "/"), number);
@@ -382,7 +385,7 @@ mod tests {
         assert_eq!(state.newest_date(&suite), Some(Time::from_millis(5)));
         assert!(state.editions(&known.origin).contains(&suite));
         assert_eq!(hold(&state.signers.rows).order.len(), MAX_ROWS);
-        // What comes last is known, too, until something else comes.
+        // The last one is known, too, until another one comes.
         let last = root("last.example.org", "/");
         state.bind_signers(&last, std::slice::from_ref(&signer));
         assert_eq!(state.signers(&last), [signer]);

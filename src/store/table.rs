@@ -1,4 +1,4 @@
-//! Small tables that live in memory and are written to a file when they changed.
+//! Small tables that live in memory and are written to a file after changes.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,10 +12,11 @@ use serde::de::DeserializeOwned;
 use super::sealed::{Kind, seal, unseal};
 use super::{durable, hold};
 
-/// Rows of a table. A build knows a few dozen origins; what larder is made to meet beyond that is hostile.
+/// Maximum number of rows. A build uses a few dozen origins; anything beyond that which larder is made to meet is
+/// hostile.
 pub(super) const MAX_ROWS: usize = 8192;
 
-/// A table with [`MAX_ROWS`] of the longest paths stays far below this.
+/// Maximum length of the file. A table of [`MAX_ROWS`] with the longest paths stays far below this.
 const MAX_FILE: u64 = 64 << 20;
 
 /// A small table in memory, and its file.
@@ -24,17 +25,18 @@ pub(super) struct Table<K, V> {
     path: PathBuf,
     kind: Kind,
     pub(super) rows: Mutex<Rows<K, V>>,
-    /// Held while the file is written: an older table must not be renamed over a newer one. Who asks waits for no disk.
+    /// Held while the file is written, so that an older table is not renamed over a newer one. Readers use `rows` and
+    /// do not wait for the disk.
     writing: Mutex<()>,
 }
 
 #[derive(Debug)]
 pub(super) struct Rows<K, V> {
     pub(super) known: HashMap<K, V>,
-    /// The order of arrival. When there is no more room the newest makes way: whoever can make larder meet many roots must
-    /// not make it forget those that builds rely on.
+    /// The keys in order of arrival. When the table is full the newest row makes way: an attacker who makes larder meet
+    /// many roots must not make it forget those that builds rely on.
     pub(super) order: Vec<K>,
-    /// Something is not in the file yet.
+    /// Whether the rows changed since the file was written.
     changed: bool,
 }
 
@@ -48,7 +50,7 @@ where
         let stored: Vec<(K, V)> = match bytes.map(|bytes| unseal(kind, &bytes)) {
             Some(Some(rows)) => rows,
             Some(None) => {
-                tracing::warn!(path = %path.display(), "is damaged or of another version, and begun anew");
+                tracing::warn!(path = %path.display(), "a state file is damaged or of another version; larder starts a new one");
                 Vec::new()
             }
             None => Vec::new(),
@@ -66,12 +68,13 @@ where
         hold(&self.rows).known.get(key).cloned()
     }
 
-    /// Changes a row, or begins it. When there is no more room the newest makes way.
+    /// Changes or adds a row. When the table is full the newest row makes way.
     pub(super) fn change(&self, key: K, change: impl FnOnce(&mut V)) {
         self.change_or(key, change, |rows| rows.order.len().checked_sub(1));
     }
 
-    /// The same; `gives` names the row that makes way, by its position in the order of arrival.
+    /// As [`Table::change`]; when the table is full, `gives` chooses the row that makes way, by its position in the
+    /// order of arrival.
     pub(super) fn change_or(
         &self,
         key: K,
@@ -95,8 +98,8 @@ where
         } else if rows.order.len() + 1 == MAX_ROWS {
             tracing::warn!(
                 path = %self.path.display(),
-                "is full: what larder learns from now on it soon forgets; stop larder and delete the file to begin anew, if \
-                 you trust what the archives say today"
+                "a state file is full: larder soon forgets what it learns from now on; if you trust today's archives, stop \
+                 larder and delete the file to start a new one"
             );
         }
         let mut value = V::default();
@@ -129,11 +132,11 @@ where
             seal(self.kind, &stored).and_then(|bytes| durable::write(&self.path, &bytes, 0o600));
         if let Err(error) = written {
             hold(&self.rows).changed = true;
-            tracing::warn!(%error, "what larder learnt could not be written");
+            tracing::warn!(%error, "a state file could not be written");
         }
     }
 
-    /// The rows in their order, if the file does not hold them yet.
+    /// The rows in order, if they changed since the file was written.
     fn unwritten(&self) -> Option<Vec<(K, V)>> {
         let mut rows = hold(&self.rows);
         if !std::mem::take(&mut rows.changed) {

@@ -1,15 +1,16 @@
-//! `state/unverified`: the targets of which bytes were given that no judgement has confirmed (promises P3 and P8).
+//! `state/unverified`: the targets whose bytes were delivered before they were verified, and not verified since
+//! (promises P3 and P8).
 //!
-//! A client resumes by itself after a cut, also when larder was restarted in between. So what was kept back of a body, and
-//! that a body was refused, is on disk before a byte of the body is given:
+//! A client resumes by itself after a cut, even if larder was restarted in between. So the file must record, before
+//! larder delivers a byte of a body, where the withheld tail (the gap) begins, and whether a body was refused:
 //!
 //! ```text
 //! a row = key 32 │ length 8 │ gap 8 │ state 1 │ since 8 │ CRC-32 of these 57 bytes 4          (numbers big-endian)
 //! ```
 //!
-//! Rows are appended, and a later row of a key replaces an earlier one; a row that was cut short or damaged ends the file.
-//! An append is not synced, because only a power cut could lose it; a refusal is. The file is written anew when it is
-//! opened, and when it has grown to several times its rows. It lies in the state and not in the cache, because the cache may be
+//! Rows are appended, and a later row of a key replaces an earlier one. A truncated or damaged row ends the file. An
+//! append is not synced, because only a power cut could lose it; a refusal is synced. The file is rewritten when it is
+//! opened, and when it has grown to several times its rows. It is in the state directory, because the cache may be
 //! deleted at any time.
 
 use std::collections::HashMap;
@@ -23,34 +24,34 @@ use super::{durable, hold};
 use crate::clock::{Clock, Time};
 use crate::target::Key;
 
-/// How long a row counts. By then clients have given up on resuming.
+/// How long a row counts. By then clients have given up resuming.
 pub const UNVERIFIED_FOR: Duration = Duration::from_hours(24);
 
-/// The most rows. An origin needs as many files under a promise, each with more than 256 KiB, to fill the table; then bodies of
-/// further targets are held whole, which is safe and slow.
+/// Maximum number of rows. To fill the table, an origin needs that many promised files of more than 256 KiB each. Then
+/// bodies of further targets are withheld completely until verified, which is safe and slow.
 const MAX_ROWS: usize = 65_536;
 
-/// How many rows may be appended, besides twice those that count, before the file is written anew.
+/// How many rows may be appended, beyond twice the number of current rows, before the file is rewritten.
 const TIDY_AFTER: usize = 4096;
 
-/// The longest file that is read, in bytes: some fifty million changes between two rounds of upkeep.
+/// Maximum length of the file in bytes: some fifty million changes between two rounds of maintenance.
 const MAX_FILE: u64 = 4 << 30;
 
 const ROW: usize = 61;
 
-/// In place of a length that is not known.
+/// Stands for an unknown length.
 const UNKNOWN: u64 = u64::MAX;
 
-/// What is known of a target whose bytes were given and not verified since.
+/// What is known about a target whose bytes were delivered and not verified since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The length of the body whose bytes were given, in bytes, if the origin announced it.
+    /// The length in bytes of the body that was delivered, if the origin announced it.
     pub length: Option<u64>,
-    /// Where the gap begins, in bytes from the start of the body. Of a body of unknown length this says nothing.
+    /// Where the gap begins, in bytes from the start of the body. Meaningless if the length is unknown.
     pub gap: u64,
-    /// A body of the target was refused.
+    /// Whether a body of the target was refused.
     pub suspect: bool,
-    /// When it was noted.
+    /// When the row was written.
     pub since: Time,
 }
 
@@ -65,7 +66,7 @@ pub struct Unverified {
 #[derive(Debug, Default)]
 struct Rows {
     of: HashMap<Key, Row>,
-    /// `None` after an error: the next change writes everything.
+    /// `None` after an error: the next change rewrites the file.
     file: Option<File>,
     appended: usize,
 }
@@ -85,14 +86,14 @@ impl Unverified {
         Ok(unverified)
     }
 
-    /// What is known of `key`, if it still counts. Quick.
+    /// The row of `key`, if it still counts. Quick.
     pub fn get(&self, key: Key) -> Option<Row> {
         let now = self.clock.now();
         hold(&self.rows).of.get(&key).copied().filter(|row| counts(row, now))
     }
 
-    /// Notes that bytes of a body of `length` are given, but those from `gap` on. A suspect target stays one. `Err`: there is no
-    /// room, or the disk does not take it; then nothing may be given. Blocking.
+    /// Notes that the bytes of a body of `length` before the position `gap` are delivered. A suspect target stays
+    /// suspect. After an error (the table is full, or the write failed) nothing may be delivered. Blocking.
     pub fn given(&self, key: Key, length: Option<u64>, gap: u64) -> io::Result<()> {
         self.put(key, false, |suspect| Row { length, gap, suspect, since: self.clock.now() })
     }
@@ -104,24 +105,24 @@ impl Unverified {
         self.put(key, true, |_| Row { length, gap, suspect: true, since: self.clock.now() })
     }
 
-    /// Notes that a body of `key` was verified, or that none of its bytes was given after all. Blocking.
+    /// Notes that a body of `key` was verified, or that none of its bytes was delivered after all. Blocking.
     pub fn verified(&self, key: Key) {
         let mut rows = hold(&self.rows);
         if rows.of.remove(&key).is_some()
             && let Err(error) = self.append(&mut rows, &bytes_of(key, None), false)
         {
-            // It is held back longer than it need be, until a day has passed.
-            tracing::warn!(%error, "that a target was verified could not be written");
+            // Its tail is withheld for up to a day longer than necessary.
+            tracing::warn!(%error, "the verification of a target could not be recorded");
         }
     }
 
-    /// Writes the file anew when it has grown to several times its rows. Blocking; part of the store's upkeep.
+    /// Rewrites the file when it has grown to several times its rows. Blocking; part of the store's maintenance.
     pub(super) fn tidy(&self) {
         let mut rows = hold(&self.rows);
         if rows.appended > TIDY_AFTER + 2 * rows.of.len()
             && let Err(error) = self.write_anew(&mut rows)
         {
-            tracing::warn!(%error, "the targets that wait for their verification could not be written");
+            tracing::warn!(%error, "the list of unverified targets could not be written");
         }
     }
 
@@ -169,12 +170,12 @@ impl Unverified {
     }
 }
 
-/// Whether a row still counts. One of the future was written by a clock that was ahead: it counts until it is as old as others.
+/// Whether a row still counts. A row dated in the future, from a clock that was ahead, counts for longer.
 fn counts(row: &Row, now: Time) -> bool {
     now < row.since.plus(UNVERIFIED_FOR)
 }
 
-/// A row's bytes; without a row, those that take an earlier one back.
+/// Encodes a row; without a row, a deletion of the earlier one.
 fn bytes_of(key: Key, row: Option<Row>) -> [u8; ROW] {
     let none = Row { length: None, gap: 0, suspect: false, since: Time::from_millis(0) };
     let state: u8 = match row {
@@ -199,7 +200,7 @@ fn bytes_of(key: Key, row: Option<Row>) -> [u8; ROW] {
     bytes
 }
 
-/// The rows in `bytes`, up to the first that does not hold.
+/// The rows in `bytes`, up to the first invalid one.
 fn rows_of(bytes: &[u8]) -> impl Iterator<Item = (Key, Option<Row>)> {
     bytes.chunks(ROW).map_while(|row| {
         let (key, rest) = row.split_first_chunk::<32>()?;

@@ -1,4 +1,4 @@
-//! What is done beside the requests: writing in batches, making room, looking through everything.
+//! Maintenance beside the requests: writes in batches, enforces limits, verifies all bodies.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -13,10 +13,10 @@ use crate::digest::{Algorithms, BlobId, Hashing};
 use crate::entry::Entry;
 use crate::proof::Rank;
 
-/// How often it is written how bodies were used: up to twenty megabytes.
+/// How often the access file is written, which has up to twenty megabytes.
 const ACCESS_EVERY: Duration = Duration::from_mins(5);
 
-/// What the store holds and takes.
+/// What the store holds, and the disk space it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Entries.
@@ -25,21 +25,21 @@ pub struct Usage {
     pub by_rank: Vec<(Rank, u64)>,
     /// Bodies.
     pub blobs: u64,
-    /// What the bodies take with their records, in bytes.
+    /// Disk space of the bodies with their records, in bytes.
     pub bytes: u64,
-    /// What spool files take, in bytes.
+    /// Disk space of the spool files, in bytes.
     pub spool_bytes: u64,
-    /// What claims take, in bytes.
+    /// Disk space of the claims, in bytes.
     pub claims_bytes: u64,
-    /// What the ledger, directories and lists take, in bytes.
+    /// Disk space of the ledger, directories and lists, in bytes.
     pub overhead_bytes: u64,
-    /// Indexes whose claims are current.
+    /// Number of indexes with current claims.
     pub indexes: u64,
-    /// The hard cap, in bytes.
+    /// The size cap, in bytes.
     pub cap: u64,
     /// Bodies evicted since the start.
     pub evicted: u64,
-    /// Bodies that were not kept because one may not be so large, since the start.
+    /// Bodies not kept because they exceeded the maximum for one body, since the start.
     pub oversize: u64,
     /// Bodies found damaged since the start.
     pub damaged: u64,
@@ -47,29 +47,29 @@ pub struct Usage {
     pub ledger_failures: u64,
 }
 
-/// What [`Store::verify_all`] found.
+/// The result of [`Store::verify_all`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verification {
-    /// Bodies whose SHA-256 is their name.
+    /// Bodies whose SHA-256 matches their name.
     pub sound: u64,
-    /// Bodies that were damaged; they are out of service.
+    /// Bodies that were damaged and taken out of service.
     pub damaged: Vec<BlobId>,
-    /// Bodies that went while the store was looked through: evicted, or removed.
+    /// Bodies that were evicted or removed during the verification.
     pub gone: u64,
-    /// Bodies that could not be read: nothing is known of them, and they stay.
+    /// Bodies that could not be read. Their state is unknown, and they stay.
     pub unread: u64,
 }
 
 impl Store {
-    /// What has to be done from time to time, every half minute or so: writes what changed in memory, drops claims that were
-    /// superseded a day ago, bodies that nobody names and records without a body, brings the store under its cap and over
-    /// its floor. Blocking.
+    /// Maintenance, to be called about every half minute. Writes changes from memory to disk; drops claims that were
+    /// superseded more than a day ago, bodies that no record names, and records without a body; brings the store under
+    /// its size cap and over its free-space floor. Blocking.
     pub fn maintain(&self) {
         if !self.is_read() {
             return;
         }
         if self.ledger.is_deleted() {
-            tracing::info!("the cache was deleted; it begins anew");
+            tracing::info!("the cache was deleted; larder starts an empty one");
             let opened = self.ledger.reopen(self.clock.now());
             self.take_stock(opened);
         }
@@ -78,7 +78,7 @@ impl Store {
         self.drop_unnamed();
         self.drop_bodiless();
         self.unverified.tidy();
-        // After a load nobody may ever ask for these again; what is asked for is opened again for a few microseconds.
+        // After a burst of requests these may never be needed again. Opening one again takes a few microseconds.
         self.blobs.close_idle();
         self.claims.close_idle();
         self.space.measure(&self.paths.cache);
@@ -89,13 +89,14 @@ impl Store {
         drop(alone);
     }
 
-    /// Writes what is only in memory. Blocking.
+    /// Writes to disk what is only in memory. Blocking.
     pub fn flush(&self) {
         let now = self.clock.now();
         let mut written = hold(&self.counts.access_written);
         if written.is_none_or(|written| now.since(written) >= ACCESS_EVERY) {
             *written = Some(now);
-            // Bound first: as a part of the call the lock would be held until the file is written.
+            // A separate variable releases the lock; as an argument expression it would hold it until the file is
+            // written.
             let accesses = access::of(&hold(&self.bodies));
             access::write(&self.paths.access, &accesses);
         }
@@ -105,12 +106,12 @@ impl Store {
         self.rejections.flush();
     }
 
-    /// Puts everything away for the next start, which then is a quick one. What is asked afterwards is answered from the
-    /// records. Blocking; dropping the store does the same.
+    /// Closes the store cleanly, so that the next start is quick. Later queries are answered from the records.
+    /// Blocking; dropping the store does the same.
     pub fn close(&self) {
         if !self.is_read() {
-            // How bodies were used is not known yet, nor all that the ledger should say: both stay for the next start as they
-            // are after a crash.
+            // The records are not fully read, so neither the access data nor the ledger is complete. Both stay as after
+            // a crash, for the next start.
             self.reading.stopped.store(true, Ordering::Relaxed);
             self.claims.flush(&self.paths.marks);
             self.state.flush();
@@ -141,10 +142,10 @@ impl Store {
         }
     }
 
-    /// Gives every entry to `each`, in no order, until it breaks. Blocking.
+    /// Calls `each` with every entry, in no particular order, until it breaks. Blocking.
     pub fn for_each_entry(&self, each: &mut dyn FnMut(&Entry) -> ControlFlow<()>) {
         for shard in 0..=u8::MAX {
-            // One shard at a time is in memory.
+            // Only one shard at a time is in memory.
             let rows = self.ledger.shard(shard).unwrap_or_else(|_| {
                 let names = self.records.names(shard).unwrap_or_default().into_iter();
                 names.map(|(key, blob)| (key, blob, Vec::new())).collect()
@@ -161,8 +162,8 @@ impl Store {
         }
     }
 
-    /// Hashes every body again and compares it with its name; what is damaged goes out of service. `progress` is told how
-    /// many bytes of how many are done. Blocking, for as long as reading everything takes.
+    /// Hashes every body again and compares it with its name. Damaged bodies are taken out of service. `progress`
+    /// receives the bytes done and the total. Blocking for as long as reading everything takes.
     pub fn verify_all(self: &Arc<Self>, progress: &mut dyn FnMut(u64, u64)) -> Verification {
         let list: Vec<(BlobId, u64)> =
             hold(&self.bodies).iter().map(|(id, holding)| (id, holding.stored.size)).collect();
@@ -183,7 +184,7 @@ impl Store {
         verification
     }
 
-    /// Whether a body still has its name's digest; `None` if it is gone.
+    /// Whether a body's SHA-256 still matches its name; `None` if the body is gone.
     fn hash_again(
         self: &Arc<Self>,
         id: BlobId,
@@ -191,7 +192,7 @@ impl Store {
     ) -> io::Result<Option<bool>> {
         let before = self.counts.lost.load(Ordering::Relaxed);
         let Some(blob) = self.open_blob(id)? else {
-            // A damaged side file, or a body that somebody deleted.
+            // Its checksum file is damaged, or an operator deleted the body.
             return Ok((self.counts.lost.load(Ordering::Relaxed) > before).then_some(false));
         };
         let mut hashing = Hashing::new(Algorithms::NONE);

@@ -1,28 +1,29 @@
-//! Where a body of HTTP/1 ends, so that what follows is known for the next head.
+//! Finds the end of an HTTP/1.1 body, so that the start of the next message is known.
 //!
-//! It follows hyper's reading of the same bytes step by step. Of a request nothing is given on beyond what it has followed: the
-//! two can never disagree about where the next request begins. What it cannot follow is an error, and ends the connection.
+//! Follows hyper's parsing of the same bytes step by step. Bytes of a request are passed on only as far as they were
+//! followed here, so the two can never disagree about where the next request begins (request smuggling). A body that
+//! cannot be followed is an error, and ends the connection.
 //!
-//! hyper takes any number of zeros and blanks before the end of a chunk's size, and a byte at a time. Whoever sends them without
-//! end keeps a processor busy and never sends a body, so the line has a limit here.
+//! hyper accepts any number of zeros and blanks before the end of a chunk's size, a byte at a time. An attacker who
+//! sends them for ever would keep a processor busy without sending a body, so the size line has a limit here.
 
 use std::io;
 
-/// The longest line with the size of a chunk, in bytes. Servers pad it to eight or ten; signatures in an extension have taken
+/// Maximum length of a chunk's size line in bytes. Servers pad it to eight or ten; signatures in a chunk extension take
 /// some hundreds.
 const MAX_LINE: u32 = 4096;
 
 /// Why a body cannot be followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lost {
-    /// It is not framed as RFC 9112 says.
+    /// It is not framed as RFC 9112 requires.
     Malformed,
-    /// A line with the size of a chunk does not end.
+    /// A chunk's size line is too long.
     Endless,
 }
 
 impl Lost {
-    /// What is wrong, for people.
+    /// The error text.
     pub(crate) const fn why(self) -> &'static str {
         match self {
             Self::Malformed => "a chunked body that cannot be followed",
@@ -37,48 +38,48 @@ impl From<Lost> for io::Error {
     }
 }
 
-/// A body, as far as it has come.
+/// A body, as far as it has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// So many bytes are to come.
+    /// This many bytes are still to come.
     Length(u64),
     /// Chunks (RFC 9112 §7.1).
     Chunks(Chunks),
 }
 
-/// A chunked body: where in it the next byte stands, and how long the present line with a size is.
+/// A chunked body: the position of the next byte, and the length of the current size line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chunks {
     at: Place,
     line: u32,
 }
 
-/// Where in a chunked body the next byte stands.
+/// The position of the next byte in a chunked body.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum Place {
     /// At the first digit of a chunk's size.
     #[default]
     Start,
-    /// Behind a digit of it.
+    /// After a digit of the size.
     Size(u64),
-    /// Behind its last digit, before the line's end.
+    /// After the last digit, before the end of the line.
     Extension(u64),
     /// Between CR and LF of that line.
     SizeEnd(u64),
-    /// In a chunk's bytes.
+    /// In a chunk's data; this many bytes are left.
     Data(u64),
-    /// Behind them: CR, then LF.
+    /// After the data: CR, then LF.
     DataCr,
     DataLf,
-    /// At the start of a line behind the last chunk.
+    /// At the start of a line after the last chunk.
     Line,
     /// In a trailer field.
     Trailer,
     /// Between its CR and LF.
     TrailerEnd,
-    /// Between CR and LF of the empty line.
+    /// Between CR and LF of the final empty line.
     LastLf,
-    /// Behind the end.
+    /// After the end of the body.
     Over,
 }
 
@@ -142,7 +143,7 @@ impl Chunks {
 }
 
 impl Place {
-    /// Where the next byte stands when this one is `byte`, which is none of a chunk's own.
+    /// The next position after `byte`, which is not chunk data.
     fn behind(self, byte: u8) -> Result<Self, Lost> {
         Ok(match self {
             Self::Over | Self::Data(_) => self,
@@ -240,7 +241,7 @@ mod tests {
                 let mut lost = endless.as_bytes().chunks(step).map(|bytes| framing.advance(bytes));
                 assert_eq!(lost.find_map(Result::err), Some(Lost::Endless), "{start}{filler}");
             }
-            // The control: nearly as long, and it ends; in each of many lines.
+            // The control: lines of nearly the limit that end, many of them.
             let padded =
                 format!("{}5 ;{}\r\nhello\r\n", "0".repeat(most / 4), "a".repeat(most / 2));
             let body = format!("{}0\r\n\r\n", padded.repeat(9));

@@ -1,6 +1,6 @@
-//! Byte streams that are looked at on their way: what comes over them is judged, or changed, before the HTTP library sees it.
+//! Byte streams that are inspected, or changed, before the HTTP library reads them.
 //!
-//! [`Watched`] is the one place that hands everything else through; what looks is a [`Watch`].
+//! [`Watched`] passes all calls through in one place; a [`Watch`] does the inspection.
 
 pub(crate) mod framing;
 
@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Where the head of HTTP/1 ends that `bytes` begin with: behind its empty line. There is no end within the first `seen`.
+/// The end of the HTTP/1.1 header at the start of `bytes`, after its empty line. The caller knows that it does not end
+/// within the first `seen` bytes.
 pub(crate) fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(3);
     let rest = bytes.get(from..)?;
@@ -23,9 +24,9 @@ pub(crate) fn end_of_head(bytes: &[u8], seen: usize) -> Option<usize> {
     line_ends.find_map(|(at, _)| ends(at)).map(|end| from + end)
 }
 
-/// What looks at a stream.
+/// Inspects a stream.
 pub(crate) trait Watch<I: AsyncRead + Unpin>: Unpin {
-    /// Reads from `io`, and looks at what came.
+    /// Reads from `io` and inspects what arrived.
     fn poll_read(
         &mut self,
         io: &mut I,
@@ -35,11 +36,11 @@ pub(crate) trait Watch<I: AsyncRead + Unpin>: Unpin {
         Pin::new(io).poll_read(cx, buf)
     }
 
-    /// Something is about to be written.
+    /// Called before something is written.
     fn writes(&mut self) {}
 }
 
-/// A stream, and what looks at it.
+/// A stream with its inspector.
 #[derive(Debug)]
 pub(crate) struct Watched<I, W> {
     pub(crate) io: I,

@@ -1,13 +1,15 @@
-//! What a request shows to prove its right: login fields, and tokens in the URL (promise P5).
+//! The credential of a request: login fields, and tokens in the URL (promise P5).
 //!
-//! A [`Credential`] never shows what it holds: it has no text, its `Debug` names the fields only, and the store knows it
-//! by a keyed hash ([`Credential::id`]), which nobody can compare with a guess without the store's secret. It leaves
-//! larder in one place, on the request to the origin that it was meant for.
+//! A [`Credential`] never reveals its contents: it has no text form, its `Debug` lists only the field names, and the
+//! store identifies it by a keyed hash ([`Credential::id`]), which cannot be checked against a guess without the
+//! store's secret. It leaves larder in one place only: on the request to the origin for which it was meant.
 //!
-//! A login that belongs to a connection (NTLM, Negotiate: RFC 4559 §5) or to one request (Digest: RFC 7616 §3.4; OAuth 1:
-//! RFC 5849 §3.3) is none that could be shown again; see [`is_shown_once`]. Cookies that HTTP/2 split are one field
-//! again before anything reads them ([`join_cookies`], RFC 9113 §8.2.3). User information in a URL becomes such a field where requests are
-//! read ([`identity::take_login`](super::identity::take_login)), and a token in a body makes the request a pass, as every body does.
+//! Some logins cannot be repeated and are not credentials in this sense: those that belong to a connection (NTLM,
+//! Negotiate: RFC 4559 §5) or to one request (Digest: RFC 7616 §3.4; OAuth 1: RFC 5849 §3.3); see [`is_shown_once`].
+//! Cookies that HTTP/2 split are joined before anything reads them ([`join_cookies`], RFC 9113 §8.2.3). User
+//! information in a URL becomes an `Authorization` field where requests are read
+//! ([`identity::take_login`](super::identity::take_login)). A token in a body makes the request a pass, as every body
+//! does.
 
 use std::fmt;
 
@@ -19,7 +21,7 @@ use hyper::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use super::secret::{self, IN_THE_PATH};
 use super::{Key, Partition, Target};
 
-/// Fields that are credentials whoever sends them.
+/// Header fields that are credentials in every ecosystem.
 const FIELDS: [&str; 11] = [
     "authorization",
     "cookie",
@@ -34,24 +36,25 @@ const FIELDS: [&str; 11] = [
     "x-amz-security-token",
 ];
 
-/// Schemes whose login is the connection's, not the request's.
+/// Authentication schemes that authenticate the connection, not the request.
 const OF_A_CONNECTION: [&str; 3] = ["ntlm", "negotiate", "kerberos"];
 
-/// Schemes whose login holds a nonce, a count or a signature of method and URL: an origin takes it once.
+/// Authentication schemes whose login contains a nonce, a counter or a signature of method and URL, so that an origin
+/// accepts it once only.
 const OF_A_REQUEST: [&str; 8] =
     ["digest", "oauth", "hawk", "signature", "mutual", "aws", "aws4-hmac-sha256", "sharedkey"];
 
-/// What a request shows to prove its right.
+/// The credential of a request.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// Sorted by name; of one name in the order in which they came.
+    /// Sorted by name; fields of one name keep their order.
     fields: Vec<(HeaderName, HeaderValue)>,
-    /// Tokens that stand in the URL: they go wherever the URL goes, and are here only to tell askers apart.
+    /// Tokens in the URL. They are sent with the URL anyway, and are here only to distinguish principals.
     in_url: Vec<(String, String)>,
 }
 
 impl Credential {
-    /// The credential of a request for `target`; `None` if it shows none. `named` are the fields by which its ecosystem
+    /// The credential of a request for `target`; `None` if it has none. `named` are the fields with which its ecosystem
     /// logs in, in lower case.
     pub fn of(headers: &HeaderMap, target: &Target, named: &[&str]) -> Option<Self> {
         let fields = headers
@@ -61,7 +64,7 @@ impl Credential {
         Self::new(fields, tokens(target))
     }
 
-    /// A credential of these header fields: an operator's, say. `None` without any.
+    /// A credential of these header fields, for example an operator login. `None` if there are none.
     pub fn of_fields(fields: impl IntoIterator<Item = (HeaderName, HeaderValue)>) -> Option<Self> {
         Self::new(fields, Vec::new())
     }
@@ -72,18 +75,19 @@ impl Credential {
     ) -> Option<Self> {
         let mut fields: Vec<_> = fields.into_iter().collect();
         for (_, value) in &mut fields {
-            // Keeps it out of the HTTP library's own texts and of h2's header tables.
+            // Keeps it out of the HTTP library's debug output and of HTTP/2's header tables.
             value.set_sensitive(true);
         }
         fields.sort_by(|one, other| one.0.as_str().cmp(other.0.as_str()));
         (!fields.is_empty() || !in_url.is_empty()).then_some(Self { fields, in_url })
     }
 
-    /// What somebody might show in its place who has no right: the same fields and schemes, and a login that nobody was ever given.
+    /// An invented credential of the same form: the same fields and schemes, with a random login that nobody was ever
+    /// given. Used to check that the origin refuses clients without access.
     #[must_use]
     pub fn made_up(&self) -> Self {
         let mut drawn = [0; 16];
-        // Without randomness it is a login that nobody has, all the same.
+        // If the random generator fails, the login is all zeros, which nobody has either.
         let _drawn = aws_lc_rs::rand::fill(&mut drawn);
         let login = STANDARD.encode([b"larder:", &drawn[..]].concat());
         let fields = self.fields.iter().filter_map(|(name, value)| {
@@ -98,7 +102,8 @@ impl Credential {
         Self { fields: fields.collect(), in_url: self.in_url.clone() }
     }
 
-    /// By what the store knows it: HMAC-SHA-256 over the names and values, cut to 128 bits. `secret` is the store's.
+    /// The ID of the credential in the store: HMAC-SHA-256 over the names and values, truncated to 128 bits. `secret`
+    /// is the store's.
     pub fn id(&self, secret: &[u8; 32]) -> [u8; 16] {
         let fields = self.fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let in_url = self.in_url.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -107,12 +112,13 @@ impl Credential {
         keyed(secret, b"credential", counts.iter().map(|count| &count[..]).chain(pieces))
     }
 
-    /// Whether it stands in the URL, at least in part: then nobody can ask for the same without it.
+    /// Whether it is in the URL, at least in part: then the same resource cannot be requested without it.
     pub fn is_in_url(&self) -> bool {
         !self.in_url.is_empty()
     }
 
-    /// Puts the login fields on a request. The caller sees to it that the request goes to the origin they were meant for.
+    /// Sets the login fields on a request. The caller ensures that the request goes to the origin for which they were
+    /// meant.
     pub fn show_to_origin(&self, headers: &mut HeaderMap) {
         for (name, _) in &self.fields {
             headers.remove(name);
@@ -131,9 +137,9 @@ impl fmt::Debug for Credential {
 }
 
 impl Partition {
-    /// The partition of the one private entry that `target` has, whoever received it. Nobody is given it for knowing its
-    /// key: each asker proves its own right to what is stored there. Derived with the store's secret, so that it is no
-    /// credential's partition.
+    /// The partition of the only private entry of `target`, which all credentials share. Knowing its key gives no
+    /// access: each client proves its own access right to the stored bytes. Derived with the store's secret, so that it
+    /// equals no credential's partition.
     pub fn guarded(target: &Target, secret: &[u8; 32]) -> Self {
         let Key(key) = target.key(Self::Public);
         Self::Private(keyed(secret, b"guarded", [&key[..]].into_iter()))
@@ -141,25 +147,25 @@ impl Partition {
 }
 
 impl Target {
-    /// Whether a token stands in the URL itself: whatever is answered there is private.
+    /// Whether the URL contains a token: then all answers to it are private.
     pub fn has_token(&self) -> bool {
         !tokens(self).is_empty()
     }
 
-    /// Whether the token stands in the query: such URLs are mostly signed for one download.
+    /// Whether the token is in the query: such URLs are mostly signed for one download.
     pub fn has_token_in_query(&self) -> bool {
         tokens(self).iter().any(|(name, _)| name != IN_THE_PATH)
     }
 }
 
-/// Whether a header field is a credential; `named` are those that an ecosystem adds.
+/// Whether a header field is a credential. `named` are the fields that an ecosystem adds.
 pub fn is_field(name: &HeaderName, named: &[&str]) -> bool {
     FIELDS.contains(&name.as_str()) || named.contains(&name.as_str())
 }
 
-/// Whether the login can be shown by nobody but its client, in this request: it logs in the connection, so that what is
-/// asked next on that connection has the same right and a request elsewhere with the same field has none; or it was made
-/// for one request, and an origin that has seen it refuses it the second time.
+/// Whether the login works only on the client's own request. Either it authenticates the connection, so that the next
+/// request on that connection has the same right, and a request elsewhere with the same field has none. Or it was
+/// computed for one request, and an origin refuses it the second time.
 pub fn is_shown_once(headers: &HeaderMap) -> bool {
     headers.get_all(AUTHORIZATION).iter().any(|value| {
         let mut words = value.as_bytes().split(u8::is_ascii_whitespace);
@@ -169,14 +175,14 @@ pub fn is_shown_once(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Makes one field of cookies that came in several: HTTP/2 clients may split them, and other origins may read the first
-/// alone (RFC 9113 §8.2.3). Split or not, they are one credential.
+/// Joins several cookie fields into one. HTTP/2 clients may split them, and an origin may read only the first (RFC 9113
+/// §8.2.3). Split or joined, they are one credential.
 pub fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if cookies.len() < 2 {
         return;
     }
-    // What consists of field values is one.
+    // Joined field values are a valid field value.
     if let Ok(mut joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..])) {
         joined.set_sensitive(true);
         headers.insert(COOKIE, joined);
@@ -187,7 +193,7 @@ fn tokens(target: &Target) -> Vec<(String, String)> {
     secret::tokens(target.path(), target.query())
 }
 
-/// HMAC-SHA-256 of `pieces`, each with its length in front, cut to 128 bits.
+/// HMAC-SHA-256 over `pieces`, each prefixed by its length, truncated to 128 bits.
 fn keyed<'a>(
     secret: &[u8; 32],
     purpose: &'a [u8],
@@ -259,7 +265,7 @@ mod tests {
         for (i, one) in ids.iter().enumerate() {
             assert!(ids.iter().skip(i + 1).all(|other| one != other), "{:?}", logins[i]);
         }
-        // What is no part of it makes no other; another larder's name for it is another.
+        // Other fields and URLs do not change the ID; another larder's secret does.
         let again = of(&[("accept", "*/*"), ("authorization", "Bearer a")], "/y").unwrap();
         assert_eq!(again.id(&SECRET), ids[0]);
         assert_ne!(again.id(&[8; 32]), ids[0]);

@@ -1,20 +1,21 @@
-//! Promise P1: a request names one thing.
+//! Determines the one origin of a request (promise P1).
 //!
-//! A request says up to five times for whom it is: in CONNECT, in the `ClientHello`, in `Host`, in an absolute URI, in
-//! HTTP/2's `:authority`. Servers, proxies and caches have been poisoned wherever two of these were read in two places
-//! (shared fronts route on `Host`, certificates follow the `ClientHello`), so they are compared here and nowhere
-//! else, and what remains is one [`Origin`]:
+//! A request may name its host up to five times: in CONNECT, in the `ClientHello`, in `Host`, in an absolute URI, and
+//! in HTTP/2's `:authority`. Servers, proxies and caches have been poisoned where two components read two different
+//! ones (shared front ends route on `Host`, certificates follow the `ClientHello`). So they are compared here and
+//! nowhere else, and the result is one [`Origin`]:
 //!
-//! - inside a tunnel the CONNECT authority is the identity, and everything else must agree with it, or it is 421
+//! - inside a tunnel the CONNECT authority is the identity. Everything else must agree with it, or the answer is 421
 //!   (RFC 9110 §15.5.20);
-//! - outside, the absolute URI is (RFC 9112 §3.2.2), and `Host` must agree with it, or it is 400.
+//! - outside, the absolute URI is the identity (RFC 9112 §3.2.2). `Host` must agree with it, or the answer is 400.
 //!
 //! Authorities are compared as [`Host`]s and port numbers: letter case, one trailing dot and an explicit default port
-//! make no difference; a port left out means the scheme's own. Which ports and hosts are open is not decided here.
+//! make no difference; a missing port means the scheme's default. Which ports and hosts are allowed is not decided
+//! here.
 //!
-//! An `https://` URI outside a tunnel is taken for what it says. The client chose to trust the way to larder; from
-//! larder on it is verified TLS like any other, so nothing weaker than promised is ever kept. Some clients without
-//! CONNECT (and scripts that warm a cache) can ask in no other way.
+//! An `https://` URI outside a tunnel is taken as https. The client chose to trust the network to larder. From larder
+//! on it is verified TLS as usual, so nothing is kept with a weaker proof than its URL promises. Some clients without
+//! CONNECT, and scripts that warm a cache, have no other way.
 
 use std::borrow::Cow;
 
@@ -27,16 +28,16 @@ use hyper::{Method, Request, Uri, Version};
 use super::shown::{CLIPPED, clipped};
 use super::{Host, Origin, Scheme, Target, raw};
 
-/// What CONNECT and the `ClientHello` said about a tunnel.
+/// The names that CONNECT and the `ClientHello` gave for a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tunnel {
-    /// The CONNECT authority as an origin: https when TLS was spoken inside, http otherwise. The only identity.
+    /// The CONNECT authority as an origin: https if TLS was spoken inside, http otherwise. The only identity.
     pub origin: Origin,
-    /// The name in the `ClientHello`, as it was sent.
+    /// The server name (SNI) in the `ClientHello`, as it was sent.
     pub sni: Option<String>,
 }
 
-/// Why a request names no one thing.
+/// Why a request has no unambiguous identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Misdirected {
     /// 421: connection and request disagree.
@@ -47,7 +48,7 @@ pub enum Misdirected {
     Malformed(String),
 }
 
-/// Decides who a request is for, or that it is refused.
+/// Determines the target of a request, or why it is refused.
 pub fn identify<B>(tunnel: Option<&Tunnel>, request: &Request<B>) -> Result<Target, Misdirected> {
     if request.method() == Method::CONNECT {
         return Err(Misdirected::Malformed(
@@ -60,7 +61,7 @@ pub fn identify<B>(tunnel: Option<&Tunnel>, request: &Request<B>) -> Result<Targ
         None => outside(request.uri(), host)?,
     };
     let tail = request.uri().path_and_query().map_or("/", |tail| tail.as_str());
-    // HTTP/1 comes masked (`raw`). In HTTP/2 what looks like a mask is the client's own.
+    // In HTTP/1.1 the target arrives masked (`raw`). In HTTP/2 characters that look masked are the client's own.
     let own = (request.version() == Version::HTTP_2 && !tail.is_ascii())
         .then(|| raw::masked(tail.as_bytes()));
     let tail = own.as_deref().unwrap_or(tail);
@@ -72,19 +73,19 @@ pub fn identify<B>(tunnel: Option<&Tunnel>, request: &Request<B>) -> Result<Targ
     target.map_err(|bad| Misdirected::Malformed(bad.to_string()))
 }
 
-/// Moves the user information of an absolute URI to where logins stand, as clients do that ask an origin themselves: apt and
-/// others leave it in the URL that they send to a proxy. A login that the request has in its own field stays. From here on
-/// it is a credential like any other, and in no key, URL or text.
+/// Moves the user information of an absolute URI to an `Authorization` field, as clients do when they contact an origin
+/// directly. apt and others leave it in the URL that they send to a proxy. If the request has an `Authorization` field,
+/// that stays. From here on the login is a credential like any other, and appears in no key, URL or text.
 ///
-/// Outside tunnels alone: inside one no client has a reason to send a URL with its host, and in HTTP/2 none may
-/// (RFC 9113 §8.3.1).
+/// Only outside tunnels: inside, no client has a reason to send an absolute URL, and in HTTP/2 user information is
+/// forbidden (RFC 9113 §8.3.1).
 pub fn take_login<B>(request: &mut Request<B>) {
     let Some(authority) = request.uri().authority() else { return };
     let Some((login, host)) = authority.as_str().rsplit_once('@') else { return };
     let value = (!login.is_empty()).then(|| basic(login)).flatten();
     let mut parts = request.uri().clone().into_parts();
     parts.authority = host.parse().ok();
-    // What cannot be taken apart is refused, with its user name, where requests are read.
+    // A URI that cannot be rebuilt keeps its user information and is refused by [`identify`].
     let Ok(uri) = Uri::from_parts(parts) else { return };
     *request.uri_mut() = uri;
     if let Some(value) = value {
@@ -92,7 +93,7 @@ pub fn take_login<B>(request: &mut Request<B>) {
     }
 }
 
-/// `user:password`, percent-encoded as in a URL, as RFC 7617 sends it.
+/// The Basic field (RFC 7617) for `user:password`, which is percent-encoded as in a URL.
 fn basic(login: &str) -> Option<HeaderValue> {
     let (user, password) = login.split_once(':').unwrap_or((login, ""));
     let plain = [&*decoded(user), b":", &*decoded(password)].concat();
@@ -101,7 +102,7 @@ fn basic(login: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Percent-decodes once; a percent sign that begins no escape stands for itself.
+/// Percent-decodes once. A percent sign that begins no escape stays.
 fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -115,10 +116,10 @@ fn decoded(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// The host and port that CONNECT names (RFC 9110 §9.3.6: the port is not optional).
+/// The host and port that CONNECT names (RFC 9110 §9.3.6: the port is mandatory).
 ///
-/// A `Host` field beside CONNECT is not read: clients put there what they like (no port, nothing at all), and larder uses it
-/// for nothing.
+/// Ignores a `Host` field beside CONNECT: clients put various things there (no port, or nothing at all), and larder
+/// does not use it.
 pub fn connect_authority<B>(request: &Request<B>) -> Result<(Host, u16), Misdirected> {
     let uri = request.uri();
     let authority =
@@ -132,7 +133,7 @@ pub fn connect_authority<B>(request: &Request<B>) -> Result<(Host, u16), Misdire
     }
 }
 
-/// The origin that an authority names; `None` for anything but `host` or `host:port`.
+/// The origin for an authority; `None` for anything but `host` or `host:port`.
 pub fn origin_of(scheme: Scheme, authority: &str) -> Option<Origin> {
     let (host, port) = split(authority)?;
     Some(Origin { scheme, host, port: port.unwrap_or_else(|| scheme.default_port()) })
@@ -140,7 +141,7 @@ pub fn origin_of(scheme: Scheme, authority: &str) -> Option<Origin> {
 
 fn split(authority: &str) -> Option<(Host, Option<u16>)> {
     match authority.rsplit_once(':') {
-        // In `[2001:db8::1]` the last colon is the address's.
+        // In `[2001:db8::1]` the last colon belongs to the address.
         Some((host, port)) if !port.contains(']') => {
             if port.is_empty() || !port.bytes().all(|b| b.is_ascii_digit()) {
                 return None;
@@ -152,7 +153,7 @@ fn split(authority: &str) -> Option<(Host, Option<u16>)> {
     }
 }
 
-/// The one `Host` field, if there is any (RFC 9112 §3.2: none on HTTP/1.1, or several, is 400).
+/// The only `Host` field, if there is one (RFC 9112 §3.2: none in HTTP/1.1, or several, is 400).
 fn host_field<B>(request: &Request<B>) -> Result<Option<&str>, Misdirected> {
     let mut fields = request.headers().get_all(HOST).iter();
     let first = fields.next();
@@ -171,7 +172,7 @@ fn host_field<B>(request: &Request<B>) -> Result<Option<&str>, Misdirected> {
     }
 }
 
-/// Inside a tunnel: everything must name what CONNECT named.
+/// Inside a tunnel everything must name what CONNECT named.
 fn within(tunnel: &Tunnel, uri: &Uri, host: Option<&str>) -> Result<Origin, Misdirected> {
     let Tunnel { origin, sni } = tunnel;
     if let Some(sni) = sni
@@ -206,7 +207,7 @@ fn within(tunnel: &Tunnel, uri: &Uri, host: Option<&str>) -> Result<Origin, Misd
     Ok(origin.clone())
 }
 
-/// Outside: the absolute URI decides.
+/// Outside a tunnel the absolute URI decides.
 fn outside(uri: &Uri, host: Option<&str>) -> Result<Origin, Misdirected> {
     let Some(authority) = uri.authority() else {
         return Err(Misdirected::Malformed(
@@ -241,7 +242,7 @@ fn outside(uri: &Uri, host: Option<&str>) -> Result<Origin, Misdirected> {
 fn parsed(place: &str, scheme: Scheme, authority: &str) -> Result<Origin, Misdirected> {
     origin_of(scheme, authority).ok_or_else(|| {
         Misdirected::Malformed(if authority.contains('@') {
-            // Not shown: it may be a password.
+            // Not displayed, because it may contain a password.
             format!(
                 "the request's {place} holds a user name; credentials belong in the Authorization field"
             )
@@ -254,7 +255,7 @@ fn parsed(place: &str, scheme: Scheme, authority: &str) -> Result<Origin, Misdir
     })
 }
 
-/// A stranger's text, fit for one line of a log.
+/// Untrusted text, safe for one line of a log.
 fn shown(text: &str) -> Cow<'_, str> {
     clipped(text, CLIPPED)
 }
@@ -263,10 +264,10 @@ fn shown(text: &str) -> Cow<'_, str> {
 mod tests {
     use super::*;
 
-    /// One request and what it says for whom it is.
+    /// A request, and all the places where it names its host.
     #[derive(Clone, Copy, Debug)]
     struct Says {
-        /// CONNECT's authority, with the scheme that was found inside.
+        /// CONNECT's authority, with the scheme found inside the tunnel.
         connect: Option<&'static str>,
         sni: Option<&'static str>,
         version: Version,
@@ -276,7 +277,7 @@ mod tests {
 
     const OK: u16 = 200;
 
-    /// The control: a request over HTTP/1.1 in a tunnel in which all agree.
+    /// The control: an HTTP/1.1 request in a tunnel, in which all names agree.
     const AGREED: Says = Says {
         connect: Some("https://example.org"),
         sni: Some("example.org"),
@@ -295,7 +296,7 @@ mod tests {
         for host in says.host {
             request = request.header(HOST, *host);
         }
-        // What hyper's own parser refuses is answered 400 before it comes here.
+        // hyper's own parser refuses these with 400 before larder sees them.
         let request = request.body(()).map_err(|e| (400, e.to_string()))?;
         let tunnel = says.connect.map(|connect| Tunnel {
             origin: Target::from_url(connect).unwrap().origin().clone(),
@@ -362,7 +363,7 @@ mod tests {
             (400, Says { host: &["user@example.org"], ..AGREED }),
             (400, Says { host: &["exam%70le.org"], ..AGREED }),
             (400, Says { host: &["example.org "], ..AGREED }),
-            // HTTP/1.0 has no Host: CONNECT is the identity, and it is enough.
+            // HTTP/1.0 needs no Host: CONNECT is the identity, and it is enough.
             (OK, Says { version: Version::HTTP_10, host: &[], ..AGREED }),
             (421, Says { version: Version::HTTP_10, host: &["other.example.org"], ..AGREED }),
             // absolute URI inside a tunnel
@@ -518,7 +519,7 @@ mod tests {
             let request = Request::builder()
                 .method(Method::CONNECT)
                 .uri(uri)
-                // Not read, whatever it says.
+                // Ignored, whatever it contains.
                 .header(HOST, "other.example.org")
                 .body(())
                 .ok()?;

@@ -1,25 +1,27 @@
-//! Keys: what the store and its claims are looked up by.
+//! Keys for look-ups in the store and among its claims.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Who may be given an entry.
+/// The principals to whom an entry may be given.
 ///
-/// Two kinds of private entries lie under keys that name a private partition:
+/// Two kinds of private entries have keys with a private partition:
 ///
-/// - What a strong proof cannot tie to its URL (indexes, and whatever is unknown) has one entry for each credential: the
-///   partition in its key is [`Credential::id`](super::Credential::id), and nobody else ever finds it.
-/// - An artifact has one entry for its target, whoever received it ([`Partition::guarded`]): who asks for it proves its
-///   own right each time. The partition that the *entry* holds is that of the credential it was received with.
+/// - A resource that no strong proof ties to its URL (an index, or a resource of unknown kind) has one entry for each
+///   credential: the partition in its key is [`Credential::id`](super::Credential::id), and no other credential finds
+///   it.
+/// - An artifact has one entry for its target, shared by all credentials ([`Partition::guarded`]): each client proves
+///   its own access right each time. The partition inside the *entry* is that of the credential with which it was
+///   received.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
 )]
 pub enum Partition {
-    /// Anybody: larder itself got it without any client's credential.
+    /// Any client: larder got it without a client's credential.
     #[default]
     Public,
-    /// Whoever proves the right: the keyed hash of the credential it was fetched with.
+    /// Clients that prove access: the keyed hash of the credential with which it was fetched.
     Private([u8; 16]),
 }
 
@@ -32,7 +34,7 @@ impl Partition {
     }
 }
 
-/// What the store is keyed by: a hash of origin, path, query, variant and partition.
+/// The store's key: a hash of origin, path, query, variant and partition.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key(pub [u8; 32]);
 
@@ -42,6 +44,6 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Under which claims are looked up; see [`Target::match_key`](super::Target::match_key).
+/// The key under which claims are looked up; see [`Target::match_key`](super::Target::match_key).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MatchKey(pub [u8; 16]);

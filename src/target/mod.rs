@@ -1,12 +1,12 @@
-//! Who a request is for.
+//! Targets: the identity of a request.
 //!
-//! A [`Target`] is the only identity larder knows: an [`Origin`], the raw path, the query, and the variant that the
-//! ecosystem declares. Its [`Key`] is what the store is keyed by. A false split of two targets costs a miss; a false
-//! merge would be a poisoning, so nothing is decoded, merged or sorted here (RFC 3986 §6.2.2 equates more than servers
-//! do): only the hexadecimal digits of percent-escapes are put in upper case and a raw `/./` is taken for `/`, and what could
-//! be read in two ways is refused.
+//! A [`Target`] is the only identity that larder knows: an [`Origin`], the raw path, the query, and the variant that
+//! the ecosystem declares. The store's [`Key`] is derived from it. If two equal targets are kept apart, that costs a
+//! miss. If two different ones are merged, that is cache poisoning. So nothing is decoded, merged or sorted here (RFC
+//! 3986 §6.2.2 equates more URLs than servers do). Only the hexadecimal digits of percent-escapes become upper case,
+//! and a raw `/./` becomes `/`. Ambiguous paths are refused.
 //!
-//! [`identity`] decides the origin of a request (promise P1).
+//! [`identity`] determines the origin of a request (promise P1).
 
 mod credential;
 pub mod identity;
@@ -30,23 +30,23 @@ pub use self::root::Root;
 use self::url::Url;
 use crate::digest::key_hash;
 
-/// The longest path and query that larder takes, in bytes. Registries' signed URLs stay below 4 KiB.
+/// Maximum length of path and query in bytes. Registries' signed URLs stay below 4 KiB.
 pub const MAX_URL: usize = 16 * 1024;
 
-/// Who a request is for.
+/// The identity of a request.
 ///
-/// `Display` and `Debug` show the URL without what is or may be a secret; [`Target::url`] is the whole.
+/// `Display` and `Debug` show the URL without actual or possible secrets; [`Target::url`] is the whole URL.
 ///
-/// A request asks for its target's spelling and keys a dozen times: clones share the URL, and what was hashed of it.
+/// A request needs its target's URL and keys a dozen times, so clones share the URL and its cached hashes.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     url: Arc<Url>,
-    /// What the ecosystem says that the answer depends on besides the URL: the class of `Accept`, say.
+    /// What else the ecosystem says the answer depends on, for example the class of `Accept`.
     variant: Box<str>,
 }
 
 impl Target {
-    /// A target from an origin and the path and query as they were received.
+    /// A target from an origin, and the path and query as they were received.
     pub fn new(origin: Origin, path_and_query: &str) -> Result<Self, BadPath> {
         if raw::length(path_and_query) > MAX_URL {
             return Err(BadPath::TooLong);
@@ -66,8 +66,8 @@ impl Target {
         Ok(Self { url: Arc::new(Url::new(origin, &path, query.as_deref())), variant: "".into() })
     }
 
-    /// A target from an absolute `http` or `https` URL, which may have a fragment (dropped) but no user information.
-    /// The path is taken as it stands: resolve relative links first, with [`Target::join`].
+    /// A target from an absolute `http` or `https` URL. A fragment is dropped; user information is refused. The path is
+    /// taken as it is: resolve relative links first, with [`Target::join`].
     pub fn from_url(url: &str) -> Option<Self> {
         let (scheme, rest) = match url.split_once("://")? {
             (scheme, rest) if scheme.eq_ignore_ascii_case("https") => (Scheme::Https, rest),
@@ -82,11 +82,11 @@ impl Target {
         Self::new(origin, &tail).ok()
     }
 
-    /// Resolves a link that stands in this target's document (RFC 3986 §5, by the rules browsers use). `None` for
-    /// anything but http and https, and for what is no target.
+    /// Resolves a link from this target's document (RFC 3986 §5, by the rules that browsers use). `None` for schemes
+    /// other than http and https, and for invalid targets.
     pub fn join(&self, reference: &str) -> Option<Self> {
         let base = if self.is_odd() {
-            // As whoever resolves a link there writes its own odd bytes.
+            // A client that resolves a link against this URL keeps the URL's own odd bytes.
             ::url::Url::parse(&String::from_utf8_lossy(&raw::unmasked(&self.url()))).ok()?
         } else {
             ::url::Url::parse(&self.url()).ok()?
@@ -99,19 +99,19 @@ impl Target {
         Self::from_url(joined.as_str())
     }
 
-    /// Where a `Location` of this target's answer leads. As clients do it: what stands before the host's `@` names no other
-    /// place, and is dropped.
+    /// The target of a redirect in an answer of this target with the `Location` field `location`. User information is
+    /// dropped, as clients do, because it does not change the place.
     pub fn redirected(&self, location: &str) -> Option<Self> {
         let base = ::url::Url::parse(&self.url()).ok()?;
         let mut joined = base.join(location).ok()?;
-        // Refused for URLs that have no host, of which no target is made.
+        // Fails only for URLs without a host, which a target never has.
         joined.set_username("").ok()?;
         joined.set_password(None).ok()?;
         joined.set_fragment(None);
         Self::from_url(joined.as_str())
     }
 
-    /// The same target, in the variant that an ecosystem declares.
+    /// The same target in a variant that the ecosystem declares.
     #[must_use]
     pub fn with_variant(mut self, variant: &str) -> Self {
         self.variant = variant.into();
@@ -123,17 +123,18 @@ impl Target {
         &self.url.origin
     }
 
-    /// Whether it has bytes that belong in no URL: they are masked here ([`raw`]), and sent as they came.
+    /// Whether it has bytes that are not allowed in URLs. They are masked here ([`raw`]), and sent as they were
+    /// received.
     pub fn is_odd(&self) -> bool {
         raw::is_masked(self.path_and_query())
     }
 
-    /// The raw path; what belongs in no URL is masked ([`raw`]).
+    /// The raw path, in which bytes not allowed in URLs are masked ([`raw`]).
     pub fn path(&self) -> &str {
         self.url.path()
     }
 
-    /// The raw query, without its question mark.
+    /// The raw query, without the question mark.
     pub fn query(&self) -> Option<&str> {
         self.url.query()
     }
@@ -143,18 +144,18 @@ impl Target {
         &self.variant
     }
 
-    /// The path's last segment, percent-decoded once; the raw one if that gives no text.
+    /// The path's last segment, percent-decoded once; the raw segment if decoding gives no valid text.
     pub fn file_name(&self) -> String {
         let raw = self.path().rsplit('/').next().unwrap_or_default();
         decode_once(raw).unwrap_or_else(|| raw.to_owned())
     }
 
-    /// Path and query, as a request line has them.
+    /// Path and query, as in a request line.
     pub fn path_and_query(&self) -> &str {
         self.url.tail()
     }
 
-    /// The whole URL, secrets and all: for requests, never for texts.
+    /// The whole URL, including secrets: for requests, never for texts.
     pub fn url(&self) -> String {
         self.url.text.to_string()
     }
@@ -175,14 +176,15 @@ impl Target {
         hash()
     }
 
-    /// Under which it is remembered what was given of the file here, and that it was refused: whatever the variant, and however
-    /// the URL is spelt, it is one file to a client that resumes. It holds bytes back, and never picks any.
+    /// The key under which the store remembers that bytes of this file were delivered unverified, or that it was
+    /// refused. It ignores the variant and the URL's spelling, because a client that resumes sees one file. It
+    /// withholds bytes, and never selects any.
     pub fn file_key(&self) -> Key {
         Key(key_hash([&self.match_key().0[..]]))
     }
 
-    /// Under which claims about this target are looked up: looser than the key, because indexes and clients spell the
-    /// same file in different ways (`+` and `%2b`). It finds expectations, it never picks bytes.
+    /// The key under which claims about this target are looked up. Looser than the store's key, because indexes and
+    /// clients spell the same file differently (`+` and `%2b`). It finds expectations, and never selects bytes.
     pub fn match_key(&self) -> MatchKey {
         *self.url.match_key.get_or_init(|| self.url.to_match_key())
     }
@@ -236,7 +238,7 @@ mod tests {
         assert_eq!(target(&format!("/{}", "a".repeat(MAX_URL))), Err(BadPath::TooLong));
     }
 
-    /// A false merge would be a poisoning.
+    /// Merging two different targets would be cache poisoning.
     #[test]
     fn keys_keep_apart_what_servers_may_keep_apart() {
         let paths = [
@@ -250,7 +252,8 @@ mod tests {
             "/a/b;v=1",
             "/a+b",
             "/a%2Bb",
-            // What belongs in no URL is sent as it came, so it is another request than its escape.
+            // Bytes that are not allowed in URLs are sent as they were received, so this is another request than the
+            // escaped one.
             "/a\\b",
             "/a%5Cb",
             "/\u{e9}",
@@ -281,7 +284,7 @@ mod tests {
         assert_eq!(target("/a%2fb"), target("/a%2Fb"));
     }
 
-    /// apt's way with a flat archive (`deb URI ./`).
+    /// apt requests files of a flat archive in this form (`deb URI ./`).
     #[test]
     fn a_segment_of_one_dot_means_nothing() {
         for (path, same) in [("/a/./b", "/a/b"), ("/././a/./b/", "/a/b/"), ("/a/.//b", "/a//b")] {
@@ -299,7 +302,7 @@ mod tests {
         assert_eq!(key("/caf\u{e9}.deb"), key("/caf%C3%A9.deb"));
     }
 
-    /// Issue 17 row 13: npm registries' clients write a scope and its name in either way.
+    /// Issue 17 row 13: clients of npm registries write scope and name in either way.
     #[test]
     fn claims_find_a_scoped_name_joined_or_parted() {
         let key = |path| target(path).unwrap().match_key();
@@ -336,7 +339,7 @@ mod tests {
         for text in [format!("{at:?}"), root.to_string(), format!("{root:?}")] {
             assert!(text.contains("/t/…/main/") && !text.contains("s3cret"), "{text}");
         }
-        // The control: it is there, for the request.
+        // The control: the request itself contains it.
         assert_eq!(at.url().matches("s3cret").count(), 2);
     }
 

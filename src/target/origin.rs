@@ -1,4 +1,4 @@
-//! Origins: scheme, host and port, each in its one spelling.
+//! Origins: scheme, host and port, each in a canonical form.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-/// How the bytes travel.
+/// How the bytes are transported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Scheme {
-    /// Plain http: whoever sits between may change every byte.
+    /// Plain http: an attacker on the path can change every byte.
     Http,
     /// http over TLS.
     Https,
@@ -33,7 +33,7 @@ impl Scheme {
     }
 }
 
-/// A host in its one spelling: a lower-case name without a trailing dot, or an address.
+/// A host in canonical form: a lower-case name without a trailing dot, or an address.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Host {
     /// A DNS name: lower-case ASCII letters, digits, `-`, `_` and `.`.
@@ -43,9 +43,9 @@ pub enum Host {
 }
 
 impl Host {
-    /// Reads a host as it stands in an authority: `example.org`, `192.0.2.1`, `[2001:db8::1]`. Numeric spellings of
-    /// addresses that resolvers accept but RFC 3986 §3.2.2 does not (`0x7f.1`, `2130706433`, `127.1`) are refused:
-    /// they would pass a check of names and reach an address.
+    /// Parses a host as in an authority: `example.org`, `192.0.2.1`, `[2001:db8::1]`. Refuses numeric spellings of
+    /// addresses that resolvers accept but RFC 3986 §3.2.2 does not (`0x7f.1`, `2130706433`, `127.1`): they would pass
+    /// a check of names and reach an address.
     pub fn parse(text: &str) -> Option<Self> {
         if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             return inner.parse::<Ipv6Addr>().ok().map(|address| Self::Address(address.into()));
@@ -66,7 +66,7 @@ impl Host {
         (well_formed && !numeric).then(|| Self::Name(name.to_ascii_lowercase().into()))
     }
 
-    /// Its text, as in an authority: IPv6 addresses in brackets.
+    /// Its text as in an authority: IPv6 addresses in brackets.
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::Name(name) => Cow::Borrowed(name),
@@ -74,7 +74,7 @@ impl Host {
         }
     }
 
-    /// The name, if it is one.
+    /// The name, unless it is an address.
     pub fn name(&self) -> Option<&str> {
         match self {
             Self::Name(name) => Some(name),
@@ -94,28 +94,28 @@ impl fmt::Display for Host {
     }
 }
 
-/// Scheme, host and port: who answers.
+/// Scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Origin {
-    /// How the bytes travel.
+    /// How the bytes are transported.
     pub scheme: Scheme,
-    /// Whose they are.
+    /// The host.
     pub host: Host,
-    /// At which port; always explicit here, left out of texts when it is the scheme's own.
+    /// The port. Always explicit here; texts omit the scheme's default.
     pub port: u16,
 }
 
 impl Origin {
-    /// The last two labels of the host's name; an address as it is. Whoever has a name has as many below it as they like, so
-    /// that what is shared out among speakers is shared out among these first. It decides nothing else: below some such names
-    /// many have one each.
+    /// The last two labels of the host's name, or the address. The owner of a domain can create any number of hosts
+    /// below it, so shared limits are divided among sites first (`store/fair.rs`). Used for nothing else, because below
+    /// some such names (public suffixes) many owners have one each.
     pub fn site(&self) -> String {
         let host = self.host.to_string();
         let start = self.host.name().and_then(|name| name.rmatch_indices('.').nth(1));
         start.and_then(|(dot, _)| host.get(dot + 1..)).map_or_else(|| host.clone(), str::to_owned)
     }
 
-    /// The authority: host, and port unless it is the scheme's own.
+    /// The authority: host, and port unless it is the scheme's default.
     pub fn authority(&self) -> String {
         let mut text = self.host.text().into_owned();
         if self.port != self.scheme.default_port() {

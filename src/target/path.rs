@@ -1,22 +1,23 @@
-//! Paths: kept as they were received, or refused; one spelling has another in its place.
+//! Validates paths. A path is kept as received or refused, except that the digits of percent-escapes become upper case,
+//! a raw `/./` becomes `/`, and odd bytes are masked.
 
 use std::borrow::Cow;
 
 use super::raw;
 
-/// Why a path is no target. Each is a trick by which two parsers may see two resources.
+/// Why a path is refused. Each case is a trick by which two parsers may see two resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadPath {
-    /// No `/` at the start.
+    /// It does not begin with `/`.
     #[error("the path does not begin with a slash")]
     NotAbsolute,
-    /// `..`, raw or escaped; `.` escaped, or at the end.
+    /// `..`, raw or escaped; `.`, escaped or at the end.
     #[error("the path has a dot segment")]
     DotSegment,
     /// A control byte, a space or `#`: some servers end the path there, others do not.
     #[error("the URL has a space, a control byte or a # in it; send it percent-encoded")]
     Byte,
-    /// An escaped control byte, NUL or line end among them.
+    /// An escaped control byte, for example NUL or a line break.
     #[error("the path has an escaped control byte")]
     Control,
     /// Longer than [`MAX_URL`](super::MAX_URL).
@@ -24,7 +25,8 @@ pub enum BadPath {
     TooLong,
 }
 
-/// Percent-decodes once; `None` if that gives control bytes or no UTF-8. A raw byte is what its escape stands for.
+/// Percent-decodes once; `None` if the result has control characters or is not UTF-8. A masked byte decodes to the byte
+/// itself.
 pub fn decode_once(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let text =
@@ -46,9 +48,9 @@ fn is_dot_segment(segment: &str) -> bool {
     matches!(segment.to_ascii_uppercase().replace("%2E", ".").as_str(), "." | "..")
 }
 
-/// Takes `/./` for the `/` that it means to everybody (RFC 3986 §6.2.2.3). Most clients do so before they ask; apt does
-/// not, and asks like this for everything in a flat archive whose line says `./`. No other dots are removed: `..`, and what
-/// is escaped, are not the same to all.
+/// Replaces `/./` by `/`, which all servers treat as equal (RFC 3986 §6.2.2.3). Most clients do this before they send a
+/// request. apt does not, and requests everything in a flat archive whose source line says `./` in this form. Other
+/// dots are not removed, because servers differ about `..` and about escaped dots.
 pub(super) fn without_single_dots(path: &str) -> String {
     let last = path.matches('/').count();
     let segments = path.split('/').enumerate();
@@ -56,8 +58,7 @@ pub(super) fn without_single_dots(path: &str) -> String {
     kept.map(|(_, segment)| segment).collect::<Vec<_>>().join("/")
 }
 
-/// A path in which `@scope%2Fname` is two segments, as it is to whoever serves it: registries take either spelling for one
-/// name.
+/// A path in which `@scope%2Fname` becomes two segments. Registries treat both spellings as one name.
 pub(super) fn with_parted_scope(path: &str) -> Cow<'_, str> {
     let parted = |segment: &str| {
         let (scope, name) = segment.split_once("%2F")?;
@@ -71,13 +72,13 @@ pub(super) fn with_parted_scope(path: &str) -> Cow<'_, str> {
     Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
-/// Whether a path has a segment of dots, for servers to which a backslash is a slash, too.
+/// Whether a path has a dot segment, also for servers that treat a backslash as a slash.
 pub(super) fn has_dot_segment(path: &str) -> bool {
     path.split(['/', '\\']).any(is_dot_segment)
 }
 
-/// Upper-case escapes, odd bytes masked, everything else as it stands: so does a percent sign without two hexadecimal
-/// digits, which servers take for itself.
+/// Puts percent-escapes in upper case, masks odd bytes, and keeps everything else: also a percent sign without two
+/// hexadecimal digits, which servers take literally.
 pub(super) fn canonical(path: &str) -> Result<String, BadPath> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path.chars();
@@ -96,7 +97,7 @@ pub(super) fn canonical(path: &str) -> Result<String, BadPath> {
     Ok(out)
 }
 
-/// A query with its odd bytes masked: nothing else in it has one meaning for all.
+/// A query with its odd bytes masked. Nothing else in it has a meaning that all servers share.
 pub(super) fn canonical_query(query: &str) -> Result<Cow<'_, str>, BadPath> {
     if query.bytes().all(raw::is_plain) {
         return Ok(Cow::Borrowed(query));
@@ -106,7 +107,7 @@ pub(super) fn canonical_query(query: &str) -> Result<Cow<'_, str>, BadPath> {
     Ok(Cow::Owned(out))
 }
 
-/// The byte that two hexadecimal digits at the start of `text` stand for.
+/// The byte that two hexadecimal digits at the start of `text` encode.
 fn escaped(text: &str) -> Option<u8> {
     let mut digits = text.chars();
     let high = digits.next()?.to_digit(16)?;
@@ -120,7 +121,7 @@ fn put(c: char, out: &mut String) -> Result<(), BadPath> {
         _ if raw::byte_of(c).is_some_and(|byte| byte <= b' ' || byte == 0x7f || byte == b'#') => {
             return Err(BadPath::Byte);
         }
-        // Masked already, or what needs no mask.
+        // Masked already, or in need of no mask.
         _ if raw::byte_of(c).is_some() || u8::try_from(c).is_ok_and(raw::is_plain) => out.push(c),
         _ => out.extend(c.encode_utf8(&mut [0; 4]).bytes().map(raw::mask)),
     }

@@ -1,49 +1,49 @@
-//! Bytes in a request's target that belong in no URL, and that clients send all the same: raw UTF-8 or Latin-1, quotes,
-//! angle brackets, a backtick.
+//! Bytes that are not allowed in URLs, but that clients send in request targets all the same: raw UTF-8 or Latin-1,
+//! quotes, angle brackets, a backtick.
 //!
-//! Origins take them, each in its own way, so the origin has to be sent exactly what the client would have sent it, and the
-//! key has to keep `/é` and `/%C3%A9` apart (promise P1: a false merge would be a poisoning). The HTTP library's URIs hold
-//! only some of them. So each such byte is *masked*: it becomes one character of a block for private use that ends in that
-//! byte. Every byte that could make such a character is masked itself, so no two targets have one mask. A target is masked
-//! before the library reads it (`intercept::heads`), and unmasked where the request to the origin is written
-//! (`origin::verbatim`).
+//! Origins accept them, each in its own way. So the origin must receive exactly what the client sent, and the key must
+//! keep `/é` and `/%C3%A9` apart (promise P1: merging them would be cache poisoning). The HTTP library's URIs can
+//! represent only some of them. Therefore each such byte is *masked*: it becomes a character of a private-use block
+//! whose lowest byte is that byte. Every byte that could be part of such a character is masked itself, so no two
+//! targets have the same masked form. A target is masked before the library reads it (`intercept::heads`), and unmasked
+//! where the request to the origin is written (`origin::verbatim`).
 
 use std::fmt::{self, Write as _};
 
 use super::shown::OneLine;
 
-/// The first character of the block: of byte zero.
+/// The first character of the block, which masks byte zero.
 const BLOCK: u32 = 0x10_ff00;
 
-/// Whether a byte of a target stands as it is.
+/// Whether a byte of a target needs no mask.
 pub const fn is_plain(byte: u8) -> bool {
     matches!(byte, b'!'..=b'~') && !matches!(byte, b'"' | b'#' | b'<' | b'>' | b'`')
 }
 
-/// The character that stands for `byte`.
+/// The character that masks `byte`.
 pub fn mask(byte: u8) -> char {
-    // Every value of the block is a character.
+    // Every value of the block is a valid character.
     char::from_u32(BLOCK + u32::from(byte)).unwrap_or(char::REPLACEMENT_CHARACTER)
 }
 
-/// The byte for which `c` stands, if it is masked.
+/// The byte that `c` masks, if any.
 pub fn byte_of(c: char) -> Option<u8> {
     u32::from(c).checked_sub(BLOCK).and_then(|byte| u8::try_from(byte).ok())
 }
 
-/// Whether anything in `text` is masked.
+/// Whether `text` contains a masked byte.
 pub fn is_masked(text: &str) -> bool {
     !text.is_ascii() && text.chars().any(|c| byte_of(c).is_some())
 }
 
-/// The target of a request as it was sent, masked.
+/// Masks the target of a request as it was sent.
 pub fn masked(sent: &[u8]) -> String {
     let mut text = String::with_capacity(sent.len() + 16);
     text.extend(sent.iter().map(|b| if is_plain(*b) { char::from(*b) } else { mask(*b) }));
     text
 }
 
-/// The bytes for which `text` stands.
+/// The bytes of a masked `text`.
 pub fn unmasked(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     for c in text.chars() {
@@ -55,7 +55,7 @@ pub fn unmasked(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// How many bytes of a request `text` stands for.
+/// The length in bytes of the request target that `text` represents.
 pub(super) fn length(text: &str) -> usize {
     if text.is_ascii() {
         return text.len();
@@ -63,7 +63,7 @@ pub(super) fn length(text: &str) -> usize {
     text.chars().map(|c| if byte_of(c).is_some() { 1 } else { c.len_utf8() }).sum()
 }
 
-/// Writes `text` for people: UTF-8 as such, other bytes as `\xff`, all on one line.
+/// Writes `text` for display: valid UTF-8 as it is, other bytes as `\xff`, all on one line.
 pub(super) fn show(text: &str, to: &mut fmt::Formatter<'_>) -> fmt::Result {
     if text.is_ascii() {
         return OneLine(to).write_str(text);
@@ -83,7 +83,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// No two targets have one mask, and each comes back as it was.
+        /// No two targets have the same mask, and unmasking restores each.
         #[test]
         fn a_mask_hides_nothing(sent in proptest::collection::vec(1_u8.., 0..64)) {
             let text = masked(&sent);

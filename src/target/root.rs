@@ -1,4 +1,4 @@
-//! Roots: how far an index's word carries.
+//! Roots: the scope within which an index's claims select and refuse.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ use super::{Origin, Target};
 
 /// The part of an origin for which an index may speak: every path that starts with `path`.
 ///
-/// No text shows a token in the path, and none is written down: what was learnt of such a root is forgotten when larder
-/// ends, and learnt again.
+/// A token in the path is neither displayed nor written to disk. So what was learnt about such a root is lost when
+/// larder stops, and learnt again.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Root {
     /// The origin.
@@ -26,7 +26,7 @@ impl Root {
         Self::at(at, at.path().rfind('/').unwrap_or(0))
     }
 
-    /// The root whose path is the first `end` bytes of `at`'s and a slash.
+    /// The root whose path is the first `end` bytes of `at`'s path, and a slash.
     pub fn at(at: &Target, end: usize) -> Self {
         let prefix = at.path().get(..end).unwrap_or_default();
         Self {
@@ -77,7 +77,7 @@ mod tests {
         let bytes = |path| postcard::to_stdvec(&Root::directory_of(&at(path))).unwrap();
         let written = bytes("/t/ab-0123456789abcdef/main/");
         assert!(!written.windows(6).any(|window| window == b"012345"));
-        // The control: what is no token comes back.
+        // The control: a path without a token is restored.
         let plain = Root::directory_of(&at("/t/short/main/"));
         assert_eq!(postcard::from_bytes::<Root>(&bytes("/t/short/main/")).unwrap(), plain);
     }

@@ -1,12 +1,12 @@
-//! Secrets in URLs: where they stand, and how a URL is shown and written down without them.
+//! Secrets in URLs: where they are, and how a URL is displayed and stored without them.
 //!
-//! Signed URLs and tokens stand in the query, conda's tokens in the path (`/t/<token>/`), passwords before the host. A
-//! [`Target`](super::Target) prints itself through this file whether by `{}` or `{:?}`, so that no log line, error text or
-//! record can hold a secret by mistake; the whole URL has one name, [`Target::url`](super::Target::url), and a test of the
-//! source's shape says who may use it.
+//! Signatures and tokens are in the query, conda's tokens in the path (`/t/<token>/`), passwords before the host. A
+//! [`Target`](super::Target) displays itself through this module, with `{}` and with `{:?}`, so that no log line, error
+//! text or record contains a secret by mistake. Only [`Target::url`](super::Target::url) returns the whole URL, and a
+//! test of the source code limits its callers.
 //!
-//! Every value of a query is hidden from people: nobody can list the names that secrets are given. Only what surely is one
-//! is kept from the disk, because the rest is needed to ask again.
+//! For display every value in a query is hidden, because the parameter names of secrets cannot all be listed. For the
+//! disk only what certainly is a secret is removed, because the rest is needed to repeat the request.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -15,10 +15,10 @@ use super::path::decode_once;
 use super::raw;
 use super::shown::one_line;
 
-/// Stands where a secret stood. No URL can hold it: what is shown is never taken for what is asked.
+/// Replaces a secret. No URL can contain this character, so a displayed URL is never mistaken for a real one.
 pub const HIDDEN: &str = "…";
 
-/// Query parameters that are credentials: signed URLs and tokens.
+/// Query parameters that are credentials.
 const PARAMETERS: [&str; 33] = [
     "access-token",
     "access_token",
@@ -55,10 +55,10 @@ const PARAMETERS: [&str; 33] = [
     "x-oss-signature",
 ];
 
-/// The name of a token in the path: no header field and no parameter can be called so.
+/// The name for a token in the path. No header field or parameter can have this name.
 pub(super) const IN_THE_PATH: &str = "/t/";
 
-/// What surely are credentials in a URL: their names, in lower case, and themselves.
+/// The certain credentials in a URL: names in lower case, with their values.
 pub(super) fn tokens(path: &str, query: Option<&str>) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut before = "";
@@ -78,7 +78,8 @@ pub(super) fn tokens(path: &str, query: Option<&str>) -> Vec<(String, String)> {
     found
 }
 
-/// A path, or one and its query, as it may stand on disk: whole, or, with a secret in it, so that it names nothing any more.
+/// A path, possibly with a query, for the disk: unchanged, or with its secrets replaced if it has any, so that it names
+/// nothing any more.
 pub(super) fn for_disk(path_and_query: &str) -> Cow<'_, str> {
     let (path, query) = split(path_and_query);
     if tokens(path, query).is_empty() {
@@ -88,7 +89,7 @@ pub(super) fn for_disk(path_and_query: &str) -> Cow<'_, str> {
     }
 }
 
-/// Any text that was meant for a URL, as it may be repeated to people: without user information and values.
+/// Any text that was meant as a URL, for display: without user information and values.
 pub fn shown(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or(("", url), |(scheme, rest)| (scheme, rest));
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -103,7 +104,7 @@ pub fn shown(url: &str) -> String {
     format!("{scheme}{separator}{host}{}", Shown { path, query })
 }
 
-/// Path and query for people.
+/// Path and query for display.
 pub(super) struct Shown<'a> {
     pub(super) path: &'a str,
     pub(super) query: Option<&'a str>,
@@ -116,7 +117,7 @@ impl fmt::Display for Shown<'_> {
             if position > 0 {
                 f.write_char('/')?;
             }
-            // Shorter than tokens are, or not: whatever follows the marker is hidden.
+            // Whether or not it is long enough for a token, the segment after the marker is hidden.
             let hidden = is_marker(before) && !segment.is_empty();
             if hidden {
                 f.write_str(HIDDEN)?;
@@ -139,12 +140,13 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// conda's `t`, in whatever spelling a server would read as that.
+/// conda's `t`, in every spelling that a server would read as that.
 fn is_marker(segment: &str) -> bool {
     segment == "t" || segment == "%74"
 }
 
-/// conda's tokens are long, and of letters, digits and hyphens. A false yes makes something private that need not be.
+/// conda's tokens are long, and consist of letters, digits and hyphens. A false positive only makes a resource private
+/// needlessly.
 fn is_token(segment: &str) -> bool {
     segment.len() >= 16
         && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')

@@ -1,25 +1,25 @@
-//! Strangers' text, fit for one line of a terminal, a log, a page or an error text.
+//! Makes untrusted text safe for one line of a terminal, a log, a page or an error text.
 //!
-//! Whoever asks for something, and whoever answers, writes names, URLs and header fields as they like. Shown as they came,
-//! a line end would forge a line of a listing or a log, an escape sequence would repaint a terminal, and bidirectional or
-//! zero-width marks would show another name than the one that is meant. So everything that is no printable character is
-//! shown as its escape, `\u{202e}`. What is printable stays, and showing a text twice changes nothing.
+//! Clients and origins choose names, URLs and header fields freely. Displayed unchanged, a line break would forge a
+//! line of a listing or log, an escape sequence would repaint a terminal, and bidirectional or zero-width characters
+//! would show another name than the real one. So every character that is not printable is displayed as its escape,
+//! `\u{202e}`. Printable characters stay, and escaping a text twice changes nothing.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-/// The longest text of a stranger's that is repeated whole where it stands among other things: longer than any host name.
+/// Maximum length at which an untrusted text is displayed whole among other text; longer than any host name.
 pub const CLIPPED: usize = 260;
 
-/// Characters that count as letters or signs and show nothing: fillers of Hangul, and Braille without dots.
+/// Characters that count as letters or symbols but are invisible: Hangul fillers, and Braille without dots.
 const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
 
-/// Whether `c` shows as itself, on its line and in its place.
+/// Whether `c` is displayed as itself, in its place on the line.
 pub fn is_printable(c: char) -> bool {
     match c {
         ' '..='~' => true,
-        // `escape_debug` leaves exactly what is printable and stands by itself: no control or format characters, no
-        // other spaces, nothing unassigned or for private use, no marks that belong to the character before.
+        // `escape_debug` keeps exactly the characters that are printable by themselves. It escapes control and format
+        // characters, other spaces, unassigned and private-use characters, and combining marks.
         _ => c.escape_debug().len() == 1 && !BLANK.contains(&c),
     }
 }
@@ -35,7 +35,7 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     Cow::Owned(line)
 }
 
-/// `text` on one line, and of a long one no more than its first `most` characters.
+/// `text` on one line, and at most its first `most` characters.
 pub fn clipped(text: &str, most: usize) -> Cow<'_, str> {
     match text.char_indices().nth(most) {
         Some((end, _)) => Cow::Owned(format!("{}…", one_line(text.get(..end).unwrap_or_default()))),
@@ -43,8 +43,8 @@ pub fn clipped(text: &str, most: usize) -> Cow<'_, str> {
     }
 }
 
-/// A short piece of a stranger's text between other columns: clipped, and without the runs of spaces by which it would
-/// fill a line of the terminal and forge the next one.
+/// A short piece of untrusted text between other columns. Clips it, and escapes runs of spaces, which could fill the
+/// terminal's line and forge the next one.
 pub fn piece(text: &str) -> String {
     const MOST: usize = 100;
     let mut shown = String::new();
@@ -60,7 +60,7 @@ pub fn piece(text: &str) -> String {
     shown
 }
 
-/// Writes texts through to another writer, on one line.
+/// A writer that passes texts on to another writer, on one line.
 #[derive(Debug)]
 pub struct OneLine<W>(pub W);
 
@@ -83,7 +83,7 @@ impl<W: Write> Write for OneLine<W> {
     }
 }
 
-/// JSON, whose strings hold no character that is not printable: they stand as `\u202e`, which every reader undoes.
+/// JSON with every unprintable character in a string escaped as `\u202e`, which every JSON parser decodes.
 pub fn json(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_printable) {
         return Cow::Borrowed(text);
@@ -120,7 +120,7 @@ mod tests {
             ("\u{e000}\u{10fffe}", "\\u{e000}\\u{10fffe}"),
         ] {
             assert_eq!(one_line(text), shown);
-            // Once more changes nothing.
+            // A second time changes nothing.
             assert_eq!(one_line(&one_line(text)), shown);
         }
     }

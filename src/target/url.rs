@@ -1,4 +1,4 @@
-//! A URL in larder's one spelling, in one piece, and what was hashed of it.
+//! A URL in canonical form, as one string, with its cached hashes.
 
 use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
@@ -8,17 +8,17 @@ use super::key::{Key, MatchKey};
 use super::{Origin, decode_once, path};
 use crate::digest::key_hash;
 
-/// A URL: its text, and where its parts lie in it.
+/// A URL: its text, and the positions of its parts.
 pub(super) struct Url {
     pub(super) origin: Origin,
     pub(super) text: Box<str>,
-    /// Where the path begins.
+    /// Start of the path.
     path: usize,
-    /// Where the path ends: at the question mark, if there is one.
+    /// End of the path: at the question mark, if there is one.
     path_end: usize,
-    /// Hashed when it is first asked for, as the next.
+    /// Computed at first use, like `plain_key`.
     pub(super) match_key: OnceLock<MatchKey>,
-    /// The store's key of the public answer that depends on the URL alone.
+    /// The store's key of the public entry without a variant.
     pub(super) plain_key: OnceLock<Key>,
 }
 
@@ -64,7 +64,7 @@ impl Url {
 
     pub(super) fn to_match_key(&self) -> MatchKey {
         let parted = path::with_parted_scope(self.path());
-        // What has neither an escape nor a mask decodes to itself.
+        // A path without escapes and masks decodes to itself.
         let is_coded = parted.contains('%') || !parted.is_ascii();
         let decoded = is_coded.then(|| decode_once(&parted)).flatten().filter(|text| {
             !text.contains('%') && text.matches('/').count() == parted.matches('/').count()
@@ -107,7 +107,7 @@ impl PartialOrd for Url {
     }
 }
 
-/// By origin first, so that what is of one origin stands together.
+/// By origin first, so that URLs of one origin are adjacent.
 impl Ord for Url {
     fn cmp(&self, other: &Self) -> Ordering {
         self.parts().cmp(&other.parts())

@@ -1,11 +1,11 @@
-//! A body ends cleanly only where HTTP says so.
+//! A body ends cleanly only where HTTP defines it.
 
 use hyper::header::HeaderName;
 
 use super::world::{After, Authority, Raw, ask, config, drain, get, ok, origins, reply};
 use crate::origin::Fault;
 
-/// What arrives of `text`, over plain http.
+/// What a client receives of `text` over plain http.
 async fn received(text: &'static str, after: After) -> Result<Vec<u8>, Fault> {
     let raw = Raw::serve(None, move |_| reply(text, after)).await;
     get(&origins(config()), ask(&raw.url("http", "/a")))
@@ -33,7 +33,8 @@ async fn chunks_must_end_with_the_last_chunk() {
     assert_eq!(whole, Ok(b"12345".to_vec()), "{head}");
 }
 
-/// Over TLS, who cuts the line cannot forge the end; over plain http nobody can tell, and the answer says that it was that.
+/// Over TLS an attacker who cuts the connection cannot forge the end. Over plain http nothing tells the difference, and
+/// the answer is marked accordingly.
 #[tokio::test]
 async fn an_unframed_body_over_tls_needs_close_notify() {
     let authority = Authority::new();
@@ -82,7 +83,7 @@ async fn framings_that_can_be_read_in_two_ways_are_refused() {
         let got = received(head, After::Close).await;
         assert!(matches!(got, Err(Fault::Framing(_))), "{head}: {got:?}");
     }
-    // What frames nothing may be as odd as clients bear it.
+    // Header lines that do not frame the body may be as malformed as clients accept.
     let folded = "HTTP/1.1 200 OK\nX: a\n b\nBad Name: x\nContent-Length: 5\n\n12345";
     assert_eq!(received(folded, After::Close).await, Ok(b"12345".to_vec()));
     let both = "HTTP/1.1 200 OK\nContent-Length: 3\nTransfer-Encoding: chunked\n\n5\n12345\n0\n\n";

@@ -1,4 +1,4 @@
-//! The origin layer against real servers on loopback.
+//! Tests of the origin layer against real servers on loopback.
 
 mod body;
 mod passing;

@@ -1,4 +1,4 @@
-//! Passes carry everything, and hold nothing back.
+//! Passes transfer everything, and withhold nothing.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -35,15 +35,15 @@ fn full(bytes: &'static str) -> UpBody {
     Full::from(bytes).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A GET by h1, and its body.
+/// Sends a GET over HTTP/1.1; returns the answer's body.
 pub(super) async fn pass(passes: &Passes, url: &str) -> Bytes {
     let request = Request::get("/").version(Version::HTTP_11).body(empty());
     let response = passes.send(&target(url), request.unwrap(), INSIDE).await;
     response.unwrap().into_body().collect().await.unwrap().to_bytes()
 }
 
-/// An origin that speaks what ALPN says: `/version` tells which, `/big` is larger than any window, `/echo`
-/// gives back the body with trailers.
+/// An origin that speaks the version that ALPN selects: `/version` returns it, `/big` is larger than any window,
+/// `/echo` returns the body with trailers.
 pub(super) async fn h2_origin(tls: Arc<ServerConfig>) -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
@@ -214,7 +214,7 @@ async fn an_answer_with_no_length_that_is_cut_over_chunks_is_an_error() {
     assert!(response.into_body().collect().await.is_err());
 }
 
-/// The body of an upload; counts what is taken from it.
+/// The body of an upload; counts the bytes read from it.
 struct Upload {
     left: usize,
     taken: Arc<AtomicUsize>,
@@ -238,7 +238,7 @@ impl Body for Upload {
     }
 }
 
-/// A server that reads a request's head and nothing more: what larder took from the client lies in buffers.
+/// A server that reads only a request's header: what larder reads from the client stays in buffers.
 #[tokio::test]
 async fn an_upload_that_nobody_reads_is_not_taken_from_the_client() {
     const ALL: usize = 100 << 20;
@@ -268,7 +268,7 @@ async fn an_upload_that_nobody_reads_is_not_taken_from_the_client() {
         .unwrap();
     let passes = origins(config()).passes();
     let sending = tokio::spawn(async move { passes.send(&target(&url), request, INSIDE).await });
-    // Until nothing moves any more.
+    // Until nothing is read any more.
     let mut last = usize::MAX;
     while last != taken.load(Ordering::SeqCst) || last == 0 {
         last = taken.load(Ordering::SeqCst);
@@ -280,7 +280,7 @@ async fn an_upload_that_nobody_reads_is_not_taken_from_the_client() {
     assert!(taken.load(Ordering::SeqCst) >= ALL);
 }
 
-/// The body is not even read from the client before the origin wants it.
+/// The body is not read from the client before the origin accepts it.
 #[tokio::test]
 async fn an_expectation_is_the_origins_to_meet() {
     for refuses in [true, false] {
@@ -310,7 +310,7 @@ async fn an_expectation_is_the_origins_to_meet() {
         assert_eq!(response.status(), if refuses { 401 } else { 200 });
         assert!(raw.heads()[0].contains("expect: 100-continue\r\n"));
         if refuses {
-            // Not later either, and the connection that waits for the body serves nobody else.
+            // It is not read later either, and the connection that waits for the body serves no other request.
             assert_eq!(pass(&passes, &url).await, "x");
             assert_eq!(raw.connections(), 2);
             assert_eq!(taken.load(Ordering::SeqCst), 0);
@@ -322,7 +322,7 @@ async fn an_expectation_is_the_origins_to_meet() {
     }
 }
 
-/// An origin that never heard of the expectation gets the body all the same.
+/// An origin that ignores the expectation gets the body all the same.
 #[tokio::test]
 async fn an_expectation_that_is_ignored_does_not_hold_up_the_body() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

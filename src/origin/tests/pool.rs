@@ -51,7 +51,7 @@ async fn lanes_and_fresh_connections_are_apart() {
     assert_eq!(raw.connections(), 4);
 }
 
-/// A server that closes each connection when the second request arrives on it, without an answer.
+/// A server that closes each connection without an answer when the second request arrives on it.
 async fn forgetful() -> (u16, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -75,7 +75,7 @@ async fn forgetful() -> (u16, Arc<AtomicUsize>) {
     (port, requests)
 }
 
-/// Without larder the client's own library would have tried again on a new connection.
+/// Without larder the client's own HTTP library would have retried on a new connection.
 #[tokio::test]
 async fn a_connection_that_died_of_age_is_replaced_once() {
     let (number, requests) = forgetful().await;
@@ -88,7 +88,7 @@ async fn a_connection_that_died_of_age_is_replaced_once() {
     pass(&passes, &url).await;
     pass(&passes, &url).await;
     assert_eq!(requests.load(Ordering::SeqCst), 6);
-    // What may have had an effect is not sent twice.
+    // A request that may have had an effect is not sent twice.
     let post = || Request::post("/").version(Version::HTTP_11).body(empty()).unwrap();
     assert!(passes.send(&target(&url), post(), INSIDE).await.is_err());
     assert!(passes.send(&target(&url), post(), INSIDE).await.is_ok());
@@ -110,12 +110,12 @@ async fn alpn_decides_between_h2_and_h1() {
             assert_eq!(String::from_utf8(seen).unwrap(), version);
         }
         assert_eq!(connections.load(Ordering::SeqCst), 1);
-        // A connection that nobody keeps lasts as long as its body.
+        // A connection outside the pool lasts as long as its body.
         let fresh =
             Ask { fresh_connection: true, ..ask(&format!("https://127.0.0.1:{}/big", at.port())) };
         assert_eq!(get(&origins, fresh).await.unwrap().len(), 20 << 20);
         assert_eq!(connections.load(Ordering::SeqCst), 2);
-        // A pass goes up as its client came.
+        // A pass uses its client's HTTP version.
         for (came, went) in [(Version::HTTP_2, version), (Version::HTTP_11, "HTTP/1.1")] {
             let request = Request::get("/").version(came).body(empty()).unwrap();
             let response = origins.passes().send(&target(&url), request, INSIDE).await;
@@ -125,7 +125,7 @@ async fn alpn_decides_between_h2_and_h1() {
     }
 }
 
-/// Many streams of one h2 client make one upstream connection, not one each.
+/// Concurrent streams of one HTTP/2 client share one upstream connection.
 #[tokio::test]
 async fn streams_that_start_together_share_a_connection() {
     let authority = Authority::new();
@@ -167,7 +167,7 @@ async fn a_stalled_connection_is_not_used_again() {
     assert_eq!(raw.connections(), 2);
 }
 
-/// A plain-http client that asks one origin after the other does not pile up connections.
+/// A plain-http client that requests from many origins does not pile up connections.
 #[tokio::test]
 async fn a_client_that_asks_many_origins_keeps_few_connections() {
     let authority = Authority::new();
@@ -177,7 +177,7 @@ async fn a_client_that_asks_many_origins_keeps_few_connections() {
     for last in 1..=100 {
         let url = format!("http://127.0.1.{last}:{}/", raw.at.port());
         let request = Request::get("/").version(Version::HTTP_11).body(empty());
-        // Nobody listens there; the way is remembered all the same.
+        // Nothing listens there, but the way is remembered.
         assert!(passes.send(&target(&url), request.unwrap(), INSIDE).await.is_err());
     }
     assert!(passes.ways() <= 32);

@@ -1,4 +1,4 @@
-//! Through an upstream proxy, and around it.
+//! Requests through an upstream proxy, and around it.
 
 use std::sync::{Arc, Mutex};
 
@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::config::Live;
 use crate::origin::{Ask, Duplex, Fault, Origins};
 
-/// A proxy that takes CONNECT to anywhere, and goes to `to`.
+/// A proxy that accepts CONNECT to any host, and connects to `to`.
 async fn connect_proxy(
     to: u16,
     tls: Option<Arc<rustls::ServerConfig>>,
@@ -67,9 +67,9 @@ async fn https_goes_through_a_tunnel_with_basic_authentication() {
         assert!(head.contains(through.via()), "{head}");
     }
     assert_eq!(heads.lock().unwrap().len(), 2);
-    // The origin never sees what was meant for the proxy.
+    // The origin never receives the fields meant for the proxy.
     assert!(raw.heads().iter().all(|head| !head.contains("proxy-")));
-    // The name is the proxy's to resolve: larder knows no address of it.
+    // The proxy resolves the name; larder has no address for it.
     let unknown = format!("https://nowhere.example.org:{}/", raw.at.port());
     let error = get(&through, ask(&unknown)).await.unwrap_err();
     assert!(matches!(error.fault(), Fault::Untrusted { .. }), "{error}");
@@ -141,12 +141,12 @@ async fn the_guard_judges_behind_a_proxy_what_needs_no_resolution() {
         assert_eq!(tunnel.unwrap_err().status(), 403, "{url}");
     }
     assert_eq!(raw.connections(), 0);
-    // The proxy itself is on loopback, and is the operator's word.
+    // The proxy itself is on loopback, but the operator chose it.
     assert_eq!(get(&origins, ask("http://nowhere.example.org:80/")).await.unwrap(), b"x");
 }
 
-/// What a proxy resolved counts as public: its redirects open no inner address, even to a client of the inner
-/// network.
+/// A name that the proxy resolved counts as public: redirects from there reach no internal address, even for a client
+/// of the internal network.
 #[tokio::test]
 async fn a_redirect_from_a_public_origin_opens_no_private_address() {
     let raw = Raw::serve(None, |head| {
@@ -166,7 +166,7 @@ async fn a_redirect_from_a_public_origin_opens_no_private_address() {
     assert!(public.unwrap().public);
     let error = get(&origins, following("http://nowhere.example.org:80/")).await;
     assert_eq!(error.unwrap_err().status(), 403);
-    // The control: asked for by that client itself.
+    // The control: the client itself requests it.
     assert_eq!(get(&origins, ask("http://10.0.0.1:80/a")).await.unwrap(), b"inner");
     assert!(!origins.fetch(ask("http://10.0.0.1:80/a")).await.unwrap().public);
 }

@@ -39,7 +39,7 @@ async fn circles_end() {
     assert_eq!(raw.connections(), 1);
 }
 
-/// The attack: a public origin points into this machine. The hop's refusal names the mend.
+/// The attack: a public origin redirects into this machine. The refusal names the setting that would permit it.
 #[tokio::test]
 async fn no_redirect_leads_to_loopback_or_metadata() {
     let secret = Raw::serve(None, |_| ok("secret")).await;
@@ -58,7 +58,7 @@ async fn no_redirect_leads_to_loopback_or_metadata() {
         assert!(error.to_string().contains("allow_nets = [\""), "{error}");
     }
     assert_eq!(secret.connections(), 0);
-    // The control: the same redirect, to an address that is allowed.
+    // The control: the same redirect, to an allowed address.
     let raw = redirecting(format!("http://127.0.0.1:{}/there", secret.at.port())).await;
     let got = get(&origins(config()), following(&raw.url("http", "/here"))).await;
     assert_eq!(got.unwrap(), b"secret");
@@ -85,21 +85,21 @@ async fn without_allow_nets_not_even_the_first_request_reaches_loopback() {
     assert_eq!(raw.connections(), 0);
 }
 
-/// A pool knows of a connection only its origin: it must not give one that was made for a client inside to a request
-/// that a public origin caused.
+/// The pool distinguishes connections only by origin. It must not use one that was made for an internal client for a
+/// request that a public origin caused.
 #[tokio::test]
 async fn a_connection_made_for_a_client_inside_serves_nothing_that_came_from_a_public_origin() {
     let raw = Raw::serve(None, |_| ok("x")).await;
     let origins = origins(config());
     let inside = ask(&raw.url("http", "/"));
     get(&origins, inside.clone()).await.unwrap();
-    // From now on the guard lets nobody in: whoever still gets through used the old connection.
+    // From now on the guard refuses: a request that still gets through used the old connection.
     let mut shut = config();
     shut.allow_nets.clear();
     origins.config.set(shut);
     let caused = Ask { reach: Reach { from_public: true, ..INSIDE }, ..inside.clone() };
     assert_eq!(get(&origins, caused).await.unwrap_err().status(), 403);
-    // The control: the old connection is there.
+    // The control: the old connection still exists.
     assert_eq!(get(&origins, inside).await.unwrap(), b"x");
     assert_eq!(raw.connections(), 1);
 }

@@ -1,4 +1,4 @@
-//! Tokens that anybody may have: asked for once, kept while they hold, and never where the guard is shut.
+//! Anonymous tokens: requested once, kept while valid, and never requested from where the guard refuses.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ fn challenge(realm: &str, scope: &str) -> Challenge {
     Challenge::of(&Head { status: StatusCode::UNAUTHORIZED, headers }).unwrap()
 }
 
-/// A token service that gives a new token each time, behind `head` in its answers' JSON; and who may ask it.
+/// A token service that sends `answer` for each request, by the request's number. Returns the server and its realm.
 async fn service(
     authority: &Authority,
     answer: impl Fn(usize) -> (Vec<u8>, After) + Send + Sync + 'static,
@@ -58,7 +58,7 @@ async fn a_token_is_asked_for_once_and_kept_until_it_ends() {
         "{head}"
     );
     assert!(!head.to_lowercase().contains("authorization"), "{head}");
-    // Another repository needs another.
+    // Another repository needs another token.
     let other = origins.anonymous_token(&challenge(&realm, "other"), INSIDE).await.unwrap();
     assert_ne!(other.authorization(), first);
     clock.advance(Duration::from_secs(280));
@@ -88,14 +88,14 @@ async fn what_is_no_token_is_none() {
         let (_raw, realm) = service(&authority, move |_| answer.clone()).await;
         let token = origins.anonymous_token(&challenge(&realm, "x"), INSIDE).await;
         assert_eq!(token.is_ok(), works, "{shown} {token:?}");
-        // Who says no is well; who is busy says nothing.
+        // A service that refuses is healthy; one that is busy decides nothing.
         let busy = token.as_ref().err().is_some_and(OriginError::is_temporary);
         assert_eq!(busy, shown.contains("429"), "{token:?}");
         assert!(!format!("{token:?}").contains("secret"));
     }
 }
 
-/// The attack: a registry outside names an address inside as the place where tokens are given.
+/// The attack: an external registry names an internal address as its token service.
 #[tokio::test]
 async fn no_realm_leads_inside_or_where_the_operator_says_no() {
     let authority = Authority::new();
@@ -112,12 +112,12 @@ async fn no_realm_leads_inside_or_where_the_operator_says_no() {
         assert!(matches!(error.fault(), Fault::Shut { .. } | Fault::Forbidden(_)), "{error}");
     }
     assert_eq!(raw.connections(), 0);
-    // The control: where both say yes.
+    // The control: guard and host rules both permit it.
     let origins = Origins::new(Live::new(open), Clock::system()).unwrap();
     origins.anonymous_token(&asked, from_public).await.unwrap();
 }
 
-/// What a registry answers to who shows `token`, and a challenge to everybody else; blobs lie elsewhere.
+/// A registry that answers requests with `token` and challenges all others; its blobs are elsewhere.
 async fn registry(authority: &Authority, realm: &str, token: &'static str, to: &str) -> Raw {
     let challenge = format!(
         "HTTP/1.1 401 Unauthorized\nWWW-Authenticate: Bearer realm=\"{realm}\",service=\"s\"\nContent-Length: 0\n\n"
@@ -148,7 +148,7 @@ async fn what_anybody_may_have_is_asked_for_with_a_token_that_goes_nowhere_else(
         let at = |path: &str| format!("https://127.0.0.1:{}{path}", registry.at.port());
         let (answer, vouched) = origins.fetch_as_anybody(ask(&at("/manifest"))).await.unwrap();
         assert_eq!((answer.head.status.as_u16(), vouched), (expected, true));
-        // The control: a fill shows nothing.
+        // The control: a fill sends no token.
         let answer = origins.fetch(ask(&at("/manifest"))).await.unwrap();
         assert_eq!(answer.head.status, 401);
         let blob = crate::origin::Ask { follow: true, ..ask(&at("/blob")) };
@@ -159,7 +159,7 @@ async fn what_anybody_may_have_is_asked_for_with_a_token_that_goes_nowhere_else(
     assert!(seen.len() == 1 && !seen[0].to_lowercase().contains("authorization"), "{seen:?}");
 }
 
-/// A token service that fails decides nothing; one that says no does.
+/// A token service that fails decides nothing; one that refuses does.
 #[tokio::test]
 async fn whether_a_failing_token_service_says_no_is_not_known() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! Who is trusted, and origins that cannot be intercepted.
+//! Trust anchors, and origins that cannot be intercepted.
 
 use std::io::Write as _;
 use std::time::Duration;
@@ -89,7 +89,8 @@ async fn an_origin_that_wants_a_client_certificate_is_remembered() {
     }
 }
 
-/// Some servers ask, let the handshake pass, and answer 400; the control is one that did not ask.
+/// Some servers request a certificate, complete the handshake, and answer 400. The control is a server that did not
+/// request one.
 #[tokio::test]
 async fn a_refusal_after_a_handshake_that_asked_is_remembered_too() {
     let authority = Authority::new();
@@ -114,7 +115,7 @@ async fn an_origin_that_is_no_tls_server_is_not_remembered_but_said() {
     let origins = origins(config());
     let asked = ask(&raw.url("https", "/"));
     let origin = asked.target.origin().clone();
-    // The server waits for a line end that a ClientHello may lack: the limit ends it, or nonsense does.
+    // The server waits for a line break that a ClientHello may lack: either the timeout ends it, or a malformed answer.
     let mut quick = config();
     quick.upstream.connect_timeout = Duration::from_millis(300);
     origins.config.set(quick);
@@ -123,7 +124,7 @@ async fn an_origin_that_is_no_tls_server_is_not_remembered_but_said() {
     assert_eq!(origins.must_tunnel(&origin), None);
 }
 
-/// A handshake that finds no common ground: the alert that a TLS 1.0 server sends to larder's hello.
+/// A handshake without a common version: the alert that a TLS 1.0 server sends in response to larder's ClientHello.
 #[tokio::test]
 async fn an_origin_without_a_common_version_is_remembered() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

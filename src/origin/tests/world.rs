@@ -1,4 +1,4 @@
-//! Servers that do what a test says, and an [`Origins`] that may reach them.
+//! Servers that do what a test tells them, and an [`Origins`] that may reach them.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -24,10 +24,10 @@ use crate::target::Target;
 /// The name under which tests reach a server on loopback.
 pub(super) const NAME: &str = "files.example.org";
 
-/// A client of the inner network.
+/// A client of the internal network.
 pub(super) const INSIDE: Reach = Reach { internal_client: true, from_public: false };
 
-/// Loopback is allowed; limits are short, for what is to run into them.
+/// Loopback is allowed; limits are short, so that tests can run into them.
 pub(super) fn config() -> Config {
     let mut config = Config {
         listen: Vec::new(),
@@ -39,7 +39,7 @@ pub(super) fn config() -> Config {
     config
 }
 
-/// An [`Origins`] to which `files.example.org` is 127.0.0.1.
+/// An [`Origins`] for which `files.example.org` is 127.0.0.1.
 pub(super) fn origins(config: Config) -> Arc<Origins> {
     let origins = Origins::new(Live::new(config), Clock::system()).unwrap();
     origins.wire().resolver.remember(NAME, &["127.0.0.1:0".parse().unwrap()]);
@@ -71,7 +71,7 @@ pub(super) fn ask(url: &str) -> Ask {
     }
 }
 
-/// All bytes of an answer, or how it broke and after how many.
+/// All bytes of an answer; or the bytes received and the error.
 pub(super) async fn drain(answer: &mut Answer) -> Result<Vec<u8>, (Vec<u8>, OriginError)> {
     let mut all = Vec::new();
     while let Some(next) = answer.body.next().await {
@@ -97,7 +97,7 @@ pub(super) enum After {
     Close,
     /// FIN without `close_notify`.
     Drop,
-    /// Nothing, for ever.
+    /// Keeps the connection open and sends nothing.
     Hang,
 }
 
@@ -114,7 +114,7 @@ pub(super) fn ok(body: &str) -> (Vec<u8>, After) {
     (all, after)
 }
 
-/// An h1 server that answers each request head by a function of the head.
+/// An HTTP/1.1 server that computes each answer from the request's header.
 #[derive(Clone, Debug)]
 pub(super) struct Raw {
     pub(super) at: SocketAddr,
@@ -190,7 +190,7 @@ impl Raw {
     }
 }
 
-/// A request's or answer's head, without its body; `None` at the end of the connection.
+/// A request's or answer's header, without its body; `None` at the end of the connection.
 pub(super) async fn read_head(io: &mut Box<dyn Duplex>) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -199,7 +199,7 @@ pub(super) async fn read_head(io: &mut Box<dyn Duplex>) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// What a server wants of its clients.
+/// Whether a server requests a client certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wants {
     Nothing,
@@ -229,7 +229,7 @@ impl Authority {
         file
     }
 
-    /// [`config`] that trusts this authority alone. Keep the file as long.
+    /// [`config`] that trusts this authority alone. Keep the file as long as the configuration.
     pub(super) fn trusted(&self) -> (Config, NamedTempFile) {
         let file = self.file();
         let mut config = config();
@@ -238,7 +238,7 @@ impl Authority {
         (config, file)
     }
 
-    /// A server's side for [`NAME`] and 127.0.0.1.
+    /// A server configuration for [`NAME`] and 127.0.0.1.
     pub(super) fn server(
         &self,
         alpn: &[&str],

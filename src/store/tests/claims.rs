@@ -1,4 +1,4 @@
-//! Sets of claims: who may say what of whom (promise P4), for how long, and how many.
+//! Sets of claims: which index may claim what about which target (promise P4), for how long, and how many.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ fn document(name: &str, byte: u8) -> BlobId {
     id_of(format!("{name} {byte}").as_bytes())
 }
 
-/// Publishes an index at `index` that speaks for `speaks` and says that `file` has the digest `byte`.
+/// Publishes an index at `index` with the root `speaks`, which claims that `file` has the digest `byte`.
 pub(super) fn publish(
     store: &Arc<Store>,
     index: &str,
@@ -123,7 +123,7 @@ fn an_index_that_names_no_file_of_a_host_is_not_opened_for_its_files() {
     };
     assert_eq!(promises(&store).len(), 1);
     assert_eq!((is_open(here), is_open(elsewhere)), (true, false));
-    // One that names files of more hosts than are remembered may name this one.
+    // An index that names files on more hosts than are remembered may name this one.
     let mut batch = store.begin_claims(&target(&index("many")), document("many", 1)).unwrap();
     for host in 0..20 {
         batch.claim(claim(&format!("https://h{host}.example.org/a-1.0.whl"), 1)).unwrap();
@@ -167,7 +167,7 @@ fn a_new_version_takes_over_and_the_old_one_stays_a_day() {
     drop(store);
     let store = world.open();
     check(&store);
-    // Also when the ledger, which knows since when, is lost.
+    // Also when the ledger is lost: the marks file holds these times.
     drop(store);
     std::fs::remove_dir_all(world.cache("ledger")).unwrap();
     let store = world.open();
@@ -215,7 +215,7 @@ fn the_deepest_root_that_names_the_target_speaks() {
     publish(&store, "https://example.org/simple/a/", "https://example.org/", FILE, 1);
     let shallow = ("/simple/a/".to_owned(), Relation::InRoot);
     assert_eq!(relations(&store), std::slice::from_ref(&shallow));
-    // A deeper root that does not name the target takes nothing away.
+    // A deeper root that does not name the target does not displace the shallower one.
     let other = "https://example.org/team/files/other.whl";
     publish(
         &store,
@@ -225,13 +225,13 @@ fn the_deepest_root_that_names_the_target_speaks() {
         5,
     );
     assert_eq!(relations(&store), [shallow]);
-    // One that names it does.
+    // A deeper root that names it does.
     publish(&store, "https://example.org/team/i/", "https://example.org/team/", FILE, 2);
     assert_eq!(
         relations(&store),
         [("/team/i/".into(), Relation::InRoot), ("/simple/a/".into(), Relation::Elsewhere)]
     );
-    // Once it does not name it any more, it silences nobody, though its old set still excuses.
+    // Once it no longer names the target, it displaces nothing, although its old set still explains late bytes.
     publish(&store, "https://example.org/team/i/", "https://example.org/team/", other, 3);
     assert_eq!(
         relations(&store),
@@ -280,7 +280,7 @@ fn generation_numbers_never_come_again() {
     for byte in 0..5 {
         publish(&store, index, "https://example.org/team/", FILE, byte);
     }
-    // An entry remembers the number under which it was judged.
+    // An entry stores the generation number under which it was judged.
     let at = world.clock.now();
     let mut judged = entry(URL, Partition::Public, at);
     judged.generation = store.generation() + 40;
@@ -294,7 +294,7 @@ fn generation_numbers_never_come_again() {
     let next = publish(&store, index, "https://example.org/team/", FILE, 9);
     assert!(next.number > number);
     drop(store);
-    // A start at which nothing happened moves nothing.
+    // A restart without changes keeps the generation number.
     let store = world.open();
     let number = store.generation();
     drop(store);
@@ -313,14 +313,14 @@ fn a_damaged_set_says_nothing_and_moves_every_judgement() {
         bytes[position] ^= 1;
         durable::write(&path, &bytes, 0o600).unwrap();
     };
-    // In the rows: found out when it is asked.
+    // Damage in the rows is noticed by a look-up.
     damaged(60);
     let before = store.generation();
     assert!(promises(&store).is_empty());
     assert!(store.generation() > before);
     assert!(!path.exists());
     assert_eq!(store.usage().claims_bytes, 0);
-    // In the manifest: found out at the start.
+    // Damage in the manifest is noticed at start-up.
     drop(store);
     damaged(whole.len() - 1);
     let store = world.open();
@@ -345,7 +345,7 @@ fn a_hostile_origin_pushes_out_its_own_claims_only() {
     let evil = found.iter().filter(|p| p.digests == [digest(66)]).count();
     assert_eq!(evil, 64);
     assert_eq!(found.last().unwrap().relation, Relation::InRoot);
-    // A tenant of the same origin with a hundred roots does not outlast one that is used.
+    // A tenant of the same origin with a hundred roots does not displace a set that is in use.
     for number in 0..200_u32 {
         world.clock.advance(Duration::from_secs(1));
         let evil = format!("https://example.org/evil/{number}/");
@@ -392,7 +392,7 @@ fn claims_take_a_quarter_of_the_store_and_who_has_most_gives_first() {
     let usage = store.usage();
     assert!(usage.claims_bytes <= usage.cap / 4, "{usage:?}");
     assert_eq!(promises(&store).len(), 1);
-    // One document that is larger than that is not kept at all.
+    // A single document whose claims exceed that is not kept at all.
     let mut batch = store.begin_claims(&target(FILE), document("b", 0)).unwrap();
     for number in 0..2000 {
         batch.claim(claim(&format!("https://example.org/{number}"), 1)).unwrap();
@@ -414,7 +414,7 @@ fn an_index_over_plain_http_makes_no_claims_unless_it_is_signed() {
     }
 }
 
-/// Larger than the sorter's buffer, so that runs are spilled and merged.
+/// The index is larger than the sorter's buffer, so that runs are spilled and merged.
 #[test]
 fn a_large_index_is_sorted_in_bounded_memory_and_every_claim_is_found() {
     let world = World::new();
@@ -452,7 +452,7 @@ fn an_index_that_became_unreadable_only_excuses() {
     drop(store);
     let store = world.open();
     assert!(!promises(&store)[0].is_current());
-    // The same document, read again, speaks again.
+    // Once the same document is read again, its claims count again.
     publish(&store, index, "https://example.org/team/", FILE, 1);
     assert!(promises(&store)[0].is_current());
 }
@@ -472,7 +472,7 @@ fn claims_are_gone_when_the_cache_is_deleted_and_come_again() {
     assert_eq!(promises(&store).len(), 1);
 }
 
-/// A clock that was ahead and is set back: nobody was asked at a time that has not come, and who is asked now counts.
+/// A clock that was ahead is set back: a confirmation in the future does not count, and a new one now does.
 #[test]
 fn what_was_confirmed_in_the_future_was_not_confirmed_since() {
     let world = World::new();
@@ -485,7 +485,7 @@ fn what_was_confirmed_in_the_future_was_not_confirmed_since() {
     assert!(promises(&store)[0].by.confirmed < asked);
     store.confirm_claims(&target(index), document(index, 1), asked);
     assert_eq!(promises(&store)[0].by.confirmed, asked);
-    // The control: what is confirmed out of turn takes nothing back.
+    // The control: an earlier confirmation that arrives late does not replace a later one.
     store.confirm_claims(&target(index), document(index, 1), asked.minus(Duration::from_secs(9)));
     assert_eq!(promises(&store)[0].by.confirmed, asked);
 }

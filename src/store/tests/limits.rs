@@ -1,8 +1,8 @@
-//! Promise P7: the cap is hard, and what is full passes unstored.
+//! Promise P7: the cap is never exceeded, and a body that does not fit passes through unstored.
 
 use super::*;
 
-/// What a body of `length` takes.
+/// The disk space of a body of `length`.
 fn takes(length: u64) -> u64 {
     blobs::footprint_of(length)
 }
@@ -39,7 +39,7 @@ fn a_scan_does_not_push_out_what_builds_hit() {
     for entry in &hit {
         store.touch(entry);
     }
-    // A restart in between: what was hit is remembered.
+    // A restart in between keeps the hit counts.
     world.fit(&store);
     store.maintain();
     drop(store);
@@ -65,7 +65,7 @@ fn what_is_being_read_is_not_evicted() {
     assert!(matches!(spool.append(&body(3, 90_000)), Err(SpoolError::Full(_))));
     assert_eq!(fetch(&store, URL).unwrap(), body(1, 100_000));
     drop(reading);
-    // The control: without a reader it makes way.
+    // The control: without a reader it can be evicted.
     spool.append(&body(3, 90_000)).unwrap();
     assert_eq!(fetch(&store, URL), None);
 }
@@ -120,7 +120,7 @@ fn an_announced_length_that_cannot_be_is_refused_at_once_and_evicts_nothing() {
         let spool = store.spool(Some(announced), Algorithms::NONE);
         assert!(matches!(spool, Err(SpoolError::Oversize { .. })));
     }
-    // One that could be evicts only when its bytes come.
+    // A body that could fit evicts others only when its bytes arrive.
     let mut spool = store.spool(Some(800_000), Algorithms::NONE).unwrap();
     assert_eq!(store.entries(kept.key).len(), 1);
     spool.append(&body(2, 800_000)).unwrap();

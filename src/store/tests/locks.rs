@@ -1,4 +1,4 @@
-//! What look-ups on the async threads ask for is not locked while a file is being written.
+//! Locks that look-ups on the async threads need are not held while a file is being written.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::*;
 
-/// Which files are written while `act` runs, and for each whether `is_free` held meanwhile.
+/// Returns which files are written while `act` runs, and for each whether `is_free` was true during the write.
 fn written_during(act: impl FnOnce(), is_free: impl Fn() -> bool + 'static) -> Vec<(String, bool)> {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let notes = Rc::clone(&seen);
@@ -30,7 +30,7 @@ fn bodies_can_be_asked_for_while_it_is_written_how_they_were_used() {
     let is_free = move || asked.upgrade().unwrap().bodies.try_lock().is_ok();
     let written = written_during(|| store.flush(), is_free);
     assert!(written.contains(&("access".into(), true)), "{written:?}");
-    // The control: a lock that is held is seen as that.
+    // The control: a held lock is noticed.
     let held = store.bodies.lock().unwrap();
     let asked = Arc::downgrade(&store);
     let is_free = move || asked.upgrade().unwrap().bodies.try_lock().is_ok();

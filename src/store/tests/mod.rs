@@ -1,4 +1,4 @@
-//! The store as a whole: what survives, what is bounded, who may be given what.
+//! Tests of the store as a whole: durability, limits, and who may read what.
 
 mod claims;
 mod limits;
@@ -25,7 +25,7 @@ use crate::received::{Received, Spooled};
 use crate::target::{Partition, Target};
 use crate::verify::{Expectation, Verdict, Verified, judge};
 
-/// A data directory, and what a store is opened with.
+/// A data directory, and the configuration with which a store is opened.
 struct World {
     data: TempDir,
     config: Live,
@@ -43,12 +43,12 @@ impl World {
         let mut config = Config { data: data.path().to_owned(), ..Config::default() };
         config.store.max_size = cap;
         config.store.min_free = 0;
-        // For tests of the cap alone; those of the share set it.
+        // For tests of the cap alone; tests of the share set it.
         config.store.max_body_share = 100;
         Self { data, config: Live::new(config), clock: Clock::system(), cap }
     }
 
-    /// One in which a body may take a quarter.
+    /// A world in which one body may take a quarter.
     fn shared(cap: u64) -> Self {
         let world = Self::with_cap(cap);
         let mut config = (*world.config.get()).clone();
@@ -63,7 +63,8 @@ impl World {
         store
     }
 
-    /// The cap of a test is for what it stores: the directories of a few bodies take more than those.
+    /// Raises the cap by the overhead: a test's cap is for bodies, and the directories of a few bodies take more than
+    /// the bodies.
     fn fit(&self, store: &Store) {
         store.space.measure(&self.cache(""));
         let mut config = (*self.config.get()).clone();
@@ -176,7 +177,7 @@ fn keep(store: &Arc<Store>, url: &str, bytes: &[u8]) -> Arc<Entry> {
     keep_in(store, url, Partition::Public, bytes)
 }
 
-/// What a client would be given: the newest entry's body; `None` is a miss.
+/// What a client would get: the newest entry's body; `None` is a miss.
 fn fetch(store: &Arc<Store>, url: &str) -> Option<Vec<u8>> {
     let entries = store.entries(target(url).key(Partition::Public));
     let blob = store.blob(entries.first()?.blob)?;
@@ -286,7 +287,7 @@ fn an_update_keeps_the_body_and_changes_the_rest() {
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
 }
 
-/// Promise P5: who writes down what it found out of an entry a while ago gives nobody back what ended since.
+/// Promise P5: an update that is based on an older look-up must not restore an access right that has ended since.
 #[test]
 fn an_update_takes_nothing_back_that_was_written_since_its_entry_was_found() {
     let world = World::new();
@@ -301,7 +302,7 @@ fn an_update_takes_nothing_back_that_was_written_since_its_entry_was_found() {
     assert_eq!(store.entries(found.key), [now]);
 }
 
-/// A clock that was ahead and is set back: what was kept then does not stand before what came now.
+/// A clock that was ahead is set back: an entry kept earlier with a future date does not sort before one kept now.
 #[test]
 fn what_was_kept_in_the_future_makes_way_for_what_is_kept_now() {
     let world = World::new();
@@ -317,7 +318,7 @@ fn what_was_kept_in_the_future_makes_way_for_what_is_kept_now() {
     assert!(store.entries(now.key).contains(&near), "an elder stays");
 }
 
-/// Promise P5: a digest opens no door.
+/// Promise P5: knowing a digest gives no access to private bytes.
 #[test]
 fn a_digest_finds_public_bodies_only() {
     let world = World::new();
@@ -345,7 +346,7 @@ fn a_digest_finds_public_bodies_only() {
     let linked = store.link(linked).unwrap();
     assert_eq!(linked.size, 6);
 
-    // When the last public entry goes, only the private one's owner is left.
+    // After the last public entry is removed, only the private entry remains.
     store.remove(&public).unwrap();
     store.remove(&linked).unwrap();
     drop(store);

@@ -1,4 +1,5 @@
-//! Promise P8: whatever is cut, damaged or deleted, nothing wrong is served, and what is on disk is found again.
+//! Promise P8: whatever is truncated, damaged or deleted, no wrong bytes are served, and intact data on disk is found
+//! again.
 
 use super::*;
 
@@ -15,7 +16,7 @@ fn leftovers_of_a_crash_are_removed_and_the_rest_is_found() {
         |id: BlobId| records.iter().find(|path| path.to_string_lossy().ends_with(&id.to_hex()));
     std::fs::remove_file(of(unnamed.blob).unwrap()).unwrap();
     std::fs::remove_file(world.blob_file(bodiless.blob)).unwrap();
-    // Half of a spool, sums whose body was not renamed yet, files that were not renamed either.
+    // Half a spool file, checksums whose body was not renamed yet, and temporary files.
     let orphan = id_of(b"orphan");
     let leftovers = [
         world.cache("spool").join("17"),
@@ -23,7 +24,7 @@ fn leftovers_of_a_crash_are_removed_and_the_rest_is_found() {
         world.blob_file(orphan).with_file_name(".x.0.tmp"),
         world.cache("records/aa/.x.0.tmp"),
         world.cache("claims/.x.0.tmp"),
-        // Of the files of which there is one, under the very name that the next process begins with.
+        // Temporary files of the single files, under the very name that the next process uses first.
         world.cache(".marks.0.tmp"),
         world.cache("../state/.secret.0.tmp"),
     ];
@@ -50,16 +51,16 @@ fn a_record_that_the_ledger_never_heard_of_is_found() {
     let world = World::new();
     let store = world.open();
     let kept = keep(&store, URL, b"kept");
-    // As after a crash between the record and the ledger.
+    // As after a crash between writing the record and updating the ledger.
     store.ledger.remove(kept.key, kept.blob).unwrap();
     drop(store);
     let store = world.open();
     assert_eq!(fetch(&store, URL).unwrap(), b"kept");
-    // And from then on the ledger knows.
+    // From then on the ledger has it.
     assert_eq!(store.ledger.of_key(kept.key).unwrap().len(), 1);
 }
 
-/// Damages the ledger between two starts.
+/// Calls `damage` on the ledger between two starts.
 fn after_damage(damage: impl Fn(&World)) {
     let world = World::new();
     let store = world.open();
@@ -113,7 +114,7 @@ fn a_snapshot_that_was_being_written_does_not_stop_the_ledger() {
     });
 }
 
-/// Promise P6: without the ledger everything goes on, from the records.
+/// Promise P6: without the ledger everything works from the records.
 #[test]
 fn a_ledger_that_fails_while_larder_runs_costs_no_answer() {
     let world = World::new();
@@ -155,7 +156,7 @@ fn a_body_that_was_evicted_without_a_ledger_is_kept_again() {
     let sha256 = again.digests.first().unwrap();
     assert_eq!(store.public_blob_by_digest(sha256), Some(again.blob));
     assert_eq!(store.usage().entries, 1);
-    // It goes like any other.
+    // It can be removed like any other.
     store.remove(&again).unwrap();
     assert_eq!(world.files("blobs").len() + world.files("records").len(), 0);
 }
@@ -203,7 +204,7 @@ fn a_damaged_record_is_a_miss_and_is_removed() {
     let mut record = std::fs::read(&path).unwrap();
     record[40] ^= 1;
     durable::write(&path, &record, 0o600).unwrap();
-    // With the ledger's copy it is still an entry; without it, a miss.
+    // With the ledger's copy it is still an entry; without it, it is a miss.
     std::fs::remove_dir_all(world.cache("ledger")).unwrap();
     let store = world.open();
     assert_eq!(fetch(&store, URL), None);
@@ -266,7 +267,7 @@ fn verify_finds_what_checksums_would_not() {
     let forged = keep(&store, "https://example.org/forged", b"forged");
     let gone = keep(&store, "https://example.org/gone", b"gone");
     drop(store);
-    // Bytes and sums that agree with each other, and not with the name.
+    // Bytes and checksums that match each other, but not the name.
     durable::write(&world.blob_file(forged.blob), b"evil!!", 0o600).unwrap();
     let sums = (6_u64, vec![crc32fast::hash(b"evil!!")]);
     let kind = sealed::Kind { magic: *b"LcrC", version: 1 };
@@ -297,12 +298,12 @@ fn the_cache_may_be_deleted_while_larder_runs() {
     assert_eq!(fetch(&store, URL), None, "a miss");
     assert_eq!(reading.chunk(0).unwrap(), &b"kept"[..], "who reads goes on");
     assert_eq!(store.entries(kept.key), []);
-    // A fill that was running cannot be kept; it goes on for its client.
+    // A running fill can no longer be kept; it continues for its client.
     running.append(b" and half").unwrap();
     let at = world.clock.now();
     let late = verified(running.finish(), at);
     assert!(store.commit(late, entry(URL, Partition::Public, at)).is_err());
-    // The next one is kept as ever.
+    // The next one is kept as usual.
     keep(&store, URL, b"kept");
     assert_eq!(fetch(&store, URL).unwrap(), b"kept");
     store.maintain();

@@ -1,5 +1,4 @@
-//! Where a body's file is from its first byte on, and that it is closed when nobody asks for it any more (issue 17, faults 2
-//! and 7).
+//! Where a body's file is from its first byte on, and that idle files are closed (issue 17, faults 2 and 7).
 
 #![expect(clippy::disallowed_methods, reason = "what the process has open is seen from outside")]
 
@@ -34,14 +33,14 @@ fn files_that_nobody_reads_are_closed_by_the_upkeep() {
     store.maintain();
     assert_eq!((open_below(&world, "blobs"), open_below(&world, "claims")), (1, 0));
     assert!(reading.chunk(0).is_ok(), "what is being read stays open");
-    // What is asked for again is there again.
+    // Requested again, it is opened again.
     assert_eq!(fetch(&store, "https://example.org/team/files/3.whl").unwrap(), body(3, 1000));
     let promised = claims::promises_of(&store, "https://example.org/team/files/3.whl");
     assert_eq!(promised.len(), 1);
 }
 
-/// A body is never copied, nor renamed from one file system to another, which fails where a container has a volume for one of
-/// the two (git-pkgs#66).
+/// A body is never copied, nor renamed from one file system to another, which fails where a container has a volume for
+/// one of the two (git-pkgs#66).
 #[test]
 fn a_body_is_received_where_it_is_kept() {
     let world = World::new();
@@ -57,7 +56,7 @@ fn a_body_is_received_where_it_is_kept() {
         store.commit(verified(spool.finish(), at), entry(URL, Partition::Public, at)).unwrap();
     let file = world.blob_file(kept.blob).metadata().unwrap();
     assert_eq!((arriving.dev(), arriving.ino()), (file.dev(), file.ino()));
-    // The control: the same bytes in another file are another file.
+    // The control: the same bytes in another file are another inode.
     std::fs::write(world.cache("copy"), &bytes).unwrap();
     assert_ne!(world.cache("copy").metadata().unwrap().ino(), file.ino());
 }

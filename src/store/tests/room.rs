@@ -1,11 +1,11 @@
-//! Promise P7: nothing that takes the disk is left out of the accounts.
+//! Promise P7: the accounts include everything that takes disk space.
 
 use std::os::unix::fs::MetadataExt as _;
 
 use super::commit::MAX_PER_BODY;
 use super::*;
 
-/// What the files of bodies, spools and records take.
+/// The disk space of the files of bodies, spools and records.
 fn on_disk(world: &World) -> u64 {
     ["blobs", "spool", "records"]
         .iter()
@@ -42,7 +42,7 @@ fn the_room_of_a_record_comes_and_goes_with_it() {
     assert!(store.usage().bytes > alone + 28_000);
     let other = keep(&store, "https://example.org/other", b"kept");
     drop(store);
-    // Another start counts the same.
+    // After a restart the count is the same.
     let store = world.open();
     assert_eq!(store.usage().bytes, on_disk(&world));
     store.remove(&fat).unwrap();
@@ -76,24 +76,24 @@ fn a_file_that_somebody_still_reads_takes_its_room() {
     for seed in 0..3 {
         let spooled = spool(&store, &body(seed, 300_000));
         readers.push(Arc::clone(&spooled.file));
-        // It was given, and is not kept.
+        // It was delivered, and is not kept.
         drop(spooled);
     }
     assert_eq!(world.files("spool").len(), 0);
     assert!(store.usage().spool_bytes > 900_000);
     let mut next = store.spool(None, Algorithms::NONE).unwrap();
     assert!(matches!(next.append(&body(9, 300_000)), Err(SpoolError::Full(_))));
-    // The same while it comes, and is given up.
+    // The same for a body that is still arriving and is given up.
     readers.push(next.reader());
     drop(next);
-    // The control: who has read it whole makes room.
+    // The control: finished readers free the room.
     readers.clear();
     assert_eq!(store.usage().spool_bytes, 0);
     let mut next = store.spool(None, Algorithms::NONE).unwrap();
     next.append(&body(9, 300_000)).unwrap();
 }
 
-/// Issue 17: the cap counted neither ledger nor directories.
+/// Issue 17: the cap counted neither the ledger nor directories.
 #[test]
 fn the_cap_holds_with_the_ledger_and_the_directories() {
     let world = World::with_cap(2 << 20);

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a body of `length` takes.
+/// The disk space of a body of `length`.
 fn takes(length: u64) -> u64 {
     blobs::footprint_of(length)
 }
@@ -24,7 +24,7 @@ fn left(store: &Store, of: &[Arc<Entry>]) -> usize {
     of.iter().filter(|entry| !store.entries(entry.key).is_empty()).count()
 }
 
-/// Appends until there is no room; the spool, and how much it took.
+/// Appends until there is no room; returns the spool, how much it took, and the error.
 fn fill(store: &Arc<Store>) -> (Spool, u64, SpoolError) {
     let mut spool = store.spool(None, Algorithms::NONE).unwrap();
     let mut written = 0;
@@ -48,7 +48,7 @@ fn a_body_of_unknown_length_takes_one_share_and_no_hit_body_goes_for_it() {
     assert_eq!((left(&store, &hit), store.usage().oversize), (40, 1));
     drop(spool.give_up());
     assert_eq!((store.usage().spool_bytes, world.files("spool").len()), (0, 0));
-    // The control: what fits is kept.
+    // The control: a body that fits is kept.
     keep(&store, URL, &body(3, 50_000));
     assert_eq!(fetch(&store, URL).unwrap(), body(3, 50_000));
 }
@@ -60,7 +60,7 @@ fn an_announced_length_above_the_share_is_told_at_once() {
     let announced = |length| store.spool(Some(length), Algorithms::NONE);
     assert!(matches!(announced(share), Err(SpoolError::Oversize { .. })));
     let before = store.usage();
-    // Twenty that say much and send nothing take a block each, and that comes back.
+    // Twenty fills that announce much and send nothing take a block each, which is freed again.
     let silent: Vec<Spool> = (0..20).map(|_| announced(share - 8192).unwrap()).collect();
     assert_eq!(store.usage().spool_bytes, 20 * takes(0));
     assert_eq!((left(&store, &hit), store.usage().evicted), (40, 0));
@@ -71,7 +71,7 @@ fn an_announced_length_above_the_share_is_told_at_once() {
 #[test]
 fn many_bodies_at_once_leave_what_was_hit() {
     let (_world, store, hit) = with_hits();
-    // Nobody asked again for these: they make room.
+    // These were never hit, so they make room.
     for number in 0..40_u16 {
         let bytes = number.to_be_bytes().repeat(500);
         keep(&store, &format!("https://example.org/once/{number}"), &bytes);
@@ -92,7 +92,7 @@ fn many_bodies_at_once_leave_what_was_hit() {
     assert_eq!(store.usage().spool_bytes, 0);
 }
 
-/// The other side: a store that is full of hit bodies still takes new ones.
+/// The converse: a store full of hit bodies still takes new ones.
 #[test]
 fn a_store_full_of_hit_bodies_gives_one_share_to_what_arrives() {
     let world = World::shared(100 * (takes(1000) + 4096));
@@ -108,7 +108,7 @@ fn a_store_full_of_hit_bodies_gives_one_share_to_what_arrives() {
     assert_eq!(fetch(&store, URL).unwrap(), whole);
     let usage = store.usage();
     assert!(usage.blobs > 60, "{usage:?}");
-    // And the next one takes its place: nobody asked again for it.
+    // The next body takes its place, because it was never hit.
     let next = body(201, whole.len());
     keep(&store, "https://example.org/next", &next);
     assert_eq!(fetch(&store, "https://example.org/next").unwrap(), next);

@@ -1,5 +1,5 @@
-//! What cannot be read now is not damaged (DESIGN §6; issue 10, row 5): a process that is out of descriptors, or a disk that
-//! does not answer, loses nothing that is stored, and no promise is taken for absent.
+//! An I/O error is not damage (DESIGN §6; issue 10, row 5): if the process has no free file descriptor, or a disk does
+//! not respond, larder loses nothing that is stored and takes no claim for absent.
 
 #![expect(clippy::disallowed_methods, reason = "what somebody does to the files from outside")]
 
@@ -15,7 +15,7 @@ use crate::target::Root;
 const FILE: &str = "https://example.org/team/files/a-1.0.whl";
 const INDEX: &str = "https://example.org/team/simple/a/";
 
-/// Reads fail for the files below a directory of the cache while this lives.
+/// While this lives, reads fail for the files below a directory of the cache.
 struct Failing;
 
 impl Failing {
@@ -70,7 +70,7 @@ fn a_body_that_cannot_be_opened_stays() {
     }
     assert_eq!(fetch(&store, URL).unwrap(), body(1, 200_000));
     assert_eq!(store.usage().damaged, 0);
-    // The control: a body that is not there goes.
+    // The control: an entry whose body is missing is removed.
     store.blobs.close_idle();
     std::fs::remove_file(world.blob_file(kept.blob)).unwrap();
     assert!(store.open_blob(kept.blob).unwrap().is_none());
@@ -90,7 +90,7 @@ fn a_chunk_that_cannot_be_read_breaks_one_answer_and_nothing_else() {
         assert_eq!((found.sound, found.damaged.len(), found.unread), (0, 0, 1));
     }
     assert!(blob.chunk(0).is_ok());
-    // The control: a chunk that is not what was stored takes the body out of service.
+    // The control: a chunk with wrong bytes takes the body out of service.
     let mut bytes = body(1, 200_000);
     bytes[7] ^= 1;
     std::fs::write(world.blob_file(kept.blob), bytes).unwrap();
@@ -111,7 +111,7 @@ fn all_readers_of_a_body_share_one_open_file() {
     let readers: Vec<Blob> = (0..500).map(|_| store.blob(kept.blob).unwrap()).collect();
     assert_eq!(open(), 1);
     drop(readers);
-    // It stays open for the next, until others need the place or the body goes.
+    // It stays open for the next reader, until another body needs the slot or this one is removed.
     assert_eq!(open(), 1);
     store.remove(&kept).unwrap();
     let gone = PathBuf::from(format!("{} (deleted)", file.display()));
@@ -135,7 +135,7 @@ fn a_file_that_somebody_replaced_is_opened_anew() {
     assert!(reading.chunk(0).is_ok());
 }
 
-/// Without the ledger every record is read: where that fails, entry and body stay for another start.
+/// Without the ledger every record is read. Where that fails, entry and body stay for the next start.
 #[test]
 fn what_a_start_cannot_read_is_there_at_the_next() {
     for directory in ["records", "blobs", "claims", "marks"] {
@@ -163,7 +163,7 @@ fn what_a_start_cannot_read_is_there_at_the_next() {
     }
 }
 
-/// One record of two that name a body: the body does not go with the one that is removed.
+/// Two records name a body and one cannot be read: removing the other does not remove the body.
 #[test]
 fn a_body_whose_record_cannot_be_read_is_not_taken_for_nobodys() {
     let world = World::new();
@@ -203,7 +203,7 @@ fn a_promise_that_cannot_be_read_binds_and_proves_nothing() {
         publish(&store, 1);
         store
     });
-    // Its segment is not open after a start.
+    // After a start its segment is not open.
     let store = world.open();
     {
         let _out_of_descriptors =
@@ -270,8 +270,8 @@ fn a_new_version_of_an_index_is_not_taken_while_a_signed_promise_cannot_be_read(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// Whatever cannot be read while it is used, started and maintained: bodies, records and claims on disk never shrink,
-    /// and everything serves afterwards.
+    /// Whatever cannot be read during use, start-up and maintenance: bodies, records and claims on disk never shrink,
+    /// and everything is served again afterwards.
     #[test]
     fn out_of_descriptors_nothing_on_disk_shrinks(
         steps in proptest::collection::vec((0_u8..5, any::<u64>(), 1_u64..4), 1..12),
