@@ -1,40 +1,40 @@
-//! Clear-signed documents (RFC 9580 §7), read as strictly as apt reads them.
+//! Clear-signed documents (RFC 9580 §7), parsed as strictly as apt parses them.
 //!
-//! Only the text between the header and the signatures was signed, and it was signed in a canonical form. Whoever parses
-//! the raw document instead may read lines that nobody signed, so what this gives out is the recovered text and nothing
-//! else. Anything that two readers could take apart in two ways is refused: text before or behind, a line that begins
-//! with a dash and is not escaped, a lone carriage return.
+//! Only the text between the header and the signatures is signed, and it is signed in a canonical form. A parser of the
+//! raw document may read lines that nobody signed, so this module returns only the recovered text. It refuses anything
+//! that two parsers could read in two ways: text before the header or after the signatures, a line that begins with an
+//! unescaped dash, a lone carriage return.
 //!
 //! Sources: RFC 9580 §7; apt's `gpgv.cc`, whose rules are stricter.
 
 use std::borrow::Cow;
 
-/// The line that begins one.
+/// The first line of a clear-signed document.
 const BEGIN: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
 const SIGNATURE: &str = "-----BEGIN PGP SIGNATURE-----";
 const END: &str = "-----END PGP SIGNATURE-----";
 
-/// The longest clear-signed document, in bytes. The largest known InRelease has less than 1 MiB.
+/// The maximum length of a clear-signed document, in bytes. The largest known InRelease has less than 1 MiB.
 const MAX_DOCUMENT: usize = 16 << 20;
 
-/// A clear-signed document, taken apart. Nothing is verified yet.
+/// A parsed clear-signed document. Nothing is verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cleartext {
     /// The text, lines ended by line feeds.
     text: String,
-    /// The same as it was signed: lines without trailing blanks, joined by CRLF.
+    /// The text in its signed form: lines without trailing white space, joined by CRLF.
     pub(super) canonical: Vec<u8>,
     /// The armoured signatures.
     pub(super) signatures: Vec<String>,
 }
 
-/// Why a document is not clear-signed, or not in the one way that everybody reads alike.
+/// Why a document is not clear-signed, or is ambiguous.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a clear-signed document: {0}")]
 pub struct NotCleartext(Cow<'static, str>);
 
 impl Cleartext {
-    /// Takes a document apart.
+    /// Parses a document.
     pub fn parse(document: &[u8]) -> Result<Self, NotCleartext> {
         let refuse = |why: &'static str| NotCleartext(why.into());
         if document.len() > MAX_DOCUMENT {
@@ -79,13 +79,14 @@ impl Cleartext {
         Ok(Self { text, canonical, signatures: signatures(lines)? })
     }
 
-    /// The text that was signed, if a signature holds.
+    /// The signed text, provided that a signature is valid.
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// The armoured blocks from behind the first one's beginning to the end: nothing else may stand there.
+/// The armoured signatures. `lines` starts after the first one's opening line and runs to the end of the document;
+/// nothing else may stand there.
 fn signatures<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<String>, NotCleartext> {
     let mut blocks = Vec::new();
     let mut open = Some(format!("{SIGNATURE}\n"));
@@ -111,7 +112,7 @@ fn signatures<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<String>, N
     }
 }
 
-/// A line without what is not signed of it (RFC 9580 §7.2).
+/// A line without the trailing white space that is not signed (RFC 9580 §7.2).
 fn trimmed(line: &str) -> &str {
     line.trim_end_matches([' ', '\t', '\r'])
 }
