@@ -24,8 +24,8 @@ pub trait Fetch: Sync {
 }
 
 /// Fetches the documents that the ecosystem needs before `at` is judged; `wants` returns those still missing. It is
-/// called again after each document, because one document may make others of the same round unnecessary. Returns the
-/// number of documents fetched.
+/// called again after each document, because one document may make others of the same round unnecessary. Stops when
+/// `enough` holds, when nothing new is missing or at a limit. Returns the number of documents fetched.
 pub async fn chase<W: Future<Output = Vec<Target>> + Send>(
     at: &Target,
     wants: impl Fn() -> W,

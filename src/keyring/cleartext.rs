@@ -43,7 +43,7 @@ impl Cleartext {
         let whole = std::str::from_utf8(document).map_err(|_| refuse("it is not UTF-8"))?;
         let mut lines = whole.split('\n').map(trimmed);
         if lines.next() != Some(BEGIN) {
-            return Err(refuse("it does not begin with the line that says so"));
+            return Err(refuse("it does not begin with -----BEGIN PGP SIGNED MESSAGE-----"));
         }
         for line in lines.by_ref() {
             if line.is_empty() {
@@ -60,7 +60,7 @@ impl Cleartext {
                 break;
             }
             if line.contains('\r') {
-                return Err(refuse("a lone carriage return stands in it"));
+                return Err(refuse("it contains a lone carriage return"));
             }
             let line = match line.strip_prefix("- ") {
                 Some(escaped) => escaped,
@@ -98,17 +98,17 @@ fn signatures<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<String>, N
                 if line == END {
                     blocks.extend(open.take());
                 } else if line.starts_with('-') {
-                    return Err(NotCleartext("its signature is broken off".into()));
+                    return Err(NotCleartext("its signature is incomplete".into()));
                 }
             }
             None if line == SIGNATURE => open = Some(format!("{SIGNATURE}\n")),
             None if line.is_empty() => {}
-            None => return Err(NotCleartext("something stands behind its signature".into())),
+            None => return Err(NotCleartext("there is text after its signature".into())),
         }
     }
     match open {
         None => Ok(blocks),
-        Some(_) => Err(NotCleartext("its signature is broken off".into())),
+        Some(_) => Err(NotCleartext("its signature is incomplete".into())),
     }
 }
 

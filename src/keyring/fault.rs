@@ -20,7 +20,7 @@ pub enum Fault {
     #[error("no key is called {0} (`larder keys add` takes the file of that name)")]
     UnknownName(Box<str>),
     /// It is of a kind that larder does not accept.
-    #[error("{0} signatures are not taken")]
+    #[error("{0} signatures are not accepted")]
     Kind(&'static str),
     /// Its key has expired.
     #[error("its key expired on {0}")]

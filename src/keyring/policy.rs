@@ -67,7 +67,7 @@ pub(super) fn subkey_signs(
         is_sound(back, now) && back.verify_primary_key_binding(&subkey.key, primary).is_ok()
     });
     if !confirmed {
-        return Err(Fault::Bad("its subkey does not confirm whose it is".into()));
+        return Err(Fault::Bad("its subkey does not confirm its primary key".into()));
     }
     not_expired(&subkey.key, binding, now)
 }

@@ -129,7 +129,7 @@ struct Described {
 /// The keys in the JSON of a keys endpoint. Keys of unknown types are skipped, as long as one known key remains.
 pub(super) fn of_json(bytes: &[u8]) -> Result<Vec<RegistryKey>, NotKeys> {
     let answer: Answer = serde_json::from_slice(bytes).map_err(|error| {
-        NotKeys::Registry(format!("it is no answer of a keys endpoint: {error}"))
+        NotKeys::Registry(format!("it is not a response of a keys endpoint: {error}"))
     })?;
     if answer.keys.len() > MAX_KEYS {
         return Err(NotKeys::Registry(format!("it holds more than {MAX_KEYS} keys")));
@@ -146,15 +146,15 @@ impl Described {
     fn read(&self) -> Result<RegistryKey, NotKeys> {
         let wrong = |what: &str| NotKeys::Registry(format!("{what} of the key {:?}", self.keyid));
         let ends = match &self.expires {
-            Some(text) => Some(moment(text).ok_or_else(|| wrong("nobody can read the end"))?),
+            Some(text) => Some(moment(text).ok_or_else(|| wrong("cannot read `expires`"))?),
             None => None,
         };
         let spki = STANDARD.decode(&self.key).ok();
         let key = spki.and_then(|der| RegistryKey::of_spki(&der, ends));
-        let key = key.ok_or_else(|| wrong("no point of P-256 is the value"))?;
+        let key = key.ok_or_else(|| wrong("no P-256 point is in the value"))?;
         if *key.id != *self.keyid {
             return Err(NotKeys::Registry(format!(
-                "the key that calls itself {:?} is {}",
+                "`keyid` {:?} does not match its key, whose id is {}",
                 self.keyid, key.id
             )));
         }
@@ -269,8 +269,10 @@ mod tests {
     fn a_key_under_anothers_id_and_what_is_no_key_are_refused() {
         let text = String::from_utf8(DATA.to_vec()).unwrap();
         let refused = |text: &str| of_json(text.as_bytes()).unwrap_err().to_string();
-        assert!(refused(&text.replacen("SHA256:jl3b", "SHA256:jl3c", 1)).contains("calls itself"));
-        assert!(refused(&text.replacen("2025-01-29", "2025-13-29", 1)).contains("the end"));
+        assert!(
+            refused(&text.replacen("SHA256:jl3b", "SHA256:jl3c", 1)).contains("does not match")
+        );
+        assert!(refused(&text.replacen("2025-01-29", "2025-13-29", 1)).contains("`expires`"));
         // The point is not on the curve.
         assert!(refused(&text.replacen("BktUgg==", "BktUgA==", 1)).contains("P-256"));
         assert!(refused("{}").contains("keys endpoint"));

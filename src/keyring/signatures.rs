@@ -177,5 +177,5 @@ fn issuer(signature: &Signature) -> String {
         .map(ToString::to_string)
         .chain(by_id.map(ToString::to_string))
         .next()
-        .map_or_else(|| "of nobody".to_owned(), |name| name.to_ascii_uppercase())
+        .map_or_else(|| "(none named)".to_owned(), |name| name.to_ascii_uppercase())
 }

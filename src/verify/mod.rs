@@ -71,7 +71,7 @@ impl Expectation {
     #[must_use]
     pub fn comparable(mut self, digests: &Digests) -> Self {
         let computed: Algorithms = digests.iter().map(Digest::algorithm).collect();
-        // A content digest that is missing because the content could not be read was computed all the same.
+        // If the content could not be read, its digest is missing, and that is a mismatch.
         let looked = digests.fault().is_some();
         self.promises.retain(|promise| {
             let mut algorithms = promise.digests.iter().map(Digest::algorithm);

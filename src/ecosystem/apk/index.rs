@@ -250,7 +250,9 @@ impl<'a> Records<'a> {
             && shape::is_elsewhere(self.at, architecture)
         {
             let shown = start(architecture.as_bytes());
-            return Err(Broken::form(format!("a package of {shown} in another's directory")));
+            return Err(Broken::form(format!(
+                "a package of {shown} in another architecture's directory"
+            )));
         }
         self.census.packages += 1;
         if self.census.packages > MAX_PACKAGES {

@@ -103,7 +103,9 @@ impl Files for Signatures {
         }
         let Some(signature) = signature else {
             let name = shown(name);
-            return Err(Broken::form(format!("a file stands among its signatures: {name:?}")));
+            return Err(Broken::form(format!(
+                "a file among its signatures is not a signature: {name:?}"
+            )));
         };
         let Some((kind, key)) = signature.split_once('.') else {
             return Ok(());
@@ -145,7 +147,7 @@ impl Files for Signatures {
     fn other(&mut self) -> Result<(), Broken> {
         self.leads.get_or_insert(false);
         if self.lead() {
-            return Err(Broken::form("something that is no file stands among its signatures"));
+            return Err(Broken::form("an entry among its signatures is not a file"));
         }
         Ok(())
     }

@@ -210,7 +210,7 @@ fn nothing_but_signatures_stands_in_front() {
         (cut_tar(&[(".PKGINFO", b"pkgname = other\n")]), ".PKGINFO"),
         (cut_tar(&[("usr/bin/evil", b"")]), "usr/bin/evil"),
         (cut_tar(&[("APKINDEX", b"P:other\nV:1-r0\n\n")]), "APKINDEX"),
-        (link, "no file"),
+        (link, "not a file"),
         (vec![0; 1024], "end the whole archive"),
     ] {
         let [of_index, of_package] = fronts(&more);

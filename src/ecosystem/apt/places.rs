@@ -4,7 +4,7 @@ use super::shape;
 use crate::digest::{Algorithm, Digest};
 use crate::target::{Root, Scheme, Target};
 
-/// The maximum number of directories to consider above a directory.
+/// The maximum number of directories to consider, from a directory upwards.
 const MAX_ANCESTORS: usize = 8;
 
 /// The directories that names in an index may be relative to: the archive's root. For a flat archive, also each

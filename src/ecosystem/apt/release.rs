@@ -56,7 +56,7 @@ impl Release {
             }
             // A Release is one paragraph. Some parsers would read text after an empty line, and some would not.
             if line.trim().is_empty() {
-                return Err(shape("an empty line stands in it".to_owned()));
+                return Err(shape("it contains an empty line".to_owned()));
             }
             let Some((field, value)) = line.split_once(':') else {
                 return Err(shape(format!("a line without a colon: {}", start(line))));

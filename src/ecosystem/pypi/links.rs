@@ -87,7 +87,7 @@ impl<'a> Links<'a> {
         if self.seen > 0 {
             return Err(Malformed::Shape {
                 expected: "PEP 503 page",
-                found: "a <base> behind a link, which clients read in different ways".into(),
+                found: "a <base> after a link, which clients interpret differently".into(),
             });
         }
         self.has_base = true;
