@@ -116,8 +116,8 @@ pub struct TooMany;
 /// The authority that an ecosystem assigns to an index that it has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// [`Rank::Signed`] or [`Rank::Indexed`], but never above the rank proven for the index document itself;
-    /// [`Rank::None`] when the index makes no claims.
+    /// [`Rank::Signed`] if the document carries a valid signature or a signed index names its bytes; [`Rank::Indexed`]
+    /// if it only came over TLS; [`Rank::None`] when an index makes no claims.
     pub rank: Rank,
     /// The part of the origin for which the index may select claims and refuse bodies.
     pub root: Root,

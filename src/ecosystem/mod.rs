@@ -170,7 +170,8 @@ pub struct Document<'a> {
     pub base: &'a Target,
     /// The response's status and header fields.
     pub head: &'a Head,
-    /// The rank that is proven of the document's own bytes; the rank of its claims never exceeds it.
+    /// The rank that is proven of the document's own bytes. With [`Rank::Signed`], its claims are signed as well. With
+    /// [`Rank::None`], it may make claims only under a signature of its own.
     pub proven: Rank,
     /// The time of reading, because keys and signatures expire.
     pub now: Time,

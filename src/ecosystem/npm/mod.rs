@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Three things are recognised for certain: a tarball's path, a name joined to its scope by `%2f`, and a request whose
-//! `Accept` names the type of abbreviated documents. Otherwise, a package's document is likely at every path that ends
-//! in a word, because `/login` may be one, until a response confirms the registry.
+//! `Accept` names the type of abbreviated documents. Any other path that ends in a word is only likely to be a package's
+//! document, until a response confirms the registry: `/login` may be a package or anything else.
 //!
 //! Not supported: attestations, and everything under `/-/` (search, audits, tags, the registry's own list of its keys).
 //! Those responses are cached as HTTP allows.
