@@ -7,7 +7,7 @@
 //! - A signature counts only for the tarball of that very version: a document could name another version's tarball with it.
 //! - An invalid signature by a known key refutes the version, which then promises nothing.
 //! - A signature by an unknown key counts as none. Keys that the registry itself serves prove no more than its TLS
-//!  certificate, and are not used.
+//!   certificate, and are not used.
 //!
 //! An expired key counts for versions published before it expired, as in npm's own check (pacote, `verifySignatures`).
 //! The publication time is in the document's `time`; without one, it is taken to be 2015. Abbreviated documents never

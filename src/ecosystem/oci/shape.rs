@@ -108,7 +108,7 @@ pub(super) fn digest(text: &str) -> Option<Digest> {
     Digest::from_hex(algorithm, hex).filter(|_| lower)
 }
 
-/// The inverse of [`digest`].
+/// The inverse of [`digest()`].
 fn spelled(digest: &Digest) -> String {
     let algorithm = if digest.algorithm() == Algorithm::Sha512 { "sha512" } else { "sha256" };
     format!("{algorithm}:{}", digest.to_hex())
