@@ -4,9 +4,9 @@
 //! .SIGN.RSA256.<name>  ─▶  <name> looked up in a map  ─▶  RSASSA-PKCS1-v1_5 over the digest of the signed bytes
 //! ```
 //!
-//! The name in a signature is untrusted text from an archive. It is only compared with the names of the files that
-//! larder read at start, and never becomes a path. The map holds the SHA-256 of each name, so that larder can ship keys
-//! without the e-mail addresses in their names.
+//! The name in a signature is untrusted text from an archive. It is only compared with the names of the key files that
+//! larder loaded, and never becomes a path. The map holds the SHA-256 of each name, so that larder can ship keys without
+//! the e-mail addresses in their names.
 //!
 //! Sources: RFC 8017 §8.2; RFC 5280 §4.1 (`SubjectPublicKeyInfo`), RFC 7468 §13; apk-tools' `apk-keys(5)`.
 
