@@ -1,29 +1,31 @@
-//! Documents that a judgement needs: an artifact whose index nobody has asked for yet, an index whose signature lies
-//! beside it.
+//! The prerequisite fetch: fetches documents that a judgement needs, such as the index of an artifact if no client has
+//! requested that index yet, or the detached signature of an index.
 //!
-//! The ecosystem names them; they are fetched as internal requests through the same way as everything else, public class
-//! only. What is fetched may name more, so there is a bound to rounds and documents (promise P7).
+//! The ecosystem names the documents. larder fetches them through the same pipeline as every other request, as internal
+//! requests without credentials. A fetched document may name more documents, so rounds and documents are limited
+//! (promise P7).
 
 use std::collections::HashSet;
 use std::future::Future;
 
 use crate::target::Target;
 
-/// The most rounds of one chase.
+/// The maximum number of rounds of one prerequisite fetch.
 const MAX_ROUNDS: usize = 4;
 
-/// The most documents of one chase.
+/// The maximum number of documents of one prerequisite fetch.
 const MAX_DOCUMENTS: usize = 16;
 
-/// Fetches a document and reads its claims, or finds that it is current. What goes wrong is its own business: a chase
-/// that fails leaves the judgement with less to go by, and nothing else.
+/// Fetches a document and reads its claims, or finds that the stored copy is current. It reports no errors: if a fetch
+/// fails, the judgement proceeds with less evidence.
 pub trait Fetch: Sync {
-    /// Fetches `document`, which is wanted on account of `at`.
+    /// Fetches `document`, a prerequisite of the judgement of `at`.
     fn fetch(&self, document: Target, at: &Target) -> impl Future<Output = ()> + Send;
 }
 
-/// Fetches what an ecosystem wants to have read before `at` is judged: `wants` asks it. A document that came may make
-/// others of its round unnecessary. Says how many documents were fetched.
+/// Fetches the documents that the ecosystem needs before `at` is judged; `wants` returns those still missing. It is
+/// called again after each document, because one document may make others of the same round unnecessary. Stops when
+/// `enough` holds, when nothing new is missing or at a limit. Returns the number of documents fetched.
 pub async fn chase<W: Future<Output = Vec<Target>> + Send>(
     at: &Target,
     wants: impl Fn() -> W,
@@ -68,7 +70,7 @@ mod tests {
         numbers.filter_map(url).collect()
     }
 
-    /// How many are fetched when the call number `n` wants `wanted(n)`.
+    /// The number of documents fetched when call number `n` of `wants` returns `wanted(n)`.
     async fn chased(wanted: impl Fn(usize) -> Vec<Target>) -> usize {
         let at = Target::from_url("https://example.org/a").unwrap();
         let calls = AtomicUsize::new(0);

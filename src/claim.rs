@@ -1,7 +1,7 @@
 //! Claims: what indexes promise about the bytes at a target.
 //!
-//! A [`Claim`] is what an ecosystem reads out of an index. A [`Promise`] is the same seen from the target: who made it,
-//! how it relates to the target's origin (promise P4) and whether it is among the newest.
+//! A [`Claim`] is what an ecosystem reads out of an index. A [`Promise`] is a claim looked up for one target: it adds
+//! which index made it, how that index relates to the target's origin (promise P4) and whether it is still current.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,8 +13,9 @@ use crate::digest::{Algorithm, BlobId, Digest};
 use crate::proof::{Proof, Rank};
 use crate::target::{Origin, Root, Target};
 
-/// Under which a look-up finds the few indexes that may name a target: a project's name, an archive's root. Index and
-/// artifact must give the same topic; the ecosystem computes both. It narrows the search and decides nothing.
+/// The search key under which a look-up finds the few indexes that may name a target, such as a project's name or an
+/// archive's root. The ecosystem computes the topic of both the index and the artifact, and the two must be equal. A
+/// topic only narrows the search; it never decides whether a claim applies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Topic(pub Box<str>);
 
@@ -28,11 +29,11 @@ impl Topic {
 /// A promise by an index about the bytes at a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// The file that is spoken of; its variant is empty.
+    /// The file that the claim is about; its variant is empty.
     pub target: Target,
-    /// Under which it is looked up.
+    /// The topic under which the claim is looked up.
     pub topic: Topic,
-    /// Every digest promised that larder knows; all must match. Not empty.
+    /// All promised digests whose algorithm larder knows; all must match. Not empty.
     pub digests: Vec<Digest>,
     /// The length in bytes, if promised.
     pub size: Option<u64>,
@@ -40,60 +41,63 @@ pub struct Claim {
 
 /// Takes claims as an ecosystem reads them, in any order, in bounded memory.
 pub trait ClaimSink {
-    /// Takes one; [`TooMany`] when the index has more than its limit, and then the whole index is malformed.
+    /// Takes one claim. Returns [`TooMany`] when the index exceeds the limit; the caller then treats the whole index as
+    /// malformed.
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany>;
 
-    /// Takes one that bears a signature of its own, by the key `signer`, which holds: it is worth [`Rank::Signed`],
-    /// whatever its index is.
+    /// Takes a claim with a valid signature of its own by the key `signer`. Such a claim has rank [`Rank::Signed`],
+    /// whatever the rank of its index.
     fn signed_claim(&mut self, claim: Claim, _signer: &str) -> Result<(), TooMany> {
         self.claim(claim)
     }
 
-    /// Takes note of one that bears a signature of its own, by a known key, which does not hold: it is not made.
+    /// Records a claim whose own signature, by a known key, is invalid. The claim is not made.
     fn forged_claim(&mut self, _claim: Claim, _why: &str) -> Result<(), TooMany> {
         Ok(())
     }
 
-    /// Takes note of a key that signed claims of this index and is not among larder's.
+    /// Records a key that signed claims of this index and that larder does not know.
     fn unknown_signer(&mut self, _key: &str) {}
 
-    /// Takes note that the index, or one beside it, names files on `origin`, without promising anything of them: a hint
-    /// by which the index of a file is found later.
+    /// Records that the index, or a sibling index, names files on `origin`. This promises nothing about those files; it
+    /// is a hint with which a later look-up finds the index of a file.
     fn speaks(&mut self, _origin: &Origin) {}
 
-    /// Takes note of what a signed index says of itself: whether its claims count is decided by what was seen before.
+    /// Records what a signed index states about itself (its snapshot). Whether its claims count depends on earlier
+    /// snapshots.
     fn edition(&mut self, _edition: Edition) {}
 }
 
-/// What an index that may be signed says of itself.
+/// What an index that may be signed states about itself: one snapshot of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edition {
     /// The fingerprints of the primary keys that signed it; empty when no signature counts.
     pub signers: Vec<Box<str>>,
     /// Why no signature counts.
     pub unsigned: Option<String>,
-    /// What its signatures call their makers where no key is known of that name.
+    /// The key names that the signatures give and for which larder knows no key.
     pub unknown: Vec<Box<str>>,
-    /// When it was made.
+    /// When the index was made.
     pub date: Option<Time>,
-    /// Until when it may be believed.
+    /// When the index expires (`Valid-Until`).
     pub valid_until: Option<Time>,
     /// Whether no signature counts because its key has expired.
     pub expired_key: bool,
-    /// Who alone may sign the next edition, by fingerprints of primary keys or of subkeys; empty for no such limit.
+    /// The only keys that may sign the next snapshot, as fingerprints of primary keys or of subkeys. Empty: no such
+    /// limit.
     pub successors: Vec<Box<str>>,
-    /// What it lists, where nothing else tells an older edition from a newer one.
+    /// The package count, where nothing else tells an older snapshot from a newer one.
     pub census: Option<Census>,
     /// Whether its signature is over SHA-1.
     pub weak_hash: bool,
 }
 
-/// How much an index lists, and the newest of it.
+/// How many packages an index lists, and when the newest of them was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Census {
-    /// How many packages it lists.
+    /// The number of packages.
     pub packages: u64,
-    /// When the newest of them was built.
+    /// The build time of the newest package.
     pub newest: Time,
 }
 
@@ -109,43 +113,44 @@ impl ClaimSink for Vec<Claim> {
 #[error("the index makes more claims than larder takes from one document")]
 pub struct TooMany;
 
-/// What an ecosystem says of an index that it has read: how far its word carries.
+/// The authority that an ecosystem assigns to an index that it has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// [`Rank::Signed`] or [`Rank::Indexed`], never above what is proven of the document itself; [`Rank::None`] when it
-    /// makes no claims.
+    /// [`Rank::Signed`] if the document carries a valid signature or a signed index names its bytes; [`Rank::Indexed`]
+    /// if it only came over TLS; [`Rank::None`] when an index makes no claims.
     pub rank: Rank,
-    /// The part of the origin for which it may select and refuse.
+    /// The part of the origin for which the index may select claims and refuse bodies.
     pub root: Root,
 }
 
-/// One version of one index document.
+/// One snapshot of one index document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Generation {
-    /// Counts up over the whole store: the newer document has the higher number.
+    /// A counter over the whole store: the newer document has the higher number.
     pub number: u64,
-    /// The index's URL, for people; without secrets.
+    /// The index's URL for display, without secrets.
     pub shown: String,
     /// The SHA-256 of the document.
     pub document: BlobId,
-    /// When these claims were last confirmed by the index's origin.
+    /// When the index's origin last confirmed these claims.
     pub confirmed: Time,
-    /// When a newer generation of the same index took over.
+    /// When a newer snapshot of the same index replaced this one.
     pub superseded: Option<Time>,
-    /// How far the index's word carries.
+    /// The rank of the index's claims.
     pub rank: Rank,
-    /// The part of the origin for which it may select and refuse.
+    /// The part of the origin for which the index may select claims and refuse bodies.
     pub root: Root,
-    /// Whether a known key signed for it, at the head of its chain, that has expired since.
+    /// Whether the root of the snapshot was signed by a known key that has expired since.
     pub expired_key: bool,
 }
 
 /// How an index relates to the target that it names (promise P4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Relation {
-    /// Another origin, or outside the index's root, or a deeper root speaks: it confirms or alarms.
+    /// The index is on another origin, the target is outside the index's root, or a deeper root claims the target: the
+    /// index may only confirm or raise an alarm.
     Elsewhere,
-    /// The operator declared that this index speaks for the target's origin: it may refuse.
+    /// The operator declared that this index has authority over the target's origin: it may refuse.
     Declared,
     /// The target lies under the index's root: it may refuse.
     InRoot,
@@ -158,16 +163,16 @@ impl Relation {
     }
 }
 
-/// A claim seen from its target.
+/// A claim as looked up for its target.
 #[derive(Clone, Debug)]
 pub struct Promise {
-    /// Who made it.
+    /// The snapshot that makes the promise.
     pub by: Arc<Generation>,
-    /// The key of the index document, for revalidating it.
+    /// The target of the index document, used to revalidate it.
     pub index: Arc<Target>,
     /// How the index relates to the target.
     pub relation: Relation,
-    /// All of these must match. Empty only in a promise that could not be read: see [`Promise::is_unread`].
+    /// All of these must match. Empty only when the promise could not be read: see [`Promise::is_unread`].
     pub digests: Vec<Digest>,
     /// The length in bytes, if promised.
     pub size: Option<u64>,
@@ -176,24 +181,25 @@ pub struct Promise {
 }
 
 impl Promise {
-    /// What it is worth, if its digests are strong.
+    /// The rank of the promise, provided that its digests are strong.
     pub fn rank(&self) -> Rank {
         if self.signed { Rank::Signed } else { self.by.rank }
     }
 
-    /// Whether the index may promise something here that could not be read: no descriptor was left, or the disk did not
-    /// answer. Nothing that it might bind is given or kept until it can be read.
+    /// Whether the index may promise something here that larder could not read, because no file descriptor was left or
+    /// the disk failed. Until it can be read, larder neither serves nor stores anything that the promise might bind.
     pub fn is_unread(&self) -> bool {
         self.digests.is_empty()
     }
 
-    /// Whether the index still says so today.
+    /// Whether the index's current snapshot still makes this promise.
     pub fn is_current(&self) -> bool {
         self.by.superseded.is_none()
     }
 
-    /// Whether a digest that nobody can forge is among those promised. SHA-1 of content counts under a signature: there is
-    /// no second content for a given digest, and only the signer could have made two at once.
+    /// Whether one of the promised digests cannot be forged. A SHA-1 of content counts if it is signed: forging it
+    /// needs a second preimage, which nobody can compute for SHA-1, and only the signer could have prepared a colliding
+    /// pair.
     pub fn is_strong(&self) -> bool {
         let any = |counts: fn(Algorithm) -> bool| {
             self.digests.iter().any(|digest| counts(digest.algorithm()))
@@ -201,7 +207,7 @@ impl Promise {
         any(Algorithm::is_strong) || self.rank() == Rank::Signed && any(Algorithm::is_of_content)
     }
 
-    /// What a body is worth that is as promised.
+    /// The proof that a body gets by matching this promise.
     pub fn proof(&self) -> Proof {
         let all = |holds: fn(Algorithm) -> bool| {
             self.digests.iter().all(|digest| holds(digest.algorithm()))
@@ -215,8 +221,9 @@ impl Promise {
         }
     }
 
-    /// What a body is worth that is as promised by an index elsewhere: a signature over an index counts for the repository
-    /// that its key is bound to, and for no other. One over this very promise counts wherever it is repeated.
+    /// The proof that a body gets by matching this promise when the index is [`Relation::Elsewhere`]. A signature over
+    /// an index counts only for the repository to which its key is bound. A signature over this very promise counts in
+    /// every index that repeats it.
     pub fn confirmation(&self) -> Proof {
         if self.signed || self.by.rank != Rank::Signed {
             return self.proof();

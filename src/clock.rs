@@ -1,4 +1,4 @@
-//! The only place that asks what time it is, so that tests can move it.
+//! The only module that reads the clock, so that tests can move it.
 
 #![expect(
     clippy::disallowed_methods,
@@ -27,18 +27,18 @@ impl Time {
         self.0
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// This moment and `span` less.
+    /// This moment minus `span`.
     #[must_use]
     pub fn minus(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// This moment and `span` more.
+    /// This moment plus `span`.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(span.as_millis()).unwrap_or(i64::MAX)))
@@ -70,7 +70,7 @@ impl fmt::Display for Time {
 
 /// The system's clock plus an offset that tests move. Clones share the offset.
 ///
-/// Waiting (timeouts, idle limits) is not its business: that is `tokio::time`.
+/// It does not provide waiting (timeouts, idle limits): `tokio::time` does.
 #[derive(Clone, Debug, Default)]
 pub struct Clock {
     offset_millis: Arc<AtomicI64>,
@@ -96,14 +96,14 @@ impl Clock {
 }
 
 impl Clock {
-    /// Sets this clock and its clones back, as an administrator or NTP does.
+    /// Sets this clock and its clones back, as an administrator or NTP may do.
     pub fn set_back(&self, span: Duration) {
         let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         self.offset_millis.fetch_sub(millis, Ordering::Relaxed);
     }
 }
 
-/// A stopwatch for log lines; it decides nothing.
+/// A stopwatch for log lines; no decision depends on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(std::time::Instant);
 
@@ -119,7 +119,8 @@ impl Stopwatch {
     }
 }
 
-/// Microseconds of the system's monotonic clock (`CLOCK_MONOTONIC`): the service manager compares it with its own.
+/// Microseconds of the system's monotonic clock (`CLOCK_MONOTONIC`), for the service manager, which compares them with
+/// its own reading.
 pub fn monotonic_micros() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     let part = |value: i64, scale: u64| u64::try_from(value).unwrap_or(0).saturating_mul(scale);

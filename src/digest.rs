@@ -1,11 +1,11 @@
-//! Digests: what a promise is made of.
+//! Digests, of which promises consist.
 //!
-//! A [`Digest`] is a checked pair of algorithm and bytes; there is no way to hold one of the wrong length. A
-//! [`Hashing`] computes several in one pass over the bytes. Some promises are about a file's content and not its bytes: what
-//! is computed of that, an ecosystem says ([`Content`]).
+//! A [`Digest`] is a checked pair of algorithm and bytes; it cannot have the wrong length. A [`Hashing`] computes
+//! several digests in one pass over the bytes. Some promises are about a file's content and not about its bytes; the
+//! ecosystem supplies the code that computes those digests ([`Content`]).
 //!
 //! SHA-1 and the SHA-2 family come from the TLS provider, which is 1.7 times as fast as the portable code on machines
-//! without SHA instructions; BLAKE2b and MD5, which it lacks, from `RustCrypto`.
+//! without SHA instructions. BLAKE2b and MD5, which the provider lacks, come from `RustCrypto`.
 
 use std::fmt;
 
@@ -29,9 +29,9 @@ pub enum Algorithm {
     Sha512 = 5,
     /// BLAKE2b with 32 bytes of output (RFC 7693), as in the paths of PyPI's files.
     Blake2b256 = 6,
-    /// SHA-1 of the control part of an apk package (v2), whose own digest of the data part holds.
+    /// SHA-1 of the control part of an apk package (v2); the control part holds the digest of the data part.
     Apk2Sha1 = 7,
-    /// The same with SHA-256.
+    /// SHA-256 of the control part of an apk package (v2).
     Apk2Sha256 = 8,
 }
 
@@ -59,7 +59,8 @@ impl Algorithm {
         }
     }
 
-    /// Whether a match proves that the bytes are the promised ones: nobody can make a second body for the digest.
+    /// Whether a match proves that the bytes are the promised ones, because nobody can make a second body for the
+    /// digest.
     pub const fn is_strong(self) -> bool {
         match self {
             Self::Md5 | Self::Sha1 | Self::Apk2Sha1 => false,
@@ -69,8 +70,8 @@ impl Algorithm {
         }
     }
 
-    /// Whether it is of a file's content: files that differ in bytes may agree in it, so that it never names a file's
-    /// bytes. A [`Content`] computes it.
+    /// Whether the digest is of a file's content. Files with different bytes may have the same content digest, so it
+    /// never identifies a file's bytes. A [`Content`] computes it.
     pub const fn is_of_content(self) -> bool {
         matches!(self, Self::Apk2Sha1 | Self::Apk2Sha256)
     }
@@ -89,7 +90,7 @@ impl Algorithm {
         }
     }
 
-    /// Reads a name as indexes spell it, without regard to case; `None` for algorithms that larder does not know.
+    /// Parses a name as indexes spell it, ignoring case; `None` for algorithms that larder does not know.
     pub fn from_name(name: &str) -> Option<Self> {
         let mut lower = name.to_ascii_lowercase();
         lower.retain(|c| c != '-' && c != '_');
@@ -104,7 +105,7 @@ impl Algorithm {
         })
     }
 
-    /// The algorithm that a number in a claim segment stands for.
+    /// The algorithm for a code in a claim segment.
     pub fn from_code(code: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|algorithm| *algorithm as u8 == code)
     }
@@ -122,7 +123,7 @@ impl Algorithms {
     /// The empty set.
     pub const NONE: Self = Self(0);
 
-    /// This set and `algorithm`.
+    /// This set plus `algorithm`.
     #[must_use]
     pub const fn with(self, algorithm: Algorithm) -> Self {
         Self(self.0 | algorithm.bit())
@@ -140,16 +141,16 @@ impl FromIterator<Algorithm> for Algorithms {
     }
 }
 
-/// A digest of known algorithm and right length.
+/// A digest with a known algorithm and the right length.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest {
     algorithm: Algorithm,
-    /// The digest, then zeros.
+    /// The digest, padded with zeros.
     bytes: [u8; 64],
 }
 
 impl Digest {
-    /// A digest from its raw bytes; `None` if their number is not the algorithm's.
+    /// A digest from its raw bytes; `None` if the length is not the algorithm's.
     pub fn new(algorithm: Algorithm, raw: &[u8]) -> Option<Self> {
         if raw.len() != algorithm.length() {
             return None;
@@ -159,7 +160,7 @@ impl Digest {
         Some(Self { algorithm, bytes })
     }
 
-    /// A digest from hexadecimal text in either case; `None` unless it is exactly the algorithm's length.
+    /// A digest from hexadecimal text in either case; `None` unless the text has exactly the algorithm's length.
     pub fn from_hex(algorithm: Algorithm, text: &str) -> Option<Self> {
         let mut raw = [0; 64];
         let raw = raw.get_mut(..algorithm.length())?;
@@ -195,7 +196,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The SHA-256 of a body: the name under which the store keeps it.
+/// The SHA-256 of a body, which is its name in the store.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct BlobId([u8; 32]);
 
@@ -217,12 +218,12 @@ impl BlobId {
         &self.0
     }
 
-    /// Lower-case hexadecimal, as the blob's file is called.
+    /// Lower-case hexadecimal, which is the name of the blob's file.
     pub fn to_hex(&self) -> String {
         hex(&self.0)
     }
 
-    /// The same as a digest.
+    /// The name as a digest.
     pub fn digest(&self) -> Digest {
         let mut bytes = [0; 64];
         for (to, from) in bytes.iter_mut().zip(self.0) {
@@ -231,7 +232,7 @@ impl BlobId {
         Digest { algorithm: Algorithm::Sha256, bytes }
     }
 
-    /// The blob name that a digest is, if it is a SHA-256.
+    /// The blob name equal to `digest`, if that is a SHA-256.
     pub fn from_digest(digest: &Digest) -> Option<Self> {
         (digest.algorithm() == Algorithm::Sha256)
             .then(|| digest.as_bytes().try_into().ok().map(Self))
@@ -251,7 +252,7 @@ impl fmt::Debug for BlobId {
     }
 }
 
-/// Computes what identifies a file's content, from its bytes as they come.
+/// Computes the digests of a file's content from its bytes as they arrive.
 pub trait Content: Send {
     /// Takes in the next bytes.
     fn update(&mut self, bytes: &[u8]);
@@ -260,15 +261,15 @@ pub trait Content: Send {
     fn finish(self: Box<Self>) -> Result<Vec<Digest>, String>;
 }
 
-/// How a [`Content`] is begun.
+/// Creates a [`Content`].
 pub type NewContent = fn() -> Box<dyn Content>;
 
-/// What is to be computed of a body.
+/// The digests to compute for a body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Wanted {
-    /// Digests of its bytes; those of content that are among them change nothing.
+    /// Digests of its bytes; content digests in this set have no effect.
     pub algorithms: Algorithms,
-    /// What reads its content.
+    /// Creates the reader of its content, if content digests are needed.
     pub content: Option<NewContent>,
 }
 
@@ -278,7 +279,7 @@ impl From<Algorithms> for Wanted {
     }
 }
 
-/// Digests being computed in one pass: SHA-256 always, others on request.
+/// Digests being computed in one pass: always SHA-256, others on request.
 pub struct Hashing {
     sha256: aws_lc_rs::digest::Context,
     others: Vec<(Algorithm, Running)>,
@@ -292,7 +293,7 @@ enum Running {
 }
 
 impl Hashing {
-    /// Starts SHA-256 and each of `wanted`.
+    /// Starts SHA-256 and everything in `wanted`.
     pub fn new(wanted: impl Into<Wanted>) -> Self {
         use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512};
         let Wanted { algorithms, content } = wanted.into();
@@ -329,7 +330,7 @@ impl Hashing {
         }
     }
 
-    /// Ends every computation. The first is the SHA-256.
+    /// Finishes every computation. The first digest is the SHA-256.
     pub fn finish(self) -> Digests {
         let mut blob = [0; 32];
         for (to, from) in blob.iter_mut().zip(self.sha256.finish().as_ref()) {
@@ -380,7 +381,7 @@ impl Digests {
         self.all.iter().find(|digest| digest.algorithm() == algorithm)
     }
 
-    /// Why it has no digests of content, if they were asked for.
+    /// Why content digests are missing, if they were requested.
     pub fn fault(&self) -> Option<&str> {
         self.fault.as_deref()
     }
@@ -391,7 +392,7 @@ impl Digests {
     }
 }
 
-/// SHA-256 of a few short pieces, each preceded by its length, so that no two lists of pieces hash alike.
+/// SHA-256 of a few short pieces, each preceded by its length, so that different lists of pieces hash differently.
 pub fn key_hash<const N: usize>(pieces: [&[u8]; N]) -> [u8; 32] {
     let mut hasher = sha2::Sha256::new();
     for piece in pieces {
@@ -411,7 +412,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Reads hexadecimal of exactly twice `out`'s length.
+/// Parses hexadecimal of exactly twice `out`'s length.
 fn unhex(text: &str, out: &mut [u8]) -> Option<()> {
     let digits = text.as_bytes();
     if digits.len() != out.len() * 2 {

@@ -1,4 +1,4 @@
-//! What the ledger says of a target.
+//! Entries: what the ledger records about a target.
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use hyper::http;
@@ -10,50 +10,50 @@ use crate::proof::Proof;
 pub use crate::received::Head;
 use crate::target::{Key, Partition};
 
-/// A stored answer.
+/// A stored response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// What the entry answers.
+    /// The key of the request that the entry answers.
     pub key: Key,
-    /// The URL for people, secrets replaced.
+    /// The URL for display, with secrets replaced.
     pub shown: String,
     /// The variant, as the ecosystem names it.
     pub variant: String,
-    /// Who may be given it.
+    /// Which clients may receive it.
     pub partition: Partition,
-    /// The ecosystem that recognised it; empty for the unknown.
+    /// The ecosystem that recognised the target; empty if none did.
     pub ecosystem: String,
-    /// Whether the ecosystem says that it is an index.
+    /// Whether the ecosystem classifies the target as an index.
     pub index: bool,
     /// The body.
     pub blob: BlobId,
     /// The body's length in bytes.
     pub size: u64,
-    /// The digests that are known of the body, SHA-256 first.
+    /// The known digests of the body, SHA-256 first.
     #[serde(with = "digests")]
     pub digests: Vec<Digest>,
-    /// The origin's status and header fields, as they came.
+    /// The origin's status and header fields, as received.
     #[serde(with = "head")]
     pub head: Head,
     /// The request fields that the origin's `Vary` names, as larder sent them.
     pub varied: Vec<(String, String)>,
     /// What vouches for the body.
     pub proof: Proof,
-    /// The highest generation number when this was written: a start gives none up to it again. It does not say when `proof`
-    /// was judged; what remembers judgements does.
+    /// The highest snapshot number when this entry was written: after a restart, larder assigns only higher numbers. It
+    /// does not tell when `proof` was judged; the record of judgements does.
     pub generation: u64,
-    /// The URL that answered, if redirects were followed; for resolving relative links.
+    /// The final URL, if redirects were followed; needed to resolve relative links.
     pub answered_by: Option<String>,
-    /// When the request for it was sent.
+    /// When larder sent the request.
     pub requested_at: Time,
-    /// When its last byte came.
+    /// When the last byte arrived.
     pub received_at: Time,
-    /// When its origin last said that it is current.
+    /// When the origin last confirmed that the entry is current.
     pub checked_at: Time,
 }
 
 mod digests {
-    //! A digest as its code and bytes: a record cannot hold one of the wrong length.
+    //! Stores a digest as its algorithm code and bytes, so that a record with a wrong length fails to load.
 
     use serde::de::Error as _;
     use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer};
@@ -79,7 +79,7 @@ mod digests {
 }
 
 mod head {
-    //! A head as its status and a list of pairs: order and repetition survive.
+    //! Stores a head as its status and a list of pairs, which keeps the order and repetition of fields.
 
     use super::{Head, HeaderMap, HeaderName, HeaderValue, StatusCode};
     use serde::de::Error as _;

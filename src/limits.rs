@@ -1,12 +1,13 @@
-//! How many file descriptors this process has, and who may take them.
+//! How many file descriptors this process has, and how they are shared out.
 //!
-//! A process without a descriptor cannot read what it keeps: not a body, not a record, not a promise. So what strangers
-//! make larder open is counted before it is opened, each kind under a share of its own, and the shares together leave a
-//! reserve. From the reserve live the ledger, records, segments of claims, temporary files, the resolver and larder's own
-//! socket. A share that is used up makes new work of its kind wait for a moment, or fail with 503; the other kinds go on.
+//! A process without a free descriptor cannot read its own store: no body, no record, no promise. So larder counts the
+//! descriptors that clients and origins make it open before it opens them, with a share for each kind. The shares
+//! together leave a reserve for the ledger, records, claim segments, temporary files, the resolver and larder's
+//! listening socket. When a share is used up, new work of that kind waits for a moment or fails with 503; the other
+//! kinds continue.
 //!
-//! Descriptors belong to the process, not to one [`crate::Larder`], and so do these limits. What is only counted, because
-//! nobody waits for it and too much of it is refused, is a [`Tally`].
+//! Descriptors belong to the process, not to one [`crate::Larder`], and so do these limits. A [`Tally`] is for things
+//! that larder only counts and refuses beyond a maximum, without waiting.
 
 use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,43 +17,45 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long a client whose request was refused for want of room is told to wait, in seconds: what is short of room mostly
-/// has some again within seconds, and a build tool that waits longer gives up.
+/// The `Retry-After` value, in seconds, of a request refused for lack of capacity. A shortage mostly ends within
+/// seconds, and a build tool that had to wait longer would give up.
 pub const RETRY_AFTER: u64 = 5;
 
-/// How long work waits for a place before it is refused. Shorter than clients wait for the first byte of an answer. Unit
-/// tests wait for it.
+/// How long work waits for a place before it is refused. It is shorter than clients' time-outs for the first byte of a
+/// response. Unit tests really wait, so theirs is shorter.
 pub const PATIENCE: Duration =
     if cfg!(test) { Duration::from_millis(400) } else { Duration::from_secs(5) };
 
-/// What is assumed where the system sets no limit.
+/// The descriptor limit to assume where the system sets none.
 const UNLIMITED: u64 = 1 << 20;
 
-/// A quarter of the descriptors is the reserve, at most this many: the store's own files are bounded.
+/// The maximum reserve, which is otherwise a quarter of the descriptors. It suffices because the store's own open files
+/// are bounded.
 const MOST_RESERVE: usize = 512;
 
-/// The process's places.
+/// The places of this process.
 pub static PLACES: LazyLock<Places> = LazyLock::new(|| {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
     Places::of(usize::try_from(limit).unwrap_or(usize::MAX))
 });
 
-/// Who may take how many descriptors.
+/// The shares of the file descriptors.
 #[derive(Debug)]
 pub struct Places {
-    /// What nothing below may take.
+    /// The descriptors that no share may use.
     pub reserve: usize,
-    /// Connections of clients, at most; `clients.max_connections` may say fewer. The listener counts them.
+    /// The maximum number of client connections; `clients.max_connections` may set a lower one. The listener counts
+    /// them.
     pub clients: usize,
     /// Connections to origins and to proxies on the way to them.
     pub upstream: Limit,
-    /// Bodies: stored ones that are open, and those that are being received.
+    /// Bodies: open stored ones, and those being received.
     pub files: Limit,
 }
 
 impl Places {
-    /// The shares of `limit` descriptors. Half of what is not reserved is for clients, and each of them may lead to a
-    /// connection to an origin or to a file.
+    /// Divides `limit` descriptors. Half of what is not reserved is for clients, because each client connection may
+    /// lead to one origin connection or one open file.
     #[must_use]
     pub fn of(limit: usize) -> Self {
         let reserve = (limit / 4).min(MOST_RESERVE);
@@ -67,38 +70,38 @@ impl Places {
     }
 }
 
-/// A number of places, each held by a [`Place`].
+/// A limited number of places, each held by a [`Place`].
 #[derive(Debug)]
 pub struct Limit {
     name: &'static str,
     most: usize,
     free: Arc<Semaphore>,
     refused: AtomicU64,
-    /// Places of files whose makers are done with them while others still read.
+    /// Places of files that their creator has dropped while other holders still read them.
     lingering: Mutex<Vec<(Weak<File>, Place)>>,
 }
 
-/// A place under a [`Limit`], free again when this is dropped.
+/// A place under a [`Limit`], freed on drop.
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
 }
 
-/// How a limit stands, for the metrics.
+/// The current state of a limit, for the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Which limit.
+    /// The name of the limit.
     pub name: &'static str,
-    /// How much of it is taken; of a limit for each client address, by the one that has most.
+    /// How much of it is in use. For a limit per client address: by the address that uses most.
     pub in_use: u64,
-    /// How much may be.
+    /// The maximum.
     pub most: u64,
-    /// How often something was refused since the start.
+    /// The number of refusals since the start.
     pub refused: u64,
 }
 
 impl Limit {
-    /// `most` places.
+    /// A limit of `most` places.
     #[must_use]
     pub fn new(name: &'static str, most: usize) -> Self {
         let most = most.clamp(1, Semaphore::MAX_PERMITS);
@@ -111,7 +114,7 @@ impl Limit {
         }
     }
 
-    /// A place, if one is free and nobody waits for it.
+    /// A place, if one is free and no task waits for it.
     pub fn try_take(&self) -> Option<Place> {
         let free = || Arc::clone(&self.free).try_acquire_owned().ok();
         let permit = free().or_else(|| {
@@ -121,7 +124,7 @@ impl Limit {
         Some(Place { _permit: permit })
     }
 
-    /// A place that is given back when nobody has `file` any more.
+    /// Keeps `place` taken until the last reference to `file` is dropped.
     pub fn lingers(&self, file: Weak<File>, place: Place) {
         if file.strong_count() == 0 {
             return;
@@ -130,7 +133,7 @@ impl Limit {
         self.tidy();
     }
 
-    /// Gives back the places of files that have been closed.
+    /// Frees the places of files that have been closed.
     fn tidy(&self) {
         self.lingering().retain(|(file, _)| file.strong_count() > 0);
     }
@@ -139,7 +142,7 @@ impl Limit {
         self.lingering.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place, waited for in the order of asking, at most for [`PATIENCE`].
+    /// A place, granted in the order of the calls; waits at most [`PATIENCE`].
     pub async fn take(&self) -> Option<Place> {
         self.tidy();
         let waited = tokio::time::timeout(PATIENCE, Arc::clone(&self.free).acquire_owned());
@@ -155,7 +158,7 @@ impl Limit {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How it stands.
+    /// The current state.
     pub fn reading(&self) -> Reading {
         self.tidy();
         let in_use = self.most.saturating_sub(self.free.available_permits());
@@ -167,16 +170,16 @@ impl Limit {
         }
     }
 
-    /// How many places there are.
+    /// The number of places.
     pub const fn most(&self) -> usize {
         self.most
     }
 }
 
-/// Interim answers (1xx) before an answer of an origin.
+/// Interim responses (1xx) before an origin's final response.
 pub static INTERIM: Tally = Tally::new("interim_answers");
 
-/// A limit on how much comes in one go: nothing waits for it, and too much is refused.
+/// A limit on how much may come at once. Nothing waits for it; any excess is refused.
 #[derive(Debug)]
 pub struct Tally {
     name: &'static str,
@@ -195,12 +198,12 @@ impl Tally {
         }
     }
 
-    /// What the operator allows.
+    /// Sets the maximum that the operator allows.
     pub fn allow(&self, most: u64) {
         self.allowed.store(most, Ordering::Relaxed);
     }
 
-    /// So many came.
+    /// Records that `count` came at once.
     pub fn note(&self, count: u64) {
         self.highest.fetch_max(count, Ordering::Relaxed);
     }
@@ -210,7 +213,7 @@ impl Tally {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How it stands: the most that came since the start is what was in use.
+    /// The current state. Its `in_use` is the highest count since the start.
     pub fn reading(&self) -> Reading {
         let of = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let (in_use, most, refused) = (of(&self.highest), of(&self.allowed), of(&self.refused));
@@ -218,8 +221,8 @@ impl Tally {
     }
 }
 
-/// Raises the number of open files to what the system allows: each client costs a socket, most of them a second one
-/// towards an origin. Returns the number in force; `None`: no limit. Before [`PLACES`] is first used.
+/// Raises the soft limit of open files to the hard limit: each client costs a socket, and most clients cost a second
+/// one towards an origin. Returns the limit in force; `None`: no limit. Call it before the first use of [`PLACES`].
 pub fn raise() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, ..limit };
@@ -254,7 +257,7 @@ mod tests {
         assert!(limit.take().await.is_none());
         let reading = limit.reading();
         assert_eq!((reading.in_use, reading.most, reading.refused), (1, 1, 1));
-        // The control: a place that comes free is given to who waits.
+        // The control: a place that is freed goes to the waiting task.
         let (taken, ()) = tokio::join!(limit.take(), async { drop(held) });
         assert!(taken.is_some());
     }

@@ -1,9 +1,9 @@
-//! Decides what is done with a request: a pass, or something larder may answer and keep.
+//! Decides how larder handles a request: as a pass, or from the cache.
 //!
-//! The rule is one sentence (DESIGN §4): a request may be a fill only if each of its header fields is named by its
-//! ecosystem, or harmless, or a credential that a fill can show in its place; what such a fill brings is private, which is
-//! the pipeline's business. Everything else is the client's own request, streamed both ways and never shared, so that
-//! larder breaks nothing that it does not know.
+//! The rule (DESIGN §4): a request may become a fill only if each of its header fields is named by its ecosystem, or
+//! harmless, or a credential that the fill can send as well; the pipeline then keeps the result of such a fill private.
+//! Every other request is a pass: larder streams the client's own request and its response and never shares them, so
+//! that it breaks no protocol that it does not know.
 
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request, Version};
@@ -11,7 +11,7 @@ use hyper::{Method, Request, Version};
 use crate::ecosystem::{Artifact, Kind, Named, Recognition};
 use crate::target::{Scheme, Target, is_field, is_shown_once};
 
-/// Why a request is not answered from the cache and its answer not kept.
+/// Why larder does not answer a request from the cache and does not store its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PassReason {
     /// Neither GET nor HEAD.
@@ -20,19 +20,20 @@ pub enum PassReason {
     Body,
     /// It asks to switch protocols.
     Upgrade,
-    /// It carries a credential that cannot be shown again: a connection's login, or a login or URL made for one request.
+    /// It carries a credential that larder cannot send again: a connection's login, or a login or URL made for one
+    /// request.
     Credential,
-    /// It carries a header that larder does not know to be harmless.
+    /// It carries a header field that larder does not know to be harmless.
     Header,
-    /// Plain http, and neither a digest in the URL nor a signature.
+    /// Plain HTTP, with neither a digest in the URL nor a signature.
     Plain,
-    /// The client asks that nothing of it is stored, and no proof outweighs that.
+    /// The client sent `Cache-Control: no-store`, and no proof outweighs that.
     NoStore,
-    /// The origin's answer to a fill was an error that the client should hear in its own words.
+    /// The origin answered the fill with an error that the client should receive unchanged.
     Answer,
-    /// The operator says that this host is passed through.
+    /// The operator configured larder to pass this host through.
     Host,
-    /// What is stored is still being read, after a crash.
+    /// larder is still reading the store after a crash.
     Starting,
 }
 
@@ -53,7 +54,7 @@ impl PassReason {
         }
     }
 
-    /// The same in words.
+    /// The reason as a phrase for people.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Method => "its method is neither GET nor HEAD",
@@ -74,32 +75,32 @@ impl PassReason {
     }
 }
 
-/// What is done with a request.
+/// How larder handles a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Plan {
-    /// The client's own request, streamed both ways.
+    /// Stream the client's own request and its response.
     Pass(PassReason),
-    /// An index, or of unknown kind: answered from the store while RFC 9111 allows.
+    /// An index, or a target of unknown kind: answer from the store while it is fresh (RFC 9111).
     Revalidate,
-    /// An artifact: answered from the store while its proof holds.
+    /// An artifact: answer from the store while its proof holds.
     Keep,
 }
 
-/// Fields that change nothing in an answer, or are part of the key, or concern one connection only. A trailing `*`
-/// stands for anything.
+/// Fields that do not change the response, or are part of the key, or concern one connection only. A trailing `*`
+/// matches any suffix.
 const HARMLESS: [&str; 43] = [
     // in the key
     "host",
     "accept",
     "accept-language",
-    // answered by larder itself, or always sent the same
+    // answered by larder itself, or sent with a fixed value
     "accept-encoding",
     "user-agent",
     "range",
     "if-*",
     "cache-control",
     "pragma",
-    // trace context (W3C) and what else only ties log lines together
+    // trace context (W3C) and other fields that only correlate log lines
     "traceparent",
     "tracestate",
     "baggage",
@@ -107,7 +108,7 @@ const HARMLESS: [&str; 43] = [
     "x-correlation-id",
     "b3",
     "x-b3-*",
-    // one connection only (RFC 9110 §7.6.1), or the path to here
+    // hop-by-hop (RFC 9110 §7.6.1), or about the path of the request
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -115,20 +116,20 @@ const HARMLESS: [&str; 43] = [
     "te",
     "trailer",
     "via",
-    // asks for h2c, as cargo does on plain http; stripped
+    // requests h2c, as cargo does on plain HTTP; larder strips it
     "http2-settings",
     "upgrade",
     // no body follows
     "content-length",
     "priority",
-    // asks for a checksum beside the answer, which a client must do without (RFC 9530 §4, RFC 3230 §4.3.1)
+    // requests a checksum of the response, which is optional to send (RFC 9530 §4, RFC 3230 §4.3.1)
     "want-digest",
     "want-repr-digest",
     "want-content-digest",
-    // for what a browser, or a runtime that behaves like one, needs the answer: every `fetch()` of Node's says so
+    // the context of a browser's request; runtimes that imitate browsers send it too, such as every `fetch()` of Node's
     "sec-fetch-*",
-    // what clients tell of themselves, and registries count: zypper, Bundler, Terraform, NuGet, conda, and clients of
-    // model hubs. The digest that conda's expects is neither a claim nor a key.
+    // client statistics that registries count: zypper, Bundler, Terraform, NuGet, conda, and clients of model hubs. The
+    // expected digest in conda's field is neither a claim nor part of the key.
     "x-zypp-*",
     "x-gemfile-source",
     "x-terraform-version",
@@ -143,7 +144,7 @@ const HARMLESS: [&str; 43] = [
     "x-amzn-trace-id",
 ];
 
-/// Decides. `vouched`: a signature may prove what comes, even over plain http. `extra` are the harmless fields that the
+/// Decides. `vouched`: a signature may prove the response, even over plain HTTP. `extra`: the harmless fields that the
 /// operator added.
 pub fn plan<B>(
     request: &Request<B>,
@@ -167,7 +168,7 @@ pub fn plan<B>(
         return Plan::Pass(PassReason::Credential);
     }
     if target.has_token_in_query() && recognition.is_none() {
-        // Signed for one download, mostly: under the next signature nobody would find it again.
+        // Such a URL is usually signed for one download; the next download has another signature and would never hit.
         return Plan::Pass(PassReason::Credential);
     }
     if unknown_header(request.headers(), recognition, extra).is_some() {
@@ -177,8 +178,8 @@ pub fn plan<B>(
         Some(Kind::Artifact(artifact)) => Some(artifact),
         Some(Kind::Index) | None => None,
     };
-    // Over plain http anybody may have written the answer; only a digest in the request itself, or a signature, outweighs
-    // that.
+    // Over plain HTTP, an attacker on the path may have written the response. Only a digest in the request itself or a
+    // signature outweighs that.
     if target.origin().scheme == Scheme::Http
         && !vouched
         && !artifact.is_some_and(is_named_by_protocol)
@@ -188,7 +189,7 @@ pub fn plan<B>(
     if artifact.is_some() { Plan::Keep } else { Plan::Revalidate }
 }
 
-/// The first header field of a request that makes a pass of it. `extra` are the harmless fields that the operator added.
+/// The first header field that makes a request a pass. `extra`: the harmless fields that the operator added.
 pub fn unknown_header<'a>(
     headers: &'a HeaderMap,
     recognition: Option<&Recognition>,
@@ -200,7 +201,7 @@ pub fn unknown_header<'a>(
         recognition.map_or(&[][..], |recognition| recognition.ecosystem.profile().login_headers);
     let harmless = |name: &&HeaderName| {
         let matches = |pattern: &str| fits(name, pattern);
-        // A fill shows the credential as it came, and what it brings is for who shows it.
+        // The fill sends the credential unchanged, and its result is private to that credential.
         is_field(name, logins)
             || HARMLESS.iter().copied().any(matches)
             || named.iter().copied().any(matches)
@@ -209,7 +210,7 @@ pub fn unknown_header<'a>(
     headers.keys().find(|name| !harmless(name))
 }
 
-/// Whether a field's name is `pattern`, whose trailing `*` stands for anything.
+/// Whether a field's name matches `pattern`; a trailing `*` matches any suffix.
 pub fn fits(name: &HeaderName, pattern: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(start) => name.as_str().starts_with(start),
@@ -221,7 +222,7 @@ fn is_named_by_protocol(artifact: &Artifact) -> bool {
     artifact.named.as_ref().is_some_and(Named::is_by_protocol)
 }
 
-/// Whether the client asks to switch protocols; h2c does not count, it is never granted.
+/// Whether the client asks to switch protocols. h2c does not count, because larder never grants it.
 pub fn asks_upgrade<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_11
         && request.headers().get_all(header::UPGRADE).iter().any(|value| {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The rank of what vouches for a body, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Rank {
-    /// Nothing: plain http without a verified signature. Never shared.
+    /// Nothing: plain HTTP without a verified signature. Never shared.
     None,
     /// The server's certificate; RFC 9111 decides freshness.
     Origin,
@@ -48,7 +48,7 @@ impl Rank {
         }
     }
 
-    /// Whether a digest that nobody can forge stands behind it.
+    /// Whether the rank rests on a digest that nobody can forge.
     pub const fn is_strong(self) -> bool {
         matches!(self, Self::Indexed | Self::Signed | Self::SelfCertified)
     }
@@ -64,13 +64,13 @@ pub struct Proof {
     pub content: bool,
     /// A signed index past its `Valid-Until`, or a copy that could not be revalidated.
     pub stale: bool,
-    /// Signed by a key that has expired since, or named by what is.
+    /// The signing key has expired since, or the index that names the body is signed by such a key.
     pub expired_key: bool,
     /// Fetched with a credential.
     pub private: bool,
-    /// A link of the signed chain is SHA-1, as apk still has it: a collision of its maker's own would pass.
+    /// A link of the signed chain is SHA-1, as in apk: whoever makes the package could prepare a collision that passes.
     pub weak_hash: bool,
-    /// The body carries a signature of its own that holds: it is signed even when no index names it.
+    /// The body has a valid signature of its own: it is signed even when no index names it.
     pub own: bool,
 }
 
@@ -88,7 +88,8 @@ impl Proof {
         }
     }
 
-    /// The same body judged again: it is worth what `today` says, and how it came stays as it was.
+    /// The proof after the same body is judged again: rank, content and key qualifiers come from `today`; how the body
+    /// was fetched (`stale`, `private`, `own`) is kept.
     #[must_use]
     pub const fn judged(mut self, today: Self) -> Self {
         self.rank = today.rank;
@@ -98,7 +99,7 @@ impl Proof {
         self
     }
 
-    /// The same, marked stale.
+    /// This proof, marked stale.
     #[must_use]
     pub const fn stale(mut self) -> Self {
         self.stale = true;

@@ -1,4 +1,4 @@
-//! Bytes as they arrived: complete, spooled and hashed, and not yet believed.
+//! Response bodies as they arrived: complete, spooled and hashed, but not verified.
 
 use std::any::Any;
 use std::fmt;
@@ -12,17 +12,17 @@ use hyper::header::{HeaderMap, HeaderName};
 use crate::clock::Time;
 use crate::digest::Digests;
 
-/// Status and header fields of an answer.
+/// Status and header fields of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
     /// The status.
     pub status: StatusCode,
-    /// The fields, without those that belong to one connection.
+    /// The fields, without the hop-by-hop ones.
     pub headers: HeaderMap,
 }
 
-/// The fields that speak of a representation and of how long it may be kept (RFC 9110 §8, RFC 9111 §5, RFC 9530), or that
-/// clients of the ecosystems look for.
+/// The fields that describe a representation and how long it may be cached (RFC 9110 §8, RFC 9111 §5, RFC 9530), and
+/// fields that the ecosystems' clients look for.
 const OF_A_REPRESENTATION: [&str; 26] = [
     "accept-ranges",
     "age",
@@ -53,8 +53,9 @@ const OF_A_REPRESENTATION: [&str; 26] = [
 ];
 
 impl Head {
-    /// Without any field that may speak of who asked: names, quotas, request numbers, links with a token. For what several
-    /// credentials may be given: each has a right to the representation, and to nothing that was said to another.
+    /// Removes every field that may tell something about the requesting client: names, quotas, request numbers, links
+    /// with a token. Used for responses that larder serves to several credentials: each has a right to the
+    /// representation, but not to what the origin told another credential.
     pub fn keep_the_representations(&mut self) {
         let mut kept = HeaderMap::with_capacity(self.headers.len());
         for (name, value) in &self.headers {
@@ -65,7 +66,7 @@ impl Head {
         self.headers = kept;
     }
 
-    /// Roughly the memory that it takes, in bytes: an origin may fill its fields with what it likes.
+    /// The approximate memory use in bytes, for memory limits: an origin may send fields of any size.
     pub fn weight(&self) -> usize {
         self.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 64).sum()
     }
@@ -75,31 +76,31 @@ impl Head {
         self.headers.get(name)?.to_str().ok()
     }
 
-    /// A validator that says two bodies are equal byte for byte: a strong `ETag` (RFC 9110 §8.8.3). A date is not one
-    /// here: two publications in one second share it.
+    /// A validator that proves two bodies equal byte for byte: a strong `ETag` (RFC 9110 §8.8.3). `Last-Modified` does
+    /// not count: two publications within one second share it.
     pub fn strong_validator(&self) -> Option<&str> {
         self.text(&hyper::header::ETAG).filter(|etag| etag.starts_with('"') && etag.len() > 2)
     }
 }
 
-/// A complete body in the spool. Its file is removed when this is dropped, unless the store renamed it away.
+/// A complete body in the spool. Dropping it removes its file, unless the store has renamed the file.
 pub struct Spooled {
     /// The file, open for reading.
     pub file: Arc<File>,
-    /// Where it lies.
+    /// The path of the spool file.
     pub path: PathBuf,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub size: u64,
-    /// The digests that were computed while it came.
+    /// The digests, computed while the body arrived.
     pub digests: Digests,
-    /// The CRC-32 of each chunk, by which the store notices damage.
+    /// The CRC-32 of each chunk, with which the store detects damage.
     pub chunks: Vec<u32>,
-    /// The room it takes under the store's cap, given back on drop.
+    /// The space reserved for it under the store's size limit, released on drop.
     pub room: Box<dyn Any + Send + Sync>,
 }
 
 impl Spooled {
-    /// Where the spool file lies.
+    /// The path of the spool file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -116,27 +117,27 @@ impl fmt::Debug for Spooled {
 
 impl Drop for Spooled {
     fn drop(&mut self) {
-        // After a commit the name is gone already; after a crash, start-up removes it.
+        // After a commit the file is no longer at this path. After a crash, start-up removes it.
         let _gone = std::fs::remove_file(&self.path);
     }
 }
 
-/// A complete answer: the end of the message was seen and its length agreed. Only `verify` turns it into something
-/// that may be kept.
+/// A complete response: larder saw the end of the message, and its length was right. Only `verify` turns it into
+/// something that may be stored.
 #[derive(Debug)]
 pub struct Received {
     /// The body.
     pub body: Spooled,
-    /// The answer's status and header fields.
+    /// The response's status and header fields.
     pub head: Head,
-    /// Whether a hop was plain http: a chain is worth its weakest hop.
+    /// Whether any hop was plain HTTP: a redirect chain is as trustworthy as its weakest hop.
     pub plain: bool,
-    /// The URL that answered, if redirects were followed; without secrets.
+    /// The final URL, if redirects were followed; without secrets.
     pub answered_by: Option<String>,
-    /// Whether the transfer broke and was resumed: then a mismatch is fetched again before it is a rejection.
+    /// Whether the transfer broke and was resumed. If so, larder fetches a mismatching body again before it rejects it.
     pub resumed: bool,
     /// When the request was sent.
     pub requested_at: Time,
-    /// When the last byte came.
+    /// When the last byte arrived.
     pub received_at: Time,
 }

@@ -1,7 +1,7 @@
-//! base64, as indexes spell digests.
+//! Decodes base64, as indexes spell digests.
 
-/// Canonical base64 (RFC 4648 §4) with its padding; `None` for any other spelling, so that two
-/// texts are never one digest.
+/// Decodes canonical base64 (RFC 4648 §4) with its padding; `None` for any other spelling, so that one digest has only
+/// one text.
 pub(super) fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     let padding = text.len() - digits.len();

@@ -1,19 +1,19 @@
 //! Readers that stop before a hostile document costs more than a real one could.
 //!
-//! Parsers buffer: an HTML tokenizer keeps the name it is in the middle of, a JSON parser the string it reads and one
-//! byte for every bracket that is open. [`Bounded`] watches the bytes on their way to the parser and ends the document
-//! at the first limit it meets, so the memory of a parse does not depend on the document. The limit comes back out of
-//! the parser's own error with [`malformed`].
+//! Parsers buffer: an HTML tokenizer keeps the name that it is reading; a JSON parser keeps the string that it is
+//! reading and one byte for every open bracket. [`Bounded`] watches the bytes on their way to the parser and stops at
+//! the first limit that the document exceeds, so the memory of a parse does not depend on the document. [`malformed`]
+//! recovers the limit from the parser's I/O error.
 
 use std::fmt;
 use std::io::{self, Read};
 
 use super::Malformed;
 
-/// A limit that a document met.
+/// A limit that a document exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Over {
-    /// The limit.
+    /// The maximum.
     pub(super) limit: u64,
     /// What is counted.
     pub(super) unit: &'static str,
@@ -33,7 +33,7 @@ impl From<Over> for Malformed {
     }
 }
 
-/// The reason for which a reader ended: a limit that was met, or else that the document cannot be read.
+/// The reason why reading stopped: an exceeded limit, or an I/O error.
 pub(super) fn malformed(error: io::Error) -> Malformed {
     match error.downcast::<Over>() {
         Ok(over) => over.into(),
@@ -41,13 +41,13 @@ pub(super) fn malformed(error: io::Error) -> Malformed {
     }
 }
 
-/// Watches the bytes of one format.
+/// Checks the bytes of one format.
 pub(super) trait Watch {
-    /// Takes the next bytes in, or names the limit that they exceed.
+    /// Checks the next bytes; returns the limit that they exceed.
     fn pass(&mut self, bytes: &[u8]) -> Result<(), Over>;
 }
 
-/// A reader of at most `left` bytes, watched.
+/// A reader with a length limit and a [`Watch`]; `left` bytes are still allowed.
 #[derive(Debug)]
 pub(super) struct Bounded<R, W> {
     inner: R,
@@ -57,7 +57,8 @@ pub(super) struct Bounded<R, W> {
 }
 
 impl<R: Read, W: Watch> Bounded<R, W> {
-    /// Reads `inner` up to `limit` bytes; one more is an error, because half an index says nothing.
+    /// Reads at most `limit` bytes of `inner`. A longer document is an error, because a truncated index must not be
+    /// used.
     pub(super) fn new(inner: R, limit: u64, watch: W) -> Self {
         Self { inner, watch, limit, left: limit }
     }
@@ -76,11 +77,11 @@ impl<R: Read, W: Watch> Read for Bounded<R, W> {
     }
 }
 
-/// The longest run of letters and digits in an HTML index. The tokenizer keeps the end tag or the character reference
-/// that it is in the middle of, and both are made of these alone. Links are broken by their slashes and dots long before.
+/// The maximum run of letters and digits in an HTML index. The tokenizer buffers an end tag or a character reference,
+/// and both consist of these only. Links contain slashes and dots, which end a run long before this limit.
 const MAX_WORD: u64 = 64 * 1024;
 
-/// Watches HTML: no endless word.
+/// Watches HTML: limits the length of a word.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     run: u64,
@@ -98,18 +99,18 @@ impl Watch for Words {
     }
 }
 
-/// The deepest nesting of a JSON index. Real ones have five levels.
+/// The maximum nesting of a JSON index. Real ones have five levels.
 const MAX_DEPTH: u64 = 64;
 
-/// The longest string in a JSON index. The longest real ones are the descriptions in legacy documents: whole manuals of
-/// some hundred KiB.
+/// The maximum length of a string in a JSON index, in bytes. The longest real ones are the descriptions in legacy
+/// documents: whole manuals of some hundred KiB.
 const MAX_TEXT: u64 = 4 * 1024 * 1024;
 
-/// Watches JSON (RFC 8259): no bottomless nesting, no endless string. What is not JSON is the parser's to refuse.
+/// Watches JSON (RFC 8259): limits nesting and string lengths. It leaves invalid JSON to the parser.
 #[derive(Debug, Default)]
 pub(super) struct Nesting {
     depth: u64,
-    /// The length so far of the string that the next byte is in.
+    /// The length so far of the string that contains the next byte; `None` outside strings.
     text: Option<u64>,
     escaped: bool,
 }
@@ -172,7 +173,7 @@ mod tests {
         assert_eq!(over(u64::MAX, Nesting::default(), deepest), None);
         let deeper = io::repeat(b'[').take(MAX_DEPTH + 1);
         assert!(over(u64::MAX, Nesting::default(), deeper).is_some());
-        // Brackets in strings nest nothing, not even behind an escaped quote.
+        // Brackets in strings do not nest, not even after an escaped quote.
         let text = br#""\""#.chain(io::repeat(b'[').take(MAX_DEPTH + 1));
         assert_eq!(over(u64::MAX, Nesting::default(), text), None);
     }

@@ -1,5 +1,5 @@
-//! Bodies of fuzz tests, one per parser of bytes that come from strangers: plain functions that any driver can run. They
-//! panic when a promise of the parser is broken. `tests/it` runs each for some seconds, `tests/fuzz` for as long as wanted.
+//! Fuzz targets, one for each parser of untrusted bytes: plain functions that any driver can run. They panic if a
+//! property of the parser is violated. `tests/it` runs each for some seconds, `tests/fuzz` for as long as wanted.
 
 use std::io::{self, Read};
 
@@ -18,16 +18,16 @@ use crate::keyring::Keyring;
 use crate::proof::Rank;
 use crate::target::{Origin, Root, Target};
 
-/// A body and its name.
+/// A fuzz target and its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Body {
     /// The function's name.
     pub name: &'static str,
-    /// Takes any bytes.
+    /// The target; takes any bytes.
     pub run: fn(&[u8]),
 }
 
-/// Every body.
+/// Every fuzz target.
 pub const BODIES: &[Body] = &[
     body("apk_index", apk_index),
     body("apk_members", apk_members),
@@ -52,11 +52,12 @@ const fn body(name: &'static str, run: fn(&[u8])) -> Body {
     Body { name, run }
 }
 
-/// Any bytes as a request: a path and query, a line end, an `Accept` header. No two ecosystems are certain of it.
+/// Parses any bytes as a request: a path and query, a line feed, an `Accept` header. At most one ecosystem recognises
+/// it for certain.
 ///
 /// # Panics
 ///
-/// If two are.
+/// If two ecosystems do.
 pub fn requests(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let (path, accept) = text.split_once('\n').unwrap_or((&text, ""));
@@ -71,11 +72,11 @@ pub fn requests(bytes: &[u8]) {
     assert!(certain < 2, "{target} is certain for two ecosystems");
 }
 
-/// Any bytes as an answer: a path, a line end, a body. Every ecosystem is asked what it makes of it.
+/// Parses any bytes as a response: a path, a line feed, a body. Every ecosystem reads it.
 ///
 /// # Panics
 ///
-/// If one makes claims without a standing.
+/// If an ecosystem makes claims with a rank below [`Rank::Indexed`].
 pub fn documents(bytes: &[u8]) {
     let (path, body) = match bytes.iter().position(|b| *b == b'\n') {
         Some(end) => bytes.split_at(end),
@@ -108,7 +109,7 @@ pub fn documents(bytes: &[u8]) {
     }
 }
 
-/// A shelf with nothing on it.
+/// An empty shelf.
 #[cfg(test)]
 pub(super) struct Nowhere;
 
@@ -123,7 +124,7 @@ impl Shelf for Nowhere {
     }
 }
 
-/// Has the configuration of a cargo registry at every URL.
+/// A shelf with the configuration of a cargo registry at every URL.
 struct Everywhere;
 
 impl Shelf for Everywhere {

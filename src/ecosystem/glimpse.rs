@@ -1,12 +1,12 @@
-//! A look at the beginning of a JSON document, where there is not enough of it to parse.
+//! Inspects the beginning of a JSON document, which is too short to parse.
 
-/// Whether `start` has a member `name` whose value is exactly the string `text`, at any depth. Neither may need escapes.
-/// It tells what a document most likely is, and nothing more: what it says is read by a parser.
+/// Whether `start` has a member `name` whose value is exactly the string `text`, at any depth. Both must be written
+/// without escapes. This only tells what a document most likely is; a parser reads its content.
 pub(super) fn says(start: &[u8], name: &str, text: &str) -> bool {
     strings(start, name).any(|value| value == text.as_bytes())
 }
 
-/// The same, in whatever case the string is written.
+/// As [`says`], ignoring the case of the string.
 pub(super) fn says_in_any_case(start: &[u8], name: &str, text: &str) -> bool {
     strings(start, name).any(|value| value.eq_ignore_ascii_case(text.as_bytes()))
 }
@@ -21,7 +21,7 @@ pub(super) fn is_object(start: &[u8]) -> bool {
     start.trim_ascii_start().starts_with(b"{")
 }
 
-/// The string behind each `"name":`, up to the next quotation mark.
+/// The string after each `"name":`, up to the next quotation mark.
 fn strings<'a>(start: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
     values(start, name).filter_map(|value| {
         let text = value.strip_prefix(b"\"")?;
@@ -29,7 +29,7 @@ fn strings<'a>(start: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
     })
 }
 
-/// What stands behind each `"name":`.
+/// The text after each `"name":`.
 fn values<'a>(start: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
     let quoted = format!("\"{name}\"").into_bytes();
     (0..start.len()).filter_map(move |at| {

@@ -1,8 +1,8 @@
-//! Reads a JSON document as a stream: member by member, in memory that does not depend on the document.
+//! Parses a JSON document as a stream: member by member, in memory that does not depend on the document.
 //!
-//! A parser is handed the bytes within limits, and a seed takes of it what it is after and skips the rest unread. What
-//! the seed refuses for a reason of its own comes out as that reason, although serde's errors are only texts: it lies in
-//! a [`Refusal`] meanwhile.
+//! The parser reads the document through limits, and a serde seed takes the members that it needs and skips the rest.
+//! serde's errors carry only text. So that a seed can refuse a document with a [`Malformed`] of its own, it leaves that
+//! in a [`Refusal`].
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -12,12 +12,12 @@ use serde::de::{self, DeserializeSeed};
 use super::Malformed;
 use super::bounded::{Bounded, Nesting, malformed};
 
-/// Why a seed ended the reading.
+/// Holds the reason for which a seed refused the document.
 #[derive(Default)]
 pub(super) struct Refusal(Cell<Option<Malformed>>);
 
 impl Refusal {
-    /// Keeps `reason`; the error ends the reading.
+    /// Stores `reason`; returning the error stops the parser.
     pub(super) fn error<E: de::Error>(&self, reason: Malformed) -> E {
         let error = E::custom(&reason);
         self.0.set(Some(reason));
@@ -25,8 +25,8 @@ impl Refusal {
     }
 }
 
-/// Hands `document`, of at most `limit` bytes, to `seed`, which leaves its reasons in `refusal`. `expected` is what the
-/// document should have been.
+/// Parses `document`, of at most `limit` bytes, with `seed`, which leaves its reasons in `refusal`. `expected` names
+/// the document's format, for errors.
 pub(super) fn read<'de>(
     document: impl Read,
     limit: u64,
@@ -45,7 +45,7 @@ pub(super) fn read<'de>(
     }
 }
 
-/// Notes that the member `name` was met. An object that says one thing twice could be read in two ways.
+/// Records the member `name`. A repeated member is an error, because parsers disagree on which one counts.
 pub(super) fn once<E: de::Error>(seen: &mut bool, name: &'static str) -> Result<(), E> {
     if std::mem::replace(seen, true) {
         return Err(E::duplicate_field(name));

@@ -1,19 +1,19 @@
-//! Where the addresses stand in an index that names its files by URL: whoever serves the index under another address than
-//! its own leads its readers on. Indexes that are signed, or that name files by relative paths alone, have no such places.
+//! Locates the URLs in an index that names its files by URL. When larder serves such an index under another address,
+//! clients follow these URLs. Indexes that are signed, or that name files only by relative paths, have no such URLs.
 
 use super::{ALL, Kind, Recognition};
 use crate::target::Target;
 
-/// How the addresses in a document are found.
+/// How to find the URLs in a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Links {
-    /// The `href` of every `<a>`, resolved by the page's `<base>`.
+    /// The `href` of every `<a>`, resolved against the page's `<base>`.
     Html,
-    /// The strings at the ends of some ways through a JSON document.
+    /// The strings at the ends of given paths through a JSON document.
     Json {
-        /// The ways.
+        /// The paths.
         ways: &'static [&'static [Step]],
-        /// Clients show the login of the index to the hosts that it names, too: its protocol says so.
+        /// Whether clients send the index's credential to the hosts that it names, too, as the protocol defines.
         take_login: bool,
     },
 }
@@ -21,7 +21,7 @@ pub enum Links {
 /// A step into a JSON document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// The member of this name.
+    /// The member with this name.
     Member(&'static str),
     /// Every member.
     Any,
@@ -29,8 +29,8 @@ pub enum Step {
     Each,
 }
 
-/// Where the addresses are in an answer of type `kind` (lower case, without parameters), for a request that was recognised
-/// so. What is certain to be another ecosystem's, or a file, has none.
+/// Where to find the URLs in a response of type `kind` (lower case, without parameters) to a request that was
+/// recognised as `recognition`. Artifacts, and documents that are certain to be another ecosystem's, have none.
 pub fn links(recognition: Option<&Recognition>, at: &Target, kind: &str) -> Option<Links> {
     match recognition {
         Some(found) if found.resource.kind != Kind::Index => None,

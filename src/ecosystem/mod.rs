@@ -1,9 +1,9 @@
-//! What larder knows of each ecosystem.
+//! What larder knows about each ecosystem.
 //!
-//! An ecosystem is pure and synchronous: it sees no HTTP client, no store and no clock. It recognises requests by the
-//! shape of their URLs, never by host, so that every mirror and private registry works like the public one; it reads
-//! claims out of indexes; it names the documents that a judgement needs. Adding one is a file, a line in [`ALL`] and a
-//! folder of fixtures; the contract test walks [`ALL`].
+//! An ecosystem is pure and synchronous: it has no access to the HTTP client, the store or the clock. It recognises
+//! requests by the shape of their URLs and never by host, so that every mirror and private registry works like the
+//! public one. It reads claims out of indexes, and it names the documents that a judgement needs (prerequisites).
+//! Adding an ecosystem takes a file, a line in [`ALL`] and a folder of fixtures; the contract test runs over [`ALL`].
 
 mod apk;
 mod apt;
@@ -35,62 +35,63 @@ use crate::proof::Rank;
 use crate::target::{Origin, Root, Scheme, Target};
 use facets::{ContentDigests, Linked, NamedIndexes, Service, Signing, Snapshots, Tags};
 
-/// Every ecosystem larder knows. Of two that find a target likely the first is heard, so the widest shapes stand last: the
-/// name of an npm package may be any word.
+/// Every ecosystem that larder knows. If two ecosystems find a target likely, the first one wins, so the most general
+/// shapes are last: the name of an npm package may be any word.
 pub const ALL: &[&dyn Ecosystem] =
     &[&apt::Apt, &apk::Apk, &pypi::Pypi, &cargo::Cargo, &rustup::Rustup, &oci::Oci, &npm::Npm];
 
-/// What an ecosystem sees of a request.
+/// The part of a request that an ecosystem sees.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape<'a> {
-    /// Who it is for; the variant is still empty.
+    /// The requested target; its variant is still empty.
     pub target: &'a Target,
     /// The `Accept` header; empty if there is none.
     pub accept: &'a str,
 }
 
-/// What an ecosystem says of a request.
+/// Whether an ecosystem recognises a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recognised {
-    /// Not one of ours.
+    /// The ecosystem does not recognise it.
     No,
-    /// Looks like one of ours; treated as unknown until [`Ecosystem::confirm`] said yes to an answer of its root once.
-    /// Nothing confirms an artifact, but promises are looked up for a likely one all the same: one by an index that may
-    /// speak for it, and it is an artifact; none, and it is unknown, because files of that shape are remade in place.
+    /// It looks like one of the ecosystem's. It is treated as unknown until [`Ecosystem::confirm`] has accepted a
+    /// response under its root once. A response cannot confirm an artifact, but promises are looked up for a likely
+    /// artifact too. If an index with authority promises something about it, it is an artifact. Otherwise it is
+    /// unknown, because files with such names may be replaced in place.
     Likely(Resource),
-    /// One of ours.
+    /// It is one of the ecosystem's.
     Certain(Resource),
 }
 
 impl Recognised {
-    /// One of ours, for certain or likely.
+    /// Recognised, certainly or likely.
     fn ours(resource: Resource, certain: bool) -> Self {
         if certain { Self::Certain(resource) } else { Self::Likely(resource) }
     }
 }
 
-/// What an ecosystem says a target is.
+/// The classification of a target by its ecosystem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
     /// Index or artifact.
     pub kind: Kind,
-    /// The part of the origin that it belongs to; [`Ecosystem::confirm`] speaks for the whole of it.
+    /// The part of the origin to which it belongs; [`Ecosystem::confirm`] confirms all of it.
     pub root: Root,
-    /// What joins the key besides the URL, and the `Accept` that a fill sends for it.
+    /// The class of responses, which is part of the key, and the `Accept` header that a fill sends for it.
     pub variant: Variant,
 }
 
 impl Resource {
-    /// An artifact, which comes in one form whatever is asked for.
+    /// An artifact. It has one variant, whatever the client accepts.
     fn artifact(artifact: Artifact, root: Root) -> Self {
         Self { kind: Kind::Artifact(artifact), root, variant: Variant::ONLY }
     }
 }
 
-/// A class of answers under one URL.
+/// A class of responses under one URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variant {
-    /// The class's name, as it stands in keys; empty when there is only one.
+    /// The name of the class in keys; empty if there is only one.
     pub name: &'static str,
     /// The `Accept` header of a fill of this class.
     pub accept: &'static str,
@@ -100,10 +101,11 @@ impl Variant {
     /// The only class of a URL.
     pub const ONLY: Self = Self { name: "", accept: "*/*" };
 
-    /// Of several classes the one for who has no preference: no `Accept` says the same as `*/*` (RFC 9110 §12.5.1).
+    /// With several classes, the class for clients without a preference: a missing `Accept` means `*/*` (RFC 9110
+    /// §12.5.1).
     const ANY: Self = Self { name: "any", accept: "*/*" };
 
-    /// The one of `classes` that is called `name`.
+    /// The class in `classes` with the name `name`.
     fn among(classes: &[Self], name: &str) -> Self {
         classes.iter().copied().find(|class| class.name == name).unwrap_or(Self::ONLY)
     }
@@ -112,7 +114,7 @@ impl Variant {
 /// Index or artifact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A document that may make claims, or that clients expect to change: revalidated when asked for.
+    /// A document that may make claims, or that clients expect to change: revalidated when requested.
     Index,
     /// A file that never changes, or should not.
     Artifact(Artifact),
@@ -123,7 +125,7 @@ pub enum Kind {
 pub struct Artifact {
     /// The digest that the URL itself names.
     pub named: Option<Named>,
-    /// Under which topics claims about it may be found.
+    /// The topics under which claims about it may be found.
     pub topics: Vec<Topic>,
 }
 
@@ -132,26 +134,26 @@ pub struct Artifact {
 pub struct Named {
     /// The digest; strong.
     pub digest: Digest,
-    /// The part of the origin below which the name is a mere convention: it selects and refuses there only after it matched
-    /// three times. `None` where the protocol obliges the server to name files so.
+    /// The part of the origin below which such names are a mere convention. There, the digest selects and refuses only
+    /// after it matched three times. `None` if the protocol defines that the URL names its content's digest.
     pub convention: Option<Root>,
 }
 
 impl Named {
-    /// The name by which the protocol obliges the server to give these bytes.
+    /// A digest in a URL that, by the protocol, names its content.
     fn by_protocol(digest: Digest) -> Self {
         Self { digest, convention: None }
     }
 
-    /// Whether the protocol obliges the server to name files so.
+    /// Whether the protocol defines that such URLs name their content's digest.
     pub fn is_by_protocol(&self) -> bool {
         self.convention.is_none()
     }
 }
 
-/// Documents at hand, and what is known of who names whose files.
+/// The stored documents, and what larder knows of the indexes that name files on an origin.
 pub trait Shelf {
-    /// A document that is stored and may be read; `None` if it is not.
+    /// Opens a stored document; `None` if it is not stored or may not be read.
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>>;
     /// The roots of the indexes that have named files on `origin`, most recent first, at most eight.
     fn speakers(&self, origin: &Origin) -> Vec<Root>;
@@ -161,28 +163,29 @@ pub trait Shelf {
     }
 }
 
-/// An index to be read.
+/// An index to read.
 #[derive(Clone, Copy)]
 pub struct Document<'a> {
-    /// Who was asked.
+    /// The requested target.
     pub at: &'a Target,
-    /// Who answered: relative links resolve against it.
+    /// The target that answered, after redirects. Relative links resolve against it.
     pub base: &'a Target,
-    /// The answer's status and header fields.
+    /// The response's status and header fields.
     pub head: &'a Head,
-    /// What is proven of the document's own bytes; claims never exceed it.
+    /// The rank that is proven of the document's own bytes. With [`Rank::Signed`], its claims are signed as well. With
+    /// [`Rank::None`], it may make claims only under a signature of its own.
     pub proven: Rank,
-    /// When it is read: keys and signatures expire.
+    /// The time of reading, because keys and signatures expire.
     pub now: Time,
     /// Opens the document; may be called twice.
     pub open: &'a dyn Fn() -> io::Result<Box<dyn Read>>,
-    /// What else is stored, of any age: where the document needs another to be understood.
+    /// The other stored documents, of any age, for documents that need a sibling index or a sidecar to be understood.
     pub companions: &'a dyn Shelf,
 }
 
 impl Document<'_> {
-    /// Whether it may make claims at all: a whole answer, over TLS from end to end. Whoever sits on a plain-http line
-    /// could otherwise deny every file of a real origin.
+    /// Whether the document may make claims at all: it must be a complete response, fetched over TLS on every hop.
+    /// Otherwise an attacker on a plain HTTP path could block every file of a real origin.
     fn may_claim(&self) -> bool {
         self.is_secure() && self.proven != Rank::None && self.head.status == hyper::StatusCode::OK
     }
@@ -192,7 +195,7 @@ impl Document<'_> {
         secure(self.at) && secure(self.base)
     }
 
-    /// Refuses a content coding: fills ask for none, and a parser that met one would see noise.
+    /// Refuses a content coding. Fills request none, and a parser cannot read encoded bytes.
     fn expect_identity(&self) -> Result<(), Malformed> {
         let coding = self.head.text(&hyper::header::CONTENT_ENCODING);
         match coding {
@@ -214,18 +217,18 @@ impl fmt::Debug for Document<'_> {
     }
 }
 
-/// Why an index makes no claims. The document still reaches the client, which does its own check.
+/// Why an index makes no claims. The document still reaches the client, which does its own checks.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
     /// It is not what its URL or type says.
     #[error("not a {expected}: {found}")]
     Shape {
-        /// What was expected: "PEP 691 index", say.
+        /// The expected format, such as "PEP 691 index".
         expected: &'static str,
-        /// What was found, or where it went wrong.
+        /// What was found instead, or where parsing failed.
         found: String,
     },
-    /// More than larder reads: a bomb, or an index larger than any known.
+    /// It exceeds a limit: a decompression bomb, or an index larger than any known.
     #[error("over the limit of {limit} {unit}")]
     Limit {
         /// The limit.
@@ -233,7 +236,7 @@ pub enum Malformed {
         /// What is counted.
         unit: &'static str,
     },
-    /// A signature speaks against it: somebody may have changed it.
+    /// A signature is invalid: the document may have been tampered with.
     #[error("its signature is refused: {0}")]
     Forged(String),
     /// It could not be read at all.
@@ -247,7 +250,7 @@ impl From<TooMany> for Malformed {
     }
 }
 
-/// The most claims one document may make: four times the largest known index (conda-forge, about a million).
+/// The maximum number of claims of one document: four times the largest known index (conda-forge, about a million).
 pub const MAX_CLAIMS: u64 = 4_000_000;
 
 /// What is the same for every request to an ecosystem.
@@ -255,13 +258,13 @@ pub const MAX_CLAIMS: u64 = 4_000_000;
 pub struct Profile {
     /// The name, as configuration, logs and metrics spell it.
     pub name: &'static str,
-    /// Request headers that clients of this ecosystem send and that change nothing in the answer, in lower case; a trailing
-    /// `*` stands for anything.
+    /// Request headers that clients of this ecosystem send and that do not change the response, in lower case. A trailing
+    /// `*` matches any suffix.
     pub harmless_headers: &'static [&'static str],
-    /// Request headers, in lower case, by which clients of this ecosystem log in, besides those of HTTP itself: what is
-    /// fetched with one is private.
+    /// Request headers with credentials that clients of this ecosystem send, in lower case, besides the well-known ones. A
+    /// response to a request with one is private.
     pub login_headers: &'static [&'static str],
-    /// Whether the files that its indexes name keep their bytes for ever: other bytes for one of them raise an alarm.
+    /// Whether the files that its indexes name never change: other bytes for one of them raise an alarm.
     pub files_are_immutable: bool,
 }
 
@@ -270,31 +273,31 @@ pub trait Ecosystem: Sync {
     /// What is the same for every request.
     fn profile(&self) -> &'static Profile;
 
-    /// What a request is, by path shape and variant headers, never by host.
+    /// Classifies a request by path shape and variant headers, never by host.
     fn recognise(&self, request: &Shape<'_>) -> Recognised;
 
-    /// Whether an answer bears out a [`Recognised::Likely`]. `start` is the first KiB of the body, or all of it.
+    /// Whether a response confirms a [`Recognised::Likely`]. `start` is the first KiB of the body, or all of it.
     fn confirm(&self, _at: &Target, _head: &Head, _start: &[u8]) -> bool {
         false
     }
 
-    /// The `Accept` header of a fill of class `variant`, as [`Ecosystem::recognise`] names it: for a target that larder
-    /// asks for by itself, so that it shares its entry with the clients'.
+    /// The `Accept` header of a fill of class `variant`, as [`Ecosystem::recognise`] names it. Used for targets that
+    /// larder itself requests, so that their entries are the same as the clients'.
     fn accept(&self, _variant: &str) -> &'static str {
         Variant::ONLY.accept
     }
 
-    /// The documents that should be read before `at`, an artifact or an index, is judged, the most useful first. It is
-    /// called again with what arrived, until it names nothing that was not tried. It names documents and never fetches; a
-    /// copy that is too old to help should not be on the shelf. A document on the shelf may be named again, because it may
-    /// not have been read.
+    /// The documents (prerequisites) to read before the artifact or index `at` is judged, the most useful first. It is
+    /// called again after each document that arrives, until it names no new one. It only names documents and never
+    /// fetches them. A copy that is too old to help must not be on the shelf. A document on the shelf may be named
+    /// again, because its claims may not have been read.
     fn wants(&self, _at: &Target, _have: &dyn Shelf) -> Vec<Target> {
         Vec::new()
     }
 
-    /// Reads an index, without trust and in bounded memory. On an error nothing that `out` took counts. A document that
-    /// makes no claims, or of which nothing is proven, has a standing of [`Rank::None`]. Signed claims come only from a
-    /// document whose signature verifies with one of `keys`.
+    /// Reads an untrusted index in bounded memory. After an error, the caller drops everything that `out` received. A
+    /// document that makes no claims, or of which nothing is proven, has the rank [`Rank::None`]. Only a signature that
+    /// `keys` verify can lead to signed claims.
     fn claims(
         &self,
         doc: &Document<'_>,
@@ -394,22 +397,22 @@ impl fmt::Debug for dyn Ecosystem {
     }
 }
 
-/// What larder takes a request for, before anything is confirmed.
+/// The classification of a request, before any response confirms it.
 #[derive(Clone, Debug)]
 pub struct Recognition {
-    /// Whose it is.
+    /// The ecosystem that recognised it.
     pub ecosystem: &'static dyn Ecosystem,
-    /// What it is.
+    /// The classification.
     pub resource: Resource,
-    /// Whether the shape alone tells.
+    /// Whether the shape of the URL alone is proof enough.
     pub certain: bool,
 }
 
-/// What each ecosystem whose indexes have several forms takes for a client without a preference, or for one with an old one.
+/// `Accept` values that every ecosystem with several forms of an index recognises: no preference, and an old client's.
 const ANY_FORM: [&str; 2] = ["*/*", "text/html"];
 
-/// The index of several forms that `target` is, or may be, whatever `Accept` a request for it has: such indexes are kept apart
-/// by `Accept` although many origins send no `Vary` with them.
+/// The index with several forms that `target` is, or may be, whatever the `Accept` of a request for it. Such indexes
+/// are stored separately by `Accept`, although many origins send no `Vary` with them.
 pub fn of_several_forms(target: &Target) -> Option<Recognition> {
     let known = ANY_FORM.iter().filter_map(|accept| recognise(&Shape { target, accept }));
     let mut known = known.filter(|known| !known.resource.variant.name.is_empty());
@@ -421,7 +424,7 @@ pub fn of_several_forms(target: &Target) -> Option<Recognition> {
     }
 }
 
-/// Asks every ecosystem; a certain answer stands before a likely one.
+/// Asks every ecosystem; a certain result takes precedence over a likely one.
 pub fn recognise(request: &Shape<'_>) -> Option<Recognition> {
     let mut likely = None;
     for ecosystem in ALL {

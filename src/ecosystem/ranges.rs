@@ -1,7 +1,7 @@
-//! The media ranges of an `Accept` header and their weights (RFC 9110 §12.4.2 and §12.5.1).
+//! Parses the media ranges of an `Accept` header and their weights (RFC 9110 §12.4.2 and §12.5.1).
 
-/// The ranges of `accept` in lower case, each with its weight in thousandths. `None` for one that has a parameter: it
-/// asks for something that no class of answers here knows.
+/// The ranges of `accept` in lower case, each with its weight in thousandths. `None` for a range with another
+/// parameter, because no class of responses covers one.
 pub(super) fn ranges(accept: &str) -> impl Iterator<Item = Option<(String, u16)>> + '_ {
     accept.split(',').map(str::trim).filter(|range| !range.is_empty()).map(|range| {
         let (name, weight) = match range.split_once(';') {
@@ -12,8 +12,8 @@ pub(super) fn ranges(accept: &str) -> impl Iterator<Item = Option<(String, u16)>
     })
 }
 
-/// The weight of each of `types` in `accept`, in thousandths; 0 for those that it does not name or does not want. `None`
-/// for a header that names another type, a parameter, or one type twice: it fits no class of those who know these types.
+/// The weight of each of `types` in `accept`, in thousandths; 0 for a type that is not named or not accepted. `None`
+/// for a header with another type, a parameter, or a repeated type: it fits no class made of these types.
 pub(super) fn weights<const TYPES: usize>(
     accept: &str,
     types: [&str; TYPES],
@@ -29,7 +29,7 @@ pub(super) fn weights<const TYPES: usize>(
     Some(found.map(Option::unwrap_or_default))
 }
 
-/// `q=0.25` as 250 (RFC 9110 §12.4.2); `None` for anything else.
+/// Parses `q=0.25` as 250 (RFC 9110 §12.4.2); `None` for anything else.
 fn weight(parameter: &str) -> Option<u16> {
     let (name, value) = parameter.trim().split_once('=')?;
     if !name.eq_ignore_ascii_case("q") {

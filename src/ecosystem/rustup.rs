@@ -1,16 +1,16 @@
-//! Rust distributions: a manifest for each channel, archives of components that it names with their SHA-256.
+//! Rust distributions: a manifest for each channel, which names component archives with their SHA-256.
 //!
 //! ```text
 //! <prefix>/dist/channel-rust-<channel>.toml          a channel's manifest; it changes with every release
-//! <prefix>/dist/<date>/channel-rust-<channel>.toml   the same as it was on that day
+//! <prefix>/dist/<date>/channel-rust-<channel>.toml   the manifest of that day
 //! <prefix>/dist/<date>/<component>-….tar.{gz,xz}     an archive
 //! ```
 //!
-//! `<prefix>` may be anything; the part of the origin under it is what a manifest may speak for. Each archive is claimed
-//! where the manifest says, and at the same place under the manifest's own prefix: mirrors serve the manifest as it is,
-//! and rustup puts the mirror's address in the place of the one that stands in it.
+//! `<prefix>` may be anything. A manifest has authority over the part of the origin below it. Each archive is claimed
+//! at the URL in the manifest, and at the same path below the manifest's own prefix: mirrors serve the manifest
+//! unchanged, and rustup replaces the URL in it by the mirror's.
 //!
-//! Not read: the sums beside the manifests (`….toml.sha256`), signatures, installers, the self-update.
+//! Not supported: the checksum files of the manifests (`….toml.sha256`), signatures, installers, the self-update.
 //!
 //! Sources: rustup's manifest reader (version 2 of the format), the manifests themselves.
 
@@ -29,11 +29,11 @@ use crate::target::{Root, Scheme, Target};
 
 const NAME: &str = "rustup";
 
-/// The longest manifest that is read. TOML is parsed as a whole; real ones have less than 1 MB.
+/// The maximum length of a manifest, in bytes. TOML is parsed as a whole; real manifests have less than 1 MB.
 const MAX_MANIFEST: u64 = 8 * 1024 * 1024;
 
-/// The most bytes of it that may part words: a parser of TOML makes up to three values of 24 bytes and more for each. Real
-/// ones have a tenth.
+/// The maximum number of TOML delimiter bytes. For each, the parser allocates up to three values of 24 bytes and more.
+/// Real manifests have a tenth of this.
 const MAX_MARKS: usize = 500_000;
 
 /// Rust distributions.
@@ -61,7 +61,7 @@ impl Ecosystem for Rustup {
         Recognised::Certain(Resource { kind, root, variant: Variant::ONLY })
     }
 
-    /// The manifest of the archive's own day: the channel may have moved on since.
+    /// The manifest of the archive's date, because the channel's current manifest may be newer.
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
         let Some(Place { root, what: What::Archive { date, file } }) = Place::at(at) else {
             return Vec::new();
@@ -105,9 +105,9 @@ impl Ecosystem for Rustup {
     }
 }
 
-/// A URL of a distribution, as its path tells.
+/// A URL of a distribution, recognised by its path.
 struct Place<'a> {
-    /// What a manifest there may speak for.
+    /// The part of the origin over which a manifest there has authority.
     root: Root,
     what: What<'a>,
 }
@@ -131,13 +131,13 @@ impl<'a> Place<'a> {
             None if !date.is_empty() && is_archive(file) => What::Archive { date, file },
             Some(_) | None => return None,
         };
-        // Sources in a Debian pool may be called so.
+        // A source package in a Debian pool may have such a name.
         let foreign = prefix.split('/').any(|segment| segment == "pool");
         (at.query().is_none() && !foreign).then(|| Self { root: Root::at(at, prefix.len()), what })
     }
 }
 
-/// The files of one day are named by that day's manifests, and seldom by another's.
+/// The topic of a day's files: that day's manifests name them, and other days' manifests seldom do.
 fn topic(date: &str) -> Topic {
     Topic::new(NAME, date)
 }
@@ -162,7 +162,7 @@ fn is_word(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
-/// What is read of a manifest. A key that stands twice is no TOML.
+/// The members of a manifest that larder reads. The TOML parser refuses a repeated key.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Manifest {
@@ -185,7 +185,7 @@ struct Archives {
     xz_hash: Option<String>,
 }
 
-/// Where an archive is, and its SHA-256 in hexadecimal.
+/// The URL of an archive, and its SHA-256 in hexadecimal.
 struct Archive<'a> {
     url: &'a str,
     hash: &'a str,
@@ -223,7 +223,7 @@ impl Manifest {
     }
 }
 
-/// What is promised of an archive: at its URL, and at the same place under `root`.
+/// The claims for an archive: at its URL, and at the same path below `root`.
 fn claims_of(archive: &Archive<'_>, base: &Target, root: &Root) -> Vec<Claim> {
     let digest = Digest::from_hex(Algorithm::Sha256, archive.hash);
     let (Some(digest), Some(target)) = (digest, base.join(archive.url)) else {

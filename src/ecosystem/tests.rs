@@ -1,4 +1,4 @@
-//! What the tests of several ecosystems ask alike, and with what at hand.
+//! Helpers that the tests of several ecosystems share.
 
 use std::io::{Cursor, Read};
 
@@ -20,7 +20,7 @@ pub(super) fn head(status: StatusCode, headers: &[(&'static str, &str)]) -> Head
     Head { status, headers: map }
 }
 
-/// What `ecosystem` says of a request, in a line.
+/// How `ecosystem` recognises a request, in one line.
 pub(super) fn said(ecosystem: &dyn Ecosystem, path: &str, accept: &str) -> String {
     let target = target(&format!("https://example.org{path}"));
     let (sure, resource) = match ecosystem.recognise(&Shape { target: &target, accept }) {
@@ -39,7 +39,7 @@ pub(super) fn said(ecosystem: &dyn Ecosystem, path: &str, accept: &str) -> Strin
     }
 }
 
-/// Has documents by URL and class, and knows who named files of one origin.
+/// A shelf with documents by URL and class, and with the claiming roots of one origin.
 #[derive(Default)]
 pub(super) struct Known {
     pub(super) stored: Vec<(Target, &'static str)>,
@@ -48,24 +48,24 @@ pub(super) struct Known {
 }
 
 impl Known {
-    /// These documents are at hand.
+    /// A shelf with these documents.
     pub(super) fn holding(stored: Vec<(Target, &'static str)>) -> Self {
         Self { stored, ..Self::default() }
     }
 
-    /// The indexes in the directories of `urls` have named files on the origin `authority`.
+    /// A shelf whose claiming roots of the origin `authority` are the directories of `urls`.
     pub(super) fn speakers(authority: &str, urls: &[&str]) -> Self {
         let speakers = urls.iter().map(|url| Root::directory_of(&target(url))).collect();
         Self { stored: Vec::new(), origin: authority.to_owned(), speakers }
     }
 
-    /// The same of eight indexes on `example.org`: as many as are ever named.
+    /// The same with eight roots on `example.org`, which is the maximum of [`Shelf::speakers`].
     pub(super) fn eight_speakers(authority: &str) -> Self {
         let urls: Vec<String> = (0..8).map(|n| format!("https://example.org/{n}/")).collect();
         Self::speakers(authority, &urls.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// `documents` arrived.
+    /// Stores `documents`, with empty bodies.
     pub(super) fn store(&mut self, documents: &[Target]) {
         self.stored.extend(documents.iter().map(|document| (document.clone(), "")));
     }
@@ -82,7 +82,7 @@ impl Shelf for Known {
     }
 }
 
-/// What a document said: its claims, and whose files it spoke of besides.
+/// The result of reading a document: its claims, and the origins that it named.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) claims: Vec<Claim>,
@@ -99,7 +99,7 @@ impl ClaimSink for Heard {
     }
 }
 
-/// An answer that an ecosystem is asked to read.
+/// A response for an ecosystem to read.
 pub(super) struct Answer<'a> {
     pub(super) at: &'a str,
     pub(super) base: &'a str,
@@ -108,7 +108,7 @@ pub(super) struct Answer<'a> {
     pub(super) body: &'a [u8],
 }
 
-/// Lets `ecosystem` read an answer.
+/// Reads a response with `ecosystem`.
 pub(super) fn read(
     ecosystem: &dyn Ecosystem,
     answer: &Answer<'_>,

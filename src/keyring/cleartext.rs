@@ -1,40 +1,40 @@
-//! Clear-signed documents (RFC 9580 §7), read as strictly as apt reads them.
+//! Clear-signed documents (RFC 9580 §7), parsed as strictly as apt parses them.
 //!
-//! Only the text between the header and the signatures was signed, and it was signed in a canonical form. Whoever parses
-//! the raw document instead may read lines that nobody signed, so what this gives out is the recovered text and nothing
-//! else. Anything that two readers could take apart in two ways is refused: text before or behind, a line that begins
-//! with a dash and is not escaped, a lone carriage return.
+//! Only the text between the header and the signatures is signed, and it is signed in a canonical form. A parser of the
+//! raw document may read lines that nobody signed, so this module returns only the recovered text. It refuses anything
+//! that two parsers could read in two ways: text before the header or after the signatures, a line that begins with an
+//! unescaped dash, a lone carriage return.
 //!
 //! Sources: RFC 9580 §7; apt's `gpgv.cc`, whose rules are stricter.
 
 use std::borrow::Cow;
 
-/// The line that begins one.
+/// The first line of a clear-signed document.
 const BEGIN: &str = "-----BEGIN PGP SIGNED MESSAGE-----";
 const SIGNATURE: &str = "-----BEGIN PGP SIGNATURE-----";
 const END: &str = "-----END PGP SIGNATURE-----";
 
-/// The longest clear-signed document, in bytes. The largest known InRelease has less than 1 MiB.
+/// The maximum length of a clear-signed document, in bytes. The largest known InRelease has less than 1 MiB.
 const MAX_DOCUMENT: usize = 16 << 20;
 
-/// A clear-signed document, taken apart. Nothing is verified yet.
+/// A parsed clear-signed document. Nothing is verified yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cleartext {
     /// The text, lines ended by line feeds.
     text: String,
-    /// The same as it was signed: lines without trailing blanks, joined by CRLF.
+    /// The text in its signed form: lines without trailing white space, joined by CRLF.
     pub(super) canonical: Vec<u8>,
     /// The armoured signatures.
     pub(super) signatures: Vec<String>,
 }
 
-/// Why a document is not clear-signed, or not in the one way that everybody reads alike.
+/// Why a document is not clear-signed, or is ambiguous.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a clear-signed document: {0}")]
 pub struct NotCleartext(Cow<'static, str>);
 
 impl Cleartext {
-    /// Takes a document apart.
+    /// Parses a document.
     pub fn parse(document: &[u8]) -> Result<Self, NotCleartext> {
         let refuse = |why: &'static str| NotCleartext(why.into());
         if document.len() > MAX_DOCUMENT {
@@ -43,7 +43,7 @@ impl Cleartext {
         let whole = std::str::from_utf8(document).map_err(|_| refuse("it is not UTF-8"))?;
         let mut lines = whole.split('\n').map(trimmed);
         if lines.next() != Some(BEGIN) {
-            return Err(refuse("it does not begin with the line that says so"));
+            return Err(refuse("it does not begin with -----BEGIN PGP SIGNED MESSAGE-----"));
         }
         for line in lines.by_ref() {
             if line.is_empty() {
@@ -60,7 +60,7 @@ impl Cleartext {
                 break;
             }
             if line.contains('\r') {
-                return Err(refuse("a lone carriage return stands in it"));
+                return Err(refuse("it contains a lone carriage return"));
             }
             let line = match line.strip_prefix("- ") {
                 Some(escaped) => escaped,
@@ -79,13 +79,14 @@ impl Cleartext {
         Ok(Self { text, canonical, signatures: signatures(lines)? })
     }
 
-    /// The text that was signed, if a signature holds.
+    /// The signed text, provided that a signature is valid.
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// The armoured blocks from behind the first one's beginning to the end: nothing else may stand there.
+/// The armoured signatures. `lines` starts after the first one's opening line and runs to the end of the document;
+/// nothing else may stand there.
 fn signatures<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<String>, NotCleartext> {
     let mut blocks = Vec::new();
     let mut open = Some(format!("{SIGNATURE}\n"));
@@ -97,21 +98,21 @@ fn signatures<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Vec<String>, N
                 if line == END {
                     blocks.extend(open.take());
                 } else if line.starts_with('-') {
-                    return Err(NotCleartext("its signature is broken off".into()));
+                    return Err(NotCleartext("its signature is incomplete".into()));
                 }
             }
             None if line == SIGNATURE => open = Some(format!("{SIGNATURE}\n")),
             None if line.is_empty() => {}
-            None => return Err(NotCleartext("something stands behind its signature".into())),
+            None => return Err(NotCleartext("there is text after its signature".into())),
         }
     }
     match open {
         None => Ok(blocks),
-        Some(_) => Err(NotCleartext("its signature is broken off".into())),
+        Some(_) => Err(NotCleartext("its signature is incomplete".into())),
     }
 }
 
-/// A line without what is not signed of it (RFC 9580 §7.2).
+/// A line without the trailing white space that is not signed (RFC 9580 §7.2).
 fn trimmed(line: &str) -> &str {
     line.trim_end_matches([' ', '\t', '\r'])
 }

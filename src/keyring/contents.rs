@@ -1,7 +1,7 @@
-//! What a file of keys holds: `OpenPGP` certificates, armoured or binary; a registry's keys; a key of Alpine's kind.
+//! Parses key files: `OpenPGP` certificates, armoured or binary; a registry's keys; an RSA key as Alpine uses it.
 //!
-//! The form is recognised by content, and only where the key itself has no name (Alpine's) does the file's name matter.
-//! Anything else is told apart as far as it helps whoever has to find the right file: a keybox, private keys, nothing.
+//! The format is recognised by content. The file's name matters only for keys that carry no name (Alpine's). The errors
+//! distinguish what helps an operator find the right file: a keybox, private keys, an empty file.
 
 use std::fmt;
 use std::io::Read as _;
@@ -16,26 +16,26 @@ use serde::{Deserialize, Serialize};
 use super::registry::{self, RegistryKey};
 use super::{Fingerprint, MAX_FILE, rsa};
 
-/// The most packets of one file: its longest certificates have some hundred.
+/// The maximum number of packets in one file; the longest certificates have some hundred packets.
 const MAX_PACKETS: usize = 100_000;
 
-/// What stands before the modulus in a `SubjectPublicKeyInfo` of an RSA key (RFC 8017 §A.1), behind the outer length.
+/// The bytes between the outer length and the modulus in a `SubjectPublicKeyInfo` of an RSA key (RFC 8017 §A.1).
 const RSA: [u8; 15] =
     [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 
-/// How the names of Alpine's keys end, mostly after `.rsa`: signatures name their key by its file.
+/// The suffix of Alpine's key files, mostly after `.rsa`. A signature names its key by the file's name.
 const RSA_ENDS: &str = ".pub";
 
-/// What a key is for.
+/// The use of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// An `OpenPGP` certificate: apt's archives.
+    /// An `OpenPGP` certificate, for apt archives.
     #[serde(rename = "openpgp")]
     OpenPgp,
-    /// An RSA key that its file names: apk's archives.
+    /// An RSA key, named by its file, for apk repositories.
     Apk,
-    /// An ECDSA key: npm's registries.
+    /// An ECDSA key, for npm registries.
     Npm,
 }
 
@@ -49,7 +49,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Why a file is no keyring.
+/// Why a file is not a keyring.
 #[derive(Debug, thiserror::Error)]
 pub enum NotKeys {
     /// It cannot be read.
@@ -58,7 +58,7 @@ pub enum NotKeys {
     /// It is too long.
     #[error("it is longer than {MAX_FILE} bytes")]
     TooLong,
-    /// There is nothing in it.
+    /// It is empty.
     #[error("it is empty")]
     Empty,
     /// It is in gpg's own format.
@@ -70,15 +70,15 @@ pub enum NotKeys {
          `gpg --export KEY > FILE.gpg`"
     )]
     Private,
-    /// An RSA key whose signatures cannot count.
+    /// An RSA key that is too weak or damaged, so that its signatures cannot count.
     #[error("it is an RSA key of less than 2048 bits, or a damaged one")]
     WeakRsa,
-    /// A key of Alpine's kind without the name by which signatures know it.
+    /// An RSA key whose file does not have the name by which signatures refer to it.
     #[error(
         "it is an RSA key, and archives know those by their file's name, which ends with {RSA_ENDS}"
     )]
     Nameless,
-    /// It is meant to hold a registry's keys, and does not.
+    /// It looks like a registry's keys, but is not valid.
     #[error("{0}")]
     Registry(String),
     /// A part of it is damaged.
@@ -91,16 +91,16 @@ pub enum NotKeys {
     Other,
 }
 
-/// A key out of a file.
+/// A key from a file.
 #[derive(Debug)]
 pub enum Key {
     /// An `OpenPGP` certificate.
     OpenPgp(Box<SignedPublicKey>),
-    /// An RSA key, by its file's name.
+    /// An RSA key, identified by its file's name.
     Apk {
         /// The file's name.
         name: Box<str>,
-        /// The file.
+        /// The file's content.
         pem: Box<[u8]>,
     },
     /// A registry's key.
@@ -108,7 +108,7 @@ pub enum Key {
 }
 
 impl Key {
-    /// What it is for.
+    /// The use of the key.
     pub fn kind(&self) -> Kind {
         match self {
             Self::OpenPgp(_) => Kind::OpenPgp,
@@ -117,7 +117,7 @@ impl Key {
         }
     }
 
-    /// By what it is known: an `OpenPGP` fingerprint, a file's name, a registry's key id.
+    /// The key's identifier: an `OpenPGP` fingerprint, a file's name, or a registry's key id.
     pub fn fingerprint(&self) -> Fingerprint {
         match self {
             Self::OpenPgp(key) => Fingerprint::of(&key.primary_key.fingerprint()),
@@ -126,7 +126,7 @@ impl Key {
         }
     }
 
-    /// A file that holds this key alone, and under which name it is kept; `None` if it cannot be written.
+    /// A file that holds this key alone: its name and its content; `None` if the key cannot be serialised.
     pub fn to_file(&self) -> Option<(String, Vec<u8>)> {
         match self {
             Self::OpenPgp(key) => {
@@ -134,7 +134,7 @@ impl Key {
             }
             Self::Apk { name, pem } => Some((name.to_string(), pem.to_vec())),
             Self::Npm(key) => {
-                // The id is base64, and a file's name has no slash.
+                // The id is base64, but a file's name cannot contain a slash.
                 let id = key.id().trim_start_matches("SHA256:").replace('/', "_");
                 Some((format!("npm-{id}.json"), key.to_json().into_bytes()))
             }
@@ -142,16 +142,16 @@ impl Key {
     }
 }
 
-/// What was read of a file.
+/// The result of reading a file.
 #[derive(Debug, Default)]
 pub struct Contents {
     /// The keys.
     pub keys: Vec<Key>,
-    /// Whether there is more in it that cannot be read.
+    /// Whether the file also has parts that could not be read.
     pub damaged: bool,
 }
 
-/// Reads `bytes`, which a file called `name` holds. There is at least one key in what is given back.
+/// Reads the content `bytes` of a file called `name`. The result has at least one key.
 pub fn read(bytes: &[u8], name: &str) -> Result<Contents, NotKeys> {
     if bytes.len() as u64 > MAX_FILE {
         return Err(NotKeys::TooLong);
@@ -162,7 +162,7 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Contents, NotKeys> {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
     let contents = match text.first() {
         None => return Err(NotKeys::Empty),
-        // Every OpenPGP packet begins with a set bit (RFC 9580 §4.2), and no text in ASCII does.
+        // Every OpenPGP packet begins with a set bit (RFC 9580 §4.2); ASCII text never does.
         Some(first) if first & 0x80 != 0 => packets(bytes)?,
         Some(b'{') => Contents {
             keys: registry::of_json(text)?.into_iter().map(Key::Npm).collect(),
@@ -173,7 +173,7 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Contents, NotKeys> {
     if contents.keys.is_empty() { Err(NotKeys::Other) } else { Ok(contents) }
 }
 
-/// Texts: blocks of armour or PEM, between which anything may stand.
+/// Text: blocks of armour or PEM, with anything between them.
 fn armoured(text: &str, name: &str) -> Result<Contents, NotKeys> {
     if text.contains("PRIVATE KEY") && text.contains("-----BEGIN ") {
         return Err(NotKeys::Private);
@@ -200,8 +200,8 @@ fn armoured(text: &str, name: &str) -> Result<Contents, NotKeys> {
     Ok(contents)
 }
 
-/// An armour as it was before it became the value of a field, `Signed-By` in a file of sources (deb822): there every line
-/// begins with a blank, and an empty one is a dot. No line of an armour is either.
+/// Undoes the folding of an armour in a deb822 field (`Signed-By` in a `.sources` file): there every line begins with a
+/// blank, and an empty line is a dot. No line of an armour begins with a blank or is a dot.
 fn unfolded(armour: &str) -> String {
     let lines = armour.lines().map(|line| match line.trim_start_matches([' ', '\t']) {
         "." => "",
@@ -210,7 +210,7 @@ fn unfolded(armour: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// A public key in PEM: a registry's, or one of Alpine's.
+/// A public key in PEM: a registry's, or an RSA key as Alpine uses it.
 fn of_pem(text: &str, name: &str) -> Result<Key, NotKeys> {
     let block = pem::parse(text).map_err(|_| NotKeys::Damaged)?;
     if let Some(key) = RegistryKey::of_spki(block.contents(), None) {
@@ -223,7 +223,7 @@ fn of_pem(text: &str, name: &str) -> Result<Key, NotKeys> {
     if !rsa::is_usable(block.contents()) {
         return Err(NotKeys::WeakRsa);
     }
-    // It becomes a name in a directory: nothing that leads elsewhere, and nothing hidden.
+    // The name becomes a file name in a directory: no path separators and no leading dot.
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@' | b'+');
     let well_named = name.ends_with(RSA_ENDS) && !name.starts_with('.') && name.bytes().all(plain);
     if !well_named || name.len() > 200 {
@@ -232,8 +232,8 @@ fn of_pem(text: &str, name: &str) -> Result<Key, NotKeys> {
     Ok(Key::Apk { name: name.into(), pem: text.as_bytes().into() })
 }
 
-/// The certificates in binary packets. A packet that cannot be read is as if it were not there: what was said about it then
-/// fails its check. Trust packets are gpg's own notes between the others, and hide them from a strict parser.
+/// The certificates in binary packets. A packet that cannot be parsed is skipped; signatures over it then fail. Trust
+/// packets are gpg's own notes between the other packets, and a strict parser would stop at them.
 fn packets(binary: &[u8]) -> Result<Contents, NotKeys> {
     let (mut private, mut cut, mut damaged) = (false, false, false);
     let packets = PacketParser::new(binary)
@@ -241,7 +241,7 @@ fn packets(binary: &[u8]) -> Result<Contents, NotKeys> {
         .inspect(|packet| match packet {
             Ok(Packet::SecretKey(_) | Packet::SecretSubkey(_)) => private = true,
             Ok(_) => {}
-            // An algorithm that is unknown is another matter than a file that ends in the middle.
+            // An unknown algorithm is not damage; a file that ends within a packet is.
             Err(error) => cut |= is_cut(error),
         })
         .filter(|packet| matches!(packet, Ok(known) if !matches!(known, Packet::Trust(_))))
@@ -259,7 +259,7 @@ fn packets(binary: &[u8]) -> Result<Contents, NotKeys> {
     Ok(Contents { keys, damaged: cut || damaged })
 }
 
-/// Whether a packet could not be read because the file ends before it does.
+/// Whether the packet could not be parsed because the file ends within it.
 fn is_cut(error: &pgp::errors::Error) -> bool {
     matches!(error, pgp::errors::Error::PacketIncomplete { .. } | pgp::errors::Error::IO { .. })
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a signature, and what that says of who made it.
+//! Why a signature does not count, and whether that means tampering.
 
 use crate::clock::Time;
 
@@ -6,54 +6,54 @@ use crate::clock::Time;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.say())]
 pub struct NotSigned {
-    /// What was found, one for each signature.
+    /// One fault for each signature.
     pub faults: Vec<Fault>,
 }
 
-/// What is wrong with one signature.
+/// Why one signature does not count.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// No key is known that could have made it.
+    /// larder has no key that could have made it.
     #[error("the key {0} is not among larder's keys")]
     Unknown(Box<str>),
-    /// No key has the name that it gives.
+    /// No key has the name that the signature gives.
     #[error("no key is called {0} (`larder keys add` takes the file of that name)")]
     UnknownName(Box<str>),
-    /// It is of a kind that is not taken.
-    #[error("{0} signatures are not taken")]
+    /// It is of a kind that larder does not accept.
+    #[error("{0} signatures are not accepted")]
     Kind(&'static str),
     /// Its key has expired.
     #[error("its key expired on {0}")]
     Expired(Time),
-    /// Its algorithm is broken, or its key too short.
+    /// Its algorithm is broken, or its key is too short.
     #[error("its algorithm is too weak to count")]
     Weak,
     /// Its key was revoked.
     #[error("its key was revoked")]
     Revoked,
-    /// A key that is known and strong did not make it over this text.
+    /// The named key is known and strong, but did not sign this text.
     #[error("it is not a signature of this text")]
     Mismatch,
-    /// It does not count for another reason.
+    /// Another reason.
     #[error("{0}")]
     Bad(Box<str>),
 }
 
 impl NotSigned {
-    /// Whether somebody may have meddled: a signature that does not hold, or by a key that its owner withdrew. What is
-    /// merely unknown, expired or weak is as good as unsigned.
+    /// Whether a fault suggests tampering: an invalid signature, or one by a revoked key. A signature that is merely by
+    /// an unknown key, expired or weak counts as no signature.
     pub fn is_forged(&self) -> bool {
         self.faults
             .iter()
             .any(|fault| matches!(fault, Fault::Mismatch | Fault::Bad(_) | Fault::Revoked))
     }
 
-    /// Whether a known key made it that has expired since.
+    /// Whether a known key that has expired since made a signature.
     pub fn is_expired(&self) -> bool {
         self.faults.iter().any(|fault| matches!(fault, Fault::Expired(_)))
     }
 
-    /// What signatures call their makers whose keys are not known.
+    /// The key names that the signatures give and for which larder has no key.
     pub fn unknown(&self) -> Vec<Box<str>> {
         let named = |fault: &Fault| match fault {
             Fault::Unknown(name) | Fault::UnknownName(name) => Some(name.clone()),

@@ -1,7 +1,7 @@
-//! Keys from files: those compiled in, the system's, the operator's.
+//! Loads keys from files: the compiled-in ones, the system's and the operator's.
 //!
-//! A file that is not a keyring is named in the log and skipped: a container's package may put anything there, and one bad
-//! file must not take the others away.
+//! A file that is not a keyring is logged and skipped: a package may put any file into these directories, and one bad
+//! file must not disable the other keys.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -10,33 +10,34 @@ use super::contents::{self, Contents};
 use super::{Keyring, MAX_FILE, NotKeys, Source};
 use crate::config::Keys;
 
-/// The keys that ship with larder: a container has no keyrings, and without keys nothing that comes over plain http could
-/// be kept. The archives' are Debian's and Ubuntu's own files, unchanged. Alpine's, which are of another kind, stand in `rsa.rs`.
+/// The keys that ship with larder. A container has no keyrings, and without keys larder could store nothing that comes
+/// over plain HTTP. The archive keys are Debian's and Ubuntu's own files, unchanged. Alpine's RSA keys are in `rsa.rs`.
 const BUILT_IN: [(&str, &[u8]); 3] = [
     ("Debian", include_bytes!("data/debian.gpg")),
     ("Ubuntu", include_bytes!("data/ubuntu.gpg")),
     ("npm", include_bytes!("data/npm.json")),
 ];
 
-/// The most files of one directory.
+/// The maximum number of files read from one directory.
 const MAX_FILES: usize = 1024;
 
-/// How the names of files with keys end.
+/// The file name suffixes of key files.
 const ENDS: [&str; 7] = [".gpg", ".asc", ".pgp", ".pem", ".json", ".pub", SOURCES];
 
-/// Files of apt's sources, which may have an archive's key in them. Most have none.
+/// The suffix of apt's source lists (deb822), which may embed an archive's key. Most do not.
 const SOURCES: &str = ".sources";
 
-/// Keys that were withdrawn or have expired; distributions ship them so that old archives can be looked at.
+/// Part of the names of keyrings of revoked or expired keys, which distributions ship for reading old archives.
 const REMOVED: &str = "removed-keys";
 
-/// Where the operator's keys are, below the state directory `state`.
+/// The directory of the operator's keys, below the state directory `state`.
 pub fn operators(state: &Path) -> PathBuf {
     state.join("keys")
 }
 
 impl Keyring {
-    /// Every key that larder trusts, as `config` says, and the operator's under the state directory `state`. Blocking.
+    /// Every key that larder trusts: those that `config` names, and the operator's below the state directory `state`.
+    /// Blocking.
     pub fn trusted(config: &Keys, state: &Path) -> Self {
         let mut keyring = if config.built_in { Self::built_in() } else { Self::new() };
         for path in &config.system {
@@ -59,8 +60,8 @@ impl Keyring {
         keyring
     }
 
-    /// Adds the keys in a file, or in the files of a directory, in the order of their names. What is not there is empty.
-    /// Blocking.
+    /// Adds the keys of a file, or of the files of a directory in the order of their names. A missing path adds no
+    /// keys. Blocking.
     pub fn add_path(&mut self, path: &Path, whose: impl Fn(String) -> Source) {
         let found = if path.is_dir() { files(path) } else { Vec::from([path.to_owned()]) };
         for path in found.into_iter().filter(|path| path.exists()) {
@@ -74,14 +75,14 @@ impl Keyring {
         }
     }
 
-    /// Adds the keys in a file; says how many there were. Blocking.
+    /// Adds the keys of a file; returns their number. Blocking.
     pub fn add_file(&mut self, path: &Path, source: &Source) -> Result<usize, NotKeys> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         self.read(&bytes_of(path)?, &name, source)
     }
 
-    /// Adds the keys in the bytes of a file called `name`; says how many there were. Of a damaged file what can be read
-    /// counts.
+    /// Adds the keys in the content of a file called `name`; returns their number. Of a damaged file, the readable keys
+    /// are added.
     pub fn read(&mut self, bytes: &[u8], name: &str, source: &Source) -> Result<usize, NotKeys> {
         let Contents { keys, .. } = contents::read(bytes, name)?;
         let added = keys.len();
@@ -103,7 +104,7 @@ pub fn bytes_of(path: &Path) -> Result<Vec<u8>, NotKeys> {
     Ok(bytes)
 }
 
-/// The files in a directory that may hold keys, by name. Blocking.
+/// The files in a directory that may hold keys, sorted by name. Blocking.
 pub fn files(directory: &Path) -> Vec<PathBuf> {
     let Ok(found) = directory.read_dir() else {
         return Vec::new();
@@ -114,7 +115,7 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
         .filter(|path| {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| {
-                // What begins with a dot is being written.
+                // A file whose name begins with a dot is still being written.
                 ENDS.iter().any(|end| name.ends_with(end))
                     && !name.contains(REMOVED)
                     && !name.starts_with('.')

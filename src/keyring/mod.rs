@@ -1,22 +1,22 @@
-//! Trusted keys, and what they signed.
+//! The trusted keys, and the checks of signatures by them.
 //!
 //! ```text
-//! compiled in        archive keys and a registry's, as data/*, unless `keys.built_in` says no    \
+//! compiled in        archive keys and a registry's, as data/*, unless `keys.built_in` is false    \
 //! keys.system        the system's: /usr/share/keyrings, /etc/apt/keyrings, …                      ├─▶ Keyring ─▶ Trusted
 //! DATA/state/keys    the operator's, as `larder keys add` leaves them                             /
 //!
-//! file ─▶ contents.rs: which keys are in it ─▶ `OpenPGP` │ registry.rs (npm) │ rsa.rs (apk), by the file's name
+//! file ─▶ contents.rs: the keys in it ─▶ `OpenPGP` │ registry.rs (npm) │ rsa.rs (apk), named by its file
 //!
-//! document ─▶ cleartext.rs: the text that was signed ─▶ signatures.rs: whose, and does it hold ─▶ policy.rs: may it count
+//! document ─▶ cleartext.rs: the signed text ─▶ signatures.rs: signer and validity ─▶ policy.rs: does it count
 //! ```
 //!
-//! A key here says only that somebody trusts it for something. That any trusted key could speak for any repository is what
-//! the binding of roots to signers prevents, and that is not done here: [`Signed`] names who signed, by the fingerprints of
-//! primary keys, and `pipeline` compares them with those it saw before.
+//! A trusted key is not bound to a repository here. Without such a binding, any trusted key could sign for any
+//! repository. `pipeline` enforces the binding: [`Signed`] names the signers by the fingerprints of their primary keys,
+//! and `pipeline` compares them with the signers that it saw for that root before.
 //!
-//! Nothing here asks for the time, nor for a file, except [`load`].
+//! Apart from [`load`], this module reads neither the clock nor files.
 //!
-//! Sources: RFC 9580; the distributions' archive keys are those of their own keyring packages, npm's those of its registry.
+//! Sources: RFC 9580. The archive keys are from the distributions' own keyring packages, npm's from its registry.
 
 mod cleartext;
 pub mod contents;
@@ -44,11 +44,11 @@ pub use self::trusted::Trusted;
 use crate::clock::Time;
 use crate::digest::hex;
 
-/// The longest file of keys, in bytes. Debian's developers' keyring, which is no archive's, has 30 MB.
+/// The maximum length of a key file, in bytes. Debian's developers' keyring, which signs no archive, has 30 MB.
 pub const MAX_FILE: u64 = 4 << 20;
 
-/// By what a key is known: for `OpenPGP` the primary key's fingerprint, in hexadecimal digits; for a registry's key its id;
-/// for one of Alpine's the name of its file.
+/// The identifier of a key: for `OpenPGP` the primary key's fingerprint, in hexadecimal digits; for a registry's key
+/// its id; for an Alpine key the name of its file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fingerprint(pub Box<str>);
 
@@ -64,12 +64,12 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// What a signature proves.
+/// The result of a valid signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Signed {
-    /// The primary keys by whose word it was signed, in order, each once. Not empty.
+    /// The primary keys of the signers, in order, each once. Not empty.
     pub signers: Vec<Fingerprint>,
-    /// When the newest signature that counts was made, as its maker says.
+    /// The creation time of the newest signature that counts, as the signer states it.
     pub created: Time,
 }
 
@@ -80,11 +80,11 @@ pub struct Keyring {
     by_fingerprint: HashMap<PgpFingerprint, Vec<Place>>,
     by_id: HashMap<KeyId, Vec<Place>>,
     registry: Vec<(RegistryKey, Source)>,
-    /// Alpine's, by name.
+    /// The RSA keys (Alpine's), by name.
     rsa: rsa::RsaKeys,
 }
 
-/// Where a key stands: its certificate, and which of its subkeys it is.
+/// The position of a key: its certificate, and its subkey number unless it is the primary key.
 type Place = (usize, Option<usize>);
 
 /// A trusted certificate: a primary key with its subkeys.
@@ -94,15 +94,15 @@ struct Certificate {
     source: Source,
 }
 
-/// Whose word it is that a key is trusted.
+/// Who declared the key trusted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "by", content = "at")]
 pub enum Source {
-    /// Compiled in; whose keys they are.
+    /// Compiled in; the owner of the key.
     BuiltIn(String),
-    /// The system's; the file.
+    /// Found on the system; the file.
     System(String),
-    /// The operator's; the file.
+    /// Added by the operator; the file.
     Operator(String),
 }
 
@@ -115,41 +115,41 @@ impl fmt::Display for Source {
     }
 }
 
-/// What people are told of a key.
+/// The description of a key for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct About {
-    /// What it is for.
+    /// The use of the key.
     pub kind: Kind,
-    /// By what it is known.
+    /// The key's identifier.
     pub fingerprint: Fingerprint,
-    /// By what the binding of a repository names it: the same, but for one of Alpine's, whose name somebody else's key may
-    /// have, the SHA-256 of its `SubjectPublicKeyInfo`.
+    /// The identifier in the binding of a repository to its signers. It equals `fingerprint`, except for an Alpine key:
+    /// another key may have the same name, so this is the SHA-256 of its `SubjectPublicKeyInfo`.
     pub signer: Fingerprint,
-    /// Whose it says it is; empty if it says nothing.
+    /// The user id that the key states; empty if it states none.
     pub user: String,
-    /// When it ends.
+    /// When the key expires.
     pub ends: Option<Time>,
-    /// Where it was found.
+    /// Where the key was found.
     pub source: Source,
 }
 
 impl Keyring {
-    /// No keys.
+    /// An empty keyring.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many keys there are.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.certificates.len() + self.registry.len() + self.rsa.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What people are told, as of `now`.
+    /// The descriptions of all keys, as of `now`.
     pub fn about(&self, now: Time) -> impl Iterator<Item = About> {
         let certificates = self.certificates.iter().map(move |certificate| About {
             kind: Kind::OpenPgp,
@@ -170,8 +170,8 @@ impl Keyring {
         certificates.chain(registry).chain(self.rsa.about())
     }
 
-    /// The registry's key of that id, and when it ends: where two files disagree, the earlier end counts, so that an old
-    /// copy cannot give back what was taken away.
+    /// The registry key with that id, and when it expires. Where two files disagree, the earlier expiry counts, so that
+    /// an old copy cannot extend a key that was ended.
     pub fn registry_key(&self, id: &str) -> Option<(&RegistryKey, Option<Time>)> {
         let mut named = self.registry.iter().map(|(key, _)| key).filter(|key| key.id() == id);
         let first = named.next()?;
@@ -188,8 +188,9 @@ impl Keyring {
         }
     }
 
-    /// Whether a fingerprint names the primary key `signer`, or a subkey by which it may sign at `now`: a subkey counts for
-    /// its certificate. One that stands in a certificate and never agreed to that is somebody else's.
+    /// Whether `fingerprint` is the primary key `signer`, or a subkey of it that may sign at `now`: a subkey counts as
+    /// its certificate. A subkey that a certificate lists without the subkey's own confirmation does not count; it may
+    /// belong to someone else.
     pub fn names(&self, fingerprint: &str, signer: &str, now: Time) -> bool {
         if fingerprint.eq_ignore_ascii_case(signer) {
             return true;
@@ -206,8 +207,8 @@ impl Keyring {
         })
     }
 
-    /// Adds a certificate. The same one twice is harmless: one of them may be newer, and the candidates are tried in turn;
-    /// but a revocation in any copy counts, so that an old copy cannot bring a withdrawn key back.
+    /// Adds a certificate. Adding one twice is harmless: one copy may be newer, and the candidates are tried in turn. A
+    /// revocation in any copy counts, so that an old copy cannot restore a revoked key.
     fn add_certificate(&mut self, key: SignedPublicKey, source: &Source) {
         let number = self.certificates.len();
         let primary = (key.primary_key.fingerprint(), key.primary_key.legacy_key_id());
@@ -225,7 +226,7 @@ impl Keyring {
 }
 
 impl Certificate {
-    /// Whether the key at `place` may sign for it.
+    /// Whether the key at `place` may sign for this certificate.
     fn signs_by(&self, place: Option<usize>, now: Time) -> bool {
         let Some(place) = place else {
             return policy::primary_signs(&self.key, now).is_ok();

@@ -1,13 +1,13 @@
-//! Which keys of a certificate may sign, today, and which signatures count.
+//! Decides which keys of a certificate may currently sign, and which signatures count.
 //!
-//! rPGP does the arithmetic and judges nothing. Its own `verify_bindings` is not used: it insists on checking what third
-//! parties certified, and refuses most archive keys for that. The rules here are gpgv's and Sequoia's where they agree,
-//! and the stricter one where they do not:
+//! rPGP does the arithmetic and makes no policy decision. Its own `verify_bindings` is not used: it also checks
+//! third-party certifications, and therefore rejects most archive keys. The rules here are those of gpgv and Sequoia;
+//! where the two differ, the stricter one:
 //!
-//! - the newest self-certification that verifies says when a certificate ends and what its primary key is for;
+//! - the newest valid self-certification states when a certificate expires and what its primary key is for;
 //! - a revocation by the primary key ends the certificate, or the subkey, for good;
-//! - a subkey signs only if the primary key bound it for signing and it confirmed that itself (RFC 9580 §5.2.1.9): else
-//!   anybody could take another's subkey for his own;
+//! - a subkey signs only if the primary key bound it for signing and the subkey confirmed that (RFC 9580 §5.2.1.9):
+//!   otherwise anybody could claim another certificate's subkey;
 //! - SHA-2 and SHA-3 from 256 bits; RSA from 2048 bits, `EdDSA` on Ed25519, ECDSA on P-256, P-384 and P-521; no DSA.
 //!
 //! Source: RFC 9580 §5.2, §10.1.
@@ -22,10 +22,10 @@ use pgp::types::{EcdsaPublicParams, EddsaLegacyPublicParams, KeyDetails, PublicP
 use super::Fault;
 use crate::clock::Time;
 
-/// How far a signer's clock may be ahead of ours.
+/// How far a signer's clock may be ahead of larder's.
 const AHEAD: Duration = Duration::from_hours(24);
 
-/// RSA below this is within reach of a state.
+/// A state could factor a shorter RSA key.
 const RSA_BITS: usize = 2048;
 
 /// Whether the certificate's primary key may sign at `now`.
@@ -67,17 +67,18 @@ pub(super) fn subkey_signs(
         is_sound(back, now) && back.verify_primary_key_binding(&subkey.key, primary).is_ok()
     });
     if !confirmed {
-        return Err(Fault::Bad("its subkey does not confirm whose it is".into()));
+        return Err(Fault::Bad("its subkey does not confirm its primary key".into()));
     }
     not_expired(&subkey.key, binding, now)
 }
 
-/// When the certificate ends, by its newest self-certification; `None` if it does not, or has none.
+/// When the certificate expires, by its newest self-certification; `None` if it does not expire or has no
+/// self-certification.
 pub(super) fn ends(certificate: &SignedPublicKey, now: Time) -> Option<Time> {
     end_of(&certificate.primary_key, self_certification(certificate, now)?)
 }
 
-/// Whether a signature over data may count at all, before anything is computed.
+/// Whether a signature over data may count at all; checked before any cryptography.
 pub(super) fn check_signature(
     signature: &Signature,
     expected: SignatureType,
@@ -100,7 +101,7 @@ pub(super) fn check_signature(
     Ok(())
 }
 
-/// The newest self-certification of a certificate that stands.
+/// The newest self-certification of a certificate that is neither revoked nor expired.
 fn standing(certificate: &SignedPublicKey, now: Time) -> Result<&Signature, Fault> {
     let primary = &certificate.primary_key;
     let revoked = certificate
@@ -142,7 +143,7 @@ fn self_certification(certificate: &SignedPublicKey, now: Time) -> Option<&Signa
     newest(direct.chain(of_users))
 }
 
-/// Whether a certification names the key itself as its issuer; strangers' certifications are no business of ours.
+/// Whether a certification names the key itself as its issuer. Certifications by other keys are ignored.
 fn is_own(signature: &Signature, primary: &impl KeyDetails) -> bool {
     signature.issuer_key_id().iter().any(|id| **id == primary.legacy_key_id())
         || signature
@@ -151,18 +152,18 @@ fn is_own(signature: &Signature, primary: &impl KeyDetails) -> bool {
             .any(|fingerprint| **fingerprint == primary.fingerprint())
 }
 
-/// The newest; of two from one second the later in the certificate.
+/// The newest signature; of two from the same second, the later one in the certificate.
 fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>) -> Option<&'a Signature> {
     signatures.max_by_key(|signature| seconds(signature.created()))
 }
 
-/// Whether a signature is of a form that larder knows whole, strong, begun and not ended.
+/// Whether a signature is fully understood by larder, strong, not from the future and not expired.
 fn is_sound(signature: &Signature, now: Time) -> bool {
     let Some(config) = signature.config() else {
         return false;
     };
     let version = matches!(signature.version(), SignatureVersion::V4 | SignatureVersion::V6);
-    // What is marked critical and not understood makes a signature void (RFC 9580 §5.2.3.7).
+    // A critical subpacket that is not understood makes a signature void (RFC 9580 §5.2.3.7).
     let understood = config.hashed_subpackets().all(|subpacket| {
         !subpacket.is_critical
             || !matches!(
@@ -197,7 +198,7 @@ const fn is_strong(hash: HashAlgorithm) -> bool {
     )
 }
 
-/// What the key flags say of signing; `None` if there are none.
+/// Whether the key flags allow signing; `None` if there are no flags.
 fn may_sign(signature: &Signature) -> Option<bool> {
     let mut hashed = signature.config()?.hashed_subpackets();
     hashed.find_map(|subpacket| {
@@ -219,7 +220,7 @@ fn end_of(key: &impl KeyDetails, by: &Signature) -> Option<Time> {
     Some(begun.plus(Duration::from_secs(span.as_secs().into())))
 }
 
-/// Whether a key is of a kind that counts.
+/// Whether a key's algorithm and length count.
 pub(super) fn check_key(key: &impl KeyDetails) -> Result<(), Fault> {
     use rsa_size::bits;
     let params = key.public_params();
@@ -241,7 +242,7 @@ pub(super) fn check_key(key: &impl KeyDetails) -> Result<(), Fault> {
 }
 
 mod rsa_size {
-    //! The length of an RSA key: the type of the number inside is not ours to name.
+    //! The length of an RSA key. It is in a module of its own because the type of the modulus cannot be named here.
 
     use pgp::ser::Serialize as _;
     use pgp::types::RsaPublicParams;

@@ -1,13 +1,13 @@
-//! Keys with which npm registries sign the versions of packages: ECDSA on P-256 with SHA-256.
+//! Keys with which npm registries sign package versions: ECDSA on P-256 with SHA-256.
 //!
-//! Two forms are read: the JSON of a registry's keys endpoint (`/-/npm/v1/keys`), and a public key in PEM (RFC 7468 §13).
-//! A key's id is made of the key itself, and one that carries another's id is refused: whoever looks a key up by its id
-//! gets that key.
+//! Two formats are parsed: the JSON of a registry's keys endpoint (`/-/npm/v1/keys`), and a public key in PEM (RFC 7468
+//! §13). A key's id is a hash of the key. A key with another key's id is refused, so that a look-up by id always yields
+//! the key that belongs to that id.
 //!
-//! What is signed, and whether a key that has ended still counts, is npm's business: `ecosystem::npm` knows that.
+//! `ecosystem::npm` knows what is signed, and whether a key that has ended still counts.
 //!
-//! Sources: npm's documentation of registry signatures; RFC 5480 (the key), RFC 4253 §6.6 and RFC 5656 §3.1 (what the id is
-//! a hash of), FIPS 186-5 (the signature).
+//! Sources: npm's documentation of registry signatures; RFC 5480 (the key), RFC 4253 §6.6 and RFC 5656 §3.1 (the input
+//! of the id's hash), FIPS 186-5 (the signature).
 
 use std::fmt;
 
@@ -23,23 +23,24 @@ use super::NotKeys;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Hashing, key_hash};
 
-/// What stands before the point in every `SubjectPublicKeyInfo` of a P-256 key (RFC 5480 §2): DER leaves no choice.
+/// The bytes before the point in the `SubjectPublicKeyInfo` of every P-256 key (RFC 5480 §2). DER allows no other
+/// encoding.
 const SPKI: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a,
     0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// The only kind of key that registries have so far, as the endpoint and SSH call it.
+/// The only key type that registries use so far, as the endpoint and SSH name it.
 const KIND: &str = "ecdsa-sha2-nistp256";
 
-/// The most keys of one file. The public registry has two.
+/// The maximum number of keys in one file. The public registry has two.
 const MAX_KEYS: usize = 64;
 
-/// What keys' ids begin with; no archive's signer is called so.
+/// The prefix of key ids. No identifier of an archive's signer begins so.
 const ID: &str = "SHA256:";
 
-/// How many signatures are remembered to hold, for each key: a new version of a package comes in a document that names
-/// thousands of old ones, and each check takes some 50 µs. A hundred bytes each.
+/// How many valid signatures are remembered for each key, at a hundred bytes each. A new version of a package arrives
+/// in a document that names thousands of old versions, and each signature check takes some 50 µs.
 const REMEMBERED: u64 = 1 << 16;
 
 /// A key with which a registry signs.
@@ -59,17 +60,17 @@ impl RegistryKey {
         Some(Self { id: id_of(point).into(), key, ends, held: Cache::new(REMEMBERED) })
     }
 
-    /// Its id, as signatures name it: `SHA256:` and base64 without padding.
+    /// The key's id, as signatures name it: `SHA256:` and base64 without padding.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// When it ends, if it does.
+    /// When the key expires, if it does.
     pub fn ends(&self) -> Option<Time> {
         self.ends
     }
 
-    /// Whether `signature`, in base64, is this key's over `message`.
+    /// Whether `signature`, in base64, is a signature of `message` by this key.
     pub fn verifies(&self, message: &str, signature: &str) -> bool {
         let asked = key_hash([message.as_bytes(), signature.as_bytes()]);
         if self.held.contains_key(&asked) {
@@ -84,11 +85,11 @@ impl RegistryKey {
         holds
     }
 
-    /// The key as a file that larder reads again: the form of the keys endpoint.
+    /// The key in the JSON format of the keys endpoint, so that larder can read it again.
     pub(super) fn to_json(&self) -> String {
         let ends = self.ends.map(|ends| {
             let nanos = i128::from(ends.as_millis()) * 1_000_000;
-            // Read from such a text, so that it can be written as one.
+            // This cannot fail: the moment was parsed from RFC 3339.
             let moment = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok();
             moment.and_then(|moment| moment.format(&Rfc3339).ok()).unwrap_or_default()
         });
@@ -109,13 +110,13 @@ impl fmt::Debug for RegistryKey {
     }
 }
 
-/// The answer of a keys endpoint.
+/// The response of a keys endpoint.
 #[derive(Deserialize)]
 struct Answer {
     keys: Vec<Described>,
 }
 
-/// A key in it.
+/// A key in the response.
 #[derive(Deserialize)]
 struct Described {
     expires: Option<String>,
@@ -125,10 +126,10 @@ struct Described {
     key: String,
 }
 
-/// The keys in the JSON of a keys endpoint. Kinds that larder does not know are left out, as long as there is another.
+/// The keys in the JSON of a keys endpoint. Keys of unknown types are skipped, as long as one known key remains.
 pub(super) fn of_json(bytes: &[u8]) -> Result<Vec<RegistryKey>, NotKeys> {
     let answer: Answer = serde_json::from_slice(bytes).map_err(|error| {
-        NotKeys::Registry(format!("it is no answer of a keys endpoint: {error}"))
+        NotKeys::Registry(format!("it is not a response of a keys endpoint: {error}"))
     })?;
     if answer.keys.len() > MAX_KEYS {
         return Err(NotKeys::Registry(format!("it holds more than {MAX_KEYS} keys")));
@@ -145,15 +146,15 @@ impl Described {
     fn read(&self) -> Result<RegistryKey, NotKeys> {
         let wrong = |what: &str| NotKeys::Registry(format!("{what} of the key {:?}", self.keyid));
         let ends = match &self.expires {
-            Some(text) => Some(moment(text).ok_or_else(|| wrong("nobody can read the end"))?),
+            Some(text) => Some(moment(text).ok_or_else(|| wrong("cannot read `expires`"))?),
             None => None,
         };
         let spki = STANDARD.decode(&self.key).ok();
         let key = spki.and_then(|der| RegistryKey::of_spki(&der, ends));
-        let key = key.ok_or_else(|| wrong("no point of P-256 is the value"))?;
+        let key = key.ok_or_else(|| wrong("no P-256 point is in the value"))?;
         if *key.id != *self.keyid {
             return Err(NotKeys::Registry(format!(
-                "the key that calls itself {:?} is {}",
+                "`keyid` {:?} does not match its key, whose id is {}",
                 self.keyid, key.id
             )));
         }
@@ -161,22 +162,22 @@ impl Described {
     }
 }
 
-/// A moment as registries write it (RFC 3339).
+/// Parses a moment as registries write it (RFC 3339).
 pub fn moment(text: &str) -> Option<Time> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(Time::from_millis)
 }
 
-/// Whether a signer is such a key, and no archive's.
+/// Whether `signer` is the id of a registry key, and not the identifier of an archive's signer.
 pub fn is_key_id(signer: &str) -> bool {
     signer.starts_with(ID)
 }
 
-/// [`ID`] and the digest of the key as SSH sends it: two names and the point, each behind its length.
+/// [`ID`] and the digest of the key in SSH's wire format: two names and the point, each preceded by its length.
 fn id_of(point: &[u8]) -> String {
     let mut hashing = Hashing::new(Algorithms::NONE.with(Algorithm::Sha256));
     for piece in [KIND.as_bytes(), b"nistp256", point] {
-        // The longest has 65 bytes.
+        // No overflow: the longest piece has 65 bytes.
         hashing.update(&u32::try_from(piece.len()).unwrap_or(u32::MAX).to_be_bytes());
         hashing.update(piece);
     }
@@ -187,10 +188,10 @@ fn id_of(point: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    /// The public registry's two keys: what it signs with, and what it signed with before.
+    /// The public registry's two keys: the current and the previous one.
     const DATA: &[u8] = include_bytes!("data/npm.json");
 
-    /// What each signed, as it was published: the key's id, `name@version:integrity`, the signature.
+    /// Published signatures by each key: the key's id, `name@version:integrity`, the signature.
     const SIGNED: [(&str, &str, &str); 3] = [
         (
             "SHA256:jl3bwswu80PjjokCgh0o2w5c2U4LhQAE57gj9cz1kzA",
@@ -268,9 +269,11 @@ mod tests {
     fn a_key_under_anothers_id_and_what_is_no_key_are_refused() {
         let text = String::from_utf8(DATA.to_vec()).unwrap();
         let refused = |text: &str| of_json(text.as_bytes()).unwrap_err().to_string();
-        assert!(refused(&text.replacen("SHA256:jl3b", "SHA256:jl3c", 1)).contains("calls itself"));
-        assert!(refused(&text.replacen("2025-01-29", "2025-13-29", 1)).contains("the end"));
-        // The point leaves the curve.
+        assert!(
+            refused(&text.replacen("SHA256:jl3b", "SHA256:jl3c", 1)).contains("does not match")
+        );
+        assert!(refused(&text.replacen("2025-01-29", "2025-13-29", 1)).contains("`expires`"));
+        // The point is not on the curve.
         assert!(refused(&text.replacen("BktUgg==", "BktUgA==", 1)).contains("P-256"));
         assert!(refused("{}").contains("keys endpoint"));
         assert!(refused(r#"{"keys": []}"#).contains(KIND));

@@ -1,12 +1,12 @@
-//! RSA keys that signatures name by file name, as apk has them.
+//! RSA keys that signatures refer to by file name, as in apk.
 //!
 //! ```text
-//! .SIGN.RSA256.<name>  ─▶  <name> looked up in a map  ─▶  RSASSA-PKCS1-v1_5 over the digest of what was signed
+//! .SIGN.RSA256.<name>  ─▶  <name> looked up in a map  ─▶  RSASSA-PKCS1-v1_5 over the digest of the signed bytes
 //! ```
 //!
-//! The name in a signature is an untrusted text from an archive. It is only ever compared with the names of files that were
-//! read when larder started, and never becomes a path. The map has the SHA-256 of each name, so that the keys that are
-//! compiled in can be listed without the addresses in their names.
+//! The name in a signature is untrusted text from an archive. It is only compared with the names of the key files that
+//! larder loaded, and never becomes a path. The map holds the SHA-256 of each name, so that larder can ship keys without
+//! the e-mail addresses in their names.
 //!
 //! Sources: RFC 8017 §8.2; RFC 5280 §4.1 (`SubjectPublicKeyInfo`), RFC 7468 §13; apk-tools' `apk-keys(5)`.
 
@@ -22,19 +22,19 @@ use sha2::{Digest as _, Sha256};
 use super::{About, Fault, Fingerprint, Keyring, Kind, Source};
 use crate::digest::hex;
 
-/// Alpine's keys: the SHA-256 of each one's name and what it is called here, then the key.
+/// Alpine's keys. Each has a line with the SHA-256 of its name and its display name, then the key in PEM.
 const ALPINE: &str = include_str!("data/alpine.pem");
 
 const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
 const END: &str = "-----END PUBLIC KEY-----";
 
-/// The longest name of a key, in bytes: what a file system allows.
+/// The maximum length of a displayed key name, in bytes: the longest file name that file systems allow.
 const MAX_NAME: usize = 255;
 
-/// What a signature is made over.
+/// The hash algorithm of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RsaHash {
-    /// SHA-1, as apk-tools 2 signs to this day.
+    /// SHA-1, which apk-tools 2 still signs with.
     Sha1,
     /// SHA-256.
     Sha256,
@@ -52,7 +52,7 @@ impl RsaHash {
     }
 }
 
-/// RSA keys by name. Two files of one name in two directories are two keys.
+/// RSA keys by name. Two files with the same name in two directories are two keys.
 #[derive(Debug, Default)]
 pub(super) struct RsaKeys {
     by_name: HashMap<[u8; 32], Vec<usize>>,
@@ -61,7 +61,7 @@ pub(super) struct RsaKeys {
 
 #[derive(Debug)]
 struct RsaKey {
-    /// What it is called here.
+    /// The display name.
     name: Box<str>,
     spki: Vec<u8>,
     fingerprint: Fingerprint,
@@ -70,19 +70,19 @@ struct RsaKey {
 
 /// Whether a `SubjectPublicKeyInfo` is an RSA key of at least 2048 bits.
 pub(super) fn is_usable(spki: &[u8]) -> bool {
-    // Any of the three schemes takes the same keys.
+    // All three schemes accept the same keys.
     ParsedPublicKey::new(RsaHash::Sha256.scheme(), spki).is_ok()
 }
 
 impl Keyring {
-    /// Adds the key in `pem`, under the name by which signatures name it: the name of its file.
+    /// Adds the key in `pem`, under the name that signatures use for it: the name of its file.
     pub(super) fn add_rsa(&mut self, pem: &[u8], name: &str, source: &Source) {
         if !self.rsa.read(pem, Sha256::digest(name).into(), name, source) {
             tracing::warn!(%source, "this key is left out: it is not of RSA, or too short");
         }
     }
 
-    /// Who made `signature` over `hashed`, by the name of the key that it gives.
+    /// The fingerprint of the key that made `signature` over `hashed`; `name` is the key name that the signature gives.
     pub fn verify_rsa(
         &self,
         name: &str,
@@ -112,7 +112,7 @@ impl Keyring {
         }
     }
 
-    /// Adds the keys compiled in.
+    /// Adds the compiled-in keys.
     pub(super) fn add_alpine(&mut self) {
         let source = Source::BuiltIn("Alpine".to_owned());
         for block in ALPINE.split_inclusive(END) {
@@ -131,12 +131,12 @@ impl Keyring {
 }
 
 impl RsaKeys {
-    /// How many there are.
+    /// The number of keys.
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// What people are told.
+    /// The descriptions of the keys for people.
     pub(super) fn about(&self) -> impl Iterator<Item = About> {
         self.all.iter().map(|key| About {
             kind: Kind::Apk,
@@ -165,7 +165,7 @@ impl RsaKeys {
     }
 }
 
-/// As much of an untrusted name as belongs in a text.
+/// An untrusted name, shortened and without control characters, for messages.
 fn shown(name: &str) -> String {
     name.chars().take(MAX_NAME).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
@@ -191,7 +191,8 @@ mod tests {
         let all: Vec<About> = keys.rsa.about().collect();
         assert_eq!(all.len(), ALPINE.matches(BEGIN).count());
         assert!(all.len() >= 18 && all.iter().all(|key| key.signer.0.len() == 64));
-        // A name that is not known and one that is, spelt as apk does: the second has a key to disagree with.
+        // An unknown name, and a known one spelt as apk does: for the known one, a key exists and the signature is
+        // invalid.
         let hashed = digest(&SHA256, b"x");
         let fault =
             |name: &str| keys.verify_rsa(name, RsaHash::Sha256, &hashed, &[0; 256]).unwrap_err();

@@ -1,11 +1,13 @@
-//! Whose signature it is, and whether it holds.
+//! Finds the signer of a document and verifies the signature.
 //!
-//! A signature names its maker by fingerprint, or in older ones by key id alone. Only keys so named are tried: a document
-//! with many signatures costs little. One good signature is enough, as for apt; all that hold are named, because archives
-//! sign with the old key and the new one while they change them, and the binding of a root needs the overlap.
+//! A signature names its issuer by fingerprint, or in older ones only by key id. Only the keys so named are tried, so
+//! that a document with many signatures is cheap to check. One valid signature is enough, as for apt. All valid signers
+//! are reported: during a key change, archives sign with the old and the new key, and the binding of a root needs that
+//! overlap.
 //!
-//! One that does not hold though its key is known spoils the document, whatever else it bears: gpgv and apt refuse it then,
-//! and whoever can add another document's signature on the way must not make larder keep what no client takes.
+//! If the key of one signature is known and the signature is invalid, the whole document is refused, as gpgv and apt
+//! do. Otherwise an attacker on the path who adds a signature of another document could make larder store a document
+//! that no client accepts.
 
 use pgp::composed::{Deserializable as _, DetachedSignature};
 use pgp::packet::{Signature, SignatureType};
@@ -15,10 +17,10 @@ use super::cleartext::Cleartext;
 use super::{Certificate, Fault, Fingerprint, Keyring, NotSigned, Place, Signed, policy};
 use crate::clock::Time;
 
-/// The most signatures of one document that are looked at. Debian's have three.
+/// The maximum number of signatures that are checked per document. Debian's have three.
 const MAX_SIGNATURES: usize = 32;
 
-/// The longest file of detached signatures, in bytes.
+/// The maximum length of a detached signature file, in bytes.
 const MAX_DETACHED: usize = 256 << 10;
 
 impl Keyring {
@@ -74,7 +76,7 @@ impl Keyring {
         Ok(Signed { signers, created })
     }
 
-    /// Who made a signature that counts.
+    /// The signer of a signature, if the signature counts.
     fn signer(
         &self,
         signature: &Signature,
@@ -91,7 +93,7 @@ impl Keyring {
             };
             match certificate.made((number, place), signature, kind, data, now) {
                 Ok(()) => found = Some(certificate.fingerprint()),
-                // A newer copy of the certificate may know what an older one does not.
+                // A newer copy of the certificate may contain a revocation that an older copy lacks.
                 Err(Fault::Revoked) => return Err(Fault::Revoked),
                 Err(other) => fault = Some(other),
             }
@@ -103,7 +105,7 @@ impl Keyring {
         }
     }
 
-    /// The keys that a signature names as its maker.
+    /// The keys that a signature names as its issuer.
     fn candidates(&self, signature: &Signature) -> Vec<Place> {
         let fingerprints = signature.issuer_fingerprint();
         let places = if fingerprints.is_empty() {
@@ -122,7 +124,7 @@ impl Keyring {
 }
 
 impl Certificate {
-    /// Whether its key at `place` made a signature that counts.
+    /// Whether the certificate's key at `place` made this signature and the signature counts.
     fn made(
         &self,
         (_, place): Place,
@@ -151,11 +153,11 @@ impl Certificate {
 }
 
 fn holds(signature: &Signature, key: &impl VerifyingKey, data: &[u8]) -> Result<(), Fault> {
-    // Of a kind that is not computed here nobody knows whether it holds.
+    // An unsupported key type or length makes verification fail too; that is reported as weak and not as a mismatch.
     signature.verify(key, data).map_err(|_| policy::check_key(key).err().unwrap_or(Fault::Mismatch))
 }
 
-/// The signatures in an armoured or binary file; what cannot be read is none.
+/// The signatures in an armoured or binary file. Parsing stops at the first unreadable one.
 fn read(file: &[u8]) -> Vec<Signature> {
     let Ok((signatures, _)) = DetachedSignature::from_reader_many_buf(file) else {
         return Vec::new();
@@ -167,7 +169,7 @@ fn read(file: &[u8]) -> Vec<Signature> {
         .collect()
 }
 
-/// Whom a signature names as its maker, for people.
+/// The issuer that a signature names, for messages.
 fn issuer(signature: &Signature) -> String {
     let by_fingerprint = signature.issuer_fingerprint().into_iter();
     let by_id = signature.issuer_key_id().into_iter();
@@ -175,5 +177,5 @@ fn issuer(signature: &Signature) -> String {
         .map(ToString::to_string)
         .chain(by_id.map(ToString::to_string))
         .next()
-        .map_or_else(|| "of nobody".to_owned(), |name| name.to_ascii_uppercase())
+        .map_or_else(|| "(none named)".to_owned(), |name| name.to_ascii_uppercase())
 }

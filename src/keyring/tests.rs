@@ -1,4 +1,4 @@
-//! Keys and signatures made on the spot: what counts, and each thing that must not, beside its control.
+//! Tests with keys and signatures made on the spot: what counts, and what must not count, each beside a control.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use rand::thread_rng;
 
 use super::*;
 
-/// When keys are made, in seconds, and when signatures are looked at.
+/// The creation time of keys, in seconds; `NOW` is when signatures are verified.
 const MADE: u32 = 1_767_225_600;
 const NOW: Time = Time::from_millis((MADE as i64 + 1_000_000) * 1000);
 
 const TEXT: &str = "Origin: x\nSuite: stable\n\n- dash\nlast";
 
-/// How a certificate differs from a sound one.
+/// How a certificate differs from a valid one.
 #[expect(clippy::struct_excessive_bools, reason = "each is one flaw")]
 #[derive(Clone, Copy, Default)]
 struct Flaws {
@@ -75,7 +75,7 @@ fn flags(sign: bool) -> SubpacketData {
     SubpacketData::KeyFlags(flags)
 }
 
-/// The public certificate of `key`, with its flaws.
+/// The public certificate of `key`, with the given flaws.
 fn certificate(key: &SignedSecretKey, flaws: Flaws) -> SignedPublicKey {
     let password = Password::empty();
     let (primary, public) = (&key.primary_key, key.primary_key.public_key());
@@ -199,7 +199,7 @@ fn verify(keyring: &Keyring, document: &str, now: Time) -> Result<Signed, NotSig
 }
 
 fn signed_with(flaws: Flaws, makes: Makes) -> Result<Signed, NotSigned> {
-    // rPGP itself makes no weak signature with an Ed25519 key.
+    // rPGP refuses to make a weak signature with an Ed25519 key.
     let weak = flaws.weak_certification || makes.hash == HashAlgorithm::Sha1;
     let key = params(if weak { KeyType::Rsa(2048) } else { KeyType::Ed25519Legacy });
     verify(&keyring(&certificate(&key, flaws)), &clear(&key, makes), NOW)
@@ -259,13 +259,13 @@ fn a_flipped_byte_and_a_stranger_are_told_apart() {
     let foreign = verify(&keys, &clear(&stranger, Makes::default()), NOW).unwrap_err();
     assert!(!foreign.is_forged(), "{foreign}");
     assert!(matches!(foreign.faults[..], [Fault::Unknown(_)]));
-    // One good signature is enough.
+    // One valid signature is enough.
     let foreign = clear(&stranger, Makes::default());
     let (_, signature) = foreign.split_once("-----BEGIN PGP SIGNATURE-----").unwrap();
     let both = format!("{document}-----BEGIN PGP SIGNATURE-----{signature}");
     assert!(verify(&keys, &both, NOW).is_ok());
     assert!(verify(&keys, &document, NOW).is_ok());
-    // One that does not hold is too many.
+    // One invalid signature by a known key refuses the document.
     let over_another = sign(&key, b"Suite: other", SignatureType::Text, Makes::default());
     let spoiled = verify(&keys, &format!("{document}{over_another}"), NOW).unwrap_err();
     assert!(spoiled.is_forged(), "{spoiled}");
@@ -289,7 +289,7 @@ fn what_expired_or_was_revoked_signs_no_more() {
     assert!(signed_with(subkey_revoked, Makes::default()).is_ok());
 }
 
-/// An older copy of a certificate must not bring a withdrawn key back.
+/// An older copy of a certificate must not restore a revoked key.
 #[test]
 fn a_revocation_in_any_copy_counts() {
     let key = params(KeyType::Ed25519Legacy);
@@ -316,7 +316,7 @@ fn a_subkey_signs_only_if_both_sides_say_so() {
 fn weak_hashes_odd_curves_and_odd_times_do_not_count() {
     for makes in [
         Makes { hash: HashAlgorithm::Sha1, ..Makes::default() },
-        // Older than its key, or of the future.
+        // Older than its key, or from the future.
         Makes { at: MADE - 1, ..Makes::default() },
         Makes { at: MADE + 1_200_000, ..Makes::default() },
         Makes { critical: true, ..Makes::default() },
@@ -341,7 +341,7 @@ fn a_detached_signature_is_over_the_exact_bytes() {
     let made = sign(&key, data, SignatureType::Binary, Makes::default());
     assert!(keys.verify_detached(data, made.as_bytes(), NOW).is_ok());
     assert!(keys.verify_detached(b"Origin: x\r\n", made.as_bytes(), NOW).is_err());
-    // A signature over a text is not one over a file: they read line ends differently.
+    // A text signature is not a binary signature: the two treat line ends differently.
     let text = sign(&key, data, SignatureType::Text, Makes::default());
     assert!(keys.verify_detached(data, text.as_bytes(), NOW).is_err());
     assert!(keys.verify_detached(data, b"", NOW).is_err());
@@ -359,7 +359,7 @@ fn the_keys_compiled_in_may_sign() {
         let subkeys = certificate.key.public_subkeys.iter();
         let mut signing = subkeys.map(|subkey| policy::subkey_signs(&certificate.key, subkey, now));
         let sign = primary.is_ok() || signing.any(|may| may.is_ok());
-        // The keys of 2012 certify themselves with SHA-1; nothing current is signed with them.
+        // The keys of 2012 certify themselves with SHA-1; no current archive is signed with them.
         let old = seconds_of(&certificate.key) < 1_400_000_000;
         assert!(sign || old, "{} {primary:?}", certificate.fingerprint());
     }
@@ -395,7 +395,7 @@ fn files_that_are_not_keys_are_named_and_left_out() {
     assert_eq!(about.user, "archive <archive@example.org>");
 }
 
-/// What a file is refused for, or how many keys it holds and whether there was more.
+/// The error that a file gives, or its number of keys and whether a part of it is damaged.
 fn contents_of(bytes: &[u8], name: &str) -> Result<(usize, bool), String> {
     let found = contents::read(bytes, name).map_err(|error| error.to_string())?;
     Ok((found.keys.len(), found.damaged))
@@ -412,7 +412,7 @@ fn what_is_in_a_file_is_told_by_its_bytes() {
     assert_eq!(said(&[binary.clone(), binary.clone()].concat()), Ok((2, false)));
     let both = format!("\u{feff}Schl\u{fc}ssel\n{armoured}\n{armoured}");
     assert_eq!(said(both.as_bytes()), Ok((2, false)));
-    // What is left of a file that was cut off is told apart from a whole one.
+    // A truncated file is reported as damaged.
     assert_eq!(said(&binary[..binary.len() - 1]), Ok((1, true)));
     let (whole, cut) = (armoured.as_str(), armoured.split_at(armoured.len() / 2).0);
     assert_eq!(said(format!("{whole}{cut}").as_bytes()), Ok((1, true)));
@@ -456,7 +456,7 @@ fn a_key_in_pem_is_a_registrys_or_alpines() {
     let found = contents::read(rsa.as_bytes(), "a@example.org-5261cecb.rsa.pub").unwrap();
     assert_eq!(found.keys[0].kind(), Kind::Apk);
     assert_eq!(&*found.keys[0].fingerprint().0, "a@example.org-5261cecb.rsa.pub");
-    // Its name is its identity, and becomes a file's.
+    // The name is the key's identity, and becomes the name of a stored file.
     for name in ["x", ".pub", "../a.rsa.pub", "a b.rsa.pub", "a.pem"] {
         assert!(contents_of(rsa.as_bytes(), name).unwrap_err().contains("file's name"), "{name}");
     }

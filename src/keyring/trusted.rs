@@ -1,7 +1,7 @@
-//! The keys in force.
+//! The trusted keys in force.
 //!
-//! A change swaps the whole keyring; who holds the old one keeps it. The count of changes says whether something was judged
-//! with other keys than today's: what an index says may then have changed without a byte of it.
+//! A change swaps the whole keyring; a caller that holds the old keyring keeps it. The number of changes tells whether
+//! an index was judged with other keys than today's: its claims may then change although its bytes did not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::Keyring;
 
-/// The keys in force. Clones share them.
+/// The trusted keys in force. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Trusted(Arc<Shared>);
 
@@ -21,24 +21,25 @@ struct Shared {
 }
 
 impl Trusted {
-    /// Puts `keys` in force.
+    /// Starts with `keys` in force.
     pub fn new(keys: Keyring) -> Self {
         Self(Arc::new(Shared { keys: ArcSwap::from_pointee(keys), changes: AtomicU64::new(0) }))
     }
 
-    /// The keys in force now.
+    /// The keyring in force now.
     pub fn get(&self) -> Arc<Keyring> {
         self.0.keys.load_full()
     }
 
-    /// Replaces them.
+    /// Replaces the keyring.
     pub fn set(&self, keys: Keyring) {
         self.0.keys.store(Arc::new(keys));
-        // Afterwards: who reads the count first and then the keys may judge once more than needed, never once too little.
+        // After the swap: a caller that reads the count first and then the keys may judge once too often, but never too
+        // rarely.
         self.0.changes.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// How often they were replaced. Read it before [`Trusted::get`].
+    /// How often the keyring was replaced. Read it before [`Trusted::get`].
     pub fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::Acquire)
     }

@@ -1,7 +1,7 @@
-//! Promise P3: what may be kept, what may be given, what is refused.
+//! Promise P3: decides which bodies larder stores, serves or refuses.
 //!
-//! [`judge`] compares what was received with everything that was promised. It alone makes a [`Verified`], and the store
-//! keeps nothing else. It has no effects: who asked it refetches, alarms and cuts.
+//! [`judge`] compares a received body with everything that was promised about it. Only [`judge`] makes a [`Verified`],
+//! and the store keeps nothing else. It has no side effects: its caller refetches, raises alarms and aborts transfers.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::proof::{Proof, Rank};
 use crate::received::Received;
 use crate::target::Target;
 
-/// Bytes with the proof for which they may be kept. Only [`judge`] makes one.
+/// Bytes with the proof for which they may be stored. Only [`judge`] makes one.
 #[derive(Debug)]
 pub struct Verified {
     received: Received,
@@ -21,56 +21,57 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// What was received.
+    /// The received response.
     pub fn received(&self) -> &Received {
         &self.received
     }
 
-    /// For what it may be kept.
+    /// The proof for which it may be stored.
     pub fn proof(&self) -> Proof {
         self.proof
     }
 
-    /// Taken apart, by the store that keeps it.
+    /// The received response, for the store that keeps it.
     pub fn into_received(self) -> Received {
         self.received
     }
 }
 
-/// Everything that is promised of a target, and what it is worth without a promise.
+/// Everything that is promised about a target, and the proof of a body about which nothing is promised.
 #[derive(Clone, Debug)]
 pub struct Expectation {
-    /// The digest that the URL names, and whether a mismatch refuses.
+    /// The digest that the URL names, and whether a mismatch with it refuses the body.
     pub named: Option<(Digest, bool)>,
     /// The promises of indexes, newest first.
     pub promises: Vec<Promise>,
-    /// What a body is worth of which nothing is promised.
+    /// The proof of a body about which nothing is promised.
     pub otherwise: Proof,
 }
 
 impl Expectation {
-    /// Nothing is promised.
+    /// An expectation without promises.
     pub fn nothing(otherwise: Rank) -> Self {
         Self { named: None, promises: Vec::new(), otherwise: Proof::of(otherwise) }
     }
 
-    /// Whether a mismatch would refuse the body: then a gap is kept.
+    /// Whether a mismatch would refuse the body. If so, a gap is kept: the tail of the body is withheld until it is
+    /// verified.
     pub fn binds(&self) -> bool {
         self.named.is_some_and(|(_, binds)| binds) || self.refusing().next().is_some()
     }
 
-    /// The promises by which a mismatch refuses. Older sets only excuse.
+    /// The promises whose mismatch refuses the body. Superseded snapshots only excuse a body.
     pub fn refusing(&self) -> impl Iterator<Item = &Promise> {
         self.binding()
             .filter(|promise| promise.is_current() && (promise.is_strong() || promise.is_unread()))
     }
 
-    /// Without the promises that cannot be compared, because their algorithm was not computed while the body came and the
-    /// body is not there any more: what was not computed is no mismatch.
+    /// This expectation without the promises that can no longer be compared: their algorithm was not computed while the
+    /// body arrived, and the body is gone. A digest that was not computed is not a mismatch.
     #[must_use]
     pub fn comparable(mut self, digests: &Digests) -> Self {
         let computed: Algorithms = digests.iter().map(Digest::algorithm).collect();
-        // A content that could not be read was looked at all the same.
+        // If the content could not be read, its digest is missing, and that is a mismatch.
         let looked = digests.fault().is_some();
         self.promises.retain(|promise| {
             let mut algorithms = promise.digests.iter().map(Digest::algorithm);
@@ -81,7 +82,7 @@ impl Expectation {
         self
     }
 
-    /// The digests that are needed to judge.
+    /// The algorithms needed to judge a body.
     pub fn algorithms(&self) -> Algorithms {
         self.named
             .iter()
@@ -91,20 +92,20 @@ impl Expectation {
             .collect()
     }
 
-    /// The promises of indexes that may speak for the target: they alone select, refuse and decide what is kept.
+    /// The promises of indexes with authority over the target. Only they select, refuse and decide what is stored.
     pub fn binding(&self) -> impl Iterator<Item = &Promise> {
         self.promises.iter().filter(|promise| promise.relation.binds())
     }
 
-    /// The promises of indexes that may not speak for the target, as they stand today: they confirm or alarm.
+    /// The current promises of indexes without authority over the target. They confirm or raise an alarm.
     fn elsewhere(&self) -> impl Iterator<Item = &Promise> {
         self.promises.iter().filter(|promise| {
             !promise.relation.binds() && promise.is_current() && !promise.is_unread()
         })
     }
 
-    /// A promise that may decide and could not be read: until it can, nothing is proven and nothing is refused. A digest
-    /// that the URL names, and that its protocol checks, needs no other promise.
+    /// A binding promise that could not be read. Until it can be read, nothing is proven and nothing refused. No other
+    /// promise is needed if the URL names a digest that its protocol checks.
     pub fn unread(&self) -> Option<&Promise> {
         if self.named.is_some_and(|(_, binds)| binds) {
             return None;
@@ -112,15 +113,15 @@ impl Expectation {
         self.binding().find(|promise| promise.is_unread())
     }
 
-    /// The same without what indexes elsewhere promise: what they say must not decide what is kept.
+    /// This expectation without the promises of indexes elsewhere, which must not decide what is stored.
     #[must_use]
     pub fn decided(&self) -> Self {
         let promises = self.binding().cloned().collect();
         Self { promises, ..*self }
     }
 
-    /// What these digests of `size` bytes, received earlier from the target's own origin, are worth today; `None` if a
-    /// promise speaks against them, or a newer set names other bytes.
+    /// The current proof of a body with these digests and `size` bytes, received earlier from the target's own origin.
+    /// `None` if a promise contradicts the body, or if a newer snapshot names other bytes.
     pub fn proof_of(&self, digests: &[Digest], size: u64) -> Option<Proof> {
         match self.find(digests, size, Time::from_millis(i64::MIN)) {
             Finding::Proven { proof, .. } => Some(proof),
@@ -128,27 +129,28 @@ impl Expectation {
         }
     }
 
-    /// Whether a promise that may decide vouches for a body with these digests today.
+    /// Whether a binding promise currently vouches, by a strong digest, for a body with these digests.
     pub fn vouches_for(&self, digests: &[Digest], size: u64) -> bool {
         let proof = self.decided().proof_of(digests, size);
         proof.is_some_and(|proof| proof.rank.is_strong())
     }
 
-    /// Whether a promise by which a mismatch refuses is lost in what is left of it to be compared.
+    /// Whether `comparable` lacks a promise whose mismatch refuses the body.
     pub fn binds_more_than(&self, comparable: &Self) -> bool {
         self.refusing().count() > comparable.refusing().count()
     }
 
-    /// What the newest promises that decide make of a body, whatever its URL names.
+    /// The proof that the newest binding promises give a body, regardless of a digest in its URL.
     pub fn vouched(&self, digests: &[Digest], size: u64) -> Proof {
         self.weigh(digests, size).best.unwrap_or(Proof::of(Rank::None))
     }
 
-    /// Compares a body's digests and length with everything that was promised. `asked` is when the request for it came:
-    /// an index that was not confirmed since then may be out of date, and does not refuse.
+    /// Compares a body's digests and length with everything that was promised. `asked` is the time of the client's
+    /// request: an index that was not confirmed since then may be out of date, and does not refuse.
     ///
-    /// Without a promise that binds, the body is worth what it is worth unpromised, and more if an index elsewhere confirms
-    /// it. That one elsewhere says otherwise is worth an alarm and changes nothing: anybody can publish an index.
+    /// Without a binding promise, the body has the proof `otherwise`, or a better one if an index elsewhere confirms
+    /// it. If an index elsewhere contradicts it, that raises an alarm and changes nothing: anybody can publish an
+    /// index.
     pub fn find(&self, digests: &[Digest], size: u64, asked: Time) -> Finding {
         let named = self.named.map(|(digest, binds)| (digests.contains(&digest), binds));
         if let (Some((false, true)), Some((digest, _))) = (named, self.named) {
@@ -182,7 +184,7 @@ impl Expectation {
         }
     }
 
-    /// Holds the promises that bind against a body.
+    /// Compares a body with the binding promises.
     fn weigh(&self, digests: &[Digest], size: u64) -> Weighed<'_> {
         let read = || self.binding().filter(|promise| !promise.is_unread());
         let current = read().filter(|promise| promise.is_current());
@@ -193,7 +195,7 @@ impl Expectation {
             .filter(|promise| decides(promise))
             .map(Promise::proof)
             .max_by_key(|proof| strength(*proof));
-        // One index may offer alternatives (npm's integrity); that one of them holds is no disagreement.
+        // One index may offer alternative digests (npm's integrity); if one of them matches, there is no disagreement.
         let alternative =
             |missed: &Promise| held().any(|other| other.by.number == missed.by.number);
         let mut missed = read().filter(|promise| !holds(promise, digests, size));
@@ -204,7 +206,7 @@ impl Expectation {
         }
     }
 
-    /// What a body is worth of which nothing that binds is promised: an index elsewhere may confirm it.
+    /// The proof of a body about which no index with authority promises anything. An index elsewhere may confirm it.
     fn risen(&self, digests: &[Digest], size: u64) -> Proof {
         if self.binding().next().is_some() {
             return self.otherwise;
@@ -214,8 +216,8 @@ impl Expectation {
         proofs.max_by_key(|proof| strength(*proof)).unwrap_or(self.otherwise)
     }
 
-    /// The first promise of an index elsewhere that the body breaks, if that index offers no alternative. A digest that was
-    /// not computed of the body is none.
+    /// The first promise of an index elsewhere that the body breaks, unless the body matches an alternative from that
+    /// index. A digest that was not computed is not broken.
     fn denied_elsewhere(&self, digests: &[Digest], size: u64) -> Option<Mismatch> {
         let breaks = |promise: &Promise| {
             promise.size.is_some_and(|promised| promised != size)
@@ -246,48 +248,48 @@ impl Expectation {
     }
 }
 
-/// Whether a body is what `promise` says.
+/// Whether a body matches `promise`.
 fn holds(promise: &Promise, digests: &[Digest], size: u64) -> bool {
     promise.size.is_none_or(|promised| promised == size)
         && promise.digests.iter().all(|digest| digests.contains(digest))
 }
 
-/// By what one proof is better than another; of equal ranks the one that says more of the bytes.
+/// The order of proofs: by rank, then by how much the proof tells about the bytes.
 fn strength(proof: Proof) -> (Rank, bool, bool) {
     (proof.rank, !proof.content, !proof.weak_hash)
 }
 
-/// What the promises that bind say of a body.
+/// The result of comparing a body with the binding promises.
 struct Weighed<'a> {
-    /// The best that the newest set of claims makes of them.
+    /// The best proof that the newest snapshot gives these bytes.
     best: Option<Proof>,
-    /// An older set names these bytes.
+    /// Whether an older snapshot names these bytes.
     older: bool,
-    /// The first promise that names other bytes, and whose index offers no alternative.
+    /// The first promise that names other bytes and whose index offers no matching alternative.
     missed: Option<&'a Promise>,
 }
 
-/// How a body compares with what was promised of it.
+/// The result of comparing a body with what was promised about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// It is what was promised, or nothing was promised.
+    /// The body is as promised, or nothing was promised.
     Proven {
-        /// What it is worth.
+        /// The body's proof.
         proof: Proof,
-        /// A promise that says otherwise and does not decide: worth an alarm.
+        /// A contradicting promise that does not decide; it raises an alarm.
         disagreement: Option<Mismatch>,
     },
-    /// It is not what the newest promises say, but nothing speaks against it that refuses: an older set of claims names
-    /// it, or only weak digests disagree.
+    /// The body differs from the newest promises, but none of these refuses it: an older snapshot names it, or only
+    /// weak digests disagree.
     Excused(Mismatch),
-    /// An index speaks against it that was not confirmed since the request came.
+    /// An index contradicts the body, but was not confirmed since the client's request.
     Doubted(Mismatch),
-    /// It is not what was promised.
+    /// The body is not what was promised.
     Refused(Mismatch),
 }
 
 impl Finding {
-    /// The same, and why there was no content to compare.
+    /// This finding, with the reason why there was no content to compare.
     #[must_use]
     pub fn because(mut self, fault: Option<&str>) -> Self {
         if let (
@@ -304,14 +306,14 @@ impl Finding {
     }
 }
 
-/// Why a body is not what was promised.
+/// How a body differs from what was promised.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mismatch {
-    /// Who promised what.
+    /// The promise, and the index that made it.
     pub promised: String,
-    /// What came.
+    /// What was received.
     pub came: String,
-    /// The index that promised it, where that may only alarm: whoever has one could have any number of them.
+    /// The index that made the promise, if it may only raise an alarm. Anybody can publish any number of such indexes.
     pub elsewhere: Option<Arc<Target>>,
 }
 
@@ -321,26 +323,26 @@ impl fmt::Display for Mismatch {
     }
 }
 
-/// What is to be done with a complete answer.
+/// What the caller must do with a complete response.
 #[derive(Debug)]
 pub enum Verdict {
-    /// It may be kept and given; a disagreeing promise is worth an alarm.
+    /// Store and serve it; a contradicting promise raises an alarm.
     Keep(Verified, Option<Mismatch>),
-    /// It may be given to who asked, and is not kept.
+    /// Serve it to the requesting client only, and do not store it.
     Give(Received, Option<Mismatch>),
-    /// Ask the index again, then judge again.
+    /// Revalidate the index, then judge again.
     Doubt(Received, Mismatch),
-    /// Neither kept nor given.
+    /// Neither store nor serve it.
     Refuse(Received, Mismatch),
 }
 
-/// Judges a complete answer; see [`Expectation::find`].
+/// Judges a complete response; see [`Expectation::find`].
 pub fn judge(received: Received, expected: &Expectation, asked: Time) -> Verdict {
     let digests: Vec<Digest> = received.body.digests.iter().copied().collect();
     let finding = expected.find(&digests, received.body.size, asked);
     match finding.because(received.body.digests.fault()) {
-        // One plain hop, and whoever sat beside it chose the bytes; only a digest in the request itself, or a
-        // signature, outweighs that.
+        // If one hop was plain HTTP, an attacker on the path may have chosen the bytes. Only a digest in the request
+        // itself or a signature outweighs that.
         Finding::Proven { proof, disagreement }
             if proof.rank == Rank::None
                 || received.plain && !matches!(proof.rank, Rank::SelfCertified | Rank::Signed) =>

@@ -13,7 +13,7 @@ fn digest(byte: u8) -> Digest {
     Digest::new(Algorithm::Sha256, &[byte; 32]).unwrap()
 }
 
-/// Reads no content.
+/// A content reader that always fails.
 struct Broken;
 
 impl crate::digest::Content for Broken {
@@ -150,7 +150,7 @@ fn what_was_not_computed_is_no_mismatch() {
     assert!(matches!(found(expected.clone()), Finding::Refused(_)));
     let comparable = expected.clone().comparable(&digests(None));
     assert_eq!(rank(&found(comparable)), Some(Rank::Pinned));
-    // A content that cannot be read was looked at: that it has no digest is a mismatch.
+    // Content that cannot be read was still examined: its missing digest is a mismatch.
     let mut of_content = expected;
     for promise in &mut of_content.promises {
         promise.digests = vec![Digest::new(Algorithm::Apk2Sha256, &[1; 32]).unwrap()];
@@ -192,7 +192,7 @@ fn a_matching_name_outranks_a_disagreeing_index() {
     ));
 }
 
-/// A signature over a broken digest proves nothing more than the digest does.
+/// A signature over a broken digest proves no more than the digest does.
 #[test]
 fn a_promise_with_a_signature_of_its_own_is_worth_that() {
     for (algorithm, expected) in
@@ -237,7 +237,7 @@ fn a_weak_digest_is_a_hint() {
     assert!(matches!(expected.find(&[digest(1)], 3, ASKED), Finding::Excused(_)));
 }
 
-/// A signature over an index is worth something in its own repository only.
+/// A signature over an index counts only in its own repository.
 #[test]
 fn a_signed_index_elsewhere_confirms_as_an_index_does() {
     let confirmed = |signed| {
@@ -249,7 +249,7 @@ fn a_signed_index_elsewhere_confirms_as_an_index_does() {
         rank(&expected.find(&[digest(1)], 3, ASKED))
     };
     assert_eq!(confirmed(false), Some(Rank::Indexed));
-    // One over the promise itself, as npm's registries give it, goes with it.
+    // A signature over the promise itself, as npm's registries make it, is valid in every index that repeats it.
     assert_eq!(confirmed(true), Some(Rank::Signed));
 }
 
@@ -283,7 +283,8 @@ fn says(relations: &'static [Relation]) -> impl Strategy<Value = Promise> {
 }
 
 proptest! {
-    /// Row 6 of issue 10: whatever indexes elsewhere say, and however many there are, they confirm or alarm.
+    /// Row 6 of issue 10: indexes without authority can only confirm or raise alarms, whatever and however many they
+    /// are.
     #[test]
     fn strangers_change_nothing_but_alarms_and_rises(
         own in proptest::collection::vec(says(&[Relation::InRoot, Relation::Declared]), 0..4),

@@ -1,4 +1,4 @@
-//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+//! Fuzz targets of apk: any bytes, and the properties that the results must have.
 
 use super::broken::Broken;
 use super::members::{Members, Sink};
@@ -9,11 +9,12 @@ use crate::claim::{Claim, ClaimSink, TooMany};
 use crate::digest::Content;
 use crate::target::{Root, Target};
 
-/// Any bytes as a file of gzip members: however they come, the raw bytes of all members are the file so far.
+/// Parses any bytes as a file of gzip members. However the bytes are split, the raw bytes of all members add up to the
+/// input so far.
 ///
 /// # Panics
 ///
-/// If a byte is lost or told twice, or if pieces change the answer.
+/// If a byte is lost or reported twice, or if the split changes the result.
 pub fn apk_members(bytes: &[u8]) {
     let split = |size: usize| {
         let (mut members, mut counted) = (Members::new(), Counted::default());
@@ -30,11 +31,11 @@ pub fn apk_members(bytes: &[u8]) {
     assert_eq!(split(1 << 16), split(7), "pieces change the answer");
 }
 
-/// Any bytes as a tar archive: what is given of a file is as long as its header says.
+/// Parses any bytes as a tar archive. Each file yields as many bytes as its header says.
 ///
 /// # Panics
 ///
-/// If it is not.
+/// If it yields more or fewer.
 pub fn apk_tar(bytes: &[u8]) {
     for size in [1 << 16, 100] {
         let (mut tar, mut lengths) = (Tar::new(), Lengths::default());
@@ -46,11 +47,12 @@ pub fn apk_tar(bytes: &[u8]) {
     }
 }
 
-/// Any bytes as an index: as the file, and as the text in it. Claims lie in the index's directory, or it is malformed.
+/// Parses any bytes as an index: as the file, and as the text in it. Every claim is within the index's directory,
+/// unless the index is malformed.
 ///
 /// # Panics
 ///
-/// If a claim leaves the directory.
+/// If a claim is outside the directory.
 pub fn apk_index(bytes: &[u8]) {
     let Some(at) = Target::from_url("https://example.org/main/x86_64/APKINDEX.tar.gz") else {
         return;
@@ -58,13 +60,13 @@ pub fn apk_index(bytes: &[u8]) {
     let root = Root::directory_of(&at);
     let _front = index::front(bytes);
     for signed in [true, false] {
-        // Malformed or read: both are answers.
+        // The result does not matter: both malformed and read are allowed.
         let _answer = index::read(bytes, &at, signed, &mut Within(&root));
     }
     let _answer = index::text(bytes, &at, &mut Within(&root));
 }
 
-/// Any bytes as a package: it has a content, or the reason why not.
+/// Parses any bytes as a package. It yields content digests or an error.
 pub fn apk_package(bytes: &[u8]) {
     let mut package = Box::new(Package::new());
     for piece in bytes.chunks(1000) {
@@ -95,7 +97,7 @@ impl Sink for Counted {
     }
 }
 
-/// How much of the file that comes is still to come.
+/// How many bytes of the current file are still to come.
 #[derive(Default)]
 struct Lengths(u64);
 
@@ -118,7 +120,7 @@ impl Files for Lengths {
     }
 }
 
-/// Holds that nothing outside the directory is spoken of, and nothing but packages.
+/// Asserts that every claim is about a package within the directory.
 struct Within<'a>(&'a Root);
 
 impl ClaimSink for Within<'_> {

@@ -1,14 +1,14 @@
-//! `APKINDEX.tar.gz`: who signed it, and what it says of each package.
+//! `APKINDEX.tar.gz`: its signatures, and its record of each package.
 //!
 //! ```text
-//! member 0    .SIGN.RSA.<key>, …                the signature, over every raw byte that follows this member
+//! member 0    .SIGN.RSA.<key>, …                the signatures, over every raw byte after this member
 //! member 1…   DESCRIPTION, APKINDEX             a tar
 //!
-//! APKINDEX    C:Q1<base64>  P:<name>  V:<version>  A:<architecture>  S:<length>  t:<when it was built>  …  an empty line
+//! APKINDEX    C:Q1<base64>  P:<name>  V:<version>  A:<architecture>  S:<length>  t:<build time>  …  an empty line
 //! ```
 //!
-//! The file is read twice, because nothing may be claimed before the signature is known: once for who signed it, once for
-//! its records. An index without a signature begins with member 1.
+//! The file is read twice, because nothing may be claimed before the signature is verified: the first pass reads the
+//! signatures, the second the records. An unsigned index begins with member 1.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -27,31 +27,32 @@ use crate::target::{Root, Target};
 
 const EXPECTED: &str = "v2 apk index";
 
-/// What any index may expand to, in bytes. The largest known has some 20 MiB.
+/// How far any index may expand, in bytes. The largest known has some 20 MiB.
 const FREE: u64 = 64 << 20;
 
-/// Beyond that, bytes out for each byte in; real indexes have four.
+/// Beyond [`FREE`], the maximum ratio of expanded to compressed bytes. Real indexes have four.
 const STEEPEST: u64 = 50;
 
-/// The longest expanded index, in bytes.
+/// The maximum length of an expanded index, in bytes.
 const LONGEST: u64 = 1 << 30;
 
-/// The most gzip members. Real indexes have two.
+/// The maximum number of gzip members. Real indexes have two.
 const MAX_MEMBERS: usize = 1024;
 
-/// The most packages. The largest repository has some 30,000.
+/// The maximum number of packages. The largest repository has some 30,000.
 const MAX_PACKAGES: u64 = 1 << 20;
 
-/// The longest line that is looked at, in bytes. Others, as lists of what a package provides, may be of any length.
+/// The maximum length of a line that larder parses, in bytes. Other lines, such as lists of what a package provides,
+/// may be of any length.
 const MAX_LINE: usize = 4096;
 
-/// What stands in front of an index, and what that is over.
+/// The signatures at the front of an index, and the hashes of the bytes that they sign.
 pub(super) struct Front {
     pub(super) signatures: Signatures,
     pub(super) hashed: Hashed,
 }
 
-/// Reads who says that they signed the index, and computes what they should have signed.
+/// Reads the signatures of the index, and hashes the bytes that they sign.
 pub(super) fn front(file: impl Read) -> Result<Front, Malformed> {
     let mut members = Members::new();
     let mut hashes = Hashes::new();
@@ -62,14 +63,14 @@ pub(super) fn front(file: impl Read) -> Result<Front, Malformed> {
             let read = members.update_one(bytes, &mut first);
             rest = read.map_err(|broken| broken.malformed(EXPECTED))?;
         }
-        // What the other members are does not matter here: the signature is over all of their bytes.
+        // The other members need no parsing here: the signature is over all of their raw bytes.
         hashes.update(rest);
         Ok(())
     })?;
     Ok(Front { signatures: first.signatures, hashed: hashes.finish() })
 }
 
-/// Reads the first member.
+/// Reads the first gzip member.
 struct First {
     tar: Tar,
     signatures: Signatures,
@@ -82,7 +83,7 @@ impl Sink for First {
     fn plain(&mut self, _: usize, bytes: &[u8]) -> Result<(), Broken> {
         self.expanded += bytes.len() as u64;
         self.tar.update(bytes, &mut self.signatures)?;
-        // A first member that holds no signatures is the index itself, and may be long.
+        // A first member without signatures is the index itself, and may be long.
         if self.signatures.lead() && self.expanded > MAX_MEMBER {
             return Err(Over { limit: MAX_MEMBER, unit: "expanded bytes of signatures" }.into());
         }
@@ -97,7 +98,7 @@ impl Sink for First {
     }
 }
 
-/// Reads the records of the index at `at`, whose first member holds signatures if `signed`.
+/// Reads the records of the index at `at`. `signed`: the first member holds the signatures.
 pub(super) fn read(
     file: impl Read,
     at: &Target,
@@ -113,7 +114,7 @@ pub(super) fn read(
     body.records.finish().map_err(broken)
 }
 
-/// Reads the text of an `APKINDEX` alone.
+/// Reads the text of an `APKINDEX` file without its archive.
 pub(super) fn text(text: &[u8], at: &Target, out: &mut dyn ClaimSink) -> Result<Census, Broken> {
     let mut records = Records::new(at, out);
     records.begin("APKINDEX", text.len() as u64)?;
@@ -122,7 +123,7 @@ pub(super) fn text(text: &[u8], at: &Target, out: &mut dyn ClaimSink) -> Result<
     records.finish()
 }
 
-/// What the signature is over.
+/// Reads the members that the signature covers.
 struct Body<'a> {
     signed: bool,
     tar: Tar,
@@ -156,7 +157,7 @@ impl Sink for Body<'_> {
     }
 }
 
-/// What is read of one package.
+/// The parsed fields of one package.
 #[derive(Default)]
 struct Record {
     name: Option<String>,
@@ -165,22 +166,22 @@ struct Record {
     size: Option<String>,
     checksum: Option<String>,
     built: Option<String>,
-    /// Whether anything stands in it.
+    /// Whether the record has any line.
     begun: bool,
 }
 
-/// Reads the lines of `APKINDEX`, of whatever length.
+/// Reads the lines of `APKINDEX`, which may be of any length.
 struct Records<'a> {
     at: &'a Target,
     root: Root,
     topic: Topic,
     out: &'a mut dyn ClaimSink,
-    /// Whether the file that comes is `APKINDEX`, and whether there was one.
+    /// Whether the current file of the archive is `APKINDEX`; and whether one was found.
     inside: bool,
     found: bool,
     line: Vec<u8>,
     record: Record,
-    /// What was said of each file: a second record must say the same.
+    /// A hash of the record of each file name: a second record of the same file must be equal.
     seen: HashMap<[u8; 32], [u8; 32]>,
     census: Census,
 }
@@ -249,7 +250,9 @@ impl<'a> Records<'a> {
             && shape::is_elsewhere(self.at, architecture)
         {
             let shown = start(architecture.as_bytes());
-            return Err(Broken::form(format!("a package of {shown} in another's directory")));
+            return Err(Broken::form(format!(
+                "a package of {shown} in another architecture's directory"
+            )));
         }
         self.census.packages += 1;
         if self.census.packages > MAX_PACKAGES {
@@ -277,7 +280,7 @@ impl<'a> Records<'a> {
                 return Err(Broken::form(format!("two different records of {shown}")));
             }
         }
-        // What cannot stand in one segment of a path is no file that a client could ask for.
+        // A name or version that cannot be part of one path segment names no file that a client could request.
         if !shape::is_name(name) || !shape::is_version(version) {
             return Ok(());
         }
@@ -293,7 +296,7 @@ impl<'a> Records<'a> {
 }
 
 impl Record {
-    /// Where the value of a field goes, if it is one that counts.
+    /// Where to put the value of a field, if larder uses the field.
     fn place(&mut self, field: Option<u8>) -> Option<&mut Option<String>> {
         Some(match field? {
             b'P' => &mut self.name,
@@ -344,7 +347,7 @@ impl Files for Records<'_> {
     }
 }
 
-/// The digest of a control part, as `C:` has it: `Q1` stood for SHA-1, and stands before longer ones as well.
+/// The digest of a control part from a `C:` field. The prefix `Q1` once meant SHA-1, but also precedes longer digests.
 fn checksum(text: &str) -> Option<Digest> {
     let encoded = text.strip_prefix("Q1").or_else(|| text.strip_prefix("Q2"))?;
     let raw = base64::decode(encoded)?;

@@ -1,33 +1,33 @@
-//! The gzip members of a file, told apart on its raw bytes.
+//! Splits a file into its gzip members, on its raw bytes.
 //!
-//! apk (v2) puts several gzip files one behind the other (RFC 1952 §2.2), and signs or names the *compressed* bytes of some
-//! of them: a decoder that only gives the text loses what the promise is about. So the borders are found here, while the
-//! bytes come, in memory that does not depend on the file:
+//! apk (v2) concatenates several gzip files (RFC 1952 §2.2), and signs or names the *compressed* bytes of some of them.
+//! A decoder that yields only the expanded text loses the bytes that were signed. So this module finds the member
+//! borders while the bytes arrive, in memory that does not depend on the file's size:
 //!
 //! ```text
 //! header 10 │ extra, name, comment, header CRC │ deflate │ CRC-32 4 │ length 4      then the next member, or the end
 //! ```
 //!
-//! A member counts only when its own check holds, because then every reader of it sees the same text.
+//! A member counts only if its own checksum is right, because then every decoder of it yields the same text.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
 use super::broken::Broken;
 use crate::ecosystem::bounded::Over;
 
-/// Takes what the members are made of.
+/// Receives the content of the members.
 pub(super) trait Sink {
-    /// Raw bytes of member `number`, counted from nought.
+    /// Raw bytes of member `number`, counted from 0.
     fn raw(&mut self, number: usize, bytes: &[u8]);
 
-    /// Text of member `number`.
+    /// Expanded bytes of member `number`.
     fn plain(&mut self, number: usize, bytes: &[u8]) -> Result<(), Broken>;
 
     /// Member `number` is complete and undamaged.
     fn end(&mut self, number: usize) -> Result<(), Broken>;
 }
 
-/// What a header begins with; the third byte says deflate, the only method there is.
+/// The first bytes of a header. The third is the compression method: deflate, the only one defined.
 const MAGIC: [u8; 3] = [0x1f, 0x8b, 8];
 
 /// Bits of the header's flags (RFC 1952 §2.3.1).
@@ -37,32 +37,32 @@ const NAME: u8 = 8;
 const COMMENT: u8 = 16;
 const RESERVED: u8 = 0xe0;
 
-/// The longest header, in bytes. A file name and a comment have no length of their own.
+/// The maximum length of a header, in bytes. The format bounds neither the file name nor the comment.
 const MAX_HEADER: u64 = 64 << 10;
 
-/// Text that is made at once, in bytes.
+/// The size of the output buffer, in bytes.
 const WINDOW: usize = 32 << 10;
 
-/// Where the next byte belongs.
+/// The part of the file to which the next byte belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// The first ten bytes of a header; so many are there.
+    /// The first ten bytes of a header; the number of bytes read.
     Header(usize),
     ExtraLength(usize),
     Extra(u16),
     Name,
     Comment,
-    /// The CRC of the header; so many bytes of it are missing.
+    /// The CRC of the header; the number of bytes still missing.
     HeaderCrc(u8),
     Deflate,
     Trailer(usize),
 }
 
-/// Splits a file that comes piece by piece.
+/// Splits a file that arrives in pieces.
 pub(super) struct Members {
     state: State,
     number: usize,
-    /// The fields of fixed length that are being read.
+    /// The bytes of a fixed-length part, as far as read.
     fixed: [u8; 10],
     flags: u8,
     header: u64,
@@ -85,12 +85,12 @@ impl Members {
         }
     }
 
-    /// How many members are complete.
+    /// The number of complete members.
     pub(super) fn complete(&self) -> usize {
         self.number
     }
 
-    /// Takes in the next bytes.
+    /// Takes the next bytes.
     pub(super) fn update(&mut self, mut bytes: &[u8], sink: &mut impl Sink) -> Result<(), Broken> {
         while !bytes.is_empty() {
             bytes = self.update_one(bytes, sink)?;
@@ -98,7 +98,7 @@ impl Members {
         Ok(())
     }
 
-    /// Takes in the next bytes, up to the end of a member; gives back the rest.
+    /// Takes the next bytes, up to the end of a member; returns the rest.
     pub(super) fn update_one<'a>(
         &mut self,
         mut bytes: &'a [u8],
@@ -123,7 +123,7 @@ impl Members {
         Ok(bytes)
     }
 
-    /// Whether the file may end here: how many members it has.
+    /// The number of members, if the file may end here.
     pub(super) fn finish(&self) -> Result<usize, Broken> {
         match self.state {
             State::Header(0) => Ok(self.number),
@@ -138,7 +138,7 @@ impl Members {
         }
     }
 
-    /// One byte of a header or of a trailer.
+    /// Takes one byte of a header or of a trailer.
     fn framing(&mut self, byte: u8) -> Result<(), Broken> {
         if !matches!(self.state, State::Trailer(_)) {
             self.header += 1;
@@ -186,7 +186,7 @@ impl Members {
         }
     }
 
-    /// The fixed part of a header is there.
+    /// Reads the flags, once the fixed part of a header is complete.
     fn begin(&mut self) -> Result<State, Broken> {
         let [_, _, _, flags, ..] = self.fixed;
         if flags & RESERVED != 0 {
@@ -196,7 +196,8 @@ impl Members {
         Ok(self.after(0))
     }
 
-    /// What follows the part of a header that `part` stands for; they come in the order of their flags, but for the CRC.
+    /// The state after the header part with the flag `part`. The parts come in the order of their flags, with the CRC
+    /// last.
     fn after(&self, part: u8) -> State {
         let next = [EXTRA, NAME, COMMENT]
             .into_iter()
@@ -210,7 +211,7 @@ impl Members {
         }
     }
 
-    /// Expands from `bytes`; says how many were taken.
+    /// Expands from `bytes`; returns how many bytes it consumed.
     fn inflate(&mut self, bytes: &[u8], sink: &mut impl Sink) -> Result<usize, Broken> {
         let before = (self.inflate.total_in(), self.inflate.total_out());
         let status = self
@@ -351,7 +352,7 @@ mod tests {
         }
         assert!(split(&[&whole[..], b"\0"].concat(), 64).is_err());
         assert!(split(&[&whole[..], &[0; 600]].concat(), 64).is_err());
-        // The checksum and the length of the second.
+        // The checksum and the length of the second member.
         for at in whole.len() - 8..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;

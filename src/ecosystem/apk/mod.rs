@@ -4,15 +4,16 @@
 //! key ─▶ APKINDEX.tar.gz ─▶ digest of a package's control part, length ─▶ control part ─▶ digest of its data ─▶ .apk
 //! ```
 //!
-//! `shape.rs` tells what a URL is; `members.rs` finds the gzip members that files are made of, `tar.rs` the files in them;
-//! `signature.rs` reads who signed, `index.rs` what an index says, `package.rs` whether a package's parts belong together.
+//! `shape.rs` classifies URLs; `members.rs` finds the gzip members of a file, `tar.rs` the files in them;
+//! `signature.rs` reads the signatures, `index.rs` the index, `package.rs` checks that a package's parts belong
+//! together.
 //!
-//! What is promised is a package's content and not its bytes: the signature in front of it is free. So digests of packages
-//! are of an algorithm of their own, which names no stored body; and while repositories name control parts by SHA-1, the
-//! proof says so (`weak-hash`).
+//! An index promises a package's content and not its bytes, because it does not cover the signature in front of the
+//! package. So package digests have algorithms of their own, which never name a stored body. While repositories name
+//! control parts by SHA-1, the proof is marked `weak-hash`.
 //!
-//! The format of apk-tools 3 (ADB) is recognised, and makes no claims: its indexes are revalidated, its packages kept as what
-//! their origin first served.
+//! The format of apk-tools 3 (ADB) is recognised but makes no claims: its indexes are revalidated, and its packages are
+//! pinned to what their origin first served.
 //!
 //! Sources: apk-v2(5), apk-package(5), apk-keys(5), and apk-tools' `extract_v2.c`, `sign.c`, `database.c`.
 
@@ -39,7 +40,7 @@ use package::{Package, Whole};
 
 const NAME: &str = "apk";
 
-/// How much of a file is read at once, in bytes.
+/// How much of a file to read at once, in bytes.
 const PIECE: usize = 64 << 10;
 
 /// apk repositories.
@@ -65,7 +66,7 @@ impl Ecosystem for Apk {
                 || file.ends_with(".adb") && shape::is_adb(start))
     }
 
-    /// A package is judged by the index beside it.
+    /// A package is judged by the index in its directory.
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
         let index = shape::index_of(at).filter(|_| shape::is_package(at));
         index.filter(|index| have.open(index).is_none()).into_iter().collect()
@@ -118,8 +119,9 @@ impl ContentDigests for Apk {
     }
 }
 
-/// Reads the claims of an index. Servers that take `.gz` for a content coding label it as one and send the same file, so
-/// that no coding is refused here: the signature is over the file, and what is not the file does not read as one.
+/// Reads the claims of an index. Some servers label a `.gz` file with a content coding although they send it unchanged,
+/// so no content coding is refused here. This is safe: the signature is over the file itself, and anything else does
+/// not parse as an index.
 fn of_index(
     doc: &Document<'_>,
     keys: &Keyring,
@@ -148,8 +150,8 @@ fn of_index(
     Ok(rank)
 }
 
-/// Reads a package's own signature. It proves the package under its own name and in the directory of its architecture:
-/// elsewhere it would be a replay.
+/// Reads a package's own signature. The signature counts only at a URL with the package's own name and in the directory
+/// of its architecture: anywhere else, it may be a replay.
 fn of_package(
     doc: &Document<'_>,
     keys: &Keyring,
@@ -206,7 +208,7 @@ fn pieces(
     }
 }
 
-/// As much of a hostile text as belongs in another.
+/// An untrusted text, shortened and without control characters, for messages.
 fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(120).collect()
 }

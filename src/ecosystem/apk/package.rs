@@ -1,15 +1,15 @@
-//! What an apk package (v2) holds, and whether its parts belong together.
+//! Parses an apk package (v2), and checks that its parts belong together.
 //!
 //! ```text
 //! member 0    .SIGN.RSA.<key>, …        the builder's signature, over the raw control part
-//! member 1    .PKGINFO, scripts         the control part: an index names its digest; it names the data's: datahash
-//! member 2    the files                 the data: its raw bytes have the SHA-256 that datahash is
+//! member 1    .PKGINFO, scripts         the control part: an index names its digest; its datahash names the data
+//! member 2    the files                 the data: the SHA-256 of its raw bytes is the datahash
 //! ```
 //!
-//! An index promises the digest of the control part and the length of the whole file. So a promise is kept when the control
-//! part has that digest, the data have the digest that the control part says, and nothing else is in the file but the
-//! signature in front, which no promise covers: two builders may sign the same package. A package that nobody signed begins
-//! with the control part.
+//! An index promises the digest of the control part and the length of the whole file. So a package matches if the
+//! control part has that digest, the data has the digest that the control part names, and the file contains nothing
+//! else but the signature in front. No promise covers that signature: two builders may sign the same package. An
+//! unsigned package begins with the control part.
 
 use aws_lc_rs::digest::{Context, SHA256};
 
@@ -20,17 +20,17 @@ use super::tar::{Files, Tar};
 use crate::digest::{Algorithm, Content, Digest};
 use crate::ecosystem::bounded::Over;
 
-/// The longest control part, expanded, in bytes: some lines and scripts.
+/// The maximum length of an expanded control part, in bytes. It holds some lines and scripts.
 const MAX_CONTROL: u64 = 64 << 20;
 
-/// The longest data, expanded, in bytes. Nothing of them is kept; they are expanded only to find where they end, and this
-/// ends a bomb after some ten seconds.
+/// The maximum length of the expanded data, in bytes. The data is not kept; it is expanded only to find its end. This
+/// limit stops a decompression bomb after some ten seconds.
 const MAX_DATA: u64 = 16 << 30;
 
-/// The longest `.PKGINFO`, in bytes.
+/// The maximum length of `.PKGINFO`, in bytes.
 const MAX_INFO: usize = 1 << 20;
 
-/// Reads a package that comes piece by piece.
+/// Reads a package that arrives in pieces.
 pub(super) struct Package {
     members: Members,
     parts: Parts,
@@ -40,12 +40,12 @@ pub(super) struct Package {
 /// A package whose parts belong together.
 pub(super) struct Whole {
     pub(super) signatures: Signatures,
-    /// The control part: its raw bytes.
+    /// The hashes of the control part's raw bytes.
     pub(super) control: Hashed,
     pub(super) info: Info,
 }
 
-/// What `.PKGINFO` says.
+/// The fields of `.PKGINFO`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Info {
     pub(super) name: String,
@@ -59,14 +59,14 @@ impl Package {
         Self { members: Members::new(), parts: Parts::new(), broken: None }
     }
 
-    /// Takes in the next bytes.
+    /// Takes the next bytes.
     pub(super) fn take(&mut self, bytes: &[u8]) {
         if self.broken.is_none() {
             self.broken = self.members.update(bytes, &mut self.parts).err();
         }
     }
 
-    /// The package, if it is one.
+    /// The package, if it is complete and consistent.
     pub(super) fn whole(self) -> Result<Whole, Broken> {
         if let Some(broken) = self.broken {
             return Err(broken);
@@ -104,16 +104,16 @@ impl Content for Package {
     }
 }
 
-/// What the members are made into.
+/// The state built from the members.
 struct Parts {
     signatures: Signatures,
-    /// Which member is the control part. Until the first has told what it is: the first.
+    /// Which member is the control part. It is assumed to be the first, until the first turns out to hold signatures.
     at: usize,
     tar: Tar,
     control: Hashes,
     data: Context,
     expanded: u64,
-    /// `.PKGINFO`, and whether it is coming now.
+    /// `.PKGINFO`, and whether its bytes are arriving now.
     info: Option<Vec<u8>>,
     inside: bool,
 }
@@ -173,7 +173,7 @@ impl Sink for Parts {
             return Err(Broken::form("it has a gzip member behind its data"));
         }
         if number == 0 && self.signatures.lead() {
-            // So this was not the control part: the next is.
+            // The first member held signatures, so the next one is the control part.
             self.at = 1;
             self.control = Hashes::new();
         }
@@ -222,8 +222,8 @@ impl Files for Parts {
 }
 
 impl Info {
-    /// Reads `key = value` lines. Two digests of the data would let two readers look at two things; two names are a name
-    /// that no file has.
+    /// Parses `key = value` lines. A second `datahash` is refused, because two parsers could then check different data.
+    /// Two names are joined to a name that no file has.
     fn read(text: &[u8]) -> Result<Self, Broken> {
         let text =
             std::str::from_utf8(text).map_err(|_| Broken::form("its .PKGINFO is no text"))?;

@@ -1,4 +1,4 @@
-//! What the URLs of apk's repositories look like.
+//! Recognises the URLs of apk repositories.
 //!
 //! ```text
 //! <repository>/<architecture>/APKINDEX.tar.gz                    the index (v2): revalidated
@@ -6,8 +6,8 @@
 //! <directory>/Packages.adb, <name>.adb                           an index of apk-tools 3
 //! ```
 //!
-//! The root is the index's directory: apk looks for packages nowhere else. Phones have `.apk` files too; without a revision
-//! in its name such a file counts only where an index names it.
+//! The root is the index's directory, because apk looks for packages nowhere else. Android packages are called `.apk`
+//! too, so a file without a revision in its name counts only if an index names it.
 //!
 //! Sources: apk-repositories(5), apk-package(5), apk-v2(5), apk-v3(5).
 
@@ -16,13 +16,13 @@ use crate::claim::Topic;
 use crate::ecosystem::{Artifact, Kind, Recognised, Resource, Shape, Variant};
 use crate::target::{Root, Target};
 
-/// The name of every index of version 2.
+/// The file name of every v2 index.
 pub(super) const INDEX: &str = "APKINDEX.tar.gz";
 
 /// The usual name of an index of apk-tools 3.
 const V3_INDEX: &str = "Packages.adb";
 
-/// What a request is.
+/// Classifies a request.
 pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
     let at = request.target;
     let resource = |kind| Resource { kind, root: Root::directory_of(at), variant: Variant::ONLY };
@@ -36,8 +36,8 @@ pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
         }
         _ => return Recognised::No,
     };
-    // apk asks for anything; who asks for a type of its own may mean a document of that type by the same name. npm's
-    // scoped packages have versions of any name.
+    // apk accepts any type. A client that accepts only a certain type may mean another document with the same name.
+    // npm's scoped packages have versions of any name.
     let scoped = at.path().contains("/@");
     if certain && !scoped && matches!(request.accept.trim(), "" | "*/*") {
         Recognised::Certain(resource(kind))
@@ -46,7 +46,7 @@ pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
     }
 }
 
-/// Under which a directory's claims are found.
+/// The topic of the claims of a directory.
 pub(super) fn topic(at: &Target) -> Topic {
     Topic::new(NAME, &Root::directory_of(at).to_string())
 }
@@ -57,12 +57,12 @@ pub(super) fn index_of(at: &Target) -> Option<Target> {
     Target::new(directory.origin, &format!("{}{INDEX}", directory.path)).ok()
 }
 
-/// Whether it may be a package.
+/// Whether a target may be a package.
 pub(super) fn is_package(at: &Target) -> bool {
     at.file_name().strip_suffix(".apk").is_some_and(|stem| !stem.is_empty())
 }
 
-/// An index of apk-tools 3 by any name.
+/// Whether a file name is that of an apk-tools 3 index, which may have any stem.
 fn is_v3_index(file: &str) -> bool {
     file.strip_suffix(".adb").is_some_and(|stem| !stem.is_empty())
 }
@@ -83,13 +83,13 @@ fn is_versioned(file: &str) -> bool {
     })
 }
 
-/// A package's name, as it may stand in a file's.
+/// Whether `name` may be a package's name in a file name.
 pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.' | b'_'))
 }
 
-/// A package's version, as it may stand in a file's name.
+/// Whether `version` may be a package's version in a file name.
 pub(super) fn is_version(version: &str) -> bool {
     !version.is_empty()
         && version
@@ -97,7 +97,7 @@ pub(super) fn is_version(version: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'~' | b'+'))
 }
 
-/// The architectures that Alpine has or had: a directory called so is that architecture's.
+/// The architectures that Alpine has or had. A directory with such a name holds that architecture only.
 const ARCHITECTURES: [&str; 11] = [
     "aarch64",
     "armhf",
@@ -112,7 +112,7 @@ const ARCHITECTURES: [&str; 11] = [
     "armel",
 ];
 
-/// Whether a package for `architecture` cannot be meant for the directory of `at`, because that is another's.
+/// Whether a package for `architecture` cannot belong in the directory of `at`, because that is another architecture's.
 pub(super) fn is_elsewhere(at: &Target, architecture: &str) -> bool {
     let root = Root::directory_of(at);
     let directory = root.path.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
@@ -120,7 +120,7 @@ pub(super) fn is_elsewhere(at: &Target, architecture: &str) -> bool {
     known(directory) && known(architecture) && directory != architecture
 }
 
-/// What an index of apk-tools 3 begins with: its data raw, deflated, or in another compression.
+/// Whether these are the first bytes of an apk-tools 3 file: raw, deflated, or in another compression.
 pub(super) fn is_adb(start: &[u8]) -> bool {
     matches!(start, [b'A', b'D', b'B', b'.' | b'd' | b'c', ..])
 }

@@ -1,8 +1,10 @@
-//! The signatures in front of an index or a package.
+//! The signatures at the front of an index or a package.
 //!
-//! The first gzip member holds `.SIGN.<kind>.<name of the key>` files and nothing else: no signature covers the member that it
-//! lies in, nor does any digest. apk reads what else stands there as part of the package or of the index, and then refuses the
-//! whole; so whoever may add to it on the way would spoil for good what is kept here. What they are over, whoever reads the rest tells. One that holds is enough; apk thinks so too.
+//! The first gzip member holds `.SIGN.<kind>.<name of the key>` files and nothing else. Neither a signature nor a
+//! digest covers this member. apk reads any other file in it as part of the package or index, and then refuses the
+//! whole file. So larder refuses it too: otherwise an attacker on the path could add a file and make larder store a
+//! body that no client accepts. The caller supplies the hashes of the signed bytes. One valid signature is enough, as
+//! for apk.
 
 use aws_lc_rs::digest::{Context, Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512};
 
@@ -12,16 +14,16 @@ use super::tar::{Files, Tar};
 use crate::ecosystem::bounded::Over;
 use crate::keyring::{Fault, Fingerprint, Keyring, NotSigned, RsaHash};
 
-/// What every signature's file begins with.
+/// The prefix of the names of signature files.
 const PREFIX: &str = ".SIGN.";
 
-/// The longest signature, in bytes, as apk-tools has it.
+/// The maximum length of a signature, in bytes, as in apk-tools.
 const MAX_SIGNATURE: u64 = 64 << 10;
 
-/// The most signatures of one file. Real ones have one; while a key is changed, two.
+/// The maximum number of signatures of one file. Real files have one, or two during a key change.
 const MAX_SIGNATURES: usize = 16;
 
-/// The longest text of a member of signatures, in bytes.
+/// The maximum expanded length of the member with the signatures, in bytes.
 pub(super) const MAX_MEMBER: u64 = 2 << 20;
 
 /// One `.SIGN.` file.
@@ -31,31 +33,31 @@ struct Signature {
     bytes: Vec<u8>,
 }
 
-/// The signatures of a file. Takes the files of its first member.
+/// The signatures of a file, collected from its first member.
 #[derive(Default)]
 pub(super) struct Signatures {
     all: Vec<Signature>,
-    /// Whether the first file is a signature: if not, the member is something else.
+    /// Whether the first file is a signature. If not, the member is not a signature member.
     leads: Option<bool>,
     taking: bool,
 }
 
-/// Who signed.
+/// The result of valid signatures.
 pub(super) struct Signed {
-    /// Each signer once.
+    /// The signers, each once.
     pub(super) signers: Vec<Fingerprint>,
-    /// Whether every signature that holds is over SHA-1.
+    /// Whether every valid signature is over SHA-1.
     pub(super) weak_hash: bool,
 }
 
 impl Signatures {
-    /// Whether the member whose files were taken is one of signatures.
+    /// Whether the member is a signature member.
     pub(super) fn lead(&self) -> bool {
         self.leads == Some(true)
     }
 
-    /// Whether the member ends as one of signatures does: `tar` is what came of it. Blocks of zeros would end for apk what
-    /// follows, too.
+    /// Checks the end of the member; `tar` is the state of its archive. Blocks of zeros are refused in a signature
+    /// member, because for apk they would also end the archive in the members that follow.
     pub(super) fn end_member(&self, tar: &Tar) -> Result<(), Broken> {
         tar.finish()?;
         if self.lead() && tar.is_over() {
@@ -64,7 +66,7 @@ impl Signatures {
         Ok(())
     }
 
-    /// Who signed what has the digests `hashed`.
+    /// Verifies the signatures over the bytes with the digests `hashed`.
     pub(super) fn judge(&self, hashed: &Hashed, keys: &Keyring) -> Result<Signed, NotSigned> {
         let mut signers = Vec::new();
         let mut weak_hash = true;
@@ -101,13 +103,15 @@ impl Files for Signatures {
         }
         let Some(signature) = signature else {
             let name = shown(name);
-            return Err(Broken::form(format!("a file stands among its signatures: {name:?}")));
+            return Err(Broken::form(format!(
+                "a file among its signatures is not a signature: {name:?}"
+            )));
         };
         let Some((kind, key)) = signature.split_once('.') else {
             return Ok(());
         };
         self.taking = true;
-        // Names are only ever looked up, never opened; one that is a path was made by somebody who hoped otherwise.
+        // Key names are only looked up and never opened as files. A name that is a path is an attempted attack.
         if key.is_empty() || key.contains(['/', '\\']) || key.chars().any(char::is_control) {
             let key = shown(key);
             return Err(Broken::form(format!("a signature names its key by a path: {key:?}")));
@@ -143,13 +147,13 @@ impl Files for Signatures {
     fn other(&mut self) -> Result<(), Broken> {
         self.leads.get_or_insert(false);
         if self.lead() {
-            return Err(Broken::form("something that is no file stands among its signatures"));
+            return Err(Broken::form("an entry among its signatures is not a file"));
         }
         Ok(())
     }
 }
 
-/// What a signature may be over, computed in one pass.
+/// Computes the hashes that a signature may be over, in one pass.
 #[derive(Clone)]
 pub(super) struct Hashes {
     sha1: Context,
@@ -157,7 +161,7 @@ pub(super) struct Hashes {
     sha512: Context,
 }
 
-/// The digests of what may be signed.
+/// The digests of the signed bytes.
 pub(super) struct Hashed {
     pub(super) sha1: Digest,
     pub(super) sha256: Digest,

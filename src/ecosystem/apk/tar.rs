@@ -1,32 +1,32 @@
-//! The files of a tar archive, while its bytes come.
+//! Parses a tar archive while its bytes arrive.
 //!
-//! Only what apk's own documents need: plain files by their short names. Extended headers (POSIX.1-2017 pax) are passed over
-//! like any other entry that is no file. The tar of a signature and that of a package's control part are cut: they end
-//! after the last file, without the blocks of zeros that end an archive.
+//! It supports only what apk's own documents need: plain files with short names. Extended headers (POSIX.1-2017 pax)
+//! are skipped like any other entry that is not a file. The archives of a signature and of a package's control part end
+//! after the last file, without the blocks of zeros at the end of a complete archive.
 
 use super::broken::Broken;
 
 const BLOCK: usize = 512;
 
-/// Takes the files of an archive.
+/// Receives the files of an archive.
 pub(super) trait Files {
-    /// A file begins.
+    /// The start of a file.
     fn begin(&mut self, name: &str, size: u64) -> Result<(), Broken>;
 
-    /// The next bytes of it.
+    /// The next bytes of the file.
     fn data(&mut self, bytes: &[u8]) -> Result<(), Broken>;
 
-    /// All of it has come.
+    /// The end of the file.
     fn end(&mut self) -> Result<(), Broken>;
 
-    /// An entry that is no plain file: a link, say, or a header that gives the next entry another name.
+    /// An entry that is not a plain file, such as a link or a header that renames the next entry.
     fn other(&mut self) -> Result<(), Broken> {
         Ok(())
     }
 }
 
 enum State {
-    /// So many bytes of a header are there.
+    /// The number of header bytes read.
     Header(usize),
     Data {
         left: u64,
@@ -34,11 +34,11 @@ enum State {
         is_file: bool,
     },
     Padding(u64),
-    /// The blocks of zeros.
+    /// After the blocks of zeros.
     Over,
 }
 
-/// Reads an archive that comes piece by piece.
+/// Parses an archive that arrives in pieces.
 pub(super) struct Tar {
     state: State,
     header: [u8; BLOCK],
@@ -49,7 +49,7 @@ impl Tar {
         Self { state: State::Header(0), header: [0; BLOCK] }
     }
 
-    /// Takes in the next bytes.
+    /// Takes the next bytes.
     pub(super) fn update(
         &mut self,
         mut bytes: &[u8],
@@ -105,12 +105,12 @@ impl Tar {
         }
     }
 
-    /// Whether the blocks of zeros have come that end an archive for good.
+    /// Whether the archive was ended by its blocks of zeros.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.state, State::Over)
     }
 
-    /// A header is complete.
+    /// Parses a complete header.
     fn begin(&self, files: &mut impl Files) -> Result<State, Broken> {
         if self.header.iter().all(|byte| *byte == 0) {
             return Ok(State::Over);
@@ -146,8 +146,8 @@ impl Tar {
         Ok(())
     }
 
-    /// POSIX.1-2017 ustar: a prefix, if there is one, stands before the name. GNU's headers, whose magic ends in blanks, have
-    /// times in its place.
+    /// The name in a POSIX.1-2017 ustar header: the prefix, if there is one, then the name. GNU's headers, whose magic
+    /// ends in blanks, have times in place of the prefix.
     fn name(&self) -> Result<String, Broken> {
         let text = |bytes| std::str::from_utf8(until_nul(bytes)).map_err(|_| damaged("a name"));
         let name = text(self.field(0, 100))?;
@@ -169,7 +169,8 @@ fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Octal digits, between blanks and zeros. Lengths beyond them (8 GiB) have a form of their own, which no document needs.
+/// Parses octal digits, surrounded by blanks and NULs. Larger lengths (from 8 GiB) have another encoding, which no apk
+/// document needs.
 fn octal(field: &[u8]) -> Option<u64> {
     let digits = std::str::from_utf8(until_nul(field)).ok()?.trim_matches(' ');
     if digits.is_empty() || !digits.bytes().all(|digit| matches!(digit, b'0'..=b'7')) {

@@ -1,4 +1,4 @@
-//! What apk's files claim, and each thing that must not count, beside its control.
+//! Tests of apk's claims: what counts, and what must not count, each beside a control.
 
 use std::sync::LazyLock;
 
@@ -15,13 +15,13 @@ use made::{Key, cut_tar, gzip, member, signed_index, tar};
 #[path = "../../../tests/it/world/apk.rs"]
 pub(super) mod made;
 
-/// Made once: a key takes its time.
+/// Made once, because generating a key is slow.
 static KEYS: LazyLock<[Key; 2]> = LazyLock::new(|| [Key::new("builder"), Key::new("stranger")]);
 
 const HTTPS: &str = "https://example.org/main/x86_64/APKINDEX.tar.gz";
 const HTTP: &str = "http://example.org/main/x86_64/APKINDEX.tar.gz";
 
-/// A keyring with the first key, or with both.
+/// A keyring with the first `many` keys.
 fn keyring(many: usize) -> Keyring {
     let mut keys = Keyring::new();
     for key in KEYS.iter().take(many) {
@@ -115,7 +115,7 @@ fn who_is_unknown_or_nobody_has_tls_for_a_voucher_at_most() {
             assert!(said.edition.unsigned.unwrap().contains(why));
         }
     }
-    // The control: the same file, and its key is known.
+    // The control: the same file, with a known key.
     assert_eq!(read(HTTP, &strange, &keyring(2)).unwrap().0, Rank::Signed);
 }
 
@@ -132,7 +132,7 @@ fn several_signatures_need_one_that_holds() {
     let both = signed(&[(&strange, &good), (&known, &good)]).unwrap();
     assert_eq!(both.0, Rank::Signed);
     assert!(matches!(signed(&[(&known, &bad)]), Err(Malformed::Forged(_))));
-    // A signature of one kind is none of another.
+    // A signature by one hash algorithm is not valid as one by another.
     let wrong = name("RSA512", &KEYS[0]);
     assert!(matches!(signed(&[(&wrong, &good)]), Err(Malformed::Forged(_))));
     let dsa = name("DSA", &KEYS[0]);
@@ -155,7 +155,8 @@ fn any_bit_of_what_is_signed_counts() {
     for end in [whole.len() - 1, whole.len() - 9, front.len() + 20] {
         assert!(read(HTTPS, &whole[..end], &keyring(1)).is_err(), "{end}");
     }
-    // In front of it: it no longer reads, or names or holds another signature, or it expands to the same.
+    // A change within the signature member: the member no longer parses, or gives another key name or signature, or
+    // expands to the same.
     let expanded = |front: &[u8]| {
         let mut text = Vec::new();
         flate2::read::GzDecoder::new(front).read_to_end(&mut text).map(|_| text).ok()
@@ -180,12 +181,12 @@ fn a_key_named_by_a_path_is_refused_aloud() {
     }
 }
 
-/// No signature and no digest covers the member that signatures lie in, and apk refuses the whole for what else is there.
+/// Neither a signature nor a digest covers the signature member, and apk refuses a file with anything else in it.
 #[test]
 fn nothing_but_signatures_stands_in_front() {
     let (rest, package) = (made::index(&records("Q1")), package("gear"));
     let over = [&package.control[..], &package.data].concat();
-    // A signature that holds, over an index or over a package, with this behind it.
+    // A valid signature over an index and one over a package, each followed in its member by `more`.
     let fronts = |more: &[u8]| {
         [&rest, &package.control].map(|signed| {
             let signature = KEYS[0].sign("RSA256", signed);
@@ -194,7 +195,7 @@ fn nothing_but_signatures_stands_in_front() {
         })
     };
     let mut link = cut_tar(&[("link", b"")]);
-    // The kind of the entry, and the checksum that this makes one greater than a nought's, which is a zero byte here.
+    // The entry's type and the header's checksum. The type was a zero byte, so the checksum changes.
     link[156] = b'2';
     let sum: u32 = link
         .iter()
@@ -209,7 +210,7 @@ fn nothing_but_signatures_stands_in_front() {
         (cut_tar(&[(".PKGINFO", b"pkgname = other\n")]), ".PKGINFO"),
         (cut_tar(&[("usr/bin/evil", b"")]), "usr/bin/evil"),
         (cut_tar(&[("APKINDEX", b"P:other\nV:1-r0\n\n")]), "APKINDEX"),
-        (link, "no file"),
+        (link, "not a file"),
         (vec![0; 1024], "end the whole archive"),
     ] {
         let [of_index, of_package] = fronts(&more);
@@ -231,7 +232,7 @@ fn hostile_records_make_no_claims_at_all() {
     let good = records("Q1");
     let index = |records: &str| made::index(records);
     assert_eq!(read(HTTPS, &index(&good), &keyring(0)).unwrap().1.claims.len(), 2);
-    // Twice the same is once.
+    // Equal records count once.
     let twice = index(&(good.clone() + &good));
     assert_eq!(read(HTTPS, &twice, &keyring(0)).unwrap().1.claims.len(), 2);
     let other = made::Package::new("gear", b"other content", &KEYS[0]).record("Q1", 7);
@@ -257,7 +258,7 @@ fn hostile_records_make_no_claims_at_all() {
         let told = refused(HTTPS, &file);
         assert!(told.contains(why), "{told}");
     }
-    // Names that are no file's are passed over; long lines of other fields are not looked at.
+    // Names that cannot be file names are skipped; long lines of unused fields are not parsed.
     let odd = good
         .replace("P:gear\n", "P:../../evil\n")
         .replace("T:A", &format!("T:{}", "A".repeat(90_000)));
@@ -294,7 +295,7 @@ fn a_package_has_a_content_while_its_parts_belong_together() {
     let package = package("gear");
     let content = digests(&package.file()).unwrap();
     assert_eq!(content.len(), 2);
-    // The signature in front is free: another, or none.
+    // The signature in front may be replaced or missing.
     let other =
         made::Package { signature: KEYS[1].member("RSA256", &package.control), ..package.clone() };
     let none = made::Package { signature: Vec::new(), ..package.clone() };
@@ -341,7 +342,7 @@ fn a_package_is_signed_by_itself_under_its_own_name() {
         let why = refused(&format!("http://example.org/{elsewhere}"), &package.file());
         assert!(why.contains("gear-1.0-r0.apk of x86_64"), "{why}");
     }
-    // Two names are no name, and change nothing where an index names the content.
+    // A package with two names is refused by its own signature, but an index may still name its content.
     let text = format!(
         "pkgname = evil\npkgname = gear\npkgver = 1.0-r0\narch = x86_64\ndatahash = {}\n",
         made::datahash(&package.data)

@@ -1,13 +1,13 @@
-//! Dates as Release files have them: RFC 1123, read with tolerance.
+//! Parses the dates of Release files: RFC 1123, with tolerance.
 //!
-//! Some archives pad the hour with a blank, and any of `UTC`, `GMT` and `+0000` may stand at the end (deb822(5) of apt).
+//! Some archives pad the hour with a blank, and the date may end with `UTC`, `GMT` or `+0000` (deb822(5) of apt).
 
 use crate::clock::Time;
 
 const MONTHS: [&str; 12] =
     ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/// `Sat, 21 Nov 2026 00:50:08 UTC`, the weekday not looked at.
+/// Parses `Sat, 21 Nov 2026 00:50:08 UTC`; the weekday is ignored.
 pub(super) fn parse(text: &str) -> Option<Time> {
     let mut words = text.split_whitespace();
     let _weekday = words.next()?.strip_suffix(',')?;
@@ -26,7 +26,7 @@ pub(super) fn parse(text: &str) -> Option<Time> {
         && matches!(zone, "UTC" | "GMT" | "Z" | "+0000")
         && words.next().is_none();
     if !sane {
-        // Before the sums: a number of any length may stand there.
+        // Checked before the arithmetic, because the numbers could overflow it.
         return None;
     }
     let days = days_since_epoch(year, i64::try_from(month).ok()? + 1, day);
@@ -34,7 +34,8 @@ pub(super) fn parse(text: &str) -> Option<Time> {
     Some(Time::from_millis(seconds * 1000))
 }
 
-/// Days from 1970-01-01 in the Gregorian calendar. The year begins in March here, so that the leap day is its last.
+/// Days from 1970-01-01 in the Gregorian calendar. The computation starts the year in March, so that the leap day is
+/// last.
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
     let days_before_month = (153 * month + 2) / 5;

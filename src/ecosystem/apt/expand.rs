@@ -1,7 +1,7 @@
-//! Compressed indexes, expanded in bounded memory and to a bounded size.
+//! Expands compressed indexes, in bounded memory and to a bounded size.
 //!
-//! What a file is, its first bytes say, not its name: an index under its own digest has no other. A bomb is what expands
-//! to far more than any real index does.
+//! The format is recognised by the first bytes and not by the name, because an index under a by-hash URL has no suffix.
+//! An index that expands far more than any real one is treated as a decompression bomb.
 
 use std::cell::Cell;
 use std::io::{self, BufReader, Read};
@@ -9,25 +9,26 @@ use std::rc::Rc;
 
 use crate::ecosystem::bounded::Over;
 
-/// What any index may expand to, in bytes.
+/// How far any index may expand, in bytes.
 const FREE: u64 = 64 << 20;
 
-/// Beyond that, bytes out for each byte in: the steepest real index (a translation) has 48.
+/// Beyond [`FREE`], the maximum ratio of expanded to compressed bytes. The highest ratio of a real index (a
+/// translation) is 48.
 const STEEPEST: u64 = 200;
 
-/// The longest expanded index. The longest that is read has some 100 MiB.
+/// The maximum length of an expanded index, in bytes. The longest real one that larder reads has some 100 MiB.
 const LONGEST: u64 = 4 << 30;
 
-/// The memory of an xz decoder: its dictionary is what the file demands, and `xz -9` demands 64 MiB.
+/// The memory limit of an xz decoder, in bytes. The file chooses the dictionary size; `xz -9` needs 64 MiB.
 const XZ_MEMORY: u64 = 256 << 20;
 
-/// The window of a zstd decoder, as a power of two: what `zstd` without `--ultra --long` stays below.
+/// The maximum window of a zstd decoder, as a power of two; `zstd` without `--ultra --long` stays below it.
 const ZSTD_WINDOW: u32 = 27;
 
-/// The bytes that tell the formats apart.
+/// How many bytes are needed to recognise the format.
 const MAGIC: usize = 6;
 
-/// Opens a file of any of the known compressions, or of none.
+/// Opens a file in any of the known compressions, or uncompressed.
 pub(super) fn expand<'a>(file: impl Read + 'a) -> io::Result<Expanded<'a>> {
     let taken = Rc::new(Cell::new(0));
     let mut file = Counted { inner: file, taken: Rc::clone(&taken) };
@@ -44,7 +45,8 @@ pub(super) fn expand<'a>(file: impl Read + 'a) -> io::Result<Expanded<'a>> {
             Box::new(liblzma::read::XzDecoder::new_stream(whole, stream))
         }
         [b'B', b'Z', b'h', ..] => Box::new(bzip2::read::MultiBzDecoder::new(whole)),
-        // The header of .lzma: the usual properties, and a dictionary of at least 64 KiB. No text has such bytes.
+        // The header of .lzma: the usual properties, and a dictionary of at least 64 KiB. Text never contains these
+        // bytes.
         [0x5d, 0, 0, ..] => {
             let stream = liblzma::stream::Stream::new_lzma_decoder(XZ_MEMORY)?;
             Box::new(liblzma::read::XzDecoder::new_stream(whole, stream))
@@ -81,7 +83,7 @@ impl Read for Expanded<'_> {
     }
 }
 
-/// Counts what is read.
+/// Counts the bytes that are read.
 struct Counted<R> {
     inner: R,
     taken: Rc<Cell<u64>>,

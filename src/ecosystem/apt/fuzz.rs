@@ -1,4 +1,4 @@
-//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+//! Fuzz targets of apt: any bytes, and the properties that the results must have.
 
 use std::io::Read as _;
 
@@ -8,14 +8,15 @@ use crate::claim::{Claim, ClaimSink, TooMany, Topic};
 use crate::keyring::{Cleartext, contents};
 use crate::target::{Root, Target};
 
-/// More than any input that a fuzzer makes unfolds to, less than what would slow it down.
+/// A limit on expansion: above what fuzz inputs expand to, and low enough to keep the fuzzer fast.
 const LIMIT: u64 = 1024 * 1024;
 
-/// Any bytes as an index, and as each of the compressions: claims under the archive's root, or malformed.
+/// Parses any bytes as an index, plain and compressed. Every claim is under the archive's root, unless the index is
+/// malformed.
 ///
 /// # Panics
 ///
-/// If a claim leaves the root.
+/// If a claim is outside the root.
 pub fn apt_index(bytes: &[u8]) {
     let Some(at) = Target::from_url("https://example.org/debian/dists/stable/main/Packages") else {
         return;
@@ -25,7 +26,7 @@ pub fn apt_index(bytes: &[u8]) {
     let places = Places { bases: vec![root.clone()], topic: Topic::new("apt", "debian") };
     for known in [true, false] {
         let mut out = Within(&root);
-        // Malformed or read: both are answers.
+        // The result does not matter: both malformed and read are allowed.
         let _answer = stanzas::read(bytes, &places, known, &mut out);
         if let Ok(plain) = expand::expand(bytes) {
             let _answer = stanzas::read(plain.take(LIMIT), &places, known, &mut out);
@@ -33,7 +34,7 @@ pub fn apt_index(bytes: &[u8]) {
     }
 }
 
-/// Any bytes as a clear-signed document, as what was signed in it, as a date and as keys.
+/// Parses any bytes as a clear-signed document, as its signed text, as a date and as keys.
 pub fn apt_release(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _read = release::Release::read(&text);
@@ -44,7 +45,7 @@ pub fn apt_release(bytes: &[u8]) {
     let _keys = contents::read(bytes, "fuzz.rsa.pub");
 }
 
-/// Holds that nothing outside the root is spoken of.
+/// Asserts that every claim is within the root and has a digest.
 struct Within<'a>(&'a Root);
 
 impl ClaimSink for Within<'_> {

@@ -1,16 +1,17 @@
 //! apt archives: the chain from a signature to the bytes of a package.
 //!
 //! ```text
-//! key ─▶ InRelease, or Release beside Release.gpg ─▶ digests of indexes ─▶ Packages, Sources ─▶ digests of files ─▶ .deb
+//! key ─▶ InRelease, or Release with Release.gpg ─▶ digests of indexes ─▶ Packages, Sources ─▶ digests of files ─▶ .deb
 //! ```
 //!
-//! `shape.rs` tells what a URL is; `release.rs` reads the text that was signed, `expand.rs` and `stanzas.rs` the indexes that
-//! it names. Every step hands on what the one before proved: the claims of a Packages are signed only if its own bytes are
-//! what a signed Release says. Without a known signer, TLS vouches for the archive's word, and over plain http nothing does.
+//! `shape.rs` classifies URLs; `release.rs` reads the signed text, `expand.rs` and `stanzas.rs` the indexes that it
+//! names. Each step passes on the rank proven by the step before: the claims of a Packages file are signed only if a
+//! signed Release names the digest of that file. Without a known signer, the claims rest on TLS; over plain HTTP, there
+//! are none.
 //!
-//! An index is fetched as `Packages.xz`, as `by-hash/SHA256/…` and so on. All of these are one index to its claims:
-//! `Packages` in the same directory. Where that may hold `Sources` too, the content of a file under its own digest says
-//! which of the two it is. The Release that lists the digest would say it as well, but only as long as it is the newest.
+//! An index is fetched as `Packages.xz`, as `by-hash/SHA256/…` and so on. For their claims, all of these are one index:
+//! `Packages` in the same directory. In a directory that may hold `Sources` too, the content of a by-hash file tells
+//! which of the two it is. The Release that lists the digest would tell it too, but only while it is the newest.
 //!
 //! Sources: the Debian repository format (wiki), apt-secure(8), apt's `acquire-item.cc`.
 
@@ -42,13 +43,13 @@ use stanzas::Places;
 
 const NAME: &str = "apt";
 
-/// The longest Release, in bytes: the largest known has less than 1 MiB.
+/// The maximum length of a Release, in bytes. The largest known has less than 1 MiB.
 const MAX_RELEASE: u64 = 16 << 20;
 
-/// The longest file of signatures, in bytes.
+/// The maximum length of a detached signature file, in bytes.
 const MAX_SIGNATURE: u64 = 256 << 10;
 
-/// The file of signatures beside a Release.
+/// The name of the detached signature of a Release.
 const SIGNATURE: &str = "Release.gpg";
 
 /// apt archives.
@@ -67,7 +68,8 @@ impl Ecosystem for Apt {
         shape::recognise(request)
     }
 
-    /// Only the Release documents tell: what lies beside them may be compressed, or of any shape.
+    /// Only the Release documents can be recognised by content. The other indexes may be compressed, or have any
+    /// format.
     fn confirm(&self, at: &Target, head: &Head, start: &[u8]) -> bool {
         head.status == hyper::StatusCode::OK
             && match at.file_name().as_str() {
@@ -77,7 +79,7 @@ impl Ecosystem for Apt {
             }
     }
 
-    /// A Release is read together with its signature, a package after the indexes that may name it.
+    /// A Release needs its detached signature; a package needs the indexes that may name it.
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
         if shape::is_file(at) {
             return wanted::of_file(at, have);
@@ -95,7 +97,7 @@ impl Ecosystem for Apt {
         keys: &Keyring,
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed> {
-        // A flat archive's index under its digest speaks for the directory of the index.
+        // For a flat archive's by-hash file, the root is the directory of the index, not the by-hash directory.
         let indexes = self.indexes_of(doc.at);
         let index = indexes.first().unwrap_or(doc.at);
         let root = shape::dists(doc.at).unwrap_or_else(|| Root::directory_of(index));
@@ -188,7 +190,7 @@ impl Snapshots for Apt {
         is_head(at)
     }
 
-    /// apt asks for InRelease first, and takes Release with its signature beside it where there is none.
+    /// apt requests InRelease first; if there is none, it requests Release and its detached signature.
     fn stand_in(&self, at: &Target) -> Option<Target> {
         beside(at, "Release").filter(|_| at.file_name() == "InRelease")
     }
@@ -208,7 +210,7 @@ impl Snapshots for Apt {
     }
 }
 
-/// Reads the claims of a Release whose text is `text`.
+/// Reads the claims of a Release; `text` is its signed text.
 fn of_release(
     doc: &Document<'_>,
     root: &Root,
@@ -244,7 +246,7 @@ fn of_release(
         date: release.date,
         valid_until: release.valid_until,
         expired_key,
-        // As they stand: which key a fingerprint means may be known only when that key is.
+        // Unchanged: larder may learn later which key a fingerprint belongs to.
         successors: release.signed_by.iter().map(|named| named.as_str().into()).collect(),
         ..Edition::default()
     });
@@ -254,7 +256,7 @@ fn of_release(
     Ok(rank)
 }
 
-/// Claims every index of a suite, under its name and, where the archive says so, under its digest.
+/// Claims every index of a suite, under its name and, if the archive supports by-hash, under its digests.
 fn name_members(
     at: &Target,
     root: &Root,
@@ -264,8 +266,8 @@ fn name_members(
     let own = Root::directory_of(at);
     let topic = shape::topic(at);
     for (path, member) in &release.members {
-        // Tools that run inside an archive list the Release that they are writing, and the one before it. What is signed by
-        // itself is the member of none.
+        // Tools that run inside an archive list the Release that they are writing, and the one before it. A document
+        // that carries its own signature is not a member of any Release.
         let member_at = stanzas::under(&own, path);
         let Some(target) = member_at.filter(|at| root.covers(at) && !proves_itself(at)) else {
             continue;
@@ -288,7 +290,8 @@ fn name_members(
     Ok(())
 }
 
-/// Reads the claims of a list of patches, which is called `list` where it is not called by its digest.
+/// Reads the claims of a list of patches. `list` is the URL of the list's `Index` file, also when it was fetched
+/// by-hash.
 fn of_patches(
     doc: &Document<'_>,
     list: &Target,
@@ -303,7 +306,7 @@ fn of_patches(
     Ok(rank)
 }
 
-/// What the claims of an index are worth that has no signature of its own.
+/// The rank of the claims of an index that has no signature of its own.
 fn rank_of(doc: &Document<'_>) -> Rank {
     match doc.proven {
         Rank::Signed => Rank::Signed,
@@ -321,7 +324,7 @@ fn rank_of(doc: &Document<'_>) -> Rank {
     }
 }
 
-/// Reads the claims of a Packages or Sources, or finds that it is neither.
+/// Reads the claims of a Packages or Sources file. The rank is [`Rank::None`] if the document is neither.
 fn of_stanzas(doc: &Document<'_>, root: &Root, out: &mut dyn ClaimSink) -> Result<Rank, Malformed> {
     let rank = rank_of(doc);
     if rank == Rank::None {
@@ -343,13 +346,13 @@ fn clear_signed(doc: &Document<'_>) -> Result<Cleartext, Malformed> {
     })
 }
 
-/// The signature beside a Release; empty if there is none.
+/// The detached signature of a Release; empty if there is none.
 fn signature(doc: &Document<'_>) -> Result<Vec<u8>, Malformed> {
     let stored = beside(doc.at, SIGNATURE).and_then(|at| doc.companions.open(&at));
     stored.map_or(Ok(Vec::new()), |mut stored| read(&mut stored, MAX_SIGNATURE))
 }
 
-/// What the signature beside a Release makes of it. Without one it is unsigned.
+/// Verifies the detached signature of a Release. Without a signature, the Release is unsigned.
 fn keys_of(
     signature: &[u8],
     text: &[u8],
@@ -362,7 +365,7 @@ fn keys_of(
     keys.verify_detached(text, signature, doc.now)
 }
 
-/// Claims the signature that verified: the two are one generation, and of use only together.
+/// Claims the valid detached signature: it and the Release are one snapshot, and usable only together.
 fn name_signature(
     release: &Target,
     signature: &[u8],

@@ -1,7 +1,8 @@
-//! `Packages.diff/Index`: the patches that lead from older versions of an index to the current one.
+//! `Packages.diff/Index`: the patches from older versions of an index to the current one.
 //!
-//! What is fetched is named by `SHA256-Download` (or `SHA512-Download`), compressed; the other lists describe what comes
-//! out. A patch keeps its name and its bytes, so that a claim is all that it needs to be kept.
+//! The `SHA256-Download` (or `SHA512-Download`) list names the compressed files that apt downloads; the other lists
+//! describe the uncompressed patches and results. A patch never changes under its name, so a claim is enough to store
+//! it.
 //!
 //! Source: the Debian repository format (wiki), "indices acquisition via pdiffs"; apt's `acquire-item.cc`.
 
@@ -13,7 +14,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::Malformed;
 use crate::target::{Root, Target};
 
-/// The most patches of one index. Debian keeps 56.
+/// The maximum number of patches for one index. Debian keeps 56.
 const MAX_PATCHES: usize = 4096;
 
 /// Whether this is the list of an index's patches.
@@ -61,7 +62,7 @@ fn listed(text: &str) -> Result<Patches<'_>, Malformed> {
     Ok(patches)
 }
 
-/// ` <hex> <size> <name>`.
+/// Parses ` <hex> <size> <name>`.
 fn patch<'a>(
     patches: &mut Patches<'a>,
     algorithm: Algorithm,

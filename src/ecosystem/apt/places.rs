@@ -1,14 +1,14 @@
-//! Where the documents of an archive lie, seen from one of them.
+//! The locations of an archive's documents, relative to one of them.
 
 use super::shape;
 use crate::digest::{Algorithm, Digest};
 use crate::target::{Root, Scheme, Target};
 
-/// The most directories above a flat archive in which its files are looked for.
+/// The maximum number of directories to consider, from a directory upwards.
 const MAX_ANCESTORS: usize = 8;
 
-/// What the names in an index may be relative to: the archive's root; for a flat archive each directory above it too, where
-/// they confirm and no more.
+/// The directories that names in an index may be relative to: the archive's root. For a flat archive, also each
+/// directory above it, where claims can only confirm.
 pub(super) fn bases(at: &Target, root: &Root) -> Vec<Root> {
     if shape::dists(at).is_some() {
         return vec![root.clone()];
@@ -31,8 +31,8 @@ pub(super) fn is_stanzas(at: &Target) -> bool {
     matches!(at.file_name().as_str(), "Packages" | "Sources")
 }
 
-/// Whether this is the Release of a suite or of a flat archive. Those beside a Packages describe their directory, name
-/// nothing and are signed by nobody.
+/// Whether this is the Release of a suite or of a flat archive. A Release next to a Packages file only describes its
+/// directory: it names no files and is not signed.
 pub(super) fn is_head(at: &Target) -> bool {
     let above = at.path().rsplit('/').nth(1).unwrap_or_default();
     matches!(at.file_name().as_str(), "InRelease" | "Release")
@@ -40,8 +40,8 @@ pub(super) fn is_head(at: &Target) -> bool {
         && !above.starts_with("binary-")
 }
 
-/// Whether this is a head or the file of its signatures: what proves either is a key, and no index that lists it. The
-/// `Release` of a directory of packages is described by the suite's like everything else there.
+/// Whether this is a root Release or its detached signature. Only a key proves these two; an index that lists them does
+/// not. The `Release` of a directory of packages is listed in the suite's Release like any other member.
 pub(super) fn proves_itself(at: &Target) -> bool {
     match at.file_name().as_str() {
         super::SIGNATURE => beside(at, "Release").is_some_and(|release| is_head(&release)),
@@ -58,7 +58,7 @@ pub(super) fn directory(at: &Target) -> Root {
     Root::directory_of(at)
 }
 
-/// Where an archive has the index in `directory` whose digest this is.
+/// The by-hash URL of the index in `directory` with this digest; `None` for algorithms without by-hash URLs.
 pub(super) fn by_hash_url(directory: &Root, digest: &Digest) -> Option<Target> {
     let algorithm = match digest.algorithm() {
         Algorithm::Sha256 => "SHA256",
@@ -84,7 +84,7 @@ pub(super) fn suite(release: &Target) -> Option<&str> {
     Some(suite)
 }
 
-/// The Releases that may name an index: one of each directory from its own up to the suite's.
+/// The Releases that may name an index: those in each directory from the index's own up to the suite's.
 pub(super) fn parents(index: &Target) -> Vec<Target> {
     let floor = shape::dists(index)
         .map_or_else(|| directory(index).path.len(), |root| root.path.len() + "dists/".len() + 1);

@@ -1,10 +1,10 @@
-//! Release files: which indexes an archive has, and what their digests are.
+//! Parses Release files: the indexes of an archive, and their digests.
 //!
-//! The text is what was signed (`InRelease`), or the file itself beside its signature. Fields come one to a line; a line
-//! that begins with a blank continues the field above. A field that stands twice could be read in two ways, and makes the
-//! whole document malformed.
+//! The text is the signed text of `InRelease`, or a `Release` file with a detached signature. Each field is one line; a
+//! line that begins with a blank continues the field above. A repeated field is ambiguous, and makes the whole document
+//! malformed.
 //!
-//! Source: the Debian repository format (wiki), `apt-secure`(8); MD5 and SHA-1 are not read, as apt does not.
+//! Sources: the Debian repository format (wiki), `apt-secure`(8). MD5 and SHA-1 are ignored, as in apt.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,22 +13,22 @@ use crate::clock::Time;
 use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::Malformed;
 
-/// The most indexes of one suite: four times as many as the largest known has.
+/// The maximum number of indexes of one suite: four times as many as the largest known suite has.
 const MAX_MEMBERS: usize = 65_536;
 
-/// The most keys that may sign the next one.
+/// The maximum number of keys in `Signed-By`.
 const MAX_SIGNERS: usize = 32;
 
-/// What a Release says.
+/// The parsed fields of a Release.
 #[derive(Debug, Default)]
 pub(super) struct Release {
     pub(super) date: Option<Time>,
     pub(super) valid_until: Option<Time>,
     pub(super) suite: Option<String>,
     pub(super) codename: Option<String>,
-    /// Who may sign the next one: fingerprints, as they stand.
+    /// The fingerprints of the keys that may sign the next Release, unchanged.
     pub(super) signed_by: Vec<String>,
-    /// Whether its indexes can be had under their digests.
+    /// Whether the archive serves its indexes under by-hash URLs.
     pub(super) by_hash: bool,
     /// The indexes, by their paths below the Release's directory.
     pub(super) members: BTreeMap<String, Member>,
@@ -54,9 +54,9 @@ impl Release {
                 }
                 continue;
             }
-            // One paragraph is all there is; what stands behind it would be read by some and not by others.
+            // A Release is one paragraph. Some parsers would read text after an empty line, and some would not.
             if line.trim().is_empty() {
-                return Err(shape("an empty line stands in it".to_owned()));
+                return Err(shape("it contains an empty line".to_owned()));
             }
             let Some((field, value)) = line.split_once(':') else {
                 return Err(shape(format!("a line without a colon: {}", start(line))));
@@ -87,7 +87,7 @@ impl Release {
         Ok(release)
     }
 
-    /// ` <hex> <size> <path>`.
+    /// Parses ` <hex> <size> <path>`.
     fn member(&mut self, algorithm: Algorithm, line: &str) -> Result<(), Malformed> {
         let mut words = line.split_whitespace();
         let (Some(hex), Some(size), Some(path), None) =
@@ -114,19 +114,19 @@ impl Release {
         Ok(())
     }
 
-    /// Whether it is the Release of `suite`, the path behind `dists/`. One that has neither name fits every suite of its
-    /// archive, as `apt-ftparchive` makes it where nobody tells it a name: apt warns and takes it. Another archive's is
-    /// told by who signed it.
+    /// Whether this is the Release of `suite`, the path after `dists/`. A Release without Suite and Codename matches
+    /// every suite of its archive: `apt-ftparchive` makes such files if not configured otherwise, and apt warns but
+    /// accepts them. A Release of another archive is detected by its signer.
     pub(super) fn is_of(&self, suite: &str) -> bool {
         let names: Vec<&str> =
             [&self.suite, &self.codename].into_iter().flatten().map(String::as_str).collect();
-        // Some archives put a part behind the suite: `buster/updates` was Debian's.
+        // Some archives append a part to the suite: Debian had `buster/updates`.
         let first = suite.split('/').next().unwrap_or(suite);
         names.is_empty() || names.contains(&suite) || names.contains(&first)
     }
 }
 
-/// `Signed-By`: separated by commas or blanks; `!` behind one means exactly that key.
+/// Parses `Signed-By`: separated by commas or blanks. A trailing `!` (exactly this key) is dropped.
 fn fingerprints(value: &str) -> Vec<String> {
     value
         .split([',', ' ', '\t'])
@@ -144,7 +144,7 @@ fn shape(found: String) -> Malformed {
     Malformed::Shape { expected: "Release file", found }
 }
 
-/// As much of a hostile line as belongs in a text.
+/// An untrusted line, shortened and without control characters, for messages.
 fn start(line: &str) -> String {
     line.chars().take(80).filter(|c| !c.is_control()).collect()
 }

@@ -1,15 +1,16 @@
-//! What the URLs of apt archives look like.
+//! Recognises the URLs of apt archives.
 //!
 //! ```text
 //! <root>/dists/<suite…>/InRelease, Release, …       the archive's indexes: revalidated
-//! <root>/dists/…/by-hash/SHA256/<64 hex>            an index under its own digest, as the protocol demands
+//! <root>/dists/…/by-hash/SHA256/<64 hex>            an index under its own digest, as the protocol defines
 //! <root>/pool/…/<name>_<version>_<arch>.deb         a package
-//! <dir>/InRelease, Packages.gz, …                   a flat archive: likely, until its InRelease was seen
+//! <dir>/InRelease, Packages.gz, …                   a flat archive: likely, until its InRelease was read
 //! <dir>/<name>_<version>.dsc, …                     a source package there: likely, until an index names it
 //! ```
 //!
-//! The root of an archive is what precedes its last `/dists/` or `/pool/`; of a flat one the directory itself, because a
-//! tenant of a host must not speak for the rest of it. `by-hash` below MD5 or SHA-1 proves nothing, and is unknown here.
+//! The root of an archive is the path before its last `/dists/` or `/pool/`. The root of a flat archive is its
+//! directory, so that one tenant of a host has no authority over the rest of the host. `by-hash` with MD5 or SHA-1
+//! proves nothing, and is not recognised.
 //!
 //! Sources: the Debian repository format (wiki), deb-version(7), Debian policy §5.6.12, apt's `acquire-item.cc` for by-hash.
 
@@ -19,7 +20,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::{Artifact, Kind, Named, Recognised, Resource, Shape, Variant};
 use crate::target::{Root, Target};
 
-/// What a request is.
+/// Classifies a request.
 pub(super) fn recognise(request: &Shape<'_>) -> Recognised {
     let at = request.target;
     let resource = |kind, root| Resource { kind, root, variant: Variant::ONLY };
@@ -51,8 +52,8 @@ pub(super) fn is_file(at: &Target) -> bool {
     is_binary(&file) || is_source(&file) && pool(at).is_some()
 }
 
-/// Under which an archive's claims are found. A package's path does not always tell its archive's root, so that all
-/// archives of an origin meet here.
+/// The topic of an archive's claims. A package's path does not always tell its archive's root, so all archives of an
+/// origin share one topic.
 pub(super) fn topic(at: &Target) -> Topic {
     Topic::new(NAME, &at.origin().to_string())
 }
@@ -69,9 +70,8 @@ pub(super) fn by_hash(path: &str) -> Option<(&str, Digest)> {
     Some((directory, Digest::from_hex(algorithm, hex)?))
 }
 
-/// The indexes with claims that may lie in a directory of an archive, under their digests: in one of binary packages, in
-/// one of sources, beside patches (Debian's archives have their list under its digest too), and in one that may be a flat
-/// archive's.
+/// The indexes with claims that a directory may hold under by-hash URLs. The cases are a directory of sources, one of
+/// patches (Debian serves its list by-hash too), one of binary packages, and one that may be a flat archive.
 pub(super) fn indexes_in(directory: &str) -> &'static [&'static str] {
     match directory.rsplit('/').next().unwrap_or_default() {
         "source" => &["Sources"],
@@ -86,7 +86,7 @@ pub(super) fn archive_root(at: &Target) -> Option<Root> {
     dists(at).or_else(|| pool(at))
 }
 
-/// What precedes the last `/dists/` that has a suite behind it.
+/// The root before the last `/dists/` that is followed by a suite.
 pub(super) fn dists(at: &Target) -> Option<Root> {
     let (prefix, rest) = at.path().rsplit_once("/dists/")?;
     let (suite, _) = rest.split_once('/')?;
@@ -97,8 +97,8 @@ fn pool(at: &Target) -> Option<Root> {
     Some(Root::at(at, at.path().rfind("/pool/")?))
 }
 
-/// `<name>_<version>_<architecture>.deb`. A version begins with a digit (Debian policy §5.6.12), so that
-/// `tool_current_amd64.deb`, which is remade in place, is none.
+/// Matches `<name>_<version>_<architecture>.deb`. A version begins with a digit (Debian policy §5.6.12), so that
+/// `tool_current_amd64.deb`, which is replaced in place, does not match.
 fn is_binary(file: &str) -> bool {
     let stem = [".deb", ".udeb", ".ddeb"].iter().find_map(|end| file.strip_suffix(end));
     let Some((name, rest)) = stem.and_then(|stem| stem.split_once('_')) else {
@@ -113,8 +113,8 @@ fn is_binary(file: &str) -> bool {
         && architecture.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
 }
 
-/// Whether this may be a part of a source package in a flat archive, which has no pool: an index must say so. Other
-/// ecosystems have archives of the same shape, so that only what is Debian's by its ending counts, or by its compression.
+/// Whether this may be a part of a source package in a flat archive, which has no pool; an index must confirm it. Other
+/// ecosystems have archives with similar names, so only suffixes and compressions that are typical of Debian count.
 fn is_likely_source(file: &str) -> bool {
     let parts = [".dsc", ".diff.gz", ".tar.xz"];
     is_source(file)
@@ -122,7 +122,7 @@ fn is_likely_source(file: &str) -> bool {
             || [".orig.tar.", ".orig-", ".debian.tar."].iter().any(|part| file.contains(part)))
 }
 
-/// `<name>_<version>.dsc` and the files that it lists. Only a pool tells them from other archives.
+/// Matches `<name>_<version>.dsc` and the files that it lists. Outside a pool, other ecosystems' archives match too.
 fn is_source(file: &str) -> bool {
     let file = file.strip_suffix(".asc").unwrap_or(file);
     let stem = [".dsc", ".diff.gz"].iter().find_map(|end| file.strip_suffix(end)).or_else(|| {
@@ -133,14 +133,13 @@ fn is_source(file: &str) -> bool {
         .is_some_and(|(name, version)| is_name(name) && is_version(version))
 }
 
-/// Third-party packages have capitals, which Debian's own may not.
+/// Third-party packages use capitals, which Debian's own names may not contain.
 fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
 }
 
-/// deb-version(7): digits and letters and `. + - ~`, and `:` behind an epoch, which file names leave out but some servers
-/// keep.
+/// deb-version(7): digits, letters, `. + - ~`, and `:` after an epoch, which file names omit but some servers keep.
 fn is_version(version: &str) -> bool {
     version.starts_with(|c: char| c.is_ascii_digit())
         && version
@@ -154,7 +153,7 @@ fn is_index(path: &str) -> bool {
         return false;
     };
     let directory = directory.rsplit('/').next().unwrap_or_default();
-    // Packages.diff/Index and the patches beside it.
+    // Packages.diff/Index and the patches in the same directory.
     if let Some(stem) = directory.strip_suffix(".diff") {
         return is_index_name(stem) && (file == "Index" || file.ends_with(".gz"));
     }
@@ -167,8 +166,8 @@ fn is_index(path: &str) -> bool {
         || directory == "dep11" && stem.starts_with("icons-") && stem.ends_with(".tar")
 }
 
-/// An index's name without its compression. What follows the dash is an architecture, a language or a size; no dots, so
-/// that it is never an archive of something else.
+/// Whether `stem` is an index's name without its compression. An architecture, a language or a size follows the dash.
+/// Dots are not allowed, so that no other kind of archive matches.
 fn is_index_name(stem: &str) -> bool {
     let stem = stem.strip_suffix(".yml").unwrap_or(stem);
     matches!(stem, "Packages" | "Sources")
@@ -180,7 +179,7 @@ fn is_index_name(stem: &str) -> bool {
             })
 }
 
-/// Whether this is the beginning of an unsigned Release: fields one to a line, `Date` among them, then sums.
+/// Whether this is the beginning of an unsigned Release: one field per line, with `Date` before the checksums.
 pub(super) fn is_release(start: &[u8]) -> bool {
     let text = String::from_utf8_lossy(start);
     let mut dated = false;
@@ -209,7 +208,7 @@ mod tests {
         super::recognise(&Shape { target: &target, accept: "text/*" })
     }
 
-    /// What it is and its root.
+    /// The recognised kind and root, as text.
     fn said(path: &str) -> String {
         let (sure, resource) = match recognise(path) {
             Recognised::No => return "no".into(),
@@ -297,7 +296,7 @@ mod tests {
                 "/dl/tool_current_amd64.deb",
                 "/dl/tool_1.0_.deb",
                 "/dl/tool.deb",
-                // An sdist, a package of R's, one of conda's.
+                // A Python sdist, an R package, a conda package.
                 "/dl/my_2-1.0.tar.gz",
                 "/dl/a_1.0.tar.gz",
                 "/dl/my_2-1.0-py_0.tar.bz2",

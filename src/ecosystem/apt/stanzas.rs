@@ -1,8 +1,8 @@
-//! Packages and Sources: which files an archive has, and what their digests are.
+//! Parses Packages and Sources: the files of an archive, and their digests.
 //!
-//! They are read as a stream, a line at a time: a distribution's has 50 MB, of which four fields matter. Which of the two a
-//! document is, its first stanza says: one names a `Filename`, the other a `Directory` and the files in it. Any other index
-//! of stanzas (a translation, say) is left at that.
+//! They are read as a stream, line by line: a distribution's index has 50 MB, of which four fields matter. The first
+//! stanza tells which of the two a document is: in Packages it has a `Filename`, in Sources a `Directory` and a list of
+//! files. Other documents made of stanzas, such as a translation, are not read further.
 //!
 //! Source: the Debian repository format (wiki), deb822(5), Debian policy §5.4.
 
@@ -13,23 +13,23 @@ use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::{Malformed, bounded};
 use crate::target::{Root, Target};
 
-/// The longest line. The longest real ones, lists of dependencies, have some 50 KiB.
+/// The maximum length of a line, in bytes. The longest real ones, lists of dependencies, have some 50 KiB.
 const MAX_LINE: u64 = 4 << 20;
 
-/// The most files of one source package.
+/// The maximum number of files of one source package.
 const MAX_FILES: usize = 1024;
 
-/// Where the names in an index lead.
+/// How to resolve the names in an index.
 #[derive(Debug)]
 pub(super) struct Places {
-    /// The root that the names are relative to, first; of a flat archive every directory above it too, because its lines in
-    /// a client's configuration may begin at any of them.
+    /// The directories that the names may be relative to, the archive's root first. For a flat archive also every
+    /// directory above it, because the line in a client's configuration may begin at any of them.
     pub(super) bases: Vec<Root>,
     pub(super) topic: Topic,
 }
 
-/// Reads the claims of an index; says whether it was one. `known`: its name says that it is one. Without a name it may be
-/// anything that an archive has, and what does not begin like an index is none.
+/// Reads the claims of an index; returns whether it was one. `known`: its URL says that it is an index. Without that,
+/// it may be any document of an archive, and a document that does not begin like an index is not one.
 pub(super) fn read(
     index: impl Read,
     places: &Places,
@@ -54,7 +54,7 @@ pub(super) fn read(
     }
 }
 
-/// What an index is called that has no name, as its first stanza says; `None` if it is another document.
+/// The name of an index that was fetched by-hash, from its first stanza; `None` if it is another document.
 pub(super) fn name(index: impl Read) -> Result<Option<&'static str>, Malformed> {
     match Stanzas::new(index).next() {
         Err(Malformed::Shape { .. }) => Ok(None),
@@ -62,7 +62,7 @@ pub(super) fn name(index: impl Read) -> Result<Option<&'static str>, Malformed> 
     }
 }
 
-/// The stanzas of an index, one after another.
+/// Iterates over the stanzas of an index.
 struct Stanzas<R> {
     lines: BufReader<R>,
     line: Vec<u8>,
@@ -94,7 +94,7 @@ impl<R: Read> Stanzas<R> {
     }
 }
 
-/// The fields of a stanza that matter.
+/// The fields of a stanza that larder uses.
 #[derive(Debug, Default)]
 struct Stanza {
     begun: bool,
@@ -103,12 +103,12 @@ struct Stanza {
     digests: Vec<Digest>,
     directory: Option<String>,
     files: Vec<(String, u64, Digest)>,
-    /// Which list the next lines belong to.
+    /// The list to which the next lines belong.
     list: Option<Algorithm>,
     seen: u8,
 }
 
-/// The fields that may stand once, each with its bit.
+/// The fields that must not be repeated, each with its bit in `seen`.
 const FIELDS: [(&[u8], u8); 7] = [
     (b"filename", 1),
     (b"size", 2),
@@ -120,7 +120,7 @@ const FIELDS: [(&[u8], u8); 7] = [
 ];
 
 impl Stanza {
-    /// What the index is called in which it stands, if that names files.
+    /// The name of the index that contains this stanza, if the stanza names files.
     fn index(&self) -> Option<&'static str> {
         if self.filename.is_some() {
             return Some("Packages");
@@ -170,7 +170,7 @@ impl Stanza {
         Ok(())
     }
 
-    /// ` <hex> <size> <name>`, of a source package.
+    /// Parses ` <hex> <size> <name>`, a file of a source package.
     fn file(&mut self, algorithm: Algorithm, line: &[u8]) -> Result<(), Malformed> {
         let text = std::str::from_utf8(line).map_err(|_| shape("not UTF-8", line))?;
         let mut words = text.split_whitespace();
@@ -194,7 +194,7 @@ impl Stanza {
         {
             claim(places, filename, &self.digests, self.size, out)?;
         }
-        // `apt-ftparchive` leaves the directory out where it is the archive's own.
+        // `apt-ftparchive` omits the directory if it is the archive's own.
         let directory = self.directory.as_deref().unwrap_or_default().trim_end_matches('/');
         let mut files = self.files.clone();
         files.sort();
@@ -231,8 +231,8 @@ fn claim(
     Ok(())
 }
 
-/// The file called `name` below `base`; `None` for what is no path below it. What may not stand in a URL is escaped, a
-/// percent sign too: it is part of the name here.
+/// The file called `name` below `base`; `None` if the name leads outside. Characters that a URL does not allow are
+/// percent-encoded, and so is `%` itself, because names in an index are not encoded.
 pub(super) fn under(base: &Root, name: &str) -> Option<Target> {
     let name = name.trim_start_matches("./");
     if name.is_empty() || name.starts_with('/') {
@@ -295,7 +295,7 @@ mod tests {
             claims(&sources).unwrap().1,
             ["/debian/pool/a/a.dsc 1 Some(1)", "/debian/pool/a/a.tar.xz 1 Some(2)"]
         );
-        // As `apt-ftparchive` has them where the archive is flat.
+        // As `apt-ftparchive` writes it for a flat archive.
         let flat = sources.replace("Directory: pool/a\n", "");
         assert_eq!(
             claims(&flat).unwrap(),
@@ -307,7 +307,7 @@ mod tests {
             (&*packages, Some("Packages")),
             (&*sources, Some("Sources")),
             (&*flat, Some("Sources")),
-            // The first stanza decides, and an empty line before it is none.
+            // The first stanza decides; empty lines before it do not count as a stanza.
             (&*format!("\n\n{flat}\n{packages}"), Some("Sources")),
             ("Package: a\nDescription-en: b\n\n", None),
             ("bin/a  devel/a\n", None),

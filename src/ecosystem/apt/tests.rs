@@ -1,4 +1,4 @@
-//! What apt's documents claim.
+//! Tests of what apt's documents claim.
 
 use hyper::{HeaderMap, StatusCode};
 
@@ -30,7 +30,7 @@ fn a_flat_archive_is_confirmed_by_its_release() {
 
 const HEX: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// Documents by URL.
+/// Stored documents, by URL.
 #[derive(Default)]
 struct Stored(Vec<(String, Vec<u8>)>);
 
@@ -45,7 +45,7 @@ impl Shelf for Stored {
     }
 }
 
-/// What comes of a document that has no companions.
+/// Calls `read` with a document that has no sidecars.
 fn reading<T>(url: &str, proven: Rank, body: &str, read: impl Fn(&Document<'_>) -> T) -> T {
     let at = Target::from_url(url).unwrap();
     let head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
@@ -61,7 +61,7 @@ fn reading<T>(url: &str, proven: Rank, body: &str, read: impl Fn(&Document<'_>) 
     })
 }
 
-/// The rank and what is claimed of a document that no signature proves.
+/// The rank and the claims of a document without a signature of its own.
 fn claims(url: &str, proven: Rank, body: &str) -> Result<(Rank, Vec<String>), Malformed> {
     reading(url, proven, body, |document| {
         let mut out: Vec<Claim> = Vec::new();
@@ -103,12 +103,12 @@ fn nothing_that_came_over_plain_http_claims_without_a_signature() {
             assert_eq!(claims(url, proven, body).unwrap(), (Rank::None, vec![]));
         }
     }
-    // Other indexes have no name either under their digests; they are none, and nothing is wrong with them.
+    // Other indexes are fetched by-hash as well; they make no claims, and that is not an error.
     let nameless = format!("{plain}/main/dep11/by-hash/SHA256/{HEX}");
     let yaml = "---\nFile: DEP-11\n";
     assert_eq!(claims(&nameless, Rank::Signed, yaml).unwrap().0, Rank::None);
     assert!(claims(&packages, Rank::Signed, yaml).is_err());
-    // The control: its own bytes are what a signature names.
+    // The control: a signature names the digest of the document.
     let (rank, urls) = claims(&packages, Rank::Signed, &stanza).unwrap();
     assert_eq!((rank, urls.len()), (Rank::Signed, 1));
     let tls = packages.replace("http:", "https:");
@@ -143,9 +143,9 @@ fn what_a_file_under_its_digest_is_its_content_says() {
         (&nameless, Rank::Signed, "Package: a\nDescription-en: b\n\n", None),
         (&nameless, Rank::Signed, "bin/a  devel/a\n", None),
         (&nameless, Rank::Signed, "", None),
-        // Nobody vouches for a digest in a URL: nothing is read.
+        // Nothing vouches for the document, so it is not read.
         (&nameless.replace("https", "http"), Rank::None, &packages, None),
-        // Where the directory says it, the content does not matter.
+        // If the directory determines the index, the content does not matter.
         (&named, Rank::Signed, &packages, of_source),
     ] {
         let found = reading(url, proven, body, |doc| {

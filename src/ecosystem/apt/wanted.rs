@@ -1,9 +1,9 @@
-//! Which documents may name a file of an archive, when nothing is known of the file yet.
+//! Finds the documents that may name a file of an archive, when larder has no claim about the file yet.
 //!
-//! A client whose lists are fresh asks for packages alone. The suites of an archive cannot be guessed from its pool; those
-//! that were seen before are known. Of each, first the Release is wanted, then the indexes in it that the file's name and
-//! place point to: the component stands in the path, the architecture in the name. These are guesses at what to read;
-//! what is read proves itself.
+//! A client with fresh package lists requests only packages. The suites of an archive cannot be derived from its pool,
+//! but larder knows the suites that it has seen. For each of them it needs first the Release, then the members of that
+//! Release to which the file's path (component) and name (architecture) point. These guesses only select what to read;
+//! every document that is read must be proven itself.
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
@@ -17,18 +17,18 @@ use crate::ecosystem::Shelf;
 use crate::keyring::Cleartext;
 use crate::target::{Root, Target};
 
-/// How archives compress their indexes, what is read soonest first; few have them without compression.
+/// The suffixes of an archive's indexes, the preferred form first; few archives have uncompressed ones.
 pub(super) const ENDS: [&str; 7] = [".xz", ".gz", ".zst", ".bz2", ".lzma", ".lz4", ""];
 
-/// The most suites that are looked into for one file: each is worth a request.
+/// The maximum number of suites to search for one file: each costs a request.
 const MAX_SUITES: usize = 8;
 
-/// The documents that should be read to learn what is said of the file at `at`.
+/// The documents to read in order to learn the claims about the file at `at`.
 pub(super) fn of_file(at: &Target, have: &dyn Shelf) -> Vec<Target> {
     let mut members = Vec::new();
     let mut releases = Vec::new();
     let mut older = Vec::new();
-    // Those of other archives of the same host are passed over before they are counted: a tenant may have any number.
+    // Suites of other archives on the same host are skipped before counting: a tenant may have any number of them.
     let suites = have.editions(at.origin()).into_iter().filter_map(|suite| {
         let in_release = under(&suite, "InRelease")?;
         let root = shape::dists(&in_release).unwrap_or_else(|| suite.clone());
@@ -48,7 +48,7 @@ pub(super) fn of_file(at: &Target, have: &dyn Shelf) -> Vec<Target> {
             older.push(release);
         }
     }
-    // Members are named though they are at hand: the shelf does not say whether they were read.
+    // A member is returned even if it is stored, because the shelf does not tell whether its claims were read.
     members.into_iter().chain(releases).chain(older).collect()
 }
 
@@ -69,13 +69,13 @@ fn indexes(at: &Target, root: &Root, suite: &Root, release: &Release) -> Vec<Tar
             found.extend(best(suite, release, directory, stem));
         }
     }
-    // A flat archive has its index beside its Release.
+    // A flat archive has its index in the directory of its Release.
     found.extend(best(suite, release, "", stem));
     found
 }
 
-/// What the index is called, and in which directories, the most likely first: one for each architecture, and packages for
-/// all of them may stand in any.
+/// The name of the index for `file`, and the last parts of the directories where it may be, most likely first. Each
+/// architecture has a directory; a package for all architectures may be listed in any of them.
 fn places(file: &str) -> (&'static str, Vec<String>) {
     let binary = [".deb", ".udeb", ".ddeb"].iter().find_map(|end| file.strip_suffix(end));
     let Some(stem) = binary else {
@@ -98,7 +98,7 @@ fn is_at(directory: &str, place: &str) -> bool {
     }
 }
 
-/// `pool/<component>/…`, if the suite has such a component.
+/// The component in `pool/<component>/…`, if the suite has one of that name.
 fn component<'a>(at: &'a Target, root: &Root, release: &Release) -> Option<&'a str> {
     let (component, _) =
         at.path().strip_prefix(&*root.path)?.strip_prefix("pool/")?.split_once('/')?;
@@ -107,7 +107,8 @@ fn component<'a>(at: &'a Target, root: &Root, release: &Release) -> Option<&'a s
     known.then_some(component)
 }
 
-/// The index in a directory of the suite, in the form that is read soonest; under its digest where the archive says so.
+/// The index in a directory of the suite, in the preferred compression; under its by-hash URL if the archive supports
+/// it.
 fn best(suite: &Root, release: &Release, within: &str, stem: &str) -> Option<Target> {
     let start = if within.is_empty() { String::new() } else { format!("{within}/") };
     let (path, member) = ENDS.iter().find_map(|end| {
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
     use crate::target::Origin;
 
-    /// One suite was seen, of which this Release is at hand, or nothing.
+    /// A shelf that knows one suite, and has the given Release of it or nothing.
     struct Seen(&'static str, Option<String>);
 
     impl Shelf for Seen {
@@ -151,7 +152,7 @@ mod tests {
         }
     }
 
-    /// Some hundred suites of other archives of the same host, and then the one.
+    /// A shelf that knows some hundred suites of other archives on the same host, and then the one of `Seen`.
     struct Crowded(Seen);
 
     impl Shelf for Crowded {

@@ -1,8 +1,8 @@
-//! `config.json`: where a registry keeps its crates.
+//! `config.json`: where a cargo registry serves its crates.
 //!
-//! `dl` is a URL with markers that stand for parts of a crate's name and for its checksum; without any,
-//! `/{crate}/{version}/download` is meant. It may lead to any origin: the claims that come of it are then another
-//! origin's word.
+//! `dl` is a URL template with markers for parts of a crate's name and for its checksum. A template without markers
+//! means `/{crate}/{version}/download` below it. It may name any origin: claims about files on another origin only
+//! confirm.
 
 use std::io::Read;
 
@@ -14,22 +14,22 @@ use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
 use crate::target::{Origin, Target};
 
-/// The longest configuration that is read. Real ones have two lines.
+/// The maximum length of the configuration, in bytes. Real ones have two lines.
 const MAX_CONFIG: u64 = 64 * 1024;
 
-/// What a template may hold (the cargo book, "Registry index").
+/// The markers that a template may contain (the cargo book, "Registry index").
 const MARKERS: [&str; 5] =
     ["{crate}", "{version}", "{prefix}", "{lowerprefix}", "{sha256-checksum}"];
 
-/// The longest template, in bytes, and the most markers in it: each crate's every version fills it in. Real ones have a
-/// hundred bytes and no marker twice.
+/// The maximum length of a template in bytes, and the maximum number of markers in it. Both bound the expansion, which
+/// happens for every version of every crate. Real templates have a hundred bytes and no repeated marker.
 const MAX_TEMPLATE: usize = 2048;
 const MAX_MARKERS: usize = 16;
 
-/// What is meant by a template without markers.
+/// Appended to a template without markers.
 const DEFAULT: &str = "/{crate}/{version}/download";
 
-/// Where a registry keeps its crates.
+/// The `dl` template of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template(String);
 
@@ -39,7 +39,7 @@ struct Config {
 }
 
 impl Template {
-    /// Reads a `config.json`.
+    /// Parses a `config.json`.
     pub(super) fn read(config: impl Read) -> Result<Self, Malformed> {
         let bounded = Bounded::new(config, MAX_CONFIG, Nesting::default());
         match serde_json::from_reader(bounded) {
@@ -64,9 +64,9 @@ impl Template {
         Ok(Self(dl))
     }
 
-    /// Where the crate is that has this name, version and checksum; `None` if that is no target.
+    /// The URL of the crate with this name, version and checksum; `None` if the result is not a valid target.
     pub(super) fn target(&self, name: &str, version: &str, checksum: &Digest) -> Option<Target> {
-        // Names, versions and digests hold no braces, so that no replacement makes a marker.
+        // Names, versions and digests contain no braces, so a replacement cannot create a marker.
         let [crate_, version_, prefix_, lower, sum] = MARKERS;
         let url = self
             .0
@@ -78,10 +78,10 @@ impl Template {
         Target::from_url(&url)
     }
 
-    /// Where the crates are, if all of them lie on one origin.
+    /// The origin of the crates, if the template puts all of them on one origin.
     pub(super) fn origin(&self) -> Option<Origin> {
         let end = self.0.find(['{', '}']).unwrap_or(self.0.len());
-        // Up to the first marker, and that behind the authority.
+        // Everything before the first marker, provided that this includes the whole authority.
         let fixed = self.0.get(..end)?;
         let (_, rest) = fixed.split_once("://")?;
         rest.contains('/')

@@ -1,4 +1,4 @@
-//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+//! Fuzz targets of cargo: any bytes, and the properties that the results must have.
 
 use super::config::Template;
 use super::lines;
@@ -6,28 +6,28 @@ use super::shape::{About, Crate, Page};
 use crate::claim::{Claim, ClaimSink, TooMany};
 use crate::target::{Root, Scheme, Target};
 
-/// More than any input that a fuzzer makes, less than what would slow it down.
+/// A limit on the file: above the size of fuzz inputs, and low enough to keep the fuzzer fast.
 const LIMIT: u64 = 1024 * 1024;
 
-/// Any bytes as an index file, or as a configuration and the index file behind its first line end: claims that keep the
-/// rules, or malformed.
+/// Parses any bytes as an index file, or as a configuration and, after the first line feed, an index file. Every claim
+/// keeps the rules, unless the input is malformed.
 pub fn cargo_index(bytes: &[u8]) {
     let end = bytes.iter().position(|b| *b == b'\n').unwrap_or(0);
     let (config, file) = bytes.split_at(end);
     for (config, file) in [(config, file), (br#"{"dl":"https://files.example.org/crates"}"#, bytes)]
     {
         if let Ok(template) = Template::read(config) {
-            // Malformed or read: both are answers.
+            // The result does not matter: both malformed and read are allowed.
             let _answer = lines::read(file, LIMIT, "gear-box", &template, &mut Rules);
         }
     }
 }
 
-/// Any text as a path.
+/// Parses any text as a path.
 ///
 /// # Panics
 ///
-/// If a crate's index file would not be about it.
+/// If the index file of a recognised crate is not recognised as the index file of that crate.
 pub fn cargo_names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let Some(target) = Target::from_url(&format!("https://example.org/{text}")) else {
@@ -41,7 +41,7 @@ pub fn cargo_names(bytes: &[u8]) {
     }
 }
 
-/// Takes any claim that keeps the rules, and forgets it.
+/// Asserts that every claim keeps the rules, and drops it.
 struct Rules;
 
 impl ClaimSink for Rules {

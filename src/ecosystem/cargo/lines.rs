@@ -1,8 +1,8 @@
 //! Reads a crate's index file, one version at a time, in memory that does not depend on the file.
 //!
-//! One JSON object a line, one line a version, yanked ones too: a lock file may still name them. A line that has no
-//! checksum, or is of another crate, promises nothing: lines of a newer kind may look so, and cargo skips them. An object
-//! that says one thing twice, or what is no JSON, makes the whole file malformed.
+//! Each line is one JSON object and describes one version. Yanked versions count, because a lock file may still name
+//! them. A line without a checksum, or about another crate, makes no claim: lines of a newer format may lack one, and
+//! cargo skips those. A repeated member or invalid JSON makes the whole file malformed.
 
 use std::io::{self, Read};
 
@@ -16,10 +16,10 @@ use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
 use crate::target::Scheme;
 
-/// The most versions of one crate. The busiest have some thousand.
+/// The maximum number of versions of one crate. The crates with most have some thousand.
 const MAX_VERSIONS: u64 = 100_000;
 
-/// What is read of a line.
+/// The members of a line that larder reads.
 #[derive(Deserialize)]
 struct Line {
     name: Option<String>,
@@ -27,7 +27,7 @@ struct Line {
     cksum: Option<String>,
 }
 
-/// Makes claims of the lines of `file`, the index file of the crate `name` (in lower case), onto the URLs of `template`.
+/// Reads the claims of `file`, the index file of the crate `name` (in lower case); `template` gives the URLs.
 pub(super) fn read(
     file: impl Read,
     limit: u64,
@@ -55,7 +55,7 @@ pub(super) fn read(
             out.claim(claim)?;
         }
     }
-    // An empty answer among it: it must not take the place of the claims of the last one.
+    // An empty response is malformed too: it must not replace the claims of the previous one.
     if known {
         Ok(())
     } else {
@@ -71,7 +71,8 @@ impl Line {
         self.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name))
     }
 
-    /// What the line promises. Only for a file that a request for it would be recognised as: another would not be found.
+    /// The claim of the line. A URL that would not be recognised as this crate gets none, because no look-up would find
+    /// it.
     fn claim(&self, name: &str, template: &Template) -> Option<Claim> {
         let (Some(own), Some(version)) = (&self.name, &self.vers) else {
             return None;
@@ -155,7 +156,7 @@ mod tests {
             let all = claims(&format!("{good}\n{other}\n")).unwrap();
             assert_eq!(all.len(), 1, "{other}");
         }
-        // And nowhere else than under TLS, at what looks like a crate.
+        // Claims are made only for TLS, and only for a URL that is recognised as a crate.
         assert_eq!(claims(&good).unwrap().len(), 1);
         for dl in [
             "http://example.org/v1/crates",

@@ -1,20 +1,20 @@
-//! Sparse cargo registries: a file for each crate, a line for each version, and one document that says where crates are.
+//! Sparse cargo registries: one file per crate, one line per version, and `config.json`, which names the crates' URLs.
 //!
 //! ```text
 //! recognise   shape (path)            config.json, an index file, or a crate
-//! claims      lines, through config   every version's checksum, at the URL that the registry's template makes of it
+//! claims      lines, through config   every version's checksum, at the URL that the registry's template gives
 //! wants       for an index file       the config.json of its registry
-//!             for a crate             that, and the index file, of the registries that may name it
+//!            for a crate             the config.json and the index file, in the registries that may name it
 //! ```
 //!
-//! A crate's path is certain. No path of an index is: `config.json` lies everywhere, and `ab/cd/abcd` may be anything, so
-//! both are likely until one of their registry was seen: a configuration with `dl`, or a file whose first line is about
-//! the crate that its path names. Index files speak for what lies under the index; where `dl` leads to another origin
-//! they confirm.
+//! A crate's path is recognised for certain; an index's path never is: many sites have a `config.json`, and
+//! `ab/cd/abcd` may be anything. So index paths are likely until a document of that registry confirms them: a
+//! configuration with `dl`, or a file whose first line is about the crate in its path. Index files have authority over
+//! URLs below the index; if `dl` names another origin, they confirm.
 //!
-//! Not read: the registry's own interface (search, owners, publishing), and indexes in git.
+//! Not supported: the registry's web API (search, owners, publishing), and indexes in git.
 //!
-//! Sources: the cargo book, "Registry index"; RFC 2789; cargo's requests as they were seen.
+//! Sources: the cargo book, "Registry index"; RFC 2789; observed requests of cargo.
 
 mod config;
 pub(super) mod fuzz;
@@ -37,32 +37,32 @@ use crate::keyring::Keyring;
 use crate::proof::Rank;
 use crate::target::{Root, Scheme, Target};
 
-/// The ecosystem's name, in topics too.
+/// The ecosystem's name, also used in topics.
 const NAME: &str = "cargo";
 
-/// The longest index file that is read. The largest have some MB.
+/// The maximum length of an index file, in bytes. The largest have some MB.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 
-/// The most registries that are asked for one crate, with two documents each.
+/// The maximum number of registries to search for one crate, with two documents each.
 const MAX_ROOTS: usize = 2;
 
-/// What cargo asks of an index.
+/// The `Accept` header that cargo sends to an index.
 const TEXT: Variant = Variant { name: "text", accept: "text/plain" };
 
-/// Every class: what cargo asks, and what everybody else does.
+/// Every class: cargo's, and that of other clients.
 const CLASSES: [Variant; 2] = [TEXT, Variant::ANY];
 
 /// Sparse cargo registries.
 #[derive(Debug)]
 pub(super) struct Cargo;
 
-/// Where the configuration says where the files are. (`api` is for those who publish.)
+/// The member of the configuration that names the files' URL. (`api` is only for publishing.)
 const DOWNLOADS: &[&[Step]] = &[&[Step::Member("dl")]];
 
 const PROFILE: Profile = Profile {
     name: NAME,
-    // Which version of the protocol cargo speaks: there is one. What its HTTP library adds on plain http (`Upgrade: h2c`,
-    // `HTTP2-Settings`) concerns one connection, and is known to be harmless whoever sends it.
+    // The protocol version of cargo; there is only one. The fields that its HTTP library adds on plain HTTP (`Upgrade:
+    // h2c`, `HTTP2-Settings`) are harmless for every client and not listed here.
     harmless_headers: &["cargo-protocol"],
     login_headers: &[],
     files_are_immutable: false,
@@ -81,7 +81,7 @@ impl Ecosystem for Cargo {
         let class = match request.accept.trim() {
             "text/plain" => TEXT,
             "" | "*/*" => Variant::ANY,
-            // A browser's, say: its answer may be a page.
+            // Other `Accept` headers, such as a browser's: the response may be a web page.
             _ => return Recognised::No,
         };
         match Page::at(request.target) {
@@ -97,7 +97,7 @@ impl Ecosystem for Cargo {
             return false;
         }
         match Page::at(at).map(|page| page.about) {
-            // Two short lines: all of it is here.
+            // It has two short lines, so `start` holds all of it.
             Some(About::Config) => {
                 Template::read(start).is_ok_and(|template| template.origin().is_some())
             }
@@ -121,8 +121,8 @@ impl Ecosystem for Cargo {
                 documents.extend(config_of(root));
                 documents.extend(index_file_of(root, &found.name));
             }
-            // Of an origin that nothing is known of, only one thing may be guessed: that it is a registry as a whole. It
-            // must say so before its index is asked for every crate.
+            // Without any index that named files on this origin, the only guess is that the origin itself is a
+            // registry. A stored `config.json` must confirm that before the index file is requested.
             let whole = Root::at(at, 0);
             if speakers.is_empty()
                 && let Some(config) = config_of(&whole)
@@ -160,7 +160,7 @@ impl Ecosystem for Cargo {
         doc.expect_identity()?;
         match page.about {
             About::Config => {
-                // It promises nothing, but a cargo with an index of its own asks for nothing else before its crates.
+                // A configuration makes no claims. But a cargo with a fresh index requests only this before its crates.
                 if let Some(origin) = Template::read((doc.open)()?)?.origin() {
                     out.speaks(&origin);
                 }
@@ -170,7 +170,7 @@ impl Ecosystem for Cargo {
                     let config = config_of(&page.root)?.with_variant(class.name);
                     doc.companions.open(&config)
                 });
-                // Without it nobody knows where the crates are.
+                // Without the configuration, the URLs of the crates are unknown.
                 if let Some(config) = config {
                     let template = Template::read(config)?;
                     lines::read((doc.open)()?, MAX_FILE, &name, &template, out)?;
@@ -187,8 +187,8 @@ impl Ecosystem for Cargo {
 }
 
 impl Linked for Cargo {
-    /// cargo shows its token to the host of the files, if the registry asks for one everywhere (`auth-required`). Servers of
-    /// files give the configuration any type.
+    /// cargo sends its token to the host of the files too, if the registry requires one everywhere (`auth-required`).
+    /// Any type but HTML is accepted, because file servers send the configuration with various types.
     fn links(&self, at: &Target, kind: &str) -> Option<Links> {
         let is_config = Page::at(at).is_some_and(|page| page.about == About::Config);
         (is_config && kind != "text/html")
@@ -196,12 +196,13 @@ impl Linked for Cargo {
     }
 }
 
-/// The configuration of the registry at `root`, as cargo asks for it. Over plain http it would claim nothing.
+/// The configuration of the registry at `root`, as cargo requests it. `None` over plain HTTP, where it would claim
+/// nothing.
 fn config_of(root: &Root) -> Option<Target> {
     document(root, "config.json")
 }
 
-/// The index file of the crate `name` in the registry at `root`, as cargo asks for it.
+/// The index file of the crate `name` in the registry at `root`, as cargo requests it.
 fn index_file_of(root: &Root, name: &str) -> Option<Target> {
     let name = name.to_ascii_lowercase();
     document(root, &format!("{}/{name}", shape::prefix(&name)))

@@ -1,41 +1,41 @@
-//! What a URL is to a sparse cargo registry, by its path alone.
+//! Recognises the URLs of a sparse cargo registry, by their path alone.
 //!
 //! ```text
-//! <prefix>/config.json                          where the registry keeps its files
+//! <prefix>/config.json                          the configuration: the URL of the registry's files
 //! <prefix>/1/n  2/nn  3/n/nnn  na/me/name       a crate's index file, in lower case
-//! …/crates/<crate>/<version>/download           a crate, where most registries keep them
-//! …/<crate>-<version>.crate, …/<crate>/<version>.crate    a crate, where its file has a name
+//! …/crates/<crate>/<version>/download           a crate, as most registries serve it
+//! …/<crate>-<version>.crate, …/<crate>/<version>.crate    a crate, where a file server serves it
 //! ```
 //!
-//! `<prefix>` may be anything, and the part of the origin under it is what the index may speak for.
+//! `<prefix>` may be anything. The index has authority over the part of the origin below it.
 
 use crate::claim::Topic;
 use crate::ecosystem::Artifact;
 use crate::target::{Root, Target, decode_once};
 
-/// The longest name of a crate, by the rule of the registries.
+/// The maximum length of a crate's name, as registries limit it.
 const MAX_NAME: usize = 64;
 
-/// What a page is.
+/// What an index document describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum About {
-    /// Where the registry keeps its files.
+    /// The configuration, with the URL of the registry's files.
     Config,
     /// The index file of one crate, by its name in lower case.
     Crate(String),
 }
 
-/// An index document, as its path tells.
+/// An index document, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    /// What it is.
+    /// What it describes.
     pub(super) about: About,
-    /// What it may speak for.
+    /// The part of the origin over which it has authority.
     pub(super) root: Root,
 }
 
 impl Page {
-    /// The document at `at`; `None` if the path is not one of an index.
+    /// The document at `at`; `None` if the path is not that of an index document.
     pub(super) fn at(at: &Target) -> Option<Self> {
         if at.query().is_some() {
             return None;
@@ -52,7 +52,8 @@ impl Page {
     }
 }
 
-/// The directory of the index file of `name`: `1`, `2`, `3/n`, `na/me`. In the case of the name, as templates want it.
+/// The directory of the index file of `name`: `1`, `2`, `3/n`, `na/me`. It keeps the case of the name, as templates
+/// need it.
 pub(super) fn prefix(name: &str) -> String {
     let part = |range| name.get(range).unwrap_or_default();
     match name.len() {
@@ -62,21 +63,22 @@ pub(super) fn prefix(name: &str) -> String {
     }
 }
 
-/// A crate, as its path tells.
+/// A crate, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Crate {
-    /// Its name, as the URL has it.
+    /// The name, as the URL spells it.
     pub(super) name: String,
-    /// Its version.
+    /// The version.
     pub(super) version: String,
-    /// What it belongs to.
+    /// The part of the origin to which it belongs.
     pub(super) root: Root,
-    /// Whether the shape alone tells. `<word>/<version>/download` lies about everywhere; only a claim makes a crate of it.
+    /// Whether the path alone is proof enough. Many sites have `<word>/<version>/download`; only a claim makes that a
+    /// crate.
     pub(super) certain: bool,
 }
 
 impl Crate {
-    /// The crate at `at`; `None` if the path is not one of a crate.
+    /// The crate at `at`; `None` if the path is not that of a crate.
     pub(super) fn at(at: &Target) -> Option<Self> {
         let (parent, last) = at.path().rsplit_once('/')?;
         let (before, directory) = parent.rsplit_once('/').unwrap_or(("", parent));
@@ -101,23 +103,23 @@ impl Crate {
         })
     }
 
-    /// Under which claims about it are found.
+    /// The topic of claims about the crate.
     pub(super) fn topic(&self) -> Topic {
         topic(&self.name)
     }
 
-    /// The same for whoever looks up promises.
+    /// The crate as an [`Artifact`], for looking up promises.
     pub(super) fn artifact(&self) -> Artifact {
         Artifact { named: None, topics: vec![self.topic()] }
     }
 }
 
-/// The topic of a crate, in whatever case its name is written.
+/// The topic of a crate, whatever the case of its name.
 pub(super) fn topic(name: &str) -> Topic {
     Topic::new(super::NAME, &name.to_ascii_lowercase())
 }
 
-/// `<name>-<version>`. A name has no dots, so the version begins with the number before the first one.
+/// Splits `<name>-<version>`. A name has no dots, so the version begins with the number before the first dot.
 fn name_and_version(stem: &str) -> Option<(String, String)> {
     let (front, _) = stem.split_once('.')?;
     let (name, _) = front.rsplit_once('-')?;
@@ -125,14 +127,14 @@ fn name_and_version(stem: &str) -> Option<(String, String)> {
     (is_name(name) && is_version(version)).then(|| (name.to_owned(), version.to_owned()))
 }
 
-/// Letters, digits, `-` and `_`, as registries take them.
+/// Whether `name` is a valid crate name: letters, digits, `-` and `_`, as registries allow.
 pub(super) fn is_name(name: &str) -> bool {
     (1..=MAX_NAME).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
-/// A semantic version, roughly: three numbers, and what may stand behind them.
+/// Whether `version` looks like a semantic version: three numbers, and an optional pre-release and build part.
 pub(super) fn is_version(version: &str) -> bool {
     let end = version.find(['-', '+']).unwrap_or(version.len());
     let (core, rest) = version.split_at_checked(end).unwrap_or((version, ""));
@@ -229,7 +231,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a crate's name is written, its index file and its files are of one topic.
+        /// Whatever the case of a crate's name, its index file and its files have the same topic.
         #[test]
         fn topics_meet(
             prefixed in "(/[a-z]{1,8}){0,2}",

@@ -1,4 +1,4 @@
-//! What cargo's parts do together.
+//! Tests of cargo's parts together.
 
 use super::*;
 use crate::ecosystem::tests::{self, Answer, Heard, Known, head, target};
@@ -45,7 +45,7 @@ fn a_registry_is_confirmed_by_its_configuration_or_by_a_crates_first_line() {
     assert!(confirm("/config.json", ok, CONFIG));
     assert!(confirm("/it/oa/itoa", ok, &format!("{}\n{{", line())));
     assert!(confirm("/it/oa/itoa", ok, &line().replace("itoa", "Itoa")));
-    // The line may be longer than what is looked at.
+    // The line may be longer than `start`.
     assert!(confirm("/it/oa/itoa", ok, r#"{"name": "itoa", "vers": "0.1.0", "deps": [{"na"#));
     for (path, status, start) in [
         ("/config.json", StatusCode::NOT_FOUND, CONFIG),
@@ -84,7 +84,7 @@ fn an_index_file_claims_through_the_configuration_of_its_own_registry() {
         let urls: Vec<String> = heard.claims.iter().map(|claim| claim.target.url()).collect();
         assert_eq!(urls, ["https://files.example.org/v1/crates/itoa/1.0.1/download"]);
     }
-    // Another registry's configuration, even around this one, says nothing.
+    // The configuration of another registry, even of one around this one, does not count.
     for elsewhere in ["https://example.org/config.json", "https://other.example.org/t/config.json"]
     {
         let known = Known::holding(vec![(text(elsewhere), CONFIG)]);
@@ -104,7 +104,7 @@ fn a_configuration_promises_nothing_and_says_where_its_crates_are() {
     assert!(claims(at, "{}", &Known::default()).is_err());
 }
 
-/// Whoever sits on a plain-http line could otherwise deny every file of a real origin.
+/// An attacker on a plain HTTP path could otherwise block every file of a real origin.
 #[test]
 fn what_came_over_plain_http_makes_no_claims() {
     let known = Known::holding(vec![
@@ -136,7 +136,7 @@ fn an_index_file_wants_its_configuration() {
     assert_eq!(Cargo.wants(&plain, &Known::default()), []);
 }
 
-/// A cargo with an index of its own asks for `config.json` alone before its crates.
+/// A cargo with a fresh index requests only `config.json` before its crates.
 #[test]
 fn a_crate_wants_the_index_files_of_who_named_its_origin() {
     let at = target("https://files.example.org/v1/crates/Itoa/1.0.1/download");

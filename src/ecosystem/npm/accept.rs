@@ -1,12 +1,12 @@
-//! Which of a package's documents a client asks for.
+//! Determines which of a package's documents a client requests.
 //!
-//! One URL answers with the full document or with the abbreviated one that installing needs, by `Accept`, and mirrors
-//! leave out `Vary`, so the class of `Accept` is in the key. As everywhere a class stands for requests that every server
-//! answers alike, and what fits none is an unknown resource, whose key has the header itself.
+//! One URL serves the full document or the abbreviated one for installing, selected by `Accept`. Mirrors omit `Vary`,
+//! so the class of `Accept` is part of the key. As in every ecosystem, a class stands for requests that every server
+//! answers alike. A request that fits no class is an unknown resource, whose key contains the header itself.
 //!
-//! What clients send: `npm ci`, npm up to 10, yarn 1, pnpm and bun
-//! `application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*`; `npm install` and `npm view` of npm 11
-//! `application/json`; yarn 2 and later nothing at all.
+//! What clients send: `npm ci`, npm up to 10, yarn 1, pnpm and bun `application/vnd.npm.install-v1+json; q=1.0,
+//! application/json; q=0.8, */*`; `npm install` and `npm view` of npm 11 `application/json`; yarn 2 and later no
+//! `Accept` at all.
 
 use crate::ecosystem::Variant;
 use crate::ecosystem::ranges::weights;
@@ -14,12 +14,12 @@ use crate::ecosystem::ranges::weights;
 /// The type of an abbreviated document.
 pub(super) const TYPE_INSTALL: &str = "application/vnd.npm.install-v1+json";
 
-/// The abbreviated document, else the full one.
+/// The abbreviated document, or else the full one.
 pub(super) const INSTALL: Variant = Variant {
     name: "install",
     accept: "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*",
 };
-/// The abbreviated document and nothing else: a server without it may answer 406.
+/// Only the abbreviated document: a server that has none may answer 406.
 pub(super) const INSTALL_ONLY: Variant = Variant { name: "install-only", accept: TYPE_INSTALL };
 /// The full document.
 pub(super) const FULL: Variant = Variant { name: "full", accept: "application/json" };
@@ -27,14 +27,14 @@ pub(super) const FULL: Variant = Variant { name: "full", accept: "application/js
 /// Every class.
 pub(super) const CLASSES: [Variant; 4] = [INSTALL, INSTALL_ONLY, FULL, Variant::ANY];
 
-/// The class of an `Accept` header; `None` if it fits none exactly.
+/// The class of an `Accept` header; `None` if it fits no class exactly.
 pub(super) fn classify(accept: &str) -> Option<Variant> {
     if accept.trim().is_empty() {
         return Some(Variant::ANY);
     }
     let [install, json, any] = weights(accept, [TYPE_INSTALL, "application/json", "*/*"])?;
-    // A range that is named beats `*/*` of the same weight, because it is more specific (RFC 9110 §12.5.1); two that are
-    // named and weigh the same leave the choice to the server, and are no class.
+    // A named range precedes `*/*` of the same weight, because it is more specific (RFC 9110 §12.5.1). If two named
+    // ranges have the same weight, the server chooses; such a header fits no class.
     match (install, json, any) {
         (1.., 0, 0) => Some(INSTALL_ONLY),
         (1.., ..) if install > json && install >= any => Some(INSTALL),
@@ -85,7 +85,7 @@ mod tests {
         );
     }
 
-    /// Two clients that a server may answer differently never share a class: these have none.
+    /// Two clients that a server may answer differently never share a class, so these headers fit none.
     #[test]
     fn what_fits_no_class_is_not_merged() {
         for accept in [

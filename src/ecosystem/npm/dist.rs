@@ -1,13 +1,13 @@
-//! From a version's `dist` to claims.
+//! Turns a version's `dist` into claims.
 //!
-//! What makes a claim: a tarball of this very package, at a URL that larder takes for a tarball, with a digest that
-//! larder knows. What does not is no error: nothing is promised of it. A document speaks for no other package's tarballs,
-//! so that whoever may publish one cannot deny another.
+//! A claim needs a tarball of this very package, at a URL that larder recognises as a tarball, with a digest that
+//! larder knows. Anything else is no error, but promises nothing. A document has no authority over another package's
+//! tarballs, so that a publisher of one package cannot block another.
 //!
 //! Each tarball is claimed at `dist.tarball`, and at `<root>/<name>/-/<file>` of the registry itself: registries write
-//! their main host into their documents whoever asks, and clients put the one that they are configured for in its place.
-//! Where integrity has several digests of its strongest algorithm, any one may match (see [`super::sri`]), so each is a
-//! claim of its own. What the registry's signatures make of a version is [`super::signatures`]'s business.
+//! their main host into their documents, and clients replace it by the host that they are configured for. If
+//! `integrity` has several digests of its strongest algorithm, any of them may match (see [`super::sri`]), so each is a
+//! claim of its own. [`super::signatures`] checks the registry's signatures.
 
 use serde::Deserialize;
 
@@ -19,11 +19,11 @@ use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::Malformed;
 use crate::target::{Root, Scheme, Target};
 
-/// `dist`, as far as it is read.
+/// The members of `dist` that larder reads.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Dist {
     integrity: Option<String>,
-    /// SHA-1 in hexadecimal: for what was published before there was integrity.
+    /// SHA-1 in hexadecimal, for versions published before `integrity` existed.
     shasum: Option<String>,
     tarball: Option<String>,
     #[serde(default)]
@@ -31,8 +31,8 @@ pub(super) struct Dist {
 }
 
 impl Dist {
-    /// The digests of which the tarball must match one. Integrity that nobody can read promises nothing; the clients
-    /// would not fall back to the weak sum either.
+    /// The digests of which the tarball must match one. An unreadable `integrity` promises nothing, and `shasum` is
+    /// then ignored, as clients ignore it too.
     fn alternatives(&self) -> Vec<Digest> {
         match (&self.integrity, &self.shasum) {
             (Some(integrity), _) => sri::alternatives(integrity),
@@ -42,18 +42,18 @@ impl Dist {
     }
 }
 
-/// Takes the `dist` of each version of one package and makes claims of them.
+/// Makes claims from the `dist` of each version of one package.
 pub(super) struct Dists<'a> {
-    /// Who answered.
+    /// The target that answered.
     base: &'a Target,
-    /// The registry.
+    /// The root of the registry.
     root: &'a Root,
     judge: Judge<'a>,
     out: &'a mut dyn ClaimSink,
 }
 
 impl<'a> Dists<'a> {
-    /// Of the document in the registry at `root`, which `base` answered, about the package whose signatures `judge` judges.
+    /// For a document of the registry at `root` that `base` answered; `judge` checks the signatures of its package.
     pub(super) fn new(
         base: &'a Target,
         root: &'a Root,
@@ -68,7 +68,7 @@ impl<'a> Dists<'a> {
         self.judge.package()
     }
 
-    /// Takes one, of `version`, if the document says which that is.
+    /// Takes the `dist` of `version`; `None` if the document does not state the version.
     pub(super) fn take(&mut self, version: Option<&str>, dist: &Dist) -> Result<(), Malformed> {
         let tarball = dist.tarball.as_deref();
         let Some(target) = tarball.and_then(|tarball| self.base.join(tarball)) else {
@@ -85,7 +85,7 @@ impl<'a> Dists<'a> {
         let word = self.word(version.filter(|version| *version == tarball.version), dist)?;
         let path = format!("{}{}/-/{}", self.root.path, self.package(), tarball.file);
         let own = Target::new(self.root.origin.clone(), &path).ok();
-        // Written differently it is still the same file to whoever looks promises up.
+        // A different spelling of the same URL is the same file when promises are looked up.
         let own = own.filter(|own| own.match_key() != target.match_key());
         for digest in digests {
             for target in [Some(&target), own.as_ref()].into_iter().flatten() {
@@ -107,7 +107,7 @@ impl<'a> Dists<'a> {
         Ok(())
     }
 
-    /// What the signatures say of `version`, whose tarball it is.
+    /// Checks the signatures of `version`, to which the tarball belongs.
     fn word(&mut self, version: Option<&str>, dist: &Dist) -> Result<Word, Malformed> {
         let (Some(version), Some(integrity)) = (version, &dist.integrity) else {
             return Ok(Word::Nothing);
@@ -176,7 +176,7 @@ mod tests {
                 "/t/ms/-/ms-1.0.0%2bb.tgz",
                 &["https://example.org/t/ms/-/ms-1.0.0%2Bb.tgz sha256"],
             ),
-            // The registry's own place is under TLS, whatever old documents say.
+            // The registry's own URL is claimed under TLS, even if an old document says http.
             (
                 "ms",
                 "http://files.example.org/ms/-/ms-1.0.0.tgz",
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(both.len(), 2);
     }
 
-    /// Whoever may publish one package could otherwise deny another, or any file of a host.
+    /// Otherwise a publisher of one package could block another, or any file of a host.
     #[test]
     fn a_document_speaks_for_its_own_package_alone() {
         for tarball in [

@@ -1,9 +1,9 @@
-//! Reads a package's document, one version at a time, in memory that does not depend on the document.
+//! Parses a package's document, one version at a time, in memory that does not depend on the document.
 //!
-//! A packument has `name` and `versions{}`; the document of one version has `name` and `dist` itself. Whatever else they
-//! hold, descriptions and the dependencies of every version, is skipped unread: the largest have 40 MB and more. An
-//! object that says one thing twice could be read in two ways and makes the whole document malformed, and so does the
-//! name of another package.
+//! A packument has `name` and `versions{}`; the document of one version has `name` and `dist` itself. All other
+//! members, such as descriptions and the dependencies of every version, are skipped: the largest documents have 40 MB
+//! and more. A repeated member is ambiguous and makes the whole document malformed, and so does the name of another
+//! package.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -17,13 +17,13 @@ use super::shape::About;
 use crate::ecosystem::Malformed;
 use crate::ecosystem::json::{self, Refusal, once};
 
-/// The most versions of one package. The busiest, published with every commit, have some ten thousand.
+/// The maximum number of versions of one package. Packages published with every commit have some ten thousand.
 pub(super) const MAX_VERSIONS: usize = 100_000;
 
-/// The longest version, in bytes: semantic versioning's implementations take no longer one.
+/// The maximum length of a version, in bytes. Implementations of semantic versioning accept no longer one.
 pub(super) const MAX_VERSION: usize = 256;
 
-/// Hands every `dist` of `document`, which is `about` the package of `dists`, over to `dists`.
+/// Passes every `dist` of `document` to `dists`. `about`: whether the document is about the package or one version.
 pub(super) fn read(
     document: impl Read,
     limit: u64,
@@ -53,7 +53,7 @@ enum Key {
 struct Document<'d, 'a> {
     about: About,
     dists: &'d mut Dists<'a>,
-    /// Why a claim ended the reading.
+    /// Receives the reason if a claim is refused.
     refusal: &'d Refusal,
 }
 
@@ -74,7 +74,7 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let (mut name, mut read) = (None, false);
-        // Of one version: which it is may stand behind what belongs to it.
+        // In the document of one version, `version` may come after `dist`.
         let (mut version, mut own): (Option<String>, Option<Dist>) = (None, None);
         while let Some(key) = map.next_key()? {
             match (key, self.about) {
@@ -130,7 +130,7 @@ impl Document<'_, '_> {
 /// `versions{}`.
 struct Versions<'v, 'd, 'a>(&'v mut Document<'d, 'a>);
 
-/// What is read of one version.
+/// The members of one version that larder reads.
 #[derive(Deserialize)]
 struct Version {
     dist: Option<Dist>,
@@ -264,7 +264,7 @@ mod tests {
                 "{document}"
             );
         }
-        // Neither kind passes for the other.
+        // A packument is not accepted as the document of one version, nor the other way round.
         assert!(claims(About::Version, &whole).is_err());
         let one = format!(r#"{{"name": "ms", {}}}"#, dist("1.0.0"));
         assert!(claims(About::Package, &one).is_err());
@@ -283,7 +283,7 @@ mod tests {
         }
     }
 
-    /// Versions without end, made as they are read: memory could not hold them, and need not.
+    /// Versions without end, made while they are read: memory could not hold them.
     struct Endless(u64, Vec<u8>);
 
     impl Read for Endless {

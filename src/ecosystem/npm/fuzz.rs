@@ -1,4 +1,4 @@
-//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+//! Fuzz targets of npm: any bytes, and the properties that the results must have.
 
 use std::io::{self, Cursor, Read};
 use std::sync::LazyLock;
@@ -12,13 +12,13 @@ use crate::digest::Digest;
 use crate::keyring::Keyring;
 use crate::target::{Root, Scheme, Target};
 
-/// More than any input that a fuzzer makes, less than what would slow it down.
+/// A limit on the document: above the size of fuzz inputs, and low enough to keep the fuzzer fast.
 const LIMIT: u64 = 1024 * 1024;
 
-/// Built once: archives' keyrings take longer to read than a document.
+/// Built once: parsing the archives' keyrings takes longer than parsing a document.
 static KEYS: LazyLock<Keyring> = LazyLock::new(Keyring::built_in);
 
-/// Any bytes as either document about a package: claims that keep the rules, or malformed.
+/// Parses any bytes as either kind of document. Every claim keeps the rules, unless the document is malformed.
 pub fn npm_document(bytes: &[u8]) {
     let Some(base) = Target::from_url("https://example.org/t/@gears%2fbox") else {
         return;
@@ -29,17 +29,17 @@ pub fn npm_document(bytes: &[u8]) {
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Cursor::new(bytes.to_vec()))) };
         let judge = Judge::new(&KEYS, "@gears/box", Some(&open));
         let mut dists = Dists::new(&base, &root, judge, &mut out);
-        // Malformed or read: both are answers.
+        // The result does not matter: both malformed and read are allowed.
         let _answer = document::read(bytes, LIMIT, about, &mut dists);
     }
 }
 
-/// Any text as a path, as integrity and as an `Accept` header.
+/// Parses any text as a path, as `integrity` and as an `Accept` header.
 ///
 /// # Panics
 ///
-/// If a tarball's document would be another package's, digests of two algorithms are alternatives, or a fill is of
-/// another class than its request.
+/// If a tarball's document is recognised as another package's, if digests of two algorithms are alternatives, or if the
+/// fill of a class is in another class.
 pub fn npm_names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let digests = sri::alternatives(&text);
@@ -65,7 +65,7 @@ pub fn npm_names(bytes: &[u8]) {
     }
 }
 
-/// Takes any claim that keeps the rules, and forgets it.
+/// Asserts that every claim keeps the rules, and drops it.
 struct Rules;
 
 impl ClaimSink for Rules {

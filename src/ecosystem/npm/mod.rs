@@ -1,20 +1,20 @@
-//! npm registries: a document for each package, tarballs that its versions name with their integrity.
+//! npm registries: a document for each package, and tarballs that its versions name with their integrity.
 //!
 //! ```text
 //! recognise   shape (path) and accept (class)   a package's document, or a tarball
-//! claims      document, then dist and sri       every version's tarball, where it is and where clients ask for it
-//!             signatures                        what the registry's signature makes of each
-//! wants       for a tarball                     the document of its package, as `npm ci` would ask for it
+//! claims      document, then dist and sri       every version's tarball, at its URL and at the one clients request
+//!            signatures                        checks the registry's signatures of each version
+//! wants       for a tarball                     the document of its package, as `npm ci` would request it
 //! ```
 //!
-//! Three things are certain: a tarball's path, a name that is joined to its scope, and a request whose `Accept` names the
-//! type of abbreviated documents. For the rest a package's document is likely at every path that ends in a word, until
-//! one of its registry was seen: `/login` may be one.
+//! Three things are recognised for certain: a tarball's path, a name joined to its scope by `%2f`, and a request whose
+//! `Accept` names the type of abbreviated documents. Any other path that ends in a word is only likely to be a package's
+//! document, until a response confirms the registry: `/login` may be a package or anything else.
 //!
-//! Not read: attestations, and what lies under `/-/` (search, audits, tags, the registry's own word on its keys): it passes
-//! as HTTP allows.
+//! Not supported: attestations, and everything under `/-/` (search, audits, tags, the registry's own list of its keys).
+//! Those responses are cached as HTTP allows.
 //!
-//! Sources: the registry's API and package metadata documents, npm's and pacote's requests as they were seen, the W3C's
+//! Sources: the registry's API and package metadata documents, observed requests of npm and pacote, the W3C's
 //! Subresource Integrity.
 
 mod accept;
@@ -40,18 +40,19 @@ use crate::keyring::Keyring;
 use crate::proof::Rank;
 use crate::target::{Root, Scheme, Target};
 
-/// The ecosystem's name, in topics too.
+/// The ecosystem's name, also used in topics.
 const NAME: &str = "npm";
 
-/// The longest document that is read. The largest packuments have some 40 MB.
+/// The maximum length of a document, in bytes. The largest packuments have some 40 MB.
 const MAX_DOCUMENT: u64 = 256 * 1024 * 1024;
 
-/// The most documents that are wanted for one tarball: each may be a request to an origin that never heard of it.
+/// The maximum number of prerequisites of one tarball: each may be a request to an origin that does not have the
+/// package.
 const MAX_WANTED: usize = 4;
 
-/// What npm tells a registry of itself: which command runs, which package is meant and with what integrity. Registries
-/// count with it, and answer alike; npm-registry-fetch and pacote set them. `npm-otp` is a credential and not among them,
-/// nor is `Referer`, in which npm 6 named its command: other servers do answer by it.
+/// Fields that npm-registry-fetch and pacote send: the command, the package and its integrity. Registries use them for
+/// statistics and answer alike. `npm-otp` is not in this list, because it is a credential; nor is `Referer`, in which
+/// npm 6 named its command, because other servers answer differently by it.
 const HARMLESS: [&str; 9] = [
     "npm-auth-type",
     "npm-command",
@@ -68,8 +69,8 @@ const HARMLESS: [&str; 9] = [
 #[derive(Debug)]
 pub(super) struct Npm;
 
-/// Where a package's document and a version's name the files, and who attests to them: npm takes the path of that address,
-/// and puts the registry's host before it.
+/// Where documents have URLs: those of the tarballs, and those of the attestations. For the latter, npm takes the URL's
+/// path and puts the registry's host before it.
 const TARBALLS: &[&[Step]] = &[
     &[Step::Member("versions"), Step::Any, Step::Member("dist"), Step::Member("tarball")],
     &[Step::Member("dist"), Step::Member("tarball")],
@@ -87,7 +88,7 @@ const PROFILE: Profile = Profile {
     name: NAME,
     harmless_headers: &HARMLESS,
     login_headers: &[],
-    // Registries take no version back and publish none twice.
+    // Registries never change a published version, and never publish one twice.
     files_are_immutable: true,
 };
 
@@ -115,7 +116,7 @@ impl Ecosystem for Npm {
         Recognised::ours(resource, certain)
     }
 
-    /// A document says first of all whose it is.
+    /// A document begins with the package's name.
     fn confirm(&self, at: &Target, head: &Head, start: &[u8]) -> bool {
         let Some(page) = Page::at(at) else {
             return false;
@@ -195,13 +196,13 @@ impl Linked for Npm {
     }
 }
 
-/// The document about `package` in the registry at `root`, in the class that installing asks for. Over plain http it
-/// would claim nothing.
+/// The document about `package` in the registry at `root`, in the class that installing requests. `None` over plain
+/// HTTP, where it would claim nothing.
 fn document_of(root: &Root, package: &str) -> Option<Target> {
     let path = shape::document_path(&root.path, package);
     let document = Target::new(root.origin.clone(), &path).ok()?;
     let secure = document.origin().scheme == Scheme::Https;
-    // The last word on what is a document: a root may be any path.
+    // Checked, because a root may be any path, and the result need not be recognised as a document.
     let found = Page::at(&document).filter(|page| page.package == package);
     (secure && found.is_some()).then(|| document.with_variant(accept::INSTALL.name))
 }

@@ -1,24 +1,24 @@
-//! What a URL is to an npm registry, by its path alone.
+//! Recognises the URLs of an npm registry, by their path alone.
 //!
 //! ```text
 //! <prefix>/<name>                       a package's document, the packument
-//! <prefix>/@<scope>%2f<name>            the same in a scope, as clients write it
+//! <prefix>/@<scope>%2f<name>            the same with a scope, as clients write it
 //! <prefix>/@<scope>/<name>              the same, as people write it: another URL, and another key
 //! <prefix>/<name>/<version or tag>      the document of one version
 //! <prefix>/<name>/-/<base>-<version>.tgz    a tarball; <base> is the name without its scope, or with it
-//! <prefix>/-/…                          the registry's other services: no documents
+//! <prefix>/-/…                          the registry's other services: not documents
 //! ```
 //!
-//! `<prefix>` may be anything, and the part of the origin under it is what a package's document may speak for. A name may
-//! be any word, so a path hardly tells anything: only a scope joined to its name, or a tarball, is like nothing else.
+//! `<prefix>` may be anything. A package's document has authority over the part of the origin below it. A name may be
+//! any word, so most paths prove nothing: only a name joined to its scope, or a tarball, is unambiguous.
 
 use crate::claim::Topic;
 use crate::target::{Root, Target, decode_once};
 
-/// The longest name: 214 bytes with its scope, by npm's own rule.
+/// The maximum length of a name, by npm's rule: 214 bytes including its scope.
 const MAX_NAME: usize = 214;
 
-/// What a document is about.
+/// What a document describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum About {
     /// All versions of a package.
@@ -27,14 +27,14 @@ pub(super) enum About {
     Version,
 }
 
-/// How far a path tells that it is one of a registry.
+/// How much a path proves about being an npm document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tells {
-    /// A name is joined to its scope, as nothing else is.
+    /// A name is joined to its scope by `%2f`, which no other ecosystem does.
     All,
-    /// It may be anything; whoever asks for an npm document there wants one.
+    /// The path may be anything; only the `Accept` header can tell.
     Nothing,
-    /// Another ecosystem builds its paths so: nobody can be certain.
+    /// Another ecosystem uses such paths too: the document is never recognised for certain.
     Against,
 }
 
@@ -43,28 +43,28 @@ pub(super) enum Tells {
 struct Named {
     /// The name, with its scope.
     package: String,
-    /// Where in the path the name's first segment begins: behind the registry's prefix.
+    /// The position in the path where the name's first segment begins, after the registry's prefix.
     end: usize,
-    /// Whether it is written `@scope%2fname`, as nothing else is.
+    /// Whether the name is written `@scope%2fname`, as only npm does.
     joined: bool,
 }
 
-/// A document, as its path tells.
+/// A document, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page {
     /// The package's name, with its scope.
     pub(super) package: String,
-    /// What it is about.
+    /// Whether it is about the package or one version.
     pub(super) about: About,
-    /// What it may speak for.
+    /// The part of the origin over which it has authority.
     pub(super) root: Root,
-    /// How far the path alone tells.
+    /// How much the path alone proves.
     pub(super) tells: Tells,
 }
 
 impl Page {
-    /// The document at `at`; `None` if the path can be none. Clients ask for documents without a query, but for those
-    /// that they are about to change.
+    /// The document at `at`; `None` if the path cannot be that of a document. A query means that the client is about to
+    /// change the document; other requests have none.
     pub(super) fn at(at: &Target) -> Option<Self> {
         let path = at.path();
         if at.query().is_some() || path.split('/').any(|segment| segment == "-") {
@@ -85,24 +85,24 @@ impl Page {
     }
 }
 
-/// Segments of the paths of which apt and `PyPI` are certain, where the last one could be a package's name.
+/// Segments of paths that apt and `PyPI` recognise for certain, where the last segment could be a package's name.
 const FOREIGN_SEGMENTS: [&str; 3] = ["dists", "by-hash", "pypi"];
 
-/// A tarball, as its path tells.
+/// A tarball, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tarball {
     /// The package's name, with its scope.
     pub(super) package: String,
-    /// The registry it lies in.
+    /// The root of the registry.
     pub(super) root: Root,
-    /// What stands behind `/-/`, as it is written.
+    /// The path after `/-/`, unchanged.
     pub(super) file: String,
-    /// The version in it.
+    /// The version in the file name.
     pub(super) version: String,
 }
 
 impl Tarball {
-    /// The tarball at `at`; `None` if the path is not one of a tarball.
+    /// The tarball at `at`; `None` if the path is not that of a tarball.
     pub(super) fn at(at: &Target) -> Option<Self> {
         let (front, file) = at.path().rsplit_once("/-/")?;
         let (parent, last) = front.rsplit_once('/')?;
@@ -120,13 +120,13 @@ impl Tarball {
         })
     }
 
-    /// Under which claims about it are found.
+    /// The topic of claims about it.
     pub(super) fn topic(&self) -> Topic {
         Topic::new(super::NAME, &self.package)
     }
 }
 
-/// The name whose last segment is `last`, behind `parent`.
+/// The name whose last segment is `last`; `parent` is the path before that segment.
 fn name(parent: &str, last: &str) -> Option<Named> {
     let last = decode_once(last)?;
     let (prefix, before) = parent.rsplit_once('/').unwrap_or(("", parent));
@@ -137,7 +137,7 @@ fn name(parent: &str, last: &str) -> Option<Named> {
     } else if before.starts_with('@') {
         (prefix.len(), format!("{before}/{last}"))
     } else if is_version(&before) {
-        // `<version>/download` is a file of another registry, not a package of that name.
+        // `<version>/download` belongs to a cargo registry, and is not a package called `download`.
         return None;
     } else {
         (parent.len(), last)
@@ -155,8 +155,8 @@ fn is_name(package: &str) -> bool {
     well_formed && package.len() <= MAX_NAME && !is_file(package)
 }
 
-/// The name behind which `last` is a version or a tag. Behind a name without a scope only versions and `latest` are told
-/// from a package of that name in a registry that is called like the package.
+/// The name before `last`, if `last` is a version or a tag. After a name without a scope, only versions and `latest`
+/// count as such: any other word may be a package of a registry whose prefix ends in that name.
 fn version(parent: &str, last: &str) -> Option<Named> {
     let (grand, before) = parent.rsplit_once('/')?;
     let tag = decode_once(last)?;
@@ -166,8 +166,8 @@ fn version(parent: &str, last: &str) -> Option<Named> {
     (is_tag && !is_file(&tag)).then_some(named)
 }
 
-/// What both halves of a name, and tags, are made of: what stands in a URL as it is (npm's rule of old, which allowed
-/// capitals), without the four rare signs that encoders disagree about.
+/// Whether `text` may be a half of a name, or a tag: characters that need no encoding in a URL (npm's old rule, which
+/// allowed capitals), without the four rare ones that encoders treat differently.
 fn is_word(text: &str) -> bool {
     text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         && !text.is_empty()
@@ -175,7 +175,8 @@ fn is_word(text: &str) -> bool {
         && !matches!(text, "node_modules" | "favicon.ico")
 }
 
-/// `<number>.<number>.<number>` and what semantic versioning, or its looser days, put behind that.
+/// Whether `text` is `<number>.<number>.<number>` with an optional suffix, as in semantic versioning or its older,
+/// looser forms.
 pub(super) fn is_version(text: &str) -> bool {
     let mut numbers = text.splitn(3, '.');
     let mut number = || {
@@ -193,14 +194,14 @@ pub(super) fn is_version(text: &str) -> bool {
         })
 }
 
-/// Whether a name ends like a file that other ecosystems are certain of. A package called so is not known here, and is
-/// cached as HTTP allows.
+/// Whether a name ends like a file that other ecosystems recognise for certain. A package with such a name is not
+/// recognised, and is cached as HTTP allows.
 fn is_file(name: &str) -> bool {
     let ending = name.rsplit_once('.').map(|(_, ending)| ending);
     ending.is_some_and(|ending| FILE_ENDINGS.contains(&ending))
 }
 
-/// Endings of packages and archives.
+/// File name extensions of packages and archives.
 const FILE_ENDINGS: [&str; 19] = [
     "asc", "bz2", "crate", "ddeb", "deb", "diff", "dsc", "egg", "exe", "gz", "lzma", "metadata",
     "tgz", "toml", "udeb", "whl", "xz", "zip", "zst",
@@ -251,7 +252,8 @@ mod tests {
             ("/@types/node/20.0.0", "Version @types/node /"),
             ("/@types/node/ts4.9", "Version @types/node /"),
             ("/@types%2fnode/latest", "certain Version @types/node /"),
-            // Of two readings the deeper: it speaks for less, and its name is not the document's.
+            // Of two readings the longer prefix wins: its root is smaller, and the document's name will not match if it
+            // is wrong.
             ("/lodash/next", "Package next /lodash/"),
             ("/pypi/idna/json", "doubtful Package json /pypi/idna/"),
             ("/dists/s/@a%2fb", "doubtful Package @a/b /dists/s/"),
@@ -327,7 +329,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a package is written, its document and its tarball are of one name, root and topic.
+        /// However a package is written, its document and its tarball have the same name, root and topic.
         #[test]
         fn topics_meet(
             prefix in "(/[a-z]{1,8}){0,2}",

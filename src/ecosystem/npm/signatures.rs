@@ -1,17 +1,18 @@
-//! The registry's signatures over single versions: `dist.signatures`.
+//! The registry's signatures of single versions: `dist.signatures`.
 //!
-//! A registry signs `<name>@<version>:<integrity>`, with the integrity exactly as the document has it. That says which bytes
-//! belong to that version of that package, whoever passes it on: a mirror cannot change it. It says nothing of which
-//! versions there are, and nothing of when. So
+//! A registry signs `<name>@<version>:<integrity>`, with the integrity exactly as the document has it. The signature
+//! proves which bytes belong to that version of that package, whichever mirror serves it. It does not prove which
+//! versions exist, nor when they were published. Therefore:
 //!
-//! - it counts for the tarball of that very version: a document could name another version's tarball beside it;
-//! - a signature by a known key that does not hold speaks against the version, which then promises nothing;
-//! - one by an unknown key is as good as none. Keys that a registry hands out itself prove no more than its TLS does, and
-//!   are not taken from there.
+//! - A signature counts only for the tarball of that very version: a document could name another version's tarball with it.
+//! - An invalid signature by a known key refutes the version, which then promises nothing.
+//! - A signature by an unknown key counts as none. Keys that the registry itself serves prove no more than its TLS
+//!   certificate, and are not used.
 //!
-//! A key that has ended counts for what was published before, as npm's own check has it (pacote, `verifySignatures`): the
-//! moment is the document's `time`, and where there is none, 2015. Abbreviated documents never have one. Whoever can change
-//! a document can change its `time`: what an ended key is worth rests on its owner having kept it.
+//! An expired key counts for versions published before it expired, as in npm's own check (pacote, `verifySignatures`).
+//! The publication time is in the document's `time`; without one, it is taken to be 2015. Abbreviated documents never
+//! have `time`. An attacker who can change a document can also change its `time`, so an expired key is trustworthy only
+//! as long as its owner keeps it secret.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,13 +27,13 @@ use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
 use crate::keyring::{Keyring, registry};
 
-/// The most signatures of one version that are looked at. There is one, or two while a registry changes its key.
+/// The maximum number of signatures checked for one version. Real versions have one, or two during a key change.
 const MAX_SIGNATURES: usize = 8;
 
-/// The longest key id and signature, in bytes. Real ones have 50 and 96.
+/// The maximum length of a key id and of a signature, in bytes. Real ones have 50 and 96.
 const MAX_TEXT: usize = 256;
 
-/// When a version was published of which nobody says when: 2015-01-01, before there were signatures.
+/// The assumed publication time of a version without one: 2015-01-01, before registries signed versions.
 const LONG_AGO: Time = Time::from_millis(1_420_070_400_000);
 
 /// One of `dist.signatures`.
@@ -42,24 +43,25 @@ struct Signature {
     value: String,
 }
 
-/// `dist.signatures`. What has another shape is none: it is no reason to read nothing of the document.
+/// The members of `dist.signatures`. Anything of another shape counts as no signature; it must not make the document
+/// unreadable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Signatures(Vec<Signature>);
 
-/// What the signatures of a version say.
+/// The result of checking the signatures of a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Word {
-    /// Nothing.
+    /// There is no signature that counts.
     Nothing,
-    /// They hold; whose key it is.
+    /// The signatures are valid; the key's id.
     Signed(String),
-    /// One by a known key does not hold; why.
+    /// A signature by a known key is invalid; the reason.
     Forged(String),
-    /// A key that is not known signed it.
+    /// Only unknown keys signed it; the first key's id.
     Unknown(String),
 }
 
-/// Judges the signatures of one document's versions.
+/// Checks the signatures of the versions of one document.
 pub(super) struct Judge<'a> {
     keys: &'a Keyring,
     package: &'a str,
@@ -67,7 +69,7 @@ pub(super) struct Judge<'a> {
 }
 
 impl<'a> Judge<'a> {
-    /// Of the document about `package` that `open` opens again; `None` if there is no `time` in it.
+    /// For the document about `package`. `open` opens it again; `None` if it has no `time`.
     pub(super) fn new(keys: &'a Keyring, package: &'a str, open: Option<&'a Open<'a>>) -> Self {
         Self { keys, package, times: Times { open, read: None } }
     }
@@ -77,7 +79,7 @@ impl<'a> Judge<'a> {
         self.package
     }
 
-    /// What the signatures over `integrity` of `version` say.
+    /// Checks the signatures over `integrity` of `version`.
     pub(super) fn word(
         &mut self,
         version: &str,
@@ -111,15 +113,15 @@ impl<'a> Judge<'a> {
 /// Opens a document.
 pub(super) type Open<'a> = dyn Fn() -> io::Result<Box<dyn Read>> + 'a;
 
-/// When each version was published. Read when it is asked for: it stands behind the versions in the document, and only keys
-/// that end need it.
+/// The publication times of the versions. They are read on demand, in a second pass: `time` comes after the versions in
+/// the document, and only expired keys need it.
 struct Times<'a> {
     open: Option<&'a Open<'a>>,
     read: Option<Published>,
 }
 
 impl Times<'_> {
-    /// When `version` was published; `None` if nobody can read that.
+    /// When `version` was published; `None` if the time is unreadable.
     fn of(&mut self, version: &str) -> Result<Option<Time>, Malformed> {
         let Some(open) = self.open else {
             return Ok(Some(LONG_AGO));
@@ -132,7 +134,7 @@ impl Times<'_> {
     }
 }
 
-/// Versions, and when they were published; `None` for what nobody can read.
+/// The publication time of each version; `None` if it is unreadable.
 #[derive(Default)]
 struct Published(HashMap<String, Option<Time>>);
 
@@ -147,7 +149,7 @@ fn published(document: impl Read) -> Result<Published, Malformed> {
     }
 }
 
-/// A packument, as far as its times are concerned.
+/// The member of a packument that holds the times.
 #[derive(serde::Deserialize)]
 struct OnlyTime {
     #[serde(default)]
@@ -167,7 +169,7 @@ impl<'de> Deserialize<'de> for Published {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Published, A::Error> {
                 let mut published = HashMap::new();
                 while let Some(version) = map.next_key::<String>()? {
-                    // No version is so long, and what is asked for is one.
+                    // A longer key is not a version, and no look-up will ask for it.
                     if version.len() > MAX_VERSION {
                         map.next_value::<IgnoredAny>()?;
                         continue;
@@ -177,7 +179,7 @@ impl<'de> Deserialize<'de> for Published {
                         return Err(de::Error::custom("more times than there are versions"));
                     }
                     let time = time.and_then(|time| registry::moment(&time));
-                    // Said twice, the two might be read differently: then it is said of nobody.
+                    // A repeated version is ambiguous, so its time counts as unreadable.
                     published.entry(version).and_modify(|known| *known = None).or_insert(time);
                 }
                 Ok(Published(published))
@@ -193,7 +195,7 @@ impl<'de> Deserialize<'de> for Signatures {
     }
 }
 
-/// Implements the visits of values that say nothing here.
+/// Implements visits of values that do not count.
 macro_rules! nothing_of {
     ($value:expr; $($visit:ident: $kind:ty),*) => {
         $(fn $visit<E: de::Error>(self, _: $kind) -> Result<Self::Value, E> {
@@ -234,7 +236,7 @@ impl<'de> Visitor<'de> for List {
     }
 }
 
-/// An element of the list.
+/// An element of the list, if it is a signature.
 struct MaybeSignature(Option<Signature>);
 
 impl<'de> Deserialize<'de> for MaybeSignature {
@@ -285,7 +287,7 @@ enum Member {
     Other,
 }
 
-/// A short text of printable signs, or nothing.
+/// A short text of printable ASCII characters, or nothing.
 struct Lenient(Option<String>);
 
 impl<'de> Deserialize<'de> for Lenient {
@@ -325,14 +327,14 @@ mod tests {
     use crate::keyring::Source;
     use std::cell::Cell;
 
-    /// A version that the public registry signed, with a key that does not end.
+    /// A version that the public registry signed with a key that does not expire.
     const PACKAGE: &str = "pnpm";
     const VERSION: &str = "10.6.5";
     const INTEGRITY: &str = "sha512-zfko/KIIMs1Z7FOCZJK33CXcUk1DcLa0rb9lgD0y76psHIgUfArk6NV5psnuxxV1e1DU+jXuoXnYaOraTtBDrw==";
     const KEY: &str = "SHA256:DhQ8wR5APBvFHLF/+Tc+AYvPOdTpcIDqOhxsBHRwC7U";
     const SIGNATURE: &str = "MEUCIQDX5rBiPPLMcFTegu9hjp64z2gJTYuIrMwCAG/7HZMR3QIgHEf7HDdZ8avqrnaKqBA7Q8KezVQX0nEd0cwJCla+rWA=";
 
-    /// One with the key that ended in January 2025.
+    /// A version signed with the key that expired in January 2025.
     const OLD_PACKAGE: &str = "@midas-ds/link";
     const OLD_INTEGRITY: &str = "sha512-t2/aa4fgURXKaz9lPDEsjh4xjBNfkmPx0Zyt8d1OSKjbIUuKrcJPT53g0ZPbBezHqRL2EmZOsy6+cRSME9gFGA==";
     const OLD_KEY: &str = "SHA256:jl3bwswu80PjjokCgh0o2w5c2U4LhQAE57gj9cz1kzA";
@@ -376,12 +378,12 @@ mod tests {
         let pair = (KEY, SIGNATURE);
         assert_eq!(word(&none, VERSION, INTEGRITY, &[pair]), Word::Unknown(KEY.into()));
         assert_eq!(word(&all, VERSION, INTEGRITY, &[]), Word::Nothing);
-        // A registry that changes its key signs with both; larder may know one of them.
+        // During a key change, a registry signs with both keys; larder may know only one of them.
         let new = ("SHA256:new", "x");
         for pairs in [[pair, new], [new, pair]] {
             assert_eq!(word(&all, VERSION, INTEGRITY, &pairs), Word::Signed(KEY.into()));
         }
-        // One that does not hold outweighs one that does.
+        // An invalid signature outweighs a valid one.
         let said = word(&all, VERSION, INTEGRITY, &[pair, (OLD_KEY, SIGNATURE)]);
         assert!(matches!(said, Word::Forged(_)));
     }
@@ -402,7 +404,7 @@ mod tests {
             let mut judge = Judge::new(&keys, OLD_PACKAGE, again);
             let old = signatures(&[(OLD_KEY, OLD_SIGNATURE)]);
             let word = judge.word("1.0.1", OLD_INTEGRITY, &old).unwrap();
-            // A second look does not read the document again.
+            // A second check does not read the document again.
             assert_eq!(judge.word("1.0.1", OLD_INTEGRITY, &old).unwrap(), word);
             (word, asked.get())
         };

@@ -1,14 +1,14 @@
-//! Subresource integrity, as `dist.integrity` has it: `sha512-<base64> …`.
+//! Parses Subresource Integrity, as in `dist.integrity`: `sha512-<base64> …`.
 //!
-//! A list, parted by white space, of `<algorithm>-<base64>[?<options>]`. Only the strongest algorithm among those that are
-//! known counts, and a body that matches any digest of that algorithm is right (W3C Subresource Integrity §3.3.4). The
-//! digest itself is compared as text by the clients, so only its one canonical spelling can ever match.
+//! The value is a list, separated by white space, of `<algorithm>-<base64>[?<options>]`. Only the strongest known
+//! algorithm counts, and a body that matches any digest of that algorithm is valid (W3C Subresource Integrity §3.3.4).
+//! Clients compare digests as text, so only the canonical spelling can match.
 
 use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::base64;
 
-/// The algorithms that integrity may be made with, strongest first. SHA-1 is npm's own addition, for what was published
-/// before there was integrity.
+/// The algorithms that `integrity` may use, strongest first. SHA-1 is npm's own addition, for versions published before
+/// `integrity` existed.
 const KNOWN: [(&str, Algorithm); 4] = [
     ("sha512", Algorithm::Sha512),
     ("sha384", Algorithm::Sha384),
@@ -16,14 +16,14 @@ const KNOWN: [(&str, Algorithm); 4] = [
     ("sha1", Algorithm::Sha1),
 ];
 
-/// The most alternatives that are taken of one list. Real lists have one or two.
+/// The maximum number of alternatives taken from one list. Real lists have one or two.
 const MAX_ALTERNATIVES: usize = 8;
 
-/// The digests of which a body must match one; empty when nothing is promised that larder knows.
+/// The digests of which a body must match one; empty if there is none that larder knows.
 pub(super) fn alternatives(integrity: &str) -> Vec<Digest> {
     let mut strongest: Vec<Digest> = Vec::new();
     for digest in integrity.split_ascii_whitespace().filter_map(digest) {
-        // Ranked by their place in the list above; every digest here is in it.
+        // The position in [`KNOWN`], which contains the algorithm of every digest here.
         let rank = |digest: &Digest| {
             KNOWN.iter().position(|(_, algorithm)| *algorithm == digest.algorithm())
         };
@@ -40,7 +40,7 @@ pub(super) fn alternatives(integrity: &str) -> Vec<Digest> {
     strongest
 }
 
-/// One `<algorithm>-<base64>[?<options>]`.
+/// Parses one `<algorithm>-<base64>[?<options>]`.
 fn digest(token: &str) -> Option<Digest> {
     let (name, rest) = token.split_once('-')?;
     let text = rest.split('?').next().unwrap_or(rest);
@@ -52,7 +52,7 @@ fn digest(token: &str) -> Option<Digest> {
 mod tests {
     use super::*;
 
-    /// SHA-256 of "abc" (FIPS 180-4) and its SHA-1, as a command line spells them in base64.
+    /// SHA-256 of "abc" (FIPS 180-4) and its SHA-1, in base64.
     const SHA256: &str = "ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
     const SHA1: &str = "qZk+NkcGgWq6PiVxeFDCbJzQ2J0=";
 
@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(said(&many).len(), MAX_ALTERNATIVES);
     }
 
-    /// A digest that nothing can match would deny the file to everybody.
+    /// A digest that nothing can match would block the file for every client.
     #[test]
     fn what_no_client_would_match_promises_nothing() {
         for integrity in [

@@ -1,4 +1,4 @@
-//! What npm's parts do together.
+//! Tests of npm's parts together.
 
 use super::*;
 use crate::claim::{Claim, Topic};
@@ -26,7 +26,7 @@ fn requests_are_recognised_by_shape_and_class() {
         ("/ms/latest", CI, "certain index / install"),
         ("/ms/2.1.3", "*/*", "likely index / any"),
         ("/ms/-/ms-2.1.3.tgz", "*/*", "certain artifact / npm:ms"),
-        // yarn 1 and older pnpm ask for tarballs as they ask for documents.
+        // yarn 1 and older pnpm send the same `Accept` for tarballs as for documents.
         ("/ms/-/ms-2.1.3.tgz", CI, "certain artifact / npm:ms"),
         ("/ms/-/ms-2.1.3.tgz", browser, "certain artifact / npm:ms"),
         ("/t/@types/ms/-/ms-2.1.0.tgz", "*/*", "certain artifact /t/ npm:@types/ms"),
@@ -34,7 +34,7 @@ fn requests_are_recognised_by_shape_and_class() {
         ("/-/npm/v1/security/advisories/bulk", "*/*", "no"),
         ("/-/v1/search?text=ms", "application/json", "no"),
         ("/", CI, "no"),
-        // Whatever is asked for, these are another ecosystem's.
+        // Whatever the `Accept`, these belong to another ecosystem.
         ("/pypi/idna/json", CI, "likely index /pypi/idna/ install"),
         ("/d/dists/s/InRelease", CI, "likely index /d/dists/s/ install"),
     ] {
@@ -42,7 +42,7 @@ fn requests_are_recognised_by_shape_and_class() {
     }
 }
 
-/// The fields that npm was seen to send, and those that must make a pass.
+/// The fields that npm was observed to send, and those that must make a pass.
 #[test]
 fn what_npm_says_of_itself_changes_nothing_and_its_credentials_do() {
     let harmless = Npm.profile().harmless_headers;
@@ -116,12 +116,12 @@ fn both_urls_of_a_scoped_package_make_the_same_claims() {
     assert_eq!((standing.rank, &*standing.root.path), (Rank::Indexed, "/t/"));
     assert_eq!(joined.len(), 2);
     assert_eq!(joined[0].topic, Topic::new("npm", "@types/ms"));
-    // Clients with a registry of their own ask it, whatever host the document names.
+    // A client with a configured registry requests the tarball there, whatever host the document names.
     let asked = target("https://example.org/t/@types/ms/-/ms-1.0.0.tgz");
     assert_eq!(joined[1].target.match_key(), asked.match_key());
 }
 
-/// Whoever sits on a plain-http line could otherwise deny every file of a real origin.
+/// An attacker on a plain HTTP path could otherwise block every file of a real origin.
 #[test]
 fn what_came_over_plain_http_or_is_no_answer_makes_no_claims() {
     let (tls, plain) = ("https://example.org/ms", "http://example.org/ms");

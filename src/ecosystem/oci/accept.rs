@@ -1,21 +1,21 @@
-//! Which manifest of a tag a client takes.
+//! Determines which manifest of a tag a client accepts.
 //!
-//! A tag may stand for an index of many platforms or for one image, and a registry decides by the types in `Accept`:
-//! what it gives to a client that knows no indexes is another document under the same URL. It looks at the set of types
-//! and at nothing else, neither order nor weight, so the set is the class: one of 2⁹, as many entries as clients differ.
-//! An `Accept` with another type, or one that weighs, is no class: the request is an unknown resource, whose key has the
-//! header itself.
+//! A tag may stand for an index of many platforms or for one image. A registry decides by the types in `Accept`, and
+//! sends a client that does not accept indexes another document under the same URL. It considers only the set of types,
+//! neither their order nor their weights. So the set is the class: one of 2⁹, and there are as many entries as clients
+//! differ. An `Accept` with another type or with weights fits no class: the request is an unknown resource, whose key
+//! contains the header itself.
 //!
-//! What clients send: containerd both Docker types, both OCI types and `*/*`; docker the four, two of schema 1 and
+//! What clients send: containerd both Docker types, both OCI types and `*/*`; docker those four, two of schema 1 and
 //! `application/json`; podman, buildah and skopeo the four and two of schema 1; helm and oras the four and the artifact
-//! manifest; Homebrew the OCI index alone.
+//! manifest; Homebrew only the OCI index.
 
 use std::sync::OnceLock;
 
 use crate::ecosystem::Variant;
 use crate::ecosystem::ranges::ranges;
 
-/// The types of manifests, and their names in a class. In alphabetical order of the names.
+/// The types of manifests, each with its name in a class. In alphabetical order of the names.
 const TYPES: [(&str, &str); 9] = [
     ("any", "*/*"),
     ("artifact", "application/vnd.oci.artifact.manifest.v1+json"),
@@ -28,14 +28,14 @@ const TYPES: [(&str, &str); 9] = [
     ("schema1-signed", "application/vnd.docker.distribution.manifest.v1+prettyjws"),
 ];
 
-/// How many sets of them there are.
+/// The number of sets of these types.
 const SETS: usize = 1 << TYPES.len();
 
-/// Each class once it was met: its name and its header.
+/// The name and the header of each class, once it was used.
 static CLASSES: [OnceLock<(String, String)>; SETS] = [const { OnceLock::new() }; SETS];
 
-/// The class of an `Accept` header; `None` if it fits none exactly. No header is a class of its own: registries take it
-/// for a client of the days before indexes.
+/// The class of an `Accept` header; `None` if it fits no class exactly. A missing header is a class of its own, because
+/// registries take it as the sign of a client older than indexes.
 pub(super) fn classify(accept: &str) -> Option<Variant> {
     let mut set = 0;
     for range in ranges(accept) {
@@ -45,13 +45,13 @@ pub(super) fn classify(accept: &str) -> Option<Variant> {
     class(set)
 }
 
-/// Every type that has a digest of its bytes: in which a manifest under its digest is asked for.
+/// The class of all types whose digest is that of their bytes: larder fetches manifests by digest with it.
 pub(super) fn every_manifest() -> Variant {
     const EVERY: usize = 0b0_0110_1111;
     Variant { name: "", ..class(EVERY).unwrap_or(Variant::ONLY) }
 }
 
-/// The class called `name`.
+/// The class with the name `name`.
 pub(super) fn by_name(name: &str) -> Option<Variant> {
     let set = name.split('+').try_fold(0, |set, part| {
         let position = TYPES.iter().position(|(short, _)| *short == part)?;
@@ -60,7 +60,7 @@ pub(super) fn by_name(name: &str) -> Option<Variant> {
     class(if name == NOTHING { 0 } else { set? })
 }
 
-/// The name of the class without a header.
+/// The name of the class for a missing header.
 const NOTHING: &str = "nothing";
 
 fn class(set: usize) -> Option<Variant> {
@@ -122,7 +122,7 @@ mod tests {
         assert!(by_name("").is_none() && by_name("oci").is_none());
     }
 
-    /// What a registry of the first days would send has no digest of its own bytes.
+    /// Schema 1, which an old registry would send, has no digest of its own bytes.
     #[test]
     fn schema_1_is_not_asked_for_by_digest() {
         let every = every_manifest();
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(names, Some("any+artifact+docker-list+docker-manifest+oci-index+oci-manifest"));
     }
 
-    /// A client that a registry may answer in another way never shares a class.
+    /// A client that a registry may answer differently never shares a class.
     #[test]
     fn what_fits_no_class_is_not_merged() {
         for accept in [

@@ -1,17 +1,17 @@
-//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+//! Fuzz targets of OCI: any bytes, and the properties that the results must have.
 
 use super::shape::{Place, What};
 use super::{accept, manifest};
 use crate::claim::{Claim, ClaimSink, TooMany};
 use crate::target::{Scheme, Target};
 
-/// Any bytes as a manifest: claims that keep the rules, or malformed.
+/// Parses any bytes as a manifest. Every claim keeps the rules, unless the manifest is malformed.
 pub fn oci_manifest(bytes: &[u8]) {
     let at = Target::from_url("https://example.org/v2/gears/box/manifests/latest?ns=example.com");
     let Some((at, place)) = at.and_then(|at| Some((at.clone(), Place::at(&at)?))) else {
         return;
     };
-    // Malformed or read: both are answers.
+    // The result does not matter: both malformed and read are allowed.
     let Ok(Some(read)) = manifest::read(bytes, None) else {
         return;
     };
@@ -20,12 +20,12 @@ pub fn oci_manifest(bytes: &[u8]) {
     }
 }
 
-/// Any text as a path, and as an `Accept` header.
+/// Parses any text as a path, and as an `Accept` header.
 ///
 /// # Panics
 ///
-/// If a place lies outside of what speaks for it, a digest is written otherwise than it was read, or a fill is of another
-/// class than its request.
+/// If a place is outside its root, if a digest is written differently from how it was parsed, or if the fill of a class
+/// is in another class.
 pub fn oci_names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     if let Some(class) = accept::classify(&text) {
@@ -48,7 +48,7 @@ pub fn oci_names(bytes: &[u8]) {
     assert_eq!(again, Some(place.what), "{target}");
 }
 
-/// Takes any claim that keeps the rules, and forgets it.
+/// Asserts that every claim keeps the rules, and drops it.
 struct Rules;
 
 impl ClaimSink for Rules {

@@ -1,8 +1,8 @@
-//! Manifests and indexes of them: what they name, and how long it is.
+//! Parses manifests and indexes of manifests: the files that they name, with digest and length.
 //!
-//! Both are small documents that clients read whole, with a limit of their own, and so does this. A document that could be
-//! read as either, or as another type than its header says, has been used to show two images under one digest: it names
-//! nothing here.
+//! Both are small documents that clients read as a whole, up to a limit, and so does larder. A document that can be
+//! read both as an index and as an image, or that is of another type than its header states, can present two images
+//! under one digest (CVE-2021-41190). Such a document is malformed.
 
 use std::io::Read;
 
@@ -16,10 +16,11 @@ use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
 use crate::target::{Scheme, Target};
 
-/// The longest manifest: what registries must take and clients do take (OCI distribution, "Pushing manifests").
+/// The maximum length of a manifest, in bytes: what registries must accept and clients do accept (OCI distribution,
+/// "Pushing manifests").
 const MAX_MANIFEST: u64 = 4 * 1024 * 1024;
 
-/// The most places of one layer outside of the registry. Real ones have one.
+/// The maximum number of `urls` of one layer that are read. Real layers have one.
 const MAX_URLS: usize = 8;
 
 /// An index of manifests, one for each platform.
@@ -28,14 +29,14 @@ const INDEXES: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 
-/// One image, or whatever else is packed like one.
+/// The manifest of one image, or of anything else that is packed like one.
 const IMAGES: [&str; 3] = [
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
     "application/vnd.oci.artifact.manifest.v1+json",
 ];
 
-/// Whether a `Content-Type` is one of a manifest whose digest is that of its bytes.
+/// Whether a `Content-Type` is that of a manifest whose digest is that of its bytes.
 pub(super) fn is_manifest(kind: &str) -> bool {
     let kind = essence(kind);
     INDEXES.contains(&kind) || IMAGES.contains(&kind)
@@ -45,7 +46,7 @@ fn essence(kind: &str) -> &str {
     kind.split(';').next().unwrap_or(kind).trim()
 }
 
-/// What is read of a manifest, or of an index.
+/// The members of a manifest or an index that larder reads.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Manifest {
@@ -58,7 +59,7 @@ pub(super) struct Manifest {
     subject: Option<Descriptor>,
 }
 
-/// What names a file (OCI image, "Content Descriptors").
+/// A content descriptor (OCI image, "Content Descriptors").
 #[derive(Debug, Deserialize)]
 struct Descriptor {
     digest: String,
@@ -74,8 +75,8 @@ pub(super) struct Names<'a> {
     descriptor: &'a Descriptor,
 }
 
-/// Reads a document that its header calls `kind`; `None` for what names nothing by digest: schema 1, or no manifest at
-/// all.
+/// Parses a document with the `Content-Type` `kind`. `None` for a document that names nothing by digest: schema 1, or
+/// one that is no manifest at all.
 pub(super) fn read(document: impl Read, kind: Option<&str>) -> Result<Option<Manifest>, Malformed> {
     let kind = kind.map(essence);
     if kind.is_some_and(|kind| !is_manifest(kind)) {
@@ -98,7 +99,7 @@ fn not_one(found: String) -> Malformed {
 }
 
 impl Manifest {
-    /// Whether it is one thing and not two (CVE-2021-41190).
+    /// Refuses a document that is both an index and an image (CVE-2021-41190).
     fn check(&self, kind: Option<&str>) -> Result<(), Malformed> {
         let said = self.media_type.as_deref();
         if let (Some(said), Some(kind)) = (said, kind)
@@ -119,7 +120,7 @@ impl Manifest {
         Ok(())
     }
 
-    /// Everything that it names, in its order.
+    /// Everything that it names, in order.
     pub(super) fn named(&self) -> impl Iterator<Item = Names<'_>> {
         let children = self.manifests.iter().flatten().chain(&self.subject);
         let files = self.config.iter().chain(self.layers.iter().flatten());
@@ -130,8 +131,8 @@ impl Manifest {
 }
 
 impl Names<'_> {
-    /// Claims the file where `place`, read at `at`, has it, and wherever else it is said to lie. A digest of an algorithm
-    /// that larder does not know is no claim.
+    /// Claims the file in the repository of `place`, which was read at `at`, and at the URLs in its descriptor. A
+    /// digest whose algorithm larder does not know makes no claim.
     pub(super) fn claim(
         &self,
         place: &Place,
@@ -153,7 +154,7 @@ impl Names<'_> {
     }
 }
 
-/// A layer outside of the registry, where its URL is one that a request would be recognised by.
+/// A layer outside of the registry, if its URL is one that larder recognises as that blob.
 fn foreign(at: &Target, url: &str, digest: &Digest) -> Option<Target> {
     use shape::What::{Blob, Stored};
     let target = at.join(url).filter(|target| target.origin().scheme == Scheme::Https)?;
@@ -188,7 +189,7 @@ mod tests {
             (r#"{"blobs":[D]}"#, Some(artifact), 1),
             (r#"{"manifests":[D,D]}"#, Some(index), 2),
             (r#"{"manifests":[]}"#, Some(list), 0),
-            // The registry's own words, a page to sign in, and what has no digest of its bytes.
+            // A registry's error, a sign-in page, and a manifest without a digest of its bytes.
             (r#"{"errors":[]}"#, Some("application/json"), 0),
             ("<html>", Some("text/html; charset=utf-8"), 0),
             (r#"{"schemaVersion":1,"fsLayers":[]}"#, None, 0),

@@ -1,21 +1,21 @@
-//! Container images and whatever else lies in a registry: OCI distribution, Docker registry v2.
+//! Container images and other artifacts in a registry: OCI distribution, Docker registry v2.
 //!
 //! ```text
 //! recognise   shape (path) and accept (class)   a tag, a list, or what is named by its digest
-//! points_at   the answer to a HEAD of a tag     where the manifest lies under its digest
+//! points_at   the response to a HEAD of a tag   the URL of the manifest under its digest
 //! claims      manifest                          children, configuration and layers, with digest and length
 //! ```
 //!
-//! Below a tag everything is named by the digest of its bytes, manifests verbatim; only the tag itself moves. So a tag is
-//! asked by HEAD, which registries do not count as a pull, and what it points at is fetched and kept under its digest.
-//! Helm charts, signatures, and whatever else is packed as an artifact, differ in their media types alone, and so do
-//! layers compressed with zstd.
+//! Everything below a tag is named by the digest of its bytes, including manifests; only the tag itself moves. So
+//! larder resolves a tag by HEAD, which registries do not count as a pull, and fetches and stores the manifest under
+//! its digest. Helm charts, signatures and other artifacts differ only in their media types, and so do layers
+//! compressed with zstd.
 //!
-//! Not here: tokens and `/v2/` (the pipeline's), what is pushed (it passes), signatures of images (cosign, notation), and
-//! schema 1, whose digests are not those of its bytes: it makes no claims, and nobody asks for it by digest.
+//! Not here: tokens and `/v2/` (the pipeline handles them), pushes (they pass), signatures of images (cosign,
+//! notation). Schema 1, whose digests are not those of its bytes, makes no claims and is not requested by digest.
 //!
 //! Sources: OCI distribution specification 1.1, OCI image specification 1.1 (descriptor, manifest, index), the manifest
-//! formats of Docker's registry, requests of docker, containerd, podman, buildah, skopeo, helm and oras.
+//! formats of Docker's registry, observed requests of docker, containerd, podman, buildah, skopeo, helm and oras.
 
 mod accept;
 pub(super) mod fuzz;
@@ -38,16 +38,16 @@ use crate::keyring::Keyring;
 use crate::proof::Rank;
 use crate::target::{Root, Target};
 
-/// The ecosystem's name, in topics too.
+/// The ecosystem's name, also used in topics.
 const NAME: &str = "oci";
 
-/// In which an answer about a manifest names its digest (OCI distribution, "Pulling manifests").
+/// The header in which a response with a manifest states its digest (OCI distribution, "Pulling manifests").
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// In which a registry says that it is one.
+/// The header in which a registry states its API version.
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 
-/// What containers/image says of itself with each request.
+/// The field that containers/image sends with each request.
 const HARMLESS: [&str; 1] = ["docker-distribution-api-version"];
 
 /// Container registries.
@@ -74,7 +74,7 @@ impl Ecosystem for Oci {
             |named| Kind::Artifact(Artifact { named: Some(named), topics: topics(&place) });
         let class = accept::classify(request.accept);
         let (kind, variant) = match (place.what, class) {
-            // Whatever a client accepts, its digest names one body.
+            // Whatever a client accepts, the digest names one body.
             (What::Manifest(digest), _) => {
                 (artifact(Named::by_protocol(digest)), accept::every_manifest())
             }
@@ -148,7 +148,7 @@ impl NamedIndexes for Oci {
         Place::at(index).map_or_else(Vec::new, |place| topics(&place))
     }
 
-    /// A manifest under its digest is an index as well: it names its children and layers.
+    /// A manifest under its digest is an index as well, because it names children and layers.
     fn indexes_of(&self, at: &Target) -> Vec<Target> {
         let manifest = Place::at(at).filter(|place| matches!(place.what, What::Manifest(_)));
         manifest.map(|_| at.clone().with_variant("")).into_iter().collect()
@@ -163,7 +163,7 @@ impl Tags for Oci {
     fn points_at(&self, at: &Target, head: &Head) -> Option<(Target, Digest)> {
         let place = Place::at(at).filter(|place| matches!(place.what, What::Tag))?;
         let digest = shape::digest(head.text(&CONTENT_DIGEST)?)?;
-        // What is kept is given with this header: without a type no client could tell what it is.
+        // A stored manifest is served with this header; without a type, no client could tell what it is.
         head.text(&header::CONTENT_TYPE).filter(|kind| manifest::is_manifest(kind))?;
         Some((place.sibling("manifests", &digest)?, digest))
     }
@@ -180,7 +180,7 @@ impl Service for Oci {
         Some(Root::at(at, prefix))
     }
 
-    /// `GET /v2/`: a client that gets a 200 asks for no token (OCI distribution, "Determining Support").
+    /// `GET /v2/`: a client that gets a 200 requests no token (OCI distribution, "Determining Support").
     fn version_check(&self, at: &Target) -> Option<VersionCheck> {
         let service = Root::directory_of(at);
         if at.path() != &*service.path || !at.path().ends_with("/v2/") {
@@ -192,14 +192,14 @@ impl Service for Oci {
         Some(VersionCheck { service, head: Head { status: StatusCode::OK, headers }, body: "{}" })
     }
 
-    /// Who pushes leaves out what the registry says it has.
+    /// Clients skip uploading blobs that the registry reports as present.
     fn is_existence_check(&self, method: &Method, at: &Target) -> bool {
         let named = |place: &Place| matches!(place.what, What::Manifest(_) | What::Blob(_));
         *method == Method::HEAD && Place::at(at).is_some_and(|place| named(&place))
     }
 }
 
-/// Under which claims about what lies in a repository are found: by its name, wherever it is mirrored.
+/// The topics of claims about a repository's contents: the repository's name, so that mirrors share them.
 fn topics(place: &Place) -> Vec<Topic> {
     vec![topic(&place.name)]
 }

@@ -1,64 +1,64 @@
-//! What a URL is to a registry, by its path alone.
+//! Recognises the URLs of a registry, by their path alone.
 //!
 //! ```text
-//! <prefix>/v2/<name>/manifests/<tag>               what a tag points at today
+//! <prefix>/v2/<name>/manifests/<tag>               the manifest that a tag names now
 //! <prefix>/v2/<name>/manifests/<algorithm>:<hex>   a manifest under its digest
 //! <prefix>/v2/<name>/blobs/<algorithm>:<hex>       a layer, a configuration, any file
-//! <prefix>/v2/<name>/referrers/<algorithm>:<hex>   what refers to a manifest: the digest names another object
+//! <prefix>/v2/<name>/referrers/<algorithm>:<hex>   the referrers of a manifest: the digest is not of this document
 //! <prefix>/v2/<name>/tags/list, <prefix>/v2/_catalog    lists
-//! …/blobs/<algorithm>:<hex>                        a blob where a registry keeps its files, often behind a signed query
-//! …/docker/registry/v2/blobs/<algorithm>/<2 hex>/<hex>/data    the same, as Docker's registry lays them out
+//! …/blobs/<algorithm>:<hex>                        a blob in a registry's file storage, often with a signed query
+//! …/docker/registry/v2/blobs/<algorithm>/<2 hex>/<hex>/data    the same, in the layout of Docker's registry
 //! ```
 //!
-//! `<name>` has as many segments as it likes, so that paths are read from their end; the part of the origin under it is
-//! what a manifest may speak for. A registry's mirror is told which registry is meant by `?ns=`, which stays in the key.
+//! `<name>` may have any number of segments, so paths are parsed from their end. A manifest has authority over the part
+//! of the origin below `<name>`. A mirror learns from `?ns=` which registry is meant; the query stays in the key.
 
 use crate::digest::{Algorithm, Digest};
 use crate::target::{Root, Target};
 
-/// Where a registry of Docker's keeps its blobs, below a prefix of its operator's.
+/// The path of the blobs in the storage of Docker's registry, below a prefix that the operator chooses.
 const STORAGE: &str = "/docker/registry/v2/blobs/";
 
-/// The longest name of a repository, by the common rule of clients.
+/// The maximum length of a repository's name, as clients limit it.
 const MAX_NAME: usize = 255;
 
-/// The longest tag (OCI distribution, "Pulling manifests").
+/// The maximum length of a tag (OCI distribution, "Pulling manifests").
 const MAX_TAG: usize = 128;
 
-/// What a URL is.
+/// What a URL names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// A manifest by a name that may move.
+    /// A manifest by a tag.
     Tag,
     /// A manifest by its digest.
     Manifest(Digest),
     /// A blob by its digest.
     Blob(Digest),
-    /// A blob in the layout of a registry's own storage: a convention.
+    /// A blob in the layout of a registry's own storage, which is a convention and not part of the protocol.
     Stored(Digest),
-    /// The index of what refers to a manifest.
+    /// The index of the referrers of a manifest.
     Referrers,
     /// A list of tags or of repositories.
     List,
 }
 
-/// A URL of a registry, as its path tells.
+/// A URL of a registry, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// The repository; empty where there is none.
+    /// The repository; empty for URLs outside of a repository.
     pub(super) name: String,
-    /// What a manifest there may speak for.
+    /// The part of the origin over which a manifest there has authority.
     pub(super) root: Root,
-    /// What it is.
+    /// What the URL names.
     pub(super) what: What,
-    /// Whether the shape alone tells: a tag may be called like another ecosystem's file.
+    /// Whether the path alone is proof enough: a tag may have the name of another ecosystem's file.
     pub(super) certain: bool,
-    /// `?ns=…` with its question mark; empty without.
+    /// `?ns=…` with its question mark; empty if there is none.
     mirrored: String,
 }
 
 impl Place {
-    /// The place at `at`; `None` if the path is not one of a registry.
+    /// The place at `at`; `None` if the path is not that of a registry.
     pub(super) fn at(at: &Target) -> Option<Self> {
         let (parent, last) = at.path().rsplit_once('/')?;
         let (front, verb) = parent.rsplit_once('/').unwrap_or(("", parent));
@@ -81,7 +81,7 @@ impl Place {
                 what,
                 mirrored: mirrored(at).map_or_else(String::new, |query| format!("?{query}")),
             }),
-            // Where a registry keeps its files.
+            // A registry's file storage.
             None if matches!(what, What::Blob(_)) => Some(Self::nameless(at, what)),
             None => None,
         }
@@ -92,14 +92,15 @@ impl Place {
         Self { name, root: Root::directory_of(at), what, certain: true, mirrored }
     }
 
-    /// What `digest` names in the same repository: among its `manifests` or its `blobs`.
+    /// The URL of `digest` in the same repository, under `manifests` or `blobs`.
     pub(super) fn sibling(&self, verb: &str, digest: &Digest) -> Option<Target> {
         let path = format!("{}{verb}/{}{}", self.root.path, spelled(digest), self.mirrored);
         Target::new(self.root.origin.clone(), &path).ok()
     }
 }
 
-/// `<algorithm>:<hex>`, of the two algorithms that registries use; in lower case, as the grammar of digests wants it.
+/// Parses `<algorithm>:<hex>` with one of the two algorithms that registries use, in lower case as the grammar
+/// requires.
 pub(super) fn digest(text: &str) -> Option<Digest> {
     let (algorithm, hex) = text.split_once(':')?;
     let algorithm = algorithm_of(algorithm)?;
@@ -107,7 +108,7 @@ pub(super) fn digest(text: &str) -> Option<Digest> {
     Digest::from_hex(algorithm, hex).filter(|_| lower)
 }
 
-/// The same, written.
+/// The inverse of [`digest()`].
 fn spelled(digest: &Digest) -> String {
     let algorithm = if digest.algorithm() == Algorithm::Sha512 { "sha512" } else { "sha256" };
     format!("{algorithm}:{}", digest.to_hex())
@@ -121,8 +122,8 @@ fn algorithm_of(name: &str) -> Option<Algorithm> {
     }
 }
 
-/// The repository behind the first `/v2/` of a path that leaves a name: a prefix may be called `v2`, and so may a
-/// repository, but no registry lies under another's name.
+/// The repository: what follows the first `/v2/` that leaves a valid name. A prefix or a repository may contain a
+/// segment `v2`, but no registry is below a repository's name.
 fn repository(front: &str) -> Option<&str> {
     front
         .match_indices("/v2/")
@@ -130,7 +131,8 @@ fn repository(front: &str) -> Option<&str> {
         .find(|n| is_name(n))
 }
 
-/// Segments of lower-case letters and digits with separators between them (OCI distribution, "Pulling manifests").
+/// Whether `name` consists of segments of lower-case letters and digits with separators between them (OCI distribution,
+/// "Pulling manifests").
 fn is_name(name: &str) -> bool {
     let is_segment = |segment: &str| {
         let inside = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -147,7 +149,7 @@ fn is_tag(tag: &str) -> bool {
         && tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
-/// Whether the query says nothing, or only whose mirror is meant.
+/// Whether there is no query, or only the one that tells a mirror which registry is meant.
 fn has_no_query(at: &Target) -> bool {
     at.query().is_none() || mirrored(at).is_some()
 }
@@ -157,12 +159,12 @@ fn mirrored(at: &Target) -> Option<&str> {
     at.query().filter(|query| query.starts_with("ns=") && !query.contains('&'))
 }
 
-/// The part of an origin in which a registry of Docker's keeps its files, of which `at` is one.
+/// The part of an origin with the storage of Docker's registry that contains `at`.
 pub(super) fn storage(at: &Target) -> Root {
     Root::at(at, at.path().rfind(STORAGE).unwrap_or(0))
 }
 
-/// The digest in the path of a file as Docker's registry lays it out.
+/// The digest in the path of a file in the layout of Docker's registry.
 fn stored(path: &str) -> Option<Digest> {
     let (_, rest) = path.rsplit_once(STORAGE)?;
     let (algorithm, rest) = rest.split_once('/')?;
@@ -172,18 +174,18 @@ fn stored(path: &str) -> Option<Digest> {
     (start.len() == 2 && hex.starts_with(start)).then_some(digest)
 }
 
-/// Whether another ecosystem may be certain of this path: a tag may be called `Release` or `a.whl`.
+/// Whether another ecosystem may recognise this path for certain: a tag may be called `Release` or `a.whl`.
 fn is_foreign(name: &str, tag: &str) -> bool {
     let ending = tag.rsplit_once('.').map_or(tag, |(_, ending)| ending);
     FILE_ENDINGS.contains(&ending)
         || name.split('/').any(|segment| FOREIGN_SEGMENTS.contains(&segment))
 }
 
-/// Endings of packages and archives.
+/// File name extensions of packages and archives.
 const FILE_ENDINGS: [&str; 18] = [
     "adb", "apk", "asc", "bz2", "crate", "ddeb", "deb", "dsc", "gz", "lzma", "metadata", "tgz",
     "toml", "udeb", "whl", "xz", "zip", "zst",
 ];
 
-/// Segments by which apt, `PyPI` and rustup know their paths.
+/// Segments by which apt, `PyPI` and rustup recognise their paths.
 const FOREIGN_SEGMENTS: [&str; 5] = ["dist", "dists", "pool", "pypi", "simple"];

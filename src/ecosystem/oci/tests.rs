@@ -1,4 +1,4 @@
-//! Requests and documents as a whole: what they are taken for, and what they say.
+//! Tests of requests and documents: how they are recognised, and what they claim.
 
 use std::io::Cursor;
 
@@ -26,7 +26,7 @@ fn head(fields: &[(&'static str, &str)]) -> Head {
     Head { status: StatusCode::OK, headers }
 }
 
-/// What a path is taken for, in words.
+/// How a path is recognised, in words.
 fn taken(path: &str) -> String {
     let at = target(path);
     let (sure, resource) = match Oci.recognise(&Shape { target: &at, accept: INDEX }) {
@@ -55,7 +55,7 @@ fn requests_are_recognised_under_any_prefix_and_name() {
             "sha256 file of /artifactory/api/docker/x/v2/a/",
         ),
         (format!("/v2/a/blobs/sha256:{HEX}?ns=example.com"), "sha256 file of /v2/a/"),
-        // What its repository is called is no verb.
+        // A segment of a repository's name is not taken for a verb.
         (format!("/v2/a/manifests/b/blobs/sha256:{HEX}"), "sha256 file of /v2/a/manifests/b/"),
         ("/v2/a/manifests/latest".to_owned(), "index that points of /v2/a/"),
         (
@@ -63,17 +63,17 @@ fn requests_are_recognised_under_any_prefix_and_name() {
             "index that points of /v2/library/a/",
         ),
         ("/v2/v2/v2/manifests/v2".to_owned(), "index that points of /v2/v2/v2/"),
-        // The digest is another object's: these bytes are not what it names.
+        // The digest is another object's, and not that of this response.
         (format!("/v2/a/referrers/sha256:{HEX}?artifactType=x"), "index of /v2/a/"),
         ("/v2/a/tags/list?n=100&last=b".to_owned(), "index of /v2/a/"),
         ("/v2/_catalog".to_owned(), "index of /v2/"),
-        // Where registries keep their files.
+        // The file storage of registries.
         (format!("/files/blobs/sha256:{HEX}?signature=x"), "sha256 file of /files/blobs/"),
         (
             format!("/x/docker/registry/v2/blobs/sha256/44/{HEX}/data?sig=x"),
             &*format!("customary file below /x/ of /x/docker/registry/v2/blobs/sha256/44/{HEX}/"),
         ),
-        // Others may be certain of these.
+        // Other ecosystems may recognise these for certain.
         ("/v2/a/manifests/a_1.0_all.deb".to_owned(), "likely index that points of /v2/a/"),
         (
             "/v2/dists/stable/manifests/Release".to_owned(),

@@ -1,14 +1,14 @@
-//! Which answer of a simple index a client asks for.
+//! Determines which form of a simple index a client requests.
 //!
-//! One URL answers in JSON or in two types of HTML (PEP 691 content negotiation), and `Vary` is missing on real mirrors,
-//! so the class of `Accept` is in the key, whatever the answer says. A class stands for requests that every server
-//! answers alike: same first choice, same willingness to take something else. A fill sends the class's own header, so an
-//! `Accept` that fits no class exactly (a browser's, a tie, another type) is none of ours: the request is then an unknown
-//! resource, whose key has the header itself. A false split costs a miss, a false merge would give a client a type that
+//! One URL serves JSON or two types of HTML (PEP 691 content negotiation), and real mirrors omit `Vary`, so the class
+//! of `Accept` is always part of the key. A class stands for requests that every server answers alike: same first
+//! choice, same willingness to take something else. A fill sends the header of its class. An `Accept` that fits no
+//! class exactly (a browser's, a tie, another type) is not recognised: the request is an unknown resource, whose key
+//! contains the header itself. Splitting too much only costs a miss; merging too much would give a client a type that
 //! it cannot read.
 //!
 //! What clients send: pip ≥ 22.2 `v1+json, v1+html; q=0.1, text/html; q=0.01`; uv the same with 0.2 and 0.01; poetry
-//! `v1+json` alone towards its default index and `v1+json, */*;q=0.1` towards others; older pip, and uv for link pages,
+//! only `v1+json` to its default index and `v1+json, */*;q=0.1` to others; older pip, and uv for link pages,
 //! `text/html`; curl and most libraries `*/*`.
 
 use crate::ecosystem::Variant;
@@ -19,29 +19,29 @@ pub(super) const TYPE_JSON: &str = "application/vnd.pypi.simple.v1+json";
 /// The type of an HTML page (PEP 691).
 pub(super) const TYPE_HTML: &str = "application/vnd.pypi.simple.v1+html";
 
-/// JSON, else any HTML: pip, uv, poetry.
+/// JSON, or else any HTML: pip, uv, poetry.
 pub(super) const JSON: Variant = Variant {
     name: "json",
     accept: "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01",
 };
-/// JSON and nothing else: a server without it may answer 406 (PEP 691), which must not become a page.
+/// Only JSON: a server that has none may answer 406 (PEP 691), which must not become an HTML page.
 pub(super) const JSON_ONLY: Variant = Variant { name: "json-only", accept: TYPE_JSON };
-/// Versioned HTML, else the plain type.
+/// Versioned HTML, or else the plain type.
 pub(super) const HTML: Variant =
     Variant { name: "html", accept: "application/vnd.pypi.simple.v1+html, text/html;q=0.01" };
-/// Plain HTML as PEP 503 knew it.
+/// Plain HTML as in PEP 503.
 pub(super) const LEGACY: Variant = Variant { name: "legacy", accept: "text/html" };
 
 /// Every class.
 pub(super) const CLASSES: [Variant; 5] = [JSON, JSON_ONLY, HTML, LEGACY, Variant::ANY];
 
-/// The class of an `Accept` header; `None` if it fits none exactly.
+/// The class of an `Accept` header; `None` if it fits no class exactly.
 pub(super) fn classify(accept: &str) -> Option<Variant> {
     if accept.trim().is_empty() {
         return Some(Variant::ANY);
     }
     let [json, html, text, any] = weights(accept, [TYPE_JSON, TYPE_HTML, "text/html", "*/*"])?;
-    // Towards a server that knows every type the highest weight decides; a tie is the server's choice, and no class.
+    // A server that supports every type follows the highest weight. A tie is the server's choice, so it fits no class.
     let rest = html.max(text).max(any);
     match (json, html, text, any) {
         (1.., 0, 0, 0) => Some(JSON_ONLY),
@@ -105,7 +105,7 @@ mod tests {
         );
     }
 
-    /// Two clients that a server may answer differently never share a class: these have none.
+    /// Two clients that a server may answer differently never share a class, so these headers fit none.
     #[test]
     fn what_fits_no_class_is_not_merged() {
         for accept in [

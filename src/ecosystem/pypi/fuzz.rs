@@ -1,4 +1,4 @@
-//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+//! Fuzz targets of `PyPI`: any bytes, and the properties that the results must have.
 
 use super::links::Links;
 use super::{accept, html, json, names, shape};
@@ -6,24 +6,24 @@ use crate::claim::{Claim, ClaimSink, TooMany};
 use crate::ecosystem::Malformed;
 use crate::target::{Scheme, Target};
 
-/// More than any input that a fuzzer makes, less than what would slow it down.
+/// A limit on the document: above the size of fuzz inputs, and low enough to keep the fuzzer fast.
 const LIMIT: u64 = 1024 * 1024;
 
-/// Any bytes as a simple page in HTML: claims that keep the rules, or malformed.
+/// Parses any bytes as a simple page in HTML. Every claim keeps the rules, unless the page is malformed.
 pub fn pypi_html(bytes: &[u8]) {
     with_links(|links| html::read(bytes, LIMIT, links));
 }
 
-/// Any bytes as one of the JSON documents: claims that keep the rules, or malformed.
+/// Parses any bytes as one of the JSON documents. Every claim keeps the rules, unless the document is malformed.
 pub fn pypi_json(bytes: &[u8]) {
     with_links(|links| json::read(bytes, LIMIT, links));
 }
 
-/// Any text as a file's name and as an `Accept` header.
+/// Parses any text as a file's name and as an `Accept` header.
 ///
 /// # Panics
 ///
-/// If an index would pick a project that the file does not give, or a fill is of another class than its request.
+/// If an index picks a project that the file's name does not allow, or if the fill of a class is in another class.
 pub fn pypi_names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let projects = names::projects(&text);
@@ -37,7 +37,7 @@ pub fn pypi_names(bytes: &[u8]) {
     }
 }
 
-/// Takes any claim that keeps the rules, and forgets it.
+/// Asserts that every claim keeps the rules, and drops it.
 struct Rules;
 
 impl ClaimSink for Rules {
@@ -59,6 +59,6 @@ fn with_links(read: impl FnOnce(&mut Links<'_>) -> Result<(), Malformed>) {
         return;
     };
     let mut out = Rules;
-    // Malformed or read: both are answers.
+    // The result does not matter: both malformed and read are allowed.
     let _answer = read(&mut Links::new(base, Some("widget"), &mut out));
 }

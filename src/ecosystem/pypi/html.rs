@@ -1,8 +1,9 @@
-//! Reads an HTML page (PEP 503): its `<a>` and `<base>` tags, one at a time, in memory that does not depend on the page.
+//! Parses an HTML page (PEP 503): its `<a>` and `<base>` tags, one at a time, in memory that does not depend on the
+//! page.
 //!
-//! html5gum tokenizes as the HTML standard says (§13.2.5), which decodes character references in attribute values and
-//! makes of any bytes some tokens. [`Tags`] keeps only what a claim is made of, each value up to a limit. No tree is
-//! built: a link in a comment or a script is none, a link anywhere else counts, as in the clients.
+//! html5gum tokenizes according to the HTML standard (§13.2.5): it decodes character references in attribute values and
+//! accepts any bytes. [`Tags`] keeps only what a claim needs, each value up to a limit. No tree is built: a link in a
+//! comment or a script does not count, a link anywhere else does, as in the clients.
 
 use std::io::Read;
 
@@ -13,13 +14,13 @@ use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Words, malformed};
 use crate::target::MAX_URL;
 
-/// The longest attribute value that is kept: a URL as long as targets may be, and a fragment with every digest.
+/// The maximum length of an attribute value: the longest URL of a target, and a fragment with every digest.
 const MAX_VALUE: usize = MAX_URL + 1024;
 
-/// The longest tag or attribute name that is kept: longer than each that is asked for.
+/// The maximum length of a tag or attribute name: longer than any that is looked for.
 const MAX_TAG: usize = 32;
 
-/// Hands every link of `document` to `links`.
+/// Passes every link of `document` to `links`.
 pub(super) fn read(
     document: impl Read,
     limit: u64,
@@ -35,7 +36,7 @@ pub(super) fn read(
     Ok(())
 }
 
-/// The addresses of the links in the beginning of a page.
+/// The URLs of the links in the beginning of a page.
 pub(super) fn hrefs(start: &[u8]) -> impl Iterator<Item = String> {
     Tokenizer::new_with_emitter(start, Tags::default()).filter_map(|tag| match tag {
         Ok(Tag::Link { href, .. }) => Some(href),
@@ -43,16 +44,16 @@ pub(super) fn hrefs(start: &[u8]) -> impl Iterator<Item = String> {
     })
 }
 
-/// A tag that matters.
+/// A tag that is used.
 #[derive(Debug)]
 enum Tag {
     /// `<base href>`.
     Base(String),
-    /// `<a href>`, and what it says of the metadata file beside it (PEP 714's attribute before PEP 658's).
+    /// `<a href>`, and its attribute about the metadata file (PEP 714's takes precedence over PEP 658's).
     Link { href: String, metadata: Option<String> },
 }
 
-/// Text up to a limit; longer text is none.
+/// Text up to a limit; longer text is discarded.
 #[derive(Debug, Default)]
 struct Text<const LIMIT: usize> {
     bytes: Vec<u8>,
@@ -72,12 +73,12 @@ impl<const LIMIT: usize> Text<LIMIT> {
         self.over = false;
     }
 
-    /// `None` for what was too long.
+    /// `None` if the text was too long.
     fn bytes(&self) -> Option<&[u8]> {
         (!self.over).then_some(&*self.bytes)
     }
 
-    /// `None` for what was too long or is no text.
+    /// `None` if the text was too long or not UTF-8.
     fn take(&mut self) -> Option<String> {
         let text = std::str::from_utf8(self.bytes()?).ok().map(str::to_owned);
         self.clear();
@@ -85,7 +86,7 @@ impl<const LIMIT: usize> Text<LIMIT> {
     }
 }
 
-/// An attribute that matters. Of several with one name the first counts (HTML §13.2.5.33).
+/// An attribute that is used. If it is repeated, the first one counts (HTML §13.2.5.33).
 #[derive(Debug, Default)]
 struct Attribute {
     value: Text<MAX_VALUE>,
@@ -103,7 +104,7 @@ impl Attribute {
     }
 }
 
-/// Which attribute a value is being read for.
+/// The attribute whose value is being read.
 #[derive(Clone, Copy, Debug, Default)]
 enum Reading {
     #[default]
@@ -113,12 +114,12 @@ enum Reading {
     DistInfoMetadata,
 }
 
-/// The tokenizer's other half: keeps what a claim is made of and forgets the rest.
+/// The emitter of the tokenizer: keeps what a claim needs and drops the rest.
 #[derive(Debug, Default)]
 struct Tags {
     is_end: bool,
     name: Text<MAX_TAG>,
-    /// The last start tag that changed the tokenizer's state: only its end tag changes it back.
+    /// The last start tag that changed the tokenizer's state; only its end tag changes the state back.
     raw: Option<&'static [u8]>,
     attribute: Text<MAX_TAG>,
     reading: Reading,
@@ -159,7 +160,7 @@ impl Tags {
         }
     }
 
-    /// Elements whose content is no markup (HTML §13.2.6.4.4).
+    /// The elements whose content is not markup (HTML §13.2.6.4.4).
     fn raw_state(&self) -> Option<(&'static [u8], State)> {
         Some(match self.name.bytes()? {
             b"script" => (b"script", State::ScriptData),
@@ -241,7 +242,7 @@ impl Emitter for Tags {
         false
     }
 
-    // Nothing below is part of a claim.
+    // The following tokens are not used.
     fn emit_eof(&mut self) {}
     fn emit_error(&mut self, _: html5gum::Error) {}
     fn emit_string(&mut self, _: &[u8]) {}
@@ -321,7 +322,7 @@ mod tests {
         }
         assert!(text.bytes.capacity() <= 8);
         assert_eq!(text.bytes(), None);
-        // The limit itself is kept, in pieces or as one.
+        // Text of exactly the limit is kept, in pieces or in one.
         let mut text = Text::<4>::default();
         text.push(b"ab");
         text.push(b"cd");

@@ -1,11 +1,11 @@
-//! From a link in an index to a claim.
+//! Turns a link in an index into a claim.
 //!
-//! What makes a claim: a link to a distribution file over https with at least one digest that larder knows. What does not
-//! is no error: the client downloads such files as it always did, and "nothing is promised" is never taken for
-//! "something else came". A link that contradicts itself promises nothing either, because bytes that keep it cannot exist.
+//! A claim needs a link to a distribution file over HTTPS with at least one digest that larder knows. Any other link is
+//! no error: the client downloads such files as before, and a missing promise is never a mismatch. A link with
+//! contradictory digests promises nothing either, because no bytes could match it.
 //!
-//! Links resolve against who answered, or the page's `<base>`. Where they lead is not limited here: how far an index's
-//! word carries is its standing, and promises about other origins only confirm (promise P4).
+//! Links resolve against the target that answered, or the page's `<base>`. They may lead anywhere: the index's standing
+//! limits its authority, and promises about other origins only confirm (promise P4).
 
 use super::names::{self, METADATA};
 use crate::claim::{Claim, ClaimSink, Topic};
@@ -13,17 +13,17 @@ use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::Malformed;
 use crate::target::{Scheme, Target};
 
-/// The most links that one page may have. The project pages of twenty years of nightly builds have some ten thousand.
+/// The maximum number of links of one page. The project pages of twenty years of nightly builds have some ten thousand.
 const MAX_LINKS: u64 = 250_000;
 
-/// What an index says of a file besides where it is.
+/// What an index states about a file besides its URL.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     /// Digests of the file.
     pub(super) digests: Promised,
     /// Its length in bytes.
     pub(super) size: Option<u64>,
-    /// Digests of the metadata file beside it (PEP 658).
+    /// Digests of the metadata file next to it (PEP 658).
     pub(super) metadata: Promised,
 }
 
@@ -35,7 +35,7 @@ pub(super) struct Promised {
 }
 
 impl Promised {
-    /// Takes a pair as indexes spell it. Unknown algorithms and what is no digest of its algorithm promise nothing.
+    /// Takes a pair as indexes spell it. Unknown algorithms and invalid digests are ignored.
     pub(super) fn add(&mut self, algorithm: &str, hex: &str) {
         let digest =
             Algorithm::from_name(algorithm).and_then(|algorithm| Digest::from_hex(algorithm, hex));
@@ -46,12 +46,12 @@ impl Promised {
         }
     }
 
-    /// Whether nothing can be promised with it.
+    /// Whether it promises nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.contradictory || self.digests.is_empty()
     }
 
-    /// `sha256=<hex>`, several joined by `&` (PEP 503; `egg=` and `subdirectory=` may stand among them).
+    /// Parses `sha256=<hex>`, several joined by `&` (PEP 503; `egg=` and `subdirectory=` may be among them).
     pub(super) fn from_pairs(pairs: &str) -> Self {
         let mut promised = Self::default();
         for (name, value) in pairs.split('&').filter_map(|pair| pair.split_once('=')) {
@@ -61,25 +61,25 @@ impl Promised {
     }
 }
 
-/// Takes the links of one index and makes claims of them.
+/// Turns the links of one index into claims.
 pub(super) struct Links<'a> {
-    /// What relative links resolve against; `None` when the page's `<base>` leads nowhere.
+    /// The base of relative links; `None` if the page's `<base>` is no valid target.
     base: Option<Target>,
     has_base: bool,
-    /// The project that the index is about, normalised; `None` for a page of links.
+    /// The normalised project that the index is about; `None` for a page of links.
     project: Option<&'a str>,
     out: &'a mut dyn ClaimSink,
     seen: u64,
 }
 
 impl<'a> Links<'a> {
-    /// Links of an index about `project` that `base` answered.
+    /// For an index about `project` that `base` answered.
     pub(super) fn new(base: Target, project: Option<&'a str>, out: &'a mut dyn ClaimSink) -> Self {
         Self { base: Some(base), has_base: false, project, out, seen: 0 }
     }
 
-    /// Takes `<base href>`; only the first counts. One behind a link is refused: HTML says it has no effect on what
-    /// stands before it, pip lets it move every link of the page.
+    /// Takes `<base href>`; only the first one counts. A `<base>` after a link is refused: HTML says that it does not
+    /// affect earlier links, but pip applies it to every link of the page.
     pub(super) fn rebase(&mut self, href: &str) -> Result<(), Malformed> {
         if self.has_base {
             return Ok(());
@@ -87,7 +87,7 @@ impl<'a> Links<'a> {
         if self.seen > 0 {
             return Err(Malformed::Shape {
                 expected: "PEP 503 page",
-                found: "a <base> behind a link, which clients read in different ways".into(),
+                found: "a <base> after a link, which clients interpret differently".into(),
             });
         }
         self.has_base = true;
@@ -110,7 +110,7 @@ impl<'a> Links<'a> {
         self.link(href, &said)
     }
 
-    /// Takes a link and what the index says of the file.
+    /// Takes a link and what the index states about the file.
     pub(super) fn link(&mut self, href: &str, said: &Said) -> Result<(), Malformed> {
         self.seen += 1;
         if self.seen > MAX_LINKS {
@@ -148,7 +148,8 @@ impl<'a> Links<'a> {
     }
 }
 
-/// The metadata file beside `file` (PEP 658 appends to the URL, and does not say where with a query: then there is none).
+/// The metadata file of `file`. PEP 658 appends to the URL and does not define this for a URL with a query, so such a
+/// URL has none.
 fn metadata_of(file: &Target) -> Option<Target> {
     if file.query().is_some() {
         return None;
@@ -211,7 +212,7 @@ mod tests {
             "widget-1.0-py3-none-any.whl/",
             "evil.exe",
         ] {
-            // The control: the same file at an ordinary place is claimed.
+            // The control: the same file at an ordinary URL is claimed.
             assert!(one(&format!("/widget-1.0-py3-none-any.whl#sha256={ONE}")).is_some());
             assert_eq!(one(&format!("{href}#sha256={ONE}")), None, "{href}");
         }
@@ -230,7 +231,7 @@ mod tests {
         assert_eq!(all[0].topic, Topic::new("pypi", "widget"));
     }
 
-    /// A digest that nobody can match would deny the file to everybody.
+    /// A digest that nothing can match would block the file for every client.
     #[test]
     fn what_cannot_be_kept_is_not_promised() {
         for fragment in [
@@ -249,7 +250,7 @@ mod tests {
         }
     }
 
-    /// Verification takes bytes that match either, so such an index can deny neither.
+    /// Verification accepts bytes that match either claim, so such an index blocks neither.
     #[test]
     fn two_links_that_disagree_are_two_claims() {
         let both = claims(&[
@@ -301,7 +302,7 @@ mod tests {
         links.page_link(&link, None).unwrap();
         assert!(links.rebase("/b/").is_err());
 
-        // A base that leads nowhere takes the links with it.
+        // A `<base>` that is no valid target makes all links invalid.
         for href in
             ["data:text/html,", "javascript:0", "http://example.org/", "https://u:p@example.org/"]
         {

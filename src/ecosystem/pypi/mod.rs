@@ -1,4 +1,4 @@
-//! PyPI and everything that is built like it: an index under TLS, files that name their own digest.
+//! PyPI and compatible servers: an index over TLS, and files whose path is their own digest.
 //!
 //! ```text
 //! recognise   shape (path) and accept (class)   an index page, or a distribution file
@@ -6,14 +6,15 @@
 //! wants       for a file                        the project pages that may name it
 //! ```
 //!
-//! Three shapes are certain: a project's page behind `/simple/`, a wheel's name, a path that is a BLAKE2b-256. A page of
-//! links may lie anywhere and is likely only if the request says that a package client asks: its `Accept` names a type of
-//! the simple API, or is exactly the `text/html` of older pip and of uv. An archive with a project's name and a version
-//! (`foo-1.0.tar.gz`) is likely, and an artifact only where an index claims it.
+//! Three shapes are recognised for certain: a project's page after `/simple/`, a wheel's name, and a path that is a
+//! BLAKE2b-256. A page of links may be anywhere; it is likely only if the `Accept` shows a package client: it names a
+//! type of the simple API, or is exactly the `text/html` of older pip and of uv. An archive with a project's name and a
+//! version (`foo-1.0.tar.gz`) is likely, and becomes an artifact only if an index claims it.
 //!
-//! Not read: the list of all projects, attestations (PEP 740), signatures of files.
+//! Not supported: the list of all projects, attestations (PEP 740), signatures of files.
 //!
-//! Sources: PEP 503, 592, 629, 658, 691, 700, 714 and the warehouse's documentation of its JSON and its file URLs.
+//! Sources: PEP 503, 592, 629, 658, 691, 700, 714 and the documentation of Warehouse (PyPI's server) on its JSON and
+//! file URLs.
 
 mod accept;
 pub(super) mod fuzz;
@@ -42,23 +43,24 @@ use crate::keyring::Keyring;
 use crate::proof::Rank;
 use crate::target::{Root, Scheme, Target, decode_once};
 
-/// The ecosystem's name, in topics too.
+/// The ecosystem's name, also used in topics.
 const NAME: &str = "pypi";
 
-/// The longest index that is read. The largest project pages have some 10 MB; only the list of all projects has more.
+/// The maximum length of an index, in bytes. The largest project pages have some 10 MB; only the list of all projects
+/// is larger.
 const MAX_DOCUMENT: u64 = 64 * 1024 * 1024;
 
-/// The most pages that are wanted for one file: each may be a request to an origin that never heard of it.
+/// The maximum number of prerequisites of one file: each may be a request to an origin that does not have the page.
 const MAX_WANTED: usize = 4;
 
 /// PyPI-like indexes.
 #[derive(Debug)]
 pub(super) struct Pypi;
 
-/// Where a JSON page names its files (PEP 691).
+/// Where a JSON page has the URLs of its files (PEP 691).
 const FILES: &[&[Step]] = &[&[Step::Member("files"), Step::Each, Step::Member("url")]];
 
-/// Where the older document does.
+/// Where the legacy document has them.
 const LEGACY_FILES: &[&[Step]] = &[
     &[Step::Member("urls"), Step::Each, Step::Member("url")],
     &[Step::Member("releases"), Step::Any, Step::Each, Step::Member("url")],
@@ -79,7 +81,7 @@ impl Ecosystem for Pypi {
         }
         let index = |root, variant| Resource { kind: Kind::Index, root, variant };
         match Page::at(request.target) {
-            // The older document comes in one type, whatever is asked for.
+            // The legacy document has only one type, whatever the `Accept`.
             Some(page) if matches!(page.about, About::Legacy(_)) => {
                 Recognised::Certain(index(page.root, Variant::ONLY))
             }
@@ -120,7 +122,8 @@ impl Ecosystem for Pypi {
         let mut pages: Vec<Target> = Vec::new();
         let mut want = |page: Result<Target, _>| {
             let page = page.ok().map(|page| page.with_variant(accept::JSON.name));
-            // The last word on what is a page: guesses are made of strings. Over plain http it would claim nothing.
+            // Checked, because the URL was built from strings and need not be that of a page. Over plain HTTP it would
+            // claim nothing.
             let page = page.filter(|page| {
                 let secure = page.origin().scheme == Scheme::Https;
                 secure && Page::at(page).is_some() && !pages.contains(page)
@@ -181,7 +184,7 @@ impl Linked for Pypi {
             ("text/html", about) => {
                 (about.is_some() || may_be_links(at.path())).then_some(places::Links::Html)
             }
-            // The list of all projects names no file.
+            // The list of all projects names no files.
             (_, Some(About::Everything)) => None,
             (accept::TYPE_JSON, _) | ("application/json", Some(About::Project(_))) => json(FILES),
             ("application/json", Some(About::Legacy(_))) => json(LEGACY_FILES),
@@ -190,8 +193,9 @@ impl Linked for Pypi {
     }
 }
 
-/// Reads a page, JSON or HTML by its first byte: servers answer either with the other's type. What begins with neither, an
-/// empty answer among it, is no index without links but none at all: it must not replace the claims of the last one.
+/// Parses a page as JSON or HTML by its first byte, because servers send either with the other's type. Any other
+/// document, including an empty response, is malformed and not an index without links: it must not replace the claims
+/// of the previous response.
 fn read(document: &mut dyn Read, links: &mut Links<'_>) -> Result<(), Malformed> {
     let mut start = Vec::new();
     document.take(LOOK).read_to_end(&mut start)?;
@@ -206,18 +210,18 @@ fn read(document: &mut dyn Read, links: &mut Links<'_>) -> Result<(), Malformed>
     }
 }
 
-/// How far the first byte that is no white space may be.
+/// The maximum offset of the first byte that is not white space.
 const LOOK: u64 = 1024;
 
-/// Some servers write it, although no parser wants it.
+/// Some servers send a byte order mark, which no parser accepts.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Where a page of links may be: a directory, or a page in one.
+/// Whether a path may be that of a page of links: a directory, or an HTML page.
 fn may_be_links(path: &str) -> bool {
     ["/", ".html", ".htm"].iter().any(|end| path.ends_with(end))
 }
 
-/// Whether a link ends in a distribution file's name and has a fragment that promises something.
+/// Whether a link ends in a distribution file's name and has a fragment with a known digest.
 fn is_claiming_link(href: &str) -> bool {
     let Some((path, fragment)) = href.split_once('#') else {
         return false;

@@ -1,26 +1,28 @@
 //! Names of projects and of their files.
 //!
-//! A topic is the normalised name of a project (PEP 503). An index knows which project it is about; a request for a file
-//! has only the file's name, and the name of a source distribution can be split in more than one way:
-//! `python-3parclient-4.2.tar.gz` may belong to `python` or to `python-3parclient`. So a file name gives every plausible
-//! project, within a limit. An index about a project speaks only of its files (see `owner`).
+//! A topic is the normalised name of a project (PEP 503). An index knows its project, but a request for a file has only
+//! the file's name, and the name of a source distribution can be split in more than one way:
+//! `python-3parclient-4.2.tar.gz` may belong to `python` or to `python-3parclient`. So a file name yields every
+//! plausible project, up to a limit. An index about a project has authority over that project's files only (see
+//! `owner`).
 //!
 //! Sources: PEP 503 (normalisation), PEP 508 (names), PEP 427 and 491 (wheels), PEP 625 (source distributions), the
 //! setuptools documentation (eggs).
 
-/// The most projects that one file name may point to. Real names have one or two splits.
+/// The maximum number of projects that one file name may yield. Real names have one or two splits.
 const MAX_PROJECTS: usize = 4;
 
-/// The longest project name. The longest real ones have about 80 letters; file systems end a file name at 255.
+/// The maximum length of a project name. The longest real ones have about 80 letters; file systems limit a file name to
+/// 255.
 const MAX_NAME: usize = 255;
 
-/// What a source distribution may end in. `.exe`, `.msi` and `.rpm` are long refused by indexes.
+/// The suffixes of source distributions. Indexes have long refused `.exe`, `.msi` and `.rpm`.
 const ARCHIVES: [&str; 6] = [".tar.gz", ".zip", ".tar.bz2", ".tgz", ".tar.xz", ".tar.Z"];
 
-/// The suffix of a file that holds the metadata of the file whose name stands before it (PEP 658).
+/// The suffix of the metadata file of a distribution file (PEP 658).
 pub(super) const METADATA: &str = ".metadata";
 
-/// A project's name in its one spelling (PEP 503): lower case, each run of `-`, `_` and `.` a single `-`.
+/// Normalises a project's name (PEP 503): lower case, and each run of `-`, `_` and `.` becomes a single `-`.
 pub(super) fn normalise(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for c in name.chars() {
@@ -33,7 +35,8 @@ pub(super) fn normalise(name: &str) -> String {
     out
 }
 
-/// Whether `name` may be a project's (PEP 508): letters, digits, `-`, `_` and `.`, the ends being letters or digits.
+/// Whether `name` is a valid project name (PEP 508): letters, digits, `-`, `_` and `.`, with a letter or digit at both
+/// ends.
 pub(super) fn is_project(name: &str) -> bool {
     let ends = |c: char| c.is_ascii_alphanumeric();
     name.len() <= MAX_NAME
@@ -47,8 +50,8 @@ pub(super) fn is_wheel(file: &str) -> bool {
     wheel_project(file).is_some()
 }
 
-/// The normalised names of the projects that `file` may belong to, the likeliest first; none if it is not the name of a
-/// distribution file.
+/// The normalised names of the projects that `file` may belong to, the likeliest first; empty if it is not the name of
+/// a distribution file.
 pub(super) fn projects(file: &str) -> Vec<String> {
     if let Some(project) = wheel_project(file).or_else(|| egg_project(file)) {
         return vec![normalise(project)];
@@ -57,7 +60,7 @@ pub(super) fn projects(file: &str) -> Vec<String> {
         return Vec::new();
     };
     let mut found: Vec<String> = Vec::new();
-    // From the right: versions with a dash before a digit (`1.0-1`) went out of use long before such names.
+    // From the right, because versions with a dash before a digit (`1.0-1`) are older than such project names.
     for (at, _) in stem.rmatch_indices('-') {
         let Some((project, version)) = stem.split_at_checked(at) else {
             continue;
@@ -76,9 +79,9 @@ pub(super) fn projects(file: &str) -> Vec<String> {
     found
 }
 
-/// The project under which an index about `page` speaks of `file`: `page` itself where the name is one of its files. An index
-/// about a project speaks for no other's files, so that whoever may publish one cannot deny another; clients do not take such
-/// a link either. A page of links is about no project, and its directory is all that it speaks for.
+/// The project under which an index about `page` may claim `file`: `page`, if the file belongs to it. Otherwise the
+/// index has no authority over the file, so that a publisher of one project cannot block another; clients ignore such a
+/// link too. A page of links is about no project; its authority is limited by its directory.
 pub(super) fn project_of(file: &str, page: Option<&str>) -> Option<String> {
     let found = projects(file);
     match page {
@@ -87,9 +90,10 @@ pub(super) fn project_of(file: &str, page: Option<&str>) -> Option<String> {
     }
 }
 
-/// Whose `file` is, of the projects that it may belong to, the likeliest first. A dash before a number parts a project from
-/// its version, or a version from its post-release: of several splits of a source distribution's name the first behind which
-/// stands what PEP 440 reads as a version. Names that end like a version are rarer than such versions were.
+/// The owner of `file` among `found`, the projects that it may belong to. A dash before a number separates a project
+/// from its version, or a version from its post-release. Of several splits of a source distribution's name, the first
+/// one whose rest is a valid PEP 440 version wins, because such versions are more common than project names that end
+/// like a version.
 fn owner<'a>(file: &str, found: &'a [String]) -> Option<&'a String> {
     let stem = ARCHIVES.iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file);
     let splits = || stem.match_indices('-').filter_map(|(at, _)| stem.split_at_checked(at));
@@ -102,14 +106,14 @@ fn owner<'a>(file: &str, found: &'a [String]) -> Option<&'a String> {
     found.iter().rev().find(may_own).or_else(|| found.first())
 }
 
-/// Whether `version` is a version with a dash in it that PEP 440 reads: a release, and behind it what stands for a
-/// pre-release, a post-release (a bare number among it), a development release, or a local version.
+/// Whether `version` is a valid PEP 440 version, dashes included: a release, then pre-release, post-release (which may
+/// be a bare number), development release and local version parts.
 fn is_pep_440(version: &str) -> bool {
     let lower = version.to_ascii_lowercase();
     let public = lower.split_once('+').map_or(&*lower, |(public, _)| public);
     let public = public.strip_prefix('v').unwrap_or(public);
     let release = public.trim_start_matches(|c: char| c.is_ascii_digit() || matches!(c, '.' | '!'));
-    // What is left is made of known words, numbers and what parts them, and a bare number stands behind a dash.
+    // The rest must consist of known words, numbers and separators. A bare number needs a dash before it.
     let mut rest = release;
     while !rest.is_empty() {
         let behind = rest.trim_start_matches(['-', '_', '.']);
@@ -126,11 +130,12 @@ fn is_pep_440(version: &str) -> bool {
     !public.is_empty()
 }
 
-/// The words of PEP 440, the longer before those that they begin with.
+/// The words of PEP 440, longer ones before their prefixes.
 const WORDS: [&str; 12] =
     ["alpha", "beta", "preview", "post", "pre", "dev", "rev", "rc", "a", "b", "c", "r"];
 
-/// Versions begin with a digit (PEP 440), perhaps after a `v`. So `tool-latest.zip` is not a file that never changes.
+/// Whether `text` looks like a version: it begins with a digit (PEP 440), perhaps after a `v`. Otherwise
+/// `tool-latest.zip` would count as a file that never changes.
 fn is_version(text: &str) -> bool {
     text.strip_prefix(['v', 'V']).unwrap_or(text).starts_with(|c: char| c.is_ascii_digit())
 }
@@ -152,7 +157,7 @@ fn wheel_project(file: &str) -> Option<&str> {
     well_formed.then_some(*project)
 }
 
-/// In eggs a dash in the project's name is written as an underscore, so the first dash ends it.
+/// In an egg's name, a dash of the project's name is written as an underscore, so the first dash ends the project.
 fn egg_project(file: &str) -> Option<&str> {
     let (project, rest) = file.strip_suffix(".egg")?.split_once('-')?;
     (is_project(project) && is_version(rest)).then_some(project)
@@ -234,7 +239,7 @@ mod tests {
                 assert_eq!(project_of(file, Some(page)).as_deref(), expected, "{file} on {page}");
             }
         }
-        // A page of links is about no project: how far it speaks its root says.
+        // A page of links is about no project; its root limits its authority.
         assert_eq!(project_of("gear-box-0.9.tar.gz", None).as_deref(), Some("gear-box"));
     }
 
@@ -264,7 +269,7 @@ mod tests {
     }
 
     proptest! {
-        /// Otherwise a claim is made that no request for its file would find.
+        /// Otherwise a claim would be made that no request for its file could find.
         #[test]
         fn index_and_file_meet(
             page in "[A-Za-z0-9]([A-Za-z0-9._-]{0,12}[A-Za-z0-9])?",

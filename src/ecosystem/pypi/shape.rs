@@ -1,14 +1,14 @@
-//! What a URL is to a PyPI-like index, by its path alone.
+//! Recognises the URLs of a PyPI-like index, by their path alone.
 //!
 //! ```text
 //! <prefix>/simple/<project>/                        a project's page (PEP 503); devpi writes +simple
-//! <prefix>/simple/                                  the list of all projects: 40 MB, and no file in it
-//! <prefix>/pypi/<project>[/<version>]/json          the older document about a project
+//! <prefix>/simple/                                  the list of all projects: 40 MB, and it names no files
+//! <prefix>/pypi/<project>[/<version>]/json          the legacy document about a project
 //! <prefix>/packages/<2 hex>/<2 hex>/<60 hex>/<file> a file under its own BLAKE2b-256
-//! …/<file>.metadata                                 what a file says of itself (PEP 658)
+//! …/<file>.metadata                                 the metadata file of a file (PEP 658)
 //! ```
 //!
-//! `<prefix>` may be anything, and the part of the origin under it is what the index may speak for.
+//! `<prefix>` may be anything. The index has authority over the part of the origin below it.
 
 use super::names::{self, METADATA};
 use crate::claim::Topic;
@@ -16,31 +16,31 @@ use crate::digest::{Algorithm, Digest};
 use crate::ecosystem::{Artifact, Named};
 use crate::target::{Root, Target, decode_once};
 
-/// The first segment behind the prefix of a simple index, and where such servers keep their files.
+/// The first segment after the prefix of a simple index.
 const SIMPLE: [&str; 2] = ["simple", "+simple"];
 
-/// What a page is about.
+/// What a page describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum About {
     /// One project, normalised.
     Project(String),
     /// The list of all projects.
     Everything,
-    /// The older document about one project.
+    /// The legacy document about one project.
     Legacy(String),
 }
 
-/// An index, as its path tells.
+/// An index, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page {
-    /// What it is about.
+    /// What it describes.
     pub(super) about: About,
-    /// What it may speak for.
+    /// The part of the origin over which it has authority.
     pub(super) root: Root,
 }
 
 impl Page {
-    /// The page at `at`; `None` if the path is not one of an index.
+    /// The page at `at`; `None` if the path is not that of an index.
     pub(super) fn at(at: &Target) -> Option<Self> {
         let path = at.path();
         let (path, closed) = match path.strip_suffix('/') {
@@ -57,8 +57,8 @@ impl Page {
         let (prefix, directory) = parent.rsplit_once('/')?;
         let name = decode_once(last).filter(|name| names::is_project(name))?;
         let project = names::normalise(&name);
-        // Clients ask with the slash. Without it only the normalised spelling is told from any other word behind
-        // `/simple/`, `/dists/simple/Release` of a Debian archive among them.
+        // Clients request a page with the slash. Without it, only the normalised spelling counts: other words after
+        // `/simple/` may be anything, such as `/dists/simple/Release` of a Debian archive.
         if !SIMPLE.contains(&directory) || !(closed || project == name) {
             return None;
         }
@@ -81,22 +81,23 @@ impl Page {
     }
 }
 
-/// A distribution file or its metadata, as its path tells.
+/// A distribution file or its metadata, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Dist {
     /// The projects that it may belong to, normalised, the likeliest first; not empty.
     pub(super) projects: Vec<String>,
-    /// The digest that its path names.
+    /// The digest in its path.
     pub(super) named: Option<Digest>,
-    /// What it belongs to.
+    /// The part of the origin to which it belongs.
     pub(super) root: Root,
-    /// Whether the shape alone tells that it never changes: a wheel's name, or a path that is a digest. Archives with a
-    /// name and a version lie about everywhere and are remade in place; only a claim makes one of them an artifact.
+    /// Whether the path alone proves that the file never changes: a wheel's name, or a path that is a digest. Many
+    /// sites have archives with a name and a version and replace them in place; only a claim makes one of them an
+    /// artifact.
     pub(super) certain: bool,
 }
 
 impl Dist {
-    /// The file at `at`; `None` if its name is not one of a distribution file.
+    /// The file at `at`; `None` if its name is not that of a distribution file.
     pub(super) fn at(at: &Target) -> Option<Self> {
         let name = at.file_name();
         let (file, is_metadata) = match name.strip_suffix(METADATA) {
@@ -115,16 +116,16 @@ impl Dist {
         Some(Self {
             certain: names::is_wheel(file) || addressed.is_some(),
             projects,
-            // The directory's name is the digest of the distribution file, not of what lies beside it.
+            // The path is the digest of the distribution file, not of its metadata.
             named: addressed.map(|(_, digest)| digest).filter(|_| !is_metadata),
             root,
         })
     }
 
-    /// The same for whoever looks up promises.
+    /// The file as an [`Artifact`], for looking up promises.
     pub(super) fn artifact(&self) -> Artifact {
         Artifact {
-            // Behind a prefix of its own, a tenant's `packages` is a root of its own.
+            // Each prefix is a root of its own, such as a tenant's `packages`.
             named: self.named.map(|digest| Named { digest, convention: Some(self.root.clone()) }),
             topics: self.projects.iter().map(|project| Topic::new(super::NAME, project)).collect(),
         }
@@ -146,12 +147,12 @@ fn addressed(path: &str) -> Option<(&str, Digest)> {
     Some((prefix, digest))
 }
 
-/// Where servers that hold both keep their files, and where then their index is.
+/// The directories in which servers that also serve the index keep their files, and the segment of that index.
 const FILE_AREAS: [(&str, &str); 3] =
     [("/packages/", "simple"), ("/files/", "simple"), ("/+f/", "+simple")];
 
-/// The paths on a file's own origin where the page about `project` may be: the directory the file lies in, if that is
-/// such a page, or the index beside the file area that it lies in.
+/// The paths on a file's own origin where the page about `project` may be: the file's directory, if it is such a page,
+/// or the index next to the file area that contains the file.
 pub(super) fn own_pages(file: &Target, project: &str) -> Vec<String> {
     let path = file.path();
     let mut pages = Vec::new();
@@ -205,7 +206,7 @@ mod tests {
             ("/pypi/idna/json", legacy("idna"), "/"),
             ("/t/pypi/idna/3.9/json", legacy("idna"), "/t/"),
             ("/pypi/pypi/json", legacy("pypi"), "/"),
-            // Of two readings the deeper: it speaks for less.
+            // Of two readings the longer prefix wins, because its root is smaller.
             ("/pypi/pypi/1.0/json", legacy("1-0"), "/pypi/"),
         ] {
             let page = Page::at(&target(path)).unwrap_or_else(|| panic!("{path}"));

@@ -1,4 +1,4 @@
-//! What PyPI's parts do together.
+//! Tests of `PyPI`'s parts together.
 
 use super::*;
 use crate::claim::{Claim, Topic};
@@ -89,7 +89,7 @@ fn json_and_html_are_told_apart_by_content_alone() {
     }
 }
 
-/// Whoever sits on a plain-http line could otherwise deny every file of a real origin.
+/// An attacker on a plain HTTP path could otherwise block every file of a real origin.
 #[test]
 fn what_came_over_plain_http_makes_no_claims() {
     let (tls, plain) = ("https://example.org/simple/widget/", "http://example.org/simple/widget/");
@@ -159,7 +159,7 @@ fn a_file_wants_the_pages_that_may_name_it() {
     .map(|url| target(url).with_variant("json"));
     assert_eq!(Pypi.wants(&file, &known), expected);
 
-    // What arrived is not asked for again, and the entry is the one that pip fills.
+    // A stored page is not requested again, and its entry is the same as the one that pip fills.
     let accept = Pypi.accept(expected[0].variant());
     for page in &expected {
         let bare = target(&page.url());

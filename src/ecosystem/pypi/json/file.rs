@@ -1,4 +1,4 @@
-//! One file of a JSON index: where it is and what is promised of it.
+//! One file of a JSON index: its URL and its promises.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::ecosystem::pypi::links::{Promised, Said};
 
-/// The most kinds of digest that one file may have. Real ones have three.
+/// The maximum number of digest algorithms of one file. Real ones have three.
 const MAX_KINDS: usize = 16;
 
 #[derive(Deserialize)]
@@ -16,12 +16,12 @@ enum FileKey {
     Url,
     /// PEP 691.
     Hashes,
-    /// The older document.
+    /// The legacy JSON document.
     Digests,
     Size,
     /// PEP 714.
     CoreMetadata,
-    /// PEP 691, and the name under which the first servers sent it.
+    /// PEP 691, and the name that the first servers used.
     #[serde(alias = "data-dist-info-metadata")]
     DistInfoMetadata,
     #[serde(other)]
@@ -30,9 +30,9 @@ enum FileKey {
 
 /// One file.
 pub(super) struct File {
-    /// Where it is, as the document writes it.
+    /// The URL, as the document spells it.
     pub(super) url: String,
-    /// What the document says of it.
+    /// The promises that the document makes about it.
     pub(super) said: Said,
 }
 
@@ -64,7 +64,7 @@ impl<'de> Visitor<'de> for FileVisitor {
                 FileKey::CoreMetadata => {
                     fill(&mut core, map.next_value::<Hashes>()?, "core-metadata")?;
                 }
-                // Some servers send it under both of its names; they say the same, and the first is taken.
+                // Some servers send it under both of its names, with the same value; the first one is used.
                 FileKey::DistInfoMetadata => {
                     let hashes = map.next_value::<Hashes>()?;
                     dist_info.get_or_insert(hashes);

@@ -1,9 +1,10 @@
-//! Reads the two JSON documents of a PyPI-like index, one file at a time, in memory that does not depend on the document.
+//! Parses the two JSON documents of a PyPI-like index, one file at a time, in memory that does not depend on the
+//! document.
 //!
-//! A simple page (PEP 691, 700, 714) has `meta` and `files[]`; the older document about a project has `urls[]` and
-//! `releases{}[]`. They are told apart by these names. Whatever else they hold is skipped unread. An object that says one
-//! thing twice could be read in two ways and makes the whole document malformed; so does a `meta` of another major
-//! version, which may stand behind the files: what was claimed by then is dropped with the rest.
+//! A simple page (PEP 691, 700, 714) has `meta` and `files[]`; the legacy document about a project has `urls[]` and
+//! `releases{}[]`. The two are told apart by these names. All other members are skipped. A repeated member is ambiguous
+//! and makes the whole document malformed, and so does a `meta` of another major version. `meta` may come after the
+//! files; the claims made by then are dropped with the rest.
 
 mod file;
 
@@ -18,7 +19,7 @@ use super::links::Links;
 use crate::ecosystem::Malformed;
 use crate::ecosystem::json::{self as stream, Refusal, once};
 
-/// Hands every file of `document` to `links`.
+/// Passes every file of `document` to `links`.
 pub(super) fn read(
     document: impl Read,
     limit: u64,
@@ -84,7 +85,7 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
                 }
             }
         }
-        // Without its version a page could be of a kind that means something else by the same names.
+        // Without its version, a page may be of a future format that gives these names another meaning.
         if files && !meta {
             return Err(de::Error::missing_field("meta"));
         }
@@ -115,12 +116,12 @@ fn major_one<'de, D: Deserializer<'de>>(from: D) -> Result<(), D::Error> {
 /// `files[]`, `urls[]`, and each of `releases{}`.
 struct Files<'d, 'a> {
     links: &'d mut Links<'a>,
-    /// Why a link ended the reading.
+    /// Receives the reason if a link is refused.
     refusal: &'d Refusal,
 }
 
 impl<'a> Files<'_, 'a> {
-    /// The same for one more list.
+    /// A visitor for one more list.
     fn again(&mut self) -> Files<'_, 'a> {
         Files { links: self.links, refusal: self.refusal }
     }
@@ -216,7 +217,7 @@ mod tests {
         );
     }
 
-    /// With the digests that the older document has, and links that climb out of its directory.
+    /// With the digests of the legacy document, and links that lead out of its directory.
     #[test]
     fn a_legacy_document_is_read() {
         let file = format!(
