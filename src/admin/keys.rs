@@ -131,7 +131,11 @@ impl Admin {
     pub fn warn_of_ending_keys(&self) {
         let Some(running) = &self.running else { return };
         let now = self.clock.now();
-        let listed = self.listed();
+        let bindings = self.store.bindings();
+        let signs =
+            |signer: &Fingerprint| bindings.iter().any(|(_, signers)| signers.contains(&signer.0));
+        // Checking when a certificate ends costs a signature verification, and most keys sign for no repository here.
+        let listed = self.listed_of(&signs);
         let ending = listed.values().filter(|key| key.ends_soon(now) && !key.used_by.is_empty());
         let mut count = 0;
         for key in ending {
@@ -172,6 +176,14 @@ impl Admin {
 
     /// Every key once, by kind and fingerprint.
     fn listed(&self) -> BTreeMap<(Kind, Fingerprint), ListedKey> {
+        self.listed_of(&|_| true)
+    }
+
+    /// Every key once, by kind and fingerprint, of those by which `of` accepts signatures.
+    fn listed_of(
+        &self,
+        of: &dyn Fn(&Fingerprint) -> bool,
+    ) -> BTreeMap<(Kind, Fingerprint), ListedKey> {
         let keyring = match &self.running {
             Some(running) => running.keys.get(),
             None => std::sync::Arc::new(self.read_keys()),
@@ -179,7 +191,7 @@ impl Admin {
         let bindings = self.store.bindings();
         let mut listed: BTreeMap<(Kind, Fingerprint), ListedKey> = BTreeMap::new();
         for About { kind, fingerprint, signer, user, ends, source } in
-            keyring.about(self.clock.now())
+            keyring.about_those(self.clock.now(), of)
         {
             let known = listed.entry((kind, fingerprint.clone())).or_insert_with(|| ListedKey {
                 kind,

@@ -151,7 +151,19 @@ impl Keyring {
 
     /// The descriptions of all keys, as of `now`.
     pub fn about(&self, now: Time) -> impl Iterator<Item = About> {
-        let certificates = self.certificates.iter().map(move |certificate| About {
+        self.about_those(now, &|_| true)
+    }
+
+    /// The descriptions, as of `now`, of the keys whose signer's fingerprint `of` accepts. Each OpenPGP certificate among
+    /// them costs a signature verification or more.
+    pub fn about_those(
+        &self,
+        now: Time,
+        of: &dyn Fn(&Fingerprint) -> bool,
+    ) -> impl Iterator<Item = About> {
+        let certificates =
+            self.certificates.iter().filter(|certificate| of(&certificate.fingerprint()));
+        let certificates = certificates.map(move |certificate| About {
             kind: Kind::OpenPgp,
             fingerprint: certificate.fingerprint(),
             signer: certificate.fingerprint(),
@@ -167,7 +179,8 @@ impl Keyring {
             ends: key.ends(),
             source: source.clone(),
         });
-        certificates.chain(registry).chain(self.rsa.about())
+        let others = registry.chain(self.rsa.about()).filter(|about| of(&about.signer));
+        certificates.chain(others)
     }
 
     /// The registry key with that id, and when it expires. Where two files disagree, the earlier expiry counts, so that
