@@ -32,7 +32,7 @@ impl Verify {
                 Answer::Progress { done, total } if watched => {
                     let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
                     if shown.replace(percent) != Some(percent) {
-                        // Back to the start of the line, then over what stood there.
+                        // Returns to the start of the line and clears it.
                         write!(io::stderr(), "\r\x1b[K{percent} % of {}", human::bytes(total))?;
                     }
                 }
