@@ -1,9 +1,9 @@
 //! Manages trusted keys, and the bindings between repositories and the keys that signed for them: `larder keys`.
 //!
 //! ```text
-//! add     files ─▶ every one is read ─▶ one file for each key in DATA/state/keys ─┐
-//! rm      a key ─▶ out of the files there ─▶ what it alone proved is undone       ├─▶ the keyring is read again
-//! rebind  a root ─▶ who signed for it is forgotten                                ┘
+//! add     files ─▶ all are parsed ─▶ one file for each key in DATA/state/keys        ─┐
+//! rm      a key ─▶ removed from the files there ─▶ what it alone proved is revoked   ─┼─▶ the keyring is read again
+//! rebind  a root ─▶ its signers are forgotten                                        ─┘
 //! ```
 //!
 //! All or nothing: if one of the given files is invalid, no key is added. A copy that differs from an existing one is

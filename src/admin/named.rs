@@ -4,7 +4,6 @@
 //! no secret, but their keys are made from the whole URL. A URL as `larder ls` shows it, with values hidden, refers
 //! to all entries that are shown so. User information is ignored: clients send it as a header, and it is not part of
 //! a target.
-//! shown so. User information is left out: clients send it as a header, it is no part of a target.
 
 use crate::entry::Entry;
 use crate::target::{Partition, Target, secret};

@@ -2,14 +2,14 @@
 //!
 //! | path | what |
 //! | --- | --- |
-//! | `/` | what this is and how it is used, as `406 Usage Information`; HTML for browsers |
+//! | `/` | what larder is and how to use it, as `406 Usage Information`; HTML for browsers |
 //! | `/setup` | the script that sets a client up |
-//! | `/ca.crt` | the CA's certificate, PEM; while one CA follows another both, the one that mints first |
+//! | `/ca.crt` | the CA's certificate, PEM; during a rotation both, the one that signs first |
 //! | `/-/health` | 200 while the process answers |
-//! | `/-/ready` | 200 while it takes requests and questions (`larder keys`), 503 before and while it drains |
-//! | `/-/probe/TOKEN` | what arrived under a probe's name, which only its doctor knows; JSON |
-//! | `/-/stats`, `/-/recent`, `/-/ls?matching=`, `/-/why?url=` | what `larder stats --proxy` and its like ask; JSON lines |
-//! | `/-/job/TOKEN` | what was counted of a job, which only its `exec` knows; JSON |
+//! | `/-/ready` | 200 while larder accepts requests and queries (`larder keys`), 503 before that and while it drains |
+//! | `/-/probe/TOKEN` | what arrived under a probe's name; only its doctor knows the token; JSON |
+//! | `/-/stats`, `/-/recent`, `/-/ls?matching=`, `/-/why?url=` | the answers for `larder stats --proxy` and other queries; JSON lines |
+//! | `/-/job/TOKEN` | the counters of a job; only its `exec` knows the token; JSON |
 //! | `/-/metrics` | counters and gauges, as `OpenMetrics` text |
 //!
 //! The status of `/` is needed: programs that look for a cache for apt (auto-apt-proxy) request `/` on port 3142 and

@@ -4,7 +4,6 @@
 //! that its files are judged again, and its stored entries keep only the proof of their transport. Entries that came
 //! over plain http are not kept without a signature. What another trusted key proves, now or at the next
 //! revalidation, is raised again automatically; a file whose URL names its digest needs no signer.
-//! request names by a digest needs nobody.
 
 use std::collections::HashSet;
 use std::io;

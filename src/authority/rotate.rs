@@ -1,9 +1,9 @@
 //! Rotates the CA, with both trusted during an overlap; and imports a CA that was made elsewhere.
 //!
 //! ```text
-//! rotate, import:  ca.next.key ─▶ ca.next.from ─▶ ca.next.crt      from then on both are handed out
-//! at the date:     the next one mints, and both are still handed out
-//! finish:          ca.key ─▶ ca.crt ─▶ ca.next.crt, .from, .key are removed
+//! rotate, import:  ca.next.key ─▶ ca.next.from ─▶ ca.next.crt      from now on both are handed out
+//! at the date:     the next CA signs, and both are still handed out
+//! finish:          ca.key ─▶ ca.crt ─▶ ca.next.crt, .from, .key are removed; the old CA is gone
 //! ```
 //!
 //! The certificate is written last and removed first: without `ca.next.crt` there is no next CA, whatever else a

@@ -14,7 +14,7 @@ Examples:
   larder ls example.org/simple     entries whose URL contains this
   larder ls --json .whl            one JSON object a line";
 
-/// Lists what is stored: proof, size, age, URL.
+/// Lists stored entries: proof, size, age, URL.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Ls {

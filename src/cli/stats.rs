@@ -16,7 +16,7 @@ Examples:
   larder stats
   larder stats --json | jq .all.bytes";
 
-/// Sums up what is stored and, while a larder runs, what it served and saved.
+/// Shows totals of the store and, while a larder runs, of what it served and saved.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Stats {

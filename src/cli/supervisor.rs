@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! listening ─▶ READY=1        SIGHUP ─▶ RELOADING=1 ─▶ READY=1        SIGTERM ─▶ STOPPING=1
-//!                  └── WATCHDOG=1, twice in each span that the manager would wait ──┘
+//!                  └── WATCHDOG=1, twice in each watchdog timeout of the manager ───┘
 //! ```
 //!
 //! Most machines set no socket for this; then nothing is sent. A message that cannot be sent is logged and dropped:

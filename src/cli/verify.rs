@@ -13,7 +13,7 @@ Examples:
   larder verify            hashes everything that is stored; exit code 4 if something is damaged
   larder verify --json";
 
-/// Hashes every stored file again and takes damaged ones out of use; they are fetched again when asked for.
+/// Hashes every stored file again and takes damaged ones out of use; they are fetched again when requested.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Verify {

@@ -100,9 +100,10 @@ pub const KEYS: &[Key] = keys! {
     list speaks_for: value::SPEAKS_FOR;
     /// Networks whose clients may use larder.
     list clients.allow: value::NET;
-    /// Open client connections at a time. When the limit is reached, a new connection closes idle ones of the address
-    /// that has the most; if that does not help, it waits a few seconds and is answered 503. Each connection takes up
-    /// to 100 KiB of memory. Half of the process's limit on open files (`ulimit -n`) bounds it as well.
+    /// Open client connections at a time. When the limit is reached, a new connection closes idle ones, of its own
+    /// address or of the one that has the most; if that does not help, it waits a few seconds and is answered 503.
+    /// Each connection takes up to 100 KiB of memory. Half of the process's limit on open files (`ulimit -n`) bounds
+    /// it as well.
     one clients.max_connections: value::COUNT, at_restart();
     /// Open connections from one address at a time (IPv6: from one /64 network). Enough for a CI host with 500
     /// containers behind one address and four connections each; never more than seven eighths of

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "registry.example.org everyone basic ci file:/run/secrets/registry"
-//!  host[:port]          who      how    …  the secret, or the file it stands in
+//!  host[:port]      for everyone  how   …  the secret, or the file that contains it
 //! ```
 //!
 //! larder uses its login for clients that send none. So every client of this larder can read what the login may read,

@@ -40,7 +40,7 @@ pub enum Cause {
     /// The origin answered with an error.
     Status,
 
-    // === what is promised ===
+    // === the proof ===
     /// The body differs from what an index claimed.
     Promise,
     /// The target was refused a moment ago and is quarantined.

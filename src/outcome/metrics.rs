@@ -261,7 +261,7 @@ impl Metrics {
         self.lock().ended(outcome, proof);
     }
 
-    /// Counts a client that refused larder's certificate.
+    /// Counts a client that rejected larder's certificate.
     pub fn distrusted(&self) {
         let mut totals = self.lock();
         totals.distrusted = totals.distrusted.saturating_add(1);

@@ -1,7 +1,7 @@
 //! Mirror form: an address in the path of a request to larder itself, for clients that cannot use a proxy.
 //!
 //! ```text
-//! GET /https/host/path ─▶ place ─▶ the same request in absolute form ─▶ pipeline ─▶ its answer, links led on ─▶ client
+//! GET /https/host/path ─▶ place ─▶ the same request in absolute form ─▶ pipeline ─▶ its answer, links rewritten ─▶ client
 //! ```
 //!
 //! The request is converted to what a client of the proxy would have sent, before anything is checked: the identity

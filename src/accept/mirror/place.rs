@@ -1,10 +1,10 @@
 //! Parses a path in mirror form, and checks under which name a request to larder itself was sent.
 //!
 //! ```text
-//! /https/host[:port]/path  /http/host[:port]/path      the address with its scheme as first segment
+//! /https/host[:port]/path  /http/host[:port]/path      the address with its scheme as the first segment
 //! /https-anonymous/…       /http-anonymous/…           the same without the client's credentials
-//! /host.name[:port]/path   /HTTPS///host[:port]/path   as apt-cacher-ng has them; the first is plain http
-//! /v2/…[?ns=host]                                      a container registry's mirror: as `mirror.registries` says
+//! /host.name[:port]/path   /HTTPS///host[:port]/path   apt-cacher-ng's forms; the first is plain http
+//! /v2/…[?ns=host]                                      a container registry's mirror, by `mirror.registries`
 //! ```
 //!
 //! The first segment decides, and each form has one meaning: a host with the name of one of these segments, or of one
@@ -196,7 +196,8 @@ const INNER: [&str; 9] = [
 ];
 
 /// Whether `host` may refer to this larder: an address, a name without a dot, this machine's name, a name of a kind
-/// that exists only in private networks (RFC 6761, 6762, 8375 and the like), or one that the operator configured.
+/// that exists only in private networks (RFC 6761, 6762, 8375, and kinds like that of 9476), or one that the operator
+/// configured.
 fn is_own_name(host: &Host, mirror: &Mirror) -> bool {
     let Some(name) = host.name() else { return true };
     let inner = |suffix: &&str| {

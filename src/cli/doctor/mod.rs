@@ -2,7 +2,7 @@
 //! each.
 //!
 //! ```text
-//! fresh shell ─▶ client ─▶ its own proxy, its own roots ─▶ larder: a probe's name, which it answers itself
+//! fresh shell ─▶ client ─▶ its own proxy, its own roots ─▶ larder, which answers the probe's name itself
 //!      │                                                     │
 //!      └──▶ facts: settings, files of roots ──▶ cause ◀── sights: nothing, CONNECT, alert, request
 //!                                                 └──▶ mend

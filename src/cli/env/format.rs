@@ -7,12 +7,12 @@
 //! | format | reader | rule |
 //! | --- | --- | --- |
 //! | `sh` | POSIX shells | single quotes |
-//! | `dotenv` | `--env-file`, compose, `EnvironmentFile=`, `set -a; . FILE` | no escape that all of them know |
+//! | `dotenv` | `--env-file`, compose, `EnvironmentFile=`, `set -a; . FILE` | no escape that all of them support |
 //! | `docker-args` | `docker build $(…)` | the shell splits at blanks and expands patterns; quotes stay as they are |
 //! | `docker-run-args` | `docker run $(…)` | the same |
-//! | `github` | `.env` of a self-hosted runner, `$GITHUB_ENV` | everything behind the first `=`, to the end of the line |
+//! | `github` | `.env` of a self-hosted runner, `$GITHUB_ENV` | everything after the first `=`, to the end of the line |
 //! | `gitlab` | `environment` in a runner's `config.toml` | TOML; the runner expands `$` in it |
-//! | `systemd` | a drop-in of a unit | `systemd.exec(5)`: C escapes within double quotes, `%` twice |
+//! | `systemd` | a drop-in of a unit | `systemd.exec(5)`: C escapes within double quotes, `%` doubled |
 //! | `json` | programs | RFC 8259 |
 //!
 //! A build is given only the variables that Docker predefines: those stay out of the image's history and of its cache

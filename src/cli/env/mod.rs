@@ -1,9 +1,9 @@
 //! `larder env`: prints the variables that `larder exec` sets, to be set by other means.
 //!
 //! ```text
-//! address ── of the running larder, as the reader sees it: this machine, or a container on it
-//! files   ── bundle of roots, apt.conf, wgetrc: below the data directory, or where --directory says
-//! format  ── who reads it; a value that the reader would misread is refused, never bent
+//! address ── of the running larder, as the reader reaches it: from this machine, or from a container on it
+//! files   ── root bundle, apt.conf, wgetrc: below the data directory, or in --directory
+//! format  ── depends on the reader; a value that the reader would misread is refused, never changed
 //! ```
 
 mod format;

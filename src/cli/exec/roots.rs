@@ -5,7 +5,7 @@
 //! copies are mounted over the directories of the system's root certificates; the copies also contain larder's CA:
 //!
 //! ```text
-//! /etc/ssl/certs ──copied──▶ …/exec-1/roots-0, with larder's CA ──mounted──▶ /etc/ssl/certs, for the command alone
+//! /etc/ssl/certs ──copied──▶ …/exec-1/roots-0, with larder's CA ──mounted──▶ /etc/ssl/certs, for the command only
 //!                                        └── what the command changed there ──put back when it ends──▶ /etc/ssl/certs
 //! ```
 //!
@@ -18,9 +18,6 @@
 //! Mounts that the command makes end with it; it sees mounts that others make. Without root, or without the right to
 //! mount (in most containers), there is no namespace, and such clients reject larder's certificates; the last line of
 //! `larder exec` says so.
-//!
-//! Mounts that the command makes are gone with it; those that others make reach it. Without root, or without the right to mount (in
-//! most containers), there is no namespace, and such clients refuse larder's certificates; the last line of `larder exec` says so.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, Metadata, Permissions};

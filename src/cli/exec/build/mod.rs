@@ -3,9 +3,9 @@
 //! user's own arguments come later and win.
 //!
 //! ```text
-//! call      ── which builder, where its arguments begin, which network and Containerfile they name
-//! way       ── where the steps find larder: loopback in the machine's network, else an address of the machine
-//! arguments ── proxies that every builder predefines, which stay in no image; LARDER for the images of `ca/images`;
+//! call      ── the builder, where its arguments begin, the network and Containerfile that they name
+//! way       ── where the steps reach larder: loopback in the machine's network, else an address of the machine
+//! arguments ── proxy variables that every builder predefines, which stay in no image; LARDER for the images of `ca/images`;
 //!              the roots as the secret `larder`
 //! ```
 //!
