@@ -47,7 +47,7 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// Trusts the keys in files: an archive's OpenPGP keys (armoured or binary), Alpine's, or a registry's
+    /// Trusts the keys in files: an archive's keys (armoured or binary), Alpine's, or a registry's
     #[command(before_help = EXAMPLES)]
     Add {
         /// Files, directories of files, or - for standard input. All are added, or none

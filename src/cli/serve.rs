@@ -125,7 +125,9 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
     let running = Arc::clone(&larder).run(listeners, async move {
         let name = once.next().await;
         told.stopping(patience).await;
-        info!("{name}: running transfers may finish, new ones are refused; a second signal aborts them");
+        info!(
+            "{name}: running transfers may finish, no new ones begin; a second signal aborts them"
+        );
     });
     let (ready, told) = (Arc::clone(&larder), Arc::clone(&supervisor));
     // Only now may services that depend on this one start: they may connect, and query it (`larder keys add`), at
