@@ -236,7 +236,7 @@ impl Larder {
             let _ended = questions.await;
         }
         ended.cancel();
-        upkeep.await.context("looking after the store failed")
+        upkeep.await.context("maintenance of the store failed")
     }
 
     /// Stops waiting for transfers during the shutdown: their connections are reset, so that no client takes a
