@@ -1,7 +1,7 @@
 //! larder: one cache for everything a build downloads.
 //!
-//! An intercepting proxy that knows what it is looking at, keeps what never changes, and proves every byte it keeps.
-//! One request goes one way:
+//! An intercepting proxy that recognises what clients download, keeps what never changes, and proves every byte it
+//! keeps. A request passes through these stages:
 //!
 //! ```text
 //!  TcpStream
@@ -40,11 +40,11 @@
 //!  Response
 //! ```
 //!
-//! Only `pipeline` knows the order. The modules below stand in the order of their layers, and each uses only what
-//! stands before it; a test holds them to that. [`Larder`] is the wiring: it opens what there is, gives each part what
+//! Only `pipeline` knows this order. The modules below are in the order of their layers, and each uses only those
+//! before it; a test checks that. [`Larder`] connects the parts: it opens the store and the CA, gives each part what
 //! it needs, and runs until it is told to stop.
 
-// The order is the architecture: what a module may use stands above it.
+// The order is the architecture: a module may use those above it.
 pub mod digest;
 
 pub mod clock;
@@ -127,7 +127,7 @@ use pipeline::Pipeline;
 use reply::Body;
 use store::Store;
 
-/// One larder on one data directory, opened and not yet serving.
+/// A larder with its data directory, opened and not yet serving.
 #[derive(Debug)]
 pub struct Larder {
     pipeline: Arc<Pipeline>,
@@ -137,16 +137,16 @@ pub struct Larder {
 }
 
 impl Larder {
-    /// Opens the store and the CA under `config.data`, and makes what is missing. Blocking. A
-    /// [`store::OpenError::Held`] in the error says that another larder holds the directory.
+    /// Opens the store and the CA in `config.data`, and creates what is missing. Blocking. A
+    /// [`store::OpenError::Held`] in the error means that another larder holds the directory.
     pub fn open(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
         let larder = Self::begin(config, clock)?;
         larder.admin.store.read_records();
         Ok(larder)
     }
 
-    /// The same without reading what is stored: [`Larder::run`] does that while clients are served. After a crash it takes
-    /// seconds, in which they would be refused. Blocking.
+    /// Like [`Larder::open`], but does not read the stored records: [`Larder::run`] does that while it serves
+    /// clients. After a crash it takes seconds, in which clients would be refused. Blocking.
     pub fn begin(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
         let state = admin::state_dir(&config.data);
         let config = Live::new(config);
@@ -170,7 +170,7 @@ impl Larder {
         Ok(Arc::new(Self { pipeline, authority, admin, hurry: CancellationToken::new() }))
     }
 
-    /// Serves on `listeners` until `shutdown` resolves, then lets running transfers end, at most for
+    /// Serves on `listeners` until `shutdown` resolves, then waits for running transfers to end, at most for
     /// `clients.drain_timeout`.
     pub async fn run(
         self: Arc<Self>,
@@ -186,7 +186,7 @@ impl Larder {
         let questions = match admin::socket::bind(data) {
             Ok(socket) => Some(tokio::spawn(socket.serve(Arc::clone(&self.admin)))),
             Err(error) => {
-                // Clients are served all the same; only `larder why` and its like cannot ask.
+                // Clients are served without the socket; only `larder why` and the other queries need it.
                 warn!(%error, "cannot make the socket for questions; `larder why` and the like cannot reach this larder");
                 None
             }
@@ -232,40 +232,41 @@ impl Larder {
         starting.abort();
         if let Some(questions) = questions {
             questions.abort();
-            // It was told to end; how it does is of no interest.
+            // The task was aborted; its result does not matter.
             let _ended = questions.await;
         }
         ended.cancel();
-        upkeep.await.context("looking after the store failed")
+        upkeep.await.context("maintenance of the store failed")
     }
 
-    /// A larder that ends waits for no transfer any more: its connections are reset, so that no client takes what it has for
-    /// the whole.
+    /// Stops waiting for transfers during the shutdown: their connections are reset, so that no client takes a
+    /// partial body for the whole.
     pub fn hurry(&self) {
         self.hurry.cancel();
     }
 
-    /// Reads what is stored, if that is still to do, and says when it is ready. `questions`: there is a socket for them.
+    /// Reads the stored records if that has not been done, and reports when larder is ready. `questions`: whether
+    /// there is a socket for queries.
     async fn start(&self, questions: bool) -> JoinHandle<()> {
         let starting = tokio::spawn(start(Arc::clone(&self.admin), questions));
         if self.admin.store.is_read() {
-            // Who runs a larder that has read everything asks it the next moment.
+            // A caller that has read everything already may query larder the next moment.
             self.ready().await;
         } else {
-            // Most stores are read in no time. Until then the system takes connections, and nobody is refused.
+            // Most stores are read within this time. Until then the system queues connections, and none is refused.
             let _quick = tokio::time::timeout(QUICK_START, self.ready()).await;
         }
         starting
     }
 
-    /// Waits until it serves, and answers the questions of commands.
+    /// Waits until larder serves and answers queries.
     pub async fn ready(&self) {
         if let Some(running) = &self.admin.running {
             running.ready().await;
         }
     }
 
-    /// Tells the local network, if that was asked for. Clients are served all the same when it cannot.
+    /// Announces larder to the local network, if configured. A failure does not stop larder from serving.
     fn announce(&self, addresses: &[SocketAddr]) -> Option<Announcement> {
         if !self.admin.config.get().announce {
             return None;
@@ -290,33 +291,33 @@ impl Larder {
         self.authority.ca_pem()
     }
 
-    /// The line for a shell that sets a machine up for this larder, which it finds at `name` (`HOST:PORT`).
+    /// The shell command line that sets a machine up for this larder, reached at `name` (`HOST:PORT`).
     pub fn setup_line(&self, name: &str) -> Option<String> {
         let running = self.admin.running.as_ref()?;
         Some(admin::setup::Script::of(running).line(name, "sudo "))
     }
 
-    /// What it counts.
+    /// The metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.pipeline.metrics
     }
 
-    /// Waits until no other command uses this larder, and lets no other begin to.
+    /// Waits until no other command uses this larder, and then accepts no other.
     pub async fn unused(&self) {
         if let Some(running) = &self.admin.running {
             running.unused().await;
         }
     }
 
-    /// Notes where the values of the configuration came from, without changing any.
+    /// Records where the values of the configuration came from, without changing any.
     pub fn configured(&self, loaded: &Loaded) {
         if let Some(running) = &self.admin.running {
             running.configured(loaded);
         }
     }
 
-    /// Puts another configuration in force. Gives back the names of the keys that changed and wait for a restart. On an
-    /// error (roots that cannot be read, say) nothing changes. The keys are read again as well. Blocking.
+    /// Puts another configuration in force, and reads the keys again. Returns the names of changed keys that need a
+    /// restart. On an error (for example unreadable root certificates) the configuration does not change. Blocking.
     pub fn reconfigure(&self, loaded: &Loaded) -> Result<Vec<&'static str>, OriginError> {
         let old = self.admin.config.get();
         let mut loaded = loaded.clone();
@@ -341,7 +342,7 @@ impl Larder {
     }
 }
 
-/// How long clients wait for the first answer of a larder that still reads what is stored.
+/// How long clients wait for the first answer of a larder that is still reading the stored records.
 const QUICK_START: Duration = Duration::from_secs(1);
 
 /// The task of [`Larder::start`].
@@ -351,14 +352,14 @@ async fn start(admin: Arc<Admin>, questions: bool) {
         let watch = Stopwatch::start();
         if tokio::task::spawn_blocking(move || store.read_records()).await.is_err() {
             error!(
-                "what is stored could not be read, and nothing of it is given; requests go to their origins"
+                "the stored records could not be read, and none is served; requests go to their origins"
             );
             return;
         }
-        info!("what is stored was read in {:.1?}", watch.elapsed());
+        info!("the stored records were read in {:.1?}", watch.elapsed());
     }
     if questions {
-        // Whoever waits for `/-/ready` may ask the next moment.
+        // A script that waits for `/-/ready` may query larder the next moment.
         admin::answers_questions(&admin.config.get().data).await;
     }
     if let Some(running) = &admin.running {
@@ -366,14 +367,14 @@ async fn start(admin: Arc<Admin>, questions: bool) {
     }
 }
 
-/// How often the store is looked after: what a crash in between loses is when things were last used.
+/// The interval of store maintenance. A crash loses the last-use times recorded since the last round.
 const UPKEEP: Duration = Duration::from_secs(30);
 
-/// Rounds of upkeep in a day: as often it is said that the CA's end is near.
+/// Rounds of maintenance in a day, which is the interval of warnings about expiring keys and CAs.
 const A_DAY: u32 = 24 * 60 * 2;
 
-/// Looks after the store until it is told to stop; what it has begun it ends, so that the directory is free afterwards.
-/// `shown` is where this larder listens, for whoever comes second.
+/// Maintains the store until `stop`. It finishes a round that has begun, so that the data directory is free
+/// afterwards. `shown` is the address of this larder, which a second larder on the same directory reports.
 async fn upkeep(
     store: Arc<Store>,
     authority: Arc<Authority>,
@@ -388,15 +389,15 @@ async fn upkeep(
         if rounds.is_multiple_of(A_DAY) {
             authority.warn_if_ending();
             let admin = Arc::clone(&admin);
-            // Awaited, so that nothing has the store any more when it is closed.
+            // Awaited, so that no task uses the store any more when it is closed.
             let named = tokio::task::spawn_blocking(move || admin.warn_of_ending_keys()).await;
             if named.is_err() {
-                warn!("the keys that end soon could not be told");
+                warn!("cannot check which keys end soon");
             }
         }
         rounds = rounds.wrapping_add(1);
         if round.await.is_err() {
-            warn!("looking after the store failed; it is tried again");
+            warn!("maintenance of the store failed; it is tried again");
         }
         tokio::select! {
             () = tokio::time::sleep(UPKEEP) => {}
@@ -405,14 +406,15 @@ async fn upkeep(
         let store = Arc::clone(&store);
         round = tokio::task::spawn_blocking(move || store.maintain());
     }
-    // The drain is over: closed here, and not when the last who holds it lets go, which may be the process's own end.
+    // After the drain the store is closed here explicitly, not when the last reference is dropped, which may be at
+    // the end of the process.
     let last = tokio::task::spawn_blocking(move || store.close()).await;
     if last.is_err() {
-        warn!("the store was not closed in order; it is put in order when it is opened again");
+        warn!("the store was not closed cleanly; it is recovered when it is opened again");
     }
 }
 
-/// larder's own pages, as `accept` asks for them.
+/// larder's own pages, for `accept`.
 struct Pages(Arc<Admin>);
 
 impl OwnPages for Pages {

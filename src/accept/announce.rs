@@ -1,25 +1,26 @@
-//! `announce`: tells the local network where larder is, by multicast DNS (RFC 6762) and DNS-SD (RFC 6763).
+//! `announce`: announces larder on the local network, by multicast DNS (RFC 6762) and DNS-SD (RFC 6763).
 //!
-//! The service is `_apt_proxy._tcp`, which apt-cacher-ng announces, too: squid-deb-proxy-client and auto-apt-proxy look for
-//! it, both through Avahi; auto-apt-proxy 18 looks for `_apt-proxy._tcp` first. The responder is larder's own, in a thread of its own, so that a container without Avahi can
-//! announce, too; beside an Avahi it shares port 5353.
+//! The service type is `_apt_proxy._tcp`, which apt-cacher-ng announces as well: squid-deb-proxy-client and
+//! auto-apt-proxy look for it, both through Avahi; auto-apt-proxy 18 looks for `_apt-proxy._tcp` first. The responder
+//! is part of larder, in a thread of its own, so that it works in a container without Avahi; next to an Avahi it
+//! shares port 5353.
 //!
-//! It is told on the interfaces where larder listens, and nowhere else. It is off unless it is asked for: whoever hears
-//! of it may ask larder, and `clients.allow` decides who may use it.
+//! It announces only on the interfaces on which larder listens. It is off by default: every machine that receives the
+//! announcement may connect, and `clients.allow` decides which may use larder.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mdns_sd::{Error, IfKind, ServiceDaemon, ServiceInfo};
 
-/// As apt's proxies are looked for. The underscore is not allowed by RFC 6335 §5.1; it is the name all the same, and the
-/// other is what it is to become.
+/// The service types for which clients of apt proxies look. RFC 6335 §5.1 does not allow the underscore inside the
+/// first name, but programs use it; the second name is to replace it.
 const SERVICES: [&str; 2] = ["_apt_proxy._tcp.local.", "_apt-proxy._tcp.local."];
 
-/// How long the farewell may take. Who misses it forgets larder when its records run out.
+/// How long withdrawing the announcement may take. Clients that miss it forget larder when its records expire.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What has been announced, and is taken back by [`Announcement::end`].
+/// A running announcement, which [`Announcement::end`] withdraws.
 pub struct Announcement {
     responder: ServiceDaemon,
     names: Vec<String>,
@@ -32,8 +33,8 @@ impl std::fmt::Debug for Announcement {
 }
 
 impl Announcement {
-    /// Announces a larder that listens at `addresses` on the machine called `host`. All of the addresses with the first
-    /// one's port are announced: a service has one port. `None` without any.
+    /// Announces a larder that listens at `addresses` on the machine called `host`. The addresses with the first
+    /// one's port are announced, because a service has one port. `None` if `addresses` is empty.
     pub fn start(addresses: &[SocketAddr], host: &str) -> Result<Option<Self>, Error> {
         let Some(port) = addresses.first().map(SocketAddr::port) else {
             return Ok(None);
@@ -41,7 +42,8 @@ impl Announcement {
         let addresses: Vec<IpAddr> =
             addresses.iter().filter(|address| address.port() == port).map(SocketAddr::ip).collect();
         let everywhere = addresses.iter().any(IpAddr::is_unspecified);
-        // One label, of what host names are made of; a name that is larder's own collides with nobody's.
+        // One label of characters allowed in host names. The prefix avoids collisions with the names of other
+        // machines.
         let label: String = host
             .split('.')
             .next()
@@ -84,9 +86,9 @@ impl Announcement {
         &self.names
     }
 
-    /// Says farewell and ends the responder.
+    /// Withdraws the announcement and ends the responder.
     pub async fn end(self) {
-        // Nobody waits for an answer longer than that, and a responder that is gone already has nothing to say.
+        // Errors are ignored: a responder that has ended already announces nothing.
         let farewell = async {
             for name in &self.names {
                 if let Ok(said) = self.responder.unregister(name) {

@@ -1,14 +1,14 @@
-//! Connections from clients: accepted within limits, served, drained.
+//! Accepts, serves and drains connections from clients.
 //!
 //! A listener's loop never ends before the shutdown and never spins: when the process is out of file descriptors it
-//! waits a moment. Each connection is one task with one seat among the clients' (`intercept::visitors`); a panic ends that
-//! connection and nothing else. The seat lies in the socket's wrapper, so a tunnel or an upgraded connection keeps
-//! it for as long as it lives.
+//! waits a moment. Each connection is one task with one seat (`intercept::visitors`); a panic ends only that
+//! connection. The socket's wrapper holds the seat, so a tunnel or an upgraded connection keeps it for as long as it
+//! lives.
 //!
-//! A shutdown lets running answers end for `clients.drain_timeout`; what is left then ends with a reset, because a
-//! quiet close would pass for the end of a body.
+//! A shutdown lets running answers end for `clients.drain_timeout`; the remaining ones end with a reset, because
+//! clients take a quiet close for the end of a body.
 //!
-//! What a connection carries is `outer`'s business, what a tunnel carries `intercept`'s.
+//! `outer` handles the requests on a connection, `intercept` those in a tunnel.
 
 pub mod announce;
 mod listen;
@@ -39,43 +39,44 @@ use crate::outcome::job::{Doorway, Job};
 use crate::outcome::metrics::Metrics;
 use crate::reply::{Body, Line};
 
-/// How long a listener waits when the process or the system is out of something: long enough not to spin, short enough not
-/// to be noticed.
+/// How long a listener waits when the process or the system is out of a resource: long enough not to spin, short
+/// enough not to be noticed.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 
-/// One line in the log for this long, however often accepting fails.
+/// The interval between two log lines about failures to accept.
 const COMPLAINT: Duration = Duration::from_secs(10);
 
-/// Clients that may not use larder and are told so, at once: they never take a seat from those who may.
+/// The most connections of clients that may not use larder, which are told so at once: they never take a seat from
+/// clients that may.
 const STRANGERS: usize = 64;
 
-/// A dead client is noticed after about two minutes of silence, also in the middle of a long poll.
+/// A dead client is noticed after about two minutes of silence, also during a long poll.
 const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(10));
 
-/// What is still open after the drain has this long to end with a reset.
+/// How long connections that are open after the drain may take to end with a reset.
 const RESET: Duration = Duration::from_secs(1);
 
-/// Requests that are for larder itself: origin form, or naming one of its own addresses.
+/// Answers requests for larder itself: in origin form, or to one of its own addresses.
 pub trait OwnPages: Send + Sync {
-    /// Answers one.
+    /// Answers one request.
     fn answer(&self, request: Request<Incoming>, peer: SocketAddr)
     -> BoxFuture<'_, Response<Body>>;
 }
 
-/// What stands behind the listeners.
+/// What the listeners pass connections to.
 pub struct Front<S> {
-    /// What the operator decided.
+    /// The configuration.
     pub config: Live,
-    /// What answers proxy requests.
+    /// Answers proxy requests.
     pub pipeline: Arc<S>,
-    /// What makes certificates.
+    /// Provides certificates.
     pub authority: Arc<Authority>,
-    /// What answers requests about larder itself.
+    /// Answers requests for larder itself.
     pub own: Arc<dyn OwnPages>,
-    /// What is counted.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// When it is cancelled, a drain waits for nobody any more.
+    /// Cancelling it ends the drain at once.
     pub hurry: CancellationToken,
 }
 
@@ -109,7 +110,7 @@ pub async fn run<S: Serve>(
     gate.drain(front.config.get().clients.drain_timeout, &front).await;
 }
 
-/// The limits that all listeners share.
+/// The limits and tokens that all listeners share.
 struct Gate {
     visitors: Arc<Visitors>,
     strangers: Arc<Semaphore>,
@@ -136,7 +137,7 @@ impl Gate {
         let out_of_patience = async {
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => "clients.drain_timeout is over",
-                () = front.hurry.cancelled() => "nobody is waited for any more",
+                () = front.hurry.cancelled() => "a second signal ended the drain",
             }
         };
         let why = tokio::select! {
@@ -159,7 +160,7 @@ impl Gate {
     }
 }
 
-/// The loops of the listeners that jobs have of their own, each until its job ends.
+/// Runs the loops of jobs' own listeners, each until its job ends.
 async fn accept_for_jobs<S: Serve>(
     front: &Arc<Front<S>>,
     mut doorways: mpsc::Receiver<Doorway>,
@@ -176,7 +177,7 @@ async fn accept_for_jobs<S: Serve>(
         tokio::select! {
             doorway = doorways.recv() => match doorway {
                 Some(doorway) => open.push(accept(doorway)),
-                // A second run of one larder, whose jobs are the first one's.
+                // In a second run of the same larder, jobs belong to the first run.
                 None => return std::future::pending().await,
             },
             Some(()) = open.next(), if !open.is_empty() => {}
@@ -184,7 +185,7 @@ async fn accept_for_jobs<S: Serve>(
     }
 }
 
-/// One listener's loop; `job`: the one whose listener it is.
+/// One listener's loop. `job`: the job to which the listener belongs.
 async fn accept_from<S: Serve>(
     front: &Arc<Front<S>>,
     listener: &TcpListener,
@@ -195,7 +196,7 @@ async fn accept_from<S: Serve>(
     loop {
         let (socket, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
-            // The client was gone before it was its turn (accept(2)).
+            // The client was gone before it was accepted (accept(2)).
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 if complained.is_none_or(|at| at.elapsed() > COMPLAINT) {
@@ -239,7 +240,7 @@ async fn accept_from<S: Serve>(
     }
 }
 
-/// One connection's task.
+/// Starts one connection's task.
 fn spawn<S: Serve>(gate: &Gate, visit: outer::Visit<S>, socket: TcpStream, seat: Seat) {
     let line = Line::default();
     let (peer, door) = (visit.peer, visit.door.clone());
@@ -272,7 +273,7 @@ fn spawn<S: Serve>(gate: &Gate, visit: outer::Visit<S>, socket: TcpStream, seat:
                 visit.turn_away(transport).await;
             }
         };
-        // Dropping the first branch closes the socket, and the mark that was set before makes it a reset.
+        // Dropping the first branch closes the socket; the mark that was set before makes it a reset.
         tokio::select! {
             () = served => {}
             answering = stopped => if answering {
@@ -286,13 +287,14 @@ fn spawn<S: Serve>(gate: &Gate, visit: outer::Visit<S>, socket: TcpStream, seat:
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
-    // Answers are written whole; waiting to fill a segment costs 40 ms a connection.
+    // Answers are written as a whole; waiting to fill a segment would cost 40 ms for each connection.
     socket.set_nodelay(true)?;
     SockRef::from(socket).set_tcp_keepalive(&KEEPALIVE)
 }
 
-/// Whether a client may use larder. An IPv4 client of a dual-stack listener comes as `::ffff:192.0.2.1`; it is judged as
-/// what it is, or a rule for `::/0` would let the whole of IPv4 in, and one for `10.0.0.0/8` nobody.
+/// Whether a client may use larder. An IPv4 client of a dual-stack listener appears as `::ffff:192.0.2.1`. It is
+/// compared as an IPv4 address; otherwise a rule for `::/0` would admit all of IPv4, and one for `10.0.0.0/8` no
+/// client.
 fn is_allowed(clients: &Clients, address: IpAddr) -> bool {
     let address = address.to_canonical();
     clients.allow.iter().any(|net| net.contains(&address))

@@ -1,8 +1,8 @@
-//! One client connection, before any tunnel: HTTP/1.1, proxy requests.
+//! One client connection before any tunnel: HTTP/1.1 proxy requests.
 //!
-//! CONNECT is decided on and answered here, and the tunnel is run in this connection's own task once hyper has let go
-//! of the socket. An absolute-form request goes to the pipeline; what names larder itself goes to its own pages or, with an
-//! address in its path, through `mirror` to the pipeline too.
+//! CONNECT is checked and answered here; the tunnel runs in this connection's task once hyper has released the
+//! socket. An absolute-form request goes to the pipeline; a request for larder itself goes to its own pages or, with
+//! an address in its path, through `mirror` to the pipeline.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -34,26 +34,26 @@ use crate::target::{Host, Origin};
 /// A client connection.
 pub(super) struct Visit<S> {
     pub(super) front: Arc<Front<S>>,
-    /// As it was when the client came: a reload changes nothing for connections that exist.
+    /// The configuration when the client connected: a reload does not affect existing connections.
     pub(super) config: Arc<Config>,
-    /// v4-mapped addresses normalised.
+    /// An IPv4-mapped address is converted to IPv4.
     pub(super) peer: SocketAddr,
-    /// Our end.
+    /// The local address.
     pub(super) local: Option<SocketAddr>,
     pub(super) drain: CancellationToken,
-    /// Its place among the clients; a stranger has none.
+    /// Its place among the clients; `None` for a client that may not use larder.
     pub(super) door: Option<Arc<Door>>,
-    /// The job whose listener it came through.
+    /// The job through whose listener it came.
     pub(super) job: Option<Arc<Job>>,
 }
 
-/// What the requests of one connection share.
+/// The state that the requests of one connection share.
 struct Desk<S: Serve> {
     visit: Visit<S>,
     line: Line,
-    /// Made for the first absolute-form request: most connections only carry a CONNECT.
+    /// Created for the first absolute-form request: most connections only carry a CONNECT.
     connection: OnceLock<Arc<S::Connection>>,
-    /// Left here by the CONNECT that was granted.
+    /// Set by a CONNECT that was granted.
     granted: Mutex<Option<Tunnelled>>,
 }
 
@@ -70,7 +70,7 @@ struct Tunnelled {
 struct Asked {
     since: Stopwatch,
     method: Method,
-    /// Host and port alone: what else stands in a URL may be a secret.
+    /// Host and port only: the rest of a URL may be secret.
     whom: String,
     host: String,
     job: Option<Arc<Job>>,
@@ -91,11 +91,11 @@ impl Asked {
 }
 
 impl<S: Serve> Visit<S> {
-    /// Serves requests, and then the tunnel if one of them was a CONNECT.
+    /// Serves requests, then the tunnel if one of them was a CONNECT.
     pub(super) async fn serve(self, transport: Transport) {
         let mut patience = Patience::of(&self.config.clients, false);
         if self.door.as_ref().is_some_and(|door| !door.has_seat()) {
-            // Others want to stand where it stands.
+            // Without a seat it may idle only briefly, because other connections wait for its place.
             patience.idle = patience.idle.min(self.config.clients.header_timeout);
         }
         let watch = Watch::over(&transport, patience, &self.drain);
@@ -128,7 +128,7 @@ impl<S: Serve> Visit<S> {
         desk.run_tunnel().await;
     }
 
-    /// Tells a client that may not use larder so.
+    /// Refuses a client that may not use larder.
     pub(super) async fn turn_away(self, transport: Transport) {
         let refusal = Refusal::forbidden(
             Cause::Client,
@@ -142,7 +142,7 @@ impl<S: Serve> Visit<S> {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             std::future::ready(Ok::<_, Infallible>(response))
         });
-        // It gets one answer, not an idle connection.
+        // The client gets one answer, not an idle connection.
         let patience = Patience {
             header: None,
             idle: self.config.clients.header_timeout,
@@ -154,7 +154,7 @@ impl<S: Serve> Visit<S> {
         watch.drive(connection, Connection::graceful_shutdown).await;
     }
 
-    /// Writes a refusal down; gives the answer.
+    /// Records a refusal; returns the answer.
     fn refuse(&self, refusal: &Refusal, asked: &Asked) -> Response<Body> {
         refusal.write_down(&Refused {
             metrics: &self.front.metrics,
@@ -167,7 +167,7 @@ impl<S: Serve> Visit<S> {
         })
     }
 
-    /// The job that a request belongs to: the one whose listener it came through, or whose token it shows.
+    /// The job of a request: that of the listener through which it came, or whose token it carries.
     fn job_of(&self, request: &Request<Incoming>) -> Option<Arc<Job>> {
         let shown = || {
             let token = job::shown(request.headers().get(PROXY_AUTHORIZATION)?)?;
@@ -176,10 +176,10 @@ impl<S: Serve> Visit<S> {
         self.job.clone().or_else(shown)
     }
 
-    /// Whether `origin` is one of our own listeners.
+    /// Whether `origin` is one of larder's own listeners.
     fn is_own(&self, origin: &Origin) -> bool {
         let ours = |address: &SocketAddr| match &origin.host {
-            // A client may use one name of larder's for the proxy, and in a URL in mirror form.
+            // A client may use one name of larder's for the proxy, and another in a URL in mirror form.
             Host::Name(name) => {
                 address.port() == origin.port
                     && (&**name == "localhost" || mirror::is_called(name, &self.config.mirror))
@@ -195,7 +195,7 @@ impl<S: Serve> Visit<S> {
 }
 
 impl<S: Serve> Desk<S> {
-    /// Answers a request, or says why not.
+    /// Answers a request, or returns the reason for refusing it.
     async fn answer(
         &self,
         mut request: Request<Incoming>,
@@ -216,7 +216,7 @@ impl<S: Serve> Desk<S> {
         self.through(origin, request, running).await
     }
 
-    /// Answers a request that is sent to larder itself: in mirror form it is for another all the same.
+    /// Answers a request that is sent to larder itself; in mirror form it is for another host.
     async fn own(
         &self,
         mut request: Request<Incoming>,
@@ -235,7 +235,7 @@ impl<S: Serve> Desk<S> {
         Ok(way.back(response))
     }
 
-    /// Gives a request in absolute form to the pipeline.
+    /// Passes a request in absolute form to the pipeline.
     async fn through(
         &self,
         origin: &Origin,
@@ -263,7 +263,7 @@ impl<S: Serve> Desk<S> {
         }
         let course = admit(config, &*front.pipeline, *peer, &host, port).await?;
         if matches!(course, Course::Look) {
-            // Here the client can still be told in words; in the handshake it would only see an alert.
+            // Here the refusal can be explained to the client; in the handshake it would only see an alert.
             let limits = front.authority.check(&host);
             limits.map_err(|error| Refusal::forbidden(Cause::Ca, error.to_string()))?;
         }
@@ -273,13 +273,13 @@ impl<S: Serve> Desk<S> {
         Ok(Response::new(Body::default()))
     }
 
-    /// Runs the tunnel that a CONNECT was granted, if one was.
+    /// Runs the tunnel of a granted CONNECT, if there is one.
     async fn run_tunnel(&self) {
         let granted = self.granted.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Tunnelled { upgrade, course, host, port, job }) = granted else {
             return;
         };
-        // An error: the client left before it had its 200.
+        // On an error the client left before it got its 200.
         let Some(transport) = upgrade.await.ok().and_then(recover) else {
             return;
         };
@@ -301,12 +301,12 @@ impl<S: Serve> Desk<S> {
     }
 }
 
-/// The socket itself, with what was read beyond the CONNECT.
+/// The socket itself, with the bytes that were read beyond the CONNECT.
 fn recover(upgraded: Upgraded) -> Option<Transport> {
     let parts = upgraded.downcast::<TokioIo<Watched<Transport, Heads>>>().ok()?;
     let Watched { io: mut transport, watch } = parts.io.into_inner();
     transport.give_back(&watch.left());
-    // hyper had read this before that.
+    // hyper had read these bytes before the others.
     transport.give_back(&parts.read_buf);
     Some(transport)
 }

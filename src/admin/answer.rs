@@ -9,11 +9,11 @@ use super::{Admin, ca_file, question, why};
 use crate::entry::Entry;
 use crate::target::{Partition, secret};
 
-/// Takes answers as they come; a break says that nobody listens any more.
+/// Receives answers one by one; a break means that the client is gone.
 type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
 
 impl Admin {
-    /// Answers `question`, in as many pieces as there are. Blocking.
+    /// Answers `question`, with as many answers as there are. Blocking.
     pub fn answer(&self, question: &Question, listener: Listener<'_>) {
         let only = match question {
             Question::Status => self.status(),
@@ -28,10 +28,10 @@ impl Admin {
             Question::Verify => self.verify(listener),
             Question::Ca(question) => return self.answer_ca(question, listener),
             Question::Keys(question) => return self.answer_keys(question, listener),
-            // The guard that this asks for lives with a connection; the socket sees to it.
+            // The guard that these questions ask for lives as long as a connection; `socket` handles them.
             Question::Stay | Question::Job { .. } => nothing_runs(),
         };
-        // What is said last is said whether anybody listens or not.
+        // Nothing follows the last answer, so it does not matter if the client is gone.
         let _heard = listener(only);
     }
 
@@ -58,7 +58,7 @@ impl Admin {
             return;
         };
         let noted = running.settings.load();
-        // A larder inside another program was given its configuration whole.
+        // A larder embedded in another program was given its configuration directly.
         let given = || question::given(&self.config.get());
         let settings = if noted.is_empty() { given() } else { noted.to_vec() };
         for setting in &settings {
@@ -95,7 +95,7 @@ impl Admin {
         }
     }
 
-    /// `public`: of what is given to everybody alone.
+    /// `public`: counts public entries only.
     pub(super) fn stats(&self, public: bool) -> Stats {
         let usage = self.store.usage();
         let mut stats = Stats {
@@ -133,7 +133,7 @@ impl Admin {
                 "{shown} has values hidden, and larder does not keep them: give the URL as a client asks for it"
             )),
             None => Answer::Failed(format!(
-                "{} is not a URL that larder could be asked for: it needs http:// or https://, a host, and a path \
+                "{} is not a URL that larder could serve: it needs http:// or https://, a host, and a path \
                  without dot segments",
                 secret::shown(url)
             )),
@@ -172,7 +172,7 @@ impl Admin {
                 now.since(entry.received_at) > Duration::from_secs(*seconds)
             }
         };
-        // Collected first: the store is not to be changed while it is walked.
+        // Collected first: the store must not be changed while it is walked.
         let mut found = Vec::new();
         self.store.for_each_entry(&mut |entry| {
             if selected(entry) {
@@ -192,7 +192,7 @@ impl Admin {
 
     fn verify(&self, listener: Listener<'_>) -> Answer {
         let found = self.store.verify_all(&mut |done, total| {
-            // Who stopped listening still wants damaged blobs out of use: the check goes on.
+            // The check goes on without a listener: damaged blobs must be taken out of use in any case.
             let _heard = listener(Answer::Progress { done, total });
         });
         Answer::Checked(Checked {

@@ -1,4 +1,4 @@
-//! Asks the larder that serves from a data directory, over its socket. Blocking.
+//! Queries the larder that serves from a data directory, over its socket. Blocking.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, Write as _};
@@ -10,34 +10,35 @@ use std::time::Duration;
 
 use super::question::{Answer, Question, Status};
 
-/// A larder that answers.
+/// A running larder that answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     data: PathBuf,
 }
 
-/// Keeps a larder that another command started; it may go when this is dropped.
+/// Keeps a larder running that another command started; it may stop when this is dropped.
 #[derive(Debug)]
 pub struct Staying {
     _connection: UnixStream,
 }
 
-/// Listeners that a larder opened for one job; they go when this is dropped.
+/// Listeners that a larder opened for one job; they are closed when this is dropped.
 #[derive(Debug)]
 pub struct Doorway {
-    /// Where the job's clients connect.
+    /// The addresses to which the job's clients connect.
     pub listening: Vec<SocketAddr>,
     _connection: UnixStream,
 }
 
-/// Between two lines of an answer. A check reports after each blob, and the largest takes minutes to hash.
+/// The timeout between two lines of an answer. A check reports after each blob, and hashing the largest takes
+/// minutes.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(10);
 
-/// The larder that serves from `data`, if one does.
+/// The larder that serves from `data`, if there is one.
 pub fn serving(data: &Path) -> io::Result<Option<Served>> {
     match connect(data) {
         Ok(_) => Ok(Some(Served { data: data.to_owned() })),
-        // No directory, no socket, or one that a killed larder left.
+        // No directory, no socket, or a socket file that a killed larder left.
         Err(error)
             if matches!(
                 error.kind(),
@@ -51,7 +52,7 @@ pub fn serving(data: &Path) -> io::Result<Option<Served>> {
 }
 
 impl Served {
-    /// Asks `question`, and gives each answer to `each`, until there are no more or `each` fails.
+    /// Asks `question` and passes each answer to `each`, until there are no more or `each` fails.
     pub fn ask<E: From<io::Error>>(
         &self,
         question: &Question,
@@ -63,14 +64,14 @@ impl Served {
         Ok(())
     }
 
-    /// Who it is.
+    /// The larder's status.
     pub fn status(&self) -> io::Result<Status> {
         self.only(&Question::Status, |answer| {
             if let Answer::Status(status) = answer { Some(status) } else { None }
         })
     }
 
-    /// Asks for something that has one answer.
+    /// Asks a question that has one answer.
     pub fn only<T>(
         &self,
         question: &Question,
@@ -79,27 +80,27 @@ impl Served {
         match converse(connect(&self.data)?, question)?.next() {
             Some(Ok(Answer::Failed(why))) => Err(io::Error::other(why)),
             Some(Ok(answer)) => {
-                pick(answer).ok_or_else(|| io::Error::other("it answered another question"))
+                pick(answer).ok_or_else(|| io::Error::other("it gave an unexpected answer"))
             }
             Some(Err(error)) => Err(error),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Has it open listeners for the job of `token`, which are closed when what is given back is dropped.
+    /// Makes it open listeners for the job of `token`. They are closed when the returned value is dropped.
     pub fn job(&self, token: &str) -> io::Result<Doorway> {
         let connection = connect(&self.data)?;
         let kept = connection.try_clone()?;
         match converse(connection, &Question::Job { token: token.to_owned() })?.next() {
             Some(Ok(Answer::Doorway(listening))) => Ok(Doorway { listening, _connection: kept }),
             Some(Ok(Answer::Failed(why))) => Err(io::Error::other(why)),
-            Some(Ok(_)) => Err(io::Error::other("it answered another question")),
+            Some(Ok(_)) => Err(io::Error::other("it gave an unexpected answer")),
             Some(Err(error)) => Err(error),
             None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// Asks it to stay. `None` if it is on its way out.
+    /// Asks it to keep running. `None` if it is already stopping.
     pub fn stay(&self) -> io::Result<Option<Staying>> {
         let connection = match connect(&self.data) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
@@ -135,8 +136,8 @@ fn converse(
     }))
 }
 
-/// Runs `run` with a short path to `directory`: the path of a Unix socket holds 107 bytes, and data directories of
-/// tests and CI jobs lie deeper than that. The name of an open directory under `/proc` is always short enough.
+/// Runs `run` with a short path to `directory`: the path of a Unix socket may have 107 bytes at most, and data
+/// directories of tests and CI jobs are often longer. The `/proc` path of an open directory is always short enough.
 pub(super) fn within<T>(
     directory: &Path,
     run: impl FnOnce(&Path) -> io::Result<T>,

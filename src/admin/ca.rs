@@ -1,4 +1,5 @@
-//! The life of the CA: `larder ca rotate` and `import`, of a larder that serves or on a directory from which none does.
+//! CA rotation: `larder ca rotate` and `import`, for a larder that serves or for a data directory that no larder
+//! uses.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -10,31 +11,31 @@ use super::question::Answer;
 use super::{Admin, state_dir};
 use crate::authority::{Authority, AuthorityError};
 
-/// What can be asked about the CA; each is answered by an [`Answer::Anchor`] for each CA that is trusted then.
+/// Questions about the CA. The answer is an [`Answer::Anchor`] for each CA that is trusted afterwards.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum CaQuestion {
-    /// Which there are.
+    /// Lists the CAs.
     Show,
-    /// Makes another one.
+    /// Makes the next CA.
     Rotate {
-        /// After how many seconds it mints.
+        /// The number of seconds after which it starts to sign.
         overlap: u64,
     },
-    /// Takes one that was made elsewhere.
+    /// Imports a CA that was made elsewhere.
     Import {
-        /// Its certificate, PEM.
+        /// Its certificate in PEM.
         certificate: String,
-        /// Its key, PEM.
+        /// Its key in PEM.
         key: String,
-        /// After how many seconds it mints.
+        /// The number of seconds after which it starts to sign.
         overlap: u64,
     },
-    /// Drops the old one.
+    /// Drops the old CA.
     Finish,
 }
 
-/// Without the key.
+/// Omits the key.
 impl std::fmt::Debug for CaQuestion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

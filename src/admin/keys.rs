@@ -1,13 +1,13 @@
-//! Which keys are trusted, and for which repositories they signed: `larder keys`.
+//! Manages trusted keys, and the bindings between repositories and the keys that signed for them: `larder keys`.
 //!
 //! ```text
-//! add     files ─▶ every one is read ─▶ one file for each key in DATA/state/keys ─┐
-//! rm      a key ─▶ out of the files there ─▶ what it alone proved is undone       ├─▶ the keyring is read again
-//! rebind  a root ─▶ who signed for it is forgotten                                ┘
+//! add     files ─▶ all are parsed ─▶ one file for each key in DATA/state/keys        ─┐
+//! rm      a key ─▶ removed from the files there ─▶ what it alone proved is revoked   ─┼─▶ the keyring is read again
+//! rebind  a root ─▶ its signers are forgotten                                        ─┘
 //! ```
 //!
-//! All or nothing: if one of the files given is not what it should be, none is added. A copy that differs from one that is
-//! there stands beside it, because a revocation in any copy counts.
+//! All or nothing: if one of the given files is invalid, no key is added. A copy that differs from an existing one is
+//! stored beside it, because a revocation in any copy counts.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,49 +27,50 @@ use crate::keyring::{About, Fingerprint, Key, Keyring, Kind, Source, contents, l
 use crate::store::write_durably;
 use crate::target::{Origin, Root, Scheme, Target};
 
-/// The most that one question may add, in bytes: twice the longest file.
+/// The most bytes that one question may add: twice the longest key file.
 pub const MAX_ADDED: usize = 8 << 20;
 
-/// How long before its end a key is named: an archive's operator publishes the next one, or a later end, about then.
+/// How long before its end a key is reported: about then an archive's operator publishes the next key, or a later
+/// end.
 pub const ENDS_SOON: Duration = Duration::from_hours(24 * 30);
 
-/// The fewest digits by which an `OpenPGP` key may be named: its key id. Shorter ones can be made at will.
+/// The fewest digits that may identify an `OpenPGP` key: its key id. Keys with a given shorter id can be forged.
 const KEY_ID: usize = 16;
 
-/// What can be asked about keys.
+/// Questions about keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum KeyQuestion {
-    /// Which there are: an [`Answer::Key`] for each.
+    /// Lists the keys: an [`Answer::Key`] for each.
     List,
-    /// Adds those in files: an [`Answer::Key`] for each.
+    /// Adds the keys in files: an [`Answer::Key`] for each.
     Add {
         /// The files.
         files: Vec<KeyFile>,
     },
-    /// Removes one that was added: an [`Answer::Key`], with where else it is trusted.
+    /// Removes a key that was added: an [`Answer::Key`], with the other places from which it is trusted.
     Remove {
         /// Its fingerprint, as the list shows it.
         fingerprint: String,
     },
-    /// Forgets who signed for a repository: an [`Answer::Rebound`] for each root.
+    /// Forgets the signers of a repository: an [`Answer::Rebound`] for each root.
     Rebind {
         /// The URL of its root, as the list shows it.
         url: String,
     },
 }
 
-/// A file of keys on its way to larder.
+/// A file of keys that is sent to larder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyFile {
-    /// How people call it; its last part is the name by which some kinds of keys are known.
+    /// The file's name for messages. Some kinds of keys are identified by its last part.
     pub name: String,
     /// Its bytes, in base64.
     pub base64: String,
 }
 
 impl KeyFile {
-    /// The file called `name` that holds `bytes`.
+    /// The file called `name` that contains `bytes`.
     pub fn new(name: &str, bytes: &[u8]) -> Self {
         Self { name: name.to_owned(), base64: STANDARD.encode(bytes) }
     }
@@ -78,43 +79,44 @@ impl KeyFile {
 /// A key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListedKey {
-    /// What it is for.
+    /// The kind of repository that it signs.
     pub kind: Kind,
-    /// By what it is known.
+    /// The identifier of the key.
     pub fingerprint: Fingerprint,
-    /// Whose it says it is; empty if it says nothing.
+    /// The user id in the key; empty if it has none.
     pub user: String,
-    /// When it ends.
+    /// When it expires.
     pub ends: Option<Time>,
-    /// Where it was found; empty if it is trusted no more.
+    /// Where it was found; empty if it is no longer trusted.
     pub sources: Vec<Source>,
     /// The roots of the repositories for which it signed.
     pub used_by: Vec<String>,
-    /// Those for which it signs from now on: their newest index was signed with it, and did not count for want of it.
+    /// The roots for which it signs from now on: their newest index is signed with it, and was not accepted without
+    /// it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub now_signs: Vec<String>,
-    /// Those of them for which nobody signed who is trusted still: what it proved there counts no more.
+    /// The roots in `used_by` for which no trusted key signed any more: what the key proved there no longer counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undone: Vec<String>,
 }
 
 impl ListedKey {
-    /// Whether it ends within 30 days, or has ended.
+    /// Whether it expires within 30 days, or has expired.
     pub fn ends_soon(&self, now: Time) -> bool {
         self.ends.is_some_and(|ends| ends < now.plus(ENDS_SOON))
     }
 }
 
-/// A repository that may be signed by somebody else now.
+/// A repository whose next trusted signer is accepted as the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rebound {
     /// Its root.
     pub root: String,
-    /// Who had signed for it.
+    /// The signers that are forgotten.
     pub forgotten: Vec<String>,
 }
 
-/// Takes answers as they come; a break says that nobody listens any more.
+/// Receives answers one by one; a break means that the client is gone.
 type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
 
 impl Admin {
@@ -126,8 +128,8 @@ impl Admin {
         self.warn_of_ending_keys();
     }
 
-    /// Names the keys that sign for a repository and end soon, or have ended, in the log and in the metrics. When such a key ends
-    /// what it signs is not proven any more.
+    /// Reports keys that sign for a repository and expire soon, or have expired, in the log and in the metrics. After
+    /// a key has expired, what it signs is no longer proven.
     pub fn warn_of_ending_keys(&self) {
         let Some(running) = &self.running else { return };
         let now = self.clock.now();
@@ -145,7 +147,7 @@ impl Admin {
             tracing::warn!(
                 key = %key.fingerprint, user = key.user, ends = key.ends.map(tracing::field::display),
                 used_by = key.used_by.join(" "),
-                "a key that signs for a repository {when}; `larder keys add FILE` makes the next one known, or the same one with a \
+                "a key that signs for a repository {when}; add the next one with `larder keys add FILE`, or the same one with a \
                  later end, as the repository's operator publishes it"
             );
         }
@@ -168,7 +170,7 @@ impl Admin {
         }
     }
 
-    /// The keys as they are on disk: who just changed them wants to see that.
+    /// The keys as they are on disk: a command that just changed them must see the result.
     pub(super) fn read_keys(&self) -> Keyring {
         let config = self.config.get();
         Keyring::trusted(&config.keys, &state_dir(&config.data))
@@ -237,7 +239,7 @@ impl Admin {
         for key in &added {
             if let Err(error) = write(&directory, key, &mut written) {
                 for path in written {
-                    // Best effort: what stays is a key that the operator wanted.
+                    // Best effort: a file that stays contains a key that the operator wanted to add.
                     let _gone = std::fs::remove_file(path);
                 }
                 return Err(format!("{error}; nothing was added"));
@@ -255,8 +257,8 @@ impl Admin {
         Ok(known.collect())
     }
 
-    /// Lets keys sign for the repositories whose newest index is signed with them and did not count for want of them: with
-    /// that, `larder keys add` is all that a change of an archive's key takes.
+    /// Accepts the added keys as signers of those repositories whose newest index is signed with them and was not
+    /// accepted without them. So `larder keys add` is all that is needed when an archive changes its key.
     fn let_sign(
         &self,
         added: &[(Kind, Fingerprint)],
@@ -318,7 +320,7 @@ impl Admin {
         let Some(root) = named else {
             let bound: Vec<String> = bindings.iter().map(|(root, _)| root.to_string()).collect();
             return Err(format!(
-                "nobody was seen to sign for {url}; the repositories that somebody signed for are: {}",
+                "no signer of {url} is known; the repositories with known signers are: {}",
                 if bound.is_empty() { "none".to_owned() } else { bound.join(" ") }
             ));
         };
@@ -336,8 +338,8 @@ fn key_answer(key: ListedKey) -> Answer {
     Answer::Key(Box::new(key))
 }
 
-/// When a key of which there are two copies ends. Of a certificate the newer copy counts; of a registry's key the earlier
-/// end, as [`Keyring::registry_key`] says.
+/// When a key with two copies expires. Of a certificate the later end counts; of a registry's key the earlier one, as
+/// [`Keyring::registry_key`] says.
 fn merged(kind: Kind, one: Option<Time>, other: Option<Time>) -> Option<Time> {
     match kind {
         Kind::Npm => one.into_iter().chain(other).min(),
@@ -345,7 +347,7 @@ fn merged(kind: Kind, one: Option<Time>, other: Option<Time>) -> Option<Time> {
     }
 }
 
-/// The keys in a file that was given.
+/// The keys in a given file.
 fn keys_of(file: &KeyFile) -> Result<Vec<Key>, String> {
     let bytes = STANDARD.decode(&file.base64).map_err(|error| error.to_string())?;
     let name = Path::new(&file.name).file_name().unwrap_or_default().to_string_lossy();
@@ -356,7 +358,7 @@ fn keys_of(file: &KeyFile) -> Result<Vec<Key>, String> {
     Ok(found.keys)
 }
 
-/// Writes a key into its own file, and notes the file if it is new. One that is there already is left as it is.
+/// Writes a key into a file of its own, and records the file if it is new. An existing file is not changed.
 fn write(directory: &Path, key: &Key, written: &mut Vec<PathBuf>) -> io::Result<()> {
     let (name, bytes) = key.to_file().ok_or_else(|| {
         io::Error::other(format!("the key {} cannot be written", key.fingerprint()))
@@ -381,13 +383,13 @@ fn write(directory: &Path, key: &Key, written: &mut Vec<PathBuf>) -> io::Result<
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    // Nothing secret is in it, and other users may have to read it: larder itself, if root added it.
+    // The file contains nothing secret, and other users may have to read it: larder itself, if root added the key.
     write_durably(&path, &bytes, 0o644)?;
     written.push(path);
     Ok(())
 }
 
-/// Takes a key out of the files of a directory. What else is in a file stays, in files of its own.
+/// Removes a key from the files of a directory. The other keys of such a file are kept, in files of their own.
 fn take_out(directory: &Path, key: &ListedKey) -> io::Result<()> {
     for path in load::files(directory) {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -415,7 +417,7 @@ fn take_out(directory: &Path, key: &ListedKey) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether people mean this key.
+/// Whether `named` identifies this key.
 fn is_named(key: &ListedKey, named: &str) -> bool {
     match key.kind {
         Kind::OpenPgp => {
@@ -427,14 +429,14 @@ fn is_named(key: &ListedKey, named: &str) -> bool {
     }
 }
 
-/// Why a key that nobody added cannot be removed.
+/// Why a key that was not added cannot be removed.
 fn not_ours(key: &ListedKey) -> String {
     let reasons: Vec<String> = key
         .sources
         .iter()
         .map(|source| match source {
             Source::BuiltIn(whose) => format!(
-                "it is built in, as one of {whose}'s; `keys.built_in = false` leaves out all that are"
+                "it is built in, as one of {whose}'s; `keys.built_in = false` disables all built-in keys"
             ),
             Source::System(file) => {
                 format!("it is the system's; remove {file}, or name other places in `keys.system`")
@@ -445,7 +447,7 @@ fn not_ours(key: &ListedKey) -> String {
     format!("{} cannot be removed: {}", key.fingerprint, reasons.join("; and "))
 }
 
-/// The root that people mean: one that is bound, and of several that lie above the URL the deepest.
+/// The bound root that a URL refers to: the deepest of those above the URL.
 fn named_root(target: &Target, bindings: &[(Root, Vec<Box<str>>)]) -> Option<Root> {
     let path = format!("{}/", target.path().trim_end_matches('/'));
     let above = bindings
@@ -455,7 +457,7 @@ fn named_root(target: &Target, bindings: &[(Root, Vec<Box<str>>)]) -> Option<Roo
     above.max_by_key(|root| root.path.len()).cloned()
 }
 
-/// The same archive over TLS: who signs there decides over plain http as well.
+/// The same archive over TLS: its signers count for plain http as well.
 fn twin(root: &Root) -> Option<Root> {
     let plain = root.origin.scheme == Scheme::Http && root.origin.port == 80;
     plain.then(|| Root {

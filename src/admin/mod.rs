@@ -1,4 +1,4 @@
-//! What larder says of itself: its own pages, and the answers to `larder why`, `ls`, `stats` and the like.
+//! larder's own pages, and the answers to `larder why`, `ls`, `stats` and other queries.
 //!
 //! ```text
 //! GET /, /setup, /-/… ──▶ page ────┐  (questions: remote)
@@ -6,11 +6,11 @@
 //! larder why, no daemon ───────────┘
 //! ```
 //!
-//! [`Admin::answer`] is the one place where a [`Question`] is answered: the daemon calls it for what comes over its
-//! socket, and the command line calls it itself on a store that it opened because no daemon runs.
+//! [`Admin::answer`] is the only place that answers a [`Question`]: the daemon calls it for questions over its
+//! socket, and the command line calls it directly on a store that it opened because no daemon runs.
 //!
-//! Nothing here is on the way of a client's request, and nothing here changes what is served, but [`Question::Remove`] and
-//! the questions about keys ([`keys`]).
+//! Nothing here is involved in serving clients, and nothing here changes what is served, except [`Question::Remove`]
+//! and the questions about keys ([`keys`]).
 
 mod answer;
 pub mod ask;
@@ -48,16 +48,16 @@ use crate::store::Store;
 
 pub use self::question::{Answer, Question, Selection};
 
-/// What the answers are made of.
+/// The sources of the answers.
 #[derive(Debug)]
 pub struct Admin {
     /// The configuration in force.
     pub config: Live,
-    /// What time it is.
+    /// The clock.
     pub clock: Clock,
-    /// What is stored.
+    /// The store.
     pub store: Arc<Store>,
-    /// What only a larder that serves has.
+    /// The parts that only a larder that serves has.
     pub running: Option<Running>,
 }
 
@@ -66,9 +66,9 @@ pub struct Admin {
 pub struct Running {
     /// Its CA.
     pub authority: Arc<Authority>,
-    /// What it counts.
+    /// Its metrics.
     pub metrics: Arc<Metrics>,
-    /// The keys it trusts.
+    /// The keys that it trusts.
     pub keys: Trusted,
     started: Time,
     listening: OnceLock<Vec<SocketAddr>>,
@@ -101,13 +101,13 @@ impl Running {
         }
     }
 
-    /// From now on clients connect at `listening`.
+    /// Records the addresses to which clients connect from now on.
     pub fn listens(&self, listening: Vec<SocketAddr>) {
-        // A second call would come from a second run of the same larder, whose addresses are the first one's.
+        // A second call would come from a second run of the same larder; its addresses are those of the first run.
         let _first = self.listening.set(listening);
     }
 
-    /// From now on it answers from what is stored.
+    /// Reports ready: from now on larder answers from the store, unless it is draining.
     pub fn is_ready(&self) {
         self.ready.send_modify(|ready| *ready = !self.draining.load(Ordering::Acquire));
     }
@@ -115,52 +115,52 @@ impl Running {
     /// Waits until it is ready.
     pub async fn ready(&self) {
         let mut ready = self.ready.subscribe();
-        // The sender is here, so that the wait ends with a yes.
+        // The sender lives as long as `self`, so the wait cannot fail.
         let _yes = ready.wait_for(|ready| *ready).await.is_ok();
     }
 
-    /// From now on it ends what runs and begins nothing: load balancers look elsewhere, and so do commands that would find
-    /// it over its socket.
+    /// Starts draining: running requests end, no new ones begin. Reports not ready to load balancers, and refuses
+    /// commands that ask it to stay.
     pub fn is_draining(&self) {
         self.draining.store(true, Ordering::Release);
         self.ready.send_replace(false);
         self.stays.close();
     }
 
-    /// Where clients connect; empty until they may.
+    /// The addresses to which clients connect; empty until they may.
     pub fn listening(&self) -> &[SocketAddr] {
         self.listening.get().map_or(&[], Vec::as_slice)
     }
 
-    /// Notes where the values in force came from, for `larder config --running`.
+    /// Records where the values in force came from, for `larder config --running`.
     pub fn configured(&self, loaded: &Loaded) {
         self.settings.store(Arc::new(question::settings(loaded)));
     }
 
-    /// Waits until no command that uses this larder is left, and lets no other begin to.
+    /// Waits until no command uses this larder, and then accepts no other.
     pub async fn unused(&self) {
         self.stays.none().await;
     }
 }
 
-/// Whether a larder has stored anything below a data directory.
+/// Whether a larder has stored anything in a data directory.
 pub fn is_there(data: &Path) -> bool {
     data.join("v1").is_dir()
 }
 
-/// The directory of the CA below a data directory.
+/// The directory of the CA in a data directory.
 pub fn state_dir(data: &Path) -> PathBuf {
     data.join("state")
 }
 
-/// The CA's certificate below a data directory.
+/// The CA's certificate file in a data directory.
 pub fn ca_file(data: &Path) -> PathBuf {
     state_dir(data).join("ca.crt")
 }
 
-/// Waits until the socket of `data` answers, which is a moment after it was bound; says if it does not.
+/// Waits until the socket of `data` answers, a moment after it was bound; logs a warning if it does not.
 pub async fn answers_questions(data: &Path) {
-    /// A moment on a busy machine.
+    /// Generous, for a busy machine.
     const PATIENCE: Duration = Duration::from_secs(5);
     let data = data.to_owned();
     let asking =

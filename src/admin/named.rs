@@ -1,23 +1,24 @@
-//! Which entries a person means by a URL.
+//! Finds the entries that a URL given by a person refers to.
 //!
-//! A URL as a client asks for it means exactly its own entries, which are found by their keys: what is stored shows no
-//! secret, but the key was made of the whole URL. A URL as `larder ls` shows it, with values hidden, means whatever is
-//! shown so. User information is left out: clients send it as a header, it is no part of a target.
+//! A URL as a client requests it refers to exactly its own entries. They are found by their keys: stored entries show
+//! no secret, but their keys are made from the whole URL. A URL as `larder ls` shows it, with values hidden, refers
+//! to all entries that are shown so. User information is ignored: clients send it as a header, and it is not part of
+//! a target.
 
 use crate::entry::Entry;
 use crate::target::{Partition, Target, secret};
 
-/// What a URL names.
+/// What a URL refers to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
-    /// One target, in every variant and for everybody.
+    /// One target, in every variant and every partition.
     Whole(Target),
     /// A URL with its secrets hidden.
     Shown(String),
 }
 
 impl Named {
-    /// Reads a URL; `None` if larder could not be asked for it.
+    /// Parses a URL; `None` if larder could not serve it.
     pub(super) fn of(url: &str) -> Option<Self> {
         if url.contains(secret::HIDDEN) {
             return Some(Self::Shown(url.to_owned()));
@@ -29,7 +30,7 @@ impl Named {
         Target::from_url(&format!("{scheme}://{host}{tail}")).map(Self::Whole)
     }
 
-    /// Whether `entry` is meant. `secret` is the store's.
+    /// Whether the URL refers to `entry`. `secret` is the store's.
     pub(super) fn is(&self, entry: &Entry, secret: &[u8; 32]) -> bool {
         match self {
             Self::Whole(target) => is_of(entry, target, secret),
@@ -38,10 +39,10 @@ impl Named {
     }
 }
 
-/// Whether `entry` answers `target`, in any variant and whoever received it. `secret` is the store's.
+/// Whether `entry` belongs to `target`, in any variant and any partition. `secret` is the store's.
 pub(super) fn is_of(entry: &Entry, target: &Target, secret: &[u8; 32]) -> bool {
     let target = target.clone().with_variant(&entry.variant);
-    // The one private entry of an artifact stands where no credential's partition is.
+    // An artifact has at most one private entry, whose key is in no credential's partition.
     target.key(entry.partition) == entry.key
         || target.key(Partition::guarded(&target, secret)) == entry.key
 }
@@ -106,7 +107,7 @@ mod tests {
         for wrong in ["example.org/a", "ftp://example.org/", "https://user@", "https://a/../b"] {
             assert_eq!(Named::of(wrong), None, "{wrong}");
         }
-        // An at sign after the host is the path's.
+        // An at sign after the host belongs to the path.
         assert!(matches!(Named::of("https://example.org/@scope/a"), Some(Named::Whole(_))));
     }
 }

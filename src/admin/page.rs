@@ -1,22 +1,23 @@
-//! larder's own pages: what a request in origin form gets, one that is sent to larder and not through it.
+//! larder's own pages: the answers to requests in origin form, which are sent to larder itself and not through it.
 //!
 //! | path | what |
 //! | --- | --- |
-//! | `/` | what this is and how it is used, as `406 Usage Information`; HTML for browsers |
+//! | `/` | what larder is and how to use it, as `406 Usage Information`; HTML for browsers |
 //! | `/setup` | the script that sets a client up |
-//! | `/ca.crt` | the CA's certificate, PEM; while one CA follows another both, the one that mints first |
+//! | `/ca.crt` | the CA's certificate, PEM; during a rotation both, the one that signs first |
 //! | `/-/health` | 200 while the process answers |
-//! | `/-/ready` | 200 while it takes requests and questions (`larder keys`), 503 before and while it drains |
-//! | `/-/probe/TOKEN` | what arrived under a probe's name, which only its doctor knows; JSON |
-//! | `/-/stats`, `/-/recent`, `/-/ls?matching=`, `/-/why?url=` | what `larder stats --proxy` and its like ask; JSON lines |
-//! | `/-/job/TOKEN` | what was counted of a job, which only its `exec` knows; JSON |
+//! | `/-/ready` | 200 while larder accepts requests and queries (`larder keys`), 503 before that and while it drains |
+//! | `/-/probe/TOKEN` | what arrived under a probe's name; only its doctor knows the token; JSON |
+//! | `/-/stats`, `/-/recent`, `/-/ls?matching=`, `/-/why?url=` | the answers for `larder stats --proxy` and other queries; JSON lines |
+//! | `/-/job/TOKEN` | the counters of a job; only its `exec` knows the token; JSON |
 //! | `/-/metrics` | counters and gauges, as `OpenMetrics` text |
 //!
-//! The status of `/` is not a joke: programs that look for a cache for apt (auto-apt-proxy) ask port 3142 for `/`, and
-//! take `406` with `Usage Information` for a yes, because that is how apt-cacher-ng answers.
+//! The status of `/` is needed: programs that look for a cache for apt (auto-apt-proxy) request `/` on port 3142 and
+//! recognise it by `406` with `Usage Information`, which is how apt-cacher-ng answers.
 //!
-//! Nothing here changes anything, and nothing here is a secret from those who may use larder. What larder counts is not shown
-//! to a browser that asks under a name which is none of larder's (`accept::mirror`): it may be a stranger's page that asks.
+//! These pages change nothing and contain no secret from clients that may use larder. Pages with counters and queries
+//! are refused to a browser that requests them under a host name that is not larder's (`accept::mirror`): the request
+//! may come from a hostile site's script.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -36,15 +37,16 @@ use crate::limits::Reading;
 use crate::outcome::Outcome;
 use crate::reply::Body;
 
-/// As `OpenMetrics` 1.0 says; Prometheus asks for it and reads it.
+/// As in `OpenMetrics` 1.0, which Prometheus requests and parses.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const JSON: &str = "application/json";
 const JSON_LINES: &str = "application/x-ndjson";
-/// Before a probe's token: what arrived under its name, for `larder doctor`.
+/// The prefix of a probe's token. The page shows what arrived under the probe's name, for `larder doctor`.
 const PROBE: &str = "/-/probe/";
 const TEXT: &str = "text/plain; charset=utf-8";
 const HTML: &str = "text/html; charset=utf-8";
-/// What browsers offer to import and what `curl -O` does not mind (RFC 8555 §9.1 has no name for one certificate).
+/// A type that browsers offer to import and that `curl -O` accepts (RFC 8555 §9.1 defines none for a single
+/// certificate).
 const PEM: &str = "application/x-pem-file";
 
 /// Answers a request in origin form.
@@ -57,7 +59,7 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
     running.metrics.ended(Outcome::Own, None, "");
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused =
-            text(StatusCode::METHOD_NOT_ALLOWED, "larder's own pages are only read: GET or HEAD\n");
+            text(StatusCode::METHOD_NOT_ALLOWED, "larder's own pages accept GET and HEAD only\n");
         refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
@@ -73,11 +75,11 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
             usage.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
             usage
         }
-        // As text, so that a browser shows what somebody is about to run.
+        // As text, so that a browser shows the script before anyone runs it.
         "/setup" => text(StatusCode::OK, Script::of(running).text),
         "/ca.crt" => {
             let mut anchors = running.authority.all();
-            // Who trusts only one of two has to know which is in use: it comes first.
+            // The CA in use comes first: a client that trusts only the first certificate must trust that one.
             anchors.sort_by_key(|anchor| !anchor.mints);
             let pem: String = anchors.into_iter().map(|anchor| anchor.pem).collect();
             let mut certificate = answer(StatusCode::OK, PEM, pem);
@@ -99,21 +101,21 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
         }
         _ => text(
             StatusCode::NOT_FOUND,
-            "larder is a proxy: set HTTPS_PROXY and HTTP_PROXY to this address. GET / says more.\n",
+            "larder is a proxy: set HTTPS_PROXY and HTTP_PROXY to this address. GET / explains how.\n",
         ),
     }
 }
 
-/// Answers a question that everybody may ask.
+/// Answers a question that every client may ask.
 async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Response<Body> {
-    // Who drew a job's token may ask in any case.
+    // A job's token is a secret, so its holder may ask even if queries are off.
     let open = admin.config.get().clients.queries || matches!(question, Question::Tally { .. });
     if !open {
-        let line = "this larder answers no questions from afar (clients.queries)\n";
+        let line = "this larder answers no queries over HTTP (clients.queries)\n";
         return text(StatusCode::FORBIDDEN, line);
     }
     let Ok(place) = Arc::clone(&running.queries).try_acquire_owned() else {
-        let line = "too many questions at a time; try again in a moment\n";
+        let line = "too many queries at a time; try again in a moment\n";
         return text(StatusCode::SERVICE_UNAVAILABLE, line);
     };
     let admin = Arc::clone(admin);
@@ -129,7 +131,7 @@ async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Res
 
 async fn metrics(admin: &Arc<Admin>) -> Response<Body> {
     let admin = Arc::clone(admin);
-    // The store's numbers may come from disk.
+    // The store's numbers may have to be read from disk.
     match tokio::task::spawn_blocking(move || exposition(&admin)).await {
         Ok(Ok(body)) => answer(StatusCode::OK, OPEN_METRICS, body),
         Ok(Err(_)) | Err(_) => {
@@ -138,10 +140,10 @@ async fn metrics(admin: &Arc<Admin>) -> Response<Body> {
     }
 }
 
-/// Everything that is counted, in one text. Blocking.
+/// All metrics as one text. Blocking.
 fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
     let mut out = format!(
-        "# HELP larder_build_info Which larder this is.\n# TYPE larder_build_info gauge\n\
+        "# HELP larder_build_info Version of larder.\n# TYPE larder_build_info gauge\n\
          larder_build_info{{version=\"{}\"}} 1\n",
         env!("CARGO_PKG_VERSION")
     );
@@ -154,13 +156,13 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
         ("store_claims_bytes", "Bytes of claims", usage.claims_bytes),
         ("store_overhead_bytes", "Bytes of the ledger and of directories", usage.overhead_bytes),
         ("store_indexes", "Index documents whose claims are current", usage.indexes),
-        ("store_max_bytes", "The cap on what is stored", usage.cap),
+        ("store_max_bytes", "Limit on the bytes of the store (store.max_size)", usage.cap),
     ];
     let counters = [
-        ("store_evicted", "Stored bodies that made room for others", usage.evicted),
+        ("store_evicted", "Stored bodies evicted to make room for others", usage.evicted),
         (
             "store_oversize",
-            "Bodies that were not kept because one may not be so large",
+            "Bodies not kept because they exceed store.max_body_share",
             usage.oversize,
         ),
         ("store_damaged", "Stored bodies that were found damaged", usage.damaged),
@@ -168,7 +170,7 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
     ];
     if let Some(running) = &admin.running {
         running.metrics.render(&mut out)?;
-        // Seconds, as Prometheus compares them with time().
+        // Seconds, to be compared with Prometheus's time().
         let seconds = u64::try_from(running.authority.not_after().as_millis() / 1000).unwrap_or(0);
         let left = running.authority.not_after().since(admin.clock.now()).as_secs();
         gauges.push(("ca_expires_in_seconds", "Seconds until the CA's certificate expires", left));
@@ -197,7 +199,7 @@ fn exposition(admin: &Admin) -> Result<String, std::fmt::Error> {
     Ok(out)
 }
 
-/// How the limits stand: a label names the limit, and never a client.
+/// The state of the limits. The label is the limit's name, never a client.
 fn limits(readings: &[Reading], out: &mut String) -> std::fmt::Result {
     let mut family = |name: &str, suffix: &str, kind: &str, help: &str, of: fn(&Reading) -> u64| {
         writeln!(out, "# HELP larder_{name} {help}.\n# TYPE larder_{name} {kind}")?;
@@ -207,10 +209,11 @@ fn limits(readings: &[Reading], out: &mut String) -> std::fmt::Result {
         }
         Ok(())
     };
-    let in_use = "How much of a limit is in use; per address: by the one that has most";
+    let in_use =
+        "Current use of a limit; for limits per address, by the address with the highest use";
     family("limit_in_use", "", "gauge", in_use, |reading| reading.in_use)?;
-    family("limit_max", "", "gauge", "How much of it there is", |reading| reading.most)?;
-    let refused = "What was refused because a limit was reached";
+    family("limit_max", "", "gauge", "Maximum of a limit", |reading| reading.most)?;
+    let refused = "Refusals because a limit was reached";
     family("limit_refused", "_total", "counter", refused, |reading| reading.refused)
 }
 
@@ -225,7 +228,7 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    // A browser that was lured here is to make nothing of what it gets.
+    // If a hostile page makes a browser load this, the browser must not interpret it.
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let nothing = HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'");
     headers.insert(header::CONTENT_SECURITY_POLICY, nothing);

@@ -1,13 +1,14 @@
-//! What can be asked of a larder, and what it answers: one JSON line each way over `DATA/larder.sock`.
+//! Questions to a larder and its answers: one line of JSON each over `DATA/larder.sock`.
 //!
-//! A question is one line; the answers are as many as there are, then the end of the stream. With `socat`:
+//! A question is one line; the answers are as many lines as there are, followed by the end of the stream. With
+//! `socat`:
 //!
 //! ```text
 //! echo '{"why":{"url":"https://files.example.org/a.whl"}}' | socat - UNIX:DATA/larder.sock
 //! ```
 //!
-//! Both ends are one program, so the form may change between versions; `larder … --json` is what scripts should use.
-//! Times are milliseconds since 1970-01-01 UTC, sizes bytes.
+//! Both ends are the same program, so the format may change between versions; scripts should use `larder … --json`.
+//! Times are milliseconds since 1970-01-01 UTC, sizes are bytes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -29,17 +30,17 @@ use crate::outcome::metrics::Totals;
 use crate::outcome::recent::Event;
 use crate::target::Partition;
 
-/// What can be asked.
+/// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Question {
-    /// Who is there: one [`Answer::Status`].
+    /// The larder's status: one [`Answer::Status`].
     Status,
-    /// The values in force and where they came from: an [`Answer::Setting`] for each key.
+    /// The values in force and their sources: an [`Answer::Setting`] for each key.
     Config,
-    /// What was counted since the start: one [`Answer::Totals`].
+    /// The counters since the start: one [`Answer::Totals`].
     Totals,
-    /// What the store holds: one [`Answer::Stats`].
+    /// The contents of the store in numbers: one [`Answer::Stats`].
     Stats,
     /// Everything known of a URL: one [`Answer::Why`].
     Why {
@@ -48,35 +49,37 @@ pub enum Question {
     },
     /// The last refusals, failures and alarms: an [`Answer::Event`] for each, the newest first.
     Recent,
-    /// Opens listeners for a job whose clients are counted apart, while the connection is open: [`Answer::Doorway`].
+    /// Opens listeners for a job, whose requests are counted separately, until the connection ends:
+    /// [`Answer::Doorway`].
     Job {
         /// The job's token.
         token: String,
     },
-    /// What was counted of a job: one [`Answer::Tally`].
+    /// The counters of a job: one [`Answer::Tally`].
     Tally {
         /// The job's token.
         token: String,
     },
-    /// What is stored: an [`Answer::Entry`] for each.
+    /// The stored entries: an [`Answer::Entry`] for each.
     Entries {
-        /// A part of the URL; empty for all.
+        /// A part of the URL; empty for all entries.
         matching: String,
     },
     /// Removes entries: one [`Answer::Removed`].
     Remove(Selection),
-    /// Hashes every blob again: [`Answer::Progress`] while it goes on, then one [`Answer::Checked`].
+    /// Hashes every blob again: [`Answer::Progress`] during the check, then one [`Answer::Checked`].
     Verify,
     /// About the CA: [`Answer::Anchor`]s.
     Ca(CaQuestion),
     /// About keys: [`Answer::Key`]s and [`Answer::Rebound`]s.
     Keys(KeyQuestion),
-    /// Asks a larder that was started for another command to stay while the connection is open: [`Answer::Staying`].
+    /// Asks a larder that was started for another command to keep running until the connection ends:
+    /// [`Answer::Staying`].
     Stay,
 }
 
 impl Question {
-    /// Whether what is stored is part of the answer: then it is answered when that is known.
+    /// Whether the answer depends on the store: then it waits until the store has been read.
     pub(super) const fn is_about_the_store(&self) -> bool {
         match self {
             Self::Stats
@@ -97,7 +100,7 @@ impl Question {
     }
 }
 
-/// Which entries.
+/// A selection of entries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
@@ -105,72 +108,72 @@ pub enum Selection {
     All,
     /// Those of one URL, in every variant.
     Url(String),
-    /// Those that came longer ago.
+    /// Those received longer ago than `seconds`.
     Older {
-        /// Than this.
+        /// The age.
         seconds: u64,
     },
 }
 
-/// What is answered.
+/// An answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
-    /// Who is there.
+    /// The larder's status.
     Status(Status),
     /// A key and its value.
     Setting(Setting),
-    /// What was counted.
+    /// The counters since the start.
     Totals(Totals),
-    /// What the store holds.
+    /// The contents of the store in numbers.
     Stats(Box<Stats>),
-    /// What is known of a URL.
+    /// Everything known of a URL.
     Why(Box<Explanation>),
-    /// Something that did not end well.
+    /// A refusal, a failure or an alarm.
     Event(Box<Event>),
-    /// Where a job's clients connect.
+    /// The addresses to which a job's clients connect.
     Doorway(Vec<SocketAddr>),
-    /// What was counted of a job.
+    /// The counters of a job.
     Tally(Box<Tally>),
     /// A stored entry.
     Entry(Box<Listed>),
     /// What was removed.
     Removed(Removed),
-    /// How far a check is.
+    /// The progress of a check.
     Progress {
         /// Bytes hashed.
         done: u64,
         /// Bytes in all.
         total: u64,
     },
-    /// What a check found.
+    /// The result of a check.
     Checked(Checked),
-    /// A CA that clients are to trust.
+    /// A CA that clients must trust.
     Anchor(Anchor),
     /// A key.
     Key(Box<ListedKey>),
-    /// A repository that may be signed by somebody else now.
+    /// A repository whose next trusted signer is accepted as the first.
     Rebound(Rebound),
-    /// The larder stays.
+    /// The larder keeps running.
     Staying,
     /// The question could not be answered, for this reason.
     Failed(String),
 }
 
-/// A larder that serves.
+/// The status of a larder that serves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// Its version.
     pub version: String,
-    /// Its process.
+    /// Its process number.
     pub pid: u32,
     /// Its data directory.
     pub data: PathBuf,
-    /// Where clients connect.
+    /// The addresses to which clients connect.
     pub listening: Vec<SocketAddr>,
     /// The file of its CA's certificate.
     pub ca_file: PathBuf,
-    /// The certificate itself: the file may be another user's.
+    /// The certificate itself: the file may not be readable for another user.
     pub ca_pem: String,
     /// The certificate's SHA-256, as `openssl x509 -fingerprint` prints it.
     pub ca_sha256: String,
@@ -185,11 +188,11 @@ pub struct Setting {
     pub key: String,
     /// The value as TOML, without secrets.
     pub value: String,
-    /// Where it came from: `default`, `FILE:LINE`, a variable or a flag.
+    /// Its source: `default`, `FILE:LINE`, a variable or a flag.
     pub source: String,
 }
 
-/// The values of `loaded`, as they are shown.
+/// The values of `loaded`, in displayed form.
 pub fn settings(loaded: &Loaded) -> Vec<Setting> {
     let shown = loaded.sources.iter().map(|(key, source)| Setting {
         key: key.name.to_owned(),
@@ -199,7 +202,7 @@ pub fn settings(loaded: &Loaded) -> Vec<Setting> {
     shown.collect()
 }
 
-/// The values of a configuration that came from no source.
+/// The values of a configuration without recorded sources.
 pub(super) fn given(config: &Config) -> Vec<Setting> {
     let shown = KEYS.iter().map(|key| Setting {
         key: key.name.to_owned(),
@@ -214,16 +217,16 @@ pub(super) fn given(config: &Config) -> Vec<Setting> {
 pub struct Listed {
     /// The URL, secrets replaced.
     pub url: String,
-    /// The variant; empty when there is only one.
+    /// The variant; empty if there is only one.
     pub variant: String,
-    /// The ecosystem that recognised it; empty for the unknown.
+    /// The ecosystem that recognised it; empty if unknown.
     pub ecosystem: String,
     /// Whether it is an index.
     pub index: bool,
-    /// Whether it is given only to who shows a credential.
+    /// Whether it is served only to requests with a credential.
     #[serde(default)]
     pub private: bool,
-    /// What vouches for it.
+    /// Its proof.
     pub proof: String,
     /// The body's length.
     pub size: u64,
@@ -233,9 +236,9 @@ pub struct Listed {
     pub status: u16,
     /// The URL that answered, if redirects were followed.
     pub answered_by: Option<String>,
-    /// When its last byte came.
+    /// When its last byte was received.
     pub received_at: Time,
-    /// When its origin last said that it is current.
+    /// When its origin last confirmed that it is current.
     pub checked_at: Time,
 }
 
@@ -258,35 +261,35 @@ impl From<&Entry> for Listed {
     }
 }
 
-/// What the store holds.
+/// The contents of the store in numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
-    /// Everything.
+    /// All entries.
     pub all: Share,
-    /// By the rank of what vouches for it.
+    /// By the rank of their proof.
     pub proofs: BTreeMap<String, Share>,
-    /// By ecosystem; the unknown under an empty name.
+    /// By ecosystem; unknown ones under an empty name.
     pub ecosystems: BTreeMap<String, Share>,
     /// Index documents whose claims are current.
     pub indexes: u64,
-    /// Bytes of blobs on disk: fewer than the entries' when several share one.
+    /// Bytes of blobs on disk: fewer than the entries' bytes if entries share a blob.
     pub blob_bytes: u64,
     /// Bytes of unfinished bodies.
     pub spool_bytes: u64,
     /// Bytes of claims.
     pub claims_bytes: u64,
-    /// The cap, `store.max_size`.
+    /// The limit, `store.max_size`.
     pub max_size: u64,
-    /// What was counted since the start, if a larder runs.
+    /// The counters since the start, if a larder runs.
     pub totals: Option<Totals>,
 }
 
-/// A part of the store.
+/// A share of the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// Entries.
     pub entries: u64,
-    /// Their bodies' lengths together.
+    /// The sum of their bodies' lengths.
     pub bytes: u64,
 }
 
@@ -298,25 +301,25 @@ impl Share {
     }
 }
 
-/// What was removed.
+/// The result of a removal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
-    /// How much.
+    /// The entries that were removed.
     pub share: Share,
     /// Entries that could not be removed, and why.
     pub failed: Vec<String>,
 }
 
-/// What a check of every blob found.
+/// The result of a check of every blob.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
-    /// Bodies whose SHA-256 is their name.
+    /// Bodies whose SHA-256 matches their name.
     pub sound: u64,
-    /// The SHA-256 of each that was damaged; it is out of use and will be fetched again.
+    /// The SHA-256 of each damaged body; it is out of use and will be fetched again.
     pub damaged: Vec<String>,
-    /// Bodies that were evicted or removed meanwhile.
+    /// Bodies that were evicted or removed during the check.
     pub gone: u64,
-    /// Bodies that could not be read: nothing is known of them, and they stay. The log says why.
+    /// Bodies that could not be read: their state is unknown, and they are kept. The log gives the reasons.
     #[serde(default)]
     pub unread: u64,
 }

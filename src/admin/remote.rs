@@ -1,10 +1,11 @@
-//! Questions of `larder why`, `ls`, `stats` and `recent` that come over HTTP, from whoever may use this larder.
+//! Answers the queries of `larder why`, `ls`, `stats` and `recent` over HTTP, for every client that may use this
+//! larder.
 //!
-//! They are only read, and only what everybody may ask for is told: entries that are given to everybody, and requests that came
-//! without a credential. Of clients nothing is told. Bodies that were refused are left out of `why`: what promised them may be
-//! private. `clients.queries = false` answers none of these.
+//! Queries are read-only, and answers contain public data only: public entries, and requests without a credential.
+//! Addresses of clients are left out. `why` leaves out refused bodies, because the claims that they failed may be
+//! private. `clients.queries = false` disables all of these.
 //!
-//! An answer is what the socket answers, one JSON line for each, but bounded: it is made in memory.
+//! An answer is the same JSON lines as over the socket, but bounded, because it is built in memory.
 
 use std::ops::ControlFlow;
 
@@ -15,13 +16,13 @@ use crate::outcome::recent::Event;
 /// The longest answer, in bytes: about a hundred thousand entries.
 const MOST: usize = 32 << 20;
 
-/// Questions at a time. Each may walk the whole store on a thread of its own.
+/// Queries at a time. Each may walk the whole store on a thread of its own.
 pub(super) const AT_ONCE: usize = 4;
 
-/// Before a job's token.
+/// The prefix of a job's token.
 const JOB: &str = "/-/job/";
 
-/// The question that a path and its query ask.
+/// The question that a path and its query stand for.
 pub(super) fn question(path: &str, query: Option<&str>) -> Option<Question> {
     let value = |wanted: &str| {
         let pairs = url::form_urlencoded::parse(query.unwrap_or_default().as_bytes());
@@ -39,7 +40,7 @@ pub(super) fn question(path: &str, query: Option<&str>) -> Option<Question> {
     }
 }
 
-/// The path and query that ask a question; `None`: it is not asked over HTTP.
+/// The path and query for a question; `None` if it cannot be asked over HTTP.
 pub fn path(question: &Question) -> Option<String> {
     let query = |name: &str, value: &str| {
         url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish()
@@ -63,7 +64,7 @@ pub fn path(question: &Question) -> Option<String> {
 }
 
 impl Admin {
-    /// Answers a question as everybody may be told. Blocking.
+    /// Answers a question with public data only. Blocking.
     pub(super) fn answer_everybody(&self, question: &Question) -> Vec<u8> {
         let mut lines = Vec::new();
         let mut hear = |answer: Answer| {
@@ -72,7 +73,7 @@ impl Admin {
             if lines.len() < MOST {
                 return ControlFlow::Continue(());
             }
-            let rest = "there is more than is answered from afar; ask for less";
+            let rest = "the answer is too long to be sent over HTTP; narrow the query";
             push(&mut lines, &Answer::Failed(rest.to_owned()));
             ControlFlow::Break(())
         };
@@ -91,7 +92,7 @@ fn push(lines: &mut Vec<u8>, answer: &Answer) {
     lines.push(b'\n');
 }
 
-/// What of an answer everybody may be told.
+/// The public part of an answer.
 fn for_everybody(answer: Answer) -> Option<Answer> {
     match answer {
         Answer::Entry(entry) => (!entry.private).then_some(Answer::Entry(entry)),

@@ -1,16 +1,16 @@
-//! The script that sets clients up: what `GET /setup` answers, and the line that fetches, checks and runs it.
+//! The script that sets clients up: the body of `GET /setup`, and the command line that fetches, checks and runs it.
 //!
 //! ```text
 //! ca/setup/*.sh ──▶ one text ──▶ this larder's CA and its fingerprint put in ──▶ SHA-256
 //! ```
 //!
-//! The script installs a root, so that whoever runs it should know that it is the right one: the line names its SHA-256.
-//! For that the text must be the same whoever asks, by whatever name. It holds nothing of the request; larder's address is
-//! an argument of the script, which checks it.
+//! The script installs a root certificate, so users must be able to check that it is the right script: the command
+//! line contains its SHA-256. For that the text must be the same for every client and every host name. It contains
+//! nothing from the request; larder's address is an argument of the script, which checks it.
 
 use super::Running;
 
-/// The script but for the CA: what is called, what is planned, what is set, how it is changed.
+/// The script without the CA: its call, its plan, its settings, and how it applies them.
 const TEMPLATE: &str = concat!(
     include_str!("../../ca/setup/1-call.sh"),
     "\n",
@@ -38,7 +38,7 @@ impl Script {
         Self::new(&running.authority.ca_pem(), &running.authority.fingerprint_sha256())
     }
 
-    /// The script for the CA in `ca_pem`, and the one that follows it if there are two.
+    /// The script for the CA in `ca_pem`, and the next CA if there are two.
     pub(crate) fn new(ca_pem: &str, fingerprint: &str) -> Self {
         let (first, rest) = ca_pem.split_once(END).unwrap_or((ca_pem, ""));
         let next = if rest.contains(BEGIN) { certificate(rest) } else { String::new() };
@@ -61,11 +61,11 @@ impl Script {
         &self.sha256
     }
 
-    /// The line for a shell that sets a machine up for the larder at `name` (`HOST:PORT`). `run` goes before the shell
-    /// that runs the script: `sudo `, or nothing.
+    /// The shell command line that sets a machine up for the larder at `name` (`HOST:PORT`). `run` is put before the
+    /// shell that runs the script: `sudo `, or nothing.
     ///
-    /// The file is one that nobody else can have made or can change between the check and the run, and larder is asked
-    /// directly, also where another proxy is set.
+    /// The file comes from mktemp, so that no other user can have made it or can change it between check and run.
+    /// curl bypasses any other proxy that is set.
     pub(crate) fn line(&self, name: &str, run: &str) -> String {
         format!(
             "f=$(mktemp) && curl -fsS --noproxy '*' http://{name}/setup -o \"$f\" && echo \"{}  $f\" | sha256sum -c - && \
@@ -75,8 +75,8 @@ impl Script {
     }
 }
 
-/// The first certificate in `pem` and nothing else: whatever else stands there, or is made to stand there, is not to
-/// become part of a script that runs as root.
+/// The first certificate in `pem` and nothing else: other text in it, for example injected text, must not become part
+/// of a script that runs as root.
 fn certificate(pem: &str) -> String {
     let inner = pem.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END));
     let base64 = |line: &&str| {
@@ -108,7 +108,8 @@ mod tests {
         );
         let text = Script::new(&hostile, "AB:01'; reboot; '").text;
         assert!(!text.contains("reboot"), "{text}");
-        // The mark's underscore is no base64, so that no line of a certificate ends the text early.
+        // The delimiter contains an underscore, which base64 does not, so no line of a certificate can end the text
+        // early.
         assert_eq!(text.matches("\nLARDER_CA\n").count(), 1);
     }
 

@@ -1,7 +1,7 @@
-//! The Unix socket over which a running larder is asked: one JSON line in, JSON lines out.
+//! The Unix socket for queries to a running larder: one line of JSON in, lines of JSON out.
 //!
-//! Mode 0600, and the kernel's word on who connects is checked as well: between `bind` and `chmod` the socket stands
-//! with the mode that the umask gave it. Only the user that larder runs as, and root, are answered.
+//! The socket has mode 0600, and the peer's user id from the kernel is checked as well: between `bind` and `chmod`
+//! the socket has the mode that the umask gave it. Only root and the user that larder runs as are answered.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,27 +23,27 @@ use super::keys::MAX_ADDED;
 use super::question::{Answer, Question};
 use super::{Admin, Running, socket_file};
 
-/// Most questions are a URL and a word; the longest brings files of keys with it.
+/// The longest question. Most are a URL and a word; the longest contains key files.
 const MAX_QUESTION: u64 = MAX_ADDED as u64 + 64 * 1024;
 
 /// Questions at a time. Each may walk the whole store on a thread of its own.
 const MAX_QUESTIONS: usize = 16;
 
-/// For a question to arrive: it is one line that a program sends as soon as it is connected.
+/// The timeout for a question: it is one line, which a program sends as soon as it is connected.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers on their way to a slow reader.
+/// The most answers that are buffered for a slow reader.
 const ANSWERS_AHEAD: usize = 64;
 
-/// A bound socket; its file goes with it.
+/// A bound socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
     path: PathBuf,
 }
 
-/// Binds the socket of `data`. Whoever calls this holds the store's lock, so a file that is there already is one that
-/// a killed larder left.
+/// Binds the socket of `data`. The caller holds the store's lock, so a file that already exists was left by a killed
+/// larder.
 pub fn bind(data: &Path) -> io::Result<Socket> {
     let path = socket_file(data);
     match std::fs::remove_file(&path) {
@@ -56,10 +56,10 @@ pub fn bind(data: &Path) -> io::Result<Socket> {
 }
 
 impl Socket {
-    /// Answers until dropped.
+    /// Answers questions until dropped.
     pub async fn serve(self, admin: Arc<Admin>) {
         let room = Arc::new(Semaphore::new(MAX_QUESTIONS));
-        // Ended with this: none holds the store longer than its larder does.
+        // Dropping the set ends its tasks, so that none holds the store longer than larder does.
         let mut open = JoinSet::new();
         loop {
             let stream = match self.listener.accept().await {
@@ -110,11 +110,11 @@ async fn converse(mut stream: UnixStream, admin: Arc<Admin>, room: &Semaphore) -
     };
     if let (Question::Stay, Some(running)) = (&question, &admin.running) {
         let Some(_stay) = running.stays.begin() else {
-            let refusal = Answer::Failed("this larder is on its way out".to_owned());
+            let refusal = Answer::Failed("this larder is stopping".to_owned());
             return write.write_all(&line(&refusal)).await;
         };
         write.write_all(&line(&Answer::Staying)).await?;
-        // Whoever asked says nothing more: this ends when the connection does.
+        // The client sends nothing more: this returns when it closes the connection.
         let mut rest = [0; 1];
         while limited.read(&mut rest).await? > 0 {}
         return Ok(());
@@ -125,7 +125,7 @@ async fn converse(mut stream: UnixStream, admin: Arc<Admin>, room: &Semaphore) -
     if question.is_about_the_store() {
         admin.store.read().await;
     }
-    // Waiting here, and not at accept, lets those that only stay be as many as there are commands.
+    // The limit applies here and not at accept, so that any number of commands can ask larder to stay.
     let _place = room.acquire().await.map_err(io::Error::other)?;
     let (answers, mut pieces) = mpsc::channel(ANSWERS_AHEAD);
     let answering = tokio::task::spawn_blocking(move || {
@@ -140,7 +140,7 @@ async fn converse(mut stream: UnixStream, admin: Arc<Admin>, room: &Semaphore) -
     answering.await.map_err(io::Error::other)
 }
 
-/// Opens listeners for a job; they are closed when the connection is.
+/// Opens listeners for a job. They are closed when the connection is.
 async fn hold_open(
     running: &Running,
     token: &str,
@@ -163,7 +163,7 @@ async fn hold_open(
 }
 
 fn line(answer: &Answer) -> Vec<u8> {
-    // An answer holds only texts, numbers and maps by text: serialising it cannot fail.
+    // An answer contains only strings, numbers and maps with string keys: serialising it cannot fail.
     let mut line = serde_json::to_vec(answer).unwrap_or_default();
     line.push(b'\n');
     line
@@ -198,7 +198,7 @@ mod tests {
     #[tokio::test]
     async fn a_question_is_answered_at_any_depth_of_directory() {
         let outer = tempfile::tempdir().unwrap();
-        // Longer than the path of a Unix socket can be.
+        // Longer than the path of a Unix socket may be.
         let data = outer.path().join("d".repeat(120));
         std::fs::create_dir(&data).unwrap();
         assert_eq!(ask::serving(&data).unwrap(), None);
@@ -247,7 +247,7 @@ mod tests {
             ("x".repeat(usize::try_from(MAX_QUESTION).unwrap() + 1), "does not know"),
         ] {
             let mut stream = UnixStream::connect(socket_file(data.path())).await.unwrap();
-            // Whatever is sent after the limit may find the line closed.
+            // The server may close the connection before everything is sent.
             let _sent = stream.write_all(sent.as_bytes()).await;
             let mut answer = String::new();
             BufReader::new(stream).read_line(&mut answer).await.unwrap();

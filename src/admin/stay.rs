@@ -1,8 +1,8 @@
-//! Commands that use a larder which another command started: the starter stays until they are done.
+//! Counts commands that use a larder which another command started: it keeps running until they have ended.
 
 use tokio::sync::watch;
 
-/// How many use this larder besides who started it; `None` once nobody may begin to.
+/// The number of commands that use this larder, without the one that started it; `None` once no other may begin.
 #[derive(Debug)]
 pub(super) struct Stays(watch::Sender<Option<usize>>);
 
@@ -13,7 +13,7 @@ impl Default for Stays {
 }
 
 impl Stays {
-    /// One more, until the guard is dropped. `None`: this larder is on its way out.
+    /// Counts one more, until the guard is dropped. `None`: this larder is stopping.
     pub(super) fn begin(&self) -> Option<Stay> {
         let begun = self.0.send_if_modified(|count| {
             *count = count.map(|count| count + 1);
@@ -22,17 +22,17 @@ impl Stays {
         begun.then(|| Stay(self.0.clone()))
     }
 
-    /// Lets no other begin.
+    /// Accepts no other command.
     pub(super) fn close(&self) {
         self.0.send_replace(None);
     }
 
-    /// Waits until there is none, and lets no other begin.
+    /// Waits until there is none, and then accepts no other.
     pub(super) async fn none(&self) {
         let mut count = self.0.subscribe();
-        // The sender lives as long as this does, so that waiting cannot fail.
+        // The sender lives as long as `self`, so waiting cannot fail.
         while count.wait_for(|count| matches!(count, None | Some(0))).await.is_ok() {
-            // Another may have begun since: only who finds none may close.
+            // Another may have begun since: the count is checked and closed in one step.
             let closed = self.0.send_if_modified(|count| {
                 let nobody = *count == Some(0);
                 if nobody {
@@ -47,7 +47,7 @@ impl Stays {
     }
 }
 
-/// One that uses this larder.
+/// A command that uses this larder.
 #[derive(Debug)]
 pub(super) struct Stay(watch::Sender<Option<usize>>);
 

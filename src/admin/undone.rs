@@ -1,9 +1,9 @@
-//! What a key proved, when it is trusted no more.
+//! Revokes what a key proved, once it is no longer trusted.
 //!
-//! A repository of which nobody who signed is trusted any more proves nothing: its claims are taken back, so that its files
-//! are judged anew, and what is stored of it is worth what its way here is worth. What came over plain http is not kept
-//! without a signature. What somebody else proves, today or at the next look, rises again by itself; a file that its own
-//! request names by a digest needs nobody.
+//! If none of a repository's signers is trusted any more, the repository proves nothing: its claims are retracted, so
+//! that its files are judged again, and its stored entries keep only the proof of their transport. Entries that came
+//! over plain http are not kept without a signature. What another trusted key proves, now or at the next
+//! revalidation, is raised again automatically; a file whose URL names its digest needs no signer.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,8 +14,8 @@ use crate::entry::Entry;
 use crate::proof::{Proof, Rank};
 use crate::target::{Root, Scheme, Target};
 
-/// Undoes what was proven in those of the repositories at `roots` of which nobody who signed is trusted; says which they
-/// are. Blocking.
+/// Revokes what was proven in those repositories at `roots` of which no signer is trusted any more, and returns
+/// these. Blocking.
 pub(super) fn without(admin: &Admin, roots: &[String]) -> Result<Vec<String>, String> {
     let now = admin.clock.now();
     let trusted: HashSet<Box<str>> =
@@ -33,12 +33,12 @@ pub(super) fn without(admin: &Admin, roots: &[String]) -> Result<Vec<String>, St
     for root in &undone {
         admin.store.retract_signed_claims(root, now);
     }
-    // Of nested repositories the deepest speaks.
+    // Of nested repositories the deepest one counts.
     let is_undone = |target: &Target| {
         let roots = bindings.iter().map(|(root, _)| root).filter(|root| root.covers(target));
         roots.max_by_key(|root| root.path.len()).is_some_and(|root| undone.contains(&root))
     };
-    // Collected first: the store is not to be changed while it is walked.
+    // Collected first: the store must not be changed while it is walked.
     let mut lowered = Vec::new();
     admin.store.for_each_entry(&mut |entry| {
         let target = (entry.proof.rank == Rank::Signed).then(|| Target::from_url(&entry.shown));
@@ -56,17 +56,17 @@ pub(super) fn without(admin: &Admin, roots: &[String]) -> Result<Vec<String>, St
         match done {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(format!(
-                    "the key is removed, and {shown} is still kept as what it proved: {error}"
+                    "the key is removed, but {shown} still counts as proven by it: {error}"
                 ));
             }
-            // It went meanwhile.
+            // It was removed in the meantime.
             Ok(()) | Err(_) => {}
         }
     }
     Ok(undone.into_iter().map(ToString::to_string).collect())
 }
 
-/// What is left of an entry that came over TLS.
+/// The proof that is left of an entry that came over TLS.
 fn drop_signature(entry: &mut Entry) {
     let rank = if entry.index { Rank::Origin } else { Rank::Pinned };
     let Proof { stale, private, .. } = entry.proof;

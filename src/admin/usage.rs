@@ -1,7 +1,8 @@
-//! The page on `/`: what this is, what to compare, and a line for each situation; plain text, or HTML for browsers.
+//! The page on `/`: what larder is, the fingerprint to compare, and commands for each situation; plain text, or HTML
+//! for browsers.
 //!
-//! The lines are meant to be pasted into a shell, and name larder as the client named it. [`own_name`] lets nothing
-//! through but a host and a port.
+//! The commands are meant to be pasted into a shell, and contain larder's name as the client used it. [`own_name`]
+//! lets only a host and a port through.
 
 use std::fmt::Write as _;
 use std::net::Ipv6Addr;
@@ -12,14 +13,14 @@ use hyper::{HeaderMap, Request};
 use super::Running;
 use super::setup::Script;
 
-/// One situation and what is typed there.
+/// A situation and the commands for it.
 struct Situation {
     title: &'static str,
     about: &'static str,
     lines: Vec<String>,
 }
 
-/// The page for the larder that a client calls `name`.
+/// The page for clients that reach larder at `name`.
 #[derive(Debug)]
 pub(super) struct Usage {
     name: String,
@@ -34,7 +35,7 @@ const COMPARE: &str =
 const MORE: &str = "Also here: /setup /ca.crt /-/health /-/ready /-/metrics";
 
 impl Usage {
-    /// What is told to who asked with `request`.
+    /// The page for the sender of `request`.
     pub(super) fn new<B>(running: &Running, request: &Request<B>) -> Self {
         Self {
             name: own_name(request),
@@ -48,11 +49,11 @@ impl Usage {
         [
             Situation {
                 title: "A machine, or a CI runner",
-                about: "Trusts the CA and sets the proxy for all; the line knows the script by its SHA-256. --help says more.",
+                about: "Trusts the CA and sets the proxy for all; the command checks the script's SHA-256. --help explains more.",
                 lines: vec![self.script.line(name, "sudo ")],
             },
             Situation {
-                title: "A job of a CI, as root in its container",
+                title: "A CI job (as root in its container)",
                 about: "The variables are for the shell of the job. Without curl: wget -qO \"$f\" URL.",
                 lines: vec![self.script.line(name, ""), ". /etc/profile.d/larder.sh".to_owned()],
             },
@@ -77,13 +78,13 @@ impl Usage {
             },
             Situation {
                 title: "Undo",
-                about: "Every file is as it was.",
+                about: "Restores every file that it changed.",
                 lines: vec!["sudo sh /etc/larder/setup --remove".to_owned()],
             },
         ]
     }
 
-    /// For curl and those who read its output.
+    /// The plain text page, for curl.
     pub(super) fn text(&self) -> String {
         let mut text = format!(
             "larder {}\n\n{WHAT}\n\n{COMPARE}\n{}\n",
@@ -99,7 +100,7 @@ impl Usage {
         text
     }
 
-    /// For browsers: one document that loads nothing.
+    /// The HTML page, for browsers: one document that loads nothing.
     pub(super) fn html(&self) -> String {
         let mut body = String::new();
         for Situation { title, about, lines } in self.situations() {
@@ -127,7 +128,7 @@ impl Usage {
     }
 }
 
-/// Whether the asker is a browser. Programs say `*/*`, or nothing.
+/// Whether the client is a browser. Other programs accept `*/*`, or send no `Accept`.
 pub(super) fn wants_html(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
@@ -140,7 +141,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// How the client calls this larder, always with a port.
+/// The host and port under which the client reaches this larder.
 fn own_name<B>(request: &Request<B>) -> String {
     request
         .headers()
@@ -150,8 +151,8 @@ fn own_name<B>(request: &Request<B>) -> String {
         .unwrap_or_else(|| format!("THIS-MACHINE:{}", crate::config::PORT))
 }
 
-/// A `Host` of a name or an address with or without a port. Anything else is `None`: what this gives back is put into
-/// lines for a shell.
+/// The host and port of a `Host` field, whose port may be missing. `None` if it is anything but a name or an address:
+/// the result becomes part of shell commands.
 fn host_and_port(text: &str) -> Option<String> {
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
@@ -167,11 +168,11 @@ fn host_and_port(text: &str) -> Option<String> {
     };
     let named = |c: u8| c.is_ascii_alphanumeric() || b".-_".contains(&c);
     let is_address = host.starts_with('[');
-    // 253 is the longest name there can be (RFC 1035 §2.3.4, without the last dot).
+    // The longest possible name has 253 bytes (RFC 1035 §2.3.4, without the last dot).
     let is_name = host.len() <= 253
         && host.bytes().next().is_some_and(|c| c.is_ascii_alphanumeric())
         && host.bytes().all(named);
-    // Without a port, `http` means its own.
+    // Without a port, http's default.
     let port: u16 = match port {
         None => 80,
         Some(digits) if digits.bytes().all(|c| c.is_ascii_digit()) => digits.parse().ok()?,

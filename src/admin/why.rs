@@ -1,5 +1,5 @@
-//! What is known of a URL: what larder takes it for, what it would do, who promised what, what is stored, what was
-//! refused. The story that `larder why` tells.
+//! Explains a URL for `larder why`: how larder classifies it, what larder would do, which indexes claim what, what is
+//! stored and what was refused.
 
 use std::ops::ControlFlow;
 
@@ -22,15 +22,15 @@ use crate::target::Target;
 pub struct Explanation {
     /// The URL, secrets replaced.
     pub url: String,
-    /// What larder takes it for.
+    /// How larder classifies it.
     pub resource: Described,
-    /// What larder does when it is asked for: `keep`, `revalidate` or `pass(REASON)`.
+    /// What larder does with a request for it: `keep`, `revalidate` or `pass(REASON)`.
     pub plan: String,
-    /// What that means here, in a sentence.
+    /// The meaning of that here, in a sentence.
     pub meaning: String,
-    /// What indexes promise, newest first.
+    /// The claims of indexes, newest first.
     pub promises: Vec<Promised>,
-    /// What is stored, in every variant, newest first.
+    /// The stored entries, in every variant, newest first.
     pub entries: Vec<Listed>,
     /// Bodies that were refused, newest first.
     pub refusals: Vec<Refused>,
@@ -39,25 +39,25 @@ pub struct Explanation {
     pub recent: Vec<Event>,
 }
 
-/// What larder takes a URL for.
+/// How larder classifies a URL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Described {
-    /// The ecosystem's name; empty for the unknown.
+    /// The ecosystem's name; empty if unknown.
     pub ecosystem: String,
     /// `index`, `artifact` or `unknown`.
     pub kind: String,
-    /// Whether the shape alone tells, or an answer has borne it out.
+    /// Whether the URL's form alone is conclusive, or an answer has confirmed it.
     pub certain: bool,
     /// The digest that the URL names.
     pub named: Option<String>,
-    /// Where no protocol obliges that naming: below which root it counts, how many files matched there, and whether this one
-    /// once did not.
+    /// If that naming is only a convention: the root below which it applies, how many files matched there, and
+    /// whether this file once did not match.
     pub convention: Option<(String, usize, bool)>,
-    /// The part of the origin that it belongs to.
+    /// The part of the origin to which it belongs.
     pub root: String,
 }
 
-/// What an index promises.
+/// An index's claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promised {
     /// The index, secrets replaced.
@@ -66,7 +66,7 @@ pub struct Promised {
     pub digests: Vec<String>,
     /// The length.
     pub size: Option<u64>,
-    /// How far the index's word carries.
+    /// The rank that the index can prove.
     pub rank: String,
     /// `in-root`, `declared` or `elsewhere`.
     pub relation: String,
@@ -83,11 +83,11 @@ pub struct Promised {
 pub struct Refused {
     /// When.
     pub at: Time,
-    /// Who promised what, and what came.
+    /// Which index claimed what, and which bytes were received.
     pub why: String,
 }
 
-/// Gathers what is known of `target`. Blocking: it walks the entries for other variants.
+/// Gathers what is known of `target`. Blocking: it walks the entries to find other variants.
 pub fn explain(store: &Store, target: &Target, now: Time) -> Explanation {
     let recognition = recognise(&Shape { target, accept: "*/*" });
     let shown = target.to_string();
@@ -151,7 +151,7 @@ fn describe(store: &Store, target: &Target, recognition: Option<&Recognition>) -
     }
 }
 
-/// What a GET of `target` without a header of its own meets: the policy's decision, and what it means here.
+/// The policy's decision for a GET of `target` without further headers, and what it means here.
 fn planned(
     target: &Target,
     recognition: Option<&Recognition>,
@@ -174,7 +174,7 @@ fn planned(
             "kept for ever once its bytes match the digest in its URL; then served without asking"
         }
         Plan::Keep if bound() => {
-            "kept once its bytes are what the index promises; served without asking while the newest index says so"
+            "kept once its bytes are what the index promises; served without asking while the newest index claims the same"
         }
         Plan::Keep => {
             "fetched after the index that should name it; without one, kept as what its origin first served"

@@ -1,8 +1,8 @@
 //! The CA on disk: `ca.key` and `ca.crt` in the state directory.
 //!
-//! The key is written first and made durable before the certificate is: a certificate that a client may already trust
-//! always has its key. A key without its certificate is what a crash between the two leaves, and gets a new one.
-//! Anything else that is not as larder wrote it is an error; nothing is ever overwritten.
+//! The key is written and made durable before the certificate: a certificate that a client may already trust always
+//! has its key. A key without a certificate is left by a crash between the two writes, and gets a new certificate.
+//! Any other deviation from what larder wrote is an error; nothing is ever overwritten.
 
 use std::fs;
 use std::io;
@@ -22,38 +22,39 @@ use super::{AuthorityError, dates};
 use crate::clock::Time;
 use crate::store::write_durably;
 
-/// Ten years: trust is placed once in every client, image and runner; renewing is an operator's decision.
+/// Ten years: the CA must be trusted once by every client, image and runner, and its renewal is the operator's
+/// decision.
 const LIFETIME: Duration = Duration::from_hours(3650 * 24);
 
-/// Clients' clocks may be behind ours; containers restored from a snapshot have been seen a day behind.
+/// Clients' clocks may be behind larder's; containers restored from a snapshot have been seen a day behind.
 pub(super) const BACKDATE: Duration = Duration::from_hours(48);
 
 /// The longest common name (RFC 5280, `ub-common-name`).
 pub(super) const MAX_COMMON_NAME: usize = 64;
 
-/// Certificates in a CA's file: chains of companies have two or three.
+/// The most certificates in a CA's file: chains of companies have two or three.
 const MAX_CHAIN: usize = 6;
 
-/// The CA, loaded.
+/// A loaded CA.
 pub(super) struct Ca {
-    /// What signs leaves.
+    /// Signs leaves.
     pub(super) issuer: Issuer<'static, KeyPair>,
     /// Its certificate.
     pub(super) der: CertificateDer<'static>,
-    /// Who signed it, and who signed that one, up to a root; empty for a CA that signed itself.
+    /// The certificate of its issuer, that one's issuer, and so on up to a root; empty for a self-signed CA.
     pub(super) above: Vec<CertificateDer<'static>>,
-    /// The root's certificate for people and tools, ending with a line end: what clients are to trust.
+    /// The root's certificate in PEM, ending with a line break: what clients must trust.
     pub(super) pem: String,
     /// When it expires.
     pub(super) not_after: Time,
-    /// What it may sign.
+    /// The names for which it may sign.
     pub(super) limits: Limits,
 }
 
 impl Ca {
-    /// Loads the CA, or makes what of it is missing. Whoever may have to make it holds the store's lock: of two that make
-    /// one at a time, one would be lost.
-    /// `expired`: whether one that has expired will do.
+    /// Loads the CA, or makes what is missing of it. A caller for which it may have to be made must hold the store's
+    /// lock: if two processes made one at the same time, one CA would be lost. `expired`: whether an expired CA is
+    /// acceptable.
     pub(super) fn open(
         state_dir: &Path,
         permitted: &[String],
@@ -84,7 +85,7 @@ impl Ca {
         }
     }
 
-    /// Loads a key and its certificate, both of which must be there.
+    /// Loads a key and its certificate, which must both exist.
     pub(super) fn pair(
         key_path: &Path,
         crt_path: &Path,
@@ -112,7 +113,7 @@ impl Ca {
         Self::load(key, path, &pem, now, false)
     }
 
-    /// Checks everything that signing rests on.
+    /// Checks everything that is needed for signing.
     pub(super) fn load(
         key: KeyPair,
         path: &Path,
@@ -143,21 +144,21 @@ impl Ca {
         Ok(Self { issuer, der, above, pem, not_after, limits })
     }
 
-    /// What clients are to trust: the root of its chain, which is itself if it signed itself.
+    /// The certificate that clients must trust: the root of the chain, which is the CA's own if it is self-signed.
     pub(super) fn anchor(&self) -> &CertificateDer<'static> {
         self.above.last().unwrap_or(&self.der)
     }
 
-    /// All its certificates, as its file holds them.
+    /// All its certificates in PEM, as in its file.
     pub(super) fn text(&self) -> String {
         let all = std::iter::once(&self.der).chain(&self.above);
         all.map(|der| super::encode_pem("CERTIFICATE", der)).collect()
     }
 }
 
-/// The certificates of a CA's file: its own, and those of who signed it, each behind the one that it signed. The last must
-/// have signed itself: many clients take nothing else for a root (OpenSSL's, unless told otherwise), and what larder hands
-/// out is all that some of them get.
+/// The certificates of a CA's file: its own, then its issuers', each after the one that it signed. The last must be
+/// self-signed: many clients (OpenSSL's, unless told otherwise) accept only such a certificate as a root, and some
+/// clients get nothing but what larder hands out.
 fn chain(text: &str) -> Result<(CertificateDer<'static>, Vec<CertificateDer<'static>>), String> {
     let blocks = pem::parse_many(text).map_err(|e| format!("is not PEM ({e})"))?;
     let blocks = blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE");
@@ -173,7 +174,7 @@ fn chain(text: &str) -> Result<(CertificateDer<'static>, Vec<CertificateDer<'sta
             "holds more than {MAX_CHAIN} certificates; it takes one CA's, and its issuers'"
         ));
     }
-    // The issuer that the certificate before names.
+    // The issuer that the previous certificate names.
     let mut wanted: Option<(Vec<u8>, String)> = None;
     for (index, der) in all.iter().enumerate() {
         let (_, certificate) = x509_parser::parse_x509_certificate(der)
@@ -183,7 +184,7 @@ fn chain(text: &str) -> Result<(CertificateDer<'static>, Vec<CertificateDer<'sta
             Some((name, _)) if name == subject.as_raw() => {}
             Some((_, shown)) => {
                 return Err(format!(
-                    "has {subject} where {shown} is to follow, who signed the one before"
+                    "has {subject} where {shown}, the issuer of the certificate before, must follow"
                 ));
             }
             None if index > 0 => {
@@ -207,7 +208,7 @@ fn chain(text: &str) -> Result<(CertificateDer<'static>, Vec<CertificateDer<'sta
     Ok((der, above))
 }
 
-/// A certificate for `key`, signed by itself, in PEM.
+/// A self-signed certificate for `key`, in PEM.
 pub(super) fn certificate(
     key: &KeyPair,
     permitted: &[String],
@@ -222,15 +223,15 @@ pub(super) fn certificate(
     Ok(super::encode_pem("CERTIFICATE", certificate.der()))
 }
 
-/// What the CA's certificate says.
+/// The fields of the CA's certificate.
 fn params(now: Time) -> Result<CertificateParams, AuthorityError> {
     let today = date(now)?;
     let mut params = CertificateParams::default();
-    // Whoever finds it in a trust store can tell whose it is and since when.
+    // The name shows in a trust store which machine the CA belongs to, and since when.
     let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let room = MAX_COMMON_NAME - "larder CA  2026-01-01 0123".len();
     let machine: String = machine.chars().take(room).collect();
-    // Two that are made on one day have two names: not every client looks further than the issuer's name.
+    // Two CAs made on one day need different names: some clients identify an issuer by its name only.
     let serial = serial()?;
     let mark = crate::digest::hex(serial.as_ref().get(1..3).unwrap_or_default());
     params
@@ -245,14 +246,14 @@ fn params(now: Time) -> Result<CertificateParams, AuthorityError> {
     Ok(params)
 }
 
-/// `time` as the certificate library has it.
+/// `time` in the certificate library's type.
 pub(super) fn date(time: Time) -> Result<OffsetDateTime, AuthorityError> {
     OffsetDateTime::from_unix_timestamp(time.as_millis().div_euclid(1000))
         .map_err(|e| AuthorityError::crypto("reading the clock", e))
 }
 
-/// Sixteen random bytes. Left to itself, the library derives the serial number from the public key, and all leaves
-/// share one: two certificates with one issuer and serial number are refused by some clients (RFC 5280 §4.1.2.2).
+/// A serial number of sixteen random bytes. By default the library derives it from the public key, which all leaves
+/// share: some clients refuse two certificates with the same issuer and serial number (RFC 5280 §4.1.2.2).
 pub(super) fn serial() -> Result<SerialNumber, AuthorityError> {
     let mut bytes = [0; 16];
     aws_lc_rs::rand::fill(&mut bytes)

@@ -1,28 +1,28 @@
-//! Whether the clock may be right: a CA that is made with a wrong one may have expired by the time the clock is right.
+//! Checks that the clock is plausible: a CA that is made with a wrong clock may have expired once the clock is right.
 
 use super::AuthorityError;
 use crate::clock::Time;
 
-/// When this program was made, as far as it knows: as a release says it (reproducible-builds.org's `SOURCE_DATE_EPOCH`), and
-/// not before its language was. A clock that is behind it is wrong, as that of a machine without a battery is until the
-/// network is there.
+/// A lower bound for the build date of this program: the release's date (`SOURCE_DATE_EPOCH` of
+/// reproducible-builds.org), and not before [`FLOOR`]. A clock before that is wrong, like that of a machine without a
+/// battery until it has a network.
 pub(super) const MADE: Time =
     Time::from_millis(1000 * later(FLOOR, option_env!("SOURCE_DATE_EPOCH")));
 
 /// 2026-04-01.
 const FLOOR: i64 = 1_775_001_600;
 
-/// The later of a moment and one that is written in seconds; what is no number counts for nothing.
+/// The later of `floor` and a time written in seconds; a text that is not a number is ignored.
 const fn later(floor: i64, text: Option<&str>) -> i64 {
     let Some(text) = text else { return floor };
     match i64::from_str_radix(text, 10) {
-        // Milliseconds must have room.
+        // Milliseconds must not overflow.
         Ok(seconds) if seconds > floor && seconds < i64::MAX / 1000 => seconds,
         Ok(_) | Err(_) => floor,
     }
 }
 
-/// Why no CA is made now, if so: it would have expired when the clock is right.
+/// Refuses to make a CA while the clock is implausible: the CA would have expired once the clock is right.
 pub(super) fn check_clock(now: Time) -> Result<(), AuthorityError> {
     if now < MADE { Err(AuthorityError::Clock { now, made: MADE }) } else { Ok(()) }
 }
@@ -56,11 +56,11 @@ mod tests {
         let error = Authority::open(state.path(), &clock).unwrap_err().to_string();
         assert!(error.contains("Set the clock") && error.contains(&MADE.to_string()), "{error}");
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0, "nothing was made");
-        // The control: the same with the clock set right.
+        // Control: the same with the right clock.
         clock.advance(wrong);
         let authority = Authority::open(state.path(), &clock).unwrap();
         let pem = authority.ca_pem();
-        // Who has one goes on with it, whatever the clock says; only another is not made.
+        // An existing CA is used whatever the clock says; only a new one is not made.
         clock.set_back(wrong);
         let authority = Authority::open(state.path(), &clock).unwrap();
         assert_eq!(authority.ca_pem(), pem);
@@ -81,7 +81,7 @@ mod tests {
         {
             assert!(error.contains(said), "{said}: {error}");
         }
-        // As it says.
+        // Removes the files, as the error says.
         for file in ["ca.key", "ca.crt"] {
             fs::remove_file(state.path().join(file)).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Leaf certificates: one a host, all with the process's leaf key.
+//! Leaf certificates: one for each host, all with the same key, which lives as long as the process.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,23 +17,24 @@ use super::ca::{BACKDATE, Ca, MAX_COMMON_NAME, date, serial};
 use crate::clock::Time;
 use crate::target::Host;
 
-/// Ninety days between the two dates: clients are free to refuse leaves that live longer than they like (Apple's:
-/// 825 days under a private root, public ones ever shorter), and a leaf costs nothing.
+/// Ninety days between the two dates: clients may refuse leaves with longer lifetimes (Apple's: 825 days under a
+/// private root, less and less under public ones), and a leaf costs nothing.
 const LIFETIME: Duration = Duration::from_hours(90 * 24);
 
-/// A minted certificate.
+/// A signed leaf certificate.
 #[derive(Debug)]
 pub(super) struct Leaf {
     /// Leaf, CA and key, ready for a handshake.
     pub(super) certified: Arc<CertifiedKey>,
-    /// From when on it is valid. A clock that was set back stands before that, and clients with it.
+    /// The start of its validity. If the clock is set back to before that, clients' clocks are probably there as
+    /// well.
     pub(super) valid_from: Time,
-    /// From when on another one is minted: half of what is left of its life, so that connections that are opened late
-    /// have weeks.
+    /// When another one is signed: after half of its remaining life, so that connections that are opened late have
+    /// weeks.
     pub(super) renew_at: Time,
 }
 
-/// The key of all leaves: never the CA's, never on disk.
+/// The key of all leaves: never the CA's key, never on disk.
 pub(super) struct LeafKey {
     pair: KeyPair,
     signing: Arc<dyn SigningKey>,
@@ -56,14 +57,14 @@ impl fmt::Debug for LeafKey {
     }
 }
 
-/// Signs a certificate for `host`. One signature: quick enough for an async thread.
+/// Signs a certificate for `host`. It takes one signature, which is fast enough for an async thread.
 pub(super) fn mint(ca: &Ca, key: &LeafKey, host: &Host, now: Time) -> Result<Leaf, AuthorityError> {
     let params = params(ca, host, now)?;
     let certificate = params
         .signed_by(&key.pair, &ca.issuer)
         .map_err(|e| AuthorityError::crypto("signing a certificate", e))?;
-    // The CA goes along: clients need not find it, and some tools show it when they refuse. So does who signed it, because
-    // clients may know the root alone.
+    // The CA's certificate is sent along, so that clients need not find it; some tools show it when they refuse. Its
+    // issuers are sent as well, because clients may know only the root.
     let mut chain = vec![certificate.der().clone(), ca.der.clone()];
     chain.extend(ca.above.iter().filter(|der| *der != ca.anchor()).cloned());
     if !ca.limits.allow(host) {
@@ -77,8 +78,8 @@ pub(super) fn mint(ca: &Ca, key: &LeafKey, host: &Host, now: Time) -> Result<Lea
     })
 }
 
-/// What a leaf says. Python 3.13 and newer verify strictly (`VERIFY_X509_STRICT`) and refuse a leaf without an authority key
-/// identifier; others refuse a leaf that may do more than serve TLS.
+/// The fields of a leaf. Python 3.13 and newer verify strictly (`VERIFY_X509_STRICT`) and refuse a leaf without an
+/// authority key identifier; other clients refuse a leaf that may do more than serve TLS.
 pub(super) fn params(ca: &Ca, host: &Host, now: Time) -> Result<CertificateParams, AuthorityError> {
     let mut params = CertificateParams::default();
     let name = match host {
@@ -93,8 +94,8 @@ pub(super) fn params(ca: &Ca, host: &Host, now: Time) -> Result<CertificateParam
             address.to_string()
         }
     };
-    // A longer common name makes the certificate malformed; the subject alternative name is what counts (RFC 9525 §4.1).
-    // With no subject at all it is marked critical, as RFC 5280 §4.2.1.6 demands.
+    // A longer common name would make the certificate malformed; the subject alternative name is what counts (RFC
+    // 9525 §4.1). Without any subject, that is marked critical, as RFC 5280 §4.2.1.6 requires.
     params.distinguished_name = DistinguishedName::new();
     if name.len() <= MAX_COMMON_NAME {
         params.distinguished_name.push(DnType::CommonName, name);
@@ -108,7 +109,7 @@ pub(super) fn params(ca: &Ca, host: &Host, now: Time) -> Result<CertificateParam
     Ok(params)
 }
 
-/// Never later than the CA's own end.
+/// The end of a leaf's validity: never later than the CA's.
 fn not_after(ca: &Ca, now: Time) -> Time {
     now.plus(LIFETIME.saturating_sub(BACKDATE)).min(ca.not_after)
 }

@@ -1,7 +1,8 @@
-//! Name constraints (RFC 5280 §4.2.1.10): which hosts a CA may speak for.
+//! Name constraints (RFC 5280 §4.2.1.10): the hosts for which a CA may sign.
 //!
-//! They stand in the CA's own certificate, where clients enforce them: whoever steals the key can pose as these hosts and
-//! as no others. Here they are read back, so that a host outside is refused in words and not by a failed handshake.
+//! They are in the CA's own certificate, where clients enforce them: an attacker with the stolen key can pose only as
+//! these hosts. larder reads them back, so that a request for another host gets an explanation instead of a failed
+//! handshake.
 
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 use x509_parser::prelude::{GeneralName, X509Certificate};
@@ -9,16 +10,16 @@ use x509_parser::prelude::{GeneralName, X509Certificate};
 use crate::outcome::witness::{AWAY, PROBES};
 use crate::target::Host;
 
-/// What a CA may sign.
+/// The names for which a CA may sign.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Names, and all below them; empty for all.
+    /// These names and all below them; empty for all.
     permitted: Vec<String>,
     excluded: Vec<String>,
 }
 
 impl Limits {
-    /// Those of a certificate.
+    /// The limits in a certificate.
     pub(super) fn of(
         certificate: &X509Certificate<'_>,
     ) -> Result<Self, x509_parser::error::X509Error> {
@@ -39,7 +40,7 @@ impl Limits {
         })
     }
 
-    /// Whether it may sign for `host`. A CA for names signs for no address.
+    /// Whether the CA may sign for `host`. A CA that is limited to names signs for no address.
     pub(super) fn allow(&self, host: &Host) -> bool {
         let Host::Name(name) = host else {
             return self.permitted.is_empty();
@@ -52,13 +53,13 @@ impl Limits {
             && !self.excluded.iter().any(below)
     }
 
-    /// The names, for people.
+    /// The permitted names as text.
     pub(super) fn shown(&self) -> String {
         self.permitted.join(", ")
     }
 }
 
-/// Those of a CA that is made for `permitted` names, and what the doctor asks for; none for all names.
+/// The constraints of a CA for the `permitted` names and the doctor's probes; `None` for all names.
 pub(super) fn constraints(permitted: &[String]) -> Option<NameConstraints> {
     if permitted.is_empty() {
         return None;
@@ -67,7 +68,7 @@ pub(super) fn constraints(permitted: &[String]) -> Option<NameConstraints> {
     let names = names.map(|name| GeneralSubtree::DnsName(name.trim_start_matches("*.").to_owned()));
     Some(NameConstraints {
         permitted_subtrees: names.collect(),
-        // A kind of name that no permitted tree is of would be free.
+        // Without an exclusion, addresses would be unrestricted, because no permitted subtree is of their kind.
         excluded_subtrees: vec![
             GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
             GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),

@@ -1,19 +1,21 @@
-//! The certificate authority: how larder speaks TLS in the name of a host that a client asks for.
+//! The certificate authority: provides the certificates with which larder terminates TLS for the hosts that clients
+//! request.
 //!
-//! On first start a CA is made in the state directory (`ca`). Each host then gets a leaf certificate of its own
-//! (`leaf`), minted when first asked for and kept in memory for half its life. All leaves share one key that is made
-//! at start and never written: whoever reads the memory of a connection learns nothing about the CA's key, and
-//! minting costs one signature (70 µs) instead of a key and a signature.
+//! At the first start a CA is made in the state directory (`ca`). Each host gets a leaf certificate of its own
+//! (`leaf`), signed on first use and kept in memory for half its life. All leaves share one key that is made at start
+//! and never written to disk: an attacker who reads a connection's memory learns nothing about the CA's key, and a
+//! leaf costs one signature (70 µs) instead of a key and a signature.
 //!
-//! One base [`ServerConfig`] holds what makes resumption work (ticket keys, session store); each connection takes a
-//! clone of it that knows its CONNECT host. No certificate, no handshake: a failure here never turns into a tunnel.
+//! One base [`ServerConfig`] holds what resumption needs (ticket keys, session store); each connection uses a clone
+//! of it with its CONNECT host. Without a certificate there is no handshake: a failure here never turns into a
+//! tunnel.
 //!
-//! One CA follows another with both trusted for a while (`rotate`); what a CA may sign can be limited to some names
-//! (`limits`).
+//! During a rotation the old and the next CA are both trusted for a while (`rotate`). A CA can be limited to some
+//! names (`limits`).
 //!
-//! Not done here: deciding which hosts are intercepted (`intercept`).
+//! Which hosts are intercepted is decided in `intercept`.
 //!
-//! To read: RFC 5280 §4.2.1, RFC 6066 §3, RFC 8446 §4.6.1.
+//! See RFC 5280 §4.2.1, RFC 6066 §3, RFC 8446 §4.6.1.
 
 mod ca;
 mod dates;
@@ -43,14 +45,14 @@ pub use self::rotate::OVERLAP;
 use crate::clock::{Clock, Time};
 use crate::target::Host;
 
-/// How many hosts' certificates are kept in memory, about 2 KiB each: a client that asks for ever new names costs
-/// signatures, not memory.
+/// The most hosts whose certificates are kept in memory, about 2 KiB each: a client that requests ever new names
+/// costs signatures, not memory.
 const LEAVES: u64 = 4096;
 
-/// When to say that the CA's end is near: a month is what renewing trust in every image and runner may take.
+/// When to warn that the CA expires: renewing trust in every image and runner may take a month.
 const NEAR_END: Duration = Duration::from_hours(30 * 24);
 
-/// A CA that clients are to trust.
+/// A CA that clients must trust.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Anchor {
     /// Its certificate.
@@ -59,13 +61,13 @@ pub struct Anchor {
     pub sha256: String,
     /// When it expires.
     pub not_after: Time,
-    /// Whether it signs what is minted now.
+    /// Whether it signs new leaves now.
     pub mints: bool,
-    /// From when on it does, if it is the next one.
+    /// When it starts to sign, if it is the next CA.
     pub from: Option<Time>,
 }
 
-/// Why there is no authority.
+/// Why there is no CA or no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// A file could not be read or written.
@@ -73,19 +75,19 @@ pub enum AuthorityError {
     File {
         /// `read`, `write` …
         doing: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
-    /// A file is not what larder wrote. It is never replaced silently: every client trusts it.
+    /// A file differs from what larder wrote. It is never replaced automatically, because every client trusts it.
     #[error(
         "{} {why}; put it back from a copy, or remove ca.key and ca.crt (of a next CA: ca.next.crt) so that larder makes \
          a new CA, which every client must then be made to trust",
         .path.display()
     )]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
@@ -98,45 +100,45 @@ pub enum AuthorityError {
         .path.display()
     )]
     Expired {
-        /// Its file.
+        /// The certificate's file.
         path: PathBuf,
         /// When it expired.
         not_after: Time,
-        /// What time it is.
+        /// The current time.
         now: Time,
     },
-    /// The clock cannot be right.
+    /// The clock is implausible.
     #[error(
         "larder makes no CA while the clock says {now}: this program was made after that ({made}), and a CA with a wrong date \
          may have expired by the time the clock is right. Set the clock (`timedatectl set-ntp true`, or `date`), and start \
          larder again"
     )]
     Clock {
-        /// What time it is.
+        /// The current time.
         now: Time,
-        /// When this program was made, or later.
+        /// A time at or before the build of this program.
         made: Time,
     },
-    /// A CA cannot be taken or changed; nothing was.
+    /// A CA cannot be imported or rotated; nothing was changed.
     #[error("the CA stays as it is: {0}")]
     Import(String),
-    /// The CA may not speak for this host.
+    /// The CA may not sign for this host.
     #[error(
-        "larder's CA may not speak for {host}: it is limited to {permitted}, and what is below (ca.permitted); \
+        "larder's CA may not sign for {host}: it is limited to {permitted}, and all names below (ca.permitted); \
          hosts.tunnel lets clients through to other hosts"
     )]
     Outside {
-        /// Whom it was asked for.
+        /// The requested host.
         host: Host,
-        /// What it may sign.
+        /// The permitted names.
         permitted: String,
     },
-    /// The TLS library refused.
+    /// The TLS library returned an error.
     #[error("the TLS library failed while {doing}: {why}")]
     Crypto {
-        /// What was being done.
+        /// The operation.
         doing: &'static str,
-        /// What it said.
+        /// The library's error.
         why: String,
     },
 }
@@ -150,7 +152,7 @@ impl AuthorityError {
         Self::Outside { host: host.clone(), permitted: ca.limits.shown() }
     }
 
-    /// Without what is to be done about a file in the state directory.
+    /// The message without advice about files in the state directory, for a CA that is imported.
     fn said(self) -> String {
         if let Self::Damaged { path, why } = &self {
             return format!("{} {why}", path.display());
@@ -162,10 +164,10 @@ impl AuthorityError {
     }
 }
 
-/// The CA, the leaf key, and the certificates minted so far.
+/// The CA, the leaf key, and the certificates signed so far.
 pub struct Authority {
     state: PathBuf,
-    /// The names that a CA which is made from now on is limited to.
+    /// The names to which a CA that is made from now on is limited.
     permitted: Vec<String>,
     held: ArcSwap<Held>,
     key: LeafKey,
@@ -180,7 +182,8 @@ impl Authority {
         Self::limited(state_dir, &[], clock)
     }
 
-    /// Loads the CA from `state_dir`, or makes one for the `permitted` names and what is below them; none are all. Blocking.
+    /// Loads the CA from `state_dir`, or makes one for the `permitted` names and those below them; an empty list
+    /// permits all. Blocking.
     pub fn limited(
         state_dir: &Path,
         permitted: &[String],
@@ -197,7 +200,7 @@ impl Authority {
         }))
     }
 
-    /// Reads the CA again. On an error everything stays. Blocking.
+    /// Reads the CA again. On an error nothing changes. Blocking.
     pub fn reload(&self) -> Result<(), AuthorityError> {
         let held = Held::open(&self.state, &self.permitted, self.clock.now())?;
         self.held.store(Arc::new(held));
@@ -205,14 +208,14 @@ impl Authority {
         Ok(())
     }
 
-    /// Makes another CA, which mints after `overlap`; both are handed out from now on. Blocking.
+    /// Makes the next CA, which starts to sign after `overlap`; both are handed out from now on. Blocking.
     pub fn rotate(&self, overlap: Duration) -> Result<(), AuthorityError> {
         let now = self.clock.now();
         rotate::begin(&self.state, &self.permitted, self.change_after(overlap, now), now)?;
         self.reload()
     }
 
-    /// Takes a CA that was made elsewhere, both in PEM; it mints after `overlap`. Blocking.
+    /// Imports a CA that was made elsewhere, certificate and key in PEM; it starts to sign after `overlap`. Blocking.
     pub fn import(
         &self,
         certificate: &str,
@@ -225,25 +228,26 @@ impl Authority {
         self.reload()
     }
 
-    /// When the next CA begins to mint: not after the present one's end, from which on nobody would take what it mints.
+    /// When the next CA starts to sign: at the latest when the present one expires, because no client accepts what
+    /// that signs afterwards.
     fn change_after(&self, overlap: Duration, now: Time) -> Time {
         now.plus(overlap).min(self.not_after())
     }
 
-    /// Drops the old CA, once the next one mints. Blocking.
+    /// Drops the old CA, once the next one signs. Blocking.
     pub fn finish(&self) -> Result<(), AuthorityError> {
         rotate::finish(&self.state, self.clock.now())?;
         self.reload()
     }
 
-    /// Whether the CA may speak for `host`; the error says why not.
+    /// Checks that the CA may sign for `host`.
     pub fn check(&self, host: &Host) -> Result<(), AuthorityError> {
         let held = self.held.load();
         let ca = held.signer(self.clock.now());
         if ca.limits.allow(host) { Ok(()) } else { Err(AuthorityError::outside(ca, host)) }
     }
 
-    /// Every CA that clients are to trust: the one that is, then the one that comes.
+    /// Every CA that clients must trust: the present one, then the next one.
     pub fn all(&self) -> Vec<Anchor> {
         let (held, now) = (self.held.load(), self.clock.now());
         let from =
@@ -259,8 +263,8 @@ impl Authority {
         anchors.collect()
     }
 
-    /// The TLS configuration of a connection whose CONNECT named `host`. A `ClientHello` that names another host gets that
-    /// host's certificate, so that the client can read why it is refused (promise P1: 421).
+    /// The TLS configuration for a connection whose CONNECT named `host`. A `ClientHello` that names another host
+    /// gets that host's certificate, so that the client can read why its request is refused (promise P1: 421).
     pub fn server_config(self: &Arc<Self>, host: &Host) -> Arc<ServerConfig> {
         let mut config = self.base.clone();
         config.cert_resolver =
@@ -268,12 +272,12 @@ impl Authority {
         Arc::new(config)
     }
 
-    /// The CA's certificate, as every client needs it; while one follows another, both.
+    /// The CA's certificate, which every client needs; during a rotation both.
     pub fn ca_pem(&self) -> String {
         self.held.load().all().map(|ca| ca.pem.as_str()).collect()
     }
 
-    /// The certificate of the CA that mints, as it goes over the wire.
+    /// The DER certificate of the CA that signs now.
     pub fn ca_der(&self) -> CertificateDer<'static> {
         self.held.load().signer(self.clock.now()).der.clone()
     }
@@ -283,12 +287,12 @@ impl Authority {
         fingerprint(self.held.load().ca.anchor())
     }
 
-    /// When the certificate of the CA that mints expires.
+    /// When the certificate of the CA that signs now expires.
     pub fn not_after(&self) -> Time {
         self.held.load().signer(self.clock.now()).not_after
     }
 
-    /// Says in the log that the CA's end is near, if it is.
+    /// Logs a warning if the CA expires soon and there is no next one.
     pub fn warn_if_ending(&self) {
         let (end, now) = (self.not_after(), self.clock.now());
         let has_next = self.held.load().changes_at(now).is_some();
@@ -300,13 +304,13 @@ impl Authority {
         }
     }
 
-    /// The CA and `system_roots` in one file, for tools whose setting replaces their store instead of adding to it.
+    /// The CA and `system_roots` in one file, for tools whose setting replaces their roots instead of adding to them.
     pub fn bundle_pem(&self, system_roots: &[CertificateDer<'_>]) -> String {
         let roots = system_roots.iter().map(|root| encode_pem("CERTIFICATE", root));
         std::iter::once(self.ca_pem()).chain(roots).collect()
     }
 
-    /// The certificate for `host`: from memory, or minted.
+    /// The certificate for `host`, from memory or newly signed.
     fn leaf(&self, host: &Host) -> Result<Arc<CertifiedKey>, AuthorityError> {
         let now = self.clock.now();
         if let Some(leaf) = self.leaves.get(host)
@@ -314,7 +318,7 @@ impl Authority {
         {
             return Ok(Arc::clone(&leaf.certified));
         }
-        // Two connections that come at once may both mint: both certificates are good, and the later one stays.
+        // Two simultaneous connections may both sign one: both certificates are valid, and the later one is kept.
         let held = self.held.load();
         let mut leaf = leaf::mint(held.signer(now), &self.key, host, now)?;
         leaf.renew_at =
@@ -339,7 +343,7 @@ pub fn is_root(der: &CertificateDer<'_>) -> bool {
     })
 }
 
-/// Whether a certificate is the CA of some larder, by what such a certificate says of itself.
+/// Whether a certificate is a larder's CA, by its organisation's name.
 pub fn is_larders(der: &CertificateDer<'_>) -> bool {
     x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| {
         let mut names = certificate.subject().iter_organization();
@@ -348,7 +352,7 @@ pub fn is_larders(der: &CertificateDer<'_>) -> bool {
 }
 
 impl fmt::Debug for Authority {
-    /// Without any key.
+    /// Omits all keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Authority")
             .field("fingerprint_sha256", &self.fingerprint_sha256())
@@ -357,7 +361,7 @@ impl fmt::Debug for Authority {
     }
 }
 
-/// What all connections share.
+/// The configuration that all connections share.
 fn base_config() -> Result<ServerConfig, AuthorityError> {
     let mut config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
@@ -366,18 +370,18 @@ fn base_config() -> Result<ServerConfig, AuthorityError> {
         .with_cert_resolver(Arc::new(NoCertificate));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // Build tools open many short connections to the same few hosts; a resumed handshake costs a sixth less. One
-    // ticket is enough, because clients that open several connections at once reuse it or do without.
+    // ticket is enough: clients that open several connections at once reuse it or do a full handshake.
     config.ticketer =
         Ticketer::new().map_err(|e| AuthorityError::crypto("making ticket keys", e))?;
     config.send_tls13_tickets = 1;
     // Early data can be replayed, and no build tool sends it.
     config.max_early_data_size = 0;
-    // A cut stream ends with an alert, which rustls does not send by itself (`intercept`).
+    // Needed to end a truncated stream with an alert, which rustls does not send by itself (`intercept`).
     config.enable_secret_extraction = true;
     Ok(config)
 }
 
-/// Stands in the base configuration, which no connection uses as it is.
+/// A placeholder in the base configuration; each connection replaces it.
 #[derive(Debug)]
 struct NoCertificate;
 
@@ -391,7 +395,7 @@ impl ResolvesServerCert for NoCertificate {
 #[derive(Debug)]
 struct Resolver {
     authority: Arc<Authority>,
-    /// What CONNECT named.
+    /// The host that CONNECT named.
     host: Host,
 }
 

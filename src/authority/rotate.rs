@@ -1,14 +1,14 @@
-//! From one CA to the next, with both trusted in between; and a CA that was made elsewhere.
+//! Rotates the CA, with both trusted during an overlap; and imports a CA that was made elsewhere.
 //!
 //! ```text
-//! rotate, import:  ca.next.key ─▶ ca.next.from ─▶ ca.next.crt      from then on both are handed out
-//! at the date:     the next one mints, and both are still handed out
-//! finish:          ca.key ─▶ ca.crt ─▶ ca.next.crt, .from, .key are removed
+//! rotate, import:  ca.next.key ─▶ ca.next.from ─▶ ca.next.crt      from now on both are handed out
+//! at the date:     the next CA signs, and both are still handed out
+//! finish:          ca.key ─▶ ca.crt ─▶ ca.next.crt, .from, .key are removed; the old CA is gone
 //! ```
 //!
-//! The certificate is written last and removed first: without `ca.next.crt` there is no next CA, whatever else a crash left.
-//! A crash inside `finish` leaves the next one's key in `ca.key` beside the old certificate; opening sees that it is the
-//! next one's and goes on, and another `finish` completes it.
+//! The certificate is written last and removed first: without `ca.next.crt` there is no next CA, whatever else a
+//! crash left. A crash inside `finish` leaves the next CA's key in `ca.key` beside the old certificate. Opening
+//! recognises that key and continues with the next CA, and another `finish` completes the rotation.
 
 use std::fs;
 use std::path::Path;
@@ -21,27 +21,27 @@ use super::ca::{Ca, file, parse_key, read};
 use crate::clock::Time;
 use crate::store::write_durably;
 
-/// Clients that are set up again once a month have both in time.
+/// The default overlap: clients that are set up again once a month get both CAs in time.
 pub const OVERLAP: Duration = Duration::from_hours(30 * 24);
 
 const KEY: &str = "ca.next.key";
 const FROM: &str = "ca.next.from";
 const CERTIFICATE: &str = "ca.next.crt";
 
-/// The CA that is, and the one that comes.
+/// The present CA and the next one.
 pub(super) struct Held {
     pub(super) ca: Ca,
     pub(super) next: Option<Next>,
 }
 
-/// A CA that mints from a date on.
+/// A CA that starts to sign at a given time.
 pub(super) struct Next {
     pub(super) ca: Ca,
     pub(super) from: Time,
 }
 
 impl Held {
-    /// Loads both, or makes the first.
+    /// Loads both, or makes the present CA.
     pub(super) fn open(
         dir: &Path,
         permitted: &[String],
@@ -56,11 +56,11 @@ impl Held {
             );
             return Ok(Self { ca, next: Some(next) });
         }
-        // One that has expired is no trouble when there is another.
+        // An expired present CA is acceptable if there is a next one.
         Ok(Self { ca: Ca::open(dir, permitted, now, next.is_some())?, next })
     }
 
-    /// The one that mints.
+    /// The CA that signs at `now`.
     pub(super) fn signer(&self, now: Time) -> &Ca {
         match &self.next {
             Some(next) if next.from <= now || self.ca.not_after <= now => &next.ca,
@@ -68,7 +68,7 @@ impl Held {
         }
     }
 
-    /// Both, unless one root vouches for both.
+    /// Both CAs, or only one if they have the same root.
     pub(super) fn all(&self) -> impl Iterator<Item = &Ca> {
         let next = self.next.iter().map(|next| &next.ca);
         let next = next.filter(|next| next.anchor() != self.ca.anchor());
@@ -82,8 +82,8 @@ impl Held {
     }
 }
 
-/// Whether a crash inside `finish` left the next one's key beside the old certificate. A CA whose certificate was renewed for
-/// the same key is no such thing: there the key is of both.
+/// Whether a crash inside `finish` left the next CA's key beside the old certificate. A CA whose certificate was
+/// renewed for the same key is a different case: the key belongs to both certificates.
 fn is_half_finished(dir: &Path) -> Result<bool, AuthorityError> {
     let path = dir.join("ca.key");
     let key = read(&path)?;
@@ -110,13 +110,13 @@ impl Next {
         let from =
             text.trim().parse().map(Time::from_millis).map_err(|_| AuthorityError::Damaged {
                 path,
-                why: "does not say from when on the next CA mints".to_owned(),
+                why: "does not contain the time from which the next CA signs".to_owned(),
             })?;
         let ca = Ca::pair(&dir.join(KEY), &dir.join(CERTIFICATE), now, true)?;
         if ca.not_after <= now {
             tracing::warn!(
                 expired = %ca.not_after,
-                "the next CA has expired before the change was finished, and is left aside; `larder ca rotate` makes another"
+                "the next CA has expired before the change was finished, and is ignored; `larder ca rotate` makes another"
             );
             return Ok(None);
         }
@@ -124,7 +124,7 @@ impl Next {
     }
 }
 
-/// Makes another CA that mints from `from` on.
+/// Makes another CA, which starts to sign at `from`.
 pub(super) fn begin(
     dir: &Path,
     permitted: &[String],
@@ -137,7 +137,8 @@ pub(super) fn begin(
     put(dir, &key.serialize_pem(), &certificate, from, now)
 }
 
-/// Takes a CA that was made elsewhere; it mints from `from` on. Everything is checked before anything is written.
+/// Imports a CA that was made elsewhere, which starts to sign at `from`. Everything is checked before anything is
+/// written.
 pub(super) fn import(
     dir: &Path,
     certificate: &str,
@@ -165,13 +166,13 @@ pub(super) fn import(
         .map_err(|e| refused(format!("its extended key usage cannot be read ({e})")))?;
     if purposes.is_some_and(|purposes| !purposes.value.any && !purposes.value.server_auth) {
         return Err(refused(
-            "the certificate's extended key usage leaves out servers (serverAuth), so that no client would take what it signs"
+            "the certificate's extended key usage lacks serverAuth, so that no client would accept what it signs"
                 .to_owned(),
         ));
     }
     if ca.not_after <= from {
         return Err(refused(format!(
-            "the certificate expires on {}, before it would be used ({from}); --days says from when on it is",
+            "the certificate expires on {}, before it would be used ({from}); --days sets that date",
             ca.not_after
         )));
     }
@@ -197,7 +198,8 @@ fn put(
                 .to_owned(),
         ));
     }
-    // What is there has expired. It goes first, so that a crash leaves no certificate beside another's key.
+    // The existing next CA has expired. It is removed first, so that a crash leaves no certificate beside another
+    // CA's key.
     let path = dir.join(CERTIFICATE);
     if read(&path)?.is_some() {
         fs::remove_file(&path).map_err(file("remove", &path))?;
@@ -213,14 +215,14 @@ fn put(
     Ok(())
 }
 
-/// Ends the overlap: the old CA is gone.
+/// Ends the overlap: the old CA is deleted.
 pub(super) fn finish(dir: &Path, now: Time) -> Result<(), AuthorityError> {
     let Some(next) = Next::load(dir, now)? else {
         return Err(AuthorityError::Import("no change of the CA is under way".to_owned()));
     };
     if next.from > now {
         return Err(AuthorityError::Import(format!(
-            "the next CA mints only from {} on; until then clients need the old one",
+            "the next CA signs only from {} on; until then clients need the old one",
             next.from
         )));
     }

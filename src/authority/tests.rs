@@ -17,7 +17,7 @@ fn host(text: &str) -> Host {
     Host::parse(text).unwrap()
 }
 
-/// Whether `openssl verify` takes `leaf` in strict mode: the checks that Python 3.13 and newer make.
+/// Whether `openssl verify` accepts `leaf` in strict mode, which makes the checks of Python 3.13 and newer.
 fn strictly_verifies(state: &Path, leaf: &[u8]) -> bool {
     let path = state.join("leaf.pem");
     fs::write(&path, encode_pem("CERTIFICATE", leaf)).unwrap();
@@ -41,7 +41,7 @@ fn leaves_pass_strict_verification() {
     }
 }
 
-/// The control: without an authority key identifier the same check refuses.
+/// Control: without an authority key identifier the same check refuses.
 #[test]
 fn a_leaf_without_authority_key_identifier_fails_strict_verification() {
     let state = tempfile::tempdir().unwrap();
@@ -129,7 +129,7 @@ fn a_leaf_is_minted_once_and_again_at_half_its_life() {
     assert!(!Arc::ptr_eq(&first, &authority.leaf(&example).unwrap()));
 }
 
-/// A machine that starts with a wrong clock is set right when the network is there.
+/// The clock of a machine that starts with a wrong one is corrected when the network is up.
 #[test]
 fn a_leaf_of_the_future_is_not_used_after_the_clock_was_set_back() {
     let state = tempfile::tempdir().unwrap();
@@ -145,7 +145,7 @@ fn a_leaf_of_the_future_is_not_used_after_the_clock_was_set_back() {
     };
     let used = || authority.leaf(&example).unwrap();
     assert!(!Arc::ptr_eq(&minted(30), &used()));
-    // The control: an hour is within what leaves are dated back.
+    // Control: an hour is within the time by which leaves are backdated.
     assert!(Arc::ptr_eq(&minted(1), &used()));
 }
 
@@ -164,7 +164,7 @@ fn opening_again_gives_the_same_ca() {
 #[test]
 fn the_key_is_its_owners_alone() {
     let state = tempfile::tempdir().unwrap();
-    // What a crash left behind must not lend its mode.
+    // The mode of a file that a crash left must not be inherited.
     fs::write(state.path().join("ca.key.new"), "x").unwrap();
     open(state.path());
     let mode = fs::metadata(state.path().join("ca.key")).unwrap().permissions().mode();
@@ -263,7 +263,7 @@ fn days(count: u64) -> Duration {
     Duration::from_hours(count * 24)
 }
 
-/// The leaf for `name`, and whether it is this CA's: what `openssl verify` says with that CA alone.
+/// Whether the leaf for `name` is signed by `ca`, according to `openssl verify` with that CA only.
 fn is_signed_by(authority: &Arc<Authority>, name: &str, ca: &str) -> bool {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("ca.crt"), ca).unwrap();
@@ -277,7 +277,7 @@ fn the_next_ca_is_trusted_at_once_and_mints_from_its_date_on() {
     let authority = Authority::open(state.path(), &clock).unwrap();
     let old = authority.ca_pem();
     authority.leaf(&host("example.org")).unwrap();
-    // Less than leaves are dated back: openssl reads the system's clock.
+    // Less than the time by which leaves are backdated: openssl reads the system's clock.
     authority.rotate(days(1)).unwrap();
     let anchors = authority.all();
     let [first, next] = anchors.as_slice() else { panic!("{anchors:?}") };
@@ -288,7 +288,7 @@ fn the_next_ca_is_trusted_at_once_and_mints_from_its_date_on() {
     assert!(authority.finish().is_err(), "nobody is to lose the old one before its time");
     assert!(authority.rotate(days(1)).is_err(), "one change at a time");
     clock.advance(Duration::from_hours(25));
-    // The leaf that was minted before would have lived on.
+    // The leaf that was signed before would still be valid.
     assert!(is_signed_by(&authority, "example.org", &next.pem));
     assert!(!is_signed_by(&authority, "example.org", &old));
     assert_eq!(authority.all().len(), 2);
@@ -308,13 +308,13 @@ fn a_change_that_a_crash_cut_short_goes_on() {
     let authority = open(state.path());
     authority.rotate(Duration::ZERO).unwrap();
     let next = authority.all()[1].pem.clone();
-    // Between the first two writes of `finish`.
+    // A crash between the first two writes of `finish`.
     fs::copy(state.path().join("ca.next.key"), state.path().join("ca.key")).unwrap();
     let again = open(state.path());
     assert!(is_signed_by(&again, "example.org", &next));
     again.finish().unwrap();
     assert_eq!(open(state.path()).ca_pem(), next);
-    // Without its certificate there is no next one.
+    // Without its certificate there is no next CA.
     let state = tempfile::tempdir().unwrap();
     let authority = open(state.path());
     authority.rotate(Duration::ZERO).unwrap();
@@ -363,7 +363,7 @@ fn a_limited_ca_speaks_for_its_names_alone() {
     }
     let told = authority.check(&host("example.net")).unwrap_err().to_string();
     assert!(told.contains("limited to example.org") && told.contains("ca.permitted"), "{told}");
-    // Clients enforce it: the CA's key alone makes nobody believe another name.
+    // Clients enforce it: a leaf for another name is rejected although the CA's key signed it.
     let ca = Ca::open(state.path(), &[], Clock::system().now(), false).unwrap();
     let sign = |name: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
@@ -375,7 +375,7 @@ fn a_limited_ca_speaks_for_its_names_alone() {
     assert!(!sign("example.net") && !sign("192.0.2.1"));
 }
 
-/// A CA of an operator's, made by openssl as operators make them; `extensions` are its.
+/// An operator's CA with these `extensions`, made by openssl as operators do.
 fn made_elsewhere(dir: &Path, extensions: &str, days: &str) -> (String, String) {
     let config =
         format!("[req]\ndistinguished_name=d\nx509_extensions=e\n[d]\n[e]\n{extensions}\n");
@@ -443,7 +443,7 @@ fn a_ca_that_was_made_elsewhere_is_taken_whole_or_not_at_all() {
     assert!(is_signed_by(&open(state.path()), "example.org", &cert));
 }
 
-/// What clients that trust only `roots` say of `name`'s certificates, as they are sent in a handshake.
+/// Whether clients that trust only `roots` accept the chain for `name` that a handshake sends.
 fn chain_verifies(authority: &Arc<Authority>, name: &str, roots: &str) -> bool {
     let dir = tempfile::tempdir().unwrap();
     let leaf = authority.leaf(&host(name)).unwrap();
@@ -519,7 +519,7 @@ fn a_ca_below_another_is_taken_with_its_root_which_is_what_clients_trust() {
     assert!(chain_verifies(&again, "example.org", &again.ca_pem()));
 }
 
-/// A company renews its CA's certificate for the key that it has.
+/// A company renews its CA's certificate for the existing key.
 #[test]
 fn a_certificate_that_was_renewed_for_the_same_key_follows_like_any_other() {
     let state = tempfile::tempdir().unwrap();
@@ -539,7 +539,7 @@ fn a_certificate_that_was_renewed_for_the_same_key_follows_like_any_other() {
     assert_eq!(authority.ca_pem(), renewed);
 }
 
-/// Nobody takes what an expired CA mints, and a larder that cannot start serves nobody.
+/// No client accepts what an expired CA signs, and a larder that cannot start serves no client.
 #[test]
 fn no_change_leaves_a_time_without_a_ca() {
     let state = tempfile::tempdir().unwrap();
@@ -553,7 +553,7 @@ fn no_change_leaves_a_time_without_a_ca() {
     for authority in [&authority, &Authority::open(state.path(), &clock).unwrap()] {
         assert!(authority.all()[1].mints && authority.not_after() > clock.now());
     }
-    // One that ends before it would begin is not taken.
+    // A CA that expires before it would be used is refused.
     let (state, clock, dir) =
         (tempfile::tempdir().unwrap(), Clock::system(), tempfile::tempdir().unwrap());
     let authority = Authority::open(state.path(), &clock).unwrap();
@@ -561,7 +561,7 @@ fn no_change_leaves_a_time_without_a_ca() {
     let (cert, key) = made_elsewhere(dir.path(), made, "5");
     let error = authority.import(&cert, &key, days(30)).unwrap_err().to_string();
     assert!(error.contains("before it would be used"), "{error}");
-    // One that ends unused is left aside, and another may take its place.
+    // A next CA that expires unused is ignored, and another may replace it.
     authority.import(&cert, &key, days(4)).unwrap();
     clock.advance(days(6));
     let again = Authority::open(state.path(), &clock).unwrap();

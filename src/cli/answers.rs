@@ -1,4 +1,4 @@
-//! Asks the running larder, or the store itself when none runs.
+//! Queries the running larder, or opens the store itself if none is running.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -25,7 +25,7 @@ pub(super) struct KnownCa {
 }
 
 impl Invocation {
-    /// The larder that serves from the data directory, if one does.
+    /// The larder that serves from the data directory, if there is one.
     pub(super) fn served(&self) -> anyhow::Result<Option<Served>> {
         let data = &self.loaded.config.data;
         serving(data).map_err(|error| {
@@ -40,7 +40,8 @@ impl Invocation {
         })
     }
 
-    /// Asks `question` here or of the larder that was named, and gives each answer to `each`, with where to write.
+    /// Asks `question` of the larder named by `elsewhere`, or of the local one, and passes each answer and the output
+    /// to `each`.
     pub(super) fn ask_at(
         &mut self,
         elsewhere: &Elsewhere,
@@ -59,7 +60,7 @@ impl Invocation {
         Ok(())
     }
 
-    /// Asks `question`, and gives each answer to `each`, with where to write.
+    /// Asks `question` of the local larder, and passes each answer and the output to `each`.
     pub(super) fn ask(
         &mut self,
         question: &Question,
@@ -106,7 +107,7 @@ impl Invocation {
         heard
     }
 
-    /// A question about what is stored makes no store: whoever asks it in a wrong place is told so.
+    /// A query creates no store: a user who named the wrong data directory gets an error.
     fn must_be_stored(&self, question: &Question) -> anyhow::Result<()> {
         let data = &self.loaded.config.data;
         // Keys can be added before the first start.
@@ -121,21 +122,21 @@ impl Invocation {
         )
     }
 
-    /// Whether the data directory was named, by a flag, a variable or the configuration.
+    /// Whether the data directory was set by a flag, a variable or the configuration.
     pub(super) fn data_is_given(&self) -> bool {
         let mut sources = self.loaded.sources.iter();
         sources.any(|(key, source)| key.name == "data" && *source != Source::Default)
     }
 
-    /// The CA: the running larder's, or the one in the data directory, which is made if there is none.
+    /// The CA of the running larder, or the one in the data directory; it is made if there is none.
     pub(super) fn ca(&self) -> anyhow::Result<KnownCa> {
         if let Some(served) = self.served()? {
             let status = served.status().context("cannot ask the running larder")?;
             return Ok(KnownCa { file: status.ca_file, pem: status.ca_pem });
         }
         let data = &self.loaded.config.data;
-        // Whoever makes the CA holds the directory: two larders that both made one would leave clients with one that
-        // signs nothing. What is there already is only read.
+        // Making a CA requires the lock on the data directory: if two processes each made one, clients could be left
+        // with a CA that signs nothing. An existing CA is only read, without the lock.
         let _held = if admin::ca_file(data).exists() {
             None
         } else {
@@ -156,7 +157,7 @@ fn open_store(loaded: &Loaded, clock: &Clock) -> anyhow::Result<Arc<Store>> {
     Ok(Store::open(Live::new(loaded.config.clone()), clock.clone())?)
 }
 
-/// Writes a line of JSON; it may be meant for a terminal, and strangers' text stands in it.
+/// Writes a line of JSON. The output may be a terminal, and the line may contain text that clients or origins chose.
 pub(super) fn json(out: &mut dyn Write, value: &impl Serialize) -> anyhow::Result<()> {
     Ok(writeln!(out, "{}", shown::json(&serde_json::to_string(value)?))?)
 }

@@ -22,13 +22,13 @@ Examples:
   larder ca bundle > bundle.pem                    with this machine's roots, for tools that replace their store
   sudo larder ca install                           this machine trusts it; `sudo larder ca uninstall` undoes that
   larder ca rotate --days 30                       the next one: handed out now, used in 30 days
-  larder ca rotate --finish                        after that: the old one is trusted no more
-  larder ca import --cert ca.crt --key ca.key      one that was made elsewhere
+  larder ca rotate --finish                        after that: the old one is no longer trusted
+  larder ca import --cert ca.crt --key ca.key      a CA that was made elsewhere
 
 Exit codes: 0 done, 1 failed and nothing changed, 2 wrong flags. `install` and
 `uninstall` end with the set-up script's codes, which `ca/README.md` lists.";
 
-/// The CA: hands it out, and changes it. One is made if there is none yet.
+/// Prints, installs, rotates or imports the CA. One is made if there is none yet.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Ca {
@@ -41,22 +41,22 @@ enum What {
     /// Prints the path of the certificate
     #[command(before_help = EXAMPLES)]
     Path,
-    /// Prints the certificate and its fingerprint; while one CA follows another, both
+    /// Prints the certificate and its fingerprint; during a rotation, those of both CAs
     #[command(before_help = EXAMPLES)]
     Show,
-    /// Prints the certificate together with this machine's roots
+    /// Prints the certificate together with this machine's root certificates
     #[command(before_help = EXAMPLES)]
     Bundle,
-    /// Makes this machine trust it, by the set-up script with --ca-only
+    /// Makes this machine trust the CA, by running the set-up script with --ca-only
     #[command(before_help = EXAMPLES)]
     Install(Machine),
     /// Undoes what `install` or the set-up script did
     #[command(before_help = EXAMPLES)]
     Uninstall(Machine),
-    /// Makes the next CA, trusted together with this one until the change is finished
+    /// Makes the next CA; both are trusted until the rotation is finished
     #[command(before_help = EXAMPLES)]
     Rotate(Rotate),
-    /// Takes a CA that was made elsewhere, as the next one
+    /// Imports a CA that was made elsewhere, as the next one
     #[command(before_help = EXAMPLES)]
     Import(Import),
 }
@@ -64,33 +64,34 @@ enum What {
 /// The set-up script's flag that undoes what it did.
 const REMOVE: &str = "--remove";
 
-/// Which machine.
+/// The machine to change.
 #[derive(Args, Debug)]
 struct Machine {
-    /// The system whose root directory is DIR, and not this one
+    /// Changes the system whose root directory is DIR instead of this one
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
 struct Rotate {
-    /// For so many days both are trusted before the next one is used [default: 30]
+    /// How many days both CAs are trusted before the next one is used [default: 30]
     #[arg(long, value_name = "DAYS")]
     days: Option<u32>,
-    /// Ends it: the next one is the CA, and the old one is gone
+    /// Finishes the rotation: the next CA becomes the only one, and the old one is deleted
     #[arg(long, conflicts_with = "days")]
     finish: bool,
 }
 
 #[derive(Args, Debug)]
 struct Import {
-    /// Its certificate, PEM; if another CA signed it, that one's below it, and so on up to the root
+    /// The CA's certificate in PEM; if another CA signed it, followed by that CA's certificate, and so on up to the
+    /// root
     #[arg(long, value_name = "FILE")]
     cert: PathBuf,
-    /// Its private key, PEM, unencrypted
+    /// The CA's private key in PEM, unencrypted
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
-    /// For so many days the present one is used on [default: 0]
+    /// How many days the present CA stays in use [default: 0]
     #[arg(long, value_name = "DAYS", default_value_t = 0)]
     days: u32,
 }
@@ -139,7 +140,7 @@ fn seconds(days: u32) -> u64 {
 
 fn ask(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<Vec<Anchor>> {
     let mut anchors = Vec::new();
-    // Only whoever changes or makes something holds the directory: what is there is only read.
+    // The lock on the directory is needed only to change or create something; an existing CA is only read.
     let data = &invocation.loaded.config.data;
     if question == CaQuestion::Show
         && invocation.served()?.is_none()
@@ -158,7 +159,7 @@ fn ask(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<Vec<
 }
 
 fn show(invocation: &mut Invocation, anchors: &[Anchor]) -> anyhow::Result<()> {
-    // What stands between certificates is a comment to every reader of PEM (RFC 7468 §2).
+    // Text between certificates is a comment for every PEM parser (RFC 7468 §2).
     for anchor in anchors {
         let about = match (anchor.from, anchor.mints) {
             (Some(from), false) => format!("\nThe next one, used from {from} on"),
@@ -176,7 +177,7 @@ fn show(invocation: &mut Invocation, anchors: &[Anchor]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Changes the CA, and says what is to be done elsewhere.
+/// Changes the CA, and prints what has to be done on clients.
 fn change(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<()> {
     let finished = question == CaQuestion::Finish;
     let anchors = ask(invocation, question)?;
@@ -194,9 +195,9 @@ fn change(invocation: &mut Invocation, question: CaQuestion) -> anyhow::Result<(
     Ok(())
 }
 
-/// Runs the set-up script for this machine: the same that other machines fetch.
+/// Runs the set-up script for this machine. It is the script that other machines fetch.
 fn set_up(invocation: &mut Invocation, machine: &Machine, what: &str) -> anyhow::Result<u8> {
-    // What is undone is written down on the machine: no CA is made for that.
+    // The script recorded on the machine what to undo, so `uninstall` needs no CA and must not create one.
     let data = &invocation.loaded.config.data;
     let is_needed =
         what != REMOVE || invocation.served()?.is_some() || crate::admin::ca_file(data).exists();
@@ -219,7 +220,7 @@ fn set_up(invocation: &mut Invocation, machine: &Machine, what: &str) -> anyhow:
             }
             command.status().context("cannot run sh")
         });
-    // Best effort: it holds nothing secret, and lies where temporary files lie.
+    // Best effort: the directory holds nothing secret and lies among temporary files.
     let _gone = std::fs::remove_dir_all(&directory);
     let Some(code) = ran?.code() else {
         bail!("the set-up script was ended by a signal");

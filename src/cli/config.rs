@@ -14,10 +14,11 @@ const EXAMPLES: &str = "\
 Examples:
   larder config                    the values in force here, and where each came from
   larder config > larder.toml      the same is a configuration file; passwords are left out
-  larder config --running          what the running larder goes by
+  larder config --running          the values that the running larder uses
   larder config --reference        every key explained, as Markdown";
 
-/// Prints the configuration. `larder.toml` stands below the environment (LARDER_ and the key in capitals), that below flags.
+/// Prints the configuration. Flags override the environment (LARDER_ and the key in capitals), which overrides
+/// `larder.toml`.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Config {

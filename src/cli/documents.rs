@@ -1,4 +1,4 @@
-//! Tests: every `larder …` that the documents tell people to type is read by the definitions that will read it.
+//! Tests that every `larder …` command in the documents is accepted by the command line's definition.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use clap::Parser as _;
 
 use super::Arguments;
 
-/// What people copy from: documents, and files that start larder.
+/// The files that people copy commands from: documents, and files that start larder.
 fn documents() -> Vec<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec![here.join("README.md")];
@@ -41,7 +41,7 @@ fn invocations(path: &Path, text: &str) -> Vec<Vec<String>> {
     found
 }
 
-/// The commands of a line of shell that are larder's, word by word.
+/// The words of each larder command in a line of shell.
 fn commands(line: &str) -> Vec<Vec<String>> {
     let line = line.split(" #").next().unwrap_or(line);
     let parts = line.replace("$(", "\n").replace("&&", "\n").replace([')', '|', '>', ';'], "\n");
@@ -60,7 +60,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
     all.filter(|words| {
         words.first().is_some_and(|word| word == "larder" || word.ends_with("/larder"))
     })
-    // `larder.service` and the like are sentences about larder.
+    // A single word is not a command but a sentence about larder.
     .filter(|words| words.len() > 1)
     .collect()
 }
@@ -71,7 +71,7 @@ fn what_the_documents_say_is_understood() {
     for path in documents() {
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         for words in invocations(&path, &text) {
-            // Sentences in comments begin with the name, too; a command names a subcommand or an option next.
+            // Sentences in comments may begin with the name, too; in a command a subcommand or an option follows.
             let next = &words[1];
             let is_prose = path.extension().is_none_or(|end| end != "md")
                 && !next.starts_with('-')

@@ -1,4 +1,4 @@
-//! Numbers as people read them.
+//! Formats numbers for people.
 
 use crate::clock::Time;
 
@@ -8,7 +8,7 @@ pub(super) fn bytes(bytes: u64) -> String {
     if bytes < 1000 {
         return format!("{bytes} B");
     }
-    // Tenths of the unit below the one that is shown.
+    // Tenths of the displayed unit.
     let mut value = bytes;
     let mut shown = "kB";
     let mut tenths = value / 100;

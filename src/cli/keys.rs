@@ -22,9 +22,9 @@ Examples:
   larder keys add npm-keys.json             a registry's keys, as its keys endpoint gives them
   larder keys add new-archive-keyring.gpg   after an archive changed or prolonged its
                                             key: it signs there from now on
-  larder keys rm FINGERPRINT                trusts a key no more, nor what it alone proved
+  larder keys rm FINGERPRINT                stops trusting a key, and what it alone proved
   larder keys rebind https://example.org/debian/
-                                            lets an archive change its signers
+                                            accepts new signing keys of an archive
 
 Keys act at once: what was refused for want of a key is possible when it is
 asked for again, and what only a removed one proved is not proven any more.
@@ -40,14 +40,14 @@ pub(super) struct Keys {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Lists the keys that are trusted: fingerprint, whose, until when, from where, and which repositories use it
+    /// Lists the trusted keys: fingerprint, owner, expiry, source, and the repositories that use them
     #[command(before_help = EXAMPLES)]
     List {
         /// Prints one JSON object a line
         #[arg(long)]
         json: bool,
     },
-    /// Trusts the keys in files: archives' keys, armoured or binary; Alpine's; a registry's
+    /// Trusts the keys in files: an archive's keys (armoured or binary), Alpine's, or a registry's
     #[command(before_help = EXAMPLES)]
     Add {
         /// Files, directories of files, or - for standard input. All are added, or none
@@ -57,16 +57,17 @@ enum What {
         #[arg(long)]
         json: bool,
     },
-    /// Trusts a key no more that was added before, nor what it alone proved
+    /// Stops trusting a key that was added before, and what it alone proved
     #[command(before_help = EXAMPLES)]
     Rm {
-        /// Its fingerprint, or at least the last 16 digits of it; for other kinds its name, as `larder keys list` shows it
+        /// Its fingerprint, or at least the last 16 digits of it; for other kinds its name, as `larder keys list`
+        /// shows it
         fingerprint: String,
         /// Prints one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Forgets who signed for a repository, so that the next signer counts as the first
+    /// Forgets which keys signed for a repository, so that the next trusted signer is accepted as the first
     #[command(before_help = EXAMPLES)]
     Rebind {
         /// The URL of the repository's root, as `larder keys list` shows it
@@ -192,7 +193,7 @@ fn removed(out: &mut dyn Write, key: &ListedKey) -> io::Result<()> {
     Ok(())
 }
 
-/// The files that were named, and those in directories.
+/// Reads the named files, and the key files in named directories.
 fn read(named: &[PathBuf]) -> anyhow::Result<Vec<KeyFile>> {
     let mut files = Vec::new();
     for path in named {
@@ -222,17 +223,17 @@ fn read_file(path: &Path) -> anyhow::Result<KeyFile> {
     Ok(KeyFile::new(&shown, &bytes))
 }
 
-/// The files of keys in a directory, by their names; what else is there is named and left out.
+/// Reads the key files in a directory, recognised by their names. Prints a line for every other file.
 fn read_directory(directory: &Path) -> anyhow::Result<Vec<KeyFile>> {
     let keys = load::files(directory);
     if keys.is_empty() {
-        bail!("{}: no file in this directory is called like one of keys", directory.display());
+        bail!("{}: no file in this directory has the name of a key file", directory.display());
     }
     let others = directory.read_dir().into_iter().flatten().flatten().map(|file| file.path());
     for other in others.filter(|path| !keys.contains(path)) {
         writeln!(
             io::stderr(),
-            "larder: {} is left out: it is not called like a file of keys",
+            "larder: {} is left out: it does not have the name of a key file",
             other.display()
         )?;
     }

@@ -1,4 +1,4 @@
-//! Where log lines go: to standard error, for people or as JSON.
+//! Log lines go to standard error, as text for people or as JSON.
 
 use std::fmt::{Debug, Write as _};
 use std::io::{self, IsTerminal as _};
@@ -14,15 +14,15 @@ use crate::config::load::{Loaded, Source};
 use crate::config::{Log, LogFormat};
 use crate::target::shown::{self, OneLine};
 
-/// Libraries whose most talkative levels print header fields, credentials among them, or every frame.
+/// Libraries whose debug levels print every frame, or header fields with credentials in them.
 const TALKATIVE: [&str; 7] =
     ["h2", "hyper", "hyper_util", "rustls", "sled", "tokio_rustls", "tokio_util"];
 
-/// It warns of every packet in a keyring that it leaves out; what is wrong with a key, the keyring itself says.
+/// This library warns about every packet of a keyring that it skips. The keyring module logs key problems itself.
 const GRUMBLING: (&str, &str) = ("pgp", "error");
 
-/// Starts logging as the configuration says; `quiet` is the filter of commands whose own output matters more, unless
-/// the operator set one.
+/// Starts logging as the configuration says. `quiet` is the filter for commands whose own output matters more; it
+/// applies unless the operator set `log.filter`.
 pub(super) fn start(loaded: &Loaded, quiet: Option<&str>) {
     let log = &loaded.config.log;
     let set = loaded
@@ -34,7 +34,7 @@ pub(super) fn start(loaded: &Loaded, quiet: Option<&str>) {
         Some(_) | None => &log.filter,
     };
     let builder = fmt().with_env_filter(filter(text)).with_writer(io::stderr);
-    // Somebody else's subscriber, in a program that holds larder, is kept.
+    // If a program that embeds larder has installed its own subscriber, that one stays.
     let _started = match log {
         Log { format: LogFormat::Json, filter: _ } => {
             builder.with_writer(|| Printable(io::stderr())).json().flatten_event(true).try_init()
@@ -46,8 +46,9 @@ pub(super) fn start(loaded: &Loaded, quiet: Option<&str>) {
     };
 }
 
-/// Writes the fields of an event as the compact form does, each on its line: names, URLs and words of strangers stand in
-/// them, and a line end in one of them would forge the next line. A request begins with its method and URL.
+/// Writes the fields of an event as the compact format does, but escapes control characters: the fields contain
+/// names, URLs and messages that clients and origins chose, and a line break in one of them would forge a log line. A
+/// request's line begins with its method and URL.
 struct Fields;
 
 impl<'writer> FormatFields<'writer> for Fields {
@@ -62,7 +63,7 @@ impl<'writer> FormatFields<'writer> for Fields {
 struct Fielded<'writer> {
     to: Writer<'writer>,
     begun: bool,
-    /// Its method came, as nothing else's does.
+    /// Whether the event has a `method` field; only a request's event has.
     is_request: bool,
     written: std::fmt::Result,
 }
@@ -84,7 +85,7 @@ impl Visit for Fielded<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         let name = field.name();
         self.is_request |= name == "method";
-        // The URL holds the host, and the outcome the cause: they are for programs.
+        // The URL contains the host, and the outcome contains the cause: the separate fields are for programs.
         let is_for_programs = self.is_request && matches!(name, "host" | "cause");
         if name.starts_with("log.") || is_for_programs || self.written.is_err() {
             return;
@@ -93,13 +94,13 @@ impl Visit for Fielded<'_> {
     }
 }
 
-/// Writes lines of JSON with everything in their strings printable.
+/// Writes JSON lines in which every string is printable.
 struct Printable<W>(W);
 
 impl<W: io::Write> io::Write for Printable<W> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let Self(to) = self;
-        // The subscriber writes one event at a time; its last line end is none of a string's.
+        // The subscriber writes one event at a time; only the line break at its end is outside a string.
         match std::str::from_utf8(line) {
             Ok(text) => {
                 let (text, end) = text.strip_suffix('\n').map_or((text, ""), |text| (text, "\n"));
@@ -117,7 +118,7 @@ impl<W: io::Write> io::Write for Printable<W> {
 }
 
 fn filter(text: &str) -> EnvFilter {
-    // The key was read with the same parser; what is left out here was never let in.
+    // The configuration checked the filter with the same parser, so the lossy parse drops nothing.
     let talkative = TALKATIVE.map(|library| (library, "warn"));
     let mut filter = EnvFilter::builder().parse_lossy(text);
     for (library, level) in talkative.into_iter().chain([GRUMBLING]) {
@@ -137,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// Issue 10 row 10: who writes the fields of a request writes no line of the log.
+    /// Issue 10 row 10: text that a client or origin chose cannot forge a log line.
     #[test]
     fn a_strangers_text_stays_on_its_line() {
         let written = Arc::new(Mutex::new(Vec::new()));

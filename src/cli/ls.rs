@@ -11,14 +11,14 @@ use crate::target::shown::{one_line, piece};
 const EXAMPLES: &str = "\
 Examples:
   larder ls                        everything that is stored
-  larder ls example.org/simple     what has this in its URL
+  larder ls example.org/simple     entries whose URL contains this
   larder ls --json .whl            one JSON object a line";
 
-/// Lists what is stored: proof, size, age, URL.
+/// Lists stored entries: proof, size, age, URL.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Ls {
-    /// A part of the URL
+    /// Part of the URL
     #[arg(default_value = "")]
     matching: String,
     /// Prints one JSON object a line

@@ -1,8 +1,8 @@
 //! The command line: one file for each subcommand.
 //!
-//! Flags and environment become one configuration (`config`), then the command runs with an `Invocation`: the
-//! configuration, the environment and where to write. What a running larder knows is asked of it; without one, the
-//! commands that look at the store open it themselves (`answers`).
+//! Flags and environment become one configuration (`config`); then the command runs with an `Invocation`: the
+//! configuration, the environment and the output. The commands query a running larder; without one, those that look
+//! at the store open it themselves (`answers`).
 //!
 //! Results go to standard output, everything else to standard error.
 
@@ -43,19 +43,20 @@ use crate::config::environment::{Environment, read_file};
 use crate::config::load::{BadConfig, Flag, Loaded, Sources, load, split};
 use crate::store::OpenError;
 
-/// It worked. For `exec`: the command's own code.
+/// Success. For `exec`: the command's own code.
 pub const OK: u8 = 0;
-/// Something failed; the line on standard error says what.
+/// Failure; the line on standard error gives the reason.
 pub const FAILED: u8 = 1;
-/// The command line or the configuration cannot be understood.
+/// The command line or the configuration is invalid.
 pub const USAGE: u8 = 2;
-/// Another larder holds the data directory.
+/// Another larder process holds the data directory.
 pub const HELD: u8 = 3;
 /// `verify` found damaged files.
 pub const DAMAGED: u8 = 4;
-/// `exec`: larder itself failed before the command could run. It and the next two are `env`'s and the shells' codes.
+/// `exec`: larder itself failed before the command could run. This and the next two are the codes of `env` and of
+/// shells.
 pub const EXEC_FAILED: u8 = 125;
-/// `exec`: the command is there and cannot be run.
+/// `exec`: the command exists and cannot be executed.
 pub const NOT_EXECUTABLE: u8 = 126;
 /// `exec`: there is no such command.
 pub const NOT_FOUND: u8 = 127;
@@ -84,7 +85,7 @@ struct Arguments {
     command: Command,
 }
 
-/// What every command takes.
+/// Options of every command.
 #[derive(Args, Debug)]
 struct Options {
     /// The configuration file, instead of `LARDER_CONFIG`, ~/.config/larder/larder.toml or /etc/larder/larder.toml
@@ -93,18 +94,18 @@ struct Options {
     /// The directory of the CA and the cache [default: ~/.cache/larder]
     #[arg(long, global = true, value_name = "DIR")]
     data: Option<String>,
-    /// Sets any key of the configuration; `larder config` lists them. Lists have commas
+    /// Sets any configuration key (`larder config` lists them); separate the values of a list with commas
     #[arg(long = "set", global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
-/// What the commands that reach origins take.
+/// Options of the commands that reach origins.
 #[derive(Args, Debug, Default)]
 struct Reach {
-    /// A PEM file with further roots that vouch for origins
+    /// A PEM file with additional CA certificates to trust for origins
     #[arg(long, value_name = "FILE")]
     upstream_ca: Vec<String>,
-    /// Networks that origins may be in although larder keeps them shut
+    /// Networks in which origins may be, although larder blocks them by default
     #[arg(long, value_name = "NET", value_delimiter = ',')]
     allow_nets: Vec<String>,
 }
@@ -135,23 +136,23 @@ struct Invocation {
     environment: Environment,
     clock: Clock,
     out: Box<dyn Write>,
-    /// How the configuration is read again.
+    /// How to read the configuration again.
     reload: Reload,
 }
 
-/// What the configuration is read from.
+/// The file and flags from which the configuration is read.
 #[derive(Clone)]
 struct Reload {
     file: Option<PathBuf>,
     flags: Vec<Flag>,
 }
 
-/// Runs larder. The only place that turns errors into words and exit codes.
+/// Runs larder. The only place that turns errors into messages and exit codes.
 pub fn main(arguments: impl IntoIterator<Item = OsString>, environment: Environment) -> ExitCode {
     let arguments = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Whether help could be written is between clap and the terminal.
+            // A failure to print help or an error to the terminal changes nothing.
             let _written = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
         }
@@ -185,13 +186,13 @@ impl Reload {
             .map_err(|error| BadConfig(vec![error.to_string()]))?;
         let file = file.as_ref().map(|(path, text)| (path.as_path(), text.as_str()));
         let mut loaded = load(&Sources { flags: &self.flags, environment, file })?;
-        // Commands run elsewhere are told where files are.
+        // Commands that run in another directory are given paths of files in it, so it must be absolute.
         loaded.config.data = std::path::absolute(&loaded.config.data)?;
         Ok(loaded)
     }
 }
 
-/// The keys that flags set, `--set` first: a flag of its own is the more deliberate.
+/// The keys that flags set. `--set` comes first, so that a key's own flag overrides it.
 fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
     let mut flags = Vec::new();
     for set in &arguments.options.set {
@@ -257,7 +258,7 @@ impl Command {
     }
 }
 
-/// Says on standard error what went wrong; gives the exit code.
+/// Prints the error to standard error and returns the exit code.
 fn explain(error: &anyhow::Error, of_exec: bool) -> u8 {
     let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
         cause
@@ -265,10 +266,10 @@ fn explain(error: &anyhow::Error, of_exec: bool) -> u8 {
             .is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
     };
     if error.chain().any(broken_pipe) {
-        // `larder ls | head` has seen enough.
+        // The reader closed the pipe, as in `larder ls | head`: not a failure.
         return OK;
     }
-    // If not even standard error can be written, the exit code is all there is.
+    // If standard error cannot be written, the exit code is the only report.
     let _written = writeln!(io::stderr(), "larder: {error:#}");
     let held =
         error.chain().any(|cause| matches!(cause.downcast_ref(), Some(OpenError::Held { .. })));

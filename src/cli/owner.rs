@@ -1,16 +1,17 @@
-//! Keeps root from leaving files in a data directory that another user's larder could then not read.
+//! Stops root from leaving files in a data directory that another user's larder could then not read.
 //!
-//! `sudo larder stats` while the service is stopped would open the service's store, and what sled writes would be
-//! root's: the service would not start again.
+//! `sudo larder stats` while the service is stopped would open the service's store, and sled would write files that
+//! belong to root: the service could not start again.
 //!
-//! Only for commands that look: who serves as root from another's directory, in a container say, means it.
+//! Only commands that query the store check this. `serve` does not: running it as root with another user's directory,
+//! for example in a container, is deliberate.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::bail;
 
-/// Refuses to open `data` as root if it is another user's. A directory that is yet to be made is nobody's.
+/// Refuses to open `data` as root if it belongs to another user. A directory that does not exist yet is fine.
 pub(super) fn check(data: &Path) -> anyhow::Result<()> {
     let Ok(found) = std::fs::metadata(data) else {
         return Ok(());
@@ -19,7 +20,7 @@ pub(super) fn check(data: &Path) -> anyhow::Result<()> {
     if refuses(user, found.uid()) {
         let owner = found.uid();
         bail!(
-            "{} belongs to user {owner}, and what root writes there that user could not read; start its larder, or \
+            "{} belongs to user {owner}, which could not read files that root writes there; start its larder, or \
              run this as that user: setpriv --reuid={owner} --regid={} --clear-groups larder …",
             data.display(),
             found.gid()
@@ -39,7 +40,7 @@ mod tests {
     #[test]
     fn only_root_is_kept_from_what_is_not_its_own() {
         assert!(refuses(0, 998));
-        // Whoever is not root is told by the system.
+        // For other users, the file system's permissions decide.
         assert!(!refuses(0, 0) && !refuses(1000, 1000) && !refuses(1000, 998));
     }
 

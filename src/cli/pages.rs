@@ -1,4 +1,5 @@
-//! `larder completions` and `larder man`: what shells and `man` read, made from the command line's own definition.
+//! `larder completions` and `larder man`: shell completions and manual pages, generated from the command line's
+//! definition.
 
 use std::path::PathBuf;
 
@@ -20,7 +21,7 @@ Examples:
   larder man | man -l -
   larder man --dir /usr/local/share/man/man1";
 
-/// Prints the completions of a shell.
+/// Prints the completions for a shell.
 #[derive(Args, Debug)]
 #[command(before_help = COMPLETIONS)]
 pub(super) struct Completions {
@@ -28,11 +29,11 @@ pub(super) struct Completions {
     shell: Shell,
 }
 
-/// Prints the manual page, or writes those of all commands.
+/// Prints larder's manual page, or writes those of all commands to a directory.
 #[derive(Args, Debug)]
 #[command(before_help = MAN)]
 pub(super) struct Man {
-    /// Writes larder.1 and a page for each command there
+    /// Writes larder.1 and a page for each command to DIR
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

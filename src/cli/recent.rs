@@ -50,7 +50,7 @@ impl Recent {
     }
 }
 
-/// What happened, without its URL.
+/// The event as text, without its URL.
 pub(super) fn told(event: &Event, now: Time) -> String {
     let times =
         if event.times > 1 { format!(" {} times, last", event.times) } else { String::new() };

@@ -1,4 +1,4 @@
-//! A larder that runs elsewhere, asked over HTTP as any client can ask it. Blocking.
+//! Queries a larder on another machine, over HTTP as any client can. Blocking.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
@@ -10,29 +10,29 @@ use super::{Invocation, env};
 use crate::admin::{Answer, Question, remote};
 use crate::target::shown::one_line;
 
-/// For each step of a question.
+/// The timeout of each network operation of a query.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest answer to a question that is read: whoever listens at the address may be anybody.
+/// The longest answer that is read: any program may listen at the address.
 const MAX_ANSWER: u64 = 64 << 20;
 
-/// Which larder is asked.
+/// Which larder to query.
 #[derive(Args, Debug, Default)]
 pub(super) struct Elsewhere {
-    /// Asks the larder there, also named by `LARDER_PROXY`; it tells of what everybody may fetch
+    /// Asks the larder at this address (default: `LARDER_PROXY`), which shows public entries and events only
     #[arg(long, value_name = "http://HOST:PORT", value_parser = env::proxy)]
     pub(super) proxy: Option<String>,
 }
 
 impl Elsewhere {
-    /// The larder that was named by the flag or by the variable.
+    /// The larder that the flag or the variable names.
     pub(super) fn named(&self, invocation: &Invocation) -> anyhow::Result<Option<String>> {
         if self.proxy.is_some() {
             return Ok(self.proxy.clone());
         }
         let named = invocation.environment.get("LARDER_PROXY").filter(|text| !text.is_empty());
         let read = |text| env::proxy(text).map_err(|why| anyhow::anyhow!("LARDER_PROXY: {why}"));
-        // Who names a directory means that one.
+        // A data directory that was set explicitly wins over the variable.
         named.filter(|_| !invocation.data_is_given()).map(read).transpose()
     }
 }
@@ -40,15 +40,15 @@ impl Elsewhere {
 /// Asks `question` of the larder at `proxy`.
 pub(super) fn ask(proxy: &str, question: &Question) -> anyhow::Result<Vec<Answer>> {
     let Some(path) = remote::path(question) else {
-        anyhow::bail!("this is asked only where the larder runs");
+        anyhow::bail!("only the machine on which larder runs can ask this");
     };
     let lines = get(proxy, &path, MAX_ANSWER).map_err(|why| anyhow::anyhow!(why))?;
-    let unknown = |error| anyhow::anyhow!("another version of larder answers at {proxy} ({error})");
+    let unknown = |error| anyhow::anyhow!("the larder at {proxy} is of another version ({error})");
     let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| serde_json::from_slice(line).map_err(unknown)).collect()
 }
 
-/// Gets one of larder's own pages, of at most so many bytes.
+/// Gets one of larder's own pages, of at most `most` bytes.
 pub(super) fn get(proxy: &str, path: &str, most: u64) -> Result<Vec<u8>, String> {
     let authority = proxy.trim_start_matches("http://");
     let failed = |error: std::io::Error| format!("no larder answers at {proxy}: {error}");
@@ -82,7 +82,7 @@ fn converse(
     Ok(answer)
 }
 
-/// The body of a 200.
+/// The body of a 200 answer.
 fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n");
     let parts = end.and_then(|end| answer.split_at_checked(end.saturating_add(4)));
@@ -93,7 +93,10 @@ fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
         Some((_, body)) if line.contains(" 403 ") || line.contains(" 503 ") => {
             Err(one_line(String::from_utf8_lossy(body).trim()).into_owned())
         }
-        _ => Err(format!("what answers there is no larder of this kind: {:.80}", one_line(&line))),
+        _ => Err(format!(
+            "the server there is no larder that answers queries: {:.80}",
+            one_line(&line)
+        )),
     }
 }
 

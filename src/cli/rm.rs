@@ -16,15 +16,15 @@ Examples:
   larder rm --older-than 90d
   larder rm --all";
 
-/// Removes what is stored. What is asked for again is fetched again; nothing else is lost.
+/// Removes stored entries. What is requested again is fetched again; nothing else is lost.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 #[command(group = ArgGroup::new("which").required(true).args(["url", "older_than", "all"]))]
 pub(super) struct Rm {
-    /// The URL of an entry, in every variant: as a client asks for it, or as `larder ls` shows it, which means all that are
-    /// shown so
+    /// The URL of an entry, in every variant: as a client asks for it, or as `larder ls` shows it, which means all
+    /// that are shown so
     url: Option<String>,
-    /// Everything that came longer ago, such as 12h or 90d
+    /// Everything that was received longer ago than this, such as 12h or 90d
     #[arg(long, value_name = "SPAN", value_parser = seconds)]
     older_than: Option<u64>,
     /// Everything

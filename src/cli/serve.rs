@@ -39,33 +39,33 @@ does not. Under systemd it takes the sockets of a .socket unit instead of
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Serve {
-    /// Where clients connect; may be given several times; by default port 3142 of all addresses
+    /// The address to listen on; may be given several times [default: port 3142 on all addresses]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Vec<String>,
     #[command(flatten)]
     pub(super) reach: Reach,
 }
 
-/// What is still being read or written when everything is done gets this long: it is nobody's any more.
+/// How long the runtime waits at exit for reads and writes that no request needs any more.
 const LEFTOVERS: Duration = Duration::from_secs(1);
 
-/// How long transfers may take to be broken off: clients are told, and the store is put away if that is quick.
+/// How long aborting all transfers may take: clients get an error, and the store is closed if there is time.
 const BREAKING_OFF: Duration = Duration::from_secs(3);
 
-/// Closing the store, which records when everything was last used.
+/// How long closing the store may take; it records when each entry was last used.
 const PUTTING_AWAY: Duration = Duration::from_secs(15);
 
-/// What the service manager shows of a larder that is ready.
+/// The status that the service manager shows while larder serves.
 const SERVING: &str = "serving clients";
 
-/// Runs it: what its flags said is in the configuration.
+/// Runs larder. Its flags are already in the configuration.
 pub(super) fn run(invocation: &Invocation) -> anyhow::Result<u8> {
     logging::start(&invocation.loaded, None);
     arm_failpoint(&invocation.environment);
-    // Before the runtime, which brings threads.
+    // Before the runtime starts threads.
     let passed = service::listeners(&invocation.environment)
         .context("the service manager passed a socket that is no TCP listener")?;
-    // Not in `exec`: its command would inherit it, and some old programs close every descriptor there could be.
+    // Not in `exec`: its command would inherit the limit, and some old programs close every descriptor up to it.
     let _limit = limits::raise();
     let runtime = runtime()?;
     let code = runtime.block_on(serve(invocation, passed));
@@ -73,8 +73,8 @@ pub(super) fn run(invocation: &Invocation) -> anyhow::Result<u8> {
     code
 }
 
-/// Threads for files, hashing and parsing. Each piece of such work is short; more threads would only hold more memory. What
-/// takes long is the reading of indexes, which has few of them at a time.
+/// Threads for files, hashing and parsing. Each such task is short; more threads would only use more memory. Parsing
+/// indexes takes longer, and is limited to fewer threads.
 const BLOCKING: usize = 64;
 
 /// The runtime of the commands that serve.
@@ -86,7 +86,7 @@ pub(super) fn runtime() -> anyhow::Result<Runtime> {
         .context("cannot start the runtime")
 }
 
-/// A debug build kills itself at the named place (promise P8's tests).
+/// In a debug build, makes the process kill itself at the named place (tests of promise P8).
 pub(super) fn arm_failpoint(environment: &Environment) {
     if cfg!(debug_assertions)
         && let Some(name) = environment.get("LARDER_FAILPOINT")
@@ -105,16 +105,13 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
         let addresses = invocation.loaded.config.listen.iter();
         addresses.map(|address| accept::bind(*address)).collect::<io::Result<Vec<_>>>()?
     } else {
-        info!(
-            "the service manager passed {} listening sockets; `listen` is not used",
-            passed.len()
-        );
+        info!("the service manager passed {} listening sockets; `listen` is ignored", passed.len());
         passed.into_iter().map(accept::adopt).collect::<io::Result<Vec<_>>>()?
     };
     if let Some(line) = name_of(&listeners).and_then(|name| larder.setup_line(&name)) {
-        info!("sets a machine up for this larder: {line}");
+        info!("to set up a machine for this larder, run: {line}");
     }
-    // Handlers before the first client: a signal that comes early is not to end the process the hard way.
+    // Handlers are installed before the first client: an early signal must not kill the process.
     let (mut once, mut twice) = (Stops::new()?, Stops::new()?);
     let reloads = tokio::spawn(reload(
         Arc::clone(&larder),
@@ -128,10 +125,13 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
     let running = Arc::clone(&larder).run(listeners, async move {
         let name = once.next().await;
         told.stopping(patience).await;
-        info!("{name}: running transfers may end, new ones are not begun; a second signal breaks them off");
+        info!(
+            "{name}: running transfers may finish, no new ones begin; a second signal aborts them"
+        );
     });
     let (ready, told) = (Arc::clone(&larder), Arc::clone(&supervisor));
-    // Whoever is started after this service may use it, and ask it (`larder keys add`), at once.
+    // Only now may services that depend on this one start: they may connect, and query it (`larder keys add`), at
+    // once.
     let telling = tokio::spawn(async move {
         ready.ready().await;
         told.ready(SERVING).await;
@@ -141,7 +141,7 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
         ended = running.as_mut() => ended.map(|()| OK),
         never = supervisor.watch() => match never {},
         _second = async { twice.next().await; twice.next().await } => {
-            warn!("second signal: transfers are broken off");
+            warn!("second signal: transfers are aborted");
             larder.hurry();
             drop(tokio::time::timeout(BREAKING_OFF, running).await);
             Ok(FAILED)
@@ -152,15 +152,15 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
     code
 }
 
-/// By what name other machines find the first of `listeners`, as far as this one can tell: its address, or, if it takes
-/// clients on all addresses, the host's name.
+/// The name at which other machines find the first of `listeners`, as far as this machine can tell: its address, or,
+/// if it listens on all addresses, the host's name.
 fn name_of(listeners: &[TcpListener]) -> Option<String> {
     let address = listeners.first()?.local_addr().ok()?;
     if !address.ip().is_unspecified() {
         return Some(address.to_string());
     }
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // It is put into a line for a shell.
+    // The name becomes part of a shell command line.
     let is_name = !host.is_empty()
         && !host.starts_with(['-', '.'])
         && host.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_".contains(&c));
@@ -168,12 +168,12 @@ fn name_of(listeners: &[TcpListener]) -> Option<String> {
     Some(format!("{host}:{}", address.port()))
 }
 
-/// Opens a larder, away from the async threads.
+/// Opens a larder on a blocking thread.
 pub(super) async fn open(config: Config, clock: Clock) -> anyhow::Result<Arc<Larder>> {
     tokio::task::spawn_blocking(move || Larder::open(config, clock)).await?
 }
 
-/// The signals that ask for an end.
+/// The signals that ask larder to stop.
 struct Stops {
     terminate: Signal,
     interrupt: Signal,
@@ -195,7 +195,7 @@ impl Stops {
     }
 }
 
-/// Reads the configuration again at each SIGHUP. A wrong one changes nothing.
+/// Reloads the configuration at each SIGHUP. An invalid configuration changes nothing.
 async fn reload(
     larder: Arc<Larder>,
     mut hangups: Signal,
@@ -212,17 +212,17 @@ async fn reload(
         if let Err(error) = put.await.map_err(anyhow::Error::from).flatten() {
             error!("the configuration stays as it was: {error:#}");
         }
-        // Also after a mistake: the old configuration serves on.
+        // Also after an error: larder keeps serving with the old configuration.
         supervisor.ready(SERVING).await;
     }
 }
 
-/// Blocking.
+/// Applies a configuration that was read again. Blocking.
 fn put_in_force(larder: &Larder, loaded: &Loaded) -> anyhow::Result<()> {
     match larder.reconfigure(loaded)?.as_slice() {
-        [] => info!("the configuration was read again and is in force"),
+        [] => info!("the configuration was reloaded and is in force"),
         waiting => info!(
-            "the configuration was read again and is in force, but for {}: restart larder for that",
+            "the configuration was reloaded and is in force; restart larder to change {}",
             waiting.join(", ")
         ),
     }

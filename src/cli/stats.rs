@@ -16,7 +16,7 @@ Examples:
   larder stats
   larder stats --json | jq .all.bytes";
 
-/// Sums up what is stored and, while a larder runs, what it served and saved.
+/// Shows totals of the store and, while a larder runs, of what it served and saved.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Stats {
@@ -50,7 +50,7 @@ fn sum_up(out: &mut dyn Write, numbers: &Numbers) -> io::Result<()> {
         out,
         "{entries}, {} on disk of at most {} (store.max_size)",
         human::bytes(on_disk),
-        // In the unit in which the operator gave it.
+        // In the unit that the operator used.
         crate::config::size(numbers.max_size),
     )?;
     writeln!(out, "{} with current claims", human::count(numbers.indexes, "index", "indexes"))?;

@@ -1,12 +1,12 @@
-//! Tells the service manager how this larder is: `sd_notify(3)`, spoken over a datagram socket.
+//! Reports larder's state to the service manager by the `sd_notify(3)` protocol over a datagram socket.
 //!
 //! ```text
 //! listening ─▶ READY=1        SIGHUP ─▶ RELOADING=1 ─▶ READY=1        SIGTERM ─▶ STOPPING=1
-//!                  └── WATCHDOG=1, twice in each span that the manager would wait ──┘
+//!                  └── WATCHDOG=1, twice in each watchdog timeout of the manager ───┘
 //! ```
 //!
-//! Nobody listens on most machines, and then nothing is said. A message that cannot be sent is logged and forgotten:
-//! clients are served all the same, and the manager draws its own conclusions.
+//! Most machines set no socket for this; then nothing is sent. A message that cannot be sent is logged and dropped:
+//! larder keeps serving, and the manager acts by its own timeouts.
 
 use std::convert::Infallible;
 use std::io;
@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use crate::clock::monotonic_micros;
 use crate::config::service::Reports;
 
-/// What the service manager hears of this process.
+/// The connection to the service manager.
 #[derive(Debug)]
 pub(super) struct Supervisor {
     socket: Option<UnixDatagram>,
@@ -28,30 +28,31 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// The manager that wants `reports`. Must be called inside a runtime.
+    /// Connects to the manager's socket that `reports` names. Must be called inside a runtime.
     pub(super) fn of(reports: &Reports) -> Self {
         let socket = reports.socket.as_deref().and_then(|name| {
             connect(name)
                 .inspect_err(|error| {
-                    warn!(%error, socket = name, "cannot reach the service manager; it is told nothing");
+                    warn!(%error, socket = name, "cannot reach the service manager; larder reports nothing to it");
                 })
                 .ok()
         });
         Self { socket, watchdog: reports.watchdog }
     }
 
-    /// Clients are served from now on, or again. `status` is shown to whoever asks the manager.
+    /// Reports that larder serves clients, from now on or again. The manager displays `status`.
     pub(super) async fn ready(&self, status: &str) {
         self.say(&format!("READY=1\nSTATUS={status}")).await;
     }
 
-    /// The configuration is read again; [`Self::ready`] follows. The manager wants the time to tell this reload from
-    /// an earlier one.
+    /// Reports a reload; [`Self::ready`] follows. The protocol requires the time, to tell this reload from an earlier
+    /// one.
     pub(super) async fn reloading(&self) {
         self.say(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_micros())).await;
     }
 
-    /// The end has begun and may take `patience`, which can be longer than the manager would wait by itself.
+    /// Reports that the shutdown has begun and may take `patience`, which can be longer than the manager's own
+    /// timeout.
     pub(super) async fn stopping(&self, patience: Duration) {
         let patience = patience.as_micros();
         self.say(&format!(
@@ -60,12 +61,12 @@ impl Supervisor {
         .await;
     }
 
-    /// Shows, until dropped, that the runtime still turns.
+    /// Sends watchdog messages until dropped, to show that the runtime still runs tasks.
     pub(super) async fn watch(&self) -> Infallible {
         let (Some(_), Some(span)) = (&self.socket, self.watchdog) else {
             return std::future::pending().await;
         };
-        // Half the span, as sd_watchdog_enabled(3) advises: one message may come late.
+        // Half the span, as sd_watchdog_enabled(3) advises: one message may be late.
         let mut ticks = tokio::time::interval(span / 2);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -89,7 +90,7 @@ fn connect(name: &str) -> io::Result<UnixDatagram> {
     let address = match name.strip_prefix('@') {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None if name.starts_with('/') => SocketAddr::from_pathname(name)?,
-        // A virtual machine's manager outside of it: vsock:CID:PORT.
+        // For example vsock:CID:PORT, the manager outside of a virtual machine.
         None => return Err(io::Error::new(io::ErrorKind::Unsupported, "no Unix socket")),
     };
     let socket = Unconnected::unbound()?;

@@ -13,7 +13,7 @@ Examples:
   larder verify            hashes everything that is stored; exit code 4 if something is damaged
   larder verify --json";
 
-/// Hashes every stored file again and takes damaged ones out of use; they are fetched again when asked for.
+/// Hashes every stored file again and takes damaged ones out of use; they are fetched again when requested.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Verify {
@@ -32,7 +32,7 @@ impl Verify {
                 Answer::Progress { done, total } if watched => {
                     let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
                     if shown.replace(percent) != Some(percent) {
-                        // Back to the start of the line, then over what stood there.
+                        // Returns to the start of the line and clears it.
                         write!(io::stderr(), "\r\x1b[K{percent} % of {}", human::bytes(total))?;
                     }
                 }

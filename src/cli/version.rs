@@ -11,7 +11,7 @@ Examples:
   larder version
   larder version --json | jq -r .version";
 
-/// Says which larder this is.
+/// Prints the version
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Version {
@@ -20,11 +20,11 @@ pub(super) struct Version {
     json: bool,
 }
 
-/// This program.
+/// The version and target of this program.
 #[derive(Serialize)]
 struct Known {
     version: &'static str,
-    /// The architecture and the system that it was built for.
+    /// The architecture and operating system that it was built for.
     target: String,
 }
 

@@ -18,11 +18,11 @@ Examples:
   larder why https://files.example.org/pool/a_1.0.deb
   larder why --json https://files.example.org/a.whl | jq .refusals";
 
-/// Tells what is known of a URL: what it is taken for, who promised what, what is stored, what was refused.
+/// Explains what is known of a URL: its kind, which indexes claim what about it, what is stored, what was refused.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Why {
-    /// The URL, as a client asks for it
+    /// The URL, as a client requests it
     url: String,
     /// Prints one JSON object
     #[arg(long)]
@@ -48,7 +48,7 @@ impl Why {
     }
 }
 
-/// The story for people.
+/// Prints the explanation for people.
 fn tell(out: &mut dyn Write, known: &Explanation, now: Time) -> io::Result<()> {
     writeln!(out, "{}", one_line(&known.url))?;
     resource(out, &known.resource)?;
@@ -76,13 +76,13 @@ fn tell(out: &mut dyn Write, known: &Explanation, now: Time) -> io::Result<()> {
 
 fn resource(out: &mut dyn Write, resource: &Described) -> io::Result<()> {
     if resource.ecosystem.is_empty() {
-        return writeln!(out, "  taken for unknown: no ecosystem's shape fits");
+        return writeln!(out, "  kind      unknown: the URL fits no ecosystem");
     }
     let sure =
-        if resource.certain { "" } else { ", by its shape alone; no answer has borne it out yet" };
+        if resource.certain { "" } else { ", by its URL alone; no answer has confirmed it yet" };
     writeln!(
         out,
-        "  taken for {} of {} below {}{sure}",
+        "  kind      {} of {} below {}{sure}",
         resource.kind,
         resource.ecosystem,
         one_line(&resource.root)
@@ -92,7 +92,8 @@ fn resource(out: &mut dyn Write, resource: &Described) -> io::Result<()> {
     };
     let convention = match &resource.convention {
         Some((root, matched, missed)) => {
-            let own = if *missed { "; this file once did not, and is not held to it" } else { "" };
+            let own =
+                if *missed { "; this file once did not match, so it is not enforced" } else { "" };
             format!(
                 " (a convention; below {root} {matched} of the 3 files matched that make it count{own})"
             )
@@ -196,7 +197,7 @@ mod tests {
         for part in [
             "artifact of pypi",
             "2 of the 3",
-            "not held to it",
+            "not enforced",
             "sha256:bb, 3 bytes",
             "/simple/a/",
             "refused",

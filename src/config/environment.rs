@@ -1,6 +1,5 @@
-//! The edge: what larder reads of the process and the disk to configure itself.
-//!
-//! Everything else gets an [`Environment`], a plain map, so that tests need no real one.
+//! Reads the environment and the configuration file. The rest of larder gets an [`Environment`], a plain map, so that
+//! tests need no real environment.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +10,7 @@ use std::path::{Path, PathBuf};
 pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
-    /// The process's own. Variables that are no UTF-8 are left out: larder reads none of those.
+    /// The process's environment. Variables that are not UTF-8 are left out: larder reads none of those.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the one place that reads the environment"
@@ -36,14 +35,14 @@ impl Environment {
             .map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Where larder keeps everything unless it is told otherwise.
+    /// The default data directory.
     pub fn default_data(&self) -> PathBuf {
         self.directory("XDG_CACHE_HOME", ".cache")
             .unwrap_or_else(|| PathBuf::from("/var/cache"))
             .join("larder")
     }
 
-    /// The configuration files that are looked for, in order; the first that exists is the only one read.
+    /// The default configuration files, in order; only the first that exists is read.
     pub fn config_files(&self) -> Vec<PathBuf> {
         let own = self.directory("XDG_CONFIG_HOME", ".config");
         own.into_iter()
@@ -52,12 +51,12 @@ impl Environment {
             .collect()
     }
 
-    /// Where files go that are gone after a command.
+    /// The directory for temporary files.
     pub fn temporary(&self) -> PathBuf {
         PathBuf::from(self.get("TMPDIR").unwrap_or("/tmp"))
     }
 
-    /// A directory of the XDG base directory specification: relative ones are to be ignored.
+    /// A directory of the XDG base directory specification, which says to ignore relative paths.
     fn directory(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
         let absolute = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_absolute());
         self.get(variable)
@@ -72,7 +71,7 @@ impl<'a> FromIterator<(&'a str, &'a str)> for Environment {
     }
 }
 
-/// The names alone: values may be secrets.
+/// Shows names only: values may be secrets.
 impl std::fmt::Debug for Environment {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set().entries(self.0.keys()).finish()
@@ -80,7 +79,7 @@ impl std::fmt::Debug for Environment {
 }
 
 /// The configuration file's path and text: the one that `--config` or `LARDER_CONFIG` names, which must exist, or the
-/// first of those looked for.
+/// first of the default ones that exists.
 pub fn read_file(
     named: Option<&Path>,
     environment: &Environment,
@@ -95,7 +94,7 @@ pub fn read_file(
     for path in environment.config_files() {
         match std::fs::read_to_string(&path) {
             Ok(text) => return Ok(Some((path, text))),
-            // Service users often have /dev/null for a home.
+            // The home of service users is often /dev/null.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -131,7 +130,7 @@ mod tests {
     #[test]
     fn a_home_that_is_no_directory_holds_no_configuration() {
         let user: Environment = [("HOME", "/dev/null")].into_iter().collect();
-        // What /etc holds on this machine is not the question.
+        // What /etc contains on this machine does not matter here.
         assert!(read_file(None, &user).is_ok());
     }
 

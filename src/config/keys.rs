@@ -1,7 +1,7 @@
-//! Every key, once: its name, its explanation, how it is read, set and shown.
+//! The table of all configuration keys: name, explanation, and how each value is read, set and shown.
 //!
-//! The TOML reader, the names of environment variables, `larder config` and the reference in the documents are all
-//! derived from [`KEYS`]; adding a key is a line here and a field in [`Config`].
+//! The TOML reader, the names of environment variables, `larder config` and the reference (`larder config
+//! --reference`) are all derived from [`KEYS`]. To add a key, add a line here and a field in [`Config`].
 
 use std::fmt::Write as _;
 
@@ -9,44 +9,46 @@ use super::Config;
 use super::login;
 use super::value::{self, Form};
 
-/// One thing that can be set.
+/// One configuration key.
 #[derive(Debug)]
 pub struct Key {
     /// Its name in `larder.toml`: the tables that lead to it, with dots between.
     pub name: &'static str,
-    /// What it decides, in a sentence or two.
+    /// What the key does, in a sentence or two.
     pub doc: &'static str,
-    /// What its value, or each of its values, has to be.
+    /// What form the value, or each value of a list, must have.
     pub expected: &'static str,
     /// Whether it takes a list.
     pub list: bool,
-    /// When a change acts.
+    /// When a change takes effect.
     pub acts: Acts,
-    /// Other programs' environment variables that set it when nothing of larder's does.
+    /// Environment variables of other programs, used if neither the file, nor a `LARDER_` variable, nor a flag sets
+    /// the key.
     pub others: &'static [&'static str],
-    /// Whether a password may stand in it.
+    /// Whether a value may contain a password.
     pub secret: bool,
-    /// Shows a value without its secret.
+    /// Formats a value without its secret.
     hidden: fn(&str) -> String,
     bare: bool,
     set: fn(&mut Config, &[String]) -> Result<(), Wrong>,
     get: fn(&Config) -> Vec<String>,
 }
 
-/// When a changed value acts.
+/// When a changed value takes effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acts {
-    /// As soon as the configuration is read again.
+    /// As soon as the configuration is reloaded.
     AtOnce,
-    /// When larder is started again.
+    /// After larder is restarted.
     AtRestart,
 }
 
-/// A value that is not what was expected.
+/// A value that does not have the expected form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong(pub String);
 
-/// A row of the table. What stands above a key is its explanation; the name of a key is its place in [`Config`].
+/// A row of the table. The doc comment above a key is its explanation; the key's name is its path of fields in
+/// [`Config`].
 macro_rules! keys {
     ($($(#[doc = $doc:literal])+ $takes:ident $table:ident $(. $field:ident)*: $form:path $(, $also:ident($($said:expr),*))*;)+) => {
         &[$(key!(
@@ -79,133 +81,141 @@ macro_rules! key {
     };
 }
 
-/// Every key there is: what it decides, whether it takes one value or a list, its name, how values are written.
+/// All keys. Each row: its explanation, one value or a list, its name, the form of its values.
 pub const KEYS: &[Key] = keys! {
-    /// Where clients connect. 3142 is where programs that look for a proxy for apt look.
+    /// The addresses on which larder listens. Programs that look for an apt proxy try port 3142.
     list listen: value::ADDRESS, at_restart();
-    /// Whether larder tells the local network where it is: `_apt_proxy._tcp` by DNS-SD, on the interfaces it listens
-    /// at.
+    /// Whether larder announces itself to the local network: `_apt_proxy._tcp` by DNS-SD, on the interfaces that it
+    /// listens on.
     one announce: value::SWITCH, at_restart();
     /// The directory of the CA (`state/`) and the cache (`v1/`). By default `$XDG_CACHE_HOME/larder`, `~/.cache/larder`
     /// or, without a home, `/var/cache/larder`.
     one data: value::PATH, at_restart();
-    /// Networks that origins may be in although larder keeps them shut: loopback, link-local, metadata services.
+    /// Networks in which origins may be, although larder blocks them by default: loopback, link-local, metadata
+    /// services.
     list allow_nets: value::NET;
-    /// PEM files with further roots that vouch for origins and for proxies on the way to them.
+    /// PEM files with additional CA certificates that larder trusts for origins, and for proxies on the way to them.
     list upstream_ca: value::PATH;
-    /// Indexes whose word holds for the files of another origin.
+    /// Indexes that are trusted for the files of another origin: what they state about those files counts.
     list speaks_for: value::SPEAKS_FOR;
-    /// Networks that may use larder.
+    /// Networks whose clients may use larder.
     list clients.allow: value::NET;
-    /// Connections at a time. One that finds no seat closes quiet ones of the address that has most, waits a few seconds,
-    /// and then hears 503. Each takes up to 100 KiB of memory; half of the open files that the system allows (`ulimit -n`)
-    /// bounds it as well.
+    /// Open client connections at a time. When the limit is reached, a new connection closes idle ones, of its own
+    /// address or of the one that has the most; if that does not help, it waits a few seconds and is answered 503.
+    /// Each connection takes up to 100 KiB of memory. Half of the process's limit on open files (`ulimit -n`) bounds
+    /// it as well.
     one clients.max_connections: value::COUNT, at_restart();
-    /// Of these, connections from one address (IPv6: one network of 64 bits). Enough for a CI host with 500 containers
-    /// behind one address and four connections each; never more than seven eighths of all, so that nobody shuts the others
-    /// out.
+    /// Open connections from one address at a time (IPv6: from one /64 network). Enough for a CI host with 500
+    /// containers behind one address and four connections each; never more than seven eighths of
+    /// `clients.max_connections`, so that one address cannot lock the others out.
     one clients.connections_per_address: value::COUNT, at_restart();
-    /// Requests of one address that are being answered at a time, HTTP/2 streams included; more wait a few seconds, and
-    /// then hear 503. Enough for 500 containers with eight downloads each.
+    /// Requests from one address that are being answered at a time, HTTP/2 streams included; further ones wait a few
+    /// seconds and are then answered 503. Enough for 500 containers with eight downloads each.
     one clients.requests_per_address: value::COUNT, at_restart();
-    /// Memory for bytes that clients were not quick enough to take: an answer waits while there is more. An answer has up
-    /// to 128 KiB of it.
+    /// Memory for bytes that larder has read and clients have not yet taken; above it, larder stops reading until
+    /// clients catch up. One answer may have up to 128 KiB of it.
     one clients.max_buffered: value::SIZE, at_restart();
-    /// Of this, for the clients of one address: a thousand slow downloads at once.
+    /// The part of `clients.max_buffered` that the clients of one address may use: a thousand slow downloads at once.
     one clients.buffered_per_address: value::SIZE, at_restart();
-    /// From CONNECT to the end of the TLS handshake.
+    /// How long a client may take from CONNECT to the end of the TLS handshake.
     one clients.handshake_timeout: value::SPAN;
-    /// For the header of a request, once it has begun.
+    /// How long a client may take to send the header of a request, from its first byte on.
     one clients.header_timeout: value::SPAN;
-    /// A connection or tunnel on which nothing moves is closed after this.
+    /// A connection or tunnel that transfers nothing for this long is closed.
     one clients.idle_timeout: value::SPAN;
-    /// An answer of which its client takes nothing for this long is broken off. Longer than pulls are paused while a layer
-    /// is unpacked or a laptop changes its network; short enough that who only holds on is gone in minutes.
+    /// An answer of which the client takes nothing for this long is aborted. Long enough for a pull that pauses while a
+    /// layer is unpacked, or for a laptop that changes its network; short enough that a client that only holds its
+    /// connection open is gone in minutes.
     one clients.stall_timeout: value::SPAN;
-    /// How long a stop waits for running transfers.
+    /// How long a shutdown waits for running transfers.
     one clients.drain_timeout: value::SPAN;
-    /// Whether clients may ask what is stored, and what was refused or failed (`larder why --proxy` and its like). They hear of
-    /// what everybody may fetch, and nothing of each other.
+    /// Whether clients may ask what is stored, and what was refused or failed (`larder why --proxy`, `larder recent
+    /// --proxy`). They see public entries and events only, never those of another client's credentials.
     one clients.queries: value::SWITCH;
-    /// Whether larder serves clients that cannot use a proxy: `http://larder:3142/https/HOST/PATH` and apt-cacher-ng's
-    /// forms.
+    /// Whether larder serves clients that cannot use a proxy: `http://larder:3142/https/HOST/PATH` and the URL forms
+    /// of apt-cacher-ng.
     one mirror.enabled: value::SWITCH;
-    /// Names of this larder in such requests, besides addresses, names without a dot, and those that are given out
-    /// inside networks alone (`.internal`, `.local`, `.svc`, `.lan` and the like).
+    /// Names of this larder that are accepted in such requests. Always accepted are addresses, names without a dot,
+    /// and names that only exist in private networks (`.internal`, `.local`, `.svc`, `.lan` and the like).
     list mirror.names: value::HOST;
     /// Container registries that are mirrored at `/v2/`: one without a name for clients that name none (dockerd's
-    /// `registry-mirrors`), others by the name that clients put into `?ns=` (containerd).
+    /// `registry-mirrors`), others by the name that clients send in `?ns=` (containerd).
     list mirror.registries: value::REGISTRY;
-    /// Hosts whose connections are copied through unread: for clients that pin certificates.
+    /// Hosts whose connections are tunnelled without interception: for clients that pin certificates.
     list hosts.tunnel: value::HOST;
-    /// The names that a CA which larder makes is limited to, with all below them (name constraints); none are all
-    /// hosts. Acts when a CA is made: at the first start, and by `larder ca rotate`.
+    /// The DNS names, with all names below them, for which larder's CA may sign (name constraints); an empty list
+    /// permits all hosts. Takes effect when a CA is made: at the first start, and by `larder ca rotate`.
     list ca.permitted: value::NAME, at_restart();
-    /// Hosts that are answered 403.
+    /// Hosts to which every request is answered 403.
     list hosts.refuse: value::HOST;
-    /// Whether a CONNECT that carries neither TLS nor HTTP is copied through.
+    /// Whether a CONNECT tunnel that carries neither TLS nor HTTP is passed through.
     one hosts.tunnel_unknown_protocols: value::SWITCH;
-    /// Ports that requests may name.
+    /// Ports to which requests may go.
     list hosts.ports: value::PORTS;
-    /// Request headers, besides those larder knows, that change nothing in an answer. A request with any other header
-    /// is passed on and its answer is not kept.
+    /// Request headers that do not change the answer, in addition to those that larder knows. A request with any
+    /// other header is passed on, and its answer is not kept.
     list http.harmless_headers: value::HEADER;
-    /// Request headers that go on with what is fetched for everybody, though nothing keeps its answers apart by them. For
-    /// test suites that count their requests at the origin, and for nothing else: whoever sends such a header decides what
-    /// others are given.
+    /// Request headers that are forwarded in requests whose answers are shared, although the cache key does not
+    /// contain them. Use it only for test suites that count their requests at the origin: a client that sends such a
+    /// header influences what other clients are given.
     list http.forwarded_headers: value::HEADER;
-    /// The proxy through which https origins are reached.
+    /// The proxy through which larder reaches https origins.
     one upstream.https_proxy: value::PROXY, password(value::without_secrets), or(&["https_proxy", "HTTPS_PROXY"]);
-    /// The proxy through which http origins are reached.
+    /// The proxy through which larder reaches http origins.
     one upstream.http_proxy: value::PROXY, password(value::without_secrets), or(&["http_proxy", "HTTP_PROXY"]);
-    /// larder's own logins at upstreams, used to fetch for clients that bring none: whatever a login may read there,
-    /// everyone who may use this larder may then read, and the word `everyone` in each entry says so. A login is shown
-    /// to the named host by https only, never to where it redirects, and to no client.
+    /// larder's own logins at upstreams, used for clients that send no credential. Everything that a login may read
+    /// there, every client of this larder may then read; the word `everyone` in each entry confirms that. larder
+    /// sends a login to the named host only, over https only, never to the target of a redirect, and shows it to no
+    /// client.
     list upstream.logins: login::LOGIN, password(login::without_secret);
-    /// Origins that are reached without a proxy.
+    /// Origins that larder reaches without a proxy.
     one upstream.no_proxy: value::NO_PROXY, or(&["no_proxy", "NO_PROXY"]);
-    /// Which roots vouch for origins: those compiled in and the system's, one of the two, or only `upstream_ca`.
+    /// Which CA certificates larder trusts for origins: those compiled in and the system's, one of the two, or only
+    /// `upstream_ca`.
     one upstream.roots: value::ROOTS;
-    /// For one connection to an origin, TLS included.
+    /// How long a connection to an origin may take, TLS handshake included.
     one upstream.connect_timeout: value::SPAN;
-    /// How long a client waits for the header of an answer where there is a stored copy to give in its place, and never less
-    /// than four times what this origin usually takes. Then it is given the copy, and the question goes on without it; until the
-    /// origin answers, others wait a second. Short enough for clients, the most of which give up after half a minute.
+    /// How long a client waits for the header of an answer if there is a stored copy, and at least four times as long
+    /// as this origin usually takes. After that the client gets the stored copy, and larder's request continues
+    /// without it; until the origin answers, further clients wait one second. Shorter than the half minute after
+    /// which most clients give up.
     one upstream.patience: value::SPAN;
-    /// From a request to the header of its answer, where there is a stored copy to give in its place; without one it is waited
-    /// for as long as a client does, while the connection lives.
+    /// How long an origin may take from a request to the header of its answer if there is a stored copy to serve
+    /// instead. Without a stored copy, larder waits as long as the client does, while the connection lives.
     one upstream.header_timeout: value::SPAN;
-    /// For the next byte of a body: then it is resumed, where its origin gives parts, and given up after twice as long. What
-    /// larder does not know, an event stream or a log, may be silent for as long as its client reads.
+    /// How long an origin may send nothing in the middle of a body. After that the download is resumed if the origin
+    /// supports ranges, and given up after twice as long. An answer that larder does not recognise (an event stream,
+    /// a log) may be silent for as long as its client reads.
     one upstream.idle_timeout: value::SPAN;
-    /// Bytes a second, measured over a minute, below which a transfer is broken off and resumed.
+    /// Bytes a second, measured over a minute, below which a download from an origin is aborted and resumed.
     one upstream.min_rate: value::SIZE;
-    /// Idle connections kept to one origin.
+    /// Idle connections that are kept open to one origin.
     one upstream.connections_per_origin: value::COUNT;
-    /// Interim answers (1xx) before an answer; an origin that sends more is answered 502. Most send none, or one or two; 512 are
-    /// one every ten seconds for more than an hour. Together with the answer's header they have 128 KiB.
+    /// Interim answers (1xx) that an origin may send before its answer; if it sends more, the client is answered 502.
+    /// Most origins send none, or one or two; 512 are one every ten seconds for more than an hour. Together with the
+    /// answer's header they may take 128 KiB.
     one upstream.interim_answers: value::COUNT;
-    /// The most that the cache takes on disk, unfinished files included.
+    /// The most disk space that the cache takes, unfinished files included.
     one store.max_size: value::SIZE;
-    /// What stays free on the file system, whatever else fills it.
+    /// How much space the cache leaves free on its file system, whatever else uses it.
     one store.min_free: value::SIZE;
-    /// The most that one body may take of `store.max_size`, or of what the file system leaves of that. A larger one is
-    /// passed on to its readers and not kept. What arrives displaces bodies that were asked for again only as far as this
-    /// share goes.
+    /// The largest body that is kept, as a share of `store.max_size` or of the space that the file system leaves for
+    /// it. A larger body is passed on to its clients and not kept. New bodies may displace bodies that were requested
+    /// more than once up to this share only.
     one store.max_body_share: value::SHARE;
-    /// How long signed indexes still serve after their Valid-Until when their origin fails.
+    /// How long a signed index is still served after its Valid-Until while its origin fails.
     one stale.signed: value::SPAN;
-    /// How long copies without a signature or a strong digest still serve when their origin fails.
+    /// How long a copy without a signature or a strong digest is still served while its origin fails.
     one stale.unsigned: value::SPAN;
-    /// Whether the keys compiled in are trusted: Debian's, Ubuntu's and Alpine's, npm's registry's. Other keys are
-    /// those of `keys.system`, and what `larder keys add` was given.
+    /// Whether the keys that are compiled in are trusted: those of Debian, Ubuntu, Alpine and the npm registry. Other
+    /// trusted keys are those found through `keys.system` and those added with `larder keys add`.
     one keys.built_in: value::SWITCH;
-    /// Files and directories in which this machine keeps keys of package archives; in files of apt's sources, the keys that
-    /// stand there in `Signed-By`.
+    /// Files and directories in which this machine keeps the keys of package archives. Of apt's source files, the
+    /// keys in `Signed-By` are used.
     list keys.system: value::PATH;
-    /// For people, or one JSON object a line.
+    /// Log lines for people, or one JSON object a line.
     one log.format: value::LOG_FORMAT, at_restart();
-    /// What is logged.
+    /// Which events are logged.
     one log.filter: value::FILTER, at_restart();
 };
 
@@ -253,28 +263,28 @@ impl Key {
         self
     }
 
-    /// Its name in the environment: `LARDER_`, and its path in capitals with `_`.
+    /// The key's environment variable: `LARDER_`, then the name in capitals with `_` for each dot.
     pub fn variable(&self) -> String {
         format!("LARDER_{}", self.name.replace('.', "_").to_ascii_uppercase())
     }
 
-    /// Sets it from texts: one, or for a list any number.
+    /// Sets the key from texts: one, or any number for a list.
     pub fn set(&self, config: &mut Config, values: &[String]) -> Result<(), Wrong> {
         (self.set)(config, values)
     }
 
-    /// Copies its value from one configuration to another.
+    /// Copies the key's value from one configuration to another.
     pub fn copy(&self, from: &Config, to: &mut Config) {
-        // What `get` writes, `set` reads: a test holds every key to that.
+        // `set` reads what `get` writes: a test checks that for every key.
         let _same = self.set(to, &(self.get)(from));
     }
 
-    /// Whether it has the same value in both.
+    /// Whether the key has the same value in both configurations.
     pub fn is_same(&self, one: &Config, other: &Config) -> bool {
         (self.get)(one) == (self.get)(other)
     }
 
-    /// Its value as TOML, without secrets.
+    /// The key's value as TOML, without secrets.
     pub fn shown(&self, config: &Config) -> String {
         let texts = (self.get)(config).into_iter().map(|text| {
             let text = (self.hidden)(&text);
@@ -313,7 +323,7 @@ fn several<T>(form: &Form<T>, values: &[String]) -> Result<Vec<T>, Wrong> {
     values.iter().map(|value| (form.parse)(value).ok_or_else(|| Wrong(value.clone()))).collect()
 }
 
-/// The reference of every key, as Markdown: what the documents show.
+/// The reference of all keys, as Markdown.
 pub fn reference() -> String {
     let defaults = Config::default();
     let mut text = String::new();
@@ -368,7 +378,7 @@ mod tests {
         }
     }
 
-    /// The control of the test above: a key whose setter did nothing would pass it.
+    /// Control for the test above, which a key whose setter does nothing would pass.
     #[test]
     fn every_key_sets_what_it_shows() {
         let other = |key: &Key| -> Vec<String> {

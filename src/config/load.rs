@@ -1,8 +1,8 @@
-//! From file, environment and flags to one [`Config`], and where each value came from.
+//! Merges file, environment and flags into one [`Config`], and records where each value came from.
 //!
-//! `larder.toml` < environment < flags. Below all three stand the variables that other programs share (`HTTPS_PROXY`),
-//! and below those the defaults. Every problem is reported, not only the first: each with where it stands, what it is
-//! about and what was expected. Nothing here opens a file or resolves a name; `environment` is the edge.
+//! `larder.toml` < environment < flags. Below all three are the variables of other programs (`HTTPS_PROXY`), and
+//! below those the defaults. Every problem is reported, not only the first, with its source, its key and what was
+//! expected. Nothing here opens a file or resolves a name; `environment` does.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use super::environment::Environment;
 use super::keys::{KEYS, Key, Wrong, key};
 use super::suggest::nearest;
 
-/// What is read, weakest last: flags, environment, file.
+/// The sources of a configuration, in descending precedence: flags, environment, file.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
     /// Keys that flags set, and their values.
@@ -50,7 +50,7 @@ pub struct Loaded {
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody set it.
+    /// The key is not set.
     Default,
     /// A line of the configuration file.
     File {
@@ -59,7 +59,7 @@ pub enum Source {
         /// The line, counted from 1.
         line: usize,
     },
-    /// A variable, larder's or one that programs share.
+    /// A variable of larder's or of other programs.
     Environment(String),
     /// A flag.
     Flag(String),
@@ -87,7 +87,7 @@ impl fmt::Display for BadConfig {
     }
 }
 
-/// Puts the sources together.
+/// Merges the sources.
 pub fn load(sources: &Sources<'_>) -> Result<Loaded, BadConfig> {
     let mut loading = Loading::over_defaults(sources.environment);
     loading.others(sources.environment);
@@ -105,16 +105,16 @@ pub fn load(sources: &Sources<'_>) -> Result<Loaded, BadConfig> {
     Ok(Loaded { config: loading.config, sources: loading.sources })
 }
 
-/// A configuration on its way.
+/// A configuration that is being loaded.
 struct Loading {
     config: Config,
     sources: Vec<(&'static Key, Source)>,
     problems: Vec<String>,
 }
 
-/// Variables under larder's prefix that are no keys: `LARDER_CONFIG` names the file, `LARDER_PROXY` another larder and
-/// `LARDER_CA_SHA256` its CA, for the commands that take `--proxy`. The others are budgets of larder's own tests, which run
-/// the program with them set.
+/// Variables with larder's prefix that are not keys: `LARDER_CONFIG` names the file; `LARDER_PROXY` another larder
+/// and `LARDER_CA_SHA256` its CA, for the commands that take `--proxy`. The others are set by larder's own tests when
+/// they run the program.
 const OTHER_VARIABLES: [&str; 5] =
     ["LARDER_CONFIG", "LARDER_PROXY", "LARDER_CA_SHA256", "LARDER_FUZZ_SECONDS", "LARDER_KILLS"];
 
@@ -130,7 +130,7 @@ impl Loading {
         }
     }
 
-    /// The variables that programs share, the spelling that comes first in a key's list before the others.
+    /// Applies the variables of other programs. A spelling that comes first in a key's list takes precedence.
     fn others(&mut self, environment: &Environment) {
         for key in KEYS {
             let found = key.others.iter().find_map(|name| Some((*name, environment.get(name)?)));
@@ -150,7 +150,7 @@ impl Loading {
         }
     }
 
-    /// Walks a table; `prefix` leads to it, its last dot included.
+    /// Reads a table; `prefix` is its path, with a trailing dot.
     fn table(&mut self, file: &File<'_>, prefix: &str, table: &DeTable<'_>) {
         for (name, value) in table {
             let full = format!("{prefix}{}", name.get_ref());
@@ -199,7 +199,7 @@ impl Loading {
 
     fn set(&mut self, key: &'static Key, values: &[String], source: Source) {
         if let Err(Wrong(found)) = key.set(&mut self.config, values) {
-            // What looks wrong in a proxy may be right in its password.
+            // A value that seems wrong in a proxy may contain a password.
             let found = if key.secret { "the value".to_owned() } else { format!("{found:?}") };
             let problem = format!("{source}: {}: {found} is not {}", key.name, key.expected);
             self.problems.push(problem);
@@ -211,15 +211,15 @@ impl Loading {
     }
 }
 
-/// Whether Kubernetes set the variable: a Service called `larder` puts its address into every container of its
-/// namespace, under names that begin as larder's do. No key may begin so.
+/// Whether Kubernetes set the variable: a Service called `larder` adds its address to every container of its
+/// namespace, in variables that begin like larder's. No key may begin so.
 fn is_of_a_cluster(name: &str) -> bool {
     ["LARDER_SERVICE_HOST", "LARDER_SERVICE_PORT", "LARDER_PORT"].iter().any(|link| {
         name.strip_prefix(link).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
     })
 }
 
-/// Whether a variable under larder's prefix is known although it is no key.
+/// Whether a variable with larder's prefix is known although it is not a key.
 fn is_for_tests_or_the_file(name: &str) -> bool {
     OTHER_VARIABLES.contains(&name) || cfg!(debug_assertions) && name == FAILPOINT
 }
@@ -229,7 +229,7 @@ struct File<'a> {
     text: &'a str,
 }
 
-/// A TOML value as texts: one, or those of an array. `None` for what no key takes.
+/// A TOML value as texts: one, or those of an array. `None` for types that no key accepts.
 fn texts(value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
     match value.get_ref() {
         DeValue::String(text) => Some(vec![text.to_string()]),
@@ -243,7 +243,7 @@ fn texts(value: &Spanned<DeValue<'_>>) -> Option<Vec<String>> {
     }
 }
 
-/// The elements of a list in the environment or in a flag.
+/// The elements of a list in a variable or a flag.
 pub fn split(list: &str) -> Vec<String> {
     list.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
 }
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(problems("", &[("LARDER_PORTS", "1")]).len(), 1, "the control");
         let own = [("LARDER_FUZZ_SECONDS", "5"), ("LARDER_CONFIG", "x"), ("OTHER", "1")];
         assert!(loaded("", &own, &[]).is_ok());
-        // Nobody can make a released larder kill itself.
+        // A release build has no failpoints.
         let failpoint = loaded("", &[("LARDER_FAILPOINT", "commit")], &[]);
         assert_eq!(failpoint.is_ok(), cfg!(debug_assertions));
     }

@@ -1,15 +1,15 @@
-//! larder's own logins at upstreams: for whom they are used, and how they are written.
+//! larder's own logins at upstreams: which clients they are used for, and how they are written.
 //!
 //! ```text
 //! "registry.example.org everyone basic ci file:/run/secrets/registry"
-//!  host[:port]          who      how    …  the secret, or the file it stands in
+//!  host[:port]      for everyone  how   …  the secret, or the file that contains it
 //! ```
 //!
-//! Clients without a login of their own are answered with what larder's login opens. That makes it readable for everybody
-//! who may use this larder, so an entry has to say it: `everyone` is no default. Only https, and the port is part of the
-//! host: another port of the same host may be somebody else's.
+//! larder uses its login for clients that send none. So every client of this larder can read what the login may read,
+//! and an entry must confirm that: `everyone` is not a default. Logins work with https only. The port is part of the
+//! host: another port of the same host may belong to another operator.
 //!
-//! Not here: reading the file, and what a login looks like on a request (`origin`).
+//! Reading the file, and adding the login to a request, is done in `origin`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -22,10 +22,10 @@ use super::value::{Form, HOST};
 /// The port of https.
 const HTTPS: u16 = 443;
 
-/// Stands where a secret stood. It is refused when it is read, so that nobody logs in with it.
+/// Replaces a secret in output. The parser refuses it, so that it is never used as a secret.
 const HIDDEN: &str = "…";
 
-/// Fields that steer the request or the connection: with one of these an entry would be no login.
+/// Fields that control the request or the connection and cannot carry a login.
 const NO_LOGINS: [HeaderName; 8] = [
     header::HOST,
     header::CONNECTION,
@@ -40,17 +40,17 @@ const NO_LOGINS: [HeaderName; 8] = [
 /// A login of larder's own. `Debug` hides the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Login {
-    /// At which hosts.
+    /// The hosts at which it is used.
     pub hosts: HostPattern,
-    /// At which port of theirs.
+    /// The port of these hosts.
     pub port: u16,
-    /// What is shown to them.
+    /// How it is sent to them.
     pub shows: Shows,
     /// The password, token or value.
     pub secret: Secret,
 }
 
-/// How a login is shown to an upstream.
+/// How a login is sent to an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shows {
     /// `Authorization: Basic`, with this user (RFC 7617).
@@ -61,16 +61,16 @@ pub enum Shows {
     Field(HeaderName),
 }
 
-/// Where a secret stands.
+/// Where a secret is stored.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
     /// In the configuration.
     Here(String),
-    /// In a file, read when larder starts and when it reads its configuration again.
+    /// In a file, read at start and when the configuration is reloaded.
     File(PathBuf),
 }
 
-/// One login.
+/// The form of one login.
 pub(super) const LOGIN: Form<Login> = Form {
     expected: "a login such as \"registry.example.org everyone basic USER PASSWORD\", \
                \"*.example.org everyone bearer file:/run/secrets/token\" or \
@@ -80,16 +80,16 @@ pub(super) const LOGIN: Form<Login> = Form {
     bare: false,
 };
 
-/// A login as it is shown: a secret that stands in it is replaced.
+/// A login with its secret replaced, for output.
 pub(super) fn without_secret(login: &str) -> String {
-    // What was taken was written by `written`; anything else is not shown at all.
+    // Accepted logins parse again; any other text is hidden as a whole.
     parse(login).map_or_else(|| HIDDEN.to_owned(), |login| written(&login, false))
 }
 
 fn parse(text: &str) -> Option<Login> {
     let (at, rest) = text.trim().split_once(' ')?;
     let (hosts, port) = match at.rsplit_once(':') {
-        // An IPv6 address has colons of its own: it stands in brackets, as in URLs.
+        // An IPv6 address contains colons, so it must be in brackets, as in URLs.
         Some((hosts, _)) if hosts.contains(':') && !hosts.starts_with('[') => return None,
         Some((hosts, port)) if !port.ends_with(']') => (hosts, port.parse().ok()?),
         Some(_) | None => (at, HTTPS),
@@ -126,7 +126,7 @@ fn parse(text: &str) -> Option<Login> {
 impl Shows {
     fn fits(self) -> Option<Self> {
         let fits = match &self {
-            // The colon ends the user (RFC 7617 §2).
+            // A colon would end the user (RFC 7617 §2).
             Self::Basic(user) => !user.contains(':') && !user.chars().any(char::is_control),
             Self::Bearer => true,
             Self::Field(name) => !NO_LOGINS.contains(name),

@@ -1,7 +1,7 @@
-//! What the operator decided: typed, complete, checked.
+//! The operator's configuration: typed, complete, checked.
 //!
-//! [`Config`] is what the rest of larder sees. How it comes about (file, environment, flags) is `load`'s business, and
-//! the list of keys with their names, defaults and explanations is `keys`'.
+//! The rest of larder sees only [`Config`]. `load` makes it from file, environment and flags; `keys` lists the keys
+//! with their names, defaults and explanations.
 //!
 //! ```text
 //! larder.toml ─┐
@@ -30,7 +30,7 @@ use ipnet::IpNet;
 
 use self::login::Login;
 
-/// The configuration in force; a reload swaps it, and who holds the old one keeps it.
+/// The configuration in force. A reload replaces it; code that still holds the old one keeps using that.
 #[derive(Clone, Debug)]
 pub struct Live(Arc<ArcSwap<Config>>);
 
@@ -40,29 +40,29 @@ impl Live {
         Self(Arc::new(ArcSwap::from_pointee(config)))
     }
 
-    /// What is in force now.
+    /// The configuration in force now.
     pub fn get(&self) -> Arc<Config> {
         self.0.load_full()
     }
 
-    /// Replaces what is in force.
+    /// Replaces the configuration in force.
     pub fn set(&self, config: Config) {
         self.0.store(Arc::new(config));
     }
 }
 
-/// Everything that can be set.
+/// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// `listen`: where clients connect.
+    /// `listen`: the addresses on which larder listens.
     pub listen: Vec<SocketAddr>,
-    /// `announce`: whether the local network is told where larder is.
+    /// `announce`: whether larder announces itself to the local network.
     pub announce: bool,
     /// `data`: the directory of state and cache.
     pub data: PathBuf,
-    /// `allow_nets`: networks that are reached although the guard would refuse them.
+    /// `allow_nets`: networks to which larder may connect although it blocks them by default.
     pub allow_nets: Vec<IpNet>,
-    /// `upstream_ca`: PEM files with further roots for origins and upstream proxies.
+    /// `upstream_ca`: PEM files with additional CA certificates for origins and upstream proxies.
     pub upstream_ca: Vec<PathBuf>,
     /// `clients.*`.
     pub clients: Clients,
@@ -84,49 +84,49 @@ pub struct Config {
     pub ca: Ca,
     /// `log.*`.
     pub log: Log,
-    /// `speaks_for`: pairs of an index's root URL and an origin whose files it speaks for, as the operator declares.
+    /// `speaks_for`: pairs of an index's root URL and an origin, for whose files the index is trusted.
     pub speaks_for: Vec<SpeaksFor>,
 }
 
 impl Config {
-    /// [`Ca::permitted`] as names: in a certificate a name stands for all below it.
+    /// [`Ca::permitted`] as names: a name constraint covers all names below it.
     pub fn ca_permitted(&self) -> Vec<String> {
         let names = self.ca.permitted.iter().map(|HostPattern(name)| name.trim_start_matches("*."));
         names.map(str::to_owned).collect()
     }
 }
 
-/// What a CA which larder makes may do.
+/// Restrictions of a CA that larder makes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ca {
-    /// `ca.permitted`: the hosts that it may speak for; all, if none is named.
+    /// `ca.permitted`: the hosts for which it may sign; all, if the list is empty.
     pub permitted: Vec<HostPattern>,
 }
 
-/// Who may use larder, and how much of it.
+/// Which clients may use larder, and their limits.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Clients {
     /// `clients.allow`: networks that may connect. IPv4-mapped addresses count as IPv4.
     pub allow: Vec<IpNet>,
-    /// `clients.max_connections`: of all clients.
+    /// `clients.max_connections`: for all clients together.
     pub max_connections: usize,
-    /// `clients.connections_per_address`: of one address.
+    /// `clients.connections_per_address`: for one address.
     pub connections_per_address: usize,
-    /// `clients.requests_per_address`: that are being answered for one address.
+    /// `clients.requests_per_address`: requests being answered for one address.
     pub requests_per_address: usize,
-    /// `clients.max_buffered`: bytes that wait to be taken by clients.
+    /// `clients.max_buffered`: bytes that clients have not yet taken.
     pub max_buffered: u64,
-    /// `clients.buffered_per_address`: likewise, of one address.
+    /// `clients.buffered_per_address`: the same, for one address.
     pub buffered_per_address: u64,
     /// `clients.handshake_timeout`: from CONNECT to the end of the TLS handshake.
     pub handshake_timeout: Duration,
-    /// `clients.header_timeout`: for the header of a request, once it has begun.
+    /// `clients.header_timeout`: for the header of a request, from its first byte on.
     pub header_timeout: Duration,
-    /// `clients.idle_timeout`: a connection or tunnel on which nothing moves.
+    /// `clients.idle_timeout`: for a connection or tunnel that transfers nothing.
     pub idle_timeout: Duration,
-    /// `clients.stall_timeout`: an answer of which nothing is taken.
+    /// `clients.stall_timeout`: for an answer of which the client takes nothing.
     pub stall_timeout: Duration,
-    /// `clients.drain_timeout`: how long a stop waits for running transfers.
+    /// `clients.drain_timeout`: how long a shutdown waits for running transfers.
     pub drain_timeout: Duration,
     /// `clients.queries`: whether clients may ask what is stored and what failed.
     pub queries: bool,
@@ -139,34 +139,36 @@ pub struct Mirror {
     pub enabled: bool,
     /// `mirror.names`: names of this larder that clients use in such requests.
     pub names: Vec<HostPattern>,
-    /// `mirror.registries`: what is mirrored at `/v2/`.
+    /// `mirror.registries`: the registries that are mirrored at `/v2/`.
     pub registries: Vec<Registry>,
 }
 
 /// A container registry that is mirrored at `/v2/`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registry {
-    /// What clients call it in `?ns=`; without a name it is meant where they call none.
+    /// Its name in `?ns=`; a registry without a name is used for clients that send none.
     pub name: Option<String>,
     /// Its URL, without `/v2/`.
     pub url: String,
 }
 
-/// What is done with which host.
+/// The rules for hosts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hosts {
-    /// `hosts.tunnel`: copied through, nothing read.
+    /// `hosts.tunnel`: tunnelled without interception.
     pub tunnel: Vec<HostPattern>,
     /// `hosts.refuse`: answered 403.
     pub refuse: Vec<HostPattern>,
-    /// `hosts.tunnel_unknown_protocols`: whether a CONNECT that carries neither TLS nor HTTP is copied through.
+    /// `hosts.tunnel_unknown_protocols`: whether a CONNECT tunnel that carries neither TLS nor HTTP is passed
+    /// through.
     pub tunnel_unknown_protocols: bool,
     /// `hosts.ports`: ports that CONNECT and absolute-form requests may name, as inclusive ranges.
     pub ports: Vec<(u16, u16)>,
 }
 
 impl Hosts {
-    /// Why the operator shuts `port` of `host`, which is in its one spelling: to clients, and to redirects.
+    /// Why the configuration forbids `port` of `host`, which is in canonical form. Applies to clients' requests and
+    /// to redirects.
     pub fn shut(&self, host: &str, port: u16) -> Option<String> {
         if self.refuse.iter().any(|pattern| pattern.matches(host)) {
             return Some(format!("{host} is refused by hosts.refuse"));
@@ -183,8 +185,8 @@ impl Hosts {
 pub struct HostPattern(pub String);
 
 impl HostPattern {
-    /// Whether `host`, in its one spelling, is meant. An IPv4 address inside an IPv6 one is judged as what it is: it leads
-    /// to the same machine.
+    /// Whether the pattern matches `host`, which is in canonical form. An IPv4-mapped IPv6 address is compared as the
+    /// IPv4 address, which leads to the same machine.
     pub fn matches(&self, host: &str) -> bool {
         let mapped = host
             .strip_prefix("[::ffff:")
@@ -200,42 +202,43 @@ impl HostPattern {
     }
 }
 
-/// How requests are judged.
+/// How request headers are judged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Http {
-    /// `http.harmless_headers`: request headers that make no pass of a request, besides those larder knows; lower
-    /// case, a trailing `*` stands for anything.
+    /// `http.harmless_headers`: request headers, in addition to those that larder knows, with which a request need
+    /// not be passed on. Lower case; a trailing `*` matches anything.
     pub harmless_headers: Vec<String>,
-    /// `http.forwarded_headers`: request headers that fills send on, for tests; as `harmless_headers`.
+    /// `http.forwarded_headers`: request headers that are forwarded in fills, for tests. Same form as
+    /// `harmless_headers`.
     pub forwarded_headers: Vec<String>,
 }
 
 /// How origins are reached. `Debug` hides the passwords of proxies and logins.
 #[derive(Clone, PartialEq)]
 pub struct Upstream {
-    /// `upstream.https_proxy`: for https origins; user and password may stand in it.
+    /// `upstream.https_proxy`: for https origins; may contain user and password.
     pub https_proxy: Option<String>,
     /// `upstream.http_proxy`: for http origins.
     pub http_proxy: Option<String>,
-    /// `upstream.logins`: larder's own logins, for clients that have none.
+    /// `upstream.logins`: larder's own logins, for clients that send none.
     pub logins: Vec<Login>,
-    /// `upstream.no_proxy`: as curl reads `NO_PROXY`.
+    /// `upstream.no_proxy`: in the form of curl's `NO_PROXY`.
     pub no_proxy: Option<String>,
-    /// `upstream.roots`: which roots vouch for origins.
+    /// `upstream.roots`: which CA certificates are trusted for origins.
     pub roots: Roots,
-    /// `upstream.connect_timeout`: for one connection, TLS included.
+    /// `upstream.connect_timeout`: for one connection, TLS handshake included.
     pub connect_timeout: Duration,
-    /// `upstream.patience`: how long a client waits that can be given a stored copy.
+    /// `upstream.patience`: how long a client waits if there is a stored copy for it.
     pub patience: Duration,
-    /// `upstream.header_timeout`: from the request to the answer's header.
+    /// `upstream.header_timeout`: from the request to the header of the answer.
     pub header_timeout: Duration,
     /// `upstream.idle_timeout`: for the next byte of a body.
     pub idle_timeout: Duration,
-    /// `upstream.min_rate`: bytes a second, measured over a minute, below which a fill is broken off and resumed.
+    /// `upstream.min_rate`: bytes a second, measured over a minute, below which a fill is aborted and resumed.
     pub min_rate: u64,
     /// `upstream.connections_per_origin`: idle connections kept for fills.
     pub connections_per_origin: usize,
-    /// `upstream.interim_answers`: 1xx answers before an answer.
+    /// `upstream.interim_answers`: the most 1xx answers before an answer.
     pub interim_answers: usize,
 }
 
@@ -252,7 +255,7 @@ impl fmt::Debug for Upstream {
     }
 }
 
-/// Which roots vouch for origins; `upstream_ca` is always added.
+/// Which CA certificates are trusted for origins, in addition to `upstream_ca`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Roots {
     /// Those compiled in and the system's.
@@ -265,36 +268,36 @@ pub enum Roots {
     Only,
 }
 
-/// How much the store may take.
+/// The limits of the store.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreLimits {
-    /// `store.max_size`: bytes, spool files included; the hard cap.
+    /// `store.max_size`: bytes on disk, spool files included; a hard limit.
     pub max_size: u64,
     /// `store.min_free`: bytes that stay free on the file system.
     pub min_free: u64,
-    /// `store.max_body_share`: what one body may take of what all may take, in hundredths.
+    /// `store.max_body_share`: the share of the total that one body may take, in hundredths.
     pub max_body_share: u8,
 }
 
-/// How long copies serve when their origin fails.
+/// How long copies are served while their origin fails.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stale {
-    /// `stale.signed`: past the `Valid-Until` of signed indexes.
+    /// `stale.signed`: signed indexes, past their `Valid-Until`.
     pub signed: Duration,
-    /// `stale.unsigned`: indexes without a signature, and everything with no proof but its origin.
+    /// `stale.unsigned`: indexes without a signature, and everything that only its origin vouches for.
     pub unsigned: Duration,
 }
 
-/// Which keys are trusted, besides those in `DATA/state/keys`.
+/// Which keys are trusted, in addition to those in `DATA/state/keys`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Keys {
-    /// `keys.built_in`: whether the keys compiled in are.
+    /// `keys.built_in`: whether the keys that are compiled in are trusted.
     pub built_in: bool,
-    /// `keys.system`: files and directories in which this machine keeps its own.
+    /// `keys.system`: files and directories in which this machine keeps keys.
     pub system: Vec<PathBuf>,
 }
 
-/// Where systems keep the keys that their administrator trusts for package archives.
+/// The directories and files in which systems keep the keys that their administrator trusts for package archives.
 const SYSTEM_KEYS: [&str; 6] = [
     "/usr/share/keyrings",
     "/etc/apt/keyrings",
@@ -304,25 +307,25 @@ const SYSTEM_KEYS: [&str; 6] = [
     "/etc/apk/keys",
 ];
 
-/// What is logged.
+/// Logging.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Log {
     /// `log.format`.
     pub format: LogFormat,
-    /// `log.filter`: as `tracing-subscriber` reads it.
+    /// `log.filter`: in the form of `tracing-subscriber`.
     pub filter: String,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Human,
     /// One JSON object a line.
     Json,
 }
 
-/// The operator's word that an index speaks for another origin's files.
+/// The operator's statement that an index is trusted for another origin's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpeaksFor {
     /// The index's root, as a URL that ends with a slash.
@@ -331,12 +334,12 @@ pub struct SpeaksFor {
     pub files: String,
 }
 
-/// Reads a span of time as keys take it: `30s`, `5m`, `12h`, `7d`.
+/// Parses a span of time as in keys: `30s`, `5m`, `12h`, `7d`.
 pub fn parse_span(text: &str) -> Option<Duration> {
     (value::SPAN.parse)(text)
 }
 
-/// The port that larder listens on: apt-cacher-ng's, so that what looks for one finds it.
+/// larder's default port. It is apt-cacher-ng's, so that programs that look for one find larder.
 pub const PORT: u16 = 3142;
 
 impl Default for Config {
@@ -396,7 +399,7 @@ impl Default for Config {
     }
 }
 
-/// Whether an address, v4-mapped ones normalised, is in [`private_nets`].
+/// Whether an address is in [`private_nets`]. IPv4-mapped addresses must have been converted to IPv4.
 pub fn is_private(address: IpAddr) -> bool {
     private_nets().iter().any(|net| net.contains(&address))
 }

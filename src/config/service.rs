@@ -1,8 +1,8 @@
-//! What a service manager hands to a service: sockets that already listen, and a socket on which it wants to hear.
+//! What a service manager passes to a service: sockets that already listen, and the name of a socket for
+//! notifications.
 //!
-//! Read here because it stands in the environment: `LISTEN_FDS` and `LISTEN_PID` (`sd_listen_fds(3)`), `NOTIFY_SOCKET`
-//! (`sd_notify(3)`), `WATCHDOG_USEC` and `WATCHDOG_PID` (`sd_watchdog_enabled(3)`). What is said on the socket is the
-//! command's business.
+//! Both are in the environment: `LISTEN_FDS` and `LISTEN_PID` (`sd_listen_fds(3)`), `NOTIFY_SOCKET` (`sd_notify(3)`),
+//! `WATCHDOG_USEC` and `WATCHDOG_PID` (`sd_watchdog_enabled(3)`). The command sends the notifications.
 
 use std::io;
 use std::net::TcpListener;
@@ -12,17 +12,17 @@ use listenfd::ListenFd;
 
 use super::environment::Environment;
 
-/// What the service manager wants to hear of this process.
+/// The notifications that the service manager wants from this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reports {
-    /// The socket: a path, or a name in the abstract namespace behind an `@`.
+    /// The socket: a path, or a name in the abstract namespace after an `@`.
     pub socket: Option<String>,
-    /// The longest silence after which it takes this process for stuck.
+    /// The watchdog timeout: without a message for this long, the manager considers this process stuck.
     pub watchdog: Option<Duration>,
 }
 
 impl Reports {
-    /// What `environment` asks for. What was meant for another process, a shell in between say, is not for this one.
+    /// What `environment` asks for. Variables meant for another process, for example a shell in between, are ignored.
     pub fn wanted(environment: &Environment) -> Self {
         let watchdog = environment
             .get("WATCHDOG_USEC")
@@ -33,11 +33,11 @@ impl Reports {
     }
 }
 
-/// The sockets that the service manager opened for this process, in its order; none without one. To be called before
-/// there is a second thread: the variables are removed, so that no child takes the sockets for its own.
+/// The sockets that the service manager opened for this process, in its order; none if there is no manager. Must be
+/// called before a second thread starts: it removes the variables, so that no child process uses the sockets.
 pub fn listeners(environment: &Environment) -> io::Result<Vec<TcpListener>> {
-    // listenfd also takes sockets that name no process, for programs that are started through others. A larder inside
-    // somebody else's service would then take that service's sockets.
+    // listenfd also accepts sockets without a process number, for programs that are started through others. A larder
+    // started inside another service would then take that service's sockets.
     if !is_ours(environment.get("LISTEN_PID")) {
         return Ok(Vec::new());
     }
@@ -45,7 +45,7 @@ pub fn listeners(environment: &Environment) -> io::Result<Vec<TcpListener>> {
     (0..passed.len()).filter_map(|index| passed.take_tcp_listener(index).transpose()).collect()
 }
 
-/// Whether a variable names this process, or is there and names none.
+/// Whether a variable names this process, or is set but empty.
 fn is_ours(process: Option<&str>) -> bool {
     process.is_some_and(|id| id.is_empty() || id == std::process::id().to_string())
 }

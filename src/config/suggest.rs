@@ -1,6 +1,6 @@
 //! "Did you mean …?": the name nearest to one that does not exist.
 
-/// The nearest of `names` to `wrong`, if any is near enough to be what was meant.
+/// The name among `names` that is nearest to `wrong`, if it is similar enough to be what was meant.
 pub(super) fn nearest<'a>(
     wrong: &str,
     names: impl Iterator<Item = &'a str> + Clone,
@@ -11,13 +11,13 @@ pub(super) fn nearest<'a>(
     let nearest = names
         .map(|name| (distance(wrong, name), name))
         .min_by_key(|(distance, _)| *distance)
-        // A third of the letters wrong: beyond that, guesses confuse more than they help.
+        // At most a third of the letters may differ: worse guesses confuse more than they help.
         .filter(|(distance, name)| *distance <= name.len().max(wrong.len()) / 3)
         .map(|(_, name)| name);
     same_last.or(nearest)
 }
 
-/// How many letters must be added, removed or replaced (Levenshtein's distance).
+/// The number of letters that must be added, removed or replaced (Levenshtein distance).
 fn distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();

@@ -1,7 +1,7 @@
-//! How values are written: one [`Form`] for each kind, with what a person may write, what it means and how it is shown.
+//! The forms of values: one [`Form`] for each kind, with its syntax, its meaning and how it is shown.
 //!
-//! Reading what a form shows gives the same value; a test in `keys` holds every key to that. Nothing here resolves a
-//! name or touches a file.
+//! Parsing what a form shows gives the same value; a test in `keys` checks that for every key. Nothing here resolves
+//! a name or touches a file.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,15 +13,15 @@ use url::Url;
 
 use super::{HostPattern, LogFormat, Registry, Roots, SpeaksFor};
 
-/// How values of one kind are written.
+/// The form of one kind of values.
 pub(super) struct Form<T> {
-    /// What is expected, to end the sentence "… is not …".
+    /// What is expected, to complete the sentence "… is not …".
     pub(super) expected: &'static str,
-    /// Reads one; `None` if it is not what was expected.
+    /// Parses a value; `None` if it does not have the form.
     pub(super) parse: fn(&str) -> Option<T>,
-    /// Writes one so that `parse` reads the same.
+    /// Formats a value so that `parse` reads the same.
     pub(super) show: fn(&T) -> String,
-    /// Whether TOML has a kind of its own for it, so that it is shown without quotes.
+    /// Whether TOML has a type for it, so that it is shown without quotes.
     pub(super) bare: bool,
 }
 
@@ -35,14 +35,14 @@ impl<T> Form<T> {
     }
 }
 
-/// Bytes.
+/// A number of bytes.
 pub(super) const SIZE: Form<u64> = Form::quoted(
     "a size such as \"20GiB\", \"500MB\" or a number of bytes",
     |text| scaled(text, &SIZE_UNITS),
     |bytes| largest_unit(*bytes, &SIZE_UNITS),
 );
 
-/// A size as it is written in a configuration: in the largest unit in which it is a whole number.
+/// A size in the largest unit in which it is a whole number, as in a configuration file.
 pub fn size(bytes: u64) -> String {
     largest_unit(bytes, &SIZE_UNITS)
 }
@@ -50,12 +50,12 @@ pub fn size(bytes: u64) -> String {
 /// A span of time.
 pub(super) const SPAN: Form<Duration> = Form::quoted(
     "a span of time such as \"30s\", \"5m\", \"12h\" or \"7d\"",
-    // A bare number is refused: it could be meant in any unit.
+    // A bare number is refused: its unit would be ambiguous.
     |text| scaled(text, &SPAN_UNITS).map(Duration::from_millis),
     |span| largest_unit(u64::try_from(span.as_millis()).unwrap_or(u64::MAX), &SPAN_UNITS),
 );
 
-/// A part of a whole, in hundredths: something, and at most all.
+/// A share of a whole, in hundredths: more than nothing, at most all.
 pub(super) const SHARE: Form<u8> = Form::quoted(
     "a share such as \"25%\", at most \"100%\"",
     |text| {
@@ -65,7 +65,7 @@ pub(super) const SHARE: Form<u8> = Form::quoted(
     |hundredths| format!("{hundredths}%"),
 );
 
-/// How many of something, at least one.
+/// A count, at least one.
 pub(super) const COUNT: Form<usize> = Form {
     expected: "a whole number above 0",
     parse: |text| text.parse().ok().filter(|count| *count > 0),
@@ -92,7 +92,7 @@ pub(super) const NET: Form<IpNet> = Form::quoted(
     IpNet::to_string,
 );
 
-/// Where to listen.
+/// An address to listen on.
 pub(super) const ADDRESS: Form<SocketAddr> = Form::quoted(
     "an address such as \"127.0.0.1:3142\", \"[::]:3142\" or \":3142\" for all of the machine's",
     |text| {
@@ -110,11 +110,11 @@ pub(super) const PATH: Form<PathBuf> = Form::quoted(
     |path| path.display().to_string(),
 );
 
-/// A host, or everything below one.
+/// A host, or `*.` and a domain for all hosts below it.
 pub(super) const HOST: Form<HostPattern> = Form::quoted(
     "a host such as \"example.org\", or \"*.example.org\" for every host below it",
     |text| {
-        // An address has many spellings, and one is compared.
+        // An address has many spellings; the canonical one is stored for comparison.
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         if let Ok(address) = bare.unwrap_or(text).parse::<Ipv6Addr>() {
             return Some(HostPattern(match address.to_ipv4_mapped() {
@@ -124,7 +124,7 @@ pub(super) const HOST: Form<HostPattern> = Form::quoted(
         }
         let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let host = name.strip_prefix("*.").unwrap_or(&name);
-        // No port: hosts are compared without, and a pattern that fits nothing would be silent.
+        // A port is refused: hosts are compared without one, and a pattern that never matches would go unnoticed.
         let bytes_fit = host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         let labels_fit = !host.is_empty() && host.split('.').all(|label| !label.is_empty());
         (bytes_fit && labels_fit).then_some(HostPattern(name))
@@ -132,7 +132,7 @@ pub(super) const HOST: Form<HostPattern> = Form::quoted(
     |pattern| pattern.0.clone(),
 );
 
-/// A host by its name, or everything below one.
+/// A host name that also covers all names below it.
 pub(super) const NAME: Form<HostPattern> = Form::quoted(
     "a name such as \"example.org\", with all below it; no address",
     |text| {
@@ -156,7 +156,7 @@ pub(super) const PORTS: Form<(u16, u16)> = Form::quoted(
     },
 );
 
-/// The name of a header, or the beginning of several.
+/// The name of a header, or a prefix and `*`.
 pub(super) const HEADER: Form<String> = Form::quoted(
     "the name of a header, or its beginning and \"*\"",
     |text| {
@@ -164,20 +164,20 @@ pub(super) const HEADER: Form<String> = Form::quoted(
         let name = lower.strip_suffix('*').unwrap_or(&lower);
         let token =
             name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b));
-        // A bare `*` would call every header harmless, the credentials among them.
+        // A bare `*` would make every header harmless, those with credentials included.
         (token && !name.is_empty()).then_some(lower)
     },
     String::clone,
 );
 
-/// A proxy between larder and the origins. It may hold a password: [`without_secrets`] is for showing.
+/// A proxy between larder and the origins. It may contain a password: use [`without_secrets`] to show it.
 pub(super) const PROXY: Form<Option<String>> = Form::quoted(
     "a proxy such as \"http://user:password@proxy.example.org:3128\", or nothing",
     |text| {
         if text.is_empty() {
             return Some(None);
         }
-        // curl reads a proxy without a scheme as plain http, and so do the files that set these variables.
+        // Without a scheme, http is meant, as in curl and in the files that set these variables.
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let parsed = Url::parse(&url).ok()?;
         let known = matches!(parsed.scheme(), "http" | "https");
@@ -193,7 +193,7 @@ pub(super) const NO_PROXY: Form<Option<String>> = Form::quoted(
     |hosts| hosts.clone().unwrap_or_default(),
 );
 
-/// Whose roots vouch for origins.
+/// Which CA certificates are trusted for origins.
 pub(super) const ROOTS: Form<Roots> = Form::quoted(
     "\"both\", \"webpki\", \"system\" or \"only\"",
     |text| {
@@ -204,7 +204,7 @@ pub(super) const ROOTS: Form<Roots> = Form::quoted(
     |roots| roots_name(*roots).to_owned(),
 );
 
-/// How log lines look.
+/// The format of log lines.
 pub(super) const LOG_FORMAT: Form<LogFormat> = Form::quoted(
     "\"human\" or \"json\"",
     |text| match text {
@@ -218,7 +218,7 @@ pub(super) const LOG_FORMAT: Form<LogFormat> = Form::quoted(
     },
 );
 
-/// What is logged.
+/// Which events are logged.
 pub(super) const FILTER: Form<String> = Form::quoted(
     "a filter such as \"info\" or \"warn,larder::request=info\"",
     |text| EnvFilter::builder().parse(text).is_ok().then(|| text.to_owned()),
@@ -253,7 +253,7 @@ pub(super) const REGISTRY: Form<Registry> = Form::quoted(
     "a registry's URL such as \"https://registry.example.org\", or NAME=URL",
     |text| {
         let (name, url) = match text.split_once('=') {
-            // A URL without a query has no equals sign before its scheme's colon.
+            // In a URL without a query, no equals sign precedes `://`.
             Some((name, url)) if !name.contains(':') || url.contains("://") => (Some(name), url),
             Some(_) | None => (None, text),
         };
@@ -284,7 +284,7 @@ pub(super) fn without_secrets(proxy: &str) -> String {
     match rest.rsplit_once('@') {
         Some((user, host)) => match user.split_once(':') {
             Some((user, _password)) => format!("{scheme}://{user}:…@{host}"),
-            // A token may stand alone in the place of the user.
+            // The user part may be a token.
             None => format!("{scheme}://…@{host}"),
         },
         None => proxy.to_owned(),
@@ -300,7 +300,7 @@ const fn roots_name(roots: Roots) -> &'static str {
     }
 }
 
-/// Largest first, so that a size is shown in the largest unit that divides it. Binary units stand before decimal ones.
+/// Largest first. Binary units before decimal ones.
 const SIZE_UNITS: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -317,7 +317,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 const SPAN_UNITS: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Reads a whole number and its unit.
+/// Parses a whole number and its unit.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(digits)?;
@@ -329,7 +329,7 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.checked_mul(*factor)
 }
 
-/// In the largest unit, binary or decimal, in which it is a whole number.
+/// Formats the value in the largest unit, binary or decimal, in which it is a whole number.
 fn largest_unit(value: u64, units: &[(&str, u64)]) -> String {
     let whole =
         units.iter().filter(|(_, factor)| value >= *factor && value.is_multiple_of(*factor));
@@ -389,7 +389,7 @@ mod tests {
             let parsed = (HOST.parse)(written);
             assert_eq!(parsed, Some(HostPattern(kept.into())), "{written}");
         }
-        // Patterns that would fit nothing, and be taken for a lock.
+        // Patterns that would never match, so that the operator relies on a rule without effect.
         for wrong in ["example.org:443", "[example.org]", "192.0.2.1:443", "[2001:db8::1]:443", ""]
         {
             assert_eq!((HOST.parse)(wrong), None, "{wrong}");

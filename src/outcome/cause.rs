@@ -1,62 +1,63 @@
-//! Why a request was not answered as others are.
+//! Why a request was refused or failed.
 //!
-//! A [`Cause`] is one of few, so that it may be a label of metrics; a [`Why`] adds the words for people, which name the URL,
-//! what happened, and what to do next. Both go together from where something fails to the log, to `larder why` and to the
-//! client.
+//! A [`Cause`] is one of a few values, so that it can be a label of metrics. A [`Why`] adds an explanation for
+//! people: the URL, what happened, and what to do next. Both are passed together from the place of the failure to the
+//! log, to `larder why` and to the client.
 
 use std::fmt;
 
-/// Why a request was refused, or failed: the bounded form. How a pass became one says [`PassReason`](crate::policy::PassReason).
+/// Why a request was refused or failed, as one of a few values. The reason for a pass is a
+/// [`PassReason`](crate::policy::PassReason).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     // === the way to the origin ===
-    /// DNS gave no address.
+    /// DNS returned no address.
     Dns,
-    /// No connection.
+    /// No connection could be made.
     Connect,
-    /// Something took longer than its limit.
+    /// An operation exceeded its time limit.
     Timeout,
     /// The upstream proxy refused or failed.
     UpstreamProxy,
-    /// The origin's certificate proves nothing.
+    /// The origin's certificate cannot be trusted.
     Certificate,
-    /// The origin wants a certificate that only the client has.
+    /// The origin requires a client certificate, which only the client has.
     ClientCertificate,
-    /// No TLS in common, or a handshake that failed otherwise.
+    /// No TLS version or cipher suite in common, or another handshake failure.
     Tls,
-    /// The address guard keeps the address shut.
+    /// The address guard blocks the address.
     Guard,
-    /// A redirect that leads nowhere, or where larder must not go.
+    /// A redirect without a valid target, or to a target that larder must not fetch.
     Redirect,
     /// The connection ended before an answer came.
     NoAnswer,
-    /// The answer's framing can be read in two ways.
+    /// The framing of the answer is ambiguous.
     Framing,
-    /// The body ended before its end.
+    /// The body ended too early.
     Broken,
-    /// A token service gave no token.
+    /// A token service issued no token.
     Token,
     /// The origin answered with an error.
     Status,
 
-    // === what is promised ===
-    /// The body is not what was promised.
+    // === the proof ===
+    /// The body differs from what an index claimed.
     Promise,
-    /// The target was refused a moment ago.
+    /// The target was refused a moment ago and is quarantined.
     Quarantine,
-    /// What would decide could not be asked, or is being published.
+    /// A document that decides could not be fetched, or is just being published.
     Undecided,
 
     // === the request ===
-    /// The request names two things at once.
+    /// The request names two different targets.
     Identity,
-    /// The request cannot be understood.
+    /// The request is malformed.
     Malformed,
-    /// It came back to this larder.
+    /// The request came back to this larder.
     Loop,
-    /// It wants what is stored, and nothing is.
+    /// The request demands a stored answer (`only-if-cached`), and there is none.
     NotStored,
-    /// The operator keeps this host or port shut.
+    /// The operator's configuration forbids this host or port.
     Host,
     /// The CA may not sign for this host.
     Ca,
@@ -64,24 +65,24 @@ pub enum Cause {
     Protocol,
 
     // === the client ===
-    /// The operator does not let this client in.
+    /// The operator's configuration does not admit this client.
     Client,
-    /// One of the clients' limits was reached.
+    /// A limit on clients was reached.
     Limit,
-    /// The client took nothing for too long.
+    /// The client read nothing for too long.
     Stalled,
-    /// Nobody waited for it any more.
+    /// No client waited for it any more.
     Abandoned,
 
     // === larder ===
-    /// larder has no room for it now.
+    /// larder is too busy at the moment.
     Busy,
-    /// larder's own configuration or disk.
+    /// A fault of larder's own configuration or disk.
     Larder,
 }
 
 impl Cause {
-    /// The name as logs and metrics spell it.
+    /// The name in logs and metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dns => "dns",
@@ -118,17 +119,17 @@ impl Cause {
     }
 }
 
-/// A cause, and the words for people.
+/// A cause and its explanation for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why {
-    /// The bounded form.
+    /// The cause.
     pub cause: Cause,
     /// What happened, to which URL, and what to do next.
     pub text: String,
 }
 
 impl Why {
-    /// With these words.
+    /// Creates it with this explanation.
     pub fn new(cause: Cause, text: impl Into<String>) -> Self {
         Self { cause, text: text.into() }
     }

@@ -1,5 +1,5 @@
-//! A request that ended: counted, written to the log, and remembered if it did not end well. Everything that ends a request,
-//! or a tunnel, or refuses one, writes it down here, so that all lines have the same fields.
+//! The end of a request. It is counted, logged, and recorded as an event if it failed. Every piece of code that ends
+//! or refuses a request or a tunnel uses this, so that all log lines have the same fields.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -15,44 +15,44 @@ use crate::proof::Proof;
 pub struct Ended<'a> {
     /// Its method, clipped.
     pub method: &'a str,
-    /// Its URL, secrets replaced; host and port where no more is known.
+    /// Its URL, secrets replaced; host and port if no more is known.
     pub url: &'a str,
     /// The host that it was for; empty if it named none.
     pub host: &'a str,
     /// How it ended.
     pub outcome: Outcome,
-    /// Why, in words, where the outcome does not say it all.
+    /// The reason, for people, if the outcome does not say everything.
     pub why: Option<&'a str>,
-    /// What vouches for the body.
+    /// The proof of the body.
     pub proof: Option<Proof>,
     /// The name of the ecosystem that recognised it, or empty.
     pub ecosystem: &'static str,
-    /// The status that the client was given.
+    /// The status that the client got.
     pub status: u16,
-    /// Bytes of the body that the client was given.
+    /// Bytes of the body that the client got.
     pub bytes: u64,
-    /// Bytes of bodies that origins sent for this request, a fill's that it began among them.
+    /// Bytes of bodies that origins sent for this request, including those for a fill that it began.
     pub fetched: u64,
-    /// How long it took.
+    /// How long the request took.
     pub took: Duration,
-    /// How much longer the origin had taken.
+    /// How much longer it would have taken to fetch the body from its origin.
     pub saved: Duration,
-    /// Whether the client was cut off.
+    /// Whether the answer to the client was cut off.
     pub cut: bool,
     /// The client.
     pub client: IpAddr,
-    /// The number of its connection, where it has one.
+    /// The number of its connection, if it has one.
     pub connection: Option<u64>,
-    /// Whether everybody may ask for this: neither a credential nor a secret in the URL.
+    /// Whether the URL is public: the request had no credential, and the URL contains no secret.
     pub public: bool,
-    /// Of a tunnel: bytes that the client sent, and how it ended.
+    /// For a tunnel: the bytes that the client sent, and how it ended.
     pub tunnel: Option<(u64, &'a str)>,
     /// The job that it belongs to.
     pub job: Option<&'a Job>,
 }
 
 impl<'a> Ended<'a> {
-    /// One of which nothing else is known.
+    /// An end of which nothing else is known.
     pub const fn new(outcome: Outcome, client: IpAddr, method: &'a str, url: &'a str) -> Self {
         Self {
             method,
@@ -76,7 +76,7 @@ impl<'a> Ended<'a> {
         }
     }
 
-    /// Counts it, and writes it to the log.
+    /// Counts and logs the end of the request.
     pub fn write_down(&self, metrics: &Metrics) {
         metrics.ended(self.outcome, self.proof, self.ecosystem);
         metrics.bytes(Direction::ToClient, self.bytes);
@@ -85,7 +85,7 @@ impl<'a> Ended<'a> {
                 metrics.bytes(Direction::FromStore, self.bytes);
             }
             Outcome::Pass(_) | Outcome::Tunnel => metrics.bytes(Direction::FromOrigin, self.bytes),
-            // What fills bring is counted where it arrives.
+            // Bytes of fills are counted when they arrive.
             Outcome::Miss
             | Outcome::Collapsed
             | Outcome::Rejected(_)
@@ -116,7 +116,8 @@ impl<'a> Ended<'a> {
         }
     }
 
-    /// One line. Its fields are alike for all requests; the form for people shows method and URL first, without their names.
+    /// Writes one log line, with the same fields for all requests. The text format shows method and URL first,
+    /// without field names.
     fn log(&self) {
         let proof = self.proof.map_or_else(|| "-".to_owned(), |proof| proof.to_string());
         tracing::info!(

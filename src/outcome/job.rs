@@ -1,10 +1,10 @@
-//! What one job did: `larder exec` counts the requests of its own command, and nobody else's.
+//! The counters of a job: `larder exec` counts the requests of its own command only.
 //!
-//! A job is known by 128 random bits that its `exec` drew. Connections belong to it because they came through a listener of its
-//! own, or because their first request shows the bits as the login of a proxy (`Proxy-Authorization`). Only who drew them can ask
-//! what was counted.
+//! A job is identified by 128 random bits that its `exec` drew. Connections belong to it if they came through one of
+//! its own listeners, or if their first request has the bits as the password of a proxy login
+//! (`Proxy-Authorization`). Only a program that knows the bits can read the counters.
 //!
-//! Memory is bounded: so many jobs, each with a few URLs.
+//! Memory is bounded: the number of jobs is limited, and each keeps a few URLs.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,46 +24,46 @@ use super::Outcome;
 use super::ended::Ended;
 use super::metrics::{Direction, Totals};
 
-/// The user name of the proxy login by which a job is told; its password is the job's token.
+/// The user name of the proxy login that identifies a job; its password is the job's token.
 pub const LOGIN: &str = "larder-job";
 
 /// Hexadecimal digits of a token.
 pub const TOKEN: usize = 32;
 
-/// Jobs at a time.
+/// The most jobs at a time.
 const MOST: u64 = 4096;
 
-/// A job of which nothing was heard for so long is forgotten.
+/// A job without requests is forgotten after this time.
 const IDLE: Duration = Duration::from_hours(12);
 
-/// How long a job waits for a larder that starts.
+/// How long opening a job waits for a larder that is starting.
 const STARTING: Duration = Duration::from_secs(30);
 
-/// Listeners that wait to be accepted from.
+/// The most listeners that wait to be served.
 const OPENING: usize = 16;
 
-/// URLs that are named of what was refused, and of what failed.
+/// The most URLs that are kept of refused requests, and of failed ones.
 const NAMED: usize = 16;
 
-/// What was counted of a job.
+/// The counters of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
-    /// The sums.
+    /// The totals.
     pub totals: Totals,
-    /// URLs that were refused, secrets replaced, each once; the first few.
+    /// The first few URLs that were refused, each once, secrets replaced.
     pub refused: Vec<Named>,
-    /// URLs whose origin gave no answer, likewise.
+    /// The first few URLs whose requests failed, likewise.
     pub failed: Vec<Named>,
 }
 
-/// A URL that did not get through.
+/// A URL whose request was refused or failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Named {
     /// The URL, secrets replaced.
     pub url: String,
-    /// The cause, as metrics spell it.
+    /// The cause, as in metrics.
     pub cause: String,
-    /// The same in words.
+    /// The reason, for people.
     pub why: String,
 }
 
@@ -72,12 +72,12 @@ pub struct Named {
 pub struct Job(Mutex<Tally>);
 
 impl Job {
-    /// What was counted.
+    /// A copy of the counters.
     pub fn tally(&self) -> Tally {
         self.lock().clone()
     }
 
-    /// Counts a client that refused larder's certificate.
+    /// Counts a client that rejected larder's certificate.
     pub fn distrusted(&self) {
         let totals = &mut self.lock().totals;
         totals.distrusted = totals.distrusted.saturating_add(1);
@@ -122,26 +122,26 @@ impl Job {
     }
 
     fn lock(&self) -> MutexGuard<'_, Tally> {
-        // Sums stay usable whatever happened to the thread that held them.
+        // Totals stay usable even if a thread panicked while it held the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A listener of a job's own, to be accepted from.
+/// A job's own listener, from which connections are to be accepted.
 #[derive(Debug)]
 pub struct Doorway {
-    /// Where its clients connect.
+    /// The listener for its clients.
     pub listener: TcpListener,
     /// The job.
     pub job: Arc<Job>,
-    /// When the job has ended.
+    /// Cancelled when the job ends.
     pub until: CancellationToken,
 }
 
-/// Keeps a job's listeners open.
+/// Keeps a job's listeners open until dropped.
 #[derive(Debug)]
 pub struct Opened {
-    /// Where its clients connect.
+    /// The addresses to which its clients connect.
     pub listening: Vec<SocketAddr>,
     _until: DropGuard,
 }
@@ -166,29 +166,29 @@ impl std::fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// The job of this token, which begins with the first word of it; `None`: that is no token.
+    /// The job with this token, which is created on first use; `None` if it is not a valid token.
     pub fn of(&self, token: &str) -> Option<Arc<Job>> {
         is_token(token).then(|| self.known.get_with(token.into(), Arc::default))
     }
 
-    /// The job of this token, if there is one.
+    /// The job with this token, if it exists.
     pub fn known(&self, token: &str) -> Option<Arc<Job>> {
         self.known.get(token)
     }
 
-    /// Whoever accepts connections is given the jobs' listeners.
+    /// The receiver of the jobs' listeners, for the code that accepts connections.
     pub fn doorways(&self) -> mpsc::Receiver<Doorway> {
         let (doorways, opened) = mpsc::channel(OPENING);
         self.doorways.send_replace(Some(doorways));
         opened
     }
 
-    /// Opens listeners for the job of this token at `addresses`, at ports that are free. They are closed when what is given back is
-    /// dropped.
+    /// Opens listeners for the job with this token at `addresses`, on free ports. They are closed when the returned
+    /// value is dropped.
     pub async fn open(&self, token: &str, addresses: &[IpAddr]) -> io::Result<Opened> {
         let job = self.of(token).ok_or(io::ErrorKind::InvalidInput)?;
         let mut accepting = self.doorways.subscribe();
-        // A larder that starts accepts in a moment.
+        // A larder that is starting will accept in a moment.
         let waited = tokio::time::timeout(STARTING, accepting.wait_for(Option::is_some));
         let doorways = match waited.await {
             Ok(Ok(doorways)) => doorways.clone(),
@@ -207,7 +207,7 @@ impl Jobs {
     }
 }
 
-/// The token that the login of a proxy shows, if it is a job's.
+/// The token in a proxy login, if the login is a job's.
 pub fn shown(login: &HeaderValue) -> Option<String> {
     let encoded = login.to_str().ok()?.strip_prefix("Basic ")?;
     let plain = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
@@ -215,7 +215,7 @@ pub fn shown(login: &HeaderValue) -> Option<String> {
     is_token(token).then(|| token.to_owned())
 }
 
-/// The login that shows a token.
+/// The login that carries a token.
 pub fn login(token: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{LOGIN}:{token}")))
 }

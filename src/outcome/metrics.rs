@@ -1,9 +1,10 @@
-//! What is counted: the families that `/-/metrics` shows, and the totals that `larder exec` sums up.
+//! The counters: the metric families that `/-/metrics` shows, and the totals that `larder exec` summarises.
 //!
-//! Every stage that has something to count holds an `Arc<Metrics>`. The store's gauges are not kept here: whoever is
-//! asked for the metrics reads them from the store at that moment.
+//! Every stage that counts something holds an `Arc<Metrics>`. The store's gauges are not kept here: the handler of
+//! the metrics page reads them from the store on each request.
 //!
-//! No label ever holds what a client or an origin chose, hosts among it: a stranger could otherwise make a million series.
+//! No label holds anything that a client or an origin chose, such as a host name: an attacker could otherwise create
+//! a million series.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,19 +27,19 @@ use crate::clock::{Clock, Time};
 use crate::limits::{INTERIM, PLACES, Reading};
 use crate::proof::Proof;
 
-/// Which way bytes of bodies went.
+/// The direction in which bytes of bodies went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// To clients, from wherever they came.
+    /// To clients, from the store or from an origin.
     ToClient,
     /// From origins, for fills and passes.
     FromOrigin,
-    /// To clients, out of the store: what nobody had to fetch again.
+    /// To clients, from the store: bytes that were not fetched again.
     FromStore,
 }
 
 impl Direction {
-    /// The name as metrics spell it.
+    /// The label value in the metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ToClient => "to_client",
@@ -48,28 +49,28 @@ impl Direction {
     }
 }
 
-/// What somebody should look at, although everything goes on. Damage on disk is the store's to count
-/// (`larder_store_damaged_total`).
+/// Integrity and configuration problems that an operator should look at, although larder keeps serving. Damage on
+/// disk is counted by the store (`larder_store_damaged_total`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Alarm {
-    /// Bytes differ from what an index promised.
+    /// Bytes differ from what an index claimed.
     Mismatch,
-    /// A pinned file changed, or an index names other bytes for one that should never change.
+    /// A pinned file changed, or an index names other bytes for a file that should never change.
     Changed,
-    /// An index that should be readable was not.
+    /// An index in a known format could not be parsed.
     Malformed,
-    /// A signed index is not what was seen of it before: unsigned now, or signed by strangers, or older.
+    /// A signed index is worse than the one seen before: unsigned, signed by unknown keys, or older.
     Signature,
     /// A body was not kept, because the store has no room for it.
     Full,
 }
 
 impl Alarm {
-    /// All of them: each is counted from zero on, so that the first one is a change.
+    /// All kinds. Each is exported as zero from the start, so that the first alarm is visible as a change.
     pub const ALL: [Self; 5] =
         [Self::Mismatch, Self::Changed, Self::Malformed, Self::Signature, Self::Full];
 
-    /// The name as metrics spell it.
+    /// The label value in the metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Mismatch => "mismatch",
@@ -81,17 +82,17 @@ impl Alarm {
     }
 }
 
-/// Why a stored copy was given before its origin answered.
+/// Why a stored copy was served before its origin answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StoodIn {
-    /// A client waited as long as `upstream.patience` says.
+    /// The client had waited as long as `upstream.patience` allows.
     Patience,
-    /// The origin had not answered before, and was not waited for long.
+    /// The origin had failed before, so larder waited only briefly.
     Down,
 }
 
 impl StoodIn {
-    /// The name as metrics spell it.
+    /// The label value in the metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Patience => "patience",
@@ -100,10 +101,10 @@ impl StoodIn {
     }
 }
 
-/// Tells how the clients' limits stand.
+/// Reads the current state of the client limits.
 pub type LimitReader = Box<dyn Fn() -> Vec<Reading> + Send + Sync>;
 
-/// The counters of one larder.
+/// The counters of one larder process.
 pub struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
@@ -116,11 +117,11 @@ pub struct Metrics {
     origins_down: Gauge,
     totals: Mutex<Totals>,
     limits: OnceLock<LimitReader>,
-    /// What is remembered of clients that fail.
+    /// Clients that repeatedly fail, for diagnosis.
     pub witness: Witness,
-    /// What did not end well, and what was passed on.
+    /// Requests that failed or were refused, and those that were passed on.
     pub recent: Recent,
-    /// What jobs did.
+    /// Counts per job.
     pub jobs: Jobs,
     clock: Clock,
 }
@@ -128,9 +129,9 @@ pub struct Metrics {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     outcome: &'static str,
-    /// Why a pass was one, or why it was refused or failed; empty otherwise.
+    /// Why the request was passed, refused or failed; empty otherwise.
     reason: &'static str,
-    /// The rank alone: qualifiers would multiply the series.
+    /// The rank only: qualifiers would multiply the series.
     proof: &'static str,
     ecosystem: &'static str,
 }
@@ -181,7 +182,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// Nothing is counted yet.
+    /// Creates all counters at zero.
     pub fn new(clock: Clock) -> Self {
         let mut registry = Registry::with_prefix("larder");
         let requests = Family::default();
@@ -192,30 +193,30 @@ impl Metrics {
         let keys_ending = Gauge::default();
         registry.register(
             "requests",
-            "Requests, by how they ended and what vouched for the body",
+            "Requests, by outcome and by the proof of the body",
             Clone::clone(&requests),
         );
-        registry.register("bytes", "Bytes of bodies, by the way they went", Clone::clone(&bytes));
+        registry.register("bytes", "Bytes of bodies, by direction", Clone::clone(&bytes));
         registry.register(
             "rejected",
-            "Bodies that were not what was promised",
+            "Bodies whose bytes differ from what their index claimed",
             Clone::clone(&rejected),
         );
-        registry.register("alarms", "What somebody should look at", Clone::clone(&alarms));
         registry.register(
-            "connections",
-            "Connections of clients that are open",
-            Clone::clone(&connections),
+            "alarms",
+            "Integrity and configuration alarms, by kind",
+            Clone::clone(&alarms),
         );
+        registry.register("connections", "Open client connections", Clone::clone(&connections));
         registry.register(
             "keys_ending",
-            "Keys that sign for a repository and end within 30 days, or have ended",
+            "Signing keys in use by a repository that expire within 30 days, or have expired",
             Clone::clone(&keys_ending),
         );
         let stood_in = Family::default();
         registry.register(
             "stood_in",
-            "Stored copies that were given because their origin did not answer in time",
+            "Stored copies that were served because their origin did not answer in time",
             Clone::clone(&stood_in),
         );
         let origins_down = Gauge::default();
@@ -243,12 +244,12 @@ impl Metrics {
         }
     }
 
-    /// What time it is, for what is remembered.
+    /// The current time, for events.
     pub(super) fn now(&self) -> Time {
         self.clock.now()
     }
 
-    /// Counts a request that ended. `ecosystem` is the name of the one that recognised it, or empty.
+    /// Counts a request that ended. `ecosystem` is the name of the ecosystem that recognised the URL, or empty.
     pub fn ended(&self, outcome: Outcome, proof: Option<Proof>, ecosystem: &'static str) {
         let labels = RequestLabels {
             outcome: outcome.as_str(),
@@ -260,7 +261,7 @@ impl Metrics {
         self.lock().ended(outcome, proof);
     }
 
-    /// Counts a client that refused larder's certificate.
+    /// Counts a client that rejected larder's certificate.
     pub fn distrusted(&self) {
         let mut totals = self.lock();
         totals.distrusted = totals.distrusted.saturating_add(1);
@@ -272,12 +273,12 @@ impl Metrics {
         totals.left = totals.left.saturating_add(1);
     }
 
-    /// Says how many keys in use end soon, or have ended.
+    /// Sets how many keys in use expire soon, or have expired.
     pub fn keys_ending(&self, count: usize) {
         self.keys_ending.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Counts a body that was not what was promised, however much of it had been given.
+    /// Counts a body that differs from what its index claimed, however much of it had been sent.
     pub fn rejected(&self, url: String, why: String, public: bool) {
         self.rejected.inc();
         self.alarm(Alarm::Mismatch, url, why, public);
@@ -289,63 +290,63 @@ impl Metrics {
         self.lock().bytes(direction, bytes);
     }
 
-    /// Counts the time that an origin had taken longer.
+    /// Counts the time that fetching a stored body again would have cost.
     pub(super) fn saved(&self, time: Duration) {
         self.lock().saved(time);
     }
 
-    /// Counts something that somebody should look at, and remembers it: at which URL, secrets replaced, and what is wrong.
-    /// `public`: everybody may know.
+    /// Counts an alarm and records it as an event: `url`, with secrets replaced, and `why`, the reason. `public`:
+    /// every client may see the event.
     pub fn alarm(&self, kind: Alarm, url: String, why: String, public: bool) {
         self.alarms.get_or_create(&AlarmLabels { kind }).inc();
         self.recent.note(Event::alarm(self.clock.now(), kind.as_str(), url, why, public));
     }
 
-    /// Counts a stored copy that was given before its origin answered.
+    /// Counts a stored copy that was served before its origin answered.
     pub fn stood_in(&self, why: StoodIn) {
         self.stood_in.get_or_create(&StoodInLabels { why }).inc();
     }
 
-    /// Says how many origins are down.
+    /// Sets how many origins are down.
     pub fn origins_down(&self, count: usize) {
         self.origins_down.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Counts a client's connection for as long as the guard lives.
+    /// Counts a client connection until the returned guard is dropped.
     pub fn connection(self: &Arc<Self>) -> OpenConnection {
         self.connections.inc();
         OpenConnection(Arc::clone(self))
     }
 
-    /// Says who can tell how the clients' limits stand; the first one stays.
+    /// Sets the reader of the client limits; only the first call counts.
     pub fn watch_limits(&self, reader: LimitReader) {
         let _the_first_stays = self.limits.set(reader);
     }
 
-    /// How all limits stand: the clients', and those of the process's descriptors.
+    /// The state of all limits: those on clients and those on the process's descriptors.
     pub fn limits(&self) -> Vec<Reading> {
         let mut readings = self.limits.get().map_or_else(Vec::new, |read| read());
         readings.extend([PLACES.upstream.reading(), PLACES.files.reading(), INTERIM.reading()]);
         readings
     }
 
-    /// The sums since the start.
+    /// The totals since the start.
     pub fn totals(&self) -> Totals {
         self.lock().clone()
     }
 
-    /// Appends every family in the text format of Prometheus and `OpenMetrics`, without the mark of the end.
+    /// Appends every family in the text format of Prometheus and `OpenMetrics`, without the `# EOF` line.
     pub fn render(&self, text: &mut String) -> fmt::Result {
         encode_registry(text, &self.registry)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Totals> {
-        // Sums stay usable whatever happened to the thread that held them.
+        // Totals stay usable even if a thread panicked while it held the lock.
         self.totals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Every alarm, none of which was raised yet.
+/// All kinds of alarm, at zero.
 fn silent() -> Family<AlarmLabels, Counter> {
     let alarms = Family::<AlarmLabels, Counter>::default();
     for kind in Alarm::ALL {
@@ -354,7 +355,7 @@ fn silent() -> Family<AlarmLabels, Counter> {
     alarms
 }
 
-/// An open connection of a client, counted until it is dropped.
+/// An open client connection, counted until it is dropped.
 #[derive(Debug)]
 pub struct OpenConnection(Arc<Metrics>);
 
@@ -364,26 +365,28 @@ impl Drop for OpenConnection {
     }
 }
 
-/// Sums since the start of one larder.
+/// Totals since the start of one larder process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Requests, by the name of their outcome.
     pub outcomes: BTreeMap<String, u64>,
-    /// Answers, by the rank of what vouched for them.
+    /// Answers, by the rank of their proof.
     pub proofs: BTreeMap<String, u64>,
-    /// Bytes that clients were sent.
+    /// Bytes sent to clients.
     pub to_client: u64,
-    /// Bytes that origins sent.
+    /// Bytes received from origins.
     pub from_origin: u64,
-    /// Bytes that clients were sent out of the store.
+    /// Bytes sent to clients from the store.
     pub from_store: u64,
-    /// Connections whose client refused larder's certificate.
+    /// Connections whose client rejected larder's certificate.
     #[serde(default)]
     pub distrusted: u64,
-    /// Connections whose client left after the handshake without a request: some refuse a certificate only then.
+    /// Connections whose client left after the handshake without a request: some clients reject a certificate only
+    /// then.
     #[serde(default)]
     pub left: u64,
-    /// Milliseconds that origins had taken longer, by what they took when the stored body was fetched.
+    /// Milliseconds that fetching the stored bodies again would have cost, by what their origins took when they were
+    /// fetched.
     #[serde(default)]
     pub saved_ms: u64,
 }
@@ -407,13 +410,13 @@ impl Totals {
         *total = total.saturating_add(bytes);
     }
 
-    /// Counts the time that an origin had taken longer.
+    /// Counts the time that fetching a stored body again would have cost.
     pub(super) fn saved(&mut self, time: Duration) {
         let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.saved_ms = self.saved_ms.saturating_add(ms);
     }
 
-    /// What came since `earlier`, a reading of the same larder.
+    /// What was counted since `earlier`, a reading of the same process.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let since = |now: &BTreeMap<String, u64>, then: &BTreeMap<String, u64>| {
@@ -436,12 +439,12 @@ impl Totals {
         }
     }
 
-    /// How many requests there were, those for larder's own pages left out.
+    /// The number of requests, without those for larder's own pages.
     pub fn requests(&self) -> u64 {
         self.outcomes.values().sum::<u64>().saturating_sub(self.count(&[Outcome::Own]))
     }
 
-    /// How many requests ended in one of `outcomes`.
+    /// The number of requests that ended in one of `outcomes`.
     pub fn count(&self, outcomes: &[Outcome]) -> u64 {
         let named = |outcome: &Outcome| self.outcomes.get(outcome.as_str()).copied().unwrap_or(0);
         outcomes.iter().map(named).sum()

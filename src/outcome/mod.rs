@@ -1,7 +1,8 @@
-//! How a request ended: one enum, one name in the log, the metric and the `Cache-Status` header (RFC 9211).
+//! How a request ended: one enum, with one name in the log, the metric and the `Cache-Status` header (RFC 9211).
 //!
-//! [`cause`] says why, where a request was refused or failed. [`metrics`] counts it, [`recent`] remembers the last of those.
-//! [`ended`] writes a request down, also for the [`job`] that it belongs to. [`witness`] remembers what was seen of clients that never got as far as a request.
+//! [`cause`] gives the reason if a request was refused or failed. [`metrics`] counts requests, [`recent`] keeps the
+//! last failures. [`ended`] records the end of a request, also for its [`job`]. [`witness`] records what was seen of
+//! clients that failed before they sent a request.
 
 pub mod cause;
 pub mod ended;
@@ -19,32 +20,32 @@ use crate::proof::Proof;
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// Answered from the store without asking anybody.
+    /// Answered from the store without contacting the origin.
     Hit,
-    /// Answered from the store after the origin said that the copy is current.
+    /// Answered from the store after the origin confirmed that the copy is current.
     Revalidated,
     /// Answered from the store because the origin failed.
     Stale,
     /// Fetched for this request.
     Miss,
-    /// Answered from a fill that another request had begun.
+    /// Answered from a fill that another request began.
     Collapsed,
     /// The client's own request, streamed both ways.
     Pass(PassReason),
-    /// A CONNECT that was copied through.
+    /// A CONNECT tunnel that was passed through.
     Tunnel,
-    /// A body was not what was promised.
+    /// The body differs from what its index claimed.
     Rejected(Cause),
-    /// larder refused the request on purpose.
+    /// larder refused the request deliberately.
     Refused(Cause),
-    /// The origin gave no answer, or larder could not give it.
+    /// The origin did not answer, or larder could not serve the answer.
     Failed(Cause),
-    /// About larder itself.
+    /// A request for one of larder's own pages.
     Own,
 }
 
 impl Outcome {
-    /// The name as logs, metrics and headers spell it.
+    /// The name in logs, metrics and headers.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -61,7 +62,7 @@ impl Outcome {
         }
     }
 
-    /// Why it ended so, as logs and metrics spell it; empty where the outcome says it all.
+    /// The reason, as in logs and metrics; empty if the outcome needs none.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::Pass(reason) => reason.as_str(),
@@ -81,7 +82,7 @@ impl Outcome {
         matches!(self, Self::Hit | Self::Revalidated | Self::Stale)
     }
 
-    /// The `Cache-Status` member (RFC 9211 §2), the proof in its detail.
+    /// The `Cache-Status` member (RFC 9211 §2), with the proof as its detail.
     pub fn cache_status(self, proof: Option<Proof>) -> String {
         let mut text = String::from(match self {
             Self::Hit | Self::Stale => "larder; hit",
@@ -101,7 +102,7 @@ impl Outcome {
             (_, None) => Some(self.as_str().to_owned()),
         };
         if let Some(detail) = detail {
-            // A string, because a token (RFC 8941 §3.3.4) holds no `+` at its start nor spaces.
+            // A string, because a token (RFC 8941 §3.3.4) can contain no spaces and cannot begin with `+`.
             text.push_str("; detail=\"");
             text.push_str(&detail);
             text.push('"');

@@ -1,7 +1,8 @@
 //! The last refusals, failures, alarms and passes, for `larder recent` and `larder why`.
 //!
-//! Memory is bounded: so many events, each with clipped texts. What happens again and again (a client that retries, a job that
-//! asks a hundred times) is one event with a count, so that it does not push the others out.
+//! Memory is bounded: the number of events is limited, and their texts are clipped. Repeated events (a client that
+//! retries, a job that sends the same request a hundred times) are stored as one event with a count, so that they do
+//! not displace the others.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,34 +13,34 @@ use super::Outcome;
 use crate::clock::Time;
 use crate::target::shown::clipped;
 
-/// Refusals, failures and alarms that are remembered; as many passes, beside them.
+/// The most refusals, failures and alarms that are kept, and the most passes.
 pub const REMEMBERED: usize = 200;
 
-/// The longest URL and the longest explanation, in characters.
+/// The longest URL and the longest reason, in characters.
 const LONGEST: usize = 2048;
 
-/// Something that happened.
+/// A recorded event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// When; the last time, of several.
+    /// Its time; of a repeated event, the last.
     pub at: Time,
     /// `rejected`, `refused`, `failed`, `pass` or `alarm`.
     pub kind: String,
-    /// The cause, as metrics spell it.
+    /// The cause, as in metrics.
     pub cause: String,
     /// The method; empty for an alarm.
     pub method: String,
     /// The URL, secrets replaced.
     pub url: String,
-    /// The status that the client was given; 0 for an alarm.
+    /// The status that the client got; 0 for an alarm.
     pub status: u16,
-    /// The client's address; empty for an alarm, and where others ask than the operator.
+    /// The client's address; empty for an alarm, and in answers to clients other than the operator.
     pub client: String,
-    /// What happened, in words.
+    /// The reason, for people.
     pub why: String,
-    /// How often, with the same cause.
+    /// How often it happened.
     pub times: u64,
-    /// It came of a request without credentials, for what everybody may ask for.
+    /// Whether the request had no credential and the URL is public.
     pub public: bool,
 }
 
@@ -77,7 +78,7 @@ pub struct Recent {
 }
 
 impl Recent {
-    /// Remembers an event.
+    /// Records an event.
     pub fn note(&self, mut event: Event) {
         event.url = clipped(&event.url, LONGEST).into_owned();
         event.why = clipped(&event.why, LONGEST).into_owned();
@@ -99,7 +100,7 @@ impl Recent {
         lock(&self.failures).iter().rev().cloned().collect()
     }
 
-    /// What happened to a URL, passes among it, the newest first.
+    /// The events about a URL, passes included, the newest first.
     pub fn of(&self, url: &str) -> Vec<Event> {
         let url = clipped(url, LONGEST);
         let mut found: Vec<Event> = [&self.failures, &self.passes]
@@ -114,11 +115,11 @@ impl Recent {
 }
 
 fn lock(events: &Mutex<VecDeque<Event>>) -> MutexGuard<'_, VecDeque<Event>> {
-    // A list of texts stays usable whatever happened to the thread that held it.
+    // The list stays usable even if a thread panicked while it held the lock.
     events.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether an outcome is one that is remembered.
+/// Whether requests with this outcome are recorded.
 pub(crate) const fn is_told(outcome: Outcome) -> bool {
     matches!(
         outcome,

@@ -1,15 +1,16 @@
-//! What larder itself saw of clients that fail: what arrived under a probe's name, and who distrusts its certificates.
+//! What larder saw of clients that fail: what arrived under a probe's name, and which clients distrust its
+//! certificates.
 //!
-//! `larder doctor` lets each client ask for a name of its own, which larder answers and nobody else: below [`PROBES`], or below
-//! [`BELOW`] and the index that the client really uses. What
-//! arrived under that name tells causes apart that look the same to the client: nothing, a CONNECT and no TLS, a TLS
-//! alert, a whole request.
+//! `larder doctor` makes each client request a host name of its own, which only larder answers: below [`PROBES`], or
+//! with [`BELOW`] in front of the index that the client really uses. What arrived under that name distinguishes
+//! causes that look the same to the client: nothing, a CONNECT without TLS, a TLS alert, or a whole request.
 //!
-//! A probe's name holds 128 random bits, drawn by the doctor: only who drew them can ask what was seen, and there is
-//! nothing in the answer but [`Sight`]s. Names below `.internal` are never given out in the public DNS, so that no site is
-//! shadowed; and nothing that larder fetches for itself is ever answered here, so that no origin can redirect larder to it.
+//! A probe's name contains 128 random bits, drawn by the doctor: only the doctor can ask what was seen, and the
+//! answer contains only [`Sight`]s. Names below `.internal` are never in the public DNS, so no site is shadowed.
+//! larder answers these names to clients only, never to its own requests, so no origin can redirect larder to them.
 //!
-//! Memory is bounded: who floods larder with names pushes older probes out, and their doctor says that it saw nothing.
+//! Memory is bounded: a client that floods larder with names displaces older probes, and their doctor reports that
+//! nothing was seen.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -20,46 +21,48 @@ use tokio::time::Instant;
 
 use crate::target::Host;
 
-/// Names of probes end so; before it stand a dot and [`TOKEN`] hexadecimal digits.
+/// The suffix of probes' names; before it are [`TOKEN`] hexadecimal digits and a dot.
 pub const PROBES: &str = "probe.larder.internal";
 
-/// Or so, where a list of the client's leads names below `.internal` around larder (RFC 6761 §6.4: it is never in the DNS).
+/// The suffix if a client's list makes names below `.internal` bypass larder (RFC 6761 §6.4: `.invalid` is never in
+/// the DNS).
 pub const AWAY: &str = "probe.larder.invalid";
 
-/// Or with this label between the token and any host.
+/// The label between the token and the host of an index.
 pub const BELOW: &str = "larder-probe";
 
-/// Digits of a probe's own label.
+/// The length of a probe's token.
 pub const TOKEN: usize = 32;
 
-/// Probes that are remembered: a run of the doctor makes a dozen.
+/// The most probes that are kept: a run of the doctor uses a dozen.
 const REMEMBERED: u64 = 1024;
 
-/// How long: the doctor asks as soon as its client has ended.
+/// How long they are kept: the doctor asks as soon as its client has ended.
 const MEMORY: Duration = Duration::from_mins(10);
 
-/// Sights of one probe; clients that try again add nothing new.
+/// The most sights of one probe; clients that retry add nothing new.
 const SIGHTS: usize = 8;
 
-/// Clients and hosts of whose distrust the log was told.
+/// The most pairs of client and host for which the last log line is remembered.
 const TOLD: u64 = 4096;
 
-/// A client that tries again every second would fill the log with one line.
+/// The interval between two log lines about the same client and host: a client that retries every second would fill
+/// the log.
 const SILENCE: Duration = Duration::from_hours(1);
 
-/// What arrived.
+/// Something that arrived.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sight {
     /// A granted CONNECT.
     Connect,
-    /// A handshake to its end. Clients of `GnuTLS` look at the certificate only then, and leave without a word.
+    /// A finished handshake. Clients that use `GnuTLS` check the certificate only then, and close without an alert.
     Handshake,
-    /// The client refused the certificate, with this alert or without a word.
+    /// The client rejected the certificate, with this alert or by closing the connection.
     Distrust(String),
-    /// The client speaks no version of TLS or no cipher suite that larder speaks.
+    /// The client and larder have no TLS version or cipher suite in common.
     Foreign(String),
-    /// The handshake failed otherwise.
+    /// Another handshake failure.
     Broken(String),
     /// A request inside TLS.
     Request,
@@ -89,7 +92,7 @@ impl std::fmt::Debug for Witness {
 }
 
 impl Witness {
-    /// Notes what arrived under `host`, if that is a probe's name.
+    /// Records what arrived under `host`, if that is a probe's name.
     pub fn saw(&self, host: &Host, sight: Sight) {
         let Some(token) = token(host) else { return };
         let mut sights = self.probes.get(token).unwrap_or_default();
@@ -99,13 +102,14 @@ impl Witness {
         }
     }
 
-    /// What was seen of a probe, in the order in which it came.
+    /// What was seen of a probe, in order.
     pub fn seen(&self, token: &str) -> Vec<Sight> {
         self.probes.get(token).unwrap_or_default()
     }
 
-    /// Whether the log is to be told that `client` distrusts larder's certificate for `host`: once an hour. A guess, of a
-    /// client that left and said nothing, does not silence what is certain: many containers share one address.
+    /// Whether to log that `client` distrusts larder's certificate for `host`: once an hour. A line about a client
+    /// that left without an alert, which is a guess, does not suppress a certain one: many containers share one
+    /// address.
     pub fn is_news(&self, client: IpAddr, host: &Host, certain: bool, now: Instant) -> bool {
         let key = (client, host.clone(), certain);
         let told = self.told.get(&key);
@@ -117,7 +121,7 @@ impl Witness {
     }
 }
 
-/// The probe's own label, if `host` is the name of a probe.
+/// The probe's token, if `host` is a probe's name.
 pub fn token(host: &Host) -> Option<&str> {
     let Host::Name(name) = host else { return None };
     let (label, rest) = name.split_once('.')?;

@@ -53,7 +53,7 @@ async fn a_running_larder_changes_its_ca_without_losing_a_client() {
     );
     let early = say(&ca, &data, &["ca", "rotate", "--finish"]).await;
     assert!(
-        !early.status.success() && text(&early).contains("mints only from"),
+        !early.status.success() && text(&early).contains("signs only from"),
         "{}",
         text(&early)
     );

@@ -1,4 +1,4 @@
-//! A body whose links are changed as it passes: nothing is kept of it but the tag or string that is being read.
+//! A body whose links are rewritten as it passes. Only the tag or string that is being read is buffered.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,7 +12,7 @@ use super::lead::Lead;
 use crate::ecosystem::links::Links;
 use crate::reply::{Body, Cut};
 
-/// Finds the links of a document, in pieces of any length, and leads them on.
+/// Finds the links of a document, in pieces of any length, and rewrites them.
 #[derive(Debug)]
 pub(super) struct Changing {
     scanner: Scanner,
@@ -37,7 +37,7 @@ impl Changing {
         Self { scanner, lead }
     }
 
-    /// Takes a piece; what can leave goes to `out`.
+    /// Processes a piece; bytes that are final are appended to `out`.
     pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
         let Self { scanner, lead } = self;
         match scanner {
@@ -46,7 +46,7 @@ impl Changing {
         }
     }
 
-    /// The document ended.
+    /// Ends the document.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         match &mut self.scanner {
             Scanner::Html(html) => html.finish(out),
@@ -55,7 +55,7 @@ impl Changing {
     }
 }
 
-/// The body. If the one inside breaks, so does this one: what is held is not given then.
+/// The rewritten body. If the inner body breaks, this one does, and buffered bytes are not sent.
 pub(super) struct Changed {
     inner: Body,
     changing: Option<Changing>,
@@ -83,7 +83,7 @@ impl HttpBody for Changed {
             let mut out = Vec::new();
             match frame {
                 Some(Ok(frame)) => {
-                    // Trailers speak of the original's bytes, if of anything.
+                    // Trailers are dropped: they would describe the original's bytes.
                     if let (Ok(piece), Some(changing)) = (frame.into_data(), &mut self.changing) {
                         out.reserve(piece.len());
                         changing.push(&piece, &mut out);

@@ -1,4 +1,4 @@
-//! Bodies of fuzz tests: any bytes, and what must hold of the answer.
+//! Fuzz targets: arbitrary bytes, and what must hold for the result.
 
 use url::{Position, Url};
 
@@ -10,24 +10,24 @@ use crate::ecosystem::fuzz::Body;
 use crate::ecosystem::links::{Links, Step};
 use crate::target::Target;
 
-/// Every body.
+/// All fuzz targets.
 pub const BODIES: &[Body] = &[
     Body { name: "mirrored", run: mirrored },
     Body { name: "mirrored_names", run: mirrored_names },
 ];
 
-/// Where npm's and PyPI's documents have their addresses.
+/// The places of addresses in npm's and PyPI's documents.
 const PATTERNS: &[&[Step]] = &[
     &[Step::Member("versions"), Step::Any, Step::Member("dist"), Step::Member("tarball")],
     &[Step::Member("files"), Step::Each, Step::Member("url")],
 ];
 
-/// Any bytes as a document whose links are changed: it makes no difference where it was cut into pieces. The first byte
-/// says where.
+/// Arbitrary bytes as a document whose links are rewritten: the result must not depend on how it is cut into pieces.
+/// The first byte selects the cut.
 ///
 /// # Panics
 ///
-/// If it does, or if larder's own links are changed into others that are not its own.
+/// If it does.
 pub fn mirrored(bytes: &[u8]) {
     let Some((first, document)) = bytes.split_first() else { return };
     let at = usize::from(*first).min(document.len());
@@ -39,7 +39,7 @@ pub fn mirrored(bytes: &[u8]) {
     }
 }
 
-/// Any text as a path, and as a link in a page: what it leads to is what the path that it becomes names.
+/// Arbitrary text as a path, and as a link in a page: the rewritten path must name the host that the link names.
 ///
 /// # Panics
 ///
@@ -56,7 +56,7 @@ pub fn mirrored_names(bytes: &[u8]) {
         assert!(path.starts_with("https://") && text.contains("//"), "{text:?} became {path}");
         return;
     }
-    // As the client resolves it, before it asks.
+    // As the client resolves it before it sends the request.
     let asked = Url::parse("http://larder:3142/").and_then(|own| own.join(&path)).ok();
     let Some(Ok(uri)) =
         asked.map(|asked| asked[Position::BeforePath..Position::AfterQuery].parse())

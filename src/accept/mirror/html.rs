@@ -1,48 +1,49 @@
-//! Changes the links of an HTML page while it passes through: everything else leaves byte for byte as it came.
+//! Rewrites the links of an HTML page while it passes through; all other bytes are unchanged.
 //!
-//! A scanner by the rules of the HTML standard (§13.2.5) as far as they decide where a tag ends: quotes count only in
-//! values, nothing counts in comments and scripts. It holds one tag at most. What the clients take for links are the
-//! `href`s of `<a>`, and `<base>` decides what they are relative to.
+//! The scanner follows the HTML standard (§13.2.5) as far as it determines where a tag ends: quotes count only in
+//! values, and nothing counts in comments and scripts. It buffers at most one tag. Clients use the `href`s of `<a>`
+//! as links; `<base>` determines what they are relative to.
 
 use html5gum::{Token, Tokenizer};
 
 use super::lead::Lead;
 
-/// The longest tag that is looked at: a URL as long as targets may be, with every digest and the signature that pages
-/// carry beside it. A longer one leaves as it came.
+/// The longest tag that is read: a URL of the maximum length, with every digest and the signature that pages add to
+/// it. A longer tag passes unchanged.
 const MAX_TAG: usize = 64 * 1024;
 
-/// The longest element name that matters.
+/// The longest element name that is compared.
 const MAX_NAME: usize = 10;
 
-/// Elements whose content is no markup (HTML §13.2.6.4.4, §13.2.6.4.7).
+/// Elements whose content contains no tags (HTML §13.2.6.4.4, §13.2.6.4.7).
 const RAW: [&[u8]; 4] = [b"script", b"style", b"textarea", b"title"];
 
-/// Where in the page the scanner is.
+/// The state of the scanner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Text,
-    /// Behind `<`.
+    /// After `<`.
     Open,
     /// In a tag.
     Tag(Within),
-    /// Behind `<!`, `<?` or `</` and no letter: it ends with the next `>`, unless it is `<!--`, of which so many dashes came.
+    /// After `<!`, `<?`, or `</` without a letter. It ends at the next `>`, unless it turns out to be `<!--`;
+    /// `dashes` counts the dashes so far.
     Markup {
         dashes: Option<u8>,
     },
-    /// In a comment; so many dashes came last, and perhaps a `!`.
+    /// In a comment; the last characters were `dashes` dashes, and perhaps a `!`.
     Comment {
         dashes: u8,
         bang: bool,
     },
-    /// In an element without markup; so many bytes of its end tag came last.
+    /// In an element of [`RAW`]; the last `matched` bytes are the begin of its end tag.
     Raw {
         element: &'static [u8],
         matched: usize,
     },
 }
 
-/// Where in a tag.
+/// The position in a tag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Within {
     Name,
@@ -62,13 +63,13 @@ struct Href {
     quote: Option<u8>,
 }
 
-/// The page so far.
+/// The scanner.
 #[derive(Debug)]
 pub(super) struct Html {
     state: State,
-    /// The tag so far; empty where it is too long or of no interest.
+    /// The bytes of the tag so far; empty if it is too long or of no interest.
     held: Vec<u8>,
-    /// The tag left before its end was known.
+    /// The bytes of the tag are no longer buffered but passed on.
     gone: bool,
     is_end: bool,
     name: Vec<u8>,
@@ -91,14 +92,14 @@ impl Html {
         }
     }
 
-    /// Takes a piece of the page; what can leave goes to `out`.
+    /// Processes a piece of the page; bytes that are final are appended to `out`.
     pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>, lead: &mut Lead) {
         for byte in piece {
             self.byte(*byte, out, lead);
         }
     }
 
-    /// The page ended: what is held leaves as it came.
+    /// Ends the page: buffered bytes pass unchanged.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         out.append(&mut self.held);
         self.state = State::Text;
@@ -138,7 +139,7 @@ impl Html {
                 out.push(byte);
                 self.state = raw(element, matched, byte);
                 if self.state == State::Tag(Within::BeforeAttribute) {
-                    // The end tag's beginning has left.
+                    // The begin of the end tag has been passed on.
                     self.begin_tag(true);
                     self.gone = true;
                 }
@@ -146,7 +147,7 @@ impl Html {
         }
     }
 
-    /// The byte behind `<`, or behind `</`.
+    /// Processes the byte after `<` or `</`.
     fn open(&mut self, byte: u8, out: &mut Vec<u8>) {
         let closes = self.held.len() == 2;
         match byte {
@@ -158,7 +159,7 @@ impl Html {
                 self.state = State::Tag(Within::Name);
             }
             b'<' if !closes => {
-                // The first one was text.
+                // The first `<` was text.
                 out.push(byte);
             }
             _ => {
@@ -183,7 +184,7 @@ impl Html {
         self.href = None;
     }
 
-    /// A byte of a tag.
+    /// Processes a byte of a tag.
     fn tag(&mut self, within: Within, byte: u8, out: &mut Vec<u8>, lead: &mut Lead) {
         if self.gone {
             out.push(byte);
@@ -226,7 +227,7 @@ impl Html {
         }
     }
 
-    /// A byte of the tag's name, of an attribute's, or between them.
+    /// Processes a byte of the tag's name, of an attribute's name, or between them.
     fn name(&mut self, within: Within, byte: u8) -> Within {
         match (within, byte) {
             (Within::Attribute | Within::AfterAttribute, b'=') => Within::BeforeValue,
@@ -251,17 +252,17 @@ impl Html {
     }
 
     fn value_begins(&mut self, quote: Option<u8>) {
-        // Of several attributes with one name the first counts (HTML §13.2.5.33).
+        // Of several attributes with the same name the first counts (HTML §13.2.5.33).
         if self.href.is_none() && self.attribute == b"href" {
             let start = self.held.len() - usize::from(quote.is_none() && !self.held.is_empty());
             self.href = Some(Href { start, end: 0, quote });
             self.attribute.clear();
-            // So that the end of another value is not taken for this one's.
+            // Marks the value as this attribute's, so that the end of another value is not taken for its end.
             self.attribute.extend_from_slice(b"href=");
         }
     }
 
-    /// A value ended, so many bytes before the end of what is held.
+    /// Ends a value, `back` bytes before the end of the buffer.
     fn value_ended(&mut self, back: usize) {
         if self.attribute == b"href="
             && let Some(href) = &mut self.href
@@ -284,7 +285,7 @@ impl Html {
         out.append(&mut self.held);
     }
 
-    /// Changes the link in the tag that is held, if there is one that has to.
+    /// Rewrites the link in the buffered tag, if there is one that must change.
     fn change(&mut self, lead: &mut Lead) {
         let is_base = self.name == b"base";
         let (true, Some(href)) = (is_base || self.name == b"a", self.href) else { return };
@@ -304,14 +305,14 @@ impl Html {
     }
 }
 
-/// Keeps a letter of a name, and of a name that is too long enough to tell it from all that matter.
+/// Appends a letter to a name. Of a long name, enough is kept to tell it from all names that matter.
 fn keep(name: &mut Vec<u8>, byte: u8) {
     if name.len() <= MAX_NAME {
         name.push(byte.to_ascii_lowercase());
     }
 }
 
-/// The state behind `byte` in an element without markup, of whose end tag `matched` bytes came before.
+/// The state after `byte` in an element of [`RAW`], if the previous bytes are the first `matched` of its end tag.
 fn raw(element: &'static [u8], matched: usize, byte: u8) -> State {
     let expected = match matched {
         0 => Some(b'<'),
@@ -328,7 +329,7 @@ fn raw(element: &'static [u8], matched: usize, byte: u8) -> State {
     }
 }
 
-/// An attribute's value with its character references resolved; `None` if that cannot be told.
+/// An attribute's value with its character references resolved; `None` if they cannot be.
 fn decoded(raw: &str) -> Option<String> {
     if !raw.contains('&') {
         return Some(raw.to_owned());
@@ -357,7 +358,7 @@ mod tests {
     use super::*;
     use crate::target::Target;
 
-    /// Through the scanner in two pieces, cut at `at`.
+    /// The output of the scanner for a page in two pieces, cut at `at`.
     fn passed(page: &[u8], at: usize) -> String {
         let home = Target::from_url("https://example.org/simple/widget/").unwrap();
         let mut lead = Lead::from(&home, "http://larder:3142", false, false).unwrap();
@@ -426,7 +427,7 @@ mod tests {
         ] {
             expect(page, page);
         }
-        // The control: behind each of them a link is a link.
+        // Control: a link after each of them is rewritten.
         for page in [
             "<!-->",
             "<!--->",
@@ -471,7 +472,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Wherever it is cut, and what is not a link stays: without the prefixes it is the page again.
+        /// Wherever a page is cut, bytes outside links do not change: without the prefixes the output is the page
+        /// again.
         #[test]
         fn any_page_passes(parts in proptest::collection::vec("(<a href=[\"']?|[\"'>=&#; /-]|</?script>|<!--|-->|/x|https://f\\.org|é)", 0..40), cut in 0_usize..200) {
             let page = parts.concat();

@@ -1,55 +1,55 @@
-//! Changes addresses in a JSON document while it passes through: everything else leaves byte for byte as it came.
+//! Rewrites addresses in a JSON document while it passes through; all other bytes are unchanged.
 //!
-//! A scanner over bytes that knows where in the document it is, and holds nothing but the string that may be an address.
-//! It does not check the document: of what is no JSON it makes the same bytes, and the client finds out.
+//! The scanner tracks its position in the document and buffers only a string that may be an address. It does not
+//! validate the document: invalid JSON passes as it is, and the client reports it.
 
 use crate::ecosystem::links::Step;
 
-/// The longest string that is looked at: a URL as long as targets may be, every byte of it escaped in the usual way
-/// (`\/`), and a fragment. A longer one is no address, and leaves as it came.
+/// The longest string that is read: a URL of the maximum length with every byte escaped in the usual way (`\/`), and
+/// a fragment. A longer string is not an address, and passes unchanged.
 const MAX_STRING: usize = 40 * 1024;
 
-/// The longest member name that is looked at; names that matter have a dozen bytes, also when they are escaped.
+/// The longest member name that is compared; the relevant names have a dozen bytes, also when they are escaped.
 const MAX_NAME: usize = 256;
 
-/// Which patterns still fit: one bit each.
+/// The patterns that still match: one bit each.
 type Fitting = u32;
 
-/// An object or an array that the scanner is in.
+/// An object or array that contains the current position.
 #[derive(Debug)]
 struct Level {
     is_object: bool,
-    /// Patterns that lead here.
+    /// The patterns that match its path.
     fitting: Fitting,
-    /// Patterns that lead to the value that comes next.
+    /// The patterns that match the path of its next value.
     next: Fitting,
 }
 
-/// What the scanner is reading.
+/// The token that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
-    /// Between tokens.
+    /// None: between strings.
     Nothing,
-    /// A string; a backslash came last.
+    /// A string; `escaped`: its last byte was a backslash.
     Text { what: What, escaped: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum What {
-    /// A member's name, which leaves at once and is kept beside.
+    /// A member's name. It is passed on at once, and a copy is kept.
     Name,
-    /// A value that may be an address: held until its end.
+    /// A value that may be an address: buffered to its end.
     Address,
     /// Any other string.
     Other,
 }
 
-/// The document so far.
+/// The scanner.
 #[derive(Debug)]
 pub(super) struct Json {
     patterns: &'static [&'static [Step]],
     levels: Vec<Level>,
-    /// Objects and arrays deeper than any pattern: only counted.
+    /// The nesting depth below the deepest pattern.
     deeper: u64,
     reading: Reading,
     name_comes: bool,
@@ -68,7 +68,8 @@ impl Json {
         }
     }
 
-    /// Takes a piece of the document; what can leave goes to `out`. `lead` says what becomes of an address.
+    /// Processes a piece of the document; bytes that are final are appended to `out`. `lead` returns the new address,
+    /// if an address must change.
     pub(super) fn push(
         &mut self,
         piece: &[u8],
@@ -91,7 +92,7 @@ impl Json {
         }
     }
 
-    /// The document ended: what is held leaves as it came.
+    /// Ends the document: buffered bytes pass unchanged.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
         if matches!(self.reading, Reading::Text { what: What::Address, .. }) {
             out.append(&mut self.held);
@@ -99,7 +100,7 @@ impl Json {
         self.reading = Reading::Nothing;
     }
 
-    /// A byte between strings.
+    /// Processes a byte between strings.
     fn structure(&mut self, byte: u8) {
         match byte {
             b'"' => {
@@ -137,7 +138,7 @@ impl Json {
         }
     }
 
-    /// The patterns that lead to the value that comes now.
+    /// The patterns that match the path of the next value.
     fn coming(&self) -> Fitting {
         match self.levels.last() {
             // The document itself: every pattern begins here.
@@ -146,13 +147,13 @@ impl Json {
         }
     }
 
-    /// Whether one of `fitting` ends at the value that comes now.
+    /// Whether one of `fitting` ends at the next value.
     fn complete(&self, fitting: Fitting) -> bool {
         let depth = self.levels.len();
         self.fits(fitting, |pattern| pattern.len() == depth) != 0
     }
 
-    /// Those of `fitting` that `holds` is true of.
+    /// Those patterns of `fitting` for which `holds` is true.
     fn fits(&self, fitting: Fitting, holds: impl Fn(&[Step]) -> bool) -> Fitting {
         let bits = self.patterns.iter().take(Fitting::BITS as usize).enumerate();
         bits.filter(|(bit, pattern)| fitting >> bit & 1 == 1 && holds(pattern))
@@ -162,7 +163,7 @@ impl Json {
     fn enter(&mut self, is_object: bool) {
         let depth = self.levels.len();
         let fitting = self.coming();
-        // Beyond the longest pattern nothing is looked at, so that a document of brackets takes no memory.
+        // Below the longest pattern only the depth is counted, so that a document full of brackets takes no memory.
         if self.deeper > 0 || self.patterns.iter().all(|pattern| pattern.len() <= depth) {
             self.deeper += 1;
             return;
@@ -176,7 +177,7 @@ impl Json {
         self.name_comes = is_object;
     }
 
-    /// A byte of a string.
+    /// Processes a byte of a string.
     fn text(
         &mut self,
         byte: u8,
@@ -214,7 +215,7 @@ impl Json {
         }
     }
 
-    /// A member's name is complete: the value behind it is where these patterns lead.
+    /// Ends a member's name, which determines the patterns that match its value.
     fn named(&mut self) {
         let depth = self.levels.len();
         let name = (self.held.len() <= MAX_NAME).then(|| unescaped(&self.held)).flatten();
@@ -230,7 +231,7 @@ impl Json {
         self.name_comes = false;
     }
 
-    /// The string that may be an address is complete, quotes and all.
+    /// Ends a string that may be an address; the buffer includes its quotes.
     fn address(&mut self, out: &mut Vec<u8>, lead: &mut dyn FnMut(&str) -> Option<String>) {
         let changed = serde_json::from_slice::<String>(&self.held)
             .ok()
@@ -263,7 +264,7 @@ mod tests {
         &[Step::Member("files"), Step::Each, Step::Member("url")],
     ];
 
-    /// Through the scanner in two pieces, cut at `at`.
+    /// The output of the scanner for a document in two pieces, cut at `at`.
     fn passed(text: &str, at: usize) -> String {
         let mut json = Json::new(PATTERNS);
         let mut out = Vec::new();
@@ -328,7 +329,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Any document, written in any way: the addresses change, and nothing else.
+        /// Any document, in any notation: only addresses change.
         #[test]
         fn any_document_passes(
             names in proptest::collection::vec("[a-z\"\\\\é:,{}\\[\\]]{0,6}", 1..6),

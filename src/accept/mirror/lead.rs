@@ -1,11 +1,12 @@
-//! Where a link in a mirrored document leads: through larder again.
+//! Rewrites links in a mirrored document, so that they lead through larder again.
 //!
-//! A link to an address becomes that address in mirror form. A relative one resolves by itself, because the mirrored path
-//! ends like the original one; only what begins with a slash, or climbs above the root, would lose host and scheme.
+//! A link with a host becomes that address in mirror form. A relative link needs no change, because the mirrored path
+//! ends like the original one; only a link that begins with a slash, or climbs above the root, would lose host and
+//! scheme.
 //!
-//! To the client all that is mirrored is one origin, larder's, so it shows one host's credential to the next, which it
-//! would not do without larder. Links that leave the origin of a document that was asked with a credential therefore have
-//! a form of their own (`https-anonymous`), in which larder drops credentials.
+//! To the client everything mirrored has one origin, larder's. So it would send the credential for one host to the
+//! next, which it would not do without larder. Links that leave the origin of a document requested with a credential
+//! therefore have a form of their own (`https-anonymous`), for which larder drops credentials.
 
 use std::fmt;
 
@@ -13,7 +14,7 @@ use url::{Position, Url};
 
 use crate::target::{Origin, Scheme, Target, identity};
 
-/// The mirror form's word for a scheme.
+/// The first segment of mirror form for a scheme.
 pub(super) const fn word(scheme: Scheme, anonymous: bool) -> &'static str {
     match (scheme, anonymous) {
         (Scheme::Https, false) => "https",
@@ -23,22 +24,22 @@ pub(super) const fn word(scheme: Scheme, anonymous: bool) -> &'static str {
     }
 }
 
-/// Leads on from one document.
+/// Rewrites the links of one document.
 #[derive(Clone)]
 pub(super) struct Lead {
-    /// `http://larder:3142`, as the client calls it.
+    /// larder's address in the client's terms, such as `http://larder:3142`.
     own: String,
-    /// What relative links resolve against.
+    /// The URL against which relative links resolve.
     base: Url,
     /// The document's origin.
     home: Origin,
-    /// The document was asked with a credential.
+    /// The document was requested with a credential.
     has_credential: bool,
-    /// The document was asked in the form that drops credentials.
+    /// The document was requested in the form that drops credentials.
     is_anonymous: bool,
 }
 
-/// Without the document's URL, which may hold a secret.
+/// Omits the document's URL, which may contain a secret.
 impl fmt::Debug for Lead {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lead").field("home", &self.home).finish_non_exhaustive()
@@ -46,7 +47,7 @@ impl fmt::Debug for Lead {
 }
 
 impl Lead {
-    /// From the document at `at`. `None` for a URL that browsers would not take.
+    /// For the document at `at`. `None` if its URL is not valid for browsers.
     pub(super) fn from(
         at: &Target,
         own: &str,
@@ -62,12 +63,12 @@ impl Lead {
         })
     }
 
-    /// The hosts that the document names may be shown its login.
+    /// If `takes`, the hosts that the document names may receive its credential.
     pub(super) fn takes_login(&mut self, takes: bool) {
         self.has_credential &= !takes;
     }
 
-    /// What the same bytes become depends on this, and on nothing else of the request.
+    /// Everything of the request on which the rewritten bytes depend.
     pub(super) fn stamp(&self) -> [&[u8]; 3] {
         let marks: &[u8] = if self.is_anonymous {
             b"anonymous"
@@ -79,10 +80,10 @@ impl Lead {
         [self.own.as_bytes(), self.home.scheme.as_str().as_bytes(), marks]
     }
 
-    /// The link as a path at larder; `None` where it may stay as it is.
+    /// The link as a path at larder; `None` if it need not change.
     ///
-    /// A link that names no scheme (`//host/path`) and cannot lead through larder becomes a whole URL: it would take
-    /// larder's own scheme otherwise, which is http, and what it holds, perhaps a password, would travel in the clear.
+    /// A link without a scheme (`//host/path`) that cannot lead through larder becomes an absolute URL: otherwise it
+    /// would get larder's own scheme, which is http, and its content, perhaps a password, would be sent in the clear.
     pub(super) fn path(&self, link: &str) -> Option<String> {
         let link = trimmed(link);
         let led = self.led(link);
@@ -94,12 +95,12 @@ impl Lead {
 
     fn led(&self, link: &str) -> Option<String> {
         let (origin, rest) = if let Some((scheme, rest)) = self.absolute(link) {
-            // As it is written, so that nothing is lost that is no URL yet, such as a template's braces.
+            // The rest is copied literally, because it may not be a valid URL, for example a template with braces.
             let end = rest.find(['/', '?', '#', '\\']).unwrap_or(rest.len());
             let (authority, rest) = rest.split_at_checked(end)?;
             match identity::origin_of(scheme, authority) {
                 Some(origin) => (origin, rest.to_owned()),
-                // A name in another alphabet than DNS has.
+                // The host is an internationalised name, which the URL parser converts to DNS form.
                 None if !authority.is_ascii() => self.resolved(link)?,
                 None => return None,
             }
@@ -110,7 +111,7 @@ impl Lead {
         } else {
             return None;
         };
-        // Browsers read `/\host` like `//host`.
+        // Browsers treat `/\host` like `//host`.
         let (origin, rest) = if is_plain(&rest) { (origin, rest) } else { self.resolved(link)? };
         let word =
             word(origin.scheme, self.is_anonymous || (self.has_credential && origin != self.home));
@@ -118,13 +119,13 @@ impl Lead {
         Some(format!("/{word}/{}{slash}{rest}", origin.authority()))
     }
 
-    /// The link as a whole URL at larder; `None` where it may stay as it is.
+    /// The link as an absolute URL at larder; `None` if it need not change.
     pub(super) fn url(&self, link: &str) -> Option<String> {
         let path = self.path(link)?;
         Some(if path.starts_with('/') { format!("{}{path}", self.own) } else { path })
     }
 
-    /// The page says what its links are relative to: as a path at larder, where that has to change.
+    /// Sets the base URL that a page declares for its links; returns it as a path at larder if it must change.
     pub(super) fn base(&mut self, link: &str) -> Option<String> {
         let path = self.path(link);
         if let Ok(base) = self.base.join(trimmed(link))
@@ -135,7 +136,7 @@ impl Lead {
         path
     }
 
-    /// The scheme of `https://host/path` or `//host/path`, and what stands behind the slashes.
+    /// The scheme of `https://host/path` or `//host/path`, and the text after the slashes.
     fn absolute<'a>(&self, link: &'a str) -> Option<(Scheme, &'a str)> {
         let after = |prefix: &str| {
             let (start, rest) = link.split_at_checked(prefix.len())?;
@@ -156,23 +157,23 @@ impl Lead {
     }
 }
 
-/// What browsers take off both ends.
+/// Removes what browsers remove at both ends.
 fn trimmed(link: &str) -> &str {
     link.trim_matches(|c: char| c <= ' ')
 }
 
-/// Whether a relative link goes upwards, perhaps above the root, where it would take another host for a directory.
+/// Whether a relative link goes upwards, perhaps above the root, where it would name another host.
 fn climbs(link: &str) -> bool {
     let end = link.find(['?', '#']).unwrap_or(link.len());
     let path = link.get(..end).unwrap_or(link);
-    // A word with a colon is the scheme of something else.
+    // A first segment with a colon is the scheme of an absolute URL.
     let scheme =
         path.find(':').is_some_and(|colon| path.find('/').is_none_or(|slash| colon < slash));
     !scheme && !is_plain(path)
 }
 
-/// Whether the path of `rest` has nothing that a client would resolve before it asks: `/../` behind a host would name
-/// another host in mirror form.
+/// Whether the path of `rest` contains nothing that a client resolves before it sends the request: in mirror form,
+/// `/../` after a host would name another host.
 fn is_plain(rest: &str) -> bool {
     let end = rest.find(['?', '#']).unwrap_or(rest.len());
     let path = rest.get(..end).unwrap_or(rest);
@@ -254,7 +255,7 @@ mod tests {
         ]);
     }
 
-    /// larder is called by http, and what was to travel over TLS is not to travel by that.
+    /// The client reaches larder over http; a link that was meant for TLS must not be sent over that.
     #[test]
     fn a_link_without_a_scheme_keeps_its_own() {
         let link = "//user:s3cret@files.example.org/a";
@@ -274,7 +275,7 @@ mod tests {
         ]);
     }
 
-    /// In mirror form the host is a directory, and directories can be climbed out of.
+    /// In mirror form the host is a directory of the path, from which `..` could lead to another host.
     #[test]
     fn nothing_climbs_to_another_host() {
         expect(&[

@@ -1,18 +1,19 @@
-//! Mirror form: for clients that cannot use a proxy, an address in the path of a request to larder itself.
+//! Mirror form: an address in the path of a request to larder itself, for clients that cannot use a proxy.
 //!
 //! ```text
-//! GET /https/host/path ─▶ place ─▶ the same request in absolute form ─▶ pipeline ─▶ its answer, links led on ─▶ client
+//! GET /https/host/path ─▶ place ─▶ the same request in absolute form ─▶ pipeline ─▶ its answer, links rewritten ─▶ client
 //! ```
 //!
-//! The request becomes the one that a client of the proxy would have sent, and joins it before anything is judged: the
-//! identity (promise P1) is what the path says, the entries, the proofs and the guard are the same. Only the answer
-//! differs, on its way out: where an index names files by URL, and where a redirect leads, the address is put in
-//! mirror form. Nothing of that is ever stored, and what is signed, or promised by a digest, leaves as it came, because
-//! [`ecosystem::links`] knows no links in it. A changed document has validators of its own (`validators`).
+//! The request is converted to what a client of the proxy would have sent, before anything is checked: the identity
+//! (promise P1) is what the path says, and entries, proofs and address guard are the same. Only the answer differs:
+//! URLs of files in an index, and targets of redirects, are rewritten to mirror form. The rewritten form is never
+//! stored. Documents with a signature or a promised digest are not rewritten, because [`ecosystem::links`] finds no
+//! links in them. A rewritten document has validators of its own (`validators`).
 //!
-//! To its clients the mirror is one origin for all hosts, so what browsers and package managers keep apart by origin is
-//! kept apart here: cookies are dropped both ways, a host's credential is not led to another (`lead`), other sites'
-//! pages are refused (`place`), and a mirrored page is nobody's: it runs no script with larder's name (CSP `sandbox`).
+//! To its clients the mirror is one origin for all hosts. So what browsers and package managers separate by origin is
+//! separated here: cookies are dropped in both directions, a host's credential does not follow links to another host
+//! (`lead`), requests from other sites' pages are refused (`place`), and a mirrored page cannot run scripts with
+//! larder's origin (CSP `sandbox`).
 
 mod body;
 pub mod fuzz;
@@ -41,10 +42,11 @@ use crate::outcome::cause::Cause;
 use crate::reply::Body;
 use crate::target::{self, Target};
 
-/// Of a request: what would say to a host for whom else larder is asked, or what it would take for its own visitor's.
+/// Request fields that would tell a host which other hosts the client requests through larder, or that belong to
+/// larder's origin.
 const OF_THE_CLIENT: [HeaderName; 3] = [header::COOKIE, header::REFERER, header::ORIGIN];
 
-/// Of an answer: what would hold for all that is mirrored, and not for its host alone.
+/// Answer fields that would apply to everything mirrored instead of one host.
 const FOR_AN_ORIGIN: [&str; 8] = [
     "set-cookie",
     "strict-transport-security",
@@ -56,21 +58,21 @@ const FOR_AN_ORIGIN: [&str; 8] = [
     "nel",
 ];
 
-/// The types that indexes with links have, to tell before the answer whether its links may have to change.
+/// The content types of indexes with links. They tell before the answer whether its links may have to be rewritten.
 const KINDS: [&str; 2] = ["text/html", "application/json"];
 
-/// A request in mirror form, and what its answer will need.
+/// A request in mirror form, with what is needed to rewrite its answer.
 #[derive(Debug)]
 pub(super) struct Way {
     target: Target,
     recognition: Option<Recognition>,
     lead: Option<Lead>,
     stamp: Option<Stamp>,
-    /// The condition that the client put was about a changed document.
+    /// The client's condition referred to a rewritten document.
     is_conditional: bool,
 }
 
-/// Reads a request that is sent to larder itself. `None`: it is for larder's own pages.
+/// Converts a request in mirror form. `None`: the request is for larder's own pages.
 pub(super) fn enter<B>(
     config: &Config,
     request: &mut Request<B>,
@@ -109,7 +111,7 @@ pub(super) fn enter<B>(
     let lead = Lead::from(&target, &format!("http://{own}"), has_credential, is_anonymous);
     let stamp = lead.as_ref().map(Stamp::of);
     if may_change {
-        // Links are found in plain text.
+        // Links can only be found in an uncompressed document.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     let is_conditional = stamp.as_ref().is_some_and(|stamp| stamp.ask(headers, may_change));
@@ -118,10 +120,10 @@ pub(super) fn enter<B>(
 
 pub(super) use self::place::is_called;
 
-/// Refuses to show a browser what this larder counts and keeps under a name that may be no name of larder's: a site's page can have its
-/// own name resolve to larder's address, and reads then what everybody reads who asks larder itself. Programs are not asked
-/// for the name: a monitor knows larder by whatever name its operator gave it. The other pages hold nothing that a stranger
-/// could not know, and are read before anybody has told larder how it is called.
+/// Refuses to show a browser counters and stored entries under a host name that may not be larder's: a hostile site
+/// can make its own name resolve to larder's address, and its page's script could then read them. Other programs are
+/// not checked: a monitoring system may use any name for larder. The remaining pages contain nothing secret, and must
+/// be readable before the operator has configured larder's names.
 pub(super) fn refuse_rebound<B>(
     config: &Config,
     request: &Request<B>,
@@ -136,14 +138,14 @@ pub(super) fn refuse_rebound<B>(
     place::own_name(request, &config.mirror, local.as_deref()).map(drop)
 }
 
-/// Refused as 508: larder would ask itself.
+/// Answers 508: the request would make larder connect to itself.
 pub(super) fn looping(way: &Way) -> Refusal {
     place::looping(&way.target)
 }
 
-/// Makes of the request the one that a client of the proxy sends.
+/// Turns the request into the one that a client of the proxy sends.
 fn redirect<B>(request: &mut Request<B>, target: &Target) -> Result<(), Refusal> {
-    let unfit = || Refusal::forbidden(Cause::Malformed, format!("{target} cannot be asked for"));
+    let unfit = || Refusal::forbidden(Cause::Malformed, format!("{target} cannot be requested"));
     let mut parts = request.uri().clone().into_parts();
     let authority = target.origin().authority();
     parts.scheme = target.origin().scheme.as_str().parse().ok();
@@ -157,12 +159,12 @@ fn redirect<B>(request: &mut Request<B>, target: &Target) -> Result<(), Refusal>
 }
 
 impl Way {
-    /// Whom the request is for.
+    /// The target of the request.
     pub(super) fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Makes of the pipeline's answer that of the mirror.
+    /// Turns the pipeline's answer into the mirror's.
     pub(super) fn back(self, response: Response<Body>) -> Response<Body> {
         let (mut parts, body) = response.into_parts();
         for name in FOR_AN_ORIGIN {
@@ -193,7 +195,7 @@ impl Way {
     }
 }
 
-/// The links in an answer, if there are any that larder can lead on: in one that is coded they cannot be found.
+/// The links in an answer that can be rewritten; none in one with a content coding.
 fn links_in(headers: &HeaderMap, recognition: Option<&Recognition>, at: &Target) -> Option<Links> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let coding = text(header::CONTENT_ENCODING).unwrap_or("identity");
@@ -215,7 +217,8 @@ fn lead_on(headers: &mut HeaderMap, name: HeaderName, lead: &Lead) {
     }
 }
 
-/// The pages that follow, of a list in several (`Link: </v2/…>; rel="next"`, RFC 8288 §3): a registry's tags come so.
+/// Rewrites the links to further pages of a list (`Link: </v2/…>; rel="next"`, RFC 8288 §3), which registries use for
+/// tags.
 fn lead_pages_on(headers: &mut HeaderMap, lead: &Lead) {
     let header::Entry::Occupied(mut found) = headers.entry(header::LINK) else { return };
     for value in found.iter_mut() {
@@ -234,12 +237,12 @@ fn lead_pages_on(headers: &mut HeaderMap, lead: &Lead) {
     }
 }
 
-/// Whether clients log in by this field, of whatever ecosystem they are.
+/// Whether the field carries a credential in any ecosystem.
 fn is_credential(name: &HeaderName) -> bool {
     ALL.iter().any(|ecosystem| target::is_field(name, ecosystem.profile().login_headers))
 }
 
-/// The values of a list field, in one.
+/// The values of a list field, joined.
 fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
     let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     values.collect::<Vec<_>>().join(", ")

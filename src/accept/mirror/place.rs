@@ -1,14 +1,14 @@
-//! What a path in mirror form names, and what a request that is sent to larder itself calls it.
+//! Parses a path in mirror form, and checks under which name a request to larder itself was sent.
 //!
 //! ```text
-//! /https/host[:port]/path  /http/host[:port]/path      the address with its scheme as first segment
+//! /https/host[:port]/path  /http/host[:port]/path      the address with its scheme as the first segment
 //! /https-anonymous/…       /http-anonymous/…           the same without the client's credentials
-//! /host.name[:port]/path   /HTTPS///host[:port]/path   as apt-cacher-ng has them; the first is plain http
-//! /v2/…[?ns=host]                                      a container registry's mirror: as `mirror.registries` says
+//! /host.name[:port]/path   /HTTPS///host[:port]/path   apt-cacher-ng's forms; the first is plain http
+//! /v2/…[?ns=host]                                      a container registry's mirror, by `mirror.registries`
 //! ```
 //!
-//! The first segment decides, and every word has one meaning: a host that is called like one of these words, or like a
-//! page of larder's own, is reached by its scheme (`/http/setup/…`); one without a dot or a port only so.
+//! The first segment decides, and each form has one meaning: a host with the name of one of these segments, or of one
+//! of larder's own pages, is reached by its scheme (`/http/setup/…`), and so is a host without a dot or a port.
 
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::uri::Authority;
@@ -21,15 +21,15 @@ use crate::outcome::cause::Cause;
 use crate::target::shown::{CLIPPED, clipped};
 use crate::target::{Host, Origin, Scheme, Target, decode_once, identity};
 
-/// What is asked for, and how.
+/// A parsed path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) target: Target,
-    /// The client's credentials are dropped.
+    /// Whether the client's credentials are dropped.
     pub(super) is_anonymous: bool,
 }
 
-/// What the path names; `None` for pages of larder's own, and for what is none of either.
+/// What the path names; `None` for larder's own pages, and for a path that is neither.
 pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal> {
     let path = uri.path();
     let Some((first, rest)) =
@@ -54,7 +54,7 @@ pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal>
             )),
         },
         "v2" if has_rest => registry(mirror, path, query).map(Some),
-        // One segment is no address: nobody keeps packages there, and browsers ask for /favicon.ico.
+        // A single segment is not an address: it names no file, and browsers request /favicon.ico.
         _ if has_rest && is_address(first) => {
             let target = below(Scheme::Http, path.strip_prefix('/').unwrap_or_default(), query)?;
             Ok(Some(Place { target, is_anonymous: false }))
@@ -63,7 +63,7 @@ pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal>
     }
 }
 
-/// Whether a first segment without a scheme is meant as an address.
+/// Whether a first segment without a scheme is an address.
 fn is_address(segment: &str) -> bool {
     segment != "ca.crt" && unescaped(segment).contains(['.', ':', '@'])
 }
@@ -77,8 +77,8 @@ fn below(scheme: Scheme, text: &str, query: Option<&str>) -> Result<Target, Refu
     target(origin, path, query)
 }
 
-/// The delimiters of an authority, which some clients escape in a path (pip writes `%3A` for a port's colon). Nothing else is
-/// resolved: a host has no other byte that would have to be escaped.
+/// Resolves the escaped delimiters of an authority, which some clients escape in a path (pip writes `%3A` for a
+/// port's colon). No other byte of a host needs escaping.
 fn unescaped(authority: &str) -> String {
     ["%3A:", "%5B[", "%5D]"].iter().fold(authority.to_owned(), |text, pair| {
         let (escape, byte) = pair.split_at_checked(3).unwrap_or((pair, ""));
@@ -91,13 +91,13 @@ fn no_authority(text: &str) -> Refusal {
         "the path names no host; mirror form is /https/host/path, with one slash before the host"
             .to_owned()
     } else if text.contains('@') || text.contains("%40") {
-        // Not shown: it may be a password.
+        // Not shown: it may contain a password.
         "the host in the path has a user name; credentials belong in the Authorization field, which clients send for http://USER:PASSWORD@larder/https/HOST/PATH"
             .to_owned()
     } else {
         let shown = clipped(text, CLIPPED);
         format!(
-            "{shown} in the path is no host and port; mirror form is /https/host/path, and no letter of the host is escaped"
+            "{shown} in the path is no host and port; mirror form is /https/host/path, without escapes in the host"
         )
     })
 }
@@ -108,8 +108,8 @@ fn target(origin: Origin, path: &str, query: Option<&str>) -> Result<Target, Ref
     Target::new(origin, &tail).map_err(|bad| malformed(&bad.to_string()))
 }
 
-/// A request to a mirror of container registries: which one is meant, `ns` says (containerd, and what follows it), or the
-/// operator does.
+/// A request to a registry mirror. The registry is the one that `ns` names (containerd and compatible clients), or
+/// else the operator's default.
 fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<Place, Refusal> {
     let pairs = || query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     let named = pairs().find_map(|pair| pair.strip_prefix("ns="));
@@ -137,7 +137,7 @@ fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<Place, R
         let text = "which registry larder mirrors at /v2/ is not configured; mirror.registries (LARDER_MIRROR_REGISTRIES) names it";
         Refusal::refused(StatusCode::NOT_FOUND, Cause::Malformed, text.to_owned())
     })?;
-    // `ns` is for larder: the registry's own URL does not have it.
+    // `ns` is meant for larder: the registry's own URL does not contain it.
     let rest = pairs().filter(|pair| !pair.starts_with("ns=")).collect::<Vec<_>>().join("&");
     let path = format!("{}{path}", base.path().trim_end_matches('/'));
     let target =
@@ -145,8 +145,9 @@ fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<Place, R
     Ok(Place { target, is_anonymous: false })
 }
 
-/// What the client calls larder, as an authority; refused where that is no name of larder's (P1). A page whose name was
-/// made to resolve to larder's address could otherwise read through it, as could whoever is led here by mistake.
+/// The name under which the client reached larder, as an authority; refused if it is not a name of larder's (P1).
+/// Otherwise a hostile page whose name resolves to larder's address could read through larder, and so could clients
+/// that came to larder by mistake.
 pub(super) fn own_name<B>(
     request: &Request<B>,
     mirror: &Mirror,
@@ -181,7 +182,7 @@ pub(super) fn own_name<B>(
     }
 }
 
-/// Names that only the network larder is in gives out: nobody outside can make a page with one of them.
+/// Suffixes that exist only in private networks: no outsider can serve a page under such a name.
 const INNER: [&str; 9] = [
     "localhost",
     "local",
@@ -194,8 +195,9 @@ const INNER: [&str; 9] = [
     "intranet",
 ];
 
-/// Whether a client may mean larder by `host`: an address, a name without a dot, this machine's own, one of a kind that is
-/// given out inside alone (RFC 6761, 6762, 8375, 9476's kin), or one that the operator names.
+/// Whether `host` may refer to this larder: an address, a name without a dot, this machine's name, a name of a kind
+/// that exists only in private networks (RFC 6761, 6762, 8375, and kinds like that of 9476), or one that the operator
+/// configured.
 fn is_own_name(host: &Host, mirror: &Mirror) -> bool {
     let Some(name) = host.name() else { return true };
     let inner = |suffix: &&str| {
@@ -204,7 +206,7 @@ fn is_own_name(host: &Host, mirror: &Mirror) -> bool {
     !name.contains('.') || INNER.iter().any(inner) || is_called(name, mirror)
 }
 
-/// Whether this larder is called so for certain: by its machine, or by its operator.
+/// Whether `name` is definitely larder's: this machine's name, or one that the operator configured.
 pub(in crate::accept) fn is_called(name: &str, mirror: &Mirror) -> bool {
     mirror.names.iter().any(|own| own.matches(name))
         || rustix::system::uname()
@@ -213,12 +215,12 @@ pub(in crate::accept) fn is_called(name: &str, mirror: &Mirror) -> bool {
             .is_ok_and(|own| own.eq_ignore_ascii_case(name))
 }
 
-/// Refuses what a browser sends for another site's page: no client of registries names a page that it comes from. Following
-/// a link is no such request, where the browser says that it is one, and reads nothing for that page.
+/// Refuses a browser's request on behalf of another site's page; package managers send no such request. Following a
+/// link is allowed if the browser says that it is a navigation: the linking page cannot read the result.
 ///
-/// Browsers say so (`Sec-Fetch-*`) to what they hold for safe, which larder by plain http under a name is not. There the
-/// page's address (`Referer`) tells; and of a page that hides it, that a browser asks which neither came by a link nor was
-/// typed an address.
+/// Browsers send `Sec-Fetch-*` only to origins that they consider trustworthy, which larder over plain http under a
+/// name is not. There the page's address (`Referer`) decides; and if a page hides it, whether the request is one that
+/// browsers send for a page, and not for a link or a typed address.
 pub(super) fn refuse_pages(headers: &HeaderMap, own: &str) -> Result<(), Refusal> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let is_foreign = match (text("origin"), text("sec-fetch-site")) {
@@ -239,13 +241,14 @@ pub(super) fn refuse_pages(headers: &HeaderMap, own: &str) -> Result<(), Refusal
     Ok(())
 }
 
-/// Whether `Referer` names another site's page. What is no URL is no page: npm named its command so.
+/// Whether `Referer` names another site's page. A value that is not a URL is no page: npm used to send its command
+/// there.
 fn is_foreign_page(page: &str, own: &str) -> bool {
     let Ok(page) = url::Url::parse(page) else { return false };
     let scheme = match page.scheme() {
         "http" => Scheme::Http,
         "https" => Scheme::Https,
-        // A browser's own pages have no address that others could name.
+        // A browser's internal pages have no address that sites could use.
         _ => return page.has_host(),
     };
     let origin = identity::origin_of(scheme, &page[Position::BeforeHost..Position::AfterPort]);
@@ -253,7 +256,7 @@ fn is_foreign_page(page: &str, own: &str) -> bool {
     origin.is_none() || origin != own
 }
 
-/// Whether a browser asks. Pages cannot change all of what tells.
+/// Whether a browser sends the request. Pages cannot change all of these fields.
 pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
     let agent = headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
     agent.starts_with(b"Mozilla/")
@@ -263,8 +266,8 @@ pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
         || headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
 }
 
-/// Whether a browser fetches something for a page that hides its address. What it opens as a page of its own comes with
-/// `Upgrade-Insecure-Requests`; programs that call themselves `Mozilla` (`PowerShell`) name no language.
+/// Whether a browser fetches something for a page that hides its address. For navigations browsers send
+/// `Upgrade-Insecure-Requests`; other programs that call themselves `Mozilla` (`PowerShell`) send no language.
 fn is_for_a_page(headers: &HeaderMap) -> bool {
     let agent = headers.get(header::USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
     agent.starts_with(b"Mozilla/5.0")
@@ -272,7 +275,7 @@ fn is_for_a_page(headers: &HeaderMap) -> bool {
         && !headers.contains_key(header::UPGRADE_INSECURE_REQUESTS)
 }
 
-/// Refused as 508: larder would ask itself.
+/// Answers 508: the request would make larder connect to itself.
 pub(super) fn looping(target: &Target) -> Refusal {
     let text = format!(
         "{} is this larder itself; the path names the host that has the files",
@@ -281,7 +284,7 @@ pub(super) fn looping(target: &Target) -> Refusal {
     Refusal::refused(StatusCode::LOOP_DETECTED, Cause::Loop, text)
 }
 
-/// Whether there is anything to serve in mirror form.
+/// Whether mirror form is enabled.
 pub(super) fn is_open(config: &Config) -> bool {
     config.mirror.enabled
 }
@@ -338,7 +341,7 @@ mod tests {
             ("/example.org/debian/dists", "http://example.org/debian/dists"),
             ("/example.org:8080/debian", "http://example.org:8080/debian"),
             ("/HTTPS///example.org/debian", "https://example.org/debian"),
-            // Words that mean something else at first are hosts behind a scheme.
+            // Segments with a meaning of their own are hosts after a scheme.
             ("/http/https/a", "http://https/a"),
             ("/http/http/a", "http://http/a"),
             ("/http/HTTPS/a", "http://https/a"),
@@ -482,7 +485,7 @@ mod tests {
             (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")], true),
             (&[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")], false),
             (&[("service-worker", "script")], false),
-            // Where the browser says nothing, the page's address does.
+            // Without `Sec-Fetch-*`, the page's address decides.
             (&[("referer", "https://evil.example.org/")], false),
             (&[("referer", "http://evil.example.org:3142/")], false),
             (&[("referer", "http://larder/")], false),
@@ -496,7 +499,7 @@ mod tests {
             (&[("referer", "https://evil.example.org/"), ("sec-fetch-site", "none")], true),
             (&[("referer", "https://evil.example.org/"), ("sec-fetch-site", "same-origin")], true),
             (&[("referer", "https://evil.example.org/"), ("sec-fetch-site", "cross-site")], false),
-            // A page that hides its address; and what is none.
+            // A page that hides its address; and requests that are not for a page.
             (&[("user-agent", BROWSER), ("accept-language", "en")], false),
             (
                 &[

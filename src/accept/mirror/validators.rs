@@ -1,9 +1,9 @@
-//! What a changed document's header says of it.
+//! The validators and other header fields of a rewritten document.
 //!
-//! A document whose links were changed is another representation (RFC 9110 §3.2): it has another length, other digests,
-//! and an entity tag of its own. That tag holds the original one, so that a client's condition can be put to the origin's
-//! copy; it is weak, because larder gives no ranges of changed documents (§8.8.3.1). Dates are taken away: a condition on
-//! a date could not tell a document changed in one way from one changed in another.
+//! A document with rewritten links is another representation (RFC 9110 §3.2): its length, digests and entity tag
+//! differ. The tag contains the original tag, so that a client's condition can be applied to the origin's copy. It is
+//! weak, because larder serves no ranges of rewritten documents (§8.8.3.1). Dates are removed: a condition on a date
+//! could not distinguish two rewritten forms.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -11,10 +11,10 @@ use super::lead::Lead;
 use crate::digest::{hex, key_hash};
 use crate::reply::condition::tags;
 
-/// Changes whenever links are changed in another way than before.
+/// Must change whenever the rewriting changes.
 const EDITION: &[u8] = b"2";
 
-/// Fields that speak of the original's bytes: checksums, lengths, validators.
+/// Fields that describe the original's bytes: checksums, lengths, validators.
 const OF_THE_ORIGINAL: [&str; 10] = [
     "content-length",
     "last-modified",
@@ -28,11 +28,11 @@ const OF_THE_ORIGINAL: [&str; 10] = [
     "x-checksum-sha256",
 ];
 
-/// Request fields about parts of the original, or about its dates.
+/// Request fields about ranges of the original, or about its dates.
 const ABOUT_PARTS: [HeaderName; 4] =
     [header::RANGE, header::IF_RANGE, header::IF_MODIFIED_SINCE, header::IF_UNMODIFIED_SINCE];
 
-/// The mark in the entity tags of documents changed in one way.
+/// A mark for one form of rewriting, for entity tags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stamp(String);
 
@@ -43,7 +43,7 @@ impl Stamp {
         Self(hex(hash.get(..6).unwrap_or_default()))
     }
 
-    /// The tag of the changed document.
+    /// The tag of the rewritten document.
     fn changed(&self, tag: &str) -> Option<String> {
         let (strength, opaque) = match tag.strip_prefix("W/") {
             Some(opaque) => ('w', opaque),
@@ -53,7 +53,7 @@ impl Stamp {
         Some(format!("W/\"larder-{}-{strength}-{opaque}\"", self.0))
     }
 
-    /// The tag of the original, of a tag that [`Stamp::changed`] gave.
+    /// The original tag in a tag that [`Stamp::changed`] made.
     fn original(&self, tag: &str) -> Option<String> {
         let opaque = tag.strip_prefix("W/").unwrap_or(tag).strip_prefix('"')?.strip_suffix('"')?;
         let rest = opaque.strip_prefix("larder-")?.strip_prefix(self.0.as_str())?;
@@ -64,8 +64,8 @@ impl Stamp {
         }
     }
 
-    /// Puts the client's conditions to the original. `is_changed`: the answer will be a changed one, so that no other tag
-    /// means anything. Gives back whether a condition was put.
+    /// Converts the client's conditions to the original's tags. `is_changed`: the answer will be rewritten, so other
+    /// tags are dropped. Returns whether a condition is left.
     pub(super) fn ask(&self, headers: &mut HeaderMap, is_changed: bool) -> bool {
         let known: Vec<String> = headers
             .get_all(header::IF_NONE_MATCH)
@@ -82,7 +82,7 @@ impl Stamp {
             headers.remove(name);
         }
         headers.remove(header::IF_NONE_MATCH);
-        // `*` holds of any representation (RFC 9110 §13.1.2).
+        // `*` matches any representation (RFC 9110 §13.1.2).
         let list =
             if known.iter().any(|tag| tag == "*") { "*".to_owned() } else { originals.join(", ") };
         if list.is_empty() {
@@ -94,7 +94,7 @@ impl Stamp {
         }
     }
 
-    /// Makes of the original's header that of the changed document.
+    /// Turns the original's header into that of the rewritten document.
     pub(super) fn answer(&self, headers: &mut HeaderMap) {
         for name in OF_THE_ORIGINAL {
             headers.remove(name);
@@ -106,13 +106,14 @@ impl Stamp {
         if let Some(tag) = changed {
             headers.insert(header::ETAG, tag);
         }
-        // The links say how the client calls larder, and whether it showed a credential.
+        // The links contain the client's name for larder, and depend on whether the client sent a credential.
         headers.append(header::VARY, HeaderValue::from_static("authorization, host"));
         note(headers);
     }
 }
 
-/// Says in larder's member of `Cache-Status` (RFC 9211 §2: caches may add parameters) that this is not the origin's document.
+/// Notes in larder's member of `Cache-Status` (RFC 9211 §2: caches may add parameters) that this is not the origin's
+/// document.
 fn note(headers: &mut HeaderMap) {
     let name = HeaderName::from_static("cache-status");
     let mut all: Vec<HeaderValue> = headers.get_all(&name).iter().cloned().collect();
@@ -169,7 +170,7 @@ mod tests {
             let mut asked = headers(&fields);
             assert!(!stamp.ask(&mut asked, true));
             assert!(asked.is_empty(), "{asked:?}");
-            // The control: a file's conditions are its own.
+            // Control: conditions on a file do not change.
             let mut asked = headers(&fields);
             assert!(!stamp.ask(&mut asked, false));
             assert_eq!(asked.len(), 3);

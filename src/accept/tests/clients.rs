@@ -72,14 +72,15 @@ async fn an_upload_arrives_whole() {
     }
 }
 
-/// Over HTTP/2 the stream is reset, and curl says so (92); without a cut the same exit code, so that this holds for both.
+/// Over HTTP/2 the stream is reset, and curl reports 92; without a cut the exit code is the same, so both cases are
+/// covered.
 #[tokio::test]
 async fn a_failed_body_is_never_a_complete_one_for_curl() {
     let world = World::with(|_| {});
     for (version, path, expected) in [
         ("--http2", "quiet", 92),
         ("--http1.1", "cut", 56),
-        // Chunked and without an end; only a length or chunks save the client here.
+        // Chunked and without an end; only a length or chunks protect the client here.
         ("--http1.1", "quiet", 18),
     ] {
         let url = format!("https://example.org/{path}");
@@ -88,8 +89,8 @@ async fn a_failed_body_is_never_a_complete_one_for_curl() {
     }
 }
 
-/// What pip, requests and urllib do, in the strict mode that is Python 3.13's default. `http.client` sends its CONNECT as
-/// HTTP/1.0.
+/// What pip, requests and urllib do, in the strict mode that is Python 3.13's default. `http.client` sends its
+/// CONNECT as HTTP/1.0.
 const PYTHON: &str = r#"
 import http.client, socket, ssl, sys
 port, ca = int(sys.argv[1]), sys.argv[2]

@@ -1,10 +1,10 @@
-//! How the front ends.
+//! How the front shuts down.
 
 use super::*;
 
 const SLOW: &str = "GET http://example.org/slow HTTP/1.1\r\nHost: example.org\r\n\r\n";
 
-/// Until the first part of the body has come.
+/// Reads until the first part of the body has come.
 async fn read_beginning(stream: &mut (impl AsyncRead + Unpin)) {
     let mut heard = Vec::new();
     while !heard.ends_with(b"beginning ") {
@@ -54,7 +54,7 @@ async fn what_outlives_the_drain_is_reset() {
     world.running.await.unwrap();
 }
 
-/// Issue 17, faults, row 15: after a second signal nobody is waited for, and nobody hears a quiet end.
+/// Issue 17, faults, row 15: after a second signal the drain ends at once, and no connection is closed quietly.
 #[tokio::test]
 async fn a_drain_that_is_hurried_resets_what_is_open() {
     let mut world = World::with(|config| {

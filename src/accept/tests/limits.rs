@@ -1,4 +1,4 @@
-//! Whom the listener serves, how many, and for how long.
+//! Which clients the listener serves, how many, and for how long.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -89,7 +89,7 @@ async fn a_header_that_never_ends_is_not_waited_for() {
         _ = answers.read_to_end(&mut heard) => {}
     }
     assert_eq!(heard, b"");
-    // The control: a connection on which nothing has begun is not meant.
+    // Control: a connection without a request is not affected.
     assert!(ask(&mut idle, PLAIN).await.starts_with("HTTP/1.1 200 "));
 }
 
@@ -139,7 +139,7 @@ async fn a_client_that_stops_reading_is_reset() {
     let mut heard = Vec::new();
     let error = stream.read_to_end(&mut heard).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-    // The control: who reads gets all of it.
+    // Control: a client that reads gets all of it.
     let text = ask(&mut world.connect().await, &request).await;
     assert!(text.len() > 64 << 20);
 }
@@ -183,7 +183,7 @@ async fn a_panic_ends_its_connection_only() {
     assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
 }
 
-/// In a process of its own, because the limit is the process's.
+/// In a process of its own, because the limit applies to the process.
 #[tokio::test]
 async fn running_out_of_files_is_survived() {
     let child = tokio::process::Command::new(std::env::current_exe().unwrap())
@@ -204,12 +204,12 @@ async fn running_out_of_files_is_survived() {
 async fn in_a_process_of_its_own_files_run_out() {
     let world = World::with(|_| {});
     assert!(crate::limits::raise() >= getrlimit(Resource::Nofile).current);
-    // Made beforehand: connecting takes no further file.
+    // Made beforehand: connecting needs no further descriptor.
     let early = tokio::net::TcpSocket::new_v4().unwrap();
     let before = getrlimit(Resource::Nofile);
     let none = Rlimit { current: Some(3), ..before };
     setrlimit(Resource::Nofile, none).unwrap();
-    // The control: there are none left.
+    // Control: there are no descriptors left.
     assert!(tokio::net::TcpSocket::new_v4().is_err());
     let mut stream = early.connect(world.address).await.unwrap();
     stream.write_all(PLAIN.as_bytes()).await.unwrap();

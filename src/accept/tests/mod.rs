@@ -1,4 +1,4 @@
-//! The whole front on a loopback port, with a service behind it that says what it saw.
+//! The whole front on a loopback port, with a service behind it that reports what it received.
 
 mod clients;
 mod drain;
@@ -36,7 +36,7 @@ use crate::reply::Cut;
 use crate::target::Origin;
 use crate::target::identity::{Misdirected, Tunnel, identify};
 
-/// Says in its body what it saw; some paths do other things.
+/// Reports in its body what it received; some paths do other things.
 #[derive(Default)]
 struct Echo {
     /// Where tunnels lead, if anywhere.
@@ -86,7 +86,7 @@ impl Serve for Echo {
             "/cut" => {
                 pieces([Piece::Data("beginning "), Piece::Pause, Piece::Cut(seen.line.clone())])
             }
-            // More than the socket buffers on both sides take.
+            // More than the socket buffers on both sides hold.
             "/large" => answer(StatusCode::OK, "a".repeat(64 << 20)),
             // What hyper does by itself when a body fails.
             "/quiet" => pieces([Piece::Data("beginning "), Piece::Pause, Piece::Fail]),
@@ -135,13 +135,13 @@ fn answer(status: StatusCode, text: String) -> Response<Body> {
 enum Piece {
     Data(&'static str),
     Wait(Arc<Notify>),
-    /// Long enough for what came before to be sent.
+    /// Long enough for the previous pieces to be sent.
     Pause,
     Cut(Line),
     Fail,
 }
 
-/// A body made of pieces, of a length that is not announced.
+/// A body made of pieces, without an announced length.
 struct Pieces(VecDeque<Piece>, Option<BoxFuture<'static, ()>>);
 
 impl hyper::body::Body for Pieces {
@@ -199,7 +199,7 @@ struct World {
     authority: Arc<Authority>,
     echo: Arc<Echo>,
     metrics: Arc<Metrics>,
-    /// Where the CA lies.
+    /// The directory of the CA.
     state: tempfile::TempDir,
     stop: Option<oneshot::Sender<()>>,
     hurry: CancellationToken,
@@ -229,7 +229,7 @@ impl World {
         Self { address, authority, echo, metrics, state, stop: Some(stop), hurry, running }
     }
 
-    /// As [`World::start`], with changes to the default configuration.
+    /// Like [`World::start`], with changes to the default configuration.
     fn with(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::default();
         change(&mut config);
@@ -244,14 +244,14 @@ impl World {
         TcpStream::connect(self.address).await.unwrap()
     }
 
-    /// A tunnel to `authority`, whose 200 has come.
+    /// A tunnel to `authority`, after its 200.
     async fn tunnel(&self, authority: &str) -> TcpStream {
         let mut stream = self.connect().await;
         let request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let head = read_head(&mut stream).await;
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        // RFC 9110 §9.3.6: neither belongs into a 2xx to CONNECT.
+        // RFC 9110 §9.3.6: neither is allowed in a 2xx to CONNECT.
         let lower = head.to_ascii_lowercase();
         assert!(!lower.contains("content-length") && !lower.contains("transfer-encoding"));
         stream
@@ -274,7 +274,7 @@ impl World {
     }
 }
 
-/// Up to the empty line.
+/// Reads up to the empty line.
 async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -286,7 +286,7 @@ async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// Sends `request` with what every request needs, and reads to the end.
+/// Sends `request` with the fields that every request needs, and reads to the end.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), request: &str) -> String {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
@@ -315,7 +315,7 @@ fn clients_are_judged_by_their_real_address() {
     ] {
         assert_eq!(allowed(&clients, address), expected, "{address}");
     }
-    // A rule for all of IPv6 does not let IPv4 in.
+    // A rule for all of IPv6 does not admit IPv4.
     clients.allow = vec!["::/0".parse().unwrap()];
     assert!(allowed(&clients, "2001:db8::1"));
     assert!(!allowed(&clients, "::ffff:8.8.8.8"));

@@ -1,11 +1,12 @@
-//! What goes through a CONNECT.
+//! What goes through a CONNECT tunnel.
 
 use std::io::{Read, Write};
 
 use super::*;
 use crate::config::HostPattern;
 
-/// An origin for raw tunnels: greets, then sends back what it hears in upper case until the end, then says goodbye.
+/// An origin for raw tunnels: sends a greeting, then everything it receives in upper case until the end, then a
+/// farewell.
 async fn shouting_origin(greeting: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -25,10 +26,10 @@ async fn shouting_origin(greeting: &'static [u8]) -> SocketAddr {
     address
 }
 
-/// A tunnel whose client says `text`, ends, and reads to the end.
+/// A tunnel whose client sends `text`, half-closes, and reads to the end.
 async fn said_and_heard(mut stream: TcpStream, text: &[u8]) -> String {
     stream.write_all(text).await.unwrap();
-    // Half closed: the other direction goes on.
+    // Half closed: the other direction stays open.
     stream.shutdown().await.unwrap();
     let mut heard = String::new();
     stream.read_to_string(&mut heard).await.unwrap();
@@ -51,7 +52,7 @@ async fn a_client_that_speaks_late_is_intercepted_all_the_same() {
     let world = World::with(|_| {});
     *world.echo.upstream.lock().unwrap() = Some(shouting_origin(b"").await);
     let stream = world.tunnel("example.org:443").await;
-    // Longer than SILENCE: by now larder waits for the server, too, which says nothing.
+    // Longer than SILENCE: by now larder waits for the server as well, which sends nothing.
     sleep(LATE).await;
     let mut stream = world.tls(stream, "example.org").await;
     let text = ask(&mut stream, &get("example.org", "/a")).await;
@@ -98,7 +99,7 @@ async fn an_unknown_protocol_is_closed_where_policy_does_not() {
     let mut stream = world.tunnel("example.org:9999").await;
     stream.write_all(b"\x01hello").await.unwrap();
     let mut heard = Vec::new();
-    // Closed with bytes unread, which may be a reset.
+    // The socket was closed with unread bytes, which may cause a reset.
     drop(stream.read_to_end(&mut heard).await);
     assert_eq!(heard, b"");
 }
@@ -208,7 +209,7 @@ async fn a_client_hello_in_many_segments_is_put_together() {
     assert!(answer.contains("https://example.org/parts "), "{answer}");
 }
 
-/// A reset on plain HTTP, a fatal alert through TLS; and the control: a body that just fails ends quietly.
+/// A reset on plain HTTP, a fatal alert through TLS; control: a body that just fails ends quietly.
 #[tokio::test]
 async fn a_cut_is_loud_and_not_an_end() {
     async fn ending(
@@ -275,7 +276,7 @@ async fn what_the_front_refuses_is_counted_and_kept_by_nobody() {
     let counted = |outcome| world.metrics.totals().count(&[outcome]);
     for (authority, outcome) in [
         ("example.org:25", Outcome::Refused(Cause::Host)),
-        // The echo has nowhere to go: a request that cannot be sent is larder's word.
+        // The tunnel has no destination: larder itself answers a request that cannot be sent.
         ("a.example.org:443", Outcome::Refused(Cause::Host)),
     ] {
         let before = counted(outcome);

@@ -1,7 +1,7 @@
-//! Roots for clients: larder's CA together with every root that the client would have trusted without larder.
+//! Root certificates for clients: larder's CA together with every root that the client would trust without larder.
 //!
-//! Certificates are copied as text, block by block, so that nothing is lost that larder could not read itself; private
-//! keys and remarks that stand between them are not.
+//! Certificates are copied as text, block by block, so that certificates that larder cannot parse are kept; private
+//! keys and text between blocks are not.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use super::{VARIABLES, Value};
 use crate::config::environment::Environment;
 
-/// Roots in PEM.
+/// Root certificates in PEM.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::cli) struct Bundle {
-    /// larder's CA, the machine's roots, and those that variables named: for tools that replace their roots.
+    /// larder's CA, the machine's roots, and those that variables name: for tools whose variable replaces their
+    /// roots.
     pub(in crate::cli) all: String,
-    /// larder's CA and the roots that variables named for tools that add to theirs.
+    /// larder's CA and the roots that variables name for tools whose variable adds to their roots.
     pub(in crate::cli) extra: String,
     /// Whether the machine's roots were found.
     pub(in crate::cli) has_system: bool,
@@ -31,7 +32,7 @@ pub(in crate::cli) const SYSTEM_FILES: [&str; 7] = [
     "/etc/ssl/certs/ca-bundle.crt",
 ];
 
-/// Files in a directory of roots; the system's have about 300, each twice.
+/// The most files read from a directory of roots. A system's directory has about 300 roots, each twice.
 const MAX_FILES: usize = 4096;
 
 impl Bundle {
@@ -74,7 +75,7 @@ impl Bundle {
     }
 }
 
-/// The blocks of certificates in `text`, from BEGIN to END.
+/// The certificate blocks in `text`, from BEGIN to END.
 fn certificates(text: &str) -> impl Iterator<Item = &str> {
     const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
     const END: &str = "-----END CERTIFICATE-----";
@@ -87,8 +88,8 @@ fn certificates(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The text of a file, or of every file in a directory of roots. Empty for what cannot be read: the tool that is told
-/// of it could not have read it either, or says so itself.
+/// The text of a file, or of every file in a directory of roots. Empty for what cannot be read: the tool for which
+/// the variable is set could not have read it either, and reports that itself.
 fn read(path: &Path) -> String {
     let Ok(directory) = std::fs::read_dir(path) else {
         return std::fs::read(path)

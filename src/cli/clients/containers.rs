@@ -1,14 +1,14 @@
-//! How containers on this machine find a larder: never on loopback, which in a container is the container itself.
+//! How containers on this machine reach a larder: never at loopback, which in a container is the container itself.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
 use anyhow::bail;
 
-/// The name that containers are given for the machine they run on. `.internal` never is a name on the internet.
+/// The host name that containers are given for the machine on which they run. `.internal` is never a public name.
 pub(in crate::cli) const MACHINE: &str = "larder.internal";
 
-/// The URL at which containers on this machine find a larder that listens at `addresses`, and the name in it that they
-/// have to be given.
+/// The URL at which containers on this machine reach a larder that listens at `addresses`, and the host name that
+/// must be added to the containers for it.
 pub(in crate::cli) fn proxy_from(
     addresses: &[SocketAddr],
 ) -> anyhow::Result<(String, Option<&'static str>)> {
@@ -27,7 +27,8 @@ pub(in crate::cli) fn proxy_from(
     }
 }
 
-/// Of `addresses` the one that containers can reach: one for everything if there is one, or what may be the bridge's.
+/// The address among `addresses` that containers can reach: the wildcard address if there is one, otherwise the first
+/// that is not loopback, which may be the bridge's.
 pub(in crate::cli) fn outside(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     if let Some(everywhere) = addresses.iter().find(|address| address.ip().is_unspecified()) {
         return Some(*everywhere);
@@ -37,8 +38,8 @@ pub(in crate::cli) fn outside(addresses: &[SocketAddr]) -> Option<SocketAddr> {
     outside.min_by_key(|address| address.is_ipv6()).copied()
 }
 
-/// The address that this machine has towards others, for builders that cannot be told a name for it. Nothing is sent:
-/// the kernel only looks up the way to an address (RFC 5737) that is nobody's.
+/// This machine's address towards other machines, for builders that cannot be given a host name. Nothing is sent: the
+/// kernel only looks up the route to an address that is reserved for documentation (RFC 5737).
 pub(in crate::cli) fn own_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
     socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;

@@ -1,6 +1,7 @@
-//! The files that variables name: bundles of roots, settings for apt and wget, and the trust store for Java.
+//! The files that variables name: root bundles, settings for apt and wget, and the trust store for Java.
 //!
-//! Everything in them is public, and all may read them: apt drops its rights before it opens its roots.
+//! They contain nothing secret, and every user can read them: apt drops its privileges before it reads its root
+//! certificates.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
@@ -12,7 +13,7 @@ use super::bundle::Bundle;
 use super::{java, no_proxy};
 use crate::config::environment::Environment;
 
-/// Where they are.
+/// The paths of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::cli) struct Files {
     pub(in crate::cli) bundle: PathBuf,
@@ -67,11 +68,12 @@ impl Files {
     }
 }
 
-/// What `APT_CONFIG` names: larder's proxy, what stood in the user's file, then larder's roots.
+/// The file for `APT_CONFIG`: larder's proxy, the settings of the user's own file, then larder's roots.
 ///
-/// apt reads this file first, so that a proxy which the user or the machine's own files set stays: the network may
-/// have no other way out. The roots have to stand, because without them every https repository fails through larder:
-/// what is set below `Binary::apt` and the like is moved into place after all files were read (apt.conf(5)).
+/// apt reads this file before all others, so a proxy that the user's or the machine's files set overrides larder's:
+/// the network may have no other way out. The roots must override theirs, because without them every https repository
+/// fails through larder: apt moves settings below `Binary::apt` and the like into place after it has read all files
+/// (apt.conf(5)).
 fn apt_conf(users: &str, proxy: &str, bundle: &Path) -> String {
     let bundle = bundle.display();
     let users = before(users, "//");
@@ -88,25 +90,25 @@ fn apt_conf(users: &str, proxy: &str, bundle: &Path) -> String {
     text
 }
 
-/// What `WGETRC` names in the place of `~/.wgetrc`: the user's settings, then larder's roots. wget with `GnuTLS` reads no
-/// roots from the environment.
+/// The file for `WGETRC`, which replaces `~/.wgetrc`: the user's settings, then larder's roots. A wget built with
+/// `GnuTLS` reads no roots from the environment.
 fn wgetrc(users: &str, bundle: &Path) -> String {
     let users = before(users, "#");
     format!("# {BEFORE}\n{users}\n# {OWN}\nca_certificate = {}\n", bundle.display())
 }
 
-/// The lines before and after the user's own settings.
+/// Mark the begin and the end of the user's own settings.
 const BEFORE: &str = "what was set before:";
 const OWN: &str = "what larder sets:";
 
-/// The user's own settings, also when `text` is what larder wrote for a command inside which this one runs.
+/// The user's own settings, also if `text` is a file that larder wrote for an outer command.
 fn before<'a>(text: &'a str, comment: &str) -> &'a str {
     let (begin, end) = (format!("{comment} {BEFORE}\n"), format!("\n{comment} {OWN}\n"));
     let within = text.split_once(&begin).and_then(|(_, rest)| rest.split_once(&end));
     within.map_or(text, |(users, _)| users)
 }
 
-/// Writes a file whole, and puts it in the place of an older one: a client may be reading that.
+/// Writes a temporary file and renames it over the old one: a client may be reading that.
 #[expect(
     clippy::disallowed_methods,
     reason = "these files are made anew for each use; none has to survive a crash"
@@ -184,7 +186,7 @@ mod tests {
                 "{path:?}"
             );
         }
-        // Written again over itself, as `larder env` does.
+        // Overwritten in place, as `larder env` does.
         Files::write(directory.path(), "http://127.0.0.1:2", "", &environment).unwrap();
         assert!(std::fs::read_to_string(&files.apt).unwrap().contains("127.0.0.1:2"));
     }

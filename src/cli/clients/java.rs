@@ -1,8 +1,9 @@
-//! Java: it reads neither proxy nor roots from the variables that others read, so that it is given properties, and a trust store
-//! with larder's CA and the machine's roots.
+//! Java reads neither the proxy nor the root certificates from the common variables. It is given properties, and a
+//! trust store with larder's CA and the machine's roots.
 //!
-//! The store is a JKS file. All versions of Java read that format, and nothing but SHA-1 is needed to write it: no Java has to be
-//! there when the command begins, and no keytool. It holds certificates only, which are public, so that its password is the usual one.
+//! The store is a JKS file. All versions of Java read that format, and writing it needs only SHA-1: neither a Java
+//! nor keytool has to be installed when the command starts. The store holds only certificates, which are public, so
+//! its password is the usual default.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,7 +14,7 @@ use crate::config::environment::Environment;
 /// The variable that every Java reads, however it is started.
 pub(in crate::cli) const VARIABLE: &str = "JAVA_TOOL_OPTIONS";
 
-/// Variables that say how some Java is started.
+/// Variables with options for starting some Java program.
 const STARTING: [&str; 8] = [
     VARIABLE,
     "_JAVA_OPTIONS",
@@ -25,13 +26,13 @@ const STARTING: [&str; 8] = [
     "LEIN_JVM_OPTS",
 ];
 
-/// Before larder's own properties: a command inside another `larder exec` replaces them.
+/// Marks the start of larder's own properties, which a nested `larder exec` replaces.
 const MARK: &str = "-Dlarder.exec=true";
 
 const PASSWORD: &str = "changeit";
 
-/// Whether the user gave a Java a trust store of its own. larder cannot add to that, and the last of two counts: with larder as
-/// proxy, that Java would trust nobody.
+/// Whether the user set a trust store for some Java. larder cannot add to that store, and Java uses the last of two
+/// settings: behind larder, that Java would trust no server.
 pub(super) fn has_own_store(environment: &Environment) -> bool {
     STARTING.iter().filter_map(|name| environment.get(name)).any(|options| {
         let users = options.split_once(MARK).map_or(options, |(users, _)| users);
@@ -39,14 +40,14 @@ pub(super) fn has_own_store(environment: &Environment) -> bool {
     })
 }
 
-/// The value of [`VARIABLE`]: what the user set, then larder's properties. `None` where Java is left alone.
+/// The value of [`VARIABLE`]: the user's options, then larder's properties. `None` if Java must not be changed.
 pub(super) fn options(proxy: &str, store: &Path, environment: &Environment) -> Option<String> {
     let store = store.to_str().filter(|path| !path.contains(['"', '\'']))?;
     if has_own_store(environment) {
         return None;
     }
     let url = url::Url::parse(proxy).ok()?;
-    // Java wants an IPv6 address without brackets there.
+    // Java expects an IPv6 address without brackets here.
     let host = url.host_str()?.trim_matches(['[', ']']);
     let port = url.port_or_known_default()?;
     let users = environment.get(VARIABLE).unwrap_or_default();
@@ -57,7 +58,8 @@ pub(super) fn options(proxy: &str, store: &Path, environment: &Environment) -> O
         let _infallible =
             write!(options, " -D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port}");
     }
-    // Maven asks Java for its proxy only when it is told to, by one name until version 3 and by another since.
+    // Maven takes the proxy from Java's properties only if told to, by one property up to version 3 and by another
+    // since.
     let _infallible = write!(
         options,
         " -Dhttp.nonProxyHosts={} -Daether.connector.http.useSystemProperties=true \
@@ -69,12 +71,13 @@ pub(super) fn options(proxy: &str, store: &Path, environment: &Environment) -> O
     Some(options)
 }
 
-/// The hosts that go around the proxy, as Java reads them: patterns, no ranges. A range that is none is left out.
+/// The hosts that bypass the proxy, in Java's form: patterns, no address ranges. A range that cannot be written as a
+/// pattern is left out.
 fn around(environment: &Environment) -> String {
     let mut patterns = Vec::new();
     for host in no_proxy::merged(environment).split(',') {
         let pattern = match host {
-            // A list of somebody's that no client reads; to Java, some characters end the value.
+            // Not a form that clients read; to Java, some of these characters end the value.
             _ if host.contains(|c: char| !c.is_ascii_alphanumeric() && !"._:*/[]-".contains(c)) => {
                 continue;
             }
@@ -91,7 +94,7 @@ fn around(environment: &Environment) -> String {
     patterns.join("|")
 }
 
-/// A range of IPv4 addresses whose end lies between two parts.
+/// The pattern for a range of IPv4 addresses whose prefix ends between two octets.
 fn glob(range: &str) -> Option<String> {
     let range: ipnet::Ipv4Net = range.parse().ok()?;
     let parts = usize::from(range.prefix_len() / 8);
@@ -103,7 +106,7 @@ fn glob(range: &str) -> Option<String> {
     Some(format!("{}.*", kept.join(".")))
 }
 
-/// A trust store with every certificate of `bundle` (PEM). What cannot be read there is left out.
+/// A trust store with every certificate of `bundle` (PEM). If it cannot be parsed, the store is empty.
 pub(super) fn trust_store(bundle: &str) -> Vec<u8> {
     let certificates: Vec<Vec<u8>> = pem::parse_many(bundle)
         .unwrap_or_default()
@@ -114,7 +117,7 @@ pub(super) fn trust_store(bundle: &str) -> Vec<u8> {
     let mut store = vec![0xFE, 0xED, 0xFE, 0xED, 0, 0, 0, 2];
     store.extend(count(certificates.len()));
     for (number, certificate) in certificates.iter().enumerate() {
-        // A trusted certificate, its name, when it was taken in, its kind.
+        // The fields of an entry: tag for a trusted certificate, alias, creation time, certificate type.
         store.extend([0, 0, 0, 2]);
         store.extend(text(&format!("larder-{number}")));
         store.extend([0; 8]);
@@ -122,7 +125,7 @@ pub(super) fn trust_store(bundle: &str) -> Vec<u8> {
         store.extend(count(certificate.len()));
         store.extend(certificate);
     }
-    // The format's own way of noticing a change; no secret is kept by it.
+    // The format's checksum, keyed with the password; it protects no secret.
     let mut hashing = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY);
     for unit in PASSWORD.encode_utf16() {
         hashing.update(&unit.to_be_bytes());
@@ -137,7 +140,7 @@ fn count(number: usize) -> [u8; 4] {
     u32::try_from(number).unwrap_or(u32::MAX).to_be_bytes()
 }
 
-/// A text behind its length.
+/// A string preceded by its length.
 fn text(text: &str) -> Vec<u8> {
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
     length.to_be_bytes().into_iter().chain(text.bytes()).collect()
@@ -165,7 +168,7 @@ mod tests {
         assert!(told.contains(" -Dhttps.proxyPort=3142 "), "{told}");
         assert!(told.contains("=*.example.org|10.*|localhost|127.0.0.1|[::1] "), "{told}");
         assert!(told.contains(" -Djavax.net.ssl.trustStore=/run/t.jks "), "{told}");
-        // Inside another `larder exec`: once.
+        // Nested in another `larder exec`, they are set once.
         let again = options_of(&[(VARIABLE, &told)]).unwrap();
         assert_eq!(again.matches("-Dhttps.proxyHost").count(), 1);
         assert!(again.starts_with("-Xmx1g "), "{again}");

@@ -1,14 +1,14 @@
-//! How unmodified clients are made to use larder: variables, and the files that some of them name.
+//! Makes unmodified clients use larder, by environment variables and the files that some of them name.
 //!
-//! Tools that *replace* their roots by what a variable names are given a bundle with the machine's roots in it; tools
-//! that *add* are given the CA, and what they were given before. A list of hosts that go around a proxy is added to,
-//! never replaced.
+//! Tools whose variable *replaces* their root certificates are given a bundle that contains the machine's roots;
+//! tools whose variable *adds* to their roots are given the CA and the user's earlier additions. Lists of hosts that
+//! bypass the proxy are extended, never replaced.
 //!
-//! Java is given properties and a trust store (`java.rs`). Daemons (docker, containerd, the Nix daemon) have an environment
-//! of their own: `ca/` tells how they are set up. dnf, zypper, pacman, aria2 and apk read their roots from the system's files
-//! alone: what `larder exec` does for them stands in `cli/exec/roots.rs`.
+//! Java is given properties and a trust store (`java.rs`). Daemons (docker, containerd, the Nix daemon) have an
+//! environment of their own: `ca/` describes how to set them up. dnf, zypper, pacman, aria2 and apk read their roots
+//! only from the system's files: `cli/exec/roots.rs` is what `larder exec` does for them.
 //!
-//! Sources: each tool's manual; what was tried and what was only read stands in the repository's `ca/README.md`.
+//! Sources: each tool's manual. The repository's `ca/README.md` lists what was tested and what was only read.
 
 pub(super) mod bundle;
 pub(super) mod containers;
@@ -27,25 +27,25 @@ use crate::config::environment::Environment;
 enum Value {
     /// larder's address, as `http://HOST:PORT`.
     Proxy,
-    /// The hosts that go around the proxy.
+    /// The hosts that bypass the proxy.
     NoProxy,
-    /// The file with larder's CA, the machine's roots and the user's: for tools that replace.
+    /// The file with larder's CA, the machine's roots and the user's, for tools whose variable replaces their roots.
     Bundle,
-    /// The same, only where the user set the variable: a tool that does not know it refuses to run.
+    /// The same file, but only if the user set the variable: versions of the tool that do not know it refuse to run.
     BundleIfSet,
-    /// The file with larder's CA and the user's own additions: for tools that add.
+    /// The file with larder's CA and the user's own additions, for tools whose variable adds to their roots.
     Extra,
-    /// The file for apt.
+    /// The configuration file for apt.
     Apt,
-    /// The file for wget.
+    /// The configuration file for wget.
     Wget,
     /// The properties for Java.
     Java,
-    /// Itself.
+    /// A fixed text.
     Just(&'static str),
 }
 
-/// Every variable that is set, and for whom.
+/// Every variable that is set, and what to.
 const VARIABLES: &[(&str, Value)] = &[
     // Both cases: curl reads http_proxy in small letters only, others read capitals only.
     ("HTTPS_PROXY", Value::Proxy),
@@ -54,7 +54,7 @@ const VARIABLES: &[(&str, Value)] = &[
     ("http_proxy", Value::Proxy),
     ("NO_PROXY", Value::NoProxy),
     ("no_proxy", Value::NoProxy),
-    // ALL_PROXY stays as it is: whatever reads it prefers the two above for http and https.
+    // ALL_PROXY stays as it is: programs that read it prefer the two above for http and https.
     //
     // OpenSSL, Python's ssl, Ruby, Go, .NET, uv, rustup; the platform verifier of rustls.
     ("SSL_CERT_FILE", Value::Bundle),
@@ -72,14 +72,14 @@ const VARIABLES: &[(&str, Value)] = &[
     ("COMPOSER_CAFILE", Value::Bundle),
     ("HEX_CACERTS_PATH", Value::Bundle),
     ("CONDA_SSL_VERIFY", Value::Bundle),
-    // npm reads its own settings before the variables that everybody reads: a line in an .npmrc would go around larder.
+    // npm prefers its own settings to the common variables: a line in an .npmrc would bypass larder.
     ("npm_config_cafile", Value::Bundle),
     ("npm_config_proxy", Value::Proxy),
     ("npm_config_https_proxy", Value::Proxy),
     ("npm_config_noproxy", Value::NoProxy),
-    // Yarn since 2 reads no others. It refuses to run when it does not know a setting: there is none for hosts that go around
-    // the proxy, and the one for roots has one name until 3 and another since 4. It takes Node's roots, and those below add to
-    // them.
+    // Yarn since 2 reads only these. It refuses to run if it does not know a setting: there is none for hosts that
+    // bypass the proxy, and the one for roots has one name up to 3 and another since 4. It uses Node's roots, to
+    // which the variables below add.
     ("YARN_HTTP_PROXY", Value::Proxy),
     ("YARN_HTTPS_PROXY", Value::Proxy),
     ("YARN_HTTPS_CA_FILE_PATH", Value::BundleIfSet),
@@ -87,7 +87,7 @@ const VARIABLES: &[(&str, Value)] = &[
     // Node, npm, pnpm, Yarn, Bun.
     ("NODE_EXTRA_CA_CERTS", Value::Extra),
     ("DENO_CERT", Value::Extra),
-    // Node's fetch reads HTTPS_PROXY only when told to; older Node needs the global-agent package for it.
+    // Node's fetch reads HTTPS_PROXY only if this is set; older Node needs the global-agent package for it.
     ("NODE_USE_ENV_PROXY", Value::Just("1")),
     ("GLOBAL_AGENT_HTTP_PROXY", Value::Proxy),
     ("GLOBAL_AGENT_NO_PROXY", Value::NoProxy),
@@ -96,7 +96,7 @@ const VARIABLES: &[(&str, Value)] = &[
     (java::VARIABLE, Value::Java),
 ];
 
-/// The variables for a client of the larder at `proxy`, and their values.
+/// The variables, with their values, for a client of the larder at `proxy`.
 pub(super) fn variables(
     proxy: &str,
     files: &Files,
@@ -122,10 +122,10 @@ pub(super) fn variables(
     VARIABLES.iter().filter_map(|(name, kind)| Some((*name, value(name, kind)?))).collect()
 }
 
-/// The URL at which a client on this machine finds a larder that listens at `addresses`.
+/// The URL at which a client on this machine reaches a larder that listens at `addresses`.
 pub(super) fn proxy_at(addresses: &[SocketAddr]) -> Option<String> {
     let reachable = |address: &SocketAddr| match address.ip() {
-        // A socket for all of the machine's addresses, IPv6 ones too, takes IPv4 as well.
+        // A socket for all addresses, IPv6 included, also accepts IPv4.
         ip if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
         _ => *address,
     };
@@ -218,7 +218,7 @@ mod tests {
         }
     }
 
-    /// Yarn 2 and 3 refuse to run when they find Yarn 4's variable for roots, and the other way about.
+    /// Yarn 2 and 3 refuse to run if they find Yarn 4's variable for roots, and vice versa.
     #[test]
     fn yarn_is_given_roots_by_its_own_variable_only_where_the_user_did() {
         let set = variables_of(&[]);

@@ -1,19 +1,20 @@
-//! The hosts that go around the proxy: what the user said, and this machine itself.
+//! The hosts that bypass the proxy: the user's list, and this machine itself.
 
 use crate::config::environment::Environment;
 
-/// larder keeps loopback shut, and a build that talks to its own test server is to find it as before.
+/// larder refuses to connect to loopback, and a build must still reach its own test server there.
 const OWN: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// Where commands find the engine whose clients they are. Docker's go through `HTTP_PROXY` to one that is reached by TCP,
-/// which is a conversation and no download.
+/// Variables with the address of the container engine that commands talk to. Docker's client sends requests for an
+/// engine at a TCP address through `HTTP_PROXY`; these are API calls, not downloads.
 const ENGINES: [&str; 3] = ["DOCKER_HOST", "CONTAINER_HOST", "BUILDKIT_HOST"];
 
-/// The user's list, in either case, in its order and without repetition, [`OWN`], and the hosts of [`ENGINES`].
+/// The user's list (from the variable in either case, in its order, without repetition), [`OWN`], and the hosts of
+/// [`ENGINES`].
 pub(super) fn merged(environment: &Environment) -> String {
     let mut hosts: Vec<&str> = Vec::new();
     let given = ["no_proxy", "NO_PROXY"].into_iter().filter_map(|name| environment.get(name));
-    // Some programs read blanks between hosts as well as commas.
+    // Some programs accept blanks between hosts as well as commas.
     let engines = ENGINES.into_iter().filter_map(|name| engine(environment.get(name)?));
     for host in given.flat_map(|list| list.split([',', ' '])).chain(OWN).chain(engines) {
         if !host.is_empty() && !hosts.contains(&host) {
@@ -35,7 +36,7 @@ fn engine(address: &str) -> Option<&str> {
     (!host.contains([',', ' ', '@'])).then_some(host)
 }
 
-/// Whether the user's list sends everything around every proxy, larder among them.
+/// Whether the user's list makes everything bypass every proxy, larder included.
 pub(super) fn is_everything(environment: &Environment) -> bool {
     merged(environment).split(',').any(|host| host == "*")
 }

@@ -1,5 +1,6 @@
-//! Where the files for clients lie: below the data directory, in `run/`, if every user can get there; otherwise in the
-//! directory for temporary files. apt, started by root, reads its roots as a user of its own, who cannot enter `/root`.
+//! The directory for the files that clients read: `run/` below the data directory if every user can reach it;
+//! otherwise a directory among the temporary files. apt, started by root, reads its root certificates as an
+//! unprivileged user, who cannot enter `/root`.
 
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -11,12 +12,12 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::config::environment::Environment;
 
-/// A directory for one command; gone with it.
+/// A directory for one command, removed when dropped.
 #[derive(Debug)]
 pub(in crate::cli) struct Passing {
     path: PathBuf,
-    /// Held while the directory is in use, so that whoever cleans up knows. A process number would not do: containers
-    /// that share the directory each count their own.
+    /// A lock, held while the directory is in use, so that [`sweep`] does not remove it. A process number would not
+    /// do: each container that shares the directory counts its own.
     _lock: File,
 }
 
@@ -33,11 +34,11 @@ impl Drop for Passing {
     }
 }
 
-/// A new directory for the files of one command. Those that killed commands left are removed.
+/// Creates a directory for the files of one command. Directories that killed commands left behind are removed.
 pub(in crate::cli) fn passing(data: &Path, environment: &Environment) -> anyhow::Result<Passing> {
     let base = base(data, environment)?;
     sweep(&base);
-    // A number that another process has is taken, be it in another container: the next is tried.
+    // Another process, perhaps in another container, may use the same number: then the next name is tried.
     for attempt in 0..1000_u32 {
         let path = base.join(format!("exec-{}-{attempt}", std::process::id()));
         match DirBuilder::new().mode(0o755).create(&path) {
@@ -47,7 +48,8 @@ pub(in crate::cli) fn passing(data: &Path, environment: &Environment) -> anyhow:
                 return Err(error).with_context(|| format!("cannot make {}", path.display()));
             }
         }
-        // The directory itself is what is locked. Whoever sweeps between the two steps takes it for left over.
+        // The lock is on the directory itself. Between the two steps another command's sweep may remove the directory
+        // as left over.
         match File::open(&path) {
             Ok(lock) if is_locked(&lock, &path) => return Ok(Passing { path, _lock: lock }),
             Ok(_) | Err(_) => {}
@@ -56,7 +58,7 @@ pub(in crate::cli) fn passing(data: &Path, environment: &Environment) -> anyhow:
     bail!("cannot make a directory for a command's files in {}", base.display())
 }
 
-/// The directory for files that stay, because a shell's variables name them.
+/// The directory for files that stay, because the variables of a shell name them.
 pub(in crate::cli) fn lasting(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
     let path = base(data, environment)?.join("env");
     make(&path)?;
@@ -64,7 +66,7 @@ pub(in crate::cli) fn lasting(data: &Path, environment: &Environment) -> anyhow:
 }
 
 fn base(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
-    // Root may use the larder of a service user, who must not decide what root's commands trust.
+    // Root may use the larder of a service user, who must not be able to choose what root's commands trust.
     if is_open_to_all(data) && is_own(data) {
         let run = data.join("run");
         make(&run)?;
@@ -76,7 +78,7 @@ fn base(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
     let temporary = if is_own(&temporary) || !is_own(shared) { temporary } else { shared.into() };
     let path = temporary.join(format!("larder-{user}"));
     make(&path)?;
-    // Somebody else may have made it first, to put a root of theirs in the way.
+    // Another user may have made it first, to plant root certificates.
     let found = std::fs::symlink_metadata(&path)?;
     if !found.is_dir() || found.uid() != user || found.mode() & 0o022 != 0 {
         bail!("{} is not this user's own directory; remove it, or set TMPDIR", path.display());
@@ -84,8 +86,8 @@ fn base(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// Whether nobody but this user and root can put something else in the place of `directory`: neither it nor what leads to it
-/// is another's, or open to others for more than files of their own.
+/// Whether only this user and root can replace `directory`: it and all directories above it belong to one of them,
+/// and others may not write to them, or only add files of their own (sticky bit).
 pub(in crate::cli) fn is_own(directory: &Path) -> bool {
     let users = [0, rustix::process::geteuid().as_raw()];
     let is_own = |path: &Path| {
@@ -94,12 +96,12 @@ pub(in crate::cli) fn is_own(directory: &Path) -> bool {
             users.contains(&found.uid()) && (found.mode() & 0o022 == 0 || sticky)
         })
     };
-    // What is not there yet is made by whoever may write to what leads to it.
+    // For a directory that does not exist yet, the nearest existing one above it decides.
     let there = directory.ancestors().find(|path| path.exists()).unwrap_or(directory);
     std::fs::canonicalize(there).is_ok_and(|path| path.ancestors().all(is_own))
 }
 
-/// Whether every user may pass through `directory` and all that lead to it.
+/// Whether every user may traverse `directory` and all directories above it.
 fn is_open_to_all(directory: &Path) -> bool {
     directory
         .ancestors()
@@ -115,13 +117,13 @@ fn make(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Locks `directory`, and makes sure that it is still what `path` names.
+/// Locks `directory`, and checks that `path` still names it.
 fn is_locked(directory: &File, path: &Path) -> bool {
     let same = || Some(directory.metadata().ok()?.ino() == std::fs::metadata(path).ok()?.ino());
     flock(directory, FlockOperation::NonBlockingLockExclusive).is_ok() && same() == Some(true)
 }
 
-/// Removes the directories of commands that are gone.
+/// Removes the directories of commands that have ended.
 fn sweep(base: &Path) {
     let Ok(entries) = std::fs::read_dir(base) else {
         return;
@@ -167,13 +169,14 @@ mod tests {
         std::fs::create_dir(&other).unwrap();
         std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
         assert!(lasting(&data, &environment(&other)).unwrap().starts_with(&other));
-        // A directory that anybody could have put something into is not used.
+        // A directory that other users may write to is not used.
         let taken = other.join(format!("larder-{}", rustix::process::geteuid().as_raw()));
         std::fs::set_permissions(&taken, std::fs::Permissions::from_mode(0o777)).unwrap();
         assert!(lasting(&data, &environment(&other)).is_err());
     }
 
-    /// Issue 10: root's commands trust the roots that lie there, and what a command changed among the system's is put back from there.
+    /// Issue 10: root's commands trust the root certificates in this directory, and system files that a command
+    /// changed are restored from it.
     #[test]
     fn files_go_elsewhere_when_another_may_change_what_leads_to_them() {
         let outer = tempfile::tempdir().unwrap();
@@ -205,7 +208,7 @@ mod tests {
         let first = passing(data.path(), &environment(data.path())).unwrap();
         let second = passing(data.path(), &environment(data.path())).unwrap();
         assert!(first.path().is_dir() && second.path().is_dir() && first.path() != second.path());
-        // The control: one that nobody holds is.
+        // Control: an unlocked one is removed.
         let left = data.path().join("run/exec-0-0");
         let base = base(data.path(), &environment(data.path())).unwrap();
         std::fs::create_dir(base.join("exec-0-0")).unwrap();

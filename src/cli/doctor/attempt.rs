@@ -1,8 +1,8 @@
-//! Running a client, or asking it something: it has so much time and so many words, and leaves nothing behind.
+//! Runs a client or a helper program with limits on time and output, and leaves no process behind.
 //!
-//! Many clients are scripts that start the real one, which would outlive them, hold their output and go on asking. Each is
-//! therefore started in a process group of its own, which is killed when its time is over, when whoever waits is gone, and
-//! when its output stays open although it has ended.
+//! Many clients are scripts that start the real program, which would outlive them, keep their output open and go on
+//! sending requests. Each therefore runs in a process group of its own. The group is killed when its time is over,
+//! when the future is dropped, and when an output stays open after the program has ended.
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -12,22 +12,22 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// What is kept of each of the two outputs; what follows is read and dropped.
+/// How many bytes of each output are kept; the rest is read and dropped.
 const MAX_SAID: usize = 256 * 1024;
 
-/// How long a program's outputs may stay open once it has ended: somebody else holds them then.
+/// How long the outputs may stay open after the program has ended: another process of its group holds them then.
 const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
-    /// `None`: its time was over.
+    /// `None`: it took too long.
     pub(super) status: Option<ExitStatus>,
     pub(super) out: Vec<u8>,
     pub(super) err: Vec<u8>,
 }
 
-/// Lets a program run to its end, or for so long.
+/// Runs a program to its end, for at most `patience`.
 pub(super) async fn attempt(mut command: Command, patience: Duration) -> io::Result<Ended> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.process_group(0).kill_on_drop(true).spawn()?;
@@ -73,7 +73,7 @@ async fn keep(from: Option<impl AsyncRead + Unpin>, kept: &mut Vec<u8>) {
     }
 }
 
-/// A process group that ends with its owner.
+/// A process group that is killed when dropped.
 struct Group(Option<rustix::process::Pid>);
 
 impl Group {
@@ -82,7 +82,8 @@ impl Group {
         Self(leader.and_then(rustix::process::Pid::from_raw))
     }
 
-    /// It ended, and nobody holds its outputs: there is nobody to end, and its number may soon be another's.
+    /// Disarms the guard: the program ended and its outputs are closed, so nothing is left to kill, and its number
+    /// may be reused.
     fn is_gone(&mut self) {
         self.0 = None;
     }
@@ -91,7 +92,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
-            // Nobody may be left in it: that is what was wanted.
+            // Fails if the group is empty, which is what is wanted.
             let _gone = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
     }
@@ -118,7 +119,7 @@ mod tests {
         assert_eq!((ended.out.len(), &*ended.err), (MAX_SAID, &b"end\n"[..]));
     }
 
-    /// What it started and did not wait for holds its output, and would go on.
+    /// A process that the client started and did not wait for keeps its output open, and would run on.
     #[tokio::test]
     async fn nothing_outlives_an_attempt() {
         for (line, patience, ends) in [

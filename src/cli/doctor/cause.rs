@@ -1,4 +1,4 @@
-//! Why a client fails: larder's sight of it and the client's settings together.
+//! Determines why a client fails, from what larder saw of it and from the client's settings.
 
 use std::fmt;
 
@@ -8,30 +8,30 @@ use super::larder::Larder;
 use crate::clock::Time;
 use crate::outcome::witness::Sight;
 
-/// What is wrong.
+/// The cause of a failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
     /// No proxy is set.
     Unset,
-    /// One is set, in letters that the client does not read.
+    /// A proxy is set, in a variable whose case the client does not read.
     OneCase(Set),
     /// Another proxy is set.
     Elsewhere(Set),
-    /// The host goes around the proxy: the index that the client uses, if one is known.
+    /// The host bypasses the proxy. With the index that the client uses, if one is known.
     Around(Set, Option<String>),
-    /// The proxy is set, and nothing arrived.
+    /// The proxy is set, and no connection arrived.
     Ignored,
-    /// It asked for a tunnel, and said no word of TLS in it.
+    /// The client sent CONNECT, and did not begin TLS.
     Silent,
-    /// It refused the certificate, and its roots do not hold the CA.
+    /// The client rejected the certificate, and its roots do not contain the CA.
     Untrusted(Option<Set>),
-    /// Its roots hold the CA of another larder, or of this one in former times.
+    /// Its roots contain the CA of another larder, or an earlier one of this larder.
     Changed(Option<Set>),
-    /// It refused the certificate, and the CA has expired: nobody takes it any more.
+    /// The client rejected the certificate, and the CA has expired: no client accepts it.
     Expired(Time),
-    /// It refused the certificate, although its roots hold the CA.
+    /// The client rejected the certificate, although its roots contain the CA.
     Pinned(String),
-    /// larder speaks no TLS that it speaks.
+    /// The client and larder have no TLS version or cipher suite in common.
     Foreign(String),
     /// The handshake failed in another way.
     Broken(String),
@@ -56,7 +56,7 @@ impl Cause {
         }
     }
 
-    /// What a request and the settings show. `None`: all is well.
+    /// The cause that a request and the settings show. `None`: the request succeeded.
     pub(super) fn of_request(sights: &[Sight], facts: &Facts, larder: &Larder) -> Option<Self> {
         if sights.contains(&Sight::Request) {
             return None;
@@ -69,7 +69,7 @@ impl Cause {
             Sight::Broken(why) => {
                 Some(Self::distrust(facts).unwrap_or_else(|| Self::Broken(why.clone())))
             }
-            // Whoever is content sends a request.
+            // A client that accepts the certificate sends a request.
             Sight::Handshake => {
                 let why = || "it left after the handshake".to_owned();
                 Some(Self::distrust(facts).unwrap_or_else(|| Self::Pinned(why())))
@@ -79,23 +79,23 @@ impl Cause {
         let arrived = !sights.is_empty();
         let missing = || Self::distrust(facts).filter(|_| facts.trust == Trust::Missing);
         let failed = failed.next();
-        // Whoever is told of larder's roots is told in vain.
+        // Adding the CA to the client's roots does not help if the CA has expired.
         let refused = failed.as_ref().is_some_and(|cause| !matches!(cause, Self::Foreign(_)));
         if let (true, Some(end)) = (refused, larder.expired) {
             return Some(Self::Expired(end));
         }
         Some(match failed {
             Some(cause) => cause,
-            // Some look for the file of roots only now, and some do not even begin without it.
+            // Some clients open the file of roots only after CONNECT, and some do not even connect without it.
             None if arrived => missing().unwrap_or(Self::Silent),
             None => Self::of_proxy(facts, larder).or_else(missing).unwrap_or(Self::Ignored),
         })
     }
 
-    /// What the settings alone show of a client that is not run.
+    /// The cause that the settings alone show, for a client that is not run.
     pub(super) fn of_settings(client: &Client, facts: &Facts, larder: &Larder) -> Option<Self> {
         let own_roots = matches!(client.by, By::Inspection { own_roots: true });
-        // Java's store is no file that is read here, unless the system's keeps it.
+        // Java's trust store is a file that is not read here, except where the system generates it from its roots.
         let is_java = client.proxies == ["JAVA_TOOL_OPTIONS"];
         let untold = own_roots && facts.roots.is_none();
         Self::of_proxy(facts, larder)

@@ -1,6 +1,6 @@
-//! The clients that are known: where each finds its proxy and its roots, and how it is made to ask for a URL.
+//! The known clients: where each finds its proxy and its roots, and how to make it request a URL.
 //!
-//! Sources: each program's manual; `ca/README.md` says which variable was tried with which program.
+//! Sources: each program's manual. `ca/README.md` lists which variable was tested with which program.
 
 use std::path::Path;
 
@@ -8,35 +8,35 @@ use std::path::Path;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client {
     pub(super) name: &'static str,
-    /// The first that is found is the one that is run.
+    /// The first of these that exists is run.
     pub(super) programs: &'static [&'static str],
-    /// The variables in which it looks for the proxy of https, the strongest first.
+    /// The variables from which it takes the proxy for https, in order of precedence.
     pub(super) proxies: &'static [&'static str],
-    /// Those that name its roots, the strongest first.
+    /// The variables that name its root certificates, in order of precedence.
     pub(super) roots: &'static [&'static str],
     /// How it is examined.
     pub(super) by: By,
-    /// What makes it print the proxy of its own settings, and the roots.
+    /// The commands that print the proxy and the roots of its own settings.
     pub(super) asks: Option<[&'static [&'static str]; 2]>,
 }
 
 /// How a client is examined.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum By {
-    /// A real request: the arguments that make it ask for a URL.
+    /// By a real request, with these arguments.
     Request(fn(url: &str, directory: &Path) -> Vec<String>),
-    /// What its variables and the system's roots say. `true`: the system's roots alone do not do.
+    /// By its variables and the system's roots. `own_roots`: the system's roots alone are not enough.
     Inspection { own_roots: bool },
-    /// A daemon fetches for it, with an environment of its own: which is told where.
+    /// Not at all: a daemon with an environment of its own fetches for it. The text says where that is explained.
     Daemon(&'static str),
 }
 
-/// Variables that hold hosts that go around the proxy; some clients have one more.
+/// Variables with hosts that bypass the proxy; some clients read one more.
 pub(super) const AROUND: [&str; 3] = ["no_proxy", "NO_PROXY", "npm_config_noproxy"];
 
 const ANY: &[&str] = &["https_proxy", "HTTPS_PROXY"];
 
-/// Beside the program itself; written for `java Probe.java URL`.
+/// Written to a file, to be run as `java Probe.java URL`.
 pub(super) const JAVA: &str = "\
 public class Probe {
     public static void main(String[] arguments) throws Exception {
@@ -48,8 +48,8 @@ public class Probe {
 }
 ";
 
-/// Node's own `fetch` where it knows proxies (22.21, 24); elsewhere its TLS, with its roots, behind a CONNECT: there every
-/// program brings its own proxy support.
+/// Uses Node's own `fetch` if it supports proxies (22.21, 24). Older versions use Node's TLS and roots behind a
+/// CONNECT: there every program brings its own proxy support.
 const NODE: &str = "\
 const url = process.argv[1], [major, minor] = process.versions.node.split('.').map(Number);
 const fail = (e) => { console.error(String(e.cause || e)); process.exit(1); };
@@ -70,7 +70,7 @@ fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }
 
-/// All of them. The URL has no slash at its end.
+/// All known clients. The URL has no slash at its end.
 pub(super) const CLIENTS: &[Client] = &[
     Client {
         name: "curl",
@@ -83,7 +83,7 @@ pub(super) const CLIENTS: &[Client] = &[
     Client {
         name: "wget",
         programs: &["wget"],
-        // Small letters alone.
+        // Only in small letters.
         proxies: &["https_proxy"],
         roots: &[],
         by: By::Request(|url, _| words(&["-nv", "-T", "15", "-t", "1", "-O", "/dev/null", url])),
@@ -118,7 +118,7 @@ pub(super) const CLIENTS: &[Client] = &[
         name: "pip",
         programs: &["pip", "pip3"],
         proxies: &["PIP_PROXY", "https_proxy", "HTTPS_PROXY"],
-        // The library that it asks with prefers its own variables to what pip says.
+        // pip's HTTP library prefers its own variables to pip's.
         roots: &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"],
         by: By::Request(|url, directory| {
             let (index, into) =
@@ -241,25 +241,25 @@ pub(super) const CLIENTS: &[Client] = &[
     },
 ];
 
-/// What many images have for wget. It reads one variable for every scheme, knows no list of hosts that go around the proxy,
-/// and hands https URLs to the proxy as they are: TLS begins at larder, so that it needs no root.
+/// The wget of many small images. It reads one variable for every scheme, has no list of hosts that bypass the proxy,
+/// and sends https URLs to the proxy as they are: TLS begins at larder, so it needs no root certificate.
 pub(super) const BUSYBOX_WGET: Client = Client {
     name: "busybox wget",
     programs: &["wget"],
     proxies: &["http_proxy"],
     roots: &[],
-    // Not every build of it knows a time limit.
+    // Not every build of it supports a timeout.
     by: By::Request(|url, _| words(&["-O", "/dev/null", url])),
     asks: None,
 };
 
 impl Client {
-    /// Whether it reads the lists of hosts that go around the proxy.
+    /// Whether it reads the lists of hosts that bypass the proxy.
     pub(super) fn reads_lists(&self) -> bool {
         self.name != BUSYBOX_WGET.name
     }
 
-    /// Whether it is the machine's, with the system's roots and no others: no file of a user's tells it anything.
+    /// Whether it is a system tool that uses the system's roots only, and no setting of a user.
     pub(super) fn is_machines(&self) -> bool {
         ["apk", "dnf", "zypper", "pacman"].contains(&self.name)
     }
@@ -276,6 +276,6 @@ const fn inspected(
     Client { name, programs, proxies, roots, by: By::Inspection { own_roots }, asks: None }
 }
 
-/// What keeps clients from waiting, trying again and asking.
+/// Variables that keep clients from retrying, and from prompting.
 pub(super) const QUIET: [(&str, &str); 3] =
     [("GIT_TERMINAL_PROMPT", "0"), ("CARGO_NET_RETRY", "0"), ("CARGO_TERM_COLOR", "never")];

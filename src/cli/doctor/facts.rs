@@ -1,4 +1,4 @@
-//! What a client's settings say, before and beside any request.
+//! The settings of a client, as far as they can be read without a request through larder.
 
 use std::path::PathBuf;
 
@@ -10,10 +10,10 @@ use super::names::Probe;
 use super::shell::Shell;
 use crate::cli::clients::bundle::SYSTEM_FILES;
 
-/// Something that is set, and where.
+/// A setting and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Set {
-    /// A variable, or the program's own setting.
+    /// A variable, or the command that printed the program's own setting.
     pub(super) whence: String,
     pub(super) value: String,
 }
@@ -22,33 +22,33 @@ pub(super) struct Set {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) proxy: Option<Set>,
-    /// A variable that holds a proxy and that the client does not read, because of its letters.
+    /// A variable that holds a proxy but is in the case that the client does not read.
     pub(super) other_case: Option<Set>,
-    /// An entry that sends the probe around every proxy.
+    /// An entry that makes the probe bypass every proxy.
     pub(super) around: Option<Set>,
-    /// The index that the probe stands for, if one is known.
+    /// The index for which the probe stands, if one is known.
     pub(super) index: Option<String>,
     pub(super) roots: Option<Set>,
-    /// What the file of roots holds.
+    /// Whether the file of roots contains larder's CA.
     pub(super) trust: Trust,
 }
 
-/// What a file of roots says of larder.
+/// What a file of root certificates contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[default]
     Missing,
-    /// It does not hold larder's CA.
+    /// No CA of a larder.
     Strange,
-    /// It holds the CA of a larder, and not of this one.
+    /// The CA of a larder, but not of this one or not all of them.
     Former,
-    /// It holds the CA.
+    /// All CAs of this larder.
     Full,
 }
 
 impl Facts {
-    /// Looks at everything that can be known without a request through larder.
+    /// Gathers everything that can be known without a request through larder.
     pub(super) async fn of(client: &Client, shell: &Shell, larder: &Larder, probe: &Probe) -> Self {
         let host = &probe.suffix;
         let mut facts = Self {
@@ -63,7 +63,7 @@ impl Facts {
             trust: Trust::default(),
         };
         if let Some([proxy, roots]) = client.asks.filter(|_| shell.runs) {
-            // A setting of the program's own is stronger than the variables that everybody reads.
+            // A setting of the program's own overrides the common variables.
             facts.proxy = asked(shell, proxy).await.or(facts.proxy);
             if facts.roots.is_none() {
                 facts.roots = asked(shell, roots).await;
@@ -78,17 +78,17 @@ impl Facts {
     }
 }
 
-/// The system's file of roots.
+/// The system's file of root certificates.
 pub(super) fn system(shell: &Shell) -> Option<PathBuf> {
     SYSTEM_FILES.iter().map(PathBuf::from).find(|file| shell.has(file))
 }
 
-/// What a file of roots holds.
+/// What a file of root certificates contains.
 fn trust(text: &[u8], larder: &Larder) -> Trust {
     let blocks = pem::parse_many(text).unwrap_or_default();
     let roots: Vec<_> =
         blocks.into_iter().map(|block| CertificateDer::from(block.into_contents())).collect();
-    // While a CA is rotated both must be there: the one that signs next as well.
+    // During a rotation both CAs must be there, also the one that signs next.
     if larder.roots.iter().all(|root| roots.contains(root)) {
         Trust::Full
     } else if roots.iter().any(crate::authority::is_larders) {
@@ -104,11 +104,11 @@ fn variable(shell: &Shell, name: &str) -> Option<Set> {
     Some(Set { whence: name.to_owned(), value })
 }
 
-/// Java's proxy, as others write it.
+/// The proxy in Java's options, as a URL.
 fn of_java(options: &str) -> Option<String> {
     let option = |name: &str| options.split_whitespace().find_map(|word| word.strip_prefix(name));
     let host = option("-Dhttps.proxyHost=")?;
-    // 443 is what the JDK takes for a proxy of https without a port.
+    // The JDK's default port for a proxy of https is 443.
     Some(format!("http://{host}:{}", option("-Dhttps.proxyPort=").unwrap_or("443")))
 }
 
@@ -124,13 +124,14 @@ fn other_case(shell: &Shell, client: &Client, name: &str) -> Option<Set> {
     variable(shell, &turned)
 }
 
-/// An entry of a list that holds for `host`, as most clients read it: a name stands for all below it, a star for all.
+/// An entry of a list that matches `host`, as most clients read it: a name matches all names below it, a star
+/// everything.
 pub(super) fn around(shell: &Shell, name: &str, host: &str) -> Option<Set> {
     let entry = shell.get(name)?.split([',', ' ']).find(|entry| hides(entry, host))?;
     Some(Set { whence: name.to_owned(), value: entry.to_owned() })
 }
 
-/// Whether an entry of such a list leads `host` around the proxy.
+/// Whether an entry of such a list makes `host` bypass the proxy.
 pub(super) fn hides(entry: &str, host: &str) -> bool {
     let bare = entry.trim_start_matches('*').trim_start_matches('.');
     entry == "*" || !bare.is_empty() && (host == bare || host.ends_with(&format!(".{bare}")))
@@ -140,12 +141,12 @@ async fn asked(shell: &Shell, words: &[&str]) -> Option<Set> {
     let (program, arguments) = words.split_first()?;
     let said = shell.said(&shell.find(program)?, arguments).await?;
     let value = said.lines().next()?.trim();
-    // npm's word for nothing.
+    // npm prints these if nothing is set.
     let is_set = !value.is_empty() && value != "null" && value != "undefined";
     is_set.then(|| Set { whence: format!("`{}`", words.join(" ")), value: value.to_owned() })
 }
 
-/// Whether two addresses of proxies are the same place, as far as that can be told.
+/// Whether two proxy addresses are the same, as far as the text shows.
 pub(super) fn is_same(value: &str, proxy: &str) -> bool {
     let bare = |text: &str| {
         let text = text.trim().trim_end_matches('/').to_ascii_lowercase();

@@ -1,12 +1,12 @@
-//! Another root directory, as `chroot` would see it: where its paths lie for the doctor, and what may be read there.
+//! Resolves and reads paths in another root directory, as after `chroot`.
 //!
-//! An image's symbolic links are written for the image. One that leads to `/etc/ssl/cert.pem` means the image's file, and
-//! what the doctor's own machine has in that place says nothing about the image; one that climbs above the root stays at
-//! the root. Every link on the way is resolved here, because the system would resolve it against this machine.
+//! An image's symbolic links refer to the image. A link to `/etc/ssl/cert.pem` means the image's file, not that of
+//! the machine on which the doctor runs; a link that climbs above the root stays at the root. Every link on the way
+//! is resolved here, because the system would resolve it against this machine.
 //!
-//! An image may be anybody's: only files are read, no pipe and no device, and only so much of them.
+//! An image may be hostile: only regular files are read, no pipes or devices, and files up to a maximum size.
 //!
-//! To read: `path_resolution(7)`, chroot(2).
+//! See `path_resolution(7)` and chroot(2).
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -14,14 +14,14 @@ use std::io::Read as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path, PathBuf};
 
-/// Links on the way to one file: as many as Linux follows.
+/// The most links on the way to one file; Linux follows as many.
 const MAX_LINKS: usize = 40;
 
-/// The largest file that is read: a bundle of roots has a quarter of a megabyte.
+/// The largest file that is read. A bundle of roots has a quarter of a megabyte.
 const MAX_FILE: u64 = 16 * 1024 * 1024;
 
-/// Where the file lies that `path` names in `root`, all links resolved; what is not there lies where it would be made.
-/// `None`: too many links.
+/// The real path of the file that `path` names in `root`, with all links resolved. A file that does not exist
+/// resolves to where it would be created. `None`: too many links.
 pub(super) fn within(root: &Path, path: &Path) -> Option<PathBuf> {
     let mut ahead: VecDeque<OsString> = parts(path).collect();
     let (mut below, mut links) = (PathBuf::new(), 0);
@@ -58,9 +58,9 @@ fn parts(path: &Path) -> impl Iterator<Item = OsString> {
     })
 }
 
-/// What a file holds, if it is a file, and none of unreasonable length.
+/// The content of a regular file that is not too large.
 pub(super) fn read(file: &Path) -> Option<Vec<u8>> {
-    // Whoever opens a pipe without this waits for somebody to write.
+    // Opening a pipe without this flag would block until there is a writer.
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).ok()?;
     let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(file).ok()?;
     let about = file.metadata().ok()?;
@@ -117,7 +117,7 @@ mod tests {
             assert_eq!(at(path).as_deref(), Some(expected), "{path}");
         }
         assert_eq!(at("/etc/one"), None);
-        // The control: as this machine resolves it, the link leads out.
+        // Control: as this machine resolves it, the link leads out of the root.
         assert!(read(&root.join("etc/stranger")).is_some());
         assert!(read(&within(&root, Path::new("/etc/stranger")).unwrap()).is_none());
     }

@@ -1,4 +1,5 @@
-//! The larder that clients are examined against, asked as any client can ask it: over HTTP, without a proxy between.
+//! The larder against which clients are examined. It is queried over HTTP, as any client can, and without a proxy
+//! between.
 
 use std::time::SystemTime;
 
@@ -8,7 +9,7 @@ use crate::cli::remote::get;
 use crate::clock::Time;
 use crate::outcome::witness::Sight;
 
-/// The longest answer that is read: whoever listens at the address may be anybody.
+/// The longest answer that is read: any program may listen at the address.
 const MAX_ANSWER: u64 = 1024 * 1024;
 
 /// A larder that answered.
@@ -16,23 +17,23 @@ const MAX_ANSWER: u64 = 1024 * 1024;
 pub(super) struct Larder {
     /// `http://HOST:PORT`.
     pub(super) proxy: String,
-    /// The CAs that clients are to trust.
+    /// The CAs that clients must trust.
     pub(super) roots: Vec<CertificateDer<'static>>,
-    /// When the last of them expired, if none is left.
+    /// When the last of them expired, if all have.
     pub(super) expired: Option<Time>,
     /// The SHA-256 of its set-up script, in hexadecimal digits.
     pub(super) setup: String,
 }
 
 impl Larder {
-    /// Asks the larder at `proxy` for its CA, and for what it has for machines.
+    /// Fetches the CA and the set-up script of the larder at `proxy`.
     pub(super) fn at(proxy: &str, now: Time) -> Result<Self, String> {
         let pem = get(proxy, "/ca.crt", MAX_ANSWER)?;
         let blocks = pem::parse_many(&pem).map_err(|error| format!("{proxy}/ca.crt: {error}"))?;
         let roots: Vec<_> =
             blocks.into_iter().map(|block| CertificateDer::from(block.into_contents())).collect();
         if roots.is_empty() {
-            return Err(format!("{proxy} answers, and is no larder: it has no CA at /ca.crt"));
+            return Err(format!("{proxy} answers, but is no larder: it has no CA at /ca.crt"));
         }
         let script = get(proxy, "/setup", MAX_ANSWER)?;
         let setup = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &script);
@@ -44,7 +45,7 @@ impl Larder {
         })
     }
 
-    /// One of which nothing is known but where it is.
+    /// A larder of which only the address is known.
     #[cfg(test)]
     pub(super) fn named(proxy: &str) -> Self {
         Self { proxy: proxy.to_owned(), roots: Vec::new(), expired: None, setup: String::new() }
@@ -60,7 +61,7 @@ impl Larder {
         let body = get(&self.proxy, &format!("/-/probe/{token}"), MAX_ANSWER)?;
         serde_json::from_slice(&body).map_err(|error| {
             format!(
-                "{} is a larder of another version, which knows no probes ({error})",
+                "{} is a larder of another version, which does not support probes ({error})",
                 self.proxy
             )
         })

@@ -1,7 +1,8 @@
-//! The line that mends a client, for a POSIX shell: it changes this user's files and nobody else's.
+//! The command line that repairs a client, for a POSIX shell. It changes only this user's files, except where the
+//! client reads only the system's.
 //!
-//! A line says everything that the client needs for its cause, wherever the wrong word stands: settings that are stronger
-//! than others are the ones that are written, and later lines of a file win. Done twice it does no harm.
+//! A line sets everything that the client needs for its cause, wherever the wrong setting is: it writes the setting
+//! with the highest precedence, and later lines of a file win. Running it twice does no harm.
 
 use std::path::PathBuf;
 
@@ -12,19 +13,19 @@ use super::larder::Larder;
 use super::shell::Shell;
 use crate::outcome::witness::AWAY;
 
-/// Where lines are written, and what for.
+/// Where a line writes, and for which larder.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
     pub(super) shell: &'a Shell,
     pub(super) larder: &'a Larder,
-    /// For the files that settings name. Others than the user must be able to read it: apt gives up its rights.
+    /// The directory for the files that settings name. Other users must be able to read it: apt drops its privileges.
     pub(super) directory: PathBuf,
-    /// Whether curl is there to fetch the CA with; otherwise wget.
+    /// Whether curl is installed to fetch the CA with; otherwise wget is used.
     pub(super) curl: bool,
 }
 
 impl Place<'_> {
-    /// The line for `client`. `None` where no line helps.
+    /// The line for `client`. `None` if no line helps.
     pub(super) fn line(&self, client: &Client, cause: &Cause) -> Option<String> {
         let steps = match cause {
             Cause::Pinned(_) if matches!(client.by, By::Inspection { own_roots: true }) => {
@@ -59,18 +60,19 @@ impl Place<'_> {
         self.directory.join(name).display().to_string()
     }
 
-    /// Fetches one of larder's pages into a file, a word of the shell.
+    /// The command that fetches one of larder's pages into a file. `to` is a word of the shell.
     fn fetch(&self, from: &str, to: &str) -> String {
         let url = format!("{}{from}", self.larder.proxy);
         if self.curl {
             format!("curl -q -fsS --noproxy '*' {url} -o {to}")
         } else {
-            // GNU's understands busybox's way to be told to go around a proxy, and not the other way round.
+            // GNU wget understands busybox's option for bypassing a proxy; busybox does not understand GNU's.
             format!("wget -q -Y off {url} -O {to}")
         }
     }
 
-    /// The script that puts the CA among the system's roots, known by its SHA-256 as on larder's own page: it runs as root.
+    /// Runs, as root, the script that adds the CA to the system's roots, after checking its SHA-256 as larder's own
+    /// page does.
     fn machine(&self) -> Vec<String> {
         let run = if rustix::process::geteuid().is_root() { "" } else { "sudo " };
         vec![
@@ -81,7 +83,7 @@ impl Place<'_> {
         ]
     }
 
-    /// The CA alone, and a bundle of it and the system's roots.
+    /// Writes the CA, and a bundle of the CA and the system's roots.
     fn roots(&self) -> Vec<String> {
         let (ca, bundle) = (self.file("ca.pem"), self.file("bundle.pem"));
         let system =
@@ -148,7 +150,8 @@ impl Place<'_> {
         vec![self.export(&pairs)]
     }
 
-    /// The lists without what leads the client's index around larder, or everything. All other entries are the user's, and stay.
+    /// Sets the lists without the entries that make the client's index bypass larder, or everything. All other
+    /// entries stay.
     fn around(&self, client: &Client, index: Option<&str>) -> Vec<String> {
         let host = index.unwrap_or(AWAY);
         let keep = |entry: &&str| !entry.is_empty() && !hides(entry, host);
@@ -172,8 +175,8 @@ impl Place<'_> {
         vec![self.export(&AROUND.map(|name| (name, list.clone())))]
     }
 
-    /// A file for apt that is stronger than those of the machine: what stands below a binary's name is moved into place
-    /// after all files were read (apt.conf(5)).
+    /// A file for apt that overrides those of the machine: apt moves settings below a binary's name into place after
+    /// it has read all files (apt.conf(5)).
     fn apt(&self, bundle: &str) -> Vec<String> {
         let (file, proxy) = (self.file("apt.conf"), &self.larder.proxy);
         let lines = ["", "Binary::apt::", "Binary::apt-get::", "Binary::apt-helper::"].map(|tree| {
@@ -188,7 +191,7 @@ impl Place<'_> {
         ]
     }
 
-    /// Java's proxy, and where its own roots do not do, a store of them and larder's CA.
+    /// Java's proxy and, if `trust`, a trust store with Java's own roots and larder's CA.
     fn java(&self, trust: bool) -> Vec<String> {
         let address = self.larder.proxy.trim_start_matches("http://");
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "3142"));
@@ -228,7 +231,7 @@ impl Place<'_> {
         steps
     }
 
-    /// Sets variables for this shell, or for all that are begun from now on.
+    /// Sets variables for this shell, or for all shells that start from now on.
     fn export(&self, pairs: &[(&str, String)]) -> String {
         let pairs: Vec<_> =
             pairs.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();

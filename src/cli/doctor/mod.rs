@@ -1,17 +1,18 @@
-//! `larder doctor`: which clients get through larder, why the others do not, and the line that mends each.
+//! `larder doctor`: shows which clients get through larder, why the others do not, and a command line that repairs
+//! each.
 //!
 //! ```text
-//! fresh shell ─▶ client ─▶ its own proxy, its own roots ─▶ larder: a probe's name, which it answers itself
+//! fresh shell ─▶ client ─▶ its own proxy, its own roots ─▶ larder, which answers the probe's name itself
 //!      │                                                     │
 //!      └──▶ facts: settings, files of roots ──▶ cause ◀── sights: nothing, CONNECT, alert, request
 //!                                                 └──▶ mend
 //! ```
 //!
-//! Each client makes a real request, for a name of 128 random bits that larder answers itself (`names`): no registry and no
-//! network is needed. What decides is what larder saw, never what the client says of itself. Clients that are not run are
-//! judged by their settings alone, which is said.
+//! Each client makes a real request, to a host name with 128 random bits that larder answers itself (`names`): no
+//! registry and no network is needed. What larder saw decides, never what the client prints. Clients that are not run
+//! are judged by their settings only, and the report says so.
 //!
-//! Nothing is changed here: lines that mend are printed.
+//! The doctor changes nothing: it prints the lines for the user to run.
 
 mod attempt;
 mod cause;
@@ -56,31 +57,33 @@ Examples:
 Exit codes: 0 every client that was found gets through, 1 at least one does
 not, or larder is not there, 2 wrong flags.";
 
-/// Says which clients fail behind larder, why, and the line that mends each.
+/// Shows which clients fail behind larder, why, and a command that repairs each.
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Doctor {
     /// Only these clients; without any, all that are found
     #[arg(value_name = "CLIENT", value_parser = known)]
     clients: Vec<&'static str>,
-    /// The larder; by default the one that runs here, or that this machine was set up for
+    /// The larder; by default the one that runs here, or for which this machine was set up
     #[arg(long, value_name = "http://HOST:PORT", value_parser = env::proxy)]
     proxy: Option<String>,
-    /// The root directory of an image; run as root the clients in it are run, otherwise its files are looked at
+    /// The root directory of an image; run as root, the doctor runs the clients in it, otherwise it only reads its
+    /// files
     #[arg(long, value_name = "DIR")]
     container: Option<PathBuf>,
-    /// Examines this shell as it is, and not a fresh one
+    /// Examines this shell's environment instead of that of a fresh login shell
     #[arg(long, conflicts_with = "container")]
     here: bool,
-    /// One JSON object instead of text
+    /// Prints one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// For a client's request. Java and npm take seconds to start on a busy machine; each client has a limit of its own below.
+/// The limit for a client's request. Java and npm take seconds to start on a busy machine; each client has a shorter
+/// timeout of its own.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// For an alert to get from a client that has ended to larder's memory.
+/// How long to wait for a TLS alert of a client that has ended to be recorded by larder.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 impl Doctor {
@@ -101,7 +104,7 @@ impl Doctor {
         let report = serve::runtime()?.block_on(async {
             tokio::select! {
                 report = self.examine(invocation, root) => report,
-                // The clients are in process groups of their own, which hear nothing of the terminal.
+                // The clients are in process groups of their own, which get no signal from the terminal.
                 _ = tokio::signal::ctrl_c() => bail!("interrupted; nothing was changed"),
             }
         })?;
@@ -161,7 +164,7 @@ impl Doctor {
     }
 }
 
-/// Reads the name of a client.
+/// Parses the name of a client.
 fn known(text: &str) -> Result<&'static str, String> {
     let found = CLIENTS.iter().map(|client| client.name).find(|name| *name == text);
     found.ok_or_else(|| {
@@ -181,7 +184,8 @@ fn shell_name(shell: &Shell) -> String {
     }
 }
 
-/// The larder that runs from the data directory, that this machine was set up for, or that its variables name.
+/// The address of the larder that runs from the data directory, for which this machine was set up, or that variables
+/// name.
 fn found(invocation: &Invocation, shell: &Shell) -> anyhow::Result<String> {
     if shell.root.is_none()
         && let Ok(Some(served)) = invocation.served()
@@ -200,7 +204,7 @@ fn found(invocation: &Invocation, shell: &Shell) -> anyhow::Result<String> {
     )
 }
 
-/// Where the files go that mends write: the user's, unless apt could not read them there.
+/// The directory for the files that the lines write: the user's, unless apt could not read them there.
 fn directory(shell: &Shell) -> PathBuf {
     let home = PathBuf::from(shell.get("HOME").unwrap_or("/"));
     let open = |path: &Path| {
@@ -213,10 +217,10 @@ fn directory(shell: &Shell) -> PathBuf {
     home.join(".config/larder")
 }
 
-/// A directory for what clients write; gone with it.
+/// A directory for files that clients write, removed when dropped.
 struct Scratch {
     outside: PathBuf,
-    /// As the root has it.
+    /// The directory's path inside the root.
     inside: PathBuf,
 }
 
@@ -226,7 +230,7 @@ impl Scratch {
             shell.within(directory).is_some_and(|directory| directory.is_dir())
         };
         let temporary = if shell.root.is_some() {
-            // Images without an own /tmp get one when they are run.
+            // Images without a /tmp of their own get one when they are run.
             ["/tmp", "/var/tmp", "/"].map(PathBuf::from).into_iter().find(is_there)
         } else {
             Some(invocation.environment.temporary())
@@ -234,7 +238,7 @@ impl Scratch {
         let inside = temporary.unwrap_or_default().join(format!("larder-doctor-{}", token()?));
         let outside = shell.within(&inside).context("/tmp leads nowhere")?;
         if shell.runs {
-            // apt gives up its rights before it writes.
+            // apt drops its privileges before it writes.
             std::fs::DirBuilder::new()
                 .mode(0o777)
                 .create(&outside)
@@ -247,12 +251,12 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Best effort: it is small, and lies where temporary files lie.
+        // Best effort: it is small and lies among temporary files.
         let _gone = std::fs::remove_dir_all(&self.outside);
     }
 }
 
-/// 128 bits that nobody can guess: whoever knows them may ask what larder saw.
+/// 128 random bits. Only a program that knows them may ask what larder saw.
 fn token() -> anyhow::Result<String> {
     let mut bytes = [0; witness::TOKEN / 2];
     aws_lc_rs::rand::fill(&mut bytes)
@@ -315,7 +319,7 @@ async fn verdict(client: &Client, program: PathBuf, place: &Place<'_>, scratch: 
     verdict
 }
 
-/// A request that was made.
+/// The result of a request that was made.
 struct Probed {
     sights: Vec<witness::Sight>,
     said: Option<String>,
@@ -344,25 +348,25 @@ async fn probe(
     forget(place.shell, &token);
     let mut sights = seen(place.larder, &token).await?;
     if !sights.contains(&witness::Sight::Request) {
-        // The client has ended; what it sent last may still be on its way through larder.
+        // The client has ended, but what it sent last may still be on its way.
         tokio::time::sleep(LAST_WORDS).await;
         sights = seen(place.larder, &token).await?;
     }
     Ok(Probed { sights, said })
 }
 
-/// Whether the program says what it is. Version managers put a file into the place of a program that is not there; rustup's, without
-/// a default toolchain, is one.
+/// Whether the program runs at all. Version managers install placeholders for programs that are missing, for example
+/// rustup without a default toolchain.
 async fn runs(client: &Client, program: &Path, shell: &Shell) -> bool {
     let argument = match client.name {
         "curl" | "wget" | "git" | "pip" | "npm" | "node" | "cargo" => "--version",
         "java" => "-version",
-        // These know no such question.
+        // These have no such option.
         _ => return true,
     };
     let mut command = shell.command(program);
     command.arg(argument);
-    // One that is slow runs.
+    // A program that is too slow to answer does run.
     let ended = attempt(command, PATIENCE).await;
     ended.is_ok_and(|ended| ended.status.is_none_or(|status| status.success()))
 }
@@ -373,7 +377,7 @@ async fn seen(larder: &Larder, token: &str) -> Result<Vec<witness::Sight>, Strin
     sights.map_err(|error| error.to_string()).flatten()
 }
 
-/// The line of a client's that says most: the first that speaks of the matter, or else the last.
+/// The most telling line of a client's output: the first that mentions the problem, or else the last.
 fn said(text: &str) -> Option<String> {
     let telling = |line: &&str| {
         let line = line.to_ascii_lowercase();
@@ -387,7 +391,7 @@ fn said(text: &str) -> Option<String> {
     line.map(|line| line.chars().take(300).collect())
 }
 
-/// cargo keeps what it read of a registry in its home: the probe's is removed.
+/// Removes what cargo stored in its home for the probe's registry.
 fn forget(shell: &Shell, token: &str) {
     let home = shell.get("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(Path::new(shell.get("HOME")?).join(".cargo")));
@@ -395,7 +399,7 @@ fn forget(shell: &Shell, token: &str) {
     let Some(index) = index else { return };
     for entry in std::fs::read_dir(index).into_iter().flatten().flatten() {
         if entry.file_name().to_string_lossy().starts_with(token) {
-            // Best effort: an empty directory of another name than any registry's.
+            // Best effort: an empty directory that no other registry uses.
             let _gone = std::fs::remove_dir_all(entry.path());
         }
     }

@@ -1,8 +1,9 @@
-//! For which host a client is asked: a name below the index that it really uses, where one is known, because that is what lists of
-//! hosts that go around a proxy speak of; else a name that no such list speaks of by accident.
+//! Chooses the host that a client is made to request. If the client's index is known, it is a name below that index,
+//! because lists of hosts that bypass a proxy refer to it; otherwise it is a name that no such list matches by
+//! accident.
 //!
-//! The index is found in what the client itself says, and only where there is such a list: without one every name goes the same
-//! way. No registry's name stands here.
+//! The index is taken from the client's own settings, and only if there is such a list: without one every name goes
+//! the same way. No registry's name is built in.
 
 use url::Url;
 
@@ -14,26 +15,26 @@ use crate::outcome::witness::{AWAY, BELOW, PROBES};
 /// Where a client's settings name its indexes.
 struct Sources {
     variables: &'static [&'static str],
-    /// What makes the client print them.
+    /// The commands that print them.
     asks: &'static [&'static [&'static str]],
 }
 
-/// The host that a client is asked for.
+/// The host that a client is made to request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Probe {
-    /// What stands behind the token.
+    /// The name after the token.
     pub(super) suffix: String,
-    /// The index of the client's that is below it, if one is known.
+    /// The client's index to which the name belongs, if one is known.
     pub(super) index: Option<String>,
 }
 
 impl Probe {
-    /// The probe's whole name.
+    /// The probe's full host name.
     pub(super) fn host(&self, token: &str) -> String {
         format!("{token}.{}", self.suffix)
     }
 
-    /// Chooses for `client`: an index that a list leads around the proxy before all others.
+    /// Chooses for `client`; an index that a list makes bypass the proxy comes first.
     pub(super) async fn of(client: &Client, shell: &Shell) -> Self {
         let lists = AROUND.iter().any(|name| shell.get(name).is_some_and(|list| !list.is_empty()));
         if !lists || !client.reads_lists() {
@@ -44,7 +45,7 @@ impl Probe {
         if let Some(index) = hidden.or_else(|| hosts.first()) {
             return Self { suffix: format!("{BELOW}.{index}"), index: Some(index.clone()) };
         }
-        // A company's `.internal` says nothing of larder.
+        // A company's own `.internal` entry does not concern larder.
         let suffix = if is_around(shell, PROBES) { AWAY } else { PROBES };
         Self { suffix: suffix.to_owned(), index: None }
     }
@@ -78,7 +79,7 @@ fn sources(client: &str) -> Sources {
     let (variables, asks): (&[&str], &[&[&str]]) = match client {
         "pip" => (
             &["PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL"],
-            // The second says which it takes without any setting.
+            // The second command prints the default index.
             &[&["pip", "config", "list"], &["pip", "help", "download"]],
         ),
         "npm" | "pnpm" | "yarn" => {
@@ -94,9 +95,9 @@ fn sources(client: &str) -> Sources {
     Sources { variables, asks }
 }
 
-/// The names of hosts in the URLs of a text. Loopback and addresses are no names.
+/// The host names in the URLs of a text. Loopback names and addresses are left out.
 fn urls(text: &str) -> Vec<String> {
-    /// With a token and what stands between, a name of 253 bytes must hold it.
+    /// The token and the label in front of the host must still fit into a name of 253 bytes.
     const LONGEST: usize = 200;
     let words = text.split(|c: char| c.is_whitespace() || "'\"()<>,;|".contains(c));
     let names = words.filter_map(|word| {
@@ -123,7 +124,7 @@ mod tests {
         Probe::of(client, &shell(pairs)).await
     }
 
-    /// Issue 13 row 6: an entry of a company's own says nothing of larder.
+    /// Issue 13 row 6: an entry for a company's own names does not concern larder.
     #[tokio::test]
     async fn a_list_that_speaks_of_internal_names_does_not_hide_the_probe() {
         let plain = of("curl", &[]).await;
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!((&*probe.suffix, &probe.index), (AWAY, &None));
         assert!(!is_around(&shell(&company), &probe.host("0")));
         assert!(is_around(&shell(&company), PROBES), "the control");
-        // A star leads everything around.
+        // A star makes everything bypass the proxy.
         let star = [("NO_PROXY", "*")];
         assert!(is_around(&shell(&star), &of("curl", &star).await.host("0")));
     }

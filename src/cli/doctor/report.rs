@@ -1,4 +1,4 @@
-//! What the doctor found, for people and as JSON. What ails many clients in the same way is said once.
+//! What the doctor found, as text and as JSON. A cause that many clients share is printed once.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::target::shown::one_line;
 
-/// What was found.
+/// The result of all examinations.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) larder: String,
@@ -16,7 +16,7 @@ pub(super) struct Report {
     pub(super) clients: Vec<Verdict>,
 }
 
-/// A client that was found.
+/// A client that was found, and its result.
 #[derive(Debug, Serialize)]
 pub(super) struct Verdict {
     pub(super) client: &'static str,
@@ -28,7 +28,7 @@ pub(super) struct Verdict {
     pub(super) cause: Option<&'static str>,
     pub(super) why: Option<String>,
     pub(super) mend: Option<String>,
-    /// The last line that the client said itself.
+    /// The most telling line of the client's own output.
     pub(super) said: Option<String>,
 }
 
@@ -54,14 +54,14 @@ impl Report {
         if count("fails") > 0 {
             writeln!(
                 out,
-                "For all users and clients at once: the line on {}/ sets this machine up (compare the fingerprint).",
+                "For all users and clients at once: the command on {}/ sets this machine up (compare the fingerprint).",
                 self.larder
             )?;
         }
         Ok(())
     }
 
-    /// The clients that fail, those together that fail in the same way.
+    /// The clients that fail, grouped by cause.
     fn ailing(&self) -> Vec<Vec<&Verdict>> {
         let mut groups: Vec<Vec<&Verdict>> = Vec::new();
         for verdict in self.clients.iter().filter(|verdict| verdict.status == "fails") {
@@ -83,7 +83,7 @@ fn how(verdict: &Verdict) -> &'static str {
     if verdict.how == "inspected" { " (by its settings, not run)" } else { "" }
 }
 
-/// One cause, the clients that it ails, and what mends them: once where one line does for all.
+/// Prints one cause, its clients, and the line that repairs them: once if the same line works for all.
 fn write_ailing(ailing: &[&Verdict], out: &mut dyn std::io::Write) -> anyhow::Result<()> {
     let Some(first) = ailing.first() else { return Ok(()) };
     let why = first.why.as_deref().unwrap_or("");
@@ -150,7 +150,7 @@ mod tests {
         }
     }
 
-    /// Issue 13 row 6: nine clients with one cause are one thing to mend.
+    /// Issue 13 row 6: nine clients with one cause need one repair.
     #[test]
     fn one_cause_is_said_once() {
         let report = Report {

@@ -1,7 +1,8 @@
-//! What a fresh shell of this user has: the environment that clients are examined in, and the root directory they live in.
+//! The environment of a fresh login shell of this user, in which clients are examined, and the root directory in
+//! which they run.
 //!
-//! Nothing of the doctor's own environment is taken over but who the user is and where programs are found: what was
-//! exported an hour ago in one terminal is gone in the next, and in the CI's next job.
+//! Of the doctor's own environment only the user's identity and the search path are kept: a variable exported in one
+//! terminal is missing in the next, and in the next CI job.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,32 +14,32 @@ use super::attempt::attempt;
 use super::inside;
 use crate::config::environment::Environment;
 
-/// For the files that a login shell reads.
+/// How long a login shell may take to read its files, or a program to print a setting.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Shells whose `-l -c` reads what logins read.
+/// Shells that read the login files with `-l -c`.
 const SHELLS: [&str; 6] = ["sh", "bash", "dash", "zsh", "ksh", "ash"];
 
-/// Where programs lie in another root.
+/// The default search path in another root.
 const PROGRAMS: &str =
     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/cargo/bin";
 
-/// An environment and a root.
+/// An environment and a root directory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shell {
     pub(super) variables: BTreeMap<String, String>,
     /// Another root directory than this machine's.
     pub(super) root: Option<PathBuf>,
-    /// Whether programs can be run there.
+    /// Whether programs can be run in it.
     pub(super) runs: bool,
-    /// Whether it is the doctor's own environment, and not a new shell's.
+    /// Whether this is the doctor's own environment instead of a fresh shell's.
     pub(super) here: bool,
-    /// The file that its logins read, where a line can be added.
+    /// The file that its login shell reads, to which a line can be added.
     pub(super) profile: PathBuf,
 }
 
 impl Shell {
-    /// This very shell's.
+    /// The environment of this shell.
     pub(super) fn here(environment: &Environment) -> Self {
         let variables = environment.with_prefix("");
         let variables =
@@ -46,7 +47,7 @@ impl Shell {
         Self { variables, runs: true, here: true, ..Self::default() }
     }
 
-    /// A new login shell's on this machine, or in `root`.
+    /// The environment of a new login shell on this machine, or in `root`.
     pub(super) async fn fresh(environment: &Environment, root: Option<PathBuf>) -> Self {
         let is_root = rustix::process::geteuid().is_root();
         let mut shell = Self { runs: root.is_none() || is_root, root, ..Self::default() };
@@ -61,7 +62,7 @@ impl Shell {
         if shell.root.is_some() {
             shell.variables.insert("HOME".to_owned(), "/root".to_owned());
         }
-        // What PAM does at logins.
+        // PAM reads this file at a login.
         shell.assign("/etc/environment");
         shell.log_in(path).await;
         let home = PathBuf::from(shell.get("HOME").unwrap_or("/"));
@@ -71,7 +72,7 @@ impl Shell {
             "zsh" => &[".zprofile"],
             _ => &[".profile"],
         };
-        // Bash reads only the first that there is.
+        // Bash reads only the first that exists.
         let there = read.iter().find(|name| shell.has(&home.join(name)));
         shell.profile = home.join(there.or_else(|| read.last()).copied().unwrap_or(".profile"));
         shell
@@ -82,7 +83,7 @@ impl Shell {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// Where a path of this root lies for the doctor; `None` where its links lead nowhere.
+    /// The path on this machine of a path in this root; `None` if its links cannot be resolved.
     pub(super) fn within(&self, path: &Path) -> Option<PathBuf> {
         match &self.root {
             Some(root) => inside::within(root, path),
@@ -90,7 +91,7 @@ impl Shell {
         }
     }
 
-    /// What a file of this root holds.
+    /// The content of a file in this root.
     pub(super) fn read(&self, path: &Path) -> Option<Vec<u8>> {
         inside::read(&self.within(path)?)
     }
@@ -100,7 +101,7 @@ impl Shell {
         self.within(path).is_some_and(|path| path.is_file())
     }
 
-    /// Finds a program; gives its path as the root has it.
+    /// Finds a program; returns its path inside the root.
     pub(super) fn find(&self, program: &str) -> Option<PathBuf> {
         let there = |path: &PathBuf| self.has(path);
         if program.starts_with('/') {
@@ -113,7 +114,7 @@ impl Shell {
             .find(there)
     }
 
-    /// What a program is called at the end of its links: one program may be many.
+    /// The name of the program after resolving links: one binary may implement many programs.
     pub(super) fn real_name(&self, program: &Path) -> String {
         let real = match &self.root {
             Some(root) => inside::within(root, program),
@@ -123,7 +124,7 @@ impl Shell {
         name.to_string_lossy().into_owned()
     }
 
-    /// A program of this root in this environment.
+    /// A command for a program of this root in this environment.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = match &self.root {
             Some(root) => {
@@ -137,7 +138,7 @@ impl Shell {
         command
     }
 
-    /// What a program prints, if it ends well and soon.
+    /// What a program prints on standard output, if it succeeds in time.
     pub(super) async fn said(&self, program: &Path, arguments: &[&str]) -> Option<String> {
         let mut command = self.command(program);
         command.args(arguments);
@@ -162,17 +163,19 @@ impl Shell {
             return;
         };
         let Some(said) = self.said(&program, &["-l", "-c", "env -0"]).await else { return };
-        // What a profile prints stands before the first variable; values with lines in them are nobody's here.
+        // A profile's own output comes before the first variable and is cut off. Values with line breaks are not
+        // needed.
         let pairs =
             said.split('\0').map(|pair| pair.rsplit_once('\n').map_or(pair, |(_, last)| last));
         for (name, value) in pairs.filter_map(|pair| pair.split_once('=')) {
             self.variables.insert(name.to_owned(), value.to_owned());
         }
-        // Programs are found as the user finds them now: version managers put themselves there by other files.
+        // Programs are found as the user finds them now: version managers extend the path in files that logins do not
+        // read.
         self.variables.insert("PATH".to_owned(), path.to_owned());
     }
 
-    /// Where nothing can be run: the plain assignments in what a login would read.
+    /// Reads the plain assignments in the files that a login shell would read, for roots in which nothing can be run.
     fn read_profiles(&mut self) {
         let directory = self.within(Path::new("/etc/profile.d"));
         let Some(Ok(entries)) = directory.map(std::fs::read_dir) else { return };
@@ -184,7 +187,7 @@ impl Shell {
         }
     }
 
-    /// Takes the lines `NAME=value` of a file over, with or without `export` and quotes.
+    /// Adopts the lines `NAME=value` of a file, with or without `export` and quotes.
     fn assign(&mut self, file: &str) {
         let bytes = self.read(Path::new(file)).unwrap_or_default();
         for line in String::from_utf8_lossy(&bytes).lines() {

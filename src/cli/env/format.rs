@@ -1,21 +1,22 @@
-//! How variables are written for whoever reads them.
+//! The formats in which `larder env` prints variables.
 //!
-//! Each reader has rules of its own. Where those have an escape it is used; where they have none, or where programs
-//! that read the same kind of file disagree, a value that could be misread is refused with the name of the variable.
+//! Each reader has rules of its own. A value is escaped if the format has an escape. If it has none, or if programs
+//! that read the same kind of file disagree, a value that could be misread is refused, and the error names the
+//! variable.
 //!
 //! | format | reader | rule |
 //! | --- | --- | --- |
 //! | `sh` | POSIX shells | single quotes |
-//! | `dotenv` | `--env-file`, compose, `EnvironmentFile=`, `set -a; . FILE` | no escape that all of them know |
+//! | `dotenv` | `--env-file`, compose, `EnvironmentFile=`, `set -a; . FILE` | no escape that all of them support |
 //! | `docker-args` | `docker build $(…)` | the shell splits at blanks and expands patterns; quotes stay as they are |
 //! | `docker-run-args` | `docker run $(…)` | the same |
-//! | `github` | `.env` of a self-hosted runner, `$GITHUB_ENV` | everything behind the first `=`, to the end of the line |
+//! | `github` | `.env` of a self-hosted runner, `$GITHUB_ENV` | everything after the first `=`, to the end of the line |
 //! | `gitlab` | `environment` in a runner's `config.toml` | TOML; the runner expands `$` in it |
-//! | `systemd` | a drop-in of a unit | `systemd.exec(5)`: C escapes within double quotes, `%` twice |
+//! | `systemd` | a drop-in of a unit | `systemd.exec(5)`: C escapes within double quotes, `%` doubled |
 //! | `json` | programs | RFC 8259 |
 //!
-//! A build is given the variables that Docker predefines and nothing else: those are kept out of the image's history
-//! and of the key of its cache, and any other would need an `ARG` in the Containerfile.
+//! A build is given only the variables that Docker predefines: those stay out of the image's history and of its cache
+//! key, and any other would need an `ARG` in the Containerfile.
 
 use std::fmt::Write as _;
 
@@ -23,14 +24,15 @@ use anyhow::bail;
 use clap::ValueEnum;
 use serde_json::json;
 
-/// Who reads it.
+/// The reader of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// Lines for a POSIX shell
     Sh,
     /// A file of variables, as `docker run --env-file`, compose and `EnvironmentFile=` read it
     Dotenv,
-    /// Arguments for `docker build`: proxy variables that leave no trace, and the bundle of roots as secret `larder`
+    /// Arguments for `docker build`: proxy variables that do not stay in the image, and the root bundle as the secret
+    /// `larder`
     DockerArgs,
     /// Arguments for `docker run`
     DockerRunArgs,
@@ -38,51 +40,51 @@ pub(super) enum Format {
     Github,
     /// `environment` for `[[runners]]` in the `config.toml` of a GitLab runner
     Gitlab,
-    /// A drop-in for a unit of systemd
+    /// A drop-in for a systemd unit
     Systemd,
     /// One JSON object
     Json,
 }
 
-/// What is written.
+/// What is printed.
 pub(super) struct Printed<'a> {
-    /// larder's address, as the reader sees it.
+    /// larder's address, as the reader reaches it.
     pub(super) proxy: &'a str,
-    /// The name in that address which containers have to be given for the machine they run on.
+    /// The host name in that address, if containers must be given it for the machine on which they run.
     pub(super) machine: Option<&'a str>,
-    /// Where the files are that variables name.
+    /// The directory of the files that variables name.
     pub(super) directory: &'a str,
     /// The variables.
     pub(super) variables: &'a [(&'static str, String)],
 }
 
-/// The build arguments that Docker and Buildah know without an `ARG`.
+/// The build arguments that Docker and Buildah accept without an `ARG`.
 const PREDEFINED: [&str; 6] =
     ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy"];
 
-/// The variable whose file a build is given.
+/// The variable that names the file for the build's secret.
 const BUNDLE: &str = "SSL_CERT_FILE";
 
 impl Format {
-    /// Whether the reader is in a container, where this machine's loopback is not.
+    /// Whether the reader runs in a container, which does not reach this machine's loopback.
     pub(super) fn is_for_containers(self) -> bool {
         matches!(self, Self::DockerArgs | Self::DockerRunArgs | Self::Gitlab)
     }
 
-    /// Whether what is written is kept in a file that counts after the next start of the machine.
+    /// Whether the output is kept in a file that is used again after a reboot.
     pub(super) fn outlives_the_machine(self) -> bool {
         matches!(self, Self::Dotenv | Self::Github | Self::Gitlab | Self::Systemd)
     }
 
-    /// The text, or which value the reader would misread.
+    /// The text, or an error that names a value which the reader would misread.
     pub(super) fn render(self, printed: &Printed<'_>) -> anyhow::Result<String> {
         for (name, value) in printed.variables {
             self.check(name, value)?;
         }
-        // Builders and runners take a path apart at these; there is no escape.
+        // Builders and runners split a path at these characters; there is no escape.
         if self.is_for_containers() && printed.directory.contains([':', ',', '"']) {
             bail!(
-                "no container can be given {}, because of its colon, comma or quote; name another --directory",
+                "{} cannot be mounted into a container, because of its colon, comma or quote; name another --directory",
                 printed.directory
             );
         }
@@ -102,7 +104,7 @@ impl Format {
         })
     }
 
-    /// Whether the reader takes `value` as it is.
+    /// Whether the reader reads `value` unchanged.
     pub(super) fn holds(self, value: &str) -> bool {
         value.chars().all(|character| self.can_hold(character))
     }
@@ -117,7 +119,7 @@ impl Format {
         Ok(())
     }
 
-    /// Whether the reader takes `character` for itself, or there is an escape that makes it.
+    /// Whether the reader reads `character` unchanged, or there is an escape for it.
     fn can_hold(self, character: char) -> bool {
         match self {
             Self::Sh | Self::Json => true,
@@ -129,7 +131,7 @@ impl Format {
             }
             Self::Github => !character.is_control(),
             Self::Gitlab => !character.is_control() && character != '$',
-            // A newline and a tab are the only such characters that systemd lets into a variable.
+            // A newline and a tab are the only control characters that systemd accepts in a variable.
             Self::Systemd => !character.is_control() || matches!(character, '\n' | '\t'),
         }
     }
@@ -137,9 +139,9 @@ impl Format {
     fn refusal(self) -> &'static str {
         match self {
             Self::Sh | Self::Json => "cannot be written",
-            Self::Dotenv => "is read differently by those who read such files",
+            Self::Dotenv => "is read differently by the programs that read such files",
             Self::DockerArgs | Self::DockerRunArgs => {
-                "would be taken apart or expanded by the shell that passes the arguments on"
+                "would be split or expanded by the shell that passes the arguments on"
             }
             Self::Github => "cannot stand in a line that the runner reads",
             Self::Gitlab => "cannot stand in a variable that the runner expands",
@@ -157,7 +159,7 @@ fn quoted(value: &str) -> String {
     format!("'{}'", value.replace('\'', "'\\''"))
 }
 
-/// The inside of a double-quoted word for systemd, which would also replace what follows a percent sign.
+/// The inside of a double-quoted word for systemd, in which a percent sign would also be a specifier.
 fn systemd(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     for character in value.chars() {
@@ -172,9 +174,9 @@ fn systemd(value: &str) -> String {
     text
 }
 
-/// The machine's name for the builder to resolve, if the address has it.
+/// The option that makes the machine's name known in the container, if larder's address uses it.
 fn machine(printed: &Printed<'_>) -> String {
-    // Docker's own word for the address at which containers reach their machine.
+    // `host-gateway` is Docker's name for the address at which containers reach their machine.
     printed.machine.map_or_else(String::new, |name| format!("--add-host {name}:host-gateway "))
 }
 
@@ -204,7 +206,7 @@ fn run_arguments(printed: &Printed<'_>) -> String {
 }
 
 fn gitlab(printed: &Printed<'_>) -> String {
-    // Without control characters, a string of JSON is a basic string of TOML.
+    // Without control characters, a JSON string is a TOML basic string.
     let string = |text: String| json!(text).to_string();
     let mut text = "# in [[runners]]:\nenvironment = [\n".to_owned();
     for (name, value) in printed.variables {

@@ -1,9 +1,9 @@
-//! `larder env`: the variables that `larder exec` sets, for those who set variables by other means.
+//! `larder env`: prints the variables that `larder exec` sets, to be set by other means.
 //!
 //! ```text
-//! address ── of the running larder, as the reader sees it: this machine, or a container on it
-//! files   ── bundle of roots, apt.conf, wgetrc: below the data directory, or where --directory says
-//! format  ── who reads it; a value that the reader would misread is refused, never bent
+//! address ── of the running larder, as the reader reaches it: from this machine, or from a container on it
+//! files   ── root bundle, apt.conf, wgetrc: below the data directory, or in --directory
+//! format  ── depends on the reader; a value that the reader would misread is refused, never changed
 //! ```
 
 mod format;
@@ -33,21 +33,21 @@ Examples:
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Env {
-    /// Who reads it
+    /// The format of the output
     #[arg(long, value_enum, default_value_t = Format::Sh, value_name = "FORMAT")]
     format: Format,
-    /// Where clients find larder; by default the running larder's address, as seen by the format's reader
+    /// Where clients reach larder; by default the running larder's address, as the format's reader reaches it
     #[arg(long, value_name = "http://HOST:PORT", value_parser = proxy)]
     proxy: Option<String>,
-    /// Where the files go that variables name, such as the bundle of roots; all users must be able to read it
+    /// The directory for files that variables name, such as the root bundle; all users must be able to read it
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
 }
 
 impl Env {
-    /// Runs it.
+    /// Runs the command.
     pub(super) fn run(self, invocation: &mut Invocation) -> anyhow::Result<u8> {
-        // What is printed is read by programs: only what goes wrong is said besides.
+        // Programs read the output: only warnings and errors are logged.
         logging::start(&invocation.loaded, Some("warn"));
         let data = &invocation.loaded.config.data;
         let Some(served) = invocation.served()? else {
@@ -69,7 +69,7 @@ impl Env {
             Some(directory) => given(directory)?,
             None => place::lasting(data, &invocation.environment)?,
         };
-        // Whoever reads it does so again after the next start of the machine, which empties temporary directories.
+        // Readers of such a format read it again after a reboot, which empties temporary directories.
         if self.format.outlives_the_machine()
             && self.directory.is_none()
             && !directory.starts_with(data)
@@ -87,7 +87,8 @@ impl Env {
         let files =
             clients::Files::write(&directory, &proxy, &status.ca_pem, &invocation.environment)?;
         let mut variables = clients::variables(&proxy, &files, &invocation.environment);
-        // Several words in one value: who reads such a format has Java go around larder.
+        // Java's value consists of several words. For a format that cannot hold it, the variable is left out, and
+        // Java bypasses larder.
         variables.retain(|(name, value)| *name != java::VARIABLE || self.format.holds(value));
         let printed = Printed { proxy: &proxy, machine, directory: shown, variables: &variables };
         write!(invocation.out, "{}", self.format.render(&printed)?)?;
@@ -95,7 +96,7 @@ impl Env {
     }
 }
 
-/// The directory that the user chose, which is made.
+/// The directory that the user chose; it is created.
 fn given(directory: &Path) -> anyhow::Result<PathBuf> {
     let directory = std::path::absolute(directory)?;
     DirBuilder::new()
@@ -106,12 +107,13 @@ fn given(directory: &Path) -> anyhow::Result<PathBuf> {
     Ok(directory)
 }
 
-/// Reads the address of a larder. GitHub's runner refuses one without a scheme, and larder speaks no TLS there.
+/// Parses the address of a larder. The scheme is required, because GitHub's runner refuses an address without one,
+/// and it must be http, because larder has no TLS on this port.
 pub(super) fn proxy(text: &str) -> Result<String, String> {
     let wrong = || format!("{text}: expected http://HOST:PORT");
     let url = url::Url::parse(text).map_err(|_| wrong())?;
     let host = url.host().ok_or_else(wrong)?;
-    // `Url` leaves out a port that is the scheme's own.
+    // `Url` omits a port that is the scheme's default.
     let port = url.port_or_known_default().ok_or_else(wrong)?;
     let bare = format!("http://{host}:{port}");
     let said = text.trim_end_matches('/');

@@ -1,6 +1,6 @@
-//! Tests: every format, read back by those for whom it is written.
+//! Tests: each format is read back by its readers.
 //!
-//! A value either arrives as it was or is refused; what must not be is a third thing.
+//! A value either arrives unchanged or is refused; it must never arrive changed.
 
 use std::process::{Command, Stdio};
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::format::{Format, Printed};
 
-/// As many as are tried in one process.
+/// The variables that one process tests.
 const NAMES: [&str; 4] = ["SSL_CERT_FILE", "HTTPS_PROXY", "NO_PROXY", "OTHER"];
 
 type Variables = Vec<(&'static str, String)>;
@@ -27,22 +27,22 @@ fn of(values: [&str; 4]) -> Variables {
     NAMES.into_iter().zip(values.map(str::to_owned)).collect()
 }
 
-/// What a shell prints when it runs `script` with `text` as its first argument and its standard input.
+/// The output of a shell that runs `script` with `text` as its first argument and its standard input.
 fn shell(shell: &str, script: &str, text: &str) -> Vec<String> {
     let mut command = Command::new(shell);
     command.args(["-c", script, shell, text]).env_clear().env("PATH", "/usr/bin:/bin");
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    // A script that reads nothing may be done before.
+    // A script that reads nothing may have ended already.
     let _read = std::io::Write::write_all(&mut child.stdin.take().unwrap(), text.as_bytes());
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     text.split_terminator('\0').map(str::to_owned).collect()
 }
 
-/// Prints the variables, each with a zero behind it.
+/// Prints the variables, each followed by a NUL byte.
 const SHOW: &str = r#"printf '%s\0' "$SSL_CERT_FILE" "$HTTPS_PROXY" "$NO_PROXY" "$OTHER""#;
 
-/// Values that people have, and values that take readers apart.
+/// Ordinary values, and values that break readers.
 fn values() -> impl Strategy<Value = Variables> {
     let plain = "[a-z0-9./:,_@%+=*-]{1,20}";
     let hostile = "[a-c \t\r\n'\"\\\\$`#%;&|<>()*?!~{}\\[\\]=\u{e9}\u{85}\u{7f}\u{1}-]{1,12}";

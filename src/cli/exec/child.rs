@@ -1,4 +1,4 @@
-//! Runs the command: its terminal is ours, its signals are passed on, its end is ours.
+//! Runs the command: it uses larder's terminal, larder forwards its signals to it and ends with its exit code.
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::roots::Roots;
 use crate::cli::{FAILED, NOT_EXECUTABLE, NOT_FOUND};
 
-/// What is passed on to the command.
+/// The signals that are forwarded to the command.
 pub(super) struct Signals {
     terminate: Signal,
     hangup: Signal,
@@ -48,17 +48,17 @@ impl Signals {
     }
 }
 
-/// How it ended, as an exit code.
+/// How the command ended, as an exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
     /// The command's own code, or 128 and the number of the signal that ended it.
     With(u8),
-    /// It could not be run.
+    /// The command could not be run.
     NotRun(u8),
 }
 
-/// Runs `command` with `variables` set, until it ends; with `roots` in the place of the system's, if there are any. Says also
-/// whether they were.
+/// Runs `command` with `variables` set, until it ends; if `roots` is given, with these mounted over the system's.
+/// Also returns whether they could be mounted.
 pub(super) async fn run(
     command: &[OsString],
     variables: &[(&str, String)],
@@ -86,7 +86,7 @@ pub(super) async fn run(
             return Ok((Ended::NotRun(code), reached));
         }
     };
-    // A terminal gives the keys' signals to the command itself: passed on, they would come twice.
+    // A terminal sends signals of its keys to the command directly: forwarded, they would arrive twice.
     let keys_reach_it = io::stdin().is_terminal();
     loop {
         tokio::select! {
@@ -103,14 +103,14 @@ pub(super) async fn run(
     }
 }
 
-/// Starts `command` where `roots` lie over the system's; in this mount namespace if there can be no other.
+/// Starts `command` with `roots` mounted over the system's; if no mount namespace can be made, in the present one.
 async fn spawn_among(
     roots: Arc<Roots>,
     mut command: Command,
 ) -> io::Result<(io::Result<Child>, bool)> {
     let runtime = Handle::current();
     let spawned = tokio::task::spawn_blocking(move || {
-        // A thread of its own: what it started is in its namespace, and nothing else ever is.
+        // A separate thread: only it and the command that it starts are in the new namespace.
         let thread = std::thread::spawn(move || match roots.enter() {
             Ok(()) => {
                 let _within = runtime.enter();
@@ -134,7 +134,7 @@ async fn spawn_among(
 fn pass_on(child: &Child, number: Number) {
     let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
     if let Some(id) = id {
-        // It may have ended this very moment.
+        // The command may have ended just now.
         let _sent = kill_process(id, number);
     }
 }

@@ -1,5 +1,5 @@
-//! What belongs to one command at the larder that it uses: where its clients connect, and what was counted of them. Others who use
-//! the same larder at the same time are not among it.
+//! One command's job at the larder that it uses: the address for its clients, and the counters of their requests.
+//! Other users of the same larder are not counted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ use crate::admin::ask::{Doorway, Served};
 use crate::admin::{Answer, Question};
 use crate::outcome::job::{Opened, TOKEN, Tally};
 
-/// How often is looked again before it is believed that nothing came through larder.
+/// How many times the counters are read again before a result of no requests is accepted.
 const NOTHING_AFTER: u32 = 10;
-/// The time between two looks.
+/// The time between two reads.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// A command's part of a larder.
+/// A command's job at a larder.
 pub(super) struct Job {
     token: String,
-    /// Where its clients connect.
+    /// The addresses to which its clients connect.
     pub(super) listening: Vec<SocketAddr>,
     place: Place,
 }
@@ -32,7 +32,7 @@ enum Place {
 }
 
 impl Job {
-    /// Begins one at the larder that is used.
+    /// Begins a job at the larder that the command uses.
     pub(super) async fn begin(used: &Used) -> anyhow::Result<Self> {
         let token = token()?;
         let (listening, place) = match used {
@@ -55,8 +55,8 @@ impl Job {
         Ok(Self { token, listening, place })
     }
 
-    /// What was counted. A request is counted when its body has ended, which may be a moment after the client had the last byte
-    /// and ended: nothing is believed only after a while.
+    /// The job's counters. A request is counted when its body has ended, which may be a moment after the client has
+    /// read the last byte and exited: a result of no requests is read again for a while.
     pub(super) async fn tally(&self) -> anyhow::Result<Tally> {
         let mut tries = 0;
         loop {
@@ -90,7 +90,7 @@ impl Job {
     }
 }
 
-/// 128 bits that nobody can guess: whoever knows them may ask what was counted.
+/// 128 random bits. Only a program that knows them may read the job's counters.
 fn token() -> anyhow::Result<String> {
     let mut bytes = [0; TOKEN / 2];
     aws_lc_rs::rand::fill(&mut bytes)

@@ -1,8 +1,8 @@
-//! `larder exec`: one command through larder.
+//! `larder exec`: runs one command through larder.
 //!
-//! The larder that `--proxy` names is used (`team`), or the running one of the data directory; without either one is started
-//! inside this process and ends with the command, or with the last other `larder exec` that found it and uses it as well.
-//! Whichever it is, what is said in the end is this command's alone (`job`).
+//! The command uses the larder that `--proxy` names (`team`), or the running one of the data directory. Without
+//! either, a larder is started inside this process; it ends with the command, or with the last other `larder exec`
+//! that found it and uses it as well. In each case the summary covers this command only (`job`).
 
 mod build;
 mod child;
@@ -54,7 +54,7 @@ Proxy and CA variables of the known build tools are set for the command and
 whatever it starts, Java's among them; NO_PROXY is added to. A larder that
 serves from the data directory is used as it is configured. The last lines, on
 standard error, sum up what this command did, and name what was refused; they
-are loud when nothing came through larder. In a GitHub action the same is
+warn if nothing came through larder. In a GitHub action the same is
 added to the step's summary.
 
 --proxy (or LARDER_PROXY) uses a larder on another machine. Its CA is fetched
@@ -62,9 +62,9 @@ from it and pinned: by --ca-sha256 (or LARDER_CA_SHA256), or by what was seen
 the first time.
 
 dnf, zypper, pacman, aria2 and apk read only the system's roots. For a command
-of root these hold larder's CA, in a mount namespace of its own: mounts that it
-makes are gone with it (--no-namespace keeps them). Others who use such clients
-set the machine up by GET /setup, or put sudo before larder.
+that root runs, larder adds its CA to these in a mount namespace of its own:
+mounts that the command makes end with it (--no-namespace keeps them). Other
+users set up the machine by GET /setup, or put sudo before larder.
 
 docker build, docker compose build, podman build and buildah bud get build
 arguments, and the roots as the secret `larder`: their steps see no variables.
@@ -80,7 +80,7 @@ pub(super) struct Exec {
     pub(super) reach: Reach,
     #[command(flatten)]
     elsewhere: Elsewhere,
-    /// The SHA-256 of its CA, as `larder ca show` prints it there
+    /// The SHA-256 of that larder's CA, as `larder ca show` prints it there
     #[arg(long, value_name = "SHA256")]
     ca_sha256: Option<String>,
     /// Writes what this command did to a file, as JSON
@@ -89,7 +89,7 @@ pub(super) struct Exec {
     /// Leaves out the summary
     #[arg(long, short)]
     quiet: bool,
-    /// Lets the command's mounts stay; clients that read only the system's roots do not trust larder then
+    /// Keeps mounts that the command makes; clients that read only the system's roots do not trust larder then
     #[arg(long)]
     no_namespace: bool,
     /// The command and its arguments
@@ -102,24 +102,24 @@ pub(super) struct Exec {
     pub(super) command: Vec<OsString>,
 }
 
-/// A second larder that starts at the same moment holds the directory before it answers on its socket, and one that a kill
-/// preceded reads every record first.
+/// How long to wait for another larder that holds the data directory but does not answer yet. One that starts takes
+/// the lock before it answers on its socket, and after a crash it reads every record first.
 const STARTING: Duration = Duration::from_secs(30);
-/// Waiting is told of after this.
+/// The wait is logged after this time.
 const NOTICED: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// The larder that the command uses.
 enum Used {
-    /// One that runs elsewhere, and stays while this is held.
+    /// The running larder of the data directory, which does not stop while this is held.
     Found { served: Served, status: Box<Status>, _staying: Staying },
-    /// One of this process.
+    /// A larder in this process.
     Own(Own),
-    /// One on another machine.
+    /// A larder on another machine.
     Team(Team),
 }
 
-/// A larder of this process.
+/// A larder in this process.
 struct Own {
     larder: Arc<Larder>,
     address: SocketAddr,
@@ -129,7 +129,7 @@ struct Own {
 
 impl Exec {
     pub(super) fn run(self, invocation: &Invocation) -> anyhow::Result<u8> {
-        // The terminal is the command's.
+        // The terminal belongs to the command.
         logging::start(&invocation.loaded, Some("warn"));
         serve::arm_failpoint(&invocation.environment);
         let runtime = serve::runtime()?;
@@ -159,7 +159,7 @@ impl Exec {
         let ca = used.ca_pem();
         let shown: Vec<_> = self.command.iter().map(|word| word.to_string_lossy()).collect();
         let told = Telling { command: shown.join(" "), json: self.json, quiet: self.quiet };
-        // A relay on loopback is not reached from where a build's steps run.
+        // The steps of an image build cannot reach the relay on loopback, so they use the larder's own addresses.
         let listening =
             if let Used::Team(team) = &used { &team.addresses } else { &job.listening }.clone();
         let command = self.command;
@@ -170,7 +170,7 @@ impl Exec {
             let variables = clients::variables(&proxy, &files, &environment);
             let roots = may_mount.then(|| roots_for(&command, directory.path(), &files, &ca));
             let fitted = fit(command, &listening, &variables, &environment);
-            // Builders make mounts that others of their commands look for.
+            // Image builders make mounts that other commands of theirs expect to find.
             let roots = roots.flatten().filter(|_| !fitted.is_build);
             Ok((directory, variables, fitted, roots))
         })
@@ -209,7 +209,7 @@ impl Exec {
     }
 }
 
-/// To whom it is told what the command did.
+/// Where the summary goes.
 struct Telling {
     command: String,
     json: Option<PathBuf>,
@@ -219,12 +219,12 @@ struct Telling {
 impl Telling {
     fn say(&self, lines: &[impl std::fmt::Display]) {
         for line in lines.iter().filter(|_| !self.quiet) {
-            // Whoever closed standard error wants no summary.
+            // If standard error is closed, nobody wants a summary.
             let _written = writeln!(io::stderr(), "larder: {line}");
         }
     }
 
-    /// Whatever goes wrong with that, the command's exit code counts.
+    /// Errors here are only logged: the exit code is the command's.
     fn tell(
         &self,
         report: anyhow::Result<(Report, Option<String>)>,
@@ -234,7 +234,7 @@ impl Telling {
         let (report, alarm) = match report {
             Ok(report) => report,
             Err(error) => {
-                warn!("what this command did cannot be told: {error:#}");
+                warn!("cannot report what this command did: {error:#}");
                 return;
             }
         };
@@ -244,7 +244,7 @@ impl Telling {
         lines.extend(alarm);
         self.say(&lines);
         if let Some(file) = &self.json {
-            // Numbers and texts: it can always be written as JSON.
+            // Serialising numbers and strings cannot fail.
             let json = serde_json::to_vec(&report).unwrap_or_default();
             let mut options = std::fs::OpenOptions::new();
             let opened = options.write(true).create(true).truncate(true).open(file);
@@ -258,7 +258,7 @@ impl Telling {
     }
 }
 
-/// Adds to the page that a CI shows. The job goes on without it.
+/// Appends to the page that the CI shows. An error does not fail the job.
 fn add_to_page(page: &Path, text: &str) {
     let added = std::fs::OpenOptions::new()
         .append(true)
@@ -270,7 +270,7 @@ fn add_to_page(page: &Path, text: &str) {
     }
 }
 
-/// The command, with what its steps need if it builds an image.
+/// The command, with what its build steps need if it builds an image.
 fn fit(
     command: Vec<OsString>,
     listening: &[SocketAddr],
@@ -296,7 +296,7 @@ fn fit(
     })
 }
 
-/// The roots that lie over the system's for the command: for root's, who may mount.
+/// The root certificates to mount over the system's for the command. Only for root, who may mount.
 fn roots_for(
     command: &[OsString],
     directory: &Path,
@@ -304,7 +304,7 @@ fn roots_for(
     ca_pem: &str,
 ) -> Option<Arc<Roots>> {
     let program = Path::new(command.first()?);
-    // What is mounted, and what is put back, must be nobody else's to change.
+    // No other user may be able to change what is mounted and what is put back.
     if !rustix::process::geteuid().is_root()
         || roots::is_about_mounts(program)
         || !place::is_own(directory)
@@ -324,23 +324,23 @@ fn roots_for(
     }
 }
 
-/// Uses the larder that serves from the data directory, or becomes it.
+/// Uses the larder that serves from the data directory, or starts one in this process.
 async fn find_or_start(invocation: &Invocation) -> anyhow::Result<Used> {
     let begun = tokio::time::Instant::now();
-    // One that ends holds the directory for as long as its drain takes.
+    // A larder that is stopping holds the directory for as long as its drain takes.
     let patience = STARTING + invocation.loaded.config.clients.drain_timeout;
     let mut told = false;
     loop {
         if let Some(served) = invocation.served()? {
             let found = blocking(move || Ok((served.stay()?, served.status(), served))).await?;
-            // One that is on its way out, or not there yet, does not promise to stay.
+            // A larder that is stopping, or not ready yet, does not promise to stay.
             if let (Some(staying), Ok(status), served) = found
                 && !status.listening.is_empty()
             {
                 return Ok(Used::Found { served, status: Box::new(status), _staying: staying });
             }
         }
-        // A larder for one command is nobody else's business.
+        // A larder for one command is not announced on the network.
         let config = Config { announce: false, ..invocation.loaded.config.clone() };
         match serve::open(config, invocation.clock.clone()).await {
             Ok(larder) => return start(larder, invocation).map(Used::Own),
@@ -368,7 +368,7 @@ fn start(larder: Arc<Larder>, invocation: &Invocation) -> anyhow::Result<Own> {
     let address = listener.local_addr()?;
     let (stop, stopped) = oneshot::channel::<()>();
     let running = tokio::spawn(Arc::clone(&larder).run(vec![listener], async move {
-        // Asked to stop, or forgotten: both are the end.
+        // A stop request and a dropped sender both stop it.
         let _asked = stopped.await;
     }));
     Ok(Own { larder, address, stop, running })
@@ -385,12 +385,12 @@ impl Used {
 }
 
 impl Own {
-    /// Ends it once no other command uses it; a signal ends it at once.
+    /// Stops the larder once no other command uses it, or at once on a signal.
     async fn end(self, signals: &mut Signals) -> anyhow::Result<()> {
         let unused = self.larder.unused();
         tokio::pin!(unused);
         if tokio::time::timeout(PAUSE, &mut unused).await.is_err() {
-            // The command has ended and the prompt does not come back: whoever waits is told why.
+            // The command has ended, but the prompt does not return yet: the user is told why.
             let _written = writeln!(
                 io::stderr(),
                 "larder: another command still uses this larder, which ends with it; Ctrl-C ends it now"
@@ -400,7 +400,7 @@ impl Own {
                 _ = signals.next() => {}
             }
         }
-        // It may have ended by itself.
+        // It may already have stopped by itself.
         let _told = self.stop.send(());
         tokio::select! {
             ended = self.running => ended?,

@@ -1,20 +1,23 @@
-//! Roots for clients that read them from the system's files alone: dnf, zypper, pacman, aria2, apk and whatever is built on them.
+//! Root certificates for clients that read only the system's files: dnf, zypper, pacman, aria2, apk and tools built
+//! on them.
 //!
-//! No variable reaches them. So a command that root starts has a mount namespace of its own, in which copies lie over the
-//! directories that hold the system's roots; in the copies, larder's CA stands among the roots:
+//! No variable reaches these clients. So a command that root starts gets a mount namespace of its own, in which
+//! copies are mounted over the directories of the system's root certificates; the copies also contain larder's CA:
 //!
 //! ```text
-//! /etc/ssl/certs ──copied──▶ …/exec-1/roots-0, with larder's CA ──mounted──▶ /etc/ssl/certs, for the command alone
+//! /etc/ssl/certs ──copied──▶ …/exec-1/roots-0, with larder's CA ──mounted──▶ /etc/ssl/certs, for the command only
 //!                                        └── what the command changed there ──put back when it ends──▶ /etc/ssl/certs
 //! ```
 //!
-//! Copies of whole directories, and not the one file over the other: a file that is a mount point cannot be replaced, so that
-//! installing `ca-certificates` would fail in the command although it works without larder. What the command changes there is put
-//! back when it has ended, and larder's CA is not: the system's tools make their files from anchors among which it never is. A bundle
-//! that the command itself made anew does not have it either, for the rest of that command.
+//! Whole directories are copied and mounted instead of single files: a file that is a mount point cannot be replaced,
+//! so installing `ca-certificates` would fail in the command although it works without larder. What the command
+//! changes in a copy is put back into the system's directory when it ends. larder's CA is not: the system's tools
+//! generate their bundles from anchors, and larder's CA is never among these. For the same reason a bundle that the
+//! command itself regenerates lacks the CA for the rest of that command.
 //!
-//! Mounts that the command makes are gone with it; those that others make reach it. Without root, or without the right to mount (in
-//! most containers), there is no namespace, and such clients refuse larder's certificates; the last line of `larder exec` says so.
+//! Mounts that the command makes end with it; it sees mounts that others make. Without root, or without the right to
+//! mount (in most containers), there is no namespace, and such clients reject larder's certificates; the last line of
+//! `larder exec` says so.
 
 use std::collections::BTreeMap;
 use std::fs::{DirBuilder, Metadata, Permissions};
@@ -27,11 +30,12 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::cli::clients::bundle::SYSTEM_FILES;
 
-/// Directories that hold more than roots are left alone. The largest that was seen has 600 files, and 2 MB.
+/// A directory above these limits holds more than root certificates and is not copied. The largest directory of roots
+/// that was seen has 600 files, and 2 MB.
 const MAX_FILES: usize = 4096;
 const MAX_BYTES: u64 = 32 << 20;
 
-/// Programs whose work is to make mounts that stay, or that start others which do.
+/// Programs that make mounts which must outlive them, or that start such programs.
 const MOUNTING: [&str; 12] = [
     "buildah",
     "ctr",
@@ -47,29 +51,29 @@ const MOUNTING: [&str; 12] = [
     "unshare",
 ];
 
-/// Whether the command is one that a namespace would be in the way of.
+/// Whether a mount namespace would break the command.
 pub(super) fn is_about_mounts(program: &Path) -> bool {
     program.file_name().and_then(|name| name.to_str()).is_some_and(|name| MOUNTING.contains(&name))
 }
 
-/// What lies over the system's roots.
+/// The copies to mount over the system's root certificates.
 #[derive(Debug, Default)]
 pub(super) struct Roots {
     directories: Vec<Copied>,
 }
 
-/// A directory of roots, and its copy.
+/// A directory of root certificates, and its copy.
 #[derive(Debug)]
 struct Copied {
     of: PathBuf,
     copy: PathBuf,
-    /// What was there when the command began, larder's CA among it.
+    /// The state of the copy when the command began, larder's CA included.
     before: BTreeMap<PathBuf, Stamp>,
-    /// What larder alone put there.
+    /// The files that larder added.
     own: Vec<PathBuf>,
 }
 
-/// By what a change is noticed.
+/// Identifies the state of a file, to detect changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Stamp {
     File { inode: u64, size: u64, changed: (i64, i64) },
@@ -78,8 +82,9 @@ enum Stamp {
 }
 
 impl Roots {
-    /// Makes the copies below `directory`, with the roots of `bundle` in the place of the system's, and `ca_pem` where roots are
-    /// found by the hash of their name. What is no directory of roots is left out. Blocking.
+    /// Makes the copies below `directory`, with the roots of `bundle` in place of the system's, and adds `ca_pem`
+    /// where certificates are found by the hash of their name. Directories that hold more than root certificates are
+    /// left out. Blocking.
     pub(super) fn copy(directory: &Path, bundle: &[u8], ca_pem: &str) -> io::Result<Self> {
         Self::copy_of(&SYSTEM_FILES.map(PathBuf::from), directory, bundle, ca_pem)
     }
@@ -112,20 +117,20 @@ impl Roots {
         Ok(Self { directories })
     }
 
-    /// Whether there is something to mount.
+    /// Whether there is nothing to mount.
     pub(super) fn is_empty(&self) -> bool {
         self.directories.is_empty()
     }
 
-    /// Gives this thread a mount namespace of its own, and mounts the copies there. Commands that it starts are in it. The thread
-    /// is of no use for anything else afterwards.
+    /// Moves this thread into a mount namespace of its own and mounts the copies there. Commands that the thread
+    /// starts are in it. The thread must not be used for anything else afterwards.
     pub(super) fn enter(&self) -> io::Result<()> {
         #[expect(
             deprecated,
             reason = "what made it so is UnshareFlags::FILES, which is not used; its successor is `unsafe`, which is forbidden here"
         )]
         rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNS)?;
-        // Nothing that is mounted here reaches others; what others mount is seen here.
+        // Mounts made here do not propagate to other namespaces; mounts made there are seen here.
         mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)?;
         for Copied { of, copy, .. } in &self.directories {
             mount_bind(copy, of)?;
@@ -133,7 +138,7 @@ impl Roots {
         Ok(())
     }
 
-    /// Puts what the command changed into the system's own directories. Blocking.
+    /// Copies what the command changed back to the system's own directories. Blocking.
     pub(super) fn put_back(&self) -> io::Result<()> {
         let mut all = Ok(());
         for directory in &self.directories {
@@ -147,9 +152,9 @@ impl Roots {
 impl Copied {
     fn put_back(&self) -> io::Result<()> {
         let now = stamps(&self.copy)?;
-        // What cannot be put back keeps nothing else from it.
+        // An error does not stop the others from being put back.
         let mut all = Ok(());
-        // Directories stand before what is in them, and go after it.
+        // Directories are created before their content and removed after it.
         for (path, stamp) in
             now.iter().filter(|(path, stamp)| self.before.get(*path) != Some(stamp))
         {
@@ -173,7 +178,7 @@ impl Copied {
     }
 }
 
-/// Whether a directory holds roots and little else, so that a copy can stand for it.
+/// Whether a directory holds root certificates and little else, so that a copy can replace it.
 fn is_of_roots(directory: &Path) -> bool {
     let shared =
         ["/", "/etc", "/etc/ssl", "/etc/pki", "/usr", "/var", "/var/lib", "/opt", "/home", "/root"];
@@ -196,7 +201,7 @@ fn too_much() -> io::Error {
     io::ErrorKind::FileTooLarge.into()
 }
 
-/// Calls `each` with every path below `root` and what is there, a directory before what is in it.
+/// Calls `each` with every path below `root` and its metadata, a directory before its content.
 fn walk(
     root: &Path,
     at: &Path,
@@ -261,14 +266,14 @@ fn stamps(root: &Path) -> io::Result<BTreeMap<PathBuf, Stamp>> {
     Ok(stamps)
 }
 
-/// Puts `from` in the place of `to`, which others may be reading.
+/// Replaces `to` by `from` with a rename, because others may be reading it.
 #[expect(
     clippy::disallowed_methods,
     reason = "the system's files, which its own tools make no more durable"
 )]
 fn put(from: &Path, to: &Path, stamp: &Stamp) -> io::Result<()> {
     let unfinished = to.with_extension("larder-new");
-    // One that was killed may have left a link there, through which another file would be written.
+    // A killed process may have left a symbolic link under this name, through which another file would be written.
     match std::fs::remove_file(&unfinished) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -285,13 +290,13 @@ fn put(from: &Path, to: &Path, stamp: &Stamp) -> io::Result<()> {
         }
     }
     std::fs::rename(&unfinished, to).inspect_err(|_| {
-        // Nothing of it stays.
+        // Leaves no temporary file behind.
         let _gone = std::fs::remove_file(&unfinished);
     })
 }
 
-/// In directories where roots are found by the hash of their name (those of OpenSSL), puts larder's CA there as well; gives back
-/// the files that it made.
+/// Adds larder's CA to directories in which certificates are found by the hash of their name (OpenSSL's). Returns the
+/// files that it made.
 fn add_by_hash(root: &Path, ca_pem: &str) -> io::Result<Vec<PathBuf>> {
     let mut hashed = Vec::new();
     let note = |directory: &Path, hashed: &mut Vec<PathBuf>| {
@@ -323,8 +328,8 @@ fn add_by_hash(root: &Path, ca_pem: &str) -> io::Result<Vec<PathBuf>> {
     Ok(own)
 }
 
-/// The hash of a certificate's subject by which OpenSSL looks for it (`X509_NAME_hash`): SHA-1 of the name with its texts in
-/// UTF-8 and small letters, blanks taken together.
+/// The hash of a certificate's subject by which OpenSSL looks it up (`X509_NAME_hash`): SHA-1 of the name with its
+/// strings in UTF-8 and lower case, and runs of blanks collapsed.
 fn name_hash(certificate: &[u8]) -> Option<u32> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let mut canonical = Vec::new();
@@ -343,7 +348,7 @@ fn name_hash(certificate: &[u8]) -> Option<u32> {
     digest.as_ref().first_chunk().copied().map(u32::from_le_bytes)
 }
 
-/// A value of DER, of which names have short ones only.
+/// A DER value; `None` if its content is 256 bytes or longer, which parts of names are not.
 fn der(tag: u8, content: &[u8]) -> Option<Vec<u8>> {
     let length = u8::try_from(content.len()).ok()?;
     let mut value = if length < 0x80 { vec![tag, length] } else { vec![tag, 0x81, length] };
@@ -366,7 +371,7 @@ mod tests {
         std::fs::read_to_string(path).unwrap()
     }
 
-    /// A directory of roots, a copy of it, and what they are called.
+    /// A directory of root certificates, and its copy.
     fn copied(dir: &Path) -> (PathBuf, Roots) {
         let certs = dir.join("certs");
         write(&certs.join("ca-certificates.crt"), "the system's");
@@ -403,7 +408,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (certs, roots) = copied(dir.path());
         let copy = &roots.directories[0].copy;
-        // As the system's tools do it: a new file takes the place of the old one.
+        // Like the system's tools: a new file replaces the old one.
         std::fs::remove_file(copy.join("ca-certificates.crt")).unwrap();
         write(&copy.join("ca-certificates.crt"), "made by the tool");
         write(&copy.join("deep/er/x.pem"), "new");
@@ -416,7 +421,8 @@ mod tests {
         assert!(!certs.join("aabbccdd.0").exists() && !certs.join("java").exists());
     }
 
-    /// Issue 10: what a killed `larder exec` left is no way to another file, and keeps nothing from being put back.
+    /// Issue 10: a symbolic link that a killed `larder exec` left is not followed, and does not stop the rest from
+    /// being put back.
     #[test]
     fn what_one_that_was_killed_left_is_written_through_by_none() {
         let dir = tempfile::tempdir().unwrap();
@@ -444,7 +450,7 @@ mod tests {
         );
     }
 
-    /// The control is OpenSSL itself.
+    /// OpenSSL itself is the control.
     #[test]
     fn larders_ca_is_found_by_the_hash_of_its_name_and_never_put_back() {
         let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What `larder exec` says when its command has ended: the sum, what was refused, and what went past larder. The same for programs
-//! (`--json`) and for a page of a CI (`GITHUB_STEP_SUMMARY`).
+//! The summary of `larder exec` when its command has ended: totals, refusals, and a warning if requests bypassed
+//! larder. Also as JSON (`--json`) and for the summary page of a CI (`GITHUB_STEP_SUMMARY`).
 
 use std::fmt::Write as _;
 
@@ -13,10 +13,10 @@ use crate::outcome::metrics::Totals;
 use crate::policy::PassReason;
 use crate::target::shown::one_line;
 
-/// URLs that are named on the terminal; the others are counted.
+/// The most URLs that are named on the terminal; the others are counted.
 const NAMED: usize = 5;
 
-/// What a job did, in numbers. Every reason to pass, to refuse or to fail counts under one name.
+/// The totals of a job. All reasons for passing, refusing or failing are summed under one name.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Report {
     /// The command's exit code.
@@ -33,13 +33,14 @@ pub(super) struct Report {
     bytes_to_clients: u64,
     bytes_from_store: u64,
     bytes_from_upstream: u64,
-    /// The part of the bytes that came from the store, between 0 and 1; none without bytes.
+    /// The share of bytes that came from the store, between 0 and 1; none without bytes.
     share_from_store: Option<f64>,
-    /// How much longer origins had taken, by what they took when the bodies were fetched; downloads side by side count each.
+    /// The time that fetching stored bodies again would have cost, by what their origins took when they were fetched;
+    /// simultaneous downloads count each.
     seconds_saved: f64,
-    /// Connections whose client refused larder's certificate.
+    /// Connections whose client rejected larder's certificate.
     distrusted: u64,
-    /// By the rank of what vouches for the body.
+    /// Answers by the rank of their proof.
     proofs: std::collections::BTreeMap<String, u64>,
     refusals: Vec<Named>,
     failures: Vec<Named>,
@@ -70,7 +71,7 @@ impl Report {
         }
     }
 
-    /// For people, in one line.
+    /// The summary in one line, for people.
     pub(super) fn line(&self) -> String {
         let mut parts = vec![
             human::count(self.hits, "hit", "hits"),
@@ -113,7 +114,7 @@ impl Report {
         line
     }
 
-    /// What did not get through, a line for each URL. `elsewhere`: the larder's address, if `larder why` must be told it.
+    /// What was refused or failed, a line for each URL. `elsewhere`: the larder's address, if `larder why` needs it.
     pub(super) fn troubles(&self, elsewhere: Option<&str>) -> Vec<String> {
         let at = elsewhere.map_or_else(String::new, |proxy| format!(" --proxy {proxy}"));
         let mut lines = Vec::new();
@@ -123,7 +124,7 @@ impl Report {
             let mut left = number;
             for Named { url, why, .. } in named.iter().take(NAMED) {
                 let url = one_line(url);
-                // Where no URL was understood there is nothing to ask about.
+                // Without a complete URL, `larder why` cannot be asked.
                 let ask = if url.contains("://") {
                     format!(" (larder why{at} '{url}')")
                 } else {
@@ -144,7 +145,8 @@ impl Report {
         lines
     }
 
-    /// For the page of a CI: Markdown, in which a stranger's text is code.
+    /// The summary as Markdown, for the page of a CI. URLs and reasons, which clients and origins influence, are
+    /// shown as code.
     pub(super) fn markdown(&self, command: &str) -> String {
         let code = |text: &str| format!("`{}`", one_line(text).replace(['`', '|', '<'], "'"));
         let mut page = format!("### larder: {}\n\n", code(command));
@@ -195,12 +197,12 @@ fn push(to: &mut String, text: std::fmt::Arguments<'_>) {
 }
 
 fn percent(share: f64) -> String {
-    // Down, so that 100 % is all.
+    // Rounded down, so that 100 % means all.
     format!("{} %", (share * 100.0).floor())
 }
 
-/// What is to be said loudly, if nothing of the command came through larder. `reached`: clients that read only the system's roots
-/// find larder's CA there.
+/// The warning if no request of the command came through larder. `reached`: whether larder's CA was added to the
+/// system's roots for the command.
 pub(super) fn alarm(counted: &Totals, reached: bool) -> Option<String> {
     if counted.requests() > 0 {
         return None;
@@ -226,7 +228,7 @@ pub(super) fn alarm(counted: &Totals, reached: bool) -> Option<String> {
     ))
 }
 
-/// What a reason says besides the URL, which stands before it already.
+/// The part of a reason after the URL, which is printed before it.
 fn besides<'a>(why: &'a str, url: &str) -> &'a str {
     let known = why.strip_prefix(url).unwrap_or(why);
     let known = known.strip_prefix(" was refused").unwrap_or(known);

@@ -1,11 +1,12 @@
-//! `larder exec --proxy URL`: a team's larder, which runs on another machine and is set up for one command.
+//! `larder exec --proxy URL`: uses a team's larder on another machine for one command.
 //!
-//! Its CA is fetched from it, over plain http like all that clients ask of a larder before they trust it. So it is pinned: by
-//! `--ca-sha256`, which the operator gave, or by what was seen the first time, which is kept below the user's configuration. A CA
-//! that is not pinned is given to no command.
+//! Its CA is fetched over plain HTTP, like everything that clients request from a larder before they trust it. So the
+//! CA is pinned: by `--ca-sha256`, which the operator passes on, or by the CA that was seen the first time, which is
+//! stored below the user's configuration directory. A CA that is not pinned is given to no command.
 //!
-//! The command's clients connect to a relay on loopback, which shows the job's token on the first request of each connection. So
-//! they need no login in their proxy's URL, which several clients do not understand, and what is counted is this job's.
+//! The command's clients connect to a relay on loopback, which adds the job's token to the first request of each
+//! connection. So the proxy URL needs no login, which several clients do not support, and only this job's requests
+//! are counted.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
@@ -29,7 +30,7 @@ use crate::outcome::job::{Tally, login};
 /// The longest list of CAs that is read.
 const MAX_CA: u64 = 1 << 20;
 
-/// The longest request line that is looked for.
+/// The longest request line that the relay reads.
 const LONGEST_LINE: u64 = 64 << 10;
 
 /// A larder on another machine.
@@ -37,14 +38,14 @@ const LONGEST_LINE: u64 = 64 << 10;
 pub(super) struct Team {
     /// `http://HOST:PORT`.
     pub(super) proxy: String,
-    /// Where it listens.
+    /// The addresses that its name resolves to.
     pub(super) addresses: Vec<SocketAddr>,
-    /// Its CAs that are pinned.
+    /// Those of its CAs that are pinned.
     pub(super) ca_pem: String,
 }
 
 impl Team {
-    /// The larder at `proxy`, if its CA is the pinned one: by `given`, or by what was seen before.
+    /// The larder at `proxy`, if its CA is pinned: by `given`, or by the one that was seen the first time.
     pub(super) async fn at(
         proxy: &str,
         given: Option<&str>,
@@ -62,7 +63,7 @@ impl Team {
         .await
     }
 
-    /// Opens the relay for a job, which lives as long as this process.
+    /// Opens the relay for a job. It runs until this process ends.
     pub(super) async fn relay(&self, token: &str) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -70,7 +71,7 @@ impl Team {
         tokio::spawn(async move {
             loop {
                 let Ok((client, _)) = listener.accept().await else {
-                    // Out of descriptors, most likely.
+                    // Most likely the process is out of descriptors.
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     continue;
                 };
@@ -85,19 +86,19 @@ impl Team {
         Ok(address)
     }
 
-    /// What was counted of a job there.
+    /// The larder's counters of a job.
     pub(super) async fn tally(&self, token: &str) -> anyhow::Result<Tally> {
         let (proxy, token) = (self.proxy.clone(), token.to_owned());
         blocking(move || {
             let tally = remote::ask(&proxy, &Question::Tally { token })?.into_iter().next();
-            // Before its first request it knows of no job.
+            // The larder knows no job before its first request.
             Ok(if let Some(Answer::Tally(tally)) = tally { *tally } else { Tally::default() })
         })
         .await
     }
 }
 
-/// Carries one connection, with the job's login behind its first request line.
+/// Relays one connection, and adds the job's login after its first request line.
 async fn carry(client: TcpStream, addresses: &[SocketAddr], login: &str) -> io::Result<()> {
     let mut larder = TcpStream::connect(addresses).await?;
     larder.set_nodelay(true)?;
@@ -111,7 +112,7 @@ async fn carry(client: TcpStream, addresses: &[SocketAddr], login: &str) -> io::
     }
     let copied = tokio::io::copy_bidirectional(&mut client, &mut larder).await;
     if copied.is_err() {
-        // A reset there is a reset here: a quiet close would pass for the end of a body.
+        // A reset on one side resets the other: clients take a quiet close for the end of a body.
         for socket in [client.get_ref(), &larder] {
             SockRef::from(socket).set_linger(Some(Duration::ZERO))?;
         }
@@ -119,7 +120,7 @@ async fn carry(client: TcpStream, addresses: &[SocketAddr], login: &str) -> io::
     copied.map(drop)
 }
 
-/// Where the CA of the larder at `proxy` is remembered.
+/// The file in which the pin for the larder at `proxy` is stored.
 fn pin_file(proxy: &str, environment: &Environment) -> Option<PathBuf> {
     let home = || Some(PathBuf::from(environment.get("HOME")?).join(".config"));
     let directory = environment.get("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)?;
@@ -131,12 +132,12 @@ fn pin_file(proxy: &str, environment: &Environment) -> Option<PathBuf> {
     Some(directory.join("larder/pins").join(name))
 }
 
-/// Hexadecimal digits, however they were written.
+/// The hexadecimal digits of a fingerprint, in whatever form it was written.
 fn bare(fingerprint: &str) -> String {
     fingerprint.chars().filter(char::is_ascii_hexdigit).collect::<String>().to_ascii_lowercase()
 }
 
-/// The CAs among `pem` that are pinned. The first time, where none was given, all are, and are remembered in `file`.
+/// The CAs among `pem` that are pinned. If none was given or stored yet, all are, and are stored in `file`.
 fn pinned(
     proxy: &str,
     pem: &[u8],
@@ -152,7 +153,7 @@ fn pinned(
         })
         .collect();
     if shown.is_empty() {
-        bail!("{proxy} answers, and is no larder: it has no CA at /ca.crt");
+        bail!("{proxy} answers, but is no larder: it has no CA at /ca.crt");
     }
     let known = match given {
         Some(given) => Some(vec![given.to_owned()]),
@@ -185,7 +186,7 @@ fn pinned(
     )
 }
 
-/// The fingerprints that were seen the first time.
+/// The stored fingerprints.
 fn remembered(file: Option<&PathBuf>) -> anyhow::Result<Option<Vec<String>>> {
     let Some(file) = file else { return Ok(None) };
     match std::fs::read_to_string(file) {
@@ -228,15 +229,15 @@ mod tests {
             pinned(proxy, pem.as_bytes(), given.map(bare).as_deref(), file())
         };
         assert_eq!(bare(&one).len(), 64);
-        // Seen the first time, and from then on.
+        // Trusted on first use, and from then on.
         assert!(ask(&one_pem, None).unwrap().contains("BEGIN CERTIFICATE"));
         assert!(ask(&one_pem, None).is_ok());
         let refused = ask(&other_pem, None).unwrap_err().to_string();
         assert!(refused.contains(&other) && refused.contains("larder/pins"), "{refused}");
-        // Beside the pinned one another is not trusted.
+        // A CA beside the pinned one is not trusted.
         let both = format!("{one_pem}{other_pem}");
         assert_eq!(ask(&both, None).unwrap().matches("BEGIN").count(), 1);
-        // What is given counts, and nothing that was seen.
+        // A given fingerprint counts, not the stored one.
         assert!(ask(&other_pem, Some(&other)).is_ok());
         assert!(ask(&one_pem, Some(&other.to_ascii_lowercase().replace(':', ""))).is_err());
         assert!(pinned(proxy, b"no certificate", None, None).is_err());

@@ -1,29 +1,29 @@
-//! A builder's command line, read as far as larder has to know it.
+//! Parses a builder's command line, as far as larder needs it.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-/// Whose command line it is, by what it understands.
+/// The builder, by the options that it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Builder {
     /// `docker build` and `docker buildx build`.
     Docker,
-    /// `docker compose build`: build arguments, and nothing else.
+    /// `docker compose build`: accepts build arguments only.
     Compose,
-    /// Buildah and Podman, which are one builder.
+    /// Buildah and Podman, which share a builder.
     Buildah,
 }
 
-/// The network of the build's steps, as the command line says.
+/// The network of the build's steps, by the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Network {
-    /// It says nothing.
+    /// Not set.
     Default,
     /// This machine's own.
     Host,
-    /// None at all.
+    /// No network.
     None,
-    /// A bridge, another container's, slirp4netns.
+    /// A bridge, another container's network, slirp4netns.
     Other,
 }
 
@@ -31,13 +31,13 @@ pub(super) enum Network {
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub(super) builder: Builder,
-    /// The place in the command at which the subcommand's arguments begin.
+    /// The index in the command at which the subcommand's arguments begin.
     pub(super) arguments: usize,
     pub(super) network: Network,
     words: Vec<&'a str>,
 }
 
-/// What a builder is called: program, the words of its subcommand, whose arguments it then takes.
+/// The commands that build images: the program, the words of its subcommand, and the builder whose arguments follow.
 const COMMANDS: &[(&str, &[&str], Builder)] = &[
     ("docker", &["build"], Builder::Docker),
     ("docker", &["image", "build"], Builder::Docker),
@@ -55,7 +55,7 @@ const COMMANDS: &[(&str, &[&str], Builder)] = &[
     ("buildah", &["build-using-dockerfile"], Builder::Buildah),
 ];
 
-/// Options before or between those words whose value is a word of its own: it may well be called `build`.
+/// Options before or between those words that take the next word as their value, which may well be `build`.
 const WITH_VALUE: &[&str] = &[
     // docker
     "--config",
@@ -114,14 +114,14 @@ const WITH_VALUE: &[&str] = &[
     "--volumepath",
 ];
 
-/// The option that gives a build an argument, in all of them.
+/// The option for a build argument, the same for all builders.
 pub(super) const BUILD_ARGUMENT: &str = "--build-arg";
 
-/// A Containerfile that is longer is not read: larder only looks for one word in it.
+/// The longest Containerfile that is read: larder only searches it for one word.
 const MAX_CONTAINERFILE: u64 = 1 << 20;
 
 impl<'a> Call<'a> {
-    /// The build that `command` starts, if it starts one by itself: what stands behind `sudo` or `sh -c` is not seen.
+    /// The build that `command` starts directly; commands behind `sudo` or `sh -c` are not recognised.
     pub(super) fn of(command: &'a [OsString]) -> Option<Self> {
         let program = Path::new(command.first()?).file_name()?.to_str()?;
         let before = words_before_arguments(command.get(1..)?);
@@ -129,10 +129,10 @@ impl<'a> Call<'a> {
             let found = before.get(..wanted.len())?;
             let same = found.iter().map(|(_, word)| *word).eq(wanted.iter().copied());
             let (last, _) = found.last()?;
-            // Behind that word, and the program's name stands before all.
+            // After that word; the program's name precedes all.
             (*name == program && same).then_some((last.saturating_add(2), *builder))
         })?;
-        // What is no UTF-8 is a path, and none of the options that matter.
+        // A word that is not UTF-8 is a path, not an option that matters here.
         let words = command
             .get(arguments..)?
             .iter()
@@ -154,13 +154,13 @@ impl<'a> Call<'a> {
         given.map(|argument| argument.split_once('=').map_or(argument, |(name, _)| name)).collect()
     }
 
-    /// Whether the user gives a secret of that name.
+    /// Whether the user gives a secret named `larder`.
     pub(super) fn gives_secret(&self) -> bool {
         let values = self.values(&["--secret"]);
         values.iter().any(|value| value.split(',').any(|part| part == "id=larder"))
     }
 
-    /// Whether a step of the Containerfile mounts the secret. One that comes from elsewhere (standard input, a URL) is not
+    /// Whether a step of the Containerfile mounts the secret. A Containerfile from standard input or a URL is not
     /// read.
     pub(super) fn mounts_secret(&self) -> bool {
         self.containerfiles().iter().any(|file| {
@@ -179,11 +179,12 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The files that are named, from here or (Buildah) from the context; or those of the contexts. Which word is the context
-    /// only the builder knows: every directory may be.
+    /// The Containerfiles that the command names, relative to the current directory or (Buildah) to the context; by
+    /// default those in the context. Only the builder knows which word is the context, so every word that is a
+    /// directory is tried.
     fn containerfiles(&self) -> Vec<PathBuf> {
         let mut files = self.values(&["--file", "-f"]);
-        // The short option may have its value in the same word.
+        // The value of the short option may be in the same word.
         let joined = |word: &&'a str| word.strip_prefix("-f").filter(|rest| !rest.is_empty());
         files.extend(self.words.iter().filter_map(joined));
         if files.is_empty() {
@@ -196,7 +197,7 @@ impl<'a> Call<'a> {
             .collect()
     }
 
-    /// The values of an option, in the order in which they stand.
+    /// The values of an option, in order.
     fn values(&self, names: &[&str]) -> Vec<&'a str> {
         let mut values = Vec::new();
         let mut words = self.words.iter();
@@ -213,7 +214,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The words that are neither options nor their values, each with its place.
+/// The words that are neither options nor their values, each with its index.
 fn words_before_arguments(rest: &[OsString]) -> Vec<(usize, &str)> {
     let mut words = Vec::new();
     let mut places = rest.iter().map(OsString::as_os_str).enumerate();

@@ -1,25 +1,26 @@
-//! Image builds: a build's steps have an environment, a network and roots of their own, so that variables do not reach
-//! them. What they are given instead goes onto the builder's command line, right behind its subcommand, where the user's
-//! own arguments come later and win.
+//! Image builds: a build's steps have an environment, a network and root certificates of their own, which variables
+//! do not reach. Instead larder adds arguments to the builder's command line, right after its subcommand, where the
+//! user's own arguments come later and win.
 //!
 //! ```text
-//! call      ── which builder, where its arguments begin, which network and Containerfile they name
-//! way       ── where the steps find larder: loopback in the machine's network, else an address of the machine
-//! arguments ── proxies that every builder predefines, which stay in no image; LARDER for the images of `ca/images`;
+//! call      ── the builder, where its arguments begin, the network and Containerfile that they name
+//! way       ── where the steps reach larder: loopback in the machine's network, else an address of the machine
+//! arguments ── proxy variables that every builder predefines, which stay in no image; LARDER for the images of `ca/images`;
 //!              the roots as the secret `larder`
 //! ```
 //!
-//! An argument without a value (`--build-arg HTTPS_PROXY`, `args: [HTTPS_PROXY]`) takes it from the builder's environment, and
-//! larder's address there is neither reached nor trusted by steps. Docker's commands download nothing themselves, so that they keep
-//! the caller's environment; Buildah and Podman pull images, and such an argument of theirs is given the caller's value.
+//! A build argument without a value (`--build-arg HTTPS_PROXY`, `args: [HTTPS_PROXY]`) takes it from the builder's
+//! environment; larder's address in there would be neither reachable nor trusted in the steps. Docker's commands
+//! download nothing themselves, so they keep the caller's environment; Buildah and Podman pull images, so they get
+//! larder's variables, and such arguments are given the caller's value.
 //!
-//! No builder mounts roots into steps that do not ask for them: a volume would leave its mount point in the image, and over the
-//! system's bundle it would break the step that renews it. So https is only sent through larder where a Containerfile mounts the
-//! secret, and by the base images, which know larder's CA; all other downloads over https go around larder, as they would
-//! without it.
+//! No builder mounts root certificates into steps that do not ask for them: a volume would leave its mount point in
+//! the image, and mounted over the system's bundle it would break the step that updates it. So https goes through
+//! larder only where a Containerfile mounts the secret, and in the base images that know larder's CA; all other
+//! downloads over https bypass larder.
 //!
-//! Sources: docs.docker.com/reference/dockerfile (predefined ARGs), buildah-build(1), podman-build(1), `docker compose build
-//! --help`.
+//! Sources: docs.docker.com/reference/dockerfile (predefined ARGs), buildah-build(1), podman-build(1), `docker
+//! compose build --help`.
 
 mod call;
 
@@ -30,31 +31,31 @@ use self::call::{Builder, Call, Network};
 use crate::cli::clients::{self, containers};
 use crate::config::environment::Environment;
 
-/// The larder that a build is to use.
+/// The larder that a build uses.
 #[derive(Clone, Debug)]
 pub(super) struct Offer<'a> {
-    /// Where it listens.
+    /// The addresses on which it listens.
     pub(super) listening: &'a [SocketAddr],
-    /// The address of this machine towards others, if it has one.
+    /// The address of this machine towards other machines, if it has one.
     pub(super) machine: Option<IpAddr>,
     /// The file with larder's CA and the machine's roots.
     pub(super) bundle: &'a str,
-    /// The hosts that go around a proxy.
+    /// The hosts that bypass a proxy.
     pub(super) no_proxy: &'a str,
-    /// What the builder is started with beside the caller's environment.
+    /// The variables that larder sets for the builder, in addition to the caller's environment.
     pub(super) variables: &'a [(&'static str, String)],
-    /// The caller's.
+    /// The caller's environment.
     pub(super) environment: &'a Environment,
 }
 
-/// A build's command line with what larder added, and what the user is to know of it.
+/// A build's command line with larder's additions, and a note for the user.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Fitted {
     pub(super) command: Vec<OsString>,
     pub(super) note: Option<&'static str>,
-    /// Whether the command's environment is the caller's, without larder's variables.
+    /// Whether the command gets the caller's environment, without larder's variables.
     pub(super) keeps_environment: bool,
-    /// Whether it is an image build at all.
+    /// Whether the command is an image build.
     pub(super) is_build: bool,
 }
 
@@ -67,11 +68,12 @@ const NO_SECRETS: &str = "this builder is given no secret: https downloads of it
 const OLDER_BUILDER: &str = "Docker's older builder knows no secrets: https downloads of its steps go around larder, except on a base \
                              image that SECRETS=no ca/images/build made";
 
-/// Fits `command` to the larder on `offer`; `None` if it is no image build.
+/// Adapts `command` to the larder in `offer`; `None` if it is no image build.
 pub(super) fn fitted(command: &[OsString], offer: &Offer<'_>) -> Option<Fitted> {
     let call = Call::of(command)?;
     let mut added: Vec<String> = Vec::new();
-    // Buildah and Podman hand the engine's own proxy on to steps, for which they have no roots, or which is another's loopback.
+    // Buildah and Podman would pass the engine's own proxy to the steps. These lack the root certificates for it, or
+    // its loopback address is not theirs.
     if call.builder == Builder::Buildah && !call.names("--http-proxy") {
         added.push("--http-proxy=false".to_owned());
     }
@@ -91,8 +93,8 @@ pub(super) fn fitted(command: &[OsString], offer: &Offer<'_>) -> Option<Fitted> 
     Some(Fitted { command, note: note.flatten(), keeps_environment, is_build: true })
 }
 
-/// The user's arguments, with the caller's values for those build arguments that would take larder's from the environment.
-/// What the caller's environment does not have is no argument then.
+/// The user's arguments. A build argument without a value, whose value would come from larder's variables, gets the
+/// caller's value; if the caller has none, it is dropped.
 fn with_callers_values(arguments: &[OsString], offer: &Offer<'_>) -> Vec<OsString> {
     let mut fitted = Vec::with_capacity(arguments.len());
     let mut words = arguments.iter();
@@ -118,7 +120,7 @@ fn with_callers_values(arguments: &[OsString], offer: &Offer<'_>) -> Vec<OsStrin
     fitted
 }
 
-/// The address at which the build's steps find larder, and the arguments that make it so.
+/// The address at which the build's steps reach larder, and the arguments needed for that.
 fn way(call: &Call<'_>, offer: &Offer<'_>) -> Option<(String, Vec<String>)> {
     let on_this_machine = || clients::proxy_at(offer.listening);
     let reached = containers::outside(offer.listening);
@@ -135,7 +137,7 @@ fn way(call: &Call<'_>, offer: &Offer<'_>) -> Option<(String, Vec<String>)> {
             let host = |name| vec!["--add-host".to_owned(), format!("{name}:host-gateway")];
             Some((proxy, name.map(host).unwrap_or_default()))
         }
-        // Neither of them knows `host-gateway` in all the versions that are about.
+        // Not all versions in use support `host-gateway`.
         (_, Builder::Compose | Builder::Buildah, Some(address)) => {
             let ip = if address.ip().is_unspecified() { offer.machine? } else { address.ip() };
             Some((format!("http://{}", SocketAddr::new(ip, address.port())), vec![]))
@@ -143,14 +145,14 @@ fn way(call: &Call<'_>, offer: &Offer<'_>) -> Option<(String, Vec<String>)> {
     }
 }
 
-/// Adds what clients in the steps use; the answer is what the user is to know.
+/// Adds the arguments for clients in the steps; returns a note for the user.
 fn add_clients(
     added: &mut Vec<String>,
     call: &Call<'_>,
     proxy: &str,
     offer: &Offer<'_>,
 ) -> Option<&'static str> {
-    // Who says it in one case means the other as well, which some clients prefer.
+    // An argument that the user gives in one case also stands for the other case, which some clients prefer.
     let said = call.build_arguments();
     let mut argument = |name: &str, value: &str| {
         if !said.iter().any(|said| said.eq_ignore_ascii_case(name)) {
@@ -167,7 +169,7 @@ fn add_clients(
     if call.builder == Builder::Docker && offer.environment.get("DOCKER_BUILDKIT") == Some("0") {
         return Some(OLDER_BUILDER);
     }
-    // Builders read the argument as a line of CSV, and not all of them know its quotes.
+    // Builders parse the argument as a line of CSV, and not all of them support quotes in it.
     if call.builder == Builder::Compose || offer.bundle.contains([',', '"']) {
         return Some(NO_SECRETS);
     }
@@ -209,7 +211,7 @@ mod tests {
         fitted(&words.map(OsString::from).collect::<Vec<_>>(), &offer)
     }
 
-    /// The command as one line, without the six that are the same in all.
+    /// The command as one line, without the six arguments that are always the same.
     fn line(line: &str, listening: &[&str]) -> String {
         let fitted = fit(line, listening).unwrap();
         let words: Vec<_> =
@@ -280,7 +282,7 @@ mod tests {
         for unchanged in ["docker compose build", "docker build --network mine /none"] {
             assert_eq!(alone(unchanged), (unchanged.to_owned(), Some(UNREACHED)));
         }
-        // The engine's proxy would be handed on to steps that cannot reach it.
+        // Otherwise the engine's proxy would be passed to steps that cannot reach it.
         assert_eq!(
             alone("buildah build --network mine /none").0,
             "buildah build --http-proxy=false --network mine /none"
@@ -321,7 +323,7 @@ mod tests {
         assert_eq!(own.matches("id=larder").count(), 1, "{own}");
     }
 
-    /// `--build-arg HTTPS_PROXY`, as is usual behind a proxy: larder's address would be no use to a step.
+    /// `--build-arg HTTPS_PROXY`, as is usual behind a proxy: larder's address is of no use to a step.
     #[test]
     fn an_argument_without_a_value_has_the_callers() {
         for given in ["--build-arg HTTPS_PROXY --build-arg PIP_CERT", "--build-arg=HTTPS_PROXY"] {
@@ -338,7 +340,7 @@ mod tests {
             "{told}"
         );
         assert!(line("buildah bud --build-arg", LOOPBACK).ends_with(" --build-arg"), "as it was");
-        // Docker's take it from an environment that is the caller's.
+        // Docker's commands take the value from the environment, which is the caller's.
         let told = fit("docker build --build-arg HTTPS_PROXY /none", LOOPBACK).unwrap();
         assert!(
             told.keeps_environment
