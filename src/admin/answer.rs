@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use super::named::Named;
-use super::question::{Answer, Checked, Listed, Question, Removed, Selection, Stats, Status};
+use super::question::entry::Listed;
+use super::question::{Answer, Checked, Question, Removed, Selection, Stats, Status};
 use super::{Admin, ca_file, question, why};
 use crate::entry::Entry;
 use crate::target::{Partition, secret};

@@ -7,7 +7,7 @@ use hyper::Request;
 use serde::{Deserialize, Serialize};
 
 use super::named::is_of;
-use super::question::Listed;
+use super::question::entry::Listed;
 use crate::claim::{Promise, Relation};
 use crate::clock::Time;
 use crate::ecosystem::{Artifact, Kind, Recognition, Shape, recognise};

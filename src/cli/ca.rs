@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::clients::bundle::Bundle;
 use super::{FAILED, Invocation, OK};
-use crate::admin::ca::CaQuestion;
+use crate::admin::question::ca::CaQuestion;
 use crate::admin::setup::Script;
 use crate::admin::{Answer, Question};
 use crate::authority::{Anchor, OVERLAP};

@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 
 use super::answers::json;
 use super::{Invocation, OK};
-use crate::admin::keys::{KeyFile, KeyQuestion, ListedKey, MAX_ADDED, Rebound};
+use crate::admin::keys::MAX_ADDED;
+use crate::admin::question::keys::{KeyFile, KeyQuestion, ListedKey, Rebound};
 use crate::admin::{Answer, Question};
 use crate::clock::Time;
 use crate::keyring::{MAX_FILE, Source, load};

@@ -7,7 +7,7 @@ use clap::Args;
 use super::answers::json;
 use super::remote::Elsewhere;
 use super::{Invocation, OK, human};
-use crate::admin::question::Listed;
+use crate::admin::question::entry::Listed;
 use crate::admin::why::{Described, Explanation, Promised};
 use crate::admin::{Answer, Question};
 use crate::clock::Time;

@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use super::ask;
 use super::connect::Speaks;
 use super::error::Fault;
-use super::expect::Uphill;
+use super::expect::HeldBody;
 use super::hop;
 use crate::target::Target;
 
@@ -70,7 +70,7 @@ impl Outbound {
     }
 
     /// Removes the fields of the client's connection, and adds larder to `Via`.
-    pub(super) fn strip(&self, request: &mut Request<Uphill>) {
+    pub(super) fn strip(&self, request: &mut Request<HeldBody>) {
         let headers = request.headers_mut();
         hop::strip(headers);
         if self.forget_expect {
@@ -81,7 +81,7 @@ impl Outbound {
 
     /// Adapts `request` to the connection. Sets or removes everything that depends on the connection, so that the
     /// request can be adapted again for another one.
-    pub(super) fn dress(&self, request: &mut Request<Uphill>, speaks: Speaks) {
+    pub(super) fn dress(&self, request: &mut Request<HeldBody>, speaks: Speaks) {
         let unsized_body =
             !request.body().is_empty() && !request.headers().contains_key(CONTENT_LENGTH);
         let (version, uri) = match speaks {
@@ -128,12 +128,12 @@ impl Outbound {
 
     /// A copy to resend if `request` fails on an old connection. Only for safe methods (RFC 9110 §9.2.1) without a
     /// body.
-    pub(super) fn copy_of(&self, request: &Request<Uphill>) -> Option<Request<Uphill>> {
+    pub(super) fn copy_of(&self, request: &Request<HeldBody>) -> Option<Request<HeldBody>> {
         let safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
         if !safe || self.upgrades() || !request.body().is_empty() {
             return None;
         }
-        let mut copy = Request::new(Uphill::empty());
+        let mut copy = Request::new(HeldBody::empty());
         *copy.method_mut() = request.method().clone();
         *copy.headers_mut() = request.headers().clone();
         Some(copy)

@@ -12,19 +12,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::header::EXPECT;
 use hyper::{Request, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
-use super::pass::UpBody;
-
 /// How long to wait for an origin that ignores `Expect`; the same as curl.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// The client's own request body.
+pub type UpBody = UnsyncBoxBody<Bytes, hyper::Error>;
+
 /// The client's body, possibly behind a gate.
-pub(super) struct Uphill {
+pub(super) struct HeldBody {
     body: UpBody,
     gate: Option<Gate>,
 }
@@ -34,7 +36,7 @@ struct Gate {
     patience: Pin<Box<Sleep>>,
 }
 
-impl Uphill {
+impl HeldBody {
     pub(super) const fn new(body: UpBody) -> Self {
         Self { body, gate: None }
     }
@@ -51,7 +53,7 @@ impl Uphill {
 
 /// Holds the body of `request` back if it expects 100. On HTTP/1.1 only, where hyper reports a 100; on HTTP/2 the body
 /// flows at once, and the origin refuses it cheaply by resetting the stream.
-pub(super) fn hold(request: &mut Request<Uphill>) {
+pub(super) fn hold(request: &mut Request<HeldBody>) {
     let expects = request
         .headers()
         .get(EXPECT)
@@ -73,7 +75,7 @@ pub(super) fn hold(request: &mut Request<Uphill>) {
         Some(Gate { go_on, patience: Box::pin(tokio::time::sleep(PATIENCE)) });
 }
 
-impl Body for Uphill {
+impl Body for HeldBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
@@ -106,8 +108,8 @@ impl Body for Uphill {
     }
 }
 
-impl std::fmt::Debug for Uphill {
+impl std::fmt::Debug for HeldBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Uphill").field("held", &self.gate.is_some()).finish_non_exhaustive()
+        f.debug_struct("HeldBody").field("held", &self.gate.is_some()).finish_non_exhaustive()
     }
 }

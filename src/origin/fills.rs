@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::ask::Ask;
 use super::connect::{About, Connector, Speaks, Wire};
 use super::error::Fault;
+use super::sound::MAX_HEADER;
 use super::{Lane, Reach};
 use crate::target::{Scheme, Target};
 
@@ -28,8 +29,6 @@ use crate::target::{Scheme, Target};
 const IDLE: Duration = Duration::from_mins(1);
 /// Maximum number of header fields in a response; some servers send a hundred cookies.
 pub(super) const MAX_FIELDS: usize = 1024;
-/// Maximum length of a response's header in bytes, for HTTP/1.1 and HTTP/2.
-pub(super) const MAX_HEADER: u32 = 128 * 1024;
 
 /// Maximum number of unread bytes of one answer on an HTTP/2 connection: 4 MiB allow 80 MB/s at 50 ms.
 const STREAM_WINDOW: u32 = 4 << 20;

@@ -58,10 +58,11 @@ pub use self::answer::{Answer, Bodies, ends_with_connection, is_unannounced};
 pub use self::ask::Ask;
 pub use self::challenge::Challenge;
 pub use self::error::{Fault, OriginError};
+pub use self::expect::UpBody;
 pub use self::gather::Gathered;
 pub use self::health::Question;
 pub use self::onward::Again;
-pub use self::pass::{Passes, UpBody};
+pub use self::pass::Passes;
 pub use self::token::Token;
 
 use self::answer::Parts;

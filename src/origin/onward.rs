@@ -21,7 +21,8 @@ use hyper::header::{
 use hyper::{Method, Request, Response, Version};
 
 use super::error::{Fault, OriginError};
-use super::pass::{Passes, UpBody, Whence};
+use super::expect::UpBody;
+use super::pass::{Passes, Whence};
 use super::redirect::{Trail, permitted};
 use super::{Reach, hop};
 use crate::target::Target;

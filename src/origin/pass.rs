@@ -14,8 +14,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper::{Method, Request, Response, StatusCode, Version};
@@ -25,15 +23,13 @@ use tokio::sync::Semaphore;
 use super::connect::{About, Link, Speaks, Wire};
 use super::dress::{Outbound, undress};
 use super::error::{Fault, OriginError};
-use super::expect::{self, Uphill};
-use super::fills::{MAX_FIELDS, MAX_HEADER};
+use super::expect::{self, HeldBody, UpBody};
+use super::fills::MAX_FIELDS;
+use super::sound::MAX_HEADER;
 use super::tls::Offer;
 use super::{Gathered, Origins, Reach};
 use crate::config::Config;
 use crate::target::{Origin, Target};
-
-/// The client's own request body.
-pub type UpBody = UnsyncBoxBody<Bytes, hyper::Error>;
 
 /// Maximum number of unread bytes of one answer on an HTTP/2 connection. One window per round trip: 2 MiB allow 40 MB/s
 /// at 50 ms.
@@ -84,8 +80,8 @@ struct Line {
 
 #[derive(Debug)]
 enum Sender {
-    H1(http1::SendRequest<Uphill>),
-    H2(http2::SendRequest<Uphill>),
+    H1(http1::SendRequest<HeldBody>),
+    H2(http2::SendRequest<HeldBody>),
 }
 
 /// Describes where an answer came from; stored in its extensions.
@@ -143,7 +139,7 @@ impl Passes {
         let proxy = self.wire.routes.of(target.origin(), false);
         let authorization = proxy.as_ref().and_then(|proxy| proxy.authorization.clone());
         let outbound = Outbound::new(target, &request, &self.wire.pseudonym, authorization)?;
-        let mut request = request.map(Uphill::new);
+        let mut request = request.map(HeldBody::new);
         outbound.strip(&mut request);
         loop {
             let mut line = if target.is_odd() {
@@ -315,8 +311,8 @@ impl Line {
 
     async fn send(
         &mut self,
-        request: Request<Uphill>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<Uphill>>> {
+        request: Request<HeldBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<HeldBody>>> {
         match &mut self.sender {
             Sender::H1(sender) => sender.try_send_request(request).await,
             Sender::H2(sender) => sender.try_send_request(request).await,

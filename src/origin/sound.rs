@@ -16,10 +16,12 @@ use tokio::io::ReadBuf;
 
 use super::Duplex;
 use super::error::Fault;
-use super::fills::MAX_HEADER;
 use crate::limits::INTERIM;
 use crate::stream::framing::{Framing, Lost};
 use crate::stream::{Watch, Watched, end_of_head};
+
+/// Maximum length of a response's header in bytes, for HTTP/1.1 and HTTP/2.
+pub(super) const MAX_HEADER: u32 = 128 * 1024;
 
 /// The header fields that frame a body.
 const FRAMING: [&[u8]; 2] = [b"content-length", b"transfer-encoding"];

@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::catalogue::MAX_ORIGINS;
 use super::notes::Notes;
 use super::seen::Seen;
 use super::segment::{self, Manifest, Row};
@@ -25,10 +26,6 @@ const MAX_TOPICS: usize = 64;
 
 /// The longest topic, in bytes.
 const MAX_TOPIC: usize = 1024;
-
-/// Maximum number of file origins that are remembered for one document. A document that reaches it may name files on
-/// further origins, so it is searched for files of any origin.
-pub(super) const MAX_ORIGINS: usize = 16;
 
 /// All claims together may take at most 1/`CLAIMS_SHARE` of the store's bytes.
 pub(super) const CLAIMS_SHARE: u64 = 4;

@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use super::batch::MAX_ORIGINS;
 use super::fair::{Lineage, Share, first_to_go, lineage};
 use super::hold;
 use super::segment::{Manifest, Segment};
@@ -23,6 +22,10 @@ pub(super) const SUPERSEDED_FOR: Duration = Duration::from_hours(24);
 /// Maximum number of superseded sets of one index, so that a document that changes every minute does not keep a day of
 /// versions.
 const MAX_SUPERSEDED: usize = 8;
+
+/// Maximum number of file origins that are remembered for one document. A document that reaches it may name files on
+/// further origins, so it is searched for files of any origin.
+pub(super) const MAX_ORIGINS: usize = 16;
 
 /// Maximum number of current sets under one topic. An archive with every suite, component and architecture has about
 /// sixty.

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use super::bypass::Set;
 use super::client::{By, Client};
-use super::facts::{Facts, Set, Trust, is_same};
+use super::facts::{Facts, Trust, is_same};
 use super::larder::Larder;
 use crate::clock::Time;
 use crate::outcome::witness::Sight;

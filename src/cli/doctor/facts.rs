@@ -4,19 +4,12 @@ use std::path::PathBuf;
 
 use rustls::pki_types::CertificateDer;
 
+use super::bypass::{Set, around};
 use super::client::{AROUND, Client};
 use super::larder::Larder;
 use super::names::Probe;
 use super::shell::Shell;
 use crate::cli::clients::bundle::SYSTEM_FILES;
-
-/// A setting and its source.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Set {
-    /// A variable, or the command that printed the program's own setting.
-    pub(super) whence: String,
-    pub(super) value: String,
-}
 
 /// A client's settings.
 #[derive(Clone, Debug, Default)]
@@ -122,19 +115,6 @@ fn other_case(shell: &Shell, client: &Client, name: &str) -> Option<Set> {
         return None;
     }
     variable(shell, &turned)
-}
-
-/// An entry of a list that matches `host`, as most clients read it: a name matches all names below it, a star
-/// everything.
-pub(super) fn around(shell: &Shell, name: &str, host: &str) -> Option<Set> {
-    let entry = shell.get(name)?.split([',', ' ']).find(|entry| hides(entry, host))?;
-    Some(Set { whence: name.to_owned(), value: entry.to_owned() })
-}
-
-/// Whether an entry of such a list makes `host` bypass the proxy.
-pub(super) fn hides(entry: &str, host: &str) -> bool {
-    let bare = entry.trim_start_matches('*').trim_start_matches('.');
-    entry == "*" || !bare.is_empty() && (host == bare || host.ends_with(&format!(".{bare}")))
 }
 
 async fn asked(shell: &Shell, words: &[&str]) -> Option<Set> {

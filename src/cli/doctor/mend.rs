@@ -6,9 +6,10 @@
 
 use std::path::PathBuf;
 
+use super::bypass::hides;
 use super::cause::Cause;
 use super::client::{AROUND, By, Client};
-use super::facts::{hides, system};
+use super::facts::system;
 use super::larder::Larder;
 use super::shell::Shell;
 use crate::outcome::witness::AWAY;

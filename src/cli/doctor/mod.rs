@@ -15,6 +15,7 @@
 //! The doctor changes nothing: it prints the lines for the user to run.
 
 mod attempt;
+mod bypass;
 mod cause;
 mod client;
 mod facts;

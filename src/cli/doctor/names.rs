@@ -7,8 +7,8 @@
 
 use url::Url;
 
+use super::bypass::around;
 use super::client::{AROUND, Client};
-use super::facts::around;
 use super::shell::Shell;
 use crate::outcome::witness::{AWAY, BELOW, PROBES};
 

@@ -12,7 +12,7 @@
 use serde::Deserialize;
 
 use super::shape::Tarball;
-use super::signatures::{Judge, Signatures, Word};
+use super::signatures::{Judge, SignatureCheck, Signatures};
 use super::sri;
 use crate::claim::{Claim, ClaimSink};
 use crate::digest::{Algorithm, Digest};
@@ -97,9 +97,11 @@ impl<'a> Dists<'a> {
                         size: None,
                     };
                     match &word {
-                        Word::Nothing | Word::Unknown(_) => self.out.claim(claim)?,
-                        Word::Signed(by) => self.out.signed_claim(claim, by)?,
-                        Word::Forged(why) => self.out.forged_claim(claim, why)?,
+                        SignatureCheck::Nothing | SignatureCheck::Unknown(_) => {
+                            self.out.claim(claim)?
+                        }
+                        SignatureCheck::Signed(by) => self.out.signed_claim(claim, by)?,
+                        SignatureCheck::Forged(why) => self.out.forged_claim(claim, why)?,
                     }
                 }
             }
@@ -108,12 +110,12 @@ impl<'a> Dists<'a> {
     }
 
     /// Checks the signatures of `version`, to which the tarball belongs.
-    fn word(&mut self, version: Option<&str>, dist: &Dist) -> Result<Word, Malformed> {
+    fn word(&mut self, version: Option<&str>, dist: &Dist) -> Result<SignatureCheck, Malformed> {
         let (Some(version), Some(integrity)) = (version, &dist.integrity) else {
-            return Ok(Word::Nothing);
+            return Ok(SignatureCheck::Nothing);
         };
         let word = self.judge.word(version, integrity, &dist.signatures)?;
-        if let Word::Unknown(key) = &word {
+        if let SignatureCheck::Unknown(key) = &word {
             self.out.unknown_signer(key);
         }
         Ok(word)

@@ -14,14 +14,9 @@ use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visi
 
 use super::dist::{Dist, Dists};
 use super::shape::About;
+use super::signatures::{MAX_VERSION, MAX_VERSIONS};
 use crate::ecosystem::Malformed;
 use crate::ecosystem::json::{self, Refusal, once};
-
-/// The maximum number of versions of one package. Packages published with every commit have some ten thousand.
-pub(super) const MAX_VERSIONS: usize = 100_000;
-
-/// The maximum length of a version, in bytes. Implementations of semantic versioning accept no longer one.
-pub(super) const MAX_VERSION: usize = 256;
 
 /// Passes every `dist` of `document` to `dists`. `about`: whether the document is about the package or one version.
 pub(super) fn read(

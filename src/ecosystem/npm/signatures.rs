@@ -21,11 +21,16 @@ use std::io::{self, Read};
 use serde::de::{self, Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::MAX_DOCUMENT;
-use super::document::{MAX_VERSION, MAX_VERSIONS};
 use crate::clock::Time;
 use crate::ecosystem::Malformed;
 use crate::ecosystem::bounded::{Bounded, Nesting, malformed};
 use crate::keyring::{Keyring, registry};
+
+/// The maximum number of versions of one package. Packages published with every commit have some ten thousand.
+pub(super) const MAX_VERSIONS: usize = 100_000;
+
+/// The maximum length of a version, in bytes. Implementations of semantic versioning accept no longer one.
+pub(super) const MAX_VERSION: usize = 256;
 
 /// The maximum number of signatures checked for one version. Real versions have one, or two during a key change.
 const MAX_SIGNATURES: usize = 8;
@@ -50,7 +55,7 @@ pub(super) struct Signatures(Vec<Signature>);
 
 /// The result of checking the signatures of a version.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum SignatureCheck {
     /// There is no signature that counts.
     Nothing,
     /// The signatures are valid; the key's id.
@@ -85,25 +90,25 @@ impl<'a> Judge<'a> {
         version: &str,
         integrity: &str,
         signatures: &Signatures,
-    ) -> Result<Word, Malformed> {
+    ) -> Result<SignatureCheck, Malformed> {
         let message = format!("{}@{version}:{integrity}", self.package);
-        let mut word = Word::Nothing;
+        let mut word = SignatureCheck::Nothing;
         for Signature { key: id, value } in &signatures.0 {
             let Some((key, ends)) = self.keys.registry_key(id) else {
-                if word == Word::Nothing {
-                    word = Word::Unknown(id.clone());
+                if word == SignatureCheck::Nothing {
+                    word = SignatureCheck::Unknown(id.clone());
                 }
                 continue;
             };
             if !key.verifies(&message, value) {
-                return Ok(Word::Forged(format!("that of the key {id} over {message}")));
+                return Ok(SignatureCheck::Forged(format!("that of the key {id} over {message}")));
             }
             let counts = match ends {
                 Some(ends) => self.times.of(version)?.is_some_and(|published| published < ends),
                 None => true,
             };
             if counts {
-                word = Word::Signed(id.clone());
+                word = SignatureCheck::Signed(id.clone());
             }
         }
         Ok(word)
@@ -348,14 +353,19 @@ mod tests {
         Signatures(pairs.iter().map(one).collect())
     }
 
-    fn word(keys: &Keyring, version: &str, integrity: &str, pairs: &[(&str, &str)]) -> Word {
+    fn word(
+        keys: &Keyring,
+        version: &str,
+        integrity: &str,
+        pairs: &[(&str, &str)],
+    ) -> SignatureCheck {
         Judge::new(keys, PACKAGE, None).word(version, integrity, &signatures(pairs)).unwrap()
     }
 
     #[test]
     fn a_signature_is_over_name_version_and_integrity() {
         let keys = Keyring::built_in();
-        let signed = Word::Signed(KEY.to_owned());
+        let signed = SignatureCheck::Signed(KEY.to_owned());
         assert_eq!(word(&keys, VERSION, INTEGRITY, &[(KEY, SIGNATURE)]), signed);
         let cut = INTEGRITY.trim_end_matches('=');
         for (version, integrity, signature) in [
@@ -365,27 +375,27 @@ mod tests {
             (VERSION, INTEGRITY, ""),
         ] {
             let said = word(&keys, version, integrity, &[(KEY, signature)]);
-            assert!(matches!(said, Word::Forged(_)), "{version} {said:?}");
+            assert!(matches!(said, SignatureCheck::Forged(_)), "{version} {said:?}");
         }
         let mut other = Judge::new(&keys, "npm", None);
         let said = other.word(VERSION, INTEGRITY, &signatures(&[(KEY, SIGNATURE)])).unwrap();
-        assert!(matches!(said, Word::Forged(_)));
+        assert!(matches!(said, SignatureCheck::Forged(_)));
     }
 
     #[test]
     fn only_known_keys_say_anything() {
         let (none, all) = (Keyring::new(), Keyring::built_in());
         let pair = (KEY, SIGNATURE);
-        assert_eq!(word(&none, VERSION, INTEGRITY, &[pair]), Word::Unknown(KEY.into()));
-        assert_eq!(word(&all, VERSION, INTEGRITY, &[]), Word::Nothing);
+        assert_eq!(word(&none, VERSION, INTEGRITY, &[pair]), SignatureCheck::Unknown(KEY.into()));
+        assert_eq!(word(&all, VERSION, INTEGRITY, &[]), SignatureCheck::Nothing);
         // During a key change, a registry signs with both keys; larder may know only one of them.
         let new = ("SHA256:new", "x");
         for pairs in [[pair, new], [new, pair]] {
-            assert_eq!(word(&all, VERSION, INTEGRITY, &pairs), Word::Signed(KEY.into()));
+            assert_eq!(word(&all, VERSION, INTEGRITY, &pairs), SignatureCheck::Signed(KEY.into()));
         }
         // An invalid signature outweighs a valid one.
         let said = word(&all, VERSION, INTEGRITY, &[pair, (OLD_KEY, SIGNATURE)]);
-        assert!(matches!(said, Word::Forged(_)));
+        assert!(matches!(said, SignatureCheck::Forged(_)));
     }
 
     #[test]
@@ -409,7 +419,7 @@ mod tests {
             (word, asked.get())
         };
         let at = |time: &str| format!(r#"{{"versions": {{}}, "time": {{"1.0.1": {time}}}}}"#);
-        let signed = || Word::Signed(OLD_KEY.to_owned());
+        let signed = || SignatureCheck::Signed(OLD_KEY.to_owned());
         assert_eq!(said(None), (signed(), 0));
         assert_eq!(said(Some("{}")), (signed(), 1));
         assert_eq!(said(Some(r#"{"time": {"2.0.0": "x"}}"#)), (signed(), 1));
@@ -422,7 +432,7 @@ mod tests {
             at("[{}]"),
             at("\"2024-01-01T00:00:00Z\", \"1.0.1\": \"2024-01-01T00:00:00Z\""),
         ] {
-            assert_eq!(said(Some(&late)), (Word::Nothing, 1), "{late}");
+            assert_eq!(said(Some(&late)), (SignatureCheck::Nothing, 1), "{late}");
         }
     }
 

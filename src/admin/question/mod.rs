@@ -10,25 +10,28 @@
 //! Both ends are the same program, so the format may change between versions; scripts should use `larder … --json`.
 //! Times are milliseconds since 1970-01-01 UTC, sizes are bytes.
 
+pub mod ca;
+pub mod entry;
+pub mod keys;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::ca::CaQuestion;
-use super::keys::{KeyQuestion, ListedKey, Rebound};
+use self::ca::CaQuestion;
+use self::entry::Listed;
+use self::keys::{KeyQuestion, ListedKey, Rebound};
 use super::why::Explanation;
 use crate::authority::Anchor;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::config::keys::KEYS;
 use crate::config::load::Loaded;
-use crate::entry::Entry;
 use crate::outcome::job::Tally;
 use crate::outcome::metrics::Totals;
 use crate::outcome::recent::Event;
-use crate::target::Partition;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,55 +213,6 @@ pub(super) fn given(config: &Config) -> Vec<Setting> {
         source: "given".to_owned(),
     });
     shown.collect()
-}
-
-/// A stored entry.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Listed {
-    /// The URL, secrets replaced.
-    pub url: String,
-    /// The variant; empty if there is only one.
-    pub variant: String,
-    /// The ecosystem that recognised it; empty if unknown.
-    pub ecosystem: String,
-    /// Whether it is an index.
-    pub index: bool,
-    /// Whether it is served only to requests with a credential.
-    #[serde(default)]
-    pub private: bool,
-    /// Its proof.
-    pub proof: String,
-    /// The body's length.
-    pub size: u64,
-    /// The body's SHA-256.
-    pub sha256: String,
-    /// The origin's status.
-    pub status: u16,
-    /// The URL that answered, if redirects were followed.
-    pub answered_by: Option<String>,
-    /// When its last byte was received.
-    pub received_at: Time,
-    /// When its origin last confirmed that it is current.
-    pub checked_at: Time,
-}
-
-impl From<&Entry> for Listed {
-    fn from(entry: &Entry) -> Self {
-        Self {
-            url: entry.shown.clone(),
-            variant: entry.variant.trim_end().to_owned(),
-            ecosystem: entry.ecosystem.clone(),
-            index: entry.index,
-            private: entry.partition != Partition::Public,
-            proof: entry.proof.to_string(),
-            size: entry.size,
-            sha256: entry.blob.to_hex(),
-            status: entry.head.status.as_u16(),
-            answered_by: entry.answered_by.clone(),
-            received_at: entry.received_at,
-            checked_at: entry.checked_at,
-        }
-    }
 }
 
 /// The contents of the store in numbers.
