@@ -224,8 +224,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// After a crash, the record describes the body whose bytes were given, and not one that was begun before it (issue 10, row
-    /// 2).
+    /// After a crash, the record describes the body whose bytes were given, not one that was begun before it (issue 10, row 2).
     #[test]
     fn a_body_that_is_begun_again_is_noted_anew() {
         let data = tempfile::tempdir().unwrap();

@@ -476,7 +476,7 @@ async fn a_release_and_its_signature_are_of_one_generation() {
         later(&world);
         expect(&mut line, &two, &signatures[1], "\"signed").await;
         assert_eq!(first.get("Release.gpg").await.unwrap().body, signatures[0]);
-        // A signature that was fetched in vain is not given either: the control is that it verifies once its Release is there.
+        // A signature that was fetched without its Release was not kept. The control: once its Release is there, both are given.
         put("Release", three.text.as_bytes());
         later(&world);
         expect(&mut first, &three, &signatures[2], "\"signed\"").await;

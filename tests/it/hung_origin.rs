@@ -124,7 +124,7 @@ async fn without_a_copy_an_answer_is_waited_for() {
     });
     let asking = tokio::spawn(world.client.get(&missing).send());
     eventually("it is asked", || async { world.origin.gets("/simple/missing/") == 1 }).await;
-    // The other clients' wait is over by then: copies are given after a tenth of a second.
+    // Long enough: a client with a copy would have been given it after a tenth of a second.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(!asking.is_finished());
     gate.open();

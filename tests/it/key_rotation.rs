@@ -297,7 +297,7 @@ async fn lists_itself(signatures: Signatures, https: bool) {
     }
 }
 
-/// A key that expires soon is reported in time, if it signs for an archive.
+/// A key that expires within a month is reported, if it signs for an archive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_in_use_is_named_a_month_before_it_ends() {
     let dir = tempfile::tempdir().unwrap();

@@ -314,7 +314,7 @@ async fn a_revalidation_gives_nobody_a_right_back_that_ended_meanwhile() {
             answer
         }
     });
-    // Once its root is known it is an artifact, which no index names: its right must be proved again.
+    // Once its root is known it is an artifact that no index names, so that `no-cache` revalidates it.
     let index = put_simple(&world.origin, "/", "other", &[("../../files/other.whl", b"other")]);
     world.fetch(&index).await;
     for who in [ALICE, BOB] {
@@ -555,7 +555,7 @@ async fn what_must_not_be_stored_is_not() {
             assert!(got.is_hit() == hit && got.body == body, "{directive} {}", got.cache_status());
         }
         assert_eq!(!holding(&world.proxy.data, &body[1000..1032]).is_empty(), kept, "{directive}");
-        // A right to bytes that a digest proves does not become stale.
+        // Bytes that a digest proves are kept whatever `Cache-Control` says.
         let strong = world.origin.put(&by_hash(&body), page());
         for hit in [false, true] {
             let got = ask(&world.client, &strong, ALICE).await.complete();

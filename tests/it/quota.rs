@@ -127,7 +127,7 @@ async fn a_hostile_job_that_uses_up_its_quota_hurts_nobody_else() {
     let current = || world.client.get(&index).header("cache-control", "max-age=0").send();
     let got = current().await.complete();
     assert!(!got.cache_status().contains("+stale"), "{}", got.cache_status());
-    // The control: anonymous clients have a limit of their own, and do not wait.
+    // The control: once anonymous clients are at a limit of their own, they are given the stale copy without a wait.
     let limited = world.origin.put("/simple/limited/", enough());
     assert_eq!(world.get(&limited).await.status, StatusCode::TOO_MANY_REQUESTS);
     world.proxy.clock.advance(Duration::from_secs(10));
@@ -179,7 +179,7 @@ async fn a_hostile_job_makes_no_registry_fail_by_asking_for_its_greeting() {
         let current = world.client.get(&index).header("cache-control", "max-age=0").send();
         let got = current.await.complete();
         assert_eq!(got.cache_status().contains("+stale"), expected, "{who} {}", got.cache_status());
-        // The control: anonymous clients have a limit of their own.
+        // The control: once anonymous clients are at a limit of their own, the stale index is given.
         world.origin.unscript("/v2/");
         world.origin.put("/v2/", enough());
     }

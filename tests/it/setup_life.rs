@@ -184,7 +184,7 @@ async fn cargos_settings_are_still_toml() {
     assert_eq!(root.read("usr/local/cargo/config.toml"), "");
 }
 
-/// Where the last of two lines counts, the second contains the values of the first.
+/// In files where the last of two equal settings counts, the script's line must contain the hosts of the user's line.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_that_went_around_a_proxy_still_do() {
     let world = World::new().await;

@@ -98,7 +98,8 @@ fn path_of(url: &str) -> &str {
     &url[authority + url[authority..].find('/').unwrap()..]
 }
 
-/// A body that is refused after most of it was sent: what remains of that after a restart, or for another client address.
+/// Requests a body that is refused after most of it was sent. Returns the part that the client has, and would complete after a
+/// restart or from another address.
 async fn cut_off(world: &World, url: &str) -> Got {
     let first = world.get(url).await;
     assert!(!first.is_complete());
