@@ -172,7 +172,7 @@ impl Share {
         gap.unverified = true;
         gap.noted = Some(Noted::Refused);
         if let Err(error) = self.gaps.unverified.refused(self.key) {
-            tracing::error!(%error, "that a body was refused is remembered only until larder stops");
+            tracing::error!(%error, "the refusal of a body could not be stored, and is remembered only until larder stops");
         }
     }
 

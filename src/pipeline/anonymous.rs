@@ -110,7 +110,7 @@ impl Pipeline {
         match tokio::task::spawn_blocking(move || store.link_from(from, public)).await {
             Ok(Ok(_)) => {
                 self.note_service(&task.clone().of_anybody());
-                tracing::debug!(url = %task.target, "anybody may have this");
+                tracing::debug!(url = %task.target, "this entry is public: the origin gives it without a credential");
             }
             Ok(Err(error)) => tracing::warn!(%error, "a public entry could not be made"),
             Err(_) => tracing::error!(url = %task.target, "making a public entry was broken off"),
@@ -149,7 +149,7 @@ impl Pipeline {
         match written {
             Ok(Ok(still)) => still.then_some(stored),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "whether this is public could not be written down");
+                tracing::warn!(%error, "whether this entry is public could not be stored");
                 None
             }
             Err(_) => None,

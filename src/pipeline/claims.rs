@@ -329,7 +329,7 @@ impl Pipeline {
 
     fn write_down(&self, entry: &Entry, change: impl FnOnce(&mut Proof)) {
         if let Err(error) = self.store.update(entry, |entry| change(&mut entry.proof)) {
-            tracing::warn!(%error, "a proof could not be written down");
+            tracing::warn!(%error, "a proof could not be stored");
         }
     }
 

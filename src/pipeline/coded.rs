@@ -68,7 +68,7 @@ impl Pipeline {
             Finding::Proven { .. } | Finding::Excused(_) => {
                 tracing::info!(
                     url = %task.target, ?coding,
-                    "its origin codes this file though nobody asked for that: it is as promised once decoded, and is given but \
+                    "the origin applied a content coding that was not requested; the decoded body is as promised, and is given but \
                      not kept"
                 );
                 true

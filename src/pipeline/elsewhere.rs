@@ -56,13 +56,13 @@ impl Heard {
 }
 
 impl Pipeline {
-    /// Raises an alarm because an index without authority promises other bytes for `of`.
+    /// Raises an alarm because an index whose claim does not decide promises other bytes for `of`.
     pub(super) fn disagrees(&self, of: &Target, mismatch: &Mismatch) {
         let by = mismatch.elsewhere.as_deref();
         if by.is_some_and(|by| !self.heard.is_news(by, of)) {
             return;
         }
-        tracing::warn!(url = %of, %mismatch, "an index promises other bytes, and does not decide here");
+        tracing::warn!(url = %of, %mismatch, "an index promises other bytes, but its claim does not decide");
         let text = format!("kept all the same: {mismatch}");
         self.metrics.alarm(Alarm::Mismatch, of.to_string(), text.clone(), false);
         self.store.note_alarm(of, by.unwrap_or(of).origin(), &text, self.clock.now());

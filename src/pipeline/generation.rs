@@ -302,13 +302,13 @@ impl Pipeline {
         }
         let since = self.generations.held_back.get_with(task.key, || now);
         if now.since(since) >= HELD_BACK || !self.has_previous(task, now) {
-            tracing::warn!(url = %task.target, "what this index names does not go with it; it counts all the same");
+            tracing::warn!(url = %task.target, "the members of this index do not match it; the new version counts all the same");
             self.generations.held_back.invalidate(&task.key);
             return Ok(());
         }
         tracing::info!(
             url = %task.target,
-            "this archive is being published, and not of one piece yet: its previous version is given"
+            "this archive is being published and is not consistent yet; its previous version is given"
         );
         Err(Came::Ended(End::undecided(line)))
     }

@@ -140,7 +140,7 @@ impl Pipeline {
         match (status, stored) {
             (StatusCode::NOT_MODIFIED, Some(entry)) => {
                 if !freshness::speaks_of(&answer.head, &entry.head) {
-                    tracing::warn!(url = %task.target, "a 304 speaks of another copy than was asked about");
+                    tracing::warn!(url = %task.target, "a 304 has another validator than the stored copy");
                     return Came::Again(End::Pass);
                 }
                 if self.takes_back(task, entry, &answer, &expected).await {
@@ -230,8 +230,8 @@ impl Pipeline {
         let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
         match tokio::task::spawn_blocking(move || store.remove(&entry)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a copy that may not be shared stays stored"),
-            Err(_) => tracing::error!("a copy that may not be shared stays stored"),
+            Ok(Err(error)) => tracing::warn!(%error, "an unshareable copy could not be removed"),
+            Err(_) => tracing::error!("an unshareable copy could not be removed"),
         }
         true
     }
@@ -350,7 +350,7 @@ impl Pipeline {
             Trouble::Abandoned(_) => {}
         }
         if let Trouble::Failed(_, reason) = &trouble {
-            tracing::warn!(url = %task.target, %reason, "a transfer is given up, and whoever reads it is cut off");
+            tracing::warn!(url = %task.target, %reason, "a transfer is abandoned, and its readers are cut off");
         }
         match trouble {
             // Clients may hold bytes that do not belong to the body, so this is a refusal and not a broken transfer.

@@ -471,7 +471,7 @@ impl Pipeline {
                     now.generation = generation;
                 };
                 if let Err(error) = store.update(&entry, risen) {
-                    tracing::warn!(%error, "a proof could not be written down");
+                    tracing::warn!(%error, "a proof could not be stored");
                 }
             });
         }

@@ -424,12 +424,12 @@ impl Pipeline {
                     store.remove(&entry)
                 };
                 if let Err(error) = forgotten {
-                    tracing::warn!(%error, "that a right has ended could not be written down");
+                    tracing::warn!(%error, "the end of a right could not be stored");
                 }
             }
         });
         if forgetting.await.is_err() {
-            tracing::error!(url = %task.target, "that a right has ended was not written down");
+            tracing::error!(url = %task.target, "storing the end of a right was broken off");
         }
     }
 }

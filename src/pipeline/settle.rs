@@ -456,7 +456,7 @@ impl Pipeline {
             }
         };
         if tokio::task::spawn_blocking(record).await.is_err() {
-            tracing::error!(url = %task.target, "what a name says of its file was not written down");
+            tracing::error!(url = %task.target, "an observation of a naming convention was not stored");
         }
     }
 
