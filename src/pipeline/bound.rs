@@ -29,12 +29,12 @@ pub(super) struct Bound {
 pub(super) enum Fault {
     /// The body is not what was promised.
     Refused(String),
-    /// A claim speaks against the body, and its index could not be asked again.
+    /// A claim contradicts the body, and its index could not be asked again.
     Doubted(String),
 }
 
 impl Bound {
-    /// Judges a body that came with `head`. `Ok(true)`: a promise vouches for it. `Ok(false)`: no promise speaks against it.
+    /// Judges a body that came with `head`. `Ok(true)`: a promise vouches for it. `Ok(false)`: no promise contradicts it.
     pub(super) async fn judge(&self, head: &Head, body: &Body) -> Result<bool, Fault> {
         let (digests, size, spooled) = match body {
             Body::Spooled(spooled) => (&spooled.digests, spooled.size, Some(spooled)),

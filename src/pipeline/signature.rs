@@ -42,7 +42,7 @@ pub(super) struct Worth {
     pub(super) expired_key: bool,
     /// Only the end of the connection ended the body, so it may be truncated.
     pub(super) unframed: bool,
-    /// The document is not the snapshot that counts: it is given to the client if no promise speaks against it, and not kept.
+    /// The document is not the snapshot that counts: it is given to the client if no promise contradicts it, and not kept.
     pub(super) apart: bool,
 }
 
