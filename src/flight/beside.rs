@@ -1,7 +1,7 @@
 //! Ranges that are given beside a fill: far ahead of it, by a request of their own.
 //!
-//! An origin may answer such a request with other bytes than the whole has in that place. So what is given of a range is
-//! hashed as it goes, and the gap of the target opens only when the verified body has the same bytes there (promise P3):
+//! An origin may answer such a request with other bytes than the whole body has in that place. So the bytes that are given of a
+//! range are hashed, and the gap of the target opens only when the verified body has the same bytes there (promise P3):
 //!
 //! ```text
 //! granted ─▶ given, hashed ─▶ … ─▶ closed, when the body is judged ─▶ compared with the body
@@ -17,7 +17,7 @@ use super::{Answered, Flight, Hold};
 use crate::digest::{Algorithms, Digest, Hashing};
 use crate::store::CHUNK;
 
-/// The most ranges beside one fill. Clients that open more connections to one file wait for the fill.
+/// The most ranges beside one fill. Clients that open more connections for one file wait for the fill.
 const MAX_BESIDES: usize = 32;
 
 /// A range that is given beside the fill.
@@ -25,14 +25,14 @@ const MAX_BESIDES: usize = 32;
 pub struct Beside {
     start: u64,
     end: u64,
-    /// What was given; `None` when it is being compared.
+    /// What was given; `None` once it is being compared.
     given: Mutex<Option<(Hashing, u64)>>,
 }
 
 /// What was given of a range.
 #[derive(Debug)]
 pub struct Given {
-    /// Where it starts, in bytes from the start of the body.
+    /// Its first byte, counted from the start of the body.
     pub start: u64,
     /// How many bytes were given.
     pub length: u64,
@@ -45,7 +45,8 @@ impl Beside {
         Self { start, end, given: Mutex::new(Some((hashing, 0))) }
     }
 
-    /// Notes that these bytes, which follow those before, are given now. `false`: they may not be, the body is being judged.
+    /// Notes that these bytes, which follow those before, are given now. `false`: they must not be given, because the body is
+    /// being judged.
     pub fn give(&self, bytes: &[u8]) -> bool {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((hashing, length)) = given.as_mut() else { return false };
@@ -54,7 +55,7 @@ impl Beside {
         true
     }
 
-    /// Nothing more is given. What was; `None` if nothing, or if it was closed before.
+    /// Ends the range. Returns what was given; `None` if that is nothing, or if it was closed before.
     fn close(&self) -> Option<Given> {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (hashing, length) = given.filter(|(_, length)| *length > 0)?;
@@ -64,7 +65,7 @@ impl Beside {
 }
 
 impl Given {
-    /// Whether a body has these bytes there. Blocking.
+    /// Whether a body has these bytes at this place. Blocking.
     pub fn agrees_with(&self, body: &File) -> io::Result<bool> {
         let mut hashing = Hashing::new(Algorithms::default());
         let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 16)];
@@ -84,9 +85,9 @@ impl Given {
 }
 
 impl Flight {
-    /// Allows a range to be given that is fetched beside the fill, if it does not meet the gap; moves the gap out of its
-    /// way where that is possible. Not if the body whose head `answered` is was begun again meanwhile, nor if the body cannot be
-    /// compared with the range afterwards, because it does not lie in a file.
+    /// Allows a range that is fetched beside the fill, if it does not overlap the gap; moves the gap if that is possible. Refuses
+    /// if the body of `answered` was started over meanwhile, or if the body is not in a file, so that it cannot be compared with
+    /// the range afterwards.
     pub async fn grant_beside(
         &self,
         answered: &Arc<Answered>,
@@ -128,7 +129,7 @@ impl Flight {
         Some(beside)
     }
 
-    /// The body is being judged: no range is given beside it any more. What was given of those that were.
+    /// The body is being judged: no range may be given beside it any more. Returns what was given of each.
     pub fn close_besides(&self) -> Vec<Given> {
         let besides = self.lock().besides.take().unwrap_or_default();
         besides.iter().filter_map(|beside| beside.close()).collect()

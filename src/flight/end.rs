@@ -22,11 +22,12 @@ pub enum End {
     Refused(String),
     /// The origin gave no complete answer.
     Failed(StatusCode, Why),
-    /// A small answer that is not stored, for everybody who waits.
+    /// A small answer that is not stored, for every client that waits.
     Relayed(Arc<(Head, Bytes)>),
-    /// Everybody asks the origin in its own words.
+    /// Each client's own request is passed.
     Pass,
-    /// The answer is for the leader alone, who takes it with [`take_handed`](super::Flight::take_handed); the others ask themselves.
+    /// The answer is for the leader only, which takes it with [`take_handed`](super::Flight::take_handed); the other clients'
+    /// requests are passed.
     Handed,
 }
 
@@ -37,12 +38,12 @@ impl From<&OriginError> for End {
 }
 
 impl End {
-    /// It came to no end.
+    /// The transfer broke off.
     pub(super) fn broken(text: &str) -> Self {
         Self::Failed(StatusCode::BAD_GATEWAY, Why::new(Cause::Broken, text))
     }
 
-    /// It may be asked for again in a moment: what would decide is not known yet.
+    /// A judgement is not possible yet; the client may try again in a moment.
     pub fn undecided(text: String) -> Self {
         Self::Failed(StatusCode::SERVICE_UNAVAILABLE, Why::new(Cause::Undecided, text))
     }

@@ -1,7 +1,7 @@
-//! Promise P3 while bytes are still arriving: the gap.
+//! Promise P3 while bytes are still arriving: the gap, the withheld tail of a body.
 //!
-//! Clients want bytes as they come, and a body can be judged only when all of it is there. So of each target whose bodies a
-//! promise binds, 64 KiB are kept back that nobody is given, on any connection and by any range, until the judgement:
+//! Clients want bytes as they arrive, and a body can be judged only when it is complete. So of each target that a promise binds,
+//! 64 KiB are withheld until the judgement, from every client, on every connection and for every range:
 //!
 //! ```text
 //!  0                                              length-64K      length
@@ -11,36 +11,37 @@
 //!  ├──────────── given ──────────┤▒▒▒▒ gap ▒▒▒▒├── the range ──────┤
 //! ```
 //!
-//! Clients resume by themselves after a cut, with ranges, from another address, with another credential. So the gap is a
-//! property of the target, not of a connection or a flight: all flights and passes of it share this one (`share.rs`), also
-//! those that come later, while no body was verified. A body that cannot share it is held whole: one whose length differs from
-//! that of the body whose bytes were given, and every body of a target that was refused.
+//! Clients resume by themselves after a broken transfer: with ranges, from another address, with another credential. So the gap
+//! belongs to the target, not to a connection or a flight. All flights and passes of a target share it (`share.rs`), also later
+//! ones, until a body was verified. A body that cannot share it is held back whole: one whose length differs from that of the
+//! body whose bytes were given, and every body of a target that was refused.
 
 use crate::store::Row;
 
-/// How much nobody is given before the judgement, in bytes. Enough that no archive format can do without it, little
-/// enough that a client hardly notices the wait.
+/// How much is withheld until the judgement, in bytes: so much that no archive format can do without it, and so little that a
+/// client hardly notices the wait.
 pub const GAP: u64 = 64 * 1024;
 
-/// Bodies up to this many bytes are held whole: they come in one go anyhow.
+/// Bodies of up to this many bytes are held back whole: they arrive at once anyway.
 pub(super) const HELD_WHOLE: u64 = 256 * 1024;
 
-/// The most separate spans that are remembered as given. More means that clients ask for crumbs; then the gap stays.
+/// The most separate spans that are recorded as given. A client that needs more requests tiny ranges; then the gap no longer
+/// moves.
 const MAX_SPANS: usize = 1024;
 
 /// How a body is held back until it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
-    /// All but the gap of its target is given.
+    /// Everything except the gap of its target is given.
     Gap,
     /// Nothing is given.
     Whole,
 }
 
-/// How long the body is whose bytes are given.
+/// The length of the body whose bytes are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Length {
-    /// There is none yet.
+    /// There is no body yet.
     #[default]
     NoBody,
     /// The origin did not announce it.
@@ -62,25 +63,25 @@ impl Length {
     }
 }
 
-/// What all requests together were given of a target's bodies, and what is kept back.
+/// What all requests together were given of a target's bodies, and what is withheld.
 #[derive(Debug, Default)]
 pub(super) struct Gap {
-    /// The body whose bytes are given.
+    /// The length of the body whose bytes are given.
     body: Length,
     /// Where the gap begins, once it has moved.
     moved_to: Option<u64>,
-    /// Whether it may still move.
+    /// Whether the gap can no longer move.
     fixed: bool,
-    /// A body of the target was refused, and none verified since.
+    /// Whether a body of the target was refused, and none was verified since.
     suspect: bool,
-    /// What was given: sorted, disjoint, `(first, just after last)`.
+    /// What was given: sorted, disjoint spans `(first, just after last)`.
     given: Vec<(u64, u64)>,
-    /// More was given than is noted there.
+    /// Whether more was given than is recorded there.
     overflowed: bool,
 }
 
 impl Gap {
-    /// The gap of a target of which this was noted: all but the gap counts as given.
+    /// The gap of a target with this record on disk: everything except the gap counts as given.
     pub(super) fn noted(row: Row) -> Self {
         let moved_to = row.length.map(|length| row.gap.min(own_start(length)));
         Self {
@@ -93,8 +94,8 @@ impl Gap {
         }
     }
 
-    /// How a body of `length` bytes, if announced, is held. Bytes of two lengths are bytes of two bodies, whose gaps lie in
-    /// two places; of two bodies of unknown length one may be the beginning of the other.
+    /// How a body is held back; `length` is its announced length. Two lengths mean two bodies, whose gaps lie in two places. Of
+    /// two bodies of unknown length one may be the beginning of the other.
     pub(super) fn hold(&mut self, length: Option<u64>) -> Hold {
         match (self.body, length) {
             _ if self.suspect => Hold::Whole,
@@ -107,7 +108,7 @@ impl Gap {
         }
     }
 
-    /// The body that began gave nothing, and another begins in its place: its length is the one that counts.
+    /// If the body that began gave no byte, the length of the body that begins in its place counts.
     pub(super) fn begin_anew(&mut self) {
         if self.given.is_empty() && !self.fixed {
             (self.body, self.moved_to) = (Length::NoBody, None);
@@ -119,12 +120,12 @@ impl Gap {
         self.suspect = true;
     }
 
-    /// Whether a body was refused, and none verified since.
+    /// Whether a body was refused, and none was verified since.
     pub(super) fn is_suspect(&self) -> bool {
         self.suspect
     }
 
-    /// A body was verified. What other bodies gave, and are still giving, stays noted.
+    /// A body was verified. What other bodies gave, and are still giving, stays recorded.
     pub(super) fn trust(&mut self) {
         self.suspect = false;
     }
@@ -134,8 +135,8 @@ impl Gap {
         self.moved_to.unwrap_or_else(|| self.body.known().map_or(0, own_start))
     }
 
-    /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes when `have` have arrived;
-    /// `at` itself if none now. Once a body of the target was refused, those that were arriving beside it give nothing more.
+    /// Up to where a reader at `at`, which wants the bytes before `end`, may be given bytes when `have` have arrived; `at` if it
+    /// may be given none now. Once a body of the target was refused, other bodies that are arriving give nothing more.
     pub(super) fn limit(&self, at: u64, end: u64, have: u64) -> u64 {
         if self.suspect {
             return at;
@@ -144,7 +145,7 @@ impl Gap {
         let (start, stop) = match (self.body.known(), self.moved_to) {
             (_, Some(start)) => (start, start.saturating_add(GAP)),
             (Some(length), None) => (own_start(length), u64::MAX),
-            // While the length is unknown, the last 64 KiB so far; once they are followed by more they may go.
+            // While the length is unknown, the last 64 KiB so far are withheld; once more bytes follow, they may be given.
             (None, None) => (own_start(have), u64::MAX),
         };
         if at < start {
@@ -156,9 +157,9 @@ impl Gap {
         }
     }
 
-    /// Where the gap would move for a client that asks for the bytes from `start` to before `end`; `None` if it stays. It moves
-    /// only for those that need the end and begin in the second half: who resumes near the beginning is given bytes up to the
-    /// gap as it is, and a gap near the beginning would make all others wait for the last byte.
+    /// Where the gap would move for a client that requests the bytes from `start` to before `end`; `None` if it stays. It moves
+    /// only for a request that needs the end and begins in the second half. A client that resumes near the beginning is given
+    /// bytes up to the gap where it is; a gap near the beginning would make all other clients wait for the last byte.
     pub(super) fn way_for(&self, start: u64, end: u64) -> Option<u64> {
         let length = self.body.known().filter(|length| *length > HELD_WHOLE)?;
         let movable = !self.fixed && self.moved_to.is_none() && self.given.len() < MAX_SPANS;
@@ -169,12 +170,12 @@ impl Gap {
         (!self.was_given(below, start)).then_some(below)
     }
 
-    /// Moves it.
+    /// Moves the gap.
     pub(super) fn move_to(&mut self, place: u64) {
         self.moved_to = Some(place);
     }
 
-    /// Whether bytes of the gap were given, or may have been, to requests that no promise bound: then it keeps nothing back.
+    /// Whether bytes of the gap were given, or may have been, to requests that no promise bound: then the gap withholds nothing.
     pub(super) fn is_spent(&self) -> bool {
         self.overflowed || self.was_given(self.start(), self.start().saturating_add(GAP))
     }
@@ -185,7 +186,7 @@ impl Gap {
             return;
         }
         if self.given.len() >= MAX_SPANS {
-            // What is not noted may be anything: it stays where it is.
+            // From here on it is unknown what was given, so the gap cannot move any more.
             (self.fixed, self.overflowed) = (true, true);
             return;
         }
@@ -205,7 +206,7 @@ impl Gap {
     }
 }
 
-/// Where the gap begins in a body of `length` bytes while it has not moved.
+/// Where the gap begins in a body of `length` bytes if it has not moved.
 pub(super) const fn own_start(length: u64) -> u64 {
     if length <= HELD_WHOLE { 0 } else { length - GAP }
 }
@@ -225,7 +226,7 @@ mod tests {
         gap
     }
 
-    /// As a reader does: asks for way, takes what it may have, and notes it.
+    /// Acts like a reader: asks to move the gap, takes what it may have, and records it.
     fn take(gap: &mut Gap, start: u64, end: u64, have: u64) -> u64 {
         if let Some(place) = gap.way_for(start, end) {
             gap.move_to(place);
@@ -308,8 +309,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is asked, in whatever order, by flights and passes of one target, broken off and begun again, also after a
-        /// restart: at least one gap's worth of the body has been given to nobody.
+        /// Whatever is requested, in whatever order, by flights and passes of one target, broken off and started again, also
+        /// after a restart: at least one gap's worth of the body was given to no client.
         #[test]
         fn nobody_together_gets_the_whole(
             length in 1..(2 * MIB),
@@ -321,7 +322,7 @@ mod tests {
             let mut missing = vec![true; usize::try_from(length.div_ceil(1024)).unwrap()];
             for (start, len, arrived, event) in asks {
                 match event {
-                    // A body that broke, and another of the same target, whose length may be another one.
+                    // A body that broke, and another of the same target, perhaps with another length.
                     0 => {
                         have = 0;
                         let other = (arrived % 2 == 0).then_some(length + arrived % 3);

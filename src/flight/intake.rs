@@ -1,9 +1,9 @@
 //! The body of a fill on its way into the spool.
 //!
-//! Bytes come on the async side and go through a short channel to a blocking thread that hashes and writes them, so
-//! that network and disk overlap and nothing blocks the async threads. A transfer that breaks is resumed when the rest
-//! provably belongs to what came (equal length, equal strong validator); otherwise it has failed, and may be begun again
-//! while nobody was given a byte. What clients had fetched ahead of it (`parts.rs`) it passes over.
+//! Bytes arrive on the async side and go through a short channel to a blocking thread that hashes and writes them, so that
+//! network and disk work overlap and nothing blocks the async threads. A transfer that breaks is resumed if the rest provably
+//! belongs to the same body (equal length, equal strong validator). Otherwise it has failed, and may be started over while no
+//! client was given a byte. Parts that clients caused to be fetched ahead of the fill (`parts.rs`) are skipped.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,74 +25,74 @@ use crate::outcome::cause::{Cause, Why};
 use crate::received::Spooled;
 use crate::store::Spool;
 
-/// How often one fill is resumed. Registries that break more often than this are down.
+/// How often one fill is resumed. A registry that breaks more often than this is down.
 const MAX_RESUMES: u32 = 5;
 
-/// Pieces between network and disk, and as many on their way into the file. Each is at most what one read of a socket
-/// gives: 128 KiB.
+/// The number of pieces between network and disk, and of those being written. A piece is at most what one read of a socket gives:
+/// 128 KiB.
 pub(super) const IN_BETWEEN: usize = 4;
 
-/// The least time for a resume that is worth beginning.
+/// The shortest time that is worth starting a resume for.
 const LEAST: Duration = Duration::from_millis(100);
 
-/// How many bytes may be missing for a fill, or for a part, to go on without any reader.
+/// How many bytes may be missing for a fill, or a part, to continue without any reader.
 pub(super) const MAX_UNREAD: u64 = 256 << 20;
 
-/// How long the fill waits for its own bytes of the place where a part begins, to compare them.
+/// How long the fill waits for its own bytes at the place where a part begins, to compare them with the part's.
 const SEAM: Duration = Duration::from_secs(1);
 
-/// Whether a promise has come that binds a body, since it was asked last.
+/// Whether a promise that binds a body has appeared since the last call.
 pub type Binds = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// What the bytes are put into.
+/// Where the bytes of a body are.
 #[derive(Debug)]
 pub enum Body {
     /// Complete in the spool.
     Spooled(Spooled),
-    /// The store took none, or not all: given to the readers, and only these digests and the length are left.
+    /// The store had no room for all of it. Its bytes were given to the readers, and only these digests and the length are left.
     Unstored(Digests, u64),
 }
 
-/// A body that came to its end.
+/// A body that arrived completely.
 #[derive(Debug)]
 pub struct Complete {
     /// The body.
     pub body: Body,
     /// Whether the transfer broke and was resumed.
     pub resumed: bool,
-    /// When its last byte came.
+    /// When its last byte arrived.
     pub received_at: Time,
 }
 
-/// Why a body did not come to its end.
+/// Why a body did not arrive completely.
 #[derive(Debug)]
 pub enum Trouble {
-    /// It may be begun again: nobody was given a byte.
+    /// It may be started over: no client was given a byte.
     Again(StatusCode, Why),
     /// It has failed.
     Failed(StatusCode, Why),
-    /// The same: bytes of a part are not those that the whole has there.
+    /// It has failed: the bytes of a part differ from those that the whole body has there.
     Torn(StatusCode, Why),
-    /// Nobody waits for it; the origin did nothing wrong.
+    /// No client waits for it. This is no fault of the origin.
     Abandoned(Why),
 }
 
-/// What takes in a body.
+/// What taking in a body needs.
 pub struct Intake<'a> {
-    /// Whose body it is.
+    /// The flight of the body.
     pub flight: &'a Arc<Flight>,
-    /// For resuming.
+    /// The client for resuming.
     pub origins: &'a Origins,
     /// The request that was answered.
     pub ask: &'a Ask,
     /// The time.
     pub clock: &'a Clock,
-    /// `upstream.idle_timeout`: after so long without a byte the body is resumed on another connection where that can be done,
-    /// and after twice as long without one it is given up.
+    /// `upstream.idle_timeout`: after this time without a byte the body is resumed on another connection, if that is possible.
+    /// After twice this time without a byte it is abandoned.
     pub idle: Duration,
-    /// Whether nobody knows what it is: it may be silent for as long as somebody reads it, and is nothing without readers.
+    /// Whether its kind is unknown. Such a body may be silent for as long as a client reads it, and is abandoned without readers.
     pub streams: bool,
-    /// Asked before each piece, of the fill and of parts.
+    /// Called before each piece, of the fill and of parts.
     pub binds: Binds,
 }
 
@@ -102,7 +102,7 @@ impl fmt::Debug for Intake<'_> {
     }
 }
 
-/// Takes in the body of `answer`. `spool` is where, or the digests to compute when the store has no room at all.
+/// Takes in the body of `answer`. `spool` is where it goes, or the digests to compute if the store has no room at all.
 pub async fn intake(
     with: Intake<'_>,
     answer: &mut Answer,
@@ -125,11 +125,11 @@ pub async fn intake(
 }
 
 impl Intake<'_> {
-    /// Moves the body until its clean end; says whether it was resumed.
+    /// Moves the body until its proper end. Returns whether it was resumed.
     async fn pump(&self, answer: &mut Answer, to: &mpsc::Sender<Piece>) -> Result<bool, Trouble> {
         let mut have = 0;
         let mut resumes = 0;
-        // What came and stands where a part begins.
+        // Bytes of the fill that have arrived beyond the start of a part.
         let mut beyond = Bytes::new();
         let most = self.idle.saturating_mul(2);
         let mut heard = Instant::now();
@@ -152,7 +152,7 @@ impl Intake<'_> {
                 None if answer.length.is_none_or(|length| length == have) => {
                     return Ok(resumes > 0);
                 }
-                // The rest that was asked for says where it lies, and may end elsewhere.
+                // The answer to the resume stated its range, and ended elsewhere.
                 None => self.ended_elsewhere(have),
                 Some(Ok(bytes)) => {
                     have += bytes.len() as u64;
@@ -167,7 +167,7 @@ impl Intake<'_> {
                         return Err(Trouble::Abandoned(Why::new(Cause::Abandoned, reason)));
                     }
                     if to.send(Piece::Next(bytes)).await.is_err() {
-                        // The writer has ended and says why.
+                        // The writer has ended, and reports the reason.
                         return Ok(resumes > 0);
                     }
                     continue;
@@ -182,7 +182,7 @@ impl Intake<'_> {
         }
     }
 
-    /// Asks for the rest after the fill broke for the time number `resumes`; `heard`: when its last byte came.
+    /// Asks for the rest after the fill broke for the `resumes`-th time. `heard`: when its last byte arrived.
     async fn mend(
         &self,
         answer: &mut Answer,
@@ -192,7 +192,7 @@ impl Intake<'_> {
         heard: Instant,
     ) -> Result<(), Trouble> {
         let most = self.idle.saturating_mul(2);
-        // Nothing is left of the time when the last resume brought nothing, however often it was tried.
+        // The time counts from the last byte, so that resumes without progress do not extend it.
         let left = most.saturating_sub(heard.elapsed());
         if error.is_silence() && left.is_zero() {
             return Err(self.silent(most, have, resumes - 1));
@@ -216,8 +216,9 @@ impl Intake<'_> {
         OriginError::new(&self.ask.target, Fault::Broken { after: have, why })
     }
 
-    /// Passes the part that begins at `have`: waits for its end, and asks for what is behind it. Where the fill goes on, and with what;
-    /// `None` when nothing is left to fetch. `beyond`: what the fill itself brought of the part's place.
+    /// Skips the part that begins at `have`: waits for its end, and asks for what follows it. Returns where the fill continues
+    /// and the bytes that have arrived for there; `None` if nothing is left to fetch. `beyond`: what the fill itself received of
+    /// the part's range.
     async fn pass_part(
         &self,
         answer: &mut Answer,
@@ -238,7 +239,7 @@ impl Intake<'_> {
         self.flight.bind_if(&self.binds).await;
         let told = behind == have || to.send(Piece::Passed(behind)).await.is_ok();
         if !told || answer.length == Some(behind) {
-            // Where the writer has ended, it says why.
+            // If the writer has ended, it reports the reason.
             return Ok(None);
         }
         if self.flight.begun_at(behind) {
@@ -248,8 +249,8 @@ impl Intake<'_> {
         Ok(Some((behind, next)))
     }
 
-    /// Asks for what is behind a part. The fill's own connection was well until it was left there: so its origin has several tries, and
-    /// every second time is asked for the whole, of which what came already is dropped.
+    /// Asks for what follows a part. The fill's own connection worked until the fill dropped it here, so the origin gets several
+    /// attempts. Every second attempt asks for the whole body, and drops what has arrived already.
     async fn go_on_behind(&self, answer: &mut Answer, behind: u64) -> Result<Bytes, Trouble> {
         let (mut tried, began, most) = (0, Instant::now(), self.idle.saturating_mul(2));
         loop {
@@ -272,7 +273,8 @@ impl Intake<'_> {
         }
     }
 
-    /// Asks for the whole again, and drops what came already, up to `have`, if it is the same; gives back what came with that.
+    /// Requests the whole body again, and drops the bytes up to `have` if they are the same as before. Returns the bytes that
+    /// arrived with the last of these.
     async fn begin_again(
         &self,
         answer: &mut Answer,
@@ -316,7 +318,7 @@ impl Intake<'_> {
         Ok(next)
     }
 
-    /// Bytes of a part are not those of the whole, though its origin says that they are of one body.
+    /// The error when bytes of a part differ from those of the whole body, though the origin states that they belong to one body.
     fn torn(&self, at: u64) -> Trouble {
         let target = &self.ask.target;
         let line = format!(
@@ -326,7 +328,7 @@ impl Intake<'_> {
         Trouble::Torn(StatusCode::BAD_GATEWAY, Why::new(Cause::Broken, line))
     }
 
-    /// The next bytes that are the fill's own: those before the next part. What came beyond them waits in `beyond`.
+    /// The next bytes of the fill itself, up to the next part. Bytes beyond that are put into `beyond`.
     async fn next_of_own(
         &self,
         answer: &mut Answer,
@@ -346,7 +348,7 @@ impl Intake<'_> {
         Ok(next.map(|next| next.map(own)))
     }
 
-    /// Nothing came for the longest time. Begun again it would take as long again.
+    /// The error when no byte arrived for the longest time. It is final, because starting over would take as long again.
     fn silent(&self, most: Duration, have: u64, tried: u32) -> Trouble {
         let (target, seconds) = (&self.ask.target, most.as_secs_f32());
         let line = format!(
@@ -356,7 +358,7 @@ impl Intake<'_> {
         Trouble::Failed(StatusCode::GATEWAY_TIMEOUT, Why::new(Cause::Timeout, line))
     }
 
-    /// The next bytes. What may be silent for long, and nobody reads any more, is given up.
+    /// The next bytes. A transfer that may be silent for long is abandoned once it has no reader.
     async fn next(
         &self,
         answer: &mut Answer,
@@ -382,7 +384,7 @@ impl Intake<'_> {
         }
     }
 
-    /// Asks for the rest, from the URL itself (a signed URL of a redirect may have expired).
+    /// Asks for the rest at the original URL, because the signed URL of a redirect may have expired.
     async fn resume(
         &self,
         answer: &mut Answer,
@@ -408,7 +410,7 @@ impl Intake<'_> {
             return Err(self.trouble(status, Why::new(broke.cause, line)));
         }
         answer.body = rest.body;
-        // A chain is worth its weakest hop, wherever in the body that lay.
+        // If any piece of the body came over plain HTTP, the body counts as plain.
         answer.plain |= rest.plain;
         Ok(())
     }
@@ -422,8 +424,8 @@ impl Intake<'_> {
     }
 }
 
-/// Whether the rest can be asked for on another connection while this one may still be alive: its origin says that it gives
-/// parts, and of what. Else the connection at hand is all there is.
+/// Whether the rest can be requested on another connection while this one may still work: the origin announces ranges, a length
+/// and a strong validator. Otherwise there is only this connection.
 pub fn can_resume(answer: &Answer) -> bool {
     answer.length.is_some()
         && answer.head.strong_validator().is_some()
@@ -433,13 +435,12 @@ pub fn can_resume(answer: &Answer) -> bool {
             .is_some_and(|unit| unit.eq_ignore_ascii_case("bytes"))
 }
 
-/// Whether too much is missing for a fill that nobody waits for.
+/// Whether too much is missing for a fill that no client waits for.
 fn is_long(answer: &Answer, have: u64) -> bool {
     answer.length.map_or(have, |length| length.saturating_sub(have)) > MAX_UNREAD
 }
 
-/// Whether a 206 is the rest of the same body: it begins where the other broke off, and length and strong validator are
-/// equal.
+/// Whether a 206 is the rest of the same body: it begins where the transfer broke, and its length and strong validator are equal.
 pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
     rest.status == StatusCode::PARTIAL_CONTENT
         && rest.strong_validator() == Some(validator)
@@ -447,8 +448,8 @@ pub fn continues(rest: &Head, from: u64, length: u64, validator: &str) -> bool {
             == Some(&format!("bytes {from}-{}/{length}", length.saturating_sub(1)))
 }
 
-/// Takes in the body of a pass, which nobody resumes and which ends when its client leaves. `any_end`: only the end of the
-/// connection ends it, however that comes.
+/// Takes in the body of a pass, which is not resumed and ends when its client leaves. `any_end`: the body ends with the
+/// connection, even without a TLS close alert.
 pub async fn take_in(
     flight: &Arc<Flight>,
     mut from: Gathered,
@@ -467,7 +468,7 @@ pub async fn take_in(
             Some(Ok(frame)) => {
                 let Ok(bytes) = frame.into_data() else { continue };
                 if sender.send(Piece::Next(bytes)).await.is_err() {
-                    // The writer has ended and says why.
+                    // The writer has ended, and reports the reason.
                     break;
                 }
             }

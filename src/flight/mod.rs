@@ -1,7 +1,7 @@
-//! One fill that many requests share.
+//! A flight: one fill that several requests share.
 //!
-//! The first request for a target leads: it starts the fill, which belongs to the cache and runs as a task of its own.
-//! Everybody, the leader included, is a reader of the growing spool file:
+//! The first request for a target leads: it starts the fill, which runs as a task of its own, so that the fill continues if this
+//! client leaves. All clients, the leader's included, read the growing spool file:
 //!
 //! ```text
 //!            fill task ──append──▶ spool file ──▶ reader, reader, reader …
@@ -9,8 +9,8 @@
 //!                └── head, have, end ──┴── watch ───────┘
 //! ```
 //!
-//! A reader that comes late starts at the file's beginning. Bytes that the store does not take go through a small window in
-//! memory (window.rs), and nobody can join any more.
+//! A reader that joins late starts at the beginning of the file. Bytes for which the store has no room go through a small window
+//! in memory (window.rs); from then on no reader can join.
 
 mod beside;
 mod end;
@@ -59,19 +59,19 @@ pub struct Answered {
     pub length: Option<u64>,
 }
 
-/// One fill that many requests share.
+/// One fill that several requests share.
 #[derive(Debug)]
 pub struct Flight {
-    /// What is fetched.
+    /// The target that is fetched.
     pub target: Target,
-    /// When it began: who needs a younger answer does not join.
+    /// When it began. A request that needs a younger answer does not join.
     pub began: Time,
-    /// Its part in the gap of its target.
+    /// Its share in the gap of its target.
     share: Arc<Share>,
     shared: Mutex<Shared>,
-    /// Wakes whoever waits, readers and the writer, at each change of `shared`.
+    /// Wakes readers and the writer at each change of `shared`.
     changed: watch::Sender<u64>,
-    /// Wakes the writer when a reader of the window moved, began to wait or left.
+    /// Wakes the writer when a reader of the window moved, began to wait, or left.
     moved: Notify,
     handed: Mutex<Option<Answer>>,
 }
@@ -79,17 +79,17 @@ pub struct Flight {
 /// How a body is held back until it is judged.
 #[derive(Debug)]
 struct Holding {
-    /// A promise binds the body.
+    /// Whether a promise binds the body.
     binds: bool,
-    /// It is held back: a promise binds it, or a body of its target was refused.
+    /// Whether it is held back: a promise binds it, or a body of its target was refused.
     held: bool,
-    /// How, if it is.
+    /// How much is held back, if `held`.
     hold: Hold,
-    /// Bytes of it were given before it was judged.
+    /// Whether bytes of it were given before it was judged.
     gave: bool,
 }
 
-/// Whether a promise that may decide vouches for a body.
+/// Whether a promise with authority vouches for a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Vouched {
     No,
@@ -100,29 +100,29 @@ enum Vouched {
 struct Shared {
     answered: Option<Arc<Answered>>,
     file: Option<Arc<File>>,
-    /// Bytes that have arrived.
+    /// The number of bytes that have arrived.
     have: u64,
-    /// Bytes of those that lie in the file; the rest is in the window.
+    /// The number of these bytes that are in the file. The rest is in the window.
     filed: u64,
     window: VecDeque<Bytes>,
-    /// Where the window's first byte stands in the body.
+    /// The offset of the window's first byte in the body.
     window_start: u64,
-    /// What is fetched ahead of the fill.
+    /// The parts that are fetched ahead of the fill.
     parts: Parts,
     /// How the body is held back.
     holding: Holding,
-    /// The ranges that are given beside the fill; `None` when the body is being judged, and there can be no more.
+    /// The ranges that are given beside the fill. `None` once the body is being judged; then no range can be added.
     besides: Option<Vec<Arc<Beside>>>,
-    /// The judgement is in favour: everything may be given, with this proof.
+    /// The body was judged good: all of it may be given, with this proof.
     verified: bool,
-    /// Somebody was told the head, and will take the body for what the head says.
+    /// A client was given the head, and will take the body that follows for the one that the head describes.
     told: bool,
-    /// The origin's answer was that it fails.
+    /// The origin answered that it fails (5xx, 429).
     failed: bool,
     vouched: Vouched,
     proof: Option<Proof>,
     end: Option<End>,
-    /// Where each reader stands; who only waits for the end stands behind it.
+    /// The position of each reader. A reader that only waits for the end is positioned after the last byte.
     readers: Readers,
 }
 
@@ -156,8 +156,8 @@ impl Flight {
         }
     }
 
-    /// The head has come; bytes will follow. `file` is where they can be read, unless the store is full from the start; `binds`:
-    /// a promise binds the body. What may be given is on disk before a byte is.
+    /// The head has arrived, and bytes will follow. `file` is where they can be read, unless the store is full from the start.
+    /// `binds`: a promise binds the body. The limit of what may be given is written to disk before any byte is given.
     pub async fn begin(&self, answered: Answered, file: Option<Arc<File>>, binds: bool) {
         let (share, length) = (Arc::clone(&self.share), answered.length);
         let begin = move || share.begin(length, binds);
@@ -172,7 +172,7 @@ impl Flight {
         });
     }
 
-    /// `count` more bytes lie in the file.
+    /// `count` more bytes are in the file.
     pub fn grew(&self, count: u64) {
         self.update(|shared| {
             shared.have += count;
@@ -180,9 +180,8 @@ impl Flight {
         });
     }
 
-    /// Everything is fetched again from the start, if nobody was given a byte or told the head yet; says whether. The
-    /// question and the start are one step: a reader who came between them would be given halves of two bodies, or one
-    /// body under the other's head.
+    /// Starts over from the first byte, if no client was given a byte or the head; returns whether it did. The check and the
+    /// reset are one step: a reader that came between them would get halves of two bodies, or one body under the other's head.
     pub fn restart(&self) -> bool {
         let mut shared = self.lock();
         let unspoilt = shared.nothing_given();
@@ -200,12 +199,12 @@ impl Flight {
         unspoilt
     }
 
-    /// Whether nobody was given a byte, or told what is to come.
+    /// Whether no client was given a byte or the head.
     pub fn nothing_given(&self) -> bool {
         self.lock().nothing_given()
     }
 
-    /// A promise came that binds, while the body was arriving.
+    /// A promise that binds the body was found while the body was arriving.
     pub async fn bind(&self) {
         let (length, hold) = {
             let shared = self.lock();
@@ -224,7 +223,7 @@ impl Flight {
         });
     }
 
-    /// The same if `binds` says that one has come, which is asked while none is known.
+    /// Like [`Self::bind`], if `binds` says that such a promise exists. `binds` is called only while none is known.
     pub async fn bind_if(&self, binds: &Binds) {
         let bound = self.lock().holding.binds;
         if !bound && binds() {
@@ -232,14 +231,14 @@ impl Flight {
         }
     }
 
-    /// A body of its target was refused: until one is verified, nothing of the target is given to anybody before its judgement,
-    /// also after a restart.
+    /// A body of its target was refused. Until a body of the target is verified, none of its bytes are given before their
+    /// judgement, also after a restart.
     pub async fn suspect(&self) {
         let share = Arc::clone(&self.share);
         let _done = off_thread(move || share.refuse()).await;
     }
 
-    /// Whether a body of its target was refused, and none verified since.
+    /// Whether a body of its target was refused, and none was verified since.
     pub fn is_suspect(&self) -> bool {
         self.share.is_suspect()
     }
@@ -249,7 +248,7 @@ impl Flight {
         self.lock().holding.held || self.share.is_suspect()
     }
 
-    /// Moves the gap out of the way of a client that asks for the bytes from `start` to before `end`, where that is possible.
+    /// Moves the gap for a client that requests the bytes from `start` to before `end`, if that is possible.
     async fn make_way(&self, start: u64, end: u64) {
         let length = {
             let shared = self.lock();
@@ -257,7 +256,8 @@ impl Flight {
                 && shared.holding.hold == Hold::Gap
                 && !shared.verified
                 && shared.end.is_none();
-            // What finds no room waits in a small window: readers below a gap that lies further back could never be given it.
+            // A body without room goes through a small window. Readers below a gap that lies further back could never be given
+            // the window's bytes.
             let filed = shared.file.is_some();
             let Some(answered) = shared.answered.as_ref().filter(|_| held && filed) else { return };
             answered.length
@@ -268,18 +268,18 @@ impl Flight {
         }
     }
 
-    /// How many bytes have arrived.
+    /// The number of bytes that have arrived.
     pub fn have(&self) -> u64 {
         self.lock().have
     }
 
-    /// Whether the head of an answer has come, or the end of the flight.
+    /// Whether the head of an answer has arrived, or the flight has ended.
     pub fn has_head(&self) -> bool {
         let shared = self.lock();
         shared.answered.is_some() || shared.end.is_some()
     }
 
-    /// Waits until nobody reads.
+    /// Waits until there is no reader.
     pub async fn deserted(&self) {
         let mut changed = self.changed.subscribe();
         while self.readers() > 0 {
@@ -289,7 +289,8 @@ impl Flight {
         }
     }
 
-    /// The origin answered that it fails: however that answer reaches its client, a stored copy is better.
+    /// Notes that the origin answered that it fails, so that a stored copy is preferred however that answer would reach its
+    /// client.
     pub fn note_failure(&self) {
         self.lock().failed = true;
     }
@@ -304,12 +305,12 @@ impl Flight {
         matches!(self.lock().end, Some(End::Refused(_)))
     }
 
-    /// How many read.
+    /// The number of readers.
     pub fn readers(&self) -> usize {
         self.lock().readers.len()
     }
 
-    /// The judgement is in favour: everything may be given, though the commit may still be running.
+    /// The body was judged good: all of it may be given, though the commit may still be running.
     pub fn release(&self, proof: Proof) {
         self.update(|shared| {
             shared.verified = true;
@@ -317,13 +318,13 @@ impl Flight {
         });
     }
 
-    /// The body was judged, and a promise that may decide vouches for it. Without this word the end of a flight clears no target
-    /// that was refused: a body may also be given because nothing is promised of it to who asked.
+    /// Notes that the body was judged, and that a promise with authority vouches for it. Without this note the end of a flight
+    /// does not clear a suspect target: a body may also be given because the principal has no promise about it.
     pub fn vouch(&self) {
         self.lock().vouched = Vouched::Yes;
     }
 
-    /// What vouches for the body, once it is judged.
+    /// The proof of the body, once it is judged.
     pub fn proof(&self) -> Option<Proof> {
         self.lock().proof
     }
@@ -341,7 +342,7 @@ impl Flight {
             match (complete, shared.vouched, shared.holding.gave) {
                 (true, Vouched::Yes, _) => Verdict::Verified,
                 (false, _, true) => Verdict::Unverified,
-                // Nothing was promised of what was given, or nothing was given.
+                // Either no promise covered what was given, or no byte was given.
                 (true, Vouched::No, _) | (false, _, false) => Verdict::Ungiven,
             }
         };
@@ -355,12 +356,12 @@ impl Flight {
         self.finish(End::Handed);
     }
 
-    /// The answer that was handed to the leader.
+    /// Takes the answer that was handed to the leader.
     pub fn take_handed(&self) -> Option<Answer> {
         self.handed.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// How it ended, if it has.
+    /// How it ended; `None` if it has not ended.
     pub fn ended(&self) -> Option<End> {
         self.lock().end.clone()
     }
@@ -378,7 +379,7 @@ impl Flight {
         }
     }
 
-    /// Waits for the end; `None` as soon as it is known that no length is announced, so that there may be none.
+    /// Waits for the end. `None` as soon as it is known that the answer has no length, because it may then be an endless stream.
     pub async fn over_or_unframed(&self) -> Option<End> {
         let mut changed = self.changed.subscribe();
         loop {
@@ -394,7 +395,7 @@ impl Flight {
         }
     }
 
-    /// Whether another may read it who needs an answer that was not asked for before `since`.
+    /// Whether a request may join that needs an answer requested at `since` or later.
     fn may_be_joined(&self, since: Option<Time>) -> bool {
         let shared = self.lock();
         shared.end.is_none()
@@ -412,17 +413,17 @@ impl Flight {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        // A panic while it was held ended that task; the numbers are still whole.
+        // A panic while the lock was held ended that task; the data is still consistent.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What a request is to a flight.
+/// The role of a request in a flight.
 #[derive(Debug)]
 pub enum Permit {
-    /// The first: it must start the fill. If the lead is dropped without an end, the flight has failed.
+    /// The request is the first, and must start the fill. If the lead is dropped without an end, the flight has failed.
     Lead(Lead),
-    /// One of many: it reads.
+    /// The request reads a flight that another request leads.
     Follow(Arc<Flight>),
 }
 
@@ -433,12 +434,12 @@ pub struct Lead {
     pub flight: Arc<Flight>,
     flights: Arc<Flights>,
     key: Key,
-    /// Under what else it is joined.
+    /// A second key under which the flight can be joined.
     opened: OnceLock<Key>,
 }
 
 impl Lead {
-    /// From now on whoever asks under `key` joins as well: the answer turned out to be theirs, too.
+    /// Lets requests for `key` join as well: the answer turned out to be theirs too.
     pub fn open_to(&self, key: Key) {
         if self.opened.set(key).is_ok() {
             let mut opened = self.flights.opened();
@@ -470,14 +471,14 @@ impl Drop for Lead {
 pub struct Flights {
     gaps: Arc<Gaps>,
     under_way: Mutex<HashMap<Key, Arc<Flight>>>,
-    /// Those that are joined under another key as well.
+    /// The flights that can be joined under a second key.
     opened: Mutex<HashMap<Key, Arc<Flight>>>,
     landed: watch::Sender<u64>,
     next_reader: AtomicU64,
 }
 
 impl Flights {
-    /// None is under way. `gaps`: those of their targets.
+    /// No flight is under way. `gaps`: the gaps of all targets.
     pub fn new(gaps: Arc<Gaps>) -> Arc<Self> {
         Arc::new(Self {
             gaps,
@@ -488,18 +489,18 @@ impl Flights {
         })
     }
 
-    /// The gaps of their targets.
+    /// The gaps of all targets.
     pub fn gaps(&self) -> &Arc<Gaps> {
         &self.gaps
     }
 
-    /// A flight that nobody joins: that of a pass.
+    /// A flight that no request joins: that of a pass.
     pub fn alone(&self, target: &Target, now: Time) -> Arc<Flight> {
         Arc::new(Flight::new(target.clone(), now, self.gaps.share(target)))
     }
 
-    /// Joins the flight of `key`, or begins one. A flight that began before `since` is too old; it is left to its
-    /// readers and another begins.
+    /// Joins the flight of `key`, or starts one. A flight that began before `since` is too old: its readers keep it, and a new
+    /// flight starts.
     pub fn join(
         self: &Arc<Self>,
         key: Key,
@@ -517,12 +518,12 @@ impl Flights {
         Permit::Lead(Lead { flight, flights: Arc::clone(self), key, opened })
     }
 
-    /// Whether there is a flight of `key` to join, that did not begin before `since`.
+    /// Whether there is a flight of `key` that can be joined and did not begin before `since`.
     pub fn is_under_way(&self, key: Key, since: Option<Time>) -> bool {
         self.lock().get(&key).is_some_and(|flight| flight.may_be_joined(since))
     }
 
-    /// The flight that was opened to whoever asks under `key`, unless it began before `since`.
+    /// The flight that was opened to requests for `key`, unless it began before `since`.
     pub fn open_to(&self, key: Key, since: Option<Time>) -> Option<Arc<Flight>> {
         let flight = Arc::clone(self.opened().get(&key)?);
         let shared = flight.lock();
@@ -535,26 +536,26 @@ impl Flights {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A reader of `flight`.
+    /// Adds a reader to `flight`.
     pub fn reader(&self, flight: &Arc<Flight>) -> Reader {
         let id = self.next_reader.fetch_add(1, Ordering::Relaxed);
         Reader::new(Arc::clone(flight), id)
     }
 
-    /// Who waits for the end of `flight` and is given no byte. The fill goes on for it, and what finds no room in the store
-    /// is not held back for it: it would never take it.
+    /// Adds a reader that waits for the end of `flight` and takes no byte. It keeps the fill going. The window does not wait for
+    /// it.
     pub fn waiting(&self, flight: &Arc<Flight>) -> Reader {
         let reader = self.reader(flight);
         reader.stand_behind();
         reader
     }
 
-    /// How many are under way.
+    /// The number of flights under way.
     pub fn count(&self) -> usize {
         self.lock().len()
     }
 
-    /// Waits until none is under way.
+    /// Waits until no flight is under way.
     pub async fn landed(&self) {
         let mut landed = self.landed.subscribe();
         while self.count() > 0 {
@@ -569,7 +570,7 @@ impl Flights {
     }
 }
 
-/// Runs what may touch the disk on a thread of its own; `None` if it was broken off.
+/// Runs work that may touch the disk on a blocking thread. `None` if it panicked.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
 }

@@ -1,7 +1,8 @@
-//! Parts of a body that are fetched ahead of the fill, because clients want them: those of a download by many connections.
+//! Parts of a body that are fetched ahead of the fill, for clients that download over several connections.
 //!
-//! Each part is one request for one range. Its bytes go into the file of the fill at their own place, are read there by whoever wants
-//! them, and are never fetched a second time: when the fill comes to a part, it waits for the part's end and goes on behind it.
+//! Each part is one request for one range. Its bytes are written to the fill's file at their offset, are read there by any client
+//! that wants them, and are never fetched a second time: when the fill reaches a part, it waits for the part's end and continues
+//! after it.
 //!
 //! ```text
 //!  0         have       start  part.have      end               length
@@ -9,9 +10,9 @@
 //!                        a client that asks in the middle of what is still to come begins another part, and cuts this one
 //! ```
 //!
-//! A part is of the same body by the same rule as a resume: equal length and equal strong validator. The body is judged whole, from
-//! the file, so that a part whose bytes are not the body's makes it another body than was promised (promise P3); the gap holds for
-//! bytes of parts as for all others.
+//! A part belongs to the same body by the same rule as a resume: equal length and equal strong validator. The body is judged
+//! whole, from the file, so wrong bytes in a part make it a body that was not promised (promise P3). The gap withholds bytes of
+//! parts like all others.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,26 +26,26 @@ use super::writer::{Piece, read_at};
 use super::{Answered, Flight, Shared, off_thread};
 use crate::store::CHUNK;
 
-/// The shortest part, and the least way ahead at which one begins, in bytes: less comes soon enough by itself, and another request
-/// costs more.
+/// The shortest part, and the least distance ahead of other fetches at which one begins, in bytes. Closer bytes arrive soon
+/// enough without another request.
 pub const LEAST_PART: u64 = 1 << 20;
 
-/// The most parts of one body at a time. Clients that open more connections to one file wait for the fill.
+/// The most parts of one body at a time. Clients that open more connections for one file wait for the fill.
 const MAX_PARTS: usize = 32;
 
 /// The parts of the body that is arriving.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    /// Those that the fill has not passed.
+    /// The parts that the fill has not passed.
     list: Vec<Part>,
-    /// Bytes up to here came by the fill itself, or are on their way to its writer.
+    /// The end of the bytes that the fill itself received, or that are on their way to its writer.
     claimed: u64,
     way: Way,
-    /// Whether there were any.
+    /// Whether the body ever had parts.
     any: bool,
 }
 
-/// The way of parts to the writer of the body.
+/// How bytes of parts reach the writer of the body.
 #[derive(Clone, Default)]
 enum Way {
     /// Not known yet.
@@ -52,12 +53,12 @@ enum Way {
     Unknown,
     /// No part may be begun.
     Closed,
-    /// There is one.
+    /// The channel to the writer.
     Open(mpsc::WeakSender<Piece>, Binds),
 }
 
 impl Parts {
-    /// Whether any are still to be passed.
+    /// Whether the fill has still to pass any part.
     pub(super) fn lie_there(&self) -> bool {
         !self.list.is_empty()
     }
@@ -77,25 +78,25 @@ impl fmt::Debug for Way {
 #[derive(Debug)]
 struct Part {
     start: u64,
-    /// Up to where its bytes lie in the file.
+    /// The end of its bytes in the file.
     have: u64,
-    /// Up to where its bytes were taken from the origin.
+    /// The end of its bytes that were received from the origin.
     taken: u64,
     end: u64,
-    /// Nothing more comes.
+    /// No more bytes will arrive.
     over: bool,
 }
 
-/// Who fetches a part. Dropped, the part is over.
+/// The fetcher of a part. Dropping it ends the part.
 pub struct Ahead {
     flight: Arc<Flight>,
     answered: Arc<Answered>,
     start: u64,
     end: u64,
     to: mpsc::WeakSender<Piece>,
-    /// As for the fill: a promise may have come that binds.
+    /// As for the fill: whether a promise that binds the body has appeared.
     binds: Binds,
-    /// Its end has been told.
+    /// Whether the writer was told its end.
     told: bool,
 }
 
@@ -106,17 +107,17 @@ impl fmt::Debug for Ahead {
 }
 
 impl Ahead {
-    /// Where it starts, in bytes from the start of the body.
+    /// Its first byte, counted from the start of the body.
     pub fn start(&self) -> u64 {
         self.start
     }
 
-    /// Just behind its last byte, as it was begun.
+    /// The offset after its last byte, as planned when it began.
     pub fn end(&self) -> u64 {
         self.end
     }
 
-    /// Takes bytes that follow those before. `false`: no more are wanted, or nobody waits for them and much is missing.
+    /// Takes the bytes that follow those before. `false`: no more are wanted, or no client waits for them and much is missing.
     pub async fn take(&self, mut bytes: Bytes) -> bool {
         self.flight.bind_if(&self.binds).await;
         let (at, more) = {
@@ -124,7 +125,7 @@ impl Ahead {
             if !shared.answered.as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.answered)) {
                 return false;
             }
-            // As for the fill itself, which would be given up when it goes on.
+            // The same limit as for the fill itself, which would be abandoned when it continues.
             let missing = self.answered.length.unwrap_or(u64::MAX).saturating_sub(shared.have);
             if shared.readers.len() == 0 && missing > MAX_UNREAD {
                 return false;
@@ -144,7 +145,7 @@ impl Ahead {
         sent && more
     }
 
-    /// Nothing more comes, once what was taken is written.
+    /// Ends the part once the bytes taken so far are written.
     pub async fn close(mut self) {
         if let Some(to) = self.to.upgrade() {
             self.told = to.send(Piece::Over(self.start)).await.is_ok();
@@ -153,8 +154,8 @@ impl Ahead {
 }
 
 impl Flight {
-    /// Begins a part for who asks for the bytes from `start` to before `end`, if they are far ahead of everything that is being
-    /// fetched and may be given before the body is judged.
+    /// Begins a part for a client that requests the bytes from `start` to before `end`, if they are far ahead of everything that
+    /// is being fetched and may be given before the body is judged.
     pub fn open_part(
         self: &Arc<Self>,
         answered: &Arc<Answered>,
@@ -199,12 +200,12 @@ impl Flight {
         Some(Ahead { flight, answered, start, end, to, binds, told: false })
     }
 
-    /// Whether parts of the body that is arriving, or has arrived, were fetched by requests of their own.
+    /// Whether parts of the body were fetched by requests of their own.
     pub fn had_parts(&self) -> bool {
         self.lock().parts.any
     }
 
-    /// Waits until it is known whether parts may be begun: who asks right behind the head comes before that.
+    /// Waits until it is known whether parts may be begun. A client that asks right after the head is earlier than that.
     pub async fn knows_of_parts(&self) {
         let mut changed = self.changed.subscribe();
         let unknown = || {
@@ -218,18 +219,19 @@ impl Flight {
         }
     }
 
-    /// Whether the byte at `at` is in a part, or comes in one.
+    /// Whether the byte at `at` is in a part, arrived or still to come.
     pub fn is_in_part(&self, at: u64) -> bool {
         self.lock().parts.list.iter().any(|part| (part.start..part.end).contains(&at))
     }
 
-    /// From now on parts may be begun, whose bytes go `to` the writer of the body; or none may.
+    /// From now on parts may be begun, and their bytes go `to` the writer of the body; with `None`, no part may be begun.
     pub(super) fn take_parts(&self, to: Option<mpsc::WeakSender<Piece>>, binds: &Binds) {
         let way = |to| Way::Open(to, Arc::clone(binds));
         self.update(|shared| shared.parts.way = to.map_or(Way::Closed, way));
     }
 
-    /// There is no room for parts any more: no more bytes of them are written. Whether bytes of any lie in the file.
+    /// The store has no more room for parts: no more bytes of them are written. Returns whether bytes of any part are in the
+    /// file.
     pub(super) fn end_parts(&self) -> bool {
         let mut any = false;
         self.update(|shared| {
@@ -243,18 +245,18 @@ impl Flight {
         any
     }
 
-    /// Whether parts lie in the file that are still to be passed.
+    /// Whether the file holds parts that the fill has still to pass.
     pub(super) fn has_parts(&self) -> bool {
         self.lock().parts.lie_there()
     }
 
-    /// Everything up to `to` was given from memory: the fill has passed the part.
+    /// All bytes up to `to` were given from memory: the fill has passed the part.
     pub(super) fn part_given(&self, to: u64) {
         self.update(|shared| shared.parts.list.retain(|part| part.have > to || !part.over));
     }
 
-    /// Whether the bytes that lie in the file from `at` on, before `end`, are these, which the fill itself brought of that place. What is
-    /// not there agrees.
+    /// Whether the file's bytes from `at` to before `end` equal `bytes`, which the fill itself received for that place. Bytes
+    /// that are not in the file count as equal.
     pub(super) async fn agrees(&self, at: u64, end: u64, bytes: Bytes) -> bool {
         let (file, there) = {
             let shared = self.lock();
@@ -280,7 +282,7 @@ impl Flight {
         off_thread(same).await.unwrap_or(false)
     }
 
-    /// No part may be begun any more, and those that were have no more to say.
+    /// No part may be begun any more, and those that were begun are dropped.
     pub(super) fn forget_parts(&self) {
         self.update(|shared| {
             shared.parts.way = Way::Closed;
@@ -288,7 +290,7 @@ impl Flight {
         });
     }
 
-    /// Of bytes of the fill that came and stand at `at`, those before the next part: they are the fill's to write.
+    /// Splits bytes of the fill that belong at `at`: returns those before the next part, which the fill writes.
     pub(super) fn claim(&self, at: u64, bytes: &mut Bytes) -> Bytes {
         let mut shared = self.lock();
         let next =
@@ -299,8 +301,8 @@ impl Flight {
         bytes.split_to(count)
     }
 
-    /// Whether the fill has come to a part of which bytes have come. One of which none have is taken away: it may be waiting for
-    /// the very connection that the fill has.
+    /// Whether the fill has reached a part of which bytes have arrived. A part without any is removed: it may be waiting for the
+    /// very connection that the fill uses.
     pub(super) fn begun_at(&self, at: u64) -> bool {
         let mut shared = self.lock();
         let begun =
@@ -311,7 +313,7 @@ impl Flight {
         begun
     }
 
-    /// Waits for the end of the part that begins at `at`, and takes it away; gives back where the fill goes on.
+    /// Waits for the end of the part that begins at `at`, and closes it. Returns where the fill continues.
     pub(super) async fn past_part(&self, at: u64) -> u64 {
         let mut changed = self.changed.subscribe();
         loop {
@@ -341,12 +343,12 @@ impl Flight {
         }
     }
 
-    /// Whether the writer is to take bytes of the part that begins at `start`.
+    /// Whether the writer should take bytes of the part that begins at `start`.
     pub(super) fn wants(&self, start: u64) -> bool {
         self.lock().parts.list.iter().any(|part| part.start == start && !part.over)
     }
 
-    /// `count` more bytes of the part lie in the file.
+    /// `count` more bytes of the part are in the file.
     pub(super) fn part_grew(&self, start: u64, count: u64) {
         self.update(|shared| {
             if let Some(part) = shared.parts.list.iter_mut().find(|part| part.start == start) {
@@ -355,7 +357,7 @@ impl Flight {
         });
     }
 
-    /// The part has come to its end, or broke off: the fill fetches what is missing.
+    /// The part has ended or broken; the fill fetches what is missing.
     pub(super) fn part_over(&self, start: u64) {
         self.update(|shared| {
             if let Some(part) = shared.parts.list.iter_mut().find(|part| part.start == start) {
@@ -364,7 +366,7 @@ impl Flight {
         });
     }
 
-    /// Everything up to `to` lies in the file, and is hashed: the fill has passed the part.
+    /// All bytes up to `to` are in the file and hashed: the fill has passed the part.
     pub(super) fn passed(&self, to: u64) {
         self.update(|shared| {
             shared.have = to;
@@ -392,7 +394,7 @@ impl Drop for Ahead {
 }
 
 impl Shared {
-    /// Up to where the body's bytes lie in the file, or have come, for a reader at `at`.
+    /// The end of the contiguous bytes that a reader at `at` can find.
     pub(super) fn reach(&self, at: u64) -> u64 {
         if at < self.have {
             return self.have;

@@ -13,19 +13,19 @@ use super::{Answered, End, Flight, Shared};
 use crate::outcome::cause::{Cause, Why};
 use crate::store::CHUNK;
 
-/// What a reader is told that comes back to bytes which nobody has kept.
+/// The reason for a reader that returns to bytes which were not kept.
 const GONE: &str = "these bytes were not kept, because the store has no room for them; ask again";
 
-/// Why a body ends before its end.
+/// Why a body ends early.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct Broken {
-    /// For people, and for metrics.
+    /// The reason, for the client, the log and the metrics.
     pub reason: Why,
 }
 
 impl Broken {
-    /// With a reason for people.
+    /// Makes one with this cause and reason.
     pub fn new(cause: Cause, reason: impl Into<String>) -> Self {
         Self { reason: Why::new(cause, reason) }
     }
@@ -34,13 +34,13 @@ impl Broken {
 /// What a reader finds when a flight opens.
 #[derive(Debug)]
 pub enum Opened {
-    /// The head is there, and the first byte may be given (or nothing binds the body).
+    /// The head has arrived, and the first byte may be given (or nothing holds the body back).
     Answered(Arc<Answered>),
-    /// It ended before.
+    /// The flight ended before that.
     Ended(End),
 }
 
-/// A reader of a flight. While it lives, the fill goes on.
+/// A reader of a flight. The fill continues while it lives.
 #[derive(Debug)]
 pub struct Reader {
     flight: Arc<Flight>,
@@ -64,7 +64,7 @@ impl Reader {
         Self { flight, id, changed }
     }
 
-    /// Nothing is kept for it.
+    /// Makes the reader one for which no byte is kept in the window.
     pub fn stand_behind(&self) {
         self.flight.lock().readers.stand(self.id, u64::MAX);
     }
@@ -96,13 +96,13 @@ impl Reader {
     }
 
     /// Waits until the first of the bytes from `at` to before `end` may be given, or nothing holds the body back, or the flight
-    /// ended: while nothing was given, a refused body is an error with words, not a cut.
+    /// has ended. As long as no byte was given, the client of a refused body gets an error response instead of a broken transfer.
     pub async fn open(&mut self, at: u64, end: u64) -> Opened {
         loop {
             self.flight.make_way(at, end).await;
             {
                 let mut shared = self.flight.lock();
-                // After a judgement in favour the bytes are still to be read; any other end is the answer.
+                // After these two ends the bytes can still be read; any other end is the answer.
                 match &shared.end {
                     Some(End::Kept(_) | End::Given) | None => {}
                     Some(end) => return Opened::Ended(end.clone()),
@@ -111,7 +111,7 @@ impl Reader {
                     return Opened::Ended(end);
                 }
                 if shared.is_gone(at) {
-                    // It came between the last byte that found room and the next.
+                    // This reader joined when the body had just ceased to be joinable.
                     return Opened::Ended(End::Pass);
                 }
                 if let Some(answered) = shared.answered.clone() {
@@ -127,7 +127,7 @@ impl Reader {
         }
     }
 
-    /// Waits for the judgement: nothing before it.
+    /// Waits for the judgement. `None`: the body was judged good.
     pub async fn judged(&mut self) -> Option<End> {
         loop {
             {
@@ -184,7 +184,7 @@ impl Reader {
             return Step::End;
         }
         let before_the_last = shared.before_the_last(at);
-        // Asked and noted in one step: another flight of the target could be given the rest in between.
+        // The check and the note are one step: otherwise another flight of the target could be given the rest in between.
         let (step, to) = self.flight.share.with(|gap| {
             let limit = shared.limit(gap, at, end).min(before_the_last);
             if limit <= at {
@@ -214,7 +214,8 @@ impl Reader {
         step
     }
 
-    /// Notes that nothing may be given from `at` on: no more need be kept for this reader, and it is not slow.
+    /// Notes that no byte from `at` on may be given now: no earlier byte need be kept for this reader, and it does not count as
+    /// slow.
     fn wait(&self, shared: &mut Shared, at: u64) {
         if shared.readers.wait(self.id, at) && !shared.window.is_empty() {
             shared.trim();
@@ -223,7 +224,7 @@ impl Reader {
     }
 
     async fn next_change(&mut self) {
-        // The sender lives in the flight, which this reader holds.
+        // The sender is part of the flight, which this reader keeps alive.
         let _still_open = self.changed.changed().await;
     }
 }
@@ -242,7 +243,7 @@ impl Drop for Reader {
 fn take(shared: &Shared, at: u64, limit: u64) -> Step {
     let behind = shared.full_from().is_some_and(|first| at < first);
     let limit = if behind { limit.min(at + BIT) } else { limit };
-    // A part lies in the file, too.
+    // Bytes of a part are in the file as well.
     let filed = if at < shared.have { shared.filed } else { shared.reach(at) };
     if at < filed {
         return match &shared.file {
@@ -267,16 +268,17 @@ fn take(shared: &Shared, at: u64, limit: u64) -> Step {
 }
 
 impl Shared {
-    /// Whether nobody was given a byte of it, or told what is to come.
+    /// Whether no client was given a byte or the head.
     pub(super) fn nothing_given(&self) -> bool {
         !self.holding.gave && !self.told
     }
 
-    /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
+    /// Up to where a reader at `at`, which wants the bytes before `end`, may be given bytes now.
     pub(super) fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
         match self.holding.hold {
             _ if self.verified => end.min(self.reach(at)).max(at),
-            // Whatever binds this body: another one of its target was refused meanwhile.
+            // Another body of the target was refused meanwhile, so this one gives nothing before its judgement, whatever binds
+            // it.
             _ if gap.is_suspect() => at,
             _ if !self.holding.held => end.min(self.reach(at)).max(at),
             Hold::Gap => gap.limit(at, end, self.reach(at)),
@@ -284,11 +286,11 @@ impl Shared {
         }
     }
 
-    /// The last byte is the commit: nobody is given it before the flight has ended. So whoever has the whole of a body
-    /// finds it stored, and an index's claims in force, at its next request.
+    /// The last byte is given only after the flight has ended. So a client that has the whole body finds it stored, and the
+    /// claims of an index in force, with its next request.
     pub(super) fn before_the_last(&self, at: u64) -> u64 {
         if at >= self.have {
-            // Who reads a part, of a zip's end maybe, has not the whole yet.
+            // A client that reads a part, such as the end of a zip file, does not have the whole body yet.
             return u64::MAX;
         }
         let length = self.answered.as_ref().and_then(|answered| answered.length);
@@ -298,7 +300,7 @@ impl Shared {
         }
     }
 
-    /// Whether the bytes from `at` on have come, and are kept no more.
+    /// Whether the bytes from `at` on have arrived and are no longer kept.
     fn is_gone(&self, at: u64) -> bool {
         if at < self.filed { self.file.is_none() } else { at < self.window_start.min(self.have) }
     }

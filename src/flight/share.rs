@@ -1,8 +1,8 @@
 //! The gaps of targets, shared by the bodies that are arriving (promise P3).
 //!
-//! A flight and a pass have a [`Share`] in the gap of their target. What is noted while they give bytes stays when they end
-//! without a verified body: the next body of the target shares the same gap, also after a restart (`store/unverified.rs`).
-//! Whatever is given is on disk as "may be given" before, so that a crash forgets nothing.
+//! A flight and a pass have a [`Share`] in the gap of their target. If they end without a verified body, what was recorded while
+//! they gave bytes stays: the next body of the target shares the same gap, also after a restart (`store/unverified.rs`). Bytes
+//! are recorded on disk as "may be given" before they are given, so that a crash loses no record.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,37 +24,37 @@ struct Users {
     gap: Arc<Mutex<TargetGap>>,
 }
 
-/// The gap of one target, and what is to be remembered of it.
+/// The gap of one target, and what must be remembered of it.
 #[derive(Debug, Default)]
 struct TargetGap {
     gap: Gap,
-    /// Bytes were given of a body that was not verified, and of none that was verified since.
+    /// Whether bytes were given of a body that was not verified, and no body was verified since.
     unverified: bool,
-    /// What is noted of it on disk.
+    /// What is recorded of it on disk.
     noted: Option<Noted>,
 }
 
-/// What is noted on disk of a target.
+/// What is recorded on disk of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Noted {
-    /// Bytes of a body of so many bytes may be given, but those from here on.
+    /// Bytes of a body of this length may be given, except the gap that begins at this offset.
     Given(Option<u64>, u64),
     /// A body was refused.
     Refused,
 }
 
-/// How a body ended, as far as the gap of its target is concerned.
+/// How a body ended, for the gap of its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// All of it is what was promised.
     Verified,
-    /// It was not judged, or not in its favour, and bytes of it were given.
+    /// It was not judged, or judged bad, and bytes of it were given.
     Unverified,
-    /// Nothing of it was given.
+    /// No byte of it was given.
     Ungiven,
 }
 
-/// The part of one arriving body in the gap of its target. Dropped without a verdict, its body counts as not verified.
+/// The share of one arriving body in the gap of its target. If it is dropped without a verdict, the body counts as not verified.
 #[derive(Debug)]
 pub(super) struct Share {
     gaps: Arc<Gaps>,
@@ -64,12 +64,12 @@ pub(super) struct Share {
 }
 
 impl Gaps {
-    /// With what was noted before.
+    /// Starts with what was recorded on disk before.
     pub fn new(unverified: Arc<Unverified>) -> Arc<Self> {
         Arc::new(Self { unverified, of: Mutex::default() })
     }
 
-    /// A share in the gap of `target`, in whatever variant and spelling, and for whomever.
+    /// A share in the gap of `target`, whatever its variant and spelling, and for every principal.
     pub(super) fn share(self: &Arc<Self>, target: &Target) -> Share {
         let key = target.file_key();
         let mut of = lock(&self.of);
@@ -99,8 +99,8 @@ impl Gaps {
 }
 
 impl Share {
-    /// How a body of `length` bytes, if announced, is held, now that its head has come. `binds`: a promise binds it. What has no
-    /// room on disk is held whole. Blocking where a promise binds.
+    /// How a body is held back, now that its head has arrived; `length` is its announced length. `binds`: a promise binds it. If
+    /// the record finds no room on disk, the body is held back whole. Blocking if a promise binds.
     pub(super) fn begin(&self, length: Option<u64>, binds: bool) -> Hold {
         let alone = lock(&self.gaps.of).get(&self.key).is_some_and(|users| users.count == 1);
         let hold = {
@@ -113,7 +113,7 @@ impl Share {
         if binds && hold == Hold::Gap { self.bind(length) } else { hold }
     }
 
-    /// A promise came that binds, before the body or while it is arriving. What was given before it came may have spent the
+    /// A promise that binds was found, before the body or while it is arriving. What was given before that may have used up the
     /// gap. Blocking.
     pub(super) fn bind(&self, length: Option<u64>) -> Hold {
         let mut gap = lock(&self.gap);
@@ -121,14 +121,13 @@ impl Share {
             return Hold::Whole;
         }
         if length.is_some_and(|length| length <= HELD_WHOLE) {
-            // Nothing of it is given before the judgement.
+            // No byte of it is given before the judgement.
             return Hold::Gap;
         }
         self.note_on_disk(&mut gap, length, None)
     }
 
-    /// Moves the gap out of the way of a client that asks for the bytes from `start` to before `end`, where that is possible.
-    /// Blocking.
+    /// Moves the gap for a client that requests the bytes from `start` to before `end`, if that is possible. Blocking.
     pub(super) fn make_way(&self, length: Option<u64>, start: u64, end: u64) {
         let mut gap = lock(&self.gap);
         if let Some(place) = gap.gap.way_for(start, end)
@@ -140,7 +139,7 @@ impl Share {
 
     fn note_on_disk(&self, gap: &mut TargetGap, length: Option<u64>, place: Option<u64>) -> Hold {
         let start = place.unwrap_or_else(|| gap.gap.start());
-        // Another body may have begun in the place of the one that was noted, before anything was given.
+        // Another body may have begun in the place of the recorded one, before any byte was given.
         if gap.noted == Some(Noted::Given(length, start)) {
             return Hold::Gap;
         }
@@ -156,24 +155,24 @@ impl Share {
         }
     }
 
-    /// Whether a body of the target was refused, and none verified since.
+    /// Whether a body of the target was refused, and none was verified since.
     pub(super) fn is_suspect(&self) -> bool {
         lock(&self.gap).gap.is_suspect()
     }
 
-    /// Asks and notes in one step what may be given.
+    /// Checks and records in one step what may be given.
     pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Gap) -> T) -> T {
         ask(&mut lock(&self.gap).gap)
     }
 
-    /// A body was refused: the target is suspect from now on, also after a restart. Blocking until it is on disk.
+    /// A body was refused: the target is suspect from now on, also after a restart. Blocks until this is on disk.
     pub(super) fn refuse(&self) {
         let mut gap = lock(&self.gap);
         gap.gap.suspect();
         gap.unverified = true;
         gap.noted = Some(Noted::Refused);
         if let Err(error) = self.gaps.unverified.refused(self.key) {
-            tracing::error!(%error, "that a body was refused is remembered only until larder stops");
+            tracing::error!(%error, "the refusal of a body could not be stored, and is remembered only until larder stops");
         }
     }
 
@@ -214,7 +213,7 @@ impl Drop for Share {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while it was held ended that task; what was noted is still whole.
+    // A panic while the lock was held ended that task; the data is still consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -225,7 +224,7 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    /// Issue 10, row 2: what a crash leaves speaks of the body whose bytes were given, and not of one that was begun before it.
+    /// After a crash, the record describes the body whose bytes were given, not one that was begun before it (issue 10, row 2).
     #[test]
     fn a_body_that_is_begun_again_is_noted_anew() {
         let data = tempfile::tempdir().unwrap();
@@ -238,7 +237,7 @@ mod tests {
         assert_eq!(share.begin(Some(MIB), true), Hold::Gap);
         let row = open().get(key).unwrap();
         assert_eq!((row.length, row.gap), (Some(MIB), MIB - super::super::GAP));
-        // The control: once a byte was given the length stays, and another body is held whole.
+        // The control: once a byte was given the length stays, and another body is held back whole.
         share.with(|gap| gap.note(0, 1));
         assert_eq!(share.begin(Some(2 * MIB), true), Hold::Whole);
         assert_eq!(open().get(key).unwrap().length, Some(MIB));

@@ -28,7 +28,7 @@ struct World {
     data: tempfile::TempDir,
 }
 
-/// Flights, and the gaps of their targets as they were noted under `data`.
+/// Flights, with the gaps of their targets as recorded under `data`.
 fn flights(data: &tempfile::TempDir) -> Arc<Flights> {
     let noted = Unverified::open(data.path().join("unverified"), Clock::system()).unwrap();
     Flights::new(Gaps::new(Arc::new(noted)))
@@ -222,7 +222,7 @@ async fn send(flight: Arc<Flight>, total: u64) -> Result<(), Broken> {
     Ok(())
 }
 
-/// Issue 10 row 10: silent readers do not keep an honest one from the body.
+/// Silent readers do not keep an honest one from the body (issue 10, row 10).
 #[tokio::test]
 async fn readers_that_take_nothing_are_cut_and_the_others_get_all() {
     let world = World::new();
@@ -235,7 +235,7 @@ async fn readers_that_take_nothing_are_cut_and_the_others_get_all() {
     assert!(silent.next(0, total).await.unwrap_err().reason.text.contains("ask again"));
 }
 
-/// A body that is held back whole, and finds no room, cannot be given: its readers are told, and nobody waits for that.
+/// A body that is held back whole and finds no room cannot be given: its readers get an error, and no reader waits for it.
 #[tokio::test]
 async fn what_is_held_back_and_finds_no_room_fails_with_words() {
     let world = World::new();
@@ -249,7 +249,7 @@ async fn what_is_held_back_and_finds_no_room_fails_with_words() {
     assert_eq!(why, failed.reason);
 }
 
-/// Issue 10 row 9: the file of a body that outgrew its share goes when everybody has passed it, and not before.
+/// The file of a body that outgrew its share is removed when every reader has passed it, and not before (issue 10, row 9).
 #[tokio::test]
 async fn the_file_of_a_body_that_outgrew_it_goes_when_all_have_passed() {
     let mut world = World::new();
@@ -284,7 +284,7 @@ async fn a_range_beside_the_fill_is_granted_outside_the_gap_only() {
     assert!(!World::grants(flight, 50, 150).await, "no byte is fetched beside the fill twice");
 }
 
-/// P3: who held the head of a body that broke is given no range beside the next one, whose gap could lie elsewhere.
+/// P3: a client that holds the head of a body that broke is given no range beside the next body, whose gap could lie elsewhere.
 #[tokio::test]
 async fn a_range_beside_a_fill_that_began_again_is_not_granted_by_its_first_head() {
     let world = World::new();
@@ -350,7 +350,7 @@ async fn nothing_is_begun_again_once_somebody_was_told_the_head() {
     assert!(!world.lead.flight.restart(), "another body would come under this head");
 }
 
-/// P3: one gap for each target, whatever carries its bytes.
+/// P3: one gap for each target, whichever flights and passes carry its bytes.
 #[tokio::test]
 async fn two_flights_at_once_keep_back_the_same_bytes() {
     let world = World::new();
@@ -373,14 +373,14 @@ async fn two_flights_at_once_keep_back_the_same_bytes() {
         begin(&third, other).await;
         assert_eq!(third.lock().holding.hold, Hold::Whole, "{other:?}");
     }
-    // The control: alone it makes way elsewhere.
+    // The control: if there is only one flight, the gap moves for this range.
     let alone = World::new();
     alone.begin(true, length).await;
     assert!(World::grants(&alone.lead.flight, length - 100 - GAP, length - 100).await);
 }
 
-/// P3 and P8: how the gap lay, and that a body was refused, is known to the next body, also after a restart; until one is
-/// verified.
+/// P3 and P8: the place of the gap, and that a body was refused, are known to the next body, also after a restart, until a body
+/// is verified.
 #[tokio::test]
 async fn what_was_not_verified_is_held_back_after_a_restart() {
     let body = vec![7; 600_000];
@@ -391,7 +391,7 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
         (broken(), true, Some(Hold::Gap)),
         (refused(), true, Some(Hold::Whole)),
         (refused(), false, Some(Hold::Whole)),
-        // The controls: verified, or nothing given.
+        // The controls: verified, or no byte given.
         (End::Given, true, None),
         (broken(), false, None),
     ] {
@@ -423,10 +423,10 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
     }
 }
 
-/// A body that is verified makes the target trusted again; one that another asker has no promise for does not.
+/// A verified body makes the target trusted again; a body about which another principal has no promise does not.
 #[tokio::test]
 async fn only_a_verified_body_ends_the_suspicion() {
-    // A promise may bind a body when it begins, and say nothing of it any more when it is judged.
+    // A promise may bind a body when it begins, and no longer exist when the body is judged.
     for (binds, vouched, suspect) in
         [(true, true, false), (false, true, false), (true, false, true), (false, false, true)]
     {
@@ -444,7 +444,7 @@ async fn only_a_verified_body_ends_the_suspicion() {
     }
 }
 
-/// Bytes that were given before a promise came may have been the gap's.
+/// Bytes that were given before a promise was found may have been those of the gap.
 #[tokio::test]
 async fn a_promise_that_comes_late_finds_what_was_given_before() {
     for from in [0, 599_900] {

@@ -1,14 +1,15 @@
-//! Bytes of a body that the store does not take: they wait in memory for those who read.
+//! The window: bytes of a body for which the store has no room, kept in memory for readers.
 //!
-//! A body may be larger than one may be, or the store full. Then at most [`WINDOW`] bytes wait, and the writer with them, so that
-//! the slowest reader sets the pace. A client that reads nothing must not hold up the others, and many of them no longer than
-//! one:
+//! A body may exceed the limit for one body, or the store may be full. Then at most [`WINDOW`] bytes wait, and the writer waits
+//! with them, so that the slowest reader sets the pace. A client that reads nothing must not delay the others, and many such
+//! clients no longer than one:
 //!
-//! - A reader that takes nothing for [`BRIEF`] while others wait is cut, and with it every other one that took as little.
-//! - One that takes something now and then is borne with, until all such readers of the flight together have held up others for
-//!   [`PATIENCE`].
-//! - One for which nobody waits holds up only its own download, and has [`PATIENCE`] from each piece to the next.
-//! - What is held back until it is judged, and finds no room, can never be given: who waits for it is told.
+//! - A reader that takes nothing for [`BRIEF`] while others wait is cut, and with it every other reader that took nothing for as
+//!   long.
+//! - A reader that takes something now and then is tolerated until all such readers of the flight together have delayed others
+//!   for [`PATIENCE`].
+//! - A reader for which no other waits delays only its own download, and has [`PATIENCE`] from each piece to the next.
+//! - Bytes that are held back until the judgement, and have no room, can never be given: their readers get an error.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,26 +25,26 @@ use crate::outcome::cause::{Cause, Why};
 /// The most bytes that wait in memory for readers.
 pub(super) const WINDOW: u64 = 1 << 20;
 
-/// How long a reader may take nothing while others wait. A lost packet costs a connection about a second.
+/// How long a reader may take nothing while others wait. A lost packet delays a connection for about a second.
 const BRIEF: Duration = Duration::from_secs(2);
 
-/// How long a reader may take nothing while nobody waits, and how long slow ones may hold up others in all.
+/// How long a reader may take nothing while no other waits, and how long slow readers may delay others in total.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What takes the place of [`BRIEF`] when that is used up: long enough for a task to get its turn.
+/// Replaces [`BRIEF`] when the total is used up: long enough for a task to be scheduled.
 const TURN: Duration = Duration::from_millis(100);
 
-/// What a reader takes at once while it is behind: a slow one is seen to move.
+/// The most that a reader takes at once while it is behind, so that a slow reader makes visible progress.
 pub(super) const BIT: u64 = 16 << 10;
 
-/// Where a reader stands.
+/// The state of a reader.
 #[derive(Debug)]
 pub(super) struct Standing {
-    /// Before this it reads nothing any more.
+    /// The reader will read nothing before this offset.
     at: u64,
-    /// Since when there was something to take.
+    /// Since when there were bytes to take.
     since: Instant,
-    /// It looked, and there was nothing that it may be given.
+    /// The reader looked, and no byte may be given to it now.
     waits: bool,
 }
 
@@ -55,7 +56,7 @@ enum Cut {
 }
 
 impl Cut {
-    /// For people, and for metrics.
+    /// The reason, for the client, the log and the metrics.
     fn reason(self) -> Why {
         let cause = match self {
             Self::TooSlow => Cause::Stalled,
@@ -82,16 +83,16 @@ impl Cut {
 #[derive(Debug, Default)]
 pub(super) struct Readers {
     standing: HashMap<u64, Standing>,
-    /// Those that were cut, until they have noticed.
+    /// The readers that were cut and have not noticed yet.
     cut: HashMap<u64, Cut>,
-    /// Why the last was cut.
+    /// Why the last reader was cut.
     last: Option<Cut>,
-    /// How long slow readers have held up others.
+    /// How long slow readers have delayed others in total.
     held_up: Duration,
 }
 
 impl Readers {
-    /// A reader that has taken nothing, or one that stands at `at` from now on.
+    /// Adds a reader, or notes that it has taken bytes; its position is now `at`.
     pub(super) fn stand(&mut self, id: u64, at: u64) {
         self.stand_since(id, at, Instant::now());
     }
@@ -102,12 +103,12 @@ impl Readers {
         }
     }
 
-    /// It looked for what comes from `at` on, and may be given nothing now. Says whether that is news.
+    /// Notes that the reader looked for bytes from `at` on and may be given none now. Returns whether it did not wait before.
     pub(super) fn wait(&mut self, id: u64, at: u64) -> bool {
         let Some(standing) = self.standing.get_mut(&id) else {
             return false;
         };
-        // Who stands behind the end stays there.
+        // A reader positioned after the end stays there.
         standing.at = standing.at.max(at);
         !std::mem::replace(&mut standing.waits, true)
     }
@@ -121,15 +122,15 @@ impl Readers {
         self.standing.len()
     }
 
-    /// Why nothing more is given to it.
+    /// Why the reader was cut; `None` if it was not.
     pub(super) fn why_cut(&self, id: u64) -> Option<Why> {
         self.cut.get(&id).map(|cut| cut.reason())
     }
 
-    /// How the flight ends for it, if it was cut before it was told what is to come.
+    /// How the flight ends for this reader, if it was cut before it was given the head.
     pub(super) fn end_of_cut(&self, id: u64) -> Option<End> {
         self.cut.get(&id).map(|cut| match cut {
-            // It was busy with something else, and asks by itself.
+            // It was busy elsewhere; its client's own request is passed.
             Cut::TooSlow => End::Pass,
             Cut::HeldBack => End::Failed(StatusCode::BAD_GATEWAY, cut.reason()),
         })
@@ -139,15 +140,16 @@ impl Readers {
         self.standing.values().map(|standing| standing.at).min()
     }
 
-    /// Bytes have come: who waited has something to take. `anew`: so has everybody, as far as this module is concerned.
+    /// Bytes have arrived, so readers that waited have something to take. `anew`: the window begins, so the time of every reader
+    /// starts now.
     fn wake(&mut self, anew: bool, now: Instant) {
         for standing in self.standing.values_mut().filter(|standing| anew || standing.waits) {
             (standing.since, standing.waits) = (now, false);
         }
     }
 
-    /// Cuts those that may hold up the writer no longer; otherwise, how long it waits for the readers before `first`, and
-    /// whether others wait, too.
+    /// Cuts the readers that may not delay the writer any longer. Otherwise returns how long the writer waits for the readers
+    /// before `first`, and whether other readers wait too.
     fn cut_or_wait(&mut self, first: u64, have: u64, now: Instant) -> Option<Wait> {
         let others = self.standing.values().any(|one| one.at >= first && one.waits);
         let limit = match (others, self.held_up >= PATIENCE) {
@@ -182,28 +184,28 @@ impl Readers {
     }
 }
 
-/// The writer waits for readers.
+/// How the writer waits for readers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Wait {
     limit: Duration,
-    /// Others wait, too.
+    /// Whether other readers wait too.
     others: bool,
 }
 
 impl Flight {
-    /// Puts bytes into the window, and waits for room first. `Err`: nobody reads any more, or nobody can.
+    /// Puts bytes into the window, after waiting for room. `Err`: no reader is left, or none may be given the bytes.
     pub async fn push(&self, bytes: Bytes) -> Result<(), Broken> {
         loop {
             let passed = self.lock().passed_file();
             if let Some(file) = passed {
-                // Nobody needs it any more, and to remove a large file takes a while.
+                // No reader needs the file any more. Removing a large file takes a while.
                 let _removed = tokio::task::spawn_blocking(move || drop(file)).await;
             }
             let Some(Wait { limit, others }) = self.wait_for_room()? else {
                 break;
             };
             let began = Instant::now();
-            // One that moves between the look and this leaves a permit.
+            // If a reader moves before this line, the notification is stored, so that it is not missed.
             let _in_time = tokio::time::timeout(limit, self.moved.notified()).await;
             if others {
                 self.lock().readers.held_up += began.elapsed();
@@ -217,13 +219,13 @@ impl Flight {
             shared.have += bytes.len() as u64;
             shared.window.push_back(bytes);
             shared.readers.wake(anew, Instant::now());
-            // Where all who stay only wait for the end.
+            // Needed if all remaining readers only wait for the end.
             shared.trim();
         });
         Ok(())
     }
 
-    /// `None` if there is room.
+    /// How to wait; `None` if there is room.
     fn wait_for_room(&self) -> Result<Option<Wait>, Broken> {
         let mut shared = self.lock();
         loop {
@@ -247,18 +249,18 @@ impl Flight {
 }
 
 impl Shared {
-    /// Whether a new reader, who starts anywhere, can still be served.
+    /// Whether a new reader can still be served from the first byte.
     pub(super) fn is_joinable(&self) -> bool {
         self.have == self.filed
     }
 
-    /// If the window is full, where its first piece ends: who stands before that is behind.
+    /// If the window is full, the end of its first piece: a reader before that offset is behind.
     pub(super) fn full_from(&self) -> Option<u64> {
         let first = self.window.front()?.len() as u64;
         (self.have.saturating_sub(self.window_start) >= WINDOW).then_some(self.window_start + first)
     }
 
-    /// Drops what every reader has passed.
+    /// Drops the bytes that every reader has passed.
     pub(super) fn trim(&mut self) {
         let slowest = self.readers.slowest().unwrap_or(self.have);
         while let Some(first) = self.window.front() {
@@ -271,8 +273,8 @@ impl Shared {
         }
     }
 
-    /// The file, if every reader has passed what is in it and nobody can join: its room comes back with it. Parts in it are still to
-    /// be passed.
+    /// Takes the file, if every reader has passed its bytes and no reader can join; this frees its room. A file with parts is
+    /// kept, because the fill has still to pass them.
     fn passed_file(&mut self) -> Option<Arc<std::fs::File>> {
         let passed = self.readers.slowest().is_none_or(|slowest| slowest >= self.filed);
         if self.is_joinable() || !passed || self.parts.lie_there() {
@@ -291,7 +293,7 @@ mod tests {
     const FIRST: u64 = 10;
     const HAVE: u64 = 100;
 
-    /// Readers at these places, since `now`; the one numbered 100 has taken all, and waits.
+    /// Readers at these offsets, since `now`. Reader 100 has taken all bytes, and waits.
     fn readers(at: &[u64], now: Instant) -> Readers {
         let mut readers = Readers::default();
         for (id, at) in (0..).zip(at) {
@@ -306,20 +308,20 @@ mod tests {
         Wait { limit, others }
     }
 
-    /// Issue 10 row 10: silent readers, at one place or at several, cost one short wait in all.
+    /// Silent readers, at one offset or at several, cost one short wait in all (issue 10, row 10).
     #[test]
     fn silent_readers_hold_up_others_for_one_short_wait_in_all() {
         let now = Instant::now();
         let mut readers = readers(&[0, 0, 3, 20, 70], now);
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, now), Some(wait(BRIEF, true)));
-        // The third goes on, the others stay where they are.
+        // The third reader continues, the others stay where they are.
         readers.stand_since(2, 5, now + BRIEF / 2);
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), None);
         assert_eq!(readers.len(), 2, "who stopped further on is cut with them");
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, now + BRIEF), Some(wait(BRIEF / 2, true)));
         assert!(readers.why_cut(0).unwrap().text.contains("ask again"));
         assert_eq!(readers.why_cut(2), None);
-        // Who was cut does not come back.
+        // A reader that was cut cannot come back.
         readers.stand_since(0, HAVE, now);
         assert_eq!(readers.len(), 2);
     }
@@ -358,7 +360,7 @@ mod tests {
             readers.cut_or_wait(FIRST, HAVE, later),
             Some(wait(PATIENCE.saturating_sub(10 * BRIEF), false))
         );
-        // The control: the other one has read on, and waits.
+        // The control: the other reader has read on, and waits.
         readers.wait(1, HAVE);
         assert_eq!(readers.cut_or_wait(FIRST, HAVE, later), None);
         assert_eq!(readers.len(), 1);

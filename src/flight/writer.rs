@@ -1,7 +1,7 @@
-//! The writer of a body: hashes what comes and writes it into the spool, or passes it on where the store has no room.
+//! The writer of a body: hashes what arrives and writes it into the spool, or passes it on if the store has no room.
 //!
-//! When the store fills up, parts of the body that clients had fetched ahead of its fill (`parts.rs`) lie in the file already. The file
-//! stays until they are passed, and their bytes are read from it, hashed and given in their turn, as if they came then.
+//! When the store becomes full, the file may already hold parts of the body that were fetched ahead of its fill (`parts.rs`). The
+//! file stays until these are passed: their bytes are read from it, hashed and given in their turn, as if they arrived then.
 
 use std::fs::File;
 use std::io;
@@ -17,21 +17,21 @@ use crate::digest::Hashing;
 use crate::outcome::cause::{Cause, Why};
 use crate::store::{Buffer, CHUNK, Spool, SpoolError};
 
-/// What the writer is given.
+/// What the writer receives.
 #[derive(Debug)]
 pub(super) enum Piece {
     /// The next bytes.
     Next(Bytes),
-    /// Bytes of the part that begins at `start`, which stand at `at`.
+    /// Bytes of the part that begins at `start`, which belong at `at`.
     Ahead { start: u64, at: u64, bytes: Bytes },
-    /// The part that begins there has come to its end.
+    /// The part that begins at this offset has ended.
     Over(u64),
-    /// Up to there the bytes lie in the file already, from parts.
+    /// Up to this offset the bytes are in the file already, from parts.
     Passed(u64),
 }
 
 impl Piece {
-    /// Where the next bytes stand behind it.
+    /// The offset of the bytes that follow this piece.
     fn end_behind(&self, at: u64) -> u64 {
         match self {
             Self::Next(bytes) => at + bytes.len() as u64,
@@ -41,24 +41,24 @@ impl Piece {
     }
 }
 
-/// What the pieces are put into.
+/// Where the pieces go.
 enum Keep {
     /// A file in the spool.
     Spool(Spool),
-    /// There was no room from the start, or there is no more: hashed, and given to those who read. The file is that in which parts
-    /// lie that came while there was room.
+    /// There was no room from the start, or there is none any more: bytes are hashed and given to readers. The file holds the
+    /// parts that arrived while there was room.
     Nothing(Hashing, Option<Arc<File>>),
 }
 
-/// Bytes that are not kept, on their way to those who read.
+/// Bytes that are not kept, on their way to readers.
 enum Unkept {
     Bytes(Bytes),
-    /// Those of a part, from here to there in the file.
+    /// The bytes of a part, from one offset to another in the file.
     Part(Arc<File>, u64, u64),
 }
 
-/// The other half: hashes and writes, until the channel closes. Each batch is one short piece of blocking work, so that a
-/// slow origin holds no thread. What the store does not take goes through the flight's window, and nothing is kept.
+/// Hashes and writes until the channel closes. Each batch is a short piece of blocking work, so that a slow origin does not
+/// occupy a thread. Bytes for which the store has no room go through the flight's window and are not kept.
 pub(super) async fn write(
     flight: Arc<Flight>,
     mut from: mpsc::Receiver<Piece>,
@@ -92,7 +92,7 @@ pub(super) async fn write(
         if let Keep::Nothing(_, file) = &mut keep
             && !flight.has_parts()
         {
-            // Its room comes back when nobody reads it any more.
+            // This frees its room once no reader uses the file.
             *file = None;
         }
     }
@@ -107,7 +107,7 @@ async fn push(flight: &Flight, piece: Bytes) -> Result<(), Why> {
     flight.push(piece).await.map_err(|broken| broken.reason)
 }
 
-/// Gives the bytes of a part from the file in which they lie.
+/// Gives the bytes of a part from the file.
 async fn push_part(flight: &Flight, file: &Arc<File>, from: u64, to: u64) -> Result<(), Why> {
     let mut at = from;
     while at < to {
@@ -126,7 +126,7 @@ fn unreadable(error: &io::Error) -> Why {
     Why::new(Cause::Larder, format!("the spool could not be read: {error}"))
 }
 
-/// Takes pieces in, the first of which stands at `at`; gives back what found no room. Readers are woken once.
+/// Takes pieces in, the first of which belongs at `at`. Returns what found no room. Readers are woken once.
 fn take(
     mut keep: Keep,
     mut at: u64,
@@ -194,7 +194,7 @@ fn take(
     Ok((keep, overflow))
 }
 
-/// Hashes what lies in the file from `from` to `to`.
+/// Hashes the file's bytes from `from` to `to`.
 fn hash(hashing: &mut Hashing, file: &File, from: u64, to: u64) -> io::Result<()> {
     let mut at = from;
     while at < to {
@@ -205,7 +205,7 @@ fn hash(hashing: &mut Hashing, file: &File, from: u64, to: u64) -> io::Result<()
     Ok(())
 }
 
-/// Writes bytes of a part. What finds no room there is the fill's to fetch.
+/// Writes bytes of a part. If they find no room, the fill fetches them.
 fn write_ahead(keep: &mut Keep, flight: &Flight, start: u64, at: u64, bytes: &Bytes) {
     let Keep::Spool(spool) = keep else {
         flight.part_over(start);

@@ -1,17 +1,17 @@
 //! What a client connection is doing, and when it has done nothing for too long.
 //!
-//! hyper's own header timeout begins with the wait for a request, so that a limit short enough against a client that
-//! dribbles a header would also close every idle connection; and nothing in hyper ends a connection whose client
-//! stopped reading. Here the three are told apart from outside: the transport counts bytes, the service counts requests.
+//! hyper's own header timeout starts while it waits for a request. A limit short enough against a client that sends a header byte
+//! by byte would also close every idle connection. And nothing in hyper ends a connection whose client has stopped reading. So
+//! the three cases are told apart here, from outside: the transport counts bytes, the service counts requests.
 //!
-//! A request that waits for its origin is never timed: long polls and event streams may be silent for hours. A dead
-//! peer is found by TCP keep-alive and HTTP/2 pings. A request whose client takes no byte of an answer that is there is
-//! timed (`clients.stall_timeout`): in HTTP/1 the socket says so, in HTTP/2 that nobody asks the body for more although the
-//! socket takes what it is given. A stream that stands still lets go of what it reads from and fails when it goes on; where
-//! nothing else runs on the connection, that is reset. Pings and other frames are no progress of a stream.
+//! A request that waits for its origin has no time limit: long polls and event streams may be silent for hours. TCP keep-alive
+//! and HTTP/2 pings find a dead peer. A request whose client takes no byte of an available answer has one
+//! (`clients.stall_timeout`). In HTTP/1 the socket shows that; in HTTP/2 the sign is that hyper does not poll the body although
+//! the socket accepts bytes. A stalled stream releases its source, and fails if it is polled again; if nothing else runs on the
+//! connection, the connection is reset. Pings and other frames do not count as progress of a stream.
 //!
-//! What was handed to the HTTP library and not yet written to the socket is counted for the client's address, and bounded
-//! there: with many streams whose windows are nearly shut it would be gigabytes.
+//! Bytes that were handed to hyper and not yet written to the socket are counted for the client's address, and bounded there:
+//! with many streams whose windows are nearly closed they would be gigabytes.
 
 use std::future::Future as _;
 use std::mem::replace;
@@ -30,78 +30,78 @@ use crate::config::Clients;
 use crate::outcome::cause::{Cause, Why};
 use crate::reply::{Body, Cut};
 
-/// How long an answer must stand still before its connection makes way for another request of the same address.
+/// How long an answer must stall before its connection may be reset to make room for another request of the same address.
 const STANDS_STILL: Duration = Duration::from_secs(10);
 
-/// How often a connection is looked at, at least: what stands still is known this soon.
+/// The longest interval between two checks of a connection; a stall is found this soon.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How long an answer waits before it looks again whether more may be held for its address.
+/// How long an answer waits before it checks again whether its address may buffer more.
 const FULL: Duration = Duration::from_millis(20);
 
-/// From when on [`Activity::quiet_since`] counts.
+/// The zero of [`Activity::quiet_since`].
 static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Counters of one TCP connection. They guide timeouts only, so no ordering between them is needed.
+/// Counters of one TCP connection. They only drive timeouts, so they need no ordering.
 #[derive(Debug, Default)]
 pub(crate) struct Activity {
     /// Bytes from the client.
     read: AtomicU64,
     /// Bytes to the client.
     written: AtomicU64,
-    /// The client's window is full.
+    /// Whether the last write found the socket's send buffer full.
     blocked: AtomicBool,
-    /// Requests so far.
+    /// The number of requests so far.
     requests: AtomicU64,
-    /// Requests being answered.
+    /// The number of requests being answered.
     running: AtomicUsize,
-    /// `read` when the last answer ended: more than that is the beginning of a next request.
+    /// The value of `read` when the last answer ended. If `read` is greater, the next request has begun.
     heard: AtomicU64,
-    /// When the connection began, or its last answer ended, in milliseconds.
+    /// When the connection began, or when its last answer ended, in milliseconds.
     quiet_since: AtomicU64,
-    /// Bytes of bodies that were handed over and not written to the socket. What else is written (headers, pings) makes it
-    /// a little less than it is.
+    /// Bytes of bodies that were handed to hyper and not written to the socket. Other writes (headers, pings) also reduce this
+    /// count, so it is a little too low.
     held: AtomicU64,
-    /// The answers that are being given.
+    /// The answers that are being sent.
     answers: Mutex<Vec<Weak<Mutex<Answer>>>>,
-    /// How many of them stood still when they were last looked at.
+    /// How many of them were stalled at the last check.
     standing: AtomicUsize,
-    /// Whose connection it is; nobody's in some tests.
+    /// The client address to which the connection belongs; `None` in some tests.
     house: Option<Arc<House>>,
 }
 
-/// An answer that is being given.
+/// An answer that is being sent.
 #[derive(Debug)]
 struct Answer {
-    /// `None` once it was given up because nobody took it.
+    /// `None` once it was abandoned because the client did not take it.
     body: Option<Body>,
-    /// How often more of it was asked for.
+    /// How often hyper has polled it.
     asked: u64,
-    /// It waits for bytes, or for room: not for its client.
+    /// Whether it waits for bytes of its source, or for room: then its client is not the cause.
     waits: bool,
-    /// `asked` when it was last looked at, and since when it has been that.
+    /// The value of `asked` at the last check, and since when it has had that value.
     seen: (u64, Option<Instant>),
 }
 
 /// Why a connection is to be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Lapse {
-    /// No request for too long: closed in peace.
+    /// No request for too long: it is closed properly.
     Idle,
-    /// A request began and its header did not end.
+    /// A request began, and its header did not end.
     Header,
-    /// The client reads nothing while there is something for it.
+    /// The client reads nothing although there are bytes for it.
     Stalled,
 }
 
-/// How long is too long.
+/// The time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
-    /// For the header of a request, once it has begun. `None`: bytes alone do not begin one (HTTP/2 pings).
+    /// For the header of a request, once it has begun. `None` for HTTP/2, where bytes alone (pings) do not begin a request.
     pub(crate) header: Option<Duration>,
     /// Without a request.
     pub(crate) idle: Duration,
-    /// Without progress, while there is something to take.
+    /// Without progress, while there are bytes to take.
     pub(crate) stall: Duration,
 }
 
@@ -116,7 +116,7 @@ impl Patience {
 }
 
 impl Activity {
-    /// Of a connection that begins now.
+    /// For a connection that begins now.
     pub(crate) fn of(house: Arc<House>) -> Self {
         let mut activity = Self::default();
         activity.quiet_since = AtomicU64::new(now());
@@ -124,17 +124,17 @@ impl Activity {
         activity
     }
 
-    /// Since when nothing is being answered, for comparing connections.
+    /// Since when no request is being answered, for comparing connections.
     pub(crate) fn quiet_since(&self) -> u64 {
         self.quiet_since.load(Relaxed)
     }
 
-    /// How many answers stand still.
+    /// How many answers are stalled.
     pub(crate) fn standing(&self) -> usize {
         self.standing.load(Relaxed)
     }
 
-    /// Whether no request has come.
+    /// Whether no request has arrived.
     pub(crate) fn is_unused(&self) -> bool {
         self.requests.load(Relaxed) == 0
     }
@@ -146,7 +146,7 @@ impl Activity {
     pub(crate) fn note_written(&self, count: usize) {
         self.written.fetch_add(count as u64, Relaxed);
         self.blocked.store(false, Relaxed);
-        // Only the connection's own task writes: nobody else takes from this.
+        // Only the connection's own task writes, so no other task reduces this count at the same time.
         let held = self.held.load(Relaxed);
         if held > 0 {
             let taken = held.min(count as u64);
@@ -164,7 +164,7 @@ impl Activity {
     }
 
     fn is_full(&self) -> bool {
-        // Whoever takes what it is given may always have the next piece.
+        // A connection without buffered bytes may always have the next piece.
         self.held.load(Relaxed) > 0 && self.house.as_ref().is_some_and(|house| house.is_full())
     }
 
@@ -172,7 +172,7 @@ impl Activity {
         self.blocked.store(true, Relaxed);
     }
 
-    /// Bytes from and to the client.
+    /// The number of bytes from the client and to the client.
     pub(crate) fn moved(&self) -> (u64, u64) {
         (self.read.load(Relaxed), self.written.load(Relaxed))
     }
@@ -182,20 +182,20 @@ impl Activity {
         self.running.load(Relaxed) > 0
     }
 
-    /// What has come so far begins no request: it was a handshake.
+    /// Notes that the bytes so far begin no request: they were a TLS handshake.
     pub(crate) fn all_heard(&self) {
         self.heard.store(self.read.load(Relaxed), Relaxed);
     }
 
-    /// A request has come; it is being answered until the guard is dropped.
+    /// A request has arrived; it counts as being answered until the guard is dropped.
     pub(crate) fn begin(self: &Arc<Self>) -> Running {
         self.requests.fetch_add(1, Relaxed);
         self.running.fetch_add(1, Relaxed);
         Running { activity: Arc::clone(self), place: None }
     }
 
-    /// Returns when the connection has done nothing for too long. It looks four times within the shortest limit, so a
-    /// limit may be exceeded by a quarter; in return, moving bytes costs no timer.
+    /// Returns when the connection has done nothing for too long. It checks four times within the shortest limit, so a limit may
+    /// be exceeded by a quarter. In return, moving bytes costs no timer.
     pub(crate) async fn lapse(&self, patience: Patience) -> Lapse {
         let shortest = patience.idle.min(patience.stall);
         let shortest = patience.header.map_or(shortest, |header| header.min(shortest));
@@ -233,8 +233,8 @@ impl Activity {
         }
     }
 
-    /// Gives up the answers that have stood still for `stall`; says whether nothing else is being answered, and the
-    /// connection is to be reset. While the socket is full and `moves`, every stream waits its turn.
+    /// Abandons the answers that have stalled for `stall`. Returns whether nothing else is being answered, so that the connection
+    /// must be reset. If the socket is full and `moves`, every stream is only waiting for its turn.
     fn look_at_answers(&self, now: Instant, moves: bool, stall: Duration) -> bool {
         let answers: Vec<Arc<Mutex<Answer>>> = {
             let mut answers = lock(&self.answers);
@@ -250,20 +250,20 @@ impl Activity {
             }
         }
         self.standing.store(standing, Relaxed);
-        // An answer that has just ended may still be on its way, and a reset would take it along.
+        // An answer that has just ended may still be in the send buffer, which a reset would discard.
         let ended = Duration::from_millis(self::now().saturating_sub(self.quiet_since()));
         if !stalled.is_empty() && stalled.len() >= self.running.load(Relaxed) && ended >= stall {
             return true;
         }
         for answer in stalled {
-            // Bound first: what it drops may take locks of its own.
+            // Bound to a variable first, because dropping the body may take other locks.
             let given_up = lock(answer).body.take();
             drop(given_up);
         }
         false
     }
 
-    /// Returns when no byte has moved in either direction for `idle` (at most twice as long).
+    /// Returns when no byte has moved in either direction for `idle` (at most twice that time).
     pub(crate) async fn standstill(&self, idle: Duration) {
         let mut before = self.moved();
         loop {
@@ -307,7 +307,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// The request's place among those of its address, which it gives back when it has been answered.
+    /// Holds the request's place among those of its address until the request was answered.
     pub(crate) fn takes(&mut self, place: RequestPlace) {
         self.place = Some(place);
     }
@@ -332,18 +332,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A body that keeps its request running until it has been sent or given up.
+/// A body that keeps its request running until the body was sent or abandoned.
 #[derive(Debug)]
 pub(crate) struct Counted {
     answer: Arc<Mutex<Answer>>,
     running: Running,
-    /// Until it is looked again whether more may be held.
+    /// The timer until the next check whether more may be buffered.
     full: Option<Pin<Box<Sleep>>>,
 }
 
 impl Counted {
     pub(crate) fn new(body: Body, running: Running) -> Self {
-        // What is at its end takes no more, and most answers to HEAD and 304 are.
+        // A body at its end needs no checks; most answers to HEAD, and 304s, are such bodies.
         let is_given = body.is_end_stream();
         let answer = Answer { body: Some(body), asked: 0, waits: false, seen: (0, None) };
         let answer = Arc::new(Mutex::new(answer));

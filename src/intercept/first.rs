@@ -1,6 +1,6 @@
-//! What a tunnel carries, told from its first bytes.
+//! Recognises what a tunnel carries by its first bytes.
 //!
-//! Pure: bytes in, judgement out. [`judge`] is called again with more bytes while it says [`First::More`].
+//! No I/O: bytes in, judgement out. [`judge`] is called again with more bytes while it returns [`First::More`].
 
 use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
@@ -11,36 +11,36 @@ use super::transport::LOOK;
 /// What the first bytes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum First {
-    /// Not to be told yet.
+    /// Not enough bytes to decide.
     More,
     /// A `ClientHello`.
     Tls(Hello),
     /// The head of an HTTP request, or HTTP/2's preface.
     Http {
-        /// It is HTTP/2.
+        /// Whether it is HTTP/2.
         h2: bool,
     },
     /// None of these.
     Unknown,
 }
 
-/// What a `ClientHello` says.
+/// What a `ClientHello` contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
-    /// The name in it.
+    /// The server name (SNI).
     pub(crate) sni: Option<String>,
-    /// Why larder cannot speak with this client, if it cannot.
+    /// Why larder cannot serve this client; `None` if it can.
     pub(crate) foreign: Option<&'static str>,
 }
 
-/// HTTP/2's preface (RFC 9113 §3.4), as far as it looks like a request line.
+/// HTTP/2's connection preface (RFC 9113 §3.4), the part that looks like a request line.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
-/// Judges what has come so far.
+/// Judges the bytes that have arrived so far.
 pub(crate) fn judge(seen: &[u8]) -> First {
     match seen {
         [] | [0x16] => First::More,
-        // A handshake record of some SSL 3 or TLS version (RFC 8446 §5.1).
+        // A handshake record of SSL 3 or TLS (RFC 8446 §5.1).
         [0x16, 0x03, ..] => judge_hello(seen),
         [first, ..] if first.is_ascii_alphabetic() => judge_line(seen),
         _ => First::Unknown,
@@ -63,14 +63,15 @@ fn judge_hello(seen: &[u8]) -> First {
                     foreign: foreign(&hello),
                 });
             }
-            // Damaged, or so old that our TLS library knows no answer.
+            // The hello is damaged, or too old for rustls.
             Err(_) => return First::Unknown,
         }
     }
     if seen.len() >= LOOK { First::Unknown } else { First::More }
 }
 
-/// Not every TLS carries HTTP, and not every client's TLS is ours. Both are seen here, before a byte is consumed.
+/// Why larder must not terminate this TLS: its ALPN names no HTTP, or it shares no cipher suite with larder. Both are found
+/// before a byte is consumed.
 fn foreign(hello: &rustls::server::ClientHello<'_>) -> Option<&'static str> {
     if let Some(mut protocols) = hello.alpn()
         && !protocols.any(|protocol| protocol == b"h2" || protocol == b"http/1.1")
@@ -84,11 +85,11 @@ fn foreign(hello: &rustls::server::ClientHello<'_>) -> Option<&'static str> {
     (!shared).then_some("its TLS has no cipher suite in common with larder's")
 }
 
-/// A request line (RFC 9112 §3). The whole line is looked at: SSH and SMTP begin with words, too.
+/// Judges a request line (RFC 9112 §3). The whole line is needed, because SSH and SMTP begin with words too.
 fn judge_line(seen: &[u8]) -> First {
     let line = match seen.iter().position(|byte| *byte == b'\n') {
         Some(end) => seen.get(..end).unwrap_or_default(),
-        // Whatever has a method and no end within the limit is answered by HTTP: 414.
+        // A method without a line end within the limit is served as HTTP, which answers 414.
         None if seen.len() >= LOOK => {
             return if method(seen).is_some() { First::Http { h2: false } } else { First::Unknown };
         }

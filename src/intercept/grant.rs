@@ -1,4 +1,4 @@
-//! What CONNECT and absolute-form requests may ask for, and what is done with a tunnel.
+//! Which hosts and ports CONNECT and absolute-form requests may name, and whether a tunnel is opened or copied through.
 
 use std::net::SocketAddr;
 
@@ -19,11 +19,11 @@ use crate::target::{Host, Origin, Scheme};
 
 use super::Serve;
 
-/// A request that goes no further, and why, in one line that says what to do.
+/// A request that is refused, with a one-line reason that says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct Refusal {
-    /// larder refused it on purpose, or the way to the origin failed.
+    /// Either larder refuses it by its own decision, or the connection to the origin failed.
     pub(crate) outcome: Outcome,
     pub(crate) status: StatusCode,
     pub(crate) text: String,
@@ -34,7 +34,7 @@ impl Refusal {
         Self::refused(StatusCode::FORBIDDEN, cause, text)
     }
 
-    /// larder has no room for it now.
+    /// larder has no room for the request now.
     pub(crate) fn busy(text: String) -> Self {
         Self::refused(StatusCode::SERVICE_UNAVAILABLE, Cause::Limit, text)
     }
@@ -43,12 +43,12 @@ impl Refusal {
         Self { outcome: Outcome::Refused(cause), status, text }
     }
 
-    /// The answer that says so.
+    /// The response with this reason.
     pub(crate) fn response(&self) -> Response<Body> {
         reply::text(self.status, &self.text, self.outcome)
     }
 
-    /// Writes it down as the pipeline does its requests; gives the answer.
+    /// Logs and counts the refusal as the pipeline does for its requests, and returns the response.
     pub(crate) fn write_down(&self, refused: &Refused<'_>) -> Response<Body> {
         let response = self.response();
         let Refused { metrics, peer, method, host, whom, since, job } = *refused;
@@ -66,14 +66,14 @@ impl Refusal {
     }
 }
 
-/// What is known of a request that is refused before anybody looks at its target.
+/// What is known of a request that is refused before its target is known.
 #[derive(Clone, Copy)]
 pub(crate) struct Refused<'a> {
     pub(crate) metrics: &'a Metrics,
     pub(crate) peer: SocketAddr,
     pub(crate) method: &'a str,
     pub(crate) host: &'a str,
-    /// For whom it was: host and port.
+    /// The host and port that it was for.
     pub(crate) whom: &'a str,
     pub(crate) since: Stopwatch,
     pub(crate) job: Option<&'a Job>,
@@ -94,19 +94,19 @@ impl From<Misdirected> for Refusal {
 
 /// What is done with a granted tunnel.
 pub(crate) enum Course {
-    /// Look at what it carries, and serve it if it is HTTP.
+    /// Look at the first bytes, and serve the tunnel if it carries HTTP.
     Look,
-    /// Copied through, nothing read.
+    /// Copy through, without parsing anything.
     Through { upstream: Box<dyn Duplex>, why: String },
 }
 
-/// Whether the operator lets clients reach this host at this port.
+/// Whether the configuration lets clients reach this host at this port.
 pub(crate) fn check(config: &Config, host: &Host, port: u16) -> Result<(), Refusal> {
     let shut = config.hosts.shut(&host.to_string(), port);
     shut.map_or(Ok(()), |why| Err(Refusal::forbidden(Cause::Host, why)))
 }
 
-/// Decides on a CONNECT before it is answered, so that what fails still has a status.
+/// Decides on a CONNECT before it is answered, so that a failure can still be reported as a status.
 pub(crate) async fn admit<S: Serve>(
     config: &Config,
     service: &S,
@@ -116,7 +116,7 @@ pub(crate) async fn admit<S: Serve>(
 ) -> Result<Course, Refusal> {
     check(config, host, port)?;
     if witness::token(host).is_some() {
-        // larder is the only one to answer it: never copied through, whatever the patterns say.
+        // Only larder answers a probe's host name, so this is never copied through, whatever the patterns say.
         return Ok(Course::Look);
     }
     let name = host.to_string();
@@ -141,7 +141,7 @@ pub(crate) async fn admit<S: Serve>(
     }
 }
 
-/// From where a tunnel of this client starts.
+/// The addresses that a tunnel of this client may reach.
 pub(crate) fn reach(peer: SocketAddr) -> Reach {
     Reach { internal_client: is_private(peer.ip()), from_public: false }
 }

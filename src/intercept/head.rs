@@ -1,9 +1,9 @@
-//! The head of a request, looked at before hyper reads it.
+//! The head of a request, checked before hyper reads it.
 //!
-//! Pure: bytes in, judgement out. hyper's parser takes less than servers do, and answers what it does not take with an empty
-//! body. So what servers take is put so that hyper takes it, without a change of meaning ([`crate::target::raw`]), and
-//! what is refused is refused here, in words. Nothing is mended that two readers could understand in two ways: such a
-//! request is refused (promise P1).
+//! No I/O: bytes in, judgement out. hyper's parser accepts less than servers do, and answers what it does not accept with an
+//! empty body. So a head that servers accept is rewritten for hyper without a change of meaning ([`crate::target::raw`]), and one
+//! that is refused is refused here, with a reason. A request that two parsers could understand differently is not repaired but
+//! refused (promise P1).
 
 use hyper::{StatusCode, Uri};
 
@@ -11,37 +11,37 @@ use crate::stream::framing::Framing;
 use crate::target::shown::clipped;
 use crate::target::{MAX_URL, raw};
 
-/// Fields of one head. Servers take a hundred to a thousand.
+/// The most fields of one head. Servers accept from a hundred to a thousand.
 pub(super) const MAX_FIELDS: usize = 512;
 
-/// No method is longer than this.
+/// The longest method, in bytes.
 const MAX_METHOD: usize = 32;
 
-/// A head that is not taken: the status and why.
+/// A head that is refused: the status and the reason.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bad {
     pub(super) status: StatusCode,
     pub(super) why: String,
 }
 
-/// A head that is.
+/// A head that is accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Judged {
-    /// What the request line is to be for hyper, where that is not what came.
+    /// The request line for hyper, if it differs from the one that arrived.
     pub(super) line: Option<String>,
     /// The body, if there is one.
     pub(super) body: Option<Framing>,
-    /// The connection may carry something else than requests behind this one.
+    /// Whether the connection may carry another protocol after this request.
     pub(super) may_switch: bool,
 }
 
-/// Whether a head that has not ended may become one: what is none is not waited for.
+/// Whether these bytes can be the start of a head. If they cannot, larder does not wait for more.
 pub(super) fn may_be_one(start: &[u8]) -> bool {
     let word = start.split(|byte| *byte == b' ').next().unwrap_or_default();
     word.len() <= MAX_METHOD && word.iter().all(|byte| is_token(*byte))
 }
 
-/// Judges a whole head, to its empty line.
+/// Judges a complete head, up to its empty line.
 pub(super) fn judge(head: &[u8]) -> Result<Judged, Bad> {
     let mut lines =
         head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
@@ -63,7 +63,7 @@ pub(super) fn judge(head: &[u8]) -> Result<Judged, Bad> {
     Ok(Judged { line, body, may_switch: connects || is_11 && fields.upgrades })
 }
 
-/// The request line for hyper, if it is another; whether it is a CONNECT; whether it is HTTP/1.1.
+/// The request line for hyper, if it differs; whether it is a CONNECT; whether it is HTTP/1.1.
 fn request_line(line: &[u8]) -> Result<(Option<String>, bool, bool), Bad> {
     let mut words = line.splitn(3, |byte| *byte == b' ');
     let (Some(method), Some(target), Some(version)) = (words.next(), words.next(), words.next())
@@ -108,7 +108,7 @@ fn request_line(line: &[u8]) -> Result<(Option<String>, bool, bool), Bad> {
     if plain && target.first() == Some(&b'/') {
         return Ok((None, false, is_11));
     }
-    // The password that may stand there is not shown.
+    // The URL is not shown, because it may contain a password.
     let unfit = || {
         malformed(
             "the request's URL is none that larder can read: it takes http://host/path, https://host/path or /path",
@@ -125,7 +125,7 @@ fn request_line(line: &[u8]) -> Result<(Option<String>, bool, bool), Bad> {
     Ok((Some(format!("{method} {url} {version}\r\n")), false, is_11))
 }
 
-/// Scheme and authority, if the target names them, and what follows.
+/// Splits a target into scheme and authority, if it has them, and the rest.
 fn parted(target: &[u8]) -> (&[u8], &[u8]) {
     if target.first() == Some(&b'/') {
         return (&[], target);
@@ -136,11 +136,11 @@ fn parted(target: &[u8]) -> (&[u8], &[u8]) {
     target.split_at_checked(after + end).unwrap_or((target, &[]))
 }
 
-/// What of the fields decides where the request ends.
+/// The fields that determine where the request ends.
 #[derive(Debug, Default)]
 struct Fields {
     length: Option<u64>,
-    /// Whether the last coding is `chunked`, if there is any.
+    /// Whether the last transfer coding is `chunked`; `None` if there is no coding.
     chunked: Option<bool>,
     upgrades: bool,
 }
@@ -154,7 +154,7 @@ impl Fields {
             ));
         }
         let Some(colon) = field.iter().position(|byte| *byte == b':') else {
-            // Its name is the most that is shown: the rest may be a secret.
+            // Nothing of the line is shown, because it may be a secret.
             return Err(malformed("a header line has no colon"));
         };
         let (name, value) = field.split_at_checked(colon).unwrap_or((field, &[]));
@@ -172,7 +172,7 @@ impl Fields {
         }
         match name.len() {
             7 if name.eq_ignore_ascii_case(b"upgrade") => {
-                // To h2 in clear text larder never switches.
+                // larder never switches to HTTP/2 in clear text (h2c).
                 self.upgrades |= !value.eq_ignore_ascii_case(b"h2c");
             }
             14 if name.eq_ignore_ascii_case(b"content-length") => {
@@ -180,7 +180,7 @@ impl Fields {
                     .ok()
                     .filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()))
                     .and_then(|text| text.parse().ok());
-                // The greatest two values mean something else to hyper.
+                // The two greatest values have a special meaning for hyper.
                 let length = length.filter(|length| *length < u64::MAX - 1);
                 let Some(length) = length.filter(|new| self.length.is_none_or(|old| old == *new))
                 else {
@@ -199,7 +199,8 @@ impl Fields {
         Ok(())
     }
 
-    /// RFC 9112 §6.3; where both are given, hyper drops the length and closes behind the request.
+    /// The framing of the body (RFC 9112 §6.3). If both fields are present, hyper ignores the length and closes the connection
+    /// after the request.
     fn body(&self, is_11: bool) -> Result<Option<Framing>, Bad> {
         match self.chunked {
             Some(true) if is_11 => Ok(Some(Framing::CHUNKED)),

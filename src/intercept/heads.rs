@@ -1,5 +1,5 @@
-//! A client's connection as hyper is shown it: each head is judged and put right first (`head`), each body followed to its
-//! end (`framing`).
+//! A client's connection as hyper sees it: larder judges and repairs each head first (`head`), and follows each body to its end
+//! (`framing`).
 //!
 //! ```text
 //! socket ─▶ Heads ─▶ hyper ─▶ service
@@ -7,8 +7,8 @@
 //!             └────────── Verdicts ────────┘ says whether the connection was switched to another protocol
 //! ```
 //!
-//! A head that is refused is replaced by an empty request, the last of its connection, and the service answers that one in
-//! words: by its number, so that no client can ask for a refusal. In memory is at most one head.
+//! A head that is refused is replaced by an empty request, the last one of its connection, and the service answers that request
+//! with the reason. The service recognises it by its number, so that no client can forge it. At most one head is in memory.
 
 use std::io;
 use std::pin::Pin;
@@ -26,38 +26,39 @@ use crate::outcome::cause::Cause;
 use crate::stream::framing::Framing;
 use crate::stream::{Watch, Watched, end_of_head};
 
-/// The longest head. Servers take 8 KiB to a few hundred; cookies and tokens have made some 100 KiB.
+/// The longest head, in bytes. Servers accept from 8 KiB to a few hundred; cookies and tokens have reached about 100 KiB.
 pub(crate) const MAX_HEAD: usize = 128 * 1024;
 
-/// A longer head than this holds one of [`LONG`] places until it is whole.
+/// While a head longer than this arrives, its connection holds one of the places in [`LONG`].
 const SHORT: usize = 16 * 1024;
 
-/// Long heads at a time, in the whole process: they bound what connections that never end their heads can hold.
+/// The most long heads at a time, in the whole process. This bounds the memory that connections which never end their heads can
+/// hold.
 static LONG: Semaphore = Semaphore::const_new(128);
 
-/// How much of a head that is too long is read to its end: whoever is still sending does not hear the answer.
+/// How much of a head that is too long is read and dropped: a client that is still sending does not read the answer.
 const PATIENCE: usize = 1024 * 1024;
 
-/// HTTP/2's preface, to its first empty line (RFC 9113 §3.4).
+/// HTTP/2's connection preface, up to its first empty line (RFC 9113 §3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
-/// What [`Heads`] and the service behind hyper say to each other.
+/// The state that [`Heads`] and the service behind hyper share.
 #[derive(Debug, Default)]
 pub(crate) struct Verdicts(Mutex<Said>);
 
 #[derive(Debug, Default)]
 struct Said {
-    /// Requests that the service has begun to answer.
+    /// The number of requests that the service has begun to answer.
     begun: u64,
-    /// The request that stands for a head that was refused, and why.
+    /// The number of the request that stands for a refused head, and the reason.
     refused: Option<(u64, Refusal)>,
-    /// The last request that was answered, and whether the connection carries another protocol since.
+    /// The last request that was answered, and whether the connection has carried another protocol since.
     answered: (u64, bool),
     waiting: Option<Waker>,
 }
 
 impl Verdicts {
-    /// The service begins with the next request; its number, or why it is refused.
+    /// The service begins with the next request. Returns its number, or why it is refused.
     pub(crate) fn begin(&self) -> Result<u64, Refusal> {
         let mut said = self.said();
         said.begun += 1;
@@ -70,12 +71,12 @@ impl Verdicts {
         }
     }
 
-    /// The request of this number is answered so.
+    /// The request with this number was answered with `response`.
     pub(crate) fn end<B>(&self, number: u64, method: &Method, response: &Response<B>) {
         let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS
             || *method == Method::CONNECT && response.status().is_success();
         let mut said = self.said();
-        // Over HTTP/2 many are answered at a time; nothing is switched there.
+        // HTTP/2 answers many requests at a time, but never switches protocols.
         said.answered = (number, switches);
         if let Some(waiting) = said.waiting.take() {
             waiting.wake();
@@ -96,42 +97,42 @@ impl Verdicts {
     }
 }
 
-/// What comes next.
+/// What comes next on the connection.
 #[derive(Debug)]
 enum State {
-    /// A head, of which so many bytes hold no end.
+    /// A head. The unread bytes up to this count contain no end of it.
     Head(usize),
-    /// The rest of a body; whether the connection may switch behind it.
+    /// The rest of a body, and whether the connection may switch protocols after it.
     Body(Framing, bool),
-    /// Nothing, until it is known whether the connection switches.
+    /// Nothing, until it is known whether the connection switches protocols.
     Deciding,
-    /// Whatever it is: it is no business of this.
+    /// Another protocol, which is passed through unread.
     Through,
-    /// The rest of a head that is too long; so many bytes were dropped.
+    /// The rest of a head that is too long, and the number of bytes dropped so far.
     TooLong(usize),
     /// Nothing more.
     Over,
 }
 
-/// A client's connection, as hyper is shown it.
+/// A client's connection as hyper sees it.
 #[derive(Debug)]
 pub(crate) struct Heads {
-    /// What has come and is not judged.
+    /// Bytes that have arrived and were not judged.
     unread: BytesMut,
-    /// What hyper is given.
+    /// Bytes for hyper.
     ready: Bytes,
     state: State,
-    /// Heads so far.
+    /// The number of heads so far.
     number: u64,
-    /// Whether HTTP/2 may begin here.
+    /// Whether the connection may begin with HTTP/2.
     takes_h2: bool,
     verdicts: Arc<Verdicts>,
-    /// The place of a long head.
+    /// The place of a long head, in [`LONG`].
     long: Option<SemaphorePermit<'static>>,
 }
 
 impl Heads {
-    /// Over `io`; `takes_h2`: it may turn out to be HTTP/2.
+    /// Wraps `io`. `takes_h2`: the connection may turn out to be HTTP/2.
     pub(crate) fn over<I>(io: I, takes_h2: bool) -> Watched<I, Self> {
         let watch = Self {
             unread: BytesMut::new(),
@@ -145,20 +146,20 @@ impl Heads {
         Watched { io, watch }
     }
 
-    /// What the service behind it has to say and hear.
+    /// The state shared with the service.
     pub(crate) fn verdicts(&self) -> &Arc<Verdicts> {
         &self.verdicts
     }
 
-    /// What has come that nobody has read.
+    /// The bytes that have arrived and that hyper has not read.
     pub(crate) fn left(self) -> Bytes {
         let mut left = BytesMut::from(&*self.ready);
         left.extend_from_slice(&self.unread);
         left.freeze()
     }
 
-    /// Judges what is unread, of which it is known that no head ends before `seen`. Says whether hyper has something to be
-    /// given, or something else is next.
+    /// Judges the unread bytes, which contain no end of a head before `seen`. Returns whether there is something for hyper or
+    /// another state.
     fn look(&mut self, seen: usize) -> bool {
         let empty_lines = self.unread.iter().take_while(|byte| b"\r\n".contains(byte)).count();
         self.unread.advance(empty_lines);
@@ -182,7 +183,7 @@ impl Heads {
         true
     }
 
-    /// The same of a head that has not ended.
+    /// Like [`Self::look`], for a head that has not ended.
     fn look_at_part(&mut self) -> bool {
         if !head::may_be_one(&self.unread) {
             self.refuse(Bad {
@@ -211,7 +212,7 @@ impl Heads {
         false
     }
 
-    /// Takes a whole head.
+    /// Takes a complete head.
     fn take(&mut self, head: BytesMut) {
         match head::judge(&head) {
             Err(bad) => {
@@ -234,7 +235,7 @@ impl Heads {
         }
     }
 
-    /// A head goes to hyper.
+    /// Prepares the state for what follows a head that goes to hyper.
     fn follow(&mut self, judged: Judged) {
         self.number += 1;
         self.state = match judged.body {
@@ -262,7 +263,7 @@ impl Heads {
 }
 
 impl Heads {
-    /// Reads more into `unread`; 0 at the end.
+    /// Reads more bytes into `unread`; 0 at the end.
     fn poll_more<I: AsyncRead + Unpin>(
         &mut self,
         io: &mut I,
@@ -273,8 +274,8 @@ impl Heads {
         reading.poll(cx)
     }
 
-    /// The start of a head, read into hyper's own memory: most come alone and whole, and stay where they are. Says whether
-    /// hyper has something, or the end.
+    /// Reads the start of a head directly into hyper's buffer. Most heads arrive alone and complete, and need no copy. Returns
+    /// whether hyper has something, or the connection has ended.
     fn poll_head<I: AsyncRead + Unpin>(
         &mut self,
         io: &mut I,
@@ -303,7 +304,7 @@ impl Heads {
         Poll::Ready(Ok(false))
     }
 
-    /// More of a body that is read straight into hyper's memory.
+    /// Reads more of a body directly into hyper's buffer.
     fn poll_body<I: AsyncRead + Unpin>(
         &mut self,
         io: &mut I,
@@ -329,7 +330,7 @@ impl Heads {
         Ok(taken)
     }
 
-    /// Drops more of a head that is too long, to its end.
+    /// Drops more of a head that is too long, until its end.
     fn poll_too_long<I: AsyncRead + Unpin>(
         &mut self,
         dropped: usize,
@@ -337,7 +338,7 @@ impl Heads {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let is_over = end_of_head(&self.unread, 0).is_some() || dropped > PATIENCE;
-        // The end may lie across two reads.
+        // The end of the head may be split across two reads, so the last 3 bytes stay.
         let rest = self.unread.len().saturating_sub(3);
         self.unread.advance(rest);
         self.state = State::TooLong(dropped + rest);
@@ -396,13 +397,13 @@ impl<I: AsyncRead + Unpin> Watch<I> for Heads {
                     }
                 }
                 State::Head(seen) => {
-                    // What a request left behind is judged before more is waited for.
+                    // Bytes that arrived with the previous request are judged before more are read.
                     let is_next = seen < self.unread.len() && self.look(seen);
                     if is_next || self.unread.is_empty() {
                         continue;
                     }
                     if ready!(self.poll_more(io, cx))? == 0 {
-                        // An end within a head: there is nobody to answer.
+                        // The client left within a head, so there is nobody to answer.
                         self.unread.clear();
                         return Poll::Ready(Ok(()));
                     }

@@ -1,8 +1,8 @@
-//! HTTP towards clients: how connections are served, with their limits.
+//! HTTP towards clients: how connections are served, and their limits.
 //!
-//! The same for the outer connection (HTTP/1.1, proxy requests) and for what is found inside a tunnel (HTTP/1.1 or
-//! HTTP/2). Header case, upgrades and every method are kept; what hyper's strict
-//! parser of HTTP/1 would refuse without a word does not reach it ([`Heads`](super::heads::Heads)).
+//! These settings apply to the outer connection (HTTP/1.1, proxy requests) and inside a tunnel (HTTP/1.1 or HTTP/2). Header case,
+//! upgrades and every method are preserved. Input that hyper's strict HTTP/1 parser would refuse without an explanation does not
+//! reach it ([`Heads`](super::heads::Heads)).
 
 use std::error::Error;
 use std::pin::{Pin, pin};
@@ -22,36 +22,36 @@ use super::transport::Transport;
 use crate::reply::Line;
 use crate::target::MAX_URL;
 
-/// The most that hyper buffers of one HTTP/1 connection: the longest head with every byte of its URL masked, or what of a
-/// body is on its way.
+/// The most that hyper buffers of one HTTP/1 connection: the longest head with every byte of its URL masked, or the part of a
+/// body that is being transferred.
 const BUFFER: usize = MAX_HEAD + 3 * MAX_URL;
 
-/// The most that hyper buffers of what goes out on one HTTP/2 stream; its own 400 KiB would be 100 MiB a connection.
+/// The most that hyper buffers of outgoing data on one HTTP/2 stream. Its default of 400 KiB would be 100 MiB for one connection.
 const SEND_BUFFER: usize = 64 * 1024;
 
-/// Requests at once on one HTTP/2 connection. Resolvers open a hundred; a flood stops here.
+/// The most concurrent requests on one HTTP/2 connection. Dependency resolvers open a hundred; this stops a flood.
 const STREAMS: u32 = 256;
 
-/// What a client may send on one stream, and on all of them, before larder has passed it on: uploads need more than the
-/// 64 KiB of RFC 9113 §6.9.2 to be quick, and memory bounds it from above.
+/// How much a client may send on one stream, and on all streams together, before larder has passed it on. Fast uploads need more
+/// than the 64 KiB of RFC 9113 §6.9.2; memory is the upper bound.
 const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-/// A ping on a quiet HTTP/2 connection, and how long its answer may take.
+/// The interval of pings on a quiet HTTP/2 connection, and how long the answer may take.
 const PING: Duration = Duration::from_secs(30);
 const PONG: Duration = Duration::from_secs(20);
 
-/// How long an idle connection may take to close in peace.
+/// How long an idle connection may take to close properly.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// HTTP/1 for the listener itself. Timeouts are [`Watch`]'s.
+/// HTTP/1 for the listener itself. [`Watch`] applies the timeouts.
 pub(crate) fn outer() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(BUFFER).max_headers(MAX_FIELDS);
     builder.preserve_header_case(true).header_read_timeout(None);
-    // busybox's wget asks a proxy for an https URL without CONNECT, and closes its half of the connection behind the
-    // request, as it would its helper's: it still waits for the answer. Who has left altogether is noticed when the answer
-    // is written.
+    // busybox's wget sends a proxy an https URL without CONNECT, and shuts down its sending side after the request, as it does
+    // with its TLS helper; it still waits for the answer. A client that has left completely is noticed when the answer is
+    // written.
     builder.half_close(true);
     builder
 }
@@ -74,7 +74,7 @@ pub(crate) fn inner() -> auto::Builder<TokioExecutor> {
     builder
 }
 
-/// Whatever ends a connection besides the client.
+/// What may end a connection besides the client: a timeout, a cut reply, or a drain.
 pub(crate) struct Watch {
     pub(crate) activity: Arc<Activity>,
     pub(crate) line: Line,
@@ -83,7 +83,7 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Over `client`, before the transport is given away.
+    /// Watches `client`. Must be called before the transport is moved away.
     pub(crate) fn over(client: &Transport, patience: Patience, drain: &CancellationToken) -> Self {
         Self {
             activity: Arc::clone(client.activity()),
@@ -93,8 +93,8 @@ impl Watch {
         }
     }
 
-    /// Serves a connection to its end: the client's, a lapse, or the drain's, for which `farewell` is the connection's
-    /// `graceful_shutdown`.
+    /// Serves a connection until the client ends it, a timeout passes, or a drain begins. For a drain, `farewell` is the
+    /// connection's `graceful_shutdown`.
     pub(crate) async fn drive<C, E>(self, connection: C, farewell: fn(Pin<&mut C>))
     where
         C: Future<Output = Result<(), E>>,
@@ -121,11 +121,11 @@ impl Watch {
                     match lapse {
                         Lapse::Idle => {
                             farewell(connection.as_mut());
-                            // Whether it ended in peace or not, it is dropped now.
+                            // The connection is dropped now, whether it closed properly or not.
                             drop(timeout(FAREWELL, connection).await);
                         }
                         Lapse::Header => {}
-                        // What the client has is not whole.
+                        // The client has a truncated answer, so the connection must end with a reset.
                         Lapse::Stalled => self.line.cut(),
                     }
                     return;

@@ -10,13 +10,13 @@
 //!            TLS, then HTTP/1.1 or HTTP/2, scheme https
 //! ```
 //!
-//! The CONNECT authority is the identity of everything inside; `target::identity` compares the rest with it at every
-//! request. A `ClientHello` that names another host is still answered with a certificate for that name, because only
-//! then can the client read the 421 that says why.
+//! The CONNECT authority is the identity of everything inside the tunnel; `target::identity` compares each request with it. A
+//! `ClientHello` that names another host still gets a certificate for that name, because only then can the client read the 421
+//! that explains the mismatch.
 //!
-//! A silent client may be one that waits for the server to speak first (SSH, SMTP, databases). After a second the
-//! origin is connected to, and whoever speaks first decides: the origin, and it is a tunnel; the client, and its bytes
-//! are judged as ever, however long its way was.
+//! A silent client may be waiting for the server to speak first (SSH, SMTP, databases). After a second larder connects to the
+//! origin, and the side that sends first decides. If the origin does, the connection is a tunnel. If the client does, its bytes
+//! are judged as usual, however late they arrive.
 //!
 //! Not done here: the listener and its limits (`accept`), answering requests (`pipeline`).
 
@@ -73,17 +73,17 @@ use crate::outcome::witness::{self, Sight};
 use crate::target::identity::Tunnel;
 use crate::target::{Host, Origin, Scheme};
 
-/// How long a client may be silent before it may be one that waits for the server to speak.
+/// How long a client may be silent before larder assumes that it may be waiting for the server to speak.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Room for what a server says first, in one read.
+/// The most that is read of what a server sends first.
 const GREETING: usize = 4096;
 
-/// What is encrypted ahead of a client that does not read, in bytes: two records. rustls takes 64 KiB, which is much for a
-/// hundred clients and nothing for the speed of one.
+/// The most that is encrypted ahead of a client that does not read, in bytes: two records. rustls's default of 64 KiB costs much
+/// memory with a hundred clients, and does not make one client faster.
 const SEALED: usize = 32 * 1024;
 
-/// A tunnel whose 200 has been sent.
+/// A tunnel for which the 200 was sent.
 pub(crate) struct Granted<S> {
     pub(crate) config: Arc<Config>,
     pub(crate) service: Arc<S>,
@@ -97,7 +97,7 @@ pub(crate) struct Granted<S> {
     pub(crate) job: Option<Arc<Job>>,
 }
 
-/// What was found in a tunnel.
+/// What a tunnel was found to carry.
 enum Found {
     Tls(Hello),
     Http { h2: bool },
@@ -105,7 +105,7 @@ enum Found {
     Nothing,
 }
 
-/// What is to be copied through.
+/// A tunnel that is to be copied through.
 struct Through {
     upstream: Box<dyn Duplex>,
     early: BytesMut,
@@ -113,7 +113,7 @@ struct Through {
 }
 
 impl<S: Serve> Granted<S> {
-    /// Serves the tunnel to its end.
+    /// Serves the tunnel until its end.
     pub(crate) async fn run(self, mut client: Transport, course: Course) {
         self.metrics.witness.saw(&self.host, Sight::Connect);
         let idle = self.config.clients.idle_timeout;
@@ -152,7 +152,7 @@ impl<S: Serve> Granted<S> {
                 First::Unknown => Some("neither TLS nor HTTP"),
                 First::Tls(hello) => match hello.foreign {
                     Some(why) if may_tunnel => Some(why),
-                    // The handshake fails, and the client hears why.
+                    // The handshake will fail with an alert, so that the client learns the reason.
                     _ => return Found::Tls(hello),
                 },
             };
@@ -187,7 +187,7 @@ impl<S: Serve> Granted<S> {
         }
     }
 
-    /// Neither TLS nor HTTP that larder can serve: through, where policy allows.
+    /// The tunnel carries neither TLS nor HTTP that larder can serve: it is copied through if the configuration allows that.
     async fn give_up(
         &self,
         why: &'static str,
@@ -222,7 +222,7 @@ impl<S: Serve> Granted<S> {
             .ok()
     }
 
-    /// The tunnel ended before anything went through it.
+    /// Logs a tunnel that ended before anything was copied.
     fn ended(&self, outcome: Outcome, why: &str) {
         let (host, whom) = (self.host.to_string(), format!("{}:{}", self.host, self.port));
         Ended {
@@ -234,7 +234,7 @@ impl<S: Serve> Granted<S> {
         .write_down(&self.metrics);
     }
 
-    /// TLS, in the host's name.
+    /// Terminates TLS with a certificate for the host.
     async fn handshake(self, mut client: Transport, hello: Hello, deadline: Instant) {
         client.seal();
         let mut watch = self.watch(&client, false);
@@ -262,7 +262,7 @@ impl<S: Serve> Granted<S> {
         }
     }
 
-    /// HTTP, to the end of the connection.
+    /// Serves HTTP until the end of the connection.
     async fn requests<I>(self, io: I, tunnel: Tunnel, watch: Watch)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,

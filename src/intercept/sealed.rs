@@ -1,11 +1,12 @@
-//! The client's TLS stream, which can end with a word: when a reply cuts its line, the last record is a fatal alert.
+//! The client's TLS stream. When a reply cuts the connection, its last record is a fatal alert.
 //!
-//! Every TLS library reports a fatal alert as an error, never as the end of a stream, and says which one it was:
-//! `access_denied` (RFC 8446 §6.2) where a body was refused, `internal_error` where an answer came to no end for another reason.
-//! What came before instead, bytes that are no TLS, is as loud, and reads like a broken network (`WRONG_VERSION_NUMBER`).
+//! Every TLS library reports a fatal alert as an error, never as the end of the stream, and names the alert: `access_denied` (RFC
+//! 8446 §6.2) if a body was refused, `internal_error` if an answer was broken off for another reason. The alternative, bytes that
+//! are no TLS record, is also always an error, but looks like a broken network (`WRONG_VERSION_NUMBER`).
 //!
-//! rustls sends no alert that it did not find a reason for itself. So its keys are taken when its stream is over, and the one
-//! record is written here (RFC 8446 §5.2). Where that cannot be, TLS 1.2 among it, the stream is spoilt as before (`transport`).
+//! rustls sends only alerts for errors that it found itself. So larder takes the session's keys when the stream is over, and
+//! encrypts this one record itself (RFC 8446 §5.2). Where that is impossible, for example with TLS 1.2, the stream is corrupted
+//! instead (`transport`).
 
 use std::io;
 use std::pin::Pin;
@@ -18,17 +19,17 @@ use tokio_rustls::server::TlsStream;
 
 use super::transport::Transport;
 
-/// The alerts' numbers.
+/// The numbers of the alerts.
 const ACCESS_DENIED: u8 = 49;
 const INTERNAL_ERROR: u8 = 80;
 
 /// The level of an alert that ends the session.
 const FATAL: u8 = 2;
 
-/// The type of the record that is inside: an alert.
+/// The content type of the inner record: alert.
 const KIND: u8 = 21;
 
-/// The tag of every AEAD of TLS 1.3.
+/// The length of the authentication tag, for every AEAD of TLS 1.3.
 const TAG: usize = 16;
 
 /// The client's TLS stream.
@@ -41,7 +42,7 @@ impl Sealed {
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut TlsStream<Transport>>> {
-        // It is there until it is dropped.
+        // The stream is there until this value is dropped.
         self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
@@ -57,13 +58,13 @@ impl Drop for Sealed {
     }
 }
 
-/// What is still to be sent of a session, and the alert behind it. `None`: its keys are not to be had.
+/// The bytes of the session that are still to be sent, followed by the alert. `None`: the keys are not available.
 fn last_words(mut session: ServerConnection, number: u8) -> Option<Vec<u8>> {
     if session.protocol_version() != Some(ProtocolVersion::TLSv1_3) || session.is_handshaking() {
         return None;
     }
     let mut words = Vec::new();
-    // A record of which the client has a part must be whole, or the alert would be taken for its rest.
+    // A record of which the client has a part must be completed, or the alert would be taken for its rest.
     while session.wants_write() {
         session.write_tls(&mut words).ok()?;
     }
@@ -72,7 +73,7 @@ fn last_words(mut session: ServerConnection, number: u8) -> Option<Vec<u8>> {
     Some(words)
 }
 
-/// The alert as the record number `sequence`.
+/// The alert, encrypted as the record with number `sequence`.
 fn alert(number: u8, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Option<Vec<u8>> {
     let (algorithm, key, iv) = match secrets {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&aead::AES_128_GCM, key, iv),
@@ -88,7 +89,7 @@ fn alert(number: u8, sequence: u64, secrets: &ConnectionTrafficSecrets) -> Optio
     }
     let mut sealed = vec![FATAL, number, KIND];
     let length = u8::try_from(sealed.len() + TAG).ok()?;
-    // On the outside it is application data of TLS 1.2.
+    // The outer header is that of TLS 1.2 application data.
     let header = [23, 3, 3, 0, length];
     let key = LessSafeKey::new(UnboundKey::new(algorithm, key.as_ref()).ok()?);
     let nonce = Nonce::assume_unique_for_key(nonce);

@@ -14,14 +14,14 @@ use crate::reply::{Body, Line};
 use crate::target::Origin;
 use crate::target::identity::Tunnel;
 
-/// What answers requests and opens tunnels. The front knows nothing of what stands behind; its tests put a service there
-/// that says what it saw.
+/// What answers requests and opens tunnels. The listener depends only on this trait; its tests use a service that reports what it
+/// received.
 pub trait Serve: Send + Sync + 'static {
     /// What is remembered of one client connection.
     type Connection: Send + Sync + fmt::Debug + 'static;
 
-    /// A client connection begins; for one inside a tunnel, `tunnel` says what CONNECT and the `ClientHello` named. `job`: the
-    /// one that its client belongs to.
+    /// A client connection begins. `tunnel`: inside a tunnel, what CONNECT and the `ClientHello` named. `job`: the job that the
+    /// client belongs to.
     fn connection(
         self: &Arc<Self>,
         peer: SocketAddr,
@@ -30,24 +30,24 @@ pub trait Serve: Send + Sync + 'static {
         job: Option<Arc<Job>>,
     ) -> Self::Connection;
 
-    /// Answers a proxy request. What goes wrong is an answer, too.
+    /// Answers a proxy request. A failure is an answer too.
     fn serve(
         self: &Arc<Self>,
         connection: &Arc<Self::Connection>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<Body>> + Send;
 
-    /// Why this origin must be tunnelled, if it is remembered as one.
+    /// Why this origin must be tunnelled, if that is remembered.
     fn must_tunnel(&self, origin: &Origin) -> Option<String>;
 
-    /// A raw connection to an origin.
+    /// Opens a raw connection to an origin.
     fn tunnel(
         &self,
         origin: &Origin,
         reach: Reach,
     ) -> impl Future<Output = Result<Box<dyn Duplex>, OriginError>> + Send;
 
-    /// Waits for what goes on without a client.
+    /// Waits for work that continues without a client.
     fn drained(&self) -> impl Future<Output = ()> + Send;
 }
 

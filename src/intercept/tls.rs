@@ -1,8 +1,8 @@
 //! What a failed handshake means.
 //!
-//! A client that does not trust larder's CA says so in an alert, or just leaves. That is the commonest trouble with
-//! any intercepting proxy, so it gets one line that names the client, the host and the remedy; once an hour for each
-//! client and host, because programs try again and again.
+//! A client that does not trust larder's CA sends an alert, or just closes the connection. This is the most common problem with
+//! any intercepting proxy, so it is logged in one line with the client, the host and the remedy. The line is logged once an hour
+//! for each client and host, because programs retry.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::tunnel::Route;
 use crate::outcome::witness::{self, Sight};
 
-/// Logs a handshake that failed, and notes it if it was a probe's.
+/// Logs a handshake that failed, and records the result if it was a probe's.
 pub(crate) fn explain(error: &io::Error, route: &Route) {
     let Route { peer, host, port, metrics, job } = route;
     let sight = judge(error);
@@ -25,7 +25,7 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
         }
     }
     if witness::token(host).is_some() {
-        // The doctor says it, to whom it concerns.
+        // The doctor reports this to the user who runs it.
         tracing::debug!(client = %peer, %host, port, %error, "a probe's TLS handshake failed");
     } else if !distrusts {
         tracing::info!(client = %peer, %host, port, %error, "a TLS handshake failed");
@@ -41,8 +41,8 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
     }
 }
 
-/// Logs a connection that ended after its handshake without a request. Clients of `GnuTLS` (apt, and often git and wget) look at
-/// the certificate only then; others open connections that they turn out not to need.
+/// Logs a connection that ended after its handshake without a request. `GnuTLS` clients (apt, and often git and wget) check the
+/// certificate only then; other clients open connections that they turn out not to need.
 pub(crate) fn unused(route: &Route) {
     let Route { peer, host, port, metrics, job } = route;
     if witness::token(host).is_some() {
@@ -61,7 +61,7 @@ pub(crate) fn unused(route: &Route) {
     }
 }
 
-/// What kind of failure it was. Some clients close without an alert once they have seen a certificate they distrust.
+/// The kind of failure. Some clients close without an alert when they do not trust the certificate.
 fn judge(error: &io::Error) -> Sight {
     if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) {
         return Sight::Distrust("it left without a word".to_owned());

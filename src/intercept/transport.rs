@@ -1,13 +1,13 @@
 //! The client's TCP connection, with three things that a `TcpStream` cannot do.
 //!
-//! - What has been looked at is read again: deciding what a tunnel carries consumes nothing.
-//! - It can end loudly. When a reply cuts its [`Line`], not one more byte of an answer is written and no
-//!   `close_notify`, because after a quiet close several clients keep the short file as if it were whole. In the clear
-//!   the connection is reset. Under TLS a reset is not enough: Python up to 3.11.8 takes it for the end of the stream
-//!   (python/cpython#115627). So the stream ends there with a fatal alert (`sealed`), or where that cannot be, it is spoilt:
-//!   what follows is no TLS. Every client's TLS library says so; then comes the reset.
-//! - It holds the connection's seat (the permit under the connection limit, the token that a drain waits for, the place
-//!   among the counted), so that the seat is free when the socket is, wherever an upgrade carried it.
+//! - Bytes that were looked at are read again, so deciding what a tunnel carries consumes nothing.
+//! - It can end with an error. When a reply cuts its [`Line`], no further byte of an answer is written, and no `close_notify`,
+//!   because after an orderly close several clients keep the truncated file as if it were complete. Without TLS the connection is
+//!   reset. Under TLS a reset is not enough: Python up to 3.11.8 takes it for the end of the stream (python/cpython#115627). So
+//!   the stream ends with a fatal alert (`sealed`). Where that is impossible, the stream is corrupted: bytes that are no TLS
+//!   record follow. Every TLS library reports that as an error; then comes the reset.
+//! - It holds the connection's seat (the permit under the connection limit, the token that a drain waits for, the place in the
+//!   counter), so that the seat is freed with the socket, wherever an upgrade moved the socket.
 
 use std::fmt;
 use std::io;
@@ -30,15 +30,15 @@ use super::visitors::Door;
 use crate::outcome::metrics::OpenConnection;
 use crate::reply::Line;
 
-/// The most that is looked at before it is decided what a tunnel carries. A `ClientHello` with post-quantum keys has
-/// 2 KiB; one record has 16, and a header of 5 bytes (RFC 8446 §5.1).
+/// The most bytes that are looked at before it is decided what a tunnel carries. A `ClientHello` with post-quantum keys has 2
+/// KiB; one record has up to 16 KiB and a header of 5 bytes (RFC 8446 §5.1).
 pub(crate) const LOOK: usize = 16 * 1024 + 5;
 
-/// By what right a connection is open.
+/// Why a connection is open.
 pub(crate) enum Entry {
-    /// As one of those that may use larder.
+    /// It belongs to a client that may use larder.
     Visitor(Arc<Door>),
-    /// To be told that it may not.
+    /// To tell the client that it may not use larder.
     Stranger { _permit: OwnedSemaphorePermit },
 }
 
@@ -68,13 +68,13 @@ impl fmt::Debug for Seat {
 #[derive(Debug)]
 pub(crate) struct Transport {
     socket: TcpStream,
-    /// Looked at, and not yet read.
+    /// Bytes that were looked at, and not yet read.
     unread: BytesMut,
     line: Line,
     activity: Arc<Activity>,
-    /// TLS is spoken over it.
+    /// Whether TLS is spoken over it.
     sealed: bool,
-    /// What a cut TLS stream ends with, if that is known.
+    /// What a cut TLS stream ends with; `None`: it is corrupted.
     last: Option<Vec<u8>>,
     seat: Option<Seat>,
 }
@@ -96,17 +96,18 @@ impl Transport {
         }
     }
 
-    /// From now on TLS is spoken over it.
+    /// Notes that TLS is spoken over it from now on.
     pub(crate) fn seal(&mut self) {
         self.sealed = true;
     }
 
-    /// Whether it is to end loudly. A panic unwinds through here in the middle of an answer: that is no end of a body either.
+    /// Whether it must end with an error. A panic that unwinds through here in the middle of an answer counts as well, because
+    /// the body is then truncated.
     pub(crate) fn is_cut(&self) -> bool {
         self.line.is_cut() || std::thread::panicking()
     }
 
-    /// What it ends with instead of being spoilt.
+    /// Sets the bytes with which it ends instead of being corrupted.
     pub(crate) fn ends_with(&mut self, last: Option<Vec<u8>>) {
         self.last = last;
     }
@@ -119,20 +120,19 @@ impl Transport {
         &self.activity
     }
 
-    /// Gives back bytes that somebody read: they are read again, before all others.
+    /// Puts back bytes that were read: they are read again, before all others.
     pub(crate) fn give_back(&mut self, bytes: &Bytes) {
         let rest = std::mem::take(&mut self.unread);
         self.unread.extend_from_slice(bytes);
         self.unread.extend_from_slice(&rest);
     }
 
-    /// What has come and has not been read.
+    /// The bytes that have arrived and were not read.
     pub(crate) fn seen(&self) -> &[u8] {
         &self.unread
     }
 
-    /// Waits for more bytes to look at; 0 when the client has ended or when [`LOOK`] bytes are here. Cancelling it loses
-    /// nothing.
+    /// Waits for more bytes to look at; 0 when the client has ended or [`LOOK`] bytes are here. Cancelling it loses no bytes.
     pub(crate) async fn look(&mut self) -> io::Result<usize> {
         let room = LOOK.saturating_sub(self.unread.len());
         let count = self.socket.read_buf(&mut (&mut self.unread).limit(room)).await?;
@@ -231,21 +231,22 @@ impl Drop for Transport {
     }
 }
 
-/// With nothing to linger for, `close` discards what is unsent and sends RST (tcp(7), `SO_LINGER`).
+/// Resets the connection: with a linger time of zero, `close` discards unsent bytes and sends RST (tcp(7), `SO_LINGER`).
 pub(crate) fn reset(socket: &TcpStream) {
     if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
         tracing::warn!(%error, "a cut connection could not be reset");
     }
 }
 
-/// What is written after the last byte of a cut TLS stream that cannot end with an alert: more than one record (RFC 8446 §5.2: 5 + 2^14 + 256 bytes), so
-/// that whether the stream stops between records or within one, its next record is complete and wrong.
+/// The bytes that follow the last byte of a cut TLS stream that cannot end with an alert. They are longer than one record (RFC
+/// 8446 §5.2: 5 + 2^14 + 256 bytes), so that the next record is complete and invalid, whether the stream stops between records or
+/// within one.
 static SPOIL: [u8; 17 * 1024] = [0; 17 * 1024];
 
-/// How long a client may take to read up to the spoilt place. It has been sent all before that already.
+/// How long a client may take to read up to the corrupted place. Everything before that was already sent.
 const SPOILING: Duration = Duration::from_secs(30);
 
-/// Ends a cut TLS stream so that its client hears of it.
+/// Ends a cut TLS stream so that its client reports an error.
 async fn spoil(socket: std::net::TcpStream, last: Option<Vec<u8>>, seat: Option<Seat>) {
     let Ok(mut socket) = TcpStream::from_std(socket) else {
         return;
@@ -253,7 +254,7 @@ async fn spoil(socket: std::net::TcpStream, last: Option<Vec<u8>>, seat: Option<
     let spoiling = async {
         socket.write_all(last.as_deref().unwrap_or(&SPOIL)).await?;
         socket.shutdown().await?;
-        // The client closes when it has seen it.
+        // The client closes when it has seen the error.
         let mut heard = [0; 1024];
         while socket.read(&mut heard).await? > 0 {}
         io::Result::Ok(())

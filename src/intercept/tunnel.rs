@@ -1,4 +1,4 @@
-//! Raw tunnels: bytes copied both ways, nothing read, nothing kept.
+//! Raw tunnels: bytes are copied both ways, and neither parsed nor stored.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::outcome::metrics::Metrics;
 use crate::reply::Body;
 use crate::target::Host;
 
-/// For each direction.
+/// The size of the copy buffer for each direction, in bytes.
 const COPY: usize = 64 * 1024;
 
-/// Which tunnel it is, for the log, and where it is counted.
+/// The identity of a tunnel for the log, and where it is counted.
 #[derive(Clone, Debug)]
 pub(crate) struct Route {
     pub(crate) peer: SocketAddr,
@@ -32,7 +32,7 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// Refuses a request that came on this way, before anybody looked at its target.
+    /// Refuses a request inside this tunnel before its target is known.
     pub(crate) fn refuse(
         &self,
         refusal: &Refusal,
@@ -52,8 +52,8 @@ impl Route {
     }
 }
 
-/// Copies until both sides have ended, one has failed, or nothing has moved for `idle`. `early` is what the origin said before
-/// it was known that this is a tunnel.
+/// Copies until both sides have ended, one has failed, or nothing has moved for `idle`. `early`: the bytes that the origin sent
+/// before it was known that this is a tunnel.
 pub(crate) async fn copy(
     mut client: Transport,
     mut upstream: Box<dyn Duplex>,
@@ -64,7 +64,7 @@ pub(crate) async fn copy(
 ) {
     let stopwatch = Stopwatch::start();
     let activity = Arc::clone(client.activity());
-    // It has a time limit of its own, and never makes way as a quiet connection does.
+    // A tunnel has its own time limit, so it counts as busy: it is never closed to make room, as quiet connections are.
     let _running = activity.begin();
     let (up_before, down_before) = activity.moved();
     let up_before = up_before.saturating_sub(client.seen().len() as u64);
@@ -84,7 +84,8 @@ pub(crate) async fn copy(
     let (up, down) = activity.moved();
     let (up, down) = (up.saturating_sub(up_before), down.saturating_sub(down_before));
     let (host, whom) = (route.host.to_string(), format!("{}:{}", route.host, route.port));
-    // A tunnel's line has the fields of a request's, and says besides what was sent, why it is one, and how it ended.
+    // The log line of a tunnel has the fields of a request's line, and also the bytes sent up, why it is a tunnel, and how it
+    // ended.
     Ended {
         host: &host,
         why: Some(why),

@@ -1,12 +1,13 @@
-//! What is public: larder's own answer to its own question, asked without anybody's credential.
+//! What is public: the origin's answer to larder's own anonymous request.
 //!
-//! Traffic that passes by proves nothing: a credential may be needless, or everything. So larder asks by itself,
-//! where a registry wants a token with one that its service gives to anybody, and what it is given is public. It asks in
-//! the background, and nobody waits for it: when a second credential has just proved its right to a stored artifact, because
-//! until then nobody would gain by the answer; and at once where clients come with a new token each time, and would find
-//! nothing when the registry fails (images, and the tags that point at them). A yes makes a public entry of the same body,
-//! with the header fields that larder itself was given; it is asked for again after a day, and stands while the origin
-//! cannot be reached. Nothing is filled so: whatever an origin counts, it counts on the client that asked.
+//! A client's request with a credential does not show whether the credential was needed. So larder asks the origin itself,
+//! without a credential; where a registry requires a token, larder uses one that the token service gives to anybody. What such a
+//! request is given is public. larder asks in the background, and no client waits for the answer. It asks when a second
+//! credential has just proved its right to a stored artifact, because before that no other client would gain by the answer. It
+//! asks at once where clients bring a new token each time and would find nothing when the registry fails: for images, and for the
+//! tags that point at them. If the answer is yes, larder makes a public entry with the same body and with the header fields of
+//! that answer. The question is repeated after a day; while the origin cannot be reached, the public entry stays valid. larder
+//! never downloads a body this way, so that an origin that counts downloads counts them for the client that made the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,27 +25,27 @@ use crate::origin::Ask;
 use crate::proof::Proof;
 use crate::target::Partition;
 
-/// How long a verdict stands.
+/// How long a verdict is valid.
 const VERDICT_HOLDS: Duration = Duration::from_hours(24);
 
-/// What larder's own question says of an entry.
+/// The result of the anonymous request about an entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Anybody is given the same bytes, under this head.
+    /// An anonymous client is given the same bytes, with this head.
     Public(Box<Head>),
-    /// They are not.
+    /// An anonymous client is not given the same bytes.
     Private,
-    /// It could not be asked.
+    /// The origin could not be asked.
     Unknown,
 }
 
 impl Pipeline {
-    /// Whether anybody is given what `entry` holds. The one place where larder asks so.
+    /// Whether an anonymous client is given what `entry` holds. This is the only place where larder asks that.
     pub(super) async fn is_public(&self, task: &Task, entry: &Entry) -> Verdict {
         if task.bare().has_token() {
             return Verdict::Private;
         }
-        // A redirect leads elsewhere, but a digest in the name proves what comes wherever it comes from.
+        // A redirect leads to another URL, but a digest in the name proves the bytes wherever they come from.
         let follow = task.named_by_protocol().is_some();
         let ask = Ask { credential: None, ..task.ask(None, follow) };
         let mark = Mark::of_entry(task, entry);
@@ -55,8 +56,8 @@ impl Pipeline {
         }
     }
 
-    /// Asks in the background whether a private entry is public, if that was not asked within a day. Only of bytes that
-    /// are proven, and of pointers: of others nobody could say that they are the same.
+    /// Asks in the background whether a private entry is public, if that was not asked within the last day. Only proven bytes and
+    /// tags are asked about: of other entries larder could not tell whether the bytes are the same.
     pub(super) fn ask_in_public(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) {
         let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
         let expected = self.expectation_of(&task.clone().of_anybody());
@@ -74,7 +75,7 @@ impl Pipeline {
         if public.is_some_and(known) {
             return;
         }
-        // Noted before it is asked, so that a crowd asks once.
+        // Noted before larder asks, so that concurrent requests cause one question.
         self.rights.note_closed(task, &mark, now);
         let (pipeline, task, entry) = (Arc::clone(self), task.clone(), Arc::clone(entry));
         tokio::spawn(async move {
@@ -89,7 +90,7 @@ impl Pipeline {
         });
     }
 
-    /// Makes a public entry of a private one's body.
+    /// Makes a public entry with the body of a private one.
     async fn promote(&self, task: &Task, entry: &Entry, head: Head, proof: Proof) {
         let now = self.clock.now();
         let mut head = Head { status: StatusCode::OK, ..head };
@@ -109,15 +110,15 @@ impl Pipeline {
         match tokio::task::spawn_blocking(move || store.link_from(from, public)).await {
             Ok(Ok(_)) => {
                 self.note_service(&task.clone().of_anybody());
-                tracing::debug!(url = %task.target, "anybody may have this");
+                tracing::debug!(url = %task.target, "this entry is public: the origin gives it without a credential");
             }
             Ok(Err(error)) => tracing::warn!(%error, "a public entry could not be made"),
             Err(_) => tracing::error!(url = %task.target, "making a public entry was broken off"),
         }
     }
 
-    /// The public entry that answers a private request for an artifact: one whose bytes are proven, also by what the
-    /// asker's own indexes say, and of which larder asked within a day whether anybody may have it.
+    /// The public entry that answers a private request for an artifact. Its bytes must be proven, which the claims of the
+    /// principal's own indexes may do, and larder must have asked within the last day whether the target is public.
     pub(super) async fn open_to_all(&self, task: &Task, demand: Demand) -> Option<Stored> {
         let public = task.in_public();
         let Lookup::Fresh(stored) = self.look_up_artifact(&public, demand).await else {
@@ -148,7 +149,7 @@ impl Pipeline {
         match written {
             Ok(Ok(still)) => still.then_some(stored),
             Ok(Err(error)) => {
-                tracing::warn!(%error, "whether this is public could not be written down");
+                tracing::warn!(%error, "whether this entry is public could not be stored");
                 None
             }
             Err(_) => None,

@@ -1,18 +1,18 @@
-//! One snapshot whole: the members of an index whose newest version at its origin does not count.
+//! Snapshots whose newest root at the origin does not count: their members are passed, so that a client gets one snapshot whole.
 //!
-//! A Release that larder does not keep (signed by a key that larder does not know, or by nobody who signed before; older than
-//! the one before; not readable) still reaches its asker, who does its own check and may well take it. Such a client must find
-//! the members of *that* Release, and those are at the origin. What larder has is the snapshot before, and of use only to a
-//! client that was given its Release:
+//! larder does not keep a Release that is signed by an unknown key, or by none of the keys bound to its root, or that is older
+//! than the one before, or that cannot be parsed. It still gives such a Release to the client, which does its own check and may
+//! accept it. That client must then find the members of *that* Release, and only the origin has them. What larder has stored is
+//! the snapshot before, which is of use only to a client that was given its Release:
 //!
 //! ```text
 //! Release at the origin ─▶ counts ───────────▶ kept; its members are held to it
-//!                       └▶ does not count ───▶ given, not kept ─▶ its members pass, as without larder
+//!                       └▶ does not count ───▶ given, not kept ─▶ its members are passed, as without larder
 //!                                                                 (a connection that read the kept one gets that one's)
 //! ```
 //!
 //! Nothing of a snapshot that does not count is kept: no entry, no claim, no date. What clients fetch by digest, and the files
-//! that the kept snapshot names, are held to their promises as ever.
+//! that the kept snapshot names, are still held to their promises.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ use crate::origin::Answer;
 use crate::target::{Key, Partition, Root, Target};
 
 impl Pipeline {
-    /// Notes whether the version of a head that a flight brought is the one that its members are held to.
+    /// Notes whether the version of a snapshot's root that a flight brought is the one that its members are held to.
     pub(super) fn note_head(&self, task: &Task, end: &End) {
         if !task.heads() {
             return;
@@ -36,13 +36,14 @@ impl Pipeline {
         let Some(key) = snapshot(task.bare(), reader) else { return };
         let seen = self.store.seen_by(reader);
         let counts = match end {
-            // One that is kept may make no claims: it is past its Valid-Until, say. Then an earlier one's would hold.
+            // A version that is kept may make no claims, for example because it is past its `Valid-Until`. The claims of an
+            // earlier version would then still be in force.
             End::Kept(entry) | End::Current(entry) => {
                 let current = seen.current_claims(task.bare());
                 current.is_none_or(|by| by.document == entry.blob)
             }
             End::Given => false,
-            // Clients get nothing else than what is kept, or what is none; or their own requests' answers.
+            // These ends bring clients either the kept version or no version at all, or the answers to their own requests.
             End::Refused(_) | End::Failed(..) | End::Relayed(_) | End::Pass | End::Handed => return,
         };
         if counts {
@@ -52,7 +53,8 @@ impl Pipeline {
         }
     }
 
-    /// A client was given a head that larder did not look at. `anybody`: so is everybody, because its answer is not shared.
+    /// Notes that a client was given a snapshot's root that larder did not look at. `anybody`: this happens to all clients,
+    /// because the answer is not shared.
     pub(super) fn note_head_passed(&self, task: &Task, connection: &Connection, anybody: bool) {
         if !task.heads() {
             return;
@@ -63,19 +65,20 @@ impl Pipeline {
         }
     }
 
-    /// The same of an answer that nobody else may have.
+    /// The same for an answer that is handed to its client only.
     pub(super) fn note_handed(&self, task: &Task, connection: &Connection, answer: &Answer) {
         if answer.head.status == StatusCode::OK {
             self.note_head_passed(task, connection, true);
         }
     }
 
-    /// Whether the head at the task's target is given as its origin has it, and is not what is kept.
+    /// Whether the snapshot's root at the task's target is given as the origin has it, which differs from the kept version.
     pub(super) fn is_head_apart(&self, task: &Task) -> bool {
         task.heads() && self.is_apart(task.bare(), task.asker.reader())
     }
 
-    /// Whether what the task asks for belongs to such a head: the kept version of it names the task's target.
+    /// Whether the task's target is a member of a snapshot whose root is given as the origin has it: the kept version names the
+    /// target.
     pub(super) fn is_member_apart(&self, task: &Task) -> bool {
         if !task.is_index() || task.promised.is_some() || task.heads() {
             return false;
@@ -87,8 +90,8 @@ impl Pipeline {
         })
     }
 
-    /// What indexes promise of another one to a client that has read none of them: nothing, where it would be of a snapshot
-    /// that clients are not given.
+    /// The promises of indexes about another index, for a client that has read none of them. Promises of a snapshot that clients
+    /// are not given are left out.
     pub(super) fn promises_that_count(
         &self,
         bare: &Target,
@@ -112,7 +115,8 @@ impl Pipeline {
     }
 }
 
-/// Under which a head is noted: an archive may have two that name the same members, and clients read either.
+/// The key under which a snapshot's root is noted. It is that of the directory: an archive may have two roots that name the same
+/// members (`InRelease` and `Release`), and clients read either.
 fn snapshot(head: &Target, reader: Partition) -> Option<Key> {
     let root = Root::directory_of(head);
     Some(Target::new(root.origin, &root.path).ok()?.key(reader))

@@ -1,24 +1,24 @@
-//! For whom something is asked: anybody, or whoever shows a credential.
+//! The principal of a request: anonymous, or the owner of a credential.
 
 use std::sync::Arc;
 
 use crate::target::{Credential, Partition};
 
-/// For whom something is asked.
+/// The principal whose rights apply to a request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Asker {
     credential: Option<Arc<Credential>>,
     reader: Partition,
-    /// The credential is larder's own, and the client has shown none.
+    /// Whether the credential is the operator login, and the client sent none.
     larders: bool,
 }
 
 impl Asker {
-    /// Who shows nothing.
+    /// The anonymous principal.
     pub(super) const ANYBODY: Self =
         Self { credential: None, reader: Partition::Public, larders: false };
 
-    /// Who shows `credential`, known by the keyed hash that `secret` makes of it; anybody, if there is none.
+    /// The owner of `credential`, identified by a hash keyed with `secret`; the anonymous principal if there is no credential.
     pub(super) fn new(credential: Option<Credential>, secret: &[u8; 32]) -> Self {
         let reader =
             credential.as_ref().map(|credential| Partition::Private(credential.id(secret)));
@@ -29,34 +29,34 @@ impl Asker {
         }
     }
 
-    /// Who shows nothing, where the operator gave larder a login of its own: everyone who may use this larder reads what
-    /// that login opens, so they are all one asker.
+    /// The principal of clients without a credential where the operator configured a login. Everybody who may use this larder can
+    /// read what that login opens, so they are all one principal.
     pub(super) fn larders(login: Arc<Credential>, secret: &[u8; 32]) -> Self {
         let reader = Partition::Private(login.id(secret));
         Self { credential: Some(login), reader, larders: true }
     }
 
-    /// Whether the credential is larder's own.
+    /// Whether the credential is the operator login.
     pub(super) fn is_larders(&self) -> bool {
         self.larders
     }
 
-    /// What is shown to the origin.
+    /// The credential that is sent to the origin.
     pub(super) fn credential(&self) -> Option<&Arc<Credential>> {
         self.credential.as_ref()
     }
 
-    /// Whose private entries and claims it sees, besides the public ones.
+    /// Whose private entries and claims this principal sees, besides the public ones.
     pub(super) fn reader(&self) -> Partition {
         self.reader
     }
 
-    /// Whether it shows a credential.
+    /// Whether this principal has a credential.
     pub(super) fn is_private(&self) -> bool {
         self.credential.is_some()
     }
 
-    /// Whether a token stands in the URL: then nobody, larder neither, could ask for the same without it.
+    /// Whether the credential is a token in the URL. The target cannot then be requested without it, by larder or anybody else.
     pub(super) fn is_in_url(&self) -> bool {
         self.credential.as_ref().is_some_and(|credential| credential.is_in_url())
     }

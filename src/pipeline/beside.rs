@@ -1,12 +1,12 @@
-//! A far range of a large body that is only beginning to arrive, fetched ahead of the fill or beside it.
+//! A distant range of a large body that has only begun to arrive, fetched ahead of the fill or beside it.
 //!
-//! Clients that download by many connections (aria2, axel, browsers) ask for ranges of megabytes. Each is fetched once: it becomes a part
-//! of the body, which the fill passes over (`flight/parts.rs`).
+//! Clients that download over many connections (aria2, axel, browsers) request ranges of megabytes. Each such range is fetched
+//! once: it becomes a part of the body, which the fill skips (`flight/parts.rs`).
 //!
-//! uv and pip read a wheel's directory at its end before they want the rest. Waiting for the fill would cost them the
-//! whole download; so the range is fetched on its own, if the origin's answer claims to belong to the same body (equal
-//! length, equal strong validator), and where the gap allows. What is given of it is compared with the verified body before the
-//! gap opens (`flight/beside.rs`): an origin whose ranges are not those of its bodies is given no such request for a day.
+//! uv and pip read a wheel's directory at its end before they want the rest. To wait for the fill would cost them the whole
+//! download. So larder fetches the range on its own, if the gap allows it and if the origin's answer claims to belong to the same
+//! body (equal length, equal strong validator). The bytes that were given are compared with the verified body before the gap
+//! opens (`flight/beside.rs`). An origin whose ranges do not agree with its bodies gets no such request for a day.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,13 +36,13 @@ use crate::verify::Mismatch;
 /// How far ahead of the fill a range must begin to be worth a request of its own, in bytes.
 const FAR: u64 = 8 << 20;
 
-/// How long an origin is given no such request after one of its ranges was not what its body has there.
+/// How long an origin gets no such request after one of its ranges did not agree with its body.
 const DISTRUSTED_FOR: Duration = Duration::from_hours(24);
 
-/// How many such origins are remembered. One that is forgotten is compared again.
+/// How many such origins are remembered. An origin that was evicted is compared again.
 const MOST_DISTRUSTED: u64 = 4096;
 
-/// The origins whose ranges were not those of their bodies.
+/// The origins whose ranges did not agree with their bodies.
 #[derive(Debug)]
 pub(super) struct Distrusted(Cache<Origin, ()>);
 
@@ -54,7 +54,7 @@ impl Default for Distrusted {
 }
 
 impl Pipeline {
-    /// The range beside the fill; the reader comes back if the flight itself should answer.
+    /// Answers with the range, fetched beside the fill. `Err`: the flight itself should answer, and the reader is returned.
     pub(super) async fn beside(
         &self,
         asked: &Asked,
@@ -67,7 +67,7 @@ impl Pipeline {
             return Err(reader);
         };
         if span.length() >= LEAST_PART {
-            // The fill says so as soon as it begins to take bytes in; a flight that takes none has an end at once.
+            // The fill knows this as soon as it begins to take bytes in; a flight that takes none in ends at once.
             let known = reader.flight().knows_of_parts();
             let _known = tokio::time::timeout(Duration::from_secs(1), known).await;
             if let Some(part) = reader.flight().open_part(answered, span.start, span.end) {
@@ -76,7 +76,7 @@ impl Pipeline {
                     (Arc::clone(&self.origins), self.range(task, span, &validator));
                 tokio::spawn(fetch_part(origins, ask, part, span, Arc::clone(answered)));
             }
-            // Its bytes are read where the fill has them.
+            // The client reads the bytes of the part through the flight.
             return Err(reader);
         }
         let flight = reader.flight();
@@ -100,7 +100,7 @@ impl Pipeline {
         Ok(record.end(Outcome::Miss, response))
     }
 
-    /// The one span that is asked for, with the body's validator.
+    /// The single range that the request asks for, and the body's validator.
     fn one_span(&self, asked: &Asked, task: &Task, answered: &Answered) -> Option<(Span, String)> {
         let (length, validator) = (answered.length?, answered.head.strong_validator()?);
         if self.distrusted.0.contains_key(task.target.origin()) {
@@ -112,7 +112,7 @@ impl Pipeline {
         Some((*span, validator.to_owned()))
     }
 
-    /// The question for a range of the body. A redirect is followed where it would be for the whole.
+    /// The request for a range of the body. It follows a redirect if the request for the whole body does.
     fn range(&self, task: &Task, span: Span, validator: &str) -> Ask {
         let expected = self.expectation_of(task);
         let follow = expected.named.is_some() || expected.binding().next().is_some();
@@ -122,8 +122,8 @@ impl Pipeline {
         ask
     }
 
-    /// Compares a body that is what was promised with the ranges that were given beside it. `Err`: one of them is not what the
-    /// body has there, so that clients hold bytes that were never part of it.
+    /// Compares a body that is what was promised with the ranges that were given beside it. `Err`: a range does not agree with
+    /// the body, so a client holds bytes that were never part of it.
     pub(super) async fn compare_besides(
         &self,
         task: &Task,
@@ -136,7 +136,7 @@ impl Pipeline {
         }
         let file = Arc::clone(&body.file);
         let lie = tokio::task::spawn_blocking(move || {
-            // A range that cannot be compared is none that agrees.
+            // A range that cannot be compared counts as one that does not agree.
             given.into_iter().find(|given| !given.agrees_with(&file).unwrap_or(false))
         });
         match lie.await {
@@ -153,7 +153,7 @@ impl Pipeline {
         })
     }
 
-    /// A body of several parts is not what was promised: its origin is asked for no part for a day.
+    /// A body that was fetched in parts is not what was promised, so its origin is asked for no part for a day.
     pub(super) fn distrust_parts(&self, task: &Task, flight: &Flight) {
         if flight.had_parts() {
             let origin = task.target.origin();
@@ -178,8 +178,8 @@ impl Pipeline {
     }
 }
 
-/// Whether an answer is that range of that body, as far as its origin says. Machines behind one name that give one tag to two bodies
-/// often tell them apart by the date.
+/// Whether an answer is this range of this body, as far as its header fields say. Servers behind one name that give the same
+/// entity tag to two different bodies often give them different dates.
 fn is_of_the_body(answer: &Answer, span: Span, whole: &Answered) -> bool {
     let (Some(length), Some(validator)) = (whole.length, whole.head.strong_validator()) else {
         return false;
@@ -199,13 +199,13 @@ fn is_of_the_body(answer: &Answer, span: Span, whole: &Answered) -> bool {
         && !is_multipart(&answer.head)
 }
 
-/// Whether it is parts with heads of their own, whatever its range says.
+/// Whether the answer is `multipart/byteranges`, whatever its `Content-Range` says.
 fn is_multipart(head: &Head) -> bool {
     let kind = head.text(&header::CONTENT_TYPE).unwrap_or_default();
     kind.get(..10).is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/"))
 }
 
-/// Fetches a part. However it ends, the fill goes on from there.
+/// Fetches a part. However that ends, the fill continues where the part stops.
 async fn fetch_part(
     origins: Arc<Origins>,
     ask: Ask,
@@ -236,8 +236,8 @@ async fn fetch_part(
     part.close().await;
 }
 
-/// Why a body that is not stored cannot be given to its end: ranges were given beside it, and there is nothing to compare
-/// them with. Of a body that nothing binds nobody asked for that.
+/// Why a body that is not stored cannot be completed: ranges were given beside it, and there is nothing to compare them with. A
+/// body that no promise binds is not checked.
 pub(super) fn uncompared_besides(flight: &Flight) -> Option<Mismatch> {
     let given = flight.close_besides();
     (flight.is_held() && !given.is_empty()).then(|| Mismatch {
@@ -249,11 +249,11 @@ pub(super) fn uncompared_besides(flight: &Flight) -> Option<Mismatch> {
     })
 }
 
-/// Where the next bytes of a range come from.
+/// The state of answering a range request.
 struct Watched {
     beside: Arc<Beside>,
     reader: Reader,
-    /// The origin's answer to the request for the range, until the body is judged.
+    /// The origin's answer to the range request, until the body is judged.
     body: Option<crate::origin::Bodies>,
     at: u64,
     end: u64,
@@ -272,7 +272,7 @@ impl Watched {
             }
             let piece = tokio::select! {
                 piece = body.next() => piece,
-                // All of the body is there, or there will never be more of it.
+                // The body is complete and judged, or no more of it will come.
                 _over = self.reader.judged() => {
                     self.body = None;
                     break;
@@ -302,7 +302,8 @@ impl Watched {
     }
 }
 
-/// The range's bytes: from the origin until the body is judged, and then from the verified body. They stop when it is refused.
+/// The bytes of the range: from the origin until the body is judged, then from the verified body. They stop if the body is
+/// refused.
 fn watched(
     asked: &Asked,
     reader: Reader,

@@ -1,4 +1,4 @@
-//! The judgement of a pass that a promise binds: as with fills, an index is asked again before its word refuses.
+//! Judges the body of a pass that a promise binds. As with fills, an index is asked again before its claim refuses a body.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,23 +18,23 @@ use crate::verify::{Expectation, Finding, Mismatch};
 /// What the body of a pass is held to.
 pub(super) struct Bound {
     pub(super) pipeline: Arc<Pipeline>,
-    /// What is asked for, and in whose name: the client's own indexes hold for what it passes, too.
+    /// What is requested, and for which principal: the claims of the client's own indexes bind its passes too.
     pub(super) task: Task,
     pub(super) client: IpAddr,
     /// When the pass began.
     pub(super) asked: Time,
 }
 
-/// Why the body of a pass is not given to its end.
+/// Why the body of a pass is not given completely.
 pub(super) enum Fault {
-    /// It is not what was promised.
+    /// The body is not what was promised.
     Refused(String),
-    /// An index speaks against it that could not be asked again.
+    /// A claim contradicts the body, and its index could not be asked again.
     Doubted(String),
 }
 
 impl Bound {
-    /// Judges a body that came with `head`: whether a promise vouches for it, or nothing speaks against it.
+    /// Judges a body that came with `head`. `Ok(true)`: a promise vouches for it. `Ok(false)`: no promise contradicts it.
     pub(super) async fn judge(&self, head: &Head, body: &Body) -> Result<bool, Fault> {
         let (digests, size, spooled) = match body {
             Body::Spooled(spooled) => (&spooled.digests, spooled.size, Some(spooled)),
@@ -50,7 +50,7 @@ impl Bound {
                 return Err(Fault::Doubted(promised_meanwhile(self.task.bare())));
             }
             match expected.find(&all, size, self.asked).because(digests.fault()) {
-                // A pass is stored nowhere.
+                // A pass is not stored, so an excused body needs no further proof.
                 Finding::Proven { .. } | Finding::Excused(_) => {
                     return Ok(expected.vouches_for(&all, size));
                 }
@@ -75,19 +75,20 @@ impl Bound {
         }
     }
 
-    /// Whether it is what was promised once it is decoded, as with fills.
+    /// Whether the body is what was promised once its content coding is decoded, as with fills.
     async fn is_right_decoded(&self, head: &Head, coded: &Spooled, promised: &Expectation) -> bool {
         let (pipeline, body) = (&self.pipeline, (head, coded));
         pipeline.is_right_decoded(&self.task, body, promised, self.asked).await
     }
 
-    /// The target of a refused body is in quarantine for this client alone, to whose own words the origin answered.
+    /// Puts the target of a refused body into quarantine for this client only, because the origin answered this client's own
+    /// request.
     pub(super) fn quarantine(&self, reason: &str) {
         let (pipeline, whom) = (&self.pipeline, Whom::Client(self.client));
         pipeline.quarantines.begin(self.task.bare(), whom, reason, pipeline.clock.now());
     }
 
-    /// Writes down that other bytes came than were promised.
+    /// Records that the body is not what was promised, and returns the reason.
     fn refused(&self, mismatch: &Mismatch) -> String {
         let (pipeline, target) = (&self.pipeline, self.task.bare());
         let (now, reason) = (pipeline.clock.now(), format!("{target} was refused: {mismatch}"));
@@ -98,7 +99,7 @@ impl Bound {
     }
 }
 
-/// Why a body is not given to its end of which no copy was kept, and a digest that was not computed is promised.
+/// The reason to withhold the end of a body of which no copy was kept, when a digest is promised that was not computed.
 pub(super) fn promised_meanwhile(target: &Target) -> String {
     format!(
         "{target}: an index that promises its bytes came while it arrived, and nothing was kept to compare with it; try again"

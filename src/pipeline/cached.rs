@@ -30,21 +30,21 @@ use crate::reply::{self, Asked, Body, Source};
 use crate::store::{Blob, CHUNK, Store};
 use crate::target::Target;
 
-/// How long the answer is held back of what may be an index that heads others, by its path alone.
+/// How long an answer is held back if only its path suggests a snapshot's root.
 const WAIT_FOR_A_GUESS: Duration = Duration::from_secs(5);
 
 /// How a flight ended that a request waited for.
 struct Ended {
     end: End,
     flight: Arc<Flight>,
-    /// Whether this request began it.
+    /// Whether this request started it.
     leads: bool,
 }
 
-/// What came of waiting for a flight.
+/// The result of waiting for a flight.
 enum Ride {
     Answered(Response<Body>),
-    /// It is not for this client, who asks for itself.
+    /// The flight's body is not for this client; its own request is passed.
     Apart,
     Ended(End),
 }
@@ -122,8 +122,8 @@ impl Pipeline {
         self.fly(call, asked, task, stored, record).await
     }
 
-    /// Answers with what needs no word of the origin's before, besides a fresh body: an answer other than a 200, or a stale
-    /// body that may be given while it is asked about.
+    /// Answers, besides with a fresh body, with what can be given without waiting for the origin: an answer other than a 200, or
+    /// a stale body that may be given during revalidation.
     async fn without_waiting(
         self: &Arc<Self>,
         connection: &Connection,
@@ -151,8 +151,8 @@ impl Pipeline {
         self.reply_stored(connection, asked, task, &meanwhile, Outcome::Stale, record).await
     }
 
-    /// Looks up what is stored, if need be once more after asking for what should be read before. The error says that a
-    /// promise which may bind the target cannot be read now.
+    /// Looks up the stored answer; on a miss, once more after fetching the documents that should be read first. `Err`: a promise
+    /// that may bind the target cannot be read now.
     async fn find(
         self: &Arc<Self>,
         task: &Task,
@@ -187,12 +187,12 @@ impl Pipeline {
             usable => usable.cloned(),
         };
         if usable.is_none() && self.memory.is_refused(&task) {
-            // A fill would be told no once more, before the client hears it.
+            // A fill would be refused again before the client's own request is sent.
             return self.pass_for(call, &task, PassReason::Answer, record).await;
         }
         let question = usable.is_some().then(|| self.question_about(&task)).flatten();
         let since = match &question {
-            // What was asked before a probe has had its turn, and is given up.
+            // A probe replaces the questions that were asked before it, and these are abandoned.
             Some(question) if question.is_probe => Some(self.clock.now()),
             Some(_) | None => self.memory.since(&task, Demand::of(&asked.headers)),
         };
@@ -200,7 +200,7 @@ impl Pipeline {
             && !self.flights.is_under_way(task.flight(), since)
             && let Some(copy) = usable.clone()
         {
-            // It is down, and somebody asks something else.
+            // The origin is down, and another request asks it about something else.
             self.metrics.stood_in(StoodIn::Down);
             let stand_in = self.stand_in(&call.connection, asked, &task, copy, record);
             match stand_in.await {
@@ -244,7 +244,7 @@ impl Pipeline {
         };
         let opening = opening_for(&mut reader, asked, call, &answered);
         match self.or_copy(opening, waiting, (call, asked), record).await {
-            // Fetched once more meanwhile: the right was to what came first.
+            // The body was fetched once more meanwhile; the right was proved for the first one.
             ControlFlow::Continue(Opened::Answered(again))
                 if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
             {
@@ -263,7 +263,8 @@ impl Pipeline {
         }
     }
 
-    /// The public pointer that stands in for who has none of its own while the origin fails: a new token comes with each pull.
+    /// The public tag that stands in for a private one while the origin fails: clients bring a new token with each pull, so that
+    /// nothing is stored for it.
     fn open_pointer(&self, task: &Task) -> Option<Stored> {
         if !task.is_of_one() || !task.is_pointer() {
             return None;
@@ -274,7 +275,7 @@ impl Pipeline {
         usable.then(|| Stored { proof: self.proof_of(&public, &entry, now), entry, usable })
     }
 
-    /// A place in the flight; the first request starts it.
+    /// Joins the flight, or starts it.
     fn board(
         self: &Arc<Self>,
         task: &Task,
@@ -282,7 +283,7 @@ impl Pipeline {
         since: Option<Time>,
         question: Option<Question>,
     ) -> (Arc<Flight>, Reader, bool) {
-        // Whatever it sends of the fields by which answers are selected: this one was selected by none.
+        // This flight may be joined whatever selecting fields the request has: its answer has no `Vary`.
         if task.promised.is_none()
             && let Some(flight) = self.flights.open_to(task.key, since)
         {
@@ -296,7 +297,7 @@ impl Pipeline {
             }
             Permit::Lead(lead) => {
                 let flight = Arc::clone(&lead.flight);
-                // The reader stands before the fill begins, so that the fill knows that somebody waits.
+                // The reader registers before the fill begins, so that the fill knows that a client waits.
                 let reader = self.flights.reader(&flight);
                 let entry = stored.map(|stored| Arc::clone(&stored.entry));
                 self.launch(lead, task.clone(), entry, question);
@@ -305,7 +306,7 @@ impl Pipeline {
         }
     }
 
-    /// Answers when the flight ended before it had anything to give.
+    /// Answers when the flight ended before it had a byte to give.
     async fn after(
         self: &Arc<Self>,
         call: Call,
@@ -343,7 +344,7 @@ impl Pipeline {
             return self.pass_for(call, task, PassReason::Answer, record).await;
         }
         if ended.leads && matches!(ended.end, End::Refused(_) | End::Failed(..)) {
-            // What it fetched counts as this request's, whatever became of it.
+            // The bytes that it fetched count for this request, however the flight ended.
             record.flight(&ended.flight);
         }
         let kept = match ended.end {
@@ -376,14 +377,14 @@ impl Pipeline {
         self.pass_for(call, task, PassReason::Answer, record).await
     }
 
-    /// Whether the end is a redirect, or a body that is not judged, and was asked for before its target was promised: the client's
-    /// own request is followed, held, or refused (onward.rs, held.rs).
+    /// Whether the flight ended with a redirect or an unjudged body, which was requested before its target was promised. The
+    /// client's own request is then followed, held, or refused (onward.rs, held.rs).
     fn leads_past_a_promise(&self, task: &Task, end: &End) -> bool {
         matches!(end, End::Relayed(relayed) if leads_or_completes(relayed.0.status))
             && self.is_held_today(task)
     }
 
-    /// What the flight's leader alone may have, if it does not lead past a promise.
+    /// The answer that only the flight's leader may have, unless it is a redirect or a body that a promise binds by now.
     fn handed_to(&self, task: &Task, connection: &Connection, flight: &Flight) -> Option<Answer> {
         let handed = flight.take_handed()?;
         let leads_past = leads_or_completes(handed.head.status) && self.is_held_today(task);
@@ -394,8 +395,8 @@ impl Pipeline {
         Some(handed)
     }
 
-    /// Whether who followed a flight of others may have how it ended: a body to which it proves its right, and no word
-    /// that was for its leader.
+    /// Whether a client that followed another client's flight may have its result: a body to which the client proves its right,
+    /// but no other answer that was for the leader.
     async fn may_be_given(self: &Arc<Self>, task: &Task, end: &End) -> bool {
         match end {
             End::Kept(entry) | End::Current(entry) => {
@@ -410,7 +411,7 @@ impl Pipeline {
         }
     }
 
-    /// Answers from the store; `None` if the blob is not there after all.
+    /// Answers from the store; `None` if the blob is missing after all.
     pub(super) async fn reply_stored(
         &self,
         connection: &Connection,
@@ -432,7 +433,7 @@ impl Pipeline {
                     let why = Why::new(Cause::Busy, format!("{}: {error}", task.target));
                     return Some(record.fail(StatusCode::SERVICE_UNAVAILABLE, &why));
                 }
-                // It is fetched again: the origin may have what the disk does not give now.
+                // The body is fetched again: the origin may have what the disk cannot give now.
                 Err(_) => None?,
             }
         };
@@ -447,9 +448,9 @@ impl Pipeline {
 }
 
 impl Pipeline {
-    /// Opens a stored body, and reads the chunk in which the byte `first` lies, which the answer begins with: what is damaged
-    /// there is a miss, not an answer that is cut. `None` if it is not there, or damaged. Where every place for an open file
-    /// is taken one is waited for.
+    /// Opens a stored body, and reads the chunk with the byte `first`, with which the answer begins. If that chunk is damaged,
+    /// the request is a miss instead of an answer that is cut. `None` if the body is missing or damaged. If every place for an
+    /// open file is taken, this waits for one.
     async fn open_blob(&self, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {
         if let Some(sound) = sound_now(&self.store, id, first) {
             return Ok(Some(sound));
@@ -474,8 +475,8 @@ impl Pipeline {
 /// A stored body, and the chunk of it that was read, with its number.
 type Sound = (Blob, Option<(u64, Bytes)>);
 
-/// What is open and in memory already, as the small bodies of a build are: a hand-off to another thread would cost more than
-/// all the rest of the hit.
+/// Opens a body that is open and in memory already, as small bodies of a build are. Handing it to another thread would cost more
+/// than the rest of the hit.
 fn sound_now(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> Option<Sound> {
     let blob = store.open_blob_now(id)?;
     let Some(number) = first.map(|first| first / CHUNK) else {
@@ -485,7 +486,7 @@ fn sound_now(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> Option<Sound
     Some((blob, Some((number, chunk))))
 }
 
-/// Blocking.
+/// Like [`sound_now`], from disk. Blocks.
 fn sound(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> io::Result<Option<Sound>> {
     let Some(blob) = store.open_blob(id)? else {
         return Ok(None);
@@ -493,24 +494,24 @@ fn sound(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> io::Result<Optio
     let Some(number) = first.map(|first| first / CHUNK) else {
         return Ok(Some((blob, None)));
     };
-    // What is damaged is out of service now.
+    // Reading a damaged chunk takes the blob out of service.
     let chunk = blob.chunk(number)?;
     Ok(Some((blob, Some((number, chunk)))))
 }
 
 impl Ended {
-    /// The origin failed: a stored copy is better than its word.
+    /// Whether the origin failed, so that a stored copy is better than the answer.
     fn failed(&self) -> bool {
         matches!(self.end, End::Failed(..)) || self.flight.has_failed()
     }
 }
 
-/// Waits for the head; of an index that heads others, until it is known whether it counts.
+/// Waits for the head; for a snapshot's root, until it is known whether the root counts.
 async fn opened(reader: &mut Reader, task: &Task) -> Opened {
     if task.heads() {
         let flight = Arc::clone(reader.flight());
         let end = if task.is_unknown() {
-            // Its path alone looks like one: nothing that streams waits for that.
+            // Only its path looks like a snapshot's root, so a stream must not wait for its end.
             let over = tokio::time::timeout(WAIT_FOR_A_GUESS, flight.over_or_unframed()).await;
             over.ok().flatten()
         } else {
@@ -523,14 +524,14 @@ async fn opened(reader: &mut Reader, task: &Task) -> Opened {
     reader.head().await
 }
 
-/// What sends clients on to a document that is stored.
+/// The 404 that sends clients on to a document that is stored.
 fn not_there(at: &Target, other: &Target) -> Response<Body> {
     let line = format!("{at} does not answer; {other} is stored, which clients read in its place");
     reply::text(StatusCode::NOT_FOUND, &line, Outcome::Stale)
 }
 
-/// Waits until the request may be answered: until its first byte may be given, or the whole was judged of which the answer
-/// speaks.
+/// Waits until the request may be answered: until its first byte may be given, or until the whole body was judged if the answer
+/// depends on the whole.
 async fn opening_for(
     reader: &mut Reader,
     asked: &Asked,
@@ -547,8 +548,8 @@ async fn opening_for(
     first_bytes(reader, call.request.version(), reply::needed(asked, head, length)).await
 }
 
-/// Waits until something may be given. A client that cannot tell a short body from a whole one (HTTP/1.0, whose bodies
-/// may end with the connection) waits for the judgement, where there will be one.
+/// Waits until the first byte may be given. A client that cannot tell a truncated body from a complete one (HTTP/1.0, whose
+/// bodies may end with the connection) waits for the judgement, if there will be one.
 pub(super) async fn first_bytes(reader: &mut Reader, version: Version, needed: Span) -> Opened {
     if version == Version::HTTP_10
         && reader.is_held()
@@ -563,7 +564,7 @@ fn outcome(leads: bool) -> Outcome {
     if leads { Outcome::Miss } else { Outcome::Collapsed }
 }
 
-/// Whether the client asked for less than the whole: then its own request serves it better than a whole body.
+/// Whether the client asked for less than the whole body: then its own request serves it better.
 fn is_partial(asked: &Asked) -> bool {
     asked.headers.contains_key(header::RANGE)
         || asked.headers.keys().any(|name| name.as_str().starts_with("if-"))

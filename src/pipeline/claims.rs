@@ -1,4 +1,4 @@
-//! Reading the claims of indexes, off the async threads.
+//! Reads the claims of indexes, off the async threads.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::store::{ClaimBatch, Notes, may_pass};
 use crate::target::{Partition, Root, Scheme, Target};
 use crate::verify::Expectation;
 
-/// The pauses before an index is read again that could not be read: out of descriptors, say. What reads it waits so long;
-/// after that it is read when it is next asked for.
+/// The pauses before an index that could not be read, for lack of file descriptors for example, is read again. The reading task
+/// waits that long; after the last attempt the index is read when it is next requested.
 const READ_AGAIN: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
 
 impl Pipeline {
-    /// Reads the claims of an index, or finds that they are read. An index that cannot be read makes none; the client has it
-    /// all the same, and does its own check. `known`: the same document again would say what it said.
+    /// Reads the claims of an index, or finds that they have been read. An index that cannot be parsed makes no claims; the
+    /// client is given it all the same and does its own check. `known`: the same document would make the same claims as before.
     pub(super) async fn read_claims(
         self: &Arc<Self>,
         recognition: &Recognition,
@@ -56,7 +56,7 @@ impl Pipeline {
                     return;
                 }
             };
-            // It promises something all the same; until it was read, the version before it speaks.
+            // The index makes claims, but they cannot be read now; until then the version before it is in force.
             self.memory.note_unread(at, reader, true);
             tracing::warn!(url = %at, %error, "an index cannot be read now; it is tried again");
             match pauses.next() {
@@ -66,9 +66,8 @@ impl Pipeline {
         }
     }
 
-    /// A stored body that is an index under its own digest may have come for another archive, or before the index that
-    /// names it: its claims are read when it is first given here. An index under its own name is read again when what
-    /// names it is worth more than it was.
+    /// Reads the claims of a stored index if that is needed when it is given. A body stored under its digest may have come for
+    /// another archive, or before the index that names it. An index under its own name is read again when its proof has risen.
     pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, stored: &Stored) {
         let (entry, reader) = (&stored.entry, task.asker.reader());
         let Some(known) = &task.recognition else {
@@ -83,7 +82,7 @@ impl Pipeline {
         if task.artifact().is_some() && !is_version {
             return;
         }
-        // An index whose signature became known, or one that another index names today.
+        // The index's signature became verifiable since it was kept, or another index names it today.
         let risen = task.artifact().is_none() && stored.proof.rank > entry.proof.rank;
         if !risen && !self.is_member(known, task.bare(), reader) {
             return;
@@ -106,8 +105,8 @@ impl Pipeline {
         self.read_claims(known, task.bare(), entry, task.bare(), false, reader).await;
     }
 
-    /// A document that its origin confirmed is as it was, and may say other things all the same: keys came or went since
-    /// it was read. Gives back the entry as it is then.
+    /// Reads a document again that its origin confirmed, if the keyring changed since it was read: its claims may differ with
+    /// other keys. Returns the entry as it is afterwards.
     pub(super) async fn read_with_new_keys(
         self: &Arc<Self>,
         task: &Task,
@@ -138,14 +137,15 @@ impl Pipeline {
         reader: Partition,
     ) -> io::Result<()> {
         if at.has_token() {
-            // A set of claims names its index's URL on disk, so that it can be asked again.
+            // A set of claims names the URL of its index on disk, so that the index can be fetched again. A token must not get
+            // there.
             return Ok(());
         }
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
         let indexes = indexes(recognition, at);
         let proven = self.proven(recognition, at, entry, reader);
         if proven.rank == Rank::None && self.is_member(recognition, at, reader) {
-            // A version that the newest Release does not name: another's turn, or not yet its own.
+            // Not the version that the current Release names; skip it.
             return Ok(());
         }
         let changes = self.keys.changes();
@@ -187,7 +187,7 @@ impl Pipeline {
                 Malformed::Shape { .. } | Malformed::Limit { .. } => false,
             };
             if read.as_ref().is_err_and(|error| !stands(error)) {
-                // What it said before still excuses late bytes, and decides no more.
+                // The former claims still excuse late bytes, but no longer decide.
                 seen.retract_claims(&index, now);
             }
             read
@@ -195,7 +195,7 @@ impl Pipeline {
         read.or_else(|error| self.makes_no_claims(at, error, now))
     }
 
-    /// Says that an index could not be understood; the error says that it could not be read now, which is another matter.
+    /// Reports that an index could not be understood. `Err`: it could not be read now, which may pass.
     fn makes_no_claims(&self, at: &Target, error: Malformed, now: Time) -> io::Result<()> {
         let error = match error {
             Malformed::Unreadable(error) if may_pass(&error) => return Err(error),
@@ -211,7 +211,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Whether a document's claims are current, as it would be read today; then they are confirmed.
+    /// Whether a document's claims are current and would be the same if it were read today. If so, they are confirmed.
     fn confirm_reading(
         &self,
         recognition: &Recognition,
@@ -223,7 +223,7 @@ impl Pipeline {
     ) -> bool {
         let (changes, seen) = (self.keys.changes(), self.store.seen_by(reader));
         let by_keys = recognition.ecosystem.depends_on_keys(at);
-        // What was read when less was proven of it is read again.
+        // Claims that were read while the document had a lower proof are read again.
         let as_good = |by: &Generation| {
             (proven.rank != Rank::Signed || by.rank == Rank::Signed)
                 && (by_keys || by.expired_key == proven.expired_key)
@@ -238,7 +238,7 @@ impl Pipeline {
             })
     }
 
-    /// Takes the claims of a document, and makes them current if its edition counts.
+    /// Takes the claims of a document, and makes them current if its snapshot counts.
     fn take_claims(
         &self,
         ecosystem: &dyn Ecosystem,
@@ -247,7 +247,7 @@ impl Pipeline {
         entry: &Arc<Entry>,
     ) -> Result<(), Malformed> {
         let (store, at) = (&self.store, document.at);
-        // Two views of an index may well name different files.
+        // Two private views of an index may well name different files, so only public views are compared.
         if ecosystem.profile().files_are_immutable && batch.reader() == Partition::Public {
             batch.compare();
         }
@@ -264,14 +264,14 @@ impl Pipeline {
                 self.mark_expired(at, entry, &held);
                 return Ok(());
             }
-            // What one credential sees of an archive binds nobody else to it.
+            // What one credential sees of an archive does not bind other clients.
             if batch.reader() == Partition::Public
                 && let Some(back) = editions::remember(store, at, &standing, &edition)
             {
                 self.say_step_back(at, &back);
             }
         }
-        // One version of many that names nothing leaves what another said; and nobody's word is none.
+        // A variant without claims does not retract another variant's claims; unauthenticated documents retract nothing.
         let is_version = !ecosystem.indexes_of(at).is_empty();
         let plain = at.origin().scheme == Scheme::Http;
         if standing.rank == Rank::None && (is_version || plain) {
@@ -287,7 +287,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Says what was noticed while the claims of an index were taken, and remembers who signed them.
+    /// Reports what was noticed while the claims of an index were taken, and remembers who signed them.
     fn noticed(&self, at: &Target, standing: &Standing, notes: &Notes) {
         if !notes.signers.is_empty() {
             self.store.bind_signers(&standing.root, &notes.signers);
@@ -317,7 +317,7 @@ impl Pipeline {
         }
     }
 
-    /// An index whose signature became known after it was kept.
+    /// Raises the stored proof of an index whose signature became verifiable after it was kept.
     fn mark_signed(&self, entry: &Arc<Entry>, standing: &Standing) {
         if standing.rank == Rank::Signed && entry.proof.rank < Rank::Signed {
             self.write_down(entry, |proof| {
@@ -329,12 +329,12 @@ impl Pipeline {
 
     fn write_down(&self, entry: &Entry, change: impl FnOnce(&mut Proof)) {
         if let Err(error) = self.store.update(entry, |entry| change(&mut entry.proof)) {
-            tracing::warn!(%error, "a proof could not be written down");
+            tracing::warn!(%error, "a proof could not be stored");
         }
     }
 
-    /// What is proven of an index's own bytes. Where another index names it, that one's word decides, today's; else what was
-    /// proven when they were kept. A digest in its URL says nothing of who chose it.
+    /// What proves the bytes of an index. If another index with authority names it, that index's present claim decides; otherwise
+    /// the proof from when the bytes were kept. A digest in the index's URL does not show who chose it.
     fn proven(
         &self,
         recognition: &Recognition,
@@ -351,7 +351,7 @@ impl Pipeline {
         if vouched.rank >= entry.proof.rank { vouched } else { entry.proof }
     }
 
-    /// Whether an index that may speak for `at` names it today: then its word decides what is read.
+    /// Whether an index with authority over `at` names it today. If so, its claim decides what is read.
     fn is_member(&self, recognition: &Recognition, at: &Target, reader: Partition) -> bool {
         let decides = |promise: &Promise| {
             promise.is_current() && (promise.is_strong() || promise.is_unread())
@@ -359,7 +359,7 @@ impl Pipeline {
         self.promises_of_index(at, Some(recognition), reader).iter().any(decides)
     }
 
-    /// An index past its `Valid-Until` is served as what it is.
+    /// Marks an index past its `Valid-Until` as stale.
     fn mark_expired(&self, at: &Target, entry: &Arc<Entry>, held: &Held) {
         let Held::Expired(until) = held else {
             return;
@@ -371,7 +371,7 @@ impl Pipeline {
     }
 }
 
-/// The indexes of one of which the document at `at` is a version; itself, if it is one under its own name.
+/// The indexes of which the document at `at` is a version; `at` itself if it is an index under its own name.
 pub(super) fn indexes(recognition: &Recognition, at: &Target) -> Vec<Target> {
     let mut indexes = recognition.ecosystem.indexes_of(at);
     if indexes.is_empty() {

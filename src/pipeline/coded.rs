@@ -1,13 +1,13 @@
-//! A body that came in a content coding, judged as its clients judge it.
+//! A body with a content coding, judged as its clients judge it.
 //!
-//! Fills ask for none (`Accept-Encoding: identity`), and some servers code all the same. Clients that decode compare a digest
-//! with what they decoded, so a body whose own bytes are not what was promised may still be right: its decoded bytes are what
-//! counts. Such a body is given to those who wait for it and not kept, because in the store a digest names the bytes of a file,
-//! and these are others.
+//! Fills ask for no coding (`Accept-Encoding: identity`), and some servers apply one all the same. Clients that decode compare a
+//! digest with the decoded bytes, so a body whose own bytes do not match the promise may still be right if its decoded bytes do.
+//! Such a body is given to the clients that wait for it and not kept, because in the store a digest names the bytes of a file,
+//! and the coded bytes are others.
 //!
-//! Clients that do not decode have the coded bytes as their file. So these may hold nothing but the coded file: what a decoder
-//! skips (bytes behind the end, a comment, an extra field, a skippable frame) could make another file of them, an archive that is
-//! read from its end, say. Such a body is refused.
+//! Clients that do not decode keep the coded bytes as their file. So the coded bytes must hold only the coded file. Data that a
+//! decoder skips (bytes after the end, a comment, an extra field, a skippable frame) could make another file of them, such as an
+//! archive that is read from its end. A body with such data is refused.
 
 use std::io::{self, Read};
 
@@ -21,14 +21,15 @@ use crate::entry::Head;
 use crate::received::Spooled;
 use crate::verify::{Expectation, Finding};
 
-/// What any body may decode to, in bytes; beyond that, bytes out for each byte in. A bomb is more.
+/// The most bytes that any body may decode to; a larger body may decode to `STEEPEST` bytes for each of its own. A decompression
+/// bomb exceeds both.
 const FREE: u64 = 64 << 20;
 const STEEPEST: u64 = 200;
 
 /// The window of a zstd decoder, as a power of two (RFC 9659 allows 8 MiB in HTTP).
 const ZSTD_WINDOW: u32 = 23;
 
-/// A coding that clients decode.
+/// A content coding that clients decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coding {
     Gzip,
@@ -37,7 +38,7 @@ enum Coding {
 }
 
 impl Pipeline {
-    /// Whether a body that came in a declared coding is what was promised once it is decoded.
+    /// Whether a body with a declared coding is what was promised once it is decoded.
     pub(super) async fn is_right_decoded(
         &self,
         task: &Task,
@@ -67,7 +68,7 @@ impl Pipeline {
             Finding::Proven { .. } | Finding::Excused(_) => {
                 tracing::info!(
                     url = %task.target, ?coding,
-                    "its origin codes this file though nobody asked for that: it is as promised once decoded, and is given but \
+                    "the origin applied a content coding that was not requested; the decoded body is as promised, and is given but \
                      not kept"
                 );
                 true
@@ -99,7 +100,7 @@ pub(super) fn is_coded(head: &Head) -> bool {
     codings.any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
-/// The digests and the length of what `coded` decodes to, if it holds nothing else. Blocking.
+/// The digests and the length of what `coded` decodes to; an error if it holds anything else. Blocking.
 fn digests_of(
     coding: Coding,
     mut coded: impl io::BufRead,
@@ -109,7 +110,7 @@ fn digests_of(
     let mut decoded = Decoded { hashing: Hashing::new(wanted), length: 0, most };
     match coding {
         Coding::Gzip => {
-            // A file may be coded in several members; the first may name it.
+            // A file may be coded in several gzip members; only the first may contain a file name.
             let mut may_name = true;
             while !coded.fill_buf()?.is_empty() {
                 let mut member = flate2::bufread::GzDecoder::new(&mut coded);
@@ -134,14 +135,14 @@ fn digests_of(
     Ok((decoded.hashing.finish().iter().copied().collect(), decoded.length))
 }
 
-/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, besides a name that is one, where it may.
+/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, except a plain file name if `may_name`.
 fn is_bare(header: &flate2::GzHeader, may_name: bool) -> bool {
     let is_name =
         |name: &[u8]| may_name && name.len() < 256 && !name.iter().any(u8::is_ascii_control);
     header.extra().is_none() && header.comment().is_none() && header.filename().is_none_or(is_name)
 }
 
-/// What was decoded so far.
+/// Hashes and counts the decoded bytes.
 struct Decoded {
     hashing: Hashing,
     length: u64,

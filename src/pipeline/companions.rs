@@ -1,12 +1,12 @@
-//! Documents that lie beside another and are read with it: the signature of a Release.
+//! Sidecars: documents that lie beside another and are read with it, such as the detached signature of a Release.
 //!
 //! ```text
-//! Release ─▶ Release.gpg, asked for at once ─▶ the one verifies the other ─▶ both are kept: one generation
-//!                                           └▶ out of step: both once more ─▶ still: the previous pair is given
+//! Release ─▶ Release.gpg, fetched at once ─▶ the signature verifies the Release ─▶ both are kept: one snapshot
+//!                                         └▶ out of step: both once more ─▶ still: the previous pair is given
 //! ```
 //!
-//! By itself a signature proves nothing, and over plain http nothing vouches for it. What vouches is that it verified: then
-//! the Release names it, with its digest, like everything else that belongs to its generation.
+//! A detached signature does not prove itself, and over plain HTTP nothing else vouches for it. What vouches for it is that it
+//! verified the Release. The Release then names it with its digest, like every other member of the snapshot.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -32,10 +32,10 @@ use crate::store::Store;
 use crate::target::{Origin, Root, Target};
 use crate::verify::{self, Expectation, Verdict};
 
-/// The most documents that are fetched to read one.
+/// The most sidecars that are fetched to read one document.
 const MOST: usize = 2;
 
-/// A document that another is read with, as it came just now.
+/// A sidecar that was just fetched.
 #[derive(Debug)]
 pub(super) struct Companion {
     pub(super) at: Target,
@@ -46,7 +46,7 @@ pub(super) struct Companion {
     received_at: Time,
 }
 
-/// Companions that came just now, before those that are stored.
+/// Finds sidecars that were just fetched, and then those that are stored.
 pub(super) struct Beside<'a> {
     pub(super) store: &'a Arc<Store>,
     pub(super) companions: &'a [Companion],
@@ -60,7 +60,7 @@ impl Shelf for Beside<'_> {
         let stored = Shelves { store: self.store, since: Time::from_millis(i64::MIN) };
         stored.open(at).map(|mut reader| -> Box<dyn Read> {
             let mut bytes = Vec::new();
-            // Read here, because the shelf goes: it is a signature.
+            // Read at once, because the result must not borrow from `stored`. A signature is small.
             match reader.by_ref().take(super::lead::RELAYED as u64).read_to_end(&mut bytes) {
                 Ok(_) => Box::new(io::Cursor::new(bytes)),
                 Err(_) => Box::new(io::empty()),
@@ -73,7 +73,7 @@ impl Shelf for Beside<'_> {
     }
 }
 
-/// Nothing is at hand.
+/// A shelf without documents.
 struct Nothing;
 
 impl Shelf for Nothing {
@@ -87,7 +87,7 @@ impl Shelf for Nothing {
 }
 
 impl Pipeline {
-    /// Fetches what the task's document must be read with.
+    /// Fetches the sidecars of the task's document.
     pub(super) async fn companions_of(
         &self,
         task: &Task,
@@ -110,7 +110,7 @@ impl Pipeline {
         ecosystem: &'static dyn Ecosystem,
     ) -> Option<Companion> {
         let own = self.task_for(&at, ecosystem, task.reach)?;
-        // Somebody waits for the end of the document that it is read with: that has a limit.
+        // A client waits for the end of the document, so this request has a time limit.
         let ask = own.of(task.asker.clone(), &self.store.secret()).ask(None, false);
         let ask = Ask { patient: false, ..ask };
         let answer = self.origins.fetch(ask).await.ok()?;
@@ -123,8 +123,8 @@ impl Pipeline {
         Some(Companion { at, head, bytes, plain, requested_at, received_at })
     }
 
-    /// What is signed, and what signed it, are not of one generation; or somebody changed one of them. `None`: it is given, and
-    /// not kept.
+    /// The document and its signature do not belong to the same snapshot, or somebody changed one of them. `None`: the document
+    /// is given, and not kept.
     pub(super) fn out_of_step(
         &self,
         task: &Task,
@@ -144,7 +144,7 @@ impl Pipeline {
         None
     }
 
-    /// Keeps the companions that a document names.
+    /// Keeps the sidecars that a document names.
     pub(super) async fn keep_companions(
         &self,
         task: &Task,
@@ -198,7 +198,7 @@ impl Pipeline {
                         .await
                         .unwrap_or_else(|gone| Err(gone.into()))
                 }
-                // It came before the document that names it was read, and names itself what it is.
+                // It is not what the document names, so it is not kept.
                 Verdict::Give(..) | Verdict::Doubt(..) | Verdict::Refuse(..) => Ok(()),
             },
             Err(error) => Err(error),

@@ -1,4 +1,4 @@
-//! Documents that larder itself asks for, through the same way as everything else.
+//! Prerequisite fetches: documents that larder requests itself. They pass through the same stages as clients' requests.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -23,14 +23,14 @@ use crate::origin::{Lane, Reach};
 use crate::target::{Partition, Scheme, Target};
 use crate::verify::Expectation;
 
-/// How long a request waits for indexes that may know its file. Anybody's index that has named a file of the same host may
+/// How long a request waits for indexes that may name its file. An index of any origin that has named a file of the same host may
 /// be among them (promise P4), so this is short; registries answer within a second.
 const WAIT_TO_KNOW: Duration = Duration::from_secs(5);
 
-/// How long a whole body waits for the indexes whose word refuses it.
+/// How long a complete body waits for the indexes whose claims refuse it.
 const WAIT_TO_REFUSE: Duration = Duration::from_mins(1);
 
-/// For whom a chase asks.
+/// The principal of prerequisite fetches.
 static ANYBODY: Asker = Asker::ANYBODY;
 
 /// Fetches the indexes of one ecosystem.
@@ -42,7 +42,7 @@ struct Indexes<'a> {
 
 impl Fetch for Indexes<'_> {
     async fn fetch(&self, document: Target, at: &Target) {
-        // Who has just failed is not waited for again by each file that it may know of.
+        // An origin that has just failed is not waited for again by each file that it may name.
         if self.pipeline.origins.is_failing(document.origin(), Partition::Public, Lane::Metadata) {
             return;
         }
@@ -53,14 +53,14 @@ impl Fetch for Indexes<'_> {
 }
 
 impl Pipeline {
-    /// Fetches what should be read before the task's artifact is judged, if nothing says anything about it yet. Says
+    /// Fetches the documents that should be read before the task's artifact is judged, if no claim decides about it yet. Returns
     /// how many documents that were.
     pub(super) async fn chase_for(self: &Arc<Self>, task: &Task) -> usize {
         let Some(recognition) = &task.recognition else {
             return 0;
         };
         if task.bare().has_token() {
-            // What lies beside it has the token in its URL, and a chase is public.
+            // The URLs of sibling documents contain the token, and prerequisite fetches are public.
             return 0;
         }
         let secure = task.target.origin().scheme == Scheme::Https;
@@ -77,14 +77,15 @@ impl Pipeline {
         self.chase(task, recognition.ecosystem, decided).await
     }
 
-    /// Whether signed indexes are known that may name a file: over plain http only they could vouch for it.
+    /// Whether signed indexes are known that may name a file. Over plain HTTP only a signed index can vouch for it.
     pub(super) fn may_be_named(&self, at: &Target, known: &Recognition) -> bool {
         let nothing = Shelves { store: &self.store, since: Time::from_millis(i64::MAX) };
         !self.store.editions(at.origin()).is_empty()
             && !known.ecosystem.wants(at, &nothing).is_empty()
     }
 
-    /// Fetches what an index needs to be understood: where its files are, say. Says how many documents that were.
+    /// Fetches the documents that an index needs to be understood, such as one that says where its files are. Returns how many
+    /// that were.
     pub(super) async fn chase_beside(
         self: &Arc<Self>,
         task: &Task,
@@ -103,11 +104,11 @@ impl Pipeline {
         enough: impl Fn() -> bool,
     ) -> usize {
         let since = task.asked.minus(lookup::GRACE);
-        // Documents are looked into: off the async threads.
+        // Finding what is wanted reads documents, so it runs off the async threads.
         let wants = || {
             let (store, at) = (Arc::clone(&self.store), task.bare().clone());
-            // Where an index elsewhere knows the file already, only one on its own origin could say more: what a stranger
-            // says must not keep that one from being asked.
+            // If an index without authority names the file already, only an index on the file's own origin can add anything. The
+            // other index must not prevent that one from being fetched.
             let known = task.artifact().is_some() && !self.expectation_of(task).promises.is_empty();
             let asking = tokio::task::spawn_blocking(move || {
                 let mut wanted = ecosystem.wants(&at, &Shelves { store: &store, since });
@@ -118,11 +119,12 @@ impl Pipeline {
         };
         let indexes = Indexes { pipeline: self, ecosystem, reach: task.reach };
         let chase = chase::chase(task.bare(), wants, &indexes, enough);
-        // What is still on its way goes on by itself, and serves the next request; something may have come by now.
+        // On a timeout the fetches continue in the background and serve the next request. `1`, because a document may have
+        // arrived by now.
         tokio::time::timeout(WAIT_TO_KNOW, chase).await.unwrap_or(1)
     }
 
-    /// Asks again the indexes whose word would refuse a body that was asked for at `asked`.
+    /// Asks the indexes again whose claims would refuse a body that was requested at `asked`.
     pub(super) async fn ask_again(
         self: &Arc<Self>,
         recognition: &Recognition,
@@ -152,7 +154,7 @@ impl Pipeline {
         let ecosystem = recognition.ecosystem;
         let own = self.store.seen_by(who.reader()).current_claims(document);
         if who.is_private() && own.is_some() {
-            // Its own view of the index: only its own credential brings that up to date.
+            // The principal's own view of the index can be renewed only with its own credential.
             self.document(document, ecosystem, (reach, who), Some(asked)).await;
         }
         let renewal = self
@@ -167,8 +169,8 @@ impl Pipeline {
         }
     }
 
-    /// Brings an index up to date that another one names: while that one names it, nothing has changed; when it does not
-    /// any more, the new version is fetched.
+    /// Renews an index that another index names: while that one still names the same version, nothing has changed; otherwise the
+    /// new version is fetched.
     async fn renew(
         self: &Arc<Self>,
         ecosystem: &'static dyn Ecosystem,
@@ -201,10 +203,10 @@ impl Pipeline {
         }
     }
 
-    /// Brings an index up to date: after this its claims are read, or it could not be had. `since`: a revalidation must
-    /// have begun after that; without it, what counts as fresh for a client counts here.
+    /// Renews an index. Afterwards its claims are read, or it could not be fetched. `since`: a revalidation must have begun after
+    /// that; without it, what is fresh for a client is fresh here.
     ///
-    /// Boxed and named `Send`, because a fill may ask for documents, whose fills may ask for documents.
+    /// Boxed and declared `Send`, because a fill may fetch documents, whose fills may fetch documents.
     fn document<'a>(
         self: &'a Arc<Self>,
         document: &'a Target,
@@ -239,7 +241,7 @@ impl Pipeline {
         self.land(task, stored, since).await;
     }
 
-    /// Fetches an index as one that heads it promises it, or under its digest; `None` if it is none.
+    /// Fetches an index, as the snapshot's root promises it or under its digest; `None` if the target is no index.
     pub(super) fn bring_in<'a>(
         self: &'a Arc<Self>,
         at: &'a Target,
@@ -257,7 +259,7 @@ impl Pipeline {
         })
     }
 
-    /// An index, or a version of one under its digest, that larder asks for by itself.
+    /// The task for an index, or a version of one under its digest, that larder requests itself.
     pub(super) fn task_for(
         &self,
         document: &Target,
@@ -277,9 +279,9 @@ impl Pipeline {
         Some(Task::of_resource(&bare, recognition, reach, self.clock.now()))
     }
 
-    /// Joins or begins the flight of something that larder itself wants, and waits for its end.
+    /// Joins or starts the flight of something that larder itself requests, and waits for its end.
     ///
-    /// Boxed and named `Send` for the same reason.
+    /// Boxed and declared `Send` for the same reason.
     pub(super) fn land(
         self: &Arc<Self>,
         task: Task,
@@ -295,7 +297,7 @@ impl Pipeline {
                 Permit::Follow(flight) => Arc::clone(flight),
                 Permit::Lead(lead) => Arc::clone(&lead.flight),
             };
-            // Stands before the fill begins, so that the fill knows that somebody waits.
+            // Registered before the fill begins, so that the fill knows that somebody waits.
             let _waiting = flights.waiting(&flight);
             if let Permit::Lead(lead) = permit {
                 let pipeline = Arc::clone(&pipeline);

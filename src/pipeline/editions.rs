@@ -1,12 +1,16 @@
-//! Which edition of a signed index counts (DESIGN §3).
+//! Which snapshot of a signed index counts (DESIGN §3).
 //!
-//! A signature proves that a key signed, not that the key is this archive's, nor that the document is today's. What was seen
-//! before decides: a root is bound to those who signed for it first, and they change only with an overlap; an older date
-//! never replaces a newer; a date in the future never counts; what is past its `Valid-Until` makes no new claims. What does
-//! not count still reaches the client that asked, which does its own check.
+//! A signature proves that a key signed. It proves neither that the key belongs to this archive nor that the document is current.
+//! larder decides by what it saw before:
+//! - a root is bound to the keys that signed for it first, and the set of keys changes only with an overlap;
+//! - an older date never replaces a newer date;
+//! - a date in the future never counts;
+//! - a document past its `Valid-Until` makes no new claims.
 //!
-//! Where an edition has no date, what it lists is all there is to tell it from an older one. That is a guess, because
-//! packages are also withdrawn: it is said aloud, and refuses nothing.
+//! A snapshot that does not count is still given to the client that requested it, which does its own check.
+//!
+//! A snapshot without a date can be told from an older one only by the packages that it lists. That is a guess, because archives
+//! also withdraw packages; so it raises an alarm and refuses nothing.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,10 +29,10 @@ use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
 
-/// How far an archive's clock may be ahead of ours; apt allows as much.
+/// How far an archive's clock may be ahead of larder's. apt allows the same.
 const AHEAD: Duration = Duration::from_secs(10);
 
-/// Why an edition does not count.
+/// Why a snapshot does not count.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Held {
     Future(Time),
@@ -71,7 +75,8 @@ impl fmt::Display for Held {
     }
 }
 
-/// Whether an edition of the index at `at` counts. It may be signed by who signed before, or by whom they named for that.
+/// Whether a snapshot of the index at `at` counts. It must be signed by a key that signed before, or by one that an earlier
+/// snapshot named in `Signed-By`.
 pub(super) fn admit(
     store: &Store,
     at: &Target,
@@ -81,7 +86,7 @@ pub(super) fn admit(
     now: Time,
 ) -> Result<(), Held> {
     let bound = bound(store, &standing.root);
-    // Whose they are is looked up anew: the key that is named may have become known since.
+    // `Signed-By` names are matched with the keyring each time: a key that is named may have been added since.
     let successors = store.successors(&Root::directory_of(at));
     let is_successor = edition.signers.iter().any(|signer| {
         let mut named = successors.iter();
@@ -114,7 +119,7 @@ pub(super) fn admit(
     }
 }
 
-/// Notes whose key an edition would need to count, so that `larder keys add` of that key is enough.
+/// Notes which keys would have to be known for this snapshot to count, so that `larder keys add` of such a key is enough.
 pub(super) fn note_waiting(store: &Store, standing: &Standing, edition: &Edition, held: &Held) {
     match held {
         Held::Unsigned(_) | Held::Strangers(_) | Held::NoSuccessor(_) => {
@@ -126,7 +131,8 @@ pub(super) fn note_waiting(store: &Store, standing: &Standing, edition: &Edition
     }
 }
 
-/// Remembers an edition that counts; says why it looks like a step back, if it does. Blocking when it is news.
+/// Remembers a snapshot that counts. Returns the reason if the snapshot looks older than an earlier one. Blocks on the ledger if
+/// it has to write.
 pub(super) fn remember(
     store: &Store,
     at: &Target,
@@ -153,7 +159,7 @@ pub(super) fn remember(
 }
 
 impl Pipeline {
-    /// What vouches for a stored copy today: a signed index grows stale by itself.
+    /// The proof of a stored copy as of `now`: a signed index becomes stale when its `Valid-Until` passes.
     pub(super) fn proof_of(&self, task: &Task, entry: &Entry, now: Time) -> Proof {
         let expired = task.heads() && self.is_expired(task.bare(), now);
         Proof { stale: entry.proof.stale || expired, ..entry.proof }
@@ -165,7 +171,7 @@ impl Pipeline {
     }
 }
 
-/// How an edition without a date looks older than the one before.
+/// How a snapshot without a date looks older than the one before.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum StepBack {
     Older { newest: Time, before: Time },
@@ -189,7 +195,8 @@ impl fmt::Display for StepBack {
     }
 }
 
-/// Repositories withdraw packages one at a time; one that loses more than a tenth at once has lost them otherwise.
+/// The divisor of the largest loss that is normal: repositories withdraw packages one at a time, so losing more than a tenth of
+/// them at once looks like an older snapshot.
 const MOST_WITHDRAWN: u64 = 10;
 
 fn step_back(known: Census, now: Census) -> Option<StepBack> {
@@ -202,10 +209,10 @@ fn step_back(known: Census, now: Census) -> Option<StepBack> {
         .then_some(StepBack::Shrunk { packages: now.packages, before: known.packages })
 }
 
-/// Who signed for a root. What was bound over plain http is provisional: anybody on the line may have been first with
-/// another archive's Release. Where the same archive is known over TLS, those who sign there decide.
+/// The keys that are bound to a root. A binding made over plain HTTP is provisional: an attacker on the path may have served
+/// another archive's Release first. If the same archive is known over TLS, the keys bound there decide.
 fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
-    // An npm registry may have the same root as an archive, and its keys sign packages, not editions.
+    // An npm registry may have the same root as an archive. Its keys sign packages, not snapshots, so they are left out.
     let firsts = |root: &Root| {
         let mut signers = store.signers(root);
         signers.retain(|signer| !registry::is_key_id(signer));
@@ -224,12 +231,12 @@ fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
     firsts(root)
 }
 
-/// How old a document's date must be when it is asked for, to tell its versions apart: two of one second share it, and the
-/// second of them is not there a minute later.
+/// The age at which a document's date identifies its version. Two versions published in one second share the date; a minute later
+/// the origin serves only the second.
 const SETTLED: Duration = Duration::from_mins(1);
 
-/// Gives a signed document without validators its own date as the one: the one validator that larder makes. Without it a
-/// client downloads the document at each update.
+/// Adds a `Last-Modified` with the document's own date to a signed document that came without validators. This is the only
+/// validator that larder makes up; without it clients download the document at each update.
 pub(super) fn date(head: &mut Head, date: Time, requested: Time) {
     let has = |name| head.headers.contains_key(name);
     if has(header::ETAG) || has(header::LAST_MODIFIED) || requested.since(date) < SETTLED {
@@ -240,7 +247,8 @@ pub(super) fn date(head: &mut Head, date: Time, requested: Time) {
     }
 }
 
-/// What was said already, by its hash, because archives choose how long it is: each thing is said once a day.
+/// Hashes of the messages that were logged during the last day, so that each message is logged once a day. Hashes bound the
+/// memory, because archives choose how long a message is.
 #[derive(Debug)]
 pub(super) struct Said(Cache<[u8; 32], ()>);
 
@@ -252,7 +260,7 @@ impl Default for Said {
 }
 
 impl Said {
-    /// Whether it is the first time.
+    /// Whether this message was not logged during the last day. Remembers it.
     pub(super) fn is_news(&self, text: &str) -> bool {
         self.0.entry(key_hash([text.as_bytes()])).or_insert(()).is_fresh()
     }

@@ -1,8 +1,8 @@
-//! Alarms for what an index says of a file that is not its own to judge.
+//! Alarms for claims of an index about a file over which it has no authority.
 //!
-//! It changes nothing else (`verify`), and somebody should hear of it: the index may be the one that is right. Anybody can
-//! publish an index, and any number of them, so that these alarms are few: for each file one a day from each site, and not
-//! many in all from one site or about one file.
+//! Such a claim changes nothing else (`verify`), but the operator should hear of it, because the index may be right. Anybody can
+//! publish any number of indexes, so these alarms are limited: for each file one a day from each site, and a fixed number a day
+//! from each site and about each file.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,13 +16,13 @@ use crate::outcome::metrics::Alarm;
 use crate::target::Target;
 use crate::verify::Mismatch;
 
-/// Alarms about one file in a day.
+/// The most alarms about one file in a day.
 const MOST_OF_FILE: u32 = 4;
 
-/// Alarms in a day by the indexes of one site: as many files as somebody looks into.
+/// The most alarms in a day that indexes of one site cause: as many files as an operator would look into.
 const MOST_OF_SITE: u32 = 64;
 
-/// What was said today.
+/// The alarms of the last day.
 #[derive(Debug)]
 pub(super) struct Heard {
     said: Cache<[u8; 32], ()>,
@@ -40,7 +40,7 @@ impl Default for Heard {
 }
 
 impl Heard {
-    /// Whether what an index at `by` says of `of` is worth an alarm.
+    /// Whether the claim of an index at `by` about `of` is worth an alarm.
     fn is_news(&self, by: &Target, of: &Target) -> bool {
         let (site, file) = (by.origin().site(), of.match_key());
         if !self.said.entry(key_hash([site.as_bytes(), &file.0])).or_insert(()).is_fresh() {
@@ -56,13 +56,13 @@ impl Heard {
 }
 
 impl Pipeline {
-    /// An index promises other bytes for `of`, and does not decide there.
+    /// Raises an alarm because an index whose claim does not decide promises other bytes for `of`.
     pub(super) fn disagrees(&self, of: &Target, mismatch: &Mismatch) {
         let by = mismatch.elsewhere.as_deref();
         if by.is_some_and(|by| !self.heard.is_news(by, of)) {
             return;
         }
-        tracing::warn!(url = %of, %mismatch, "an index promises other bytes, and does not decide here");
+        tracing::warn!(url = %of, %mismatch, "an index promises other bytes, but its claim does not decide");
         let text = format!("kept all the same: {mismatch}");
         self.metrics.alarm(Alarm::Mismatch, of.to_string(), text.clone(), false);
         self.store.note_alarm(of, by.unwrap_or(of).origin(), &text, self.clock.now());
@@ -94,7 +94,7 @@ mod tests {
             heard.is_news(&evil, &target(&format!("https://example.org/{number}")))
         });
         assert!(many.count() <= 64);
-        // The control: another site is heard about another file.
+        // The control: another site's claim about another file raises an alarm.
         assert!(heard.is_news(&target("https://example.com/"), &target("https://example.org/b")));
     }
 }

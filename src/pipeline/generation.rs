@@ -1,8 +1,8 @@
-//! Generations: an index that heads others counts when what it names can be had.
+//! Snapshots: an index that is a snapshot's root counts once the members that it names can be fetched.
 //!
-//! An archive that is published while it is read has, for a while, the new Release beside the old Packages, or the other way
-//! round. Whoever reads then is told "hash sum mismatch". larder shows such an archive as it was, or as it is, and never as
-//! anything between:
+//! While an archive is being published, it has for some time the new Release beside the old Packages, or the other way round. A
+//! client that reads it then reports "hash sum mismatch". larder serves such an archive as it was before or as it is after, and
+//! never a mixture:
 //!
 //! ```text
 //! new Release ─▶ its members that builds use: fetched, each held to the new Release
@@ -11,12 +11,12 @@
 //!                it is kept, and current        the previous Release is given, as stale; the next request tries again
 //! ```
 //!
-//! The asker waits for that, at most five seconds. An archive that keeps its indexes under their digests is fetched by them,
-//! and what is merely slow does not hold its Release back: whoever reads it can have the members. An archive that is met for
-//! the first time has no previous generation; if it is small it is read until it is of one piece.
+//! The client waits for that, at most five seconds. If an archive keeps its indexes under their digests, larder fetches them by
+//! digest. A slow member then does not hold the Release back, because a client that reads the Release can fetch the members. An
+//! archive that larder sees for the first time has no previous snapshot; a small one is read again until it is consistent.
 //!
-//! Nothing is kept of a Release that is held back: not even its claims. What a client has read, its members follow from
-//! (`members.rs`).
+//! Nothing is kept of a Release that is held back, its claims included. The members that a client gets are those of the Release
+//! that it has read (`members.rs`).
 //!
 //! Source: the Debian repository format (wiki), `Acquire-By-Hash`.
 
@@ -42,40 +42,40 @@ use crate::proof::Rank;
 use crate::received::Received;
 use crate::target::{Key, Partition, Root, Target};
 
-/// How long an asker waits for the members of a new version.
+/// How long a client waits for the members of a new version.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a new version is held back at most: a mirror takes some minutes to be published, and what takes longer is not
-/// being published but broken, which its clients had better see for themselves.
+/// The longest that a new version is held back. Publishing a mirror takes some minutes; an archive that is inconsistent for
+/// longer is broken, and its clients should see that.
 const HELD_BACK: Duration = Duration::from_mins(30);
 
-/// For how long a member counts as in use after a client asked for it.
+/// How long a member counts as in use after a client requested it.
 const IN_USE: Duration = Duration::from_hours(24);
 
-/// The most members that a new version waits for. A build uses some ten.
+/// The most members that a new version waits for. A build uses about ten.
 const MOST_MEMBERS: usize = 64;
 
-/// The most members, and bytes of them, that are fetched of an archive met for the first time, of which nobody has said yet
-/// what is used: enough for a small archive, which is the kind that has no indexes under digests.
+/// The most members, and bytes of them, that are fetched of an archive that larder sees for the first time, when no client has
+/// shown yet which members are used. This is enough for a small archive, the kind that has no indexes under digests.
 const MOST_AT_FIRST: usize = 16;
 const MOST_BYTES_AT_FIRST: u64 = 4 << 20;
 
 /// How many members are fetched at a time.
 const AT_ONCE: usize = 4;
 
-/// The number of a generation that is not in the store yet.
+/// Stands for the number of a snapshot that is not in the store yet.
 pub(super) const NOT_YET: u64 = u64::MAX;
 
-/// What is remembered of generations, each bounded.
+/// What is remembered of snapshots. Each map is bounded.
 #[derive(Debug)]
 pub(super) struct Generations {
-    /// When this process began: what was asked for before that, nobody remembers.
+    /// When this process began. Requests before that are not remembered.
     began: Time,
-    /// What clients asked for lately.
+    /// The indexes that clients requested during the last day.
     asked: Cache<Key, ()>,
     /// Since when newer versions of an index are held back.
     held_back: Cache<Key, Time>,
-    /// The snapshots whose newest head at the origin does not count (`apart.rs`).
+    /// The snapshots whose newest root at the origin does not count (`apart.rs`).
     pub(super) apart: Cache<Key, ()>,
 }
 
@@ -89,18 +89,18 @@ impl Generations {
         }
     }
 
-    /// A client asked for an index, or for what may be one under its digest.
+    /// Notes that a client requested an index, or a target that may be an index under its digest.
     pub(super) fn note_asked(&self, at: &Target) {
         self.asked.insert(at.key(Partition::Public), ());
     }
 
-    /// Whether a client asked for it lately; while nobody can know, yes.
+    /// Whether a client requested it during the last day. Always true during the first day of this process.
     fn is_asked(&self, at: &Target, now: Time) -> bool {
         now.since(self.began) < IN_USE || self.asked.contains_key(&at.key(Partition::Public))
     }
 }
 
-/// What a new version of an index says of itself and, if it heads others, of its members in use.
+/// What a new version of an index says of itself and, if it is a snapshot's root, of its members in use.
 pub(super) struct News<'a> {
     pipeline: &'a Pipeline,
     ecosystem: &'static dyn Ecosystem,
@@ -108,7 +108,7 @@ pub(super) struct News<'a> {
     heads: bool,
     /// The version that is current.
     before: Option<Arc<Generation>>,
-    /// What it is read with.
+    /// The documents that it is read with.
     companions: &'a [Companion],
     named: Vec<Claim>,
     members: Vec<Claim>,
@@ -120,28 +120,28 @@ pub(super) struct News<'a> {
 #[derive(Debug)]
 pub(super) struct Members {
     claims: Vec<Claim>,
-    /// What it says of those that it was read with.
+    /// What it says of the documents that it was read with.
     pub(super) companions: Vec<Claim>,
-    /// Whether they can be had under their digests.
+    /// Whether the archive keeps the members under their digests.
     by_digest: bool,
     /// The version that is current.
     before: Option<Arc<Generation>>,
     pub(super) rank: Rank,
     pub(super) root: Root,
-    /// Whether a known key signed it that has expired since.
+    /// Whether it was signed by a known key that has expired since.
     expired_key: bool,
 }
 
-/// What came of asking for a member.
+/// The result of fetching a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Asked {
-    /// It is stored, and what the new version says.
+    /// It is stored, with the digests that the new version names.
     Held,
-    /// Its origin says that there is none.
+    /// The origin answered that it does not exist.
     Absent,
-    /// It is of another version.
+    /// It belongs to another version.
     Other,
-    /// There is no telling.
+    /// It could not be fetched.
     Failed,
 }
 
@@ -168,7 +168,7 @@ impl<'a> News<'a> {
         }
     }
 
-    /// The members, once the whole index is read.
+    /// The members, once the whole index was read. `None` if the index is not a snapshot's root or nothing vouches for it.
     pub(super) fn members(mut self, rank: Rank, root: &Root) -> Option<Members> {
         if !self.heads || rank == Rank::None {
             return None;
@@ -185,8 +185,8 @@ impl<'a> News<'a> {
         Some(Members { claims, companions, by_digest, before, rank, root, expired_key })
     }
 
-    /// Whether the current version names it too, and builds use that. One that they have only as an earlier version had it
-    /// is listed and no more: nobody could use it since.
+    /// Whether clients use this member: the current version names it too, and a client requested it lately. A member that is
+    /// stored only in an earlier version does not count, because clients could not use it since.
     fn is_in_use(&self, member: &Target) -> bool {
         let Some(before) = &self.before else {
             return true;
@@ -227,7 +227,7 @@ impl ClaimSink for News<'_> {
 }
 
 impl Pipeline {
-    /// Fetches the members of a new version that builds use. `Err`: the version is not to be kept yet.
+    /// Fetches the members of a new version that builds use. `Err`: the version must not be kept yet.
     pub(super) async fn assemble(
         self: &Arc<Self>,
         task: &Task,
@@ -245,7 +245,7 @@ impl Pipeline {
             number: NOT_YET,
             shown: task.bare().to_string(),
             document,
-            // Asking it again would be asking for what is being judged here.
+            // The latest possible time, so that larder does not ask the index again: it is the document under judgement.
             confirmed: Time::from_millis(i64::MAX),
             superseded: None,
             rank: members.rank,
@@ -272,7 +272,7 @@ impl Pipeline {
         self.decide(task, &members, came.as_ref())
     }
 
-    /// Whether a new version becomes current, when its members answered so; `None` if they took too long.
+    /// Whether a new version becomes current after its members answered so. `came`: `None` if they took too long.
     fn decide(
         &self,
         task: &Task,
@@ -282,7 +282,7 @@ impl Pipeline {
         let now = self.clock.now();
         let whole = match came {
             Some(came) if members.before.is_some() => came.iter().all(|came| *came == Asked::Held),
-            // Of what nobody asked for yet, some may be named that was never there.
+            // A first Release may list members that were never published, so an absent member does not count against it.
             Some(came) => !came.contains(&Asked::Other),
             None => members.by_digest || members.before.is_none(),
         };
@@ -295,20 +295,20 @@ impl Pipeline {
             task.target
         );
         if members.before.is_none() {
-            // Its next state may be of one piece.
+            // The archive's next state may be consistent.
             let patient = now.since(task.asked) < PATIENCE;
             let end = End::undecided(line);
             return if patient { Err(Came::Unsettled(end)) } else { Ok(()) };
         }
         let since = self.generations.held_back.get_with(task.key, || now);
         if now.since(since) >= HELD_BACK || !self.has_previous(task, now) {
-            tracing::warn!(url = %task.target, "what this index names does not go with it; it counts all the same");
+            tracing::warn!(url = %task.target, "the members of this index do not match it; the new version counts all the same");
             self.generations.held_back.invalidate(&task.key);
             return Ok(());
         }
         tracing::info!(
             url = %task.target,
-            "this archive is being published, and not of one piece yet: its previous version is given"
+            "this archive is being published and is not consistent yet; its previous version is given"
         );
         Err(Came::Ended(End::undecided(line)))
     }
@@ -320,7 +320,7 @@ impl Pipeline {
             && !self.is_expired(task.bare(), now)
     }
 
-    /// Fetches one member, under its digest if it can be had so.
+    /// Fetches one member, under its digest if `by_digest`.
     async fn ask_member(
         self: &Arc<Self>,
         ecosystem: &'static dyn Ecosystem,
@@ -363,7 +363,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether what a promise says of a member is stored, where a client that is promised it will find it.
+    /// Whether the bytes that a promise names are stored where a client with that promise will find them.
     fn holds(&self, member: &Target, promise: &Promise, by_digest: bool) -> bool {
         let entries = self.store.entries(member.key(Partition::Public));
         let is_it = |digests: &[crate::digest::Digest]| {
@@ -378,7 +378,7 @@ impl Pipeline {
     }
 }
 
-/// Whether a target is named by its digest.
+/// Whether a target's name contains its digest.
 pub(super) fn is_named(ecosystem: &dyn Ecosystem, at: &Target) -> bool {
     match ecosystem.recognise(&Shape { target: at, accept: "" }) {
         Recognised::Certain(resource) | Recognised::Likely(resource) => {

@@ -1,10 +1,10 @@
-//! Artifacts that are asked for with a credential.
+//! Artifacts that are requested with a credential.
 //!
 //! ```text
 //!  public, and proven? ─ yes ─▶ reply
 //!        │ no
-//!  the target's guarded entry ── a right to it? ─ yes ─▶ reply, or revalidate
-//!        │ none stored                          └─ no ──▶ the asker's own request
+//!  the target's private entry ── a right to it? ─ yes ─▶ reply, or revalidate
+//!        │ none stored                          └─ no ──▶ the client's own request
 //!        ▼
 //!  one flight: its leader's credential fills, followers prove their right before they are given a byte (cached.rs)
 //! ```
@@ -26,18 +26,18 @@ use crate::outcome::cause::Cause;
 use crate::policy::PassReason;
 use crate::reply::{Asked, Body};
 
-/// What is at hand for an asker.
+/// The stored answer for a principal.
 enum Found {
     /// Everybody may have it.
     Open(Stored),
-    /// The guarded entry, and whether it may be given without asking about it.
+    /// The private entry, and whether it may be given without revalidation.
     Guarded(Stored, bool),
     /// Nothing.
     Nothing,
 }
 
 impl Pipeline {
-    /// Answers from the store to who has a right, or by a fill with the asker's credential.
+    /// Answers from the store if the principal has a right, or by a fill with its credential.
     pub(super) async fn from_guarded(
         self: &Arc<Self>,
         call: Call,
@@ -106,8 +106,8 @@ impl Pipeline {
         }
     }
 
-    /// Sends the client's own request in the place of an answer from here. What its origin says of a credential is
-    /// remembered: a no ends what it had a right to.
+    /// Passes the client's own request, and remembers what the origin says of the credential: a refusal ends the credential's
+    /// right.
     pub(super) async fn pass_for(
         self: &Arc<Self>,
         call: Call,
@@ -127,9 +127,9 @@ impl Pipeline {
         if reads {
             self.memory.note_own(task, response.status().is_success());
         }
-        // What the client's own request was told says nothing of larder's login.
+        // The origin's answer to the client's own request says nothing about the operator login.
         let shown = task.asker.is_private() && !task.asker.is_larders();
-        // To where a blob lies, or to a page: that is found out when a right is asked for.
+        // The redirect may lead to the blob's storage, or to a sign-in page. The next check of the right finds out which.
         let sent_on = response.extensions().get::<SentOn>().is_some();
         let elsewhere = sent_on || response.status().is_redirection();
         let is_no = sent_on || is_no(response.status());
@@ -140,7 +140,7 @@ impl Pipeline {
         response
     }
 
-    /// The answer while the target is in quarantine for whoever shows this credential.
+    /// The refusal while the target is in quarantine for this principal.
     pub(super) fn in_quarantine(&self, task: &Task, record: &mut Record) -> Option<Response<Body>> {
         let (whom, now) = (Whom::Principal(task.asker.reader()), self.clock.now());
         let reason = self.quarantines.reason(&task.target, whom, now)?;

@@ -1,9 +1,10 @@
-//! Where a HEAD may stand for a GET when a right is asked for (DESIGN §4 "Credentials").
+//! Where a HEAD may replace a GET when larder checks a right (DESIGN §4 "Credentials").
 //!
-//! A registry counts each GET of a manifest as a pull, and no HEAD. But there are servers that guard GET and forget HEAD, or that
-//! take any login for one in a HEAD. So both are asked once, by who shows nothing, for something that is guarded, and HEAD by
-//! who shows a login that nobody has: a root where all are refused guards HEAD as it guards GET. What is refused is not
-//! counted. Anything else, a yes to all included, tells nothing, and the byte is asked for.
+//! A registry counts each GET of a manifest as a pull, and no HEAD. But some servers protect GET and not HEAD, and some accept
+//! any login in a HEAD. So larder tests each root once, with three requests for something private: a HEAD and a GET without a
+//! credential, and a HEAD with an invented login. A root that refuses all three protects HEAD as it protects GET. Registries do
+//! not count refused requests. Any other result, also success for all three, proves nothing; then larder asks for the first byte
+//! with a GET.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,33 +21,33 @@ use crate::clock::Time;
 use crate::origin::Ask;
 use crate::target::Root;
 
-/// How long it stands how a root guards HEAD.
+/// How long the result of the test is valid for a root.
 const HOLDS: Duration = Duration::from_hours(24);
 
-/// How many roots are remembered: repositories of images. Which is forgotten is asked again, by three small requests.
+/// How many roots (image repositories) are remembered. A root that was evicted is tested again, with three small requests.
 const MOST: u64 = 10_000;
 
-/// Whether a root guards HEAD as it guards GET, and when that was seen.
+/// Whether a root protects HEAD as it protects GET, and when that was tested.
 type Seen = Option<(bool, Time)>;
 
-/// What is known of roots.
+/// The test results by root.
 #[derive(Debug)]
 pub(super) struct Heads {
-    /// Who asks holds the lock: a crowd asks once.
+    /// The request that tests a root holds its lock, so that concurrent requests test the root once.
     roots: Cache<Root, Arc<Mutex<Seen>>>,
 }
 
 impl Default for Heads {
     fn default() -> Self {
-        // What holds for a while ends also by a clock that nobody sets back.
+        // moka's clock is monotonic: entries expire also if the system clock is set back.
         Self { roots: Cache::builder().max_capacity(MOST).time_to_live(HOLDS).build() }
     }
 }
 
 impl Pipeline {
-    /// Whether the task's root was seen to guard HEAD as it guards GET; asks it where that is not known.
+    /// Whether the task's root protects HEAD as it protects GET. Tests the root if that is not known.
     pub(super) async fn guards_head(&self, task: &Task) -> bool {
-        // Without the token that stands in it, it is another URL.
+        // A URL that contains a token cannot be tested: without the token it is another URL.
         let known = task.recognition.as_ref().filter(|_| !task.bare().has_token());
         let Some(root) = known.map(|known| known.resource.root.clone()) else { return false };
         let root = self.rights.heads.roots.get_with(root, Arc::default);
@@ -60,7 +61,8 @@ impl Pipeline {
         guards == Some(true)
     }
 
-    /// Whether who shows nothing is refused HEAD and GET, and a made-up login HEAD; `None` if the origin could not be asked.
+    /// Whether the origin refuses HEAD and GET without a credential, and HEAD with an invented login. `None`: the origin could
+    /// not be asked.
     async fn refuses_both(&self, task: &Task) -> Option<bool> {
         let ask = Ask { credential: None, patient: false, ..task.ask(None, false) };
         let head = Ask { head_only: true, ..ask.clone() };
@@ -73,7 +75,7 @@ impl Pipeline {
             .map(|answer| answer.ok().map(|answer| answer.head.status))
             .map(|status| status.filter(|status| !is_failure(*status)));
         let refused = |status| matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        // Some say of a login that it is malformed.
+        // Some servers answer 400 to a malformed login, so any client error counts as a refusal here.
         let refuses_login = by_anybody?.is_client_error();
         Some(refused(head?) && refused(byte?) && refuses_login)
     }

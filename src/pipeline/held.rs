@@ -1,8 +1,8 @@
-//! Promise P3 for passes: a body that is bound by a promise is held to it, for whomever it is.
+//! Promise P3 for passes: if a promise binds the target, the body is held to it, whoever the client is.
 //!
-//! The body goes through the spool like that of a fill, as a flight that nobody joins and that ends when its client leaves.
-//! So it shares the gap of its target with all other requests (`flight/share.rs`), and a body of a suspect target is held whole,
-//! however long it is. It is judged (`bound.rs`), and never kept.
+//! The body goes through the spool as a fill's body does, as a flight that no other request joins and that ends when its client
+//! leaves. So it shares the gap of its target with all other requests (`flight/share.rs`), and a body of a suspect target is held
+//! back whole, however long it is. The body is judged (`bound.rs`) and never stored.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ use crate::reply::range::Span;
 use crate::reply::{self, Body, Line, Source};
 use crate::store::Spool;
 
-/// What becomes of a pass that is held.
+/// How a pass is held back and judged.
 pub(super) struct Holding {
     pub(super) bound: Arc<Bound>,
     /// The digests to compute.
@@ -38,7 +38,7 @@ pub(super) struct Holding {
 }
 
 impl Pipeline {
-    /// Gives the client the origin's answer, but for the gap until all of it was judged.
+    /// Gives the client the origin's answer. The gap is withheld until the whole body was judged.
     pub(super) async fn hold(
         self: &Arc<Self>,
         holding: Holding,
@@ -67,7 +67,8 @@ impl Pipeline {
                         End::Given
                     }
                     Err(Fault::Refused(reason)) => {
-                        // As with fills (lead.rs): of an index of which nothing was given nothing can be resumed.
+                        // As with fills (lead.rs): a client that was given no byte of an index has nothing to resume, so no
+                        // quarantine is needed.
                         if !(bound.task.is_index() && taking.nothing_given()) {
                             taking.suspect().await;
                             bound.quarantine(&reason);

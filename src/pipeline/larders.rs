@@ -1,12 +1,12 @@
-//! Requests in larder's own name: of clients without a login, where the operator gave larder one (`upstream.logins`).
+//! Requests under the operator login, for clients without a login of their own (`upstream.logins`).
 //!
-//! All such clients are one asker, who shows larder's login on its fills; what these bring is kept like any other asker's:
-//! apart from what is public, which it becomes only by larder's anonymous question (anonymous.rs). A client that brings a
-//! login of its own has nothing to do with this one, whatever its origin says to it.
+//! All such clients are one principal. Their fills carry the operator login, and the results are kept like those of any other
+//! principal: apart from what is public. Such an entry becomes public only by larder's anonymous question (anonymous.rs). A
+//! client that brings its own login does not use the operator login, whatever the origin answers it.
 //!
-//! Where another asker's own request would be passed, a canonical one goes in larder's name, so that the login stands on
-//! no request that a client wrote. Its answer is stored nowhere. What the login is refused is asked again by the client's
-//! own request, without it: a wrong login takes nothing from anybody.
+//! Where the request of another principal would be passed, larder sends a canonical request here, so that the operator login is
+//! never on a request that a client wrote. Its answer is not stored. If the origin refuses the operator login, the client's own
+//! request is sent without it, so that a wrong operator login does not take access from any client.
 
 use std::sync::Arc;
 
@@ -20,7 +20,8 @@ use crate::policy::PassReason;
 use crate::reply::Body;
 
 impl Pipeline {
-    /// Answers a request that cannot be answered from here by one of larder's own. `None` if the client's has to do.
+    /// Answers a request that would be passed by a canonical request under the operator login. `None`: the client's own request
+    /// must be sent.
     pub(super) async fn in_own_name(
         self: &Arc<Self>,
         call: &Call,
@@ -28,7 +29,7 @@ impl Pipeline {
         reason: PassReason,
         record: &mut Record,
     ) -> Option<Response<Body>> {
-        // What policy passes is more than its target says: a body, a field that larder does not know.
+        // A request that policy passes has more than its target: a body, or a header field that larder does not know.
         let is_canonical = match reason {
             PassReason::Answer | PassReason::NoStore | PassReason::Starting => true,
             PassReason::Method => *call.request.method() == Method::HEAD,
@@ -45,13 +46,13 @@ impl Pipeline {
         let asked = call.asked();
         let binds = self.binds_today(task);
         if !asked.head_only && (binds || self.is_held_today(task)) {
-            // These bytes would reach the client unjudged (promise P3).
+            // The bytes would reach the client before they were judged (promise P3).
             return None;
         }
         let ask = Ask { head_only: asked.head_only, patient: true, ..task.ask(None, binds) };
         let answer = self.origins.fetch(ask).await.ok()?;
         if answer.head.status.is_redirection() && self.binds_today(task) {
-            // The promise came meanwhile.
+            // The promise arrived while the request was under way.
             return None;
         }
         let refused =
@@ -66,7 +67,8 @@ impl Pipeline {
     }
 }
 
-/// The answer as clients may see it: a session that was opened with larder's login is larder's.
+/// The answer without its cookies, if it was requested under the operator login: clients must not share a session that this login
+/// opened.
 pub(super) fn without_session(task: &Task, mut answer: Answer) -> Answer {
     if task.asker.is_larders() {
         answer.cookies.clear();

@@ -1,7 +1,7 @@
-//! The leader's work: ask the origin, decide by the head of its answer, take in the body.
+//! The work of a fill's leader: ask the origin, decide by the head of its answer, take in the body.
 //!
-//! The task belongs to the cache: the client that caused it may leave. However it ends, the flight gets an end, because
-//! the lead gives it one when it is dropped.
+//! The work runs in a task of its own, because the client that caused it may leave. The flight always gets an end, because
+//! dropping the `Lead` ends it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,29 +29,29 @@ use crate::verify::{Expectation, Mismatch};
 /// The longest answer that is relayed out of memory, in bytes: error pages and redirects.
 pub(super) const RELAYED: usize = 256 * 1024;
 
-/// How long an archive that is being published is left alone before it is read again: writing a file takes less. Twice as
-/// long each time.
+/// The first pause before an archive that is being published is read again: writing a file takes less. Each further pause is
+/// twice as long.
 const UNSETTLED: Duration = Duration::from_millis(100);
 
-/// How a body is begun again: on a connection that nothing used before, in case the first one was out of step.
+/// Which attempt at a body this is. The second one uses a new connection, in case the first connection was out of step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Attempt {
     First,
     Second,
 }
 
-/// What came of one attempt.
+/// The result of one attempt.
 pub(super) enum Came {
-    /// The flight has its end.
+    /// The flight ends so.
     Ended(End),
-    /// It may be tried once more.
+    /// A second attempt may be made; otherwise the flight ends so.
     Again(End),
-    /// It may be of one piece in a moment.
+    /// The archive may be consistent in a moment; if the attempt cannot be repeated, the flight ends so.
     Unsettled(End),
 }
 
 impl Pipeline {
-    /// Brings a flight to its end. `stored`: what may be revalidated.
+    /// Brings a flight to its end. `stored`: the entry that may be revalidated.
     pub(super) async fn lead(self: Arc<Self>, lead: Lead, task: Task, stored: Option<Arc<Entry>>) {
         if let Some(end) = Box::pin(self.follow_pointer(&lead, &task, stored.as_ref())).await {
             lead.flight.finish(end);
@@ -73,7 +73,7 @@ impl Pipeline {
             }
         };
         match &end {
-            // Nobody resumes what nobody was given a byte of; and an index may be right again in a moment.
+            // No client was given a byte, so none can resume; and an index may be right again in a moment.
             End::Refused(_) if task.is_index() && lead.flight.nothing_given() => {}
             End::Refused(reason) => {
                 lead.flight.suspect().await;
@@ -89,7 +89,7 @@ impl Pipeline {
             | End::Handed => {}
         }
         self.note_head(&task, &end);
-        // A handed answer has ended the flight already.
+        // This does nothing if the answer was handed over, which has ended the flight already.
         lead.flight.finish(end);
     }
 
@@ -101,26 +101,26 @@ impl Pipeline {
         attempt: Attempt,
     ) -> Came {
         let expected = self.expectation_of(task);
-        // Followed inside only where a name or a claim will prove what comes; all other redirects reach the client. What an
-        // index elsewhere says makes no difference to how a client is answered.
+        // larder follows a redirect itself only if a digest in the name or a binding claim will prove the result. All other
+        // redirects are given to the client. A claim without authority does not change how a client is answered.
         let follow = expected.named.is_some() || expected.binding().next().is_some();
-        // A pinned file is revalidated; what failed a promise is fetched whole.
+        // Only the first attempt revalidates; a body that failed a promise is fetched whole.
         let stored = stored.filter(|_| attempt == Attempt::First);
         let mut ask = task.ask(stored.map(AsRef::as_ref), follow);
         ask.fresh_connection = attempt == Attempt::Second;
-        // There is nothing to give in its place, and repository managers send nothing until they have a file themselves: it is
-        // waited for as long as somebody does.
+        // No stored copy can be given instead, and repository managers send nothing until they have the whole file themselves. So
+        // larder waits as long as any client does.
         ask.patient |= stored.is_none();
         let Some(fetched) = self.fetch_for(&lead.flight, &ask).await else {
             return Came::Ended(End::Pass);
         };
         let answer = match fetched {
             Ok(answer) => larders::without_session(task, answer),
-            // A redirect that leads nowhere, or where larder must not go. Where no promise binds, the client hears it as it
-            // came; where one does, its own request is followed, or refused (onward.rs).
+            // A redirect that leads nowhere, or to where larder must not go. If no promise binds, the client gets it unchanged by
+            // its own request; otherwise its own request is followed, or refused (onward.rs).
             Err(error) if error.fault().is_of_the_way() => {
                 return Came::Ended(if task.asker.is_larders() && self.binds_today(task) {
-                    // The client's own request would show no login, and hear of nothing else.
+                    // The client's own request would not carry the operator login, and would get another answer.
                     End::Failed(StatusCode::BAD_GATEWAY, error.why())
                 } else {
                     End::Pass
@@ -133,14 +133,14 @@ impl Pipeline {
                 return Came::Ended(End::from(&error));
             }
         };
-        // A long poll says nothing of how long others take.
+        // The duration of a possible long poll does not show how long other requests take.
         let usual = !(task.is_unknown() && ask.patient);
         self.note_health(task, &answer, usual);
         let status = answer.head.status;
         match (status, stored) {
             (StatusCode::NOT_MODIFIED, Some(entry)) => {
                 if !freshness::speaks_of(&answer.head, &entry.head) {
-                    tracing::warn!(url = %task.target, "a 304 speaks of another copy than was asked about");
+                    tracing::warn!(url = %task.target, "a 304 has another validator than the stored copy");
                     return Came::Again(End::Pass);
                 }
                 if self.takes_back(task, entry, &answer, &expected).await {
@@ -155,8 +155,8 @@ impl Pipeline {
         }
     }
 
-    /// Sends the request. A patient one may be a long poll, and waits as long as somebody does; `None` when nobody does
-    /// any more, because whoever came later would wait for a connection that may long be dead.
+    /// Sends the request. A patient request may be a long poll, so it waits as long as any client does. `None` when no client
+    /// waits any more: a client that came later would otherwise wait on a connection that may be dead.
     async fn fetch_for(&self, flight: &Flight, ask: &Ask) -> Option<Result<Answer, OriginError>> {
         let fetching = self.origins.fetch(ask.clone());
         if !ask.patient {
@@ -173,7 +173,7 @@ impl Pipeline {
         }
     }
 
-    /// The stored copy is current: its header fields are renewed, its claims confirmed.
+    /// The stored copy is current: renews its header fields, and confirms its claims.
     pub(super) async fn current(
         self: &Arc<Self>,
         task: &Task,
@@ -206,13 +206,13 @@ impl Pipeline {
                 self.note_received(task, &entry);
                 Came::Ended(End::Current(self.read_with_new_keys(task, entry).await))
             }
-            // The ledger could not take it; what the origin said holds all the same.
+            // The ledger could not store the renewal; the origin's answer is used all the same.
             Ok(Err(_)) | Err(_) => Came::Ended(End::Current(Arc::clone(entry))),
         }
     }
 
-    /// Whether a 304 says that the answer is one client's, or differs by what a fill does not send: that holds for the stored
-    /// copy as for a 200, and the copy goes.
+    /// Whether a 304 says that the answer is for one client, or varies by a field that a fill does not send. That applies to the
+    /// stored copy as it would to a 200, so the copy is removed.
     async fn takes_back(
         &self,
         task: &Task,
@@ -230,13 +230,13 @@ impl Pipeline {
         let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
         match tokio::task::spawn_blocking(move || store.remove(&entry)).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "a copy that may not be shared stays stored"),
-            Err(_) => tracing::error!("a copy that may not be shared stays stored"),
+            Ok(Err(error)) => tracing::warn!(%error, "an unshareable copy could not be removed"),
+            Err(_) => tracing::error!("an unshareable copy could not be removed"),
         }
         true
     }
 
-    /// A 200: into the spool, if it may be shared.
+    /// Handles a 200: the body goes into the spool if it may be shared.
     async fn arrive(
         self: &Arc<Self>,
         lead: &Lead,
@@ -264,22 +264,22 @@ impl Pipeline {
         }
         let promised = is_proven(&expected) || expected.refusing().next().is_some();
         if answer.until_close && !promised {
-            // A cut would look like the end, and would be kept as the whole. It is nobody's but its asker's; the next one asks
-            // in its own words.
+            // A truncated body would look complete and be kept. So it is given only to its client, and the next requests are
+            // passed.
             self.note_unshared(task);
             return Came::Ended(hand_over(lead, answer));
         }
         if answer.until_close {
-            // The digest says whether that was all.
+            // The digest shows whether the body is complete.
             answer.body.take_any_end();
         }
         let streams = task.is_unknown() && !can_resume(&answer);
         if streams {
-            // It may be a log that is followed, whatever its name or its validators look like.
+            // It may be a live log or another stream, whatever its name or its validators look like.
             answer.body.be_patient();
         }
         if task.is_guarded() {
-            // Whoever proves a right is given this head, too, those included who follow this flight.
+            // Every client that proves a right is given this head too, including those that follow this flight.
             answer.head.keep_the_representations();
         }
         let spool = self.spool(answer.length, task.wanted(expected.algorithms())).await;
@@ -304,15 +304,15 @@ impl Pipeline {
         self.settle(lead, task, answer, complete, attempt).await
     }
 
-    /// Whether a promise binds by now. It is looked up only when what is promised may have changed; and once at first, because the
-    /// answer's head may have been waited for.
+    /// Whether a promise binds the target by now. It is looked up only if the claims have changed, and once at the start, because
+    /// the claims may have changed while larder waited for the head.
     fn later_promises(self: &Arc<Self>, task: &Task) -> Binds {
-        // A flight may outlive larder's own end, and must not hold its store.
+        // A flight may outlive the pipeline, and must not keep its store open.
         let (pipeline, task) = (Arc::downgrade(self), task.clone());
         let judged = Mutex::new(None);
         Arc::new(move || {
             let Some(pipeline) = pipeline.upgrade() else { return false };
-            // Held meanwhile: whoever comes second must not go on before it is known.
+            // The lock is held during the look-up, so that a second caller cannot continue before the result is known.
             let mut judged = judged.lock().unwrap_or_else(PoisonError::into_inner);
             let generation = pipeline.store.generation();
             if *judged == Some(generation) {
@@ -324,7 +324,7 @@ impl Pipeline {
         })
     }
 
-    /// Room in the spool; when there is none at all, the digests are computed all the same.
+    /// Room in the spool. If there is none, the digests are still computed.
     pub(super) async fn spool(
         &self,
         length: Option<u64>,
@@ -344,16 +344,16 @@ impl Pipeline {
 
     fn broke(&self, lead: &Lead, task: &Task, trouble: Trouble, attempt: Attempt) -> Came {
         match &trouble {
-            // It answers, and not the truth.
+            // The origin is up and answers wrongly, so it does not count as failing.
             Trouble::Torn(..) => self.distrust_parts(task, &lead.flight),
             Trouble::Again(..) | Trouble::Failed(..) => self.note_failed(task, None),
             Trouble::Abandoned(_) => {}
         }
         if let Trouble::Failed(_, reason) = &trouble {
-            tracing::warn!(url = %task.target, %reason, "a transfer is given up, and whoever reads it is cut off");
+            tracing::warn!(url = %task.target, %reason, "a transfer is abandoned, and its readers are cut off");
         }
         match trouble {
-            // Clients may hold the bytes that are not the body's: a lie is a refusal, and not a transfer that broke.
+            // Clients may hold bytes that do not belong to the body, so this is a refusal and not a broken transfer.
             Trouble::Torn(_, came) if lead.flight.is_held() => {
                 let promised = "one body under one validator".to_owned();
                 self.refuse(
@@ -377,7 +377,7 @@ impl Pipeline {
         }
     }
 
-    /// Anything but a 200 or an expected 304.
+    /// Handles any answer other than a 200 or an expected 304.
     async fn other_answer(self: &Arc<Self>, lead: &Lead, task: &Task, answer: Answer) -> End {
         let status = answer.head.status;
         if is_failure(status) {
@@ -389,12 +389,12 @@ impl Pipeline {
         let completes =
             status.is_success() && (task.artifact().is_some() || self.binds_today(task));
         if status.is_success() && status != StatusCode::PARTIAL_CONTENT && !completes {
-            // It is no refusal: its asker would hear the same again.
+            // The answer is no refusal, and the client's own request would get the same again.
             if !others::is_relayed(&answer.head, self.clock.now()) {
                 return hand_over(lead, answer);
             }
         } else if completes || !others::is_relayed(&answer.head, self.clock.now()) {
-            // The client hears what it would have heard.
+            // The client's own request gets the origin's answer.
             self.memory.note_refused(task);
             return End::Pass;
         }
@@ -411,7 +411,7 @@ impl Pipeline {
         match small_body(answer).await {
             Ok(bytes) => {
                 let relayed = Arc::new((head, bytes));
-                // What one credential is not given, another may be.
+                // The answer to one credential is not remembered for others, which may be given the file.
                 if !task.is_guarded() {
                     self.remember_other(task, &relayed, requested_at, plain);
                 }
@@ -421,7 +421,7 @@ impl Pipeline {
         }
     }
 
-    /// Notes whether the origin answered or failed; `usual`: the time that it took is one that others may expect.
+    /// Notes whether the origin answered or failed. `usual`: the time that it took is one that other requests may expect.
     pub(super) fn note_health(&self, task: &Task, answer: &Answer, usual: bool) {
         if is_failure(answer.head.status) {
             let after = answer
@@ -435,25 +435,25 @@ impl Pipeline {
     }
 }
 
-/// What no field of the request selected is for all who ask, in whatever words.
+/// Opens the flight to all requests for the key, whatever their header fields: an answer without `Vary` was selected by none.
 fn open_unvaried(lead: &Lead, task: &Task, head: &Head) {
     if task.promised.is_none() && !head.headers.contains_key(header::VARY) {
         lead.open_to(task.key);
     }
 }
 
-/// The origin could not, or would not now: a stored copy is better.
+/// Whether the status says that the origin could not answer now, so that a stored copy is better.
 pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// Whether an answer is a page for people: to sign in at, or that says why there is nothing else.
+/// Whether an answer is an HTML page, such as a sign-in or an error page.
 pub(super) fn is_page(head: &Head) -> bool {
     let kind = head.text(&header::CONTENT_TYPE).unwrap_or_default();
     kind.get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
 }
 
-/// RFC 9110 §10.2.3: seconds, or a date.
+/// Parses `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
 pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
@@ -461,13 +461,14 @@ pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
     Some(Time::from(freshness::date(text)?).since(now))
 }
 
-/// Whether a digest vouches for the body, whoever it was sent to: one in the URL, or in an index that may speak for it.
+/// Whether a digest vouches for the body, whichever client it is sent to: the digest is in the URL, or in an index with
+/// authority.
 fn is_proven(expected: &Expectation) -> bool {
     expected.named.is_some() || expected.binding().any(Promise::is_strong)
 }
 
-/// Whether an answer of unknown kind is given to its asker alone: keeping it is of no use, and nothing of it looks like what its
-/// path might be. A guess by the path alone must not make a stream something else.
+/// Whether an answer of unknown kind is given to its client only: keeping it would be of no use, and it does not look like what
+/// its path suggests. A guess by the path alone must not hold back a stream.
 fn is_for_one(task: &Task, answer: &Answer) -> bool {
     if freshness::worth_keeping(&answer.head) {
         return false;
@@ -480,7 +481,7 @@ fn is_for_one(task: &Task, answer: &Answer) -> bool {
 
 fn hand_over(lead: &Lead, mut answer: Answer) -> End {
     if lead.flight.is_suspect() {
-        // Nothing of it is given before all of it was judged, which a pass waits for.
+        // A suspect target gives no byte before the whole body was judged, and a pass waits for that.
         return End::Pass;
     }
     answer.body.be_patient();

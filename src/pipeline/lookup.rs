@@ -1,8 +1,8 @@
-//! Is there a stored answer, and may it be given without asking?
+//! Whether there is a stored answer, and whether it may be given without asking the origin.
 //!
-//! An artifact's proof is judged again at each look-up: it is fresh while its digest is in the newest set of claims that
-//! names it. That judgement is remembered together with the generation number of all claims; while the number has not
-//! moved, a hit compares two numbers. Everything else follows RFC 9111.
+//! An artifact's proof is judged again at each look-up: the entry is fresh while the newest set of claims that names the artifact
+//! has its digest. The result is remembered together with the generation number of all claims. While that number has not changed,
+//! a hit only compares two numbers. Everything else follows RFC 9111.
 
 use std::iter;
 use std::sync::Arc;
@@ -26,21 +26,21 @@ use crate::store::Store;
 use crate::target::{Key, Origin, Partition, Scheme, Target};
 use crate::verify::{Expectation, Finding};
 
-/// How long a first-use pin or a weak digest holds before the origin is asked again.
+/// How long a first-use pin or a weak digest is valid before the origin is asked again.
 const PIN_HOLDS: Duration = Duration::from_hours(24);
 
-/// How old a revalidation of an index may be to satisfy a request that demands one: the jobs of one pipeline start
-/// together, and a registry is not asked anew by each.
+/// How old a revalidation of an index may be to satisfy a request that demands one. The jobs of one CI pipeline start together;
+/// the registry is asked once, not once per job.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// What a look-up finds.
+/// The result of a look-up.
 #[derive(Debug)]
 pub(super) enum Lookup {
-    /// It may be given as it is.
+    /// The stored answer may be given as it is.
     Fresh(Stored),
-    /// It must be revalidated.
+    /// The stored answer must be revalidated.
     Stale(Stored),
-    /// Nothing, or nothing that is still promised.
+    /// Nothing is stored, or nothing that the claims still name.
     Miss,
 }
 
@@ -48,54 +48,54 @@ pub(super) enum Lookup {
 #[derive(Clone, Debug)]
 pub(super) struct Stored {
     pub(super) entry: Arc<Entry>,
-    /// What it is worth today.
+    /// Its proof as of now.
     pub(super) proof: Proof,
     /// Whether it may be given when the origin fails.
     pub(super) usable: bool,
 }
 
-/// A small answer that is not stored, and when it was asked for.
+/// A small answer that is remembered in memory and not stored, and when it was requested.
 #[derive(Clone, Debug)]
 pub(super) struct Small {
     pub(super) answer: Arc<(Head, Bytes)>,
     pub(super) asked: Time,
-    /// Until when it stands.
+    /// When it expires.
     pub(super) until: Time,
-    /// Whether it says so itself. If not, anything that is put on its origin ends it.
+    /// Whether the answer itself states its freshness. If it does not, any unsafe method on its origin ends it.
     pub(super) by_its_word: bool,
-    /// The values of the request's fields by which its origin selected it.
+    /// The values of the request fields by which the origin selected it.
     pub(super) varied: Vec<(String, String)>,
 }
 
-/// How long a 404 or 410 is remembered that does not say how long: long enough for the jobs of one pipeline, too short to
-/// notice.
+/// How long a 404 or 410 without explicit freshness is remembered: long enough for the jobs of one CI pipeline, too short for a
+/// user to notice.
 pub(super) const NEGATIVE_HOLDS: Duration = Duration::from_secs(5);
 
-/// The memory for those, in bytes: each is at most an error page, and its fields.
+/// The memory for such answers, in bytes. Each is at most an error page and its header fields.
 const NEGATIVE_BYTES: u64 = 4 << 20;
 
-/// How long clients ask in their own words at once when an answer could not be shared.
+/// How long requests for a target are passed at once after an answer to it could not be shared.
 const UNSHARED_HOLDS: Duration = Duration::from_mins(5);
 
-/// What look-ups remember, each bounded.
+/// What look-ups remember. Each map is bounded.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// By entry and reader: each sees its own indexes' claims.
+    /// The judged proof, by entry and reader: each reader sees the claims of its own indexes.
     judged: Cache<(Key, BlobId, Partition), (u64, Option<Proof>)>,
-    /// With which generation it was asked whether an index that may speak for a target names it.
+    /// Whether an index with authority over the target names it, and the generation of the claims at which that was found.
     bound: Cache<Key, (u64, bool)>,
-    /// Indexes that could not be read when they came.
+    /// Indexes that could not be read when they arrived.
     unread: Cache<Key, ()>,
     negatives: Cache<Key, Small>,
-    /// Answers that only their client may have: the next request need not find that out again. Until when, and after how
-    /// many changes of the keys: with another key the next may be proven.
+    /// Targets whose last answer was for its client only: until when the next requests are passed without a fill, and the number
+    /// of changes to the keyring at that time. With another key the next answer may be proven.
     unshared: Cache<Key, (Time, u64)>,
-    /// What a fill was told no about, by its asker: then the client's own request is sent at once, and no fill before it.
-    /// Whether the client's was told no as well.
+    /// Targets for which a fill was refused, by principal: the client's own request is then passed without a fill before it. The
+    /// value says whether the client's own request was refused as well.
     refused: Cache<(Key, Partition), bool>,
-    /// After how many changes of the keys each reader's view of an index was read.
+    /// The number of changes to the keyring when each reader's view of an index was read.
     read_with: Cache<Key, u64>,
-    /// By which request fields answers of a URL are selected, as the last one said.
+    /// The request fields by which answers of a URL are selected, according to the last answer.
     pub(super) varies: Cache<Key, Arc<[HeaderName]>>,
     /// When an unsafe method last succeeded on an origin.
     changed: Cache<Origin, Time>,
@@ -108,7 +108,7 @@ impl Default for Memory {
         let day = Duration::from_hours(24);
         Self {
             judged: Cache::new(100_000),
-            // What holds for a while ends also by a clock that nobody sets back.
+            // moka's clock is monotonic: entries expire also if the system clock is set back.
             negatives: Cache::builder()
                 .max_capacity(NEGATIVE_BYTES)
                 .weigher(|_, small: &Small| {
@@ -132,13 +132,14 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// The origin said no to a fill, in words that its client is to hear for itself.
+    /// Notes that the origin refused a fill. The client hears the refusal from the origin itself, by its own request.
     pub(super) fn note_refused(&self, task: &Task) {
         self.refused.insert((task.key, task.asker.reader()), false);
     }
 
-    /// What the origin said to the client's own request. Who was refused as the fill was, and is given it later, may be given it
-    /// by a fill as well; whoever is given what a fill is not (there are origins that know larder by its name) asks for itself.
+    /// Notes the origin's answer to the client's own request. A client that was refused like the fill and later succeeds may be
+    /// served by fills again. If the client succeeds where the fill is refused (some origins block larder's `User-Agent`), its
+    /// requests continue to be passed.
     pub(super) fn note_own(&self, task: &Task, given: bool) {
         let key = (task.key, task.asker.reader());
         match (self.refused.get(&key), given) {
@@ -148,12 +149,12 @@ impl Memory {
         }
     }
 
-    /// Whether a fill was told no lately.
+    /// Whether a fill was refused lately.
     pub(super) fn is_refused(&self, task: &Task) -> bool {
         self.refused.contains_key(&(task.key, task.asker.reader()))
     }
 
-    /// A small answer that came a moment ago, if nothing that happened since ends it.
+    /// A small answer that is remembered, if nothing that happened since ends it.
     pub(super) fn negative(&self, task: &Task, now: Time) -> Option<Small> {
         let keys = iter::once(task.key).chain(iter::once_with(|| task.key_as_asked()));
         keys.filter_map(|key| self.negatives.get(&key)).find(|small| {
@@ -169,8 +170,8 @@ impl Memory {
         self.negatives.insert(key, small);
     }
 
-    /// An answer may not be shared: for some minutes clients ask in their own words at once. `keys`: how often the keys
-    /// have changed.
+    /// Notes that an answer may not be shared: for some minutes, requests for this key are passed at once. `keys`: the number of
+    /// changes to the keyring.
     pub(super) fn note_unshared(&self, key: Key, now: Time, keys: u64) {
         self.unshared.insert(key, (now.plus(UNSHARED_HOLDS), keys));
     }
@@ -180,12 +181,12 @@ impl Memory {
         self.unshared.get(key).is_some_and(|(until, with)| now < until && with == keys)
     }
 
-    /// Notes with which keys an index is being read, as `reader` sees it.
+    /// Notes the state of the keyring with which an index is read, as `reader` sees it.
     pub(super) fn note_reading(&self, index: &Target, reader: Partition, keys: u64) {
         self.read_with.insert(index.key(reader), keys);
     }
 
-    /// Notes whether an index waits to be read, because it could not be.
+    /// Notes whether an index could not be read and waits for another attempt.
     pub(super) fn note_unread(&self, index: &Target, reader: Partition, waits: bool) {
         let key = index.key(reader);
         if waits {
@@ -195,17 +196,17 @@ impl Memory {
         }
     }
 
-    /// Whether an index waits to be read.
+    /// Whether an index could not be read and waits for another attempt.
     pub(super) fn is_unread(&self, index: &Target, reader: Partition) -> bool {
         self.unread.contains_key(&index.key(reader))
     }
 
-    /// Whether an index was read with today's keys, as `reader` sees it.
+    /// Whether an index was read with the present keyring, as `reader` sees it.
     pub(super) fn was_read_with(&self, index: &Target, reader: Partition, keys: u64) -> bool {
         self.read_with.get(&index.key(reader)) == Some(keys)
     }
 
-    /// An unsafe method succeeded on `target`, and its answer named `others` (RFC 9111 §4.4).
+    /// Notes that an unsafe method succeeded on `target`, and that its answer named `others` (RFC 9111 §4.4).
     pub(super) fn note_change(&self, target: &Target, others: &[Target], now: Time) {
         self.changed.insert(target.origin().clone(), now);
         for of_origin in others.iter().filter(|other| other.origin() == target.origin()) {
@@ -214,7 +215,7 @@ impl Memory {
         self.invalidated.insert(target.key(Partition::Public), now);
     }
 
-    /// How old a flight under way may be to be joined.
+    /// The earliest start of a flight that the task may join; `None`: any flight.
     pub(super) fn since(&self, task: &Task, demand: Demand) -> Option<Time> {
         if task.artifact().is_some() {
             return None;
@@ -227,20 +228,20 @@ impl Memory {
         self.changed.get(task.target.origin()).max(demanded)
     }
 
-    /// Whether what was asked for at `requested` has been overtaken by an unsafe method.
+    /// Whether an unsafe method has invalidated what was requested at `requested`.
     pub(super) fn is_overtaken(&self, task: &Task, requested: Time) -> bool {
         self.invalidated.get(&task.bare().key(Partition::Public)).is_some_and(|at| requested <= at)
     }
 }
 
-/// Whether the digest in a name selects and refuses: the protocol obliges, or the convention holds below its root and this
-/// file is no exception.
+/// Whether the digest in a name selects stored bytes and refuses others: the protocol requires it, or the naming convention was
+/// confirmed below its root and this file is no exception to it.
 pub(super) fn is_believed(store: &Store, ecosystem: &str, named: &Named, at: &Target) -> bool {
     let convention = named.convention.as_ref();
     convention.is_none_or(|root| store.convention(ecosystem, root, at).is_believed())
 }
 
-/// Everything that public indexes promise of an artifact at `target`, and what its bytes are worth without a promise.
+/// All promises of public indexes about an artifact at `target`, and the proof of its bytes if there is no promise.
 pub fn expectation(
     store: &Store,
     ecosystem: &str,
@@ -268,7 +269,7 @@ fn expected(
     Expectation { named, promises, otherwise }
 }
 
-/// Whether a signature may prove what comes from a target: its own, or that of an index in whose root it lies.
+/// Whether a signature may prove what comes from a target: the document's own, or that of an index in whose root the target lies.
 pub fn may_be_vouched(target: &Target, known: Option<&Recognition>, promises: &[Promise]) -> bool {
     known.is_some_and(|known| known.ecosystem.may_be_signed(target))
         || promises.iter().any(|promise| {
@@ -277,17 +278,17 @@ pub fn may_be_vouched(target: &Target, known: Option<&Recognition>, promises: &[
 }
 
 impl Pipeline {
-    /// The answer to a task was for its client alone.
+    /// Notes that the answer to a task was for its client only.
     pub(super) fn note_unshared(&self, task: &Task) {
         self.memory.note_unshared(task.key, self.clock.now(), self.keys.changes());
     }
 
-    /// Whether the last answer was.
+    /// Whether the last answer to the task was for its client only.
     pub(super) fn is_unshared(&self, task: &Task) -> bool {
         self.memory.is_unshared(&task.key, self.clock.now(), self.keys.changes())
     }
 
-    /// Everything that is promised of the task's target today.
+    /// All promises about the task's target as of now.
     pub(super) fn expectation_of(&self, task: &Task) -> Expectation {
         if let Some(promise) = &task.promised {
             let promises = vec![promise.clone()];
@@ -311,8 +312,8 @@ impl Pipeline {
         }
     }
 
-    /// Why nothing of the task's target may be given now: a promise that may bind it cannot be read. It is asked only
-    /// where nothing stored serves.
+    /// Why nothing may be given for the task's target now: a promise that may bind it cannot be read. Called only when no stored
+    /// answer serves.
     pub(super) fn unread(&self, task: &Task) -> Option<String> {
         let expected = self.expectation_of(task);
         let unread = expected.unread()?;
@@ -322,8 +323,9 @@ impl Pipeline {
         ))
     }
 
-    /// What the indexes that may speak for another index promise of it. No other is heard: indexes change all the time, so
-    /// that a stranger's word on one says nothing, and claims would be read from it for what a stranger made of it.
+    /// The promises about an index by other indexes with authority over it. Promises without authority are left out: an index
+    /// changes all the time, so such a promise proves nothing, and it would make larder read claims from bytes that the other
+    /// origin chose.
     pub(super) fn promises_of_index(
         &self,
         bare: &Target,
@@ -331,7 +333,7 @@ impl Pipeline {
         reader: Partition,
     ) -> Vec<Promise> {
         let topics = known.map_or_else(Vec::new, |known| known.ecosystem.topics(bare));
-        // A head is the member of none, whatever claims were stored when it could be.
+        // A snapshot's root is a member of nothing, whatever claims were stored before that was known.
         if topics.is_empty() || known.is_some_and(|known| known.ecosystem.is_snapshot_root(bare)) {
             return Vec::new();
         }
@@ -340,7 +342,7 @@ impl Pipeline {
         promises
     }
 
-    /// Whether a signature may prove what comes from a target over plain http.
+    /// Whether a signature may prove what comes from a target over plain HTTP.
     pub(super) fn is_vouched(&self, target: &Target, known: Option<&Recognition>) -> bool {
         if target.origin().scheme == Scheme::Https {
             return false;
@@ -362,8 +364,8 @@ impl Pipeline {
         }
     }
 
-    /// Whether an index that may speak for `target` names it today. Others' words change nothing in how it is kept: they
-    /// could freeze a file that is remade in place (promise P4).
+    /// Whether an index with authority over `target` names it today. Indexes without authority do not change how a file is kept:
+    /// they could freeze a file that is rebuilt in place (promise P4).
     pub(super) fn is_claimed(
         &self,
         target: &Target,
@@ -405,7 +407,7 @@ impl Pipeline {
                     && !demand.revalidate);
             return if holds { Lookup::Fresh(stored) } else { Lookup::Stale(stored) };
         }
-        // What is linked where everybody finds it is selected by what everybody knows: a private index holds for its reader.
+        // A public entry may be created only from public claims; a private index counts only for its reader.
         let anybody =
             (task.asker.is_private() && !task.is_guarded()).then(|| task.clone().of_anybody());
         let linked = anybody.as_ref().unwrap_or(task);
@@ -424,7 +426,7 @@ impl Pipeline {
         Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true })
     }
 
-    /// What a stored artifact is worth today; `None` if a newer claim names other bytes.
+    /// The proof of a stored artifact as of now; `None` if a newer claim names other bytes.
     pub(super) fn judged(
         &self,
         task: &Task,
@@ -440,7 +442,7 @@ impl Pipeline {
         let expected = expected.get_or_insert_with(|| self.expectation_of(task));
         let mut promised = expected.clone();
         if entry.proof.own {
-            // Its own signature holds whatever indexes come and go.
+            // The file's own signature proves it, whichever indexes appear or disappear.
             promised.otherwise =
                 Proof { weak_hash: entry.proof.weak_hash, ..Proof::of(Rank::Signed) };
         }
@@ -454,14 +456,14 @@ impl Pipeline {
             Finding::Excused(_) | Finding::Doubted(_) | Finding::Refused(_) => None,
         };
         if expected.unread().is_some() {
-            // Nothing is known of it for now, which is nothing to remember.
+            // A promise cannot be read now, so there is no result to remember.
             return None;
         }
         self.memory.judged.insert(known, (generation, today));
         let public = !task.asker.is_private();
         let changes = |today: &Proof| public && entry.proof.judged(*today) != entry.proof;
         if let Some(today) = today.filter(changes) {
-            // The ledger learns of it, so that a listing tells the truth; the answer need not wait.
+            // The ledger is updated in the background, so that listings are right; the answer need not wait.
             let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
             tokio::task::spawn_blocking(move || {
                 let risen = |now: &mut Entry| {
@@ -469,19 +471,19 @@ impl Pipeline {
                     now.generation = generation;
                 };
                 if let Err(error) = store.update(&entry, risen) {
-                    tracing::warn!(%error, "a proof could not be written down");
+                    tracing::warn!(%error, "a proof could not be stored");
                 }
             });
         }
         today
     }
 
-    /// A digest in the request selects public bytes, whoever sent them.
+    /// A digest in the request's URL selects public bytes, whichever target they came for.
     async fn select_by_digest(&self, task: &Task, expected: &Expectation) -> Option<Arc<Entry>> {
         let (digest, true) = expected.named? else {
             return None;
         };
-        // Public bytes have public entries.
+        // Public bytes belong to public entries only.
         if task.needs_own_header() || task.is_guarded() {
             return None;
         }
@@ -504,7 +506,7 @@ impl Pipeline {
         let in_grace = task.is_index()
             && now.since(entry.requested_at) <= GRACE
             && changed.is_none_or(|at| entry.requested_at > at);
-        // A right holds for minutes, whatever the answer says of itself.
+        // A right is valid for minutes, whatever freshness the answer states.
         let right = !task.is_of_one() || rights::lasts(entry.checked_at, rights::YES_HOLDS, now);
         let fresh = right
             && !overtaken
@@ -523,7 +525,7 @@ mod tests {
 
     use super::*;
 
-    /// An origin fills the fields of its answer as it likes, too.
+    /// The origin also chooses the header fields of its answer, so they count towards the limit.
     #[test]
     fn answers_that_are_remembered_take_bounded_memory() {
         let memory = Memory::default();

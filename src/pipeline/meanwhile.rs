@@ -1,4 +1,4 @@
-//! A stale copy that is given while its origin is asked about it behind the answer (`ask_behind`, patience.rs).
+//! stale-while-revalidate: a stale copy is given while larder revalidates it in the background (`ask_behind`, patience.rs).
 
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use crate::freshness;
 use crate::proof::Rank;
 
 impl Pipeline {
-    /// The stale copy, if its origin allows to give it to this request while it is asked about it (RFC 5861 §3). What is
-    /// signed is read together with other documents, and what only one may see needs its origin's word.
+    /// The stale copy, if the origin allows that it is given to this request during revalidation (RFC 5861 §3). Excluded are
+    /// signed documents, because clients read them together with other documents, and entries of one credential, which need the
+    /// origin's answer first.
     pub(super) fn meanwhile(
         &self,
         task: &Task,

@@ -1,14 +1,14 @@
-//! Members of a generation: a client gets what belongs to the Release that it has read.
+//! Members of a snapshot: a client gets the members of the Release that it has read.
 //!
 //! ```text
 //! connection ─ read ─▶ Release g ─ promises ─▶ digests of Packages.xz ─▶ stored: given
 //!                                                                     └▶ fetched, and held to g; else by its digest
 //! ```
 //!
-//! Which version a client has read is remembered on its connection: addresses are shared behind NAT. A connection that has
-//! read none gets what the newest version says. What is stored under another URL of the archive, or came from another mirror
-//! of it, answers too, if a signature names it (DESIGN §3); a 404 says nothing where the archive has the file under its
-//! digest.
+//! larder remembers for each connection which version its client has read; client addresses would not do, because clients share
+//! them behind NAT. A connection that has read no version gets members of the newest one. If a signature names the bytes, they
+//! may also be stored under another URL of the archive, or have come from another mirror of it (DESIGN §3). A 404 does not count
+//! if the archive has the file under its digest.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -28,10 +28,10 @@ use crate::proof::{Proof, Rank};
 use crate::target::{Key, Partition, Root, Target};
 use crate::verify::Expectation;
 
-/// How many versions of indexes a connection remembers: a client reads a dozen in a row.
+/// How many versions of indexes a connection remembers. A client reads about a dozen in a row.
 const MOST_READ: usize = 64;
 
-/// Which versions of heading indexes a connection has read, the latest last.
+/// Which versions of snapshots' roots a connection has read, the latest last.
 #[derive(Debug, Default)]
 pub(super) struct Read(Mutex<Vec<(Key, BlobId)>>);
 
@@ -49,7 +49,8 @@ impl Read {
         self.lock().retain(|(known, _)| *known != index);
     }
 
-    /// How lately the connection read the version that made this promise.
+    /// The position of the version that made this promise among those that the connection has read; `None` if it has not read it.
+    /// A higher position is more recent.
     fn position(&self, promise: &Promise) -> Option<usize> {
         let version = (promise.index.key(Partition::Public), promise.by.document);
         self.lock().iter().position(|read| *read == version)
@@ -61,14 +62,14 @@ impl Read {
 }
 
 impl Connection {
-    /// Its client was given a version of an index, which may head others.
+    /// Notes that the client was given a stored version of an index, if it is a snapshot's root.
     pub(super) fn read(&self, task: &Task, entry: &Entry) {
         if task.heads() {
             self.read.note(task.bare().key(Partition::Public), entry.blob);
         }
     }
 
-    /// Its client was given a version of which nothing is kept.
+    /// Notes that the client was given a version of which nothing is kept.
     pub(super) fn read_unknown(&self, task: &Task) {
         if task.heads() {
             self.read.forget(task.bare().key(Partition::Public));
@@ -77,7 +78,7 @@ impl Connection {
 }
 
 impl Pipeline {
-    /// Binds the task to the generation that its client has read.
+    /// Binds the task to the snapshot that its client has read.
     pub(super) fn follow(&self, connection: &Connection, task: &mut Task) {
         let Some(known) = &task.recognition else {
             return;
@@ -96,7 +97,7 @@ impl Pipeline {
             .filter_map(|promise| Some((connection.read.position(&promise)?, promise)))
             .max_by_key(|(position, _)| *position);
         task.promised = read.map(|(_, promise)| {
-            // To its reader it is the newest, and confirmed: no other version's bytes are of any use there.
+            // To this client that snapshot is the newest, and confirmed: it cannot use the bytes of any other version.
             let by = Generation {
                 superseded: None,
                 confirmed: promise.by.confirmed.max(task.asked),
@@ -106,7 +107,7 @@ impl Pipeline {
         });
     }
 
-    /// Looks up an index that another one names; `None` if none does that may speak for it.
+    /// Looks up an index that another index names; `None` if no index with authority over it names it.
     pub(super) async fn look_up_member(&self, task: &Task) -> Option<Lookup> {
         if !task.is_index() {
             return None;
@@ -118,21 +119,22 @@ impl Pipeline {
             if today.rank.is_strong() {
                 let proof = entry.proof.judged(today);
                 let now = self.clock.now();
-                // A right holds for minutes, whatever proves the bytes.
+                // A right is valid for minutes, whatever proves the bytes.
                 let right = !task.is_of_one() || lasts(entry.checked_at, YES_HOLDS, now);
                 let usable = !task.is_of_one() || self.is_usable(task, &entry, now);
                 let stored = Stored { entry, proof, usable };
                 return Some(if right { Lookup::Fresh(stored) } else { Lookup::Stale(stored) });
             }
         }
-        // What is stored besides is of another version, and helps nobody who has read this one.
+        // Other stored copies belong to other versions, and are of no use to a client that has read this one.
         Some(match self.select_by_signature(task, &expected).await {
             Some(entry) => Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true }),
             None => Lookup::Miss,
         })
     }
 
-    /// The origin did not give what the generation lists: it may have it under its digest.
+    /// The stored answer when the origin did not give the member that the snapshot lists: the archive may have it under its
+    /// digest.
     pub(super) async fn by_other_name(self: &Arc<Self>, task: &Task, end: &End) -> Option<Stored> {
         if matches!(end, End::Kept(_) | End::Current(_) | End::Given) || !task.is_index() {
             return None;
@@ -142,7 +144,7 @@ impl Pipeline {
         let promise = expected.refusing().max_by_key(|promise| promise.by.number)?;
         let named = promise.digests.iter().rev();
         for at in named.filter_map(|digest| known.ecosystem.named_by(task.bare(), digest)) {
-            // Only an archive that says so keeps its indexes under their digests.
+            // Only an archive that declares `Acquire-By-Hash` keeps its indexes under their digests.
             if !self.promises_of_index(&at, Some(known), Partition::Public).is_empty() {
                 self.bring_in(&at, known.ecosystem, task.reach, None).await;
             }
@@ -153,8 +155,9 @@ impl Pipeline {
         }
     }
 
-    /// A signed document that clients read where there is none at the task's target, if that was never seen there: a client
-    /// goes on to it only when it hears so, and an origin that fails says nothing.
+    /// A signed document that clients read if there is none at the task's target (`Release` in place of `InRelease`, for
+    /// example), provided that none was ever seen at the target. A client goes on to the other document only after a 404, and an
+    /// origin that fails sends none.
     pub(super) fn stands_in_for(&self, task: &Task) -> Option<Target> {
         let other = task.known()?.ecosystem.snapshots()?.stand_in(task.bare())?;
         let newest = |at: &Target| self.store.entries(at.key(Partition::Public)).into_iter().next();
@@ -163,7 +166,7 @@ impl Pipeline {
         (signed && !seen).then_some(other)
     }
 
-    /// A signature selects public bytes under its root, whoever sent them.
+    /// A public copy whose digest a signed index names under its root, whichever target the copy came for.
     pub(super) async fn select_by_signature(
         &self,
         task: &Task,
@@ -176,7 +179,7 @@ impl Pipeline {
         let strong = newest.digests.iter().filter(|digest| digest.algorithm().is_strong());
         let mut found = strong.filter_map(|digest| self.store.public_blob_by_digest(digest));
         let blob = found.next()?;
-        // Digests that were not computed of it are no mismatch; those that were must all name it.
+        // A digest that was never computed of the copy is no mismatch. All digests that were computed must name the same copy.
         if found.any(|other| other != blob) {
             return None;
         }
@@ -187,8 +190,8 @@ impl Pipeline {
         self.link(task, blob, size, &newest.digests, Rank::Signed).await
     }
 
-    /// An entry for public bytes that came for another target. What the header fields were, only the URL's own origin could
-    /// say, so there are none but the type of bytes.
+    /// Makes an entry for public bytes that came for another target. Only the URL's own origin could say what its header fields
+    /// are, so the entry has none but a generic content type.
     pub(super) async fn link(
         &self,
         task: &Task,
@@ -228,8 +231,9 @@ impl Pipeline {
         tokio::task::spawn_blocking(move || store.link(entry)).await.ok()?.ok()
     }
 
-    /// The digests by which the version that clients are given names what the task asks for. A member that is fetched ahead
-    /// must not displace it: its own Release may be held back, once more and once more, while the archive goes on.
+    /// The digests by which the snapshot that clients are given names what the task requests. A member that is fetched before its
+    /// own Release counts must not displace the member with these digests: that Release may be held back repeatedly while the
+    /// archive changes.
     pub(super) fn still_promised(&self, task: &Task) -> Vec<Digest> {
         if !Self::is_ahead(task) {
             return Vec::new();
@@ -243,7 +247,7 @@ impl Pipeline {
             .collect()
     }
 
-    /// Whether a task asks for a version that is not kept yet: what does not match it is no alarm.
+    /// Whether a task requests a member of a version that is not kept yet. A mismatch then raises no alarm.
     pub(super) fn is_ahead(task: &Task) -> bool {
         task.promised.as_ref().is_some_and(|promise| promise.by.number == generation::NOT_YET)
     }
@@ -251,7 +255,7 @@ impl Pipeline {
     /// Whether a stored copy may be given when its origin fails.
     pub(super) fn is_usable(&self, task: &Task, entry: &Entry, now: Time) -> bool {
         let stale = &self.config.get().stale;
-        // What only one may see is given as long as a right is remembered, whoever signed it.
+        // An entry of one credential is given only as long as its right is remembered, whoever signed the document.
         if task.is_of_one() && !lasts(entry.checked_at, REMEMBERED, now) {
             return false;
         }
@@ -260,7 +264,8 @@ impl Pipeline {
             return until.is_none_or(|until| now <= until.plus(stale.signed));
         }
         let forbidden = task.is_unknown() && crate::freshness::forbids_stale(&entry.head);
-        // A clock that was set back by an hour makes no copy worthless; one that was set back by years says nothing of its age.
+        // The distance in time counts in both directions. A clock that was set back by an hour does not invalidate a copy. After
+        // one that was set back by years, nothing is known of the copy's age.
         !forbidden && crate::freshness::distance(entry, now) <= stale.unsigned
     }
 }

@@ -1,4 +1,4 @@
-//! One request, one way: the only place that knows the order of the stages.
+//! The pipeline of one request. Only this module knows the order of the stages.
 //!
 //! ```text
 //! identify ─▶ recognise ─▶ plan ─┬─ Pass ──────────────────────────────▶ pass.rs
@@ -7,8 +7,8 @@
 //!                                             lead.rs: origin ─▶ intake ─▶ settle.rs: verify, commit, claims
 //! ```
 //!
-//! No stage calls an earlier one. The one way back is the ledger: a verified index leaves claims there, a later artifact
-//! request reads them. Documents that a judgement needs go the same way from the start (documents.rs).
+//! No stage calls an earlier stage. Information flows back only through the ledger: a verified index leaves claims there, and a
+//! later artifact request reads them. A document that larder fetches for a judgement passes through all stages (documents.rs).
 
 mod anonymous;
 mod apart;
@@ -84,21 +84,21 @@ use task::Task;
 
 pub use lookup::{expectation, may_be_vouched};
 
-/// How long a request waits for the records to be read before it goes to its origin.
+/// How long a request waits for the ledger to be read at start before it is passed to its origin.
 const WAIT_FOR_RECORDS: Duration = Duration::from_secs(1);
 
-/// Everything a request meets on its way.
+/// The shared state that requests use.
 #[derive(Debug)]
 pub struct Pipeline {
     /// The configuration in force.
     pub config: Live,
-    /// The time.
+    /// The clock that freshness and expiry are computed with.
     pub clock: Clock,
     /// Blobs, ledger and claims.
     pub store: Arc<Store>,
-    /// The HTTP client.
+    /// The HTTP client for origins.
     pub origins: Arc<Origins>,
-    /// What is counted.
+    /// The counters and alarms.
     pub metrics: Arc<Metrics>,
     flights: Arc<Flights>,
     quarantines: Quarantines,
@@ -114,26 +114,27 @@ pub struct Pipeline {
     told: unknown_header::Told,
 }
 
-/// One client connection; inside a CONNECT, the inner one.
+/// One client connection. Inside a CONNECT tunnel it is the inner connection.
 #[derive(Debug)]
 pub struct Connection {
     /// Unique in this process.
     pub id: u64,
-    /// The client's address, v4-mapped ones normalised.
+    /// The client's address. An IPv4-mapped IPv6 address is converted to IPv4.
     pub peer: SocketAddr,
-    /// What CONNECT and the `ClientHello` said, inside a tunnel.
+    /// What CONNECT and the `ClientHello` named as the destination. `None` outside a tunnel.
     pub tunnel: Option<Tunnel>,
-    /// The means to end it with a reset.
+    /// The means to end the connection with a reset.
     pub line: Line,
-    /// Upstream connections for its passes; nothing else ever uses them.
+    /// Upstream connections for this client's passes. No other client uses them.
     pub passes: Passes,
-    /// Which versions of signed indexes it has read.
+    /// Which snapshots of signed indexes this connection has read.
     read: members::Read,
     /// The job that its client belongs to.
     job: Option<Arc<Job>>,
 }
 
-/// A client's request, and what it came on. It has no `Debug`: its header fields hold the client's credentials.
+/// A client's request and the connection that it came on. `Call` has no `Debug`, because its header fields hold the client's
+/// credentials.
 struct Call {
     connection: Arc<Connection>,
     request: Request<Incoming>,
@@ -141,7 +142,7 @@ struct Call {
 }
 
 impl Pipeline {
-    /// A pipeline over these parts.
+    /// Builds a pipeline from its parts.
     pub fn new(
         config: Live,
         clock: Clock,
@@ -172,7 +173,7 @@ impl Pipeline {
         }
     }
 
-    /// What belongs to a client's new connection.
+    /// Makes the state of a new client connection.
     pub fn connection(
         &self,
         peer: SocketAddr,
@@ -185,7 +186,7 @@ impl Pipeline {
         Connection { id, peer, tunnel, line, passes, read, job }
     }
 
-    /// Answers a proxy request: in absolute form, or any inside a tunnel. What goes wrong is an answer, too.
+    /// Answers a proxy request: one in absolute form, or any request inside a tunnel. A failure is an answer too.
     pub async fn serve(
         self: &Arc<Self>,
         connection: &Arc<Connection>,
@@ -202,7 +203,7 @@ impl Pipeline {
                     let answer = record.end(Outcome::Own, answer);
                     return record.into_response(answer, watch, &self.metrics);
                 }
-                // Boxed: the futures below hold whole requests, and a connection may run many at a time.
+                // Boxed: the futures below hold whole requests, and one connection may run many requests at a time.
                 Box::pin(self.answer(connection, request, target, &mut record)).await
             }
             Err((status, why)) => record.refuse(status, why.cause, &why.text),
@@ -210,12 +211,12 @@ impl Pipeline {
         record.into_response(response, watch, &self.metrics)
     }
 
-    /// Waits for the fills that are under way, at the end of a drain.
+    /// Waits, at the end of a drain, for the fills that are under way.
     pub async fn drained(&self) {
         self.flights.landed().await;
     }
 
-    /// Who the request is for, or why it is refused.
+    /// The target of the request, or the status and the reason of its refusal.
     fn target_of(
         &self,
         connection: &Connection,
@@ -273,7 +274,7 @@ impl Pipeline {
             .ecosystem(recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name()));
         let known = planned_as(recognition.as_ref(), likely.as_ref());
         let plan = self.plan(&request, &target, known);
-        // What an unknown header field holds may be a credential of another kind.
+        // An unknown header field may hold a credential in a form that larder does not know, so such a request is not public.
         if is_read && !who.is_private() && !matches!(plan, Plan::Pass(PassReason::Header)) {
             record.is_public();
         }
@@ -314,8 +315,8 @@ impl Pipeline {
         }
     }
 
-    /// Whether what is stored is known. After a crash it is read while clients are served: a small store in no time, which is
-    /// waited for.
+    /// Whether the ledger has been read. After a crash larder reads it while it already serves clients. A small store is read
+    /// within `WAIT_FOR_RECORDS`, so this function waits for that long.
     async fn knows_its_store(&self) -> bool {
         self.store.is_read()
             || tokio::time::timeout(WAIT_FOR_RECORDS, self.store.read()).await.is_ok()
@@ -331,7 +332,7 @@ impl Pipeline {
         let host = target.origin().host.text();
         let mut tunnelled = config.hosts.tunnel.iter();
         if tunnelled.any(|pattern| pattern.matches(&host)) {
-            // Inside a tunnel this was decided before anything was read; a request in absolute form comes here.
+            // Tunnels to these hosts are spliced before any request is read. Only a request in absolute form gets here.
             return Plan::Pass(PassReason::Host);
         }
         let has_body = !request.body().is_end_stream();
@@ -345,8 +346,8 @@ impl Pipeline {
         )
     }
 
-    /// Who asks: whoever shows the credential that the request carries; without one, larder in its own name where it has a
-    /// login.
+    /// The principal of the request: the owner of the credential that the request carries. A request without a credential gets
+    /// larder's own operator login, if one is configured for the origin.
     fn asker(
         &self,
         headers: &HeaderMap,
@@ -361,7 +362,8 @@ impl Pipeline {
         }
     }
 
-    /// A likely recognition counts once its root was confirmed, or once an index that may speak for the target names it.
+    /// Returns the certain and the likely recognition, of which at most one is set. A likely recognition counts as certain once
+    /// its root was confirmed, or once an index with authority over the target names the target.
     fn confirmed(
         &self,
         target: &Target,
@@ -385,12 +387,12 @@ impl Pipeline {
 }
 
 impl Call {
-    /// What a reply needs to know of it.
+    /// What the reply needs to know of this request.
     fn asked(&self) -> Asked {
         self.asked_with(Arc::new(self.request.headers().clone()))
     }
 
-    /// The same of a call whose header fields were copied already.
+    /// Like [`Self::asked`], for a caller that has already copied the header fields.
     fn asked_with(&self, mut headers: Arc<HeaderMap>) -> Asked {
         let head_only = *self.request.method() == Method::HEAD;
         if head_only && headers.contains_key(header::RANGE) {
@@ -406,8 +408,9 @@ impl Call {
     }
 }
 
-/// What a request is planned as. A likely index is planned for like the unknown, but for the headers that its ecosystem
-/// names: if they made a pass of the request, no answer to its clients would ever confirm its root.
+/// The recognition that `policy` plans with. An index that is only likely is planned like unknown content, but `policy` needs it
+/// for the header fields that its ecosystem names. If such a field turned the request into a pass, no answer to that ecosystem's
+/// clients would ever confirm the root.
 fn planned_as<'a>(
     recognition: Option<&'a Recognition>,
     likely: Option<&'a Recognition>,

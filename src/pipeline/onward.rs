@@ -1,11 +1,11 @@
-//! Promise P3 where an origin redirects a pass: the client is not led to a URL of which nothing is promised.
+//! Promise P3 where an origin redirects a pass: larder does not send the client to a URL that no promise covers.
 //!
-//! A client that is handed a redirect follows it, through larder or around it, and whatever it finds there becomes the file
-//! that was promised. So where a promise binds the target, larder follows in the client's place, and what comes is held to
-//! the promise like every answer to a pass (held.rs). What cannot be followed is refused. A HEAD is followed as well: some
-//! clients ask by HEAD first, and GET where it led them.
+//! A client follows a redirect, through larder or around it, and takes what it finds there for the promised file. So if a promise
+//! binds the target, larder follows the redirect itself, and holds the result to the promise like every answer to a pass
+//! (held.rs). A redirect that cannot be followed is refused. larder also follows for a HEAD: some clients send a HEAD first, and
+//! then a GET to where it led them.
 //!
-//! Where no promise binds, every redirect reaches the client as it came.
+//! If no promise binds the target, the redirect is given to the client unchanged.
 
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, header};
@@ -20,20 +20,20 @@ use crate::outcome::cause::{Cause, Why};
 use crate::reply::Body;
 use crate::target::Target;
 
-/// The answer's extension that says that a redirect was followed, or would have been.
+/// An extension of the response: a redirect was followed, or was refused because it could not be followed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SentOn;
 
-/// A request to which a promise may bind the answer, remembered in case it is redirected.
+/// A request whose answer a promise may bind, remembered in case the answer is a redirect.
 pub(super) struct Onward<'a> {
     task: &'a Task,
-    /// The request, where a promise bound when it was sent.
+    /// The request, if a promise bound its target when it was sent.
     again: Option<Again>,
 }
 
 impl Pipeline {
-    /// To be asked for before `request` is sent; `held`: its answer is held to a promise. `None`: its redirects are its
-    /// client's business.
+    /// Must be called before `request` is sent. `held`: its answer is held to a promise. `None`: redirects are given to the
+    /// client unchanged.
     pub(super) fn may_go_on<'a>(
         &self,
         task: Option<&'a Task>,
@@ -45,8 +45,8 @@ impl Pipeline {
         Some(Onward { task, again: binds.then(|| Again::of(request)) })
     }
 
-    /// Sends a pass, and follows the redirect that answers it if a promise binds its target; `Err` is what the client hears in
-    /// its place.
+    /// Sends a pass, and follows the redirect that answers it if a promise binds the target. `Err` is the response to the client
+    /// in place of the answer.
     pub(super) async fn send_on(
         &self,
         passes: &Passes,
@@ -66,19 +66,19 @@ impl Pipeline {
         }
     }
 
-    /// Whether a promise binds what is at the task's target now, whatever its client has read of an earlier generation.
+    /// Whether a promise binds the task's target now. The snapshot that its client has read is left out of account.
     pub(super) fn binds_today(&self, task: &Task) -> bool {
         let mut task = task.clone();
         task.promised = None;
         self.expectation_of(&task).binds()
     }
 
-    /// Whether what is at the task's target is given to nobody unjudged: a promise binds it, or a body of it was refused.
+    /// Whether nothing of the task's target may be given before it was judged: a promise binds it, or a body of it was refused.
     pub(super) fn is_held_today(&self, task: &Task) -> bool {
         self.binds_today(task) || self.flights.gaps().is_suspect(task.bare())
     }
 
-    /// Follows a redirect that a promise binds; any other answer comes back as it is.
+    /// Follows a redirect if a promise binds the target; any other answer is returned as it is.
     async fn go_on(
         &self,
         Onward { task, again }: Onward<'_>,
@@ -91,7 +91,7 @@ impl Pipeline {
         let redirects =
             answer.status().is_redirection() && answer.status() != StatusCode::NOT_MODIFIED;
         let Some(again) = again else {
-            // The promise may have come while the origin thought.
+            // The promise may have come while larder waited for the answer.
             if redirects && self.binds_today(task) {
                 let why = "an index that promises its bytes came meanwhile; try again";
                 return Err(refused(target, why, record));
@@ -111,7 +111,7 @@ impl Pipeline {
                 return Err(refused(target, &why, record));
             }
         }
-        // curl follows a `Location` of a 304, and browsers a `Refresh` of anything.
+        // curl follows the `Location` of a 304, and browsers follow `Refresh` in any answer.
         for name in [header::LOCATION, header::REFRESH] {
             answer.headers_mut().remove(name);
         }
@@ -119,7 +119,7 @@ impl Pipeline {
     }
 }
 
-/// The redirect could not be followed to its end.
+/// The response when a redirect could not be followed to its end.
 fn unfollowed(target: &Target, error: &OriginError, record: &mut Record) -> Response<Body> {
     if error.fault().is_of_the_way() {
         return refused(target, &error.to_string(), record);
@@ -128,7 +128,7 @@ fn unfollowed(target: &Target, error: &OriginError, record: &mut Record) -> Resp
     sent_on(record.fail(error.status(), &Why::new(error.fault().cause(), line)))
 }
 
-/// No failure of the client's, whatever hindered it.
+/// The response is a 502, because the client has done nothing wrong.
 fn refused(target: &Target, why: &str, record: &mut Record) -> Response<Body> {
     let line = format!(
         "{target} redirects where larder cannot follow: {why}. Its bytes are promised, and nothing is promised of where a client \

@@ -1,4 +1,4 @@
-//! Answers other than a 200: redirects, that something is not there, and whatever else says how long it holds.
+//! Answers other than a 200: redirects, absences, and every other answer with explicit freshness.
 //!
 //! ```text
 //!                      without explicit freshness    with it                   when the origin fails
@@ -9,16 +9,17 @@
 //! any other            not at all                    at most a minute          -
 //! ```
 //!
-//! A failure is remembered only where its origin asks for that (RFC 9111 §3), of nothing that an ecosystem knows or a promise
-//! binds, in memory alone, and for less than clients' retries take: the origin may be well again the next moment. No copy
-//! that may be given stands behind it. A 429 and a 511 are for one client (RFC 6585 §4, §6).
+//! A failure is remembered only if the origin asks for that (RFC 9111 §3), only for targets that no ecosystem recognises and no
+//! promise binds, only in memory, and for less time than clients' retries take: the origin may have recovered the next moment. It
+//! is not used where a stored copy may be given. A 429 and a 511 concern one client (RFC 6585 §4, §6).
 //!
-//! An error, but for a 404 and a 410, is for those who ask in the same words: some origins fail at an `Accept` that they do not
-//! understand, and one client's must not be why others hear of it (promise P1).
+//! An error other than 404 and 410 is given only to requests with the same `Accept` and `Accept-Language`. Some origins fail at
+//! an `Accept` that they do not understand; one client's `Accept` must not cause errors for others (promise P1).
 //!
-//! An answer to a fill lies in memory first; redirects, 404s and 410s are written down behind their answer, under a key of
-//! their own, so that none displaces a body. While the origin fails a usable body stands before them: a registry that is
-//! going down says 404 of what it has. What leads past a promise is never given (onward.rs).
+//! An answer to a fill is remembered in memory first. Redirects, 404s and 410s are written to disk after they were sent, under a
+//! key of their own, so that they never displace a body. While the origin fails, a usable body takes precedence over them: a
+//! registry that is failing may answer 404 for files that it has. A redirect away from a promised target is never given
+//! (onward.rs).
 
 use std::io;
 use std::sync::Arc;
@@ -44,30 +45,31 @@ use crate::reply::{self, Asked, Body};
 use crate::target::{Key, Target};
 use crate::verify::{self, Expectation, Verdict};
 
-/// How long an answer that is only in memory holds, whatever it says: what a client asks wrongly today may be right after
-/// the next release of its origin.
+/// The longest that an answer is kept in memory, whatever freshness it states: a client's mistaken request may be right after the
+/// next release of its origin.
 pub(super) const IN_MEMORY: Duration = Duration::from_mins(1);
 
-/// How long a failure holds at most that says so itself. A build asks again after one, two and four seconds, and the last of
-/// these must hear how the origin is then.
+/// The longest that a failure with explicit freshness is kept. A build retries after one, two and four seconds, and the last
+/// retry must get the origin's present state.
 const FAILURE_HOLDS: Duration = Duration::from_secs(5);
 
-/// How old a written answer may be before the same one is written again: what is asked for all day says 404 all day.
+/// How old a written answer may be before an equal one is written again. A missing file that is requested all day answers 404 all
+/// day.
 const WRITTEN_FOR: Duration = Duration::from_hours(1);
 
-/// The longest path and query of an answer that is written down: nobody needs longer ones when an origin fails.
+/// The longest path and query of an answer that is written to disk.
 const MOST_URL: usize = 2048;
 
-/// What stands behind the variant in the key of such an answer.
+/// The suffix of the variant in the key of such an answer.
 const OTHER: &str = "other than 200";
 
-/// Whether so long a URL is not worth a record on disk.
+/// Whether the URL is too long for a record on disk.
 fn is_long(target: &Target) -> bool {
     target.path().len() + target.query().map_or(0, str::len) > MOST_URL
 }
 
-/// Whether an answer other than a 200 is given to whoever asked, and is no reason to ask in the client's own words. A fill
-/// shows less than its client: what it is refused, its client may be given.
+/// Whether an answer other than a 200 is given to the client, and is no reason to pass the client's own request. A fill sends
+/// fewer header fields than the client, so where the fill is refused the client may succeed.
 pub(super) fn is_relayed(head: &Head, now: Time) -> bool {
     let status = head.status;
     if status == StatusCode::NOT_MODIFIED {
@@ -81,13 +83,14 @@ pub(super) fn is_relayed(head: &Head, now: Time) -> bool {
             && freshness::left(head, now).is_some_and(|left| left > Duration::ZERO)
 }
 
-/// Whether a status speaks of a part, or of how this request was made.
+/// Whether a status concerns a part of the body, or how this request was made.
 fn is_of_this_request(status: StatusCode) -> bool {
     matches!(status.as_u16(), 206 | 401 | 403 | 407 | 408 | 411..=413 | 415..=417 | 421 | 425 | 426 | 428 | 431)
         || status.is_informational()
 }
 
-/// Whether a client comes to a file by it: by its body, or by where it leads. What a promise binds is not given so.
+/// Whether a client obtains a file by an answer with this status: by its body, or by following it. If a promise binds the target,
+/// such an answer is not given.
 pub(super) fn leads_or_completes(status: StatusCode) -> bool {
     status.is_success() || status.is_redirection()
 }
@@ -96,14 +99,14 @@ fn is_absence(status: StatusCode) -> bool {
     matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
 }
 
-/// Those that are written down.
+/// The statuses that are written to disk.
 fn is_lasting(status: StatusCode) -> bool {
     is_absence(status) || matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 impl Pipeline {
-    /// Remembers an answer other than a 200 as long as it may be given again, and writes down what may be given when its
-    /// origin fails.
+    /// Remembers an answer other than a 200 for as long as it may be given again, and writes it to disk if it may be given when
+    /// its origin fails.
     pub(super) fn remember_other(
         self: &Arc<Self>,
         task: &Task,
@@ -149,7 +152,7 @@ impl Pipeline {
         });
     }
 
-    /// Whether a failure may be given again that says how long it holds.
+    /// Whether a failure with explicit freshness may be given again.
     fn may_remember_failure(&self, task: &Task, status: StatusCode) -> bool {
         let is_one_clients =
             [StatusCode::TOO_MANY_REQUESTS, StatusCode::NETWORK_AUTHENTICATION_REQUIRED];
@@ -207,7 +210,7 @@ impl Pipeline {
         committed.await.unwrap_or_else(|gone| Err(gone.into()))
     }
 
-    /// The newest written answer, if it is newer than the body that is `stored` and a promise does not stand against it.
+    /// The newest written answer, if it is newer than the body that is `stored` and no promise binds the target.
     fn other(&self, task: &Task, stored: Option<&Stored>) -> Option<Arc<Entry>> {
         if task.is_of_one() || task.is_guarded() || task.heads() {
             return None;
@@ -240,8 +243,8 @@ impl Pipeline {
         usable.then(|| Stored { proof: entry.proof, entry, usable })
     }
 
-    /// An answer that came a moment ago, unless it is one that a promise which came since speaks against: what leads elsewhere, or
-    /// completes a file. What is `stored`, and may be given, stands before a failure.
+    /// A remembered answer. Not a redirect or an answer that completes a file, if the target was promised or its body refused
+    /// since. Not a failure, if `stored` or another stored answer may be given.
     pub(super) fn remembered(
         &self,
         task: &Task,
@@ -270,7 +273,7 @@ impl Pipeline {
     }
 }
 
-/// Under which key, and in which variant, such an answer of a task is kept.
+/// The key and the variant under which a task's answer other than a 200 is kept.
 fn other_key(task: &Task) -> (Key, String) {
     let variant = match task.target.variant() {
         "" => OTHER.to_owned(),
@@ -279,7 +282,8 @@ fn other_key(task: &Task) -> (Key, String) {
     (task.key_of(&task.bare().clone().with_variant(&variant)), variant)
 }
 
-/// Whether a redirect leads where only its asker may go, for a while: the token would lie on disk, and be of no use.
+/// Whether a redirect leads to a URL with a token, or comes from one. Such a token is for one client and for a limited time: it
+/// must not be written to disk, and would be of no use there.
 fn leads_to_a_token(task: &Task, head: &Head) -> bool {
     let location = head.text(&header::LOCATION);
     location.and_then(|location| task.bare().redirected(location)).is_some_and(|to| to.has_token())

@@ -1,7 +1,7 @@
 //! Passes: the client's own request, streamed both ways and never shared.
 //!
-//! Whatever larder does not know must work as without it: every method, bodies of any length, upgrades, trailers,
-//! answers that come byte by byte. The one thing a pass adds is promise P3 (held.rs).
+//! A request that larder does not know must work as it does without larder: every method, bodies of any length, upgrades,
+//! trailers, and answers that arrive byte by byte. The only thing that a pass adds is promise P3 (held.rs).
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -30,7 +30,7 @@ use crate::reply::{self, Asked, Body, Cut, Line};
 use crate::target::Target;
 
 impl Pipeline {
-    /// Sends the client's own request; what is promised of a `task` holds for its answer.
+    /// Sends the client's own request. If a promise binds the target of `task`, the answer is held to it.
     pub(super) async fn pass(
         self: &Arc<Self>,
         call: Call,
@@ -42,7 +42,7 @@ impl Pipeline {
         let Call { connection, mut request, reach } = call;
         let outcome = Outcome::Pass(reason);
         let method = request.method().clone();
-        // In HTTP/2 a stream that breaks ends alone.
+        // With HTTP/2, a broken answer resets its stream and not the connection.
         let version = request.version();
         let line = (version < Version::HTTP_2).then(|| connection.line.clone());
         if let Some(why) = task.filter(|_| method == Method::GET).and_then(|task| self.unread(task))
@@ -75,14 +75,14 @@ impl Pipeline {
             return record.end(outcome, response.map(|_| reply::empty()));
         }
         if bound.is_some() && response.status() == StatusCode::PARTIAL_CONTENT {
-            // Nobody asked for a part (RFC 9110 §15.3.7), and a client that resumes would complete a body with it.
+            // larder did not ask for a part (RFC 9110 §15.3.7), and a client that resumes would complete a body with it.
             let line = format!(
                 "{target} was answered with a part of it, though larder asked for the whole, which alone can be held to what \
                  is promised of it; ask without credentials and unknown header fields"
             );
             return record.fail(StatusCode::BAD_GATEWAY, &Why::new(Cause::Undecided, line));
         }
-        // A 203 completes a file like a 200.
+        // Clients complete a file with a 203 as with a 200.
         if let Some((bound, wanted)) = bound.filter(|_| response.status().is_success()) {
             let gathered = response.map(|body| connection.passes.gathered(target, body));
             let holding = Holding { bound, wanted, version, line, reason };
@@ -97,8 +97,8 @@ impl Pipeline {
         record.end(outcome, response)
     }
 
-    /// A HEAD of something that is not stored goes to the origin; a HEAD fills nothing, because many origins announce
-    /// other lengths in it.
+    /// Sends a HEAD of something that is not stored to the origin. A HEAD does not start a fill, because many origins announce a
+    /// different length in its answer.
     pub(super) async fn pass_head(
         self: &Arc<Self>,
         call: Call,
@@ -107,14 +107,14 @@ impl Pipeline {
     ) -> Response<Body> {
         let mut response = self.pass_for(call, task, PassReason::Method, record).await;
         if response.status() == StatusCode::OK && task.artifact().is_some() {
-            // Ranges of it will be answered here; clients of wheels ask for them only if they are announced.
+            // larder will answer ranges of the file; pip and uv request ranges of a wheel only if they are announced.
             response.headers_mut().insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         }
         response
     }
 
-    /// To what a pass is held, and the digests to compute, if a mismatch would refuse. What comes is what is there now, so
-    /// that today's promises count, whatever its client has read of an earlier generation.
+    /// What a pass is held to, and the digests to compute; `None` if no mismatch would refuse the body. The answer is what the
+    /// origin has now, so today's promises apply, whatever snapshot the client has read.
     fn bound(self: &Arc<Self>, task: &Task, client: IpAddr) -> Option<(Arc<Bound>, Wanted)> {
         let mut task = task.clone();
         task.promised = None;
@@ -128,21 +128,21 @@ impl Pipeline {
     }
 }
 
-/// What an answer of `target` to an unsafe request names besides that: what it changed, or made (RFC 9111 §4.4).
+/// The other URLs that the answer to an unsafe request names: the request may have changed or made them (RFC 9111 §4.4).
 fn named_by(target: &Target, headers: &HeaderMap) -> Vec<Target> {
     let fields = [header::LOCATION, header::CONTENT_LOCATION].into_iter();
     fields.filter_map(|name| target.redirected(headers.get(name)?.to_str().ok()?)).collect()
 }
 
-/// Only the whole of a file's own bytes can be held to a promise: a range may be answered with the whole (RFC 9110 §14.2),
-/// and no coding is as good as any (§12.5.3).
+/// Changes the request so that its answer is the whole file, uncoded: only that can be held to a promise. The origin may answer a
+/// range request with the whole (RFC 9110 §14.2), and must accept `identity` (§12.5.3).
 fn hold_to_the_whole(headers: &mut HeaderMap) {
     headers.remove(header::RANGE);
     headers.remove(header::IF_RANGE);
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
 }
 
-/// Gives the leader an answer that nobody else may have.
+/// Gives an answer that no other client may have to the client that led the flight.
 pub(super) fn handed(asked: &Asked, answer: Answer, record: &mut Record) -> Response<Body> {
     let outcome = Outcome::Pass(PassReason::Answer);
     let cookies = answer.cookies;
@@ -191,11 +191,12 @@ async fn switch(ours: hyper::upgrade::OnUpgrade, theirs: hyper::upgrade::OnUpgra
     }
 }
 
-/// A body on its way through; if it breaks, so does the client's line.
+/// A body that is passed through. If it breaks, the client's connection is cut.
 struct Passing {
     body: Gathered,
     line: Option<Line>,
-    /// Whether only the end of the connection ends it: that is taken for the end though TLS did not announce it, as by clients.
+    /// Whether only the end of the connection ends the body. A connection that ends without a TLS close alert then counts as the
+    /// end, as clients treat it.
     until_close: bool,
 }
 

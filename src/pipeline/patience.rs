@@ -1,16 +1,16 @@
-//! How long a client waits for an origin when there is a stored copy to give in the place of its answer.
+//! How long a client waits for an origin when a stored copy could be given in place of its answer.
 //!
 //! ```text
-//!  copy may be given stale? ─ no ──▶ the answer is waited for as long as a client does
+//!  copy may be given stale? ─ no ──▶ wait for the answer as long as the client does
 //!        │ yes
 //!  origin down? ─ no ──▶ `upstream.patience` for the head, then as long for each sign of progress ─▶ the copy
-//!        │ yes                                            the question goes on by itself, and its answer is kept
-//!  somebody asks already? ─ no ──▶ this request asks, and its client waits a second for the head ──▶ the copy
+//!        │ yes                                     the question continues in the background, and its answer is kept
+//!  another request asking? ─ no ──▶ this request asks, and its client waits a second for the head ──▶ the copy
 //!        │ yes
-//!        └──▶ joins that question for a second, if it is about the same; else the copy at once
+//!        └──▶ wait a second for that question if it is about the same target; otherwise the copy at once
 //! ```
 //!
-//! What is known of an origin is in `origin::health`. Its answer, to whomever, ends its being down.
+//! The state of origins is in `origin::health`. Any answer of an origin, to any client, ends its being down.
 
 use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
@@ -31,20 +31,20 @@ use crate::outcome::metrics::StoodIn;
 use crate::reply::{Asked, Body};
 use crate::target::{Origin, Partition};
 
-/// How long a client waits for an origin that is down, where something stored may be given in the place of its answer.
+/// How long a client waits for an origin that is down, if a stored copy may be given in place of its answer.
 pub(super) const WAIT_FOR_FAILING: Duration = Duration::from_secs(1);
 
 /// What a client waits for.
 pub(super) struct Waiting<'a> {
     pub(super) task: &'a Task,
-    /// Which brings it.
+    /// The flight that brings the answer.
     pub(super) flight: &'a Arc<Flight>,
-    /// What may be given in its place.
+    /// The stored copy that may be given in its place.
     pub(super) copy: Option<&'a Stored>,
 }
 
 impl Pipeline {
-    /// Waits for `answer`; if that takes too long, the answer is a copy, where there is one that can be read.
+    /// Waits for `answer`. If that takes too long, the response is the stored copy, if there is one that can be read.
     pub(super) async fn or_copy<T>(
         &self,
         answer: impl Future<Output = T> + Send,
@@ -68,15 +68,15 @@ impl Pipeline {
         }
     }
 
-    /// Whether the task's origin is down towards who asks. Who stands in with a public pointer, and a token that was never seen,
-    /// knows only how it is towards everybody.
+    /// Whether the task's origin is down for the principal. The credential of a pull may be a new token, for which nothing is
+    /// known of the origin; a public tag may stand in for such a pull, so there the state for anonymous requests counts as well.
     pub(super) fn is_down_for(&self, task: &Task) -> bool {
         let origin = task.target.origin();
         let is_down = |class| self.origins.is_down(origin, class, task.lane(), Some(task.key));
         is_down(task.class()) || task.is_pointer() && is_down(Partition::Public)
     }
 
-    /// How long a client with a copy waits for the task's origin.
+    /// How long a client that could be given a copy waits for the task's origin.
     pub(super) fn patience_for(&self, task: &Task) -> Duration {
         if self.is_down_for(task) {
             return WAIT_FOR_FAILING;
@@ -85,13 +85,14 @@ impl Pipeline {
         self.origins.patience(origin, class, lane)
     }
 
-    /// Permission to ask about a stored copy; `None` while the origin is down and somebody asks.
+    /// Permission to ask the origin about a stored copy; `None` while the origin is down and another request asks it.
     pub(super) fn question_about(&self, task: &Task) -> Option<Question> {
         let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
         self.origins.question(origin, class, lane, task.key)
     }
 
-    /// Waits for `answer`, which `flight` brings, as long as a client does that can be given a copy. `None`: long enough.
+    /// Waits for `answer`, which `flight` brings, for as long as a client waits that could be given a copy. `None`: it took too
+    /// long.
     async fn within_patience<T>(
         &self,
         task: &Task,
@@ -100,7 +101,7 @@ impl Pipeline {
     ) -> Option<T> {
         let was_down = self.is_down_for(task);
         let patience = self.patience_for(task);
-        // Who comes late to a question waits for what is left.
+        // A client that joins a question late waits only for what is left of the patience.
         let waited = self.clock.now().since(flight.began);
         let mut limit = patience.saturating_sub(waited).max(WAIT_FOR_FAILING.min(patience));
         loop {
@@ -112,8 +113,8 @@ impl Pipeline {
             if now == before {
                 let (has_head, _) = now;
                 if has_head || !was_down && self.is_down_for(task) {
-                    // What it takes to complete a snapshot, say, or what another has noted of the origin meanwhile: the next
-                    // one need not find out again.
+                    // The wait was for something else, the members of a snapshot for example, or another request has found the
+                    // origin down meanwhile. Noted, so that the next client need not find it out again.
                     self.origins.note_unfinished(task.key);
                 } else if !was_down {
                     self.note_silence(task);
@@ -121,13 +122,13 @@ impl Pipeline {
                 self.metrics.stood_in(if was_down { StoodIn::Down } else { StoodIn::Patience });
                 return None;
             }
-            // It moves.
+            // The answer makes progress, so the full patience starts again.
             limit = patience;
         }
     }
 
-    /// Whether a copy that was found before a wait is still stored, promised, and open to who asks: what came meanwhile may have ended
-    /// that.
+    /// Whether a copy that was found before a wait is still stored, still promised, and still open to the principal. An answer
+    /// that arrived meanwhile may have changed that.
     pub(super) fn still_stands(&self, task: &Task, stored: &Stored) -> bool {
         let mut entries = self.store.entries(stored.entry.key).into_iter();
         let Some(entry) = entries.find(|entry| entry.blob == stored.entry.blob) else {
@@ -137,7 +138,8 @@ impl Pipeline {
         promised && self.still_has_right_to(task, &entry)
     }
 
-    /// Gives a stored copy because its origin is down, or takes too long; `None` if it cannot be read, or may not be given any more.
+    /// Gives a stored copy because its origin is down or takes too long; `None` if the copy cannot be read, or may not be given
+    /// any more.
     pub(super) async fn stand_in(
         &self,
         connection: &Connection,
@@ -153,7 +155,7 @@ impl Pipeline {
         self.reply_stored(connection, asked, task, &stored, Outcome::Stale, record).await
     }
 
-    /// Starts a fill as a task of its own. It is given up when another question is asked in its place.
+    /// Starts a fill as a task of its own. The fill is abandoned when another question takes the place of its `question`.
     pub(super) fn launch(
         self: &Arc<Self>,
         lead: Lead,
@@ -174,7 +176,7 @@ impl Pipeline {
         });
     }
 
-    /// Asks about a stored copy in the background, unless somebody does. Nobody waits for it, and its answer is kept.
+    /// Revalidates a stored copy in the background, unless another request does. No client waits for it, and its answer is kept.
     pub(super) fn ask_behind(self: &Arc<Self>, task: &Task, stored: &Arc<Entry>) {
         let Some(question) = self.question_about(task) else {
             return;
@@ -188,8 +190,8 @@ impl Pipeline {
         }
     }
 
-    /// Asks in the background whether an origin that is down answers, unless somebody does; with a HEAD, whose answer is only
-    /// looked at for that.
+    /// Asks in the background whether an origin that is down answers, unless another request does. It sends a HEAD and looks only
+    /// at whether the origin answered without failing.
     pub(super) fn knock(self: &Arc<Self>, ask: Ask, origin: &Origin, class: Partition, lane: Lane) {
         let key = ask.target.key(class);
         let Some(question) = self.origins.question(origin, class, lane, key) else {
@@ -212,7 +214,7 @@ impl Pipeline {
         });
     }
 
-    /// The task's origin let a client wait in vain.
+    /// Notes that the task's origin did not answer within a client's patience.
     pub(super) fn note_silence(&self, task: &Task) {
         tracing::warn!(url = %task.target, "the origin does not answer; the stored copy is given, and the origin is asked in the background");
         let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
@@ -220,14 +222,14 @@ impl Pipeline {
         self.count_down();
     }
 
-    /// The task's origin failed, and asked to be left alone for so long.
+    /// Notes that the task's origin failed, and the `Retry-After` that it sent.
     pub(super) fn note_failed(&self, task: &Task, retry_after: Option<Duration>) {
         let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
         self.origins.note_failure_of(origin, class, lane, task.key, retry_after);
         self.count_down();
     }
 
-    /// The task's origin answered. `usual`: the time that it took is one that others may expect.
+    /// Notes that the task's origin answered. `usual`: the time that it took is one that other requests may expect.
     pub(super) fn note_answered(&self, task: &Task, answer: &Answer, usual: bool) {
         let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
         let took = usual.then(|| self.clock.now().since(answer.requested_at));

@@ -1,18 +1,20 @@
-//! Indexes that only point at a document which stands for good under its digest: the tags of a registry.
+//! Tags: indexes that only name a document which is immutable under its digest.
 //!
 //! ```text
 //! HEAD ─┬─ names the stored copy's digest ──────────────▶ current
-//!       ├─ names a digest ─▶ the document under it, from the store or by a fill of its own ─▶ kept under the pointer
-//!       └─ says nothing of use ─────────────────────────▶ an ordinary fill
+//!       ├─ names a digest ─▶ the document under it, from the store or by a fill of its own ─▶ kept under the tag
+//!       └─ gives no usable digest ──────────────────────▶ an ordinary fill
 //! ```
 //!
-//! A registry counts a GET of a manifest as a pull, and a HEAD not. So a tag costs no quota while it stands still, and
-//! one pull when it moves, by whatever name its clients ask next: what came is kept under its digest, where they will look
-//! for it. Bytes come under the pointer because its own origin named their digest; the header is the pointer's own.
+//! A registry counts a GET of a manifest as a pull, and a HEAD not. So a tag costs no quota while it stays the same, and one pull
+//! when it moves, whether clients then request it by tag or by digest: the manifest is kept under its digest, where both look.
+//! The bytes are kept under the tag because the tag's own origin named their digest; the header fields are from the tag's own
+//! answer.
 //!
-//! A pointer is asked with its reader's credential, and kept for that alone. What it points at is an artifact: the public
-//! one, or the guarded one after a right was proved, or a fill with the same credential. Whether anybody is pointed there is
-//! larder's own question (anonymous.rs); the public pointer then answers everybody while the registry fails.
+//! A tag is requested with its client's credential, and kept for that credential only. The document that it names is an artifact:
+//! the public entry, or the private entry after a right was proved, or the result of a fill with the same credential. Whether the
+//! tag is public is decided by larder's anonymous question (anonymous.rs); the public tag then answers everybody while the
+//! registry fails.
 
 use std::sync::Arc;
 
@@ -33,18 +35,18 @@ use crate::outcome::cause::{Cause, Why};
 use crate::proof::{Proof, Rank};
 use crate::target::Target;
 
-/// What is to be done after the pointer was asked.
+/// The result of asking about the tag.
 enum Pointed {
-    /// To that document.
+    /// The tag names this document.
     At(Target, Digest, Box<Answer>),
-    /// The flight has its end.
+    /// The flight ends so.
     Ended(End),
-    /// Nowhere: it is fetched like any index.
+    /// The answer names no document; the tag is fetched like any index.
     Nowhere,
 }
 
 impl Pipeline {
-    /// Brings a pointer's flight to its end; `None` if it is to be filled like any index. `stored`: the copy that may be
+    /// Brings a tag's flight to its end; `None` if the tag must be filled like any index. `stored`: the copy that may be
     /// revalidated.
     pub(super) async fn follow_pointer(
         self: &Arc<Self>,
@@ -60,7 +62,7 @@ impl Pipeline {
         };
         if let Some(entry) = stored.filter(|entry| entry.digests.contains(&digest)) {
             if task.asker.is_private() && !self.guards_head(task).await {
-                // Its right may have ended, and a HEAD does not say so.
+                // The credential's right may have ended, and this registry's HEAD does not show that.
                 return None;
             }
             return match self.current(task, entry, &answer).await {
@@ -81,7 +83,7 @@ impl Pipeline {
         let store = Arc::clone(&self.store);
         let from = found.key;
         let linked = tokio::task::spawn_blocking(move || store.link_from(from, entry)).await;
-        // Without room in the ledger the pointer is given like anything that is not stored.
+        // If the ledger has no room, the tag is given like anything that is not stored.
         let entry = linked.ok()?.ok()?;
         if task.asker.is_private() {
             self.ask_in_public(task, &entry);
@@ -96,8 +98,8 @@ impl Pipeline {
     async fn ask_pointer(&self, lead: &Lead, task: &Task, stored: Option<&Arc<Entry>>) -> Pointed {
         let mut ask = task.ask(None, false);
         ask.head_only = true;
-        // Who shows a credential is asked for with it, and nobody for another. What everybody was given may be asked about as
-        // anybody, who needs no token for that: a HEAD costs no quota.
+        // Requests with credentials are forwarded with them and never shared across credentials. A public tag that is stored may
+        // be asked about anonymously, with an anonymous token where the registry requires one: a HEAD costs no quota.
         let fetched = match stored {
             Some(_) if !task.asker.is_private() => {
                 Box::pin(self.origins.fetch_as_anybody(ask)).await.map(|(answer, _)| answer)
@@ -110,7 +112,7 @@ impl Pipeline {
                 self.note_failed(task, None);
                 return Pointed::Ended(End::from(&error));
             }
-            // Some servers break a HEAD and nothing else.
+            // Some servers fail at HEAD only.
             Err(_) => return Pointed::Nowhere,
         };
         let status = answer.head.status;
@@ -118,7 +120,7 @@ impl Pipeline {
             self.forget_right(task).await;
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            // The client hears what it would have heard.
+            // The client's own request gets the origin's answer.
             return Pointed::Ended(End::Pass);
         }
         if is_failure(status) && stored.is_some() {
@@ -127,7 +129,7 @@ impl Pipeline {
             let line = format!("{} answers {status}", task.target);
             return Pointed::Ended(End::Failed(status, Why::new(Cause::Status, line)));
         }
-        // What there is to hear of a failure stands in the body, which a HEAD has none of.
+        // The explanation of a failure is in the body, which an answer to HEAD does not have.
         if status != StatusCode::OK || answer.plain {
             return Pointed::Nowhere;
         }
@@ -138,7 +140,7 @@ impl Pipeline {
         }
     }
 
-    /// The document that a pointer points at; `None` if it cannot be kept, and an end if it cannot be had.
+    /// The document that a tag names; `None` if it cannot be kept, and `Err` if it cannot be fetched.
     async fn fixed(
         self: &Arc<Self>,
         task: &Task,
@@ -158,18 +160,18 @@ impl Pipeline {
             return Ok(Some(entry));
         }
         match self.land(task.clone(), None, None).await {
-            // Another's fill may have brought it, to which this asker has no right.
+            // Another principal's fill may have brought it, to which this principal has no right.
             End::Kept(entry) | End::Current(entry) => {
                 let may_have = self.may_have(&task, &entry).await;
                 Ok(may_have.then_some(entry))
             }
             end @ (End::Refused(_) | End::Failed(..)) => Err(end),
-            // The store is full, or the registry knows the document by its tag alone.
+            // The store is full, or the registry has the document under its tag only.
             End::Given | End::Relayed(_) | End::Pass | End::Handed => Ok(None),
         }
     }
 
-    /// The stored artifact, if who asks may have it.
+    /// The stored artifact, if the principal may have it.
     async fn at_hand(self: &Arc<Self>, task: &Task) -> Option<Arc<Entry>> {
         let demand = Demand::default();
         if task.is_guarded()

@@ -1,9 +1,9 @@
-//! Two questions about the origin itself, which no copy can answer while the origin does.
+//! Two questions about the origin itself, which a copy must not answer while the origin can.
 //!
-//! A HEAD of what its digest names asks whether a registry has it: who pushes an image leaves out the layers that it is
-//! said to have, so that a copy's word would make a push without layers. And the greeting of a service tells its clients
-//! whether to log in. Both go to the origin; while it fails, what is stored answers in its place, so that clients of public
-//! content need neither a token nor the registry.
+//! A HEAD of a target that is named by its digest is an existence check: clients skip uploading blobs that the registry reports
+//! as present, so that a copy's answer would cause a push without its layers. The API version check of a service tells its
+//! clients whether to log in. Both are sent to the origin. While it fails, what is stored answers in its place, so that clients
+//! of public content need neither a token nor the registry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +27,11 @@ use crate::policy::PassReason;
 use crate::reply::{self, Asked, Body};
 use crate::target::{Partition, Target};
 
-/// How long an origin is waited for that is not known to be down: clients give up a greeting after fifteen seconds.
+/// How long an origin that is not known to be down is waited for. Clients abandon an API version check after fifteen seconds.
 const WAIT: Duration = Duration::from_secs(10);
 
 impl Pipeline {
-    /// Asks the origin whether it has the file; while it fails, a stored copy answers.
+    /// Asks the origin whether it has the file; while the origin fails, a stored copy answers.
     pub(super) async fn ask_presence(
         self: &Arc<Self>,
         call: Call,
@@ -64,21 +64,21 @@ impl Pipeline {
         }
     }
 
-    /// What answers in the place of an origin that has just failed: what anybody may have, or what the asker had a right to
-    /// when its origin was last heard.
+    /// The entry that answers in the place of an origin that has just failed: a public one, or one to which the principal had a
+    /// right when the origin was last asked.
     async fn stands_in(self: &Arc<Self>, task: &Task) -> Option<Arc<Entry>> {
         let first = |key| self.store.entries(key).into_iter().next();
         if let Some(open) = first(task.in_public().key) {
             return Some(open);
         }
         let entry = first(task.key)?;
-        // Whoever hears that it is there hears what it is.
+        // The answer to an existence check includes the header fields, so it needs the same right as the body.
         let asking = self.had_right_to(task, &entry);
         let right = tokio::time::timeout(WAIT_FOR_FAILING, asking).await.ok()?;
         right.then_some(entry)
     }
 
-    /// Something public of the task's service is stored now, if the task is anybody's.
+    /// Notes that the task's service now has something public in the store, if the task is anonymous.
     pub(super) fn note_service(&self, task: &Task) {
         if task.asker.is_private() {
             return;
@@ -91,7 +91,7 @@ impl Pipeline {
         }
     }
 
-    /// The greeting of a service of which something public is stored, if a request asks for it.
+    /// The API version check of a service, if the request is one and something public of the service is stored.
     pub(super) fn greeting(&self, method: &Method, target: &Target) -> Option<VersionCheck> {
         if *method != Method::GET {
             return None;
@@ -102,7 +102,7 @@ impl Pipeline {
         })
     }
 
-    /// Passes a greeting on; while the origin fails, answers it. `class`: with whose credential it is asked.
+    /// Passes an API version check; while the origin fails, answers it. `class`: the principal whose origin health applies.
     pub(super) async fn greet(
         self: &Arc<Self>,
         call: Call,
@@ -128,8 +128,8 @@ impl Pipeline {
         })
     }
 
-    /// Whether the token service fails to which a greeting sends its client: without a token it would get no further, and what
-    /// is public needs none here.
+    /// Whether the token service fails to which the answer refers its client. The client would get no further without a token,
+    /// and public content needs none here.
     async fn gives_no_token(&self, challenge: &Challenge, greeted: &Target, reach: Reach) -> bool {
         let realm = challenge.realm().origin();
         if self.origins.is_failing(realm, Partition::Public, Lane::Metadata) {
@@ -147,8 +147,8 @@ impl Pipeline {
         }
     }
 
-    /// What an origin answers; `None` if it fails, or does not answer in time. `ask` is how larder asks it whether it is back. Only those of its `class` hear of that: a
-    /// quota is one account's.
+    /// The origin's answer; `None` if the origin fails, or does not answer in time. `ask` is the request with which larder tests
+    /// whether the origin is back. Failures count only for principals of this `class`, because a quota belongs to one account.
     async fn unless_failing(
         self: &Arc<Self>,
         ask: Ask,
@@ -158,7 +158,7 @@ impl Pipeline {
         let (origin, lane) = (ask.target.origin().clone(), ask.lane);
         let down = self.origins.is_down(&origin, class, lane, None);
         if down {
-            // A pass ends with its client's wait. This one may take longer to say that the origin is back.
+            // The pass ends when its client stops waiting. This test may take longer to find that the origin is back.
             self.knock(ask, &origin, class, lane);
         }
         let limit = if down { WAIT_FOR_FAILING } else { WAIT };

@@ -1,7 +1,8 @@
-//! What is answered under a probe's name ([`witness`](crate::outcome::witness)): something that each client can read, and
-//! nothing of anybody's. Nothing is asked upstream for it, and nothing kept.
+//! The answer to a request for a probe's host name ([`witness`](crate::outcome::witness)): content that each client can parse,
+//! without data of any user. larder asks no origin for it, and keeps nothing.
 //!
-//! The request's identity was checked before, as any other's: inside a tunnel its name is the tunnel's (promise P1).
+//! The request's identity was checked before, as that of any other request: inside a tunnel its host is the tunnel's (promise
+//! P1).
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -35,13 +36,13 @@ pub(super) fn answer<B>(
     response
 }
 
-/// By what the doctor's clients ask for: a client that is satisfied does not try again.
+/// The content for the paths that the doctor's clients request: a client that gets a valid answer does not retry.
 fn content(path: &str) -> (&'static str, &'static str) {
     match path {
         "/simple/larder-probe/" => ("text/html", "<!doctype html><title>larder</title>"),
         "/index/config.json" => ("application/json", "{\"dl\":\"https://probe.larder.internal/\"}"),
         "/-/ping" | "/larder-probe" => ("application/json", "{}"),
-        // A repository without references, by git's plain protocol.
+        // An empty repository, in git's dumb HTTP protocol.
         "/probe.git/info/refs" => ("text/plain; charset=utf-8", ""),
         _ => ("text/plain; charset=utf-8", "larder answers this name itself; see larder doctor\n"),
     }

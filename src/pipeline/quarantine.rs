@@ -1,13 +1,13 @@
 //! Quarantine: a target whose body was just refused.
 //!
-//! wget, apt and many others resume by themselves after a cut, and end with exit code 0 and a complete file if the
-//! rest is given to them. So for a minute no byte of the target leaves larder, on any connection, and the origin is left alone.
-//! Afterwards, and for every other client, the target is suspect: nothing of it is given before all of it is verified, also
-//! after a restart (`flight/share.rs`).
+//! wget, apt and many other clients resume by themselves after a broken transfer. If they were then given the rest, they would
+//! end with exit code 0 and a complete but wrong file. So for a minute no byte of the target is sent, on any connection, and the
+//! origin is not asked. Afterwards, and for every other client, the target is suspect: nothing of it is given before the whole
+//! body was verified, also after a restart (`flight/share.rs`).
 //!
-//! A quarantine holds for those by whose promises the body was refused: a private index says nothing to other credentials. What a
-//! pass brought was an answer to its client's own words, which might be chosen to be refused: that quarantine is for its
-//! client alone (promise P4).
+//! A quarantine applies to the principal whose promises refused the body: the claims of a private index do not affect other
+//! credentials. A body that a pass brought was an answer to the client's own request, which the client may have written so that
+//! the body is refused. That quarantine therefore applies to this client only (promise P4).
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -19,50 +19,50 @@ use crate::clock::Time;
 use crate::store::clipped;
 use crate::target::{Key, Partition, Target};
 
-/// How long no byte of a refused target leaves.
+/// How long no byte of a refused target is sent.
 const QUARANTINE: Duration = Duration::from_mins(1);
 
-/// How many quarantines are remembered. A target that is forgotten early is suspect all the same.
+/// How many quarantines are remembered. A target that is evicted early is still suspect.
 const MOST: u64 = 65_536;
 
-/// The longest reason in bytes: it names a URL and what was promised, which others chose.
+/// The longest reason in bytes. It contains a URL and digests that origins and indexes chose.
 const MAX_REASON: usize = 1024;
 
-/// For whom a target is in quarantine.
+/// To whom a quarantine applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Whom {
-    /// Whoever shows one credential, or none.
+    /// All clients with one credential, or all without one.
     Principal(Partition),
     /// One client, by its address.
     Client(IpAddr),
 }
 
-/// The targets whose body was just refused.
+/// The targets in quarantine.
 #[derive(Debug)]
 pub(super) struct Quarantines {
     /// Until when, and why.
     targets: Cache<(Key, Whom), (Time, String)>,
-    /// When the last of them ends, in milliseconds: every request asks, and hardly ever is there one.
+    /// When the last of them ends, in milliseconds. Every request asks, and there is hardly ever a quarantine.
     last: AtomicI64,
 }
 
 impl Default for Quarantines {
     fn default() -> Self {
-        // Also by a clock that nobody sets back.
+        // moka's clock is monotonic: entries expire also if the system clock is set back.
         let targets = Cache::builder().max_capacity(MOST).time_to_live(QUARANTINE).build();
         Self { targets, last: AtomicI64::new(i64::MIN) }
     }
 }
 
 impl Quarantines {
-    /// A body of `target` was refused.
+    /// Puts `target` into quarantine because a body of it was refused.
     pub(super) fn begin(&self, target: &Target, whom: Whom, reason: &str, now: Time) {
         let until = now.plus(QUARANTINE);
         self.targets.insert((target.file_key(), whom), (until, clipped(reason, MAX_REASON)));
         self.last.fetch_max(until.as_millis(), Ordering::Release);
     }
 
-    /// Why nothing of `target` may leave now, if so.
+    /// Why nothing of `target` may be sent now; `None` if it may.
     pub(super) fn reason(&self, target: &Target, whom: Whom, now: Time) -> Option<String> {
         if self.last.load(Ordering::Acquire) <= now.as_millis() {
             return None;

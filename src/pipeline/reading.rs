@@ -1,7 +1,7 @@
-//! Indexes that are being read: what they name had better be judged a moment later.
+//! Indexes whose claims are being read. A request for a file that such an index may name waits a moment for its claims.
 //!
-//! A client has the last byte of an index before larder has read its claims, and asks at once for what it names. Such a
-//! request waits for the reader, but never long: without the claims it is only worth less.
+//! A client has the last byte of an index before larder has read the claims, and at once requests the files that the index names.
+//! Such a request waits for the reader, but for a bounded time: without the claims the answer only has a lower proof.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -15,13 +15,13 @@ use super::Pipeline;
 use super::task::Task;
 use crate::target::Origin;
 
-/// The longest that a request waits for an index to be read: a distribution's takes two seconds on one core.
+/// The longest that a request waits for an index to be read. A distribution's index takes two seconds on one core.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many documents are read at a time: one for each processor, within these.
+/// How many documents are read at a time: one for each processor, within these bounds.
 const PLACES: RangeInclusive<usize> = 2..=8;
 
-/// Which origins' indexes are being read, and since when each is.
+/// The origins whose indexes are being read, and when each reading began.
 #[derive(Debug)]
 pub(super) struct Reading {
     origins: Mutex<HashMap<Origin, Vec<Instant>>>,
@@ -37,7 +37,7 @@ impl Default for Reading {
     }
 }
 
-/// While it lives, an index is being read.
+/// Marks an index as being read while this value lives.
 #[derive(Debug)]
 pub(super) struct Reader {
     reading: Arc<Reading>,
@@ -46,15 +46,16 @@ pub(super) struct Reader {
 }
 
 impl Reading {
-    /// A place to read a document at, which may take seconds and hundreds of megabytes. Whoever writes hostile ones has all
-    /// places in the end, but not the threads that hits are served by, nor the memory of as many readers as there are threads.
+    /// Takes a place for reading a document, which may need seconds of processor time and hundreds of megabytes. An attacker who
+    /// publishes hostile documents can occupy all places. The limit keeps such documents from occupying the threads that serve
+    /// hits, and bounds the memory to that of as many readers as there are places.
     pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
-        // It is never closed.
+        // The semaphore is never closed, so this does not fail.
         self.places.acquire().await.ok()
     }
 
-    /// Waits until no index of `origin` is being read. One that has been for long is waited for by nobody who comes now: what
-    /// it needs from its origin may hang.
+    /// Waits until no index of `origin` is being read, at most until the youngest reading is `PATIENCE` old. A reading that is
+    /// older is not waited for, because it may hang on something that it needs from its origin.
     pub(super) async fn wait(&self, origin: &Origin) {
         let youngest = self.lock().get(origin).and_then(|began| began.iter().max().copied());
         let Some(left) = youngest.map(|began| PATIENCE.saturating_sub(began.elapsed())) else {
@@ -64,7 +65,7 @@ impl Reading {
             loop {
                 let done = self.done.notified();
                 tokio::pin!(done);
-                // Before the look, so that an end between the two is not missed.
+                // Enabled before the check, so that an end between the check and the wait is not missed.
                 done.as_mut().enable();
                 if !self.lock().contains_key(origin) {
                     return;
@@ -97,14 +98,14 @@ impl Drop for Reader {
 }
 
 impl Pipeline {
-    /// Lets the indexes of the task's origin be read first, if they may have to do with it. What nobody knows waits for nothing.
+    /// Waits for the indexes of the task's origin that are being read. A target that no ecosystem recognises does not wait.
     pub(super) async fn wait_for_readers(&self, task: &Task) {
         if task.known().is_some() {
             self.reading.wait(task.target.origin()).await;
         }
     }
 
-    /// Marks the task's index as being read, if other indexes or files depend on what it says.
+    /// Marks the task's index as being read, if other indexes or files depend on its claims.
     pub(super) fn reading_of(&self, task: &Task) -> Option<Reader> {
         let known = task.recognition.as_ref().or(task.likely.as_ref())?;
         let reads =

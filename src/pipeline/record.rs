@@ -1,4 +1,4 @@
-//! What is written down of a request: one line in the log, the counters, when its answer has gone.
+//! What is recorded of a request: one log line and the counters, when its answer has been sent.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,29 +28,29 @@ use crate::target::shown::clipped;
 pub(super) struct Record {
     connection: u64,
     peer: std::net::IpAddr,
-    /// The client's, which may be cut while its answer is under way.
+    /// The client's connection, which may be reset while the answer is being sent.
     line: Line,
     method: Method,
     /// The URL without secrets.
     shown: String,
     outcome: Outcome,
     proof: Option<Proof>,
-    /// Where the proof will be known, if it is not yet.
+    /// The flight that will know the proof, if it is not known yet.
     flight: Option<Arc<Flight>>,
     ecosystem: &'static str,
     /// The host of the URL.
     host: String,
-    /// Why it was not answered as others are, in words.
+    /// Why the request was not answered in the ordinary way, in words.
     why: Option<String>,
-    /// Everybody may ask for this.
+    /// Whether anybody may request this.
     public: bool,
-    /// How long it took when the stored body was fetched.
+    /// How long it took to fetch the stored body.
     fetched_in: Duration,
     /// The job that its client belongs to.
     job: Option<Arc<Job>>,
 }
 
-/// Longer than any method.
+/// The longest method in the log, in bytes. No method is longer.
 const METHOD: usize = 40;
 
 impl Record {
@@ -61,7 +61,7 @@ impl Record {
             line: connection.line.clone(),
             method: request.method().clone(),
             shown: String::new(),
-            // What is dropped before it is answered is not written down.
+            // A request that is dropped before it is answered is not recorded; every answer replaces this value.
             outcome: Outcome::Failed(Cause::Abandoned),
             proof: None,
             flight: None,
@@ -79,12 +79,12 @@ impl Record {
         self.host = target.origin().host.to_string();
     }
 
-    /// Everybody may ask for this, and may be told of it.
+    /// Anybody may request this, and its URL may be shown to anybody.
     pub(super) fn is_public(&mut self) {
         self.public = true;
     }
 
-    /// The body comes out of the store, and took so long to fetch.
+    /// The body comes from the store, and fetching it took `time`.
     pub(super) fn fetched_in(&mut self, time: Duration) {
         self.fetched_in = time;
     }
@@ -102,23 +102,23 @@ impl Record {
         self.flight = Some(Arc::clone(flight));
     }
 
-    /// Why it will end as it does, in words.
+    /// Sets the reason for how the request will end, in words.
     pub(super) fn why(&mut self, why: String) {
         self.why = Some(why);
     }
 
-    /// The request ended so.
+    /// Sets how the request ended.
     pub(super) fn end(&mut self, outcome: Outcome, response: Response<Body>) -> Response<Body> {
         self.outcome = outcome;
         response
     }
 
-    /// Whether a body was not what was promised.
+    /// Whether a body was refused because it is not what was promised.
     pub(super) fn is_rejected(&self) -> bool {
         matches!(self.outcome, Outcome::Rejected(_))
     }
 
-    /// larder refuses the request on purpose.
+    /// larder refuses the request by its own decision.
     pub(super) fn refuse(
         &mut self,
         status: StatusCode,
@@ -126,40 +126,40 @@ impl Record {
         line: &str,
     ) -> Response<Body> {
         if self.shown.is_empty() {
-            // It names no target; why it does not is all there is to say.
+            // There is no target to show, so the log shows the reason in its place.
             line.clone_into(&mut self.shown);
         }
         self.say(status, Outcome::Refused(cause), line)
     }
 
-    /// A body was not what was promised, and nothing of it was given.
+    /// A body was not what was promised, and the client was given none of it.
     pub(super) fn reject(&mut self, cause: Cause, line: &str) -> Response<Body> {
         self.say(StatusCode::BAD_GATEWAY, Outcome::Rejected(cause), line)
     }
 
-    /// The origin gave no answer, or larder cannot give it now.
+    /// The origin gave no answer, or larder cannot give the answer now.
     pub(super) fn fail(&mut self, status: StatusCode, why: &Why) -> Response<Body> {
         self.say(status, Outcome::Failed(why.cause), &why.text)
     }
 
-    /// What would decide cannot be read now.
+    /// A claim that would decide cannot be read now.
     pub(super) fn undecided(&mut self, why: String) -> Response<Body> {
         self.fail(StatusCode::SERVICE_UNAVAILABLE, &Why::new(Cause::Undecided, why))
     }
 
-    /// The client and the log are told the same.
+    /// The client's response and the log have the same text.
     fn say(&mut self, status: StatusCode, outcome: Outcome, line: &str) -> Response<Body> {
         self.why = Some(line.to_owned());
         self.end(outcome, reply::text(status, line, outcome))
     }
 
-    /// The request wants what is stored, and nothing is.
+    /// The request is `only-if-cached`, and nothing is stored.
     pub(super) fn not_stored(&mut self, target: &Target) -> Response<Body> {
         let line = format!("{target} is not stored, and the request says only-if-cached");
         self.refuse(StatusCode::GATEWAY_TIMEOUT, Cause::NotStored, &line)
     }
 
-    /// Writes everything down when the last byte has gone, or the client.
+    /// Records everything when the last byte was sent, or when the client is gone.
     pub(super) fn into_response(
         self,
         response: Response<Body>,
@@ -184,12 +184,12 @@ impl Record {
     }
 }
 
-/// A body that counts itself.
+/// A body that counts the bytes sent.
 struct Counted {
     inner: Body,
     bytes: u64,
     cut: bool,
-    /// As what it began, if it was cut.
+    /// The outcome with which it began, if it was cut.
     began: Option<Outcome>,
     status: StatusCode,
     watch: Stopwatch,
@@ -211,7 +211,7 @@ impl HttpBody for Counted {
                 self.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
             }
             Poll::Ready(Some(Err(Cut(why)))) => {
-                // What it looked like when its header went is not how it ended.
+                // The outcome that was sent in the header is replaced by how the answer ended.
                 let (outcome, why) = (cut_off(why), why.text.clone());
                 self.cut = true;
                 self.began = self.began.or(Some(self.record.outcome));
@@ -232,7 +232,7 @@ impl HttpBody for Counted {
     }
 }
 
-/// How an answer ended that was cut off.
+/// The outcome of an answer that was cut.
 const fn cut_off(why: &Why) -> Outcome {
     if matches!(why.cause, Cause::Promise | Cause::Quarantine) {
         Outcome::Rejected(why.cause)
@@ -247,7 +247,7 @@ impl Drop for Counted {
         let judged = || record.flight.as_ref().and_then(|flight| flight.proof());
         let took = self.watch.elapsed();
         let fetched = match self.began.unwrap_or(record.outcome) {
-            // Of a fill that this request began, and that others may have read as well.
+            // The bytes of a fill that this request started. Other requests may have read it as well.
             Outcome::Miss => record.flight.as_ref().map_or(self.bytes, |flight| flight.have()),
             Outcome::Rejected(_) | Outcome::Failed(_) => {
                 record.flight.as_ref().map_or(0, |flight| flight.have())
@@ -261,7 +261,7 @@ impl Drop for Counted {
             | Outcome::Refused(_)
             | Outcome::Own => 0,
         };
-        // Who looked at a part of it has not saved the time of the whole.
+        // A partial answer does not save the time that fetching the whole body took.
         let whole = record.outcome.is_hit() && self.status == StatusCode::OK && !self.cut;
         let saved = if whole { record.fetched_in.saturating_sub(took) } else { Duration::ZERO };
         Ended {

@@ -1,17 +1,16 @@
-//! Who has a right to what is stored privately: what is remembered of it, and how it is proved.
+//! Which credential has a right to a private entry: what larder remembers of rights, and how a right is proved.
 //!
-//! A credential has a right to a guarded entry by having received it, or because the target's own origin said yes to it: a
-//! GET of its first byte with that credential, answered with 200 or 206 and naming the stored representation. A sign-in
-//! page, a redirect, other bytes are a no (DESIGN §4, pitfall 37). One redirect is none: a registry sends who has a right to
-//! a blob on to where its bytes lie. It is followed for what is named by its digest, and what answers at its end must name
-//! the representation as well: a sign-in page has another length and type.
+//! A credential has a right to a private entry if it received the entry, or if the target's own origin confirmed it: a GET of the
+//! first byte with that credential was answered with 200 or 206 and named the stored representation. A sign-in page, a redirect
+//! or another representation is a refusal (DESIGN §4, pitfall 37). One redirect is no refusal: a registry redirects a client that
+//! has a right to a blob to the blob's storage. larder follows it for targets named by their digest. The answer at its end must
+//! name the representation as well; a sign-in page has another length and type.
 //!
-//! Of a HEAD nothing follows: there are servers and sign-in proxies that guard GET and forget HEAD. It is asked in the place
-//! of the byte only where a GET counts as a pull, and only under roots that were seen to refuse both to who shows nothing
-//! (heads.rs).
+//! A HEAD proves nothing by itself: some servers and sign-in proxies protect GET and not HEAD. larder sends a HEAD in place of
+//! the GET only where a GET counts as a pull, and only under roots that were seen to refuse both without a credential (heads.rs).
 //!
-//! A yes lasts five minutes. For a day longer it is remembered what was said last, and used only while the origin cannot be
-//! asked; a no takes both away at once. Entries remember who received them, so that a restart forgets neither.
+//! A confirmation is valid for five minutes. The last one is remembered for a day, and used only while the origin cannot be
+//! asked. A refusal removes both at once. Each entry records which credential received it, so that a restart forgets neither.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,82 +29,82 @@ use crate::flight::Answered;
 use crate::origin::{Ask, Fault};
 use crate::target::{Key, Partition};
 
-/// How long a yes lasts.
+/// How long a confirmed right is valid.
 pub(super) const YES_HOLDS: Duration = Duration::from_mins(5);
 
-/// How long the last word is remembered for when the origin fails: a registry's bad day.
+/// How long the last confirmation may be used while the origin fails: long enough for a registry's outage.
 pub(super) const REMEMBERED: Duration = Duration::from_hours(24);
 
-/// How long it stands that larder itself was not given something.
+/// How long it is remembered that the origin refused the target to larder without a credential.
 const VERDICT_HOLDS: Duration = Duration::from_hours(24);
 
-/// How many rights are remembered. Who is forgotten is asked for again.
+/// How many rights are remembered. A right that was evicted is asked for again.
 const MOST: u64 = 100_000;
 
-/// Nobody's partition: of an entry whose receiver has lost its right.
+/// A partition that belongs to no credential, for an entry whose receiver has lost its right.
 const NOBODY: Partition = Partition::Private([0; 16]);
 
-/// By what an origin can name a representation of a target.
+/// The properties by which an origin can name a representation of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// `Docker-Content-Digest`: as it was said, or as the target's own name says it.
+    /// `Docker-Content-Digest`, as the answer has it or as the target's name has it.
     digest: Option<String>,
     /// A strong entity tag.
     tag: Option<String>,
-    /// Length and type, where the target names its digest: they tell it from a page that says no.
+    /// Length and type, if the target's name contains the digest. They tell the representation from a sign-in or error page.
     shape: Option<(u64, String)>,
-    /// The stored body, where there is nothing else: then no origin can name it.
+    /// The stored body, if there is nothing else. No origin can name such a representation.
     body: Option<BlobId>,
 }
 
-/// A hash of a mark: origins choose how long a mark is, and many are remembered.
+/// A hash of a mark. Origins choose how long a mark is, and many are remembered.
 type Print = [u8; 32];
 
-/// What is known of rights.
+/// What larder knows of rights.
 #[derive(Debug)]
 pub(super) struct Rights {
-    /// By guarded key and credential: to which representation, and since when.
+    /// By private key and credential: the representation that the credential has a right to, and since when.
     yes: Cache<(Key, Partition), (Print, Time)>,
-    /// What larder itself was not given, by its public key, and when it asked.
+    /// Targets that the origin refused to larder without a credential, by their public key, and when larder asked.
     closed: Cache<Key, (Print, Time)>,
-    /// Where a HEAD may stand for a GET.
+    /// Roots where a HEAD may replace a GET.
     pub(super) heads: Heads,
 }
 
-/// The answer refuses a method, perhaps: another may be asked.
+/// The answer may refuse the method only; another method may succeed.
 struct Refused;
 
-/// What an origin says of a credential's right.
+/// The origin's answer about a credential's right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Word {
-    /// It names the stored representation.
+    /// The answer names the stored representation.
     Yes,
-    /// It gives something, and does not say that it is the same.
+    /// The answer has a body, and does not say that it is the stored representation.
     Other,
-    /// Anything else.
+    /// A refusal: anything else.
     No,
-    /// It could not be asked: unreachable, 5xx, 429.
+    /// The origin could not be asked: unreachable, 5xx, 429.
     Nothing,
 }
 
 /// What a credential may do with a stored copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
-    /// It may have it.
+    /// It may have the copy.
     Yes,
-    /// It may have it if its origin says that it is current.
+    /// It may have the copy if its origin says that the copy is current.
     Revalidate,
-    /// It had a right lately, and its origin cannot be asked.
+    /// It had a right within the last day, and the origin cannot be asked.
     Remembered,
-    /// It may have whatever its origin gives it now, by a fill of its own.
+    /// It may have what the origin gives it now, by a fill with its own credential.
     Own,
-    /// It has none.
+    /// It has no right.
     No,
 }
 
 impl Default for Rights {
     fn default() -> Self {
-        // What holds for a while ends also by a clock that nobody sets back.
+        // moka's clock is monotonic: entries expire also if the system clock is set back.
         let day = |holds| Cache::builder().max_capacity(MOST).time_to_live(holds).build();
         let closed = Cache::builder().max_capacity(MOST).time_to_live(VERDICT_HOLDS).build();
         Self { yes: day(REMEMBERED), closed, heads: Heads::default() }
@@ -117,7 +116,7 @@ impl Rights {
         self.yes.insert((task.key, task.asker.reader()), (mark.print(), now));
     }
 
-    /// Since when the asker's right to `mark` is known.
+    /// Since when the principal's right to `mark` is known.
     fn since(&self, task: &Task, mark: &Mark) -> Option<Time> {
         let (known, since) = self.yes.get(&(task.key, task.asker.reader()))?;
         (known == mark.print()).then_some(since)
@@ -127,18 +126,18 @@ impl Rights {
         self.since(task, mark).is_some_and(|since| lasts(since, YES_HOLDS, now))
     }
 
-    /// Whether larder was not given this by itself a while ago.
+    /// Whether the origin refused this to larder without a credential during the last day.
     pub(super) fn is_closed(&self, task: &Task, mark: &Mark, now: Time) -> bool {
         let known = self.closed.get(&task.in_public().key);
         known.is_some_and(|(closed, at)| closed == mark.print() && lasts(at, VERDICT_HOLDS, now))
     }
 
-    /// larder was not given this by itself, or is about to ask.
+    /// Notes that the origin refused this to larder without a credential, or that larder is about to ask.
     pub(super) fn note_closed(&self, task: &Task, mark: &Mark, now: Time) {
         self.closed.insert(task.in_public().key, (mark.print(), now));
     }
 
-    /// Nothing is known of that.
+    /// Forgets that note.
     pub(super) fn forget_closed(&self, task: &Task) {
         self.closed.invalidate(&task.in_public().key);
     }
@@ -166,7 +165,7 @@ impl Mark {
         }
     }
 
-    /// Its hash. Nothing is told from something empty by the number of pieces before it.
+    /// The mark's hash. The `=` before a text tells an empty field from an absent one.
     fn print(&self) -> Print {
         let text =
             |of: &Option<String>| of.as_ref().map(|text| format!("={text}")).unwrap_or_default();
@@ -180,7 +179,7 @@ impl Mark {
         ])
     }
 
-    /// Whether an answer to HEAD, or to a range of one byte, names this representation.
+    /// Whether an answer to a HEAD, or to a request for the first byte, names this representation.
     fn is_named_by(&self, answer: &Head) -> bool {
         if answer.status == StatusCode::PARTIAL_CONTENT && !self.begins(answer) {
             return false;
@@ -200,7 +199,7 @@ impl Mark {
         })
     }
 
-    /// Whether a 206 has the first byte, of as many as are known: some servers answer 206 to everything.
+    /// Whether a 206 holds the first byte and has the known total length: some servers answer 206 to every request.
     fn begins(&self, answer: &Head) -> bool {
         let range = answer.text(&header::CONTENT_RANGE).unwrap_or_default();
         let Some(total) = range.strip_prefix("bytes 0-0/") else { return false };
@@ -216,7 +215,7 @@ fn kind(head: &Head) -> &str {
 const DOCKER_CONTENT_DIGEST: header::HeaderName =
     header::HeaderName::from_static("docker-content-digest");
 
-/// Whether an answer to a request that showed a credential says that it has no right: refused, gone, or sent elsewhere.
+/// Whether an answer to a request with a credential says that the credential has no right: refused, gone, or redirected.
 pub(super) fn is_no(status: StatusCode) -> bool {
     matches!(
         status,
@@ -228,13 +227,13 @@ pub(super) fn is_no(status: StatusCode) -> bool {
     ) || status.is_redirection() && status != StatusCode::NOT_MODIFIED
 }
 
-/// Whether what was known at `since` still holds. A clock that was set back ends it.
+/// Whether what was known at `since` still holds. If the clock was set back to before `since`, it does not.
 pub(super) fn lasts(since: Time, holds: Duration, now: Time) -> bool {
     since <= now && now.since(since) < holds
 }
 
 impl Pipeline {
-    /// Who asked received what is stored now, or its origin said so in other words.
+    /// Notes that the principal received what is now stored, or that its origin confirmed it with a 304.
     pub(super) fn note_received(&self, task: &Task, entry: &Entry) {
         self.note_place(task, entry);
         if task.is_guarded() {
@@ -242,7 +241,7 @@ impl Pipeline {
         }
     }
 
-    /// Whether who asks may have a stored copy; its origin is asked where that is not known.
+    /// Whether the principal may have a stored copy. Asks the origin if that is not known.
     pub(super) async fn right_to(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> Right {
         let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
         if self.rights.holds(task, &mark, now) {
@@ -252,7 +251,7 @@ impl Pipeline {
         let known = self.rights.since(task, &mark).max(received);
         let remembered = known.is_some_and(|since| lasts(since, REMEMBERED, now));
         if mark.body.is_some() {
-            // No origin can name it. Who had it asks about it in a fill, which may find it current; others ask for it.
+            // No origin can name this copy. A principal that had it revalidates it with a fill; others fetch their own.
             return if remembered { Right::Revalidate } else { Right::Own };
         }
         let word = if remembered {
@@ -271,8 +270,8 @@ impl Pipeline {
         }
     }
 
-    /// What the origin says of a right that is remembered, if it says it in time; it is asked to the end, and what it says is
-    /// remembered.
+    /// The origin's answer about a right that is remembered, if it comes within the client's patience. The question continues in
+    /// the background, and its answer is remembered.
     async fn right_within_patience(self: &Arc<Self>, task: &Task, mark: Mark) -> Word {
         let Some(question) = self.question_about(task) else {
             return Word::Nothing;
@@ -294,7 +293,7 @@ impl Pipeline {
         Word::Nothing
     }
 
-    /// Whether a right to a stored copy that was found a moment ago has not been ended since.
+    /// Whether a right to a stored copy that was found a moment ago has not been withdrawn since.
     pub(super) fn still_has_right_to(&self, task: &Task, entry: &Entry) -> bool {
         let open = [task.asker.reader(), Partition::Public].contains(&entry.partition);
         !task.is_guarded()
@@ -302,12 +301,12 @@ impl Pipeline {
             || self.rights.since(task, &Mark::of_entry(task, entry)).is_some()
     }
 
-    /// Whether who asks has a right to a stored copy, or had one lately if its origin cannot be asked.
+    /// Whether the principal has a right to a stored copy, or had one within the last day if its origin cannot be asked.
     pub(super) async fn had_right_to(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> bool {
         matches!(self.right_to(task, entry).await, Right::Yes | Right::Remembered)
     }
 
-    /// Whether who follows a flight may have what it brings.
+    /// Whether a client that follows a flight may have the body that the flight brings.
     pub(super) async fn may_share(&self, task: &Task, answered: &Answered) -> bool {
         if !task.is_guarded() {
             return true;
@@ -318,7 +317,7 @@ impl Pipeline {
                 || self.ask_right(task, &mark).await == Word::Yes)
     }
 
-    /// Asks the target's own origin whether the credential has a right, and remembers what it says.
+    /// Asks the target's own origin whether the credential has a right, and remembers the answer.
     async fn ask_right(&self, task: &Task, mark: &Mark) -> Word {
         let asked_at = self.clock.now();
         let follow = task.named_by_protocol().is_some();
@@ -332,8 +331,9 @@ impl Pipeline {
         word
     }
 
-    /// The head of an answer that names the representation, or what else the origin says to `ask` as a question about the
-    /// task. Who shows no credential is anybody, whom a token service gives a token. `class`: with whose credential it asks.
+    /// Sends `ask` as a question about the task. Returns the head of an answer that names the representation, and otherwise the
+    /// origin's answer. A request without a credential may use the anonymous token of a token service. `class`: the principal
+    /// whose origin health the request counts for.
     pub(super) async fn answer_naming(
         &self,
         task: &Task,
@@ -344,7 +344,7 @@ impl Pipeline {
         let byte = Ask { range: Some((0, Some(0))), patient: false, ..ask };
         if task.is_counted() && self.guards_head(task).await {
             let head = Ask { range: None, head_only: true, ..byte.clone() };
-            // Some servers do not know HEAD, or refuse it to all.
+            // Some servers do not implement HEAD, or refuse it to everybody.
             if let Ok(answer) = self.answer_to(head, class, mark).await {
                 return answer;
             }
@@ -352,7 +352,7 @@ impl Pipeline {
         self.answer_to(byte, class, mark).await.unwrap_or(Err(Word::No))
     }
 
-    /// The same for one request.
+    /// Like [`Self::answer_naming`], for one request.
     async fn answer_to(
         &self,
         ask: Ask,
@@ -360,13 +360,13 @@ impl Pipeline {
         mark: &Mark,
     ) -> Result<Result<Head, Word>, Refused> {
         let (origin, lane) = (ask.target.origin().clone(), ask.lane);
-        // Where anybody is given a token, anybody may ask with one.
+        // Where a token service issues anonymous tokens, a request with such a token still counts as anonymous.
         let fetched = if ask.credential.is_none() {
             Box::pin(self.origins.fetch_as_anybody(ask)).await.map(|(answer, _)| answer)
         } else {
             self.origins.fetch(ask).await
         };
-        // The body is dropped unread: an origin that knows no ranges sends the whole.
+        // The body is dropped unread: an origin without range support sends the whole body.
         let (head, by) = match fetched {
             Ok(answer) => (answer.head, answer.answered_by),
             Err(error) => {
@@ -393,13 +393,12 @@ impl Pipeline {
             StatusCode::OK | StatusCode::PARTIAL_CONTENT if *by.origin() == origin => {
                 Ok(Err(Word::Other))
             }
-            // A page elsewhere, at which somebody may sign in.
+            // A redirect led to a page on another host, perhaps a sign-in page.
             _ => Ok(Err(Word::No)),
         }
     }
 
-    /// Who asked has no right any more, if it had one: nothing that is stored is given to it, whatever its origin does
-    /// next.
+    /// Withdraws the principal's right, if it had one: no stored copy is given to it any more, also if the origin fails later.
     pub(super) async fn forget_right(&self, task: &Task) {
         if !task.asker.is_private() {
             return;
@@ -425,12 +424,12 @@ impl Pipeline {
                     store.remove(&entry)
                 };
                 if let Err(error) = forgotten {
-                    tracing::warn!(%error, "that a right has ended could not be written down");
+                    tracing::warn!(%error, "the end of a right could not be stored");
                 }
             }
         });
         if forgetting.await.is_err() {
-            tracing::error!(url = %task.target, "that a right has ended was not written down");
+            tracing::error!(url = %task.target, "storing the end of a right was broken off");
         }
     }
 }
@@ -502,7 +501,7 @@ mod tests {
         }
     }
 
-    /// What is remembered of a mark is as long as any other's, and tells it from others.
+    /// Every remembered mark has the same size, and different marks have different hashes.
     #[test]
     fn marks_are_told_apart_by_their_prints() {
         let some = |text: &str| Some(text.to_owned());

@@ -1,8 +1,8 @@
 //! The end of a fill: judge, commit, read claims.
 //!
-//! The order is that of DESIGN §4: what was received is compared with everything that is promised of it by now; what
-//! may be kept is committed; an index then leaves its claims, as a set; only then does the flight end, so that who saw the
-//! end of an index finds its claims.
+//! The order is that of DESIGN §4. The body is compared with everything that is promised of it by now; what may be kept is
+//! committed; an index then leaves its claims, as one set. Only then does the flight end, so that a client that has read the end
+//! of an index finds its claims.
 
 use std::fs::File;
 use std::io;
@@ -32,7 +32,7 @@ use crate::received::{Received, Spooled};
 use crate::target::{Root, Target};
 use crate::verify::{self, Expectation, Finding, Mismatch, Verdict, Verified};
 
-/// How much of a body an ecosystem looks at to confirm a likely shape, in bytes.
+/// How many bytes of a body an ecosystem sees to confirm a likely recognition.
 const START: usize = 1024;
 
 impl Pipeline {
@@ -73,7 +73,7 @@ impl Pipeline {
         }
     }
 
-    /// Looks at a document that may be signed, and at what belongs to it: what its signature makes of it. `Err`: it is neither
+    /// Checks the signature of a document that may be signed, and the documents that belong to it. `Err`: the document is neither
     /// kept nor given, or not yet.
     async fn look_at(
         self: &Arc<Self>,
@@ -84,7 +84,7 @@ impl Pipeline {
         attempt: Attempt,
     ) -> Result<Worth, Came> {
         let looked = self.own_signature(task, received, base).await;
-        // What does not count is still held to what others promise of it.
+        // A document that does not count is still held to the promises of others.
         let apart = Worth { apart: true, ..Worth::default() };
         let signed = match looked.own {
             Own::Held => return Ok(apart),
@@ -99,7 +99,8 @@ impl Pipeline {
             Own::Signed(proof) => Some(proof),
             Own::Nothing => None,
         };
-        // Who reads a private archive is given what it says today: its members are not larder's to ask for.
+        // A client with a credential is given what its private archive says today. larder does not fetch the members of such an
+        // archive by itself.
         if let Some(members) = looked.members.filter(|_| !task.asker.is_private()) {
             self.keep_companions(task, looked.companions, &members).await;
             self.assemble(task, received, members).await?;
@@ -107,7 +108,7 @@ impl Pipeline {
         let edition = looked.edition.unwrap_or_default();
         let newest = self.store.newest_date(&Root::directory_of(task.bare()));
         if signed.is_some() && edition.date.is_some() && edition.date < newest {
-            // Its members took a while, and a newer edition came meanwhile.
+            // Fetching the members took a while, and a newer snapshot arrived meanwhile.
             return Ok(apart);
         }
         if signed.is_some()
@@ -119,7 +120,7 @@ impl Pipeline {
         Ok(Worth { signed, expired_key, ..Worth::default() })
     }
 
-    /// Compares what came with what is promised of it by now.
+    /// Compares the body with what is promised of it by now, and keeps, gives or refuses it.
     async fn judge(
         self: &Arc<Self>,
         lead: &Lead,
@@ -158,7 +159,7 @@ impl Pipeline {
                     if matches!(came, Came::Ended(End::Given)) {
                         self.alarm(task, disagreement);
                         if given.plain && !worth.apart {
-                            // Whoever sits on the line chose these bytes: the next client asks for itself.
+                            // An attacker on the path could have chosen these bytes, so the next client's request is passed.
                             self.note_unshared(task);
                         }
                     }
@@ -190,7 +191,8 @@ impl Pipeline {
         Came::Ended(End::Given)
     }
 
-    /// Ends a body that is given and not kept, if the ranges that were given beside it agree; `vouched`: a promise vouches for it.
+    /// Ends a body that is given and not kept, if the ranges that were given beside it agree with it. `vouched`: a promise
+    /// vouches for it.
     async fn given(
         self: &Arc<Self>,
         lead: &Lead,
@@ -208,7 +210,7 @@ impl Pipeline {
         Came::Ended(End::Given)
     }
 
-    /// The store was full: nothing is kept, and what was promised holds all the same.
+    /// Judges a body for which the store had no room. Nothing is kept, and promises are enforced all the same.
     async fn settle_unstored(
         self: &Arc<Self>,
         lead: &Lead,
@@ -237,7 +239,7 @@ impl Pipeline {
                             }
                             Came::Ended(End::Given)
                         }
-                        // The body is as promised: its origin did nothing wrong.
+                        // The body is as promised, so the origin has done nothing wrong; larder cannot compare the ranges.
                         Some(mismatch) => {
                             let line = format!("{}: {mismatch}", task.target);
                             Came::Ended(End::Failed(
@@ -264,7 +266,7 @@ impl Pipeline {
         Came::Ended(End::Given)
     }
 
-    /// Asks again the indexes whose word would refuse a body that was asked for at `asked`.
+    /// Asks the indexes again whose claims would refuse a body that was requested at `asked`.
     pub(super) async fn ask_again_for(
         self: &Arc<Self>,
         task: &Task,
@@ -276,8 +278,8 @@ impl Pipeline {
         }
     }
 
-    /// A body that is not what was promised. Nothing given yet: fetched once more on a new connection. After a resume it
-    /// is not a rejection: two halves of two bodies prove nothing against either.
+    /// Handles a body that is not what was promised. If no byte of it was given yet, it is fetched once more on a new connection.
+    /// After a resume a mismatch is no refusal of the target: the body may consist of two halves of two good bodies.
     pub(super) fn refuse(
         &self,
         lead: &Lead,
@@ -306,7 +308,7 @@ impl Pipeline {
         Came::Ended(End::Refused(line))
     }
 
-    /// A pinned file is another one now.
+    /// Reports that the bytes of a pinned file changed.
     fn say_changed(&self, task: &Task, entry: &Entry) {
         tracing::warn!(url = %task.target, now = %entry.blob, "a pinned file changed; both are kept");
         let why =
@@ -314,7 +316,7 @@ impl Pipeline {
         self.metrics.alarm(Alarm::Changed, task.target.to_string(), why, task.is_public());
     }
 
-    /// Commits, and reads the claims of an index. `pinned`: nothing but first use decides that it is kept.
+    /// Commits the body, and reads the claims of an index. `pinned`: it is kept only by trust on first use.
     async fn keep(
         self: &Arc<Self>,
         task: &Task,
@@ -324,7 +326,8 @@ impl Pipeline {
         pinned: bool,
     ) -> End {
         let received = verified.received();
-        // Nothing says that this was all of it; or it is a sign-in page or a block page in the place of a package.
+        // Excludes bodies that may be incomplete (no length, no digest) and, for pinned files, HTML pages: a sign-in page or a
+        // block page may have come in place of a package.
         let cut = worth.unframed && !verified.proof().rank.is_strong();
         if cut || pinned && is_page(&received.head) {
             return End::Given;
@@ -369,7 +372,7 @@ impl Pipeline {
         if !task.is_guarded() && !task.is_of_one() {
             self.note_service(task);
         } else if task.is_of_a_service() {
-            // Its clients come with another token each time.
+            // Clients of such a service bring another token each time.
             self.ask_in_public(task, &entry);
         }
         if let Some(recognition) = confirmed.as_ref().filter(|_| !task.bare().has_token()) {
@@ -377,15 +380,15 @@ impl Pipeline {
         }
         if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
             let companions = self.chase_beside(task, recognition.ecosystem).await;
-            // The same document again says what it said, unless it is read in the light of others.
+            // The same document makes the same claims as before, unless sibling indexes that it depends on were fetched.
             let (known, reader) = (companions == 0, task.asker.reader());
             self.read_claims(recognition, task.bare(), &entry, base, known, reader).await;
         }
         End::Kept(entry)
     }
 
-    /// What the ledger will say. A resource that is `confirmed` only now is from now on asked for as what it is, and must
-    /// be found as that.
+    /// The ledger entry for a verified body. A resource whose recognition is `confirmed` only now will be requested as that
+    /// resource from now on, so the entry is stored under its key.
     pub(super) fn entry_of(
         &self,
         task: &Task,
@@ -421,30 +424,30 @@ impl Pipeline {
         }
     }
 
-    /// Whether other bytes were pinned under this URL.
+    /// Whether other bytes were kept for this key before.
     fn changes_a_pin(&self, task: &Task, entry: &Entry) -> bool {
         self.store.entries(task.key).first().is_some_and(|known| known.blob != entry.blob)
     }
 
-    /// A naming convention is believed below a root after it has held there; each body that arrives is an observation. Once it
-    /// is believed it refuses, and what it refuses does not speak against it: otherwise one wrong body would open the door to
-    /// the next.
+    /// Learns whether names below a root contain their digests. The convention is believed after it has held there; each body
+    /// that arrives is an observation. Once it is believed, it refuses other bodies, and a refused body does not count against
+    /// it. Otherwise one wrong body would let in the next.
     async fn learn_convention(&self, task: &Task, received: &Received) {
         let named = task.artifact().and_then(|artifact| artifact.named.clone());
-        // Of what was coded on the way the name says nothing.
+        // With a content coding on the way, the digest of the bytes does not show whether the name is right.
         let tells = !received.plain && !is_coded(&received.head);
         let Some(Named { digest, convention: Some(root) }) = named.filter(|_| tells) else {
             return;
         };
         let matched = received.body.digests.get(digest.algorithm()) == Some(&digest);
-        // A page in the place of a file, two halves of a broken transfer, and what a credential made of the answer say nothing
-        // of how files are named there.
+        // These do not show how files are named there: an HTML page in place of a file, a body resumed after a broken transfer,
+        // and an answer that depends on a credential.
         if !matched && (is_page(&received.head) || received.resumed || task.asker.is_private()) {
             return;
         }
         let (store, ecosystem, file) =
             (Arc::clone(&self.store), task.ecosystem(), task.bare().clone());
-        // It is written down before it counts.
+        // Written to the ledger before it counts.
         let record = move || {
             if matched {
                 store.note_convention(ecosystem, &root, &file, &digest);
@@ -453,7 +456,7 @@ impl Pipeline {
             }
         };
         if tokio::task::spawn_blocking(record).await.is_err() {
-            tracing::error!(url = %task.target, "what a name says of its file was not written down");
+            tracing::error!(url = %task.target, "an observation of a naming convention was not stored");
         }
     }
 
@@ -464,13 +467,13 @@ impl Pipeline {
     }
 }
 
-/// Whether a promise that may decide vouches for a body.
+/// Whether a promise with authority vouches for a body.
 fn vouches(expected: &Expectation, body: &Spooled) -> bool {
     let digests: Vec<Digest> = body.digests.iter().copied().collect();
     expected.vouches_for(&digests, body.size)
 }
 
-/// Why a body of which something is promised is neither completed nor refused.
+/// The status and the reason when a body with a promise is neither completed nor refused.
 fn undecided(expected: &Expectation) -> (StatusCode, &'static str) {
     if expected.unread().is_some() {
         return (StatusCode::SERVICE_UNAVAILABLE, "try again in a moment");
@@ -483,7 +486,7 @@ fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
     if fetch_again { Came::Again(end) } else { Came::Ended(end) }
 }
 
-/// Whether nothing but first use decides that a body is kept: an index elsewhere may confirm whatever it likes.
+/// Whether a body is kept only by trust on first use. Confirmation by indexes without authority does not count.
 fn is_pinned(expected: &Expectation, verified: &Verified) -> bool {
     let body = &verified.received().body;
     let digests: Vec<Digest> = body.digests.iter().copied().collect();
@@ -493,13 +496,13 @@ fn is_pinned(expected: &Expectation, verified: &Verified) -> bool {
 
 pub(super) fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
     let mut start = vec![0; START.min(usize::try_from(received.body.size).unwrap_or(START))];
-    // At most 1 KiB of a file that was written a moment ago: it is in memory.
+    // At most 1 KiB of a file that was written a moment ago: the page cache has it.
     received.body.file.read_exact_at(&mut start, 0).is_ok()
         && likely.ecosystem.confirm(at, &received.head, &start)
 }
 
-/// The body with every digest that is expected of it: a claim that came while it was arriving may name an algorithm that
-/// was not computed.
+/// The body with every digest that is expected of it: a claim that arrived during the transfer may name an algorithm that was not
+/// computed.
 async fn fully_hashed(mut body: Spooled, wanted: Wanted) -> Spooled {
     let digests = missing_digests(&body.file, body.size, &body.digests, wanted).await;
     if let Some(digests) = digests {
@@ -508,14 +511,14 @@ async fn fully_hashed(mut body: Spooled, wanted: Wanted) -> Spooled {
     body
 }
 
-/// All digests of the body, if one is wanted that was not computed while it came.
+/// All digests of the body, if one is wanted that was not computed during the transfer.
 async fn missing_digests(
     file: &Arc<File>,
     size: u64,
     known: &Digests,
     wanted: Wanted,
 ) -> Option<Digests> {
-    // The content was read while it came, or cannot be.
+    // The digest of the content was computed during the transfer, or cannot be computed.
     let missing = |algorithm: Algorithm| {
         wanted.algorithms.contains(algorithm)
             && !algorithm.is_of_content()

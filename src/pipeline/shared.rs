@@ -1,4 +1,4 @@
-//! Who may have an answer to a fill.
+//! Which clients may have an answer to a fill.
 
 use super::task::Task;
 use super::varied::Selected;
@@ -6,18 +6,19 @@ use crate::entry::Head;
 use crate::freshness;
 use crate::origin::Answer;
 
-/// Who may have an answer to a fill.
+/// Which clients may have an answer to a fill.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Whose {
-    /// Whoever asks for the same.
+    /// Every client with the same request.
     Anybodys,
-    /// Only who caused the fill.
+    /// Only the client that caused the fill.
     Askers,
-    /// Not even that one: it was selected by what the fill did not send, and the client must ask itself.
+    /// No client: the answer was selected by a field that the fill did not send, so the client's own request must be passed.
     Unselected(Selected),
 }
 
-/// Decides by all that an answer says. A cookie is for one. `proven`: a digest vouches for the body, whoever it was sent to.
+/// Decides by the whole answer: one with cookies is for one client. `proven`: a digest vouches for the body, whichever client it
+/// was sent to.
 pub(super) fn of(task: &Task, answer: &Answer, proven: bool) -> Whose {
     match whose(task, &answer.head, proven) {
         Whose::Anybodys if !proven && !answer.cookies.is_empty() => Whose::Askers,
@@ -25,7 +26,7 @@ pub(super) fn of(task: &Task, answer: &Answer, proven: bool) -> Whose {
     }
 }
 
-/// Decides by the head alone.
+/// Decides by the head only.
 pub(super) fn whose(task: &Task, head: &Head, proven: bool) -> Whose {
     if proven {
         return Whose::Anybodys;
@@ -33,7 +34,7 @@ pub(super) fn whose(task: &Task, head: &Head, proven: bool) -> Whose {
     match task.selected(head) {
         Selected::By(_) if freshness::is_shareable(head, false) => Whose::Anybodys,
         Selected::By(_) => Whose::Askers,
-        // Nothing that the client says of itself was left out that is known to select.
+        // The fill has sent all fields of the client that are known to select, so the client itself may have the answer.
         Selected::Never if task.is_unknown() => Whose::Askers,
         by @ (Selected::Unsent(_) | Selected::Unsendable | Selected::Never) => {
             Whose::Unselected(by)

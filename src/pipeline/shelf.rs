@@ -1,4 +1,4 @@
-//! What is at hand of the documents that an ecosystem asks about.
+//! Access for an ecosystem to the stored documents that it asks about.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use crate::ecosystem::Shelf;
 use crate::store::Store;
 use crate::target::{Origin, Partition, Root, Target};
 
-/// What an ecosystem may look at while it says which documents it wants.
+/// The stored documents that an ecosystem may read while it decides which documents it needs.
 pub(super) struct Shelves<'a> {
     pub(super) store: &'a Arc<Store>,
-    /// Copies that are older do not count as being at hand: they are worth asking for again.
+    /// Copies that were requested before this do not count: such documents are worth fetching again.
     pub(super) since: Time,
 }
 
@@ -36,7 +36,7 @@ impl Shelf for Shelves<'_> {
     }
 }
 
-/// A document that is opened when it is read: mostly it is only asked whether it is there, on a thread that must not wait
+/// A document that is opened at the first read. Mostly an ecosystem only checks that it exists, on a thread that must not wait
 /// for files.
 struct Later<'a> {
     store: &'a Arc<Store>,

@@ -1,9 +1,8 @@
-//! Documents that carry their own signature are looked at before they are kept: over plain http nothing else could vouch for
-//! them, and what is forged or not the edition that counts must not take the place of one that is.
+//! Checks a document's own signature before the document is kept. Over plain HTTP nothing else can vouch for it, and a forged
+//! document, or a snapshot that does not count, must not replace a snapshot that does.
 //!
-//! A file may carry one, too. Where an index knows the file, its word decides; where none does, the file's own signature by a
-//! key of its repository is as good. One that does not hold is as if there were none: whether such a file is given is not
-//! for a signature to say that nobody promised.
+//! A file may also carry a signature. If an index names the file, the index decides. If none does, the file's own signature by a
+//! key of its repository is as good. An invalid embedded signature is ignored; no index required one.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -21,41 +20,41 @@ use crate::proof::{Proof, Rank};
 use crate::received::Received;
 use crate::target::{Partition, Root, Target};
 
-/// What a document's own signature makes of it.
+/// The result of checking a document's own signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Own {
-    /// Nothing: it has none, or none that is known.
+    /// No result: the document has no signature, or none by a known key.
     Nothing,
-    /// It proves the document: what it is worth by that.
+    /// The signature is valid; this is the proof that follows.
     Signed(Proof),
-    /// The document is not to be kept: it is not the edition that counts.
+    /// The document must not be kept: it is not the snapshot that counts.
     Held,
-    /// Nor is this: it is not what was signed.
+    /// The document must not be kept: it is not what was signed.
     Forged(String),
 }
 
-/// What a look at a document makes of it.
+/// What the checks of a document decide about keeping it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Worth {
-    /// Its own signature proves it.
+    /// The proof, if the document's own signature is valid.
     pub(super) signed: Option<Proof>,
-    /// A known key signed it, and has expired since.
+    /// The document was signed by a known key that has expired since.
     pub(super) expired_key: bool,
-    /// Only the end of the connection ended it, so that there may have been more.
+    /// Only the end of the connection ended the body, so it may be truncated.
     pub(super) unframed: bool,
-    /// It is not the edition that counts: who asked is given it, if no promise speaks against it, and it is not kept.
+    /// The document is not the snapshot that counts: it is given to the client if no promise contradicts it, and not kept.
     pub(super) apart: bool,
 }
 
-/// What a look at a document found.
+/// The result of reading a document before it is kept.
 #[derive(Debug)]
 pub(super) struct Looked {
     pub(super) own: Own,
-    /// What it says of itself.
+    /// What the document says of itself.
     pub(super) edition: Option<Edition>,
-    /// What it names, if it heads others.
+    /// What the document names, if it is a snapshot's root.
     pub(super) members: Option<Members>,
-    /// What it was read with.
+    /// The sidecars that it was read with.
     pub(super) companions: Vec<Companion>,
 }
 
@@ -66,7 +65,7 @@ impl Looked {
 }
 
 impl Pipeline {
-    /// Looks at the signature of a document that may carry one, before it is kept.
+    /// Checks the signature of a document that may carry one, before it is kept.
     pub(super) async fn own_signature(
         self: &Arc<Self>,
         task: &Task,
@@ -77,7 +76,7 @@ impl Pipeline {
             return Looked::nothing();
         };
         if task.is_unknown() && !confirms(known, task.bare(), received) {
-            // Only its path looks like one.
+            // Only the path looks like an index of this ecosystem.
             return Looked::nothing();
         }
         let ecosystem = known.ecosystem;
@@ -86,7 +85,7 @@ impl Pipeline {
         if !ecosystem.may_be_signed(task.bare()) || unneeded() {
             return Looked::nothing();
         }
-        // What a file wants is the index that names it, which says nothing of the file's own signature.
+        // The prerequisite of a file is the index that names it, which says nothing of the file's own signature.
         let companions =
             if is_file { Vec::new() } else { self.companions_of(task, ecosystem).await };
         let reader = task.asker.reader();
@@ -135,21 +134,22 @@ impl Pipeline {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
             (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
-            // A version before it could be read: that one and its claims stay, and this one goes to its asker.
+            // The version before this one could be parsed. That version and its claims stay, and this one is given to its client
+            // only.
             (Err(malformed), _) if self.store.seen_by(reader).current_claims(at).is_some() => {
                 self.say(at, &malformed.to_string());
                 return Own::Held;
             }
-            // Over plain http it is not kept, and its claims are never read.
+            // A document over plain HTTP without a valid signature is not kept, and its claims are never read.
             (Err(malformed), _) if plain => {
                 self.say(at, &malformed.to_string());
                 return Own::Nothing;
             }
-            // A page in the place of an index, say; what it is said to be is found when its claims are read.
+            // An HTML page in place of an index, for example. Reading its claims will report what is wrong.
             (Ok(_) | Err(_), _) => return Own::Nothing,
         };
         match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now()) {
-            // What has expired is what its signers said, and clients may be told to take it all the same.
+            // An expired document is still what its signers signed, and clients can be configured to accept it.
             Ok(()) | Err(Held::Expired(_)) if standing.rank == Rank::Signed => {
                 let proof = Proof::of(Rank::Signed);
                 Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof })
@@ -160,7 +160,7 @@ impl Pipeline {
             }
             Err(Held::Expired(_)) => Own::Nothing,
             Err(held) => {
-                // What one credential sees of an archive binds nobody else to it.
+                // What one credential sees of an archive does not bind other clients.
                 if reader == Partition::Public {
                     note_waiting(&self.store, &standing, edition, &held);
                 }
@@ -170,7 +170,7 @@ impl Pipeline {
         }
     }
 
-    /// What a file's own signature makes of it.
+    /// The result of checking a file's own signature.
     fn own_file(
         &self,
         at: &Target,
@@ -200,7 +200,7 @@ impl Pipeline {
         Own::Nothing
     }
 
-    /// An edition does not count: in the log, in the metrics, and where `larder why` finds it; once a day for each.
+    /// Reports that a snapshot does not count: in the log, in the metrics, and for `larder why`; each message once a day.
     pub(super) fn say(&self, at: &Target, why: &str) {
         if self.editions.is_news(&format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "this index makes no claims");
@@ -210,7 +210,7 @@ impl Pipeline {
         }
     }
 
-    /// An edition looks older than the one before, and nothing in it says so: it counts, and somebody should look.
+    /// Reports that a snapshot without a date looks older than the one before. It counts, and the operator should look.
     pub(super) fn say_step_back(&self, at: &Target, back: &StepBack) {
         if self.editions.is_news(&format!("{at} {back}")) {
             tracing::warn!(url = %at, why = %back, "this index looks like an older edition");
@@ -220,7 +220,7 @@ impl Pipeline {
         }
     }
 
-    /// Nobody whom larder knows signed for an archive; its operator may know better.
+    /// Reports that no known key signed an archive; the operator may be able to add its key.
     fn name_missing_key(&self, at: &Target, standing: &Standing, edition: &Edition) {
         let Some(why) = &edition.unsigned else { return };
         if self.editions.is_news(&format!("{} {why}", standing.root)) {

@@ -1,11 +1,11 @@
-//! An answer takes the place of an index only if it is one.
+//! An answer replaces a stored index only if it is an index.
 //!
-//! A captive portal, a maintenance page or an error with status 200 is not an index, whatever URL it came for. It goes to its
-//! asker, who would have got it without larder. But it takes neither the place of the index that is stored nor the claims that
-//! that one made: otherwise a page that was there for a minute would be served as the last good copy for days, and a changed
-//! file would pass because nobody promised it any more.
+//! A captive portal, a maintenance page or an error with status 200 is not an index, whatever its URL. It is given to the client
+//! that requested it, which would have got it without larder. But it replaces neither the stored index nor its claims. Otherwise
+//! a page that was there for a minute would be served as the last good copy for days, and a changed file would pass because no
+//! promise covered it any more.
 //!
-//! What a binding digest or a signature vouches for is what it should be, and is not looked at here.
+//! A document that a binding digest or a signature vouches for is not checked here.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -23,11 +23,12 @@ use crate::proof::Rank;
 use crate::received::Received;
 use crate::target::Target;
 
-/// The longest index that is read to its end before it is kept, in bytes: some hundred milliseconds. Of a longer one the first
-/// file that it names is enough, because nothing that is no index reads so far; it is read to its end when it is kept.
+/// The longest index that is parsed completely before it is kept, in bytes: that takes some hundred milliseconds. Of a longer
+/// document the first file that it names is enough, because a document that is no index does not parse that far. It is parsed
+/// completely when it is kept.
 const READ_WHOLE: u64 = 8 << 20;
 
-/// Counts what a document names.
+/// Counts the files that a document names, up to `enough`.
 struct Count {
     claims: u64,
     enough: u64,
@@ -45,7 +46,7 @@ impl ClaimSink for Count {
 }
 
 impl Pipeline {
-    /// Why an answer may not take the place of the index that is stored, and of what that one promises; `None` if it may.
+    /// Why an answer may not replace the stored index and its claims; `None` if it may.
     pub(super) async fn why_no_successor(
         self: &Arc<Self>,
         task: &Task,
@@ -61,12 +62,13 @@ impl Pipeline {
         let blob = received.body.digests.blob();
         let mut before =
             indexes(known, task.bare()).into_iter().filter_map(|index| seen.names(&index));
-        // One that names no file may be followed by another.
+        // A stored index that names no file may be replaced by any document.
         before.find(|(document, claims)| *claims > 0 && *document != blob)?;
         let mut last = false;
         loop {
             let why = self.reads_as_index(task, known, received, base).await?;
-            // It may have to be read in the light of another that is not at hand any more.
+            // The document may need a sibling index to be understood, of which no recent copy is stored. Fetch it and try once
+            // more.
             if last || self.chase_beside(task, known.ecosystem).await == 0 {
                 return Some(why);
             }
@@ -105,7 +107,7 @@ impl Pipeline {
             let read = read.and_then(|_| known.ecosystem.claims(&document, &keys, &mut count));
             match read {
                 _ if count.claims >= enough => None,
-                // That is said where its signature is looked at.
+                // A forged signature is reported where the signature is checked (signature.rs).
                 Err(Malformed::Forged(_)) => None,
                 Err(malformed) => Some(malformed.to_string()),
                 Ok(_) if count.claims == 0 => {
@@ -117,7 +119,7 @@ impl Pipeline {
         reading.await.unwrap_or(None)
     }
 
-    /// An answer is not kept, because it is no index: in the log, in the metrics, and where `larder why` finds it.
+    /// Reports that an answer is not kept because it is no index: in the log, in the metrics, and for `larder why`.
     pub(super) fn say_no_successor(&self, task: &Task, why: &str) {
         tracing::warn!(
             url = %task.target, why,

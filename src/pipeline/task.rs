@@ -1,4 +1,4 @@
-//! What a fill needs to know: the target in its variant, what it was recognised as, and for whom it is.
+//! What a fill needs to know: the target in its variant, its recognition, and the principal.
 
 use std::time::Duration;
 
@@ -16,41 +16,41 @@ use crate::entry::Entry;
 use crate::origin::{Ask, Lane, Reach};
 use crate::target::{Key, Partition, Scheme, Target};
 
-/// How long validators are believed that came over plain http with a document that vouches for itself. Its signature covers
-/// its bytes, and not them: whoever sat on the line could have given an earlier edition with today's, which its origin would
-/// confirm until it publishes again. Such a document has some 200 KiB.
+/// How long validators are used that came over plain HTTP with a signed document. The signature covers the bytes and not the
+/// header fields. An attacker on the path could have sent an earlier snapshot with the validators of today's, which the origin
+/// would then confirm with a 304 until it publishes again. Such a document has about 200 KiB.
 const VALIDATORS_HOLD: Duration = Duration::from_hours(6);
 
 /// A target to be answered from the cache, or filled.
 #[derive(Clone, Debug)]
 pub(super) struct Task {
-    /// The target, in the variant that its ecosystem declares, or by which stored answers of an unknown one are selected.
+    /// The target, in the variant that its ecosystem declares or, for an unrecognised target, that selects its stored answers.
     pub(super) target: Target,
     /// Its key.
     pub(super) key: Key,
-    /// What it is, if an ecosystem knows it.
+    /// What an ecosystem recognised the target as.
     pub(super) recognition: Option<Recognition>,
-    /// What it may be, if the answer bears it out.
+    /// What the target may be, if the answer confirms it.
     pub(super) likely: Option<Recognition>,
-    /// Which addresses are open to it.
+    /// Which addresses larder may connect to for it.
     pub(super) reach: Reach,
-    /// When the request came.
+    /// When the request arrived.
     pub(super) asked: Time,
-    /// What the generation that its client has read says of it: then nothing else counts.
+    /// What the snapshot that the client has read promises about the target. If set, no other promise counts.
     pub(super) promised: Option<Promise>,
-    /// For whom it is.
+    /// The principal of the request.
     pub(super) asker: Asker,
     /// The partition in `key`.
     partition: Partition,
     bare: Target,
     accept: String,
     language: Option<String>,
-    /// What its client's request says that may select one of several answers.
+    /// The header fields of the client's request that may select one of several answers.
     pub(super) selection: Selection,
 }
 
 impl Task {
-    /// For a client's request.
+    /// The task of a client's request.
     pub(super) fn of_request<B>(
         request: &Request<B>,
         target: &Target,
@@ -82,7 +82,7 @@ impl Task {
         }
     }
 
-    /// For something that an ecosystem knows.
+    /// The task for a target that an ecosystem recognises.
     pub(super) fn of_resource(
         target: &Target,
         recognition: Recognition,
@@ -108,8 +108,8 @@ impl Task {
         }
     }
 
-    /// Who may share a flight with it: clients of different generations ask the same URL for different bytes; and until the
-    /// answer is there, nobody knows by which of the fields that are sent it was selected.
+    /// The key of the flight that the task may share. Clients that have read different snapshots request different bytes from the
+    /// same URL. Until the answer is there, it is not known which of the sent fields selected it, so all of them are in the key.
     pub(super) fn flight(&self) -> Key {
         let Some(promised) = &self.promised else {
             if self.recognition.is_some() && self.selection.sends_nothing() {
@@ -120,20 +120,20 @@ impl Task {
             return self.target.clone().with_variant(&variant).key(self.partition);
         };
         let digests: Vec<String> = promised.digests.iter().map(ToString::to_string).collect();
-        // A line end cannot stand in a declared variant.
+        // A declared variant cannot contain a line end.
         let variant = format!("{}\n{}", self.target.variant(), digests.join(" "));
         self.target.clone().with_variant(&variant).key(self.partition)
     }
 
-    /// Under which an error is remembered: of what was sent with the URL, some may be why it came, although the answer does not
-    /// say so. What `http.forwarded_headers` sends is left out.
+    /// The key under which an error is remembered. A field that was sent may have caused it although `Vary` does not say so. The
+    /// fields of `http.forwarded_headers` are left out.
     pub(super) fn key_as_asked(&self) -> Key {
         let language = self.language.as_deref().unwrap_or_default();
         let variant = format!("{}\n\n{}\n{language}", self.target.variant(), self.accept);
         self.target.clone().with_variant(&variant).key(self.partition)
     }
 
-    /// Whether it heads other indexes, or will when its shape is confirmed.
+    /// Whether it is a snapshot's root, or will be when its recognition is confirmed.
     pub(super) fn heads(&self) -> bool {
         self.known().is_some_and(|known| known.ecosystem.is_snapshot_root(&self.bare))
             && self.artifact().is_none()
@@ -144,8 +144,9 @@ impl Task {
         self.recognition.as_ref().or(self.likely.as_ref())
     }
 
-    /// The same for `asker`. What a private one asks for is looked up, and kept, where only who has a right finds it (see
-    /// [`Partition`]): an artifact in the one guarded place of its target, everything else in the asker's own.
+    /// The same task for `asker`. For a principal with a credential, entries are looked up and kept where only principals with a
+    /// right find them (see [`Partition`]): an artifact in the single private partition of its target, everything else in the
+    /// principal's own.
     #[must_use]
     pub(super) fn of(self, asker: Asker, secret: &[u8; 32]) -> Self {
         let partition = match (asker.is_private(), self.artifact()) {
@@ -156,12 +157,12 @@ impl Task {
         Self { asker, ..self }.within(partition)
     }
 
-    /// The same as anybody finds it, still for who asks: its own claims are heard.
+    /// The same task with the public partition, still for the same principal: the claims of its own indexes count.
     pub(super) fn in_public(&self) -> Self {
         self.clone().within(Partition::Public)
     }
 
-    /// The same for anybody: no private index is heard.
+    /// The same task for the anonymous principal: no private index counts.
     pub(super) fn of_anybody(self) -> Self {
         Self { asker: Asker::ANYBODY, ..self }.within(Partition::Public)
     }
@@ -170,33 +171,34 @@ impl Task {
         Self { key: self.target.key(partition), partition, ..self }
     }
 
-    /// The same in another variant.
+    /// Changes the task to another variant.
     pub(super) fn in_variant(&mut self, variant: &str) {
         self.target = self.bare.clone().with_variant(variant);
         self.key = self.target.key(self.partition);
     }
 
-    /// Under which everything is found that larder remembers of its URL, whatever selects the answer.
+    /// The key of what larder remembers of the URL, whatever selects the answer.
     pub(super) fn url_key(&self) -> Key {
         self.bare.key(self.partition)
     }
 
-    /// Where an answer to this task is kept, if it turns out to be of another variant.
+    /// The key under which an answer to this task is kept, if it turns out to be of another variant.
     pub(super) fn key_of(&self, target: &Target) -> Key {
         target.key(self.partition)
     }
 
-    /// Whether everybody may ask for it, and be told of it.
+    /// Whether everybody may request it and see its URL.
     pub(super) fn is_public(&self) -> bool {
         !self.asker.is_private() && !self.target.has_token()
     }
 
-    /// Whether what is stored for it, and what is on its way, is given only to who proves a right to it.
+    /// Whether it is private and shared by right: the stored entry, and a body on its way, are given only to principals that
+    /// prove a right.
     pub(super) fn is_guarded(&self) -> bool {
         self.partition != Partition::Public && self.artifact().is_some()
     }
 
-    /// Whether it is looked up where only one credential finds it.
+    /// Whether it is looked up in the partition of one credential.
     pub(super) fn is_of_one(&self) -> bool {
         self.partition != Partition::Public && self.artifact().is_none()
     }
@@ -214,25 +216,25 @@ impl Task {
         }
     }
 
-    /// The digest in its name, where whoever gives it is bound to it by the protocol: wherever it comes from, it is the same.
+    /// The digest in its name, if the protocol binds every server to it: the bytes are then the same wherever they come from.
     pub(super) fn named_by_protocol(&self) -> Option<Digest> {
         let named = self.artifact()?.named.as_ref()?;
         named.is_by_protocol().then_some(named.digest)
     }
 
-    /// Whether it lies in a service that its clients greet, and that may send them for a token.
+    /// Whether it belongs to a service with an API version check, which may refer its clients to a token service.
     pub(super) fn is_of_a_service(&self) -> bool {
         let service = |known: &Recognition| known.ecosystem.api()?.service(&self.bare);
         self.recognition.as_ref().and_then(service).is_some()
     }
 
-    /// Whether the registry counts each GET of it as a pull: manifests, under whatever name.
+    /// Whether the registry counts each GET of it as a pull: manifests, by tag or by digest.
     pub(super) fn is_counted(&self) -> bool {
         self.is_of_a_service() && self.lane() == Lane::Metadata
     }
 
-    /// What is to be computed of its body, `algorithms` among it. An artifact's content is read even when nothing is
-    /// promised of it yet, because a later index may.
+    /// What must be computed of its body; this includes `algorithms`. The digest of an artifact's content is computed even if
+    /// nothing is promised yet, because a later index may promise it.
     pub(super) fn wanted(&self, algorithms: Algorithms) -> Wanted {
         let known = self.recognition.as_ref().filter(|_| self.artifact().is_some());
         let content =
@@ -247,7 +249,7 @@ impl Task {
             .is_some_and(|recognition| recognition.resource.kind == Kind::Index)
     }
 
-    /// Whether it is an index that only points at a document under its digest.
+    /// Whether it is a tag: an index that only names a document under its digest.
     pub(super) fn is_pointer(&self) -> bool {
         self.is_index() && self.tags().is_some_and(|tags| tags.is_tag(&self.bare))
     }
@@ -257,7 +259,7 @@ impl Task {
         self.recognition.as_ref()?.ecosystem.tags()
     }
 
-    /// Whether a request with `method` asks if the origin has it.
+    /// Whether a request with `method` is an existence check.
     pub(super) fn asks_for_presence(&self, method: &Method) -> bool {
         self.recognition
             .as_ref()
@@ -265,29 +267,29 @@ impl Task {
             .is_some_and(|api| api.is_existence_check(method, &self.bare))
     }
 
-    /// Whether only its own origin's header can make an answer of bytes that came for another URL.
+    /// Whether bytes that came for another URL can answer it only with header fields from its own origin.
     pub(super) fn needs_own_header(&self) -> bool {
         self.tags().is_some_and(|tags| tags.needs_own_header(&self.bare))
     }
 
-    /// Whether no ecosystem knows it.
+    /// Whether no ecosystem recognises it.
     pub(super) fn is_unknown(&self) -> bool {
         self.recognition.is_none()
     }
 
-    /// With whose credential it is asked: whose quota it uses, and whose failures it shares.
+    /// The principal whose credential is sent: the one whose quota is used and whose failures count.
     pub(super) fn class(&self) -> Partition {
         self.asker.reader()
     }
 
-    /// Indexes must not wait behind artifacts, under whatever name they are asked for.
+    /// The lane of its upstream requests: indexes must not wait behind artifacts, under whatever name they are requested.
     pub(super) fn lane(&self) -> Lane {
         let indexes = |known: &Recognition| !known.ecosystem.indexes_of(&self.bare).is_empty();
         let is_index = self.artifact().is_none() || self.recognition.as_ref().is_some_and(indexes);
         if is_index { Lane::Metadata } else { Lane::Bulk }
     }
 
-    /// The name of the ecosystem; empty for the unknown.
+    /// The name of the ecosystem; empty if none recognises it.
     pub(super) fn ecosystem(&self) -> &'static str {
         self.recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name())
     }
@@ -301,7 +303,7 @@ impl Task {
             || self.asked.since(entry.received_at) < VALIDATORS_HOLD
     }
 
-    /// The canonical request, built from the key alone; a revalidation if there is a stored answer with a validator.
+    /// The canonical request, built from the task alone; a revalidation if there is a stored answer with a validator.
     pub(super) fn ask(&self, stored: Option<&Entry>, follow: bool) -> Ask {
         let is_new = stored.is_none();
         let stored = stored.filter(|entry| self.believes_validators_of(entry));
@@ -318,7 +320,7 @@ impl Task {
             head_only: false,
             follow,
             fresh_connection: false,
-            // What larder does not know may be a long poll or an event stream.
+            // A target that no ecosystem recognises may be a long poll or an event stream.
             patient: self.is_unknown() && is_new,
             lane: self.lane(),
             reach: self.reach,

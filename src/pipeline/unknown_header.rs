@@ -1,8 +1,8 @@
-//! Requests that are passes because of one header field, and would be answered from the store without it.
+//! Requests that are passed because of one header field, and would be answered from the store without it.
 //!
-//! Such a field may select the answer, so the answer is not shared. It is said which field it was: once in the log, and with
-//! each answer; `http.harmless_headers` is the cure. While the origin is dead, the stored public answer stands in: a client
-//! that sends a field larder does not know is not worse off than the others.
+//! Such a field may select the answer, so the answer is not shared. larder names the field once in the log, and in the
+//! `Cache-Status` of each answer; the operator can add it to `http.harmless_headers`. While the origin is down, the stored public
+//! answer stands in, so that such a client is not worse off than others.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,18 +22,18 @@ use crate::policy::{self, PassReason};
 use crate::reply::Body;
 use crate::target::shown::clipped;
 
-/// Fields that are named in the log, each once: clients make up their names.
+/// The most fields that are named in the log, each once: clients can invent names.
 const MOST_TOLD: usize = 256;
 
-/// Longer than names of fields are.
+/// The longest field name in the log.
 const NAME: usize = 64;
 
-/// Which fields were named in the log, and of which ecosystem's requests.
+/// The fields that were named in the log, each with the ecosystem of its requests.
 #[derive(Debug, Default)]
 pub(super) struct Told(Mutex<HashSet<(String, &'static str)>>);
 
 impl Told {
-    /// Whether this is to be said: it was not, and not too much was.
+    /// Whether this field is to be named now: it was not named yet, and the limit is not reached.
     fn is_news(&self, name: &str, ecosystem: &'static str) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         told.len() < MOST_TOLD && told.insert((name.to_owned(), ecosystem))
@@ -41,7 +41,7 @@ impl Told {
 }
 
 impl Pipeline {
-    /// The field that makes a pass of a request, as it may be shown.
+    /// The field that makes a request a pass, clipped for display.
     pub(super) fn unknown_header(
         &self,
         headers: &HeaderMap,
@@ -76,7 +76,7 @@ impl Pipeline {
         let down = self.is_down_for(task);
         let patience = self.patience_for(task).min(self.config.get().upstream.header_timeout);
         if down {
-            // A pass ends with its client's wait; a fill says when the origin is back, and renews the copy.
+            // The pass ends when its client stops waiting; the fill finds out when the origin is back, and renews the copy.
             self.ask_behind(task, &stored.entry);
         }
         let passing = self.pass_for(call, task, reason, record);
@@ -106,7 +106,7 @@ impl Pipeline {
         }
     }
 
-    /// What everybody may be given in the place of an answer that does not come.
+    /// The public stored answer that may be given if the origin does not answer.
     async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
         if task.asker.is_private() || task.bare().has_token() {
             return None;
@@ -118,7 +118,7 @@ impl Pipeline {
     }
 }
 
-/// Whether the origin failed, rather than said something.
+/// Whether the status means that the origin failed.
 fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }

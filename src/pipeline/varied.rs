@@ -1,13 +1,14 @@
 //! Which of several stored answers a request selects (RFC 9111 §4.1).
 //!
-//! Without `Vary` an answer serves whoever asks for its URL, whatever their `Accept`. With it, the fields that it names
-//! decide and no others: their names and the request's values are the variant under which it is kept. Which names those
-//! are is remembered for each URL, and after a start read from what is stored. A fill sends `Accept` and `Accept-Language`
-//! always, and of the client's other fields those that an earlier answer of that URL named; what a fill sends and the
-//! answer does not name joins the variant all the same, so that nobody decides what others are given (promise P1).
+//! An answer without `Vary` serves every request for its URL, whatever its `Accept`. With `Vary`, only the fields that it names
+//! decide: their names and the request's values are the variant under which the answer is kept. larder remembers these names for
+//! each URL, and reads them from the stored answers after a start. A fill always sends `Accept` and `Accept-Language`, and of the
+//! client's other fields those that an earlier answer of the URL named. A field that a fill sends and its answer does not name is
+//! still part of the variant, so that no client determines what others are given (promise P1).
 //!
-//! Indexes that have several forms are kept apart by `Accept` whatever the origin says: many forget `Vary`. Each ecosystem
-//! names its forms; a request that fits none of them exactly (a browser's) is kept apart by the header itself.
+//! Indexes that have several forms are kept apart by `Accept` whatever the origin says, because many origins forget `Vary`. Each
+//! ecosystem names its forms. A request that matches none of them exactly (a browser's) is kept apart by the `Accept` header
+//! itself.
 
 use std::sync::Arc;
 use std::{fmt, iter};
@@ -23,13 +24,15 @@ use crate::policy;
 use crate::received::Received;
 use crate::target::{Target, is_field};
 
-/// What clients send of themselves in every request, and a fill sends on where an answer varies by it.
+/// Fields that describe the client and are in each of its requests. A fill forwards them if an answer varies by them.
 const SENDABLE: [&str; 3] = ["user-agent", "sec-fetch-*", "x-zypp-*"];
 
-/// The variant of what no ecosystem knows: when one does later, nothing is found under its key that was not judged as its own.
+/// The first line of the variant of unrecognised targets. If an ecosystem later recognises such a target, its key is another one,
+/// so that it finds no entry that was not judged as its own kind.
 const UNKNOWN: &str = "unknown";
 
-/// The fields by which answers of the unknown vary mostly: where they are looked for when nothing is remembered.
+/// The fields by which answers of unrecognised targets mostly vary. Stored answers are looked for under these if nothing is
+/// remembered.
 const GUESSES: [&[HeaderName]; 6] = [
     &[],
     &[header::ACCEPT],
@@ -39,19 +42,20 @@ const GUESSES: [&[HeaderName]; 6] = [
     &[header::ACCEPT, header::USER_AGENT],
 ];
 
-/// What a client's request says that may select one of several answers. `Debug` shows no field: a login may be among them.
+/// The header fields of a client's request that may select one of several answers. `Debug` shows no field value, because one may
+/// be a login.
 #[derive(Clone, Default)]
 pub(super) struct Selection {
     request: Arc<HeaderMap>,
-    /// The fields that keep answers apart here, besides those that are only sent.
+    /// The fields that keep the answers of this URL apart.
     names: Arc<[HeaderName]>,
-    /// Fields that are sent and keep nothing apart: `http.forwarded_headers`.
+    /// Fields that a fill forwards and that keep no answers apart: `http.forwarded_headers`.
     forwarded: Arc<[HeaderName]>,
-    /// What may be sent besides, by the operator's word.
+    /// Further fields that a fill may forward, as the operator allows: `http.harmless_headers`.
     sendable: Arc<[String]>,
     /// The index of several forms that the target is, or may be.
     forms: Option<Arc<Recognition>>,
-    /// Whether it is one.
+    /// Whether the target is such an index.
     has_forms: bool,
 }
 
@@ -64,18 +68,18 @@ impl fmt::Debug for Selection {
 /// How an answer was selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Selected {
-    /// By these fields, as they were sent.
+    /// By these fields, which were sent.
     By(Vec<HeaderName>),
-    /// By these, of which one was not sent and can be.
+    /// By these fields, one of which was not sent but can be.
     Unsent(Vec<HeaderName>),
-    /// By one that no fill sends.
+    /// By a field that no fill sends.
     Unsendable,
-    /// By more than the request: no stored copy ever matches.
+    /// By more than the request (`Vary: *`): a stored copy never matches.
     Never,
 }
 
 impl Selection {
-    /// Of a client's request.
+    /// The selection of a client's request.
     pub(super) fn of(request: &HeaderMap) -> Self {
         Self { request: Arc::new(request.clone()), ..Self::default() }
     }
@@ -85,12 +89,12 @@ impl Selection {
         Arc::clone(&self.request)
     }
 
-    /// Whether nothing of it goes to the origin.
+    /// Whether no field besides `Accept` and `Accept-Language` is sent to the origin.
     pub(super) fn sends_nothing(&self) -> bool {
         self.fields().is_empty()
     }
 
-    /// What goes to the origin, with its `Accept` and `Accept-Language`, as one text.
+    /// What is sent to the origin, with its `Accept` and `Accept-Language`, as one text.
     pub(super) fn sent(&self, accept: &str, language: Option<&str>) -> String {
         let fields = self.fields();
         let lines = fields
@@ -126,7 +130,7 @@ impl Selection {
         vary::value(&self.request, name)
     }
 
-    /// The variant for these names: a field that is not there is as none.
+    /// The variant for these names. An absent field counts as an empty one.
     fn variant(&self, names: &[HeaderName]) -> String {
         let always = [header::ACCEPT, header::ACCEPT_LANGUAGE];
         let always = always.into_iter().filter(|_| self.has_forms);
@@ -137,13 +141,13 @@ impl Selection {
             let value = self.value(name);
             (!value.is_empty()).then(|| format!("{name}: {value}"))
         });
-        // A line end cannot stand in a field, so that no two lists give one variant.
+        // A field value cannot contain a line end, so two different lists never give the same variant.
         iter::once(UNKNOWN.to_owned()).chain(lines).collect::<Vec<_>>().join("\n")
     }
 }
 
 impl Task {
-    /// Lets `forwarded` go on, and lets what the operator calls harmless select.
+    /// Lets fills forward the fields in `forwarded`, and lets those in `harmless` select answers.
     #[must_use]
     pub(super) fn forwarding(mut self, forwarded: &[String], harmless: &[String]) -> Self {
         if !forwarded.is_empty() {
@@ -163,7 +167,7 @@ impl Task {
         };
         let logins = self.known().map_or(&[][..], |known| known.ecosystem.profile().login_headers);
         if !self.asker.is_private() && names.iter().any(|name| is_field(name, logins)) {
-            // It differs by who asks: who shows nothing today may be one of many tomorrow.
+            // The answer depends on the principal: another anonymous client may be given another answer.
             return Selected::Unsendable;
         }
         names.retain(|name| !self.is_in_key(name));
@@ -173,7 +177,7 @@ impl Task {
             let goes_on = request.names.contains(name) && request.may_send(name)
                 || request.forwarded.contains(name)
                 || [header::ACCEPT, header::ACCEPT_LANGUAGE].contains(name);
-            // A fill of who says no name of its own has larder's.
+            // A fill for a client without a `User-Agent` has larder's own.
             if has(name) { goes_on } else { *name != header::USER_AGENT }
         };
         if names.iter().all(sent) {
@@ -187,7 +191,8 @@ impl Task {
         }
     }
 
-    /// Whether a field is in the key by other means: as a credential, or as the form of an index that an ecosystem knows.
+    /// Whether a field is part of the key in another way: as a credential, or as the form of an index that an ecosystem
+    /// recognises.
     fn is_in_key(&self, name: &HeaderName) -> bool {
         let form = [header::ACCEPT, header::ACCEPT_LANGUAGE].contains(name) && !self.is_unknown();
         let logins = self.known().map_or(&[][..], |known| known.ecosystem.profile().login_headers);
@@ -197,7 +202,7 @@ impl Task {
     /// Whether the request selects this stored answer.
     pub(super) fn selects(&self, entry: &Entry) -> bool {
         if entry.proof.rank.is_strong() {
-            // Whoever asks gets these bytes, whatever the head says.
+            // These bytes are the same for every client, whatever `Vary` says.
             return true;
         }
         let Some(names) = vary::names(&entry.head) else {
@@ -223,15 +228,15 @@ impl Task {
         })
     }
 
-    /// Makes of the task the one for answers that these fields select.
+    /// Makes this the task for answers that these fields select.
     fn select_by(&mut self, names: &[HeaderName]) {
         let variant = self.selection.variant(names);
         self.selection.names = names.into();
         self.in_variant(&variant);
     }
 
-    /// Where an answer is kept that nothing else tells what it is, and by which values: the fields that it names, and those
-    /// that were sent for it.
+    /// Where an answer to an unrecognised task is kept, and the field values that select it: those of the fields that `Vary`
+    /// names and of those that were sent.
     pub(super) fn place(&self, received: &Received) -> (Target, Vec<(String, String)>) {
         let selection = &self.selection;
         let mut names = match self.selected(&received.head) {
@@ -252,7 +257,7 @@ impl Task {
             .as_ref()
             .is_some_and(|forms| super::settle::confirms(forms, self.bare(), received))
         {
-            // One of several forms, in an old dress.
+            // One of several forms, from an origin that does not say so in `Vary`.
             names.push(header::ACCEPT);
         }
         names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
@@ -262,7 +267,7 @@ impl Task {
 }
 
 impl Pipeline {
-    /// Finds by which fields answers of an unknown task's URL are selected, and makes of it the task for its own.
+    /// Finds by which fields answers of an unrecognised task's URL are selected, and makes this the task for its variant.
     pub(super) fn choose(&self, task: &mut Task) {
         if !task.is_unknown() {
             return;
@@ -289,7 +294,7 @@ impl Pipeline {
         task.select_by(&names);
     }
 
-    /// The fields that the newest stored answer names which the request selects; or else the newest that is found.
+    /// The fields named by the newest stored answer that the request selects; if it selects none, by the newest answer found.
     fn stored_names(&self, task: &Task) -> Option<Vec<HeaderName>> {
         let mut found: Vec<Arc<Entry>> = Vec::new();
         let mut seen = Vec::new();
@@ -319,7 +324,8 @@ impl Pipeline {
         }
     }
 
-    /// An answer was selected by what was not sent: the next request sends it, or is asked in its own words for a while.
+    /// Notes that an answer was selected by a field that was not sent. The next request sends it; if no fill can send it,
+    /// requests are passed for a while.
     pub(super) fn note_unselected(&self, task: &Task, selected: Selected) {
         match selected {
             Selected::Unsent(names) => self.memory.varies.insert(task.url_key(), names.into()),

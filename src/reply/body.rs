@@ -1,4 +1,4 @@
-//! Bodies: spans of a blob or of a growing flight, one or several.
+//! Response bodies: one or several spans of a blob or of a growing flight.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::store::{Blob, CHUNK};
 /// Where the bytes come from.
 #[derive(Debug)]
 pub enum Source {
-    /// A stored blob, and the chunk of it that was read to see whether it is sound, with its number.
+    /// A stored blob, and the chunk of it that was read to check it, with its number.
     Blob(Arc<Blob>, Option<(u64, Bytes)>),
     /// A flight under way.
     Flight(Reader),
@@ -99,7 +99,7 @@ impl Pieces {
                         }
                         return Some(Ok(bytes));
                     }
-                    // Only a body of unknown length ends so; any other was announced and is short.
+                    // Only a body of unknown length may end so; any other body is shorter than announced.
                     Ok(None) if end == u64::MAX => {}
                     Ok(None) => {
                         let why = Why::new(Cause::Broken, "the body is shorter than announced");
@@ -131,7 +131,7 @@ fn stream(source: Source, segments: VecDeque<Segment>, line: Option<Line>) -> Bo
 
 /// A body of these spans, one after the other.
 pub(super) fn spans(source: Option<Source>, spans: Vec<Span>, line: Option<Line>) -> Body {
-    // In HTTP/2 a body that has nothing to give is asked for it all the same.
+    // With HTTP/2, hyper polls also a body that has nothing to give.
     let nothing = spans.iter().all(|span| span.start == span.end);
     match source.filter(|_| !nothing) {
         Some(source) => stream(source, spans.into_iter().map(Segment::Span).collect(), line),
@@ -148,7 +148,7 @@ pub(super) struct Multipart {
 
 impl Multipart {
     pub(super) fn new(spans: &[Span], total: u64, content_type: Option<&HeaderValue>) -> Self {
-        // It must not occur in the body: 128 bits that whoever made the body could not know.
+        // The boundary must not occur in the body, so it has 128 random bits, which the author of the body could not know.
         let mut random = [0; 16];
         let _filled = aws_lc_rs::rand::fill(&mut random);
         let boundary = hex(&random);

@@ -1,5 +1,5 @@
-//! Conditional requests (RFC 9110 §13), answered against the origin's own validators, which are never invented or
-//! rewritten: bundler takes an `ETag` for the MD5 of the body, hub clients name files by it.
+//! Conditional requests (RFC 9110 §13), answered with the origin's own validators. larder never invents or rewrites a validator:
+//! bundler takes an `ETag` for the MD5 of the body, and `huggingface_hub` names files by it.
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
@@ -22,8 +22,8 @@ pub enum Selection {
     Unsatisfiable,
 }
 
-/// Evaluates a GET or HEAD in the order of RFC 9110 §13.2.2. `total` is the body's length; while it is not known,
-/// ranges are not answered.
+/// Evaluates a GET or HEAD in the order of RFC 9110 §13.2.2. `total` is the body's length; while it is unknown, ranges are not
+/// answered.
 pub fn select(request: &HeaderMap, stored: &Head, total: Option<u64>) -> Selection {
     let text = |name: &HeaderName| request.get(name).and_then(|value| value.to_str().ok());
     let etag = stored.headers.get(header::ETAG).map(characters);
@@ -62,7 +62,7 @@ pub fn select(request: &HeaderMap, stored: &Head, total: Option<u64>) -> Selecti
     }
 }
 
-/// RFC 9110 §13.1.5. apt resumes with a date, exactly the one it was given.
+/// Evaluates `If-Range` (RFC 9110 §13.1.5). apt resumes with a date: exactly the one it was given.
 fn if_range_holds(wanted: &str, stored: &Head) -> bool {
     if wanted.starts_with('"') || wanted.starts_with("W/") {
         stored.strong_validator() == Some(wanted)

@@ -1,7 +1,7 @@
 //! Answers to clients: status, header fields, and a body from a blob, a growing flight or a text.
 //!
-//! The header fields are the origin's, as they came; larder adds `Cache-Status`, `Age` and what a range needs. Conditions
-//! and ranges are answered here, the same way from a stored body and from one that is still arriving.
+//! The header fields are the origin's, as they arrived; larder adds `Cache-Status`, `Age` and the fields that a range needs.
+//! Conditions and ranges are answered here, in the same way for a stored body and for one that is still arriving.
 
 mod body;
 pub mod condition;
@@ -36,7 +36,7 @@ use crate::target::shown::clipped;
 /// The longest line of text that larder answers with, in characters.
 const LINE: usize = 4096;
 
-/// Why a body ended before its end: the connection is reset, because many clients take a quiet close for the end.
+/// Why a body ended early. The connection is then reset, because many clients take an orderly close for the end of the body.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Cut(pub Why);
@@ -44,27 +44,27 @@ pub struct Cut(pub Why);
 /// The body of an answer.
 pub type Body = UnsyncBoxBody<Bytes, Cut>;
 
-/// The client's line, as a reply sees it: the means to end it with a reset.
+/// The client's connection, as a reply sees it: the means to end it with a reset.
 ///
-/// When a body fails, the reply sets the mark; the connection's transport then ends loudly, and never with a FIN behind a
-/// `close_notify`. After a quiet close Python's urllib and others keep the short file without an error.
+/// When a body fails, the reply sets this mark. The connection's transport then ends with a reset, and never with a FIN after a
+/// `close_notify`. After an orderly close, Python's urllib and other clients keep the truncated file without an error.
 #[derive(Clone, Debug, Default)]
 pub struct Line(Arc<AtomicU8>);
 
-/// Nothing was cut.
+/// No answer was cut.
 const WHOLE: u8 = 0;
-/// An answer came to no end.
+/// An answer was broken off.
 const CUT: u8 = 1;
-/// What came was refused.
+/// A body was refused.
 const DENIED: u8 = 2;
 
 impl Line {
-    /// From now on the transport ends loudly.
+    /// Makes the transport end with a reset.
     pub fn cut(&self) {
         self.0.fetch_max(CUT, Ordering::AcqRel);
     }
 
-    /// The same; whoever reads it is told that the rest is denied, if it is.
+    /// Like [`Self::cut`]; if the body was refused, the mark also says so.
     pub fn cut_for(&self, why: &Why) {
         if matches!(why.cause, Cause::Promise | Cause::Quarantine) {
             self.0.fetch_max(DENIED, Ordering::AcqRel);
@@ -73,25 +73,25 @@ impl Line {
         }
     }
 
-    /// Whether a reply cut it.
+    /// Whether a reply has set the mark.
     pub fn is_cut(&self) -> bool {
         self.0.load(Ordering::Acquire) != WHOLE
     }
 
-    /// Whether it was cut because what came was refused.
+    /// Whether it was cut because a body was refused.
     pub fn is_denied(&self) -> bool {
         self.0.load(Ordering::Acquire) == DENIED
     }
 }
 
-/// What a reply needs to know of the request. `Debug` shows no header field: the client's credentials are among them.
+/// What a reply needs to know of the request. `Debug` shows no header field, because the client's credentials are among them.
 #[derive(Clone)]
 pub struct Asked {
-    /// HEAD: everything but the body.
+    /// The method is HEAD: the answer has no body.
     pub head_only: bool,
     /// The request's header fields.
     pub headers: Arc<HeaderMap>,
-    /// HTTP/2 has streams that end one by one; in HTTP/1 the whole line is cut.
+    /// The connection to cut; `None` for HTTP/2, which can reset a single stream.
     pub line: Option<Line>,
 }
 
@@ -111,27 +111,27 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A line of text for people: what happened, to which URL, what to do next.
+/// A line of text for people: what happened, with which URL, and what to do.
 pub fn text(status: StatusCode, line: &str, outcome: Outcome) -> Response<Body> {
-    // What strangers wrote is in it: names, URLs, an origin's words.
+    // The line may contain text of others: names, URLs, an origin's error message.
     let mut response = Response::new(full(format!("larder: {}\n", clipped(line, LINE))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    // Nobody downstream may keep an error of larder's.
+    // No cache between larder and the client may keep larder's errors.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, limits::RETRY_AFTER.into());
     }
     set_cache_status(headers, outcome, None);
-    // apt, wget, npm and others show this and nothing of the body.
+    // apt, wget, npm and others show the reason phrase and nothing of the body.
     if let Some(phrase) = phrase(status, outcome) {
         response.extensions_mut().insert(phrase);
     }
     response
 }
 
-/// The reason phrase of an error of larder's: what the status means, and that it is larder that says it.
+/// The reason phrase of an error by larder: what the status means, and that the error is larder's.
 fn phrase(status: StatusCode, outcome: Outcome) -> Option<ReasonPhrase> {
     let usual = status.canonical_reason().unwrap_or("Error");
     let words = match outcome {
@@ -154,8 +154,8 @@ fn phrase(status: StatusCode, outcome: Outcome) -> Option<ReasonPhrase> {
     ReasonPhrase::try_from(format!("{usual} ({words})")).ok()
 }
 
-/// Takes the body off an answer that has none in HTTP: to a HEAD, and of some statuses. HTTP/2 clients take one for a breach
-/// of the protocol, and never see what it says. A HEAD is told the length of what a GET would be given.
+/// Removes the body from an answer that has none in HTTP: to a HEAD, or with some statuses. HTTP/2 clients treat such a body as a
+/// protocol error, and do not show the answer. The answer to a HEAD keeps the length that the answer to a GET would have.
 pub fn without_body(method: &Method, response: Response<Body>) -> Response<Body> {
     let bare = matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if *method != Method::HEAD && !bare {
@@ -171,7 +171,7 @@ pub fn without_body(method: &Method, response: Response<Body>) -> Response<Body>
     response
 }
 
-/// A small answer of the origin's that is not stored.
+/// The response for a small answer of the origin that is not stored.
 pub fn relayed(asked: &Asked, head: &Head, bytes: Bytes, outcome: Outcome) -> Response<Body> {
     let length = bytes.len() as u64;
     let mut response = Response::new(if asked.head_only { empty() } else { full(bytes) });
@@ -184,7 +184,7 @@ pub fn relayed(asked: &Asked, head: &Head, bytes: Bytes, outcome: Outcome) -> Re
     response
 }
 
-/// An answer from a stored entry. `source` is its body; none is needed for a HEAD.
+/// The response from a stored entry. `source` is its body; a HEAD needs none.
 pub fn stored(
     asked: &Asked,
     entry: &Entry,
@@ -199,7 +199,7 @@ pub fn stored(
     response
 }
 
-/// An answer from a flight that is still under way.
+/// The response from a flight that is still under way.
 pub fn arriving(
     asked: &Asked,
     head: &Head,
@@ -227,7 +227,7 @@ pub fn passed(
     response
 }
 
-/// The bytes of the body that the answer to this request lies in: from the first that is needed to after the last.
+/// The smallest span of the body that contains all bytes of the answer to this request.
 pub fn needed(asked: &Asked, head: &Head, length: Option<u64>) -> Span {
     let whole = Span { start: 0, end: length.unwrap_or(u64::MAX) };
     if head.status != StatusCode::OK {
@@ -254,7 +254,7 @@ pub fn first_given(asked: &Asked, head: &Head, size: u64) -> Option<u64> {
         return Some(0);
     }
     match condition::select(&asked.headers, head, Some(size)) {
-        // In the order in which they are given.
+        // The spans are in the order in which they are given.
         Selection::Spans(spans) => spans.first().map(|span| span.start),
         Selection::Whole
         | Selection::NotModified
@@ -263,8 +263,8 @@ pub fn first_given(asked: &Asked, head: &Head, size: u64) -> Option<u64> {
     }
 }
 
-/// Whether the answer says something of the whole body and gives none of it: that the client's copy is current, or that nothing
-/// lies where it asks. A client that resumes takes such an answer for the end.
+/// Whether the answer makes a statement about the whole body without giving any of it: that the client's copy is current, or that
+/// the requested range is outside the body. A client that resumes takes such an answer for the end of the body.
 pub fn speaks_of_the_whole(asked: &Asked, head: &Head, length: Option<u64>) -> bool {
     head.status == StatusCode::OK
         && match condition::select(&asked.headers, head, length) {
@@ -347,7 +347,7 @@ fn partial(
     (parts.length(), parts.body(source, line))
 }
 
-/// The origin's fields without those that larder sets itself.
+/// The origin's fields, except those that larder sets itself.
 fn carried(headers: &HeaderMap) -> HeaderMap {
     let mut carried = headers.clone();
     for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
@@ -356,7 +356,7 @@ fn carried(headers: &HeaderMap) -> HeaderMap {
     carried
 }
 
-/// Appends larder's member to `Cache-Status`, behind those of caches nearer to the origin (RFC 9211 §2).
+/// Appends larder's member to `Cache-Status`, after those of caches nearer to the origin (RFC 9211 §2).
 pub fn set_cache_status(headers: &mut HeaderMap, outcome: Outcome, proof: Option<Proof>) {
     if let Ok(value) = HeaderValue::from_str(&outcome.cache_status(proof)) {
         headers.append(HeaderName::from_static("cache-status"), value);

@@ -1,7 +1,7 @@
 //! Byte ranges (RFC 9110 §14): what a `Range` field asks of a body of known length.
 
-/// The most ranges of one request that are answered one by one; zchunk clients ask for dozens. Above it the whole body
-/// is sent, which RFC 9110 §14.2 allows.
+/// The most ranges of one request that are answered separately; zchunk clients request dozens. For more ranges the whole body is
+/// sent, which RFC 9110 §14.2 allows.
 const MAX_RANGES: usize = 256;
 
 /// One satisfiable range: from its first byte to just after its last.
@@ -9,17 +9,17 @@ const MAX_RANGES: usize = 256;
 pub struct Span {
     /// The first byte.
     pub start: u64,
-    /// Just after the last byte; above `start`.
+    /// The offset after the last byte; above `start`.
     pub end: u64,
 }
 
 impl Span {
-    /// How many bytes it is.
+    /// Its number of bytes.
     pub const fn length(self) -> u64 {
         self.end - self.start
     }
 
-    /// The value of `Content-Range` in a body of `total` bytes.
+    /// The value of `Content-Range` for a body of `total` bytes.
     pub fn content_range(self, total: u64) -> String {
         format!("bytes {}-{}/{total}", self.start, self.end - 1)
     }
@@ -28,15 +28,15 @@ impl Span {
 /// What a `Range` field asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ranges {
-    /// The field is to be ignored: malformed, another unit, or too many ranges.
+    /// The field is ignored: malformed, another unit, or too many ranges.
     Whole,
-    /// No range lies in the body.
+    /// No range lies within the body.
     Unsatisfiable,
-    /// These, in the order asked; not empty.
+    /// These spans, in the requested order; not empty.
     Some(Vec<Span>),
 }
 
-/// Reads a `Range` field against a body of `total` bytes.
+/// Parses a `Range` field for a body of `total` bytes.
 pub fn parse(field: &str, total: u64) -> Ranges {
     let Some(set) = field.trim().strip_prefix("bytes=") else {
         return Ranges::Whole;
@@ -62,7 +62,7 @@ pub fn parse(field: &str, total: u64) -> Ranges {
         };
         spans.extend(span);
     }
-    // Overlapping ranges would let a small request ask for a multiple of the body (RFC 9110 §14.2).
+    // Overlapping ranges would let a small request get a multiple of the body (RFC 9110 §14.2).
     let asked = spans.iter().map(|span| span.length()).fold(0, u64::saturating_add);
     if spans.len() > 1 && asked > total {
         return Ranges::Whole;
@@ -70,7 +70,7 @@ pub fn parse(field: &str, total: u64) -> Ranges {
     if spans.is_empty() { Ranges::Unsatisfiable } else { Ranges::Some(spans) }
 }
 
-/// The first byte that a single `bytes=N-…` range asks for, when the length is not known.
+/// The first byte that a single `bytes=N-…` range requests, if the length is not known.
 pub fn single_start(field: &str) -> Option<u64> {
     let (first, last) = field.trim().strip_prefix("bytes=")?.split_once('-')?;
     (!last.contains(',')).then(|| number(first)).flatten()

@@ -1,4 +1,4 @@
-//! `announce`: larder is found by DNS-SD where it listens, and only if that was asked for. Everything on loopback.
+//! `announce`: larder is advertised by DNS-SD where it listens, and only if that is configured. Everything is on loopback.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ async fn larder_is_announced_to_who_looks_for_a_proxy_for_apt() {
     let browser = ServiceDaemon::new().unwrap();
     browser.disable_interface(IfKind::All).unwrap();
     browser.enable_interface(IfKind::LoopbackV4).unwrap();
-    // As all programs look for it, and as the latest do.
+    // The service name that all programs look for, and the one that the latest programs look for.
     let [events, others] = ["_apt_proxy._tcp.local.", "_apt-proxy._tcp.local."]
         .map(|service| browser.browse(service).unwrap());
     tokio::time::timeout(PATIENCE, async {

@@ -1,5 +1,5 @@
-//! apk repositories: what a signature names is kept for its content, over https and over plain http; what is not as it says
-//! completes nowhere; and why is told.
+//! apk repositories: files that a signature names are kept for their content, over https and over plain HTTP; a body that is not
+//! what its record says never completes; and larder reports the reason.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,12 +14,12 @@ use crate::world::larder::own;
 use crate::world::tools::{forget_proxies, run, text};
 use crate::world::{Ca, Client, Got, Origin, Page, noise};
 
-/// Keys take their time to make; each test has larders of its own that trust some of them.
+/// Making keys takes time, so they are shared. Each test has larders of its own that trust some of them.
 static KEYS: LazyLock<[Key; 3]> = LazyLock::new(|| ["builder", "other", "stranger"].map(Key::new));
 
 const MODIFIED: &str = "Fri, 20 Nov 2026 12:00:00 GMT";
 
-/// The first two keys are larder's.
+/// Its larder trusts the first two keys.
 struct Bench {
     ca: Ca,
     data: PathBuf,
@@ -51,7 +51,7 @@ impl Bench {
         [&self.tls, &self.plain]
     }
 
-    /// As libfetch asks.
+    /// A request as libfetch sends it.
     async fn get(&self, url: &str) -> Got {
         self.client
             .get(url)
@@ -61,14 +61,14 @@ impl Bench {
             .await
     }
 
-    /// The same, and not from before: whoever publishes through larder makes it ask again.
+    /// The same, without a stored answer: a publication through larder makes it revalidate.
     async fn refresh(&self, url: &str) -> Got {
         self.client.ask(Method::PUT, url).body("published").send().await.complete();
         let ask = self.client.get(url).header("user-agent", "libfetch/2.0");
         ask.header("cache-control", "no-cache").send().await
     }
 
-    /// What larder says of a URL; its log has to say it, too.
+    /// Checks what `larder why` says of a URL; the log must contain it too.
     async fn why(&self, url: &str, reason: &str) {
         let told = text(&say(&self.ca, &self.data, &["why", url]).await);
         assert!(told.contains(reason), "{reason}: {told}");
@@ -77,7 +77,7 @@ impl Bench {
     }
 }
 
-/// How many indexes were put anywhere.
+/// The number of indexes that were put anywhere.
 static PUT: AtomicU32 = AtomicU32::new(0);
 
 /// Puts an index and packages under `directory`.
@@ -86,7 +86,7 @@ fn put(origin: &Origin, directory: &str, index: &[u8], packages: &[(&Package, Ve
         let path = format!("{directory}/{}", package.file_name());
         origin.put(&path, Page::new(file.clone()).header("last-modified", MODIFIED));
     }
-    // Each index is a second younger than the one before.
+    // Each index is a second newer than the one before.
     let second = PUT.fetch_add(1, Ordering::Relaxed);
     let modified = format!("Fri, 20 Nov 2026 12:{:02}:{:02} GMT", second / 60, second % 60);
     let page = Page::new(index.to_vec()).header("last-modified", &modified);
@@ -101,7 +101,7 @@ fn detail(got: &Got) -> String {
     format!("{} {}", got.status, got.cache_status())
 }
 
-/// `curl` with what apk sends: no other header, an absolute form to the proxy for plain http.
+/// `curl` with the requests of apk: no further header field, and for plain HTTP the absolute form.
 async fn curl(bench: &Bench, arguments: &[&str]) -> String {
     let trusted = bench.dir.path().join("larder.pem");
     std::fs::write(&trusted, own(bench.larder.address, "/ca.crt").await).unwrap();
@@ -140,7 +140,7 @@ async fn a_signed_repository_is_proven_to_its_content_over_http_and_https() {
             assert!(curl(&bench, &[&url]).await.contains("200"));
             let file = bench.dir.path().join("got");
             let to = file.to_str().unwrap();
-            // Resumed where it broke off.
+            // A resume from where a transfer broke off.
             let got = curl(&bench, &["--range", "1000-", "--output", to, &url]).await;
             assert!(got.is_empty(), "{got}");
             let got = std::fs::read(&file).unwrap();
@@ -151,7 +151,7 @@ async fn a_signed_repository_is_proven_to_its_content_over_http_and_https() {
             let path = format!("{directory}/{}", package.file_name());
             assert_eq!(origin.gets(&path), 1);
         }
-        // Without the origin.
+        // The origin fails.
         origin.mood(crate::world::Mood::Failing(503));
         for url in [url(&old), url(&new), index] {
             assert!(bench.get(&url).await.complete().is_hit(), "{url}");
@@ -159,7 +159,7 @@ async fn a_signed_repository_is_proven_to_its_content_over_http_and_https() {
     }
 }
 
-/// A package that is not what its record says, and what larder has to say of it.
+/// A package that is not what its record says, and the reason that larder must give.
 struct Twin {
     name: &'static str,
     record: String,
@@ -220,7 +220,7 @@ async fn a_package_that_is_not_as_its_index_says_completes_nowhere() {
             let url = origin.url(&format!("{directory}/{}", good.file_name()));
             let got = bench.get(&url).await;
             assert!(!got.is_complete() && got.body.len() < file.len(), "{name}: {}", detail(&got));
-            // It resumes by itself, as apk does.
+            // The client resumes by itself, as apk does.
             let rest = format!("{}-", got.body.len());
             for range in [&rest, "0-99"] {
                 let got = bench.client.get(&url).range(range).send().await;
@@ -228,14 +228,14 @@ async fn a_package_that_is_not_as_its_index_says_completes_nowhere() {
             }
             bench.why(&url, reason).await;
         }
-        // The control: where no index speaks, the same bytes are given.
+        // The control: without an index the same bytes are given.
         let path = format!("/{name}/free/{}", good.file_name());
         let url = bench.tls.put(&path, Page::new(file.clone()));
         assert_eq!(bench.get(&url).await.complete().body, file, "{name}");
     }
 }
 
-/// A request that is passed has no spool behind it, and its body is read all the same.
+/// A request that is passed is not stored, and the content of its body is checked all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_is_held_to_the_content_too() {
     let bench = Bench::new().await;
@@ -260,7 +260,8 @@ async fn a_pass_is_held_to_the_content_too() {
     }
 }
 
-/// The signature in front is free: the same content under another builder's is what was promised.
+/// The signature at the start of a package is not covered by the promise: the same content with another builder's signature is
+/// what was promised.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_signature_in_front_of_a_package_is_no_part_of_the_promise() {
     let bench = Bench::new().await;
@@ -281,7 +282,7 @@ async fn the_signature_in_front_of_a_package_is_no_part_of_the_promise() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_is_not_sound_reaches_its_client_and_claims_nothing() {
     let bench = Bench::new().await;
-    // Nobody whom larder knows signed it, so that only indexes speak for it.
+    // Its signer is unknown to larder, so that only indexes vouch for it.
     let good = Package { signature: KEYS[2].member("RSA", b"x"), ..gear() };
     let record = good.record("Q2", 1);
     let rest = index(&record);
@@ -308,7 +309,7 @@ async fn an_index_that_is_not_sound_reaches_its_client_and_claims_nothing() {
     ] {
         let directory = format!("/{name}/x86_64");
         for (origin, proof) in [(&bench.tls, tls), (&bench.plain, "")] {
-            // A page in the place of an index is only a page over plain http: nothing in it says that it is signed.
+            // Over plain HTTP an HTML page in place of an index is just a page: nothing in it claims a signature.
             let index = put(origin, &directory, &file, &[(&good, good.file())]);
             assert!(bench.get(&index).await.complete().body == file, "{name}");
             let url = origin.url(&format!("{directory}/{}", good.file_name()));
@@ -336,7 +337,7 @@ async fn strangers_and_replays_do_not_replace_what_a_repository_said() {
         let url = origin.url(&format!("{directory}/{}", good.file_name()));
         bench.get(&url).await.complete();
         for (hostile, reason) in [
-            // Another repository's, whose key larder knows for that.
+            // The signer of another repository, whose key larder trusts for that one.
             (
                 signed_index(&evil.record("Q1", 6), "RSA256", &KEYS[1]),
                 "none of whom signed for this archive before",
@@ -354,7 +355,7 @@ async fn strangers_and_replays_do_not_replace_what_a_repository_said() {
             assert!(got.cache_status().contains("signed+content"));
             bench.why(&index, reason).await;
         }
-        // The control: signed by both, as when a key is changed; from then on by the new one.
+        // The control: signed by both keys, as when a key is changed; from then on by the new key.
         let next = Package::new("gear", b"next", &KEYS[1]);
         let rest = crate::world::apk::index(&next.record("Q1", 7));
         let names = [0, 1].map(|key| format!(".SIGN.RSA256.{}", KEYS[key].name));
@@ -400,7 +401,7 @@ async fn an_older_or_smaller_index_is_served_and_said_aloud() {
             if !reason.is_empty() {
                 bench.why(&url, reason).await;
             }
-            // It counts all the same: nothing in it says that it is older.
+            // It counts all the same, because nothing in it says that it is older.
             let file = origin.url(&format!("{directory}/{}", packages[0].file_name()));
             bench.get(&file).await.complete();
             let got = bench.get(&file).await.complete();
@@ -437,14 +438,14 @@ async fn a_package_that_no_index_knows_is_proven_by_its_own_signature() {
             }
         }
     }
-    // An index that is read later judges what is stored, and the other way round: without the index the signature is left.
+    // An index that is read later judges what is stored. Without the index, only the file's own signature is left.
     let url = bench.tls.url("/good/x86_64/gear-1.0-r0.apk");
     let index = signed_index(&good.record("Q2", 1), "RSA256", &KEYS[0]);
     let index = bench.tls.put("/good/x86_64/APKINDEX.tar.gz", Page::new(index));
     bench.refresh(&index).await.complete();
     let got = bench.get(&url).await.complete();
     assert!(got.is_hit() && got.cache_status().contains("\"signed+content\""), "{}", detail(&got));
-    // What was learnt outlives the process.
+    // What larder learnt survives a restart.
     bench.larder.terminate().await;
     bench.larder = Daemon::start(&bench.ca, &bench.data, &[]).await;
     bench.client = bench.larder.client().await;
@@ -486,7 +487,7 @@ async fn the_format_of_apk_tools_3_is_revalidated_and_pinned() {
         assert!(got.is_hit() && got.cache_status().contains(proof), "{}", detail(&got));
     }
     assert!(detail(&bench.refresh(&index).await.complete()).contains("304"));
-    // Over plain http nothing vouches for either.
+    // Over plain HTTP nothing vouches for either.
     for path in [&path, &format!("{directory}/Packages.adb")] {
         let url = bench.plain.put(path, Page::new("ADBc anything"));
         for _ in 0..2 {
@@ -495,7 +496,7 @@ async fn the_format_of_apk_tools_3_is_revalidated_and_pinned() {
     }
 }
 
-/// Keys are files in directories; what is none is left out aloud.
+/// Keys are files in a directory; a file that is no key is skipped with a warning.
 #[tokio::test]
 async fn files_that_are_no_keys_are_named_in_the_log() {
     let dir = tempfile::tempdir().unwrap();

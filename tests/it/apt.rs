@@ -1,11 +1,11 @@
-//! Real apt against repositories that the makers' own tools made (`apt-ftparchive`, `reprepro`), in every layout that
-//! archives have: what apt gets is the archive's bytes, everything that larder keeps is proven, and nothing that was kept
-//! is asked for again, nor needed from an origin that is dead. Their tampered twins are in `apt_tampered.rs`.
+//! Real apt against repositories that the real tools made (`apt-ftparchive`, `reprepro`), in every layout of archives. apt gets
+//! the archive's own bytes; everything that larder keeps is proven; and what was kept is neither fetched again nor needed from an
+//! origin that is down. The tampered copies are in `apt_tampered.rs`.
 //!
-//! What is shown elsewhere and not again here: two mirrors of one archive, and archives with an unknown signer
-//! (`signed.rs`); indexes while they are published (`generations.rs`, `race.rs`); validators, `Valid-Until` that passes,
-//! `Signed-By` that changes (`editions.rs`); packages asked for without their indexes (`fresh_lists.rs`); keys that are
-//! added, and rebound (`keys.rs`).
+//! Tested elsewhere and not here: two mirrors of one archive, and archives with an unknown signer (`signed.rs`); indexes while
+//! they are published (`generations.rs`, `race.rs`); validators, a `Valid-Until` that passes, a `Signed-By` that changes
+//! (`editions.rs`); packages that are requested without their indexes (`fresh_lists.rs`); keys that are added, and rebound
+//! (`keys.rs`).
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,14 +23,14 @@ use crate::world::repository::{
 use crate::world::tools::text;
 use crate::world::{Origin, World};
 
-/// A layout, and what a client's sources.list says of it. `ROOT` is the origin's URL.
+/// A layout, and the sources.list entry for it. `ROOT` is the origin's URL.
 struct Variant {
     name: &'static str,
     layout: Layout,
-    /// Where the archive lies on its origin.
+    /// The archive's directory on its origin.
     root: &'static str,
     line: &'static str,
-    /// Fields of its Release besides those that all have.
+    /// Fields of its Release in addition to the usual ones.
     fields: &'static [(&'static str, &'static str)],
 }
 
@@ -76,7 +76,7 @@ fn is_artifact(path: &str) -> bool {
     [".deb", ".dsc", ".tar.xz", ".tar.gz"].iter().any(|end| path.ends_with(end))
 }
 
-/// Every file that apt downloaded is the archive's, and `count` are.
+/// Every file that apt downloaded is from the archive, and there are `count` of them.
 fn all_genuine(came: &Came, archive: &Files, count: usize) {
     assert!(came.well, "{}", came.said);
     assert_eq!(came.files.len(), count, "{:?}: {}", came.files.keys(), came.said);
@@ -85,10 +85,10 @@ fn all_genuine(came: &Came, archive: &Files, count: usize) {
     }
 }
 
-/// An archive's states, one after another.
+/// The successive states of an archive.
 type History = [Files];
 
-/// Everything that is kept below `root` is `archive`'s, byte for byte, and proven.
+/// Everything that is kept below `root` is from `archive`, byte for byte, and proven.
 async fn all_proven(world: &World, origin: &Origin, root: &str, archive: &History) {
     let listed = listed(world).await;
     let mut artifacts = 0;
@@ -97,7 +97,7 @@ async fn all_proven(world: &World, origin: &Origin, root: &str, archive: &Histor
         let path = url.strip_prefix(&origin.url(&format!("{root}/"))).unwrap();
         let proof = entry["proof"].as_str().unwrap();
         if entry["status"] != 200 {
-            // An answer that says that nothing is there is kept too, and proves nothing.
+            // A stored 404 proves nothing.
             assert!(entry["status"] == 404 && proof == "origin", "{entry}");
             continue;
         }
@@ -113,7 +113,7 @@ async fn all_proven(world: &World, origin: &Origin, root: &str, archive: &Histor
     assert!(artifacts > 0 && artifacts < listed.len(), "{listed:?}");
 }
 
-/// One archive, through all its clients: the first, one that comes later, and one that comes when the origin is dead.
+/// One archive, with all its clients: the first, a later one, and one that comes when the origin is down.
 async fn check(variant: &Variant, key: &Key, https: bool) {
     row(variant.name, https, async {
         let mut repository = Repository::new(variant.layout);
@@ -157,10 +157,10 @@ async fn check(variant: &Variant, key: &Key, https: bool) {
     .await;
 }
 
-/// Lists of descriptions too, which the home's own configuration leaves out.
+/// Also fetches lists of descriptions, which the home's own configuration excludes.
 const ENGLISH: &str = "Acquire::Languages \"en\";";
 
-/// Names the row of a table in which something went wrong.
+/// Prints the row of a table in which an assertion failed.
 pub(crate) async fn row(name: &str, https: bool, body: impl Future<Output = ()>) {
     use futures_util::FutureExt as _;
     let caught = std::panic::AssertUnwindSafe(body).catch_unwind().await;
@@ -178,7 +178,7 @@ fn fingerprint(key: &Key) -> String {
     line.split(':').nth(9).unwrap().to_owned()
 }
 
-/// Over https and over http; where `alike`, each over one of them, by turns.
+/// Over https and over http. If `alike`, the variants alternate between the two.
 async fn check_all(alike: bool, variants: &[Variant]) {
     let dir = tempfile::tempdir().unwrap();
     let key = Key::new(dir.path(), "archive");
@@ -191,7 +191,7 @@ async fn check_all(alike: bool, variants: &[Variant]) {
     }
 }
 
-/// `USUAL` with these endings of its indexes, with by-hash or without.
+/// `USUAL` with these compressions of its indexes, with or without by-hash.
 const fn compression(
     name: &'static str,
     endings: &'static [&'static str],
@@ -277,8 +277,8 @@ async fn archives_of_every_shape_are_proven_and_outlive_their_origin() {
     .await;
 }
 
-/// Nothing in their URLs tells the two lists of a flat archive apart when both lie under their digests. One that changes
-/// leaves the other what it was, and whoever reads both anew takes them for what they were.
+/// Under their digests, the two lists of a flat archive have URLs that do not tell them apart. If one list changes, the other
+/// stays what it was, and a client that reads both again must get the right one under each digest.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_lists_under_their_digests_in_one_directory_stay_two() {
     let dir = tempfile::tempdir().unwrap();
@@ -301,7 +301,7 @@ async fn two_lists_under_their_digests_in_one_directory_stay_two() {
         for state in &states {
             state.put(&origin, "/flat");
             history.push(state.files.clone());
-            // The second time without the claims that were read, and the third without the ledger.
+            // The second time without the claims, and the third without the ledger.
             for forgotten in [None, Some("claims"), Some("ledger")] {
                 if let Some(forgotten) = forgotten {
                     let forget = |data: &Path| {
@@ -309,7 +309,7 @@ async fn two_lists_under_their_digests_in_one_directory_stay_two() {
                     };
                     world.restart(forget).await;
                 }
-                // A clock that starts again is behind the one before.
+                // The clock of the restarted larder is behind the moved clock of the one before.
                 minutes += 1;
                 world.proxy.clock.advance(Duration::from_mins(minutes));
                 let asked = origin.paths().len();
@@ -333,7 +333,7 @@ async fn two_lists_under_their_digests_in_one_directory_stay_two() {
     }
 }
 
-/// An archive as `reprepro` keeps it, in `dir`.
+/// An archive that `reprepro` maintains, in `dir`.
 struct Reprepro<'a> {
     dir: tempfile::TempDir,
     key: &'a Key,
@@ -352,7 +352,7 @@ impl<'a> Reprepro<'a> {
         Self { dir, key }
     }
 
-    /// Adds a package; what is published now.
+    /// Adds a package; returns the files that are now published.
     fn add(&self, kind: &str, files: &Files, start: &str) -> Files {
         let incoming = tempfile::tempdir().unwrap();
         for (path, bytes) in files {
@@ -393,8 +393,8 @@ async fn an_archive_of_reprepro_is_proven_as_it_grows() {
     }
 }
 
-/// The difference between two lists, as `ed` understands it, and the list of such differences (`apt-ftparchive` makes
-/// neither, and what `reprepro` makes has SHA-1 alone, which apt does not take).
+/// The difference between two lists as an `ed` script, and the list of such differences. (`apt-ftparchive` makes neither, and
+/// those of `reprepro` have only SHA-1, which apt does not accept.)
 fn patch(repository: &mut Repository, path: &str, old: &[u8], new: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("old"), old).unwrap();
@@ -415,7 +415,7 @@ fn patch(repository: &mut Repository, path: &str, old: &[u8], new: &[u8]) {
     repository.files.insert(format!("{directory}/{name}.gz"), packed);
 }
 
-/// What a second update fetches is the difference, and that hangs on the signature too.
+/// A second update fetches only the difference, and the signature covers that too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_grows_by_patches_that_are_proven() {
     let dir = tempfile::tempdir().unwrap();
@@ -438,7 +438,7 @@ async fn a_list_grows_by_patches_that_are_proven() {
         old.put(&origin, "/debian");
         let mut clients = Vec::new();
         for _ in 0..2 {
-            // A patch for so short a list is longer than the list.
+            // For so short a list, a patch is longer than the list.
             let apt = Apt::through(&world, &origin, &key, USUAL.line).await;
             let apt = apt.configured("Acquire::PDiffs::SizeLimit \"100000\";");
             all_genuine(&apt.fetch(&world, &["wheel"], false).await, &old.files, 1);
@@ -462,8 +462,8 @@ async fn a_list_grows_by_patches_that_are_proven() {
     }
 }
 
-/// A pool whose makers put other bytes under an old name: the newest index decides, and what larder read before is no
-/// reason to refuse what the archive says now.
+/// An archive that published other bytes under an old name: the newest index decides, and older claims are no reason to refuse
+/// what the archive says now.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_that_is_uploaded_again_means_what_the_newest_index_says() {
     let dir = tempfile::tempdir().unwrap();
@@ -497,7 +497,7 @@ async fn uploaded_again(layout: Layout, key: &Key, https: bool, was_fetched: boo
     new.put(&origin, "/debian");
     world.proxy.clock.advance(Duration::from_mins(1));
     if !was_fetched {
-        // Nobody has told larder of the new index: it asks before it refuses.
+        // larder has not seen the new index yet: it asks before it refuses.
         let got = world.fetch(&origin.url(&format!("/debian/{wheel}"))).await;
         assert_eq!(got.body, again, "{}", got.cache_status());
     }

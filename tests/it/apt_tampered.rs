@@ -1,10 +1,10 @@
-//! The tampered twins of the archives in `apt.rs`: real apt gets the archive's own bytes or an error, nothing wrong is kept,
-//! and `larder why` says what was wrong. The control of each row is apt without larder: what it says of the same archive, or
-//! that it completes.
+//! Tampered copies of the archives in `apt.rs`: real apt gets the archive's own bytes or an error, nothing wrong is kept, and
+//! `larder why` says what was wrong. The control of each row is apt without larder: its message about the same archive, or its
+//! success.
 //!
-//! The log says what `larder why` says, from the same place (`Pipeline::say`). Shown elsewhere and not again here: what
-//! larder gives once it has refused (`gap.rs`, `pass.rs`), keys of which it is told later (`keys.rs`), and bodies that are
-//! not what an index says, one by one and without apt (`signed.rs`).
+//! The log has the same text as `larder why`, from the same function (`Pipeline::say`). Tested elsewhere and not here: what
+//! larder gives after a refusal (`gap.rs`, `pass.rs`), keys that are added later (`keys.rs`), and single bodies that are not what
+//! an index says, without apt (`signed.rs`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,12 +22,12 @@ use crate::world::{Origin, Page, World};
 
 const LINE: &str = "ROOT/debian gears main contrib";
 
-/// An archive that is about to be tampered with.
+/// An archive to be tampered with.
 struct Twin {
     repository: Repository,
     /// The key that its clients trust.
     key: Key,
-    /// One that larder knows, and that has nothing to do with this archive.
+    /// A key that larder knows, and that does not belong to this archive.
     stranger: Key,
     dir: PathBuf,
 }
@@ -41,7 +41,7 @@ impl Twin {
         Self { repository, key, stranger, dir: dir.to_owned() }
     }
 
-    /// Changes the files whose paths hold `part`.
+    /// Changes the files whose paths contain `part`.
     fn change(&mut self, part: &str, change: impl Fn(&[u8]) -> Vec<u8>) {
         let files = self.repository.files.iter_mut();
         let mut any = false;
@@ -58,7 +58,7 @@ impl Twin {
         self.repository.sign(&self.key);
     }
 
-    /// Takes its names out of its Release, which is not signed again.
+    /// Removes its names from its Release, which is not signed again.
     fn forget_names(&mut self) {
         let names = ["Suite:", "Codename:"];
         let lines = self.repository.release.lines();
@@ -66,7 +66,7 @@ impl Twin {
         self.repository.release = kept.collect::<Vec<_>>().join("\n") + "\n";
     }
 
-    /// Changes its list of packages, and everything that follows from that.
+    /// Changes its list of packages, and everything that depends on it.
     fn relist(&mut self, change: impl Fn(String) -> String) {
         let path = self.repository.layout.at("main/binary-amd64/Packages");
         let list = String::from_utf8(self.repository.files[&path].clone()).unwrap();
@@ -75,7 +75,7 @@ impl Twin {
         self.restate("Date", "Fri, 20 Nov 2020 13:00:00 UTC");
     }
 
-    /// Another key in the archive's place, made with these arguments of gpg's.
+    /// Replaces the archive's key with a new one, made with these gpg options.
     fn rekey(&mut self, kind: &str, options: &[&str]) {
         let key = Key::empty(&self.dir, kind);
         let user = format!("{kind} <{kind}@example.org>");
@@ -86,12 +86,12 @@ impl Twin {
     }
 }
 
-/// What apt says of an archive.
+/// apt's message about an archive.
 #[derive(Clone, Copy, Debug)]
 enum Says {
-    /// Nothing: it has what it wants.
+    /// None: apt has what it wants.
     Well,
-    /// Something with these words in it.
+    /// A message with these words.
     Complains(&'static str),
 }
 
@@ -99,23 +99,23 @@ enum Says {
 struct Row {
     name: &'static str,
     layout: Layout,
-    /// Whether larder knew the archive before.
+    /// Whether larder has seen the untampered archive before.
     known: bool,
     tamper: fn(&mut Twin),
-    /// What apt says without larder, and through it.
+    /// apt's message without larder, and through it.
     direct: Says,
     through: Says,
-    /// What larder says of which file: the first whose path holds this.
+    /// What `larder why` says, and of which file: the first whose path contains this.
     why: (&'static str, &'static str),
-    /// What may vouch for changed files that are kept.
+    /// The proofs with which changed files may be kept.
     kept: &'static [&'static str],
-    /// The same for what came over https.
+    /// The same for files that came over https.
     kept_tls: &'static [&'static str],
     /// Whether the archive proves anything.
     proves: bool,
 }
 
-/// Rows differ from this in what they are about.
+/// The defaults; each row differs only in what it is about.
 const ROW: Row = Row {
     name: "",
     layout: Layout::USUAL,
@@ -130,15 +130,15 @@ const ROW: Row = Row {
 };
 
 impl Row {
-    /// An archive whose bytes are not those that it has signed: larder gives an error in their place.
+    /// An archive whose bytes differ from the signed ones: larder gives an error instead.
     const BYTES: Self = Self { through: REFUSED, proves: true, ..ROW };
 
-    /// With what apt says of it, through larder or not.
+    /// With apt's message about it, through larder or not.
     const fn says(self, words: &'static str) -> Self {
         Self { direct: Complains(words), through: Complains(words), ..self }
     }
 
-    /// With what larder says of its signed text.
+    /// With larder's reason about its signed document.
     const fn why(self, words: &'static str) -> Self {
         Self { why: ("InRelease", words), ..self }
     }
@@ -146,7 +146,7 @@ impl Row {
 
 use Says::{Complains, Well};
 
-/// What apt makes of a refusal.
+/// apt's message about a refusal by larder.
 const REFUSED: Says = Complains("502  Bad Gateway");
 
 async fn why(world: &World, origin: &Origin, path: &str) -> String {
@@ -156,7 +156,7 @@ async fn why(world: &World, origin: &Origin, path: &str) -> String {
     text(&output)
 }
 
-/// Fetches a package, and looks at what apt says; what it has then.
+/// Fetches a package and checks apt's message; returns the files that apt has then.
 async fn fetch(apt: &Apt, world: &World, expected: Says) -> Files {
     let came = apt.fetch(world, &["wheel"], false).await;
     match expected {
@@ -168,11 +168,10 @@ async fn fetch(apt: &Apt, world: &World, expected: Says) -> Files {
     came.files
 }
 
-/// What is kept is the archive's, or what the row allows.
+/// Checks that everything kept is from the archive, or is what the row allows.
 async fn nothing_wrong_is_kept(one: &Row, https: bool, world: &World, good: &Files, now: &Files) {
     for entry in listed(world).await {
-        // What the origin says is not there (`Release.gpg` beside an `InRelease`) is remembered for when it is dead, and is
-        // nobody's file.
+        // A stored 404 (`Release.gpg` beside an `InRelease`) is kept for when the origin is down, and is no file of the archive.
         if entry["status"] == 404 {
             continue;
         }
@@ -208,7 +207,7 @@ async fn check(one: &Row, https: bool) {
             world.proxy.clock.advance(Duration::from_mins(1));
         }
         twin.repository.put(&origin, "/debian");
-        // Without larder apt says the same over both.
+        // Without larder apt's message is the same over both.
         if !https {
             let direct = Apt::without(&world, &origin, &twin.key, LINE);
             fetch(&direct, &world, one.direct).await;
@@ -372,7 +371,7 @@ async fn signatures_that_prove_nothing_make_nothing_signed() {
             kept_tls: &["origin"],
             ..ROW.says("signatures were invalid").why("too weak")
         },
-        // Apt takes these, and so through larder it gets what it would have got; over plain http nothing is kept.
+        // apt accepts these, so through larder it gets them too; over plain HTTP nothing is kept.
         Row {
             name: "RSA of 1024 bits",
             tamper: |twin| {
@@ -410,7 +409,7 @@ async fn strangers_do_not_sign_for_a_known_archive() {
             tamper: |twin| twin.repository.sign(&twin.stranger),
             ..ROW.says("NO_PUBKEY").why("none of whom signed for this archive before")
         },
-        // One that says of no suite that it is its own fits every URL: who signed it tells.
+        // A Release without a suite name fits every URL; only its signer identifies it.
         Row {
             name: "another archive's Release without a name in a known archive",
             known: true,
@@ -420,7 +419,7 @@ async fn strangers_do_not_sign_for_a_known_archive() {
             },
             ..ROW.says("NO_PUBKEY").why("none of whom signed for this archive before")
         },
-        // The control: its own. Apt complains, and takes it.
+        // The control: its own Release. apt complains, and accepts it.
         Row {
             name: "a Release without a name",
             tamper: |twin| {
@@ -438,7 +437,7 @@ async fn strangers_do_not_sign_for_a_known_archive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn editions_that_do_not_count_make_no_claims() {
     check_all(&[
-        // Apt has no lists yet, and cannot know better.
+        // apt has no lists yet, so it cannot notice.
         Row {
             name: "an older date",
             known: true,
@@ -478,7 +477,7 @@ async fn editions_that_do_not_count_make_no_claims() {
     .await;
 }
 
-/// They are what their archive signed, and are kept as such; what stands in them counts for nothing.
+/// The lists are what their archive signed, and are kept as such; their claims do not count.
 #[tokio::test(flavor = "multi_thread")]
 async fn lists_that_mean_harm_make_no_claims() {
     let harmful = |name, tamper, direct, through, why| Row {
@@ -521,7 +520,7 @@ async fn lists_that_mean_harm_make_no_claims() {
     .await;
 }
 
-/// A host of several flat archives: what one tenant signs says nothing of another's files.
+/// A host with several flat archives: the claims of one tenant do not apply to another tenant's files.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_names_another_tenants_file_in_vain() {
     let dir = tempfile::tempdir().unwrap();
@@ -548,13 +547,13 @@ async fn a_tenant_names_another_tenants_file_in_vain() {
         let (world, origin) = world_and_origin(&[&key, &other], https).await;
         good.put(&origin, "/flat");
         evil(&name).put(&origin, "/flat");
-        // Its own client gets the neighbour's file as it is, and finds that it is not what its archive says.
+        // The tenant's own client gets the neighbour's file unchanged, and finds that it is not what this archive says.
         let apt = Apt::through(&world, &origin, &other, "ROOT/flat evil/").await;
         let came = apt.fetch(&world, &["wheel"], false).await;
         assert!(!came.well && came.said.contains("Failed to fetch"), "{}", came.said);
         let wrong = came.files.values().any(|bytes| *bytes == evil_bytes);
         assert!(!wrong, "{}", came.said);
-        // The neighbour's is none the worse.
+        // The neighbour's archive is unaffected.
         let url = origin.url(&format!("/flat/{path}"));
         for turn in 0..2 {
             let apt = Apt::through(&world, &origin, &key, "ROOT/flat good/").await;
@@ -578,7 +577,7 @@ fn half(bytes: &[u8]) -> Vec<u8> {
     bytes[..bytes.len() / 2].to_vec()
 }
 
-/// A letter of the signature is another.
+/// Changes one letter of the signature.
 fn other_signature(text: &[u8]) -> Vec<u8> {
     let mut text = text.to_vec();
     let place = text.len() - 60;

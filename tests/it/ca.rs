@@ -1,4 +1,4 @@
-//! The life of larder's CA, by its commands, with a larder that serves meanwhile.
+//! The life cycle of larder's CA, by its commands, while a larder serves.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -43,7 +43,7 @@ async fn a_running_larder_changes_its_ca_without_losing_a_client() {
     let old = certificates(&done(&say(&ca, &data, &["ca", "show"]).await)).remove(0);
     assert!(trusts(&daemon, dir.path(), &old).await);
     let script = own(daemon.address, "/setup").await;
-    // For the future: both are handed out, and the old one mints.
+    // With a future date: both CAs are handed out, and the old one issues the leaves.
     done(&say(&ca, &data, &["ca", "rotate", "--days", "5"]).await);
     let both = certificates(&own(daemon.address, "/ca.crt").await);
     assert_eq!((both.len(), &both[0]), (2, &old));
@@ -57,7 +57,7 @@ async fn a_running_larder_changes_its_ca_without_losing_a_client() {
         "{}",
         text(&early)
     );
-    // Its date comes.
+    // The date passes.
     std::fs::write(data.join("state/ca.next.from"), "0\n").unwrap();
     crate::world::tools::signal(daemon.id(), "HUP").await;
     crate::world::eventually("the next CA mints", || trusts(&daemon, dir.path(), &both[1])).await;
@@ -111,7 +111,7 @@ async fn this_machine_trusts_both_while_one_follows_the_other_and_none_after_uni
         done(&set_up("uninstall").await);
         assert_eq!(root.listing(), before, "{family:?}");
         std::fs::remove_dir_all(&data).unwrap();
-        // Where nothing is to be undone, nothing is made, a CA least of all.
+        // If there is nothing to undo, nothing is created, and in particular no CA.
         done(&set_up("uninstall").await);
         assert_eq!(root.listing(), before, "{family:?}");
         assert!(!data.exists(), "{family:?}");

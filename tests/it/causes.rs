@@ -1,4 +1,5 @@
-//! Issue 13 row 1: what was refused, failed or passed on says why, in the log, in `larder recent` and `why`, and as a label.
+//! Issue 13 row 1: every request that was refused, failed or passed has its reason in the log, in `larder recent` and `why`, and
+//! as a label.
 
 use serde_json::Value;
 
@@ -7,7 +8,7 @@ use crate::world::binary::{Daemon, say};
 use crate::world::tools::text;
 use crate::world::{Ca, End, Fault, Origin, PATIENCE, Page, World, eventually, noise};
 
-/// The answers of one of larder's pages for questions.
+/// The JSON lines of one of larder's own pages.
 async fn asked(world: &World, path: &str) -> Vec<Value> {
     let text = world.proxy.own(path).await;
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -17,7 +18,7 @@ async fn events(world: &World) -> Vec<Value> {
     asked(world, "/-/recent").await.into_iter().map(|answer| answer["event"].clone()).collect()
 }
 
-/// Waits for an event of this cause about `url`: it is noted when the last byte has gone.
+/// Waits for an event with this cause about `url`: it is recorded when the last byte was sent.
 async fn told(world: &World, url: &str, kind: &str, cause: &str) -> Value {
     let find = || async {
         let events = events(world).await;
@@ -64,18 +65,18 @@ async fn each_failure_has_its_cause_in_words_and_as_a_label() {
         assert_eq!(event["method"], "GET");
         let after = world.proxy.metric("larder_requests_total", &label).await;
         assert!(after > before, "{label}");
-        // The same stands in `why`.
+        // `why` has the same cause.
         let query: String = url::form_urlencoded::byte_serialize(url.as_bytes()).collect();
         let why = asked(&world, &format!("/-/why?url={query}")).await;
         assert_eq!(why[0]["why"]["recent"][0]["cause"], *cause, "{why:?}");
     }
-    // The control: what goes well is no event, and has no cause.
+    // The control: a success is no event, and has no cause.
     let well = world.origin.put("/well", Page::new("well"));
     world.fetch(&well).await;
     assert!(events(&world).await.iter().all(|event| event["url"] != well.as_str()));
 }
 
-/// What it looked like when its header went is not how it ended.
+/// The outcome in the header of an answer that is cut is replaced by how the answer ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_is_cut_off_is_counted_as_what_it_became() {
     for (h2, header) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -102,7 +103,7 @@ async fn an_answer_that_is_cut_off_is_counted_as_what_it_became() {
     }
 }
 
-/// Waits until the refusal is counted; whoever sends an unknown header field is not told of to everybody.
+/// Waits until the refusal is counted. A request with an unknown header field is not shown to everybody.
 async fn told_anyhow(world: &World, private: bool) {
     let label = "outcome=\"rejected\"";
     eventually("it is counted", || async {
@@ -113,7 +114,7 @@ async fn told_anyhow(world: &World, private: bool) {
     assert_eq!(rejected.count() == 0, private);
 }
 
-/// A pass for a header field names the field; what was asked with a credential is told to nobody else.
+/// A pass because of a header field names the field. A request with a credential is shown to the operator only.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_hears_why_of_everything_and_others_of_what_is_public() {
     let directory = tempfile::tempdir().unwrap();
@@ -148,7 +149,7 @@ async fn the_operator_hears_why_of_everything_and_others_of_what_is_public() {
         recent.contains("rejected(promise)") && recent.contains("client 127.0.0.1"),
         "{recent}"
     );
-    // From afar the same, but for what needs a credential, and for who asked.
+    // From another machine the answers are the same, but without requests with credentials and without client addresses.
     let proxy = format!("http://{}", daemon.address);
     let afar = larder(&["recent", "--json", "--proxy", &proxy]).await;
     assert!(afar.contains(&refused) && !afar.contains(&guarded), "{afar}");
@@ -159,7 +160,7 @@ async fn the_operator_hears_why_of_everything_and_others_of_what_is_public() {
     assert!(!afar.contains("rejected"), "{afar}");
 }
 
-/// The private entries of a larder are listed to its operator, and to nobody from afar.
+/// The private entries of a larder are listed for its operator, and never for another machine.
 #[tokio::test(flavor = "multi_thread")]
 async fn from_afar_only_public_entries_are_listed() {
     let directory = tempfile::tempdir().unwrap();
@@ -190,12 +191,12 @@ async fn from_afar_only_public_entries_are_listed() {
     assert_eq!(stats["all"]["entries"], 1, "{stats}");
     let stats: Value = serde_json::from_str(&list(&["stats", "--json"]).await).unwrap();
     assert_eq!(stats["all"]["entries"], 2, "the control: {stats}");
-    // Nothing is changed from afar.
+    // Another machine cannot change anything.
     let output = say(&ca, &data, &["why", "--proxy", "http://127.0.0.1:9", &public]).await;
     assert!(text(&output).contains("no larder answers"), "{}", text(&output));
 }
 
-/// A question in a wrong place is an error, and makes no store there.
+/// A question about a wrong directory is an error, and creates no store there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_question_makes_no_store() {
     let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! What larder takes for signed, gpgv takes for signed, and both read the same text: else one of the two could be told a
-//! Release that the other never saw.
+//! If larder accepts a clear-signed document, gpgv accepts it too, and both read the same text. Otherwise an attacker could show
+//! one of them a Release that the other never sees.
 
 use std::path::Path;
 use std::process::Command;
@@ -12,14 +12,14 @@ use crate::world::tools;
 
 const TEXT: &str = "Suite: stable\nOrigin: a  \t\n\n- dashed\n-dash\n--\nSHA256:\n 00 1 a\nlast: ü";
 
-/// The text that larder says was signed, if it was.
+/// The text that was signed, according to larder; `None` if larder does not accept the document.
 fn by_larder(document: &[u8], keys: &Keyring) -> Option<String> {
     let cleartext = Cleartext::parse(document).ok()?;
     keys.verify_cleartext(&cleartext, Clock::system().now()).ok()?;
     Some(cleartext.text().to_owned())
 }
 
-/// The same by gpgv, lines without the blanks at their ends, which are not signed.
+/// The same according to gpgv, without blanks at line ends, which are not signed.
 fn by_gpgv(document: &[u8], key: &Path, dir: &Path) -> Option<String> {
     let (file, out) = (dir.join("document"), dir.join("text"));
     std::fs::write(&file, document).unwrap();
@@ -39,7 +39,7 @@ fn by_gpgv(document: &[u8], key: &Path, dir: &Path) -> Option<String> {
     Some(lines.collect::<Vec<_>>().join("\n"))
 }
 
-/// Every document with what somebody on the line could make of it.
+/// Each document with the changes that an attacker on the path could make.
 fn twins(whole: &str, other: &str) -> Vec<String> {
     const SIGNATURE: &str = "-----BEGIN PGP SIGNATURE-----";
     const END: &str = "-----END PGP SIGNATURE-----";

@@ -1,5 +1,5 @@
-//! Real clients as they are installed: they accept larder's certificates, and none of them ends with a wrong or a
-//! silently short file, however it resumes or gives up by itself.
+//! Real clients as they are installed: they accept larder's certificates, and none of them ends with a wrong or a silently
+//! truncated file, however it resumes or gives up by itself.
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -10,19 +10,19 @@ use crate::world::archive::{by_hash, flipped};
 use crate::world::tools::{client, installed, run, text, trusted_file};
 use crate::world::{Page, World, noise};
 
-/// A client that downloads `$URL` into `$OUT`, as people call it.
+/// A client that downloads `$URL` to `$OUT`, with the usual arguments.
 struct Downloader {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
 }
 
-/// Python's own client, and the copy into a file that most scripts use.
+/// Python's own client, and the copy loop that most scripts use.
 const URLLIB: &str = "import os, shutil, urllib.request
 with urllib.request.urlopen(os.environ['URL']) as answer, open(os.environ['OUT'], 'wb') as out:
     shutil.copyfileobj(answer, out)";
 
-/// The requests and urllib3 that pip carries, by which pip downloads.
+/// pip's vendored requests and urllib3, with which pip downloads.
 const REQUESTS: &str = "import os
 from pip._vendor import requests
 with requests.get(os.environ['URL'], stream=True, timeout=60) as answer:
@@ -69,7 +69,7 @@ const DOWNLOADERS: &[Downloader] = &[
         program: "wget",
         arguments: &["-qc", "--tries=3", "--waitretry=1", "-O", "$OUT", "$URL"],
     },
-    // Asks for https URLs without CONNECT, and closes its half of the connection behind the request.
+    // Requests https URLs without CONNECT, and shuts down its sending side after the request.
     Downloader {
         name: "busybox wget",
         program: "busybox",
@@ -85,7 +85,7 @@ const DOWNLOADERS: &[Downloader] = &[
 ];
 
 impl Downloader {
-    /// Downloads `url`; what it said, and where the file would be.
+    /// Downloads `url`; returns the output, and the path where the file would be.
     async fn run(&self, world: &World, ca: &str, url: &str) -> (Output, PathBuf) {
         let out = world.dir().join("out");
         let _none = std::fs::remove_file(&out);
@@ -123,12 +123,12 @@ async fn every_client_downloads_what_is_right() {
     assert_eq!(world.origin.total(), 1);
 }
 
-/// Tried: `wget` and `apt-helper` resume by themselves after a cut and end with exit code 0 and a complete file; after a
-/// quiet close urllib and the urllib3 in pip return the short body without an error.
+/// Observed: `wget` and `apt-helper` resume by themselves after a broken transfer, and end with exit code 0 and a complete file.
+/// After an orderly close, urllib and pip's urllib3 return the truncated body without an error.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_client_ends_with_a_wrong_or_silently_short_file() {
     let found = DOWNLOADERS.iter().filter(|downloader| installed(downloader.program));
-    // Side by side, each in a world of its own: most of it is the clients' waiting before they try again.
+    // In parallel, each in an environment of its own: most of the time is the clients' waiting before they retry.
     join_all(found.map(async |downloader| {
         for len in [100_000, 3_000_000] {
             let world = World::new().await;
@@ -147,7 +147,7 @@ async fn no_client_ends_with_a_wrong_or_silently_short_file() {
     .await;
 }
 
-/// The control: where nothing is promised, the same bytes reach the same clients.
+/// The control: without a promise, the same bytes reach the same clients.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_client_gets_the_same_bytes_where_nothing_is_promised() {
     let world = World::new().await;
@@ -161,10 +161,10 @@ async fn every_client_gets_the_same_bytes_where_nothing_is_promised() {
     }
 }
 
-/// Python 3.13 checks strictly by default: a leaf without an authority key identifier is refused.
+/// Python 3.13 checks strictly by default: it refuses a leaf without an authority key identifier.
 #[tokio::test(flavor = "multi_thread")]
 async fn pythons_strict_check_accepts_names_and_addresses() {
-    // The tunnel by hand: http.client writes IPv6 addresses without brackets into CONNECT.
+    // The tunnel is opened by hand, because http.client writes IPv6 addresses without brackets into CONNECT.
     const STRICT: &str = "import os, socket, ssl, urllib.parse as parse
 context = ssl.create_default_context(cafile=os.environ['SSL_CERT_FILE'])
 context.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -188,7 +188,7 @@ with context.wrap_socket(tunnel, server_hostname=url.hostname) as inside:
         .await;
         assert!(text(&output).contains("strict"), "{host}: {}", text(&output));
     }
-    // The control: without larder's authority nothing is accepted.
+    // The control: without larder's CA nothing is accepted.
     let other = world.dir().join("origins.pem");
     let mut command = client(&world, "python3", other.to_str().unwrap());
     command.args(["-c", STRICT]).env("URL", world.origin.put("/x", Page::new("strict")));
@@ -246,7 +246,7 @@ async fn curl_negotiates_what_it_is_told() {
     }
 }
 
-/// The key is for larder alone, and a certificate on disk means that its key was saved.
+/// The key is readable only by larder, and a certificate is written only after its key.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_authority_is_made_once_and_its_key_is_for_nobody_else() {
     use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Issue 17, first list, row 6: a file that its origin codes though nobody asked for that is judged as its clients judge it.
+//! Issue 17, first list, row 6: a file to which its origin applies a content coding unasked is judged as its clients judge it.
 
 use std::io::Write as _;
 
@@ -49,7 +49,7 @@ async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
                 page = page.header("content-encoding", coding);
             }
             world.origin.put(&path, page);
-            // As fills, and as the passes of a client that shows a credential in a field of its own.
+            // As fills, and as passes of a client with a credential in a header field that larder does not know.
             for round in 0..4 {
                 let ask = world.client.get(&world.origin.url(&path));
                 let ask = if round < 2 { ask } else { ask.header("x-unheard-of", "1") };
@@ -66,7 +66,7 @@ async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
                     assert_eq!(got.text("content-encoding"), coding.unwrap_or_default(), "{what}");
                 }
             }
-            // No digest leads to bytes that are not the file's own.
+            // A request by digest never gets bytes other than the file's own.
             let sha256 = hex(Algorithm::Sha256, &bytes);
             let elsewhere = world.origin.url(&format!("/v2/a/b/blobs/sha256:{sha256}"));
             let found = world.get(&elsewhere).await;

@@ -1,4 +1,4 @@
-//! Credentials work as without larder, in whatever shape clients bring them.
+//! Credentials work as they do without larder, in every form that clients send.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use crate::privacy::{file, status};
 use crate::world::archive::plain_wheel;
 use crate::world::{Origin, Page, World};
 
-/// A nonce, or a count of them, makes a login of these good for one request.
+/// A login with a nonce, or with a nonce count, is valid for one request only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_is_made_for_one_request_is_shown_in_one() {
     let world = World::new().await;
@@ -34,7 +34,7 @@ async fn a_login_that_is_made_for_one_request_is_shown_in_one() {
     }
 }
 
-/// RFC 9113 §8.2.3: in HTTP/2 a client may split its cookies, and nobody else may.
+/// RFC 9113 §8.2.3: with HTTP/2 a client may split its cookies; an HTTP/1.1 origin must get them in one field.
 #[tokio::test(flavor = "multi_thread")]
 async fn split_cookies_reach_an_older_origin_as_one() {
     let world = World::new().await;

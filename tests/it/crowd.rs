@@ -1,5 +1,5 @@
-//! Many clients at one cold image, each with a token of its own: each blob is fetched once, for who has a right to it, and
-//! memory does not grow with it.
+//! Many clients pull one cold image, each with a token of its own. Each blob is fetched once, for clients with a right to it, and
+//! memory use does not grow with the blob.
 
 use std::collections::HashSet;
 
@@ -11,13 +11,14 @@ use crate::world::registry::{Around, MEMBER, NAME, PROGRAM, Registry};
 use crate::world::tools::installed;
 use crate::world::{Ca, Client};
 
-/// How many clients come at once.
+/// How many clients pull at once.
 const CLIENTS: usize = 20;
 
-/// How much more memory a large blob may take than a small one: the buffers of connections that run longer, and no blob.
+/// How much more memory a large blob may cost than a small one: the buffers of connections that run longer, but never the blob
+/// itself.
 const SPREAD: u64 = 32 << 20;
 
-/// A registry beyond a larder in a process of its own, whose memory can be measured.
+/// A registry behind a larder in a process of its own, so that its memory can be measured.
 struct Crowd {
     registry: Registry,
     daemon: Daemon,
@@ -41,7 +42,7 @@ impl Crowd {
         Self { registry, daemon, _names: names, _dir: dir }
     }
 
-    /// Every client pulls a new blob of `size` bytes with a token of its own; the most memory that larder had by then.
+    /// Every client pulls a new blob of `size` bytes with a token of its own; returns larder's peak memory.
     async fn pull(&self, client: &Client, size: u64) -> u64 {
         let digest = self.registry.plant("private/box", size);
         let url = format!("https://{NAME}/v2/private/box/blobs/{digest}");

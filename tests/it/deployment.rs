@@ -1,5 +1,5 @@
-//! The files by which larder is run, and those that daemons and runners are given: what can be said of them without a
-//! cluster, a booted systemd or a runner.
+//! The files with which larder is deployed, and those for daemons and CI runners: what can be checked without a cluster, a booted
+//! systemd or a runner.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(file(name)).unwrap()
 }
 
-/// What systemd's own judge says of units; `None` where there is none.
+/// The output of `systemd-analyze` for these units; `None` if it is not installed.
 async fn judged(arguments: &[&str], unit: &str, socket: &str) -> Option<Output> {
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         skip("systemd-analyze is not installed");
         return None;
     }
     let dir = tempfile::tempdir().unwrap();
-    // The judge looks for the program that a unit starts.
+    // It checks that the program which a unit starts exists.
     std::fs::write(dir.path().join("larder.service"), unit.replace("/usr/bin/larder", PROGRAM))
         .unwrap();
     std::fs::write(dir.path().join("larder-port.socket"), socket).unwrap();
@@ -63,7 +63,7 @@ async fn the_service_is_exposed_to_little() {
     assert!(!said.status.success(), "the control: {}", text(&said));
 }
 
-/// The packaged configuration must not open larder to a network by being installed.
+/// Installing the package must not open larder to a network.
 #[tokio::test]
 async fn what_the_package_configures_is_on_loopback() {
     let mut command = Command::new(PROGRAM);
@@ -82,7 +82,7 @@ fn bare(mut command: Command) -> Command {
     command
 }
 
-/// A file of YAML as JSON, document by document.
+/// A YAML file as JSON, document by document.
 async fn yaml(name: &str) -> Option<Vec<Value>> {
     let mut command = Command::new("python3");
     let script =
@@ -97,7 +97,7 @@ async fn yaml(name: &str) -> Option<Vec<Value>> {
     Some(serde_json::from_slice(&output.stdout).unwrap())
 }
 
-/// Whether larder takes these variables and this file for its configuration.
+/// Whether larder accepts these variables and this file as its configuration.
 async fn is_configuration(variables: &Value, toml: &str) -> Result<(), String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("larder.toml");
@@ -168,7 +168,7 @@ async fn the_manifests_fit_together() {
         assert_eq!(holds, &held["metadata"]["name"]);
     }
 
-    // One directory, one larder; and never more rights than it needs.
+    // One larder per directory, with no more rights than it needs.
     assert_eq!((&spec["replicas"], &spec["strategy"]["type"]), (&1.into(), &"Recreate".into()));
     assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
     assert_eq!(pod["securityContext"]["runAsUser"], 65532);
@@ -183,7 +183,7 @@ async fn the_manifests_fit_together() {
     is_configuration(&Value::Null, config["data"]["larder.toml"].as_str().unwrap()).await.unwrap();
 }
 
-/// A kubelet asks by address, and names the pod's in `Host`.
+/// A kubelet connects to the pod's address, and sends it in `Host`.
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_are_answered() {
     let Some(documents) = yaml("service/kubernetes.yaml").await else { return };
@@ -241,12 +241,12 @@ async fn examples_set_what_larder_sets() {
         for pair in pairs {
             let (name, value) = pair.split_once('=').unwrap_or_else(|| panic!("{example}: {pair}"));
             assert!(known.contains(name), "{example}: {name}");
-            // The runner of GitHub reads no other, and says nothing.
+            // GitHub's runner accepts no other value, and does not report that.
             let is_proxy = ["http_proxy", "https_proxy"].contains(&&*name.to_lowercase());
             assert!(!is_proxy || value.starts_with("http://"), "{example}: {pair}");
         }
     }
-    // What jobs in containers are told of must be there.
+    // The files that jobs in containers refer to must be mounted.
     let docker = &runner["docker"];
     assert!(strings(&docker["extra_hosts"]).contains(&"larder.internal:host-gateway".to_owned()));
     let mounted = strings(&docker["volumes"]);
@@ -258,7 +258,7 @@ async fn examples_set_what_larder_sets() {
     assert_eq!(buildkit["proxyNetwork"].as_bool(), Some(true));
 }
 
-/// cargo wants to see the file of every benchmark that is declared, also where only the program is built.
+/// cargo requires the file of every declared benchmark, also where only the program is built.
 #[test]
 fn what_builds_without_the_benchmarks_has_a_file_for_each() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));

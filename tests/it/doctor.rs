@@ -1,5 +1,5 @@
-//! `larder doctor`, with the real clients of this machine and a user of its own: each planted fault is found, and the line
-//! that it prints, run by sh, mends it.
+//! `larder doctor`, with the real clients of this machine and a user of its own: each planted fault is found, and the command
+//! that the doctor prints repairs it.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::world::Ca;
 use crate::world::binary::{Daemon, larder, say};
 use crate::world::tools::{run, skip, text};
 
-/// A user who just came, and the larder there.
+/// A user with a new home directory, and a larder.
 pub(crate) struct Patient {
     ca: Ca,
     pub(crate) daemon: Daemon,
@@ -21,14 +21,14 @@ pub(crate) struct Patient {
 impl Patient {
     pub(crate) async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // apt reads its settings as a user of its own.
+        // apt reads its settings as another user.
         let open = std::fs::Permissions::from_mode(0o755);
         std::fs::set_permissions(directory.path(), open).unwrap();
         std::fs::create_dir(directory.path().join("home")).unwrap();
         let ca = Ca::new(&directory.path().join("origins.pem"));
         let daemon = Daemon::start(&ca, &directory.path().join("data"), &[]).await;
         let patient = Self { ca, daemon, directory };
-        // Version managers keep their programs below the real home.
+        // Version managers keep their programs below the real home directory.
         let home = std::env::var("HOME").unwrap_or_default();
         let whose = |name: &str, below: &str| {
             let path = std::env::var(name).unwrap_or_else(|_| format!("{home}/{below}"));
@@ -49,7 +49,7 @@ impl Patient {
         command
     }
 
-    /// A line, as the user would type it.
+    /// Runs a command line as the user would type it.
     pub(crate) async fn shell(&self, line: &str) -> Output {
         let mut command = Command::new("sh");
         command.args(["-c", line]);
@@ -65,8 +65,8 @@ impl Patient {
         run(command).await
     }
 
-    /// The verdicts on these clients, but for those that only the system's roots reach (aria2, dnf, where they are installed):
-    /// their mend changes the machine.
+    /// The verdicts on these clients, except those that read only the system's trust store (aria2, dnf, if installed): their
+    /// repair changes the machine.
     pub(crate) async fn examine(&self, clients: &[&str]) -> Vec<Value> {
         let mut arguments = vec!["--json"];
         arguments.extend(clients);
@@ -82,7 +82,7 @@ impl Patient {
         verdicts.into_iter().filter(|verdict| !is_of_the_machine(verdict)).collect()
     }
 
-    /// Runs the lines that the doctor prints.
+    /// Runs the commands that the doctor prints.
     pub(crate) async fn mend(&self, verdicts: &[Value]) {
         for line in verdicts.iter().filter_map(|verdict| verdict["mend"].as_str()) {
             assert!(
@@ -95,12 +95,12 @@ impl Patient {
         }
     }
 
-    /// All clients, mended until nothing fails.
+    /// All clients, repaired until no check fails.
     async fn healthy(&self) -> Vec<String> {
         self.well(&[]).await
     }
 
-    /// These clients, or all, mended until nothing fails: those that are there, and well.
+    /// These clients, or all, repaired until no check fails; returns those that are installed and work.
     pub(crate) async fn well(&self, clients: &[&str]) -> Vec<String> {
         for _ in 0..4 {
             let verdicts = self.examine(clients).await;
@@ -117,7 +117,7 @@ impl Patient {
     }
 }
 
-/// A fault: whose, how it comes to be, and what the doctor calls it.
+/// A fault: the client, the command that causes it, and the doctor's name for it.
 const FAULTS: &[(&str, &str, &str)] = &[
     (
         "curl",
@@ -154,11 +154,11 @@ const FAULTS: &[(&str, &str, &str)] = &[
 #[tokio::test(flavor = "multi_thread")]
 async fn each_planted_fault_is_found_and_its_line_mends_it() {
     let patient = Patient::new().await;
-    // The CA of another larder, for who was set up for that one.
+    // The CA of another larder, for a client that was set up for that one.
     let other = patient.directory.path().join("other");
     let shown = say(&patient.ca, &other, &["ca", "show"]).await;
     std::fs::write(patient.home().join("former.pem"), &shown.stdout).unwrap();
-    // Nothing is set at first: that is a fault, too, and its lines make every client well.
+    // Without any setting: that is a fault too, and the printed commands make every client work.
     let first = patient.examine(&["curl"]).await;
     assert_eq!(first[0]["cause"], "proxy-unset", "{first:?}");
     let well = patient.healthy().await;
@@ -175,13 +175,13 @@ async fn each_planted_fault_is_found_and_its_line_mends_it() {
         patient.mend(&ill).await;
         let mut mended = patient.examine(&[client]).await;
         if mended[0]["cause"] == "ca-untrusted" && *cause == "proxy-unset" {
-            // Without any setting there were two faults, and larder can see the second only behind the first.
+            // Without any setting there were two faults, and the second one shows only when the first is repaired.
             patient.mend(&mended).await;
             mended = patient.examine(&[client]).await;
         }
         assert_eq!(mended[0]["status"], "well", "{plant}: {ill:#?} {mended:#?}");
     }
-    // What no line of this user's can mend is said without one.
+    // A fault that this user cannot repair is reported without a command.
     patient.shell("printf '%s\\n' 'tls-max 1.1' 'ciphers DEFAULT:@SECLEVEL=0' >> .curlrc").await;
     let old = patient.examine(&["curl"]).await;
     assert_eq!(
@@ -208,8 +208,8 @@ async fn without_a_larder_the_doctor_says_so_in_one_line() {
     }
 }
 
-/// larder alone answers a probe's name: nothing goes upstream, whatever the patterns say, and who did not draw the name
-/// learns nothing.
+/// Only larder answers a probe's host name: nothing goes upstream, whatever the patterns say, and a client that did not choose
+/// the name learns nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probes_name_never_leads_upstream() {
     let patient = Patient::new().await;
@@ -235,7 +235,7 @@ async fn a_probes_name_never_leads_upstream() {
     };
     let answered = asked(format!("{token}.probe.larder.internal")).await;
     assert!(text(&answered).contains("larder answers this name itself"), "{}", text(&answered));
-    // The controls: names beside it are like any other, and this larder tunnels them, to nowhere.
+    // The controls: similar names are ordinary names, and this larder tunnels them, to an address where nothing answers.
     for other in [format!("x{token}.probe.larder.internal"), "probe.larder.internal".to_owned()] {
         assert!(!asked(other).await.status.success());
     }
@@ -263,7 +263,7 @@ async fn who_distrusts_larder_is_named_in_the_log_once() {
     }
 }
 
-/// In a root without rights to enter it, files are looked at, and that is said.
+/// Without the right to enter another root directory, the doctor checks files only, and says so.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_another_root_a_client_is_judged_where_it_lives() {
     let patient = Patient::new().await;

@@ -1,4 +1,4 @@
-//! Issue 13 row 6: lists of hosts that go around the proxy, as companies have them, and programs that do not run at all.
+//! Issue 13 row 6: lists of hosts that bypass the proxy, as companies have them, and programs that do not run at all.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -11,7 +11,7 @@ fn of<'a>(verdicts: &'a [Value], client: &str) -> &'a Value {
     verdicts.iter().find(|verdict| verdict["client"] == client).unwrap()
 }
 
-/// A company's `.internal` in `NO_PROXY` says nothing of larder: every client is well with it, and it stays.
+/// A company's `.internal` in `NO_PROXY` does not affect larder: every client works with it, and it stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_companys_internal_names_hide_nothing() {
     let patient = Patient::new().await;
@@ -26,7 +26,7 @@ async fn a_companys_internal_names_hide_nothing() {
     for client in &well {
         assert_eq!(of(&verdicts, client)["status"], "well", "{verdicts:#?}");
     }
-    // The control: a star leads all that read lists around, and the entries beside it are the user's.
+    // The control: a star makes all clients that read the list bypass larder. The other entries are the user's and stay.
     patient.shell("echo 'export NO_PROXY=.internal,* no_proxy=*' >> .profile").await;
     let found = patient.examine(&["curl"]).await;
     assert_eq!(found[0]["cause"], "no-proxy", "{found:#?}");
@@ -37,7 +37,7 @@ async fn a_companys_internal_names_hide_nothing() {
     assert!(last.contains("NO_PROXY=.internal") && !last.contains('*'), "{last}");
 }
 
-/// A list that leads the index which a client really uses around larder is found, and its other entries stay.
+/// A list that makes a client bypass larder for the index that it really uses is found, and its other entries stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_hides_a_real_index_is_found() {
     let patient = Patient::new().await;
@@ -61,7 +61,7 @@ async fn a_list_that_hides_a_real_index_is_found() {
     assert!(last.contains("NO_PROXY=.internal") && !last.contains("example.net"), "{last}");
 }
 
-/// rustup's `cargo` without a toolchain, or a version manager's stand-in, has no file of its own that sends it elsewhere.
+/// rustup's `cargo` without a toolchain, or a version manager's stub, is not diagnosed as redirected by a configuration file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_does_not_run_is_not_misled_by_a_file() {
     let patient = Patient::new().await;

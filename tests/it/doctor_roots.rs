@@ -70,7 +70,7 @@ impl Container {
     }
 }
 
-/// An image's links mean the image's files. What this machine has in their place says nothing about it.
+/// A link in an image leads to a file of the image. This machine's file at that path is irrelevant.
 #[tokio::test(flavor = "multi_thread")]
 async fn links_in_a_root_lead_to_its_own_files() {
     let container = Container::new().await;
@@ -79,7 +79,7 @@ async fn links_in_a_root_lead_to_its_own_files() {
     std::fs::write(&trusted, &certificate).unwrap();
     container.put("usr/lib/programs/skopeo", "", 0o755);
     container.link("usr/bin/skopeo", "/usr/lib/programs/skopeo");
-    // This machine trusts larder there; the image does not.
+    // This machine's file there has larder's CA; the image's file does not.
     container.link("etc/ssl/certs/ca-certificates.crt", trusted.to_str().unwrap());
     let inside = trusted.strip_prefix("/").unwrap().to_str().unwrap().to_owned();
     container.put(&inside, "none\n", 0o644);
@@ -87,19 +87,19 @@ async fn links_in_a_root_lead_to_its_own_files() {
     container.put(&inside, &certificate, 0o644);
     std::fs::write(&trusted, "none\n").unwrap();
     assert_eq!(container.verdict("skopeo").await["status"], "well", "the control");
-    // As Fedora has it: absolute, and two of them.
+    // As on Fedora: two absolute links in a row.
     std::fs::remove_file(container.root().join("etc/ssl/certs/ca-certificates.crt")).unwrap();
     container.put("etc/pki/own/bundle.pem", &certificate, 0o644);
     container.link("etc/pki/tls/certs/ca-bundle.crt", "/etc/pki/own/bundle.pem");
     container.link("etc/ssl/cert.pem", "/etc/pki/tls/certs/ca-bundle.crt");
     assert_eq!(container.verdict("skopeo").await["status"], "well");
-    // A pipe in the place of a file, and settings that lead out, hold nobody up.
+    // A FIFO in place of a file, and settings that lead out of the root, do not block the doctor.
     let mut pipe = Command::new("mkfifo");
     pipe.arg(container.root().join("etc/profile.d/pipe.sh"));
     assert!(run(pipe).await.status.success());
     container.put("etc/profile.d/roots.sh", "export SSL_CERT_FILE=/etc/profile.d/pipe.sh\n", 0o644);
     assert_eq!(container.verdict("skopeo").await["cause"], "ca-untrusted");
-    // Nothing is written beside the root, whatever its /tmp is.
+    // Nothing is written outside the root, whatever its /tmp is.
     let beside = container.directory.path().join("beside");
     std::fs::create_dir(&beside).unwrap();
     let untouched = std::fs::metadata(&beside).unwrap().modified().unwrap();
@@ -109,7 +109,7 @@ async fn links_in_a_root_lead_to_its_own_files() {
     assert_eq!(std::fs::metadata(&beside).unwrap().modified().unwrap(), untouched);
 }
 
-/// A root in which busybox is everything, as in Alpine's, with a package manager and an update tool that are played.
+/// A root in which busybox is every program, as in Alpine, with a package manager and an update tool that are stand-ins.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_root_of_busybox_each_line_mends_what_it_says() {
     if !rustix::process::geteuid().is_root() || !installed("busybox") {
@@ -129,7 +129,7 @@ async fn in_a_root_of_busybox_each_line_mends_what_it_says() {
         [("busybox wget", "proxy-unset"), ("apk", "ca-untrusted"), ("apk", "proxy-unset")]
     {
         if client == "apk" && cause == "proxy-unset" {
-            // Its roots are mended by now.
+            // Its trust store is repaired by now.
             std::fs::remove_file(container.root().join("root/.profile")).unwrap();
         }
         let ill = container.verdict(client).await;
@@ -141,11 +141,11 @@ async fn in_a_root_of_busybox_each_line_mends_what_it_says() {
         let after = container.verdict(client).await;
         assert_eq!(after["status"], "well", "{ill:#} {after:#} {}", text(&mended));
     }
-    // It hands https URLs to the proxy as they are, so that there is nothing that it could distrust.
+    // It sends https URLs to the proxy unencrypted, so that there is no certificate to distrust.
     assert_eq!(container.verdict("busybox wget").await["how"], "probed");
 }
 
-/// Puts busybox into a root, with what it is linked with, under all its names.
+/// Puts busybox into a root, with the libraries that it is linked with, under all its names.
 async fn furnish(root: &Path) {
     let program = ["/bin/busybox", "/usr/bin/busybox"];
     let program = program.into_iter().find(|path| Path::new(path).exists()).unwrap();
@@ -161,7 +161,7 @@ async fn furnish(root: &Path) {
     for directory in ["dev", "usr/sbin", "sbin"] {
         std::fs::create_dir_all(root.join(directory)).unwrap();
     }
-    // /dev is not mounted in it: a file does for what is thrown away.
+    // /dev is not mounted in the root: a file will do for discarded output.
     std::fs::write(root.join("dev/null"), "").unwrap();
     let mut install = Command::new("chroot");
     install.arg(root).args(["/bin/busybox", "--install", "-s"]);

@@ -1,4 +1,4 @@
-//! What the documents tell people to type is what the program understands.
+//! The program accepts the commands in the documentation.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,7 +28,7 @@ async fn the_configuration_in_the_readme_is_one() {
         let output = run(command).await;
         let told = text(&output);
         assert_eq!(output.status.success(), right, "{told}");
-        // A misspelt key is told with its line and the nearest name.
+        // A misspelt key is reported with its line and the nearest name.
         assert!(right || told.contains("max_size") && told.contains("larder.toml:"), "{told}");
     }
 }
@@ -50,7 +50,7 @@ async fn the_commands_in_the_readme_exist() {
     }
 }
 
-/// The pages on how larder is run, and how daemons and runners use it.
+/// The pages about deploying larder, and about daemons and CI runners that use it.
 fn pages() -> Vec<(String, String)> {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
     let mut pages: Vec<_> = crate::world::files(&docs)
@@ -66,7 +66,7 @@ fn pages() -> Vec<(String, String)> {
     pages
 }
 
-/// The targets of links that lead to files of this repository, as paths from its root.
+/// The targets of links to files of this repository, as paths from its root.
 fn links(folder: &str, text: &str) -> Vec<PathBuf> {
     let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
@@ -97,7 +97,7 @@ fn links_lead_somewhere() {
     assert!(!links("docs", "[x](nowhere.md)")[0].exists(), "the control");
 }
 
-/// People copy commands: whoever wrote them says whether they were tried.
+/// Readers copy commands, so each is marked as tried or not.
 #[test]
 fn commands_are_marked_as_tried_or_not() {
     let unmarked = |text: &str| {
@@ -127,7 +127,7 @@ fn named_tests(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// Whether there is a test of that name.
+/// Whether there is a test with this name.
 fn exists(named: &str) -> bool {
     let Some((file, name)) = named.rsplit_once("::") else { return false };
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -141,7 +141,7 @@ fn exists(named: &str) -> bool {
     texts.into_iter().any(|text| text.contains(&format!("fn {name}(")))
 }
 
-/// Issue 17: every row of what burnt other caches has a test with a name, and a name that changes is changed here too.
+/// Issue 17: every row about failures of other caches names a test, and a renamed test must be renamed there too.
 #[test]
 fn every_test_that_a_page_names_exists() {
     let security = include_str!("../../SECURITY.md").to_owned();
@@ -159,7 +159,7 @@ fn every_test_that_a_page_names_exists() {
     }
 }
 
-/// What makes clients check less: other caches' instructions said such things (git-pkgs, npm-proxy-cache).
+/// Settings that make clients check less, as in other caches' instructions (git-pkgs, npm-proxy-cache).
 const CHECKS_LESS: &[&str] = &[
     "strict-ssl",
     "strict_ssl",
@@ -192,7 +192,7 @@ fn nothing_tells_a_client_to_check_less() {
         files.extend(crate::world::files(&root.join(directory)));
     }
     for file in files {
-        // Keys and other data are no text.
+        // Keys and other binary data are skipped.
         let Ok(text) = std::fs::read_to_string(&file) else { continue };
         assert_eq!(checks_less(&text), None, "{}", file.display());
     }

@@ -1,5 +1,5 @@
-//! Issue 13 row 2: a refused body of which nothing was sent is an error with words, in its body and in its reason phrase, and
-//! never a cut. That holds for every body that fits under the gap.
+//! Issue 13 row 2: if no byte of a refused body was sent, the client gets an error with a reason, in its body and in its reason
+//! phrase, and never a broken transfer. This holds for every body that fits within the gap.
 
 use crate::world::archive::{by_hash, flipped};
 use crate::world::{End, Page, World, noise};
@@ -15,7 +15,7 @@ async fn a_small_refused_body_is_an_error_with_words_on_every_way() {
             (false, false, true),
             (true, true, true),
         ] {
-            // Without a length only the last 64 KiB so far are held back.
+            // Without a length only the last 64 KiB so far are withheld.
             if chunked && len > 65_536 {
                 continue;
             }
@@ -61,8 +61,8 @@ async fn the_reason_phrase_says_that_it_was_larder() {
     assert_eq!(head("/theirs").await, "HTTP/1.1 502 Bad Gateway", "the origin's own");
 }
 
-/// What was begun is cut: a fatal alert ends the TLS stream, which no library takes for its end, and which says that somebody
-/// refused. The control is a body without a promise.
+/// An answer that has begun is cut: a fatal alert ends the TLS stream, which no library takes for the end of the body, and which
+/// says that access was denied. The control is a body without a promise.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_refused_body_ends_with_an_alert_that_says_denied() {
     let world = World::new().await;

@@ -1,4 +1,5 @@
-//! The edges of requests: logins in URLs, fields that make a pass, answers without a body, strangers' text, readiness.
+//! Edge cases of requests: logins in URLs, fields that cause a pass, answers without a body, text from others in larder's output,
+//! readiness.
 
 use std::time::Duration;
 
@@ -9,11 +10,11 @@ use crate::world::client::End;
 use crate::world::verbatim::Verbatim;
 use crate::world::{Ca, Got, Mood, Page, World, holding};
 
-/// `s3cret-pa:ss`, as it stands in a URL, and what is sent of it.
+/// `s3cret-pa:ss` as a URL contains it, and the header field that is sent for it.
 const IN_URL: &str = "user:s3cret-pa%3Ass";
 const FIELD: &str = "Basic dXNlcjpzM2NyZXQtcGE6c3M=";
 
-/// An origin that gives what it holds to who shows the login.
+/// An origin that answers every request.
 async fn guarded() -> Verbatim {
     Verbatim::start(None, |_| b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()).await
 }
@@ -38,7 +39,7 @@ async fn a_login_in_a_url_is_sent_as_clients_send_it() {
     let with_login = format!("http://{IN_URL}@{host}/a?b");
     let answer = absolute(&world, &with_login, &host, "").await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok"), "{answer}");
-    // A field of the client's own stays; the control: without either there is none.
+    // The client's own field has precedence. The control: without either there is none.
     absolute(&world, &with_login, &host, "Authorization: Bearer own\r\n").await;
     absolute(&world, &format!("http://{host}/a?b"), &host, "").await;
     absolute(&world, &format!("http://@{host}/a?b"), &host, "").await;
@@ -53,7 +54,7 @@ async fn a_login_in_a_url_is_sent_as_clients_send_it() {
     }
 }
 
-/// It is a credential: what is fetched with it is private, and it is written nowhere.
+/// It is a credential: what is fetched with it is private, and it appears in no log and no listing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_in_a_url_is_a_credential_and_in_no_text() {
     let world = World::new().await;
@@ -74,7 +75,7 @@ async fn a_login_in_a_url_is_a_credential_and_in_no_text() {
         let answer = absolute(&world, &with_login, &host, "").await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("foo"), "{answer}");
     }
-    // Others have no right to it, though it is stored by now.
+    // Other clients have no right to the file, though it is stored by now.
     for other in [format!("http://{host}{path}"), format!("http://user:wrong@{host}{path}")] {
         let answer = absolute(&world, &other, &host, "").await;
         assert!(answer.starts_with("HTTP/1.1 401"), "{other}: {answer}");
@@ -86,14 +87,14 @@ async fn a_login_in_a_url_is_a_credential_and_in_no_text() {
     for secret in ["s3cret-pa", "dXNlcjpzM2NyZXQ"] {
         assert_eq!(holding(&data, secret.as_bytes()), Vec::<std::path::PathBuf>::new());
     }
-    // What names no URL does not repeat it either.
+    // The refusal of an invalid URL does not repeat the URL.
     let answer =
         absolute(&world, &format!("http://{IN_URL}@exam%70le.org/"), "example.org", "").await;
     assert!(answer.starts_with("HTTP/1.1 400") && !answer.contains("s3cret"), "{answer}");
 }
 
-/// Issue 17 row 8, issue 10 row 10 and the faults' row 11: fields that change nothing in an answer. The control is a field
-/// that larder does not know.
+/// Issue 17 row 8, issue 10 row 10 and the faults' row 11: fields that change nothing in an answer. The control is a field that
+/// larder does not know.
 #[tokio::test(flavor = "multi_thread")]
 async fn fields_that_clients_add_for_themselves_make_no_pass() {
     let world = World::new().await;
@@ -121,7 +122,7 @@ async fn fields_that_clients_add_for_themselves_make_no_pass() {
     assert_eq!(world.origin.gets("/tool"), 2);
 }
 
-/// Issue 17 row 8: the request that is a pass because of one field is answered from the store while its origin is dead.
+/// Issue 17 row 8: a request that is passed because of one header field is answered from the store while its origin is down.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_origin_is_stood_in_for_towards_an_unknown_field() {
     let world = World::with(|config| {
@@ -144,7 +145,7 @@ async fn a_dead_origin_is_stood_in_for_towards_an_unknown_field() {
         );
         assert_eq!(got.complete().body, body);
     };
-    // The control: while the origin answers, it does.
+    // The control: while the origin answers, its answer is given.
     assert!(!ask(&url).send().await.complete().is_hit());
     for mood in [Mood::Failing(503), Mood::Failing(429), Mood::Hanging] {
         world.origin.mood(mood);
@@ -156,7 +157,7 @@ async fn a_dead_origin_is_stood_in_for_towards_an_unknown_field() {
     world.origin.stop();
     world.origin.cut();
     dead(ask(&url).send().await, "x");
-    // Not what is not stored; not to who shows a credential, nor what changes something.
+    // Nothing stands in for what is not stored, for a request with a credential, or for an unsafe request.
     for refused in [
         ask(&other),
         ask(&url).header("authorization", "Bearer x"),
@@ -167,7 +168,7 @@ async fn a_dead_origin_is_stood_in_for_towards_an_unknown_field() {
     }
 }
 
-/// What an origin says on purpose is no failure.
+/// A deliberate answer of the origin is no failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origins_own_no_is_heard_by_who_sends_an_unknown_field() {
     let world = World::new().await;
@@ -180,7 +181,7 @@ async fn an_origins_own_no_is_heard_by_who_sends_an_unknown_field() {
     }
 }
 
-/// Issue 17 row 10: in HTTP/2 a body that answers a HEAD is a breach of the protocol, and nobody sees what it says.
+/// Issue 17 row 10: with HTTP/2 a body in the answer to a HEAD is a protocol error, and the client shows nothing of the answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_of_larders_own_has_no_body_for_a_head() {
     let world = World::new().await;
@@ -212,7 +213,7 @@ async fn an_error_of_larders_own_has_no_body_for_a_head() {
     assert_eq!((asked.status.as_u16(), &asked.end), (504, &End::Complete));
 }
 
-/// Issue 10 row 10: what strangers write is shown escaped, on its line.
+/// Issue 10 row 10: text from others is shown escaped, on one line.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_forges_a_line_of_what_people_read() {
     let dir = tempfile::tempdir().unwrap();
@@ -247,10 +248,10 @@ async fn nobody_forges_a_line_of_what_people_read() {
     for text in &texts {
         let plain = |c: char| c == '\n' || (' '..='~').contains(&c) || "…äöüé".contains(c);
         assert!(text.chars().all(plain), "{:?}", text.chars().find(|c| !plain(*c)));
-        // No line begins as a row of the listing that nobody wrote.
+        // No line looks like a row of the listing.
         assert!(!text.lines().any(|line| line.trim_start().starts_with("signed")), "{text}");
     }
-    // The control: they were all written down, and clipped where people read them.
+    // The control: all of them were recorded, and are clipped where they are shown.
     assert!(texts[0].contains("\\u{202e}") && texts[1].contains("\\u{202e}\\u{2028}"), "{texts:?}");
     assert!(texts[1].lines().all(|line| line.len() < 600), "{}", texts[1]);
     assert!(texts[0].contains("header field x-unknown"), "{}", texts[0]);
@@ -258,7 +259,7 @@ async fn nobody_forges_a_line_of_what_people_read() {
     daemon.terminate().await;
 }
 
-/// Issue 17 row 15: who waits for `/-/ready` may use and ask larder the next moment.
+/// Issue 17 row 15: once `/-/ready` says ready, larder serves and answers commands.
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_saw_it_ready_can_ask_it() {
     for _ in 0..5 {
@@ -275,7 +276,8 @@ async fn whoever_saw_it_ready_can_ask_it() {
     }
 }
 
-/// Issue 17 row 13: registries take a scope joined to its name or parted from it, and so does what their documents say.
+/// Issue 17 row 13: registries write a scoped package's name joined or with an escaped slash, and so do the URLs in their
+/// documents.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scoped_tarball_is_proven_however_its_name_is_written() {
     use base64::Engine as _;

@@ -1,5 +1,5 @@
-//! What a signed index says of itself: its date, how long it may be believed, who signs the next one. And what hangs on the
-//! chain besides Packages.
+//! What a signed index says of itself: its date, its `Valid-Until`, the signer of the next one. And members other than Packages
+//! that its signature covers.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::world::{Got, Origin, Page, World};
 
 const DATE: &str = "Fri, 20 Nov 2020 12:00:00 GMT";
 
-/// The text of a Release with these fields and members.
+/// A Release with these fields and members.
 fn release(date: &str, fields: &str, members: &[(&str, &[u8])]) -> String {
     let mut text = format!("Suite: stable\nCodename: gears\nDate: {date}\n{fields}SHA256:\n");
     for (name, bytes) in members {
@@ -26,7 +26,7 @@ fn release(date: &str, fields: &str, members: &[(&str, &[u8])]) -> String {
     text
 }
 
-/// The date in so many seconds, as a Release has it.
+/// The date in this many seconds, in the format of a Release.
 fn in_seconds(seconds: i64) -> String {
     let date = Command::new("date")
         .args(["-u", "-d", &format!("{seconds} seconds"), "+%a, %d %b %Y %H:%M:%S GMT"])
@@ -36,7 +36,7 @@ fn in_seconds(seconds: i64) -> String {
     String::from_utf8(date.stdout).unwrap().trim().to_owned()
 }
 
-/// An update as apt asks for it, some seconds after the one before.
+/// An update as apt sends it, some seconds after the one before.
 async fn update(world: &World, origin: &Origin, path: &str) -> Got {
     later(world);
     world.client.get(&origin.url(path)).header("cache-control", "max-age=0").send().await
@@ -54,12 +54,12 @@ async fn a_signed_index_without_validators_is_known_by_its_date() {
         let ask = world.client.get(&origin.url(RELEASE)).header("cache-control", "max-age=0");
         let again = ask.header("if-modified-since", DATE).send().await;
         assert_eq!(again.status, 304, "{}", again.cache_status());
-        // A date that was there a moment ago may name two versions.
+        // A date of a moment ago may belong to two versions.
         let now = in_seconds(-20);
         origin.put(RELEASE, Page::new(key.clear_sign(&release(&now, "", &[]))));
         let young = update(&world, &origin, RELEASE).await;
         assert!(young.is_complete() && young.text("last-modified").is_empty(), "{young:?}");
-        // Nor is a validator of the origin's touched.
+        // The origin's own validator is not changed.
         let modified = "Sat, 21 Nov 2020 00:00:00 GMT";
         let page = Page::new(key.clear_sign(&release(&in_seconds(-19), "", &[])));
         origin.put(RELEASE, page.header("last-modified", modified));
@@ -74,7 +74,7 @@ async fn what_is_past_its_valid_until_stays_stale_whatever_the_origin_says() {
         let until = format!("Valid-Until: {}\n", in_seconds(3600));
         let page = Page::new(key.clear_sign(&release(DATE, &until, &[])));
         origin.put(RELEASE, page.etag("one"));
-        // The control: while it is valid, a 304 makes it as good as new.
+        // The control: while it is valid, a 304 renews it.
         for _ in 0..2 {
             let said = update(&world, &origin, RELEASE).await;
             assert!(said.cache_status().contains("\"signed\""), "{}", said.cache_status());
@@ -91,8 +91,8 @@ async fn what_is_past_its_valid_until_stays_stale_whatever_the_origin_says() {
     }
 }
 
-/// Whoever was on the line once could have given an earlier edition with the validators of today's; its origin would confirm
-/// them until it publishes again.
+/// An attacker who was on the path once could have sent an earlier snapshot with the validators of today's; the origin would
+/// confirm these until it publishes again.
 #[tokio::test(flavor = "multi_thread")]
 async fn validators_that_came_over_plain_http_do_not_freeze_an_archive() {
     const NEXT: &str = "Sat, 21 Nov 2020 12:00:00 GMT";
@@ -102,7 +102,7 @@ async fn validators_that_came_over_plain_http_do_not_freeze_an_archive() {
         origin.put(RELEASE, Page::new(old.clone()).etag("today"));
         assert_eq!(update(&world, &origin, RELEASE).await.body, old);
         origin.put(RELEASE, Page::new(new.clone()).etag("today"));
-        // The control: the validator is believed for a while, and over TLS for good.
+        // The control: the validator is used for some hours, and over TLS for good.
         assert_eq!(update(&world, &origin, RELEASE).await.body, old);
         world.proxy.clock.advance(Duration::from_hours(7));
         let later = update(&world, &origin, RELEASE).await;
@@ -110,7 +110,7 @@ async fn validators_that_came_over_plain_http_do_not_freeze_an_archive() {
     }
 }
 
-/// Makes the home's keys known where they are published; the fingerprints of their primary keys and subkeys.
+/// Publishes the keys of a home; returns the fingerprints of their primary keys and subkeys.
 fn published(key: &Key) -> Vec<String> {
     key.publish();
     let listed = key.gpg(&["--with-colons", "--list-keys"]).stdout;
@@ -119,20 +119,20 @@ fn published(key: &Key) -> Vec<String> {
     fingerprints.map(|rest| rest.trim_end_matches(':').to_owned()).collect()
 }
 
-/// A key pair more in the home of another.
+/// Adds a second key pair to a home.
 fn another_key(key: &Key) {
     let user = "next <next@example.org>";
     key.gpg(&["--passphrase", "", "--quick-gen-key", user, "ed25519", "sign", "1y"]);
 }
 
-/// An edition that was published.
+/// A snapshot that is published.
 struct Edition<'a> {
     key: &'a Key,
     origin: &'a Origin,
 }
 
 impl Edition<'_> {
-    /// Puts one of that hour, whose one member is `text`, signed by these keys.
+    /// Publishes a snapshot of this hour, whose one member is `text`, signed by these keys.
     fn put(&self, hour: u32, fields: &str, text: &str, by: &[&str]) {
         let date = DATE.replace("12:00", &format!("{hour}:00"));
         let file = self.key.home.join("text");
@@ -162,7 +162,7 @@ async fn an_edition_says_who_may_sign_the_next() {
         let [old, new] = &published(&key)[..] else { panic!() };
         let world = world_trusting(Some(&key)).await;
         let edition = Edition { key: &key, origin: &world.origin };
-        // Whoever is named need not have signed before: those who did vouch for it.
+        // A key that is named need not have signed before: the earlier signers vouch for it.
         let signers: &[&str] = if both { &[old, new] } else { &[old] };
         edition.put(12, &format!("Signed-By: {new}!\n"), "one", signers);
         assert_eq!(edition.given(&world).await, ("one".into(), true));
@@ -174,7 +174,7 @@ async fn an_edition_says_who_may_sign_the_next() {
     }
 }
 
-/// The control of the one before: a known key that nobody named.
+/// The control of the test before: a known key that was not named.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_named_does_not_sign_the_next() {
     let dir = tempfile::tempdir().unwrap();
@@ -189,13 +189,13 @@ async fn who_is_not_named_does_not_sign_the_next() {
         assert_eq!(edition.given(&world).await, ("one".into(), true));
         edition.put(13, "", "two", &[new]);
         assert_eq!(edition.given(&world).await, ("two".into(), false), "{fields}");
-        // That one of those who are named is not known keeps nobody else out.
+        // If one of the named keys is unknown to larder, the other signers still count.
         edition.put(13, "", "two", &[old]);
         assert_eq!(edition.given(&world).await, ("two".into(), true), "{fields}");
     }
 }
 
-/// An archive that names a subkey which larder's copy of its key does not have yet.
+/// An archive that names a subkey which larder's copy of the key does not contain yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_counts_when_it_becomes_known() {
     let dir = tempfile::tempdir().unwrap();
@@ -216,7 +216,7 @@ async fn a_successor_counts_when_it_becomes_known() {
     assert_eq!(edition.given(&world).await, ("two".into(), true));
 }
 
-/// A key that has expired since, and what it signed in its time.
+/// A key that has expired since, and a document that it signed while it was valid.
 fn expired(dir: &Path, text: &str) -> (Key, Vec<u8>) {
     let key = Key::new(dir, "expired");
     let past = ["--faked-system-time", "20190101T000000"];
@@ -231,7 +231,7 @@ fn expired(dir: &Path, text: &str) -> (Key, Vec<u8>) {
     (key, signed)
 }
 
-/// Whatever hangs on such a signature says so: the archive's word is its server's, and somebody should look.
+/// Everything that such a signature covers is marked: only the server vouches for the archive, and the operator should look.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_key_vouches_for_nothing_and_is_named() {
     const DEB: &str = "/debian/pool/main/g/gear_1_all.deb";
@@ -269,7 +269,7 @@ async fn an_expired_key_vouches_for_nothing_and_is_named() {
                 for path in [&format!("{SUITE}/{PACKAGES}"), DEB] {
                     let got = update(&world, origin, path).await.complete();
                     let said = got.cache_status();
-                    // What is on its way says it when it is there.
+                    // For a body on its way, the mark is known when the body is complete.
                     if round != "first" {
                         assert_eq!(said.contains(&detail), !nothing, "{round} {path}: {said}");
                     }
@@ -308,7 +308,7 @@ async fn patches_hang_on_the_chain() {
             again.cache_status()
         );
         assert_eq!(origin.gets(&at("T-1-F-0.gz")), 1);
-        // The right bytes are known by now, so that the mirror's are not asked for; before, they would be refused.
+        // The right bytes are known by now, so that the mirror's are not requested; before, they would have been refused.
         let got = world.get(&origin.url(&at("T-2-F-0.gz"))).await;
         assert_eq!(got.body, patch[..], "{}", got.cache_status());
         assert_eq!(origin.gets(&at("T-2-F-0.gz")), 0);

@@ -1,18 +1,18 @@
-//! The engines themselves against a real registry: docker's daemon, and containerd, by its own program and as Kubernetes
-//! asks it. Each is told of larder by the variables that `larder env` prints, and of nothing else; each daemon starts with
-//! an empty store.
+//! The container engines themselves against a real registry: docker's daemon, and containerd, by its own program and as
+//! Kubernetes uses it. Each is pointed at larder only by the variables that `larder env` prints; each daemon starts with an empty
+//! store.
 
 use crate::world::engine::{As, Daemon, Engine, Told, engines, variables};
 use crate::world::registry::image::Image;
 use crate::world::registry::yard::{Yard, can_run};
 use crate::world::registry::{Around, GUEST, MEMBER, NAME, OWNER, PROGRAM};
 
-/// The two architectures of the images: this machine's, which is what is pulled if nothing is said, and another.
+/// The two architectures of the images: this machine's, which is pulled by default, and another.
 fn architectures() -> (&'static str, &'static str) {
     if cfg!(target_arch = "aarch64") { ("arm64", "amd64") } else { ("amd64", "arm64") }
 }
 
-/// The ways of pulling that can be tried here, if there is a registry.
+/// The engines that can be tried here, if there is a registry.
 async fn ways() -> Vec<Engine> {
     if can_run(&[PROGRAM, "skopeo"]) { engines().await } else { Vec::new() }
 }
@@ -43,7 +43,7 @@ async fn pulled_twice(engine: Engine, redirects: bool) {
         ("gears/many:1.0", As { architecture: Some(other), who: None }, other),
     ];
     if engine == Engine::Cri {
-        // It pulls for its own machine, which the second image may not be for.
+        // It pulls for its own machine, for which the second image may not be.
         wanted.retain(|(_, _, got)| *got == own);
         wanted.truncate(2);
         for (_, asked, _) in &mut wanted {
@@ -112,7 +112,7 @@ async fn with_tokens(engine: Engine) {
         assert!(!daemon.unpacked(own), "{engine:?} {who:?}");
     }
     assert_eq!(registry.sent(), sent);
-    // What anybody may have is pulled when registry and token service are gone.
+    // A public image can be pulled when registry and token service are down.
     yard.pull("public/box:1.0", "all").await.unwrap();
     yard.is_open("public/box", &open).await;
     for origin in [&registry.front, &registry.files, &registry.tokens.front] {
@@ -123,7 +123,7 @@ async fn with_tokens(engine: Engine) {
     assert!(daemon.unpacked(own), "{engine:?}");
 }
 
-/// The control for all of the above: what leads an engine to larder is its environment, and what it must trust is larder.
+/// The control for all tests above: an engine uses larder only because of its environment, and must trust larder's CA.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_is_not_told_of_larder_or_does_not_trust_it_pulls_nothing() {
     for engine in ways().await {
@@ -148,21 +148,21 @@ async fn an_engine_that_is_not_told_of_larder_or_does_not_trust_it_pulls_nothing
     }
 }
 
-/// The mirror form: larder's address in the daemon's settings, and neither a variable nor a certificate.
+/// The mirror form: larder's address in the daemon's settings, without variables and without a certificate.
 #[tokio::test(flavor = "multi_thread")]
 async fn engines_pull_from_larder_as_a_mirror() {
     for engine in ways().await {
         let yard = Yard::new(Around { redirects: true, tokens: false }).await;
         let image = Image::new(yard.world.dir(), 35, 100_000);
         yard.push(&image, "gears/box:1.0").await;
-        // docker has a mirror for the registry of images without a host alone.
+        // docker supports a mirror only for the default registry.
         let name = if engine == Engine::Docker { "gears/box:1.0" } else { &named("gears/box:1.0") };
         let mirror = Some(format!("http://{}", yard.world.proxy.address));
         let before = yard.registry.sent();
         let mut sent = None;
         for (round, mirror) in [("first", &mirror), ("second", &mirror), ("without", &None)] {
             if engine == Engine::Docker && mirror.is_none() {
-                // It would ask the world outside.
+                // It would contact the real registry.
                 continue;
             }
             let told = Told { variables: Vec::new(), mirror: mirror.clone() };

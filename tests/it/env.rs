@@ -1,4 +1,4 @@
-//! `larder env`: what it prints, read by those for whom it is written.
+//! `larder env`: its output, read by the programs that it is for.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use crate::world::binary::{Daemon, larder};
 use crate::world::tools::{run, skip, text};
 use crate::world::{Ca, Origin, Page};
 
-/// A larder, and a user's environment with values that take readers apart.
+/// A larder, and a user's environment with values that readers parse differently.
 struct Bench {
     dir: tempfile::TempDir,
     ca: Ca,
@@ -24,7 +24,7 @@ impl Bench {
         Self { dir, ca, _daemon: daemon }
     }
 
-    /// `larder env` with these arguments and a place for its files; the output, or what it said instead.
+    /// `larder env` with these arguments and a directory for its files; returns its output, or its error.
     async fn env(&self, arguments: &[&str], no_proxy: &str) -> Result<String, String> {
         let place = self.dir.path().join("clients");
         let place = ["--directory", place.to_str().unwrap()];
@@ -32,7 +32,7 @@ impl Bench {
         self.bare(&[if placed { &[] } else { &place[..] }, arguments].concat(), no_proxy).await
     }
 
-    /// The same, and nothing is said of where files go.
+    /// The same, without a directory for its files.
     async fn bare(&self, arguments: &[&str], no_proxy: &str) -> Result<String, String> {
         let mut command = larder(&self.ca, &self.dir.path().join("data"));
         command.arg("env").args(arguments).env("NO_PROXY", no_proxy);
@@ -45,7 +45,7 @@ impl Bench {
         }
     }
 
-    /// Every variable, as the format that can hold every value says.
+    /// Every variable, according to the one format that can hold every value.
     async fn meant(&self, arguments: &[&str], no_proxy: &str) -> BTreeMap<String, String> {
         let arguments = [&["--format", "json"], arguments].concat();
         let json = self.env(&arguments, no_proxy).await.unwrap();
@@ -60,7 +60,7 @@ impl Bench {
     }
 }
 
-/// What `program` with `arguments` makes of a file with `text`: the variables in an answer of JSON.
+/// The variables that `program` with `arguments` reads from a file with `text`, as JSON.
 async fn read_by(
     program: &str,
     arguments: &[&str],
@@ -77,7 +77,7 @@ async fn read_by(
 
 const ENVIRONMENT: &str = "import json, os; print(json.dumps(dict(os.environ)))";
 
-/// Of `read`, what `meant` names: a reader's own variables are not the question.
+/// The variables of `read` that `meant` contains; the reader's own are left out.
 fn of(
     read: &BTreeMap<String, String>,
     meant: &BTreeMap<String, String>,
@@ -110,7 +110,7 @@ async fn a_file_of_variables_is_read_by_shells_and_by_the_letter() {
     let file = bench.dir.path().join("file");
     let no_proxy = "*.example.org,[::1],10.0.0.0/8";
     let mut meant = bench.meant(&[], no_proxy).await;
-    // Several words, which such a file cannot hold; Java goes around larder then.
+    // It consists of several words, which such a file cannot hold; Java then bypasses larder.
     assert!(meant.remove("JAVA_TOOL_OPTIONS").is_some());
     let text = bench.env(&["--format", "dotenv"], no_proxy).await.unwrap();
     let script = format!("set -a; . \"$0\"; exec python3 -c '{ENVIRONMENT}'");
@@ -124,7 +124,7 @@ async fn a_file_of_variables_is_read_by_shells_and_by_the_letter() {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect();
     assert_eq!(letters, meant);
-    // What such files cannot hold is said with its name, and nothing is printed that could be used by mistake.
+    // A value that such a file cannot hold is reported with its name, and nothing is printed that could be used by mistake.
     let told = bench.env(&["--format", "dotenv"], HOSTILE).await.unwrap_err();
     assert!(told.contains("larder: NO_PROXY is ") && !told.contains("HTTPS_PROXY="), "{told}");
 }
@@ -182,7 +182,7 @@ async fn a_drop_in_is_read_by_systemd() {
     }
 }
 
-/// What systemd's dump says of `client.service` in `units`. It does not do so for root.
+/// systemd's dump of `client.service` in `units`. systemd refuses this mode for root.
 async fn shown_by_systemd(units: &Path) -> Option<String> {
     let everybody = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -205,7 +205,7 @@ async fn shown_by_systemd(units: &Path) -> Option<String> {
     }
     let output = run(command).await;
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-    // The control: it read the unit at all.
+    // The control: it has read the unit at all.
     shown.contains("client.service").then_some(shown)
 }
 
@@ -215,7 +215,7 @@ async fn a_runners_lines_hold_everything_but_a_newline() {
     let no_proxy = "a'b\"c\\d$e`f%h;#k";
     let meant = bench.meant(&[], no_proxy).await;
     let text = bench.env(&["--format", "github"], no_proxy).await.unwrap();
-    // The runner takes what stands behind the first equals sign, quotes and all.
+    // The runner takes everything after the first equals sign, quotes included.
     let read: BTreeMap<String, String> = text
         .lines()
         .map(|line| line.split_once('=').unwrap())
@@ -227,7 +227,7 @@ async fn a_runners_lines_hold_everything_but_a_newline() {
     assert!(told.contains("NO_PROXY is \"a\\nb"), "{told}");
 }
 
-/// Loopback in a container is the container.
+/// Loopback inside a container is the container itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn containers_are_not_sent_to_loopback() {
     let bench = Bench::new().await;
@@ -249,7 +249,7 @@ async fn containers_are_not_sent_to_loopback() {
     assert!(printed.contains(&format!(" HTTPS_PROXY=http://larder.internal:{port} ")), "{printed}");
 }
 
-/// A drop-in that names a file in /tmp breaks its service at the next start of the machine.
+/// A drop-in that names a file in /tmp breaks its service after the next reboot.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_for_what_lasts_are_not_put_where_they_do_not() {
     let bench = Bench::new().await;
@@ -265,11 +265,11 @@ async fn files_for_what_lasts_are_not_put_where_they_do_not() {
     }
 }
 
-/// The address and the files in one go: a client that knows nothing but these lines.
+/// The address and the files together: a client that is configured only with these lines.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_printed_is_enough_for_a_client() {
     let bench = Bench::new().await;
-    // 127.0.0.1 goes around every proxy.
+    // Clients bypass every proxy for 127.0.0.1.
     let origin = Origin::tls(&bench.ca, "127.0.0.2").await;
     let url = origin.put("/x", Page::new("from the origin"));
     let lines = bench.env(&[], "").await.unwrap();

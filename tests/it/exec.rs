@@ -1,4 +1,4 @@
-//! `larder exec`: one word in front of a command, and nothing else changes.
+//! `larder exec`: a prefix to a command, which otherwise runs unchanged.
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -11,7 +11,7 @@ use crate::world::blind::Blind;
 use crate::world::tools::{run, signal, text};
 use crate::world::{Ca, Fault, Gate, Origin, PATIENCE, Page, eventually, noise};
 
-/// Runs `script` by `larder exec` with `environment`.
+/// Runs `script` with `larder exec` and `environment`.
 async fn exec(ca: &Ca, data: &Path, script: &str, environment: &[(&str, &str)]) -> Output {
     let mut command = larder(ca, data);
     command.envs(environment.iter().copied());
@@ -23,7 +23,7 @@ async fn exec(ca: &Ca, data: &Path, script: &str, environment: &[(&str, &str)]) 
 async fn a_command_downloads_through_larder_and_the_next_from_the_store() {
     let dir = tempfile::tempdir().unwrap();
     let ca = Ca::new(&dir.path().join("origins.pem"));
-    // `exec` leaves this machine's own names and addresses out of the proxy; this one is not among them.
+    // `exec` excludes this machine's own names and addresses from the proxy; this address is not among them.
     let origin = Origin::tls(&ca, "127.0.0.2").await;
     let body = noise(1, 300_000);
     let path = by_hash(&body);
@@ -39,7 +39,7 @@ async fn a_command_downloads_through_larder_and_the_next_from_the_store() {
     })
     .await;
     let asked = origin.gets(&path);
-    // First with a larder of its own that ends with the command, then with one that serves already.
+    // First with a larder of its own that ends with the command, then with one that runs already.
     for round in 0..2 {
         let output = exec(&ca, &data, &script, &[]).await;
         assert_eq!(
@@ -79,11 +79,11 @@ async fn what_the_user_had_set_is_kept_where_it_can_be() {
     assert!(fields[0].contains("inner.example.org") && fields[0].contains("10.0.0.0/8"), "{told}");
     assert!(fields[1].starts_with("http://") && fields[1] == fields[2], "{told}");
     assert!(!fields[3].is_empty(), "{told}");
-    // A bundle that replaces the store holds the system's roots as well.
+    // A bundle that replaces the trust store contains the system's roots as well.
     assert!(lines.next().unwrap().parse::<u32>().unwrap() > 1, "{told}");
 }
 
-/// Where the way out is a proxy, larder has to take it, and the command must not: it would go around larder.
+/// If the user's way to the internet is a proxy, larder must use it, and the command must not: it would bypass larder.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_users_proxy_becomes_larders_own() {
     let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ async fn the_users_proxy_becomes_larders_own() {
     }
 }
 
-/// One starts a larder, the others find it, or wait for it to come or to go.
+/// One command starts a larder; the others find it, or wait for it to start or to end.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_at_the_same_time_share_one_larder() {
     let dir = tempfile::tempdir().unwrap();
@@ -123,7 +123,7 @@ async fn commands_at_the_same_time_share_one_larder() {
     assert_eq!(origin.gets(&path), 1);
 }
 
-/// A directory that another larder holds and will let go of is waited for.
+/// If another larder holds the directory and is ending, the command waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_larder_that_is_on_its_way_out_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ async fn a_larder_that_is_on_its_way_out_is_waited_for() {
     let mut waiting = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
     let said = BufReader::new(waiting.stderr.take().unwrap());
     let ended = tokio::time::timeout(PATIENCE, async {
-        // The other ends only when this one has told that it waits for it.
+        // The other larder ends only after this command has said that it waits.
         let mut said = said.lines();
         while let Some(line) = said.next_line().await.unwrap() {
             if line.contains("waiting for another larder") {

@@ -1,4 +1,4 @@
-//! Issue 13 row 3: what `larder exec` says when its command has ended is what this command did, and nobody else.
+//! Issue 13 row 3: the summary of `larder exec` after its command covers this command only.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ impl Place {
     async fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let ca = Ca::new(&directory.path().join("origins.pem"));
-        // `exec` leaves this machine's own names and addresses out of the proxy; this one is not among them.
+        // `exec` excludes this machine's own names and addresses from the proxy; this address is not among them.
         let origin = Origin::tls(&ca, "127.0.0.2").await;
         Self { directory, ca, origin }
     }
@@ -29,7 +29,7 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    /// What `larder exec` with these flags says on standard error when `script` has ended, and its exit code.
+    /// The exit code of `larder exec` with these flags, and what it writes to standard error when `script` has ended.
     async fn exec(&self, data: &Path, flags: &[&str], script: &str) -> (Option<i32>, String) {
         let mut command = larder(&self.ca, data);
         command.env("HOME", self.directory.path()).env_remove("XDG_CONFIG_HOME");
@@ -39,7 +39,7 @@ impl Place {
     }
 }
 
-/// A job that sleeps does not report its neighbour's hits, whichever of them started the larder.
+/// An idle job does not report its neighbour's hits, whichever job started the larder.
 #[tokio::test(flavor = "multi_thread")]
 async fn jobs_of_one_larder_are_counted_apart() {
     let place = Place::new().await;
@@ -52,7 +52,7 @@ async fn jobs_of_one_larder_are_counted_apart() {
         for file in [&begun, &ended] {
             let _there = std::fs::remove_file(file);
         }
-        // The one begins before the other downloads, and ends after it.
+        // The idle job begins before the other one downloads, and ends after it.
         let idle = format!(
             "touch '{}'; until test -e '{}'; do sleep 0.05; done",
             begun.display(),
@@ -106,7 +106,7 @@ async fn a_refusal_is_named_with_what_to_ask_and_told_to_programs_and_pages() {
     );
 }
 
-/// A team's larder: its CA is fetched and pinned, and what is counted there is this job's.
+/// A team's shared larder: its CA is fetched and pinned, and the numbers are those of this job.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_larder_elsewhere_is_set_up_for_one_command() {
     let place = Place::new().await;
@@ -124,7 +124,7 @@ async fn a_larder_elsewhere_is_set_up_for_one_command() {
     assert!(!own.exists(), "nothing is stored here");
     let (_, told) = place.exec(&own, &["--proxy", &proxy], "true").await;
     assert!(told.contains("NOTHING CAME THROUGH LARDER"), "{told}");
-    // The pin that is given counts.
+    // The pin on the command line is enforced.
     let shown = say(&place.ca, &theirs, &["ca", "show"]).await;
     let pem = String::from_utf8(shown.stdout).unwrap();
     let pin = hex(Algorithm::Sha256, pem::parse(&pem).unwrap().contents());
@@ -134,7 +134,7 @@ async fn a_larder_elsewhere_is_set_up_for_one_command() {
     let (code, told) = place.exec(&own, &["--proxy", &proxy, "--ca-sha256", &wrong], &script).await;
     assert_eq!(code, Some(125), "{told}");
     assert!(told.contains("is not the one that is pinned"), "{told}");
-    // Another larder at the same address shows another CA than the first time.
+    // Another larder at the same address has another CA than the first time.
     let port = daemon.address.port();
     drop(daemon);
     let mut command = larder(&place.ca, &place.path("stranger"));
@@ -143,7 +143,7 @@ async fn a_larder_elsewhere_is_set_up_for_one_command() {
     let (code, told) = place.exec(&own, &["--proxy", &proxy], &script).await;
     assert_eq!(code, Some(125), "{told}");
     assert!(told.contains("pinned") && told.contains("larder/pins"), "{told}");
-    // Without one the command is not run, and says so.
+    // Without a larder the command is not run, and the error says so.
     let (code, told) = place.exec(&own, &["--proxy", "http://127.0.0.1:9"], "true").await;
     assert_eq!(code, Some(125), "{told}");
 }

@@ -1,5 +1,5 @@
-//! `larder exec` and clients that no variable reaches: those that read only the system's roots, and Java. Row 12 of what must not be in
-//! the way.
+//! `larder exec` and clients that no variable reaches: those that read only the system's trust store, and Java. Row 12 of what
+//! must not be in the way.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use crate::world::{Ca, Origin, Page};
 
 const BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// As dnf, zypper, pacman and aria2 are: nothing counts but the system's file.
+/// As dnf, zypper, pacman and aria2 behave: they read only the system's file.
 const OF_THE_SYSTEM: &str = "env -u SSL_CERT_FILE -u SSL_CERT_DIR -u CURL_CA_BUNDLE \
                              curl -fsS --cacert /etc/ssl/certs/ca-certificates.crt";
 
@@ -20,7 +20,7 @@ async fn exec(ca: &Ca, data: &Path, flags: &[&str], script: &str) -> Output {
     run(command).await
 }
 
-/// Whether this machine lets a test make a mount namespace.
+/// Whether a test may create a mount namespace on this machine.
 fn may_mount() -> bool {
     let may = Command::new("unshare")
         .args(["-m", "true"])
@@ -50,7 +50,7 @@ async fn a_client_that_reads_only_the_systems_roots_gets_through_for_root() {
     assert!(String::from_utf8_lossy(&output.stdout) == "through");
     assert!(!text(&output).contains("WARNING"), "{}", text(&output));
     assert!(std::fs::read(BUNDLE).unwrap() == before, "the machine's own file is as it was");
-    // The control: in this namespace it refuses larder's certificate, and that is said loudly, last.
+    // The control: in this namespace curl refuses larder's certificate, and the last line says so clearly.
     let output = exec(&ca, &data, &["--no-namespace"], &script).await;
     assert!(!output.status.success(), "{}", text(&output));
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -59,8 +59,8 @@ async fn a_client_that_reads_only_the_systems_roots_gets_through_for_root() {
     assert!(last.contains("`larder doctor`") && last.contains("as root"), "{told}");
 }
 
-/// The system's tools renew its files by a rename, which over a mount point fails: what they make is there for good, and larder's
-/// CA is not.
+/// The system's tools replace its files with a rename, which fails over a mount point. Files that they make must persist, and
+/// larder's CA must not.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_systems_roots_can_be_renewed_inside() {
     if !may_mount() {
@@ -68,7 +68,7 @@ async fn the_systems_roots_can_be_renewed_inside() {
     }
     let dir = tempfile::tempdir().unwrap();
     let ca = Ca::new(&dir.path().join("origins.pem"));
-    // A machine whose roots may be changed: this one's with another directory over them.
+    // A machine whose trust store may be changed: this one's, with another directory mounted over it.
     let certs = dir.path().join("certs");
     std::fs::create_dir(&certs).unwrap();
     std::fs::copy(BUNDLE, certs.join("ca-certificates.crt")).unwrap();
@@ -96,7 +96,7 @@ async fn the_systems_roots_can_be_renewed_inside() {
     assert_eq!(left.len(), 2, "nothing of larder's is left: {left:?}");
 }
 
-/// Whoever thinks that larder was used is told that it was not.
+/// A user who believes that larder was used is told that it was not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_of_which_nothing_came_through_ends_with_a_loud_line() {
     let dir = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ async fn a_command_of_which_nothing_came_through_ends_with_a_loud_line() {
     let origin = Origin::tls(&ca, "127.0.0.2").await;
     let url = origin.put("/x", Page::new("x"));
     let around = format!("curl -fsS --noproxy '*' --cacert '{}' '{url}'", ca.file().display());
-    // The system's directory, which it would look at as well, holds larder's CA here.
+    // The system's directory, which curl would also read, contains larder's CA here.
     let refuses =
         format!("curl -fsS --capath /nonexistent --cacert '{}' '{url}' || :", ca.file().display());
     let through = format!("curl -fsS '{url}'");
@@ -138,7 +138,7 @@ async fn java_gets_through_by_its_own_variable() {
     }
     let dir = tempfile::tempdir().unwrap();
     let ca = Ca::new(&dir.path().join("origins.pem"));
-    // Java never asks a proxy for an address of this machine. Larder itself answers under such a name, and nobody else does.
+    // Java never uses a proxy for an address of this machine. Only larder itself answers for this host name.
     let url = format!("https://{}.probe.larder.internal/", "0123456789abcdef".repeat(2));
     let source = dir.path().join("Get.java");
     std::fs::write(&source, GET).unwrap();
@@ -147,7 +147,7 @@ async fn java_gets_through_by_its_own_variable() {
     let output = exec(&ca, &data, &[], &java).await;
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "by java 200");
-    // The controls: without it, the same Java goes around larder; with its own roots it does not trust larder.
+    // The controls: without the variable, the same Java bypasses larder; with its own trust store it does not trust larder.
     for without in ["unset JAVA_TOOL_OPTIONS", "JAVA_TOOL_OPTIONS=${JAVA_TOOL_OPTIONS%%-Djavax*}"] {
         let output = exec(&ca, &data, &[], &format!("{without}; {java}")).await;
         assert!(!output.status.success(), "{without}: {}", text(&output));

@@ -1,5 +1,5 @@
-//! Issue 17, faults: what goes wrong on disk, with the clock, with certificates and at the end of a process, and what clients
-//! hear of it. Hung origins are in `hung_origin`, slow ones in `patience`.
+//! Issue 17, faults: failures of the disk, the clock and certificates, and at the end of a process, and what clients get then.
+//! Hung origins are in `hung_origin`, slow ones in `patience`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,14 +28,14 @@ fn blob_file(cache: &Path, body: &[u8]) -> PathBuf {
     cache.join("blobs").join(&name[..2]).join(name)
 }
 
-/// Flips a bit of a file in its place.
+/// Flips a bit of a file in place.
 fn rot(file: &Path, at: usize) {
     let mut bytes = std::fs::read(file).unwrap();
     bytes[at] ^= 1;
     std::fs::write(file, bytes).unwrap();
 }
 
-/// Row 12: what is damaged where an answer begins is a miss, and no cut; over h1 and h2, whole and in parts.
+/// Row 12: damage where an answer begins is a miss, not a broken transfer; over HTTP/1 and HTTP/2, whole and in ranges.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_reader_of_a_damaged_body_hears_nothing_of_that() {
     const CHUNK: usize = 64 << 10;
@@ -74,7 +74,7 @@ async fn the_first_reader_of_a_damaged_body_hears_nothing_of_that() {
     }
 }
 
-/// The same while the origin is dead: an answer that says so, and not a part of a body.
+/// The same while the origin is down: an error response, and never part of a body.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_body_of_a_dead_origin_is_an_error_and_no_cut() {
     let world = World::new().await;
@@ -92,7 +92,7 @@ async fn a_damaged_body_of_a_dead_origin_is_an_error_and_no_cut() {
     }
 }
 
-/// Row 13: the clock goes back by an hour, and the origin is dead.
+/// Row 13: the clock is set back by an hour, and the origin is down.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_from_an_hour_ahead_is_given_while_its_origin_is_dead() {
     for mood in [Mood::Failing(503), Mood::Failing(429)] {
@@ -112,14 +112,15 @@ async fn a_copy_from_an_hour_ahead_is_given_while_its_origin_is_dead() {
             assert!(got.is_complete() && got.body == *body, "{url}: {got:?}");
             assert!(got.cache_status().contains("stale"), "{url}: {}", got.cache_status());
         }
-        // The control: it is no fresher than it says, and its origin is asked where it lives.
+        // The control: the copy is no fresher than it says, and an origin that works is asked.
         world.origin.mood(Mood::Well);
         world.origin.put("/plain/file.bin", Page::new("new").etag("n"));
         assert_eq!(world.fetch(&plain).await.body, "new");
     }
 }
 
-/// Row 15: what an origin refuses is asked for once each time, and a second time only when nothing was known of that.
+/// Row 15: a target that the origin refuses costs one request each time, and a second one only when the refusal was not known
+/// yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_costs_one_request() {
     for status in [401, 403, 451] {
@@ -141,7 +142,7 @@ async fn a_refusal_costs_one_request() {
                     assert_eq!(got.body, format!("status {status}\n"), "in the origin's words");
                 }
                 assert_eq!(world.origin.asked(&path).len(), 7, "{status} {path} {login:?}");
-                // The control: what is given after all is kept again.
+                // The control: once the origin gives it, it is stored again.
                 world.origin.put(&path, Page::new("x").etag("x").fresh(600));
                 for _ in 0..3 {
                     assert_eq!(ask().send().await.complete().body, "x");
@@ -154,7 +155,7 @@ async fn a_refusal_costs_one_request() {
     }
 }
 
-/// An origin that refuses larder by its name, and gives its clients what they ask for: once is enough to find that out.
+/// An origin that refuses larder's `User-Agent` and serves its clients: that is found out once.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_given_what_a_fill_is_refused_costs_one_request() {
     let world = World::new().await;
@@ -173,7 +174,7 @@ async fn who_is_given_what_a_fill_is_refused_costs_one_request() {
     }
 }
 
-/// Row 15: nobody takes what a second signal cuts off for the whole, and the log says what was cut.
+/// Row 15: a client does not take an answer that a second signal cuts for the whole, and the log says what was cut.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_cuts_loudly() {
     for (h2, framed) in [(false, true), (false, false), (true, true)] {
@@ -192,7 +193,7 @@ async fn a_second_signal_cuts_loudly() {
         let reading = tokio::spawn(opened.rest());
         assert_eq!(daemon.ended().await, Some(1));
         let got = reading.await.unwrap();
-        // In h2 the client's library says in words which alert ended the stream.
+        // With HTTP/2 the client's library reports in words which alert ended the stream.
         let loud = match &got.end {
             End::Reset => true,
             End::Quiet(why) => h2 && why.contains("fatal alert: InternalError"),
@@ -204,8 +205,8 @@ async fn a_second_signal_cuts_loudly() {
     }
 }
 
-/// Row 8: while records are read after a crash clients are served, by their origins. A record that cannot be read to its end
-/// keeps larder reading: a pipe.
+/// Row 8: while larder reads its records after a crash, it passes clients' requests to their origins. A record that never ends, a
+/// FIFO, keeps larder reading.
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_are_served_while_records_are_read_after_a_crash() {
     let bench = Bench::new().await;
@@ -235,12 +236,12 @@ async fn clients_are_served_while_records_are_read_after_a_crash() {
     let stored = client.get(&plain).header("cache-control", "only-if-cached").send().await;
     assert_eq!(stored.status.as_u16(), 504);
     assert!(own(daemon.address, "/-/ready").await.contains("not ready"));
-    // What ends now ends: nobody waits for the rest, and the next start reads it again.
+    // It can be stopped now: it does not wait for the rest, and the next start reads it again.
     assert_eq!(daemon.terminate().await, Some(0));
     let daemon = bench.start(&[]).await;
     let client = daemon.client().await;
     assert!(own(daemon.address, "/-/ready").await.contains("not ready"));
-    // The end of the pipe.
+    // The end of the FIFO.
     let writing =
         tokio::task::spawn_blocking(move || std::fs::OpenOptions::new().write(true).open(pipe));
     drop(writing.await.unwrap().unwrap());
@@ -254,7 +255,7 @@ async fn clients_are_served_while_records_are_read_after_a_crash() {
     assert_eq!(bench.origin.total(), before);
 }
 
-/// A certificate that signed itself for `host`, as `openssl req -x509` makes them, but for what `change` does.
+/// A self-signed certificate for `host`, as `openssl req -x509` makes it, with the changes of `change`.
 fn self_signed(
     host: &str,
     change: impl FnOnce(&mut CertificateParams),
@@ -294,7 +295,7 @@ async fn serve(config: Arc<ServerConfig>) -> String {
 
 type Change = fn(&mut CertificateParams);
 
-/// Row 10: a trusted certificate that is a server's and says that it is a CA's. curl is the control of each.
+/// Row 10: a trusted certificate that belongs to a server and is marked as a CA's. curl is the control of each.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trusted_self_signed_certificate_is_accepted_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
@@ -340,7 +341,7 @@ async fn a_trusted_self_signed_certificate_is_accepted_as_it_is() {
     }
 }
 
-/// The control: exactly that certificate, and none that is like it; and what is said of it helps.
+/// The control: only exactly that certificate is accepted, not a similar one, and the error message says what to do.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_certificate_of_the_same_name_is_refused_with_what_to_do() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,9 +1,9 @@
-//! Many ask, one is sent; nobody waits for the end to see the beginning, and nobody is punished for another's leaving.
+//! Many clients, one fill: no client waits for the end to get the beginning, and no client suffers when another one leaves.
 
 use crate::world::archive::by_hash;
 use crate::world::{End, Fault, Gate, Mood, Page, World, eventually, noise};
 
-/// nginx's lock and squid's collapsed forwarding let waiters starve: here they read the growing file.
+/// With nginx's lock and squid's collapsed forwarding, waiting clients can starve; here they read the growing file.
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_clients_share_one_fill_as_it_grows() {
     const CLIENTS: usize = 50;
@@ -25,7 +25,7 @@ async fn fifty_clients_share_one_fill_as_it_grows() {
             opened.equals(&body).await
         });
     }
-    // The origin keeps its last byte until all have some: who waits for the end would wait for ever.
+    // The origin withholds its last byte until all clients have some bytes: a client that waited for the end would wait for ever.
     for _ in 0..CLIENTS {
         beginnings.recv().await.unwrap();
     }
@@ -36,7 +36,7 @@ async fn fifty_clients_share_one_fill_as_it_grows() {
     assert_eq!(world.origin.gets(&path), 1);
 }
 
-/// P2: the rest of a broken body that is shorter, or longer, than its `Content-Range` says makes no whole.
+/// P2: if the rest of a broken body is shorter or longer than its `Content-Range` says, the body does not complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rest_that_is_not_as_long_as_it_says_completes_nothing() {
     let body = noise(9, 3 << 20);
@@ -96,7 +96,7 @@ async fn a_broken_fill_is_resumed_under_its_readers() {
     assert_eq!(world.origin.gets(&path), 2);
 }
 
-/// artifact-keeper#2929, proxpi#68: a body without its end is not a body.
+/// artifact-keeper#2929, proxpi#68: a truncated body is not a body.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fill_that_cannot_be_resumed_fails_for_all_and_the_next_works() {
     let world = World::new().await;
@@ -118,7 +118,7 @@ async fn a_fill_that_cannot_be_resumed_fails_for_all_and_the_next_works() {
                 got.status,
                 got.end
             );
-            // Many clients take a quiet close for the end (urllib and curl of a chunked body among them).
+            // Many clients take an orderly close for the end (urllib, and curl with a chunked body, among them).
             assert!(got.end == End::Reset || got.status.is_server_error(), "{name}: {:?}", got.end);
         }
         world.origin.put(&path, whole);
@@ -127,7 +127,7 @@ async fn a_fill_that_cannot_be_resumed_fails_for_all_and_the_next_works() {
     }
 }
 
-/// cflee's post, apt-cacher-ng: parts of two versions are never put together.
+/// cflee's post, apt-cacher-ng: parts of two versions are never joined.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_never_joins_two_versions() {
     let world = World::new().await;
@@ -144,7 +144,7 @@ async fn a_resume_never_joins_two_versions() {
         let url = world.origin.put(path, page);
         let mut opened = world.client.get(&url).open().await.unwrap();
         assert!(opened.read(1 << 20).await);
-        // The old version breaks off, and a new one stands in its place.
+        // The old version breaks off, and a new one takes its place.
         world.origin.put(path, Page::new(new.clone()).header("etag", &validator("new")));
         world.origin.cut();
         let got = opened.rest().await;
@@ -188,7 +188,7 @@ async fn a_fill_that_nobody_reads_goes_on_to_its_end() {
     assert_eq!(world.origin.gets(&path), 1);
 }
 
-/// zot#4322: a few slow downloads starve nothing small.
+/// zot#4322: a few slow downloads do not starve small ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_downloads_do_not_hold_up_small_ones() {
     let world = World::with(|config| config.upstream.connections_per_origin = 2).await;
@@ -209,7 +209,7 @@ async fn slow_downloads_do_not_hold_up_small_ones() {
     }
 }
 
-/// artifact-keeper#1300: 60 s in all broke every big file. Only silence ends a transfer.
+/// artifact-keeper#1300: a total limit of 60 s broke every big file. Only silence ends a transfer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_transfer_is_not_a_failed_one() {
     let limit = std::time::Duration::from_millis(600);
@@ -224,7 +224,7 @@ async fn a_long_transfer_is_not_a_failed_one() {
     let page = Page::new(body.clone()).fault(Fault::Slow(10_000, limit / 6));
     let url = world.origin.put(&by_hash(&body), page);
     assert_eq!(world.fetch(&url).await.body, body, "twenty pieces take three times each limit");
-    // The control: silence longer than the limit does end one.
+    // The control: silence longer than the limit does end a transfer.
     let body = noise(9, 200_000);
     let silent = Page::new(body.clone()).fault(Fault::Hold(1000, Gate::closed()));
     let url = world.origin.put(&by_hash(&body), silent);
@@ -244,7 +244,7 @@ async fn followers_of_a_fill_that_fails_hear_of_it() {
     assert_eq!(world.fetch(&url).await.body, "x");
 }
 
-/// An origin that took a request and never answers: its client gives up and asks again, on a new connection.
+/// An origin that accepts a request and never answers: its client gives up and retries, on a new connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_nobody_waits_for_is_given_up() {
     let limit = std::time::Duration::from_millis(500);

@@ -1,5 +1,5 @@
-//! Issue 10, attack `disk`: an origin that sends without end what is no part of an answer is refused in words, over HTTP/1 and
-//! HTTP/2, to fills and to passes; others notice nothing.
+//! Issue 10, attack `disk`: an origin that endlessly sends data that is no part of an answer is refused with a reason, over
+//! HTTP/1 and HTTP/2, for fills and for passes; other clients are not affected.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -12,7 +12,7 @@ use crate::world::{Ca, Got, World};
 const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
 const BODY: &str = "what was asked for\n";
 
-/// Each path as a fill and as a pass.
+/// The answers to `url` as a fill and as a pass.
 async fn both_ways(world: &World, url: &str) -> [Got; 2] {
     let fill = world.client.get(url).send().await;
     let pass = world.client.get(url).header("x-unheard-of", "1").send().await;
@@ -41,7 +41,7 @@ async fn interim_answers_without_end_are_refused_in_words() {
             b"/many" => INTERIM.repeat(20_000),
             b"/behind-empty-lines" => format!("\r\n{INTERIM}").repeat(600),
             b"/long" => INTERIM.replace("/a", &"a".repeat(30_000)).repeat(6),
-            // The controls: what real servers send, and more.
+            // The controls: as many as real servers send, and more.
             b"/one" => INTERIM.to_owned(),
             b"/some" => INTERIM.repeat(500),
             _ => String::new(),
@@ -87,7 +87,7 @@ async fn the_size_of_a_chunk_ends_within_a_line() {
     }
 }
 
-/// An HTTP/2 origin that answers the first stream of each connection with so many heads of interim answers, and the answer.
+/// An HTTP/2 origin that answers the first stream of each connection with this many interim heads, and then the answer.
 struct Flood {
     authority: String,
     task: JoinHandle<()>,
@@ -143,7 +143,7 @@ impl Flood {
                             }
                             _ => continue,
                         };
-                        // Whoever is refused may have left.
+                        // A client that was refused may have left.
                         if stream.write_all(&answer).await.is_err() {
                             return;
                         }

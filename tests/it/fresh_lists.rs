@@ -1,12 +1,12 @@
-//! A client whose lists are fresh asks for packages alone: larder reads what it needs to judge them by itself, of archives
-//! that it has seen before.
+//! A client whose lists are fresh requests only packages: larder itself fetches the indexes to judge them, for archives that it
+//! has seen before.
 
 use crate::generations::{PACKAGES, SUITE, State, archive};
 use crate::world::{Origin, Page, World};
 
 const DEB: &str = "/debian/pool/main/g/gear_1_all.deb";
 
-/// What larder says of the package, asked for twice.
+/// larder's `Cache-Status` for the package, which is requested twice.
 async fn asked_twice(world: &World, origin: &Origin) -> String {
     let first = world.fetch(&origin.url(DEB)).await;
     assert_eq!(first.body, PACKAGES);
@@ -20,12 +20,12 @@ async fn a_package_is_proven_when_its_indexes_are_gone_from_the_cache() {
         let state = State::new(&key, 1, by_hash, &[PACKAGES]);
         state.put(&origin);
         origin.put(DEB, Page::new(PACKAGES));
-        // The control: of an archive that was never seen, nothing is known.
+        // The control: of an archive that larder has never seen, it knows nothing.
         let unknown = asked_twice(&world, &origin).await;
         assert!(!unknown.contains("signed"), "{unknown}");
         assert_eq!(unknown.contains("pinned"), https, "{unknown}");
         world.fetch(&origin.url(&format!("{SUITE}/InRelease"))).await;
-        // What larder learnt stays; the cache goes.
+        // larder keeps its state and loses its cache.
         world.restart(|data| std::fs::remove_dir_all(data.join("v1")).unwrap()).await;
         let known = asked_twice(&world, &origin).await;
         assert!(known.contains("hit; detail=\"signed\""), "{known}");

@@ -1,5 +1,5 @@
-//! How long a copy speaks for its origin: as RFC 9111 says for a shared cache, never by guessing, and longer only when
-//! the origin fails. Time is moved, not waited for.
+//! How long a stored copy is fresh: as RFC 9111 says for a shared cache, never by a heuristic, and longer only when the origin
+//! fails. Time is moved instead of waited for.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn a_copy_is_fresh_as_long_as_its_origin_said() {
     assert!(world.fetch(&url).await.is_hit());
 }
 
-/// http-cache-semantics guesses a tenth of the age by default: a guess is a wrong index sooner or later.
+/// http-cache-semantics by default takes a tenth of the age as freshness: a heuristic gives a wrong index sooner or later.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_fresh_by_guessing() {
     let world = World::new().await;
@@ -103,7 +103,7 @@ async fn answers_that_vary_are_kept_apart() {
     }
 }
 
-/// Seen live: a body that varies by `Accept`, and no `Vary` that says so.
+/// Observed: a body that varies by `Accept` without a `Vary`.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_in_two_forms_is_two_answers() {
     let world = World::new().await;
@@ -139,7 +139,7 @@ async fn an_index_in_two_forms_is_two_answers() {
     assert_eq!(world.origin.gets("/simple/demo/"), 2);
 }
 
-/// A client's `no-cache` is met by a revalidation that began after it came, or at most five seconds before.
+/// A client's `no-cache` is satisfied by a revalidation that began after the request, or at most five seconds before.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_cache_is_met_by_a_fresh_revalidation() {
     let world = World::new().await;
@@ -157,7 +157,7 @@ async fn no_cache_is_met_by_a_fresh_revalidation() {
     assert!(world.fetch(&index).await.is_hit(), "and who did not insist is served");
 }
 
-/// Who has just published wants to see it.
+/// A client that has just published must see the result.
 #[tokio::test(flavor = "multi_thread")]
 async fn publishing_ends_the_grace() {
     let world = World::new().await;
@@ -173,7 +173,7 @@ async fn publishing_ends_the_grace() {
     assert_eq!(got.body, new.body);
 }
 
-/// verdaccio#645, pacoloco#108: an error that was remembered needed a restart.
+/// verdaccio#645, pacoloco#108: a remembered error needed a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_no_is_remembered_for_seconds_and_an_error_not_at_all() {
     let world = World::new().await;
@@ -186,7 +186,7 @@ async fn a_no_is_remembered_for_seconds_and_an_error_not_at_all() {
     assert_eq!(world.fetch(&url).await.body, "here");
     let fresh = |status| Page::status(status).fresh(600);
     let errors = [500, 502, 503, 429, 403].map(|status| ("/error", Page::status(status)));
-    // Whatever they say of themselves: what is for one client (RFC 6585), and what is asked of an index.
+    // Whatever freshness they state: answers for one client (RFC 6585), and errors for an index.
     let says = [429, 511, 403].map(|status| ("/error", fresh(status)));
     let of_indexes = ["/simple/demo/", "/dists/stable/InRelease"].map(|path| (path, fresh(503)));
     for (path, error) in errors.into_iter().chain(says).chain(of_indexes) {
@@ -199,10 +199,10 @@ async fn a_no_is_remembered_for_seconds_and_an_error_not_at_all() {
     }
 }
 
-/// harbor#19899, pacoloco#108: the copy was there, and the build failed.
+/// harbor#19899, pacoloco#108: a copy was stored, and the build failed.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_origin_fails_the_last_copy_is_served_and_says_so() {
-    // Side by side, each in a world of its own: most of it is larder's waiting for the origin.
+    // In parallel, each in an environment of its own: most of the time is larder's waiting for the origin.
     let moods = [Mood::Failing(500), Mood::Failing(503), Mood::Failing(429), Mood::Hanging];
     join_all(moods.map(async |mood| {
         let world =
@@ -245,7 +245,8 @@ async fn a_dead_origin_is_outlived_for_a_week_by_indexes_and_for_ever_by_proven_
     assert!(got.is_hit() && got.body == body);
 }
 
-/// gradient#625: a black hole upstream stalled every miss. Its memory is short, per origin, and blocks no miss.
+/// gradient#625: an upstream that did not answer stalled every miss. larder remembers failures per origin and for a short time,
+/// and never delays a miss because of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failing_origin_never_blocks_a_miss() {
     let world = World::new().await;
@@ -260,7 +261,7 @@ async fn a_failing_origin_never_blocks_a_miss() {
     assert_eq!(world.fetch(&url).await.body, "new");
 }
 
-/// A job asks nonsense until the registry answers 429 with a day's `Retry-After`: others are not punished for it.
+/// A job sends bad requests until the registry answers 429 with a day's `Retry-After`: other clients do not suffer from it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_days_retry_after_is_believed_for_a_minute() {
     let world = World::new().await;
@@ -279,10 +280,10 @@ async fn a_days_retry_after_is_believed_for_a_minute() {
     assert_eq!(reload().await.complete().body, new.body);
 }
 
-/// A copy is served while its origin hangs: waiting for a dead one is what people call "the proxy is slow".
+/// A stored copy is served while its origin hangs: waiting for a dead origin is what users call "the proxy is slow".
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_copy_is_served_while_its_origin_hangs() {
-    // The origin's own limit is far beyond this test's patience, so only the short wait can explain an answer.
+    // The header timeout is far beyond this test's own limit, so only the short wait can explain an answer.
     let world =
         World::with(|config| config.upstream.header_timeout = Duration::from_mins(10)).await;
     let index = put_simple(&world.origin, "/", "demo", &[]);
@@ -299,7 +300,7 @@ async fn a_stored_copy_is_served_while_its_origin_hangs() {
     assert!(got.cache_status().contains("+stale"));
 }
 
-/// Errors come as their servers please: without a length, uncacheable, with a cookie. The copy is served all the same.
+/// Errors come in many forms: without a length, uncacheable, with a cookie. The copy is served all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_the_error_looks_like_the_copy_is_served() {
     for error in [
@@ -317,13 +318,13 @@ async fn whatever_the_error_looks_like_the_copy_is_served() {
         let got = world.get(&index).await;
         assert_eq!(got.body, body, "{error:?}");
         assert!(got.cache_status().contains("+stale"), "{error:?}");
-        // The control: without a copy the error is heard in its own words.
+        // The control: without a copy the origin's own error is given.
         let other = world.origin.put("/other", error.clone());
         assert_eq!(world.get(&other).await.status, error.status);
     }
 }
 
-/// A 304 speaks of the copy that was asked about, or of nothing (RFC 9111 §4.3.4).
+/// A 304 applies to the copy that was asked about, or to nothing (RFC 9111 §4.3.4).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_304_with_another_validator_renews_nothing() {
     let world = World::new().await;
@@ -358,7 +359,7 @@ async fn a_304_with_another_validator_renews_nothing() {
     }
 }
 
-/// Look whether it is there, put it there, fetch it: the no is not remembered beyond the putting.
+/// A client checks that a file is absent, uploads it, and fetches it: the remembered 404 ends with the upload.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_put_there_is_there() {
     let world = World::new().await;
@@ -370,7 +371,7 @@ async fn what_was_put_there_is_there() {
     assert_eq!(world.fetch(&url).await.body, "x");
 }
 
-/// A clock that was ahead and is set back makes nothing fresh until it has caught up.
+/// If a clock that was ahead is set back, nothing stored is fresh until the clock has caught up.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_is_set_back_makes_nothing_fresh() {
     let world = World::new().await;
@@ -403,7 +404,7 @@ async fn a_client_may_ask_that_nothing_is_stored_or_fetched() {
     assert_eq!(world.origin.total(), asked + 1, "the one fetch, given to its asker");
 }
 
-/// A 304 says as much of who may have the answer as a 200 does.
+/// A 304 can restrict who may have the answer, as a 200 can.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_304_may_take_back_that_an_answer_is_everybodys() {
     for (name, value, shared) in [
@@ -428,7 +429,7 @@ async fn a_304_may_take_back_that_an_answer_is_everybodys() {
     }
 }
 
-/// An `Age` that leaves no room for the time in the store.
+/// An `Age` to which the time in the store cannot be added.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_any_age_is_answered() {
     let world = World::new().await;
@@ -440,7 +441,7 @@ async fn an_answer_of_any_age_is_answered() {
     }
 }
 
-/// A clock that was ahead and is set back: a copy of the future is no younger when its origin fails.
+/// A clock that was ahead is set back: a copy with a future date is not given when its origin fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_the_future_does_not_outlive_its_origin() {
     let world = World::new().await;

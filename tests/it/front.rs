@@ -1,4 +1,4 @@
-//! The listener: what a connection may be, how long it may dawdle, and what larder says of itself.
+//! The listener: which connections it accepts, how long they may be idle or slow, and what larder's own pages say.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -20,7 +20,7 @@ async fn plain_http_flows_and_is_never_shared() {
         assert!(!got.is_hit(), "{}", got.cache_status());
     }
     assert_eq!(plain.gets("/x"), 2);
-    // Only a digest in the request itself outweighs who may sit in between.
+    // Over plain HTTP only a digest in the request itself protects from an attacker on the path.
     let body = crate::world::noise(1, 100_000);
     let path = crate::world::archive::by_hash(&body);
     let url = plain.put(&path, Page::new(body.clone()));
@@ -43,14 +43,14 @@ async fn a_tunnel_that_carries_plain_http_is_served_as_http() {
     assert!(answer.to_lowercase().contains("cache-status: larder"), "{answer}");
 }
 
-/// A server that speaks first, and a client that speaks no HTTP: both are copied through, or refused by configuration.
+/// A server that speaks first, and a client that does not speak HTTP: both are copied through, or refused by configuration.
 #[tokio::test(flavor = "multi_thread")]
 async fn other_protocols_are_tunnelled_where_that_is_allowed() {
     for allowed in [true, false] {
         let world = World::with(|config| {
             config.hosts.tunnel_unknown_protocols = allowed;
             if !allowed {
-                // For so long it waits for a handshake that does not come.
+                // larder waits this long for a handshake, which does not come.
                 config.clients.handshake_timeout = Duration::from_secs(1);
             }
         })
@@ -98,7 +98,7 @@ async fn larder_tells_about_itself() {
     assert!(!world.proxy.own("/ca.crt").await.contains("PRIVATE"));
 }
 
-/// auto-apt-proxy takes what answers `GET /` with 406 on this port for a proxy for apt.
+/// auto-apt-proxy takes a server that answers `GET /` with 406 on this port for an apt proxy.
 #[tokio::test(flavor = "multi_thread")]
 async fn programs_that_look_for_a_proxy_for_apt_find_one() {
     let world = World::new().await;
@@ -107,8 +107,8 @@ async fn programs_that_look_for_a_proxy_for_apt_find_one() {
     assert!(answer.to_lowercase().starts_with("http/1.1 406 usage information"), "{answer}");
 }
 
-/// A site's page may have its own name resolve to larder's address (DNS rebinding): a browser is shown what is counted under
-/// names of larder's own alone. Monitors, set-up and health checks know larder by any name.
+/// A website may make its own host name resolve to larder's address (DNS rebinding): a browser is shown the counters only under
+/// larder's own names. Monitoring, set-up and health checks may use any name.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_another_name_does_not_read_what_is_counted() {
     let world = World::with(|config| {
@@ -164,7 +164,7 @@ async fn hits_and_refusals_are_counted() {
     assert!(world.proxy.metric("larder_requests", "miss").await >= 1.0);
 }
 
-/// Many connections that say nothing keep nobody out: each is given its time, and then let go.
+/// Many silent connections keep no client out: each has its time limit, and is then closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_say_nothing_are_let_go() {
     let world = World::with(|config| {
@@ -225,7 +225,7 @@ async fn one_connection_carries_many_requests() {
     }
 }
 
-/// A header bomb is refused with a status, not with a crash or a hang.
+/// An oversized header is refused with a status, and causes no crash and no hang.
 #[tokio::test(flavor = "multi_thread")]
 async fn oversized_and_broken_heads_are_refused() {
     let world = World::new().await;
@@ -252,7 +252,8 @@ async fn oversized_and_broken_heads_are_refused() {
     assert_eq!(world.fetch(&url).await.body, "x");
 }
 
-/// mitmproxy#427: clients that pin, and origins that want a certificate of the client. It is remembered and tunnelled.
+/// mitmproxy#427: clients that pin certificates, and origins that require a client certificate. larder remembers them and
+/// tunnels.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_speaks_no_tls_of_ours_is_tunnelled_the_next_time() {
     let world = World::new().await;
@@ -263,7 +264,7 @@ async fn an_origin_that_speaks_no_tls_of_ours_is_tunnelled_the_next_time() {
             let (mut stream, _) = odd.accept().await.unwrap();
             let mut hello = [0; 5];
             let _gone = stream.read_exact(&mut hello).await;
-            // A fatal handshake_failure alert (RFC 8446 §6.2), as a server sends that wants another TLS.
+            // A fatal handshake_failure alert (RFC 8446 §6.2), as from a server that requires another TLS.
             let _gone = stream.write_all(&[0x15, 3, 3, 0, 2, 2, 40]).await;
         }
     });

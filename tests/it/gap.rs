@@ -1,20 +1,20 @@
-//! P3: a body that breaks a binding promise is completed for nobody, over any number of connections and ranges, and is
-//! stored nowhere. Each attack stands beside its control: without a promise the same bytes go through.
+//! P3: a body that breaks a binding promise is completed for no client, over any number of connections and ranges, and is stored
+//! nowhere. Each attack has its control: without a promise the same bytes are given.
 
 use crate::world::archive::{by_hash, flipped, plain_wheel, put_simple, wheel_path};
 use crate::world::{End, Got, Page, World, eventually, holding, noise};
 use std::time::Duration;
 
-/// The silence after a rejection, and a little.
+/// A little more than the quarantine after a refusal.
 const SILENCE: Duration = Duration::from_secs(61);
 
-/// The bytes that stand in the middle of every tampered body, to be looked for on disk.
+/// The bytes in the middle of every tampered body, for searching the disk.
 fn marker(body: &[u8]) -> &[u8] {
     let middle = body.len() / 2;
     &body[middle..middle + 32]
 }
 
-/// Nobody has it, nothing is stored, it is counted.
+/// No client has the whole body, nothing is stored, and the refusal is counted.
 async fn assert_refused(world: &World, got: &Got, tampered: &[u8]) {
     assert!(!got.is_complete(), "{} {:?} {}", got.status, got.end, got.cache_status());
     assert!(got.body.len() < tampered.len());
@@ -28,7 +28,7 @@ async fn assert_refused(world: &World, got: &Got, tampered: &[u8]) {
     assert!(world.proxy.metric("larder_rejected_total", "").await >= 1.0);
 }
 
-/// pulpcore#5012: bytes went out before they were checked, and the end with them.
+/// pulpcore#5012: bytes were sent before they were checked, including the last ones.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_body_under_a_digest_is_completed_for_nobody() {
     for len in [1000, 100_000, 300_000, 3_000_000] {
@@ -46,7 +46,7 @@ async fn a_wrong_body_under_a_digest_is_completed_for_nobody() {
     }
 }
 
-/// artifact-keeper#3488: a check that refuses everything is no check. No promise, no refusal.
+/// artifact-keeper#3488: a check that refuses everything is no check. Without a promise nothing is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_promise_the_same_bytes_go_through() {
     let world = World::new().await;
@@ -56,7 +56,7 @@ async fn without_a_promise_the_same_bytes_go_through() {
     let right = noise(2, 3_000_000);
     let url = world.origin.put(&by_hash(&right), Page::new(right.clone()));
     assert_eq!(world.fetch(&url).await.body, right);
-    // The search that finds nothing after a rejection finds what is kept.
+    // The search that finds nothing after a refusal finds a body that is kept.
     assert!(!holding(&world.proxy.data, marker(&right)).is_empty());
 }
 
@@ -91,7 +91,7 @@ async fn a_body_that_was_wrong_only_once_is_mended_unnoticed() {
     assert!(world.fetch(&url).await.is_hit());
 }
 
-/// `wget` and `apt-helper` resume by themselves after a cut and end with a complete file and exit code 0.
+/// `wget` and `apt-helper` resume by themselves after a broken transfer, and end with a complete file and exit code 0.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_rejection_no_byte_leaves_for_a_minute() {
     let world = World::new().await;
@@ -114,7 +114,7 @@ async fn after_a_rejection_no_byte_leaves_for_a_minute() {
         assert!(!got.status.is_success(), "{range:?}: {}", got.status);
     }
     assert_eq!(world.origin.total(), asked, "the origin is left alone meanwhile");
-    // Healed, and asked after the silence: all is well.
+    // The origin is repaired, and asked after the quarantine: the right body is given.
     world.origin.put(&path, Page::new(right.clone()).etag("v2"));
     world.proxy.clock.advance(SILENCE);
     assert_eq!(world.fetch(&url).await.body, right);
@@ -131,7 +131,7 @@ async fn closed_ranges_side_by_side_never_make_the_whole() {
         let step = wrong.len() / PARTS;
         let mut parts = tokio::task::JoinSet::new();
         for number in 0..PARTS {
-            // From the end in the second round: the range that needs the end comes first.
+            // In reverse in the second round, so that the range that needs the end comes first.
             let number = if shuffled { PARTS - 1 - number } else { number };
             let (from, to) = (number * step, (number + 1) * step);
             let ask = world.client.get(&url).range(&format!("{from}-{}", to - 1));
@@ -157,7 +157,7 @@ async fn one_range_after_another_never_makes_the_whole() {
     let wrong = flipped(&right);
     let url = world.origin.put(&by_hash(&right), Page::new(wrong.clone()).etag("v1"));
     let mut have = vec![false; wrong.len()];
-    // The end, the beginning, then every gap that is left: what a patient client would do.
+    // The end, the beginning, then the rest: what a patient client would request.
     for (from, to) in
         [(wrong.len() - 1000, wrong.len()), (0, wrong.len() / 2), (wrong.len() / 2, wrong.len())]
     {
@@ -169,7 +169,7 @@ async fn one_range_after_another_never_makes_the_whole() {
     assert!(have.iter().any(|given| !given), "every byte of a refused body was given");
 }
 
-/// What an index promises inside its root, wrong bytes cannot pass; a URL's name alone says nothing here.
+/// Wrong bytes cannot pass an index's promise inside its root; the URL alone contains no digest here.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_index_of_the_root_refuses() {
     for json in [false, true] {
@@ -189,7 +189,7 @@ async fn the_index_of_the_root_refuses() {
         let url = world.origin.put(&plain_wheel("demo"), Page::new(wrong.clone()));
         let got = world.get(&url).await;
         assert_refused(&world, &got, &wrong).await;
-        // The control: another file of the same origin of which nobody said anything.
+        // The control: a file of the same origin that no index names.
         let url = world.origin.put("/other/demo-1.0.bin", Page::new(wrong.clone()));
         assert_eq!(world.fetch(&url).await.body, wrong);
     }
@@ -198,7 +198,7 @@ async fn the_index_of_the_root_refuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_convention_refuses_after_it_matched_three_times() {
     let world = World::new().await;
-    // Before: the name merely confirms, and wrong bytes are the origin's own affair.
+    // Before the convention is believed, the name only confirms, and wrong bytes are given as the origin sends them.
     let right = noise(8, 500_000);
     let wrong = flipped(&right);
     let url = world.origin.put(&wheel_path("early", &right), Page::new(wrong.clone()));
@@ -217,7 +217,7 @@ async fn a_convention_refuses_after_it_matched_three_times() {
     assert_refused(&world, &got, &wrong).await;
 }
 
-/// HTTP/1.0 and bodies without framing end with the connection: nothing of them can be taken back.
+/// HTTP/1.0 answers and bodies without framing end with the connection, so that a client cannot see that they are truncated.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_whose_end_is_the_connections_is_held_whole() {
     let world = World::new().await;
@@ -237,7 +237,7 @@ async fn a_body_whose_end_is_the_connections_is_held_whole() {
     }
 }
 
-/// A wrong body's end is the one thing held back; its beginning is not, and right bodies lose nothing by it.
+/// Only the end of a wrong body is withheld; its beginning is given, and right bodies are given whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_flow_before_the_end_is_known() {
     let world = World::new().await;
@@ -252,7 +252,7 @@ async fn bytes_flow_before_the_end_is_known() {
     assert!(opened.equals(&right).await);
 }
 
-/// ntopng#1489, athens#2145: the same name, other bytes. The index that says so wins, and both are right in turn.
+/// ntopng#1489, athens#2145: the same name with other bytes. The newest index decides, and each body is right in its time.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_published_anew_is_fetched_anew() {
     let world = World::new().await;
@@ -271,7 +271,7 @@ async fn a_file_published_anew_is_fetched_anew() {
     assert!(world.fetch(&url).await.is_hit());
 }
 
-/// An index that has gone stale accuses nobody: it is asked again before larder refuses on its word.
+/// An outdated index refuses nothing: it is asked again before its claim refuses a body.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_is_asked_again_before_its_word_refuses() {
     let world = World::new().await;
@@ -285,7 +285,7 @@ async fn an_index_is_asked_again_before_its_word_refuses() {
     assert!(world.origin.gets("/simple/demo/") >= 2);
 }
 
-/// Signed CDN URLs: the redirect is followed inside, its token is stored nowhere, and the next one hits.
+/// Signed CDN URLs: larder follows the redirect itself, stores its token nowhere, and the next request is a hit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_of_a_proven_artifact_is_followed_inside() {
     let world = World::new().await;
@@ -301,7 +301,7 @@ async fn a_redirect_of_a_proven_artifact_is_followed_inside() {
     assert!(holding(&world.proxy.data, b"s3cr3t-t0ken").is_empty());
 }
 
-/// Hub clients read headers off a 302, and relative links of an index resolve against the redirected URL.
+/// Hub clients read header fields of a 302, and relative links in an index are resolved against the redirected URL.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_other_redirect_reaches_the_client_as_it_came() {
     let world = World::new().await;
@@ -315,14 +315,14 @@ async fn every_other_redirect_reaches_the_client_as_it_came() {
     assert!(world.origin.asked("/elsewhere").is_empty());
 }
 
-/// urllib says `Connection: close`, and so an answer to it ends with the connection in any case.
+/// urllib sends `Connection: close`, so the connection ends with the answer in any case.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cut_of_a_connections_last_answer_is_a_reset_too() {
     for version in ["1.1", "1.0"] {
         let world = World::new().await;
         let right = noise(18, 3_000_000);
         let path = by_hash(&right);
-        // The rest comes when the client has some: a body that is refused before anybody was given a byte is an error in words.
+        // The rest is sent once the client has some bytes: a body that is refused before that is an error response.
         let gate = crate::world::Gate::closed();
         let page = Page::new(flipped(&right));
         world.origin.put(&path, page.fault(crate::world::Fault::Hold(2_000_000, gate.clone())));
@@ -344,13 +344,14 @@ async fn the_cut_of_a_connections_last_answer_is_a_reset_too() {
     }
 }
 
-/// wget resumes by itself after a broken transfer: what one fill gave and the next one gives never make the whole together.
+/// wget resumes by itself after a broken transfer: the bytes of one fill and those of the next never make the whole body
+/// together.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_after_a_broken_fill_never_makes_the_whole() {
     let world = World::new().await;
     let right = noise(19, 20 << 20);
     let wrong = flipped(&right);
-    // Larder resumes it, so that its mismatch is no rejection yet; the client resumes by itself, and far enough ahead for
+    // larder resumes the transfer, so that a mismatch is no refusal yet. The client also resumes by itself, far enough ahead for
     // a request beside the fill.
     let page = Page::new(wrong.clone()).etag("v1").fault(crate::world::Fault::CutOnce(10 << 20));
     let url = world.origin.put(&by_hash(&right), page);
@@ -365,7 +366,7 @@ async fn a_resume_after_a_broken_fill_never_makes_the_whole() {
     );
 }
 
-/// A range that does not need the end takes nothing from those who want the beginning.
+/// A range that does not need the end does not affect clients that want the beginning.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_in_the_middle_moves_no_gap() {
     let world = World::new().await;
@@ -383,7 +384,7 @@ async fn a_range_in_the_middle_moves_no_gap() {
     assert!(whole.equals(&right).await);
 }
 
-/// A pass is held to the promise too, and what it gave is remembered: no range of a later fill completes it.
+/// A pass is held to the promise too, and what it gave is recorded: no range of a later fill completes the body.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_and_a_fill_never_make_the_whole() {
     let world = World::new().await;
@@ -399,7 +400,7 @@ async fn a_pass_and_a_fill_never_make_the_whole() {
     assert!(!second.is_complete(), "{} bytes", second.body.len());
 }
 
-/// Two passes of one client side by side: that one was right forgets nothing of what the other gave.
+/// Two passes of one client in parallel: a right body in one of them does not erase the record of what the other gave.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_that_is_right_leaves_anothers_gap_alone() {
     let world = World::new().await;
@@ -430,7 +431,7 @@ async fn a_pass_that_is_right_leaves_anothers_gap_alone() {
     assert!(!second.is_complete(), "{} bytes", second.body.len());
 }
 
-/// The words of an index hold for passes: it is asked again, and then its word refuses.
+/// An index's claims apply to passes: the index is asked again, and then its claim refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_refuses_what_a_pass_brings() {
     let world = World::new().await;
@@ -444,7 +445,7 @@ async fn an_index_refuses_what_a_pass_brings() {
     let with = || world.client.get(&url).header("authorization", "Basic eDp5").send();
     let got = with().await;
     assert!(!got.is_complete() && got.body.len() < wrong.len());
-    // The control: what the index says by now is right, though larder has not heard of it.
+    // The control: the present claim of the index is right, though larder has not seen it yet.
     let new = noise(23, 1_000_000);
     world.proxy.clock.advance(SILENCE);
     put_simple(&world.origin, "/", "demo", &[(link, &new)]);
@@ -452,7 +453,7 @@ async fn an_index_refuses_what_a_pass_brings() {
     assert_eq!(with().await.complete().body, new);
 }
 
-/// The end of an empty body is there with its head.
+/// An empty body ends with its head.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_wrong_body_is_refused_to_a_pass_too() {
     for pass in [false, true] {
@@ -467,7 +468,7 @@ async fn an_empty_wrong_body_is_refused_to_a_pass_too() {
     }
 }
 
-/// What was not computed is no mismatch (artifact-keeper#3488): the index changes its algorithm while the file arrives.
+/// A digest that was not computed is no mismatch (artifact-keeper#3488): the index changes its algorithm while the file arrives.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_changes_its_algorithm_refuses_nothing_right() {
     let world = World::new().await;
@@ -486,8 +487,8 @@ async fn an_index_that_changes_its_algorithm_refuses_nothing_right() {
     assert!(world.fetch(&url).await.is_hit());
 }
 
-/// A client that asks for the end of a large file and leaves makes nobody else wait for the last byte before the second one: a
-/// gap moves only for ranges of the second half.
+/// If a client requests the end of a large file and leaves, other clients must not wait for the last byte before they get the
+/// second one: the gap moves only for ranges of the second half.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gap_that_a_client_moved_and_left_behind_leaves_the_beginning_to_others() {
     for (range, given) in [("131072-", 900_000), ("900000-", 800_000)] {
@@ -495,7 +496,7 @@ async fn a_gap_that_a_client_moved_and_left_behind_leaves_the_beginning_to_other
         let right = noise(26, 1 << 20);
         let gate = crate::world::Gate::closed();
         let path = by_hash(&right);
-        // The end, and then the fill breaks: as when nobody reads any more and much is still to come.
+        // The end is given, and then the fill breaks, as if no client read any more and much was still missing.
         let cut = crate::world::Fault::Cut(950_000);
         let broken = Page::new(right.clone()).etag("v1").fault(cut);
         let url = world.origin.put(&path, broken.without_ranges());
@@ -506,7 +507,7 @@ async fn a_gap_that_a_client_moved_and_left_behind_leaves_the_beginning_to_other
         for address in ["127.0.0.1", "127.0.0.9"] {
             let mut other = world.client.get(&url).from(address).open().await.unwrap();
             assert!(other.read(given).await, "{range} {address}");
-            // The control: the gap is where it was, for whoever asks.
+            // The control: the gap is where it was, for every client.
             let most = if range == "131072-" { right.len() - 65_536 } else { 900_000 - 65_536 };
             assert!(other.so_far().len() <= most, "{range} {address}");
             drop(other);
@@ -516,7 +517,7 @@ async fn a_gap_that_a_client_moved_and_left_behind_leaves_the_beginning_to_other
     }
 }
 
-/// Ctrl-C, and once more: another body of the same length has its gap where the first one had it.
+/// Ctrl-C twice: another body of the same length has its gap where the first one had it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_that_its_client_left_denies_the_file_to_nobody() {
     let world = World::new().await;
@@ -537,12 +538,12 @@ async fn a_pass_that_its_client_left_denies_the_file_to_nobody() {
         for who in ["127.0.0.1", "127.0.0.9"] {
             assert_eq!(ask().from(who).send().await.complete().body, right, "{chunked} {who}");
         }
-        // A fill waits for nothing, either.
+        // A fill does not wait either.
         assert_eq!(world.fetch(&url).await.body, right, "{chunked}");
     }
 }
 
-/// Clients complete a file with any 2xx: what an origin says of its own answer takes no promise away.
+/// Clients complete a file with any 2xx, so the status of an answer does not weaken a promise.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_other_success_brings_what_a_promise_refuses() {
     let world = World::new().await;
@@ -552,7 +553,7 @@ async fn no_other_success_brings_what_a_promise_refuses() {
         if status == 206 { page.header("content-range", "bytes 0-399999/400000") } else { page }
     };
     for (seed, status) in [(30, 203), (40, 206)] {
-        // What comes to a fill cannot be kept and is asked for again by a pass; or it is a pass from the start.
+        // Such an answer to a fill cannot be kept, so that a pass asks again; the second request is a pass from the start.
         for (seed, field) in [(seed, "accept"), (seed + 1, "x-unheard-of")] {
             let right = noise(seed, 400_000);
             let wrong = flipped(&right);

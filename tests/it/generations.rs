@@ -1,5 +1,5 @@
-//! Archives that are published while they are read: larder shows them as they were, or as they are, and never anything
-//! between. The control of each test is what the origin itself shows at that moment.
+//! Archives that are published while clients read them: larder shows them as they were before or as they are after, and never a
+//! mixture. The control of each test is what the origin itself serves at that moment.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state number `number`: these members, each with bytes of its own. Each names one package, whose bytes are the
+    /// State number `number`, with these members, each with different bytes. Each member names one package, whose bytes are the
     /// member's name.
     pub(crate) fn new(key: &Key, number: u32, by_hash: bool, names: &[&str]) -> Self {
         let members: Vec<(String, Vec<u8>)> = names
@@ -81,11 +81,11 @@ impl State {
     }
 }
 
-/// A client's connection that lives for several requests.
+/// A client's connection that is used for several requests.
 struct Line {
     sender: http1::SendRequest<Empty<Bytes>>,
     host: String,
-    /// What stands before the path: nothing inside a tunnel.
+    /// The prefix of the path: empty inside a tunnel.
     before: String,
 }
 
@@ -114,7 +114,7 @@ impl Line {
         Self { sender, host, before }
     }
 
-    /// A GET as apt sends it; what is cut short is an error.
+    /// A GET as apt sends it; a truncated answer is an error.
     async fn get(&mut self, path: &str) -> Result<Came, String> {
         self.get_with(path, ("cache-control", "max-age=0")).await
     }
@@ -135,8 +135,8 @@ impl Line {
     }
 }
 
-/// A larder that trusts an archive's key, and the archive, over https or over http. A world for each: what one mirror of an
-/// archive gave would answer for the other.
+/// A larder that trusts an archive's key, and the archive, over https or over http. Each has an environment of its own, because
+/// what one mirror of an archive gave would answer for the other.
 pub(crate) async fn archive(https: bool) -> (tempfile::TempDir, Key, World, Origin) {
     let dir = tempfile::tempdir().unwrap();
     let key = Key::new(dir.path(), "archive");
@@ -146,7 +146,7 @@ pub(crate) async fn archive(https: bool) -> (tempfile::TempDir, Key, World, Orig
     (dir, key, world, origin)
 }
 
-/// Past the seconds within which a revalidation counts for the next request.
+/// Advances the clock beyond the seconds in which a revalidation also counts for the next request.
 pub(crate) fn later(world: &World) {
     world.proxy.clock.advance(Duration::from_secs(6));
 }
@@ -166,7 +166,7 @@ async fn the_previous_generation_is_given_until_the_new_one_is_whole() {
         let mut line = Line::new(&world, origin).await;
         assert_eq!(line.get("InRelease").await.unwrap().body, one.release);
         assert_eq!(line.get(PACKAGES).await.unwrap().body, one.bytes(PACKAGES));
-        // The Release first: what it names is not there yet.
+        // The Release first: its members are not there yet.
         two.put_release(origin);
         later(&world);
         for mut line in [line, Line::new(&world, origin).await] {
@@ -175,7 +175,7 @@ async fn the_previous_generation_is_given_until_the_new_one_is_whole() {
             assert!(release.said.contains("signed+stale"), "{}", release.said);
             assert_eq!(line.get(PACKAGES).await.unwrap().body, one.bytes(PACKAGES));
         }
-        // Its next request finds it whole.
+        // The next request finds the new state complete.
         two.put_member(origin, PACKAGES);
         let mut line = Line::new(&world, origin).await;
         let release = line.get("InRelease").await.unwrap();
@@ -186,7 +186,7 @@ async fn the_previous_generation_is_given_until_the_new_one_is_whole() {
         assert_eq!(packages.body, two.bytes(PACKAGES));
         assert!(packages.said.contains("hit; detail=\"signed\""), "{}", packages.said);
         assert_eq!(origin.gets(&format!("{SUITE}/{PACKAGES}")), gets, "it was fetched before");
-        // The members first: who read the old Release gets what it names.
+        // The members first: a client that read the old Release gets the members that it names.
         three.put_member(origin, PACKAGES);
         later(&world);
         for mut line in [line, Line::new(&world, origin).await] {
@@ -215,21 +215,21 @@ async fn a_connection_gets_the_members_of_the_release_that_it_has_read() {
         let packages = early.get(PACKAGES).await.unwrap();
         assert_eq!(packages.body, one.bytes(PACKAGES), "{}", packages.said);
         assert!(packages.said.contains("signed"), "{}", packages.said);
-        // A connection that has read nothing gets what is newest.
+        // A connection that has read nothing gets the newest state.
         let mut fresh = Line::new(&world, origin).await;
         assert_eq!(fresh.get(PACKAGES).await.unwrap().body, two.bytes(PACKAGES));
-        // After it has read the new one, the first gets the new one too.
+        // After the first connection has read the new Release, it gets the new members too.
         later(&world);
         assert_eq!(early.get("InRelease").await.unwrap().body, two.release);
         assert_eq!(early.get(PACKAGES).await.unwrap().body, two.bytes(PACKAGES));
     }
 }
 
-/// Nobody has the old bytes any more, so nothing is right; and the new ones are the one thing that is wrong.
+/// No client has the old bytes any more, so no answer is right; the one thing that would be wrong is to give the new bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_of_another_generation_are_never_given() {
     let names: Vec<String> = (0..20).map(|n| format!("main/binary-a{n}/Packages")).collect();
-    // More than larder fetches by itself of an archive that it meets for the first time.
+    // More than larder fetches by itself of an archive that it sees for the first time.
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     for https in [true, false] {
         let (_dir, key, world, origin) = archive(https).await;
@@ -246,7 +246,7 @@ async fn bytes_of_another_generation_are_never_given() {
         let mut line = Line::new(&world, origin).await;
         let passed = line.get_with(names[0], ("x-odd", "1")).await.unwrap();
         assert_eq!(passed.status, StatusCode::BAD_GATEWAY, "{}", passed.said);
-        // Nobody is silenced by that: a moment later it is right again.
+        // This causes no quarantine: a moment later the right bytes are given.
         one.put_member(origin, names[0]);
         let passed = line.get_with(names[0], ("x-odd", "1")).await.unwrap();
         assert_eq!(passed.body, one.bytes(names[0]), "{}", passed.said);
@@ -263,7 +263,7 @@ async fn an_archive_met_while_it_is_published_is_read_until_it_is_of_one_piece()
         let origin = &origin;
         let one = State::new(&key, 1, false, &[PACKAGES]);
         let two = State::new(&key, 2, false, &[PACKAGES]);
-        // Packages are new already; the Release follows when it was asked for twice.
+        // Packages are new already; the Release follows after it was requested twice.
         two.put(origin);
         let asked = Arc::new(AtomicUsize::new(0));
         let (old, new) = (one.release.clone(), two.release.clone());
@@ -281,8 +281,8 @@ async fn an_archive_met_while_it_is_published_is_read_until_it_is_of_one_piece()
     }
 }
 
-/// Whoever publishes to an archive of his own asks it a moment later, and wants what he published. Archives list more than
-/// they have: what was never there, and what is there no more, belongs to no version.
+/// A user who publishes to an own archive reads it a moment later, and wants what was published. Archives list more than they
+/// have: a member that never existed, or no longer exists, belongs to no version.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_generation_of_one_piece_is_given_at_once() {
     const NEVER: &str = "main/i18n/Translation-en";
@@ -293,7 +293,7 @@ async fn a_new_generation_of_one_piece_is_given_at_once() {
         let states = [
             State::new(&key, 1, false, &all),
             State::new(&key, 2, false, &all),
-            // One that builds used is not in it any more.
+            // A member that builds used is no longer in it.
             State::new(&key, 3, false, &[PACKAGES, NEVER]),
             State::new(&key, 4, false, &[PACKAGES, NEVER]),
         ];
@@ -320,8 +320,8 @@ async fn a_new_generation_of_one_piece_is_given_at_once() {
     }
 }
 
-/// What a list names and its archive has no more holds a new version back once: the version that counted all the same had
-/// no such member, and nobody uses it.
+/// A member that is listed and no longer exists holds a new version back once. The version that then counts does not have the
+/// member, so no client uses it afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_that_is_gone_for_good_holds_back_once() {
     for https in [true, false] {
@@ -352,7 +352,7 @@ async fn a_member_that_is_gone_for_good_holds_back_once() {
     }
 }
 
-/// Each try to fetch a new state ahead brings some of its members; those of the state that is shown stay in their places.
+/// Each attempt to fetch a new state brings some of its members; those of the state that is served stay stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_state_that_is_shown_keeps_its_members_however_many_are_half_published() {
     for https in [true, false] {
@@ -383,7 +383,7 @@ async fn a_state_that_is_shown_keeps_its_members_however_many_are_half_published
     }
 }
 
-/// nexspence#77: an expired index that was served for ever.
+/// nexspence#77: an expired index was served for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_generation_is_not_held_back_for_ever() {
     for https in [true, false] {
@@ -405,7 +405,7 @@ async fn a_new_generation_is_not_held_back_for_ever() {
     }
 }
 
-/// nexus-apt#46: a 404 from an archive that was not complete, taken for the truth.
+/// nexus-apt#46: a 404 from an archive that was incomplete was taken as final.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_404_says_nothing_where_the_archive_has_the_index_under_its_digest() {
     for (by_hash, https) in [(false, true), (false, false), (true, true), (true, false)] {
@@ -413,7 +413,7 @@ async fn a_404_says_nothing_where_the_archive_has_the_index_under_its_digest() {
         let origin = &origin;
         let names = ["main/binary-all/Packages", "main/binary-amd64/Packages"];
         let state = State::new(&key, 1, by_hash, &names);
-        // One is there under its digest alone; the other is listed, and nowhere.
+        // One is served only under its digest; the other is listed, and served nowhere.
         state.put_release(origin);
         let page = Page::new(state.bytes(names[0]).to_vec());
         origin.put(&format!("{SUITE}/{}", state.by_hash(names[0])), page);
@@ -461,7 +461,7 @@ async fn a_release_and_its_signature_are_of_one_generation() {
             assert_eq!(line.get(PACKAGES).await.unwrap().body, state.bytes(PACKAGES));
         };
         expect(&mut first, &one, &signatures[0], "\"signed\"").await;
-        // The new Release beside the old signature: the pair that fits is given.
+        // The new Release beside the old signature: the previous pair is given, which matches.
         two.put_member(&origin, PACKAGES);
         put("Release", two.text.as_bytes());
         later(&world);
@@ -470,13 +470,13 @@ async fn a_release_and_its_signature_are_of_one_generation() {
         put("Release.gpg", &signatures[1]);
         let mut line = Line::new(&world, &origin).await;
         expect(&mut line, &two, &signatures[1], "\"signed\"").await;
-        // The new signature beside the old Release: likewise, and for everybody what they have read.
+        // The new signature beside the old Release: the same; and each client gets what belongs to the Release it has read.
         put("Release.gpg", &signatures[2]);
         three.put_member(&origin, PACKAGES);
         later(&world);
         expect(&mut line, &two, &signatures[1], "\"signed").await;
         assert_eq!(first.get("Release.gpg").await.unwrap().body, signatures[0]);
-        // Nor is a signature given that came for nothing: the control is what it says itself.
+        // A signature that was fetched without its Release was not kept. The control: once its Release is there, both are given.
         put("Release", three.text.as_bytes());
         later(&world);
         expect(&mut first, &three, &signatures[2], "\"signed\"").await;

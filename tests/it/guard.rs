@@ -1,15 +1,16 @@
-//! Internal addresses are shut unless they are named, at every hop; and who may use larder is decided first.
+//! Internal addresses are blocked unless the configuration names them, at every redirect too; and who may use larder is decided
+//! first.
 
 use crate::world::archive::by_hash;
 use crate::world::{Page, World, noise};
 use larder::config::HostPattern;
 
-/// Only the first origin's address is open.
+/// A larder that may connect only to the first origin's address.
 async fn narrow() -> World {
     World::with(|config| config.allow_nets = vec!["127.0.0.1/32".parse().unwrap()]).await
 }
 
-/// An open proxy reaches the metadata service and everything that trusts localhost.
+/// An open proxy would give access to the cloud metadata service and to everything that trusts localhost.
 #[tokio::test(flavor = "multi_thread")]
 async fn internal_addresses_are_shut_and_the_refusal_says_what_opens_them() {
     let world = narrow().await;
@@ -36,7 +37,7 @@ async fn internal_addresses_are_shut_and_the_refusal_says_what_opens_them() {
         }
     }
     assert_eq!(inner.connections(), 0);
-    // The control: the address that is named is reached.
+    // The control: the configured address is reached.
     let url = world.origin.put("/x", Page::new("named"));
     assert_eq!(world.fetch(&url).await.body, "named");
 }
@@ -105,13 +106,13 @@ async fn hosts_are_refused_or_tunnelled_by_name() {
     .await;
     let (pinned, shut) = (world.another("127.0.0.2").await, world.another("127.0.0.3").await);
     pinned.put("/x", Page::new("pinned"));
-    // Through a tunnel the client sees the origin's own certificate: pinning works.
+    // Through a tunnel the client sees the origin's own certificate, so that pinning works.
     let direct = crate::world::Client::new(world.proxy.address, world.ca.roots());
     assert_eq!(direct.get(&pinned.url("/x")).send().await.complete().body, "pinned");
     let refused = world.client.tunnel(&shut.authority()).await.expect_err("it was opened");
     assert_eq!(refused.status.as_u16(), 403);
     assert_eq!(shut.connections(), 0);
-    // The control: elsewhere the certificate is larder's, and the origin's own authority does not vouch for it.
+    // The control: elsewhere the certificate is larder's, which the origin's own CA does not vouch for.
     let stream = direct.tunnel(&world.origin.authority()).await.unwrap();
     assert!(direct.tls(stream, "127.0.0.1", &["http/1.1"]).await.is_err());
 }

@@ -1,9 +1,9 @@
-//! What is stored is served without asking anybody, in every form that clients ask for it.
+//! Stored files are served without asking the origin, in every form in which clients request them.
 
 use crate::world::archive::by_hash;
 use crate::world::{Fault, Gate, Page, World, noise};
 
-/// A world with one stored artifact: its URL, its path, its bytes.
+/// An environment with one stored artifact: its URL, its path, its bytes.
 async fn stored() -> (World, String, String, bytes::Bytes) {
     let world = World::new().await;
     let body = noise(1, 1_000_000);
@@ -49,7 +49,7 @@ async fn what_the_origin_said_is_said_again_unchanged() {
     assert_eq!(got.text("accept-ranges"), "bytes");
 }
 
-/// Old clients take an `ETag` for the MD5 of the body and fail on any other: larder never makes one up.
+/// Old clients take an `ETag` for the MD5 of the body and fail on any other: larder never invents one.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_validator_is_invented() {
     let world = World::new().await;
@@ -98,7 +98,7 @@ async fn head_says_what_get_says() {
     assert_eq!(world.origin.total(), 1);
 }
 
-/// harbor#22609: a HEAD of something that is not stored asks the origin, and is told what a GET would be told.
+/// harbor#22609: a HEAD of something that is not stored is sent to the origin, and gets what a GET would get.
 #[tokio::test(flavor = "multi_thread")]
 async fn head_of_what_is_not_stored_asks_the_origin() {
     let world = World::new().await;
@@ -123,7 +123,7 @@ async fn ranges_are_cut_from_the_store() {
         ("-10000", &body[end - 10_000..]),
         ("-2000000", &body[..]),
         ("500000-9999999", &body[500_000..]),
-        // Across the store's chunks.
+        // Across the boundaries of the store's chunks.
         ("262143-262144", &body[262_143..262_145]),
         ("1-999998", &body[1..end - 1]),
     ] {
@@ -197,7 +197,7 @@ async fn ranges_are_cut_from_a_file_that_still_grows() {
     assert_eq!(world.origin.gets(&path), 1, "{:?}", world.origin.asked(&path));
 }
 
-/// Fills are whole-object GETs: a range asked first does not make a partial object of the whole.
+/// A fill always requests the whole body: an earlier range request does not leave a partial entry.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_asked_first_poisons_nothing() {
     let world = World::new().await;
@@ -209,7 +209,7 @@ async fn a_range_asked_first_poisons_nothing() {
     assert_eq!(world.fetch(&url).await.body, body);
 }
 
-/// Nothing has an end, too.
+/// An empty body is complete as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_body_is_complete() {
     let world = World::new().await;
@@ -224,7 +224,7 @@ async fn an_empty_body_is_complete() {
     }
 }
 
-/// RFC 9110 §14.2: a range is defined for GET alone. §8.8.3: a comma may stand in an entity tag.
+/// RFC 9110 §14.2: ranges are defined for GET only. §8.8.3: an entity tag may contain a comma.
 #[tokio::test(flavor = "multi_thread")]
 async fn head_knows_no_ranges_and_a_tag_may_hold_a_comma() {
     let (world, url, _, body) = stored().await;

@@ -1,5 +1,5 @@
-//! Issue 17, faults, row 1: a hung origin stalls nobody who has a copy. Each test waits for what happens, and asserts no
-//! duration: where an answer must come soon, every longer wait is set far beyond a test's patience.
+//! Issue 17, faults, row 1: a hung origin does not delay a client for which there is a stored copy. Each test waits for an event
+//! and asserts no duration: where an answer must come soon, every longer wait is configured far beyond a test's limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,10 +17,10 @@ use crate::world::{Gate, Got, Mood, Page, World, eventually};
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// Far beyond a test's patience.
+/// Far beyond a test's limit.
 const FOR_EVER: Duration = Duration::from_mins(10);
 
-/// A larder that waits for `patience` where there is a copy, and for ever where there is none.
+/// A larder that waits for `patience` if there is a copy, and practically for ever if there is none.
 async fn patient_for(patience: Duration) -> World {
     World::with(|config| {
         config.upstream.patience = patience;
@@ -68,14 +68,14 @@ async fn a_client_waits_once_for_a_hung_origin_and_nobody_does_again() {
     assert!(is_stale(&got) && got.body == body, "{got:?}");
     assert_eq!(stood_in(&world).await, (1, 0));
     assert!(down(&world).await);
-    // However long it lasts: what is known of an origin does not end by itself.
+    // An origin stays down for as long as it does not answer, however long that is.
     for (number, later) in [0, 30, 70, 3600, 86_400].into_iter().enumerate() {
         world.proxy.clock.advance(Duration::from_secs(later));
         assert!(is_stale(&reload(&world, &index).await), "{later} s later");
         let down = u32::try_from(number).unwrap() + 1;
         assert_eq!(stood_in(&world).await, (1, down), "{later} s later");
     }
-    // The control: an answer ends it, and the next one waits again.
+    // The control: an answer ends it, and the next client waits again.
     world.origin.mood(Mood::Well);
     world.proxy.clock.advance(DAY);
     let well = reload(&world, &index).await;
@@ -87,7 +87,7 @@ async fn a_client_waits_once_for_a_hung_origin_and_nobody_does_again() {
     assert_eq!(stood_in(&world).await, (2, 5));
 }
 
-/// The same where the origin said that it fails, and then says nothing.
+/// The same if the origin first answers that it fails, and then does not answer at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_waits_a_second_for_an_origin_that_is_known_to_fail() {
     let world = patient_for(FOR_EVER).await;
@@ -103,7 +103,7 @@ async fn a_client_waits_a_second_for_an_origin_that_is_known_to_fail() {
     }
 }
 
-/// The control of all: without a copy there is nothing to give.
+/// The control for all tests: without a copy there is nothing to give.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_copy_an_answer_is_waited_for() {
     let world = impatient().await;
@@ -124,7 +124,7 @@ async fn without_a_copy_an_answer_is_waited_for() {
     });
     let asking = tokio::spawn(world.client.get(&missing).send());
     eventually("it is asked", || async { world.origin.gets("/simple/missing/") == 1 }).await;
-    // The others' wait is over by then: copies are given after a tenth of a second.
+    // Long enough: a client with a copy would have been given it after a tenth of a second.
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert!(!asking.is_finished());
     gate.open();
@@ -158,7 +158,7 @@ async fn the_question_goes_on_and_its_answer_is_kept() {
     assert!(!down(&world).await);
 }
 
-/// A crowd of clients with copies of everything is one question at a time to an origin that is down.
+/// Many clients, each with a stored copy, cause one question at a time to an origin that is down.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_question_at_a_time_is_asked_of_an_origin_that_is_down() {
     let world = patient_for(FOR_EVER).await;
@@ -183,11 +183,11 @@ async fn one_question_at_a_time_is_asked_of_an_origin_that_is_down() {
     assert_eq!(world.origin.total(), before + 1);
     crowd().await;
     assert_eq!(world.origin.total(), before + 1);
-    // It had its turn, and another asks in its place.
+    // The first question has timed out, and another replaces it.
     world.proxy.clock.advance(Duration::from_mins(2));
     crowd().await;
     assert_eq!(world.origin.total(), before + 2);
-    // The control: everybody asks one that is well.
+    // The control: every client's request is sent to an origin that works.
     world.origin.mood(Mood::Well);
     world.proxy.clock.advance(Duration::from_mins(2));
     eventually("it is well", || async { !is_stale(&reload(&world, &indexes[1]).await) }).await;
@@ -199,7 +199,7 @@ async fn one_question_at_a_time_is_asked_of_an_origin_that_is_down() {
     assert_eq!(world.origin.total(), before + indexes.len());
 }
 
-/// An origin that answers everything but one URL: its answers elsewhere make nobody wait there again.
+/// An origin that answers except at one URL: its answers elsewhere do not make clients wait there again.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_url_that_hangs_is_waited_for_once_although_others_answer() {
     let world = impatient().await;
@@ -223,7 +223,7 @@ async fn one_url_that_hangs_is_waited_for_once_although_others_answer() {
     assert!(!is_stale(&reload(&world, &index).await));
 }
 
-/// Whatever it is, and however it is asked for.
+/// Every kind of target, in every kind of request.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_copy_is_given() {
     let world = impatient().await;
@@ -261,7 +261,7 @@ async fn every_kind_of_copy_is_given() {
     }
 }
 
-/// What must not be given without asking is not given because its origin hangs.
+/// A copy that must not be given without revalidation is not given because the origin hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_may_not_be_given_stale_is_not() {
     let world = World::with(|config| {
@@ -284,7 +284,7 @@ async fn a_copy_that_may_not_be_given_stale_is_not() {
     assert_eq!(late.status, StatusCode::GATEWAY_TIMEOUT, "older than `stale.unsigned`: {late:?}");
 }
 
-/// Never less than four times what this origin usually takes.
+/// The wait is never less than four times what this origin usually takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_origin_that_is_always_slow_is_waited_for() {
     for usually in [Duration::from_secs(30), Duration::ZERO] {
@@ -321,7 +321,7 @@ async fn an_origin_that_is_always_slow_is_waited_for() {
     }
 }
 
-/// Metadata and bulk apart: files that hang say nothing of indexes.
+/// Metadata and bulk downloads have separate health: files that hang do not affect indexes.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_hang_do_not_make_indexes_stale() {
     let world = impatient().await;
@@ -337,7 +337,7 @@ async fn files_that_hang_do_not_make_indexes_stale() {
     assert_eq!(stood_in(&world).await, (1, 0));
 }
 
-/// A new signed index that is there, and members of it that hang: the snapshot that is stored is given, whole.
+/// A new signed index whose members hang: the stored snapshot is given, whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_that_cannot_be_completed_leaves_the_one_before() {
     let dir = tempfile::tempdir().unwrap();
@@ -378,7 +378,8 @@ async fn a_snapshot_that_cannot_be_completed_leaves_the_one_before() {
     assert_eq!(waited, 1, "nobody waited for the same again");
 }
 
-/// What only who has a right may have: whoever had one lately is given it, waits no longer than others, and nobody else is.
+/// A private entry: a client that had a right lately is given the copy and waits no longer than others, and no other client is
+/// given it.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_had_a_right_lately_is_given_its_copy() {
     let world = World::with(|config| {
@@ -395,14 +396,14 @@ async fn who_had_a_right_lately_is_given_its_copy() {
     let ask = |who: &str| world.client.get(&url).header("authorization", who).send();
     assert_eq!(ask("Bearer one").await.complete().body, "wheel");
     assert!(ask("Bearer one").await.is_hit(), "the control: it is stored");
-    // Longer than a yes lasts, and less than it is remembered.
+    // Longer than a right is valid, and less than it is remembered.
     world.proxy.clock.advance(Duration::from_mins(10));
     world.origin.mood(Mood::Hanging);
     for _ in 0..3 {
         let got = ask("Bearer one").await;
         assert!(is_stale(&got) && got.body == "wheel", "{got:?}");
     }
-    // A stranger has no copy: it waits for the origin's word.
+    // A client without a right has no copy: it waits for the origin's answer.
     let stranger = tokio::spawn(ask("Bearer other"));
     eventually("the origin is asked", || async {
         let shown = |asked: &Asked| asked.text("authorization") == Some("Bearer other");

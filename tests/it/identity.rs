@@ -1,10 +1,10 @@
-//! P1: a request names one thing. CONNECT, SNI, `Host`, `:authority` and an absolute URI agree, or it is refused; and
-//! whatever is refused reaches nobody.
+//! P1: a request names one target. CONNECT, SNI, `Host`, `:authority` and an absolute URI must agree, or the request is refused;
+//! and a refused request reaches no origin.
 
 use crate::world::client::read_all;
 use crate::world::{Origin, Page, World};
 
-/// Two origins on one proxy; the second must never hear of requests that were made through a tunnel to the first.
+/// Two origins behind one proxy; the second must never get a request that was made in a tunnel to the first.
 struct Two {
     world: World,
     other: Origin,
@@ -20,7 +20,7 @@ impl Two {
         Self { world, other }
     }
 
-    /// The authority of the tunnel, and of the other origin.
+    /// The authorities of the tunnel's origin and of the other origin.
     fn names(&self) -> (String, String) {
         (self.world.origin.authority(), self.other.authority())
     }
@@ -117,7 +117,7 @@ async fn a_name_in_the_hello_that_is_not_the_tunnels_gets_nothing() {
     let (own, _) = two.names();
     let client = &two.world.client;
     let stream = client.tunnel(&own).await.unwrap();
-    // Refused in the handshake, or by a 421 after it; either way nobody is asked and no 200 comes.
+    // Refused in the handshake, or with a 421 after it; in both cases no origin is asked and no 200 is given.
     if let Ok(mut stream) = client.tls(stream, "files.example.org", &["http/1.1"]).await {
         let text = request("/x", &[&format!("Host: {own}")]);
         let _gone = tokio::io::AsyncWriteExt::write_all(&mut stream, text.as_bytes()).await;
@@ -150,7 +150,7 @@ async fn a_plain_request_names_its_origin_once() {
     assert_eq!((plain.total(), two.other.total()), (asked, 0));
 }
 
-/// safe-chain#298: trailing dots, odd spellings of addresses and encoded paths went round the rules.
+/// safe-chain#298: trailing dots, unusual spellings of addresses and encoded paths bypassed the rules.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_spellings_are_one_spelling_or_refused() {
     let two = Two::new().await;
@@ -220,11 +220,11 @@ async fn what_servers_may_tell_apart_is_not_merged() {
             assert_eq!(got.body, path.as_bytes());
         }
     }
-    // The hexadecimal digits of an escape have no case (RFC 3986 §6.2.2.1).
+    // The hexadecimal digits of an escape are case-insensitive (RFC 3986 §6.2.2.1).
     assert_eq!(world.fetch(&world.origin.url("/a%2fb")).await.body, "/a%2Fb".as_bytes());
 }
 
-/// apt-cacher-rs#54: https and http are two things.
+/// apt-cacher-rs#54: https and http are different targets.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scheme_is_never_changed() {
     let world = World::new().await;
@@ -232,7 +232,7 @@ async fn the_scheme_is_never_changed() {
     let url = plain.put("/x", Page::new("plain"));
     assert_eq!(world.fetch(&url).await.body, "plain");
     let over_tls = world.client.tunnel(&plain.authority()).await.unwrap();
-    // TLS towards an origin that speaks none fails; it never falls back to plain http.
+    // TLS to an origin that does not speak it fails; it never falls back to plain HTTP.
     if let Ok(mut stream) = world.client.tls(over_tls, "127.0.0.1", &["http/1.1"]).await {
         let text = request("/x", &[&format!("Host: {}", plain.authority())]);
         tokio::io::AsyncWriteExt::write_all(&mut stream, text.as_bytes()).await.unwrap();
@@ -246,7 +246,7 @@ async fn smuggled_framings_reach_nobody() {
     let two = Two::new().await;
     let host = format!("Host: {}", two.world.origin.authority());
     for (framing, refused) in [
-        // RFC 9112 §6.1 lets a server choose; what goes on is framed once, and the connection ends.
+        // RFC 9112 §6.1 lets a server choose; what larder forwards is framed once, and the connection ends.
         ("Content-Length: 5\r\nTransfer-Encoding: chunked", false),
         ("Content-Length: 5\r\nContent-Length: 6", true),
         ("Transfer-Encoding: chunked, identity", true),

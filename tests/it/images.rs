@@ -1,6 +1,6 @@
 //! The ONBUILD base images: what their script does in the steps of a build, with a larder, without one, and with another one.
 //!
-//! Here the images are directories with the files that matter; `scripts/e2e-images` builds real ones.
+//! Here the images are directories with the relevant files; `scripts/e2e-images` builds real ones.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::world::{Ca, World};
 
 const CONTAINERFILE: &str = include_str!("../../ca/images/Containerfile");
 
-/// A root that a base image was made of, and what it was before.
+/// A root directory that was made into a base image, and its listing before that.
 pub(crate) fn image(family: usize) -> (Root, BTreeMap<std::path::PathBuf, String>) {
     let root = Root::new(FAMILIES[family]);
     let before = root.listing();
@@ -29,7 +29,7 @@ pub(crate) async fn begin(root: &Root, shell: &[&str], arguments: &[(&str, &str)
     run(command).await
 }
 
-/// The variables that a step of the build sees.
+/// The variables that a build step sees.
 pub(crate) async fn seen(
     root: &Root,
     shell: &[&str],
@@ -46,7 +46,7 @@ fn variables(output: &Output) -> BTreeMap<String, String> {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines()
         .filter_map(|line| line.split_once('='))
-        // Shells count on by themselves.
+        // Shells change these by themselves.
         .filter(|(name, _)| !["_", "SHLVL", "PWD", "OLDPWD"].contains(name))
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
@@ -56,7 +56,7 @@ fn address(world: &World) -> String {
     format!("http://{}", world.proxy.address)
 }
 
-/// An address at which nothing answers.
+/// An address where nothing answers.
 fn nowhere() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     format!("http://{}", listener.local_addr().unwrap())
@@ -78,7 +78,7 @@ async fn steps_use_the_larder_that_the_build_names_and_nothing_stays() {
         let roots = std::fs::read_to_string(&set["SSL_CERT_FILE"]).unwrap();
         assert!(roots.contains("the system's own roots") && roots.contains("BEGIN"), "{roots}");
         assert!(Path::new(&set["NODE_EXTRA_CA_CERTS"]).is_file(), "{set:?}");
-        // A larder inside of the step would read it as its own configuration.
+        // A larder inside the step would read it as its own configuration.
         assert!(!set.contains_key("LARDER"), "{set:?}");
         let removed = run(root.step(shell, &["--remove"])).await;
         assert_eq!(removed.status.code(), Some(0), "{}", text(&removed));
@@ -86,7 +86,7 @@ async fn steps_use_the_larder_that_the_build_names_and_nothing_stays() {
     }
 }
 
-/// Small images have no tool, and apt and wget read no variable.
+/// Small images have no update tool, and apt and wget read no variable for the trust store.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_without_an_update_tool_has_a_bundle_and_files_for_those_who_need_them() {
     let world = World::new().await;
@@ -98,7 +98,7 @@ async fn an_image_without_an_update_tool_has_a_bundle_and_files_for_those_who_ne
     assert!(set["PIP_CERT"].ends_with("/etc/larder/bundle.pem"), "{set:?}");
     let apt = std::fs::read_to_string(&set["APT_CONFIG"]).unwrap();
     assert!(apt.contains(&set["PIP_CERT"]), "{apt}");
-    // Somebody installs ca-certificates, whose tool takes the anchor in: then the system's own bundle is the better one.
+    // ca-certificates is installed later, and its tool includes larder's CA: then the system's own bundle is better.
     let anchor = root.read("usr/local/share/ca-certificates/larder-ca.crt");
     root.put("etc/ssl/certs/ca-certificates.crt", &format!("all the roots\n{anchor}"));
     let set = seen(&root, &["sh"], &[]).await;
@@ -116,7 +116,7 @@ async fn without_a_larder_every_step_is_as_it_would_be() {
         let untouched = root.listing();
         let mut plain = std::process::Command::new("env");
         let step = root.step(shell, &["env"]);
-        // The same variables, without the script in front.
+        // The same variables, without the script as a prefix.
         for (name, value) in step.get_envs() {
             match value {
                 Some(value) => plain.env(name, value),
@@ -142,7 +142,7 @@ async fn without_a_larder_every_step_is_as_it_would_be() {
     }
 }
 
-/// The first step came out of the builder's cache, and that larder is gone, or another one answers in its place.
+/// The first step came from the builder's cache, and its larder is gone, or another one answers at its address.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_whose_larder_is_gone_or_another_goes_around_it() {
     let (world, other) = (World::new().await, World::new().await);
@@ -165,7 +165,7 @@ async fn a_larder_with_another_ca_than_was_asked_for_is_refused() {
     let untouched = root.listing();
     let told = begin(&root, &["sh"], &[("LARDER", &address), ("LARDER_CA_SHA256", "00:11")]).await;
     assert_eq!(told.status.code(), Some(3), "{}", text(&told));
-    // It says which it found.
+    // The message contains the fingerprint that was found.
     let said = text(&told);
     let found = said.split(" is ").nth(1).unwrap().split(',').next().unwrap().to_owned();
     assert_eq!(found.len(), 64, "{said}");
@@ -174,7 +174,7 @@ async fn a_larder_with_another_ca_than_was_asked_for_is_refused() {
     assert_eq!(told.status.code(), Some(3), "{}", text(&told));
     std::fs::remove_file(root.path().join("secret")).unwrap();
     assert_eq!(root.listing(), untouched, "nothing of a stranger's is in it");
-    // As `larder ca show` prints it, and with the secret that `larder exec` gives.
+    // In the form that `larder ca show` prints, and with the secret that `larder exec` passes.
     let colons: Vec<_> = found
         .as_bytes()
         .chunks(2)
@@ -189,7 +189,7 @@ async fn a_larder_with_another_ca_than_was_asked_for_is_refused() {
     assert_eq!(begin(&root, &["sh"], &[("LARDER", &address)]).await.status.code(), Some(0));
 }
 
-/// He may neither write into the image nor read the secret, which is root's.
+/// This user may neither write into the image nor read the secret, which belongs to root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_base_image_with_a_user_of_its_own_is_built_without_a_larder() {
     let world = World::new().await;
@@ -257,7 +257,7 @@ async fn bash_asks_where_nothing_else_can() {
     assert!(variables(&output).contains_key("HTTPS_PROXY"), "{} {}", text(&told), text(&output));
 }
 
-/// The OCI format has no place for ONBUILD, and Buildah drops it without an error: the images would do nothing.
+/// The OCI format has no field for ONBUILD, and Buildah drops it without an error: the images would do nothing.
 #[test]
 fn wherever_onbuild_is_used_the_format_is_dockers() {
     let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("ca/images");
@@ -291,7 +291,7 @@ fn the_base_image_leaves_its_child_nothing_but_the_shell() {
     let allowed = ["ARG", "FROM", "COPY", "SHELL", "ONBUILD"];
     assert!(instructions.iter().all(|words| allowed.contains(&words[0])), "{instructions:?}");
     let onbuild: Vec<_> = instructions.iter().filter(|words| words[0] == "ONBUILD").collect();
-    // No ENV: that would stay in every image, and point to a larder that may be gone.
+    // No ENV: it would stay in every image, and point to a larder that may be gone.
     assert!(onbuild.iter().all(|words| ["ARG", "RUN"].contains(&words[1])), "{onbuild:?}");
     assert!(
         onbuild.iter().any(|words| words[2] == "LARDER="),
@@ -325,7 +325,7 @@ async fn the_base_images_are_built_by_whatever_builder_there_is() {
         assert!(told.contains("BASE=alpine:") && told.contains("-t larder/golang:"), "{told}");
         let all = text(&run(run_it(&[])).await);
         assert_eq!(all.matches(" -f - -t larder/").count(), 8, "{all}");
-        // What is left out for the older builder is the mount, and nothing else.
+        // For the older builder only the mount is left out.
         let mut without = run_it(&["debian"]);
         without.env("SECRETS", "no");
         let recipes = [text(&run(run_it(&["debian"])).await), text(&run(without).await)];
@@ -362,7 +362,7 @@ async fn exec_gives_a_builder_what_its_steps_need() {
         command.args(["exec", "--"]).arg(&docker).args(arguments).current_dir(dir.path());
         command
     };
-    // A larder of its own is on loopback: the build gets the machine's network.
+    // A larder that `exec` starts listens on loopback, so that the build gets the machine's network.
     let told = text(&run(exec(&["build", "-t", "x", "."])).await);
     assert!(
         told.contains("build --network host --build-arg HTTP_PROXY=http://127.0.0.1:"),
@@ -372,12 +372,12 @@ async fn exec_gives_a_builder_what_its_steps_need() {
     assert!(told.contains("https downloads of this build's steps go around larder"), "{told}");
     let told = text(&run(exec(&["run", "x", "build"])).await);
     assert!(told.contains("run x build \n"), "nothing is added to what is no build: {told}");
-    // One that listens for all is found by a name.
+    // A larder that listens on all addresses is reached by a name.
     let mut serve = program(&ca, &data);
     serve.args(["serve", "--listen", "0.0.0.0:0"]);
     let daemon = Daemon::try_run(serve).await.unwrap();
     let told = text(&run(exec(&["buildx", "build", "."])).await);
-    // By a port of this job's own, at which it is counted.
+    // At a port for this job only, where it is counted.
     let proxy = "HTTP_PROXY=http://larder.internal:";
     let (_, port) = told.split_once(proxy).expect(&told);
     let port: u16 = port.split(' ').next().unwrap().parse().expect(&told);
@@ -385,7 +385,8 @@ async fn exec_gives_a_builder_what_its_steps_need() {
     assert_ne!(port, daemon.address.port(), "{told}");
 }
 
-/// Docker's commands download nothing themselves, and hand their environment on where an argument has no value; Buildah pulls.
+/// Docker's commands download nothing themselves, and pass environment variables on to arguments without a value; Buildah pulls
+/// itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_builder_that_pulls_nothing_keeps_the_callers_environment() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The ONBUILD base images while one CA follows another: larder hands out two, and mints by the first of them.
+//! The ONBUILD base images during a rotation of the CA: larder hands out two CAs, and issues leaves with the first of them.
 
 use crate::images::{begin, image, seen};
 use crate::world::Ca;
@@ -27,7 +27,7 @@ async fn steps_go_on_while_one_ca_follows_another() {
     let daemon = Daemon::start(&ca, &data, &[]).await;
     let address = format!("http://{}", daemon.address);
 
-    // From before: one CA, and nothing but it.
+    // Before the rotation: one CA, and nothing else.
     let (old, before) = image(0);
     let told = begin(&old, &["sh"], &[("LARDER", &address)]).await;
     assert_eq!(told.status.code(), Some(0), "{}", text(&told));
@@ -56,7 +56,7 @@ async fn steps_go_on_while_one_ca_follows_another() {
         assert!(both.bundle().contains(line) && extra.contains(line), "{extra}");
     }
 
-    // Whoever asked for one is given that one: another could be anybody's.
+    // A build with a pinned fingerprint gets that CA only: the other could be anybody's.
     let mut pinned = Vec::new();
     for fingerprint in [&first, &next] {
         let (root, _) = image(0);
@@ -69,7 +69,7 @@ async fn steps_go_on_while_one_ca_follows_another() {
     assert!(uses_larder(&pinned[0]).await);
     assert!(!uses_larder(&pinned[1]).await, "it would refuse every host until the next one mints");
 
-    // Its date comes.
+    // The date passes.
     let handed_out = own(daemon.address, "/ca.crt").await;
     std::fs::write(data.join("state/ca.next.from"), "0\n").unwrap();
     signal(daemon.id(), "HUP").await;

@@ -1,5 +1,5 @@
-//! Issue 17, first list, row 1: an archive whose newest Release does not count for larder is to its clients what it is without
-//! larder, and one command makes it count again.
+//! Issue 17, first list, row 1: an archive whose newest Release does not count for larder works for its clients as it does
+//! without larder, and one command makes it count again.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -19,7 +19,7 @@ const LINE: &str = "ROOT/debian gears main";
 const BY_NAME: Layout = Layout { by_hash: false, endings: &["", ".gz"], ..Layout::USUAL };
 const SECOND: &str = "Edition: two";
 
-/// The next edition: its lists are others, and lie where the ones before lay.
+/// The next snapshot: its lists differ, and have the same paths as before.
 fn second(first: &Repository) -> Repository {
     let mut next = first.clone();
     let path = next.layout.at("main/binary-amd64/Packages");
@@ -38,7 +38,7 @@ fn first(layout: Layout, key: &Key) -> Repository {
     archive
 }
 
-/// A key pair more in the home of another; its fingerprint. Clients know both from now on, and larder does not.
+/// Adds a second key pair to a home; returns its fingerprint. Clients know both keys from now on, and larder does not.
 fn another(key: &Key) -> String {
     let user = "next <next@example.org>";
     key.gpg(&["--passphrase", "", "--quick-gen-key", user, "ed25519", "sign", "1y"]);
@@ -49,13 +49,13 @@ fn another(key: &Key) -> String {
     line.split(':').nth(9).unwrap().to_owned()
 }
 
-/// Whether `apt-get update` succeeded without a complaint, and whether it has the second edition's lists then.
+/// Whether `apt-get update` succeeded without a complaint, whether it then has the second snapshot's lists, and its output.
 async fn updated(apt: &Apt, world: &World) -> (bool, bool, String) {
     let came = apt.get(world, &["update"]).await;
     (came.well, apt.lists_hold(SECOND), came.said)
 }
 
-/// One way in which the second edition does not count.
+/// One reason why the second snapshot does not count.
 struct Row {
     name: &'static str,
     layout: Layout,
@@ -146,7 +146,7 @@ async fn as_without(row: &Row, https: bool) {
     let fresh = Apt::through(&world, &origin, &key, LINE).await;
     let direct = Apt::without(&world, &origin, &key, LINE);
     let expected = updated(&direct, &world).await;
-    // Nor does another client's update change anything.
+    // Another client's update changes nothing either.
     for _ in 0..2 {
         let got = updated(&fresh, &world).await;
         assert_eq!((got.0, got.1), (expected.0, expected.1), "{} not {}", got.2, expected.2);
@@ -159,8 +159,8 @@ async fn body(world: &World, origin: &Origin, path: &str) -> (Vec<u8>, String) {
     (got.body.to_vec(), got.cache_status().to_owned())
 }
 
-/// Some tools open a connection for each file. They are given one edition all the same, and larder's copy of the one before
-/// is nobody's until it is the archive's again.
+/// Some tools open a connection for each file. They are given one snapshot all the same; larder's copy of the one before is given
+/// to no client until the archive serves it again.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_opens_a_connection_for_each_file_gets_one_edition() {
     const RELEASE: &str = "dists/gears/InRelease";
@@ -205,7 +205,7 @@ async fn keys_add_alone_makes_a_new_signer_count_and_says_where() {
         assert!(updated(&apt, &world).await.1);
         assert!(!body(&world, &origin, LIST).await.1.contains("signed"), "the control");
         let root = format!("signs for {}", origin.url("/debian/"));
-        // A key that signs nothing there gets no right to.
+        // A key that signs nothing there is not bound to the archive.
         for (file, signs) in [(&elsewhere.public, false), (&key.public, true)] {
             let arguments = ["keys", "add", file.to_str().unwrap()];
             let added = say(&world.ca, &world.proxy.data, &arguments).await;
@@ -220,7 +220,7 @@ async fn keys_add_alone_makes_a_new_signer_count_and_says_where() {
     }
 }
 
-/// The same key, whose end was moved while larder has the copy that ended.
+/// The same key with a later expiry date, while larder's copy has expired.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_was_prolonged_counts_after_keys_add() {
     const LIST: &str = "/debian/dists/gears/main/binary-amd64/Packages";
@@ -264,7 +264,7 @@ async fn a_release_may_list_itself_and_its_signatures() {
 
 const HEADS: [&str; 3] = ["Release", "Release.gpg", "InRelease"];
 
-/// With other bytes than those that are there in the end, as they were while it was written.
+/// With digests that differ from the final files, as these were while the Release was written.
 fn listing_itself(mut archive: Repository, key: &Key) -> Repository {
     for name in HEADS {
         let digest = hex(Algorithm::Sha256, name.as_bytes());
@@ -297,7 +297,7 @@ async fn lists_itself(signatures: Signatures, https: bool) {
     }
 }
 
-/// A key that ends soon is named before it does, where it signs for something.
+/// A key that expires within a month is reported, if it signs for an archive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_in_use_is_named_a_month_before_it_ends() {
     let dir = tempfile::tempdir().unwrap();
@@ -307,7 +307,7 @@ async fn a_key_in_use_is_named_a_month_before_it_ends() {
     first(BY_NAME, &key).put(&origin, "/debian");
     let apt = Apt::through(&world, &origin, &key, LINE).await;
     assert!(updated(&apt, &world).await.0);
-    // Adding a key has all of them looked at.
+    // Adding a key makes larder check all keys.
     let add = || async {
         let arguments = ["keys", "add", key.public.to_str().unwrap()];
         let added = say(&world.ca, &world.proxy.data, &arguments).await;
@@ -319,7 +319,7 @@ async fn a_key_in_use_is_named_a_month_before_it_ends() {
     assert!((0.5..1.5).contains(&add().await));
 }
 
-/// As apt's own files of sources have them.
+/// In the form of apt's own sources files.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_stands_in_signed_by_is_read() {
     let dir = tempfile::tempdir().unwrap();

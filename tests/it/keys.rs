@@ -1,5 +1,5 @@
-//! `larder keys`, by the real program and with files as the real gpg exports them: against a running larder, and on its
-//! directory when none runs. What was refused for want of a key is possible once it is there.
+//! `larder keys`, with the real program and with files exported by the real gpg: against a running larder, and on its directory
+//! when none runs. What was refused because a key was missing works once the key is added.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -14,7 +14,7 @@ use crate::world::gpg::Key;
 use crate::world::tools::{signal, text};
 use crate::world::{Ca, Origin, Page, World, eventually, files};
 
-/// A directory with an authority for origins, and a larder that serves or not.
+/// A directory with a CA for origins, and a larder that may be running.
 struct Bench {
     ca: Ca,
     daemon: Option<Daemon>,
@@ -40,7 +40,7 @@ impl Bench {
         self.dir.path().join(name)
     }
 
-    /// Writes a file; its path.
+    /// Writes a file; returns its path.
     fn file(&self, name: &str, bytes: &[u8]) -> String {
         let path = self.path(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -63,7 +63,7 @@ impl Bench {
         text(&output)
     }
 
-    /// The keys that an operator added, as the list has them.
+    /// The keys that an operator added, from the list.
     async fn listed(&self) -> Vec<Value> {
         let text = self.done(&["list", "--json"]).await;
         let all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -80,7 +80,7 @@ impl Bench {
     }
 }
 
-/// This machine's keyrings are not what these tests are about.
+/// Excludes this machine's keyrings from these tests.
 const NO_SYSTEM: (&str, &str) = ("LARDER_KEYS_SYSTEM", "/nonexistent");
 
 fn sorted<const N: usize>(keys: [&Key; N]) -> Vec<String> {
@@ -98,7 +98,7 @@ async fn keys_are_added_listed_and_removed_with_and_without_a_running_larder() {
         let both = bench.file("both.gpg", &[one.exported(), two.exported()].concat());
         bench.done(&["add", &both]).await;
         assert_eq!(bench.fingerprints().await, sorted([&one, &two]));
-        // Twice is as good as once.
+        // Adding a key twice has no further effect.
         bench.done(&["add", &both]).await;
         assert_eq!(bench.kept().len(), 2);
 
@@ -115,7 +115,7 @@ async fn keys_are_added_listed_and_removed_with_and_without_a_running_larder() {
         assert_eq!(key["kind"], "openpgp");
         assert!(key["ends"].is_i64() && key["used_by"].as_array().unwrap().is_empty(), "{key}");
 
-        // By key id, by fingerprint, in small letters and with spaces.
+        // By key id, by fingerprint, in lower case and with spaces.
         let id = one.fingerprint().split_off(24);
         bench.done(&["rm", &id]).await;
         bench.done(&["rm", &format!("{} ", two.fingerprint().to_lowercase())]).await;
@@ -126,7 +126,7 @@ async fn keys_are_added_listed_and_removed_with_and_without_a_running_larder() {
     }
 }
 
-/// Files that somebody put there by hand are theirs: only the key that is meant goes.
+/// Files that were put there by hand belong to the user: only the given key is removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_file_with_several_keys_one_is_removed() {
     let bench = Bench::new(false).await;
@@ -203,7 +203,7 @@ async fn a_file_that_somebody_put_there_counts_after_a_reload() {
     eventually("the key is known", || async { bench.fingerprints().await == sorted([&key]) }).await;
 }
 
-/// An archive of one file, whose Release says when it was made.
+/// An archive with one file, whose Release has a date.
 struct Archive {
     deb: Vec<u8>,
     packages: Vec<u8>,
@@ -240,7 +240,7 @@ impl Archive {
     }
 }
 
-/// What `apt update` and a download ask for; what larder says of the file when it is asked again.
+/// The requests of `apt update` and a download; returns the file and larder's `Cache-Status` for a second request.
 async fn update(world: &World, origin: &Origin) -> (Vec<u8>, String) {
     world.proxy.clock.advance(Duration::from_secs(30));
     for path in [RELEASE, INDEX] {
@@ -289,7 +289,7 @@ async fn a_signer_that_becomes_known_counts_at_the_next_update() {
     }
 }
 
-/// What one reader has read anew is not read for everybody.
+/// If one reader has read the index again, it is not read again for all readers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signer_that_becomes_known_counts_for_each_reader() {
     let world = World::new().await;
@@ -342,12 +342,12 @@ async fn an_archive_changes_its_signers_when_its_operator_says_so() {
     assert!(said.contains(&old.fingerprint()) && said.contains("/debian/"), "{said}");
     let (body, said) = update(&world, &world.origin).await;
     assert!(body == second.deb && said.contains("signed"), "{said}");
-    // Bound again, to the new one.
+    // Rebound to the new key.
     first.put(&world.origin, old);
     assert_eq!(update(&world, &world.origin).await.0, second.deb);
 }
 
-/// How the entries are proven that are listed, by their paths; those that are kept without a proof of the archive's too.
+/// The proofs of the listed entries, by path, including those that the archive does not prove.
 async fn proofs(world: &World, origin: &Origin) -> Vec<(String, String)> {
     let listed = command(world, &["ls", "--json"]).await;
     let entries = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -370,7 +370,7 @@ async fn what_a_removed_key_alone_proved_is_proven_no_more() {
         std::fs::write(&file, key.exported()).unwrap();
         command(&world, &["keys", "add", file.to_str().unwrap()]).await;
     }
-    // The control: an archive of the other key's.
+    // The control: an archive that the other key signed.
     let other = world.another("127.0.0.1").await;
     let archive = Archive::new("one", 10);
     for (origin, key) in [(&secure, &one), (&plain, &one), (&other, &two)] {
@@ -384,7 +384,7 @@ async fn what_a_removed_key_alone_proved_is_proven_no_more() {
         assert!(said.contains(&format!("{root} was signed with it: what that proved")), "{said}");
     }
     assert!(!said.contains(&other.url("/")), "{said}");
-    // Its list of packages is its server's word when it is read again.
+    // When its list of packages is read again, only the server vouches for it.
     for (round, deb) in [("at once", "pinned"), ("after a restart", "indexed")] {
         let kept = proofs(&world, &secure).await;
         let proven =
@@ -404,7 +404,7 @@ async fn what_a_removed_key_alone_proved_is_proven_no_more() {
             world.restart(|_| {}).await;
         }
     }
-    // What is trusted again proves again.
+    // A key that is trusted again proves again.
     let file = world.dir().join(format!("{}.gpg", one.fingerprint()));
     command(&world, &["keys", "add", file.to_str().unwrap()]).await;
     for origin in [&secure, &plain] {
@@ -413,7 +413,7 @@ async fn what_a_removed_key_alone_proved_is_proven_no_more() {
     }
 }
 
-/// Who signs beside it is trusted, and that is enough.
+/// A second signer is still trusted, which suffices.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_another_key_proved_as_well_stays_proven() {
     let world = World::new().await;

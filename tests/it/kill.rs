@@ -1,5 +1,5 @@
-//! P8 with the real program: it is killed at every named step, and at random ones. Afterwards nothing is wrong on disk,
-//! no wrong byte is served, and it works as before.
+//! P8 with the real program: it is killed at every named failpoint, and at random times. Afterwards nothing is wrong on disk, no
+//! wrong byte is served, and larder works as before.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
@@ -10,13 +10,13 @@ use crate::world::binary::Daemon;
 use crate::world::tools::text;
 use crate::world::{Bench, Fault, Gate, Page, eventually, holding, noise};
 
-/// `larder verify` has nothing to complain about.
+/// `larder verify` finds nothing wrong.
 async fn assert_sound(bench: &Bench) {
     let output = bench.say(&["verify"]).await;
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// The named steps, as the source calls them.
+/// The failpoints, as the source names them.
 fn failpoints() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in crate::world::files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
@@ -49,7 +49,7 @@ async fn a_kill_at_any_step_of_fill_and_commit_leaves_nothing_wrong() {
             let mut daemon = bench.start(&[("LARDER_FAILPOINT", name)]).await;
             let client = daemon.client().await;
             for url in [&url, &index, &url] {
-                // Whatever comes, it is no wrong byte.
+                // Whatever is given contains no wrong byte.
                 let got = client.get(url).send().await;
                 assert!(
                     *url == index
@@ -58,7 +58,7 @@ async fn a_kill_at_any_step_of_fill_and_commit_leaves_nothing_wrong() {
                     "{name}"
                 );
             }
-            // Some steps are only reached when something goes.
+            // Some failpoints are only reached when something is removed.
             for file in holding(&bench.data(), &body[1000..1032]) {
                 std::fs::remove_file(file).unwrap();
             }
@@ -80,12 +80,12 @@ async fn a_kill_at_any_step_of_fill_and_commit_leaves_nothing_wrong() {
         assert!(client.get(&url).send().await.is_hit(), "{name}: not kept");
         assert_eq!(bench.origin.gets(&path), asked);
     }
-    // A step that never strikes would make its round pass without a kill.
+    // A failpoint that is never reached would make its round pass without a kill.
     let missed: Vec<_> = names.difference(&struck).collect();
     assert!(missed.is_empty(), "never reached: {missed:?}");
 }
 
-/// Fewer in the usual run; `LARDER_KILLS` asks for more.
+/// Few kills by default; `LARDER_KILLS` sets the number.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_random_leave_nothing_wrong() {
     let kills: u32 = std::env::var("LARDER_KILLS").map_or(20, |text| text.parse().unwrap());
@@ -137,7 +137,7 @@ async fn kills_at_random_leave_nothing_wrong() {
     }
 }
 
-/// A number that differs from run to run; a failure shows by itself what went wrong, not by the number.
+/// A number that differs from run to run; a failure can be understood without it.
 fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }

@@ -1,10 +1,10 @@
-//! The shape of the source: layers, lengths, and what must not stand in it.
+//! The structure of the source: layers, file lengths, and text that must not be in it.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// A module uses only what stands before it.
+/// A module uses only modules before it in this list.
 const ORDER: &[&str] = &[
     "digest",
     "clock",
@@ -35,10 +35,10 @@ const ORDER: &[&str] = &[
     "cli",
 ];
 
-/// Longer files have two jobs.
+/// The longest file. A longer one has two responsibilities.
 const LONGEST: usize = 600;
 
-/// Half of the files are no longer than this.
+/// The median length of a file must not exceed this.
 const MEDIAN: usize = 200;
 
 fn here() -> &'static Path {
@@ -57,14 +57,14 @@ fn sources() -> Vec<(PathBuf, String)> {
     .collect()
 }
 
-/// The modules of the crate's root that `text`, the file `path` under `src`, names.
+/// The modules of the crate's root that `text` names; `path` is its file below `src`.
 fn named(path: &Path, text: &str) -> Vec<String> {
     // How many `super::` lead from the file's own module to the root.
     let nested = path.components().count() - usize::from(path.ends_with("mod.rs"));
     let mut names = Vec::new();
     let mut depth = nested;
     for line in text.lines() {
-        // Unit tests stand at a file's end, one module deeper.
+        // Unit tests are at the end of a file, one module deeper.
         depth += usize::from(line.starts_with("mod tests {"));
         for prefix in ["crate::".to_owned(), "super::".repeat(depth)] {
             for (at, _) in line.match_indices(&prefix) {
@@ -105,7 +105,7 @@ fn heads(rest: &str) -> Vec<String> {
     found
 }
 
-/// Where `text` reaches up.
+/// Where `text` uses a module that comes later in the order.
 fn upward(path: &Path, text: &str) -> Vec<String> {
     let first = path.components().next().unwrap().as_os_str().to_str().unwrap();
     let own = first.trim_end_matches(".rs");
@@ -172,7 +172,7 @@ fn files_are_short() {
     assert!(median <= MEDIAN, "the median file has {median} lines");
 }
 
-/// Every file that is committed, or would be; `Cargo.lock` names the registry by nature.
+/// Every file that is committed, or would be, except `Cargo.lock`, which must name the registry.
 fn committed() -> Vec<PathBuf> {
     let listed = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
@@ -184,7 +184,7 @@ fn committed() -> Vec<PathBuf> {
             .lines()
             .map(|line| here().join(line))
             .collect(),
-        // An unpacked archive has no history: what a build made is left out by its folder.
+        // An unpacked archive has no git history: build output is excluded by its directory.
         Ok(_) | Err(_) => {
             let all = crate::world::files(here()).into_iter();
             all.filter(|file| !file.starts_with(here().join("target"))).collect()
@@ -193,7 +193,7 @@ fn committed() -> Vec<PathBuf> {
     files.into_iter().filter(|file| !file.ends_with("Cargo.lock") && file.is_file()).collect()
 }
 
-/// The files that hold one of `needles`, and which.
+/// The files that contain one of `needles`, and which one.
 fn offenders(needles: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     for file in committed() {
@@ -204,7 +204,7 @@ fn offenders(needles: &[String]) -> Vec<String> {
     found
 }
 
-/// The registries' host names, as the clients set up here have them, so that they stand written nowhere.
+/// The registries' host names, taken from the clients that are set up here, so that they are written nowhere.
 fn registries() -> Vec<String> {
     let mut urls = String::new();
     for file in crate::world::files(Path::new("/etc/apt")) {
@@ -248,11 +248,11 @@ fn no_registry_is_named() {
     assert!(hosts.len() >= 5, "{hosts:?}");
     let found = offenders(&hosts);
     assert!(found.is_empty(), "{found:#?}");
-    // The same search finds what is there.
+    // The control: the same search finds a text that is there.
     assert!(!offenders(&["files.example.org".to_owned()]).is_empty());
 }
 
-/// Whether `text` holds a key in PEM form (RFC 7468): not only the words, which tests look for.
+/// Whether `text` contains a key in PEM form (RFC 7468), not only the words, which tests search for.
 fn holds_key(text: &str) -> bool {
     let base64 = |line: &str| {
         line.len() >= 40 && line.chars().all(|c| c.is_ascii_alphanumeric() || "+/=".contains(c))
@@ -274,10 +274,10 @@ fn no_private_key_is_committed() {
     assert!(holds_key(&rcgen::KeyPair::generate().unwrap().serialize_pem()));
 }
 
-/// Where a target's URL may be whole: where it is made, where it is written into a request, and where an index is named so
-/// that it can be asked for again (one with a token in its URL is not).
+/// Where a target's URL may be used whole: where it is made, where it is written into a request, and where an index is named so
+/// that it can be fetched again (an index with a token in its URL is not).
 const WHOLE_URLS: &[(&str, &str)] = &[
-    // What relative links resolve against; the request that the pipeline gets.
+    // The base of relative links; the request for the pipeline.
     ("accept/mirror/lead.rs", ".url()"),
     ("accept/mirror/mod.rs", ".path_and_query()"),
     ("origin/ask.rs", ".url()"),
@@ -285,7 +285,7 @@ const WHOLE_URLS: &[(&str, &str)] = &[
     ("store/batch.rs", ".path_and_query()"),
 ];
 
-/// Where `text` takes a target's URL with its secrets; unit tests may.
+/// Where `text` takes a target's URL with its secrets. Unit tests may do so.
 fn whole_urls(path: &Path, text: &str) -> Vec<String> {
     let shown = path.to_str().unwrap();
     if shown.starts_with("target/") || shown.ends_with("tests.rs") || shown.contains("/tests/") {

@@ -1,10 +1,10 @@
-//! What larder is built from may be given away with it, and there is one TLS.
+//! larder's dependencies may be distributed with it, and there is only one TLS library.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Licences that ask for no more than their text and a name.
+/// Licences that require only their text and attribution.
 const ALLOWED: &[&str] = &[
     "0BSD",
     "Apache-2.0",
@@ -23,7 +23,7 @@ const ALLOWED: &[&str] = &[
     "bzip2-1.0.6",
 ];
 
-/// A second TLS would be a second set of rules about whom to trust.
+/// A second TLS library would have a second trust policy.
 const BANNED: &[&str] = &["openssl", "openssl-sys", "native-tls"];
 
 fn packages() -> Vec<Value> {
@@ -37,8 +37,8 @@ fn packages() -> Vec<Value> {
     metadata["packages"].as_array().unwrap().clone()
 }
 
-/// Whether an SPDX expression (annex D of the specification) can be met with what is allowed. `/` is the old way to
-/// write OR.
+/// Whether an SPDX expression (annex D of the specification) can be satisfied with allowed licences. `/` is an old way to write
+/// OR.
 fn allowed(expression: &str) -> bool {
     let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let mut words = spaced.split_whitespace().peekable();
@@ -73,7 +73,7 @@ fn one(words: Words<'_, '_>) -> bool {
         Some(name) => ALLOWED.contains(&name),
         None => false,
     };
-    // An exception only ever permits more.
+    // An exception only permits more.
     if words.next_if_eq(&"WITH").is_some() {
         words.next();
     }

@@ -1,5 +1,5 @@
-//! What one client may take, and what happens when the process has nothing left (issue 10, rows 5 and 10): nothing stored
-//! is lost, no promise is forgotten, and others are served meanwhile.
+//! How much one client may use, and what happens when the process has no resources left (issue 10, rows 5 and 10): nothing stored
+//! is lost, no promise is forgotten, and other clients are still served.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::world::{
 
 type Sender = http2::SendRequest<Empty<Bytes>>;
 
-/// An HTTP/2 connection whose streams may be sent `window` bytes until they are read.
+/// An HTTP/2 connection whose streams may be sent `window` bytes before the client reads.
 async fn h2(client: &Client, origin: &Origin, window: u32) -> Sender {
     let stream = client.tunnel(&origin.authority()).await.unwrap();
     let stream = client.tls(stream, "127.0.0.1", &["h2"]).await.unwrap();
@@ -38,20 +38,20 @@ async fn ask(sender: &Sender, url: &str) -> Response<Incoming> {
     sender.clone().send_request(request).await.unwrap()
 }
 
-/// What a body ends with: its length, or that it was cut.
+/// The length of a body; `None` if it was cut.
 async fn end_of(response: Response<Incoming>) -> Option<usize> {
     let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await.unwrap();
     Some(body.ok()?.to_bytes().len())
 }
 
-/// How often a process has a body of the store open.
+/// How many bodies of the store a process has open.
 fn open_bodies(id: u32, data: &Path) -> usize {
     let blobs = data.join("v1/blobs").canonicalize().unwrap();
     let all = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().flatten();
     all.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to.starts_with(&blobs))).count()
 }
 
-/// How many descriptors a process may have from now on.
+/// Sets how many file descriptors a process may have.
 fn allow(id: u32, descriptors: Option<u64>) {
     let pid = Pid::from_raw(i32::try_from(id).unwrap());
     let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
@@ -82,11 +82,12 @@ async fn a_thousand_streams_of_one_body_hold_one_file() {
     let sender = h2(&client, &bench.origin, 0).await;
     held.push(ask(&sender, &other_url).await);
     assert_eq!(open_bodies(daemon.id(), &bench.data()), 2);
-    // Nobody else waits for them.
+    // Other requests do not wait for them.
     assert!(client.get(&url).send().await.complete().is_hit());
 }
 
-/// One request after the other on one connection: what a client that has one can ask of a larder that has no descriptor.
+/// Sequential requests on one connection: what a client with an open connection can request while larder has no file descriptor
+/// left.
 struct Kept(http1::SendRequest<Empty<Bytes>>, String);
 
 impl Kept {
@@ -98,7 +99,7 @@ impl Kept {
         Self(sender, authority)
     }
 
-    /// Status and body; `None` if it was cut.
+    /// Status and body; `None` if the answer was cut.
     async fn get(&mut self, path: &str) -> Option<(StatusCode, Bytes)> {
         let request = Request::get(path).header("host", &self.1).body(Empty::new()).unwrap();
         let asked = async {
@@ -111,7 +112,7 @@ impl Kept {
     }
 }
 
-/// Six stored files, and an index that refuses what its origin has under the name of a wheel.
+/// Six stored files, and an index that refuses the origin's body for a wheel.
 struct Shelf {
     bench: Bench,
     stored: Vec<Bytes>,
@@ -121,7 +122,7 @@ struct Shelf {
 }
 
 impl Shelf {
-    /// Stored by a larder that has ended, so that no segment of claims and no body is open in the next one.
+    /// Stored by a larder that has ended, so that the next one has no segment of claims and no body open.
     async fn new() -> Self {
         let bench = Bench::new().await;
         let stored: Vec<Bytes> = (0..6).map(|n| noise(n, 300_000)).collect();
@@ -150,8 +151,8 @@ impl Shelf {
     }
 }
 
-/// The whole of row 5, with the process's limit taken away under it: whatever is asked for while no file can be opened,
-/// what is on disk stays, and a wheel that its index refuses never completes, not then and not afterwards.
+/// Row 5 completely, with the process's limit lowered while it runs: whatever is requested while no file can be opened, what is
+/// on disk stays, and a wheel that its index refuses never completes, neither then nor afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn out_of_descriptors_nothing_shrinks_and_no_bad_byte_completes() {
     let shelf = Shelf::new().await;
@@ -163,7 +164,7 @@ async fn out_of_descriptors_nothing_shrinks_and_no_bad_byte_completes() {
     for _ in 0..10 {
         kept.push(Kept::new(&client, &shelf.bench.origin).await);
     }
-    // Fewer than there are: none can be opened.
+    // Fewer than are open: no file can be opened.
     allow(daemon.id(), Some(8));
     let mut kept = kept.into_iter();
     let mut troubled = 0;
@@ -205,7 +206,7 @@ async fn out_of_descriptors_nothing_shrinks_and_no_bad_byte_completes() {
     assert_eq!(got.complete().body, shelf.right);
 }
 
-/// The attack of row 5 on the shipped limits: a larder with few descriptors, and a client that opens what it can.
+/// The attack of row 5 with the default limits: a larder with few descriptors, and a client that opens as much as it can.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_opens_all_it_can_leaves_the_reserve() {
     let bench = Bench::new().await;
@@ -227,7 +228,7 @@ async fn a_client_that_opens_all_it_can_leaves_the_reserve() {
     for url in &urls {
         client.get(url).send().await.complete();
     }
-    // Every body is held open by a stream that takes nothing, on as many connections as it gets.
+    // Every body is kept open by a stream that takes nothing, on as many connections as possible.
     let mut held = Vec::new();
     let mut refused = 0;
     for pair in urls.chunks(2) {
@@ -243,7 +244,7 @@ async fn a_client_that_opens_all_it_can_leaves_the_reserve() {
     assert!(refused > 0, "the control: there was room for everything");
     let taken = std::fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap().count();
     assert!(taken < 150, "{taken} of 160");
-    // Its own pages, and a body that is open already, go on.
+    // larder's own pages, and a body that is open already, are still served.
     assert!(crate::world::larder::own(daemon.address, "/-/health").await.contains("ok"));
     assert!(client.get(&urls[0]).send().await.complete().is_hit());
     drop(held);
@@ -265,12 +266,12 @@ async fn a_stream_of_which_nothing_is_taken_is_broken_off_although_pings_are_ans
     let stalled = ask(&sender, &url).await;
     eventually("the connection is gone", || async { sender.is_closed() }).await;
     assert_eq!(end_of(stalled).await, None);
-    // The control: who takes what comes has all of it.
+    // The control: a client that reads gets the whole body.
     let sender = h2(&world.client, &world.origin, 70_000).await;
     assert_eq!(end_of(ask(&sender, &url).await).await, Some(1_000_000));
 }
 
-/// A stream that waits for its origin is nobody's fault, and does not go with one beside it that stands still.
+/// A stream that waits for its origin is not the client's fault, and is not ended with a stalled one beside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_that_stands_still_takes_no_other_with_it() {
     let world =
@@ -286,7 +287,7 @@ async fn a_stream_that_stands_still_takes_no_other_with_it() {
     let stalled = ask(&sender, &url).await;
     let mut reading = waiting.into_body();
     let mut got = reading.frame().await.unwrap().unwrap().into_data().unwrap().len();
-    // Long after the limit; a timer is the only way to have nothing happen.
+    // Long after the limit; only a timer can show that nothing happens.
     tokio::time::sleep(Duration::from_millis(900)).await;
     gate.open();
     while let Some(frame) = reading.frame().await {
@@ -318,7 +319,7 @@ async fn one_address_does_not_shut_another_out() {
         world.proxy.metric("larder_limit_in_use", "\"connections_per_address\"").await >= 7.0
     })
     .await;
-    // It is asked for larder's own pages by the same address, which has no seat left.
+    // The same address requests larder's own pages without a seat.
     assert!(world.proxy.own("/-/health").await.contains("ok"));
     let most = world.proxy.own("/-/metrics").await;
     assert!(most.contains("larder_limit_max{limit=\"requests_per_address\"} 2\n"), "{most}");
@@ -336,7 +337,7 @@ async fn one_address_does_not_shut_another_out() {
     assert!(waits.await.unwrap().complete().is_hit());
 }
 
-/// Whether a kept connection still answers.
+/// Whether a persistent connection still answers.
 async fn answers(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), host: &str) -> bool {
     let request = format!("GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n");
     if stream.write_all(request.as_bytes()).await.is_err() {
@@ -347,12 +348,12 @@ async fn answers(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), host:
     head.starts_with("HTTP/1.1 200") && stream.read_exact(&mut body).await.is_ok()
 }
 
-/// Issue 17, fault 9: when all connections that an address may have are idle ones, a new client is served beside them: the
-/// longest idle make way, and none whose request is being answered. `src/intercept/visitors/tests.rs` has the same for all
+/// Issue 17, fault 9: if all connections that an address may have are idle, a new client is still served: the longest idle
+/// connections are closed, and none whose request is being answered. `src/intercept/visitors/tests.rs` has the same for all
 /// addresses together.
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_make_way_for_a_new_client_the_longest_idle_first() {
-    // Of 32 seats one address has 28.
+    // Of 32 seats one address may have 28.
     let world = World::with(|config| {
         config.clients.max_connections = 32;
         config.clients.connections_per_address = 32;
@@ -363,7 +364,7 @@ async fn idle_connections_make_way_for_a_new_client_the_longest_idle_first() {
     let slow = Page::new(noise(2, 60_000)).fault(Fault::Hold(30_000, gate.clone()));
     let slow = world.origin.put("/slow.bin", slow);
     let host = world.origin.authority();
-    // The oldest of all, and in the middle of its answer.
+    // The oldest connection, in the middle of its answer.
     let busy = ask(&h2(&world.client, &world.origin, 65_000).await, &slow).await;
     let mut idle = Vec::new();
     for _ in 0..27 {
@@ -385,7 +386,7 @@ async fn idle_connections_make_way_for_a_new_client_the_longest_idle_first() {
     assert_eq!(end_of(busy).await, Some(60_000), "what is being answered stays");
 }
 
-/// The origin is not blamed for what larder has no room for: its breaker stays shut.
+/// The origin is not blamed if larder has no resources: its circuit breaker stays closed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_copy_stands_in_while_no_connection_can_be_opened() {
     let bench = Bench::new().await;

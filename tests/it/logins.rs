@@ -1,5 +1,5 @@
-//! Logins of larder's own (`upstream.logins`): used for clients that bring none, shown to their host alone, and what they
-//! open is no more public than before.
+//! Operator logins (`upstream.logins`): used for clients without a login, sent only to their host; and what they give access to
+//! stays private.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::world::{Ca, Client, Origin, Page, Proxy, holding, larder, noise};
 
 const LOGIN: &str = "Bearer s3cr3t-login";
 
-/// A private registry, another origin, and a larder that has a login at the one.
+/// A private registry, another origin, and a larder that has an operator login for the registry.
 struct Bench {
     registry: Origin,
     other: Origin,
@@ -36,7 +36,7 @@ impl Bench {
         Self { registry, other, ca, proxy, client, dir }
     }
 
-    /// What the registry gives to who shows a login, and nobody else.
+    /// Puts a page that the registry gives only to requests with a login.
     fn put_private(&self, path: &str, page: Page) -> String {
         let page = std::sync::Mutex::new(page);
         self.registry.script(path, move |request| {
@@ -74,22 +74,22 @@ async fn who_brings_no_login_is_given_what_larders_opens() {
         assert_eq!(first.status, StatusCode::OK, "{url}");
     }
     assert_eq!(bench.registry.asked(&path)[0].text("authorization"), Some(LOGIN));
-    // Another client, later: from the store, and larder asks whether its login still opens it.
+    // Another client, later: the file comes from the store, and larder checks whether its login still has a right to it.
     bench.proxy.clock.advance(Duration::from_mins(10));
     let another = bench.proxy.client().await;
     let got = another.get(&artifact).send().await.complete();
     assert!(got.is_hit() && got.body == body, "{}", got.cache_status());
     assert_eq!(bench.registry.gets(&path), 1);
-    // Who brings a login is judged by its own: larder's is not shown for it, and opens nothing to it.
+    // A client's own login is used as it is: the operator login is not sent for it, and gives it no access.
     let got = another.get(&artifact).header("authorization", "Bearer wrong").send().await;
     assert_eq!(got.status, StatusCode::UNAUTHORIZED);
     let asked = bench.registry.asked(&path);
-    // Meanwhile larder may have asked as anybody whether this is public.
+    // larder may meanwhile have asked anonymously whether this is public.
     let last = asked.iter().rev().find_map(|one| one.text("authorization"));
     assert_eq!(last, Some("Bearer wrong"));
 }
 
-/// Ranges, HEAD, and answers that are for one client or for no cache at all.
+/// Ranges, HEAD, and answers that are for one client or not cacheable at all.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_kept_is_asked_in_larders_name_too() {
     let bench = Bench::new().await;
@@ -103,7 +103,7 @@ async fn what_is_not_kept_is_asked_in_larders_name_too() {
         for _ in 0..3 {
             let got = bench.client.get(&url).send().await.complete();
             assert_eq!((got.status.as_u16(), &got.body[..]), (200, &b"for one"[..]), "{policy}");
-            // The session is larder's.
+            // The session belongs to larder.
             assert!(!got.headers.contains_key("set-cookie"), "{policy}");
         }
         let all = futures_util::future::join_all(
@@ -130,13 +130,13 @@ async fn a_login_is_shown_to_its_host_and_in_larders_own_requests_only() {
     assert_eq!(bench.client.get(&moved).send().await.complete().body, body);
     let hop = &bench.other.asked("/signed?x=1")[0];
     assert_eq!(hop.text("authorization"), None, "a redirect drops it");
-    // The control: the first hop had it.
+    // The control: the first hop got the login.
     assert_eq!(bench.registry.asked(&path)[0].text("authorization"), Some(LOGIN));
-    // The same address at another port is another host's.
+    // The same address with another port is another host.
     let elsewhere = bench.other.put("/x", Page::new("x"));
     bench.client.get(&elsewhere).send().await.complete();
     assert_eq!(bench.other.asked("/x")[0].text("authorization"), None);
-    // What a client wrote goes without it.
+    // The client's own request is sent without the operator login.
     let page = bench.put_private("/page", Page::new("page"));
     let posted = bench.client.ask(Method::POST, &page).body("x").send().await;
     let headed = bench.client.get(&page).header("x-unheard-of", "1").send().await;
@@ -166,11 +166,11 @@ async fn what_a_login_opened_is_not_public_when_the_login_is_gone() {
     let client = bench.proxy.client().await;
     let got = client.get(&private).send().await;
     assert_eq!(got.status, StatusCode::UNAUTHORIZED);
-    // The control: what anybody is given still is.
+    // The control: public files are still given.
     assert_eq!(client.get(&public).send().await.complete().body, open);
 }
 
-/// A login that is wrong takes nothing from who needs none.
+/// A wrong operator login does not affect clients that need none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_is_refused_does_not_stand_in_the_way() {
     let bench = Bench::new().await;

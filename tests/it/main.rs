@@ -1,8 +1,8 @@
-//! What larder does, seen from outside: one binary, one world, one file for each group of behaviours.
+//! larder's behaviour, seen from outside: one binary, one test environment, one file for each group of behaviours.
 //!
-//! `world` builds scripted origins, larders and clients. Everything happens on loopback, time is moved and not waited
-//! for, and each check has a control that fails without the thing checked. A test that stands for a failure other
-//! caches had names the place where that failure is told (`project#number`).
+//! `world` builds scripted origins, larders and clients. Everything happens on loopback, and time is moved instead of waited for.
+//! Each check has a control that fails without the thing checked. A test for a failure of another cache names the place where
+//! that failure is described (`project#number`).
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![expect(clippy::panic, clippy::expect_used, reason = "likewise")]

@@ -1,5 +1,5 @@
-//! Mirror form: what clients that cannot use a proxy get by an address in the path. It is the same as through the proxy, but
-//! for the links in indexes; and nothing that is signed or promised is touched.
+//! The mirror form: clients that cannot use a proxy put the origin's address into the path. The result is the same as through the
+//! proxy, except for links in indexes; nothing that is signed or promised is changed.
 
 use larder::digest::Algorithm;
 
@@ -7,12 +7,12 @@ use crate::signed::{Archive, DATE, Key, world_trusting};
 use crate::world::archive::{by_hash, flipped, hex, plain_wheel, simple, wheel_path};
 use crate::world::{Origin, Page, World, noise};
 
-/// The mirror form of `url`, as an absolute URL at the world's larder.
+/// The mirror form of `url`, as an absolute URL at this larder.
 pub(crate) fn mirrored(world: &World, url: &str) -> String {
     format!("http://{}/{}", world.proxy.address, url.replacen("://", "/", 1))
 }
 
-/// The answer to a GET in origin form, header and body, with further header lines.
+/// The answer to a GET in origin form, head and body, with further header lines.
 async fn raw(world: &World, path: &str, lines: &str) -> (String, String) {
     let host = world.proxy.address;
     let request =
@@ -47,7 +47,7 @@ async fn links_in_a_simple_index_lead_back_and_the_entries_are_the_proxys() {
     assert_eq!(text.matches(&at(&far_url)).count(), 1, "{text}");
     assert!(text.contains("\"near.html#sha256=") && !text.contains("https://"), "{text}");
     assert!(got.cache_status().ends_with("; links=changed"), "{}", got.cache_status());
-    // The control: through the proxy it is the origin's own, and not fetched again.
+    // The control: through the proxy it is the origin's own document, and not fetched again.
     let direct = world.fetch(&index).await;
     assert_eq!(direct.body, original);
     assert!(
@@ -56,7 +56,7 @@ async fn links_in_a_simple_index_lead_back_and_the_entries_are_the_proxys() {
         direct.cache_status()
     );
 
-    // A file by proxy, then in mirror form, and the other way round: one entry, with the proof by the original index.
+    // A file through the proxy, then in mirror form, and the other way round: one entry, with the proof by the original index.
     for (first, then) in [
         (near_url.clone(), mirrored(&world, &near_url)),
         (mirrored(&world, &far_url), far_url.clone()),
@@ -93,7 +93,7 @@ async fn a_changed_index_has_validators_of_its_own() {
     let asked = |name: &'static str, value: &str| world.client.get(&at).header(name, value).send();
     let again = asked("if-none-match", &tag).await;
     assert_eq!((again.status.as_u16(), again.text("etag")), (304, &*tag));
-    // The original's validators are those of another representation.
+    // The original's validators belong to another representation.
     for (name, value) in [
         ("if-none-match", "\"v1\""),
         ("if-modified-since", "Sat, 01 Jan 2000 00:00:00 GMT"),
@@ -102,7 +102,7 @@ async fn a_changed_index_has_validators_of_its_own() {
         let other = asked(name, value).await.complete();
         assert_eq!((other.status.as_u16(), &other.body), (200, &got.body), "{name}");
     }
-    // The control: through the proxy they count, and larder's tag does not.
+    // The control: through the proxy they apply, and larder's tag does not.
     let direct =
         |name: &'static str, value: &str| world.client.get(&index).header(name, value).send();
     assert_eq!(direct("if-none-match", "\"v1\"").await.status, 304);
@@ -119,7 +119,7 @@ async fn npms_and_cargos_documents_lead_back() {
     let json = |body: String| Page::new(body).header("content-type", "application/json").fresh(60);
     let origin = &world.origin;
     let tarball = origin.url("/gear/-/gear-1.0.0.tgz");
-    // npm takes the path of it, and puts the registry's host before it.
+    // npm takes only its path, and puts the registry's host before it.
     let attested = origin.url("/-/npm/v1/attestations/gear@1.0.0");
     let document = format!(
         r#"{{"name":"gear","dist-tags":{{"latest":"1.0.0"}},"versions":{{"1.0.0":{{"name":"gear","version":"1.0.0","homepage":"https://example.org/x","dist":{{"tarball":"{tarball}","attestations":{{"url":"{attested}","provenance":{{}}}},"integrity":"sha512-AA=="}}}}}}}}"#
@@ -141,7 +141,7 @@ async fn npms_and_cargos_documents_lead_back() {
     let got = world.fetch(&mirrored(&world, &config)).await;
     let dl = mirrored(&world, "https://files.example.org/crates/{crate}/{version}/download");
     assert_eq!(got.body, format!(r#"{{"dl":"{dl}","api":"https://example.org"}}"#));
-    // The control: what no client takes for an index stays.
+    // The control: a document that no client takes for an index is not changed.
     let other = origin.put(
         "/data/some.json",
         json(r#"{"dl":"https://files.example.org/x","files":[{"url":"/x"}]}"#.to_owned()),
@@ -149,7 +149,7 @@ async fn npms_and_cargos_documents_lead_back() {
     assert_eq!(world.fetch(&mirrored(&world, &other)).await.body, world.fetch(&other).await.body);
 }
 
-/// Whatever a signature or a digest vouches for leaves as it came, whatever it looks like.
+/// A document that a signature or a digest vouches for is given unchanged, whatever it contains.
 #[tokio::test(flavor = "multi_thread")]
 async fn signed_and_promised_documents_are_the_same_to_the_byte() {
     let dir = tempfile::tempdir().unwrap();
@@ -254,14 +254,14 @@ async fn hostile_paths_are_refused_and_say_why() {
         "Origin: http://evil.example.org\r\n",
         "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n",
         "Origin: null\r\n",
-        // Issue 10 row 10: to larder by plain http no browser says where a request comes from but so.
+        // Issue 10 row 10: over plain HTTP a browser sends no other header that names the requesting site.
         "Referer: https://evil.example.org/\r\n",
         "User-Agent: Mozilla/5.0 (X11)\r\nAccept-Language: en\r\nAccept: image/avif\r\n",
     ] {
         let (head, body) = raw(&world, "/https/example.org/a", line).await;
         assert!(status(&head) == "403" && body.contains("another site"), "{line}: {body}");
     }
-    // larder's own pages stand before every host.
+    // larder's own pages have precedence over every host.
     for (path, expected) in [
         ("/", "406"),
         ("/setup", "200"),
@@ -283,7 +283,7 @@ async fn it_can_be_turned_off() {
     }
 }
 
-/// Images have larder's name for the proxy, and in a URL in mirror form, and no list that leads around the proxy.
+/// Images have larder's name for the proxy and for mirror URLs, and no list of hosts that bypass the proxy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_the_proxy_may_use_mirror_form_by_any_name_of_larders() {
     let world = World::with(|config| {
@@ -296,7 +296,7 @@ async fn a_client_of_the_proxy_may_use_mirror_form_by_any_name_of_larders() {
         ("localhost", "200"),
         ("127.0.0.1", "200"),
         ("cache.example.org", "200"),
-        // The control: a name that nobody said is larder's is somebody else's.
+        // The control: a name that is not configured as larder's is another host.
         ("other.example.org", "502"),
     ] {
         let request = format!(
@@ -311,7 +311,7 @@ async fn a_client_of_the_proxy_may_use_mirror_form_by_any_name_of_larders() {
     );
 }
 
-/// All hosts are one to a mirror's client, so larder keeps apart what it cannot.
+/// To a mirror's client all hosts are one, so larder keeps apart what the client cannot.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_crosses_from_one_host_to_another() {
     for (field, value) in [("authorization", "Basic dTpw"), ("private-token", "dTpw")] {
@@ -319,7 +319,7 @@ async fn nothing_crosses_from_one_host_to_another() {
     }
 }
 
-/// A client's login in this field is shown to nobody but the host in the path.
+/// A client's login in this field is sent only to the host in the path.
 async fn crosses_not(field: &'static str, value: &'static str) {
     let world = World::new().await;
     let files = world.another("localhost").await;
@@ -344,7 +344,7 @@ async fn crosses_not(field: &'static str, value: &'static str) {
     assert!(text.contains(&format!("\"{}", path(&world.origin.url("/near.whl")))), "{text}");
     let (head, _) = raw(&world, &path(&moved), login).await;
     assert!(head.contains(&format!("location: http://{}{led}", world.proxy.address)), "{head}");
-    // As pip does: it shows larder the credential again.
+    // As pip does: it sends larder the credential again.
     let (head, _) = raw(&world, &format!("{led}{}", plain_wheel("far")), login).await;
     assert_eq!(status(&head), "200");
     assert!(!files.log().is_empty() && files.log().iter().all(|asked| asked.text(field).is_none()));
@@ -379,7 +379,7 @@ async fn a_registrys_mirror_knows_the_registry_by_configuration_or_by_its_name()
     assert_eq!(world.origin.asked(&path).len(), 1, "{url}");
 }
 
-/// A list in several pages says where the next one is, and to a mirror's client that is not at the mirror's root.
+/// A list in several pages links to the next page, which for a mirror's client is not at the mirror's root.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_page_of_a_list_is_found() {
     let world = World::new().await;
@@ -399,14 +399,14 @@ async fn the_next_page_of_a_list_is_found() {
         assert_eq!(got.text("link"), format!("<{led}>; rel=\"next\", <?n=2>; rel=\"first\""));
         assert!(world.fetch(&led).await.body.starts_with(br#"{"tags":["c"]"#));
     }
-    // The control: by proxy it is the origin's own.
+    // The control: through the proxy the link is the origin's own.
     assert_eq!(world.fetch(&url).await.text("link"), both);
 }
 
-/// A larder on the world's directory that mirrors the registry at a URL.
+/// A larder on the test's directory that mirrors the registry at a URL.
 struct Mirrored<'a>(&'a World, &'a str);
 
-/// Such a larder, as it serves.
+/// Such a larder, running.
 struct Serving {
     _proxy: crate::world::Proxy,
     address: std::net::SocketAddr,
@@ -438,13 +438,13 @@ impl Serving {
     }
 }
 
-/// The plain-http forms, too: nothing about them is shared without a proof.
+/// Includes the forms for plain HTTP, where nothing is shared without a proof.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_leads_to_the_same_entry() {
     let world = World::new().await;
     let plain = Origin::plain("127.0.0.1").await;
     for (origin, forms) in [(&world.origin, ["/https/", "/HTTPS///"]), (&plain, ["/http/", "/"])] {
-        // One body for each: what a digest names is one blob for all URLs.
+        // A different body for each, because a digest names one blob for all URLs.
         let body = noise(u64::from(origin.address().port()), 10_000);
         let path = by_hash(&body);
         origin.put(&path, Page::new(body));

@@ -1,5 +1,5 @@
-//! Mirror form with real clients: they install, again without a file from the origin, and by the proofs that they would have
-//! by proxy. None of them knows larder's CA or uses a proxy.
+//! The mirror form with real clients: they install, and install again without a file from the origin, with the proofs that they
+//! would have through the proxy. None of them knows larder's CA or uses a proxy.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -20,7 +20,7 @@ fn bare(program: &str, dir: &Path) -> Command {
     command
 }
 
-/// What larder says of `url` when it is asked by proxy.
+/// larder's `Cache-Status` for `url` through the proxy.
 async fn said(world: &World, url: &str) -> String {
     world.get(url).await.cache_status().to_owned()
 }
@@ -55,9 +55,9 @@ async fn apt_installs_from_each_form() {
         let status = said(&world, &origin.url(&file)).await;
         assert!(status.contains("; hit") && status.contains("\"signed\""), "{status}");
     }
-    // The same bytes at both, as the signature says: fetched once.
+    // The same bytes at both mirrors, as the signature says: fetched once.
     assert_eq!(world.origin.gets(&file) + plain.gets(&file), 1);
-    // The tampered twin: apt would notice, but it never has it.
+    // The tampered copy: apt would notice it, but never gets it.
     let world = world_trusting(Some(&key)).await;
     archive.put(&world.origin, &key);
     let deb = world.get(&plain.url(&file)).await.body;
@@ -216,7 +216,8 @@ async fn cargo_fetches_with_a_sparse_registry() {
         .origin
         .put("/config.json", Page::new(config).header("content-type", "application/json"));
     let index = mirrored(&world, index.strip_suffix("config.json").unwrap());
-    // The registry's own index at larder; or the registry as it was, with larder in its place, which leaves lock files alone.
+    // The registry's own index at larder; or the original registry with larder as a replacement, which does not change lock
+    // files.
     let replaced = format!(
         "[source.gears]\nregistry = \"sparse+{}\"\nreplace-with = \"larder\"\n[source.larder]\nregistry = \"sparse+{index}\"\n",
         world.origin.url("/")
@@ -235,7 +236,7 @@ async fn cargo_fetches_with_a_sparse_registry() {
         let manifest = "[package]\nname = \"x\"\nversion = \"1.0.0\"\nedition = \"2021\"\n[dependencies]\n\
                         gear = { version = \"1\", registry = \"gears\" }\n";
         std::fs::write(project.join("Cargo.toml"), manifest).unwrap();
-        // With this machine's home: a toolchain may be chosen there.
+        // With this machine's home, which may select a toolchain.
         let mut command = Command::new(env!("CARGO"));
         forget_proxies(&mut command);
         command

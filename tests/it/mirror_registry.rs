@@ -1,5 +1,5 @@
-//! Mirror form with real clients of container registries, which are told of a mirror and of no proxy: skopeo's (and podman's,
-//! buildah's) `registries.conf`, containerd's `hosts.toml`, dockerd's `registry-mirrors`.
+//! The mirror form with real clients of container registries, which are configured with a mirror and without a proxy:
+//! `registries.conf` of skopeo (and podman, buildah), containerd's `hosts.toml`, dockerd's `registry-mirrors`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -23,7 +23,7 @@ fn bare(yard: &Yard, program: &str) -> Command {
     let mut command = Command::new(program);
     forget_proxies(&mut command);
     command.env("HOME", yard.path("home")).current_dir(yard.world.dir());
-    // A fall-back to the registry itself ends at once, and not in the world.
+    // A fall-back to the registry itself fails at once, without reaching the internet.
     for name in ["HTTPS_PROXY", "https_proxy"] {
         command.env(name, "http://127.0.0.1:9");
     }
@@ -57,7 +57,7 @@ async fn skopeo_pulls_by_a_mirror_in_registries_conf() {
     for layer in &image.layers {
         assert_eq!(yard.registry.gets(layer), 1);
     }
-    // By proxy it is the same entry.
+    // Through the proxy it is the same entry.
     assert!(yard.pull(BOX, "three").await.is_ok());
     assert!(image.layers.iter().all(|layer| yard.registry.gets(layer) == 1));
 }
@@ -103,7 +103,7 @@ async fn listening(socket: &Path) {
         .await;
 }
 
-/// containerd names the registry that it means in `ns`.
+/// containerd names the original registry in the query parameter `ns`.
 #[tokio::test(flavor = "multi_thread")]
 async fn containerd_pulls_by_a_host_in_hosts_toml() {
     if !rustix::process::geteuid().is_root() {
@@ -128,7 +128,7 @@ async fn containerd_pulls_by_a_host_in_hosts_toml() {
         command.arg(format!("{NAME}/{BOX}"));
         run(command)
     };
-    // A second one has nothing of the first's.
+    // The second daemon has nothing from the first one's store.
     for name in ["one", "two"] {
         let daemon = containerd(&yard, &yard.path(name)).await;
         let output = pull(&yard.path(name)).await;
@@ -140,7 +140,7 @@ async fn containerd_pulls_by_a_host_in_hosts_toml() {
     }
 }
 
-/// dockerd asks its mirrors for the images of the registry that it knows by itself, and those alone. It has no word for whose.
+/// dockerd uses its mirrors only for images of its default registry, and does not name the registry in its requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn dockerd_pulls_by_a_registry_mirror() {
     if !rustix::process::geteuid().is_root() {
@@ -175,7 +175,7 @@ async fn dockerd_pulls_by_a_registry_mirror() {
         command.args(["-H", &socket]).args(words);
         run(command)
     };
-    // What is removed is pulled again, from larder.
+    // A removed image is pulled again, from larder.
     for words in [&["pull", BOX][..], &["rmi", BOX], &["pull", BOX]] {
         let output = docker(words).await;
         assert!(output.status.success(), "{words:?}: {}", text(&output));

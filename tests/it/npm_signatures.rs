@@ -1,5 +1,5 @@
-//! npm's registry signatures through the whole proxy, with a throw-away key: what holds proves, what does not promises
-//! nothing, and a version that changes is heard of.
+//! npm's registry signatures through the whole proxy, with a throw-away key: a valid signature proves, an invalid one promises
+//! nothing, and a changed version raises an alarm.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -39,7 +39,7 @@ impl Registry {
         json!([{ "keyid": self.id, "sig": signature }])
     }
 
-    /// What its keys endpoint says.
+    /// The answer of its keys endpoint.
     fn keys(&self, expires: Option<&str>) -> String {
         let kind = "ecdsa-sha2-nistp256";
         let spki = STANDARD.encode(self.key.subject_public_key_info());
@@ -50,7 +50,7 @@ impl Registry {
     }
 }
 
-/// A world whose larder trusts the keys in `file`, and no others.
+/// An environment whose larder trusts only the keys in `file`.
 async fn world_trusting(file: Option<&str>) -> World {
     World::with(|config| {
         config.keys.built_in = false;
@@ -89,14 +89,14 @@ fn put(origin: &Origin, document: &Value) {
     origin.put("/npm/gear", page);
 }
 
-/// As `npm install` asks for the document, once what was asked before is no longer new enough.
+/// Requests the document as `npm install` does, after the stored one has become too old.
 async fn read(world: &World) -> Got {
     world.proxy.clock.advance(std::time::Duration::from_secs(400));
     let url = world.origin.url("/npm/gear");
     world.client.get(&url).header("accept", CI).header("cache-control", "no-cache").send().await
 }
 
-/// What larder says of the tarball once it is kept.
+/// larder's `Cache-Status` for the tarball once it is kept.
 async fn proof(world: &World, tarball: &str) -> String {
     let url = world.origin.url(tarball);
     world.get(&url).await;
@@ -147,7 +147,7 @@ async fn bytes_that_are_not_the_signed_ones_never_complete() {
     assert!(!world.get(&world.origin.url(TARBALL)).await.is_complete());
 }
 
-/// A genuine signature of 1.0.0 beside another version's file says nothing of that file.
+/// A genuine signature of 1.0.0 beside another version's file does not apply to that file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signature_counts_for_the_tarball_of_its_version_alone() {
     let registry = Registry::new();
@@ -163,7 +163,7 @@ async fn a_signature_counts_for_the_tarball_of_its_version_alone() {
     assert!(said.contains("indexed") && !said.contains("signed"), "{said}");
 }
 
-/// The endpoint where a registry hands out its keys proves no more than its TLS does.
+/// The endpoint where a registry publishes its keys is only as trustworthy as its TLS.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_was_seen_on_the_wire_proves_nothing_until_an_operator_adds_it() {
     let registry = Registry::new();
@@ -185,7 +185,7 @@ async fn a_key_that_was_seen_on_the_wire_proves_nothing_until_an_operator_adds_i
     let data = world.proxy.data.clone();
     let added = say(&world.ca, &data, &["keys", "add", file.to_str().unwrap()]).await;
     assert!(added.status.success() && text(&added).contains(&registry.id), "{}", text(&added));
-    // The registry says that nothing changed, and without a byte of the document the version is signed now.
+    // The registry answers 304, and the version is signed now without any byte of the document.
     let got = read(&world).await.complete();
     assert!(got.cache_status().contains("304") || got.is_hit(), "{}", got.cache_status());
     let said = proof(&world, TARBALL).await;
@@ -225,7 +225,7 @@ async fn a_key_that_ended_counts_for_what_was_published_before() {
     }
 }
 
-/// What a registry does to a version that it published before, and what becomes of it.
+/// Changes a version that a registry published before, and returns the result.
 async fn changed(before: &Value, after: &Value, old: &Bytes, new: &Bytes) -> (World, String) {
     let registry_keys = before["keys"].as_str().unwrap().to_owned();
     let world = world_trusting(Some(&registry_keys)).await;
@@ -247,7 +247,7 @@ async fn a_version_that_changes_is_heard_of_and_what_was_signed_stays() {
     let keys = registry.keys(None);
     let case = |signatures: Value| json!({ "keys": keys, "signatures": signatures });
     let (none, first, second) = (case(json!([])), case(sign(&old)), case(sign(&new)));
-    // The signature of the old bytes, under the new ones: somebody meddled.
+    // The signature of the old bytes on the new ones: somebody tampered with them.
     let stale = case(sign(&old));
     let (differs, wrong) = ("where it was", "does not hold");
     for (what, before, after, body, proven, alarm, said_why) in [
@@ -269,14 +269,15 @@ async fn a_version_that_changes_is_heard_of_and_what_was_signed_stays() {
         let why = say(&world.ca, &world.proxy.data, &["why", &world.origin.url("/npm/gear")]).await;
         assert!(text(&why).contains(said_why), "{what}: {}", text(&why));
     }
-    // The control: a document that says what it said before raises no alarm.
+    // The control: a document that did not change raises no alarm.
     let (world, _) = changed(&first, &first, &old, &old).await;
     for alarm in ["changed", "signature"] {
         assert!(world.proxy.metric("larder_alarms", alarm).await == 0.0);
     }
 }
 
-/// A registry below whose URL an archive lies has the same root; who signs its packages does not sign for that archive.
+/// A registry and an archive below its URL have the same root; the signer of the registry's packages is no signer of that
+/// archive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registrys_key_is_no_signer_of_an_archive_beside_it() {
     let registry = Registry::new();

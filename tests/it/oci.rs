@@ -1,5 +1,5 @@
-//! Real clients of container registries against a real registry: skopeo, podman and buildah, told of nothing but a proxy
-//! and a certificate.
+//! Real clients of container registries against a real registry: skopeo, podman and buildah, configured only with a proxy and a
+//! certificate.
 
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ async fn a_blob_with_a_flipped_bit_is_refused() {
         assert!(!got.is_complete(), "{redirects} {} {:?}", got.status, got.end);
         assert!(got.body != right && got.body.len() < right.len());
         assert!(yard.pull("gears/box:1.0", "bad").await.is_err());
-        // The control: the registry itself hands it out as it is.
+        // The control: the registry itself serves it unchanged.
         let direct = Client::new(yard.names.address(), yard.world.ca.roots());
         let got = direct.get(&url).send().await;
         if redirects {
@@ -106,7 +106,7 @@ async fn what_is_stored_is_pulled_while_the_registry_fails() {
         yard.world.proxy.clock.advance(Duration::from_secs(10));
         let again = yard.pull("gears/box:1.0", &format!("again-{number}")).await;
         assert_eq!(again.unwrap_or_else(|error| panic!("{mood:?} {error}")), first);
-        // skopeo asks again for minutes after a 429; that such an answer reaches its client is tested with less patient ones.
+        // skopeo retries for minutes after a 429; other tests check that such an answer reaches the client.
         if mood == Mood::Failing(503) {
             let error = yard.pull("gears/other:1.0", "other").await.unwrap_err();
             assert!(error.contains("503"), "{error}");

@@ -1,5 +1,5 @@
-//! A registry that wants a token for everything, new with each pull: who is given what, and what moves for it (DESIGN §4
-//! "Credentials"). The registry is a real one, and so is the way its tokens are checked.
+//! A registry that requires a token for everything, a new one with each pull: which client is given what, and what is transferred
+//! for it (DESIGN §4 "Credentials"). The registry is a real one, and checks its tokens really.
 
 use std::time::Duration;
 
@@ -19,22 +19,22 @@ use larder::digest::Algorithm;
 
 const TOKENS: Around = Around { tokens: true, redirects: true };
 
-/// How every token begins: an object in Base64.
+/// The first characters of every token: a JSON object in Base64.
 const TOKEN: &str = "eyJ";
 
-/// Longer than a yes lasts.
+/// Longer than a right is valid.
 const LATER: Duration = Duration::from_secs(301);
 
-/// How long nobody asks a registry again about a tag it has just been asked about.
+/// Longer than the time in which larder does not ask a registry again about a tag.
 const GRACE: Duration = Duration::from_secs(6);
 
-/// What skopeo, podman and buildah accept of a manifest.
+/// The `Accept` of skopeo, podman and buildah for a manifest.
 const SKOPEO: &str = "application/vnd.oci.image.manifest.v1+json, \
     application/vnd.docker.distribution.manifest.v2+json, application/vnd.docker.distribution.manifest.v1+prettyjws, \
     application/vnd.docker.distribution.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, \
     application/vnd.oci.image.index.v1+json";
 
-/// What the engines send: how they name themselves, and what they accept of a manifest.
+/// The `User-Agent` of the engines, and their `Accept` for a manifest.
 const ENGINES: [(&str, &str); 2] = [
     (
         "docker/27.3.1 go/go1.22.7 git-commit/41ca978 kernel/6.1.0 os/linux arch/amd64 \
@@ -56,14 +56,14 @@ fn url(repository: &str, rest: &str) -> String {
 }
 
 impl Yard {
-    /// A GET as skopeo sends it; with no token, if `bearer` is empty.
+    /// A GET as skopeo sends it; without a token if `bearer` is empty.
     async fn ask(&self, url: &str, bearer: &str) -> Got {
         let ask = self.world.client.get(url).header("accept", SKOPEO);
         let ask = if bearer.is_empty() { ask } else { ask.header("authorization", bearer) };
         ask.send().await
     }
 
-    /// Waits until anybody is given the whole of the image from here, as long as the registry is well.
+    /// Waits until the whole image is stored as public, while the registry works.
     pub(crate) async fn is_open(&self, repository: &str, image: &Image) {
         let kept = |url: String| async move {
             let ask = self.world.client.get(&url).header("cache-control", "only-if-cached");
@@ -84,7 +84,7 @@ impl Yard {
     }
 }
 
-/// The digests of everything that an image has.
+/// The digests of all blobs of an image.
 fn blobs(image: &Image) -> Vec<String> {
     let all = files(&image.layout.join("blobs/sha256")).into_iter();
     all.map(|file| format!("sha256:{}", file.file_name().unwrap().to_str().unwrap())).collect()
@@ -101,7 +101,7 @@ async fn a_registry_with_tokens_gives_everybody_what_is_theirs() {
     yard.push(&open, "public/box:1.0").await;
     yard.push(&shut, "private/box:1.0").await;
     let registry = &yard.registry;
-    // Public: who has pulled once with a token that anybody is given has pulled for everybody.
+    // Public: after one pull with an anonymous token, the image is stored for everybody.
     let (before, tokens) = (registry.sent(), registry.tokens.given());
     let everybodys = yard.pull("public/box:1.0", "everybodys").await.unwrap();
     assert!(registry.sent() > before + 200_000, "the control: the first pull moves blobs");
@@ -112,7 +112,7 @@ async fn a_registry_with_tokens_gives_everybody_what_is_theirs() {
         assert_eq!(registry.sent(), sent, "{who:?}");
     }
     assert!(registry.tokens.given() >= tokens + 4, "the control: each pull has a token of its own");
-    // Private: who has a right, by the first byte, and in the registry's words who has none.
+    // Private: a client with a right proves it with the first byte; a client without one gets the registry's answer.
     let owners = yard.pull_as(Some(OWNER), "private/box:1.0", "owners").await.unwrap();
     assert!(registry.sent() > sent + 200_000, "the control: the first pull moves blobs");
     let (sent, layer) = (registry.sent(), &shut.layers[1]);
@@ -129,7 +129,7 @@ async fn a_registry_with_tokens_gives_everybody_what_is_theirs() {
     }
     assert_eq!(registry.sent(), sent);
     assert!(yard.stores(layer), "the control: the bytes are there");
-    // No credential lies on disk, in whatever spelling: the file host refuses who shows it one.
+    // No credential is on disk, in any encoding. The storage host refuses requests with one.
     for (user, password) in [OWNER, MEMBER, GUEST] {
         let spelled = basic((user, password));
         for secret in [password.as_bytes(), spelled.as_bytes(), TOKEN.as_bytes()] {
@@ -172,13 +172,13 @@ async fn a_right_that_is_withdrawn_ends_within_five_minutes() {
     yard.world.proxy.clock.advance(LATER);
     for at in [&blob, &tag] {
         assert_eq!(yard.ask(at, &member).await.status, 401, "{at}");
-        // The control: what it is not given any more is there.
+        // The control: the entry that this client is no longer given is still stored.
         assert!(yard.ask(at, &owner).await.is_complete());
-        // And nothing of it comes back when the registry is gone.
+        // It does not become accessible again when the registry is gone.
         yard.world.proxy.clock.advance(LATER);
     }
     assert_eq!(registry.sent(), sent, "all of that without a byte from the registry");
-    // Whether a blob is there is the registry's to say, and of a blob that one has no right to nobody's.
+    // Only the registry can say whether it has a blob, and a client without a right learns nothing about it.
     let head = |bearer: &str| {
         let ask = yard.world.client.head(&blob).header("authorization", bearer).send();
         Box::pin(async move { ask.await.status.as_u16() })
@@ -194,7 +194,7 @@ async fn a_right_that_is_withdrawn_ends_within_five_minutes() {
         }
         assert!(head(bearer).await >= 500);
     }
-    // The control: who had a right lately.
+    // The control: a client that had a right lately.
     for at in [&blob, &tag] {
         assert!(yard.ask(at, &owner).await.is_complete(), "{at}");
     }
@@ -242,20 +242,20 @@ async fn engines_with_new_tokens_move_no_blob_twice() {
             }
         }
         assert!(sent > Some(before + 100_000), "the control: the first pull moves blobs");
-        // One pull of the manifest, whoever asked.
+        // One pull of the manifest in total.
         assert_eq!(pulls(registry), 1, "{repository}");
     }
 }
 
-/// How often a manifest was pulled. A question without a token is none: larder asks one to see whether the registry guards HEAD
-/// as it guards GET, and is sent for a token.
+/// How often a manifest was pulled. A request without a token is no pull: larder sends one to test whether the registry protects
+/// HEAD as it protects GET, and gets a challenge.
 fn pulls(registry: &Registry) -> usize {
     let log = registry.front.log().into_iter();
     let manifests = log.filter(|one| one.method == "GET" && one.path.contains("/manifests/"));
     manifests.filter(|one| one.text("authorization").is_some()).count()
 }
 
-/// A private tag that points elsewhere now: whoever follows it, what it points at is fetched once.
+/// A private tag that has moved: whichever clients follow it, the new manifest is fetched once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_that_moved_is_pulled_once_for_all_who_have_a_right() {
     if !can_run(&[PROGRAM, "skopeo"]) {
@@ -290,7 +290,7 @@ async fn podman_and_buildah_log_in_and_pull_cold_and_warm() {
     yard.push(&image, "private/box:1.0").await;
     let name = format!("{NAME}/private/box:1.0");
     let member = format!("{}:{}", MEMBER.0, MEMBER.1);
-    // As `login` leaves it.
+    // As `login` writes it.
     let file = yard.path("login.json");
     let login = format!(r#"{{"auths":{{"{NAME}":{{"auth":"{}"}}}}}}"#, basic(OWNER));
     std::fs::write(&file, login).unwrap();
@@ -358,7 +358,7 @@ async fn what_is_public_is_pulled_without_registry_or_token_service() {
                 got.cache_status()
             );
             assert!(yard.ask(&layer, bearer).await.complete().is_hit());
-            // Who asks whether it is there hears that it is.
+            // An existence check is answered with yes.
             let head = yard.world.client.head(&layer);
             let head = if bearer.is_empty() { head } else { head.header("authorization", bearer) };
             assert_eq!(head.send().await.status, 200, "{status}");
@@ -375,7 +375,7 @@ async fn what_is_public_is_pulled_without_registry_or_token_service() {
     }
 }
 
-/// Pitfall 42: one token is at its limit. The registry is slower than one is waited for that is known to fail.
+/// Pitfall 42: one token is at its limit. The registry answers later than larder waits for an origin that is known to fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_at_its_limit_is_nobody_elses_failure() {
     if !can_run(&[PROGRAM, "skopeo"]) {
@@ -422,11 +422,11 @@ async fn a_token_at_its_limit_is_nobody_elses_failure() {
             );
         }
     }
-    // What the hostile one brought on itself, nobody else hears of.
+    // The hostile job's failures do not affect other clients.
     assert_eq!(yard.ask(&greeting, "").await.status, 401, "the registry greets for itself");
     let got = yard.ask(&tag, &honest).await.complete();
     assert!(got.cache_status().contains("fwd-status=304"), "{}", got.cache_status());
-    // The control: it hears of it itself.
+    // The control: they affect the hostile job itself.
     let got = yard.ask(&tag, &hostile).await;
     assert!(got.body == manifest && got.cache_status().contains("stale"), "{}", got.cache_status());
 }
@@ -464,7 +464,7 @@ async fn no_token_stands_anywhere() {
         }
         told.push(text(&say(&ca, &data, &["why", &blob]).await));
     }
-    // larder's own tokens as well.
+    // This includes larder's own tokens.
     eventually("larder has asked as anybody", || async { registry.tokens.given() > 0 }).await;
     for command in [&["ls"][..], &["stats"]] {
         told.push(text(&say(&ca, &data, command).await));

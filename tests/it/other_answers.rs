@@ -1,4 +1,5 @@
-//! Answers other than a 200: given again as long as they say, and, issue 17 row 14, redirects and 404s when the origin fails.
+//! Answers other than a 200: given again for as long as they are fresh, and, issue 17 row 14, redirects and 404s when the origin
+//! fails.
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::world::{Mood, Page, World, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Waits until so many answers are stored: redirects are written down behind their answer.
+/// Waits until this many answers are stored: redirects are written to disk after they were sent.
 async fn stored(world: &World, count: usize) {
     let records = || async {
         let dir = world.proxy.data.join("v1/records");
@@ -18,8 +19,8 @@ async fn stored(world: &World, count: usize) {
     eventually("the answers are written down", records).await;
 }
 
-/// Row 14: release downloads turned red: a redirect was not replayed when the origin was dead, though its target was in store.
-/// After a restart, too, and with a copy of the target in hand.
+/// Row 14: release downloads failed because a redirect was not replayed when the origin was down, though its target was stored.
+/// Also after a restart, and with a client's own copy of the target.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_replayed_when_its_origin_is_dead() {
     for mood in [None, Some(Mood::Failing(503))] {
@@ -50,14 +51,14 @@ async fn a_redirect_is_replayed_when_its_origin_is_dead() {
         }
         let got = world.fetch(&file).await;
         assert!(got.body == "tool" && got.cache_status().contains("+stale"));
-        // The control: what nobody asked for is not there.
+        // The control: a redirect that was never requested is not there.
         assert!(world.get(&world.origin.url("/moved/elsewhere")).await.status.is_server_error());
         world.proxy.clock.advance(Duration::from_hours(24 * 8));
         assert!(world.get(&moved[0]).await.status.is_server_error(), "for a week, as other copies");
     }
 }
 
-/// Row 14: clients expect 404s (an extra index, a file that an archive need not have), and fail at anything else.
+/// Row 14: clients expect 404s (an extra index, a file that an archive need not have), and fail at any other error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_404_is_replayed_when_its_origin_is_dead() {
     let world = World::new().await;
@@ -68,7 +69,7 @@ async fn a_404_is_replayed_when_its_origin_is_dead() {
     }
     stored(&world, 3).await;
     world.proxy.clock.advance(MINUTE);
-    // While the origin answers it is asked, and a file that is there now is given.
+    // While the origin answers it is asked, and a file that exists by now is given.
     let here = world.origin.put("/simple/nothing/", Page::new("here"));
     assert_eq!(world.fetch(&here).await.body, "here");
     world.origin.stop();
@@ -80,7 +81,7 @@ async fn a_404_is_replayed_when_its_origin_is_dead() {
     assert!(world.get(&world.origin.url("/never/asked")).await.status.is_server_error());
 }
 
-/// What the origin said last of a file that it has is what is given, not that it was missing once.
+/// A stored body has precedence over an earlier 404 while the origin fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_body_stands_before_a_404_while_the_origin_is_dead() {
     let world = World::new().await;
@@ -94,8 +95,8 @@ async fn a_stored_body_stands_before_a_404_while_the_origin_is_dead() {
     assert_eq!(world.fetch(&url).await.body, "a");
 }
 
-/// RFC 9111 §3: an answer that says how long it holds is given again for so long, and not a moment longer: the five seconds
-/// of a 404 that says nothing are not for one that does.
+/// RFC 9111 §3: an answer with explicit freshness is given again for that time, and no longer. The five seconds of a 404 without
+/// explicit freshness do not apply to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_says_how_long_it_holds_is_given_for_so_long() {
     for status in [203, 299, 301, 302, 307, 308, 400, 404, 410, 499] {
@@ -120,8 +121,8 @@ async fn an_answer_that_says_how_long_it_holds_is_given_for_so_long() {
     }
 }
 
-/// RFC 9111 §3: a failure whose origin asks to keep it is given again, for less than clients' retries take. Who insists, and
-/// who comes later, hears how the origin is then. (What asks for nothing, or is an index:
+/// RFC 9111 §3: a failure whose origin asks to keep it is given again, for less time than clients' retries take. A request with
+/// `no-cache`, and a later request, get the origin's present state. (Failures without explicit freshness, and indexes:
 /// `freshness::a_no_is_remembered_for_seconds_and_an_error_not_at_all`.)
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_says_how_long_it_holds_is_given_for_seconds() {
@@ -156,8 +157,8 @@ async fn a_failure_that_says_how_long_it_holds_is_given_for_seconds() {
     }
 }
 
-/// Issue 17, faults, row 1: a stored copy that may be given stands before a failure, whatever that says of itself; where its
-/// origin forbids to give it stale, the failure is heard.
+/// Issue 17, faults, row 1: a stored copy that may be given has precedence over a failure, whatever freshness that states. If the
+/// origin forbids to serve the copy stale, the failure is given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_copy_stands_before_a_failure_that_says_how_long_it_holds() {
     let world = World::new().await;
@@ -187,7 +188,7 @@ async fn a_stored_copy_stands_before_a_failure_that_says_how_long_it_holds() {
     eventually("the control: without a copy it is given again", again).await;
 }
 
-/// Promise P1: an origin that fails at what one client accepts, and does not say so (`Vary`), fails for nobody else.
+/// Promise P1: if an origin fails at one client's `Accept` without a `Vary`, other clients do not get that failure.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_is_for_those_who_ask_in_the_same_words() {
     for status in [400, 406, 499, 500, 503] {
@@ -218,7 +219,7 @@ async fn an_error_is_for_those_who_ask_in_the_same_words() {
     }
 }
 
-/// RFC 9111 §5.2.1: what a request says of age and freshness holds for an answer in memory, too.
+/// RFC 9111 §5.2.1: a request's directives about age and freshness apply to a remembered answer too.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_may_want_a_remembered_answer_fresher() {
     let world = World::new().await;
@@ -245,7 +246,7 @@ async fn a_request_may_want_a_remembered_answer_fresher() {
     }
 }
 
-/// RFC 9111 §3: a redirect that holds for a day is a hit after a restart.
+/// RFC 9111 §3: a redirect that is fresh for a day is a hit after a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permanent_redirect_outlives_a_restart() {
     let mut world = World::new().await;
@@ -257,12 +258,12 @@ async fn a_permanent_redirect_outlives_a_restart() {
     let got = world.get(&url).await;
     assert!(got.is_hit() && got.text("location") == "/there", "{}", got.cache_status());
     assert_eq!(world.origin.gets("/moved"), 1);
-    // Who insists asks the origin.
+    // A request with `no-cache` is sent to the origin.
     world.client.get(&url).header("cache-control", "no-cache").send().await;
     assert_eq!(world.origin.gets("/moved"), 2);
 }
 
-/// Promise P5: what was for one client, or leads where only it may go, is not on disk.
+/// Promise P5: a redirect for one client, or to a URL that only one client may use, is not written to disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_that_is_one_clients_is_not_kept() {
     let world = World::new().await;
@@ -288,8 +289,8 @@ async fn a_redirect_that_is_one_clients_is_not_kept() {
     assert_eq!(world.get(&open).await.status, StatusCode::FOUND, "the control");
 }
 
-/// RFC 9111 §4.4: an unsafe request that succeeds ends what is stored of its URL, and of those of its origin that the answer
-/// names.
+/// RFC 9111 §4.4: a successful unsafe request invalidates what is stored of its URL, and of the URLs of its origin that the
+/// answer names.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unsafe_request_ends_what_its_answer_names() {
     let world = World::new().await;

@@ -1,12 +1,12 @@
-//! Remembered answers other than a 200 that are not for the next request: what leads past a promise (P3), and what its origin
-//! selected by the words of another client's request (P1).
+//! Remembered answers other than a 200 that must not be given to the next request: a redirect away from a promised target (P3),
+//! and an answer that its origin selected by another client's header fields (P1).
 
 use std::time::Duration;
 
 use crate::world::archive::{plain_wheel, put_simple};
 use crate::world::{Page, World, noise};
 
-/// Issue 10 row 4: a redirect that is remembered leads nobody past a promise that came since.
+/// Issue 10 row 4: a remembered redirect leads no client away from a target that was promised since.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remembered_redirect_does_not_lead_past_a_promise_that_came_since() {
     for status in [301, 302, 303, 307, 308] {
@@ -29,14 +29,14 @@ async fn a_remembered_redirect_does_not_lead_past_a_promise_that_came_since() {
             "{status}: {}",
             got.status
         );
-        // And where it leads to what was promised, that is given.
+        // If it leads to what was promised, that is given.
         world.origin.put("/elsewhere.bin", Page::new(right.clone()));
         world.proxy.clock.advance(Duration::from_secs(61));
         assert_eq!(world.fetch(&url).await.body, right);
     }
 }
 
-/// RFC 9111 §4.1: an answer that its origin selected by a request field is given only to requests with the same.
+/// RFC 9111 §4.1: an answer that its origin selected by a request field is given only to requests with the same value.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_remembered_answer_is_given_only_to_whom_its_vary_allows() {
     for (field, status) in [
@@ -63,8 +63,8 @@ async fn a_remembered_answer_is_given_only_to_whom_its_vary_allows() {
         assert_eq!(ask("two").await.complete().body, "for all others", "{field} {status}");
         assert_eq!(ask("one").await.status.as_u16(), status, "{field}");
         assert_eq!(ask("three").await.complete().body, "for all others", "{field} {status}");
-        // The control: without a Vary, or with the same words, it is given again. An error that may come of a client's own
-        // words is for those who use them.
+        // The control: without a `Vary`, or with the same values, it is given again. An error that a client's own header fields
+        // may have caused is only for requests with the same ones.
         let plain = world.origin.put("/plain", Page::redirect(status, "/nowhere").fresh(50));
         world.get(&plain).await;
         let again = world.client.get(&plain).header(field, "two").send().await;

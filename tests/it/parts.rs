@@ -1,5 +1,5 @@
-//! Downloads by many connections (aria2, axel): every byte comes from the origin once, and no connection waits for the fill to get to
-//! its place. Row 11 of what must not be in the way.
+//! Downloads over several connections (aria2, axel): every byte is fetched from the origin once, and no connection waits for the
+//! fill to reach its range. Row 11 of what must not be in the way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::world::{Fault, Gate, Got, Page, World, noise};
 const MIB: usize = 1 << 20;
 const LENGTH: usize = 40 * MIB;
 
-/// An origin that counts the bytes it gave.
+/// An origin that counts the bytes it sent.
 #[derive(Clone, Default)]
 struct Counted(Arc<AtomicU64>);
 
@@ -28,8 +28,8 @@ impl Counted {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// Puts `body` at `path`; a whole is given as far as `gate` lets it. Slowly enough that little is under way when a connection
-    /// is given up.
+    /// Puts `body` at `path`; the whole body is sent as far as `gate` allows. The origin sends slowly enough that few bytes are
+    /// in transit when a connection is dropped.
     fn put(&self, world: &World, path: &str, body: &Bytes, gate: &Gate) -> String {
         let page = Page::new(body.clone()).etag("v1").fresh(3600);
         let (count, gate) = (Arc::clone(&self.0), gate.clone());
@@ -71,8 +71,8 @@ fn span(start: usize, end: usize) -> String {
     format!("{}-{}", start * MIB, end * MIB - 1)
 }
 
-/// Four connections to one body of which nothing is promised, and of which a digest is: the three ahead of the fill are given all they
-/// ask for while the fill stands still, and the fill goes past what they had.
+/// Four connections to one body, without a promise and with a promised digest: the three ahead of the fill get everything they
+/// request while the fill stands still, and the fill skips what they had.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_by_many_connections_takes_every_byte_from_the_origin_once() {
     for (h2, promised) in [(false, false), (true, false), (false, true)] {
@@ -86,7 +86,7 @@ async fn a_download_by_many_connections_takes_every_byte_from_the_origin_once() 
             let ask = world.client.get(&url);
             if h2 { ask.h2() } else { ask }
         };
-        // As aria2 does: it looks for mirrors by the first request alone.
+        // As aria2 does: only its first request asks for mirrors.
         let metalink = "*/*,application/metalink4+xml";
         let mut first = ask().header("accept", metalink).open().await.unwrap();
         assert!(first.read(MIB).await);
@@ -96,7 +96,7 @@ async fn a_download_by_many_connections_takes_every_byte_from_the_origin_once() 
             got.push(tokio::spawn(ask().range(&span(start, end)).send()));
         }
         if promised {
-            // The gap lies within one of them until the body is judged.
+            // The gap is within one of them until the body is judged.
             crate::world::eventually("each is asked for", || async {
                 world.origin.asked(&path).len() == 4
             })
@@ -115,19 +115,19 @@ async fn a_download_by_many_connections_takes_every_byte_from_the_origin_once() 
         assert_eq!(asked.len(), 4, "one fill, and each part once: {asked:?}");
         let bytes = origin.bytes();
         assert!(bytes >= LENGTH as u64, "the control: it counts");
-        // What lay in the sockets' buffers when the fill passed over a part was sent for nothing: megabytes on loopback. Without
-        // parts it is three quarters of the body more.
+        // Bytes that were in socket buffers when the fill skipped a part were sent in vain: megabytes on loopback. Without parts
+        // it would be three quarters of the body more.
         assert!(
             bytes <= (LENGTH + LENGTH / 4) as u64,
             "{bytes} bytes, h2={h2} promised={promised}"
         );
-        // And it is stored, whole.
+        // The whole body is stored.
         assert!(world.fetch(&url).await.body == body);
         assert_eq!(world.origin.asked(&path).len(), 4);
     }
 }
 
-/// Who asks in other words shares a body of which its origin says nothing of words, and no other.
+/// A request with other header fields shares a body under way only if that has no `Vary`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_under_way_is_shared_by_whoever_its_vary_allows() {
     for (vary, fills) in [(None, 1), (Some("accept"), 2)] {
@@ -154,10 +154,10 @@ async fn a_body_under_way_is_shared_by_whoever_its_vary_allows() {
     }
 }
 
-/// axel asks from its place to the end, and leaves when it has come to the next one's.
+/// axel requests from its position to the end, and disconnects when it reaches the next connection's position.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_without_an_end_are_cut_where_another_begins() {
-    // What is under way on a connection that is given up, some megabytes, is the origin's loss each time.
+    // Bytes in transit on a connection that is dropped, some megabytes, are lost each time.
     const LENGTH: usize = 96 * MIB;
     let world = World::new().await;
     let body = noise(2, LENGTH);
@@ -220,7 +220,7 @@ async fn a_part_that_breaks_off_costs_nobody_the_body() {
     }
 }
 
-/// A part of another edition is none: the fill fetches its own.
+/// A part of another version is not used: the fill fetches these bytes itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_of_another_body_is_not_taken() {
     let world = World::new().await;

@@ -1,5 +1,5 @@
-//! Promises P3 and P6 while clients have parts of a body fetched ahead of its fill: an origin whose parts are not those of its body,
-//! promises that come meanwhile, a store that fills up, clients that leave (issue 10, the kind of row 1).
+//! Promises P3 and P6 while parts of a body are fetched ahead of its fill: an origin whose parts do not agree with its body,
+//! promises that appear meanwhile, a store that fills up, clients that leave (issue 10, the kind of row 1).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ fn span(start: usize, end: usize) -> String {
     format!("{}-{}", start * MIB, end * MIB - 1)
 }
 
-/// An origin that answers a request without a range by `whole`, and one with a range by what `part` makes of that range.
+/// An origin that answers a request without a range with `whole`, and one with a range with the result of `part`.
 fn put(
     world: &World,
     path: &str,
@@ -39,7 +39,7 @@ fn put(
     })
 }
 
-/// An index that names the file appears now, and is read. larder itself has looked for it before.
+/// An index that names the file appears now, and is read. larder has looked for it before.
 async fn publish(world: &World, name: &str, path: &str, bytes: &[u8]) {
     let index = put_simple(&world.origin, "/", name, &[(path, bytes)]);
     world.proxy.clock.advance(Duration::from_secs(10));
@@ -47,8 +47,8 @@ async fn publish(world: &World, name: &str, path: &str, bytes: &[u8]) {
     assert_eq!(got.status, StatusCode::OK);
 }
 
-/// A promise binds a body from when it comes, and the bytes of its parts as well: the last 64 KiB are given to nobody before the
-/// judgement, be the fill itself at a standstill.
+/// A promise binds a body from the moment it is found, and the bytes of its parts as well: the last 64 KiB are given to no client
+/// before the judgement, even if the fill stands still.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promise_that_comes_while_parts_are_under_way_binds_them() {
     for promised in [true, false] {
@@ -71,7 +71,7 @@ async fn a_promise_that_comes_while_parts_are_under_way_binds_them() {
         part.open();
         assert!(ahead.read(30 * MIB - GAP).await);
         if !promised {
-            // The control: nothing is held back of what nobody promised.
+            // The control: without a promise nothing is withheld.
             assert!(ahead.equals(&wrong[10 * MIB..]).await);
             fill.open();
             assert!(first.equals(&wrong).await);
@@ -85,7 +85,7 @@ async fn a_promise_that_comes_while_parts_are_under_way_binds_them() {
     }
 }
 
-/// The same for a promise that comes after the question and before the answer's head.
+/// The same for a promise that appears after the request and before the answer's head.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promise_that_comes_before_the_head_of_the_answer_binds_the_body() {
     for promised in [true, false] {
@@ -112,7 +112,7 @@ async fn a_promise_that_comes_before_the_head_of_the_answer_binds_the_body() {
         }
         head.open();
         let mut got = asking.await.unwrap().unwrap();
-        // While the end of the body is still on its way, nothing of the gap may be given.
+        // While the end of the body is still missing, nothing of the gap may be given.
         let most = if promised { 3 * MIB - GAP } else { 3 * MIB - 10 };
         assert!(got.read(most).await);
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -123,8 +123,8 @@ async fn a_promise_that_comes_before_the_head_of_the_answer_binds_the_body() {
     }
 }
 
-/// What is no part of the body under way by its own words is not taken for one, whatever is wrong with it; and of a right one no more
-/// than was asked for.
+/// An answer that is not a part of the body under way according to its header fields is not used, whatever is wrong with it; and
+/// of a right one no more than was requested.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_such_part_is_not_taken() {
     let (body, other) = (noise(3, LENGTH), noise(4, LENGTH));
@@ -175,7 +175,7 @@ async fn what_is_no_such_part_is_not_taken() {
         let page = of(Page::new(body.clone()));
         let whole = page.clone().fault(Fault::Hold(2 * MIB, gate.clone()));
         let url = put(&world, "/files/big.bin", whole, move |range| {
-            // The fill itself goes on honestly.
+            // The fill itself continues correctly.
             if range == span(20, 30) { lie.clone() } else { page.clone() }
         });
         let mut first = world.client.get(&url).open().await.unwrap();
@@ -193,8 +193,8 @@ async fn what_is_no_such_part_is_not_taken() {
     }
 }
 
-/// Two machines behind one name give one strong tag to two bodies of one length. Of such no mixture is given as the whole, or kept;
-/// the next download is of one piece.
+/// Two servers behind one name give the same strong entity tag to two bodies of the same length. No mixture of them is given as
+/// the whole, or kept; the next download is in one piece.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_with_other_bytes_than_the_whole_has_there_makes_no_mixture() {
     for honest in [false, true] {
@@ -224,8 +224,8 @@ async fn a_part_with_other_bytes_than_the_whole_has_there_makes_no_mixture() {
     }
 }
 
-/// Where a digest is promised such a part is a refusal, and not a transfer that broke: clients resume by themselves, and some of them
-/// hold bytes that are not the body's.
+/// If a digest is promised, such a part is a refusal, and not a broken transfer: clients resume by themselves, and some of them
+/// hold bytes that do not belong to the body.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lying_part_of_a_promised_body_is_a_refusal() {
     for at in [20 * MIB, 25 * MIB, usize::MAX] {
@@ -262,8 +262,8 @@ async fn a_lying_part_of_a_promised_body_is_a_refusal() {
     }
 }
 
-/// The fill leaves its connection when it comes to a part, and asks for what is behind it. An origin that does not give that at once,
-/// or only as the end of the whole, must not cost anybody the download (promise P6).
+/// The fill drops its connection when it reaches a part, and requests what follows. If the origin does not serve that at once, or
+/// only as the end of the whole, no client must lose the download (promise P6).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fill_goes_on_behind_a_part_whatever_its_origin_says_to_ranges_then() {
     for kind in ["fails once", "gives the whole", "fails, and gives the whole", "another whole"] {
@@ -299,7 +299,7 @@ async fn a_fill_goes_on_behind_a_part_whatever_its_origin_says_to_ranges_then() 
         gate.open();
         let got = first.rest().await;
         if kind == "another whole" {
-            // The control: what does not agree with what came is not sewn to it.
+            // The control: bytes that do not agree with those received are not joined to them.
             assert!(!got.is_complete(), "{:?}", got.end);
             continue;
         }
@@ -308,7 +308,7 @@ async fn a_fill_goes_on_behind_a_part_whatever_its_origin_says_to_ranges_then() 
     }
 }
 
-/// The store fills up while parts lie in the file: all who read go on, what is promised holds, and nothing is kept.
+/// The store fills up while parts are in the file: all readers continue, promises are enforced, and nothing is kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_fills_up_under_parts_costs_nobody_the_body() {
     for (cap, kind) in [(70, "free"), (70, "right"), (70, "wrong"), (400, "free")] {
@@ -334,7 +334,7 @@ async fn a_store_that_fills_up_under_parts_costs_nobody_the_body() {
         }
         // A slow reader of a part has most of it still to take.
         let slow = world.client.get(&url).range(&span(12, 20)).open().await.unwrap();
-        // It takes what room is left, and stays.
+        // It takes the remaining room, and stays.
         let filler = Page::new(noise(10, 44 * MIB)).fault(Fault::Hold(44 * MIB - 1, other.clone()));
         let filler = world.origin.put("/files/filler.bin", filler);
         let mut filler = world.client.get(&filler).open().await.unwrap();
@@ -359,7 +359,8 @@ async fn a_store_that_fills_up_under_parts_costs_nobody_the_body() {
 
 const HUGE: usize = 2048 * MIB;
 
-/// An origin of a huge body that counts the bytes it gave of a part, and notes when the part is given up. The whole stands still.
+/// An origin of a huge body that counts the bytes it sent of a part, and notes when the part is abandoned. The whole body stands
+/// still.
 fn put_huge(
     world: &World,
     given: &Arc<AtomicU64>,
@@ -407,7 +408,7 @@ fn put_huge(
     })
 }
 
-/// Nobody waits for a part of which hundreds of megabytes are missing: it is given up, as a fill is (promise P7).
+/// A part of which hundreds of megabytes are missing, and for which no client waits, is abandoned, as a fill is (promise P7).
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_nobody_waits_for_is_given_up() {
     for leaves in [true, false] {
@@ -424,7 +425,7 @@ async fn a_part_that_nobody_waits_for_is_given_up() {
             drop((first, ahead));
             eventually("the part is given up", || async { given_up.load(Ordering::SeqCst) }).await;
         } else {
-            // The control: while one stays it goes on.
+            // The control: while one client stays, it continues.
             drop(ahead);
             let by_now = given.load(Ordering::SeqCst);
             eventually("it goes on", || async {

@@ -1,6 +1,6 @@
-//! Promise P3 over all that clients were given together: whatever ranges they ask for, in whatever order, while an origin lies in its
-//! whole answer or in its parts, also after a restart, at least 64 KiB of a body that is not what was promised were given to nobody
-//! (issue 10, rows 1 to 3, with parts of the fill).
+//! Promise P3 over everything that all clients were given together. Whatever ranges they request, in whatever order, while an
+//! origin lies in its whole answer or in its parts, also after a restart: at least 64 KiB of a body that is not what was promised
+//! were given to no client (issue 10, rows 1 to 3, with parts of the fill).
 
 use hyper::header;
 
@@ -11,7 +11,7 @@ const MIB: usize = 1 << 20;
 const LENGTH: usize = 8 * MIB;
 const GAP: usize = 64 << 10;
 
-/// Numbers that are the same for each seed.
+/// Pseudo-random numbers, the same for each seed.
 struct Numbers(u64);
 
 impl Numbers {
@@ -21,7 +21,7 @@ impl Numbers {
         usize::try_from(self.0 >> 33).unwrap() % most
     }
 
-    /// A range as clients ask for: megabytes, crumbs, the end, to the end, the whole.
+    /// A range as clients request it: megabytes, few bytes, the end, to the end, the whole.
     fn range(&mut self) -> Option<String> {
         let start = self.below(LENGTH);
         Some(match self.below(6) {
@@ -34,7 +34,7 @@ impl Numbers {
     }
 }
 
-/// Where an answer lies in the body; nothing of one that is none.
+/// The offset of an answer in the body; `None` if it has no part of the body.
 fn start_of(got: &crate::world::Got) -> Option<usize> {
     match got.status.as_u16() {
         200 => Some(0),
@@ -56,7 +56,7 @@ async fn nobody_together_is_given_the_whole_of_what_was_not_promised() {
         let mut complete = false;
         for _ in 0..2 {
             let gate = Gate::closed();
-            // One flipped bit is in the middle: parts that do not have it say the truth.
+            // One flipped bit is in the middle: parts that do not contain it are right.
             let of = |lie| Page::new(if lie { wrong.clone() } else { right.clone() }).etag("v1");
             let whole = of(lies == "whole").fault(Fault::Hold(MIB / 4, gate.clone()));
             let parts = of(lies != "nowhere");
@@ -66,7 +66,7 @@ async fn nobody_together_is_given_the_whole_of_what_was_not_promised() {
                 let answer = page.answer(asked.method(), asked.headers());
                 async move { answer }
             });
-            // Somebody has the middle as a part.
+            // One client has the middle as a part.
             let middle = format!("{}-{}", LENGTH / 2 - MIB, LENGTH / 2 + MIB);
             let asks = [None, Some(middle)].into_iter();
             let asks: Vec<_> = asks.chain((0..14).map(|_| numbers.range())).collect();
@@ -103,7 +103,7 @@ async fn nobody_together_is_given_the_whole_of_what_was_not_promised() {
         } else if lies == "whole" {
             assert!(!complete && missing >= GAP, "seed {seed}: {missing} missing");
         } else {
-            // The whole is right, and so may be given in the end; with the parts in it it is not.
+            // The whole is right, and so may be given in the end; with the parts in it, it is not right.
             assert!(complete || missing >= GAP, "seed {seed}: {missing} missing");
         }
     }

@@ -17,7 +17,7 @@ use crate::world::client::read_head;
 use crate::world::page::{empty, fed, whole};
 use crate::world::{Gate, Page, World, holding, noise};
 
-/// An origin's answer that says back the body it was sent.
+/// An origin's answer with the body of the request.
 async fn echo(
     request: hyper::Request<hyper::body::Incoming>,
 ) -> Response<crate::world::page::OriginBody> {
@@ -44,7 +44,7 @@ async fn every_method_carries_its_body_there_and_back() {
     assert!(methods.contains(&Method::from_bytes(b"REPORT").unwrap()));
 }
 
-/// Gigabytes go up; what the origin does not take yet, larder does not take either.
+/// Gigabytes are uploaded; larder takes no more from the client than the origin takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_is_held_back_by_its_origin() {
     const PIECE: usize = 64 * 1024;
@@ -77,7 +77,7 @@ async fn an_upload_is_held_back_by_its_origin() {
     let ask =
         world.client.ask(Method::PUT, &url).stream(BodyExt::boxed_unsync(StreamBody::new(pieces)));
     let sending = tokio::spawn(ask.send());
-    // Until nothing moves any more: everything between here and the origin is full.
+    // Until nothing moves any more: all buffers between client and origin are full.
     let mut before = u64::MAX;
     while taken.load(Ordering::SeqCst) != before || before == 0 {
         before = taken.load(Ordering::SeqCst);
@@ -123,7 +123,7 @@ async fn a_websocket_echoes() {
     }
 }
 
-/// An event reaches the client before the origin sends the next: the origin waits until the test has read it.
+/// An event reaches the client before the origin sends the next one: the origin waits until the test has read it.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_flow_before_the_stream_ends() {
     let world = World::new().await;
@@ -169,7 +169,7 @@ async fn a_long_poll_waits_for_its_answer() {
     }
 }
 
-/// gRPC: h2 from end to end, and the trailers say how it went.
+/// gRPC: HTTP/2 end to end, with the result in the trailers.
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_travel_both_ways() {
     let world = World::new().await;
@@ -219,7 +219,7 @@ async fn a_client_that_expects_100_continue_hears_it_before_it_sends() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
 }
 
-/// Whatever header larder does not know may be a credential.
+/// A header field that larder does not know may be a credential.
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_was_fetched_with_an_unknown_secret_is_kept() {
     for (name, value) in [
@@ -245,7 +245,7 @@ async fn nothing_that_was_fetched_with_an_unknown_secret_is_kept() {
             holding(&world.proxy.data, secret.as_bytes()).is_empty(),
             "{name}: the secret is kept"
         );
-        // Who has no secret is not given what the secret opened.
+        // A client without the secret is not given what was fetched with it.
         let asked = world.origin.gets(&path);
         world.fetch(&url).await;
         assert_eq!(world.origin.gets(&path), asked + 1, "{name}");
@@ -276,7 +276,7 @@ async fn headers_that_change_nothing_make_no_pass() {
     }
 }
 
-/// A fill carries nothing of the client but the key: no header of the first asker colours what others get.
+/// A fill is built from the key only: no header field of the first client affects what others get.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fill_is_built_from_the_key_alone() {
     let world = World::new().await;
@@ -301,7 +301,7 @@ async fn a_fill_is_built_from_the_key_alone() {
     assert!(whole[0].text("accept-encoding").is_none_or(|value| value == "identity"));
 }
 
-/// NTLM and Negotiate authenticate connections: what a pass logged in, nobody else may use.
+/// NTLM and Negotiate authenticate connections: no other client may use a connection on which a pass has logged in.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pass_shares_its_upstream_connection_with_nobody() {
     let world = World::new().await;
@@ -321,7 +321,7 @@ async fn a_pass_shares_its_upstream_connection_with_nobody() {
     assert_eq!(different.len(), 3, "three clients, three connections: {passes:?}");
 }
 
-/// The client hears what it would have heard: the origin's own words, not larder's.
+/// The client gets the origin's own answer, not larder's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_of_the_origin_is_heard_in_its_own_words() {
     let world = World::new().await;
@@ -339,7 +339,7 @@ async fn a_refusal_of_the_origin_is_heard_in_its_own_words() {
     assert_eq!(world.fetch(&url).await.body, "{}");
 }
 
-/// In HTTP/2 a stream that breaks ends alone: the others on its connection go on.
+/// With HTTP/2 a broken stream ends alone: the others on its connection continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_pass_takes_no_other_stream_with_it() {
     let world = World::new().await;
@@ -380,7 +380,7 @@ async fn a_broken_pass_takes_no_other_stream_with_it() {
     assert_eq!(collected.unwrap().to_bytes(), good);
 }
 
-/// What is promised are the file's own bytes: an origin that would code them for this client does not.
+/// A promise is about the file's own bytes: larder asks the origin not to apply a content coding.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coded_body_is_not_taken_for_a_wrong_one() {
     let world = World::new().await;

@@ -1,5 +1,5 @@
-//! Issue 17, first list, rows 3 and 4, and faults, rows 4, 6 and 14: what is slow, silent or ends without a word is to clients
-//! what it is without larder, and never kept as more than it is.
+//! Issue 17, first list, rows 3 and 4, and faults, rows 4, 6 and 14: answers that are slow, silent or end without framing reach
+//! clients as they do without larder, and are never kept as more than they are.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::world::archive::{plain_wheel, put_simple, wheel_path};
 use crate::world::{Fault, Gate, Page, World, noise};
 
-/// A larder for which every limit of an origin's is as short as can be.
+/// A larder for which every time limit for origins is as short as possible.
 async fn impatient() -> World {
     World::with(|config| {
         config.upstream.connect_timeout = Duration::from_millis(300);
@@ -21,7 +21,7 @@ async fn impatient() -> World {
     .await
 }
 
-/// Longer than any of those, twice.
+/// More than twice as long as any of those.
 const LONGER: Duration = Duration::from_millis(700);
 
 fn blob(bytes: &[u8]) -> String {
@@ -29,7 +29,7 @@ fn blob(bytes: &[u8]) -> String {
     format!("/v2/a/b/blobs/sha256:{}", crate::world::archive::hex(Algorithm::Sha256, bytes))
 }
 
-/// Row 3: repository managers send nothing until they have the file themselves.
+/// Row 3: repository managers send nothing until they have the whole file themselves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_byte_is_waited_for_as_long_as_a_client_waits() {
     let world = impatient().await;
@@ -66,7 +66,7 @@ async fn a_first_byte_is_waited_for_as_long_as_a_client_waits() {
     }
 }
 
-/// The control of the one before: where there is a copy to give, the wait has its limit.
+/// The control of the test before: if a copy can be given, the wait is limited.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stored_copy_is_given_after_the_limit() {
     let world = impatient().await;
@@ -79,7 +79,7 @@ async fn a_stored_copy_is_given_after_the_limit() {
     assert!(stale.body == first.body && stale.cache_status().contains("stale"), "{stale:?}");
 }
 
-/// Row 4: a path whose last part could be a package's name says nothing. What is not certain streams.
+/// Row 4: a path whose last segment could be a package's file name proves nothing. An answer of uncertain kind is streamed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_followed_log_is_never_cut_whatever_its_path_looks_like() {
     let world = impatient().await;
@@ -117,7 +117,7 @@ async fn a_followed_log_is_never_cut_whatever_its_path_looks_like() {
     }
 }
 
-/// A raw TLS origin that answers with these bytes and then closes, with `close_notify` or without.
+/// A raw TLS origin that answers with these bytes and then closes, with or without `close_notify`.
 async fn raw(
     world: &World,
     answer: Vec<u8>,
@@ -152,7 +152,7 @@ async fn raw(
     (url, serving)
 }
 
-/// Faults 4 and 14: a cut looks like the end, and the end may look like a cut.
+/// Faults 4 and 14: a truncation looks like the end, and the end may look like a truncation.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_the_end_of_the_connection_ends_is_given_and_not_kept() {
     let world = World::new().await;
@@ -188,13 +188,13 @@ async fn what_only_the_end_of_the_connection_ends_is_given_and_not_kept() {
     }
 }
 
-/// The control: a digest says that it is all there is, and that it is not.
+/// The control: a digest shows whether the body is complete.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_digest_vouches_for_is_kept_however_it_ended() {
     let world = World::new().await;
     for announced in [true, false] {
         for whole in [true, false] {
-            // Others each time: what is stored anywhere answers for its digest.
+            // A different body each time, because bytes that are stored anywhere answer for their digest.
             let body = noise(4 + u64::from(announced) * 2 + u64::from(whole), 300_000);
             let sent = if whole { &body[..] } else { &body[..200_000] };
             let mut answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_vec();
@@ -211,7 +211,7 @@ async fn what_a_digest_vouches_for_is_kept_however_it_ended() {
     }
 }
 
-/// Fault 6: what has stalled is resumed, and given up when that brings nothing; its client hears so, with the reason.
+/// Fault 6: a stalled body is resumed, and abandoned if that brings nothing; its client gets the reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_stalls_is_given_up_after_twice_the_idle_timeout() {
     for ranges in [true, false] {
@@ -222,7 +222,7 @@ async fn a_body_that_stalls_is_given_up_after_twice_the_idle_timeout() {
         world.origin.put(&path, if ranges { page } else { page.without_ranges() });
         let got = world.get(&world.origin.url(&path)).await;
         assert!(!got.is_complete() && bytes.starts_with(&got.body), "{:?}", got.end);
-        // It was asked for once more, or not at all: never six times.
+        // It was requested once more, or not at all: never six times.
         let asked = world.origin.gets(&path);
         assert!(if ranges { (2..=3).contains(&asked) } else { asked == 1 }, "{ranges}: {asked}");
     }

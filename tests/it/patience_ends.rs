@@ -1,5 +1,5 @@
-//! A copy that would stand in for an origin that takes too long, and may not be given any more when its turn has come (promises P3
-//! and P5).
+//! A copy that would stand in for an origin that takes too long, and may no longer be given when its turn comes (promises P3 and
+//! P5).
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ async fn impatient() -> World {
     World::with(|config| config.upstream.patience = Duration::from_millis(700)).await
 }
 
-/// Who was told no meanwhile, on another connection, is given no copy of what only its credential could see.
+/// If a credential was refused meanwhile, on another connection, its private copy is not given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_that_ends_during_the_wait_ends_the_copy() {
     for (path, said) in [
@@ -51,7 +51,7 @@ async fn a_right_that_ends_during_the_wait_ends_the_copy() {
         let before = world.origin.asked(path).len();
         let waiting = tokio::spawn(ask().send());
         eventually("it is asked about", || async { world.origin.asked(path).len() > before }).await;
-        // A field that larder does not know makes it the client's own request.
+        // A field that larder does not know makes this a pass.
         let other = ask().header("x-other", "1").send().await;
         assert_eq!(other.status.as_u16(), said);
         if said == 200 {
@@ -68,7 +68,7 @@ async fn a_right_that_ends_during_the_wait_ends_the_copy() {
     }
 }
 
-/// What an index names anew during the wait is not stood in for by what it named before.
+/// If an index names the file with other bytes during the wait, the copy of the old bytes is not given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promise_that_comes_during_the_wait_ends_the_copy() {
     for promised in [true, false] {
@@ -89,7 +89,7 @@ async fn a_promise_that_comes_during_the_wait_ends_the_copy() {
                 answer
             }
         });
-        // A pin holds for a day.
+        // A pin is valid for a day.
         world.proxy.clock.advance(Duration::from_hours(25));
         let waiting = tokio::spawn(world.client.get(&url).send());
         eventually("it is asked about", || async { world.origin.gets(&path) >= 2 }).await;
@@ -106,8 +106,8 @@ async fn a_promise_that_comes_during_the_wait_ends_the_copy() {
     }
 }
 
-/// One URL that its origin does not answer makes no stale copies of all others: the next client's question is asked, and shows that the
-/// origin is well.
+/// One URL that its origin does not answer does not cause stale copies for all others: the next client's request is sent, and
+/// shows that the origin works.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_silent_url_gives_nobody_else_a_stale_copy() {
     for all in [false, true] {

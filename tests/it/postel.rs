@@ -1,5 +1,5 @@
-//! Issue 17 row 7: what servers take, larder takes. URLs and header lines that belong in no standard reach the origin as
-//! they would without larder, no two of them share an entry, and what is refused is refused in words.
+//! Issue 17 row 7: larder accepts what servers accept. URLs and header lines outside every standard reach the origin as they
+//! would without larder, no two of them share an entry, and a refusal has a reason.
 
 use hyper::{Method, StatusCode};
 use proptest::prelude::{Strategy, any};
@@ -11,7 +11,7 @@ use crate::world::client::read_all;
 use crate::world::verbatim::Verbatim;
 use crate::world::{Page, World, noise};
 
-/// Targets that browsers would escape, and programs send as they are.
+/// Targets that browsers would escape, and that programs send as they are.
 const ODD: [&[u8]; 12] = [
     b"/caf\xc3\xa9.tar",
     b"/latin\xe9",
@@ -27,7 +27,7 @@ const ODD: [&[u8]; 12] = [
     b"/a?\xff\xfe",
 ];
 
-/// An answer that says for which target it is, and may be kept.
+/// A cacheable answer whose body is its target.
 fn echo(target: &[u8]) -> Vec<u8> {
     let head = format!(
         "HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
@@ -41,14 +41,14 @@ fn request(method: &str, target: &[u8], authority: &str, more: &str) -> Vec<u8> 
     [method.as_bytes(), b" ", target, head.as_bytes()].concat()
 }
 
-/// What comes back for these bytes inside a tunnel to `authority`.
+/// The answer to these bytes inside a tunnel to `authority`.
 async fn inside(world: &World, authority: &str, bytes: &[u8]) -> (String, String) {
     let mut stream = world.client.inside(authority).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     parted(read_all(&mut stream).await.0)
 }
 
-/// What comes back for these bytes on a bare connection to larder.
+/// The answer to these bytes on a plain connection to larder.
 async fn plain(world: &World, bytes: &[u8]) -> (String, String) {
     let mut stream = world.client.dial().await;
     stream.write_all(bytes).await.unwrap();
@@ -82,7 +82,7 @@ async fn odd_urls_reach_the_origin_as_they_were_sent_and_are_kept() {
     assert_eq!(origin.targets(), ODD);
 }
 
-/// A pass is the client's own request, with a body or without, over plain http, too; in mirror form it is a path.
+/// A pass is the client's own request, with or without a body, also over plain HTTP; in mirror form it is a path.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_urls_are_passed_as_they_were_sent() {
     let world = World::new().await;
@@ -121,21 +121,21 @@ async fn odd_urls_work_over_h2_as_far_as_it_carries_them() {
     }
     let targets: Vec<String> = origin.targets().iter().map(|target| text(target)).collect();
     assert_eq!(targets, ["/caf\u{e9}", "/a\"b", "/a\\b", "/a%", "/a?\u{e9}=%zz", "/\u{10ff3c}"]);
-    // What it carries is the same resource as over HTTP/1.1, and no other.
+    // Its target is the same as over HTTP/1.1, and no other.
     let asked = request("GET", "/caf\u{e9}".as_bytes(), origin.authority(), "");
     assert!(inside(&world, origin.authority(), &asked).await.0.contains("larder; hit"));
     let asked = request("GET", b"/<", origin.authority(), "");
     assert_eq!(inside(&world, origin.authority(), &asked).await.1, "/<");
 }
 
-/// Promise P1: the origin says for which target each answer is. Whatever stands in the store by then, each client is given
-/// the answer to its own request.
+/// Promise P1: each answer contains its target. Whatever is stored by then, each client gets the answer to its own request.
 #[tokio::test(flavor = "multi_thread")]
 async fn different_urls_never_share_an_entry() {
     let world = World::new().await;
     let origin = Verbatim::start(Some(&world.ca), echo).await;
     let pieces = proptest::sample::select(vec![
-        // No raw hexadecimal digit among them: larder takes `%2a` for `%2A`, and refuses `%2e`, however pieces meet.
+        // No unescaped hexadecimal digit among them: larder treats `%2a` as `%2A`, and refuses `%2e`, however the pieces are
+        // joined.
         &b"x"[..],
         b"X",
         b"%58",
@@ -182,7 +182,7 @@ async fn different_urls_never_share_an_entry() {
         assert_eq!(body, text(&target), "{}", target.escape_ascii());
         asked.push(target);
     }
-    // The control: what is asked again is answered from the store, so that a shared entry would show.
+    // The control: a repeated request is answered from the store, so that a shared entry would show.
     asked.sort();
     asked.dedup();
     assert_eq!(origin.targets().len(), asked.len());
@@ -217,7 +217,7 @@ async fn what_is_refused_is_refused_in_words() {
         assert!(body.starts_with("larder: ") && body.contains(word), "{start}: {body}");
         assert!(head.contains("cache-status: larder; detail=\"refused\""), "{start}: {head}");
     }
-    // The same on the bare connection; and bytes that are no HTTP at all are not waited for.
+    // The same on a plain connection; larder does not wait for more after bytes that are no HTTP.
     for bytes in
         [with(b"/", &many), b"\x16\x03\x01\x02\x00\x01".to_vec(), b"SSH-2.0-OpenSSH<\n".to_vec()]
     {
@@ -225,7 +225,7 @@ async fn what_is_refused_is_refused_in_words() {
         assert!(head.starts_with("http/1.1 4") && body.starts_with("larder: "), "{head}\n{body}");
     }
     assert_eq!(origin.targets().len(), 0, "a refused request reached the origin");
-    // To a HEAD only the head is said.
+    // A HEAD gets only the head.
     let (head, body) = inside(&world, &own, &request("HEAD", b"/a b", &own, "")).await;
     assert!(head.starts_with("http/1.1 400") && body.is_empty(), "{head}\n{body}");
 }
@@ -244,7 +244,7 @@ async fn long_heads_and_many_fields_are_taken() {
     }
 }
 
-/// Each request of a connection is looked at, whatever came before it.
+/// Each request of a connection is checked, whatever came before it.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_behind_bodies_and_refusals_are_found() {
     let world = World::new().await;
@@ -292,7 +292,7 @@ async fn requests_behind_bodies_and_refusals_are_found() {
     }
 }
 
-/// Header lines that are none, values in several lines, white space before the colon, hundreds of fields, a long head.
+/// Malformed header lines, folded values, white space before the colon, hundreds of fields, a long head.
 #[tokio::test(flavor = "multi_thread")]
 async fn odd_heads_of_origins_are_taken() {
     let many: Vec<String> = (0..400).map(|number| format!("X-{number}: {number}\r\n")).collect();
@@ -346,7 +346,7 @@ async fn odd_heads_of_origins_are_taken() {
             }
         }
     }
-    // The control: what nobody can frame is refused in words.
+    // The control: a message with ambiguous framing is refused with a reason.
     let broken = Verbatim::start(Some(&world.ca), |_| {
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab".to_vec()
     });
@@ -355,7 +355,7 @@ async fn odd_heads_of_origins_are_taken() {
     assert!(text(&got.body).starts_with("larder: "), "{}", text(&got.body));
 }
 
-/// Whatever a client sends, it gets an answer in words, or none; larder goes on.
+/// Whatever a client sends, it gets an answer with a reason, or none; larder continues.
 #[tokio::test(flavor = "multi_thread")]
 async fn arbitrary_bytes_are_answered_or_dropped() {
     let world = World::new().await;
@@ -369,7 +369,7 @@ async fn arbitrary_bytes_are_answered_or_dropped() {
         }
         let mut stream = world.client.dial().await;
         stream.write_all(&bytes).await.unwrap();
-        // No more comes: what has not ended by now never does.
+        // No more bytes come: what has not ended by now never does.
         let _gone = stream.shutdown().await;
         let (answer, _) = read_all(&mut stream).await;
         let (head, body) = parted(answer);

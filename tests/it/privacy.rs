@@ -1,4 +1,4 @@
-//! P5: what was fetched with a credential is served only to who proves the same right.
+//! P5: what was fetched with a credential is served only to clients that prove the same right.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,10 +17,10 @@ pub(crate) const ALICE: &str = "Bearer s3cr3t-alice";
 pub(crate) const BOB: &str = "Bearer s3cr3t-bob";
 pub(crate) const CAROL: &str = "Bearer s3cr3t-carol";
 
-/// Longer than a yes lasts.
+/// Longer than a right is valid.
 pub(crate) const LATER: Duration = Duration::from_secs(301);
 
-/// Who may have what is behind a door; nobody in particular is named by the empty text.
+/// The credentials that a door admits; an empty text stands for anonymous requests.
 #[derive(Clone)]
 pub(crate) struct Door(Arc<Mutex<Vec<String>>>);
 
@@ -59,7 +59,7 @@ pub(crate) fn file(body: &[u8], tag: &str) -> Response<OriginBody> {
     response
 }
 
-/// Puts `body` at `path` behind `door`.
+/// Puts `body` at `path`, protected by `door`.
 fn guard(origin: &Origin, path: &str, door: &Door, body: &[u8]) -> String {
     let (door, body) = (door.clone(), body.to_vec());
     let tag = format!("\"{}\"", &hex(Algorithm::Sha256, &body)[..16]);
@@ -80,7 +80,7 @@ pub(crate) fn gets(origin: &Origin, path: &str, who: &str) -> usize {
     origin.asked(path).iter().filter(by).count()
 }
 
-/// How often the origin was asked by `who` for the byte that proves a right.
+/// How often `who` asked the origin for the byte that proves a right.
 pub(crate) fn proofs(origin: &Origin, path: &str, who: &str) -> usize {
     let by = |one: &&Asked| one.is_proof() && one.text("authorization").unwrap_or_default() == who;
     origin.asked(path).iter().filter(by).count()
@@ -93,7 +93,7 @@ async fn what_one_received_is_given_to_who_proves_the_same_right() {
     let path = by_hash(&body);
     let door = Door::open_to(&[ALICE, BOB]);
     let url = guard(&world.origin, &path, &door, &body);
-    // Alice's credential brings it, once; she need not prove again what she has just received.
+    // Alice's credential fetches it, once; she need not prove a right to what she has just received.
     for hit in [false, true] {
         let got = ask(&world.client, &url, ALICE).await.complete();
         assert!(got.body == body && got.is_hit() == hit, "{}", got.cache_status());
@@ -101,14 +101,14 @@ async fn what_one_received_is_given_to_who_proves_the_same_right() {
     }
     assert_eq!(gets(&world.origin, &path, ALICE), 1);
     assert_eq!(proofs(&world.origin, &path, ALICE), 0);
-    // Bob's right is proved by one byte, and his bytes come from here.
+    // Bob's right is proved with one byte, and his bytes come from the store.
     for _ in 0..2 {
         let got = ask(&world.client, &url, BOB).await.complete();
         assert!(got.is_hit() && got.body == body);
     }
     assert_eq!(proofs(&world.origin, &path, BOB), 1);
     assert_eq!(gets(&world.origin, &path, BOB), 0);
-    // Carol has none, and nobody neither: they hear their origin.
+    // Carol has no right, and an anonymous request neither: they get the origin's answer.
     for who in [CAROL, ""] {
         let got = ask(&world.client, &url, who).await;
         assert!(got.status == 401 && got.body.is_empty(), "{who} {}", got.status);
@@ -151,7 +151,7 @@ async fn what_larder_is_given_without_a_credential_is_everybodys() {
         eventually("larder asked by itself", || async { proofs(&world.origin, &path, "") == 1 })
             .await;
         if public {
-            // An expired token is as good as none.
+            // An expired token is treated as none.
             eventually("everybody is given it", || async {
                 let got = ask(&world.client, &url, CAROL).await;
                 got.is_hit() && got.body == body && !got.cache_status().contains("private")
@@ -171,7 +171,7 @@ async fn what_larder_is_given_without_a_credential_is_everybodys() {
     }
 }
 
-/// Servers that guard GET, and of which anybody hears by HEAD what there is: a rule for one method, a sign-in proxy for browsers.
+/// Servers that protect GET, and answer HEAD to anybody: a rule for one method, or a sign-in proxy for browsers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_anybody_is_given_makes_nothing_public() {
     let world = World::new().await;
@@ -194,11 +194,11 @@ async fn a_head_that_anybody_is_given_makes_nothing_public() {
         let got = ask(&world.client, &url, "").await;
         assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
     }
-    // The control: who has a right is given it from here.
+    // The control: a client with a right is given it from the store.
     assert!(ask(&world.client, &url, ALICE).await.complete().is_hit());
 }
 
-/// What an origin says to one about itself, beside the representation, another hears no more than its cookies.
+/// Header fields for one client beside the representation are given to other clients as little as its cookies.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_said_to_one_beside_the_file_is_told_to_no_other() {
     let world = World::new().await;
@@ -234,7 +234,7 @@ async fn what_was_said_to_one_beside_the_file_is_told_to_no_other() {
         async move { ask(&client, &url, BOB).await.complete() }
     });
     gate.open();
-    // On its way, and from the store.
+    // While it arrives, and from the store.
     alice.await.unwrap();
     for got in [bob.await.unwrap(), ask(&world.client, &url, CAROL).await.complete()] {
         assert!(got.body == body);
@@ -259,7 +259,7 @@ async fn what_was_public_is_asked_for_again_after_a_day() {
     world.fetch(&url).await;
     assert!(ask(&world.client, &url, CAROL).await.complete().is_hit());
     world.proxy.clock.advance(Duration::from_hours(25));
-    // While the origin cannot say, the verdict stands.
+    // While the origin cannot answer, the verdict stays valid.
     world.origin.mood(Mood::Failing(503));
     assert!(ask(&world.client, &url, CAROL).await.complete().is_hit());
     world.origin.mood(Mood::Well);
@@ -270,7 +270,7 @@ async fn what_was_public_is_asked_for_again_after_a_day() {
     assert!(ask(&world.client, &url, ALICE).await.complete().body == body);
 }
 
-/// A clock that was ahead and is set back: the verdict of a time that has not come is asked for again.
+/// A clock that was ahead is set back: a verdict with a future date is asked for again.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_public_in_the_future_is_asked_for_again() {
     let world = World::new().await;
@@ -287,7 +287,7 @@ async fn what_was_public_in_the_future_is_asked_for_again() {
     assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
 }
 
-/// A right that ended while another's revalidation was under way does not come back with its answer.
+/// A right that ended while another client's revalidation was under way does not come back with the answer of that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revalidation_gives_nobody_a_right_back_that_ended_meanwhile() {
     let world = World::new().await;
@@ -314,7 +314,7 @@ async fn a_revalidation_gives_nobody_a_right_back_that_ended_meanwhile() {
             answer
         }
     });
-    // Once its root is known it is an artifact, which no index names: its proof is asked for again.
+    // Once its root is known it is an artifact that no index names, so that `no-cache` revalidates it.
     let index = put_simple(&world.origin, "/", "other", &[("../../files/other.whl", b"other")]);
     world.fetch(&index).await;
     for who in [ALICE, BOB] {
@@ -356,11 +356,11 @@ async fn a_right_that_is_withdrawn_ends() {
         let got = ask(&world.client, &url, ALICE).await;
         assert!(got.status == 401 && got.body.is_empty(), "{} {}", got.status, got.cache_status());
     }
-    // With a new token she is let in again, and her bytes come from here.
+    // With a new token she has a right again, and her bytes come from the store.
     door.open("Bearer s3cr3t-alice-2");
     assert!(ask(&world.client, &url, "Bearer s3cr3t-alice-2").await.complete().is_hit());
     assert_eq!(gets(&world.origin, &path, "Bearer s3cr3t-alice-2"), 0);
-    // The origin's failure opens nothing to who heard a no, and shuts nothing to who did not.
+    // A failure of the origin gives nothing to a client that was refused, and takes nothing from one that was not.
     world.proxy.clock.advance(LATER);
     for mood in [Mood::Failing(503), Mood::Failing(429)] {
         world.origin.mood(mood);
@@ -371,7 +371,7 @@ async fn a_right_that_is_withdrawn_ends() {
         let got = ask(&world.client, &url, BOB).await.complete();
         assert!(got.body == body && got.cache_status().contains("stale"), "{}", got.cache_status());
     }
-    // And for how long that is, too, has an end.
+    // The time for which a right is remembered also ends.
     world.proxy.clock.advance(Duration::from_hours(25));
     assert!(!ask(&world.client, &url, BOB).await.status.is_success());
 }
@@ -386,7 +386,7 @@ async fn a_no_ends_a_right_at_once() {
     ask(&world.client, &url, ALICE).await.complete();
     door.shut(ALICE);
     assert!(ask(&world.client, &url, ALICE).await.is_hit(), "the control: nobody said no");
-    // A pass of hers, for a header that larder does not know, hears it.
+    // A pass of hers, because of a header field that larder does not know, is refused.
     let with = world.client.get(&url).header("authorization", ALICE);
     assert_eq!(with.header("x-unheard-of", "1").send().await.status, 401);
     assert_eq!(ask(&world.client, &url, ALICE).await.status, 401);
@@ -439,7 +439,7 @@ async fn a_token_in_a_body_makes_a_pass() {
     assert!(holding(&world.proxy.data, b"s3cr3t").is_empty());
 }
 
-/// The attack: whoever knows a digest names it, and hopes for the bytes.
+/// The attack: a client that knows a digest requests it, to get the bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_digest_opens_no_door() {
     for private in [true, false] {
@@ -455,7 +455,7 @@ async fn a_digest_opens_no_door() {
         world.fetch(&index).await;
         for (asked, who) in [(path.as_str(), ""), (&path, CAROL), (&plain_wheel("demo"), CAROL)] {
             let got = ask(&world.client, &evil.url(asked), who).await;
-            // The control: what is public is selected by the digest in a name.
+            // The control: public bytes are selected by the digest in a name.
             let given = !private && asked == path;
             assert_eq!(got.status.is_success(), given, "{asked} {who}");
             assert_eq!(got.body == body, given);
@@ -491,12 +491,12 @@ async fn a_sign_in_page_is_no_yes() {
             assert_eq!(got.status.as_str(), page, "{who}");
             assert!(got.body != body && !got.is_hit(), "{who} {}", got.cache_status());
         }
-        // The page took nobody's place.
+        // The page replaced nothing.
         assert!(ask(&world.client, &url, ALICE).await.complete().body == body);
     }
 }
 
-/// A body that comes as the test feeds it, to who is let in.
+/// A body that arrives as the test feeds it, for clients that the door admits.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_follows_a_flight_proves_its_right_first() {
     let world = World::new().await;
@@ -555,7 +555,7 @@ async fn what_must_not_be_stored_is_not() {
             assert!(got.is_hit() == hit && got.body == body, "{directive} {}", got.cache_status());
         }
         assert_eq!(!holding(&world.proxy.data, &body[1000..1032]).is_empty(), kept, "{directive}");
-        // What a digest proves is no secret that ages.
+        // Bytes that a digest proves are kept whatever `Cache-Control` says.
         let strong = world.origin.put(&by_hash(&body), page());
         for hit in [false, true] {
             let got = ask(&world.client, &strong, ALICE).await.complete();

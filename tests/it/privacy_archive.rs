@@ -1,4 +1,4 @@
-//! P5 for signed archives behind a login: a signature says what bytes are, and not who may have them.
+//! P5 for signed archives that require a login: a signature proves what bytes are, and not who may have them.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use larder::digest::Algorithm;
 const PACKAGES: &str = "main/binary-all/Packages";
 const PACKAGE: &str = "/debian/pool/main/g/gear_1_all.deb";
 
-/// A larder that trusts the key of an archive which opens to `door` alone. The package's bytes are the text [`PACKAGES`].
+/// A larder that trusts the key of an archive which admits only `door`. The package's bytes are the text [`PACKAGES`].
 async fn archive(door: &Door) -> (tempfile::TempDir, World) {
     let dir = tempfile::tempdir().unwrap();
     let key = Key::new(dir.path(), "archive");
@@ -53,7 +53,7 @@ async fn what_a_private_signature_names_is_selected_for_nobody_else() {
         let got = ask(&world.client, &url, who).await;
         assert!(got.status == 401 && got.body.is_empty(), "{who}: {}", got.cache_status());
     }
-    // The control: she goes on having it.
+    // The control: she can still get it.
     assert_eq!(ask(&world.client, &url, ALICE).await.complete().body, PACKAGES);
 }
 

@@ -1,4 +1,4 @@
-//! P5 for registries: layers and tags that are asked for with a login.
+//! P5 for registries: layers and tags that are requested with a login.
 
 use hyper::{Method, Request, Response};
 
@@ -10,7 +10,7 @@ use larder::digest::Algorithm;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// A manifest of one layer.
+/// A manifest with one layer.
 fn manifest(layer: &[u8]) -> Vec<u8> {
     let digest = hex(Algorithm::Sha256, layer);
     format!(
@@ -33,7 +33,7 @@ async fn head(world: &World, url: &str, who: &str) -> Got {
     world.client.head(url).header("authorization", who).send().await
 }
 
-/// A registry that fails opens nothing to who only knows a digest, not even whether it is there.
+/// A registry that fails gives nothing to a client that only knows a digest, not even the information whether it exists.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_layer_is_there_for_who_has_a_right_to_it() {
     let world = World::new().await;
@@ -65,7 +65,7 @@ async fn a_layer_is_there_for_who_has_a_right_to_it() {
     }
 }
 
-/// One tag, two views of it; each moves by itself.
+/// One tag, two views of it; each moves independently.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tag_points_for_its_reader() {
     let world = World::new().await;
@@ -86,12 +86,12 @@ async fn a_tag_points_for_its_reader() {
         assert_eq!(get(CAROL).await.status, 401);
         world.proxy.clock.advance(std::time::Duration::from_mins(1));
     }
-    // While its registry fails, each has its own, and who has none has none.
+    // While its registry fails, each client has its own view, and a client without one has none.
     world.origin.mood(Mood::Failing(503));
     assert_eq!(get(ALICE).await.complete().body, hers);
     assert_eq!(get(BOB).await.complete().body, his);
     assert!(get(CAROL).await.status.is_server_error());
-    // A tag that stood still cost each one pull.
+    // A tag that did not move cost each client one pull.
     let asked = world.origin.asked(path);
     let pulls = |who: &str| {
         let by = |one: &&crate::world::origin::Asked| {

@@ -1,4 +1,4 @@
-//! P5 for the secrets themselves: what a client shows its origin stands nowhere else.
+//! P5 for the secrets themselves: what a client sends its origin is found nowhere else.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::world::{Ca, Client, Mood, Origin, Page, eventually, holding, noise};
 const SECRET: &str = "s3cr3t";
 const PLANTED: &str = "planted-on-purpose";
 
-/// A method, what stands before the path, and header fields.
+/// A method, a prefix of the path, and header fields.
 type Place = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
 
 /// Every place where a client may put a secret.
@@ -28,7 +28,7 @@ const PLACES: [Place; 8] = [
     ("POST", "", &[("authorization", "Bearer s3cr3t-post")]),
 ];
 
-/// Asks for everything at `paths`, with every secret.
+/// Requests everything at `paths`, with every secret.
 async fn show_all(client: &Client, origin: &Origin, paths: &[String]) {
     for (method, before, fields) in PLACES {
         for path in paths {
@@ -69,7 +69,7 @@ async fn no_secret_stands_anywhere() {
         origin.put(&format!("{before}{}", paths[1]), Page::new(wheel.clone()).etag("b"));
         let root = format!("{before}/");
         put_simple(&origin, &root, "demo", &[("../../files/demo-1.0-py3-none-any.whl", &wheel)]);
-        // What sets a cookie is kept for nobody; the other is.
+        // An answer that sets a cookie is not kept; the other one is.
         let mut page = Page::new("unknown").etag("c");
         if !before.is_empty() {
             page = page.header("set-cookie", "s=s3cr3t-set");
@@ -77,7 +77,7 @@ async fn no_secret_stands_anywhere() {
         origin.put(&format!("{before}{}", paths[3]), page.fresh(60));
         origin.put(&format!("{before}{}", paths[4]), Page::new("kept").etag("d").fresh(60));
     }
-    // Well, then failing, then well again.
+    // The origin works, then fails, then works again.
     for mood in [Mood::Well, Mood::Failing(401), Mood::Failing(503), Mood::Well] {
         origin.mood(mood);
         show_all(&client, &origin, &paths).await;
@@ -106,7 +106,7 @@ async fn no_secret_stands_anywhere() {
     nothing_kept(&data, &named[1000..1032]);
 }
 
-/// Byte by byte: no secret in the data directory, but what was to be kept.
+/// Byte by byte: no secret is in the data directory, apart from what is meant to be kept.
 fn nothing_kept(data: &Path, body: &[u8]) {
     assert_eq!(holding(data, SECRET.as_bytes()), Vec::<std::path::PathBuf>::new());
     assert!(!holding(data, PLANTED.as_bytes()).is_empty(), "the control: the search finds URLs");

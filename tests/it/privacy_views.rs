@@ -1,4 +1,4 @@
-//! P5 for indexes: two users' views of one index are two indexes, and what one says binds nobody but its reader.
+//! P5 for indexes: two users' views of one index are two indexes, and the claims of a view bind only its reader.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn tag(bytes: &[u8]) -> String {
     format!("\"{}\"", &hex(Algorithm::Sha256, bytes)[..16])
 }
 
-/// Puts an index that promises each of `views` to its reader; everybody else is refused.
+/// Puts an index that promises each of `views` to its reader; other clients are refused.
 fn views(world: &World, views: &[(&'static str, &[u8])]) -> String {
     let views: Vec<(Door, Vec<u8>)> =
         views.iter().map(|(who, bytes)| (Door::open_to(&[who]), bytes.to_vec())).collect();
@@ -69,7 +69,7 @@ async fn two_views_of_one_index_are_kept_apart() {
             let text = String::from_utf8_lossy(&got.body).into_owned();
             assert!(text.contains(&hex(Algorithm::Sha256, body)), "{who} {text}");
             assert!(got.is_hit() == hit, "{who} {}", got.cache_status());
-            // Each is given what its own index promised, and it is proven by that.
+            // Each is given what its own index promised, with that proof.
             let got = ask(&world.client, &wheel, who).await.complete();
             assert!(got.body == *body && got.is_hit() == hit, "{who} {}", got.cache_status());
             assert!(
@@ -88,7 +88,7 @@ async fn two_views_of_one_index_are_kept_apart() {
     }
 }
 
-/// What a private index says refuses its reader's bytes, and nobody else's.
+/// The claims of a private index refuse its reader's bytes, and no other client's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_index_binds_its_reader_alone() {
     for liar in [ALICE, ""] {
@@ -101,7 +101,7 @@ async fn a_private_index_binds_its_reader_alone() {
         assert!(!got.is_complete(), "{}", got.cache_status());
         for who in [BOB, "", CAROL] {
             let got = ask(&world.client, &wheel, who).await;
-            // The control: what a public index says refuses everybody.
+            // The control: the claims of a public index refuse all clients.
             assert_eq!(got.is_complete() && got.body == body, liar == ALICE, "{liar} {who}");
         }
     }
@@ -115,7 +115,7 @@ async fn a_private_index_is_asked_again_with_its_readers_credential() {
     let path = plain_wheel("demo");
     let wheel = world.origin.put(&path, Page::new(old.clone()).etag("v1"));
     ask(&world.client, &url, ALICE).await.complete();
-    // Both change; larder has not heard of it, and the index says that it holds for an hour.
+    // Both change. larder has not seen that, and the index is fresh for an hour.
     views(&world, &[(ALICE, &new)]);
     world.origin.put(&path, Page::new(new.clone()).etag("v2"));
     world.proxy.clock.advance(Duration::from_secs(10));
@@ -138,7 +138,7 @@ async fn a_view_ends_with_the_right_to_it() {
         assert!(ask(&world.client, &url, who).await.complete().is_hit());
     }
     door.shut(ALICE);
-    // Its origin says that it holds for an hour; a right lasts five minutes.
+    // The answer is fresh for an hour; a right is valid for five minutes.
     world.proxy.clock.advance(LATER);
     assert_eq!(ask(&world.client, &url, ALICE).await.status, 401);
     world.origin.mood(Mood::Failing(503));
@@ -150,7 +150,7 @@ async fn a_view_ends_with_the_right_to_it() {
     assert_eq!(ask(&world.client, &url, BOB).await.status, 503, "nor is a yes remembered for ever");
 }
 
-/// A public index answers anybody who shows nothing; who logs in may be shown another.
+/// A public index answers anonymous requests; a client with a login may get another index.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_index_answers_no_credential() {
     let world = World::new().await;
@@ -164,7 +164,8 @@ async fn a_public_index_answers_no_credential() {
     assert!(world.fetch(&url).await.is_hit(), "and what she was shown took nobody's place");
 }
 
-/// `npm ci` with a login: the index is chased as anybody, and what it proves is proven for who is logged in.
+/// `npm ci` with a login: the index is fetched anonymously as a prerequisite, and what it proves is proven for the logged-in
+/// client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_public_promise_proves_private_bytes() {
     let world = World::new().await;
@@ -176,14 +177,14 @@ async fn a_public_promise_proves_private_bytes() {
     ask(&world.client, &url, ALICE).await.complete();
     let got = ask(&world.client, &url, ALICE).await.complete();
     assert!(got.cache_status().contains("indexed+private"), "{}", got.cache_status());
-    // The control: what no index promised is pinned, and no more.
+    // The control: a file without a promise is only pinned.
     let other = world.origin.put(&plain_wheel("other"), Page::new(noise(10, 1000)).etag("v1"));
     ask(&world.client, &other, ALICE).await.complete();
     let got = ask(&world.client, &other, ALICE).await.complete();
     assert!(got.cache_status().contains("pinned+private"), "{}", got.cache_status());
 }
 
-/// What her own index promises her holds for her own requests, too, and binds nobody else's.
+/// The promises of her own index apply to her passes too, and bind no other client's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_private_index_refuses_what_a_pass_brings_its_reader() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! The program as a process: how it starts, is told to read its configuration again, and stops.
+//! The program as a process: how it starts, reloads its configuration, and stops.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use crate::world::binary::Daemon;
 use crate::world::tools::{run, signal, text};
 use crate::world::{Bench, Ca, Fault, Gate, Page, eventually, noise};
 
-/// A store that was closed in order says so on disk; without it the next start reads every record.
+/// Whether the store was closed properly, which is marked on disk; without the mark the next start reads every record.
 fn was_closed(data: &Path) -> bool {
     data.join("v1/ledger.seal").exists()
 }
@@ -22,7 +22,7 @@ async fn a_stop_puts_the_store_away_for_a_quick_start() {
     let client = daemon.client().await;
     client.get(&url).send().await.complete();
     assert!(!was_closed(&bench.data()), "the control: it is open");
-    // Somebody who asks and does not go away: a question holds the store as well.
+    // A command that stays: a question holds the store open as well.
     let mut asking = bench.larder();
     asking.args(["exec", "--", "sleep", "30"]).stderr(Stdio::null());
     let mut asking = asking.spawn().unwrap();
@@ -39,7 +39,7 @@ async fn a_stop_puts_the_store_away_for_a_quick_start() {
     assert!(again.client().await.get(&url).send().await.is_hit());
 }
 
-/// Whether a process has started another.
+/// Whether a process has started another one.
 fn children(id: u32) -> bool {
     let path = format!("/proc/{id}/task/{id}/children");
     std::fs::read_to_string(path).is_ok_and(|text| !text.trim().is_empty())
@@ -91,7 +91,7 @@ async fn a_hangup_puts_the_changed_configuration_in_force() {
     })
     .await;
 
-    // What is wrong changes nothing, be it a name or a file.
+    // A mistake in the configuration changes nothing, whether it is a name or a file.
     for wrong in ["allow_net = []\n", ""] {
         let told = || daemon.log().matches("stays as it was").count();
         let before = told();
@@ -114,7 +114,7 @@ async fn refused(daemon: &Daemon, bench: &Bench) -> bool {
     opened.is_err_and(|got| got.status.as_u16() == 403)
 }
 
-/// Each prints what it made or found: whoever trusts another one than the one that stays trusts nothing.
+/// Each prints the CA that it made or found: a client that trusts any other CA than the final one trusts nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_that_ask_for_the_ca_at_once_are_told_of_one() {
     let bench = Bench::new().await;
@@ -132,7 +132,7 @@ async fn many_that_ask_for_the_ca_at_once_are_told_of_one() {
     let kept = std::fs::read_to_string(bench.data().join("state/ca.crt")).unwrap();
     for output in &outputs {
         let told = text(output);
-        // Who comes while another makes it may be told so.
+        // A command that runs while another one makes the CA may report that instead.
         assert!(output.status.code() == Some(3) || told.contains(&kept), "{told}");
     }
     assert!(outputs.iter().any(|output| output.status.success()));

@@ -1,5 +1,5 @@
-//! A registry that says "too many requests", then fails, then is gone: what is stored goes on, what is not says so in the
-//! registry's own words, and nobody pays for another's quota (pitfall 42).
+//! A registry that answers "too many requests", then fails, then is gone: stored files are still served, others fail with the
+//! registry's own answer, and no client suffers from another's quota (pitfall 42).
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use larder::digest::Algorithm;
 use crate::world::archive::{by_hash, hex, put_simple, simple};
 use crate::world::{Mood, Page, World, noise};
 
-/// A day, in seconds: what a registry may ask of who asked too much.
+/// A day, in seconds: the `Retry-After` of a registry for a client over its quota.
 const DAY: &str = "86400";
 
-/// 429 with a day's wait, to whoever asks for it.
+/// A 429 with a day's wait, for every request.
 fn enough() -> Page {
     let mut page = Page::status(429).header("retry-after", DAY);
     page.body = "you asked too much".into();
@@ -49,7 +49,7 @@ async fn a_registry_at_its_limit_stops_no_build_of_what_is_stored() {
         let got = ask.send().await.complete();
         assert_eq!(got.status, StatusCode::OK, "{round}");
         assert!(got.cache_status().contains("+stale"), "{round}: {}", got.cache_status());
-        // What is not stored is tried each time, and fails in the registry's own words.
+        // What is not stored is tried each time, and fails with the registry's own answer.
         for _ in 0..2 {
             let asked = world.origin.gets(&never_path);
             let got = world.get(&missing).await;
@@ -71,7 +71,7 @@ async fn a_registry_at_its_limit_stops_no_build_of_what_is_stored() {
     }
 }
 
-/// The control of the above: as soon as the registry is well, larder is; a day was asked for and is not kept.
+/// The control of the test before: as soon as the registry works, larder serves from it; the day's wait is not kept.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_days_retry_after_is_forgotten_with_the_first_good_answer() {
     let world = World::new().await;
@@ -88,7 +88,7 @@ async fn a_days_retry_after_is_forgotten_with_the_first_good_answer() {
     assert!(String::from_utf8_lossy(&got.body).contains("new.whl"));
 }
 
-/// A job asks nonsense with its own token until the registry answers 429 with a day's wait.
+/// A job sends bad requests with its own token until the registry answers 429 with a day's wait.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_job_that_uses_up_its_quota_hurts_nobody_else() {
     let world = World::new().await;
@@ -117,7 +117,8 @@ async fn a_hostile_job_that_uses_up_its_quota_hurts_nobody_else() {
             assert_eq!((got.status.as_u16(), got.text("retry-after")), (429, DAY));
         }
     }
-    // Nobody's index is called stale for it, though it takes longer than who is known to fail is waited for.
+    // No client's index is marked stale because of it, though the answer takes longer than larder waits for an origin that is
+    // known to fail.
     world.origin.script("/simple/demo/", |request| async move {
         tokio::time::sleep(Duration::from_secs(3)).await;
         simple(&[]).answer(request.method(), request.headers())
@@ -126,13 +127,13 @@ async fn a_hostile_job_that_uses_up_its_quota_hurts_nobody_else() {
     let current = || world.client.get(&index).header("cache-control", "max-age=0").send();
     let got = current().await.complete();
     assert!(!got.cache_status().contains("+stale"), "{}", got.cache_status());
-    // The control: who has no token comes to its own limit, and does not wait.
+    // The control: once anonymous clients are at a limit of their own, they are given the stale copy without a wait.
     let limited = world.origin.put("/simple/limited/", enough());
     assert_eq!(world.get(&limited).await.status, StatusCode::TOO_MANY_REQUESTS);
     world.proxy.clock.advance(Duration::from_secs(10));
     let got = current().await.complete();
     assert!(got.cache_status().contains("+stale"), "{}", got.cache_status());
-    // A miss is tried all the same, and fails for nobody.
+    // A miss is tried all the same, and fails for no client.
     assert_eq!(world.fetch(&artifact).await.body, fresh);
     let ask = world.client.get(&artifact).header("authorization", "Bearer honest");
     assert_eq!(ask.send().await.complete().body, fresh);
@@ -143,7 +144,8 @@ async fn a_hostile_job_that_uses_up_its_quota_hurts_nobody_else() {
     assert_eq!(got.status, StatusCode::TOO_MANY_REQUESTS);
 }
 
-/// The same by the two questions that go to the registry whatever is stored: its greeting, and whether it has a layer.
+/// The same with the two requests that are sent to the registry whatever is stored: the API version check, and the existence
+/// check of a layer.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hostile_job_makes_no_registry_fail_by_asking_for_its_greeting() {
     let world = World::new().await;
@@ -177,7 +179,7 @@ async fn a_hostile_job_makes_no_registry_fail_by_asking_for_its_greeting() {
         let current = world.client.get(&index).header("cache-control", "max-age=0").send();
         let got = current.await.complete();
         assert_eq!(got.cache_status().contains("+stale"), expected, "{who} {}", got.cache_status());
-        // The control: who has no token comes to its own limit.
+        // The control: once anonymous clients are at a limit of their own, the stale index is given.
         world.origin.unscript("/v2/");
         world.origin.put("/v2/", enough());
     }

@@ -18,15 +18,15 @@ use crate::world::{Origin, Page, World};
 
 const MEMBERS: [&str; 2] = ["main/binary-all/Packages", "main/binary-amd64/Packages"];
 
-/// Clients, each with a state of its own, and how many run at a time.
+/// The number of clients, each with a state of its own, and how many run at a time.
 const CLIENTS: usize = 20;
 const AT_ONCE: usize = 8;
 
-/// How long each half-published state stands.
+/// How long each half-published state lasts.
 const PAUSE: Duration = Duration::from_millis(30);
 
-/// Publishes one state after another, a file at a time, and keeps nothing of the one before: not even what clients may ask
-/// for by digest. Which file comes first changes each time.
+/// Publishes one state after another, a file at a time, and keeps nothing of the one before, not even files that clients may
+/// request by digest. The order of the files changes each time.
 struct Publisher {
     key: Key,
     by_hash: bool,
@@ -85,7 +85,7 @@ struct Client {
 }
 
 impl Client {
-    /// `ca`: what larder's clients trust; those without larder trust the origin.
+    /// `ca`: the CA that larder's clients trust; clients without larder trust the origin's.
     fn new(world: &World, origin: &Origin, key: &Key, ca: Option<&str>) -> Self {
         let trusted = ca.unwrap_or_else(|| world.ca.file().to_str().unwrap());
         let home = apt_home(world, origin, key, trusted);
@@ -105,14 +105,14 @@ impl Client {
     }
 }
 
-/// What became of a race.
+/// The result of a race.
 #[derive(Debug, Default)]
 struct Count {
     updates: usize,
     errors: Vec<String>,
 }
 
-/// Twenty clients read while the archive is published, until `rounds` updates each are done.
+/// Twenty clients read while the archive is published, until each has done `rounds` updates.
 async fn race(
     world: &Arc<World>,
     origin: &Arc<Origin>,
@@ -163,7 +163,7 @@ async fn arena(by_hash: bool) -> (TempDir, Publisher, Arc<World>, Arc<Origin>) {
     (dir, publisher, world, origin)
 }
 
-/// Half of a state is published, and stays so until everybody has been there.
+/// Half of a state is published, and stays so until all clients have read it.
 async fn held_in_between(
     world: &World,
     origin: &Origin,
@@ -214,7 +214,7 @@ async fn no_client_sees_half_of_an_archive_that_keeps_indexes_under_their_digest
     race_and_control(true).await;
 }
 
-/// The whole race, with its control: `cargo test --test it race:: -- --ignored --nocapture`. It ends after a minute or two.
+/// The whole race, with its control: `cargo test --test it race:: -- --ignored --nocapture`. It takes a minute or two.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it takes minutes"]
 #[expect(clippy::print_stderr, reason = "the counts are what it is for")]

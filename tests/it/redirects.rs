@@ -1,5 +1,5 @@
-//! Redirects around a promise (issue 10, row 4): what a promise binds is followed inside as far as clients follow, or
-//! refused in words. No client is led to a URL of which nothing is promised.
+//! Redirects away from a promise (issue 10, row 4): if a promise binds the target, larder follows the redirect itself as far as
+//! clients follow, or refuses it with a reason. No client is sent to a URL that no promise covers.
 
 use bytes::Bytes;
 use hyper::Method;
@@ -8,16 +8,16 @@ use crate::privacy::{ALICE, status};
 use crate::world::archive::{by_hash, flipped, plain_wheel, put_simple};
 use crate::world::{Fault, Gate, Got, Origin, Page, World, eventually, noise};
 
-/// How a client asks.
+/// The kind of a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
     /// A fill.
     Plain,
     /// A fill with a credential.
     Private,
-    /// The client's own request, for a field that larder does not know.
+    /// A pass, because of a header field that larder does not know.
     Odd,
-    /// The same, for a login that is shown once.
+    /// A pass, because of a login for one request.
     Once,
     Part,
     Head,
@@ -38,7 +38,7 @@ async fn ask(world: &World, url: &str, how: How, h2: bool) -> Got {
     if h2 { ask.h2().send().await } else { ask.send().await }
 }
 
-/// Lets `/hop/N` lead to `/hop/N-1`, and `/hop/0` to `end`; gives back where `count` redirects begin.
+/// Makes `/hop/N` redirect to `/hop/N-1`, and `/hop/0` to `end`; returns the URL where `count` redirects begin.
 fn chain(origin: &Origin, count: usize, end: &str) -> String {
     for hop in 0..count {
         let to = if hop == 0 { end.to_owned() } else { format!("/hop/{}", hop - 1) };
@@ -51,7 +51,7 @@ fn text(got: &Got) -> String {
     String::from_utf8_lossy(&got.body).into_owned()
 }
 
-/// It says what happened, and nobody keeps it.
+/// Checks that the refusal gives the reason, and is not cacheable.
 #[track_caller]
 fn is_refusal(got: &Got, what: &str) {
     assert_eq!(got.status, 502, "{what} {}", text(got));
@@ -59,7 +59,7 @@ fn is_refusal(got: &Got, what: &str) {
     assert_eq!((got.text("location"), got.text("cache-control")), ("", "no-store"), "{what}");
 }
 
-/// The attack: the URL that names its bytes leads the client to others.
+/// The attack: a URL that contains a digest redirects the client to other bytes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bound_redirect_is_followed_as_far_as_clients_do_and_what_comes_is_judged() {
     for h2 in [false, true] {
@@ -81,7 +81,7 @@ async fn a_bound_redirect_is_followed_as_far_as_clients_do_and_what_comes_is_jud
                     if bad && how != How::Head {
                         assert!(!got.is_complete(), "{what}");
                     } else if !bad {
-                        // Nothing leaves for a minute after a refusal.
+                        // Nothing is sent for a minute after a refusal.
                         let got = again(&world, &url, how, h2, got).await;
                         assert!(got.is_complete(), "{what} {}", text(&got));
                         let start = if how == How::Part && got.status == 206 { 100 } else { 0 };
@@ -93,7 +93,7 @@ async fn a_bound_redirect_is_followed_as_far_as_clients_do_and_what_comes_is_jud
     }
 }
 
-/// The answer after the silence that follows a refusal.
+/// The answer after the quarantine that follows a refusal.
 async fn again(world: &World, url: &str, how: How, h2: bool, got: Got) -> Got {
     if got.is_complete() {
         return got;
@@ -102,7 +102,7 @@ async fn again(world: &World, url: &str, how: How, h2: bool, got: Got) -> Got {
     ask(world, url, how, h2).await
 }
 
-/// Whatever some client would take for a way on, or for the file.
+/// Everything that some client would follow, or take for the file.
 fn nowhere(other: &str) -> Vec<(&'static str, Page)> {
     vec![
         ("a circle", Page::redirect(302, "/circle")),
@@ -136,12 +136,12 @@ async fn what_cannot_be_followed_is_refused_in_words_where_a_promise_binds() {
             assert!(
                 how == How::Head || text(&got).contains("redirects where larder cannot follow")
             );
-            // It is no word about the next request: the origin mends it, and the file comes.
+            // It does not affect the next request: the origin is repaired, and the file is given.
             world.origin.put(&by_hash(&body), Page::new(body.clone()));
             let got = ask(&world, &url, how, false).await;
             assert!(got.is_complete(), "{what} {how:?} {}", text(&got));
         }
-        // The control: where nothing is promised, it reaches the client as it came.
+        // The control: without a promise, the redirect reaches the client unchanged.
         let url = world.origin.put(&plain_wheel("unbound"), page.clone());
         for how in ALL {
             let got = ask(&world, &url, how, false).await;
@@ -153,7 +153,7 @@ async fn what_cannot_be_followed_is_refused_in_words_where_a_promise_binds() {
     assert_eq!(other.gets("/f"), 0);
 }
 
-/// All that clients follow is followed, by GET, on plain http as well: the digest proves what comes.
+/// Every redirect that clients follow is followed, with GET, over plain HTTP as well: the digest proves the result.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_redirect_that_clients_follow_is_followed() {
     let world = World::new().await;
@@ -185,7 +185,7 @@ async fn no_hop_of_a_pass_takes_a_login_elsewhere_nor_brings_a_strangers_word_ba
         .header("set-cookie", "a=b")
         .header("refresh", "0;url=https://example.org/")
         .header("strict-transport-security", "max-age=1");
-    // There and back again: who has left its origin shows nothing there either.
+    // To another origin and back: a request that has left its origin carries no credential there either.
     let back = world.origin.put("/back", last);
     let away = other.put("/away", Page::redirect(302, &back));
     world.origin.put("/same", Page::redirect(302, &away));
@@ -205,7 +205,7 @@ async fn no_hop_of_a_pass_takes_a_login_elsewhere_nor_brings_a_strangers_word_ba
     };
     assert_eq!((shows(&world.origin, &path), shows(&world.origin, "/same")), (3, 3));
     assert_eq!((shows(&other, "/away"), shows(&world.origin, "/back")), (0, 0));
-    // What another origin says of itself is not the asked one's word, and its challenge not the asked one's.
+    // Cookies and challenges of another origin are not given to the client as the requested origin's.
     let end = Page::status(401).header("www-authenticate", "Basic").header("set-cookie", "a=b");
     other.put("/away", end);
     let got = send().await;
@@ -238,7 +238,7 @@ async fn a_pass_is_not_followed_to_an_internal_address() {
     }
 }
 
-/// A redirect that was asked for before anything was promised is not handed on afterwards.
+/// A redirect that was requested before a promise appeared is not given to the client afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_promise_that_comes_after_the_redirect_holds_for_it() {
     for (promised, how) in
@@ -270,14 +270,14 @@ async fn a_promise_that_comes_after_the_redirect_holds_for_it() {
         world.fetch(&index).await;
         gate.open();
         for got in [asking.await.unwrap(), ask(&world, &url, how, false).await] {
-            // The control: nothing was promised.
+            // The control: no promise.
             assert_eq!(got.status.is_redirection(), !promised, "{how:?} {}", got.status);
             assert!(!got.is_complete(), "{how:?}");
         }
     }
 }
 
-/// What merely confirms makes no redirect a refusal.
+/// A promise that only confirms does not cause the refusal of a redirect.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_promise_refuses_no_redirect() {
     let world = World::new().await;
@@ -290,7 +290,7 @@ async fn a_strangers_promise_refuses_no_redirect() {
         let got = ask(&world, &url, how, false).await;
         assert_eq!((got.status.as_u16(), got.text("location")), (302, to), "{how:?}");
     }
-    // The control: its own index refuses it.
+    // The control: the origin's own index causes the refusal.
     let link = "../../files/demo-1.0-py3-none-any.whl";
     world.fetch(&put_simple(&world.origin, "/", "demo", &[(link, &body)])).await;
     for how in ALL {
@@ -298,7 +298,7 @@ async fn a_strangers_promise_refuses_no_redirect() {
     }
 }
 
-/// A transfer that breaks is resumed at the URL itself, which now leads nowhere.
+/// A broken transfer is resumed at the original URL, which now redirects to nowhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_resume_that_is_redirected_nowhere_hands_nothing_on() {
     for mended in [false, true] {

@@ -1,5 +1,5 @@
-//! What an origin refuses to one is nobody else's answer: a 401 or 403 is not kept, not joined and not shared, whatever
-//! its header says of caching.
+//! An origin's refusal of one client is no answer for others: a 401 or 403 is not kept, not joined and not shared, whatever its
+//! header fields say about caching.
 
 use hyper::StatusCode;
 
@@ -8,8 +8,8 @@ use crate::world::{Gate, Origin, Page, World, eventually, holding, noise};
 
 const RIGHT: &str = "Bearer right";
 
-/// A page for who shows [`RIGHT`]; everybody else is refused, each in words of its own, as if for every cache. Who is
-/// refused waits for the gate.
+/// A page for requests with [`RIGHT`]. Every other request is refused, each with a text of its own and with cacheable header
+/// fields, after the gate opens.
 fn put(origin: &Origin, path: &str, status: u16, page: &Page, gate: &Gate) -> String {
     let (page, gate) = (page.clone(), gate.clone());
     origin.script(path, move |request| {
@@ -52,7 +52,7 @@ async fn a_refusal_is_for_whom_it_was_said_to() {
                     (anonymous.status.as_u16(), &anonymous.body[..]),
                     (status, &b"not for "[..])
                 );
-                // The control: who may have it is given it, before and after.
+                // The control: a client with the right gets the page, before and after.
                 assert_eq!(ask(RIGHT).await.complete().body, body, "{path}");
             }
         }
@@ -60,7 +60,7 @@ async fn a_refusal_is_for_whom_it_was_said_to() {
     }
 }
 
-/// Asked for at once: who has a right does not get the refusal of who came first.
+/// Simultaneous requests: a client with the right does not get the refusal of the first client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_under_way_is_not_joined() {
     for status in [401, 403] {

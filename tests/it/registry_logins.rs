@@ -1,5 +1,5 @@
-//! Logging in to a registry through larder, by each client's own command, and what that login opens: for whoever has it, and
-//! for nobody else. With a registry that asks for user and password, and with one that wants tokens.
+//! Logging in to a registry through larder, with each client's own command, and what that login gives access to: only for clients
+//! that have it. With a registry that requires user and password, and with one that requires tokens.
 
 use std::process::Output;
 
@@ -20,7 +20,7 @@ impl Yard {
         run(command).await
     }
 
-    /// A pull by whoever is logged in there; what was said if it fails.
+    /// A pull with the login in `file`; the error is the program's output.
     async fn pull_by(&self, file: &str, into: &str) -> Result<(), String> {
         let (from, to) = (format!("docker://{NAME}/{IMAGE}"), self.path(into));
         let to = format!("dir:{}", to.display());
@@ -74,7 +74,7 @@ async fn a_login_through_larder_opens_what_is_its_own() {
             let name = format!("{NAME}/{IMAGE}");
             yard.unpack(program, program, &["--authfile", &login, &name]).await;
         }
-        // It is all stored by now, and opens to nobody else.
+        // Everything is stored by now, and other clients have no access.
         let guest = yard.file("guest.json");
         let logged_in = yard.log_in("skopeo", &guest, GUEST).await.status.success();
         assert_eq!(logged_in, tokens, "a guest has a login at the token service alone");

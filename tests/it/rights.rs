@@ -1,4 +1,4 @@
-//! How a right is proved (issue 10, row 8): by the first byte, and by HEAD only where HEAD is guarded as GET is.
+//! How a right is proved (issue 10, row 8): with the first byte, and with HEAD only where HEAD is protected as GET is.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::world::{Got, Origin, World, noise};
 
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 
-/// What an origin says to a request that its door does not let in.
+/// An origin's answer to a request that its door does not admit.
 type Lapse = fn(&Method, &[u8]) -> Response<OriginBody>;
 
 fn of(mut answer: Response<OriginBody>, code: u16) -> Response<OriginBody> {
@@ -28,7 +28,7 @@ fn with(mut answer: Response<OriginBody>, name: &'static str, value: &str) -> Re
     answer
 }
 
-/// Its GET is guarded, and something else is not.
+/// Origins that protect GET, and not something else.
 const LAPSES: [(&str, Lapse); 7] =
     [
         ("HEAD is forgotten", |method, body| {
@@ -55,7 +55,7 @@ const LAPSES: [(&str, Lapse); 7] =
         }),
     ];
 
-/// The attack: whoever has no right asks with a token that nobody gave it.
+/// The attack: a client without a right asks with an invented token.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_get_gives_proves_a_right() {
     for (number, (what, lapse)) in LAPSES.into_iter().enumerate() {
@@ -92,9 +92,9 @@ async fn only_what_get_gives_proves_a_right() {
                     );
                 }
             }
-            // What came for her is not what the name promises, and nothing of it leaves her address for a minute.
+            // The answer to her is not what the name promises, and nothing of it is sent to her address for a minute.
             world.proxy.clock.advance(Duration::from_secs(61));
-            // The control: who has a right proves it by one byte, and for five minutes.
+            // The control: a client with a right proves it with one byte, for five minutes.
             for _ in 0..3 {
                 let got = ask(&world.client, &url, BOB).await.complete();
                 assert!(got.is_hit() && got.body == body, "{what} {}", got.cache_status());
@@ -110,7 +110,7 @@ async fn only_what_get_gives_proves_a_right() {
     }
 }
 
-/// An origin that knows no ranges sends the whole, which nobody waits for.
+/// An origin without range support sends the whole body, which nobody waits for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_whole_that_comes_for_the_byte_is_not_read() {
     let world = World::new().await;
@@ -143,14 +143,14 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(Algorithm::Sha256, bytes))
 }
 
-/// Who is let in by HEAD.
+/// Which HEAD requests are admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Guard {
-    /// Who may GET.
+    /// Those of clients that may GET.
     Whole,
-    /// Whoever shows some login.
+    /// Those with any login.
     AnyLogin,
-    /// Everybody.
+    /// All.
     Nobody,
 }
 
@@ -201,7 +201,7 @@ async fn pull(world: &World, path: &str, who: &str) -> Got {
     ask.header("authorization", who).send().await
 }
 
-/// A GET of a manifest is a pull, a HEAD is not; and a HEAD that nobody guards says nothing.
+/// A GET of a manifest is a pull, a HEAD is not; and an unprotected HEAD proves nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_is_proved_by_head_only_where_head_was_seen_to_be_guarded() {
     for guard in GUARDS {
@@ -230,7 +230,7 @@ async fn a_manifest_is_proved_by_head_only_where_head_was_seen_to_be_guarded() {
     }
 }
 
-/// A tag is asked by HEAD, which goes on answering after the right has ended.
+/// A tag is asked about with HEAD, which is still answered after the right has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_right_to_a_tag_ends_though_head_goes_on_answering() {
     for guard in GUARDS {

@@ -1,12 +1,12 @@
-//! Promise P7: one body does not take the room of others, and a client that reads nothing does not take their time (issue 10,
-//! rows 9 and 10). What the store itself decides is in its own tests.
+//! Promise P7: one body does not take the room of others, and a client that reads nothing does not delay others (issue 10, rows 9
+//! and 10). Decisions of the store itself are tested there.
 
 use crate::world::archive::by_hash;
 use crate::world::{Fault, Gate, Page, World, eventually, files, holding, noise};
 
 const MIB: usize = 1 << 20;
 
-/// The cap in these tests; one body may take a quarter.
+/// The size limit in these tests; one body may take a quarter.
 const CAP: u64 = 16 << 20;
 
 /// A larder with a set of files that are in use, and their URLs.
@@ -54,7 +54,7 @@ async fn one_body_larger_than_its_share_reaches_its_reader_and_evicts_nothing() 
             let url = world.origin.put("/large.bin", page.clone());
             assert_eq!(world.fetch(&url).await.body, large, "{name}");
             assert!(on_disk(&world) <= CAP + CAP / 4, "{name}: its file is gone");
-            // The control: one that may be as large as all of them pushes them out, if nothing says how large it is.
+            // The control: a body that may take the whole store evicts them, if its length is unknown.
             if share == 25 || name == "unknown" {
                 assert_eq!(hits(&world, &urls).await, left, "{name} {share}%");
             }
@@ -65,7 +65,7 @@ async fn one_body_larger_than_its_share_reaches_its_reader_and_evicts_nothing() 
     }
 }
 
-/// Issue 10 row 9: announced bytes that never come take nothing.
+/// Issue 10 row 9: announced bytes that never arrive take no room.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_announced_and_never_sent_evicts_nothing() {
     let (world, urls) = in_use(25).await;
@@ -85,7 +85,7 @@ async fn what_is_announced_and_never_sent_evicts_nothing() {
     gate.open();
 }
 
-/// Issue 10 row 9: a promise binds a body that is not kept; one that breaks it is not completed.
+/// Issue 10 row 9: a promise binds a body that is not kept; a body that breaks it is not completed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_larger_than_its_share_is_held_to_its_digest() {
     let world = World::with(|config| config.store.max_size = CAP).await;
@@ -104,7 +104,7 @@ async fn a_body_larger_than_its_share_is_held_to_its_digest() {
     }
 }
 
-/// Issue 10 row 9: who came before a body outgrew its share is given all of it, from the file and then from memory.
+/// Issue 10 row 9: a reader that joined before a body outgrew its share gets all of it, from the file and then from memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_of_a_body_that_outgrows_its_share_get_all_of_it() {
     let world = World::with(|config| config.store.max_size = CAP).await;
@@ -127,8 +127,8 @@ async fn readers_of_a_body_that_outgrows_its_share_get_all_of_it() {
     .await;
 }
 
-/// Issue 10 row 10: clients that ask for a body that is not kept, and read nothing, keep nobody from it. The control is the
-/// world's patience: before, each of them took more than that.
+/// Issue 10 row 10: clients that request a body that is not kept, and read nothing, do not keep others from it. The control is
+/// the test's time limit: without the protection, each of them took more than that.
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_readers_keep_nobody_from_a_body_that_is_not_kept() {
     let world = World::with(|config| config.store.max_size = CAP).await;

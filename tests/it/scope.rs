@@ -1,4 +1,4 @@
-//! P4: an index speaks only for URLs inside its scope. Nobody's index can poison, or block, another's URLs.
+//! P4: an index has authority only over URLs inside its scope. No index can poison, or block, another's URLs.
 
 use crate::world::archive::{hex, plain_wheel, put_simple, simple};
 use crate::world::binary::say;
@@ -6,7 +6,7 @@ use crate::world::tools::text;
 use crate::world::{Mood, Page, World, noise};
 use larder::digest::Algorithm;
 
-/// A hostile index says of a real URL that it has a digest which is in the store already.
+/// A hostile index claims for a real URL a digest that is stored already.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_promise_selects_no_bytes_for_anothers_url() {
     for first in ["index", "file"] {
@@ -26,7 +26,7 @@ async fn a_strangers_promise_selects_no_bytes_for_anothers_url() {
     }
 }
 
-/// The control to all of this: inside its root the same lie is believed, and the file refused.
+/// The control of all this: inside its root the same false claim is believed, and the file refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_promise_inside_its_root_refuses() {
     let world = World::new().await;
@@ -46,14 +46,14 @@ async fn an_evil_url_that_redirects_to_a_real_one_blocks_nothing() {
     let trap = evil.put(&plain_wheel("trap"), Page::redirect(302, &url));
     let index = put_simple(&evil, "/", "trap", &[(&trap, &promised)]);
     world.fetch(&index).await;
-    // Under the evil name the real bytes are not what was promised, and are not given.
+    // Under the attacker's name the real bytes are not what was promised, and are not given.
     assert!(!world.get(&trap).await.is_complete());
-    // Under their own name they are.
+    // Under their own name they are given.
     assert_eq!(world.fetch(&url).await.body, real);
     assert!(world.fetch(&url).await.is_hit());
 }
 
-/// When V redirects to U, what U answered may answer V; nothing said of V speaks for U.
+/// When V redirects to U, the answer of U may answer V; a claim about V does not apply to U.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_good_promise_for_a_redirect_makes_no_entry_for_where_it_leads() {
     let world = World::new().await;
@@ -94,7 +94,7 @@ async fn of_two_roots_the_deeper_speaks() {
     assert_eq!(world.fetch(&url).await.body, real);
 }
 
-/// Across origins a promise confirms: the file of a files' host is `indexed` only after its own origin gave it.
+/// Across origins a promise only confirms: a file of a separate file host is `indexed` only after that host gave it.
 #[tokio::test(flavor = "multi_thread")]
 async fn across_origins_a_promise_confirms_what_the_files_host_gave() {
     let world = World::new().await;
@@ -110,7 +110,7 @@ async fn across_origins_a_promise_confirms_what_the_files_host_gave() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operators_word_lets_an_index_refuse_for_a_files_host() {
     for declared in [false, true] {
-        // Both addresses must be known before larder starts, so the origins come first.
+        // Both addresses must be known before larder starts, so the origins are started first.
         let dir = tempfile::tempdir().unwrap();
         let ca = crate::world::Ca::new(&dir.path().join("ca.pem"));
         let index_host = crate::world::Origin::tls(&ca, "127.0.0.1").await;
@@ -133,7 +133,7 @@ async fn an_operators_word_lets_an_index_refuse_for_a_files_host() {
     }
 }
 
-/// A wheel that is asked for by its URL alone: the index that should name it is fetched to judge it.
+/// A wheel that is requested without its index: the index that should name it is fetched to judge it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wheel_without_a_known_index_is_chased() {
     let world = World::new().await;
@@ -149,7 +149,7 @@ async fn a_wheel_without_a_known_index_is_chased() {
     assert!(world.fetch(&two_url).await.cache_status().contains("indexed"));
 }
 
-/// A broken or hostile index makes no claims, and its readers get it as it is.
+/// A broken or hostile index makes no claims, and reaches its readers unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_index_still_reaches_the_client() {
     let world = World::new().await;
@@ -174,7 +174,8 @@ async fn a_broken_index_still_reaches_the_client() {
     }
 }
 
-/// A client's own header makes the origin answer otherwise: that is the client's affair, and silences the URL for nobody else.
+/// A client's own header field makes the origin answer otherwise: that affects only this client, and puts the URL into quarantine
+/// for no other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_own_words_silence_a_url_for_nobody_else() {
     let world = World::new().await;
@@ -194,7 +195,7 @@ async fn a_clients_own_words_silence_a_url_for_nobody_else() {
     assert_eq!(other.complete().body, real, "silenced by a neighbour");
 }
 
-/// Files of this shape are remade in place. Whoever promises today's bytes from elsewhere must not keep tomorrow's away.
+/// Files of this kind are rebuilt in place. An index elsewhere that promises today's bytes must not block tomorrow's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_promise_freezes_nothing() {
     let world = World::new().await;
@@ -208,7 +209,7 @@ async fn a_strangers_promise_freezes_nothing() {
     assert_eq!(world.fetch(&url).await.body, new, "frozen by a stranger");
 }
 
-/// Whoever has named a file of a host may be asked about its other files; that it never answers holds nobody up for long.
+/// An index that has named a file of a host may be asked about its other files; if it never answers, no client waits long.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_speaker_that_never_answers_blocks_no_file() {
     let world =
@@ -223,8 +224,8 @@ async fn a_speaker_that_never_answers_blocks_no_file() {
     assert_eq!(world.fetch(&url).await.body, two);
 }
 
-/// Issue 17, faults, row 5: what came in the place of an index is none, and the one before keeps its word until there is one
-/// again. Otherwise a maintenance page would let any changed file pass.
+/// Issue 17, faults, row 5: an answer that is no index does not replace the index before, whose claims stay in force. Otherwise a
+/// maintenance page would let any changed file pass.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_cannot_be_read_keeps_the_word_of_the_one_before() {
     let world = World::new().await;
@@ -238,19 +239,19 @@ async fn an_index_that_cannot_be_read_keeps_the_word_of_the_one_before() {
     let url = world.origin.put(&plain_wheel("demo"), Page::new(new.clone()));
     let got = world.get(&url).await;
     assert!(!got.is_complete() && got.body != new, "{}", got.cache_status());
-    // The control: an index that can be read says otherwise.
+    // The control: an index that can be read makes other claims.
     put_simple(&world.origin, "/", "demo", &[(link, &new)]);
     world.proxy.clock.advance(std::time::Duration::from_mins(2));
     world.fetch(&index).await;
     assert_eq!(world.fetch(&url).await.body, new);
 }
 
-/// What `larder why` says of `url`.
+/// The output of `larder why` for `url`.
 async fn why(world: &World, url: &str) -> String {
     text(&say(&world.ca, &world.proxy.data, &["why", url]).await)
 }
 
-/// Row 6 of issue 10: one page of a strange origin names a stored file with another digest.
+/// Row 6 of issue 10: one page of another origin names a stored file with another digest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_lie_takes_no_stored_file_away() {
     for known in ["pinned", "indexed"] {
@@ -275,11 +276,11 @@ async fn a_strangers_lie_takes_no_stored_file_away() {
             assert_eq!(after.cache_status(), before.cache_status(), "{known}");
         }
         assert_eq!(world.origin.total(), asked, "asked again on a stranger's word");
-        // Somebody hears of it, once: which index, which file.
+        // The operator is told once: which index, which file.
         assert!((world.proxy.metric("larder_alarms", "mismatch").await - 1.0).abs() < 0.1);
         let told = why(&world, &url).await;
         assert!(told.contains(&format!("kept all the same: {index} promises")), "{told}");
-        // Whoever is down, and whatever is lost but the store.
+        // Whichever origin is down, and whatever is lost except the store.
         for origin in [&world.origin, &honest] {
             origin.mood(Mood::Failing(503));
         }
@@ -290,7 +291,7 @@ async fn a_strangers_lie_takes_no_stored_file_away() {
     }
 }
 
-/// The lie came first: the file is kept as if nobody had said anything.
+/// The false claim came first: the file is kept as if there was no claim.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_lie_keeps_no_file_out() {
     let world = World::new().await;
@@ -303,7 +304,7 @@ async fn a_strangers_lie_keeps_no_file_out() {
     assert!(again.is_hit() && again.cache_status().contains("pinned"), "{}", again.cache_status());
 }
 
-/// A stranger's index that knows the file already does not keep its own index from being asked.
+/// An index elsewhere that already names the file does not keep the origin's own index from being asked.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_does_not_silence_the_index_of_the_files_origin() {
     for strange in [false, true] {
@@ -319,7 +320,7 @@ async fn a_stranger_does_not_silence_the_index_of_the_files_origin() {
     }
 }
 
-/// What may be kept, and who follows a redirect, no stranger decides.
+/// An index without authority decides neither what may be kept nor whether a redirect is followed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_strangers_promise_keeps_nothing_and_follows_nowhere() {
     for own in [false, true] {
@@ -340,7 +341,7 @@ async fn a_strangers_promise_keeps_nothing_and_follows_nowhere() {
         ] {
             world.fetch(&put_simple(speaker, "/", name, &[(url, said)])).await;
         }
-        // The control: its own index decides all three.
+        // The control: the origin's own index decides all three.
         for url in [&private, &sign_in] {
             world.fetch(url).await;
             assert_eq!(world.fetch(url).await.is_hit(), own, "{url}");
@@ -349,7 +350,7 @@ async fn a_strangers_promise_keeps_nothing_and_follows_nowhere() {
     }
 }
 
-/// A version of a pinned file that a stranger names is not the one that is given.
+/// A version of a pinned file that an index elsewhere names is not the one that is given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stranger_selects_no_older_bytes() {
     let world = World::new().await;

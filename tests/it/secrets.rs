@@ -1,14 +1,14 @@
-//! Nothing secret is shown or written down (DESIGN §4 "Credentials", §6): planted secrets are searched for in everything
-//! that larder says, at its most talkative, and in everything that it keeps.
+//! No secret is shown or written to disk (DESIGN §4 "Credentials", §6): planted secrets are searched for in all of larder's
+//! output, at its most verbose level, and in everything that it keeps.
 
 use crate::world::archive::by_hash;
 use crate::world::tools::text;
 use crate::world::{Bench, Fault, Origin, Page, eventually, holding, noise};
 
-/// Stands in every planted secret.
+/// A part of every planted secret.
 const PLANTED: &str = "s3cr3t";
 
-/// What a subcommand says, which must hold no secret.
+/// The output of a subcommand, which must contain no secret.
 async fn told_by(bench: &Bench, arguments: &[&str]) -> String {
     let told = text(&bench.say(arguments).await);
     assert!(!told.contains(PLANTED), "{arguments:?}: {told}");
@@ -20,7 +20,7 @@ async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
     let bench = Bench::new().await;
     let daemon = bench.start(&[("LARDER_LOG_FILTER", "trace")]).await;
     let client = daemon.client().await;
-    // A name that nobody knows as a secret's: it is kept, and shown without its value all the same.
+    // A query parameter whose name does not look like a secret's: the answer is kept, and the value is hidden all the same.
     let put = |value: &str, body: &'static str| {
         bench.origin.put(&format!("/page?session={value}"), Page::new(body).fresh(600))
     };
@@ -36,7 +36,7 @@ async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
         told.contains(&shown) && told.contains("9 bytes") && !told.contains("10 bytes"),
         "{told}"
     );
-    // As pip.conf has it: the user information is no part of the target.
+    // As in pip.conf: the user information is not part of the target.
     let with_password = one.replace("https://", "https://user:s3cr3t-password@");
     assert!(told_by(&bench, &["why", &with_password]).await.contains("9 bytes"));
     assert!(told_by(&bench, &["why", &shown]).await.contains("values hidden"));
@@ -46,7 +46,7 @@ async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
     }
     assert!(told_by(&bench, &["rm", &one]).await.contains("removed 1 entry"));
     assert!(client.get(&two).send().await.complete().is_hit(), "only what was named is removed");
-    // As `ls` shows it: all that are shown so.
+    // As `ls` shows it: this matches all entries that are shown alike.
     put("s3cr3t-one", "the first");
     client.get(&one).send().await.complete();
     assert!(told_by(&bench, &["rm", &shown]).await.contains("removed 2 entries"));
@@ -54,7 +54,7 @@ async fn why_ls_and_rm_find_by_the_whole_url_and_show_no_value_of_it() {
     assert!(!daemon.log().contains(PLANTED));
 }
 
-/// The address that a redirect leads to is mostly signed, and fails now and then.
+/// The URL that a redirect leads to is mostly signed, and its server fails now and then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signed_address_behind_a_redirect_is_told_without_its_signature() {
     let bench = Bench::new().await;
@@ -65,7 +65,7 @@ async fn a_signed_address_behind_a_redirect_is_told_without_its_signature() {
     let path = by_hash(&body);
     let signed = "/blob?X-Amz-Signature=s3cr3t-signature&X-Amz-Credential=s3cr3t-user";
     let url = bench.origin.put(&path, Page::redirect(302, &elsewhere.url(signed)));
-    // It breaks, then it is another body, then it leads back to itself, then it is gone.
+    // It breaks, then it has another body, then it redirects to itself, then it is gone.
     elsewhere.put(signed, Page::new(body.clone()).fault(Fault::Cut(1000)).without_ranges());
     assert!(!client.get(&url).send().await.is_complete());
     elsewhere.put(signed, Page::new(noise(2, 300_000)));
@@ -81,7 +81,7 @@ async fn a_signed_address_behind_a_redirect_is_told_without_its_signature() {
     let got = client.get(&dead).send().await;
     let said = String::from_utf8_lossy(&got.body).into_owned();
     assert!(got.status.is_server_error() && !said.contains(PLANTED), "{said}");
-    // It names the hop that failed, so that somebody can look at it.
+    // It names the hop that failed, so that the operator can investigate.
     assert!(said.contains(&elsewhere.url("/blob?X-Amz-Signature=…")), "{said}");
     for url in [&url, &around, &dead] {
         told_by(&bench, &["why", url]).await;
@@ -102,7 +102,7 @@ async fn no_password_of_the_operators_is_printed() {
     let file = file.to_str().unwrap();
     for arguments in [&["config", "--config", file][..], &["config", "--json", "--config", file]] {
         let told = told_by(&bench, arguments).await;
-        // The control: the rest of it is.
+        // The control: the rest of it is shown.
         assert!(told.contains("user:…@proxy.example.org"), "{told}");
     }
     std::fs::write(file, "[upstream]\nhttps_proxy = \"ftp://user:s3cr3t@proxy.example.org\"\n")

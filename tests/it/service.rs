@@ -1,4 +1,4 @@
-//! larder under a service manager: what it says to it, and the sockets that it takes from it.
+//! larder under a service manager: its notifications, and the sockets that it takes over.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
@@ -11,7 +11,7 @@ use crate::world::binary::{Daemon, larder};
 use crate::world::tools::{signal, skip};
 use crate::world::{Ca, eventually};
 
-/// A service manager's ear.
+/// A service manager that receives notifications.
 struct Manager {
     heard: Arc<Mutex<Vec<String>>>,
 }
@@ -32,7 +32,7 @@ impl Manager {
         Self { heard }
     }
 
-    /// Everything but the watchdog's food, first lines only.
+    /// The first line of every notification except the watchdog's.
     fn states(&self) -> Vec<String> {
         let heard = self.heard.lock().unwrap();
         let firsts = heard.iter().map(|message| message.lines().next().unwrap().to_owned());
@@ -73,7 +73,7 @@ async fn the_manager_hears_of_start_reload_and_stop() {
         assert_eq!(manager.fed(), 0, "nobody asked for it");
         let heard = manager.heard.lock().unwrap();
         assert!(heard.iter().any(|message| message.contains("\nMONOTONIC_USEC=")), "{heard:?}");
-        // What it may need to drain is more than the manager was told in its unit, perhaps.
+        // A drain may take longer than the unit allows.
         assert!(
             heard.iter().any(|message| message.contains("\nEXTEND_TIMEOUT_USEC=")),
             "{heard:?}"
@@ -81,7 +81,7 @@ async fn the_manager_hears_of_start_reload_and_stop() {
     }
 }
 
-/// systemd would report a service that never came up as running.
+/// systemd would report a service that never started as running.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_larder_that_cannot_start_never_says_that_it_is_ready() {
     let (dir, ca) = world();
@@ -119,7 +119,7 @@ async fn a_watchdog_is_fed_by_the_process_that_it_watches() {
     assert_eq!(manager.fed(), 0);
 }
 
-/// Binds a socket, and becomes the program after it with that socket as descriptor 3.
+/// Binds a socket, and executes the given program with that socket as descriptor 3.
 const ACTIVATE: &str = "
 import os, socket, sys
 kind, process = sys.argv[1], sys.argv[2]
@@ -140,7 +140,7 @@ fn activated(ca: &Ca, dir: &std::path::Path, kind: &str, process: &str) -> Comma
     command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.args(["-c", ACTIVATE, kind, process]).arg(plain.get_program());
-    // What it would listen on without the manager's socket; a test that meets it here has seen the wrong one.
+    // Where it would listen without the manager's socket; a test that reaches it here has reached the wrong one.
     command.args(["serve", "--listen", "127.0.0.2:0"]);
     command
 }
@@ -180,7 +180,7 @@ async fn a_socket_on_which_nobody_can_connect_is_refused_in_words() {
     }
 }
 
-/// systemd's own program for this, where it is installed.
+/// systemd's own program for this, if it is installed.
 #[tokio::test(flavor = "multi_thread")]
 async fn systemd_starts_it_at_the_first_connection() {
     if Command::new("systemd-socket-activate").arg("--version").output().is_err() {
@@ -199,7 +199,7 @@ async fn systemd_starts_it_at_the_first_connection() {
         }
     }
     command.arg(plain.get_program()).arg("serve");
-    // The first connection wakes it, and is served like all that follow.
+    // The first connection starts it, and is served like all later ones.
     let waking = tokio::spawn(async move {
         loop {
             if tokio::net::TcpStream::connect(free).await.is_ok() {

@@ -1,7 +1,7 @@
-//! The script of `GET /setup`: what it does to a system, that it can be undone to the byte, and what makes it do nothing.
+//! The script of `GET /setup`: its changes to a system, that it can undo them exactly, and the errors that make it do nothing.
 //!
-//! Here the systems are directories with the files that matter and a played update tool; `scripts/setup-roots` does the
-//! same with real Debian and Ubuntu roots.
+//! Here the systems are directories with the relevant files and a stand-in for the update tool; `scripts/setup-roots` does the
+//! same with real Debian and Ubuntu root directories.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use crate::world::root::{FAMILIES, Root};
 use crate::world::tools::{run, text};
 use crate::world::{World, larder};
 
-/// Shells that the script has to work in, as far as this machine has them.
+/// Shells in which the script must work, if this machine has them.
 const SHELLS: [&[&str]; 2] = [&["dash"], &["busybox", "sh"]];
 
 #[expect(clippy::print_stderr, reason = "what is skipped is said")]
@@ -24,10 +24,10 @@ pub(crate) fn shells() -> Vec<&'static [&'static str]> {
     there
 }
 
-/// Something that is wrong with a root.
+/// A fault of a root directory.
 type Plant = fn(&Root);
 
-/// The script of the world's larder, as a file.
+/// This larder's script, as a file.
 pub(crate) async fn script(world: &World) -> PathBuf {
     let file = world.dir().join("setup");
     std::fs::write(&file, world.proxy.own("/setup").await).unwrap();
@@ -44,7 +44,7 @@ pub(crate) fn done(output: &Output) -> String {
     text(output)
 }
 
-/// The lines of the certificate that only it has.
+/// A line that only this certificate contains.
 async fn certificate(world: &World) -> String {
     let pem = world.proxy.own("/ca.crt").await;
     pem.lines().nth(1).unwrap().to_owned()
@@ -55,7 +55,7 @@ async fn every_family_is_set_up_twice_and_is_as_before_after_removal() {
     let world = World::new().await;
     let (script, address, ca) = (script(&world).await, address(&world), certificate(&world).await);
     for shell in shells() {
-        // All of them in one shell; in the others, those whose own shell it is.
+        // All of them in one shell; in the others, those whose default shell it is.
         let many = if shell[0] == "dash" { 6 } else { 3 };
         for family in FAMILIES.into_iter().take(many) {
             let root = Root::new(family);
@@ -76,7 +76,7 @@ async fn every_family_is_set_up_twice_and_is_as_before_after_removal() {
             let told = done(&root.set_up(shell, &script, &[&address]).await);
             assert!(told.contains("nothing was to be done"), "{case}: {told}");
             assert_eq!(root.listing(), once, "{case}");
-            // By the copy that it left, as somebody does months later.
+            // With the copy that the script left, as a user would months later.
             let left = root.path().join("etc/larder/setup");
             done(&root.set_up(shell, &left, &["--remove"]).await);
             assert_eq!(root.listing(), before, "{case}");
@@ -88,7 +88,7 @@ async fn every_family_is_set_up_twice_and_is_as_before_after_removal() {
     }
 }
 
-/// Lines go where each format wants them, and what somebody else wrote in the meantime stays.
+/// Lines are put where each format requires them, and lines that somebody else added meanwhile stay.
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_of_others_stay() {
     let world = World::new().await;
@@ -97,7 +97,7 @@ async fn lines_of_others_stay() {
     let root = Root::new(ubuntu);
     done(&root.set_up(&["sh"], &script, &[&address]).await);
     let pip = root.read("etc/pip.conf");
-    // A second [global] would be an error to pip.
+    // A second [global] section would be an error to pip.
     assert_eq!(pip.matches("[global]").count(), 1, "{pip}");
     assert!(pip.contains("\nproxy = http") && pip.ends_with("\nretries = 3\n"), "{pip}");
     let environment = root.read("etc/environment");
@@ -133,7 +133,7 @@ async fn lines_of_others_stay() {
     assert_eq!(root.listing(), before);
 }
 
-/// What makes it stop: the code, the one line, and that nothing has changed.
+/// The errors that make it stop: the exit code, the one line of output, and that nothing has changed.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_wrong_changes_nothing_and_is_said_in_one_line() {
     let world = World::new().await;
@@ -162,7 +162,7 @@ async fn whatever_is_wrong_changes_nothing_and_is_said_in_one_line() {
         for shell in shells() {
             let root = Root::new(debian);
             let before = root.listing();
-            // A flag at the end takes the prefix for its value.
+            // An option at the end takes the prefix for its value.
             let output = root.set_up(shell, &script, arguments).await;
             let told = String::from_utf8_lossy(&output.stderr).into_owned();
             if arguments.last() != Some(&"--no-proxy") {
@@ -193,7 +193,7 @@ async fn a_system_that_cannot_be_set_up_is_left_as_it_was() {
         ),
         (|root| root.put("etc/larder/setup", "not ours"), 5, "is in the way"),
         (|root| root.put("etc/pip.conf", "# BEGIN larder setup\nx\n"), 5, "one of the two marks"),
-        // In the way of a directory: found when everything else is done already.
+        // A file in place of a directory: noticed when everything else is done already.
         (|root| root.put("etc/conda/condarc.d", "a file"), 4, "cannot write"),
         (
             |root| {
@@ -284,8 +284,8 @@ async fn trust_alone_needs_no_address_and_takes_settings_back() {
     assert_eq!(root.listing(), before);
 }
 
-/// An image without the package ca-certificates: it is set up for what goes through larder, and the package, when it
-/// comes, finds the CA where it looks.
+/// An image without the package ca-certificates: it is set up for traffic through larder, and the package, if it is installed
+/// later, finds the CA in its directory.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_systems_tool_there_is_a_bundle_of_its_own() {
     let world = World::new().await;
@@ -305,7 +305,7 @@ async fn without_the_systems_tool_there_is_a_bundle_of_its_own() {
         assert!(anchor.contains(&ca) && !anchor.contains("the system's own roots"));
         done(&root.set_up(&["sh"], &script, &["--remove"]).await);
         assert_eq!(root.listing(), before);
-        // And with the tool there later: the system's bundle again.
+        // If the tool is there later: the system's bundle again.
         done(&root.set_up(&["sh"], &script, &[&address]).await);
         root.tool(tool.trim_start_matches("#!/bin/sh\n"));
         done(&root.set_up(&["sh"], &script, &[&address]).await);
@@ -341,7 +341,7 @@ async fn java_gets_a_trust_store_only_where_it_has_roots_of_its_own() {
             && java.contains("trustStore=/etc/larder/truststore.p12 "),
         "{java}"
     );
-    // A range that is no glob is left out; the variables keep it for clients that read ranges.
+    // A range that is no glob is left out; the variables keep it for clients that understand ranges.
     assert!(java.contains("|10.*|*.corp.example.org ") && !java.contains("172.16"), "{java}");
     assert!(
         set.contains("\nNO_PROXY=\"")
@@ -370,7 +370,7 @@ async fn java_gets_a_trust_store_only_where_it_has_roots_of_its_own() {
     );
 }
 
-/// The shell that reads the snippet keeps what was set before, and reading it twice adds nothing.
+/// The shell that reads the snippet keeps earlier settings, and reading it twice adds nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_snippet_for_shells_merges_and_is_harmless_twice() {
     let world = World::new().await;
@@ -395,7 +395,7 @@ async fn the_snippet_for_shells_merges_and_is_harmless_twice() {
     }
 }
 
-/// Nothing a client says gets into the script, and the line of the page runs this script and no other.
+/// No text from a client gets into the script, and the command on the page runs exactly this script.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_line_of_the_page_runs_this_script_and_no_other() {
     let world = World::new().await;
@@ -416,7 +416,7 @@ async fn the_line_of_the_page_runs_this_script_and_no_other() {
     }
     let page = world.proxy.own("/").await;
     let line = page.lines().find(|line| line.contains("mktemp") && !line.contains("sudo")).unwrap();
-    // This machine is not to be set up: the last step is told and not done.
+    // This machine must not be set up: the last step is checked and not run.
     let (checked, last) = line.trim().rsplit_once(" && ").unwrap();
     assert_eq!(last, format!("sh \"$f\" {}", address(&world)));
     let (_, hash) = checked.split_once("echo \"").unwrap();
@@ -432,7 +432,7 @@ async fn the_line_of_the_page_runs_this_script_and_no_other() {
     }
 }
 
-/// A script that was cut on its way, at whatever line, does nothing.
+/// A script that was truncated in transit, at whatever line, does nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_a_script_does_nothing() {
     let world = World::new().await;
@@ -452,7 +452,7 @@ async fn half_a_script_does_nothing() {
     assert_ne!(root.listing(), before, "the control");
 }
 
-/// The page is HTML for who asks for HTML, loads nothing, and is no less a 406.
+/// The page is HTML for clients that accept HTML, loads nothing, and still has status 406.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_gets_a_page() {
     let world = World::new().await;
@@ -479,7 +479,7 @@ async fn a_browser_gets_a_page() {
     );
 }
 
-/// What `larder serve` prints at its start is the page's line.
+/// The command that `larder serve` prints at its start is the one on the page.
 #[tokio::test(flavor = "multi_thread")]
 async fn serve_prints_the_line() {
     let dir = tempfile::tempdir().unwrap();

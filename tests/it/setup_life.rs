@@ -1,5 +1,5 @@
-//! The set-up script among what else happens to a machine: kills, settings that somebody made, programs that keep copies of
-//! the system's roots, another server at the address, and no file of its own.
+//! The set-up script and other events on a machine: kills, the user's own settings, programs that keep copies of the system's
+//! trust store, another server at the address, and a run without a file of its own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use crate::world::World;
 use crate::world::root::{FAMILIES, Root};
 use crate::world::tools::{run, text};
 
-/// The programs by which the script changes a system.
+/// The programs with which the script changes a system.
 const CHANGING: [&str; 6] = ["mv", "cp", "rm", "mkdir", "rmdir", "chroot"];
 
-/// Programs that count down, and at the end kill the script instead of doing what they do.
+/// Stand-ins for these programs that count down, and at zero kill the script instead of doing their work.
 struct Killer {
     dir: PathBuf,
 }
@@ -34,11 +34,11 @@ impl Killer {
         Self { dir }
     }
 
-    /// Runs `script`, and kills it before change number `left`. Whether it came to that.
+    /// Runs `script`, and kills it before change number `left`; returns whether that was reached.
     async fn run(&self, root: &Root, script: &Path, arguments: &[&str], left: usize) -> bool {
         std::fs::write(self.dir.join("left"), format!("{left}\n")).unwrap();
         let mut command = Command::new("sh");
-        // The shell becomes the script's, so that the number written down is the script's.
+        // The shell replaces itself with the script, so that the process id that was written is the script's.
         command.args(["-c", "echo $$ >\"$KILLER/id\"; exec sh \"$@\"", "sh"]);
         command.arg(script).args(arguments).arg("--prefix").arg(root.path());
         root.dress(&mut command);
@@ -58,7 +58,7 @@ impl Killer {
     }
 }
 
-/// Everything but the temporary directory of a run that was ended while it only planned.
+/// Everything except the temporary directory of a run that was killed while it only planned.
 fn listing(root: &Root) -> BTreeMap<PathBuf, String> {
     let mut all = root.listing();
     all.retain(|path, _| !path.to_string_lossy().contains("/tmp/larder-setup."));
@@ -83,7 +83,7 @@ async fn a_kill_at_any_moment_is_made_good_by_the_next_run() {
                 break;
             }
             ended += 1;
-            // Either what was begun is done, or it is undone.
+            // The change that was begun is either completed or undone.
             if left % 2 == 0 {
                 done(&root.set_up(&["sh"], &script, &[&address]).await);
                 let told = done(&root.set_up(&["sh"], &script, &[&address]).await);
@@ -96,8 +96,9 @@ async fn a_kill_at_any_moment_is_made_good_by_the_next_run() {
     assert!(ended > 10, "the control: {ended}");
 }
 
-/// Java's copy of the roots hears only what Debian's tool tells its hooks. This plays as much of that tool as matters: a link
-/// for each certificate, `+` for a new one, `-` only for what the configuration takes out, and nothing of what is just gone.
+/// Java's copy of the trust store is changed only by what Debian's tool passes to its hooks. This stand-in does the relevant part
+/// of that tool: a link for each certificate, `+` for a new one, `-` only for one that the configuration excludes, and nothing
+/// for one whose file is gone.
 const TOOL: &str = r#"conf=$ROOT/etc/ca-certificates.conf
 fresh=no
 while [ $# -gt 0 ]; do
@@ -140,7 +141,7 @@ async fn who_keeps_a_copy_of_the_roots_hears_that_larder_is_gone() {
     assert!(root.path().join("java/larder-ca.pem").exists(), "the control");
     done(&root.set_up(&["sh"], &script, &["--remove"]).await);
     assert_eq!(root.listing(), before);
-    // Also where a failure takes everything back.
+    // Also if a failure undoes everything.
     root.tool(&format!("{TOOL}\n[ ! -e \"$ROOT/java/larder-ca.pem\" ]"));
     let before = root.listing();
     let output = root.set_up(&["sh"], &script, &[&address]).await;
@@ -148,7 +149,7 @@ async fn who_keeps_a_copy_of_the_roots_hears_that_larder_is_gone() {
     assert_eq!(root.listing(), before);
 }
 
-/// What `config.toml` of cargo says in other ways than with a plain header, and how often `http` is a table afterwards.
+/// Forms of cargo's `config.toml` other than a plain header, and whether the script can add its `[http]` table there.
 const TABLES: [(&str, bool); 6] = [
     ("  [ http ]\ndebug = false\n", true),
     ("[\"http\"]\ndebug = false", true),
@@ -158,7 +159,7 @@ const TABLES: [(&str, bool); 6] = [
     ("\"http\".debug = false\n", false),
 ];
 
-/// To TOML a second table of the same name is an error, with which cargo does nothing any more.
+/// In TOML a second table of the same name is an error, which makes cargo stop working.
 #[tokio::test(flavor = "multi_thread")]
 async fn cargos_settings_are_still_toml() {
     let world = World::new().await;
@@ -175,7 +176,7 @@ async fn cargos_settings_are_still_toml() {
         done(&root.set_up(&["sh"], &script, &["--remove"]).await);
         assert_eq!(root.listing(), before, "{text}");
     }
-    // Where a file with the older name is there, cargo reads that one.
+    // If a file with the older name exists, cargo reads that one.
     let root = Root::new(FAMILIES[1]);
     root.put("usr/local/cargo/config", "[net]\nretry = 3\n");
     done(&root.set_up(&["sh"], &script, &[&address]).await);
@@ -183,7 +184,7 @@ async fn cargos_settings_are_still_toml() {
     assert_eq!(root.read("usr/local/cargo/config.toml"), "");
 }
 
-/// Where the last of two lines counts, the second holds what the first said.
+/// In files where the last of two equal settings counts, the script's line must contain the hosts of the user's line.
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_that_went_around_a_proxy_still_do() {
     let world = World::new().await;
@@ -202,7 +203,7 @@ async fn hosts_that_went_around_a_proxy_still_do() {
     done(&root.set_up(&["sh"], &script, &[&address]).await);
     let zypper = root.read("etc/sysconfig/proxy");
     assert!(zypper.contains("\nNO_PROXY=\"localhost,inner.example.org,127.0.0.1,"), "{zypper}");
-    // What is no name becomes none in apt's own language.
+    // A value that is no host name must not become apt configuration.
     let root = Root::new(debian);
     root.put("etc/environment", "NO_PROXY=\"a{};b,inner.example.org,*.example.net\"\n");
     done(&root.set_up(&["sh"], &script, &[&address]).await);
@@ -210,7 +211,7 @@ async fn hosts_that_went_around_a_proxy_still_do() {
     assert!(apt.contains("::inner.example.org \"DIRECT\"") && !apt.contains("a{}"), "{apt}");
 }
 
-/// In a UTF-8 locale grep calls such a file binary, and says that instead of a line's number.
+/// In a UTF-8 locale grep treats such a file as binary, and prints that instead of a line number.
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_in_any_encoding_are_left_as_they_are() {
     let world = World::new().await;
@@ -231,7 +232,7 @@ async fn settings_in_any_encoding_are_left_as_they_are() {
     );
     let set = String::from_utf8_lossy(&std::fs::read(&latin).unwrap()).into_owned();
     assert!(set.contains("[global]\n# BEGIN larder setup") && set.contains("\nproxy = "), "{set}");
-    // Somebody goes on at the end of a file that had none.
+    // A user appends to a file that had no final newline.
     let environment = root.path().join("etc/wgetrc");
     let with = std::fs::read_to_string(&environment).unwrap();
     std::fs::write(&environment, format!("{with}waitretry = 5\n")).unwrap();
@@ -289,7 +290,7 @@ async fn another_server_at_the_address_is_called_no_larder() {
     serving.abort();
 }
 
-/// Debian's busybox has a wget that knows no time limit, and falls over one.
+/// Debian's busybox has a wget without a timeout option, which fails if one is given.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_small_busybox_is_enough_to_ask_with() {
     let path = std::env::var("PATH").unwrap();
@@ -316,7 +317,7 @@ async fn a_small_busybox_is_enough_to_ask_with() {
         root.dress(&mut command);
         let stubs = root.path().parent().unwrap().join("stubs");
         let stubs = stubs.to_str().unwrap();
-        // A proxy that does not answer: larder is asked directly.
+        // A proxy that does not answer: larder is contacted directly.
         command
             .env("PATH", format!("{stubs}:{}", only.display()))
             .env("http_proxy", "http://127.0.0.1:1");
@@ -324,7 +325,7 @@ async fn a_small_busybox_is_enough_to_ask_with() {
         assert_eq!(output.status.code(), Some(code), "{}", text(&output));
         assert!(!text(&output).contains("unasked"), "{}", text(&output));
     }
-    // The steps of an image ask in the same way.
+    // The build steps of an image contact larder in the same way.
     let (root, _) = crate::images::image(2);
     let mut command = root.step(&["sh"], &["--begin"]);
     command.env(
@@ -336,7 +337,7 @@ async fn a_small_busybox_is_enough_to_ask_with() {
     assert!(root.path().join("larder/address").exists(), "{told}");
 }
 
-/// Whoever reads the first lines and goes is no reason to stop half-way.
+/// If the reader of the output leaves after the first lines, the script must not stop half-way.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_leaves_leaves_nothing_half_done() {
     let world = World::new().await;
@@ -353,7 +354,7 @@ async fn a_reader_that_leaves_leaves_nothing_half_done() {
             .arg(root.path());
         root.dress(&mut command);
         done(&run(command).await);
-        // It may have been through before the reader had gone.
+        // The script may have finished before the reader left.
         if root.listing() != before {
             assert!(listing(&root) == root.listing(), "a temporary directory is left");
             done(&root.set_up(&["sh"], &script, &["--remove"]).await);
@@ -362,7 +363,7 @@ async fn a_reader_that_leaves_leaves_nothing_half_done() {
     }
 }
 
-/// Row 12: a step of an image's build has no variables, and uv reads its own file; a version that does not know what stands there
+/// Row 12: a build step of an image has no variables, and uv reads its own file; a version that does not know these settings
 /// would refuse to run.
 #[tokio::test(flavor = "multi_thread")]
 async fn uv_is_told_by_its_own_file_where_it_knows_what_stands_there() {

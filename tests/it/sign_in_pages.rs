@@ -1,4 +1,4 @@
-//! Issue 17, faults, row 5: a page that came in the place of an index takes neither its place nor its claims.
+//! Issue 17, faults, row 5: a page that comes in place of an index replaces neither the index nor its claims.
 
 use std::time::Duration;
 
@@ -114,20 +114,20 @@ async fn a_page_that_is_no_index_goes_to_its_asker_and_takes_no_place() {
             world.origin.put(row.index, page.clone());
             let given = get(&world, row).await;
             assert_eq!(given.body, page.body, "{name}: {}", given.cache_status());
-            // What it promised holds.
+            // Its promises stay in force.
             world.origin.put(row.file, Page::new(flipped(&file)));
             let changed = world.get(&world.origin.url(row.file)).await;
             assert!(!changed.is_complete() || changed.status == 502, "{name}: {changed:?}");
-            // And it is what there is while the origin fails.
+            // It is also what is given while the origin fails.
             world.origin.mood(Mood::Failing(503));
             let stale = get(&world, row).await;
             assert_eq!(stale.body, good, "{name}: {}", stale.cache_status());
-            // An empty answer has no last byte that would wait for the judgement, so that is looked at only now.
+            // An empty answer has no last byte that waits for the judgement, so this is checked only now.
             assert!(world.proxy.metric("larder_alarms_total", "malformed").await > 0.0, "{name}");
             let url = world.origin.url(row.index);
             let why = say(&world.ca, &world.proxy.data, &["why", &url]).await;
             assert!(text(&why).contains("not kept, the index from before stays"), "{}", text(&why));
-            // The control: one that is an index takes its place, and its promise counts.
+            // The control: a real index replaces it, and its promises count.
             world.origin.mood(Mood::Well);
             let next = b"another file".to_vec();
             world.origin.put(row.index, (row.page)(&next));

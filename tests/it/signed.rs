@@ -1,5 +1,5 @@
-//! Signed archives, with real apt and throw-away keys: what a signature names is kept with proof `signed`, over https and
-//! over plain http; what it does not name is not kept at all.
+//! Signed archives, with real apt and throw-away keys: files that a signature covers are kept with proof `signed`, over https and
+//! over plain HTTP; other files are not kept at all.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,7 +15,7 @@ use crate::world::{Origin, Page, World};
 pub(crate) const PACKAGE: &str = "pool/main/g/gear/gear_1.0+dfsg-1_all.deb";
 const INDEX: &str = "dists/gears/main/binary-all/Packages";
 
-/// An archive of one package.
+/// An archive with one package.
 #[derive(Clone)]
 pub(crate) struct Archive {
     deb: Vec<u8>,
@@ -76,7 +76,7 @@ impl Archive {
 pub(crate) const DATE: &str = "Fri, 20 Nov 2020 12:00:00 UTC";
 const LATER: &str = "Sat, 21 Nov 2020  9:00:00 UTC";
 
-/// A world whose larder trusts `key`.
+/// An environment whose larder trusts `key`.
 pub(crate) async fn world_trusting(key: Option<&Key>) -> World {
     World::with(|config| {
         let keys = config.data.join("state/keys");
@@ -88,13 +88,13 @@ pub(crate) async fn world_trusting(key: Option<&Key>) -> World {
     .await
 }
 
-/// Directories and a configuration for `apt-get` with nothing of this machine's; `ca` is the file of roots that it trusts.
-/// The configuration is called `apt.conf`.
+/// Directories and a configuration for `apt-get` without this machine's settings; `ca` is its CA bundle. The configuration is
+/// called `apt.conf`.
 pub(crate) fn apt_home(world: &World, origin: &Origin, key: &Key, ca: &str) -> tempfile::TempDir {
     apt_home_for(world, &origin.url("/debian"), key, ca)
 }
 
-/// The same for the archive that sources name by `url`.
+/// The same for the archive at `url` in the sources.
 pub(crate) fn apt_home_for(world: &World, url: &str, key: &Key, ca: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir_in(world.dir()).unwrap();
     let at = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
@@ -118,7 +118,7 @@ pub(crate) fn apt_home_for(world: &World, url: &str, key: &Key, ca: &str) -> tem
     root
 }
 
-/// What `apt-get` complains about, if it does: `update` succeeds with old lists, or with none.
+/// The complaints of `apt-get`, if there are any: `update` exits with 0 although it used old lists, or none.
 pub(crate) fn complaint(output: &Output) -> Result<(), String> {
     let said = text(output);
     if !output.status.success() || said.contains("\nW: ") || said.contains("\nE: ") {
@@ -147,7 +147,7 @@ fn deb(origin: &Origin) -> String {
     origin.url(&format!("/debian/{}", PACKAGE.replace('+', "%2B")))
 }
 
-/// What larder says of a URL when it is asked again.
+/// larder's `Cache-Status` for a further request to a URL.
 async fn said(world: &World, url: &str) -> String {
     let got = world.get(url).await;
     format!("{} {}", got.is_complete(), got.cache_status())
@@ -175,7 +175,7 @@ async fn a_signed_archive_is_proven_to_the_byte_over_http_and_https() {
             let gets = origin.gets(&format!("/debian/{}", PACKAGE.replace('+', "%2B")));
             apt(&world, origin, &key).await.unwrap();
             assert_eq!(origin.gets(&format!("/debian/{}", PACKAGE.replace('+', "%2B"))), gets);
-            // The second mirror need not be asked for what a signature names and the first one gave.
+            // The second mirror is not asked for files that a signature names and the first mirror gave.
             assert_eq!(gets, usize::from(origin.address() == world.origin.address()));
         }
     }
@@ -298,7 +298,7 @@ async fn strangers_replays_and_tampered_releases_make_no_claims() {
                 "{said}"
             );
         }
-        // The control: the archive's own next edition counts.
+        // The control: the archive's own next snapshot counts.
         let next = Archive::new(dir.path(), "three", "Sat, 21 Nov 2020 10:00:00 UTC", true).await;
         next.put(origin, &key);
         world.proxy.clock.advance(std::time::Duration::from_secs(400));
@@ -312,7 +312,7 @@ async fn strangers_replays_and_tampered_releases_make_no_claims() {
     }
 }
 
-/// A signed Release promises its indexes as these promise packages, whatever else a request says.
+/// A signed Release promises its indexes as these promise packages, whatever else a request contains.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_that_a_release_does_not_name_is_completed_by_no_pass() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
 //! Issue 17, "HTTP as the standard says": freshness as RFC 9111, 9213 and 5861 define it, seen from outside. What the public
-//! suite tests by itself is in `scripts/conformance`; here is what it cannot see.
+//! suite tests is in `scripts/conformance`; these tests cover what it cannot see.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::world::{Mood, Page, World, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// RFC 9111 §4.2.4: what its origin forbids to serve stale is an error when the origin is dead; what it does not is served.
-/// An index that an ecosystem knows outlives its origin all the same: builds stay green.
+/// RFC 9111 §4.2.4: an answer that its origin forbids to serve stale is an error when the origin is down; other answers are
+/// served. A recognised index is served all the same, so that builds succeed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_origin_forbids_to_serve_stale_is_not_served_but_an_index_is() {
     let world = World::new().await;
@@ -37,7 +37,7 @@ async fn what_the_origin_forbids_to_serve_stale_is_not_served_but_an_index_is() 
     assert!(got.body == document && got.cache_status().contains("+stale"));
 }
 
-/// RFC 5861 §3: the stale copy is given at once, and its origin asked behind it.
+/// RFC 5861 §3: the stale copy is given at once, and revalidated in the background.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_copy_is_given_while_it_is_asked_about() {
     let world = World::new().await;
@@ -52,24 +52,24 @@ async fn a_stale_copy_is_given_while_it_is_asked_about() {
     assert!(got.body == "old" && got.cache_status().contains("+stale"), "{}", got.cache_status());
     eventually("the new one is there", || async { world.fetch(&url).await.body == "new" }).await;
     assert_eq!(world.origin.gets("/page"), 2);
-    // Longer than it allows: it is waited for.
+    // Longer than that allows: the client waits for the origin.
     world.origin.put("/page", page("newest", "v3"));
     world.proxy.clock.advance(2 * MINUTE);
     assert_eq!(world.fetch(&url).await.body, "newest");
-    // Who wants it fresh waits as well.
+    // A request for a fresh answer waits as well.
     world.origin.put("/page", page("last", "v4"));
     world.proxy.clock.advance(Duration::from_secs(20));
     let asks = world.client.get(&url).header("cache-control", "max-age=0").send();
     assert_eq!(asks.await.complete().body, "last");
-    // Whoever asks while the origin hangs is given the copy at once.
+    // A client that asks while the origin hangs is given the copy at once.
     world.proxy.clock.advance(Duration::from_secs(20));
     world.origin.mood(Mood::Hanging);
     let got = tokio::time::timeout(crate::world::PATIENCE, world.fetch(&url)).await;
     assert_eq!(got.expect("it waited").body, "last");
 }
 
-/// RFC 9213: a word to delivery networks stands before the word to everybody; for an index it makes nothing fresh for
-/// longer, and for the rest an hour: larder hears of no purge.
+/// RFC 9213: `CDN-Cache-Control` has precedence over `Cache-Control`. It does not make an index fresh for longer, and other
+/// answers for at most an hour, because larder gets no purge requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_word_to_delivery_networks_counts_within_limits() {
     let world = World::new().await;
@@ -116,7 +116,7 @@ async fn what_must_be_understood_is_kept_if_its_status_is() {
     }
 }
 
-/// RFC 9111 §5.1: of an `Age` with several members the first counts, and one that is no number says nothing.
+/// RFC 9111 §5.1: of an `Age` with several members the first counts, and a member that is no number is ignored.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_age_is_read_as_the_standard_says() {
     let world = World::new().await;
@@ -132,7 +132,7 @@ async fn an_age_is_read_as_the_standard_says() {
     }
 }
 
-/// A field that says nothing of a 200 is given on as it came, and stands in no answer that larder makes of a part.
+/// A field that has no meaning in a 200 is passed on unchanged, and is left out of larder's partial answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_content_range_on_a_200_is_given_on() {
     let world = World::new().await;
@@ -149,7 +149,7 @@ async fn a_content_range_on_a_200_is_given_on() {
     assert_eq!((same.status.as_u16(), same.text("content-range")), (304, ""));
 }
 
-/// `http.forwarded_headers` is for tests: what it names goes on with a fill, and nothing else does.
+/// `http.forwarded_headers` is for tests: a fill forwards the fields that it names, and no others.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_the_operator_forwards_goes_on_with_a_fill() {
     for forwarded in [&[][..], &["x-count".to_owned()]] {

@@ -1,15 +1,15 @@
-//! P8 inside one process: what is on disk may vanish or rot at any moment; nothing wrong is served, and what is left is
-//! found again. P7: it never takes more than it may. (Kills are in `kill`.)
+//! P8 inside one process: files on disk may vanish or become corrupt at any moment; nothing wrong is served, and what is left is
+//! found again. P7: the store never exceeds its limit. (Kills are in `kill`.)
 
 use std::path::Path;
 
 use crate::world::archive::{by_hash, put_simple};
 use crate::world::{Fault, Gate, Page, Proxy, World, eventually, files, holding, noise};
 
-/// What a test does to a file.
+/// Damage that a test does to a file.
 type Damage = fn(&Path);
 
-/// Everything in the cache that is neither a body nor a record: the ledger, whatever it is called.
+/// Everything in the cache that is neither a body nor a record: the ledger, whatever its name.
 fn ledger(data: &Path) -> Vec<std::path::PathBuf> {
     let all = files(&data.join("v1")).into_iter();
     all.filter(|file| {
@@ -35,7 +35,7 @@ async fn what_was_stored_is_found_after_a_restart() {
     world.fetch(&index).await;
 }
 
-/// devpi#542: losing the index of the cache lost the cache.
+/// devpi#542: losing the cache's index lost the cache.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_gone_or_damaged_is_rebuilt() {
     let damages: [(&str, Damage); 3] = [
@@ -79,7 +79,7 @@ async fn a_ledger_that_is_gone_or_damaged_is_rebuilt() {
     }
 }
 
-/// git-pkgs, ACU 2026-06-01: a row that outlived its blob was an error 500 for ever.
+/// git-pkgs, ACU 2026-06-01: a row without its blob was an error 500 for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_is_gone_is_a_miss() {
     let world = World::new().await;
@@ -107,7 +107,7 @@ async fn a_body_that_rotted_on_disk_is_never_served() {
         let mut bytes = std::fs::read(&found[0]).unwrap();
         bytes[at] ^= 1;
         std::fs::write(&found[0], bytes).unwrap();
-        // The chunk is found rotten when it is read: at once, or after bytes that were right.
+        // The corrupt chunk is found when it is read: at once, or after right bytes.
         let got = world.get(&url).await;
         assert!(!got.is_complete() || got.body == body);
         assert!(got.body == body[..got.body.len()], "a rotten byte was served");
@@ -119,7 +119,7 @@ async fn a_body_that_rotted_on_disk_is_never_served() {
     }
 }
 
-/// pacoloco#108: the directory was cleaned, and the service was wedged.
+/// pacoloco#108: the directory was cleaned, and the service stopped working.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cache_may_be_deleted_while_it_runs() {
     let world = World::new().await;
@@ -145,7 +145,7 @@ async fn a_second_larder_on_the_directory_is_refused_by_name() {
     Proxy::try_start(elsewhere).await.unwrap();
 }
 
-/// distribution#1140: no cap, or one that a temporary file could exceed.
+/// distribution#1140: no limit, or one that a temporary file could exceed.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_passes_and_is_not_kept() {
     let world = World::with(|config| config.store.max_size = 2 << 20).await;
@@ -190,13 +190,13 @@ async fn the_cap_holds_while_many_bodies_come() {
         let taken: u64 = blobs.filter(|len| *len >= 1 << 20).sum();
         assert!(taken <= CAP, "{taken} bytes of bodies on disk");
     }
-    // What went is fetched again; what was just read is still there.
+    // Evicted files are fetched again; the last ones read are still stored.
     let last = world.origin.url(&by_hash(&bodies[39]));
     assert!(world.fetch(&last).await.is_hit());
     assert_eq!(world.fetch(&world.origin.url(&by_hash(&bodies[0]))).await.body, bodies[0]);
 }
 
-/// distribution#2367: what was being read was deleted under its reader.
+/// distribution#2367: a file was deleted while it was being read.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_being_read_is_not_evicted_under_its_reader() {
     let world = World::with(|config| {
@@ -227,7 +227,7 @@ async fn a_body_that_broke_off_leaves_nothing() {
     let url = world.origin.put(&path, half);
     let mut opened = world.client.get(&url).open().await.unwrap();
     assert!(opened.read(2 << 20).await);
-    // It is on disk while it comes: the search below would see it.
+    // It is on disk while it arrives: the search below would find it.
     assert!(!holding(&world.cache(), &body[1000..1032]).is_empty());
     world.origin.put(&path, page.clone().fault(Fault::Cut(1 << 20)));
     world.origin.cut();

@@ -1,5 +1,5 @@
-//! P3 and P8 over many requests: one gap for each target, whatever asks for it, and a target that was refused gives nothing
-//! before all of it is verified. Rows 1 to 3 of what attackers found.
+//! P3 and P8 over many requests: one gap for each target, whatever kind of request asks for it; and a target that was refused
+//! gives nothing before all of it is verified. Rows 1 to 3 of what attackers found.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,10 +14,10 @@ use crate::world::{Fault, Gate, Got, Page, World, noise};
 
 const MIB: usize = 1 << 20;
 
-/// The quarantine after a rejection, and a little.
+/// A little more than the quarantine after a refusal.
 const QUARANTINE: Duration = Duration::from_secs(61);
 
-/// What a range of these is not, in its last bytes.
+/// These bytes with other last bytes, for ranges that lie.
 fn lying(right: &[u8]) -> Vec<u8> {
     let mut wrong = right.to_vec();
     let end = wrong.len();
@@ -25,7 +25,8 @@ fn lying(right: &[u8]) -> Vec<u8> {
     wrong
 }
 
-/// An origin that answers a whole with `whole`, as far as `gate` lets it, and ranges with `parts`, under one `ETag`.
+/// An origin that answers a request for the whole with `whole`, as far as `gate` allows, and ranges with `parts`, under one
+/// `ETag`.
 fn put(world: &World, path: &str, whole: &Bytes, parts: &[u8], gate: &Gate) -> String {
     let hold = Fault::Hold(2 * MIB, gate.clone());
     let whole = Page::new(whole.clone()).etag("v1").fault(hold);
@@ -38,7 +39,7 @@ fn put(world: &World, path: &str, whole: &Bytes, parts: &[u8], gate: &Gate) -> S
     })
 }
 
-/// Row 1: an origin whose whole is right and whose ranges lie. Two connections never make a file of both.
+/// Row 1: an origin whose whole body is right and whose ranges lie. Two connections never get a complete file from both.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_beside_a_fill_is_compared_with_the_body() {
     for (h2, lie) in [(false, false), (true, false), (false, true), (true, true)] {
@@ -71,12 +72,12 @@ async fn a_range_beside_a_fill_is_compared_with_the_body() {
         if !lie {
             continue;
         }
-        // For a minute nothing, to anybody; then the right body, and not a byte before it was verified.
+        // For a minute nothing, to any client; then the right body, and no byte of it before it was verified.
         let again = world.client.get(&url).from("127.0.0.9").send().await;
         assert_eq!(again.status.as_u16(), 502);
         world.proxy.clock.advance(QUARANTINE);
         assert_eq!(world.fetch(&url).await.body, right);
-        // And no range beside any fill of that origin.
+        // No range is fetched beside any fill of that origin.
         let other = noise(2, 24 * MIB);
         let gate = Gate::closed();
         let path = by_hash(&other);
@@ -97,7 +98,8 @@ fn path_of(url: &str) -> &str {
     &url[authority + url[authority..].find('/').unwrap()..]
 }
 
-/// A body that is refused after most of it went out: what is left when larder, or the client's address, is another one.
+/// Requests a body that is refused after most of it was sent. Returns the part that the client has, and would complete after a
+/// restart or from another address.
 async fn cut_off(world: &World, url: &str) -> Got {
     let first = world.get(url).await;
     assert!(!first.is_complete());
@@ -132,14 +134,14 @@ async fn a_refused_target_is_suspect_after_a_restart_and_for_every_address() {
             ("127.0.0.1", format!("{}-", first.body.len())),
             ("127.0.0.9", "-65536".to_owned()),
             ("127.0.0.9", format!("0-{MIB}")),
-            // What nobody was given a byte of is no end, either.
+            // A range of which no byte was given does not complete the body either.
             ("127.0.0.1", format!("{}-", wrong.len())),
         ] {
             let got = world.client.get(&url).from(from).range(&range).send().await;
             assert_eq!(got.status.as_u16(), 502, "{range} {from}");
             world.proxy.clock.advance(QUARANTINE);
         }
-        // The control: when it is right again it is given, by ranges too, and streamed to the next one.
+        // The control: when it is right again it is given, by ranges too, and streamed to the next client.
         world.origin.put(&path, Page::new(right.clone()).etag("v2"));
         let got = world.client.get(&url).range("1000-1999").send().await;
         assert_eq!(got.body, right[1000..2000]);
@@ -147,8 +149,8 @@ async fn a_refused_target_is_suspect_after_a_restart_and_for_every_address() {
     }
 }
 
-/// The same for a process that is killed in the middle: what was given until then is noted before it was given. Without the
-/// note (the control) the next process would know nothing.
+/// The same for a process that is killed in the middle: what it gave was recorded before it was given. Without the record (the
+/// control) the next process would not know it.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_given_before_a_crash_is_known_after_it() {
     for noted in [true, false] {
@@ -159,11 +161,11 @@ async fn what_was_given_before_a_crash_is_known_after_it() {
         let gate = Gate::closed();
         let page = Page::new(wrong.clone()).etag("v1").fault(Fault::Hold(3 * MIB, gate.clone()));
         let url = world.origin.put(&path, page);
-        // The gap moves below the end, and what lies before it is given; then larder is killed.
+        // The gap moves below the end, and what precedes it is given; then larder is killed.
         let mut end = world.client.get(&url).range("3000000-").open().await.unwrap();
         assert!(end.read(100_000).await);
         let note = std::fs::read(world.proxy.data.join("state/unverified")).unwrap();
-        // What a killed process leaves: its files as they are, and nothing of what it had in mind.
+        // What a killed process leaves: its files, and nothing of its memory.
         let data = world.dir().join("after");
         std::fs::create_dir_all(data.join("state")).unwrap();
         std::fs::write(data.join("state/unverified"), if noted { &note[..] } else { &[] }).unwrap();
@@ -230,7 +232,8 @@ async fn every_kind_of_request_shares_one_gap() {
     }
 }
 
-/// A target that one client's odd request got refused is denied to nobody: it is only held until it is verified.
+/// A target that was refused because of one client's odd request is not withheld from others for good: it is held back only until
+/// it is verified.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_pass_got_refused_is_still_given_to_others() {
     let world = World::new().await;
@@ -248,7 +251,8 @@ async fn what_a_pass_got_refused_is_still_given_to_others() {
     assert_eq!(other.complete().body, right);
 }
 
-/// An index's promise makes suspect as a name does; when it is taken back, the file is given as it is.
+/// An index's promise makes a target suspect as a digest in its name does; when the promise is withdrawn, the file is given as it
+/// is.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_file_is_given_when_its_index_promises_it() {
     let world = World::new().await;
@@ -264,8 +268,8 @@ async fn a_suspect_file_is_given_when_its_index_promises_it() {
     assert_eq!(world.fetch(&url).await.body, new);
 }
 
-/// The property of rows 1 to 3: random ranges, passes, credentials, restarts, broken transfers and lies over one target. Whatever
-/// was given together lacks 64 KiB, and no answer completes the whole.
+/// The property of rows 1 to 3: random ranges, passes, credentials, restarts, broken transfers and lies over one target. 64 KiB
+/// of what was given in total are missing, and no answer completes the whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_ever_assembles_a_body_that_does_not_verify() {
     let mut seeds = tokio::task::JoinSet::new();
@@ -323,14 +327,14 @@ async fn random_requests(seed: u64) {
     }
     let missing = have.iter().filter(|given| !**given).count();
     assert!(missing >= 64 * 1024, "seed {seed}: only {missing} bytes are missing");
-    // The control: the right body is given, whatever went before.
+    // The control: the right body is given, whatever happened before.
     world.origin.unscript(&path);
     world.origin.put(&path, Page::new(right.clone()).etag("v2"));
     world.proxy.clock.advance(QUARANTINE);
     assert_eq!(world.fetch(&url).await.body, right, "seed {seed}");
 }
 
-/// A request for the whole or for a range, by whatever way; and where its bytes start.
+/// A request for the whole or for a range, of a random kind; and the offset of its bytes.
 fn random_ask(world: &World, url: &str, length: usize, dice: &mut Dice) -> (usize, Ask) {
     let mut ask = world.client.get(url);
     if dice.roll(2) == 0 {
@@ -353,7 +357,7 @@ fn random_ask(world: &World, url: &str, length: usize, dice: &mut Dice) -> (usiz
     (from, ask.range(&range))
 }
 
-/// A small generator, so that a failure can be told by its seed.
+/// A small generator, so that a failure can be reproduced with its seed.
 struct Dice(u64);
 
 impl Dice {

@@ -1,5 +1,5 @@
-//! Container registries as scripted origins: tags that cost no quota, manifests and blobs under their digests, and what
-//! stands in for a registry that fails.
+//! Container registries as scripted origins: tags that cost no quota, manifests and blobs under their digests, and what stands in
+//! for a registry that fails.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::world::{Got, Mood, Origin, Page, World, noise};
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
-/// What containerd sends.
+/// containerd's `Accept`.
 const CONTAINERD: &str = "application/vnd.docker.distribution.manifest.v2+json, \
     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.oci.image.manifest.v1+json, \
     application/vnd.oci.image.index.v1+json, */*";
 
 const TAG: &str = "/v2/gears/box/manifests/latest";
 
-/// How long nobody asks a registry again about an index it has just been asked about.
+/// Longer than the time in which larder does not ask a registry again about an index.
 const GRACE: Duration = Duration::from_secs(6);
 
 fn digest(bytes: &[u8]) -> String {
@@ -50,7 +50,7 @@ fn by_digest(manifest: &str) -> String {
     format!("/v2/gears/box/manifests/{}", digest(manifest.as_bytes()))
 }
 
-/// Lets `latest` point at `manifest`; gives back the URL of the tag.
+/// Makes `latest` point at `manifest`; returns the URL of the tag.
 fn tag(origin: &Origin, manifest: &str) -> String {
     origin.put(&by_digest(manifest), page(manifest));
     origin.put(TAG, page(manifest))
@@ -79,17 +79,17 @@ async fn a_tag_that_stands_still_costs_one_pull() {
         assert!(got.cache_status().contains("fwd-status=304"), "{}", got.cache_status());
         assert_eq!(heads(&world.origin, TAG), asked, "each revalidation is a HEAD");
     }
-    // However it is asked for next, it is there: containerd asks for the digest that its HEAD was told.
+    // A request by digest finds it too: containerd requests the digest that the answer to its HEAD named.
     let fixed = pull(&world, &world.origin.url(&by_digest(&first))).await;
     assert!(fixed.is_hit() && fixed.text("content-type") == IMAGE, "{:?}", fixed.headers);
     assert_eq!((world.origin.gets(TAG), world.origin.gets(&by_digest(&first))), (0, 1));
-    // It moves: one pull more.
+    // The tag moves: one pull more.
     tag(&world.origin, &second);
     assert_eq!(pull(&world, &url).await.body, first, "asked a moment ago");
     world.proxy.clock.advance(GRACE);
     assert_eq!(pull(&world, &url).await.body, second);
     assert_eq!((world.origin.gets(TAG), world.origin.gets(&by_digest(&second))), (0, 1));
-    // The control: a registry whose answers to HEAD say nothing is asked by GET.
+    // The control: a registry whose answers to HEAD contain no digest is asked with GET.
     let mute = Page::new(first.clone()).header("content-type", IMAGE);
     world.origin.put(TAG, mute);
     world.proxy.clock.advance(GRACE);
@@ -97,7 +97,7 @@ async fn a_tag_that_stands_still_costs_one_pull() {
     assert_eq!(world.origin.gets(TAG), 1);
 }
 
-/// harbor#22609: a HEAD says what a GET would say.
+/// harbor#22609: a HEAD gets what a GET would get.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_of_a_tag_is_answered_and_makes_the_pull_that_follows_a_hit() {
     let world = World::new().await;
@@ -111,14 +111,14 @@ async fn a_head_of_a_tag_is_answered_and_makes_the_pull_that_follows_a_hit() {
         pull(&world, &world.origin.url(&format!("/v2/gears/box/manifests/{named}"))).await.is_hit()
     );
     assert_eq!((world.origin.gets(TAG), world.origin.gets(&by_digest(&text))), (0, 1));
-    // And without the registry.
+    // Without the registry as well.
     world.proxy.clock.advance(GRACE);
     world.origin.mood(Mood::Failing(503));
     let head = world.client.head(&url).header("accept", CONTAINERD).send().await.complete();
     assert!(head.cache_status().contains("stale"), "{}", head.cache_status());
 }
 
-/// A client that knows no indexes is given one image under the same URL.
+/// A client that does not accept indexes is given one image under the same URL.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_accepts_is_in_the_key_and_its_order_is_not() {
     let world = World::new().await;
@@ -168,10 +168,10 @@ async fn a_blob_behind_a_signed_redirect_is_kept_under_the_registrys_url() {
         assert_eq!((got.body.len(), got.is_hit()), (body.len(), n > 0));
     }
     assert_eq!((world.origin.gets(&path), files.total()), (1, 1));
-    // Another repository's blob of these bytes is the same blob.
+    // Another repository's blob with these bytes is the same blob.
     let other = world.origin.url(&blob("other", &body));
     assert!(world.fetch(&other).await.is_hit());
-    // The control: a redirect of what nothing will prove reaches the client.
+    // The control: a redirect whose result nothing will prove reaches the client.
     world.origin.put("/v2/gears/box/tags/list", Page::redirect(307, &files.url("/list")));
     let got = world.get(&world.origin.url("/v2/gears/box/tags/list")).await;
     assert_eq!(got.status.as_u16(), 307);
@@ -188,17 +188,17 @@ async fn a_manifest_or_blob_that_is_not_what_its_digest_names_is_refused() {
         let got = world.get(&url).await;
         assert!(!got.is_complete(), "{path} {} {:?}", got.status, got.end);
     }
-    // A tag whose header names one manifest and whose digest brings another is no better.
+    // The same if the tag's header names one manifest and the request by digest gets another.
     let url = world.origin.put(TAG, page(&good));
     assert!(!world.client.get(&url).header("accept", CONTAINERD).send().await.is_complete());
-    // The control: what the tag names is what is there; and the blob, once it is right and the silence over.
+    // The control: what the tag names is given; and the blob, once it is right and the quarantine over.
     assert_eq!(pull(&world, &tag(&world.origin, &bad)).await.body, bad);
     world.proxy.clock.advance(Duration::from_secs(61));
     let url = world.origin.put(&blob("gears/box", &layer), Page::new(layer.clone()));
     assert_eq!(world.fetch(&url).await.body, layer);
 }
 
-/// A type is the origin's to give: bytes that came for another repository do not answer without one.
+/// Only the origin can give a manifest its content type: bytes that came for another repository do not answer without one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_manifest_of_another_repository_has_its_own_type() {
     let world = World::new().await;
@@ -211,7 +211,7 @@ async fn a_manifest_of_another_repository_has_its_own_type() {
     assert!(pull(&world, &url).await.is_hit());
 }
 
-/// Who pushes leaves out what a registry says it has: only the registry can say so.
+/// Clients skip uploading blobs that the registry reports as present, so only the registry can answer that.
 #[tokio::test(flavor = "multi_thread")]
 async fn whether_a_registry_has_a_blob_only_the_registry_can_say() {
     let world = World::new().await;
@@ -220,15 +220,15 @@ async fn whether_a_registry_has_a_blob_only_the_registry_can_say() {
     let url = world.origin.put(&path, Page::new(body.clone()));
     world.fetch(&url).await;
     let head = |url: String| world.client.head(&url).send();
-    // In another repository: known to larder, unknown to the registry.
+    // In another repository: stored by larder, unknown to the registry.
     let other = world.origin.url(&blob("other", &body));
     assert_eq!(head(other.clone()).await.status, 404);
     assert!(world.fetch(&other).await.is_hit(), "its bytes are known all the same");
     assert_eq!(head(url.clone()).await.status, 200);
-    // Removed from the registry, it must be pushed again.
+    // Once removed from the registry, it must be pushed again.
     world.origin.put(&path, Page::status(404));
     assert_eq!(head(url.clone()).await.status, 404);
-    // A registry that fails says nothing: what is stored can be pulled.
+    // A registry that fails gives no answer, and what is stored can be pulled.
     for mood in [Mood::Failing(429), Mood::Failing(503)] {
         world.origin.mood(mood);
         let got = head(url.clone()).await;
@@ -301,7 +301,7 @@ async fn what_is_not_stored_fails_with_the_registrys_own_status_and_wait() {
         assert_eq!((got.status.as_u16(), got.text("retry-after")), (429, "86400"), "{path}");
         assert!(String::from_utf8_lossy(&got.body).contains("TOOMANYREQUESTS"));
     }
-    // A day's wait hurts nobody else: what is not limited is asked for and comes.
+    // A day's wait affects nothing else: what is not limited is requested and given.
     let moved = manifest(b"moved");
     tag(&world.origin, &moved);
     world.proxy.clock.advance(GRACE);
@@ -311,7 +311,7 @@ async fn what_is_not_stored_fails_with_the_registrys_own_status_and_wait() {
     world.fetch(&url).await;
 }
 
-/// The registry is well, and lets nobody in without a token that nobody gives out any more.
+/// The registry works, and requires a token that no service issues any more.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_public_needs_no_token_service() {
     let world = World::new().await;
@@ -335,7 +335,7 @@ async fn what_is_public_needs_no_token_service() {
         async move { page.answer(request.method(), request.headers()) }
     });
     let greeted = || async { world.get(&greeting).await.status.as_u16() };
-    // Who has no token needs none: larder asks as anybody, and takes nothing that counts.
+    // Anonymous clients need no token: larder asks anonymously, and downloads nothing that counts.
     world.proxy.clock.advance(GRACE);
     let got = pull(&world, &url).await;
     assert!(
@@ -347,7 +347,7 @@ async fn what_is_public_needs_no_token_service() {
     let asked = world.origin.asked(TAG);
     assert!(asked.iter().filter(|one| shown(one)).all(|one| one.method == Method::HEAD));
     assert_eq!((asked.iter().filter(|one| shown(one)).count(), greeted().await), (1, 401));
-    // Tokens end, and there are no new ones.
+    // Tokens expire, and there are no new ones.
     for mood in [Mood::Failing(429), Mood::Failing(503)] {
         service.mood(mood);
         world.proxy.clock.advance(Duration::from_secs(400));
@@ -355,19 +355,19 @@ async fn what_is_public_needs_no_token_service() {
         assert!(got.body == text && got.cache_status().contains("stale"), "{}", got.cache_status());
         assert_eq!(greeted().await, 200, "{mood:?}");
     }
-    // The control: what is not public is not given, whatever fails.
+    // The control: private content is not given, whatever fails.
     let other = world.origin.put("/v2/gears/other/manifests/latest", challenge(""));
     assert_eq!(world.client.get(&other).header("accept", CONTAINERD).send().await.status, 401);
 }
 
-/// A registry sends who has a right to a blob on to where it lies, and may send who has none to a page.
+/// A registry redirects clients with a right to the blob's storage, and may redirect clients without one to a page.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_a_right_only_if_the_blob_lies_at_its_end() {
     let world = World::new().await;
     let files = world.another("127.0.0.2").await;
     let body = noise(4, 100_000);
     let signed = files.put("/data?X-Amz-Signature=1", Page::new(body.clone()));
-    // As long as the blob, and of another type.
+    // As long as the blob, and with another content type.
     let page =
         files.put("/login", Page::new(noise(5, 100_000)).header("content-type", "text/html"));
     let path = blob("gears/box", &body);
@@ -388,7 +388,7 @@ async fn a_redirect_is_a_right_only_if_the_blob_lies_at_its_end() {
         got.status
     );
     assert_eq!(got.text("location"), "", "its origin's redirect would lead it past the digest");
-    // The control: who is sent to where it lies has it from here, without a byte from there.
+    // The control: a client that is redirected to the storage gets the blob from larder, without a byte from there.
     let before = files.gets("/data?X-Amz-Signature=1");
     let got = ask("Bearer b").await.complete();
     assert!(got.is_hit() && got.body == body);

@@ -1,4 +1,4 @@
-//! P4 inside one root: many tenants share it, and each index speaks only for what its ecosystem calls its own. Row 7 of
+//! P4 inside one root: many tenants share it, and each index has authority only over what its ecosystem assigns to it. Row 7 of
 //! issue 10.
 
 use base64::Engine as _;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::world::archive::{flipped, hex, put_simple};
 use crate::world::{Origin, Page, World, noise};
 
-/// Reads what `mallory` publishes, and says whether `bytes` are given and kept at `path` all the same.
+/// Reads what `mallory` publishes, and returns whether `bytes` are given and kept at `path` all the same.
 async fn is_kept(world: &World, path: &str, bytes: &Bytes) -> bool {
     let url = world.origin.put(path, Page::new(bytes.clone()));
     let got = world.get(&url).await;
@@ -35,7 +35,7 @@ async fn a_python_page_speaks_for_files_of_its_own_project() {
     ] {
         let world = World::new().await;
         let (right, lie) = (noise(1, 300_000), noise(2, 1000));
-        // Behind a name that tells nothing, where nobody looks for an index.
+        // At a path without meaning, for which no index is looked for.
         let path = format!("/f/{file}");
         let link = path.strip_suffix(".metadata").unwrap_or(&path);
         let index = if link == path {
@@ -53,7 +53,7 @@ async fn a_python_page_speaks_for_files_of_its_own_project() {
     }
 }
 
-/// A page of links is about no project, and speaks inside its own directory.
+/// A page of links is about no project, and has authority inside its own directory.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_links_speaks_inside_its_directory() {
     for (page, path, speaks) in [
@@ -85,7 +85,7 @@ async fn an_npm_document_speaks_for_tarballs_of_its_own_package() {
     for (at, name, tarball, speaks) in [
         ("/n/alice", "alice", tarball, true),
         ("/n/mallory", "mallory", tarball, false),
-        // Not the name that its URL has: it makes no claims.
+        // Its name differs from the one in its URL: it makes no claims.
         ("/n/mallory", "alice", tarball, false),
         ("/n/alice/latest", "alice", tarball, true),
         ("/n/mallory/latest", "mallory", tarball, false),
@@ -108,7 +108,7 @@ async fn an_npm_document_speaks_for_tarballs_of_its_own_package() {
         };
         let kind = "application/vnd.npm.install-v1+json";
         let page = Page::new(document.to_string()).header("content-type", kind);
-        // As larder spells it when it asks.
+        // The spelling of larder's own request.
         world.origin.put(&at.replace("%2f", "%2F"), page);
         let url = world.origin.url(at);
         let accept = "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*";
@@ -139,7 +139,7 @@ async fn a_cargo_index_file_speaks_for_its_own_crate() {
     }
 }
 
-/// An index of an archive names files below the archive's root, however it spells the way out.
+/// An archive's index names files below the archive's root, whatever spelling is used to leave it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_archives_index_does_not_climb_out_of_it() {
     let pool = "/debian/pool/main/a/alice_1.0_amd64.deb";
@@ -161,7 +161,7 @@ async fn an_archives_index_does_not_climb_out_of_it() {
             false,
         ),
         ("/x/dists/evil/main/binary-amd64/Packages", pool, false),
-        // A flat archive's names may begin at any directory above it; outside of its own they only alarm.
+        // The paths of a flat archive may begin at any directory above it; outside its own directory they only raise an alarm.
         ("/debian/x/Packages", "pool/main/a/alice_1.0_amd64.deb", false),
         ("/debian/x/Packages", "debian/pool/main/a/alice_1.0_amd64.deb", false),
     ] {
@@ -181,7 +181,7 @@ async fn an_archives_index_does_not_climb_out_of_it() {
     }
 }
 
-/// Where a tenant whose layout is `algorithm`'s keeps `bytes`.
+/// The path at which a tenant whose layout uses `algorithm` keeps `bytes`.
 fn stored(tenant: &str, algorithm: Algorithm, bytes: &[u8], file: &str) -> String {
     let digest = hex(algorithm, bytes);
     let (one, rest) = digest.split_at(2);
@@ -189,7 +189,7 @@ fn stored(tenant: &str, algorithm: Algorithm, bytes: &[u8], file: &str) -> Strin
     format!("/{tenant}/packages/{one}/{two}/{rest}/{file}-1.0-py3-none-any.whl")
 }
 
-/// Three files of `tenant` that have the digests in their names.
+/// Three files of `tenant` that have their digests in their names.
 async fn believe(world: &World, origin: &Origin, tenant: &str) {
     for seed in 0..3 {
         let bytes = noise(100 + seed, 5000);
@@ -204,10 +204,10 @@ async fn three_files_of_one_tenant_refuse_none_of_anothers() {
     let world = World::new().await;
     believe(&world, &world.origin, "~mallory").await;
     let bytes = noise(11, 300_000);
-    // SHA-256, cut into the same pieces.
+    // SHA-256, split in the same way.
     let path = stored("~alice", Algorithm::Sha256, &bytes, "a");
     assert!(is_kept(&world, &path, &bytes).await, "refused for what a neighbour did");
-    // The control: in its own directory the convention holds.
+    // The control: in its own directory the convention applies.
     let url =
         world.origin.put(&stored("~mallory", Algorithm::Sha256, &bytes, "a"), Page::new(bytes));
     assert!(!world.get(&url).await.is_complete());
@@ -223,7 +223,7 @@ async fn a_neighbours_miss_takes_no_protection_away() {
             world.origin.put(&path, Page::new(odd.clone()))
         });
         if when == "after" {
-            // What is missed once the convention is believed is refused, and tells nothing of it.
+            // A mismatch after the convention is believed is refused, and does not count against it.
             believe(&world, &world.origin, "~bob").await;
             misses[1] = misses[0].clone();
         }
@@ -243,7 +243,7 @@ async fn a_neighbours_miss_takes_no_protection_away() {
     }
 }
 
-/// A file that came otherwise than its name says, before anybody believed in names there, is not refused by it afterwards.
+/// A file that did not match its name, before the convention was believed there, is not refused by the convention afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_miss_is_that_files() {
     let mut world = World::new().await;
@@ -256,17 +256,17 @@ async fn a_miss_is_that_files() {
     assert_eq!(no_cache().send().await.complete().body, odd);
     world.restart(|_| {}).await;
     assert_eq!(world.fetch(&url).await.body, odd);
-    // Fetched anew, too: what was stored is gone.
+    // Also when it is fetched again, because the stored copy is gone.
     world.restart(|data| std::fs::remove_dir_all(data.join("v1")).unwrap()).await;
     assert!(is_kept(&world, &path, &odd).await);
-    // The control: another file that lies is refused.
+    // The control: another file that does not match is refused.
     let other = noise(15, 300_000);
     let lies =
         world.origin.put(&stored("~alice", Algorithm::Sha256, &other, "b"), Page::new(other));
     assert!(!world.get(&lies).await.is_complete());
 }
 
-/// One file that is fetched three times is one match, and a page in the place of a file is no miss.
+/// One file that is fetched three times is one match, and an HTML page in place of a file is no mismatch.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_tells_nothing_of_names_is_not_counted() {
     let world = World::new().await;

@@ -1,4 +1,4 @@
-//! P3 where several bodies of one target arrive at a time, or one after the other for askers to whom other things are promised.
+//! P3 if several bodies of one target arrive at the same time, or one after the other for principals with different promises.
 //! Rows 2 and 3 of issue 10.
 
 use std::time::Duration;
@@ -8,12 +8,12 @@ use crate::world::{Fault, Gate, Page, World, eventually, noise};
 
 const MIB: usize = 1 << 20;
 
-/// The quarantine after a rejection, and a little.
+/// A little more than the quarantine after a refusal.
 const QUARANTINE: Duration = Duration::from_secs(61);
 
 const ODD: &str = "x-unheard-of";
 
-/// A body of the target is refused while another one is still arriving: of that one nothing more is given, either.
+/// A body of the target is refused while another one is still arriving: that one gives nothing more either.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_stops_the_bodies_that_arrive_beside_it() {
     for right_beside in [false, true] {
@@ -60,7 +60,7 @@ async fn a_refusal_stops_the_bodies_that_arrive_beside_it() {
     }
 }
 
-/// A target that was refused by what a private index promises is not cleared by an asker to whom nothing is promised.
+/// A target that was refused by a private index's promise is not cleared by a principal without a promise about it.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_promise_that_holds_clears_a_suspect_target() {
     for cleared in [false, true] {
@@ -83,7 +83,7 @@ async fn only_a_promise_that_holds_clears_a_suspect_target() {
         assert!(!first.is_complete(), "{}", first.cache_status());
         world.proxy.clock.advance(QUARANTINE);
         if cleared {
-            // The control: with the right bytes it is verified, and the next body is given as it comes.
+            // The control: with the right bytes it is verified, and the next body is given as it arrives.
             world.origin.put(&path, Page::new(right.clone()).etag("v2"));
             let again =
                 world.client.get(&url).header(ODD, "1").header("authorization", "Bearer alice");
@@ -118,7 +118,7 @@ async fn only_a_promise_that_holds_clears_a_suspect_target() {
     }
 }
 
-/// Two spellings of one URL are two requests to a server, and one file to who joins the answers.
+/// Two spellings of one URL are two requests to a server, and one file to a client that joins the answers.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_spellings_of_a_url_share_one_gap() {
     let world = World::new().await;
@@ -137,7 +137,7 @@ async fn two_spellings_of_a_url_share_one_gap() {
     world.proxy.clock.advance(QUARANTINE);
     let second = world.client.get(&urls[1]).range(&format!("{}-", first.body.len())).send().await;
     assert_eq!(second.status, 502, "{}", second.cache_status());
-    // The control: by either spelling the right file is given.
+    // The control: with either spelling the right file is given.
     for url in &urls {
         world.origin.put(&url[url.find("/files").unwrap()..], Page::new(right.clone()).etag("v2"));
         world.proxy.clock.advance(QUARANTINE);

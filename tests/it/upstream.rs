@@ -1,4 +1,4 @@
-//! What may stand between larder and its origins: other proxies, other authorities, other addresses, and nothing.
+//! What may be between larder and its origins: other proxies, other CAs, other addresses, or no connection.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::world::blind::Blind;
 use crate::world::client::Client;
 use crate::world::{Ca, Origin, Page, Proxy, World, noise};
 
-/// Another intercepting proxy, independent of larder's own code: what stands at the edge of many companies.
+/// Another intercepting proxy, independent of larder's code, as many companies have one at their edge.
 #[tokio::test(flavor = "multi_thread")]
 async fn larder_works_behind_another_intercepting_proxy() {
     let dir = tempfile::tempdir().unwrap();
@@ -52,7 +52,7 @@ async fn larder_works_behind_another_intercepting_proxy() {
         let mut config =
             crate::world::larder::config(&ca, dir.path().join(format!("data-{trusted}")));
         config.upstream.https_proxy = Some(format!("http://{edge_address}"));
-        // Without the origins' own authority nothing but the edge's certificates can be believed.
+        // Without the origins' own CA only the edge proxy's certificates can be trusted.
         config.upstream_ca =
             if trusted { vec![edge_ca.clone()] } else { vec![ca.file().to_owned()] };
         let proxy = Proxy::start(config).await;
@@ -97,7 +97,7 @@ async fn an_upstream_proxy_is_used_with_its_password_and_left_out_where_it_shoul
     }
 }
 
-/// Show what a dead network leaves: everything that is proven, and an answer in words for the rest.
+/// Without a network, everything that is proven is served, and everything else gets an error with a reason.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_upstream_proxy_dead_what_is_stored_is_served() {
     let blind = Blind::start(None).await;
@@ -128,14 +128,14 @@ async fn an_origin_that_nobody_vouches_for_is_not_believed() {
     let got = world.get(&url).await;
     assert!(!got.is_complete(), "{}", got.status);
     assert!(origin.asked("/x").is_empty());
-    // Nor one whose certificate is another host's.
+    // The same for an origin with another host's certificate.
     let misnamed = Origin::tls(&world.ca, "127.0.0.2").await;
     misnamed.put("/x", Page::new("x"));
     let url = misnamed.url("/x").replace("127.0.0.2", "127.0.0.3");
     assert!(!world.get(&url).await.is_complete());
 }
 
-/// apt-cacher-ng in containers (rpardini#136): an address without a route was tried first, and for ever.
+/// apt-cacher-ng in containers (rpardini#136): an address without a route was tried first, for ever.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_with_two_addresses_is_reached_at_the_one_that_answers() {
     let world = World::new().await;

@@ -1,5 +1,5 @@
-//! Issue 17 row 9: which stored answer a request selects (RFC 9111 §4.1). Without `Vary` any serves; with it, the fields that it
-//! names and no others. Indexes of several forms are kept apart by `Accept` although their origins forget `Vary`.
+//! Issue 17 row 9: which stored answer a request selects (RFC 9111 §4.1). Without `Vary` any answer serves; with it, the fields
+//! that it names decide, and no others. Indexes of several forms are kept apart by `Accept`, because their origins forget `Vary`.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use hyper::{HeaderMap, Response};
 use crate::world::page::{OriginBody, whole};
 use crate::world::{Page, World};
 
-/// An origin's page that says what it was asked with in `field`, and `vary` of itself.
+/// An origin's page with the request's value of `field` as its body, and with this `Vary`.
 fn echo(world: &World, path: &str, field: &'static str, vary: Option<&'static str>) -> String {
     world.origin.script(path, move |request| async move { echoed(request.headers(), field, vary) })
 }
@@ -27,8 +27,8 @@ fn echoed(
     response
 }
 
-/// Row 9: the same bytes were fetched and stored for each `Accept`, a HEAD with another went to the origin, and when that was
-/// dead a GET was 502 with the file in store.
+/// Row 9: the same bytes were fetched and stored for each `Accept`, a HEAD with another one went to the origin, and when that was
+/// down a GET got a 502 with the file stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_vary_any_stored_answer_serves_whatever_the_client_accepts() {
     for path in ["/releases/download/v1/tool-linux-amd64", "/files/a.bin"] {
@@ -46,7 +46,7 @@ async fn without_vary_any_stored_answer_serves_whatever_the_client_accepts() {
             assert!(head.is_hit() && head.text("etag") == "\"v1\"", "{accept}");
         }
         assert_eq!(world.origin.total(), 1, "{:?}", world.origin.paths());
-        // Stale, and nobody there to be asked.
+        // The copy is stale, and the origin is down.
         world.origin.stop();
         world.proxy.clock.advance(Duration::from_hours(1));
         let got = world.client.get(&url).header("accept", "x/y").send().await.complete();
@@ -81,7 +81,7 @@ async fn with_vary_the_named_fields_decide_and_no_others() {
     assert!(other.status.is_server_error(), "another's answer is none: {}", other.status);
 }
 
-/// Row 9, RFC 9111 §4.1: what means the same is the same.
+/// Row 9, RFC 9111 §4.1: equivalent values select the same answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_mean_the_same_select_the_same() {
     let world = World::new().await;
@@ -99,7 +99,7 @@ async fn values_that_mean_the_same_select_the_same() {
     }
 }
 
-/// Row 9: what a client says of itself in another field is sent where an answer varies by it, and keeps the answers apart.
+/// Row 9: another field that describes the client is sent if an answer varies by it, and keeps the answers apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_that_varies_by_the_user_agent_is_kept_for_each() {
     let world = World::new().await;
@@ -115,7 +115,7 @@ async fn an_answer_that_varies_by_the_user_agent_is_kept_for_each() {
     assert!(get("curl/8").await && get("pip/25").await);
 }
 
-/// Row 9: `*` never matches, and the client's own request is what its origin hears once.
+/// Row 9: `*` never matches, and the origin gets the client's own request, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_varies_by_everything_is_nobody_elses() {
     let world = World::new().await;
@@ -127,8 +127,8 @@ async fn what_varies_by_everything_is_nobody_elses() {
     }
 }
 
-/// Promise P1: a field that is sent because an answer once named it, and that the next answer does not name, decides for
-/// nobody else.
+/// Promise P1: a field that is sent because an earlier answer named it, and that the next answer does not name, decides for no
+/// other client.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_field_that_was_sent_and_is_not_named_any_more_poisons_nobody() {
     let world = World::new().await;
@@ -145,8 +145,8 @@ async fn a_field_that_was_sent_and_is_not_named_any_more_poisons_nobody() {
     }
 }
 
-/// Row 9: an index of several forms, asked for in a form that no ecosystem knows: each `Accept` has its own answer, although
-/// the origin says nothing of `Vary`; and clients of the ecosystem are given none of them.
+/// Row 9: an index of several forms, requested in a form that no ecosystem knows. Each `Accept` has its own answer although the
+/// origin sends no `Vary`, and clients of the ecosystem are given none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_index_of_several_forms_is_kept_apart_by_accept_without_vary() {
     let world = World::new().await;
@@ -169,7 +169,8 @@ async fn an_index_of_several_forms_is_kept_apart_by_accept_without_vary() {
     }
 }
 
-/// Row 9: a document that turns out to be an index of several forms is no answer for other forms, before its root is known.
+/// Row 9: a document that turns out to be an index of several forms does not answer requests for other forms, before its root is
+/// known.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_likely_index_in_an_old_dress_is_not_given_to_its_own_clients() {
     let world = World::new().await;
@@ -192,7 +193,7 @@ async fn a_likely_index_in_an_old_dress_is_not_given_to_its_own_clients() {
     }
 }
 
-/// Promise P5: what varies by who asks is nobody else's, whether they show something or not.
+/// Promise P5: an answer that varies by the principal is not shared, whether clients send a credential or not.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_varies_by_a_credential_is_not_shared() {
     let world = World::new().await;

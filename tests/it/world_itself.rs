@@ -1,4 +1,4 @@
-//! The world does what the tests believe it does; otherwise a green test would mean nothing.
+//! Tests of the test environment: it does what the tests believe it does; otherwise a passing test would mean nothing.
 
 use std::time::Duration;
 

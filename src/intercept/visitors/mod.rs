@@ -1,17 +1,17 @@
-//! Who uses larder at this moment, by client address, and how much of it each may take.
+//! The clients that use larder at this moment, by address, and how much each may take.
 //!
-//! One address must not take everything: neither the connections, nor the requests that run, nor the memory for bytes that
-//! wait to be taken. A client is its IPv4 address, or its IPv6 network of 64 bits, because whoever has one address of such a
-//! network has all of them. Many clients may stand behind one address (a CI host with hundreds of containers), so the
-//! limits are wide, and what an address holds without using it makes way for what it wants to use:
+//! One address must not take everything: not all connections, not all running requests, and not all memory for bytes that wait to
+//! be sent. A client is an IPv4 address or an IPv6 /64 network, because whoever has one address of such a network has all of
+//! them. Many clients may share one address (a CI host with hundreds of containers), so the limits are wide. What an address
+//! holds without using it makes room for what it wants to use:
 //!
-//! - a new connection that finds no seat closes connections that have been quiet for a while, the longest quiet first: of
+//! - a new connection that finds no seat closes connections that have been quiet for a while, the longest quiet first: those of
 //!   its own address, or of the address that has most;
-//! - a request that finds no place resets the connection of its address on which most answers stand still;
-//! - what still finds no room waits in the order of coming for [`PATIENCE`], and then hears 503.
+//! - a request that finds no place resets the connection of its address that has most stalled answers;
+//! - what still finds no room waits in order of arrival for [`PATIENCE`], and then gets a 503.
 //!
-//! A connection without a seat stands in the lobby: it may ask for larder's own pages, and anything else when it has got a
-//! seat. Lobby and seats together take no more descriptors than `limits.rs` gives to clients.
+//! A connection without a seat stands in the lobby: it may request larder's own pages, and anything else once it has a seat.
+//! Lobby and seats together use no more file descriptors than `limits.rs` gives to clients.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,23 +30,23 @@ use super::grant::Refusal;
 use crate::config::Clients;
 use crate::limits::{PATIENCE, PLACES, Reading};
 
-/// Connections that stand in the lobby. One address has a quarter; beyond that the one that has stood there longest without
-/// asking for anything is closed for a new one.
+/// The most connections in the lobby. One address may have a quarter of them. Beyond these limits a new connection closes the one
+/// that has been there longest without a request.
 const LOBBY: usize = 256;
 
-/// How many quiet connections are closed when one seat is wanted, and how soon again: looking for them costs more than
-/// opening a connection, and who floods must not make larder look each time.
+/// How many quiet connections are closed when one seat is needed, and how soon this may happen again. Finding them costs more
+/// than opening a connection, so an attacker who floods must not be able to cause a search each time.
 const CLOSED_AT_ONCE: usize = 16;
 const CLOSES_EVERY: Duration = Duration::from_millis(50);
 
-/// How long a connection must have been quiet to be closed for others: longer than a handshake takes, or the pause between
-/// two requests of a build.
+/// How long a connection must have been quiet before it may be closed for others: longer than a handshake, or than the pause
+/// between two requests of a build.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// How often who waits for a seat or a place looks whether something can make way by now.
+/// How often a connection or request that waits checks whether something can make room by now.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);
 
-/// Everybody who uses one listener.
+/// All clients of one listener.
 pub(crate) struct Visitors {
     limits: Limits,
     seats: Arc<Semaphore>,
@@ -55,7 +55,7 @@ pub(crate) struct Visitors {
     next: AtomicU64,
     /// When quiet connections were last closed.
     closed: AtomicU64,
-    /// Bytes that wait to be taken, of all addresses.
+    /// Bytes that wait to be sent, for all addresses.
     buffered: Arc<AtomicU64>,
     refused: Refused,
 }
@@ -77,10 +77,10 @@ struct Refused {
     lobby: AtomicU64,
 }
 
-/// What one address has of it.
+/// What one address uses.
 pub(crate) struct House {
     seats: Arc<Semaphore>,
-    /// Who stands in the lobby, in the order of coming.
+    /// The connections in the lobby, in order of arrival.
     lobby: Mutex<Vec<Weak<Door>>>,
     requests: Arc<Semaphore>,
     buffered: AtomicU64,
@@ -98,7 +98,7 @@ pub(crate) struct Door {
     activity: Arc<Activity>,
     /// What it holds: a seat, or a place in the lobby.
     holds: Mutex<Holds>,
-    /// Cancelled when the connection is to make way.
+    /// Cancelled when the connection must make room.
     leave: CancellationToken,
 }
 
@@ -107,7 +107,7 @@ enum Holds {
     Seat { _all: OwnedSemaphorePermit, _of_house: OwnedSemaphorePermit },
 }
 
-/// A request's place, until its answer has been taken or given up.
+/// A request's place, until its answer was taken or abandoned.
 pub(crate) type RequestPlace = OwnedSemaphorePermit;
 
 impl fmt::Debug for Visitors {
@@ -129,7 +129,7 @@ impl fmt::Debug for Door {
 }
 
 impl Visitors {
-    /// Nobody yet.
+    /// Starts without clients.
     pub(crate) fn new(clients: &Clients) -> Arc<Self> {
         let lobby = LOBBY.min(PLACES.clients / 4).max(4);
         let most = PLACES.clients.saturating_sub(lobby + slack(lobby)).max(1);
@@ -161,7 +161,7 @@ impl Visitors {
         })
     }
 
-    /// A new connection from `address`; `None` if there is not even room in the lobby.
+    /// A new connection from `address`; `None` if there is no room even in the lobby.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Door>> {
         let address = client(address);
         let house = {
@@ -194,7 +194,7 @@ impl Visitors {
         Some(door)
     }
 
-    /// Everybody who is here: nobody waits for the table while it is looked through.
+    /// All addresses. The table is copied, so that no connection waits for its lock during a search.
     fn houses(&self) -> Vec<Arc<House>> {
         lock(&self.addresses).values().cloned().collect()
     }
@@ -211,7 +211,7 @@ impl Visitors {
         })
     }
 
-    /// Room in the lobby; who has asked for nothing there makes way.
+    /// Room in the lobby. A connection there without a request makes room.
     fn wait_in(&self, house: &Arc<House>) -> Option<Holds> {
         if house.stands_in_lobby() >= (self.limits.lobby / 4).max(1) && !house.clear_lobby() {
             return None;
@@ -225,7 +225,7 @@ impl Visitors {
         Some(Holds::Lobby { _place: place })
     }
 
-    /// Closes connections that are quiet: of `house` if its own seats are taken, else of the address that has most.
+    /// Closes quiet connections: of `house` if its own seats are taken, otherwise of the address that has most.
     fn press(&self, house: &Arc<House>) {
         let (now, before) = (now(), self.closed.load(Relaxed));
         if before > 0 && now.saturating_sub(before) < millis(CLOSES_EVERY) {
@@ -242,7 +242,7 @@ impl Visitors {
         crowded.close_quiet(now.saturating_sub(millis(QUIET)));
     }
 
-    /// Forgets an address that has no connection any more.
+    /// Removes an address that has no connection any more.
     fn forget(&self, address: IpAddr, house: &Arc<House>) {
         let mut addresses = lock(&self.addresses);
         if lock(&house.doors).is_empty() {
@@ -250,7 +250,7 @@ impl Visitors {
         }
     }
 
-    /// How the limits stand.
+    /// The state of the limits.
     pub(crate) fn readings(&self) -> Vec<Reading> {
         let houses = self.houses();
         let most = |of: fn(&House) -> u64| houses.iter().map(|house| of(house)).max().unwrap_or(0);
@@ -319,7 +319,7 @@ impl House {
         lock(&self.doors).values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Closes connections with a seat on which nothing has been answered since `latest`, the longest quiet first.
+    /// Closes connections with a seat that have answered nothing since `latest`, the longest quiet first.
     fn close_quiet(&self, latest: u64) {
         let mut quiet: Vec<Arc<Door>> = self.doors();
         quiet.retain(|door| door.has_seat() && !door.leave.is_cancelled());
@@ -343,7 +343,7 @@ impl House {
         lobby.len()
     }
 
-    /// Closes the one that has stood in the lobby longest without asking for anything, if there is one.
+    /// Closes the connection that has been in the lobby longest without a request. Returns whether there was one.
     fn clear_lobby(&self) -> bool {
         let idle = self.in_lobby().into_iter().find(|door| {
             !door.has_seat() && !door.leave.is_cancelled() && !door.activity.is_answering()
@@ -354,7 +354,7 @@ impl House {
         idle.is_some()
     }
 
-    /// Resets the connection on which most answers stand still.
+    /// Resets the connection that has most stalled answers.
     fn reset_standing(&self) {
         let mut doors = self.doors();
         doors.retain(|door| !door.leave.is_cancelled());
@@ -364,19 +364,19 @@ impl House {
         }
     }
 
-    /// Notes bytes that wait to be taken.
+    /// Adds bytes that wait to be sent.
     pub(super) fn holds(&self, bytes: u64) {
         self.buffered.fetch_add(bytes, Relaxed);
         self.buffered_of_all.fetch_add(bytes, Relaxed);
     }
 
-    /// Notes bytes that were taken, or given up.
+    /// Removes bytes that were sent or abandoned.
     pub(super) fn lets_go(&self, bytes: u64) {
         self.buffered.fetch_sub(bytes, Relaxed);
         self.buffered_of_all.fetch_sub(bytes, Relaxed);
     }
 
-    /// Whether no more may be held for this address now.
+    /// Whether nothing more may be buffered for this address now.
     pub(super) fn is_full(&self) -> bool {
         self.buffered.load(Relaxed) >= self.limits.buffered_each
             || self.buffered_of_all.load(Relaxed) >= self.limits.buffered
@@ -388,17 +388,17 @@ impl Door {
         &self.activity
     }
 
-    /// Whether it has a seat, and does not stand in the lobby.
+    /// Whether it has a seat and is not in the lobby.
     pub(crate) fn has_seat(&self) -> bool {
         matches!(*lock(&self.holds), Holds::Seat { .. })
     }
 
-    /// Resolves when the connection is to make way.
+    /// Resolves when the connection must make room.
     pub(crate) async fn leaves(&self) {
         self.leave.cancelled().await;
     }
 
-    /// Gets a seat, if there is none yet.
+    /// Takes a seat, if the connection has none yet.
     pub(crate) async fn sit(&self) -> Result<(), Refusal> {
         if self.has_seat() {
             return Ok(());
@@ -447,7 +447,7 @@ impl Drop for Door {
     }
 }
 
-/// Waits for `what` in the order of coming, at most for [`PATIENCE`], and makes `room` again and again meanwhile.
+/// Waits for `what` in order of arrival, at most for [`PATIENCE`], and meanwhile calls `room` repeatedly to make room.
 async fn wait_for<T>(what: impl Future<Output = T>, room: impl Fn()) -> Option<T> {
     let mut what = pin!(timeout(PATIENCE, what));
     loop {
@@ -459,7 +459,7 @@ async fn wait_for<T>(what: impl Future<Output = T>, room: impl Fn()) -> Option<T
     }
 }
 
-/// What stands for a client: an IPv4 address, or an IPv6 network of 64 bits.
+/// The unit that counts as one client: an IPv4 address, or an IPv6 /64 network.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -470,12 +470,12 @@ fn client(address: IpAddr) -> IpAddr {
     }
 }
 
-/// One address never has all seats, whatever is configured.
+/// The most seats of one address: never all of them, whatever is configured.
 fn each(seats: usize) -> usize {
     (seats - seats / 8).max(1)
 }
 
-/// Of the lobby, beyond what may stand there: those that are closed take a moment to go.
+/// Extra places in the lobby, because connections that are closed take a moment to go.
 fn slack(lobby: usize) -> usize {
     lobby / 4
 }

@@ -1,4 +1,4 @@
-//! Who gets a seat or a place, and who makes way (issue 10, rows 5 and 10).
+//! Who gets a seat or a place, and which connection makes room (issue 10, rows 5 and 10).
 
 use super::*;
 use crate::config::Config;
@@ -23,7 +23,7 @@ fn seated(visitors: &Arc<Visitors>, address: &str) -> Arc<Door> {
 fn an_ipv6_client_is_its_network() {
     assert_eq!(client(ip("2001:db8::1")), client(ip("2001:db8::ffff:1")));
     assert_eq!(client(ip("::ffff:192.0.2.1")), ip("192.0.2.1"));
-    // The control: another network, and the next IPv4 address, are others.
+    // The control: another IPv6 network, and the next IPv4 address, are other clients.
     assert_ne!(client(ip("2001:db8::1")), client(ip("2001:db8:0:1::1")));
     assert_ne!(client(ip("192.0.2.1")), client(ip("192.0.2.2")));
 }
@@ -38,7 +38,7 @@ fn one_address_does_not_get_all_seats() {
     assert_eq!(doors.iter().filter(|door| door.has_seat()).count(), 14);
     let _other = seated(&visitors, "192.0.2.2");
     drop(doors);
-    // The control: what is given back is there again.
+    // The control: seats that were given back can be taken again.
     let _again: Vec<_> = (0..14).map(|_| seated(&visitors, "192.0.2.1")).collect();
 }
 
@@ -54,7 +54,7 @@ async fn the_longest_quiet_of_the_address_with_most_makes_way_and_none_that_is_a
     let newcomer = visitors.enter(ip("192.0.2.3")).unwrap();
     assert!(!newcomer.has_seat());
     let left = |doors: &[Arc<Door>]| doors.iter().filter(|d| d.leave.is_cancelled()).count();
-    // The control: what has just come is not quiet yet.
+    // The control: a connection that has just begun is not quiet yet.
     assert_eq!((left(&many), left(&few)), (0, 0));
     newcomer.house.close_quiet(now());
     assert_eq!((left(&many), left(&few)), (0, 0), "it has none that could be closed");
@@ -74,7 +74,7 @@ async fn who_stands_in_the_lobby_sits_down_when_a_seat_is_free_and_else_hears_wh
     let refusal = second.sit().await.unwrap_err();
     assert_eq!(refusal.response().headers()["retry-after"], "5");
     assert!(refusal.text.contains("clients.connections_per_address"), "{refusal}");
-    // The control: another address is served, and a seat that comes free is taken.
+    // The control: another address is served, and a seat that becomes free is taken.
     let _other = seated(&visitors, "192.0.2.2");
     let (sat, ()) = tokio::join!(second.sit(), async { drop((first, busy)) });
     assert!(sat.is_ok() && second.has_seat());
@@ -107,7 +107,7 @@ fn the_lobby_is_not_filled_by_who_asks_for_nothing() {
     for _ in 0..1000 {
         silent.push(visitors.enter(ip("192.0.2.1")).unwrap());
         assert!(!silent.last().unwrap().leave.is_cancelled(), "the newest may ask");
-        // Their tasks end.
+        // The tasks of the closed connections end.
         silent.retain(|door| !door.leave.is_cancelled());
         assert!(silent.len() <= visitors.limits.lobby / 4);
     }

@@ -1,5 +1,5 @@
-//! What every ecosystem must keep, walked over `ecosystem::ALL` with the documents and files of `tests/fixtures`: its claims
-//! match its files, each tampered twin is refused, and no bytes make it panic. Adding an ecosystem is one more folder.
+//! The rules for every ecosystem, checked over `ecosystem::ALL` with the documents and files of `tests/fixtures`: its claims
+//! match its files, each tampered copy is refused, and no input makes it panic. A new ecosystem needs only one more folder.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,7 +31,7 @@ use larder::received::{Received, Spooled};
 use larder::target::{Origin, Root, Target};
 use larder::verify::{Expectation, Verdict, judge};
 
-/// When the request came, and a later moment at which its indexes were confirmed: what they say may refuse.
+/// When the request came, and a later time at which its indexes were confirmed, so that their claims may refuse.
 const ASKED: Time = Time::from_millis(1_000);
 const CONFIRMED: Time = Time::from_millis(2_000);
 
@@ -51,7 +51,7 @@ struct Index {
     name: String,
     url: String,
     accept: String,
-    /// Whether the URL alone tells.
+    /// Whether the URL alone suffices to recognise it.
     certain: bool,
     /// How many claims it makes.
     claims: usize,
@@ -65,7 +65,7 @@ struct File {
     name: String,
     url: String,
     certain: bool,
-    /// For what it is kept once every index was read.
+    /// The proof with which it is kept once every index was read.
     proof: String,
 }
 
@@ -124,7 +124,7 @@ impl Case {
         (standing, claims)
     }
 
-    /// Everything that is promised of `target`, found as the store finds it: by topic and match key.
+    /// Everything that is promised about `target`, found as the store finds it: by topic and match key.
     fn expectation(&self, target: &Target, artifact: &Artifact) -> Expectation {
         let mut expected = Expectation::nothing(Rank::Pinned);
         expected.named = artifact.named.as_ref().map(|named| (named.digest, true));
@@ -165,7 +165,7 @@ impl Case {
     }
 }
 
-/// Every document of the folder is stored, in the class that its request has.
+/// Finds every document of the folder, in the variant that its request has.
 impl Shelf for Case {
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
         let stored = self.manifest.document.iter().find(|index| {
@@ -212,7 +212,7 @@ fn received(bytes: &[u8], wanted: Wanted) -> Received {
     }
 }
 
-/// The file with one bit flipped at its ends and in its middle, one byte short, and one byte long.
+/// Copies of the file: with one bit flipped at each end and in the middle, one byte short, and one byte long.
 fn tampered(bytes: &[u8]) -> Vec<Vec<u8>> {
     let flipped = [0, bytes.len() / 2, bytes.len() - 1].map(|at| {
         let mut twin = bytes.to_vec();
@@ -242,9 +242,9 @@ fn indexes_are_recognised_confirmed_and_read() {
             );
             let (standing, claims) = case.claims(index);
             assert_eq!(claims.len(), index.claims, "{} {claims:#?}", index.url);
-            // What is recognised and what is claimed speak for the same part of the origin.
+            // The recognition and the claims have authority over the same part of the origin.
             assert_eq!(standing.root, resource.root, "{}", index.url);
-            // larder's own request would share the entry.
+            // larder's own request must use the same entry.
             let accept = case.ecosystem.accept(resource.variant.name);
             assert_eq!(accept, resource.variant.accept);
             let again = case.recognise(&index.url, accept, index.certain);
@@ -278,9 +278,9 @@ fn files_are_proven_by_their_indexes_and_their_tampered_twins_refused() {
             for twin in tampered(&bytes) {
                 match judge(received(&twin, wanted), &expected, ASKED) {
                     Verdict::Refuse(..) => refused += 1,
-                    // A weak digest denies nothing, and lets nothing be kept that does not match it.
+                    // A weak digest refuses nothing, but a file that does not match it is not kept.
                     Verdict::Give(_, Some(_)) if file.proof == "indexed-weak" => {}
-                    // The control: without a promise nothing could tell.
+                    // The control: without a promise a tampered file cannot be found out.
                     Verdict::Keep(..) if file.proof == "pinned" => {}
                     other => panic!("a twin of {}: {other:?}", file.url),
                 }

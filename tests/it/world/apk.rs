@@ -1,4 +1,4 @@
-//! apk repositories in miniature, from the specification: packages, indexes, signatures by throw-away keys.
+//! Small apk repositories, made from the specification: packages, indexes, and signatures by throw-away keys.
 //!
 //! The unit tests of the ecosystem build their files here, too.
 
@@ -8,7 +8,7 @@ use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA512, dig
 use rsa::pkcs8::EncodePublicKey as _;
 use rsa::{Pkcs1v15Sign, RsaPrivateKey};
 
-/// A tar of `files`, without its end.
+/// A tar of `files`, without the end-of-archive blocks.
 pub(crate) fn cut_tar(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = Vec::new();
     for (name, data) in files {
@@ -48,12 +48,12 @@ pub(crate) fn gzip(plain: &[u8]) -> Vec<u8> {
 
 /// A builder's key.
 pub(crate) struct Key {
-    /// The name of its file.
+    /// The name of its public key file.
     pub(crate) name: String,
     key: RsaPrivateKey,
 }
 
-/// How a signature is made: the name of its kind, the hash, and the `DigestInfo` before the digest (RFC 8017 §9.2).
+/// The kinds of signatures: the kind's name, the hash, and the `DigestInfo` before the digest (RFC 8017 §9.2).
 const KINDS: [(&str, &Algorithm, &[u8]); 3] = [
     (
         "RSA",
@@ -73,13 +73,13 @@ const KINDS: [(&str, &Algorithm, &[u8]); 3] = [
 ];
 
 impl Key {
-    /// A new one, whose file is called `<name>.rsa.pub`.
+    /// A new key, whose file is called `<name>.rsa.pub`.
     pub(crate) fn new(name: &str) -> Self {
         let key = RsaPrivateKey::new(&mut rand::thread_rng(), 2048).unwrap();
         Self { name: format!("{name}.rsa.pub"), key }
     }
 
-    /// The file.
+    /// The public key file, in PEM.
     pub(crate) fn pem(&self) -> String {
         let spki = self.key.to_public_key().to_public_key_der().unwrap();
         pem::encode(&pem::Pem::new("PUBLIC KEY", spki.as_bytes()))
@@ -92,18 +92,18 @@ impl Key {
         self.key.sign(scheme, digest(hash, message).as_ref()).unwrap()
     }
 
-    /// The member that holds a signature of `kind` over `message`.
+    /// The gzip member with a signature of `kind` over `message`.
     pub(crate) fn member(&self, kind: &str, message: &[u8]) -> Vec<u8> {
         member(&format!(".SIGN.{kind}.{}", self.name), &self.sign(kind, message))
     }
 }
 
-/// A member of one file, as signatures lie in.
+/// A gzip member with one file, as signatures are stored.
 pub(crate) fn member(name: &str, signature: &[u8]) -> Vec<u8> {
     gzip(&cut_tar(&[(name, signature)]))
 }
 
-/// A package, in its parts.
+/// A package, as its three parts.
 #[derive(Clone)]
 pub(crate) struct Package {
     pub(crate) name: String,
@@ -126,17 +126,17 @@ impl Package {
         Self { name: name.to_owned(), signature, control, data }
     }
 
-    /// The name of its file.
+    /// The name of the package's file.
     pub(crate) fn file_name(&self) -> String {
         format!("{}-1.0-r0.apk", self.name)
     }
 
-    /// The file.
+    /// The package's file.
     pub(crate) fn file(&self) -> Vec<u8> {
         [&self.signature[..], &self.control, &self.data].concat()
     }
 
-    /// Its record, with SHA-1 (`Q1`) or SHA-256 (`Q2`), built at `built`.
+    /// The package's index record, with SHA-1 (`Q1`) or SHA-256 (`Q2`), built at `built`.
     pub(crate) fn record(&self, sum: &str, built: u64) -> String {
         let hash = if sum == "Q1" { &SHA1_FOR_LEGACY_USE_ONLY } else { &SHA256 };
         format!(
@@ -159,7 +159,7 @@ pub(crate) fn signed_index(records: &str, kind: &str, key: &Key) -> Vec<u8> {
     [key.member(kind, &rest), rest].concat()
 }
 
-/// What a control part says of `data`.
+/// The `datahash` of `data`, as a control part has it.
 pub(crate) fn datahash(data: &[u8]) -> String {
     hex(digest(&SHA256, data).as_ref())
 }

@@ -1,4 +1,4 @@
-//! Real apt as a client of one archive: a home of its own each time, through larder or without.
+//! Real apt as a client of one archive: in a new home directory each time, through larder or without it.
 
 use std::process::Command;
 
@@ -8,18 +8,18 @@ use super::tools::{client, forget_proxies, run, text, trusted_file};
 use super::{Origin, World};
 use crate::signed::apt_home;
 
-/// What one `apt-get` of lists and packages came to.
+/// The result of one `apt-get` run for lists and packages.
 #[derive(Debug)]
 pub(crate) struct Came {
-    /// Whether every command succeeded, and none complained.
+    /// Whether every command succeeded without a complaint.
     pub(crate) well: bool,
-    /// What they said.
+    /// The commands' output.
     pub(crate) said: String,
     /// What was downloaded, by file name.
     pub(crate) files: Files,
 }
 
-/// `apt-get` with nothing of this machine's.
+/// `apt-get`, without this machine's configuration.
 pub(crate) struct Apt {
     home: tempfile::TempDir,
     ca: String,
@@ -27,14 +27,14 @@ pub(crate) struct Apt {
 }
 
 impl Apt {
-    /// One that trusts `key` for the archive at `line`: what stands behind the type in a sources.list, `ROOT` for the
+    /// One that trusts `key` for the archive at `line`: the part after the type in a sources.list line, with `ROOT` for the
     /// origin's URL.
     pub(crate) async fn through(world: &World, origin: &Origin, key: &Key, line: &str) -> Self {
         let ca = trusted_file(world).await;
         Self::new(world, origin, key, line, ca, true)
     }
 
-    /// The same without larder between.
+    /// The same, without larder in between.
     pub(crate) fn without(world: &World, origin: &Origin, key: &Key, line: &str) -> Self {
         let ca = world.ca.file().to_str().unwrap().to_owned();
         Self::new(world, origin, key, line, ca, false)
@@ -64,7 +64,7 @@ impl Apt {
         self
     }
 
-    /// Whether it holds a line in the lists that it has.
+    /// Whether its downloaded lists contain `needle`.
     pub(crate) fn lists_hold(&self, needle: &str) -> bool {
         !super::holding(&self.home.path().join("lists"), needle.as_bytes()).is_empty()
     }

@@ -1,4 +1,4 @@
-//! Package repositories in miniature: URLs that name digests, indexes that promise them.
+//! Small package repositories: URLs that contain digests, and indexes that promise digests.
 
 use std::fmt::Write as _;
 
@@ -13,13 +13,13 @@ pub(crate) fn hex(algorithm: Algorithm, bytes: &[u8]) -> String {
     hashing.finish().get(algorithm).unwrap().to_hex()
 }
 
-/// The path of an apt index named by its digest: a name that the protocol obliges the server to keep.
+/// The path of an apt index that contains its digest. The protocol binds the server to such a name.
 pub(crate) fn by_hash(bytes: &[u8]) -> String {
     let sha256 = hex(Algorithm::Sha256, bytes);
     format!("/debian/dists/stable/main/binary-amd64/by-hash/SHA256/{sha256}")
 }
 
-/// The path of a Python file named by its digest: a convention, believed after three matches.
+/// The path of a Python file that contains its digest. This is a convention, which larder believes after three matches.
 pub(crate) fn wheel_path(name: &str, bytes: &[u8]) -> String {
     let blake2 = hex(Algorithm::Blake2b256, bytes);
     let (one, rest) = blake2.split_at(2);
@@ -27,7 +27,7 @@ pub(crate) fn wheel_path(name: &str, bytes: &[u8]) -> String {
     format!("/packages/{one}/{two}/{rest}/{name}-1.0-py3-none-any.whl")
 }
 
-/// The path of a Python file whose name tells nothing.
+/// The path of a Python file without a digest.
 pub(crate) fn plain_wheel(name: &str) -> String {
     format!("/files/{name}-1.0-py3-none-any.whl")
 }
@@ -44,7 +44,7 @@ pub(crate) fn simple(files: &[(&str, &[u8])]) -> Page {
     Page::new(html).header("content-type", "text/html; charset=utf-8")
 }
 
-/// Puts the index of project `name` under `root` (which ends with a slash); gives back its URL.
+/// Puts the index of project `name` below `root` (which ends with a slash); returns its URL.
 pub(crate) fn put_simple(
     origin: &Origin,
     root: &str,

@@ -1,4 +1,4 @@
-//! What a test needs that starts the program itself: an origin, its authority, and a directory for the program's data.
+//! What a test needs that starts the program itself: an origin, its CA, and a directory for the program's data.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::binary::{Daemon, larder, say};
 use super::{Ca, Origin};
 
-/// Origin, authority and directory.
+/// Origin, CA and directory.
 pub(crate) struct Bench {
     pub(crate) origin: Origin,
     pub(crate) ca: Ca,
@@ -23,12 +23,12 @@ impl Bench {
         Self { origin: Origin::tls(&ca, "127.0.0.1").await, ca, dir }
     }
 
-    /// The program's data.
+    /// The program's data directory.
     pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// Writes a file beside the data; its path.
+    /// Writes a file beside the data directory; returns its path.
     pub(crate) fn write(&self, name: &str, text: &str) -> String {
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -40,12 +40,12 @@ impl Bench {
         Daemon::start(&self.ca, &self.data(), environment).await
     }
 
-    /// The program, to be told what to do.
+    /// A `larder` command, to which arguments can be added.
     pub(crate) fn larder(&self) -> Command {
         larder(&self.ca, &self.data())
     }
 
-    /// What `larder ARGUMENTS` prints.
+    /// Runs `larder ARGUMENTS`; returns its output.
     pub(crate) async fn say(&self, arguments: &[&str]) -> Output {
         say(&self.ca, &self.data(), arguments).await
     }

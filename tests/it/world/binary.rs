@@ -1,4 +1,4 @@
-//! The real program in a process of its own: for what must survive a kill, and for what people see.
+//! The real program in a process of its own: for tests of what must survive a kill, and of what users see.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -22,12 +22,12 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// Starts it on `data`, with `environment` besides what every test needs; done when it listens.
+    /// Starts it on `data`, with `environment` in addition to what every test needs; returns once it listens.
     pub(crate) async fn start(ca: &Ca, data: &Path, environment: &[(&str, &str)]) -> Self {
         Self::try_start(ca, data, environment).await.unwrap()
     }
 
-    /// The same; the error is what it wrote before it ended.
+    /// The same. The error is what it wrote before it ended.
     pub(crate) async fn try_start(
         ca: &Ca,
         data: &Path,
@@ -38,7 +38,7 @@ impl Daemon {
         Self::try_run(command).await
     }
 
-    /// `command` becomes the larder, or starts it.
+    /// Runs `command`, which is larder or starts it.
     pub(crate) async fn try_run(mut command: Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::null())
@@ -49,7 +49,7 @@ impl Daemon {
         let log = Log::of(child.stderr.take().unwrap());
         let listening = tokio::time::timeout(PATIENCE, async {
             loop {
-                // Asked before the lines are looked at: nothing is written after the end.
+                // Checked before the lines: nothing is written after the end.
                 let ended = log.is_whole();
                 let address = log.lines.lock().unwrap().iter().find_map(|line| listening_on(line));
                 if ended || address.is_some() {
@@ -71,12 +71,12 @@ impl Daemon {
         Client::new(self.address, trust(self.address).await)
     }
 
-    /// Its process.
+    /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// The most memory that it ever had, in bytes.
+    /// Its peak memory, in bytes.
     pub(crate) fn most_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
@@ -99,13 +99,13 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
-    /// Asks it to stop; its exit code once it has.
+    /// Sends SIGTERM; returns its exit code once it has ended.
     pub(crate) async fn terminate(&mut self) -> Option<i32> {
         tools::signal(self.id(), "TERM").await;
         self.ended().await
     }
 
-    /// Waits until it has ended by itself, and all that it logged is known; its exit code.
+    /// Waits until it has ended by itself and its whole log was read; returns its exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
         let ended = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -128,8 +128,8 @@ impl Drop for Daemon {
     }
 }
 
-/// What a process writes to its standard error. A thread reads it, which may lag behind the process: its end says
-/// nothing of what has been read, only the end of the pipe does.
+/// What a process writes to its standard error. A thread reads it and may lag behind the process. So the process's end does not
+/// show that everything was read; only the end of the pipe does.
 struct Log {
     lines: Arc<Mutex<Vec<String>>>,
     reader: JoinHandle<()>,
@@ -149,7 +149,7 @@ impl Log {
         Self { lines, reader }
     }
 
-    /// Whether nothing comes any more.
+    /// Whether everything was read.
     fn is_whole(&self) -> bool {
         self.reader.is_finished()
     }
@@ -159,11 +159,11 @@ impl Log {
     }
 }
 
-/// The program with the configuration every test needs, and nothing of this machine's.
+/// The program with the configuration that every test needs, without this machine's settings.
 pub(crate) fn larder(ca: &Ca, data: &Path) -> Command {
     let mut command = Command::new(PROGRAM);
     tools::forget_proxies(&mut command);
-    // What steers the tests themselves is no configuration of larder, which refuses names it does not know.
+    // Variables that control the tests themselves are no configuration of larder, which refuses names that it does not know.
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LARDER_") {
             command.env_remove(name);
@@ -177,7 +177,7 @@ pub(crate) fn larder(ca: &Ca, data: &Path) -> Command {
     command
 }
 
-/// What `larder ARGUMENTS` prints; asks the running one, or opens the directory.
+/// Runs `larder ARGUMENTS`, which asks the running larder or opens the directory; returns its output.
 pub(crate) async fn say(ca: &Ca, data: &Path, arguments: &[&str]) -> Output {
     let mut command = larder(ca, data);
     command.args(arguments);

@@ -1,4 +1,4 @@
-//! A proxy that reads nothing: what stands between larder and the network in many houses.
+//! A plain CONNECT proxy, as many networks have between larder and the internet.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -17,7 +17,7 @@ pub(crate) struct Blind {
 }
 
 impl Blind {
-    /// Starts one that asks for `credential` (the value of `Proxy-Authorization`), if there is one.
+    /// Starts one that requires `credential` (the value of `Proxy-Authorization`), if there is one.
     pub(crate) async fn start(credential: Option<&'static str>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ impl Blind {
         Self { address, heads, task }
     }
 
-    /// The CONNECT requests that came.
+    /// The CONNECT requests that it received.
     pub(crate) fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }

@@ -1,4 +1,4 @@
-//! A certificate authority that lives as long as one test: no key is ever committed.
+//! A certificate authority that exists for one test only, so that no key is ever committed.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{RootCertStore, ServerConfig};
 
-/// The authority behind a test's origins.
+/// The CA of a test's origins.
 pub(crate) struct Ca {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -19,7 +19,7 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
-    /// Makes one, and writes its certificate to `file` for larder's `upstream_ca`.
+    /// Makes a CA, and writes its certificate to `file` for larder's `upstream_ca`.
     pub(crate) fn new(file: &Path) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -31,17 +31,17 @@ impl Ca {
         Self { issuer: Issuer::new(params, key), pem, file: file.to_owned() }
     }
 
-    /// Where its certificate lies.
+    /// The file with its certificate.
     pub(crate) fn file(&self) -> &Path {
         &self.file
     }
 
-    /// The authority as roots for a client that talks to the origins directly.
+    /// This CA as the trust anchor of a client that connects to the origins directly.
     pub(crate) fn roots(&self) -> Arc<RootCertStore> {
         roots(&self.pem)
     }
 
-    /// A server that is `host`, an IP literal or a name.
+    /// The TLS configuration of a server called `host`, an IP literal or a name.
     pub(crate) fn server(&self, host: &str, alpn: &[&str]) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
@@ -62,7 +62,7 @@ impl Ca {
     }
 }
 
-/// Roots out of a PEM text.
+/// The trust anchors in a PEM text.
 pub(crate) fn roots(pem: &str) -> Arc<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {

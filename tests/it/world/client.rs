@@ -1,4 +1,4 @@
-//! A client that shows what went over the wire: it chooses every name itself, and tells a reset from a quiet close.
+//! A client that shows what went over the wire: it chooses every name itself, and tells a reset from an orderly close.
 
 use std::error::Error as StdError;
 use std::io;
@@ -27,7 +27,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::PATIENCE;
 
-/// A body on its way up.
+/// A request body.
 pub(crate) type UpBody = UnsyncBoxBody<Bytes, io::Error>;
 
 /// How an answer ended.
@@ -35,13 +35,13 @@ pub(crate) type UpBody = UnsyncBoxBody<Bytes, io::Error>;
 pub(crate) enum End {
     /// As its framing says.
     Complete,
-    /// With a reset of the connection or of the stream, or a spoilt TLS stream.
+    /// With a reset of the connection or of the stream, or a TLS error.
     Reset,
-    /// With a close that a careless client takes for the end.
+    /// With an orderly close, which a careless client takes for the end.
     Quiet(String),
 }
 
-/// An answer, read as far as it came.
+/// An answer, as far as it arrived.
 #[derive(Clone, Debug)]
 pub(crate) struct Got {
     pub(crate) status: StatusCode,
@@ -57,7 +57,7 @@ impl Got {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// What larder says of the answer (RFC 9211).
+    /// larder's `Cache-Status` (RFC 9211).
     pub(crate) fn cache_status(&self) -> &str {
         self.text("cache-status")
     }
@@ -67,7 +67,7 @@ impl Got {
         self.cache_status().contains("; hit")
     }
 
-    /// Whether the client has a whole body that is none of an error.
+    /// Whether the client has a complete body that is not an error's.
     pub(crate) fn is_complete(&self) -> bool {
         self.end == End::Complete && self.status.is_success()
     }
@@ -87,11 +87,11 @@ pub(crate) struct Client {
     proxy: SocketAddr,
     roots: Arc<RootCertStore>,
     clock: Clock,
-    /// The address it comes from, if that matters.
+    /// The address it connects from, if that matters.
     from: Option<IpAddr>,
 }
 
-/// A moved clock, as TLS asks for the time: certificates are made, and so must be judged, by the same one.
+/// A clock that was moved, as TLS asks for the time: certificates must be checked with the clock with which they were issued.
 #[derive(Debug)]
 struct Moved(Clock);
 
@@ -164,7 +164,7 @@ impl Client {
         if status == StatusCode::OK {
             return Ok(stream);
         }
-        // The proxy may keep the connection open for another try.
+        // The proxy may keep the connection open for another attempt.
         let lower = head.to_lowercase();
         let length = lower.split_once("content-length:").map_or("0", |(_, rest)| rest);
         let mut body = vec![0; length.lines().next().unwrap().trim().parse().unwrap()];
@@ -220,7 +220,8 @@ impl Client {
     }
 }
 
-/// Reads until the peer ends it. What was written before may still lie in the TLS layer, so that goes first.
+/// Reads until the peer ends the connection. Bytes that were written before may still be in the TLS layer, so they are flushed
+/// first.
 pub(crate) async fn read_all(
     stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin),
 ) -> (String, End) {
@@ -237,12 +238,13 @@ pub(crate) async fn read_all(
     (text(), end)
 }
 
-/// A reset; or bytes after which no TLS library goes on, which is what a cut is where a reset would pass for an end.
+/// Whether the connection ended with a reset, or with bytes after which every TLS library fails. The latter is how larder cuts a
+/// connection where a reset would pass for an orderly end.
 fn is_loud(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::InvalidData)
 }
 
-/// Reads an http/1 head and not a byte more.
+/// Reads an HTTP/1 head, and not a byte more.
 pub(crate) async fn read_head(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) -> String {
     let _gone = stream.flush().await;
     let mut head = Vec::new();
@@ -255,7 +257,7 @@ pub(crate) async fn read_head(stream: &mut (impl AsyncReadExt + AsyncWriteExt + 
     String::from_utf8_lossy(&head).into_owned()
 }
 
-/// A request that is being put together.
+/// A request that is being built.
 pub(crate) struct Ask {
     client: Client,
     request: Request<()>,
@@ -293,7 +295,7 @@ impl Ask {
         self
     }
 
-    /// With a body that is being made.
+    /// With a body that arrives in pieces.
     pub(crate) fn stream(mut self, body: UpBody) -> Self {
         self.body = body;
         self
@@ -312,7 +314,7 @@ impl Ask {
         answer.unwrap_or_else(|_| panic!("no end of the answer to {shown}"))
     }
 
-    /// Sends it on a connection of its own; done when the answer's head has come.
+    /// Sends it on a connection of its own; returns when the answer's head has arrived.
     pub(crate) async fn open(self) -> Result<Opened, Got> {
         let Self { client, request, body, h2 } = self;
         let uri = request.uri().clone();
@@ -374,12 +376,12 @@ where
     })
 }
 
-/// What a client has of an answer whose head never came.
+/// What a client has of an answer whose head never arrived.
 fn failed(error: &hyper::Error) -> Got {
     nothing(end_of(error))
 }
 
-/// What a client has that did not get as far as asking.
+/// What a client has that could not send its request.
 #[expect(clippy::needless_pass_by_value, reason = "it stands in `map_err`")]
 fn unreached(error: io::Error) -> Got {
     nothing(End::Quiet(error.to_string()))
@@ -400,8 +402,8 @@ fn end_of(error: &hyper::Error) -> End {
     while let Some(one) = cause {
         let reset = one.downcast_ref::<io::Error>().is_some_and(is_loud);
         let text = one.to_string();
-        // What a body is told when its connection failed while something was written, such as the alert about a spoilt
-        // record; a close is told as an end that came too early.
+        // The error of a body whose connection failed during a write, for example because of a TLS alert. A close is reported as
+        // an early end instead.
         let broke = text == "connection error";
         if reset || broke || text.contains("stream error received") {
             return End::Reset;
@@ -411,13 +413,13 @@ fn end_of(error: &hyper::Error) -> End {
     End::Quiet(format!("{error:?}"))
 }
 
-/// An answer whose body is still to come.
+/// An answer whose body has not been read yet.
 #[derive(Debug)]
 pub(crate) struct Opened {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     response: Response<Incoming>,
-    /// The connection; how it ended tells more than how the body did.
+    /// The connection. How it ended tells more than how the body ended.
     line: JoinHandle<hyper::Result<()>>,
     body: Vec<u8>,
     trailers: Option<HeaderMap>,
@@ -430,7 +432,7 @@ impl Opened {
         &self.body
     }
 
-    /// Reads until at least `len` bytes are there or the answer ended; whether they are.
+    /// Reads until at least `len` bytes have arrived or the answer has ended; returns whether they have arrived.
     pub(crate) async fn read(&mut self, len: usize) -> bool {
         let enough = async {
             while self.body.len() < len && self.end.is_none() {
@@ -458,7 +460,7 @@ impl Opened {
         }
     }
 
-    /// Reads to the end without keeping: whether the answer is complete and equal to `expected`.
+    /// Reads to the end without keeping the body; returns whether the answer is complete and equal to `expected`.
     pub(crate) async fn equals(mut self, expected: &[u8]) -> bool {
         let mut at = 0;
         loop {
@@ -474,7 +476,7 @@ impl Opened {
         }
     }
 
-    /// Reads to the end without keeping: how many bytes a complete answer had, and their SHA-256.
+    /// Reads to the end without keeping the body; returns the length of a complete answer and its SHA-256.
     pub(crate) async fn digested(mut self) -> Option<(u64, Digest)> {
         let (mut hashing, mut count) = (Hashing::new(Algorithms::NONE), 0);
         loop {

@@ -1,7 +1,7 @@
-//! The daemons that pull images themselves: docker's and containerd's, each in a directory of the test's, with larder in
-//! its environment as a drop-in of systemd's would set it, and with mounts and processes of its own that end with it.
+//! Container engines that pull images themselves: the daemons of docker and containerd. Each runs in a directory of the test,
+//! with larder in its environment as a systemd drop-in would set it, and with mounts and processes of its own that end with it.
 //!
-//! A daemon is asked by its own program, and containerd by gRPC as well, as Kubernetes asks it (CRI, `ImageService`).
+//! A daemon is asked by its own client program; containerd also by gRPC, as Kubernetes asks it (CRI, `ImageService`).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,25 +21,25 @@ use super::registry::yard::Yard;
 use super::tools::{forget_proxies, installed, run, skip, text};
 use super::{PATIENCE, files};
 
-/// Mounts are seen by nobody else, and who kills the first process has killed them all.
+/// No other process sees the mounts, and killing the first process kills all.
 const APART: [&str; 5] = ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
-/// docker keeps to no directory alone: what it writes elsewhere goes with its mounts, and what it would read there is hidden.
-/// Without a resolver it asks no name server about the registry, whose name the proxy alone knows.
+/// docker does not keep to one directory. What it writes elsewhere disappears with its mounts, and what it would read there is
+/// hidden. Without a resolver it cannot ask a name server for the registry's name, which only the proxy knows.
 const HIDDEN: &str = "mkdir -p /etc/docker && mount -t tmpfs none /etc/docker && mount -t tmpfs none /run \
                       && mount --bind /dev/null /etc/resolv.conf && exec \"$@\"";
 
-/// Words of daemons that a kernel or a container does not let start.
+/// Messages of daemons that a kernel or a container does not allow to start.
 const NOT_HERE: [&str; 4] = ["not permitted", "ermission denied", "cgroup", "must be root"];
 
-/// Who pulls, and how it is asked.
+/// What pulls, and how it is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Engine {
-    /// docker's daemon, asked by `docker`.
+    /// docker's daemon, asked with `docker`.
     Docker,
-    /// `ctr`, which pulls by itself into containerd's store.
+    /// `ctr`, which itself pulls into containerd's store.
     Ctr,
-    /// containerd's daemon, asked as Kubernetes asks it.
+    /// containerd's daemon, asked as Kubernetes does.
     Cri,
 }
 
@@ -56,7 +56,7 @@ impl Engine {
     }
 }
 
-/// Those that can be tried on this machine; says why the others cannot.
+/// The engines that can be tried on this machine; prints why the others cannot.
 pub(crate) async fn engines() -> Vec<Engine> {
     let mut command = Command::new("unshare");
     command.args(APART).args(["mount", "-t", "tmpfs", "none", "/mnt"]);
@@ -69,40 +69,40 @@ pub(crate) async fn engines() -> Vec<Engine> {
     Engine::ALL.into_iter().filter(can).collect()
 }
 
-/// What a pull is for, besides the image's name.
+/// Options of a pull, besides the image's name.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct As<'a> {
-    /// The platform's architecture, if it is not this machine's. Kubernetes has no word for that.
+    /// The platform's architecture, if it is not this machine's. Kubernetes cannot choose it.
     pub(crate) architecture: Option<&'a str>,
     pub(crate) who: Option<(&'a str, &'a str)>,
 }
 
-/// By what a daemon finds larder.
+/// How a daemon is pointed at larder.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Told {
-    /// Variables of its environment.
+    /// Environment variables.
     pub(crate) variables: Vec<(String, String)>,
-    /// The URL that stands in its settings as the registry's mirror.
+    /// The URL that is configured as the registry's mirror.
     pub(crate) mirror: Option<String>,
 }
 
-/// A running daemon with nothing in its store. It stops when this is dropped.
+/// A running daemon with an empty store. It stops when this is dropped.
 pub(crate) struct Daemon {
     engine: Engine,
     dir: PathBuf,
     told: Told,
-    // Last, so that it is killed when all else is told.
+    // Last, so that it is killed after everything else was dropped.
     _process: Child,
 }
 
 impl Daemon {
-    /// Starts one in a directory called `name`; `None` if this machine does not let it run, which is said.
+    /// Starts one in a directory called `name`; `None` if this machine does not allow it to run, which is printed.
     pub(crate) async fn start(yard: &Yard, engine: Engine, name: &str) -> Option<Self> {
         let told = Told { variables: variables(yard).await, mirror: None };
         Self::start_with(yard, engine, name, told).await
     }
 
-    /// The same, told of larder in another way.
+    /// The same, pointed at larder in another way.
     pub(crate) async fn start_with(
         yard: &Yard,
         engine: Engine,
@@ -145,7 +145,7 @@ impl Daemon {
         Some(Self { engine, dir, told, _process: process })
     }
 
-    /// Pulls the image called `name` and unpacks it; the error is what the daemon said.
+    /// Pulls the image called `name` and unpacks it. The error is the daemon's output.
     pub(crate) async fn pull(&self, name: &str, asked: As<'_>) -> Result<(), String> {
         match self.engine {
             Engine::Docker => self.docker_pull(name, asked).await,
@@ -154,12 +154,12 @@ impl Daemon {
         }
     }
 
-    /// Whether a file called `name` came out of a layer that was unpacked here.
+    /// Whether a layer that was unpacked here contained a file called `name`.
     pub(crate) fn unpacked(&self, name: &str) -> bool {
         files(&self.dir.join("root")).iter().any(|file| file.ends_with(name))
     }
 
-    /// `docker` with these words, and with a directory of its own for logins. It knows of no proxy: the daemon does.
+    /// A `docker` command with these arguments, and a directory of its own for logins. It has no proxy; the daemon has.
     pub(crate) fn docker(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("docker");
         forget_proxies(&mut command);
@@ -199,7 +199,7 @@ impl Daemon {
         succeeded(command).await
     }
 
-    /// `PullImage` (CRI's `api.proto`): a message in a frame of gRPC over h2, without a library for four fields.
+    /// Calls `PullImage` (CRI's `api.proto`): a gRPC frame over HTTP/2, built without a library because it has only four fields.
     async fn cri_pull(&self, name: &str, asked: As<'_>) -> Result<(), String> {
         assert!(asked.architecture.is_none(), "Kubernetes pulls for the machine that it runs on");
         let login = |(user, password): (&str, &str)| {
@@ -214,7 +214,7 @@ impl Daemon {
             loop {
                 let end = self.call("runtime.v1.ImageService/PullImage", frame.clone()).await;
                 let said = format!("{end:?}");
-                // It listens a little before it serves.
+                // It listens a little before it is ready.
                 if !said.contains("not initialized yet") {
                     break if end["grpc-status"] == "0" { Ok(()) } else { Err(said) };
                 }
@@ -224,7 +224,7 @@ impl Daemon {
         answered.await.expect("containerd did not answer")
     }
 
-    /// How a call of gRPC ended.
+    /// The trailers of a gRPC call.
     async fn call(&self, what: &str, frame: Vec<u8>) -> HeaderMap {
         let stream = UnixStream::connect(self.dir.join("socket")).await.unwrap();
         let (mut sender, connection) =
@@ -237,12 +237,12 @@ impl Daemon {
             .unwrap();
         let (head, body) = sender.send_request(request).await.unwrap().into_parts();
         let end = body.collect().await.unwrap().trailers().cloned();
-        // A call that fails at once is answered with a head alone.
+        // A call that fails at once is answered with a head only.
         end.unwrap_or(head.headers)
     }
 }
 
-/// What `larder env` tells those who write a unit's drop-in.
+/// The variables that `larder env` prints for a unit's drop-in.
 pub(crate) async fn variables(yard: &Yard) -> Vec<(String, String)> {
     let mut command = larder(&yard.world.ca, &yard.world.proxy.data);
     let proxy = format!("http://{}", yard.world.proxy.address);
@@ -259,7 +259,7 @@ fn dockerd(command: &mut Command, dir: &Path, told: &Told) {
     command.arg("dockerd").arg("--data-root").arg(dir.join("root"));
     command.arg("--exec-root").arg(dir.join("state")).arg("--pidfile").arg(dir.join("pid"));
     command.arg("--host").arg(format!("unix://{}", dir.join("socket").display()));
-    // It has no containers: nothing of this machine's network is touched.
+    // No container runs, so that this machine's network is not changed.
     command.args(["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"]);
     command.args(["--ip-masq=false", "--userland-proxy=false", "--storage-driver=vfs"]);
     command.args(told.mirror.iter().flat_map(|url| ["--registry-mirror", url]));
@@ -292,7 +292,7 @@ async fn succeeded(command: Command) -> Result<(), String> {
     if output.status.success() { Ok(()) } else { Err(text(&output)) }
 }
 
-/// A field of a message, of fewer than 128 bytes (Protocol Buffers, "Encoding", `LEN`).
+/// A field of a message with fewer than 128 bytes (Protocol Buffers, "Encoding", `LEN`).
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
     let length = u8::try_from(bytes.len()).ok().filter(|length| *length < 0x80).unwrap();
     [&[number << 3 | 2, length], bytes].concat()

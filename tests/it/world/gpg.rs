@@ -8,12 +8,12 @@ use super::tools::text;
 /// A key pair.
 pub(crate) struct Key {
     pub(crate) home: PathBuf,
-    /// Where clients find its public half.
+    /// The file with its public key, for clients.
     pub(crate) public: PathBuf,
 }
 
 impl Key {
-    /// One that signs, in `dir`.
+    /// A signing key, in `dir`.
     pub(crate) fn new(dir: &Path, name: &str) -> Self {
         let key = Self::empty(dir, name);
         let user = format!("{name} <{name}@example.org>");
@@ -22,7 +22,7 @@ impl Key {
         key
     }
 
-    /// A home without a key yet.
+    /// A home without a key.
     pub(crate) fn empty(dir: &Path, name: &str) -> Self {
         use std::os::unix::fs::PermissionsExt;
         let home = dir.join(format!("{name}.home"));
@@ -31,18 +31,18 @@ impl Key {
         Self { home, public: dir.join(format!("{name}.gpg")) }
     }
 
-    /// Writes its public half where clients find it.
+    /// Writes the public key to its file.
     pub(crate) fn publish(&self) {
         std::fs::write(&self.public, self.exported()).unwrap();
     }
 
-    /// Revokes it, with what gpg wrote for that day.
+    /// Revokes the key, with the revocation certificate that gpg made with the key.
     pub(crate) fn revoke(&self) {
         let [certificate] = &super::files(&self.home.join("openpgp-revocs.d"))[..] else {
             panic!("not one revocation");
         };
         let text = std::fs::read_to_string(certificate).unwrap();
-        // A colon keeps it from being used by mistake.
+        // gpg puts a colon there, so that the certificate is not used by mistake.
         std::fs::write(certificate, text.replace(":-----BEGIN", "-----BEGIN")).unwrap();
         self.gpg(&["--import", certificate.to_str().unwrap()]);
         self.publish();

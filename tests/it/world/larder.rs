@@ -1,4 +1,4 @@
-//! The one place that knows how larder is started: renames in its public interface end here.
+//! Starts larder. Only this module depends on larder's public interface, so that renames there end here.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ pub(crate) struct Proxy {
     task: Option<JoinHandle<()>>,
 }
 
-/// What every test starts from: loopback is allowed, the origins' authority is trusted, nothing else is special.
+/// The configuration that every test starts from: loopback is allowed, the origins' CA is trusted, nothing else is set.
 pub(crate) fn config(ca: &Ca, data: PathBuf) -> Config {
     let mut config = Config {
         data,
@@ -44,7 +44,7 @@ impl Proxy {
         Self::try_start(config).await.unwrap()
     }
 
-    /// Starts one on a free port, or says why not.
+    /// Starts one on a free port; the error is why it did not start.
     pub(crate) async fn try_start(config: Config) -> Result<Self, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -60,13 +60,13 @@ impl Proxy {
             let shutdown = async move {
                 let _asked = stopped.await;
             };
-            // How a run ends is not what these tests are about; the binary's exit code is tested with the binary.
+            // The result of `run` is tested with the binary's exit code.
             let _ended = larder.run(vec![listener], shutdown).await;
         });
         Ok(Self { address, clock, data, stop: Some(stop), task: Some(task) })
     }
 
-    /// Ends it and waits until it has let go of its directory.
+    /// Stops it, and waits until it has released its directory.
     pub(crate) async fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(task) = self.task.take() {
@@ -74,7 +74,7 @@ impl Proxy {
         }
     }
 
-    /// What larder says at one of its own paths.
+    /// larder's answer at one of its own paths.
     pub(crate) async fn own(&self, path: &str) -> String {
         own(self.address, path).await
     }
@@ -94,7 +94,7 @@ impl Proxy {
     }
 }
 
-/// What the larder at `address` says at one of its own paths.
+/// The answer of the larder at `address` at one of its own paths.
 pub(crate) async fn own(address: SocketAddr, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -103,7 +103,7 @@ pub(crate) async fn own(address: SocketAddr, path: &str) -> String {
     answer.split_once("\r\n\r\n").map_or_else(|| answer.clone(), |(_, body)| body.to_owned())
 }
 
-/// The roots of a client that trusts the larder at `address`.
+/// The trust anchors of a client that trusts the larder at `address`.
 pub(crate) async fn trust(address: SocketAddr) -> Arc<RootCertStore> {
     roots(&own(address, "/ca.crt").await)
 }

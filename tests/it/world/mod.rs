@@ -1,5 +1,5 @@
-//! The world of a test: scripted origins with an authority of their own, a larder, clients. Everything on loopback,
-//! nothing shared between tests, nothing left behind.
+//! The environment of a test: scripted origins with a CA of their own, a larder, and clients. Everything is on loopback; nothing
+//! is shared between tests or left behind.
 
 pub(crate) mod apk;
 pub(crate) mod apt;
@@ -35,7 +35,7 @@ pub(crate) use self::larder::Proxy;
 pub(crate) use self::origin::{Mood, Origin};
 pub(crate) use self::page::{Fault, Gate, Page, noise};
 
-/// How long a test waits for what must happen. It bounds a failure, and is never part of what is asserted.
+/// How long a test waits for something that must happen. It bounds a failing test, and no assertion depends on it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(25);
 
 /// An origin, a larder and a client.
@@ -50,7 +50,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// One with nothing special.
+    /// One with the default configuration.
     pub(crate) async fn new() -> Self {
         Self::with(|_| {}).await
     }
@@ -72,12 +72,12 @@ impl World {
         Origin::tls(&self.ca, host).await
     }
 
-    /// The directory that goes when the test ends.
+    /// The test's directory, which is removed when the test ends.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// The directory of larder's cache, deletable at any time.
+    /// The directory of larder's cache, which may be deleted at any time.
     pub(crate) fn cache(&self) -> PathBuf {
         self.proxy.data.join("v1")
     }
@@ -87,7 +87,7 @@ impl World {
         &self.config
     }
 
-    /// Stops larder, does `between`, and starts one on the same directory.
+    /// Stops larder, calls `between`, and starts a larder on the same directory.
     pub(crate) async fn restart(&mut self, between: impl FnOnce(&Path)) {
         self.proxy.stop().await;
         between(&self.proxy.data);
@@ -95,12 +95,12 @@ impl World {
         self.client = self.proxy.client().await;
     }
 
-    /// A complete GET.
+    /// A GET with its whole answer.
     pub(crate) async fn get(&self, url: &str) -> Got {
         self.client.get(url).send().await
     }
 
-    /// A GET that must be complete.
+    /// A GET whose answer must be complete.
     #[track_caller]
     pub(crate) fn fetch(&self, url: &str) -> impl Future<Output = Got> {
         let ask = self.client.get(url);
@@ -108,7 +108,7 @@ impl World {
     }
 }
 
-/// Waits until `check` says yes.
+/// Waits until `check` returns true.
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
     let waited = tokio::time::timeout(PATIENCE, async {
         while !check().await {
@@ -132,7 +132,7 @@ pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files under `dir` that hold `needle`. A file that vanished meanwhile holds nothing.
+/// The files under `dir` that contain `needle`. A file that disappeared meanwhile contains nothing.
 pub(crate) fn holding(dir: &Path, needle: &[u8]) -> Vec<PathBuf> {
     let holds = |path: &PathBuf| {
         std::fs::read(path)

@@ -1,5 +1,5 @@
-//! Names for origins: a CONNECT proxy behind larder that knows where each lives. Real clients go around every proxy to
-//! reach an address of this machine, and take a name for the world outside.
+//! Host names for origins: a CONNECT proxy behind larder that maps names to addresses. Real clients do not use a proxy for
+//! addresses of this machine, and take a name for an external host.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use super::client::read_head;
 
 type Known = Arc<Mutex<HashMap<String, SocketAddr>>>;
 
-/// It stops when this is dropped.
+/// The proxy. It stops when this is dropped.
 pub(crate) struct Names {
     address: SocketAddr,
     known: Known,
@@ -22,7 +22,7 @@ pub(crate) struct Names {
 }
 
 impl Names {
-    /// One that knows nobody yet.
+    /// A proxy that knows no name yet.
     pub(crate) async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, known) = (listener.local_addr().unwrap(), Known::default());
@@ -42,12 +42,12 @@ impl Names {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens: a client that goes through it meets the origins themselves.
+    /// Its address. A client that uses it directly reaches the origins themselves.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on `origin` lives where it does.
+    /// Adds the name of `origin`.
     pub(crate) fn know(&self, origin: &Origin) {
         self.known.lock().unwrap().insert(origin.authority(), origin.address());
     }

@@ -1,4 +1,4 @@
-//! The scripted origin: http/1.1 and h2, over TLS or plain, with everything it was asked on record.
+//! The scripted origin: HTTP/1.1 and HTTP/2, over TLS or plain, with a record of everything that was requested.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -32,17 +32,17 @@ pub(crate) struct Asked {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) version: Version,
-    /// The number of the connection it came on.
+    /// The number of the connection that it came on.
     pub(crate) connection: usize,
 }
 
 impl Asked {
-    /// Whether it is the question by which a right is proved: the first byte.
+    /// Whether it is the request by which a right is proved: for the first byte.
     pub(crate) fn is_proof(&self) -> bool {
         self.method == Method::GET && self.text("range") == Some("bytes=0-0")
     }
 
-    /// Whether it is a GET of more than that.
+    /// Whether it is a GET of more than that byte.
     pub(crate) fn is_get(&self) -> bool {
         self.method == Method::GET && !self.is_proof()
     }
@@ -53,12 +53,12 @@ impl Asked {
     }
 }
 
-/// How the whole origin behaves.
+/// The behaviour of the whole origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mood {
     /// As scripted.
     Well,
-    /// Connections are taken, requests never answered.
+    /// Connections are accepted, requests are never answered.
     Hanging,
     /// Every request gets this status.
     Failing(u16),
@@ -88,7 +88,7 @@ impl Origin {
         Self::start(host, Some(ca), &["h2", "http/1.1"]).await
     }
 
-    /// https as `name`, on port 443 for whoever comes through a [`Names`](super::names::Names) that knows it.
+    /// https as `name`, on port 443 for clients that use a [`Names`](super::names::Names) with this name.
     pub(crate) async fn named(ca: &Ca, name: &str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let acceptor = TlsAcceptor::from(ca.server(name, &["h2", "http/1.1"]));
@@ -133,7 +133,7 @@ impl Origin {
         }
     }
 
-    /// The URL of `path` here.
+    /// The URL of `path` on this origin.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
@@ -148,13 +148,13 @@ impl Origin {
         self.address
     }
 
-    /// Puts `page` at `path`, in place of what was there; gives back its URL.
+    /// Puts `page` at `path`, in place of what was there; returns its URL.
     pub(crate) fn put(&self, path: &str, page: Page) -> String {
         self.state.pages.lock().unwrap().insert(path.to_owned(), page);
         self.url(path)
     }
 
-    /// Lets `script` answer at `path`; gives back its URL.
+    /// Lets `script` answer at `path`; returns its URL.
     pub(crate) fn script<F, A>(&self, path: &str, script: F) -> String
     where
         F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
@@ -165,7 +165,7 @@ impl Origin {
         self.url(path)
     }
 
-    /// Lets `script` answer wherever nothing else does.
+    /// Lets `script` answer every path without a page or a script.
     pub(crate) fn otherwise<F, A>(&self, script: F)
     where
         F: Fn(Request<Incoming>) -> A + Send + Sync + 'static,
@@ -175,48 +175,48 @@ impl Origin {
         *self.state.otherwise.lock().unwrap() = Some(script);
     }
 
-    /// Takes the script at `path` away.
+    /// Removes the script at `path`.
     pub(crate) fn unscript(&self, path: &str) {
         self.state.scripts.lock().unwrap().remove(path);
     }
 
-    /// What was asked for `path` (with its query), in order.
+    /// The requests for `path` (with its query), in order.
     pub(crate) fn asked(&self, path: &str) -> Vec<Asked> {
         let asked = self.state.asked.lock().unwrap();
         asked.iter().filter(|one| one.path == path).cloned().collect()
     }
 
-    /// How often `path` was asked with GET, for more than a byte that proves a right.
+    /// How often `path` was requested with GET, not counting requests for the one byte that proves a right.
     pub(crate) fn gets(&self, path: &str) -> usize {
         self.asked(path).iter().filter(|one| one.is_get()).count()
     }
 
-    /// Everything that was asked, in order.
+    /// All requests, in order.
     pub(crate) fn log(&self) -> Vec<Asked> {
         self.state.asked.lock().unwrap().clone()
     }
 
-    /// What was asked for, in order.
+    /// The paths of all requests, in order.
     pub(crate) fn paths(&self) -> Vec<String> {
         self.state.asked.lock().unwrap().iter().map(|one| one.path.clone()).collect()
     }
 
-    /// How many requests came in all.
+    /// The number of all requests.
     pub(crate) fn total(&self) -> usize {
         self.state.asked.lock().unwrap().len()
     }
 
-    /// How many connections were made to it.
+    /// The number of connections that were made to it.
     pub(crate) fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// Changes how the whole origin behaves.
+    /// Changes the behaviour of the whole origin.
     pub(crate) fn mood(&self, mood: Mood) {
         *self.state.mood.lock().unwrap() = mood;
     }
 
-    /// Drops every connection; new ones are taken.
+    /// Drops every connection; new ones are accepted.
     pub(crate) fn cut(&self) {
         self.state.cut.notify_waiters();
     }
@@ -234,7 +234,7 @@ impl Drop for Origin {
 }
 
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, state: Arc<State>) {
-    // Dropped with this task, and every connection with it.
+    // Dropped with this task, which closes every connection.
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
@@ -256,7 +256,7 @@ async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, state: Arc<State>, n
         async move { Ok::<_, Infallible>(answer(&state, number, request).await) }
     });
     let server = auto::Builder::new(TokioExecutor::new());
-    // A broken connection is the client's affair, and some tests break it on purpose.
+    // A broken connection does not matter here; some tests break it on purpose.
     let _ended = match tls {
         Some(tls) => match tls.accept(stream).await {
             Ok(stream) => {

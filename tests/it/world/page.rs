@@ -1,4 +1,4 @@
-//! What a scripted origin has at one path, and how it misbehaves there.
+//! What a scripted origin serves at one path, and its faults there.
 
 use std::io;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 /// A body as an origin sends it; an error drops the connection.
 pub(crate) type OriginBody = UnsyncBoxBody<Bytes, io::Error>;
 
-/// How large the pieces are that an origin sends.
+/// The size of the pieces that an origin sends.
 const PIECE: usize = 64 * 1024;
 
 /// Holds something back until a test opens it.
@@ -27,7 +27,7 @@ const PIECE: usize = 64 * 1024;
 pub(crate) struct Gate(watch::Sender<bool>);
 
 impl Gate {
-    /// A closed one.
+    /// A closed gate.
     pub(crate) fn closed() -> Self {
         Self(watch::Sender::new(false))
     }
@@ -43,37 +43,37 @@ impl Gate {
     }
 }
 
-/// How an origin misbehaves.
+/// A fault of an origin.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Fault {
-    /// Not at all.
+    /// None.
     #[default]
     None,
-    /// The connection drops after so many bytes of each body.
+    /// The connection drops after this many bytes of each body.
     Cut(usize),
-    /// The connection drops after so many bytes of the first body only.
+    /// The connection drops after this many bytes of the first body only.
     CutOnce(usize),
-    /// The bytes from here on wait for the gate.
+    /// The bytes from this offset on wait for the gate.
     Hold(usize, Gate),
-    /// So many bytes at a time, with a pause before each.
+    /// This many bytes at a time, with a pause before each.
     Slow(usize, Duration),
 }
 
-/// What an origin has at a path.
+/// What an origin serves at a path.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
     pub(crate) fault: Fault,
-    /// Whether it understands `Range`.
+    /// Whether it supports `Range`.
     pub(crate) ranges: bool,
     /// Whether it announces the length.
     pub(crate) length: bool,
 }
 
 impl Page {
-    /// A 200 with `body`, no validator, no freshness.
+    /// A 200 with `body`, without validator and freshness.
     pub(crate) fn new(body: impl Into<Bytes>) -> Self {
         Self {
             status: StatusCode::OK,
@@ -108,30 +108,30 @@ impl Page {
         self.header("etag", &format!("\"{value}\""))
     }
 
-    /// Fresh for so many seconds.
+    /// Fresh for this many seconds.
     pub(crate) fn fresh(self, seconds: u64) -> Self {
         self.header("cache-control", &format!("max-age={seconds}"))
     }
 
-    /// That misbehaves.
+    /// With a fault.
     pub(crate) fn fault(mut self, fault: Fault) -> Self {
         self.fault = fault;
         self
     }
 
-    /// That ignores `Range`.
+    /// Without support for `Range`.
     pub(crate) fn without_ranges(mut self) -> Self {
         self.ranges = false;
         self
     }
 
-    /// That does not announce its length.
+    /// Without an announced length.
     pub(crate) fn chunked(mut self) -> Self {
         self.length = false;
         self
     }
 
-    /// The answer to one request, and the page as the next request finds it.
+    /// The answer to one request. Changes the page to what the next request finds.
     pub(crate) fn answer(&mut self, method: &Method, asked: &HeaderMap) -> Response<OriginBody> {
         let text = |name| asked.get(name).and_then(|value| value.to_str().ok());
         let mine = |name| self.headers.get(name).and_then(|value| value.to_str().ok());
@@ -186,12 +186,12 @@ pub(crate) fn empty() -> OriginBody {
     whole(Bytes::new())
 }
 
-/// A body at once.
+/// A body in one piece.
 pub(crate) fn whole(bytes: impl Into<Bytes>) -> OriginBody {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A body out of what a test sends through a channel; an error drops the connection.
+/// A body of the frames that a test sends through a channel; an error drops the connection.
 pub(crate) fn fed(from: tokio::sync::mpsc::Receiver<io::Result<Frame<Bytes>>>) -> OriginBody {
     let frames =
         stream::unfold(
@@ -201,7 +201,7 @@ pub(crate) fn fed(from: tokio::sync::mpsc::Receiver<io::Result<Frame<Bytes>>>) -
     BodyExt::boxed_unsync(StreamBody::new(frames))
 }
 
-/// `body`, whose first byte is the resource's `start`th, as `fault` sends it.
+/// Sends `body` with `fault`; its first byte is at offset `start` of the resource.
 fn sent(body: Bytes, start: usize, fault: Fault) -> OriginBody {
     if matches!(fault, Fault::None) && body.len() <= PIECE {
         return whole(body);
@@ -250,13 +250,13 @@ fn parse(range: &str, len: usize) -> Option<Range<usize>> {
     (range.start < range.end).then_some(range)
 }
 
-/// `len` bytes in which no block repeats, different for each `seed`.
+/// `len` bytes without repeating blocks, different for each `seed`.
 pub(crate) fn noise(seed: u64, len: usize) -> Bytes {
     const BLOCK: usize = 1 << 16;
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut block = Vec::with_capacity(BLOCK);
     while block.len() < BLOCK.min(len.next_multiple_of(8)) {
-        // xorshift64: any sequence will do that no compressor and no offset error leaves unnoticed.
+        // xorshift64: any sequence will do that does not compress and in which a wrong offset is noticed.
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;

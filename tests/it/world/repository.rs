@@ -1,5 +1,5 @@
-//! Repositories as their makers' own tools make them: packages by `dpkg-deb` and `dpkg-source`, indexes by
-//! `apt-ftparchive`, signatures by gpg. One is files in memory, so that a test can change any of them before it is served.
+//! Repositories made by the real tools: packages by `dpkg-deb` and `dpkg-source`, indexes by `apt-ftparchive`, signatures by gpg.
+//! A repository is a set of files in memory, so that a test can change any of them before it is served.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use super::{Origin, Page};
 /// Paths and bytes.
 pub(crate) type Files = BTreeMap<String, Vec<u8>>;
 
-/// What the packages are called, with their versions and architectures: one for each trap that a file name has.
+/// The packages' components, names, versions and architectures, with every difficulty that file names have.
 const BINARIES: [(&str, &str, &str, &str); 4] = [
     ("main", "gear++", "1:2.0~rc1+dfsg-1", "all"),
     ("main", "wheel", "1.0", "amd64"),
@@ -51,9 +51,9 @@ fn control(name: &str, version: &str, architecture: &str) -> String {
     )
 }
 
-/// Runs one of the makers' tools in `dir`; what it wrote.
+/// Runs one of the tools in `dir`; returns its output.
 pub(crate) fn tool(dir: &Path, program: &str, arguments: &[&str]) -> Vec<u8> {
-    // So that the same content is the same file whenever it is made.
+    // So that the same content always makes the same file.
     let day = ("SOURCE_DATE_EPOCH", "1605873600");
     let mut command = Command::new(program);
     let output = command.args(arguments).env(day.0, day.1).current_dir(dir).output();
@@ -74,7 +74,7 @@ fn build(dir: &Path, control: &str, content: &str) -> (String, Vec<u8>) {
     read(made.path()).pop_first().unwrap()
 }
 
-/// `wheel` again, under the same name and version, with other bytes.
+/// A package `wheel` with the same name and version, and other bytes.
 pub(crate) fn another_wheel() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     build(dir.path(), &control("wheel", "1.0", "amd64"), "made again").1
@@ -102,7 +102,7 @@ fn source(dir: &Path) -> Files {
     read(at.path())
 }
 
-/// Every file below `dir`, by its path there.
+/// Every file below `dir`, by its path relative to it.
 pub(crate) fn read(dir: &Path) -> Files {
     let named = |path: &Path| path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
     let found = super::files(dir);
@@ -120,18 +120,18 @@ pub(crate) enum Signatures {
 /// How an archive is laid out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    /// The path of its Release: `dists/gears`, or the directory of a flat archive, or nothing.
+    /// The path of its Release: `dists/gears`, the directory of a flat archive, or empty.
     pub(crate) head: &'static str,
-    /// The endings that its indexes have; an empty one is no compression.
+    /// The compressions of its indexes, as file name endings; an empty one is uncompressed.
     pub(crate) endings: &'static [&'static str],
-    /// The digests of the indexes, and whether they can be had under these.
+    /// The digests of the indexes, and whether the indexes are available under these.
     pub(crate) digests: &'static str,
     pub(crate) by_hash: bool,
     pub(crate) signatures: Signatures,
 }
 
 impl Layout {
-    /// What most archives are like.
+    /// The layout of most archives.
     pub(crate) const USUAL: Self = Self {
         head: "dists/gears",
         endings: &["", ".gz", ".xz"],
@@ -140,17 +140,17 @@ impl Layout {
         signatures: Signatures::Inside,
     };
 
-    /// Whether its Release lies beside its indexes.
+    /// Whether its Release is in the same directory as its indexes.
     pub(crate) fn is_flat(self) -> bool {
         !self.head.starts_with("dists/")
     }
 
-    /// The path of `file` below its Release's directory.
+    /// The path of `file` below the Release's directory.
     pub(crate) fn at(self, file: &str) -> String {
         format!("{}/{file}", self.head).trim_start_matches('/').to_owned()
     }
 
-    /// Its components, and the directory of the packages of each.
+    /// Its components, and the directory of each component's packages.
     fn pools(self) -> Vec<(&'static str, String)> {
         if self.is_flat() {
             return vec![("", if self.head.is_empty() { ".".into() } else { self.head.into() })];
@@ -159,25 +159,24 @@ impl Layout {
     }
 }
 
-/// An archive: all its files, those of its Release not yet signed.
+/// An archive: all its files; its Release is not signed yet.
 #[derive(Clone, Debug)]
 pub(crate) struct Repository {
     pub(crate) layout: Layout,
     pub(crate) files: Files,
-    /// Indexes that its Release names and that it does not serve: apt looks for an index by the name that it has without
-    /// compression.
+    /// Indexes that its Release names and that it does not serve: apt looks an index up by its uncompressed name.
     unserved: Files,
     /// The text of its Release.
     pub(crate) release: String,
 }
 
 impl Repository {
-    /// One of all packages.
+    /// An archive with all packages.
     pub(crate) fn new(layout: Layout) -> Self {
         Self::of(layout, &PACKAGES)
     }
 
-    /// One of `packages`, by component and file name.
+    /// An archive with `packages`, by component and file name.
     pub(crate) fn of(layout: Layout, packages: &Files) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for (name, bytes) in packages {
@@ -214,7 +213,7 @@ impl Repository {
         made
     }
 
-    /// Puts an index below its Release, with every ending.
+    /// Puts an index below its Release, with every compression.
     pub(crate) fn index(&mut self, path: &str, text: &[u8]) {
         for ending in self.layout.endings {
             let path = self.layout.at(&format!("{path}{ending}"));
@@ -225,7 +224,7 @@ impl Repository {
         }
     }
 
-    /// Makes the Release anew, and what lies under digests.
+    /// Makes the Release again, and the files under digests.
     pub(crate) fn describe(&mut self) {
         let dir = tempfile::tempdir().unwrap();
         let head = self.layout.at("");
@@ -251,7 +250,7 @@ impl Repository {
             options.push(format!("APT::FTPArchive::{algorithm}={wanted}"));
         }
         let by_hash = if self.layout.by_hash { "yes" } else { "no" };
-        // A flat archive has no name but the path that its clients write, and apt complains of another.
+        // A flat archive is named by the path that its clients use, and apt complains about any other name.
         let own = self.layout.at("");
         let (suite, codename) =
             if self.layout.is_flat() { (&*own, &*own) } else { ("stable", "gears") };
@@ -264,14 +263,14 @@ impl Repository {
         ] {
             options.push(format!("APT::FTPArchive::Release::{field}={value}"));
         }
-        // It looks for patterns of its own, and lists of patches are none of them.
+        // By default it includes only file names that match its own patterns, which lists of patches do not.
         options.push("APT::FTPArchive::Release::Patterns::=Index".into());
         let mut arguments: Vec<&str> = options.iter().flat_map(|one| ["-o", one]).collect();
         arguments.extend(["release", "."]);
         self.release = String::from_utf8(tool(dir.path(), "apt-ftparchive", &arguments)).unwrap();
     }
 
-    /// Where the index at `path` below the Release lies under its digest.
+    /// The path of the index at `path` (below the Release) under its digest.
     pub(crate) fn by_hash(&self, path: &str, bytes: &[u8]) -> String {
         let digests = self.layout.digests;
         let algorithm = if digests == "SHA512" { Algorithm::Sha512 } else { Algorithm::Sha256 };
@@ -296,7 +295,7 @@ impl Repository {
         self.sign_with(key, &["--digest-algo", "SHA512"]);
     }
 
-    /// Signs its Release, with options of gpg's.
+    /// Signs its Release, with options for gpg.
     pub(crate) fn sign_with(&mut self, key: &Key, options: &[&str]) {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("Release");
@@ -316,7 +315,7 @@ impl Repository {
         }
     }
 
-    /// Puts it on `origin`, below `root`, in place of what was there.
+    /// Puts it on `origin` below `root`, in place of what was there.
     pub(crate) fn put(&self, origin: &Origin, root: &str) {
         put(&self.files, origin, root);
     }
@@ -328,7 +327,7 @@ impl Repository {
     }
 }
 
-/// Puts `files` on `origin` below `root`, under every spelling that clients have of their names.
+/// Puts `files` on `origin` below `root`, under every spelling of their names that clients use.
 pub(crate) fn put(files: &Files, origin: &Origin, root: &str) {
     for (path, bytes) in files {
         let page = Page::new(bytes.clone());
@@ -338,12 +337,12 @@ pub(crate) fn put(files: &Files, origin: &Origin, root: &str) {
     }
 }
 
-/// A path as apt asks for it, in capitals.
+/// A path as apt requests it, with upper-case escapes.
 pub(crate) fn escaped(path: &str) -> String {
     path.replace('+', "%2B").replace('~', "%7E")
 }
 
-/// The long descriptions of `packages`, as an archive keeps them apart.
+/// The long descriptions of `packages`, as an archive keeps them in a separate file.
 fn translation(packages: &[u8]) -> Vec<u8> {
     let packages = String::from_utf8_lossy(packages);
     let mut text = String::new();

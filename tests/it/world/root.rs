@@ -1,5 +1,5 @@
-//! Root directories of systems that never ran: the layout of each family of distributions, with its update tool played by
-//! a few lines of shell, and all that is in them as a list that can be compared.
+//! Root directories of systems that never ran: the layout of each family of distributions, with a short shell script as its
+//! update tool, and a comparable listing of everything in them.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,14 +10,14 @@ use tempfile::TempDir;
 
 use super::tools::{forget_proxies, run};
 
-/// What tells the families apart, as far as a set-up is concerned.
+/// How the families differ, for the set-up script.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Family {
     pub(crate) release: &'static str,
     pub(crate) anchors: &'static str,
     pub(crate) tool: &'static str,
     pub(crate) bundle: &'static str,
-    /// Files that such a system has, one line each.
+    /// Files of such a system, one line each.
     files: &'static [(&'static str, &'static str)],
 }
 
@@ -88,7 +88,7 @@ impl Root {
         for directory in ["root/tmp", "root/etc/profile.d"] {
             std::fs::create_dir_all(root.dir.path().join(directory)).unwrap();
         }
-        // A directory that a test made is for its user alone; a root is not.
+        // A test's temporary directory is private to its user; a root directory is not.
         std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         root.put("etc/os-release", family.release);
         root.put(family.bundle, "the system's own roots\n");
@@ -97,12 +97,12 @@ impl Root {
         for (path, content) in family.files {
             root.put(path, content);
         }
-        // Takes what is called *.crt, as the real ones do, and says nothing of what it was told.
+        // Takes files called *.crt, as the real tools do, and prints nothing.
         let (anchors, bundle) = (family.anchors, family.bundle);
         root.tool(&format!(
             "cd \"$ROOT\" && {{ cat roots; cat {anchors}/*.crt 2>/dev/null || :; }} >{bundle}.new && mv {bundle}.new {bundle}"
         ));
-        // chroot wants root's rights, and something to run inside.
+        // chroot needs root's rights, and a program to run inside.
         std::fs::create_dir(root.stubs()).unwrap();
         let chroot = "#!/bin/sh\nROOT=$1\nexport ROOT\nshift\ncase $1 in /*) tool=$ROOT$1 ;; *) tool=$ROOT/usr/sbin/$1 ;; esac\n\
                       shift\nexec sh \"$tool\" \"$@\"\n";
@@ -128,17 +128,17 @@ impl Root {
         std::fs::write(path, content).unwrap();
     }
 
-    /// Reads a file; what is not there is empty.
+    /// Reads a file; a missing file is empty.
     pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.path().join(path)).unwrap_or_default()
     }
 
-    /// The system's bundle.
+    /// The system's certificate bundle.
     pub(crate) fn bundle(&self) -> String {
         self.read(self.family.bundle)
     }
 
-    /// Makes the update tool do `what`.
+    /// Makes the update tool run `what`.
     pub(crate) fn tool(&self, what: &str) {
         let path = format!("usr/sbin/{}", self.family.tool);
         self.put(&path, &format!("#!/bin/sh\n{what}\n"));
@@ -146,7 +146,7 @@ impl Root {
             .unwrap();
     }
 
-    /// Takes the update tool away.
+    /// Removes the update tool.
     pub(crate) fn without_tool(&self) {
         std::fs::remove_file(self.path().join("usr/sbin").join(self.family.tool)).unwrap();
     }
@@ -159,7 +159,7 @@ impl Root {
         run(command).await
     }
 
-    /// Lets `command` find what plays chroot, and nothing of this machine's that the script reads.
+    /// Puts the stand-in for chroot into the `PATH` of `command`, and removes this machine's variables that the script reads.
     pub(crate) fn dress(&self, command: &mut Command) {
         let path = std::env::var("PATH").unwrap_or_default();
         forget_proxies(command);
@@ -169,7 +169,7 @@ impl Root {
             .env_remove("JAVA_HOME");
     }
 
-    /// Puts the files of an ONBUILD base image into it.
+    /// Puts the files of an ONBUILD base image into the root.
     pub(crate) fn make_image(&self) {
         let ca = Path::new(env!("CARGO_MANIFEST_DIR")).join("ca");
         for path in std::fs::read_dir(ca.join("setup")).unwrap() {
@@ -180,7 +180,7 @@ impl Root {
         self.put("larder/run", &std::fs::read_to_string(ca.join("images/run")).unwrap());
     }
 
-    /// Runs its `/larder/run` in `shell`, as the builder of a child image does.
+    /// Runs the root's `/larder/run` in `shell`, as the builder of a child image does.
     pub(crate) fn step(&self, shell: &[&str], arguments: &[&str]) -> Command {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new(shell[0]);
@@ -195,7 +195,7 @@ impl Root {
         command
     }
 
-    /// Everything in it: mode, and content or the end of a link.
+    /// Everything in it: the mode, and the content or the target of a link.
     pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         list(&self.path(), &mut found);

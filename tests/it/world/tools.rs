@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use super::{PATIENCE, World};
 
-/// Variables that would lead a client around the test's larder, or to other roots.
+/// Variables that would lead a client around the test's larder, or to other trust anchors.
 const FORGOTTEN: &[&str] = &[
     "http_proxy",
     "https_proxy",
@@ -22,14 +22,14 @@ const FORGOTTEN: &[&str] = &[
     "PIP_CERT",
 ];
 
-/// Removes what a client must not inherit.
+/// Removes the variables that a client must not inherit.
 pub(crate) fn forget_proxies(command: &mut Command) {
     for name in FORGOTTEN {
         command.env_remove(name);
     }
 }
 
-/// `program` as a client of `world`'s larder, by the variables that clients read.
+/// `program` as a client of `world`'s larder, configured with the usual environment variables.
 pub(crate) fn client(world: &World, program: &str, ca: &str) -> Command {
     let mut command = Command::new(program);
     forget_proxies(&mut command);
@@ -45,7 +45,7 @@ pub(crate) fn client(world: &World, program: &str, ca: &str) -> Command {
     command
 }
 
-/// Runs `command` to its end.
+/// Runs `command` until it ends.
 pub(crate) async fn run(mut command: Command) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
@@ -55,7 +55,7 @@ pub(crate) async fn run(mut command: Command) -> Output {
     output.unwrap_or_else(|_| panic!("did not end: {shown}")).unwrap()
 }
 
-/// What a process wrote, both streams.
+/// The output of a process, both streams.
 pub(crate) fn text(output: &Output) -> String {
     format!(
         "{}{}",
@@ -64,21 +64,21 @@ pub(crate) fn text(output: &Output) -> String {
     )
 }
 
-/// Sends `process` a signal by name.
+/// Sends `process` the signal called `name`.
 pub(crate) async fn signal(process: u32, name: &str) {
     let mut command = Command::new("kill");
     command.args(["-s", name, &process.to_string()]);
     assert!(run(command).await.status.success());
 }
 
-/// Writes the certificate that clients must trust into the world's directory.
+/// Writes the certificate that clients must trust into the test's directory; returns the path.
 pub(crate) async fn trusted_file(world: &World) -> String {
     let file = world.dir().join("larder.pem");
     std::fs::write(&file, world.proxy.own("/ca.crt").await).unwrap();
     file.to_str().unwrap().to_owned()
 }
 
-/// Whether `program` is installed here; says so when a test leaves it out.
+/// Whether `program` is installed here. If not, prints that the test skips it.
 pub(crate) fn installed(program: &str) -> bool {
     let found = Command::new(program).arg("--version").output().is_ok();
     if !found {
@@ -87,13 +87,13 @@ pub(crate) fn installed(program: &str) -> bool {
     found
 }
 
-/// Says why a test looked at nothing: a client that is not installed here.
+/// Prints why a test checked nothing, for example a client that is not installed here.
 pub(crate) fn skip(reason: &str) {
     say(&format!("skipped: {reason}"));
 }
 
-/// Says something to whoever runs the tests.
+/// Prints a line for the person who runs the tests.
 pub(crate) fn say(line: &str) {
-    // If standard error is gone, so is whoever would have read it.
+    // If standard error is closed, nobody would read it.
     let _written = writeln!(std::io::stderr(), "{line}");
 }

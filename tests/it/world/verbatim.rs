@@ -1,4 +1,4 @@
-//! An origin that keeps every request as the bytes that came, and answers with bytes: for what no HTTP library writes.
+//! An origin that records every request as raw bytes, and answers with raw bytes: for messages that no HTTP library writes.
 
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use super::ca::Ca;
 
 type Answers = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
-/// A running one. Each connection is closed behind its answer.
+/// The running origin. Each connection is closed after its answer.
 pub(crate) struct Verbatim {
     authority: String,
     scheme: &'static str,
@@ -20,7 +20,7 @@ pub(crate) struct Verbatim {
 }
 
 impl Verbatim {
-    /// https if `ca` is given; `answers` makes the answer to the target of a request.
+    /// Uses https if `ca` is given; `answers` makes the answer for the target of a request.
     pub(crate) async fn start<F>(ca: Option<&Ca>, answers: F) -> Self
     where
         F: Fn(&[u8]) -> Vec<u8> + Send + Sync + 'static,
@@ -61,12 +61,12 @@ impl Verbatim {
         format!("{}://{}{path}", self.scheme, self.authority)
     }
 
-    /// The targets that were asked for, in order.
+    /// The targets of the requests, in order.
     pub(crate) fn targets(&self) -> Vec<Vec<u8>> {
         self.heads.lock().unwrap().iter().map(|head| target_of(head).to_vec()).collect()
     }
 
-    /// The heads that came, in order.
+    /// The heads of the requests, in order.
     pub(crate) fn heads(&self) -> Vec<String> {
         let heads = self.heads.lock().unwrap();
         heads.iter().map(|head| String::from_utf8_lossy(head).into_owned()).collect()
@@ -96,7 +96,7 @@ where
     }
     let answer = answers(target_of(&head));
     kept.lock().unwrap().push(head);
-    // Whoever left early is not what these tests are about.
+    // A client that left early does not matter here.
     let _left = stream.write_all(&answer).await;
     let _left = stream.shutdown().await;
 }

@@ -1,4 +1,4 @@
-//! Images out of nothing: an OCI layout that real clients can push, for two platforms.
+//! Generated images: an OCI layout that real clients can push, for two platforms.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,17 +15,17 @@ const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const IMAGE: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// An image for two platforms with a layer of its own for each, in a directory.
+/// An image for two platforms, each with a layer of its own, in a directory.
 pub(crate) struct Image {
     pub(crate) layout: PathBuf,
-    /// The digests of the layers of amd64, `sha256:…`.
+    /// The digests of the layers for amd64, `sha256:…`.
     pub(crate) layers: Vec<String>,
-    /// The digests of the manifests of every platform, and of the index that names them.
+    /// The digests of every platform's manifest, and of the index that names them.
     pub(crate) manifests: Vec<String>,
 }
 
 impl Image {
-    /// Makes one in `dir` whose layers have some `size` bytes, different for each `seed`.
+    /// Makes one in `dir` whose layers have about `size` bytes, different for each `seed`.
     pub(crate) fn new(dir: &Path, seed: u64, size: usize) -> Self {
         let layout = dir.join(format!("layout-{seed}"));
         std::fs::create_dir_all(layout.join("blobs/sha256")).unwrap();
@@ -94,7 +94,7 @@ struct Put {
     /// Its descriptor.
     text: String,
     digest: String,
-    /// The digest of what is packed in it.
+    /// The digest of its uncompressed content.
     inner: String,
 }
 

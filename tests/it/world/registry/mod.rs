@@ -1,5 +1,5 @@
-//! A real registry: Debian's `docker-registry` on loopback, behind a TLS front that counts, and if a test wants it with
-//! tokens, and with blobs that lie on another host behind signed URLs.
+//! A real registry: Debian's `docker-registry` on loopback, behind a TLS front that counts. Optionally it requires tokens, and
+//! redirects for blobs to another host with signed URLs.
 
 pub(crate) mod image;
 mod tokens;
@@ -27,36 +27,36 @@ use super::{Ca, Origin, Page, eventually};
 
 pub(crate) use self::tokens::{GUEST, MEMBER, OWNER, Tokens, basic};
 
-/// The program, as Debian's package installs it.
+/// The program, where Debian's package installs it.
 pub(crate) const PROGRAM: &str = "/usr/bin/docker-registry";
 
-/// Where the front is found.
+/// The host name of the front.
 pub(crate) const NAME: &str = "registry.example.org";
-/// Where the blobs lie.
+/// The host name of the blobs' storage.
 const FILES: &str = "files.example.org";
 
-/// What stands around a registry.
+/// What surrounds a registry.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Around {
-    /// It wants tokens.
+    /// Whether it requires tokens.
     pub(crate) tokens: bool,
-    /// It sends its clients to another host for blobs.
+    /// Whether it redirects its clients to another host for blobs.
     pub(crate) redirects: bool,
 }
 
-/// What stands in `Authorization` and opens nothing any more.
+/// Values of `Authorization` that no longer give access.
 type Withdrawn = Arc<Mutex<Vec<String>>>;
 
 /// A running registry. It stops when this is dropped.
 pub(crate) struct Registry {
-    /// What its clients see.
+    /// The host that its clients use.
     pub(crate) front: Origin,
-    /// The host where its blobs lie.
+    /// The host with its blobs.
     pub(crate) files: Origin,
-    /// Who gives out its tokens.
+    /// Its token service.
     pub(crate) tokens: Tokens,
     withdrawn: Withdrawn,
-    /// Bytes of blobs that left, front and files together, but for single ones that prove a right.
+    /// Bytes of blobs that were sent, by front and storage together, without single bytes that prove a right.
     sent: Arc<AtomicU64>,
     storage: PathBuf,
     child: Child,
@@ -68,7 +68,7 @@ impl Registry {
         Self::start_with(ca, dir, around, "").await
     }
 
-    /// The same; `auth` is what its settings say of logins, if it wants no tokens.
+    /// The same. `auth`: its settings for logins, if it requires no tokens.
     pub(crate) async fn start_with(ca: &Ca, dir: &Path, around: Around, auth: &str) -> Self {
         let storage = dir.join("registry");
         std::fs::create_dir_all(&storage).unwrap();
@@ -127,36 +127,36 @@ impl Registry {
         Self { front, files, tokens, withdrawn, sent, storage, child }
     }
 
-    /// Bytes of blobs that left so far.
+    /// Bytes of blobs that were sent so far.
     pub(crate) fn sent(&self) -> u64 {
         self.sent.load(Ordering::SeqCst)
     }
 
-    /// How often the blob with this digest was sent, but for a byte that proves a right.
+    /// How often the blob with this digest was sent, not counting requests for the one byte that proves a right.
     pub(crate) fn gets(&self, digest: &str) -> usize {
         let wanted = digest.trim_start_matches("sha256:");
         let asked = self.front.log().into_iter();
         asked.filter(|one| one.is_get() && one.path.contains(wanted)).count()
     }
 
-    /// How often somebody proved a right to the blob with this digest.
+    /// How often a right to the blob with this digest was proved.
     pub(crate) fn proofs(&self, digest: &str) -> usize {
         let asked = self.front.log().into_iter();
         asked.filter(|one| one.is_proof() && one.path.ends_with(digest)).count()
     }
 
-    /// How often the blob with this digest was asked about.
+    /// How often the blob with this digest was requested with HEAD.
     pub(crate) fn heads(&self, digest: &str) -> usize {
         let asked = self.front.log().into_iter();
         asked.filter(|one| one.method == Method::HEAD && one.path.ends_with(digest)).count()
     }
 
-    /// Takes from who shows `bearer` every right.
+    /// Withdraws every right of the requests with `bearer`.
     pub(crate) fn withdraw(&self, bearer: &str) {
         self.withdrawn.lock().unwrap().push(bearer.to_owned());
     }
 
-    /// Puts a blob of `size` bytes, nearly all of them holes, into `repository`; gives back its digest.
+    /// Puts a blob of `size` bytes, nearly all of them holes in a sparse file, into `repository`; returns its digest.
     pub(crate) fn plant(&self, repository: &str, size: u64) -> String {
         let (mut hashing, zeros) = (Hashing::new(Algorithms::NONE), vec![0; 1 << 20]);
         let start = format!("{repository} {size}");
@@ -181,7 +181,7 @@ impl Registry {
         digest
     }
 
-    /// Where the bytes of a blob lie.
+    /// The file with the bytes of a blob.
     pub(crate) fn file(&self, digest: &str) -> PathBuf {
         self.storage.join(stored(digest.trim_start_matches("sha256:")))
     }
@@ -198,7 +198,7 @@ fn stored(hex: &str) -> String {
     format!("docker/registry/v2/blobs/sha256/{}/{hex}/data", &hex[..2])
 }
 
-/// Hands a request on as it came.
+/// Forwards a request unchanged.
 async fn forward(mut request: Request<Incoming>, to: SocketAddr) -> Response<OriginBody> {
     let Ok(stream) = TcpStream::connect(to).await else {
         return Page::status(502).answer(request.method(), request.headers());
@@ -214,8 +214,8 @@ async fn forward(mut request: Request<Incoming>, to: SocketAddr) -> Response<Ori
     }
 }
 
-/// A way to the bytes that holds for this time only, for who may have them; to a HEAD as well, as registries before an
-/// object store have it. Others hear the registry.
+/// A redirect to a signed URL that is valid only this once, for clients that may have the blob; to a HEAD as well, as registries
+/// with an object store do. Other clients get the registry's answer.
 async fn redirected(
     request: &Request<Incoming>,
     registry: SocketAddr,
@@ -242,8 +242,7 @@ async fn redirected(
     Some(Response::builder().status(307).header("location", to).body(empty()).unwrap())
 }
 
-/// What lies behind a signed URL: for who has the URL, and for nobody who shows a credential besides, as object stores
-/// have it.
+/// The answer at a signed URL: only the URL gives access, and a request with a credential is refused, as object stores do.
 async fn file_of(request: &Request<Incoming>, root: &Path) -> Response<OriginBody> {
     let signed = request.uri().query().is_some_and(|query| query.contains("X-Amz-Signature="));
     if !signed || request.headers().contains_key("authorization") {
@@ -277,7 +276,7 @@ async fn file_of(request: &Request<Incoming>, root: &Path) -> Response<OriginBod
     Response::builder().header("content-length", length).body(body).unwrap()
 }
 
-/// Counts what a whole blob brings; not an error's text, nor the one byte that proves a right.
+/// Counts the bytes of a whole blob; neither the text of an error nor the one byte that proves a right.
 fn counted(answer: Response<OriginBody>, counter: Arc<AtomicU64>) -> Response<OriginBody> {
     if answer.status() != StatusCode::OK {
         return answer;

@@ -1,5 +1,5 @@
-//! A token service as registries use them: a challenge names it, it gives out short-lived JSON web tokens, and the registry
-//! believes whom its certificate vouches for (Docker's token authentication specification; RFC 7515, RFC 7518 §3.4).
+//! A token service as registries use them: a challenge names it, it issues short-lived JSON web tokens, and the registry trusts
+//! tokens that its certificate verifies (Docker's token authentication specification; RFC 7515, RFC 7518 §3.4).
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -19,24 +19,24 @@ use crate::world::page::whole;
 use crate::world::registry::NAME;
 use crate::world::{Ca, Origin};
 
-/// Where it is found.
+/// Its host name.
 const REALM: &str = "token.example.org";
 const SERVICE: &str = "gears";
 const ISSUER: &str = "the test's tokens";
 
-/// Who may have everything: user and password.
+/// The user and password of the owner, who may do everything.
 pub(crate) const OWNER: (&str, &str) = ("owner", "planted-password");
 
-/// Who may pull everything.
+/// A member, who may pull everything.
 pub(crate) const MEMBER: (&str, &str) = ("member", "planted-second-password");
 
-/// Who has a login, and no right that others have not.
+/// A guest, who has a login and no further right.
 pub(crate) const GUEST: (&str, &str) = ("guest", "planted-third-password");
 
-/// Everybody may pull what is called so; the rest is for the owner and the members.
+/// The prefix of repositories that everybody may pull. The others are for the owner and the members.
 pub(crate) const PUBLIC: &str = "public/";
 
-/// Who signs rights to what a `scope` names (`repository:<name>:<actions>`).
+/// Signs rights to what a `scope` names (`repository:<name>:<actions>`).
 #[derive(Clone)]
 struct Signer {
     key: Arc<EcdsaKeyPair>,
@@ -46,7 +46,7 @@ struct Signer {
 
 /// A running token service.
 pub(crate) struct Tokens {
-    /// What its clients see.
+    /// The host that its clients use.
     pub(crate) front: Origin,
     bundle: PathBuf,
     signer: Signer,
@@ -88,7 +88,7 @@ impl Tokens {
         Self { front, bundle, signer }
     }
 
-    /// What the registry must be told to believe its tokens.
+    /// The registry's settings that make it trust the tokens.
     pub(super) fn settings(&self) -> String {
         let bundle = self.bundle.display();
         format!(
@@ -97,25 +97,25 @@ impl Tokens {
         )
     }
 
-    /// A token to pull from `repository`, as the service would give it to `who`: what stands in `Authorization`.
+    /// A token to pull from `repository`, as the service would issue it to `who`, as a value of `Authorization`.
     pub(crate) fn bearer(&self, repository: &str, who: Option<(&str, &str)>) -> String {
         let scope = format!("repository:{repository}:pull");
         format!("Bearer {}", self.signer.token(&[&scope], who))
     }
 
-    /// How many were given out over the network.
+    /// How many tokens were issued over the network.
     pub(crate) fn given(&self) -> usize {
         self.front.total()
     }
 }
 
-/// What a client says to the service: by GET, with its login in a header field (the registry's token protocol), or by POST,
-/// with its login in the body (OAuth 2), as containerd does.
+/// A client's request to the service: a GET with its login in a header field (the registry's token protocol), or a POST with its
+/// login in the body (OAuth 2), as containerd sends it.
 struct Said {
     /// `name=value`, decoded.
     pairs: Vec<String>,
     authorization: Option<String>,
-    /// The name under which the token is handed out.
+    /// The name of the token in the answer.
     answered_as: &'static str,
 }
 
@@ -145,7 +145,7 @@ impl Said {
         self.all("scope").flat_map(|scopes| scopes.split(' ')).collect()
     }
 
-    /// Whose login it shows, if it shows any; an error, if that is nobody's.
+    /// The user whose login the request has, if it has one; an error if the login is wrong.
     fn who(&self) -> Result<Option<(&'static str, &'static str)>, ()> {
         let shown = match (&self.authorization, self.all("username").next()) {
             (Some(value), _) => value.clone(),
@@ -163,13 +163,13 @@ impl Said {
     }
 }
 
-/// User and password as a request carries them.
+/// User and password as a value of `Authorization`.
 pub(crate) fn basic((user, password): (&str, &str)) -> String {
     base64(format!("{user}:{password}").as_bytes(), STANDARD, true)
 }
 
 impl Signer {
-    /// No two are the same.
+    /// A token. No two tokens are the same.
     fn token(&self, scopes: &[&str], who: Option<(&str, &str)>) -> String {
         let mut access = String::new();
         for scope in scopes {

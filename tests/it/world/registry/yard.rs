@@ -1,4 +1,4 @@
-//! A registry beyond a larder in this process, and real clients that know of nothing but a proxy and a certificate.
+//! A registry behind a larder in this process, and real clients that are configured only with a proxy and a certificate.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,20 +9,20 @@ use crate::world::names::Names;
 use crate::world::tools::{client, installed, run, text, trusted_file};
 use crate::world::{World, files};
 
-/// What podman and buildah must be told to keep to a directory of the test's.
+/// The arguments that keep podman and buildah to a directory of the test.
 const STORAGE: [&str; 6] = ["--root", "$ROOT", "--runroot", "$RUN", "--storage-driver", "vfs"];
 
-/// The passwords of the owner and of the member, by bcrypt at its lowest cost.
+/// The passwords of the owner and of the member, hashed with bcrypt at its lowest cost.
 const PASSWORDS: &str = "owner:$2b$04$/VqjQfOEsNsHu.PSz736yOejJ8K0JpjvCRXwL6F/PkFHIJrJ/cdEy\n\
                          member:$2b$04$anyP6NZQW/XPZGfj9LNWJO1UFqL0aVY4ZDvZm0L4AsPcc1PWmpDJy\n";
 
-/// A registry beyond larder, and what clients need to know of larder.
+/// A registry behind larder, and what clients need to use larder.
 pub(crate) struct Yard {
     pub(crate) registry: Registry,
     pub(crate) world: World,
     ca: String,
     pub(crate) names: Names,
-    /// Whether it takes a login to push.
+    /// Whether a push needs a login.
     logins: bool,
 }
 
@@ -31,7 +31,7 @@ impl Yard {
         Self::with(around, |_| String::new()).await
     }
 
-    /// A registry that asks for user and password with every request (HTTP Basic), and knows the owner and a member.
+    /// A registry that requires user and password with every request (HTTP Basic), and knows the owner and a member.
     pub(crate) async fn with_passwords() -> Self {
         Self::with(Around::default(), |dir| {
             let file = dir.join("htpasswd");
@@ -46,7 +46,7 @@ impl Yard {
         let url = names.url();
         let world = World::with(|config| {
             config.upstream.https_proxy = Some(url);
-            // Clients that ask larder for a registry without its name mean this one.
+            // Clients that use larder as a mirror without naming a registry get this one.
             let mirrored = larder::config::Registry { name: None, url: format!("https://{NAME}") };
             config.mirror.registries = vec![mirrored];
         })
@@ -64,7 +64,7 @@ impl Yard {
         self.world.dir().join(name)
     }
 
-    /// A client with a home of its own, so that nothing of this machine's is used or changed.
+    /// A client with a home of its own, so that this machine's files are neither used nor changed.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = client(&self.world, program, &self.ca);
         let home = self.path("home");
@@ -86,7 +86,7 @@ impl Yard {
         self.push_with(image, name, &["copy", "--all"]).await;
     }
 
-    /// Pushes the one platform, without an index that names it.
+    /// Pushes one platform, without an index.
     pub(crate) async fn push_platform(&self, image: &Image, name: &str, architecture: &str) {
         self.push_with(image, name, &["--override-arch", architecture, "copy"]).await;
     }
@@ -103,7 +103,7 @@ impl Yard {
         assert!(output.status.success(), "{}", text(&output));
     }
 
-    /// Pulls every platform into a directory of its own; what it holds if that succeeds.
+    /// Pulls every platform into a directory of its own; returns its content if that succeeds.
     pub(crate) async fn pull(
         &self,
         name: &str,
@@ -112,7 +112,7 @@ impl Yard {
         self.pull_as(None, name, into).await
     }
 
-    /// The same, for somebody with user and password.
+    /// The same, with user and password.
     pub(crate) async fn pull_as(
         &self,
         who: Option<(&str, &str)>,
@@ -145,7 +145,7 @@ impl Yard {
     }
 }
 
-/// Every file of a directory and what it holds, by name.
+/// Every file of a directory and its content, by name.
 fn contents(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<_> = files(dir)
         .into_iter()
