@@ -142,7 +142,7 @@ fn read(store: &Arc<Store>, index: &Path, at: &Target, moved: Option<usize>) -> 
         proven: Rank::Signed,
         now: Clock::system().now(),
         open: &open,
-        companions: &Nothing,
+        shelf: &Nothing,
     };
     // Which document it is decides nothing here but that the twenty differ.
     let document_name = BlobId::new(Sha256::digest(at.to_string()).into());
@@ -268,7 +268,7 @@ impl Shelf for Nothing {
     fn open(&self, _: &Target) -> Option<Box<dyn Read + '_>> {
         None
     }
-    fn speakers(&self, _: &Origin) -> Vec<Root> {
+    fn claiming_roots(&self, _: &Origin) -> Vec<Root> {
         Vec::new()
     }
 }

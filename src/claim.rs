@@ -65,12 +65,12 @@ pub trait ClaimSink {
 
     /// Records what a signed index states about itself (its snapshot). Whether its claims count depends on earlier
     /// snapshots.
-    fn edition(&mut self, _edition: Edition) {}
+    fn edition(&mut self, _edition: Snapshot) {}
 }
 
 /// What an index that may be signed states about itself: one snapshot of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Edition {
+pub struct Snapshot {
     /// The fingerprints of the primary keys that signed it; empty when no signature counts.
     pub signers: Vec<Box<str>>,
     /// Why no signature counts.
@@ -87,14 +87,14 @@ pub struct Edition {
     /// limit.
     pub successors: Vec<Box<str>>,
     /// The package count, where nothing else tells an older snapshot from a newer one.
-    pub census: Option<Census>,
+    pub census: Option<PackageCount>,
     /// Whether its signature is over SHA-1.
     pub weak_hash: bool,
 }
 
 /// How many packages an index lists, and when the newest of them was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Census {
+pub struct PackageCount {
     /// The number of packages.
     pub packages: u64,
     /// The build time of the newest package.
@@ -125,7 +125,7 @@ pub struct Standing {
 
 /// One snapshot of one index document.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Generation {
+pub struct IndexVersion {
     /// A counter over the whole store: the newer document has the higher number.
     pub number: u64,
     /// The index's URL for display, without secrets.
@@ -167,7 +167,7 @@ impl Relation {
 #[derive(Clone, Debug)]
 pub struct Promise {
     /// The snapshot that makes the promise.
-    pub by: Arc<Generation>,
+    pub by: Arc<IndexVersion>,
     /// The target of the index document, used to revalidate it.
     pub index: Arc<Target>,
     /// How the index relates to the target.

@@ -85,7 +85,7 @@ pub mod flight;
 
 pub mod reply;
 
-pub mod chase;
+pub mod prerequisite;
 
 pub mod pipeline;
 

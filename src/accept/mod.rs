@@ -227,7 +227,7 @@ async fn accept_from<S: Serve>(
             tracing::debug!(%error, client = %peer, "a client was gone at once");
             continue;
         }
-        let visit = outer::Visit {
+        let visit = outer::ClientConnection {
             front: Arc::clone(front),
             config,
             peer,
@@ -241,7 +241,7 @@ async fn accept_from<S: Serve>(
 }
 
 /// Starts one connection's task.
-fn spawn<S: Serve>(gate: &Gate, visit: outer::Visit<S>, socket: TcpStream, seat: Seat) {
+fn spawn<S: Serve>(gate: &Gate, visit: outer::ClientConnection<S>, socket: TcpStream, seat: Seat) {
     let line = Line::default();
     let (peer, door) = (visit.peer, visit.door.clone());
     let transport = Transport::new(socket, line.clone(), seat);

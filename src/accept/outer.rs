@@ -21,8 +21,8 @@ use super::{Front, mirror};
 use crate::clock::Stopwatch;
 use crate::config::Config;
 use crate::intercept::{
-    Counted, Course, Door, Granted, Heads, Patience, Refusal, Refused, Running, Serve, Transport,
-    Watch, admit, check, outer,
+    Counted, Door, Granted, Heads, Patience, Refusal, Refused, Running, Serve, Transport,
+    TunnelPlan, Watch, admit, check, outer,
 };
 use crate::outcome::cause::Cause;
 use crate::outcome::job::{self, Job};
@@ -32,7 +32,7 @@ use crate::target::identity::{connect_authority, identify, take_login};
 use crate::target::{Host, Origin};
 
 /// A client connection.
-pub(super) struct Visit<S> {
+pub(super) struct ClientConnection<S> {
     pub(super) front: Arc<Front<S>>,
     /// The configuration when the client connected: a reload does not affect existing connections.
     pub(super) config: Arc<Config>,
@@ -48,8 +48,8 @@ pub(super) struct Visit<S> {
 }
 
 /// The state that the requests of one connection share.
-struct Desk<S: Serve> {
-    visit: Visit<S>,
+struct ConnectionState<S: Serve> {
+    visit: ClientConnection<S>,
     line: Line,
     /// Created for the first absolute-form request: most connections only carry a CONNECT.
     connection: OnceLock<Arc<S::Connection>>,
@@ -60,14 +60,14 @@ struct Desk<S: Serve> {
 /// A CONNECT that is answered 200.
 struct Tunnelled {
     upgrade: OnUpgrade,
-    course: Course,
+    course: TunnelPlan,
     host: Host,
     port: u16,
     job: Option<Arc<Job>>,
 }
 
 /// What the log says of a request that is refused before it has a target.
-struct Asked {
+struct RefusedRequest {
     since: Stopwatch,
     method: Method,
     /// Host and port only: the rest of a URL may be secret.
@@ -76,7 +76,7 @@ struct Asked {
     job: Option<Arc<Job>>,
 }
 
-impl Asked {
+impl RefusedRequest {
     fn of(request: &Request<Incoming>, job: Option<Arc<Job>>) -> Self {
         let uri = request.uri();
         let port = uri.port_u16().map(|port| format!(":{port}"));
@@ -90,7 +90,7 @@ impl Asked {
     }
 }
 
-impl<S: Serve> Visit<S> {
+impl<S: Serve> ClientConnection<S> {
     /// Serves requests, then the tunnel if one of them was a CONNECT.
     pub(super) async fn serve(self, transport: Transport) {
         let mut patience = Patience::of(&self.config.clients, false);
@@ -99,7 +99,7 @@ impl<S: Serve> Visit<S> {
             patience.idle = patience.idle.min(self.config.clients.header_timeout);
         }
         let watch = Watch::over(&transport, patience, &self.drain);
-        let desk = Arc::new(Desk {
+        let desk = Arc::new(ConnectionState {
             visit: self,
             line: watch.line.clone(),
             connection: OnceLock::new(),
@@ -112,7 +112,7 @@ impl<S: Serve> Visit<S> {
             let mut running = counting.begin();
             let (desk, verdicts) = (Arc::clone(&answering), Arc::clone(&verdicts));
             async move {
-                let asked = Asked::of(&request, desk.visit.job_of(&request));
+                let asked = RefusedRequest::of(&request, desk.visit.job_of(&request));
                 let (number, answered) = match verdicts.begin() {
                     Ok(number) => (number, desk.answer(request, &mut running).await),
                     Err(refusal) => (0, Err(refusal)),
@@ -138,7 +138,7 @@ impl<S: Serve> Visit<S> {
             ),
         );
         let answer = service_fn(|request: Request<Incoming>| {
-            let mut response = self.refuse(&refusal, &Asked::of(&request, None));
+            let mut response = self.refuse(&refusal, &RefusedRequest::of(&request, None));
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             std::future::ready(Ok::<_, Infallible>(response))
         });
@@ -155,7 +155,7 @@ impl<S: Serve> Visit<S> {
     }
 
     /// Records a refusal; returns the answer.
-    fn refuse(&self, refusal: &Refusal, asked: &Asked) -> Response<Body> {
+    fn refuse(&self, refusal: &Refusal, asked: &RefusedRequest) -> Response<Body> {
         refusal.write_down(&Refused {
             metrics: &self.front.metrics,
             peer: self.peer,
@@ -194,7 +194,7 @@ impl<S: Serve> Visit<S> {
     }
 }
 
-impl<S: Serve> Desk<S> {
+impl<S: Serve> ConnectionState<S> {
     /// Answers a request, or returns the reason for refusing it.
     async fn answer(
         &self,
@@ -222,7 +222,7 @@ impl<S: Serve> Desk<S> {
         mut request: Request<Incoming>,
         running: &mut Running,
     ) -> Result<Response<Body>, Refusal> {
-        let Visit { front, config, peer, local, .. } = &self.visit;
+        let ClientConnection { front, config, peer, local, .. } = &self.visit;
         let Some(way) = mirror::enter(config, &mut request, *local)? else {
             mirror::refuse_rebound(config, &request, *local)?;
             return Ok(front.own.answer(request, *peer).await);
@@ -242,7 +242,7 @@ impl<S: Serve> Desk<S> {
         request: Request<Incoming>,
         running: &mut Running,
     ) -> Result<Response<Body>, Refusal> {
-        let Visit { front, config, peer, door, .. } = &self.visit;
+        let ClientConnection { front, config, peer, door, .. } = &self.visit;
         check(config, &origin.host, origin.port)?;
         if let Some(door) = door {
             door.sit().await?;
@@ -256,13 +256,13 @@ impl<S: Serve> Desk<S> {
     }
 
     async fn connect(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let Visit { front, config, peer, door, .. } = &self.visit;
+        let ClientConnection { front, config, peer, door, .. } = &self.visit;
         let (host, port) = connect_authority(&request)?;
         if let Some(door) = door {
             door.sit().await?;
         }
         let course = admit(config, &*front.pipeline, *peer, &host, port).await?;
-        if matches!(course, Course::Look) {
+        if matches!(course, TunnelPlan::Look) {
             // Here the refusal can be explained to the client; in the handshake it would only see an alert.
             let limits = front.authority.check(&host);
             limits.map_err(|error| Refusal::forbidden(Cause::Ca, error.to_string()))?;

@@ -22,7 +22,7 @@ use super::question::keys::{KeyFile, KeyQuestion, ListedKey, Rebound};
 use super::{Admin, state_dir, undone};
 use crate::clock::Time;
 use crate::digest::{hex, key_hash};
-use crate::keyring::{About, Fingerprint, Key, Keyring, Kind, Source, contents, load};
+use crate::keyring::{Fingerprint, Key, KeyDescription, Keyring, Kind, Source, contents, load};
 use crate::store::write_durably;
 use crate::target::{Origin, Root, Scheme, Target};
 
@@ -108,7 +108,7 @@ impl Admin {
         };
         let bindings = self.store.bindings();
         let mut listed: BTreeMap<(Kind, Fingerprint), ListedKey> = BTreeMap::new();
-        for About { kind, fingerprint, signer, user, ends, source } in
+        for KeyDescription { kind, fingerprint, signer, user, ends, source } in
             keyring.about_those(self.clock.now(), of)
         {
             let known = listed.entry((kind, fingerprint.clone())).or_insert_with(|| ListedKey {

@@ -40,7 +40,7 @@ use serde::{Deserialize, Serialize};
 
 use self::ca::Ca;
 use self::leaf::{Leaf, LeafKey};
-use self::rotate::Held;
+use self::rotate::CaPair;
 pub use self::rotate::OVERLAP;
 use crate::clock::{Clock, Time};
 use crate::target::Host;
@@ -169,7 +169,7 @@ pub struct Authority {
     state: PathBuf,
     /// The names to which a CA that is made from now on is limited.
     permitted: Vec<String>,
-    held: ArcSwap<Held>,
+    held: ArcSwap<CaPair>,
     key: LeafKey,
     clock: Clock,
     leaves: Cache<Host, Arc<Leaf>>,
@@ -192,7 +192,7 @@ impl Authority {
         Ok(Arc::new(Self {
             state: state_dir.to_owned(),
             permitted: permitted.to_vec(),
-            held: ArcSwap::from_pointee(Held::open(state_dir, permitted, clock.now())?),
+            held: ArcSwap::from_pointee(CaPair::open(state_dir, permitted, clock.now())?),
             key: LeafKey::generate()?,
             clock: clock.clone(),
             leaves: Cache::new(LEAVES),
@@ -202,7 +202,7 @@ impl Authority {
 
     /// Reads the CA again. On an error nothing changes. Blocking.
     pub fn reload(&self) -> Result<(), AuthorityError> {
-        let held = Held::open(&self.state, &self.permitted, self.clock.now())?;
+        let held = CaPair::open(&self.state, &self.permitted, self.clock.now())?;
         self.held.store(Arc::new(held));
         self.leaves.invalidate_all();
         Ok(())
@@ -344,7 +344,7 @@ pub fn is_root(der: &CertificateDer<'_>) -> bool {
 }
 
 /// Whether a certificate is a larder's CA, by its organisation's name.
-pub fn is_larders(der: &CertificateDer<'_>) -> bool {
+pub fn has_operator_login(der: &CertificateDer<'_>) -> bool {
     x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| {
         let mut names = certificate.subject().iter_organization();
         certificate.is_ca() && names.any(|name| name.as_str().is_ok_and(|name| name == "larder"))

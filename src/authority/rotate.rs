@@ -29,7 +29,7 @@ const FROM: &str = "ca.next.from";
 const CERTIFICATE: &str = "ca.next.crt";
 
 /// The present CA and the next one.
-pub(super) struct Held {
+pub(super) struct CaPair {
     pub(super) ca: Ca,
     pub(super) next: Option<Next>,
 }
@@ -40,7 +40,7 @@ pub(super) struct Next {
     pub(super) from: Time,
 }
 
-impl Held {
+impl CaPair {
     /// Loads both, or makes the present CA.
     pub(super) fn open(
         dir: &Path,

@@ -101,7 +101,7 @@ struct Options {
 
 /// Options of the commands that reach origins.
 #[derive(Args, Debug, Default)]
-struct Reach {
+struct ReachOptions {
     /// A PEM file with additional CA certificates to trust for origins
     #[arg(long, value_name = "FILE")]
     upstream_ca: Vec<String>,
@@ -203,7 +203,7 @@ fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
         let values = if list { split(value) } else { vec![value.to_owned()] };
         flags.push(Flag { flag: "--set".to_owned(), key: key.to_owned(), values });
     }
-    let nothing = Reach::default();
+    let nothing = ReachOptions::default();
     let (listen, reach) = match &arguments.command {
         Command::Serve(serve) => (serve.listen.as_slice(), &serve.reach),
         Command::Exec(exec) => (&[] as &[String], &exec.reach),

@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::supervisor::Supervisor;
-use super::{FAILED, Invocation, OK, Reach, Reload, logging};
+use super::{FAILED, Invocation, OK, ReachOptions, Reload, logging};
 use crate::Larder;
 use crate::accept;
 use crate::clock::Clock;
@@ -43,7 +43,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Vec<String>,
     #[command(flatten)]
-    pub(super) reach: Reach,
+    pub(super) reach: ReachOptions,
 }
 
 /// How long the runtime waits at exit for reads and writes that no request needs any more.

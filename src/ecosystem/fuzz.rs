@@ -97,7 +97,7 @@ pub fn documents(bytes: &[u8]) {
             proven: Rank::Origin,
             now: Time::from_millis(0),
             open: &|| Ok(Box::new(io::Cursor::new(owned.clone()))),
-            companions: &Everywhere,
+            shelf: &Everywhere,
         };
         let mut claims = Vec::new();
         if let Ok(standing) = ecosystem.claims(&document, &Keyring::new(), &mut claims) {
@@ -119,7 +119,7 @@ impl Shelf for Nowhere {
         None
     }
 
-    fn speakers(&self, _: &Origin) -> Vec<Root> {
+    fn claiming_roots(&self, _: &Origin) -> Vec<Root> {
         Vec::new()
     }
 }
@@ -132,7 +132,7 @@ impl Shelf for Everywhere {
         Some(Box::new(&br#"{"dl":"https://files.example.org/crates"}"#[..]))
     }
 
-    fn speakers(&self, _: &Origin) -> Vec<Root> {
+    fn claiming_roots(&self, _: &Origin) -> Vec<Root> {
         Vec::new()
     }
 }

@@ -156,9 +156,9 @@ pub trait Shelf {
     /// Opens a stored document; `None` if it is not stored or may not be read.
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>>;
     /// The roots of the indexes that have named files on `origin`, most recent first, at most eight.
-    fn speakers(&self, origin: &Origin) -> Vec<Root>;
+    fn claiming_roots(&self, origin: &Origin) -> Vec<Root>;
     /// The directories on `origin` in which dated, signed indexes were seen, most recent first.
-    fn editions(&self, _origin: &Origin) -> Vec<Root> {
+    fn snapshot_directories(&self, _origin: &Origin) -> Vec<Root> {
         Vec::new()
     }
 }
@@ -180,7 +180,7 @@ pub struct Document<'a> {
     /// Opens the document; may be called twice.
     pub open: &'a dyn Fn() -> io::Result<Box<dyn Read>>,
     /// The other stored documents, of any age, for documents that need a sibling index or a sidecar to be understood.
-    pub companions: &'a dyn Shelf,
+    pub shelf: &'a dyn Shelf,
 }
 
 impl Document<'_> {

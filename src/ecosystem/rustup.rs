@@ -49,7 +49,7 @@ impl Ecosystem for Rustup {
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
-        let Some(Place { root, what }) = Place::at(request.target) else {
+        let Some(DistPath { root, what }) = DistPath::at(request.target) else {
             return Recognised::No;
         };
         let kind = match what {
@@ -63,7 +63,7 @@ impl Ecosystem for Rustup {
 
     /// The manifest of the archive's date, because the channel's current manifest may be newer.
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
-        let Some(Place { root, what: What::Archive { date, file } }) = Place::at(at) else {
+        let Some(DistPath { root, what: What::Archive { date, file } }) = DistPath::at(at) else {
             return Vec::new();
         };
         let channel = ["nightly", "beta"]
@@ -85,8 +85,8 @@ impl Ecosystem for Rustup {
         _: &Keyring,
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed> {
-        let root = match Place::at(doc.at) {
-            Some(Place { root, what: What::Channel }) if doc.may_claim() => root,
+        let root = match DistPath::at(doc.at) {
+            Some(DistPath { root, what: What::Channel }) if doc.may_claim() => root,
             place => {
                 return Ok(Standing {
                     rank: Rank::None,
@@ -106,7 +106,7 @@ impl Ecosystem for Rustup {
 }
 
 /// A URL of a distribution, recognised by its path.
-struct Place<'a> {
+struct DistPath<'a> {
     /// The part of the origin over which a manifest there has authority.
     root: Root,
     what: What<'a>,
@@ -117,7 +117,7 @@ enum What<'a> {
     Archive { date: &'a str, file: &'a str },
 }
 
-impl<'a> Place<'a> {
+impl<'a> DistPath<'a> {
     fn at(at: &'a Target) -> Option<Self> {
         let (prefix, rest) = at.path().rsplit_once("/dist/")?;
         let (date, file) = match rest.split_once('/') {
@@ -229,7 +229,7 @@ fn claims_of(archive: &Archive<'_>, base: &Target, root: &Root) -> Vec<Claim> {
     let (Some(digest), Some(target)) = (digest, base.join(archive.url)) else {
         return Vec::new();
     };
-    let Some(Place { what: What::Archive { date, file }, .. }) = Place::at(&target) else {
+    let Some(DistPath { what: What::Archive { date, file }, .. }) = DistPath::at(&target) else {
         return Vec::new();
     };
     let topic = topic(date);
@@ -308,7 +308,7 @@ mod tests {
                 proven: Rank::Origin,
                 now: crate::clock::Time::from_millis(0),
                 open: &|| Ok(Box::new(Cursor::new(body.clone()))),
-                companions: &Nowhere,
+                shelf: &Nowhere,
             },
             &Keyring::new(),
             &mut out,

@@ -44,7 +44,7 @@ pub(super) fn said(ecosystem: &dyn Ecosystem, path: &str, accept: &str) -> Strin
 pub(super) struct Known {
     pub(super) stored: Vec<(Target, &'static str)>,
     origin: String,
-    speakers: Vec<Root>,
+    claiming_roots: Vec<Root>,
 }
 
 impl Known {
@@ -54,15 +54,15 @@ impl Known {
     }
 
     /// A shelf whose claiming roots of the origin `authority` are the directories of `urls`.
-    pub(super) fn speakers(authority: &str, urls: &[&str]) -> Self {
-        let speakers = urls.iter().map(|url| Root::directory_of(&target(url))).collect();
-        Self { stored: Vec::new(), origin: authority.to_owned(), speakers }
+    pub(super) fn claiming_roots(authority: &str, urls: &[&str]) -> Self {
+        let claiming_roots = urls.iter().map(|url| Root::directory_of(&target(url))).collect();
+        Self { stored: Vec::new(), origin: authority.to_owned(), claiming_roots }
     }
 
-    /// The same with eight roots on `example.org`, which is the maximum of [`Shelf::speakers`].
-    pub(super) fn eight_speakers(authority: &str) -> Self {
+    /// The same with eight roots on `example.org`, which is the maximum of [`Shelf::claiming_roots`].
+    pub(super) fn eight_claiming_roots(authority: &str) -> Self {
         let urls: Vec<String> = (0..8).map(|n| format!("https://example.org/{n}/")).collect();
-        Self::speakers(authority, &urls.iter().map(String::as_str).collect::<Vec<_>>())
+        Self::claiming_roots(authority, &urls.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Stores `documents`, with empty bodies.
@@ -77,19 +77,19 @@ impl Shelf for Known {
         Some(Box::new(body.as_bytes()))
     }
 
-    fn speakers(&self, origin: &Origin) -> Vec<Root> {
-        if origin.authority() == self.origin { self.speakers.clone() } else { Vec::new() }
+    fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
+        if origin.authority() == self.origin { self.claiming_roots.clone() } else { Vec::new() }
     }
 }
 
 /// The result of reading a document: its claims, and the origins that it named.
 #[derive(Debug, Default)]
-pub(super) struct Heard {
+pub(super) struct ForeignClaimAlarms {
     pub(super) claims: Vec<Claim>,
     pub(super) spoken_of: Vec<String>,
 }
 
-impl ClaimSink for Heard {
+impl ClaimSink for ForeignClaimAlarms {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
         self.claims.claim(claim)
     }
@@ -112,8 +112,8 @@ pub(super) struct Answer<'a> {
 pub(super) fn read(
     ecosystem: &dyn Ecosystem,
     answer: &Answer<'_>,
-    companions: &Known,
-) -> Result<(Heard, Standing), Malformed> {
+    shelf: &Known,
+) -> Result<(ForeignClaimAlarms, Standing), Malformed> {
     let body = answer.body.to_vec();
     let document = Document {
         at: &target(answer.at),
@@ -122,9 +122,9 @@ pub(super) fn read(
         proven: answer.proven,
         now: Time::from_millis(0),
         open: &|| Ok(Box::new(Cursor::new(body.clone()))),
-        companions,
+        shelf,
     };
-    let mut heard = Heard::default();
+    let mut heard = ForeignClaimAlarms::default();
     let standing = ecosystem.claims(&document, &Keyring::new(), &mut heard)?;
     Ok((heard, standing))
 }

@@ -31,7 +31,7 @@ pub struct Beside {
 
 /// What was given of a range.
 #[derive(Debug)]
-pub struct Given {
+pub struct GivenRange {
     /// Its first byte, counted from the start of the body.
     pub start: u64,
     /// How many bytes were given.
@@ -56,15 +56,15 @@ impl Beside {
     }
 
     /// Ends the range. Returns what was given; `None` if that is nothing, or if it was closed before.
-    fn close(&self) -> Option<Given> {
+    fn close(&self) -> Option<GivenRange> {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (hashing, length) = given.filter(|(_, length)| *length > 0)?;
         let digests = hashing.finish().iter().copied().collect();
-        Some(Given { start: self.start, length, digests })
+        Some(GivenRange { start: self.start, length, digests })
     }
 }
 
-impl Given {
+impl GivenRange {
     /// Whether a body has these bytes at this place. Blocking.
     pub fn agrees_with(&self, body: &File) -> io::Result<bool> {
         let mut hashing = Hashing::new(Algorithms::default());
@@ -130,7 +130,7 @@ impl Flight {
     }
 
     /// The body is being judged: no range may be given beside it any more. Returns what was given of each.
-    pub fn close_besides(&self) -> Vec<Given> {
+    pub fn close_besides(&self) -> Vec<GivenRange> {
         let besides = self.lock().besides.take().unwrap_or_default();
         besides.iter().filter_map(|beside| beside.close()).collect()
     }

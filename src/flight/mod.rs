@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-pub use beside::{Beside, Given};
+pub use beside::{Beside, GivenRange};
 pub use end::End;
 pub use gap::GAP;
 use gap::Hold;
@@ -78,7 +78,7 @@ pub struct Flight {
 
 /// How a body is held back until it is judged.
 #[derive(Debug)]
-struct Holding {
+struct BodyHold {
     /// Whether a promise binds the body.
     binds: bool,
     /// Whether it is held back: a promise binds it, or a body of its target was refused.
@@ -110,7 +110,7 @@ struct Shared {
     /// The parts that are fetched ahead of the fill.
     parts: Parts,
     /// How the body is held back.
-    holding: Holding,
+    holding: BodyHold,
     /// The ranges that are given beside the fill. `None` once the body is being judged; then no range can be added.
     besides: Option<Vec<Arc<Beside>>>,
     /// The body was judged good: all of it may be given, with this proof.
@@ -140,7 +140,7 @@ impl Flight {
                 window: VecDeque::new(),
                 window_start: 0,
                 parts: Parts::default(),
-                holding: Holding { binds: false, held: false, hold: Hold::Gap, gave: false },
+                holding: BodyHold { binds: false, held: false, hold: Hold::Gap, gave: false },
                 besides: Some(Vec::new()),
                 verified: false,
                 told: false,
@@ -166,7 +166,7 @@ impl Flight {
         self.update(|shared| {
             shared.answered = Some(Arc::new(answered));
             shared.file = file;
-            shared.holding = Holding { binds, held: back, hold, ..shared.holding };
+            shared.holding = BodyHold { binds, held: back, hold, ..shared.holding };
             shared.besides = Some(Vec::new());
             shared.parts = Parts::default();
         });
@@ -219,7 +219,7 @@ impl Flight {
             Hold::Gap => off_thread(move || share.bind(length)).await.unwrap_or(Hold::Whole),
         };
         self.update(|shared| {
-            shared.holding = Holding { binds: true, held: true, hold, ..shared.holding };
+            shared.holding = BodyHold { binds: true, held: true, hold, ..shared.holding };
         });
     }
 

@@ -40,14 +40,14 @@ pub(super) struct Parts {
     list: Vec<Part>,
     /// The end of the bytes that the fill itself received, or that are on their way to its writer.
     claimed: u64,
-    way: Way,
+    way: PartDelivery,
     /// Whether the body ever had parts.
     any: bool,
 }
 
 /// How bytes of parts reach the writer of the body.
 #[derive(Clone, Default)]
-enum Way {
+enum PartDelivery {
     /// Not known yet.
     #[default]
     Unknown,
@@ -64,7 +64,7 @@ impl Parts {
     }
 }
 
-impl fmt::Debug for Way {
+impl fmt::Debug for PartDelivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unknown => "Unknown",
@@ -168,7 +168,7 @@ impl Flight {
         let open = present && shared.end.is_none() && !shared.verified && !held_whole;
         let stored = shared.file.is_some() && shared.filed == shared.have;
         let length = answered.length.filter(|_| open && stored)?;
-        let Way::Open(to, binds) = shared.parts.way.clone() else { return None };
+        let PartDelivery::Open(to, binds) = shared.parts.way.clone() else { return None };
         if start < shared.parts.claimed.saturating_add(LEAST_PART)
             || shared.parts.list.len() >= MAX_PARTS
         {
@@ -210,7 +210,7 @@ impl Flight {
         let mut changed = self.changed.subscribe();
         let unknown = || {
             let shared = self.lock();
-            matches!(shared.parts.way, Way::Unknown) && shared.end.is_none()
+            matches!(shared.parts.way, PartDelivery::Unknown) && shared.end.is_none()
         };
         while unknown() {
             if changed.changed().await.is_err() {
@@ -226,8 +226,8 @@ impl Flight {
 
     /// From now on parts may be begun, and their bytes go `to` the writer of the body; with `None`, no part may be begun.
     pub(super) fn take_parts(&self, to: Option<mpsc::WeakSender<Piece>>, binds: &Binds) {
-        let way = |to| Way::Open(to, Arc::clone(binds));
-        self.update(|shared| shared.parts.way = to.map_or(Way::Closed, way));
+        let way = |to| PartDelivery::Open(to, Arc::clone(binds));
+        self.update(|shared| shared.parts.way = to.map_or(PartDelivery::Closed, way));
     }
 
     /// The store has no more room for parts: no more bytes of them are written. Returns whether bytes of any part are in the
@@ -235,7 +235,7 @@ impl Flight {
     pub(super) fn end_parts(&self) -> bool {
         let mut any = false;
         self.update(|shared| {
-            shared.parts.way = Way::Closed;
+            shared.parts.way = PartDelivery::Closed;
             shared.parts.list.retain_mut(|part| {
                 part.over = true;
                 part.have > part.start
@@ -285,7 +285,7 @@ impl Flight {
     /// No part may be begun any more, and those that were begun are dropped.
     pub(super) fn forget_parts(&self) {
         self.update(|shared| {
-            shared.parts.way = Way::Closed;
+            shared.parts.way = PartDelivery::Closed;
             shared.parts.list.clear();
         });
     }

@@ -39,7 +39,7 @@ pub(super) const BIT: u64 = 16 << 10;
 
 /// The state of a reader.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct ReaderState {
     /// The reader will read nothing before this offset.
     at: u64,
     /// Since when there were bytes to take.
@@ -82,7 +82,7 @@ impl Cut {
 /// The readers of a flight, by their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Readers {
-    standing: HashMap<u64, Standing>,
+    standing: HashMap<u64, ReaderState>,
     /// The readers that were cut and have not noticed yet.
     cut: HashMap<u64, Cut>,
     /// Why the last reader was cut.
@@ -99,7 +99,7 @@ impl Readers {
 
     fn stand_since(&mut self, id: u64, at: u64, since: Instant) {
         if !self.cut.contains_key(&id) {
-            self.standing.insert(id, Standing { at, since, waits: false });
+            self.standing.insert(id, ReaderState { at, since, waits: false });
         }
     }
 
@@ -157,7 +157,8 @@ impl Readers {
             (true, true) => TURN,
             (false, _) => PATIENCE,
         };
-        let left = |one: &Standing| limit.saturating_sub(now.saturating_duration_since(one.since));
+        let left =
+            |one: &ReaderState| limit.saturating_sub(now.saturating_duration_since(one.since));
         let behind = || self.standing.values().filter(|one| one.at < first);
         if behind().any(|one| one.waits) {
             self.cut(Cut::HeldBack, |one| one.at < first && one.waits);
@@ -171,7 +172,7 @@ impl Readers {
         Some(Wait { limit: wait, others })
     }
 
-    fn cut(&mut self, why: Cut, is_meant: impl Fn(&Standing) -> bool) {
+    fn cut(&mut self, why: Cut, is_meant: impl Fn(&ReaderState) -> bool) {
         let cut = &mut self.cut;
         self.standing.retain(|id, standing| {
             let stays = !is_meant(standing);

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::visitors::{House, RequestPlace};
+use super::visitors::{AddressUsage, RequestPlace};
 use crate::config::Clients;
 use crate::outcome::cause::{Cause, Why};
 use crate::reply::{Body, Cut};
@@ -67,7 +67,7 @@ pub(crate) struct Activity {
     /// How many of them were stalled at the last check.
     standing: AtomicUsize,
     /// The client address to which the connection belongs; `None` in some tests.
-    house: Option<Arc<House>>,
+    house: Option<Arc<AddressUsage>>,
 }
 
 /// An answer that is being sent.
@@ -117,7 +117,7 @@ impl Patience {
 
 impl Activity {
     /// For a connection that begins now.
-    pub(crate) fn of(house: Arc<House>) -> Self {
+    pub(crate) fn of(house: Arc<AddressUsage>) -> Self {
         let mut activity = Self::default();
         activity.quiet_since = AtomicU64::new(now());
         activity.house = Some(house);

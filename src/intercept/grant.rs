@@ -93,7 +93,7 @@ impl From<Misdirected> for Refusal {
 }
 
 /// What is done with a granted tunnel.
-pub(crate) enum Course {
+pub(crate) enum TunnelPlan {
     /// Look at the first bytes, and serve the tunnel if it carries HTTP.
     Look,
     /// Copy through, without parsing anything.
@@ -113,11 +113,11 @@ pub(crate) async fn admit<S: Serve>(
     peer: SocketAddr,
     host: &Host,
     port: u16,
-) -> Result<Course, Refusal> {
+) -> Result<TunnelPlan, Refusal> {
     check(config, host, port)?;
     if witness::token(host).is_some() {
         // Only larder answers a probe's host name, so this is never copied through, whatever the patterns say.
-        return Ok(Course::Look);
+        return Ok(TunnelPlan::Look);
     }
     let name = host.to_string();
     let origin = Origin { scheme: Scheme::Https, host: host.clone(), port };
@@ -125,10 +125,10 @@ pub(crate) async fn admit<S: Serve>(
     let why =
         if configured { Some("hosts.tunnel".to_owned()) } else { service.must_tunnel(&origin) };
     let Some(why) = why else {
-        return Ok(Course::Look);
+        return Ok(TunnelPlan::Look);
     };
     match service.tunnel(&origin, reach(peer)).await {
-        Ok(upstream) => Ok(Course::Through { upstream, why }),
+        Ok(upstream) => Ok(TunnelPlan::Through { upstream, why }),
         Err(error) => Err(Refusal {
             outcome: if error.status().is_client_error() {
                 Outcome::Refused(error.fault().cause())

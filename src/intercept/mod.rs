@@ -50,7 +50,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::activity::{Counted, Patience, Running};
-pub(crate) use self::grant::{Course, Refusal, Refused, admit, check};
+pub(crate) use self::grant::{Refusal, Refused, TunnelPlan, admit, check};
 pub(crate) use self::heads::Heads;
 pub(crate) use self::http::{Watch, outer};
 pub use self::serve::Serve;
@@ -114,10 +114,10 @@ struct Through {
 
 impl<S: Serve> Granted<S> {
     /// Serves the tunnel until its end.
-    pub(crate) async fn run(self, mut client: Transport, course: Course) {
+    pub(crate) async fn run(self, mut client: Transport, course: TunnelPlan) {
         self.metrics.witness.saw(&self.host, Sight::Connect);
         let idle = self.config.clients.idle_timeout;
-        if let Course::Through { upstream, why } = course {
+        if let TunnelPlan::Through { upstream, why } = course {
             return tunnel::copy(client, upstream, &[], &self.route(), &why, idle).await;
         }
         let deadline = Instant::now() + self.config.clients.handshake_timeout;

@@ -77,15 +77,15 @@ pub struct Signed {
 #[derive(Debug, Default)]
 pub struct Keyring {
     certificates: Vec<Certificate>,
-    by_fingerprint: HashMap<PgpFingerprint, Vec<Place>>,
-    by_id: HashMap<KeyId, Vec<Place>>,
+    by_fingerprint: HashMap<PgpFingerprint, Vec<KeyPosition>>,
+    by_id: HashMap<KeyId, Vec<KeyPosition>>,
     registry: Vec<(RegistryKey, Source)>,
     /// The RSA keys (Alpine's), by name.
     rsa: rsa::RsaKeys,
 }
 
 /// The position of a key: its certificate, and its subkey number unless it is the primary key.
-type Place = (usize, Option<usize>);
+type KeyPosition = (usize, Option<usize>);
 
 /// A trusted certificate: a primary key with its subkeys.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl fmt::Display for Source {
 
 /// The description of a key for people.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct About {
+pub struct KeyDescription {
     /// The use of the key.
     pub kind: Kind,
     /// The key's identifier.
@@ -150,7 +150,7 @@ impl Keyring {
     }
 
     /// The descriptions of all keys, as of `now`.
-    pub fn about(&self, now: Time) -> impl Iterator<Item = About> {
+    pub fn about(&self, now: Time) -> impl Iterator<Item = KeyDescription> {
         self.about_those(now, &|_| true)
     }
 
@@ -160,10 +160,10 @@ impl Keyring {
         &self,
         now: Time,
         of: &dyn Fn(&Fingerprint) -> bool,
-    ) -> impl Iterator<Item = About> {
+    ) -> impl Iterator<Item = KeyDescription> {
         let certificates =
             self.certificates.iter().filter(|certificate| of(&certificate.fingerprint()));
-        let certificates = certificates.map(move |certificate| About {
+        let certificates = certificates.map(move |certificate| KeyDescription {
             kind: Kind::OpenPgp,
             fingerprint: certificate.fingerprint(),
             signer: certificate.fingerprint(),
@@ -171,7 +171,7 @@ impl Keyring {
             ends: policy::ends(&certificate.key, now),
             source: certificate.source.clone(),
         });
-        let registry = self.registry.iter().map(|(key, source)| About {
+        let registry = self.registry.iter().map(|(key, source)| KeyDescription {
             kind: Kind::Npm,
             fingerprint: Fingerprint(key.id().into()),
             signer: Fingerprint(key.id().into()),

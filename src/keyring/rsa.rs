@@ -19,7 +19,7 @@ use aws_lc_rs::signature::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{About, Fault, Fingerprint, Keyring, Kind, Source};
+use super::{Fault, Fingerprint, KeyDescription, Keyring, Kind, Source};
 use crate::digest::hex;
 
 /// Alpine's keys. Each has a line with the SHA-256 of its name and its display name, then the key in PEM.
@@ -137,8 +137,8 @@ impl RsaKeys {
     }
 
     /// The descriptions of the keys for people.
-    pub(super) fn about(&self) -> impl Iterator<Item = About> {
-        self.all.iter().map(|key| About {
+    pub(super) fn about(&self) -> impl Iterator<Item = KeyDescription> {
+        self.all.iter().map(|key| KeyDescription {
             kind: Kind::Apk,
             fingerprint: Fingerprint(key.name.clone()),
             signer: key.fingerprint.clone(),
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn alpines_keys_are_all_there_and_found_by_name() {
         let keys = Keyring::built_in();
-        let all: Vec<About> = keys.rsa.about().collect();
+        let all: Vec<KeyDescription> = keys.rsa.about().collect();
         assert_eq!(all.len(), ALPINE.matches(BEGIN).count());
         assert!(all.len() >= 18 && all.iter().all(|key| key.signer.0.len() == 64));
         // An unknown name, and a known one spelt as apk does: for the known one, a key exists and the signature is

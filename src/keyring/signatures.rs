@@ -14,7 +14,7 @@ use pgp::packet::{Signature, SignatureType};
 use pgp::types::VerifyingKey;
 
 use super::cleartext::Cleartext;
-use super::{Certificate, Fault, Fingerprint, Keyring, NotSigned, Place, Signed, policy};
+use super::{Certificate, Fault, Fingerprint, KeyPosition, Keyring, NotSigned, Signed, policy};
 use crate::clock::Time;
 
 /// The maximum number of signatures that are checked per document. Debian's have three.
@@ -106,7 +106,7 @@ impl Keyring {
     }
 
     /// The keys that a signature names as its issuer.
-    fn candidates(&self, signature: &Signature) -> Vec<Place> {
+    fn candidates(&self, signature: &Signature) -> Vec<KeyPosition> {
         let fingerprints = signature.issuer_fingerprint();
         let places = if fingerprints.is_empty() {
             let ids = signature.issuer_key_id().into_iter();
@@ -114,9 +114,9 @@ impl Keyring {
         } else {
             let named = fingerprints.into_iter();
             let known = named.filter_map(|fingerprint| self.by_fingerprint.get(fingerprint));
-            known.flatten().collect::<Vec<&Place>>()
+            known.flatten().collect::<Vec<&KeyPosition>>()
         };
-        let mut places: Vec<Place> = places.into_iter().copied().collect();
+        let mut places: Vec<KeyPosition> = places.into_iter().copied().collect();
         places.sort_unstable();
         places.dedup();
         places
@@ -127,7 +127,7 @@ impl Certificate {
     /// Whether the certificate's key at `place` made this signature and the signature counts.
     fn made(
         &self,
-        (_, place): Place,
+        (_, place): KeyPosition,
         signature: &Signature,
         kind: SignatureType,
         data: &[u8],

@@ -351,7 +351,7 @@ fn a_detached_signature_is_over_the_exact_bytes() {
 fn the_keys_compiled_in_may_sign() {
     let keys = Keyring::built_in();
     let now = policy::moment(1_795_000_000);
-    let about: Vec<About> = keys.about(now).collect();
+    let about: Vec<KeyDescription> = keys.about(now).collect();
     assert!(about.len() >= 10, "{about:?}");
     assert!(about.iter().any(|key| key.kind == Kind::Npm && key.ends.is_none()));
     for certificate in &keys.certificates {

@@ -25,7 +25,7 @@ use tower_service::Service;
 use super::dial::dial;
 use super::error::Fault;
 use super::frames::Frames;
-use super::gather::Crumbs;
+use super::gather::CrumbAccounts;
 use super::guard::{Class, Guard};
 use super::proxy::{Proxy, Routes};
 use super::resolve::Resolver;
@@ -51,18 +51,18 @@ pub(super) struct Wire {
     pub(super) routes: Routes,
     pub(super) tls: Tls,
     /// Per origin, how often it sends bodies in tiny HTTP/2 frames.
-    pub(super) crumbs: Arc<Crumbs>,
+    pub(super) crumbs: Arc<CrumbAccounts>,
 }
 
 /// A connection that can carry HTTP.
 pub(super) struct Link {
     io: TokioIo<Box<dyn Duplex>>,
-    pub(super) about: About,
+    pub(super) about: ConnectionInfo,
 }
 
 /// What is known about a connection; attached to each answer on it.
 #[derive(Clone, Debug)]
-pub(super) struct About {
+pub(super) struct ConnectionInfo {
     /// Whether the peer's address is public, or unknown because a proxy resolved it.
     pub(super) public: bool,
     /// Whether the origin requested a client certificate.
@@ -83,7 +83,7 @@ pub(super) enum Speaks {
     H2,
 }
 
-impl About {
+impl ConnectionInfo {
     pub(super) fn note_answer(&self) {
         self.answered.store(true, Ordering::Relaxed);
     }
@@ -153,7 +153,7 @@ impl Wire {
             Some(proxy) => self.through(proxy, origin, secure, reach).await?,
             None => self.direct(&origin.host, origin.port, reach).await?,
         };
-        let mut about = About {
+        let mut about = ConnectionInfo {
             public,
             asked: false,
             speaks: if proxy.is_some() { Speaks::H1Proxy } else { Speaks::H1 },
@@ -187,7 +187,7 @@ impl Wire {
         let place = place().await?;
         let (stream, address) = dial(open).await?;
         let public = self.guard.class_of(address) == Class::Public;
-        Ok((Placed::over(stream, place), public))
+        Ok((HeldSlot::over(stream, place), public))
     }
 
     /// Connects to `proxy`, and if `tunnel` is set, through it to `origin`.
@@ -207,7 +207,7 @@ impl Wire {
         }
         let place = place().await?;
         let (stream, _) = dial(addresses).await.map_err(at_proxy)?;
-        let mut io = Placed::over(stream, place);
+        let mut io = HeldSlot::over(stream, place);
         if proxy.secure {
             let secured = self.tls.handshake(&proxy.host, Offer::Http1, io).await;
             io = Box::new(secured.map_err(at_proxy)?.stream);
@@ -233,15 +233,15 @@ async fn place() -> Result<Place, Fault> {
 
 /// The slot of a TCP connection, held as long as the connection lives.
 #[derive(Debug)]
-struct Placed(#[expect(dead_code, reason = "it is held, and nobody looks at it")] Place);
+struct HeldSlot(#[expect(dead_code, reason = "it is held, and nobody looks at it")] Place);
 
-impl Placed {
+impl HeldSlot {
     fn over(io: TcpStream, place: Place) -> Box<dyn Duplex> {
         Box::new(Watched { io, watch: Self(place) })
     }
 }
 
-impl Watch<TcpStream> for Placed {}
+impl Watch<TcpStream> for HeldSlot {}
 
 impl Link {
     /// The connection for one request whose URL is sent byte for byte ([`Verbatim`]).

@@ -19,7 +19,7 @@ use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection}
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::ask::Ask;
-use super::connect::{About, Connector, Speaks, Wire};
+use super::connect::{ConnectionInfo, Connector, Speaks, Wire};
 use super::error::Fault;
 use super::sound::MAX_HEADER;
 use super::{Lane, Reach};
@@ -77,7 +77,7 @@ impl Fills {
         ask: &Ask,
         target: &Target,
         reach: Reach,
-    ) -> Result<(Response<Incoming>, About, CaptureConnection), Fault> {
+    ) -> Result<(Response<Incoming>, ConnectionInfo, CaptureConnection), Fault> {
         let mut fresh = ask.fresh_connection;
         loop {
             match self.send_once(ask, target, reach, fresh).await {
@@ -98,7 +98,7 @@ impl Fills {
         target: &Target,
         reach: Reach,
         fresh: bool,
-    ) -> Result<(Response<Incoming>, About, CaptureConnection), (Fault, bool)> {
+    ) -> Result<(Response<Incoming>, ConnectionInfo, CaptureConnection), (Fault, bool)> {
         let proxy = self.wire.routes.of(target.origin(), false);
         let authorization = proxy
             .as_ref()
@@ -199,7 +199,7 @@ fn pool(wire: &Arc<Wire>, reach: Reach, idle: usize, verbatim: bool) -> Pool {
         .build(Connector { wire: Arc::clone(wire), reach, verbatim })
 }
 
-fn about(captured: &CaptureConnection) -> Option<About> {
+fn about(captured: &CaptureConnection) -> Option<ConnectionInfo> {
     let mut extensions = Extensions::new();
     captured.connection_metadata().as_ref()?.get_extras(&mut extensions);
     extensions.remove()

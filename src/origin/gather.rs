@@ -51,11 +51,11 @@ const MOST: usize = 1024;
 
 /// The crumb accounts of all origins.
 #[derive(Debug, Default)]
-pub(super) struct Crumbs {
+pub(super) struct CrumbAccounts {
     accounts: Mutex<HashMap<Origin, Arc<Account>>>,
 }
 
-impl Crumbs {
+impl CrumbAccounts {
     /// The account of an origin.
     pub(super) fn of(&self, origin: &Origin) -> Arc<Account> {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -341,7 +341,7 @@ mod tests {
                 .origin()
                 .clone()
         };
-        let crumbs = Crumbs::default();
+        let crumbs = CrumbAccounts::default();
         let one = crumbs.of(&origin(0));
         assert!(Arc::ptr_eq(&one, &crumbs.of(&origin(0))));
         assert!(!Arc::ptr_eq(&one, &crumbs.of(&origin(1))));

@@ -40,18 +40,18 @@ const WEIGHT: u32 = 8;
 const SLOWEST: Duration = Duration::from_mins(5);
 
 /// What fails together: one origin, for one credential, on one lane.
-pub(super) type Way = (Origin, Partition, Lane);
+pub(super) type FailureDomain = (Origin, Partition, Lane);
 
 /// The health of all origins.
 #[derive(Debug)]
 pub(super) struct Health {
     clock: Clock,
-    books: Mutex<Books>,
+    books: Mutex<HealthBooks>,
 }
 
 #[derive(Debug, Default)]
-struct Books {
-    ways: HashMap<Way, State>,
+struct HealthBooks {
+    ways: HashMap<FailureDomain, State>,
     targets: HashMap<Key, State>,
 }
 
@@ -108,14 +108,14 @@ impl Health {
     }
 
     /// Whether it failed recently (within a minute at most).
-    pub(super) fn is_failing(&self, way: &Way) -> bool {
+    pub(super) fn is_failing(&self, way: &FailureDomain) -> bool {
         let books = self.lock();
         let failing = books.ways.get(way).and_then(|state| state.failing);
         failing.is_some_and(|failing| self.clock.now() < failing.until)
     }
 
     /// Whether it failed, for that target or for any, and has not answered since.
-    pub(super) fn is_down(&self, way: &Way, target: Option<Key>) -> bool {
+    pub(super) fn is_down(&self, way: &FailureDomain, target: Option<Key>) -> bool {
         let books = self.lock();
         let is_down = |state: &State| state.failing.is_some();
         books.ways.get(way).is_some_and(is_down)
@@ -124,7 +124,7 @@ impl Health {
 
     /// Since when it has been down.
     #[cfg(test)]
-    fn failing_since(&self, way: &Way) -> Option<Time> {
+    fn failing_since(&self, way: &FailureDomain) -> Option<Time> {
         Some(self.lock().ways.get(way)?.failing?.since)
     }
 
@@ -134,13 +134,13 @@ impl Health {
     }
 
     /// The usual time from a request to its response header.
-    pub(super) fn usual(&self, way: &Way) -> Option<Duration> {
+    pub(super) fn usual(&self, way: &FailureDomain) -> Option<Duration> {
         self.lock().ways.get(way)?.usual
     }
 
     pub(super) fn note_failure(
         &self,
-        way: Way,
+        way: FailureDomain,
         target: Option<Key>,
         retry_after: Option<Duration>,
     ) {
@@ -154,7 +154,7 @@ impl Health {
 
     /// A client waited for `target` in vain. Its request no longer counts as a probe of the origin, which may answer
     /// everything else, so a request for another target may be sent.
-    pub(super) fn note_silence(&self, way: Way, target: Key) {
+    pub(super) fn note_silence(&self, way: FailureDomain, target: Key) {
         let now = self.clock.now();
         let mut books = self.lock();
         let of_way = state_of(&mut books.ways, way, now);
@@ -175,7 +175,12 @@ impl Health {
     }
 
     /// It answered, after `took` if that is representative.
-    pub(super) fn note_success(&self, way: &Way, target: Option<Key>, took: Option<Duration>) {
+    pub(super) fn note_success(
+        &self,
+        way: &FailureDomain,
+        target: Option<Key>,
+        took: Option<Duration>,
+    ) {
         let mut books = self.lock();
         if let Some(took) = took {
             state_of(&mut books.ways, way.clone(), self.clock.now()).take(took.min(SLOWEST));
@@ -190,7 +195,7 @@ impl Health {
 
     /// Permission to send a request for which there is a stored copy. `None` while the origin or target is down and a
     /// probe is running.
-    pub(super) fn question(&self, way: Way, target: Key) -> Option<Question> {
+    pub(super) fn question(&self, way: FailureDomain, target: Key) -> Option<Question> {
         let now = self.clock.now();
         let mut books = self.lock();
         let is_down = |state: Option<&State>| state.is_some_and(|state| state.failing.is_some());
@@ -204,7 +209,7 @@ impl Health {
         Some(Question { turns: [of_way, of_target], is_probe })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Books> {
+    fn lock(&self) -> MutexGuard<'_, HealthBooks> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -282,7 +287,7 @@ mod tests {
     use super::*;
     use crate::target::{Host, Scheme};
 
-    fn way(number: usize, lane: Lane) -> Way {
+    fn way(number: usize, lane: Lane) -> FailureDomain {
         let origin = Origin {
             scheme: Scheme::Https,
             host: Host::parse(&format!("h{number}.example.org")).unwrap(),

@@ -22,7 +22,6 @@ mod ask;
 mod challenge;
 mod connect;
 mod dial;
-mod dress;
 mod error;
 mod expect;
 mod fills;
@@ -43,6 +42,7 @@ mod sound;
 mod tests;
 mod tls;
 mod token;
+mod translate;
 mod tunnelled;
 mod verbatim;
 
@@ -61,14 +61,14 @@ pub use self::error::{Fault, OriginError};
 pub use self::expect::UpBody;
 pub use self::gather::Gathered;
 pub use self::health::Question;
-pub use self::onward::Again;
+pub use self::onward::RepeatableRequest;
 pub use self::pass::Passes;
 pub use self::token::Token;
 
 use self::answer::Parts;
 use self::connect::Wire;
 use self::fills::Fills;
-use self::gather::Crumbs;
+use self::gather::CrumbAccounts;
 use self::guard::Guard;
 use self::health::Health;
 use self::logins::Logins;
@@ -89,7 +89,7 @@ pub struct Origins {
     clock: Clock,
     pseudonym: Arc<str>,
     health: Health,
-    crumbs: Arc<Crumbs>,
+    crumbs: Arc<CrumbAccounts>,
     tokens: Tokens,
     /// Pool, routes and trust anchors for new requests. A reload replaces them; running requests finish with the old
     /// ones.
@@ -131,7 +131,7 @@ impl Origins {
         let now = config.get();
         let set_up = |fault| OriginError::new(&"upstream", fault);
         let pseudonym = pseudonym().map_err(set_up)?;
-        let crumbs = Arc::new(Crumbs::default());
+        let crumbs = Arc::new(CrumbAccounts::default());
         let wire = Wire {
             config: config.clone(),
             guard: Arc::new(Guard::new(config.clone())),
@@ -219,7 +219,7 @@ impl Origins {
     }
 
     /// Some servers complete the handshake and then refuse a request that came without a client certificate.
-    fn note_refusal(&self, target: &Target, about: &connect::About, status: StatusCode) {
+    fn note_refusal(&self, target: &Target, about: &connect::ConnectionInfo, status: StatusCode) {
         if about.asked && matches!(status, StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN) {
             self.wire().tunnelled.note(target.origin(), &Fault::WantsCertificate);
         }

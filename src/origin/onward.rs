@@ -22,7 +22,7 @@ use hyper::{Method, Request, Response, Version};
 
 use super::error::{Fault, OriginError};
 use super::expect::UpBody;
-use super::pass::{Passes, Whence};
+use super::pass::{AnswerSource, Passes};
 use super::redirect::{Trail, permitted};
 use super::{Reach, hop};
 use crate::target::Target;
@@ -52,7 +52,7 @@ const OF_AN_ORIGIN: [HeaderName; 5] = [
 
 /// The parts of a request that are repeated at the target of a redirect. `Debug` shows no field, because they hold the
 /// client's credentials.
-pub struct Again {
+pub struct RepeatableRequest {
     method: Method,
     version: Version,
     headers: HeaderMap,
@@ -60,13 +60,13 @@ pub struct Again {
     had_body: bool,
 }
 
-impl fmt::Debug for Again {
+impl fmt::Debug for RepeatableRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Again").field("method", &self.method).finish_non_exhaustive()
     }
 }
 
-impl Again {
+impl RepeatableRequest {
     /// Copies what is needed of `request`, before it is sent.
     pub fn of(request: &Request<UpBody>) -> Self {
         let mut headers = request.headers().clone();
@@ -108,7 +108,7 @@ impl Passes {
         &self,
         target: &Target,
         mut answer: Response<Incoming>,
-        mut again: Again,
+        mut again: RepeatableRequest,
         mut reach: Reach,
     ) -> Result<(Response<Incoming>, Target), OriginError> {
         let mut trail = Trail::new(target);
@@ -131,7 +131,7 @@ impl Passes {
             if next.origin() != target.origin() {
                 again.leave_its_origin();
             }
-            let whence = answer.extensions().get::<Whence>();
+            let whence = answer.extensions().get::<AnswerSource>();
             reach.from_public |= whence.is_none_or(|whence| whence.public);
             answer = self.send(&next, again.request(), reach).await?;
             at = next;

@@ -20,13 +20,13 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::sync::Semaphore;
 
-use super::connect::{About, Link, Speaks, Wire};
-use super::dress::{Outbound, undress};
+use super::connect::{ConnectionInfo, Link, Speaks, Wire};
 use super::error::{Fault, OriginError};
 use super::expect::{self, HeldBody, UpBody};
 use super::fills::MAX_FIELDS;
 use super::sound::MAX_HEADER;
 use super::tls::Offer;
+use super::translate::{Outbound, undress};
 use super::{Gathered, Origins, Reach};
 use crate::config::Config;
 use crate::target::{Origin, Target};
@@ -51,21 +51,21 @@ const SETTLING: Duration = Duration::from_secs(1);
 pub struct Passes {
     origins: Arc<Origins>,
     wire: Arc<Wire>,
-    lines: Mutex<HashMap<Way, Lines>>,
+    lines: Mutex<HashMap<SharingKey, PassConnections>>,
 }
 
 /// The conditions for sharing a connection. The guard's decision holds for one reach only.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Way {
+struct SharingKey {
     origin: Origin,
     opens_private: bool,
     offer: Offer,
 }
 
 #[derive(Debug)]
-struct Lines {
-    h1: Vec<Line>,
-    h2: Option<Line>,
+struct PassConnections {
+    h1: Vec<PassConnection>,
+    h2: Option<PassConnection>,
     /// Whether the origin spoke HTTP/1.1 before: then waiting for another request's HTTP/2 connection is useless.
     speaks_h1: bool,
     /// Lets one request dial while the others wait to see whether the connection is HTTP/2.
@@ -73,9 +73,9 @@ struct Lines {
 }
 
 #[derive(Debug)]
-struct Line {
+struct PassConnection {
     sender: Sender,
-    about: About,
+    about: ConnectionInfo,
 }
 
 #[derive(Debug)]
@@ -86,7 +86,7 @@ enum Sender {
 
 /// Describes where an answer came from; stored in its extensions.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Whence {
+pub(super) struct AnswerSource {
     /// Whether the address is public, or unknown behind a proxy.
     pub(super) public: bool,
 }
@@ -131,7 +131,7 @@ impl Passes {
         if request.method() == Method::CONNECT {
             return Err(Fault::Unsendable("CONNECT is no request to an origin".into()));
         }
-        let way = Way {
+        let way = SharingKey {
             origin: target.origin().clone(),
             opens_private: reach.opens_private(),
             offer: if request.version() == Version::HTTP_2 { Offer::Both } else { Offer::Http1 },
@@ -143,8 +143,10 @@ impl Passes {
         outbound.strip(&mut request);
         loop {
             let mut line = if target.is_odd() {
-                Line::open(self.wire.link(&way.origin, Offer::Http1, reach).await?.verbatim())
-                    .await?
+                PassConnection::open(
+                    self.wire.link(&way.origin, Offer::Http1, reach).await?.verbatim(),
+                )
+                .await?
             } else {
                 self.line(&way, reach).await?
             };
@@ -169,7 +171,7 @@ impl Passes {
                     }
                     self.origins.note_refusal(target, &about, response.status());
                     let mut response = undress(response, outbound.upgrades())?;
-                    response.extensions_mut().insert(Whence { public: about.public });
+                    response.extensions_mut().insert(AnswerSource { public: about.public });
                     return Ok(response);
                 }
                 Err(failed) => failed,
@@ -182,7 +184,7 @@ impl Passes {
     }
 
     /// A connection that can take a request: an idle one of this client's, or a new one.
-    async fn line(&self, way: &Way, reach: Reach) -> Result<Line, Fault> {
+    async fn line(&self, way: &SharingKey, reach: Reach) -> Result<PassConnection, Fault> {
         if let Some(line) = self.parked(way).await {
             return Ok(line);
         }
@@ -198,25 +200,28 @@ impl Passes {
         {
             return Ok(line);
         }
-        let line = Line::open(self.wire.link(&way.origin, way.offer, reach).await?).await?;
+        let line =
+            PassConnection::open(self.wire.link(&way.origin, way.offer, reach).await?).await?;
         self.with(way, |lines| match &line.sender {
             Sender::H1(_) => lines.speaks_h1 = true,
             Sender::H2(sender) => {
-                lines.h2 =
-                    Some(Line { sender: Sender::H2(sender.clone()), about: line.about.clone() });
+                lines.h2 = Some(PassConnection {
+                    sender: Sender::H2(sender.clone()),
+                    about: line.about.clone(),
+                });
             }
         });
         drop(permit);
         Ok(line)
     }
 
-    async fn parked(&self, way: &Way) -> Option<Line> {
+    async fn parked(&self, way: &SharingKey) -> Option<PassConnection> {
         let mut line = self.with(way, |lines| lines.take(way.offer))?;
         // It is ready, or about to be. If not, it still serves a request whose answer is not being read.
         tokio::time::timeout(SETTLING, line.ready()).await.is_ok_and(|ready| ready).then_some(line)
     }
 
-    fn park(&self, way: &Way, line: Line) {
+    fn park(&self, way: &SharingKey, line: PassConnection) {
         self.with(way, |lines| {
             // HTTP/2 connections are shared and stay where they are.
             if matches!(line.sender, Sender::H1(_)) && lines.h1.len() < IDLE {
@@ -230,7 +235,7 @@ impl Passes {
         self.lines.lock().unwrap().len()
     }
 
-    fn with<T>(&self, way: &Way, act: impl FnOnce(&mut Lines) -> T) -> T {
+    fn with<T>(&self, way: &SharingKey, act: impl FnOnce(&mut PassConnections) -> T) -> T {
         let mut all = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if all.len() >= WAYS && !all.contains_key(way) {
             all.retain(|_, lines| lines.is_alive());
@@ -239,7 +244,7 @@ impl Passes {
                 all.clear();
             }
         }
-        let lines = all.entry(way.clone()).or_insert_with(|| Lines {
+        let lines = all.entry(way.clone()).or_insert_with(|| PassConnections {
             h1: Vec::new(),
             h2: None,
             speaks_h1: false,
@@ -249,20 +254,23 @@ impl Passes {
     }
 }
 
-impl Lines {
+impl PassConnections {
     fn is_alive(&self) -> bool {
         self.h1.iter().chain(&self.h2).any(|line| !line.is_closed())
     }
 
-    fn take(&mut self, offer: Offer) -> Option<Line> {
-        if let Some(Line { sender: Sender::H2(sender), about }) = &self.h2
+    fn take(&mut self, offer: Offer) -> Option<PassConnection> {
+        if let Some(PassConnection { sender: Sender::H2(sender), about }) = &self.h2
             && !sender.is_closed()
         {
-            return Some(Line { sender: Sender::H2(sender.clone()), about: about.clone() });
+            return Some(PassConnection {
+                sender: Sender::H2(sender.clone()),
+                about: about.clone(),
+            });
         }
         self.h2 = None;
         self.h1.retain(|line| !line.is_closed());
-        match self.h1.iter().rposition(Line::is_ready) {
+        match self.h1.iter().rposition(PassConnection::is_ready) {
             Some(position) => Some(self.h1.remove(position)),
             // An HTTP/1.1 client has one request at a time, so a connection that is not ready yet is about to be.
             None if offer == Offer::Http1 => self.h1.pop(),
@@ -271,7 +279,7 @@ impl Lines {
     }
 }
 
-impl Line {
+impl PassConnection {
     async fn open(link: Link) -> Result<Self, Fault> {
         let about = link.about.clone();
         let failed = |error: hyper::Error| Fault::of_exchange(&error, about.asked);

@@ -73,7 +73,7 @@ impl Default for Tokens {
 
 /// A token service's answer.
 #[derive(Deserialize)]
-struct Given {
+struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
     expires_in: Option<u64>,
@@ -154,7 +154,7 @@ impl Origins {
         Ok(token)
     }
 
-    async fn given(&self, ask: Ask) -> Result<Given, OriginError> {
+    async fn given(&self, ask: Ask) -> Result<TokenAnswer, OriginError> {
         let realm = ask.target.clone();
         let failed = |fault| OriginError::new(&realm, fault);
         let mut answer = self.fetch(ask).await?;

@@ -17,7 +17,7 @@ use hyper::{StatusCode, header};
 use super::Pipeline;
 use super::lookup::{Lookup, Stored};
 use super::patience::WAIT_FOR_FAILING;
-use super::rights::{Mark, Word, lasts};
+use super::rights::{RepresentationId, RightAnswer, lasts};
 use super::task::Task;
 use crate::entry::{Entry, Head};
 use crate::freshness::Demand;
@@ -48,24 +48,24 @@ impl Pipeline {
         // A redirect leads to another URL, but a digest in the name proves the bytes wherever they come from.
         let follow = task.named_by_protocol().is_some();
         let ask = Ask { credential: None, ..task.ask(None, follow) };
-        let mark = Mark::of_entry(task, entry);
+        let mark = RepresentationId::of_entry(task, entry);
         match self.answer_naming(task, ask, Partition::Public, &mark).await {
             Ok(head) => Verdict::Public(Box::new(head)),
-            Err(Word::Nothing) => Verdict::Unknown,
-            Err(Word::No | Word::Other | Word::Yes) => Verdict::Private,
+            Err(RightAnswer::Nothing) => Verdict::Unknown,
+            Err(RightAnswer::No | RightAnswer::Other | RightAnswer::Yes) => Verdict::Private,
         }
     }
 
     /// Asks in the background whether a private entry is public, if that was not asked within the last day. Only proven bytes and
     /// tags are asked about: of other entries larder could not tell whether the bytes are the same.
     pub(super) fn ask_in_public(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) {
-        let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
+        let (mark, now) = (RepresentationId::of_entry(task, entry), self.clock.now());
         let expected = self.expectation_of(&task.clone().of_anybody());
         let today = expected.proof_of(&entry.digests, entry.size);
-        let Some(today) = today.filter(|today| today.rank.is_strong() || task.is_pointer()) else {
+        let Some(today) = today.filter(|today| today.rank.is_strong() || task.is_tag()) else {
             return;
         };
-        if task.asker.is_in_url() || self.rights.is_closed(task, &mark, now) {
+        if task.principal.is_in_url() || self.rights.is_closed(task, &mark, now) {
             return;
         }
         let public = self.store.entries(task.in_public().key).into_iter().next();

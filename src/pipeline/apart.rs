@@ -29,10 +29,10 @@ use crate::target::{Key, Partition, Root, Target};
 impl Pipeline {
     /// Notes whether the version of a snapshot's root that a flight brought is the one that its members are held to.
     pub(super) fn note_head(&self, task: &Task, end: &End) {
-        if !task.heads() {
+        if !task.is_snapshot_root() {
             return;
         }
-        let reader = task.asker.reader();
+        let reader = task.principal.reader();
         let Some(key) = snapshot(task.bare(), reader) else { return };
         let seen = self.store.seen_by(reader);
         let counts = match end {
@@ -47,21 +47,21 @@ impl Pipeline {
             End::Refused(_) | End::Failed(..) | End::Relayed(_) | End::Pass | End::Handed => return,
         };
         if counts {
-            self.generations.apart.invalidate(&key);
+            self.snapshots.apart.invalidate(&key);
         } else {
-            self.generations.apart.insert(key, ());
+            self.snapshots.apart.insert(key, ());
         }
     }
 
     /// Notes that a client was given a snapshot's root that larder did not look at. `anybody`: this happens to all clients,
     /// because the answer is not shared.
     pub(super) fn note_head_passed(&self, task: &Task, connection: &Connection, anybody: bool) {
-        if !task.heads() {
+        if !task.is_snapshot_root() {
             return;
         }
         connection.read_unknown(task);
-        if anybody && let Some(key) = snapshot(task.bare(), task.asker.reader()) {
-            self.generations.apart.insert(key, ());
+        if anybody && let Some(key) = snapshot(task.bare(), task.principal.reader()) {
+            self.snapshots.apart.insert(key, ());
         }
     }
 
@@ -74,16 +74,16 @@ impl Pipeline {
 
     /// Whether the snapshot's root at the task's target is given as the origin has it, which differs from the kept version.
     pub(super) fn is_head_apart(&self, task: &Task) -> bool {
-        task.heads() && self.is_apart(task.bare(), task.asker.reader())
+        task.is_snapshot_root() && self.is_apart(task.bare(), task.principal.reader())
     }
 
     /// Whether the task's target is a member of a snapshot whose root is given as the origin has it: the kept version names the
     /// target.
     pub(super) fn is_member_apart(&self, task: &Task) -> bool {
-        if !task.is_index() || task.promised.is_some() || task.heads() {
+        if !task.is_index() || task.promised.is_some() || task.is_snapshot_root() {
             return false;
         }
-        let (known, reader) = (task.recognition.as_ref(), task.asker.reader());
+        let (known, reader) = (task.recognition.as_ref(), task.principal.reader());
         let promises = self.promises_of_index(task.bare(), known, reader);
         known.is_some_and(|known| {
             promises.iter().any(|promise| self.is_by_one_apart(promise, known, reader))
@@ -111,7 +111,7 @@ impl Pipeline {
     }
 
     fn is_apart(&self, head: &Target, reader: Partition) -> bool {
-        snapshot(head, reader).is_some_and(|key| self.generations.apart.contains_key(&key))
+        snapshot(head, reader).is_some_and(|key| self.snapshots.apart.contains_key(&key))
     }
 }
 

@@ -22,7 +22,7 @@ use super::Pipeline;
 use super::record::Record;
 use super::task::Task;
 use crate::entry::Head;
-use crate::flight::{Ahead, Answered, Beside, Flight, Given, LEAST_PART, Reader};
+use crate::flight::{Ahead, Answered, Beside, Flight, GivenRange, LEAST_PART, Reader};
 use crate::origin::{Answer, Ask, Origins};
 use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
@@ -165,7 +165,7 @@ impl Pipeline {
         }
     }
 
-    fn distrust(&self, task: &Task, lie: &Given) {
+    fn distrust(&self, task: &Task, lie: &GivenRange) {
         let origin = task.target.origin();
         self.distrusted.0.insert(origin.clone(), ());
         let (start, length) = (lie.start, lie.length);

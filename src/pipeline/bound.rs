@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Pipeline;
-use super::coded::is_coded;
-use super::quarantine::Whom;
+use super::content_coding::is_coded;
+use super::quarantine::QuarantineScope;
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::Digest;
@@ -84,7 +84,7 @@ impl Bound {
     /// Puts the target of a refused body into quarantine for this client only, because the origin answered this client's own
     /// request.
     pub(super) fn quarantine(&self, reason: &str) {
-        let (pipeline, whom) = (&self.pipeline, Whom::Client(self.client));
+        let (pipeline, whom) = (&self.pipeline, QuarantineScope::Client(self.client));
         pipeline.quarantines.begin(self.task.bare(), whom, reason, pipeline.clock.now());
     }
 

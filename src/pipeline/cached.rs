@@ -9,7 +9,7 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode, Version, header};
 
 use super::lookup::{Lookup, Stored};
-use super::others::leads_or_completes;
+use super::other_status::leads_or_completes;
 use super::patience::Waiting;
 use super::record::Record;
 use super::rights::Right;
@@ -34,7 +34,7 @@ use crate::target::Target;
 const WAIT_FOR_A_GUESS: Duration = Duration::from_secs(5);
 
 /// How a flight ended that a request waited for.
-struct Ended {
+struct EndedFlight {
     end: End,
     flight: Arc<Flight>,
     /// Whether this request started it.
@@ -49,7 +49,7 @@ enum Ride {
     Ended(End),
 }
 
-impl Ended {
+impl EndedFlight {
     fn outcome(&self) -> Outcome {
         outcome(self.leads)
     }
@@ -67,16 +67,16 @@ impl Pipeline {
         if let Some(refusal) = self.in_quarantine(&task, record) {
             return refusal;
         }
-        if task.is_guarded() {
-            return Box::pin(self.from_guarded(call, asked, task, record)).await;
+        if task.is_private_artifact() {
+            return Box::pin(self.from_private(call, asked, task, record)).await;
         }
         let demand = Demand::of(&asked.headers);
         let unshared = self.is_unshared(&task);
         if unshared && !demand.only_if_cached {
             return self.pass_for(call, &task, PassReason::Answer, record).await;
         }
-        if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
-            return self.ask_presence(call, asked, &task, record).await;
+        if task.is_existence_check(call.request.method()) && !demand.only_if_cached {
+            return self.check_existence(call, asked, &task, record).await;
         }
         self.wait_for_readers(&task).await;
         self.follow(&call.connection, &mut task);
@@ -113,7 +113,7 @@ impl Pipeline {
         if demand.only_if_cached {
             return record.not_stored(&task.target);
         }
-        if stored.is_none() && asked.head_only && !task.is_pointer() {
+        if stored.is_none() && asked.head_only && !task.is_tag() {
             return self.pass_head(call, &task, record).await;
         }
         if demand.no_store && task.artifact().is_none() {
@@ -167,7 +167,7 @@ impl Pipeline {
             return Err(why);
         }
         let may_ask = matches!(found, Lookup::Miss) && !demand.only_if_cached;
-        if may_ask && self.chase_for(task).await > 0 {
+        if may_ask && self.fetch_prerequisites(task).await > 0 {
             return Ok(self.look_up(task, &asked.headers).await);
         }
         Ok(found)
@@ -183,7 +183,7 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let mut usable = match stored.as_ref().filter(|stored| stored.usable) {
-            None => self.open_pointer(&task).or_else(|| self.usable_other(&task)),
+            None => self.public_tag(&task).or_else(|| self.usable_other(&task)),
             usable => usable.cloned(),
         };
         if usable.is_none() && self.memory.is_refused(&task) {
@@ -215,7 +215,7 @@ impl Pipeline {
             Ride::Apart => return self.pass_for(call, &task, PassReason::Answer, record).await,
             Ride::Ended(end) => end,
         };
-        let ended = Ended { end, flight, leads };
+        let ended = EndedFlight { end, flight, leads };
         self.after(call, asked, &task, usable, ended, record).await
     }
 
@@ -246,7 +246,7 @@ impl Pipeline {
         match self.or_copy(opening, waiting, (call, asked), record).await {
             // The body was fetched once more meanwhile; the right was proved for the first one.
             ControlFlow::Continue(Opened::Answered(again))
-                if task.is_guarded() && !leads && !Arc::ptr_eq(&answered, &again) =>
+                if task.is_private_artifact() && !leads && !Arc::ptr_eq(&answered, &again) =>
             {
                 Ride::Ended(End::Pass)
             }
@@ -265,8 +265,8 @@ impl Pipeline {
 
     /// The public tag that stands in for a private one while the origin fails: clients bring a new token with each pull, so that
     /// nothing is stored for it.
-    fn open_pointer(&self, task: &Task) -> Option<Stored> {
-        if !task.is_of_one() || !task.is_pointer() {
+    fn public_tag(&self, task: &Task) -> Option<Stored> {
+        if !task.is_private_index() || !task.is_tag() {
             return None;
         }
         let (public, now) = (task.in_public(), self.clock.now());
@@ -313,7 +313,7 @@ impl Pipeline {
         asked: &Asked,
         task: &Task,
         usable: Option<Stored>,
-        ended: Ended,
+        ended: EndedFlight,
         record: &mut Record,
     ) -> Response<Body> {
         let outcome = ended.outcome();
@@ -339,7 +339,9 @@ impl Pipeline {
             return record.end(Outcome::Stale, not_there(&task.target, &other));
         }
         if self.leads_past_a_promise(task, &ended.end)
-            || task.is_guarded() && !ended.leads && !self.may_be_given(task, &ended.end).await
+            || task.is_private_artifact()
+                && !ended.leads
+                && !self.may_be_given(task, &ended.end).await
         {
             return self.pass_for(call, task, PassReason::Answer, record).await;
         }
@@ -378,7 +380,7 @@ impl Pipeline {
     }
 
     /// Whether the flight ended with a redirect or an unjudged body, which was requested before its target was promised. The
-    /// client's own request is then followed, held, or refused (onward.rs, held.rs).
+    /// client's own request is then followed, held, or refused (redirect.rs, held.rs).
     fn leads_past_a_promise(&self, task: &Task, end: &End) -> bool {
         matches!(end, End::Relayed(relayed) if leads_or_completes(relayed.0.status))
             && self.is_held_today(task)
@@ -499,7 +501,7 @@ fn sound(store: &Arc<Store>, id: BlobId, first: Option<u64>) -> io::Result<Optio
     Ok(Some((blob, Some((number, chunk)))))
 }
 
-impl Ended {
+impl EndedFlight {
     /// Whether the origin failed, so that a stored copy is better than the answer.
     fn failed(&self) -> bool {
         matches!(self.end, End::Failed(..)) || self.flight.has_failed()
@@ -508,7 +510,7 @@ impl Ended {
 
 /// Waits for the head; for a snapshot's root, until it is known whether the root counts.
 async fn opened(reader: &mut Reader, task: &Task) -> Opened {
-    if task.heads() {
+    if task.is_snapshot_root() {
         let flight = Arc::clone(reader.flight());
         let end = if task.is_unknown() {
             // Only its path looks like a snapshot's root, so a stream must not wait for its end.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Pipeline;
-use super::editions::{self, Held};
 use super::lookup::Stored;
 use super::shelf::Shelves;
+use super::snapshot_order::{self, NotCounted};
 use super::task::Task;
-use crate::claim::{Generation, Promise, Standing};
+use crate::claim::{IndexVersion, Promise, Standing};
 use crate::clock::Time;
 use crate::ecosystem::{Document, Ecosystem, Malformed, Recognition};
 use crate::entry::Entry;
@@ -69,7 +69,7 @@ impl Pipeline {
     /// Reads the claims of a stored index if that is needed when it is given. A body stored under its digest may have come for
     /// another archive, or before the index that names it. An index under its own name is read again when its proof has risen.
     pub(super) async fn read_stored(self: &Arc<Self>, task: &Task, stored: &Stored) {
-        let (entry, reader) = (&stored.entry, task.asker.reader());
+        let (entry, reader) = (&stored.entry, task.principal.reader());
         let Some(known) = &task.recognition else {
             return;
         };
@@ -116,7 +116,7 @@ impl Pipeline {
             return entry;
         };
         let depends = known.ecosystem.depends_on_keys(task.bare());
-        let reader = task.asker.reader();
+        let reader = task.principal.reader();
         if !depends || self.memory.was_read_with(&task.target, reader, self.keys.changes()) {
             return entry;
         }
@@ -169,7 +169,7 @@ impl Pipeline {
             proven: proven.rank,
             now,
             open: &open,
-            companions: &Shelves { store, since: Time::from_millis(i64::MIN) },
+            shelf: &Shelves { store, since: Time::from_millis(i64::MIN) },
         };
         let read = ecosystem.which(&document, indexes).and_then(|index| {
             let Some(index) = index else {
@@ -224,7 +224,7 @@ impl Pipeline {
         let (changes, seen) = (self.keys.changes(), self.store.seen_by(reader));
         let by_keys = recognition.ecosystem.depends_on_keys(at);
         // Claims that were read while the document had a lower proof are read again.
-        let as_good = |by: &Generation| {
+        let as_good = |by: &IndexVersion| {
             (proven.rank != Rank::Signed || by.rank == Rank::Signed)
                 && (by_keys || by.expired_key == proven.expired_key)
         };
@@ -255,10 +255,11 @@ impl Pipeline {
         let standing = ecosystem.claims(document, &keys, &mut batch)?;
         if let Some(edition) = batch.said().cloned() {
             batch.by_expired_key(edition.expired_key);
-            if let Err(held) = editions::admit(store, at, &standing, &edition, &keys, document.now)
+            if let Err(held) =
+                snapshot_order::admit(store, at, &standing, &edition, &keys, document.now)
             {
                 if batch.reader() == Partition::Public {
-                    editions::note_waiting(store, &standing, &edition, &held);
+                    snapshot_order::note_waiting(store, &standing, &edition, &held);
                 }
                 self.say(at, &held.to_string());
                 self.mark_expired(at, entry, &held);
@@ -266,7 +267,7 @@ impl Pipeline {
             }
             // What one credential sees of an archive does not bind other clients.
             if batch.reader() == Partition::Public
-                && let Some(back) = editions::remember(store, at, &standing, &edition)
+                && let Some(back) = snapshot_order::remember(store, at, &standing, &edition)
             {
                 self.say_step_back(at, &back);
             }
@@ -299,7 +300,7 @@ impl Pipeline {
             if *kept {
                 let why = "it was signed, and the new one is not: the earlier promise stays";
                 self.say(at, &format!("{changed}; {why}"));
-            } else if self.editions.is_news(&format!("{at} {changed}")) {
+            } else if self.logged.is_news(&format!("{at} {changed}")) {
                 tracing::warn!(url = %at, changed, "this index names other bytes for a file that should never change");
                 let text = format!("names other bytes: {changed}");
                 self.metrics.alarm(Alarm::Changed, at.to_string(), text.clone(), false);
@@ -307,7 +308,7 @@ impl Pipeline {
             }
         }
         for key in &notes.unknown {
-            if self.editions.is_news(&format!("{} {key}", standing.root)) {
+            if self.logged.is_news(&format!("{} {key}", standing.root)) {
                 tracing::info!(
                     url = %at, key,
                     "this registry signs with a key that larder does not know, so only TLS vouches for what it signed; \
@@ -360,8 +361,8 @@ impl Pipeline {
     }
 
     /// Marks an index past its `Valid-Until` as stale.
-    fn mark_expired(&self, at: &Target, entry: &Arc<Entry>, held: &Held) {
-        let Held::Expired(until) = held else {
+    fn mark_expired(&self, at: &Target, entry: &Arc<Entry>, held: &NotCounted) {
+        let NotCounted::Expired(until) = held else {
             return;
         };
         if entry.partition == Partition::Public {

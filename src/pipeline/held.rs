@@ -26,7 +26,7 @@ use crate::reply::{self, Body, Line, Source};
 use crate::store::Spool;
 
 /// How a pass is held back and judged.
-pub(super) struct Holding {
+pub(super) struct PassHold {
     pub(super) bound: Arc<Bound>,
     /// The digests to compute.
     pub(super) wanted: Wanted,
@@ -41,11 +41,11 @@ impl Pipeline {
     /// Gives the client the origin's answer. The gap is withheld until the whole body was judged.
     pub(super) async fn hold(
         self: &Arc<Self>,
-        holding: Holding,
+        holding: PassHold,
         response: Response<Gathered>,
         record: &mut Record,
     ) -> Response<Body> {
-        let Holding { bound, wanted, version, line, reason } = holding;
+        let PassHold { bound, wanted, version, line, reason } = holding;
         let until_close = ends_with_connection(&response);
         let (parts, body) = response.into_parts();
         let length = body.size_hint().exact();

@@ -9,10 +9,10 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::{StatusCode, header};
 
-use super::quarantine::Whom;
-use super::shared::{self, Whose};
+use super::quarantine::QuarantineScope;
+use super::shared::{self, Audience};
 use super::task::Task;
-use super::{Pipeline, larders, others, rights};
+use super::{Pipeline, operator_login, other_status, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Hashing, Wanted};
@@ -41,7 +41,7 @@ pub(super) enum Attempt {
 }
 
 /// The result of one attempt.
-pub(super) enum Came {
+pub(super) enum AttemptResult {
     /// The flight ends so.
     Ended(End),
     /// A second attempt may be made; otherwise the flight ends so.
@@ -53,7 +53,7 @@ pub(super) enum Came {
 impl Pipeline {
     /// Brings a flight to its end. `stored`: the entry that may be revalidated.
     pub(super) async fn lead(self: Arc<Self>, lead: Lead, task: Task, stored: Option<Arc<Entry>>) {
-        if let Some(end) = Box::pin(self.follow_pointer(&lead, &task, stored.as_ref())).await {
+        if let Some(end) = Box::pin(self.follow_tag(&lead, &task, stored.as_ref())).await {
             lead.flight.finish(end);
             return;
         }
@@ -61,15 +61,17 @@ impl Pipeline {
         let end = loop {
             let came = Box::pin(self.attempt(&lead, &task, stored.as_ref(), attempt)).await;
             match came {
-                Came::Again(_) if attempt == Attempt::First && lead.flight.restart() => {
+                AttemptResult::Again(_) if attempt == Attempt::First && lead.flight.restart() => {
                     attempt = Attempt::Second;
                 }
-                Came::Unsettled(_) if lead.flight.restart() => {
+                AttemptResult::Unsettled(_) if lead.flight.restart() => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
                     attempt = Attempt::Second;
                 }
-                Came::Ended(end) | Came::Again(end) | Came::Unsettled(end) => break end,
+                AttemptResult::Ended(end)
+                | AttemptResult::Again(end)
+                | AttemptResult::Unsettled(end) => break end,
             }
         };
         match &end {
@@ -77,7 +79,8 @@ impl Pipeline {
             End::Refused(_) if task.is_index() && lead.flight.nothing_given() => {}
             End::Refused(reason) => {
                 lead.flight.suspect().await;
-                let (whom, now) = (Whom::Principal(task.asker.reader()), self.clock.now());
+                let (whom, now) =
+                    (QuarantineScope::Principal(task.principal.reader()), self.clock.now());
                 self.quarantines.begin(&task.target, whom, reason, now);
             }
             End::Failed(..)
@@ -99,7 +102,7 @@ impl Pipeline {
         task: &Task,
         stored: Option<&Arc<Entry>>,
         attempt: Attempt,
-    ) -> Came {
+    ) -> AttemptResult {
         let expected = self.expectation_of(task);
         // larder follows a redirect itself only if a digest in the name or a binding claim will prove the result. All other
         // redirects are given to the client. A claim without authority does not change how a client is answered.
@@ -112,25 +115,27 @@ impl Pipeline {
         // larder waits as long as any client does.
         ask.patient |= stored.is_none();
         let Some(fetched) = self.fetch_for(&lead.flight, &ask).await else {
-            return Came::Ended(End::Pass);
+            return AttemptResult::Ended(End::Pass);
         };
         let answer = match fetched {
-            Ok(answer) => larders::without_session(task, answer),
+            Ok(answer) => operator_login::without_session(task, answer),
             // A redirect that leads nowhere, or to where larder must not go. If no promise binds, the client gets it unchanged by
-            // its own request; otherwise its own request is followed, or refused (onward.rs).
+            // its own request; otherwise its own request is followed, or refused (redirect.rs).
             Err(error) if error.fault().is_of_the_way() => {
-                return Came::Ended(if task.asker.is_larders() && self.binds_today(task) {
-                    // The client's own request would not carry the operator login, and would get another answer.
-                    End::Failed(StatusCode::BAD_GATEWAY, error.why())
-                } else {
-                    End::Pass
-                });
+                return AttemptResult::Ended(
+                    if task.principal.has_operator_login() && self.binds_today(task) {
+                        // The client's own request would not carry the operator login, and would get another answer.
+                        End::Failed(StatusCode::BAD_GATEWAY, error.why())
+                    } else {
+                        End::Pass
+                    },
+                );
             }
             Err(error) => {
                 if error.is_temporary() {
                     self.note_failed(task, None);
                 }
-                return Came::Ended(End::from(&error));
+                return AttemptResult::Ended(End::from(&error));
             }
         };
         // The duration of a possible long poll does not show how long other requests take.
@@ -141,17 +146,17 @@ impl Pipeline {
             (StatusCode::NOT_MODIFIED, Some(entry)) => {
                 if !freshness::speaks_of(&answer.head, &entry.head) {
                     tracing::warn!(url = %task.target, "a 304 has another validator than the stored copy");
-                    return Came::Again(End::Pass);
+                    return AttemptResult::Again(End::Pass);
                 }
                 if self.takes_back(task, entry, &answer, &expected).await {
-                    return Came::Ended(End::Pass);
+                    return AttemptResult::Ended(End::Pass);
                 }
                 self.current(task, entry, &answer).await
             }
             (StatusCode::OK, _) => {
                 Box::pin(self.arrive(lead, task, &ask, answer, expected, attempt)).await
             }
-            _ => Came::Ended(self.other_answer(lead, task, answer).await),
+            _ => AttemptResult::Ended(self.other_answer(lead, task, answer).await),
         }
     }
 
@@ -179,10 +184,10 @@ impl Pipeline {
         task: &Task,
         entry: &Arc<Entry>,
         answer: &Answer,
-    ) -> Came {
+    ) -> AttemptResult {
         let (requested_at, checked_at) = (answer.requested_at, self.clock.now());
-        let stale = task.heads() && self.is_expired(task.bare(), checked_at);
-        let (guarded, head) = (task.is_guarded(), answer.head.clone());
+        let stale = task.is_snapshot_root() && self.is_expired(task.bare(), checked_at);
+        let (guarded, head) = (task.is_private_artifact(), answer.head.clone());
         let unknown = task.is_unknown();
         let renew = move |entry: &mut Entry| {
             freshness::refresh(&mut entry.head, &head, unknown);
@@ -194,7 +199,8 @@ impl Pipeline {
             entry.proof.stale = stale;
         };
         let (store, found) = (Arc::clone(&self.store), Arc::clone(entry));
-        let (index, reader) = (task.is_index().then(|| task.target.clone()), task.asker.reader());
+        let (index, reader) =
+            (task.is_index().then(|| task.target.clone()), task.principal.reader());
         let updated = tokio::task::spawn_blocking(move || {
             if let Some(index) = index {
                 store.seen_by(reader).confirm_claims(&index, found.blob, requested_at);
@@ -204,10 +210,10 @@ impl Pipeline {
         match updated.await {
             Ok(Ok(entry)) => {
                 self.note_received(task, &entry);
-                Came::Ended(End::Current(self.read_with_new_keys(task, entry).await))
+                AttemptResult::Ended(End::Current(self.read_with_new_keys(task, entry).await))
             }
             // The ledger could not store the renewal; the origin's answer is used all the same.
-            Ok(Err(_)) | Err(_) => Came::Ended(End::Current(Arc::clone(entry))),
+            Ok(Err(_)) | Err(_) => AttemptResult::Ended(End::Current(Arc::clone(entry))),
         }
     }
 
@@ -223,9 +229,9 @@ impl Pipeline {
         let mut merged = entry.head.clone();
         freshness::refresh(&mut merged, &answer.head, task.is_unknown());
         match shared::whose(task, &merged, is_proven(expected)) {
-            Whose::Anybodys => return false,
-            Whose::Askers => self.note_unshared(task),
-            Whose::Unselected(by) => self.note_unselected(task, by),
+            Audience::Anybodys => return false,
+            Audience::Askers => self.note_unshared(task),
+            Audience::Unselected(by) => self.note_unselected(task, by),
         }
         let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
         match tokio::task::spawn_blocking(move || store.remove(&entry)).await {
@@ -245,29 +251,29 @@ impl Pipeline {
         mut answer: Answer,
         expected: Expectation,
         attempt: Attempt,
-    ) -> Came {
+    ) -> AttemptResult {
         let flight = &lead.flight;
         match shared::of(task, &answer, is_proven(&expected)) {
-            Whose::Unselected(by) => {
+            Audience::Unselected(by) => {
                 self.note_unselected(task, by);
-                return Came::Ended(End::Pass);
+                return AttemptResult::Ended(End::Pass);
             }
-            Whose::Askers => {
+            Audience::Askers => {
                 self.note_unshared(task);
-                return Came::Ended(hand_over(lead, answer));
+                return AttemptResult::Ended(hand_over(lead, answer));
             }
-            Whose::Anybodys => {}
+            Audience::Anybodys => {}
         }
         if task.is_unknown() && is_for_one(task, &answer) {
             self.note_unshared(task);
-            return Came::Ended(hand_over(lead, answer));
+            return AttemptResult::Ended(hand_over(lead, answer));
         }
         let promised = is_proven(&expected) || expected.refusing().next().is_some();
         if answer.until_close && !promised {
             // A truncated body would look complete and be kept. So it is given only to its client, and the next requests are
             // passed.
             self.note_unshared(task);
-            return Came::Ended(hand_over(lead, answer));
+            return AttemptResult::Ended(hand_over(lead, answer));
         }
         if answer.until_close {
             // The digest shows whether the body is complete.
@@ -278,7 +284,7 @@ impl Pipeline {
             // It may be a live log or another stream, whatever its name or its validators look like.
             answer.body.be_patient();
         }
-        if task.is_guarded() {
+        if task.is_private_artifact() {
             // Every client that proves a right is given this head too, including those that follow this flight.
             answer.head.keep_the_representations();
         }
@@ -342,7 +348,7 @@ impl Pipeline {
         }
     }
 
-    fn broke(&self, lead: &Lead, task: &Task, trouble: Trouble, attempt: Attempt) -> Came {
+    fn broke(&self, lead: &Lead, task: &Task, trouble: Trouble, attempt: Attempt) -> AttemptResult {
         match &trouble {
             // The origin is up and answers wrongly, so it does not count as failing.
             Trouble::Torn(..) => self.distrust_parts(task, &lead.flight),
@@ -367,13 +373,15 @@ impl Pipeline {
             Trouble::Torn(status, reason) | Trouble::Again(status, reason)
                 if lead.flight.nothing_given() =>
             {
-                Came::Again(End::Failed(status, reason))
+                AttemptResult::Again(End::Failed(status, reason))
             }
             Trouble::Torn(status, reason) | Trouble::Again(status, reason) => {
-                Came::Ended(End::Failed(status, reason))
+                AttemptResult::Ended(End::Failed(status, reason))
             }
-            Trouble::Failed(status, reason) => Came::Ended(End::Failed(status, reason)),
-            Trouble::Abandoned(reason) => Came::Ended(End::Failed(StatusCode::BAD_GATEWAY, reason)),
+            Trouble::Failed(status, reason) => AttemptResult::Ended(End::Failed(status, reason)),
+            Trouble::Abandoned(reason) => {
+                AttemptResult::Ended(End::Failed(StatusCode::BAD_GATEWAY, reason))
+            }
         }
     }
 
@@ -390,18 +398,18 @@ impl Pipeline {
             status.is_success() && (task.artifact().is_some() || self.binds_today(task));
         if status.is_success() && status != StatusCode::PARTIAL_CONTENT && !completes {
             // The answer is no refusal, and the client's own request would get the same again.
-            if !others::is_relayed(&answer.head, self.clock.now()) {
+            if !other_status::is_relayed(&answer.head, self.clock.now()) {
                 return hand_over(lead, answer);
             }
-        } else if completes || !others::is_relayed(&answer.head, self.clock.now()) {
+        } else if completes || !other_status::is_relayed(&answer.head, self.clock.now()) {
             // The client's own request gets the origin's answer.
             self.memory.note_refused(task);
             return End::Pass;
         }
         match shared::of(task, &answer, false) {
-            Whose::Unselected(_) => return End::Pass,
-            Whose::Askers => return hand_over(lead, answer),
-            Whose::Anybodys => {}
+            Audience::Unselected(_) => return End::Pass,
+            Audience::Askers => return hand_over(lead, answer),
+            Audience::Anybodys => {}
         }
         if answer.length.is_some_and(|length| length > RELAYED as u64) {
             return hand_over(lead, answer);
@@ -412,7 +420,7 @@ impl Pipeline {
             Ok(bytes) => {
                 let relayed = Arc::new((head, bytes));
                 // The answer to one credential is not remembered for others, which may be given the file.
-                if !task.is_guarded() {
+                if !task.is_private_artifact() {
                     self.remember_other(task, &relayed, requested_at, plain);
                 }
                 End::Relayed(relayed)

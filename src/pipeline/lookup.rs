@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName};
 use moka::sync::Cache;
 
-use super::others::IN_MEMORY;
+use super::other_status::IN_MEMORY;
 use super::task::Task;
 use super::{Pipeline, rights};
 use crate::claim::Promise;
@@ -134,14 +134,14 @@ impl Default for Memory {
 impl Memory {
     /// Notes that the origin refused a fill. The client hears the refusal from the origin itself, by its own request.
     pub(super) fn note_refused(&self, task: &Task) {
-        self.refused.insert((task.key, task.asker.reader()), false);
+        self.refused.insert((task.key, task.principal.reader()), false);
     }
 
     /// Notes the origin's answer to the client's own request. A client that was refused like the fill and later succeeds may be
     /// served by fills again. If the client succeeds where the fill is refused (some origins block larder's `User-Agent`), its
     /// requests continue to be passed.
     pub(super) fn note_own(&self, task: &Task, given: bool) {
-        let key = (task.key, task.asker.reader());
+        let key = (task.key, task.principal.reader());
         match (self.refused.get(&key), given) {
             (Some(true), true) => self.refused.invalidate(&key),
             (Some(false), false) => self.refused.insert(key, true),
@@ -151,7 +151,7 @@ impl Memory {
 
     /// Whether a fill was refused lately.
     pub(super) fn is_refused(&self, task: &Task) -> bool {
-        self.refused.contains_key(&(task.key, task.asker.reader()))
+        self.refused.contains_key(&(task.key, task.principal.reader()))
     }
 
     /// A small answer that is remembered, if nothing that happened since ends it.
@@ -296,7 +296,7 @@ impl Pipeline {
         }
         match task.artifact() {
             Some(artifact) => {
-                let (seen, now) = (self.store.seen_by(task.asker.reader()), self.clock.now());
+                let (seen, now) = (self.store.seen_by(task.principal.reader()), self.clock.now());
                 let promises = seen.promises(task.bare(), &artifact.topics, now);
                 expected(&self.store, task.ecosystem(), artifact, task.bare(), promises)
             }
@@ -305,7 +305,7 @@ impl Pipeline {
                 promises: self.promises_that_count(
                     task.bare(),
                     task.recognition.as_ref(),
-                    task.asker.reader(),
+                    task.principal.reader(),
                 ),
                 otherwise: Proof::of(Rank::Origin),
             },
@@ -408,8 +408,8 @@ impl Pipeline {
             return if holds { Lookup::Fresh(stored) } else { Lookup::Stale(stored) };
         }
         // A public entry may be created only from public claims; a private index counts only for its reader.
-        let anybody =
-            (task.asker.is_private() && !task.is_guarded()).then(|| task.clone().of_anybody());
+        let anybody = (task.principal.is_private() && !task.is_private_artifact())
+            .then(|| task.clone().of_anybody());
         let linked = anybody.as_ref().unwrap_or(task);
         let known = expected.filter(|_| anybody.is_none());
         let known = known.unwrap_or_else(|| self.expectation_of(linked));
@@ -434,7 +434,7 @@ impl Pipeline {
         expected: &mut Option<Expectation>,
     ) -> Option<Proof> {
         let generation = self.store.generation();
-        let known = (entry.key, entry.blob, task.asker.reader());
+        let known = (entry.key, entry.blob, task.principal.reader());
         let judged = self.memory.judged.get(&known);
         if let Some((_, today)) = judged.filter(|(judged, _)| *judged == generation) {
             return today;
@@ -460,7 +460,7 @@ impl Pipeline {
             return None;
         }
         self.memory.judged.insert(known, (generation, today));
-        let public = !task.asker.is_private();
+        let public = !task.principal.is_private();
         let changes = |today: &Proof| public && entry.proof.judged(*today) != entry.proof;
         if let Some(today) = today.filter(changes) {
             // The ledger is updated in the background, so that listings are right; the answer need not wait.
@@ -484,7 +484,7 @@ impl Pipeline {
             return None;
         };
         // Public bytes belong to public entries only.
-        if task.needs_own_header() || task.is_guarded() {
+        if task.needs_own_header() || task.is_private_artifact() {
             return None;
         }
         let blob = self.store.public_blob_by_digest(&digest)?;
@@ -507,7 +507,8 @@ impl Pipeline {
             && now.since(entry.requested_at) <= GRACE
             && changed.is_none_or(|at| entry.requested_at > at);
         // A right is valid for minutes, whatever freshness the answer states.
-        let right = !task.is_of_one() || rights::lasts(entry.checked_at, rights::YES_HOLDS, now);
+        let right =
+            !task.is_private_index() || rights::lasts(entry.checked_at, rights::YES_HOLDS, now);
         let fresh = right
             && !overtaken
             && !self.is_head_apart(task)

@@ -18,8 +18,8 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use super::lookup::{Lookup, Stored};
 use super::rights::{REMEMBERED, YES_HOLDS, lasts};
 use super::task::Task;
-use super::{Connection, Pipeline, generation};
-use crate::claim::{Generation, Promise, Relation};
+use super::{Connection, Pipeline, snapshots};
+use crate::claim::{IndexVersion, Promise, Relation};
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::entry::{Entry, Head};
@@ -33,9 +33,9 @@ const MOST_READ: usize = 64;
 
 /// Which versions of snapshots' roots a connection has read, the latest last.
 #[derive(Debug, Default)]
-pub(super) struct Read(Mutex<Vec<(Key, BlobId)>>);
+pub(super) struct ReadVersions(Mutex<Vec<(Key, BlobId)>>);
 
-impl Read {
+impl ReadVersions {
     fn note(&self, index: Key, document: BlobId) {
         let mut read = self.lock();
         read.retain(|(known, _)| *known != index);
@@ -64,14 +64,14 @@ impl Read {
 impl Connection {
     /// Notes that the client was given a stored version of an index, if it is a snapshot's root.
     pub(super) fn read(&self, task: &Task, entry: &Entry) {
-        if task.heads() {
+        if task.is_snapshot_root() {
             self.read.note(task.bare().key(Partition::Public), entry.blob);
         }
     }
 
     /// Notes that the client was given a version of which nothing is kept.
     pub(super) fn read_unknown(&self, task: &Task) {
-        if task.heads() {
+        if task.is_snapshot_root() {
             self.read.forget(task.bare().key(Partition::Public));
         }
     }
@@ -85,12 +85,12 @@ impl Pipeline {
         };
         let is_version = !known.ecosystem.indexes_of(task.bare()).is_empty();
         if task.is_index() || is_version {
-            self.generations.note_asked(task.bare());
+            self.snapshots.note_asked(task.bare());
         }
-        if !task.is_index() || task.heads() {
+        if !task.is_index() || task.is_snapshot_root() {
             return;
         }
-        let promises = self.promises_of_index(task.bare(), Some(known), task.asker.reader());
+        let promises = self.promises_of_index(task.bare(), Some(known), task.principal.reader());
         let read = promises
             .into_iter()
             .filter(|promise| promise.relation.binds() && promise.is_strong())
@@ -98,10 +98,10 @@ impl Pipeline {
             .max_by_key(|(position, _)| *position);
         task.promised = read.map(|(_, promise)| {
             // To this client that snapshot is the newest, and confirmed: it cannot use the bytes of any other version.
-            let by = Generation {
+            let by = IndexVersion {
                 superseded: None,
                 confirmed: promise.by.confirmed.max(task.asked),
-                ..Generation::clone(&promise.by)
+                ..IndexVersion::clone(&promise.by)
             };
             Promise { by: Arc::new(by), relation: Relation::InRoot, ..promise }
         });
@@ -120,8 +120,8 @@ impl Pipeline {
                 let proof = entry.proof.judged(today);
                 let now = self.clock.now();
                 // A right is valid for minutes, whatever proves the bytes.
-                let right = !task.is_of_one() || lasts(entry.checked_at, YES_HOLDS, now);
-                let usable = !task.is_of_one() || self.is_usable(task, &entry, now);
+                let right = !task.is_private_index() || lasts(entry.checked_at, YES_HOLDS, now);
+                let usable = !task.is_private_index() || self.is_usable(task, &entry, now);
                 let stored = Stored { entry, proof, usable };
                 return Some(if right { Lookup::Fresh(stored) } else { Lookup::Stale(stored) });
             }
@@ -161,7 +161,7 @@ impl Pipeline {
     pub(super) fn stands_in_for(&self, task: &Task) -> Option<Target> {
         let other = task.known()?.ecosystem.snapshots()?.stand_in(task.bare())?;
         let newest = |at: &Target| self.store.entries(at.key(Partition::Public)).into_iter().next();
-        let seen = newest(task.bare()).is_some() || task.asker.is_private();
+        let seen = newest(task.bare()).is_some() || task.principal.is_private();
         let signed = newest(&other).is_some_and(|entry| entry.proof.rank == Rank::Signed);
         (signed && !seen).then_some(other)
     }
@@ -212,7 +212,7 @@ impl Pipeline {
             key: task.key,
             shown: task.bare().to_string(),
             variant: task.target.variant().to_owned(),
-            partition: task.asker.reader(),
+            partition: task.principal.reader(),
             ecosystem: task.ecosystem().to_owned(),
             index: task.is_index(),
             blob,
@@ -238,7 +238,7 @@ impl Pipeline {
         if !Self::is_ahead(task) {
             return Vec::new();
         }
-        let (known, reader) = (task.recognition.as_ref(), task.asker.reader());
+        let (known, reader) = (task.recognition.as_ref(), task.principal.reader());
         let promises = self.promises_of_index(task.bare(), known, reader).into_iter();
         let current = promises.filter(Promise::is_current);
         current
@@ -249,17 +249,17 @@ impl Pipeline {
 
     /// Whether a task requests a member of a version that is not kept yet. A mismatch then raises no alarm.
     pub(super) fn is_ahead(task: &Task) -> bool {
-        task.promised.as_ref().is_some_and(|promise| promise.by.number == generation::NOT_YET)
+        task.promised.as_ref().is_some_and(|promise| promise.by.number == snapshots::NOT_YET)
     }
 
     /// Whether a stored copy may be given when its origin fails.
     pub(super) fn is_usable(&self, task: &Task, entry: &Entry, now: Time) -> bool {
         let stale = &self.config.get().stale;
         // An entry of one credential is given only as long as its right is remembered, whoever signed the document.
-        if task.is_of_one() && !lasts(entry.checked_at, REMEMBERED, now) {
+        if task.is_private_index() && !lasts(entry.checked_at, REMEMBERED, now) {
             return false;
         }
-        if task.heads() && entry.proof.rank == Rank::Signed {
+        if task.is_snapshot_root() && entry.proof.rank == Rank::Signed {
             let until = self.store.valid_until(&Root::directory_of(task.bare()));
             return until.is_none_or(|until| now <= until.plus(stale.signed));
         }
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_connection_remembers_the_latest_version_of_each_index_and_not_too_many() {
-        let read = Read::default();
+        let read = ReadVersions::default();
         for number in 0..200 {
             read.note(key(number), BlobId::new([number; 32]));
         }

@@ -8,48 +8,48 @@
 //! ```
 //!
 //! No stage calls an earlier stage. Information flows back only through the ledger: a verified index leaves claims there, and a
-//! later artifact request reads them. A document that larder fetches for a judgement passes through all stages (documents.rs).
+//! later artifact request reads them. A document that larder fetches for a judgement passes through all stages (prerequisites.rs).
 
 mod anonymous;
 mod apart;
-mod asker;
 mod beside;
 mod bound;
 mod cached;
 mod claims;
-mod coded;
-mod companions;
-mod documents;
-mod editions;
-mod elsewhere;
-mod generation;
-mod guarded;
-mod heads;
+mod content_coding;
+mod existence;
+mod foreign_claims;
+mod head_tests;
 mod held;
-mod larders;
 mod lead;
 mod lookup;
-mod meanwhile;
 mod members;
-mod onward;
-mod others;
+mod operator_login;
+mod other_status;
 mod pass;
 mod patience;
-mod pointer;
-mod presence;
+mod prerequisites;
+mod principal;
+mod private;
 mod probe;
 mod quarantine;
 mod reading;
 mod record;
+mod redirect;
 mod rights;
 mod settle;
 mod shared;
 mod shelf;
+mod sidecars;
 mod signature;
+mod snapshot_order;
+mod snapshots;
 mod successor;
+mod tag;
 mod task;
 mod unknown_header;
 mod varied;
+mod while_revalidating;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,11 +75,11 @@ use crate::reply::{Asked, Body, Line};
 use crate::store::Store;
 use crate::target::identity::{self, Misdirected, Tunnel};
 use crate::target::{Credential, Partition, Target, join_cookies};
-use asker::Asker;
-use generation::Generations;
-use quarantine::{Quarantines, Whom};
-use reading::Reading;
+use principal::Principal;
+use quarantine::{QuarantineScope, Quarantines};
+use reading::IndexReadings;
 use record::Record;
+use snapshots::SnapshotMemory;
 use task::Task;
 
 pub use lookup::{expectation, may_be_vouched};
@@ -106,12 +106,12 @@ pub struct Pipeline {
     rights: rights::Rights,
     memory: lookup::Memory,
     keys: Trusted,
-    editions: editions::Said,
-    heard: elsewhere::Heard,
-    reading: Arc<Reading>,
-    generations: Generations,
+    logged: snapshot_order::LoggedOnce,
+    heard: foreign_claims::ForeignClaimAlarms,
+    reading: Arc<IndexReadings>,
+    snapshots: SnapshotMemory,
     next_connection: AtomicU64,
-    told: unknown_header::Told,
+    told: unknown_header::NamedHeaders,
 }
 
 /// One client connection. Inside a CONNECT tunnel it is the inner connection.
@@ -128,7 +128,7 @@ pub struct Connection {
     /// Upstream connections for this client's passes. No other client uses them.
     pub passes: Passes,
     /// Which snapshots of signed indexes this connection has read.
-    read: members::Read,
+    read: members::ReadVersions,
     /// The job that its client belongs to.
     job: Option<Arc<Job>>,
 }
@@ -151,7 +151,7 @@ impl Pipeline {
         metrics: Arc<Metrics>,
         keys: Trusted,
     ) -> Self {
-        let (generations, unverified) = (Generations::new(clock.now()), store.unverified());
+        let (snapshots, unverified) = (SnapshotMemory::new(clock.now()), store.unverified());
         Self {
             config,
             clock,
@@ -164,12 +164,12 @@ impl Pipeline {
             rights: rights::Rights::default(),
             memory: lookup::Memory::default(),
             keys,
-            editions: editions::Said::default(),
-            heard: elsewhere::Heard::default(),
+            logged: snapshot_order::LoggedOnce::default(),
+            heard: foreign_claims::ForeignClaimAlarms::default(),
             reading: Arc::default(),
-            generations,
+            snapshots,
             next_connection: AtomicU64::new(1),
-            told: unknown_header::Told::default(),
+            told: unknown_header::NamedHeaders::default(),
         }
     }
 
@@ -182,7 +182,7 @@ impl Pipeline {
         job: Option<Arc<Job>>,
     ) -> Connection {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
-        let (passes, read) = (self.origins.passes(), members::Read::default());
+        let (passes, read) = (self.origins.passes(), members::ReadVersions::default());
         Connection { id, peer, tunnel, line, passes, read, job }
     }
 
@@ -259,7 +259,7 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-        let client = Whom::Client(connection.peer.ip());
+        let client = QuarantineScope::Client(connection.peer.ip());
         if is_read && let Some(reason) = self.quarantines.reason(&target, client, self.clock.now())
         {
             return record.reject(Cause::Quarantine, &reason);
@@ -268,7 +268,7 @@ impl Pipeline {
             target: &target,
             accept: &task::joined(request.headers(), &header::ACCEPT),
         });
-        let who = self.asker(request.headers(), &target, recognition.as_ref());
+        let who = self.principal(request.headers(), &target, recognition.as_ref());
         let (recognition, likely) = self.confirmed(&target, recognition, who.reader());
         record
             .ecosystem(recognition.as_ref().map_or("", |recognition| recognition.ecosystem.name()));
@@ -285,8 +285,10 @@ impl Pipeline {
         let reach =
             Reach { internal_client: config::is_private(connection.peer.ip()), from_public: false };
         let call = Call { connection: Arc::clone(connection), request, reach };
-        if let Some(greeting) = self.greeting(call.request.method(), &target) {
-            return self.greet(call, &target, &greeting, who.reader(), record).await;
+        if let Some(version_check) = self.version_check(call.request.method(), &target) {
+            return self
+                .answer_version_check(call, &target, &version_check, who.reader(), record)
+                .await;
         }
         let now = self.clock.now();
         let http = &self.config.get().http;
@@ -348,17 +350,17 @@ impl Pipeline {
 
     /// The principal of the request: the owner of the credential that the request carries. A request without a credential gets
     /// larder's own operator login, if one is configured for the origin.
-    fn asker(
+    fn principal(
         &self,
         headers: &HeaderMap,
         target: &Target,
         recognition: Option<&Recognition>,
-    ) -> Asker {
+    ) -> Principal {
         let named = recognition.map_or(&[][..], |found| found.ecosystem.profile().login_headers);
         let (shown, secret) = (Credential::of(headers, target, named), self.store.secret());
         match (shown, self.origins.login(target.origin())) {
-            (None, Some(login)) => Asker::larders(login, &secret),
-            (shown, _) => Asker::new(shown, &secret),
+            (None, Some(login)) => Principal::operator_login(login, &secret),
+            (shown, _) => Principal::new(shown, &secret),
         }
     }
 

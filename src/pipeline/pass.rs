@@ -17,7 +17,7 @@ use hyper::{Method, Response, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
 
 use super::bound::Bound;
-use super::held::Holding;
+use super::held::PassHold;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
@@ -85,7 +85,7 @@ impl Pipeline {
         // Clients complete a file with a 203 as with a 200.
         if let Some((bound, wanted)) = bound.filter(|_| response.status().is_success()) {
             let gathered = response.map(|body| connection.passes.gathered(target, body));
-            let holding = Holding { bound, wanted, version, line, reason };
+            let holding = PassHold { bound, wanted, version, line, reason };
             return Box::pin(self.hold(holding, gathered, record)).await;
         }
         let until_close = ends_with_connection(&response);

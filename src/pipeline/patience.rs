@@ -73,7 +73,7 @@ impl Pipeline {
     pub(super) fn is_down_for(&self, task: &Task) -> bool {
         let origin = task.target.origin();
         let is_down = |class| self.origins.is_down(origin, class, task.lane(), Some(task.key));
-        is_down(task.class()) || task.is_pointer() && is_down(Partition::Public)
+        is_down(task.class()) || task.is_tag() && is_down(Partition::Public)
     }
 
     /// How long a client that could be given a copy waits for the task's origin.

@@ -30,7 +30,7 @@ const MAX_REASON: usize = 1024;
 
 /// To whom a quarantine applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Whom {
+pub(super) enum QuarantineScope {
     /// All clients with one credential, or all without one.
     Principal(Partition),
     /// One client, by its address.
@@ -41,7 +41,7 @@ pub(super) enum Whom {
 #[derive(Debug)]
 pub(super) struct Quarantines {
     /// Until when, and why.
-    targets: Cache<(Key, Whom), (Time, String)>,
+    targets: Cache<(Key, QuarantineScope), (Time, String)>,
     /// When the last of them ends, in milliseconds. Every request asks, and there is hardly ever a quarantine.
     last: AtomicI64,
 }
@@ -56,14 +56,19 @@ impl Default for Quarantines {
 
 impl Quarantines {
     /// Puts `target` into quarantine because a body of it was refused.
-    pub(super) fn begin(&self, target: &Target, whom: Whom, reason: &str, now: Time) {
+    pub(super) fn begin(&self, target: &Target, whom: QuarantineScope, reason: &str, now: Time) {
         let until = now.plus(QUARANTINE);
         self.targets.insert((target.file_key(), whom), (until, clipped(reason, MAX_REASON)));
         self.last.fetch_max(until.as_millis(), Ordering::Release);
     }
 
     /// Why nothing of `target` may be sent now; `None` if it may.
-    pub(super) fn reason(&self, target: &Target, whom: Whom, now: Time) -> Option<String> {
+    pub(super) fn reason(
+        &self,
+        target: &Target,
+        whom: QuarantineScope,
+        now: Time,
+    ) -> Option<String> {
         if self.last.load(Ordering::Acquire) <= now.as_millis() {
             return None;
         }
@@ -78,7 +83,7 @@ mod tests {
     use super::*;
 
     const NOW: Time = Time::from_millis(1_000_000);
-    const ANYBODY: Whom = Whom::Principal(Partition::Public);
+    const ANYBODY: QuarantineScope = QuarantineScope::Principal(Partition::Public);
 
     fn target() -> Target {
         Target::from_url("https://example.org/a.whl").unwrap()
@@ -109,12 +114,12 @@ mod tests {
     fn it_is_for_nobody_else() {
         let quarantines = Quarantines::default();
         let (one, other) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([127, 0, 0, 2]));
-        let private = Whom::Principal(Partition::Private([1; 16]));
-        for whom in [Whom::Client(one), private] {
+        let private = QuarantineScope::Principal(Partition::Private([1; 16]));
+        for whom in [QuarantineScope::Client(one), private] {
             quarantines.begin(&target(), whom, "bad", NOW);
             assert!(quarantines.reason(&target(), whom, NOW).is_some());
         }
-        for whom in [Whom::Client(other), ANYBODY] {
+        for whom in [QuarantineScope::Client(other), ANYBODY] {
             assert_eq!(quarantines.reason(&target(), whom, NOW), None);
         }
     }

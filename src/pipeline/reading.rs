@@ -23,13 +23,13 @@ const PLACES: RangeInclusive<usize> = 2..=8;
 
 /// The origins whose indexes are being read, and when each reading began.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub(super) struct IndexReadings {
     origins: Mutex<HashMap<Origin, Vec<Instant>>>,
     done: Notify,
     places: Semaphore,
 }
 
-impl Default for Reading {
+impl Default for IndexReadings {
     fn default() -> Self {
         let places = std::thread::available_parallelism().map_or(*PLACES.start(), usize::from);
         let places = Semaphore::new(places.clamp(*PLACES.start(), *PLACES.end()));
@@ -40,12 +40,12 @@ impl Default for Reading {
 /// Marks an index as being read while this value lives.
 #[derive(Debug)]
 pub(super) struct Reader {
-    reading: Arc<Reading>,
+    reading: Arc<IndexReadings>,
     origin: Origin,
     began: Instant,
 }
 
-impl Reading {
+impl IndexReadings {
     /// Takes a place for reading a document, which may need seconds of processor time and hundreds of megabytes. An attacker who
     /// publishes hostile documents can occupy all places. The limit keeps such documents from occupying the threads that serve
     /// hits, and bounds the memory to that of as many readers as there are places.

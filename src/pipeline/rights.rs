@@ -7,7 +7,7 @@
 //! name the representation as well; a sign-in page has another length and type.
 //!
 //! A HEAD proves nothing by itself: some servers and sign-in proxies protect GET and not HEAD. larder sends a HEAD in place of
-//! the GET only where a GET counts as a pull, and only under roots that were seen to refuse both without a credential (heads.rs).
+//! the GET only where a GET counts as a pull, and only under roots that were seen to refuse both without a credential (head_tests.rs).
 //!
 //! A confirmation is valid for five minutes. The last one is remembered for a day, and used only while the origin cannot be
 //! asked. A refusal removes both at once. Each entry records which credential received it, so that a restart forgets neither.
@@ -19,7 +19,7 @@ use hyper::{StatusCode, header};
 use moka::sync::Cache;
 
 use super::Pipeline;
-use super::heads::Heads;
+use super::head_tests::HeadTests;
 use super::lead::is_failure;
 use super::task::Task;
 use crate::clock::Time;
@@ -46,7 +46,7 @@ const NOBODY: Partition = Partition::Private([0; 16]);
 
 /// The properties by which an origin can name a representation of a target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct RepresentationId {
     /// `Docker-Content-Digest`, as the answer has it or as the target's name has it.
     digest: Option<String>,
     /// A strong entity tag.
@@ -68,7 +68,7 @@ pub(super) struct Rights {
     /// Targets that the origin refused to larder without a credential, by their public key, and when larder asked.
     closed: Cache<Key, (Print, Time)>,
     /// Roots where a HEAD may replace a GET.
-    pub(super) heads: Heads,
+    pub(super) heads: HeadTests,
 }
 
 /// The answer may refuse the method only; another method may succeed.
@@ -76,7 +76,7 @@ struct Refused;
 
 /// The origin's answer about a credential's right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub(super) enum RightAnswer {
     /// The answer names the stored representation.
     Yes,
     /// The answer has a body, and does not say that it is the stored representation.
@@ -107,33 +107,33 @@ impl Default for Rights {
         // moka's clock is monotonic: entries expire also if the system clock is set back.
         let day = |holds| Cache::builder().max_capacity(MOST).time_to_live(holds).build();
         let closed = Cache::builder().max_capacity(MOST).time_to_live(VERDICT_HOLDS).build();
-        Self { yes: day(REMEMBERED), closed, heads: Heads::default() }
+        Self { yes: day(REMEMBERED), closed, heads: HeadTests::default() }
     }
 }
 
 impl Rights {
-    fn note(&self, task: &Task, mark: &Mark, now: Time) {
-        self.yes.insert((task.key, task.asker.reader()), (mark.print(), now));
+    fn note(&self, task: &Task, mark: &RepresentationId, now: Time) {
+        self.yes.insert((task.key, task.principal.reader()), (mark.print(), now));
     }
 
     /// Since when the principal's right to `mark` is known.
-    fn since(&self, task: &Task, mark: &Mark) -> Option<Time> {
-        let (known, since) = self.yes.get(&(task.key, task.asker.reader()))?;
+    fn since(&self, task: &Task, mark: &RepresentationId) -> Option<Time> {
+        let (known, since) = self.yes.get(&(task.key, task.principal.reader()))?;
         (known == mark.print()).then_some(since)
     }
 
-    fn holds(&self, task: &Task, mark: &Mark, now: Time) -> bool {
+    fn holds(&self, task: &Task, mark: &RepresentationId, now: Time) -> bool {
         self.since(task, mark).is_some_and(|since| lasts(since, YES_HOLDS, now))
     }
 
     /// Whether the origin refused this to larder without a credential during the last day.
-    pub(super) fn is_closed(&self, task: &Task, mark: &Mark, now: Time) -> bool {
+    pub(super) fn is_closed(&self, task: &Task, mark: &RepresentationId, now: Time) -> bool {
         let known = self.closed.get(&task.in_public().key);
         known.is_some_and(|(closed, at)| closed == mark.print() && lasts(at, VERDICT_HOLDS, now))
     }
 
     /// Notes that the origin refused this to larder without a credential, or that larder is about to ask.
-    pub(super) fn note_closed(&self, task: &Task, mark: &Mark, now: Time) {
+    pub(super) fn note_closed(&self, task: &Task, mark: &RepresentationId, now: Time) {
         self.closed.insert(task.in_public().key, (mark.print(), now));
     }
 
@@ -143,7 +143,7 @@ impl Rights {
     }
 }
 
-impl Mark {
+impl RepresentationId {
     /// The mark of a stored answer.
     pub(super) fn of_entry(task: &Task, entry: &Entry) -> Self {
         let mark = Self::of(task, &entry.head, Some(entry.size));
@@ -236,18 +236,18 @@ impl Pipeline {
     /// Notes that the principal received what is now stored, or that its origin confirmed it with a 304.
     pub(super) fn note_received(&self, task: &Task, entry: &Entry) {
         self.note_place(task, entry);
-        if task.is_guarded() {
-            self.rights.note(task, &Mark::of_entry(task, entry), self.clock.now());
+        if task.is_private_artifact() {
+            self.rights.note(task, &RepresentationId::of_entry(task, entry), self.clock.now());
         }
     }
 
     /// Whether the principal may have a stored copy. Asks the origin if that is not known.
     pub(super) async fn right_to(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> Right {
-        let (mark, now) = (Mark::of_entry(task, entry), self.clock.now());
+        let (mark, now) = (RepresentationId::of_entry(task, entry), self.clock.now());
         if self.rights.holds(task, &mark, now) {
             return Right::Yes;
         }
-        let received = (entry.partition == task.asker.reader()).then_some(entry.received_at);
+        let received = (entry.partition == task.principal.reader()).then_some(entry.received_at);
         let known = self.rights.since(task, &mark).max(received);
         let remembered = known.is_some_and(|since| lasts(since, REMEMBERED, now));
         if mark.body.is_some() {
@@ -260,45 +260,49 @@ impl Pipeline {
             self.ask_right(task, &mark).await
         };
         match word {
-            Word::Yes => {
+            RightAnswer::Yes => {
                 self.ask_in_public(task, entry);
                 Right::Yes
             }
-            Word::Nothing if remembered => Right::Remembered,
-            Word::Other => Right::Own,
-            Word::No | Word::Nothing => Right::No,
+            RightAnswer::Nothing if remembered => Right::Remembered,
+            RightAnswer::Other => Right::Own,
+            RightAnswer::No | RightAnswer::Nothing => Right::No,
         }
     }
 
     /// The origin's answer about a right that is remembered, if it comes within the client's patience. The question continues in
     /// the background, and its answer is remembered.
-    async fn right_within_patience(self: &Arc<Self>, task: &Task, mark: Mark) -> Word {
+    async fn right_within_patience(
+        self: &Arc<Self>,
+        task: &Task,
+        mark: RepresentationId,
+    ) -> RightAnswer {
         let Some(question) = self.question_about(task) else {
-            return Word::Nothing;
+            return RightAnswer::Nothing;
         };
         let (was_down, patience) = (self.is_down_for(task), self.patience_for(task));
         let (pipeline, asked) = (Arc::clone(self), task.clone());
         let asking = tokio::spawn(async move {
             tokio::select! {
                 word = pipeline.ask_right(&asked, &mark) => word,
-                () = question.superseded() => Word::Nothing,
+                () = question.superseded() => RightAnswer::Nothing,
             }
         });
         if let Ok(word) = tokio::time::timeout(patience, asking).await {
-            return word.unwrap_or(Word::Nothing);
+            return word.unwrap_or(RightAnswer::Nothing);
         }
         if !was_down {
             self.note_silence(task);
         }
-        Word::Nothing
+        RightAnswer::Nothing
     }
 
     /// Whether a right to a stored copy that was found a moment ago has not been withdrawn since.
     pub(super) fn still_has_right_to(&self, task: &Task, entry: &Entry) -> bool {
-        let open = [task.asker.reader(), Partition::Public].contains(&entry.partition);
-        !task.is_guarded()
+        let open = [task.principal.reader(), Partition::Public].contains(&entry.partition);
+        !task.is_private_artifact()
             || open
-            || self.rights.since(task, &Mark::of_entry(task, entry)).is_some()
+            || self.rights.since(task, &RepresentationId::of_entry(task, entry)).is_some()
     }
 
     /// Whether the principal has a right to a stored copy, or had one within the last day if its origin cannot be asked.
@@ -308,25 +312,25 @@ impl Pipeline {
 
     /// Whether a client that follows a flight may have the body that the flight brings.
     pub(super) async fn may_share(&self, task: &Task, answered: &Answered) -> bool {
-        if !task.is_guarded() {
+        if !task.is_private_artifact() {
             return true;
         }
-        let mark = Mark::of(task, &answered.head, answered.length);
-        mark != Mark::default()
+        let mark = RepresentationId::of(task, &answered.head, answered.length);
+        mark != RepresentationId::default()
             && (self.rights.holds(task, &mark, self.clock.now())
-                || self.ask_right(task, &mark).await == Word::Yes)
+                || self.ask_right(task, &mark).await == RightAnswer::Yes)
     }
 
     /// Asks the target's own origin whether the credential has a right, and remembers the answer.
-    async fn ask_right(&self, task: &Task, mark: &Mark) -> Word {
+    async fn ask_right(&self, task: &Task, mark: &RepresentationId) -> RightAnswer {
         let asked_at = self.clock.now();
         let follow = task.named_by_protocol().is_some();
         let answer = self.answer_naming(task, task.ask(None, follow), task.class(), mark).await;
-        let word = answer.map_or_else(|word| word, |_| Word::Yes);
+        let word = answer.map_or_else(|word| word, |_| RightAnswer::Yes);
         match word {
-            Word::Yes => self.rights.note(task, mark, asked_at),
-            Word::No | Word::Other => self.forget_right(task).await,
-            Word::Nothing => {}
+            RightAnswer::Yes => self.rights.note(task, mark, asked_at),
+            RightAnswer::No | RightAnswer::Other => self.forget_right(task).await,
+            RightAnswer::Nothing => {}
         }
         word
     }
@@ -339,8 +343,8 @@ impl Pipeline {
         task: &Task,
         ask: Ask,
         class: Partition,
-        mark: &Mark,
-    ) -> Result<Head, Word> {
+        mark: &RepresentationId,
+    ) -> Result<Head, RightAnswer> {
         let byte = Ask { range: Some((0, Some(0))), patient: false, ..ask };
         if task.is_counted() && self.guards_head(task).await {
             let head = Ask { range: None, head_only: true, ..byte.clone() };
@@ -349,7 +353,7 @@ impl Pipeline {
                 return answer;
             }
         }
-        self.answer_to(byte, class, mark).await.unwrap_or(Err(Word::No))
+        self.answer_to(byte, class, mark).await.unwrap_or(Err(RightAnswer::No))
     }
 
     /// Like [`Self::answer_naming`], for one request.
@@ -357,8 +361,8 @@ impl Pipeline {
         &self,
         ask: Ask,
         class: Partition,
-        mark: &Mark,
-    ) -> Result<Result<Head, Word>, Refused> {
+        mark: &RepresentationId,
+    ) -> Result<Result<Head, RightAnswer>, Refused> {
         let (origin, lane) = (ask.target.origin().clone(), ask.lane);
         // Where a token service issues anonymous tokens, a request with such a token still counts as anonymous.
         let fetched = if ask.credential.is_none() {
@@ -372,10 +376,10 @@ impl Pipeline {
             Err(error) => {
                 let redirects = matches!(error.fault(), Fault::Redirects(_));
                 if !error.is_temporary() || redirects {
-                    return Ok(Err(Word::No));
+                    return Ok(Err(RightAnswer::No));
                 }
                 self.origins.note_failure(&origin, class, lane, None);
-                return Ok(Err(Word::Nothing));
+                return Ok(Err(RightAnswer::Nothing));
             }
         };
         if !is_failure(head.status) {
@@ -387,30 +391,30 @@ impl Pipeline {
             | StatusCode::FORBIDDEN => Err(Refused),
             status if is_failure(status) => {
                 self.origins.note_failure(&origin, class, lane, None);
-                Ok(Err(Word::Nothing))
+                Ok(Err(RightAnswer::Nothing))
             }
             StatusCode::OK | StatusCode::PARTIAL_CONTENT if mark.is_named_by(&head) => Ok(Ok(head)),
             StatusCode::OK | StatusCode::PARTIAL_CONTENT if *by.origin() == origin => {
-                Ok(Err(Word::Other))
+                Ok(Err(RightAnswer::Other))
             }
             // A redirect led to a page on another host, perhaps a sign-in page.
-            _ => Ok(Err(Word::No)),
+            _ => Ok(Err(RightAnswer::No)),
         }
     }
 
     /// Withdraws the principal's right, if it had one: no stored copy is given to it any more, also if the origin fails later.
     pub(super) async fn forget_right(&self, task: &Task) {
-        if !task.asker.is_private() {
+        if !task.principal.is_private() {
             return;
         }
-        let reader = task.asker.reader();
+        let reader = task.principal.reader();
         self.rights.yes.invalidate(&(task.key, reader));
         let held: Vec<Arc<Entry>> =
             self.store.entries(task.key).into_iter().filter(|e| e.partition == reader).collect();
         if held.is_empty() {
             return;
         }
-        let (store, guarded) = (Arc::clone(&self.store), task.is_guarded());
+        let (store, guarded) = (Arc::clone(&self.store), task.is_private_artifact());
         let forgetting = tokio::task::spawn_blocking(move || {
             for entry in held {
                 let forgotten = if guarded {
@@ -450,10 +454,12 @@ mod tests {
     #[test]
     fn only_what_names_the_representation_is_a_yes() {
         let kind = ("content-type", "application/x-tar");
-        let tag = || Mark { tag: Some("\"a\"".to_owned()), ..Mark::default() };
-        let digest = || Mark { digest: Some("sha256:aa".to_owned()), ..tag() };
-        let shape = || Mark { shape: Some((7, kind.1.to_owned())), ..tag() };
-        let body = || Mark { body: Some(BlobId::new([1; 32])), ..Mark::default() };
+        let tag =
+            || RepresentationId { tag: Some("\"a\"".to_owned()), ..RepresentationId::default() };
+        let digest = || RepresentationId { digest: Some("sha256:aa".to_owned()), ..tag() };
+        let shape = || RepresentationId { shape: Some((7, kind.1.to_owned())), ..tag() };
+        let body =
+            || RepresentationId { body: Some(BlobId::new([1; 32])), ..RepresentationId::default() };
         for (mark, fields, expected) in [
             (tag(), &[("etag", "\"a\"")][..], true),
             (tag(), &[("etag", "W/\"a\"")], false),
@@ -480,8 +486,9 @@ mod tests {
     #[test]
     fn a_part_names_the_representation_only_if_it_is_the_part_that_was_asked_for() {
         let (tag, kind) = (("etag", "\"a\""), "application/x-tar");
-        let mark = Mark { tag: Some("\"a\"".to_owned()), ..Mark::default() };
-        let sized = Mark { shape: Some((7, kind.to_owned())), ..mark.clone() };
+        let mark =
+            RepresentationId { tag: Some("\"a\"".to_owned()), ..RepresentationId::default() };
+        let sized = RepresentationId { shape: Some((7, kind.to_owned())), ..mark.clone() };
         for (range, expected) in [
             ("bytes 0-0/7", (true, true)),
             ("bytes 0-0/*", (true, true)),
@@ -506,14 +513,14 @@ mod tests {
     fn marks_are_told_apart_by_their_prints() {
         let some = |text: &str| Some(text.to_owned());
         let marks = [
-            Mark::default(),
-            Mark { digest: some(""), ..Mark::default() },
-            Mark { digest: some("a"), ..Mark::default() },
-            Mark { tag: some("a"), ..Mark::default() },
-            Mark { digest: some("a"), tag: some("a"), ..Mark::default() },
-            Mark { shape: Some((1, "a".to_owned())), ..Mark::default() },
-            Mark { shape: Some((1, "b".to_owned())), ..Mark::default() },
-            Mark { body: Some(BlobId::new([1; 32])), ..Mark::default() },
+            RepresentationId::default(),
+            RepresentationId { digest: some(""), ..RepresentationId::default() },
+            RepresentationId { digest: some("a"), ..RepresentationId::default() },
+            RepresentationId { tag: some("a"), ..RepresentationId::default() },
+            RepresentationId { digest: some("a"), tag: some("a"), ..RepresentationId::default() },
+            RepresentationId { shape: Some((1, "a".to_owned())), ..RepresentationId::default() },
+            RepresentationId { shape: Some((1, "b".to_owned())), ..RepresentationId::default() },
+            RepresentationId { body: Some(BlobId::new([1; 32])), ..RepresentationId::default() },
         ];
         for (number, one) in marks.iter().enumerate() {
             for (other_number, other) in marks.iter().enumerate() {

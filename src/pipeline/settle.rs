@@ -14,10 +14,10 @@ use hyper::StatusCode;
 use super::Pipeline;
 use super::beside::uncompared_besides;
 use super::bound::promised_meanwhile;
-use super::coded::is_coded;
-use super::editions;
-use super::lead::{Attempt, Came, is_page};
-use super::signature::{Own, Worth};
+use super::content_coding::is_coded;
+use super::lead::{Attempt, AttemptResult, is_page};
+use super::signature::{KeepDecision, SignatureCheck};
+use super::snapshot_order;
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
@@ -44,7 +44,7 @@ impl Pipeline {
         answer: Answer,
         complete: Complete,
         attempt: Attempt,
-    ) -> Came {
+    ) -> AttemptResult {
         let resumed = complete.resumed;
         let body = match complete.body {
             Body::Spooled(body) => body,
@@ -66,7 +66,7 @@ impl Pipeline {
         let _reading = self.reading_of(task);
         match self.look_at(lead, task, &mut received, &base, attempt).await {
             Ok(worth) => {
-                let worth = Worth { unframed, ..worth };
+                let worth = KeepDecision { unframed, ..worth };
                 self.judge(lead, task, received, &base, attempt, worth).await
             }
             Err(came) => came,
@@ -82,27 +82,27 @@ impl Pipeline {
         received: &mut Received,
         base: &Target,
         attempt: Attempt,
-    ) -> Result<Worth, Came> {
+    ) -> Result<KeepDecision, AttemptResult> {
         let looked = self.own_signature(task, received, base).await;
         // A document that does not count is still held to the promises of others.
-        let apart = Worth { apart: true, ..Worth::default() };
+        let apart = KeepDecision { apart: true, ..KeepDecision::default() };
         let signed = match looked.own {
-            Own::Held => return Ok(apart),
-            Own::Forged(why) => {
-                let pair = !looked.companions.is_empty();
+            SignatureCheck::Held => return Ok(apart),
+            SignatureCheck::Forged(why) => {
+                let pair = !looked.shelf.is_empty();
                 let may_repeat = attempt == Attempt::First && lead.flight.nothing_given();
                 return match self.out_of_step(task, &why, pair, may_repeat) {
                     Some(came) => Err(came),
                     None => Ok(apart),
                 };
             }
-            Own::Signed(proof) => Some(proof),
-            Own::Nothing => None,
+            SignatureCheck::Signed(proof) => Some(proof),
+            SignatureCheck::Nothing => None,
         };
         // A client with a credential is given what its private archive says today. larder does not fetch the members of such an
         // archive by itself.
-        if let Some(members) = looked.members.filter(|_| !task.asker.is_private()) {
-            self.keep_companions(task, looked.companions, &members).await;
+        if let Some(members) = looked.members.filter(|_| !task.principal.is_private()) {
+            self.keep_sidecars(task, looked.shelf, &members).await;
             self.assemble(task, received, members).await?;
         }
         let edition = looked.edition.unwrap_or_default();
@@ -114,10 +114,10 @@ impl Pipeline {
         if signed.is_some()
             && let Some(date) = edition.date
         {
-            editions::date(&mut received.head, date, received.requested_at);
+            snapshot_order::date(&mut received.head, date, received.requested_at);
         }
         let expired_key = edition.expired_key && !received.plain;
-        Ok(Worth { signed, expired_key, ..Worth::default() })
+        Ok(KeepDecision { signed, expired_key, ..KeepDecision::default() })
     }
 
     /// Compares the body with what is promised of it by now, and keeps, gives or refuses it.
@@ -128,8 +128,8 @@ impl Pipeline {
         mut received: Received,
         base: &Target,
         attempt: Attempt,
-        worth: Worth,
-    ) -> Came {
+        worth: KeepDecision,
+    ) -> AttemptResult {
         let resumed = received.resumed;
         for last in [false, true] {
             let mut expected = self.expectation_of(task);
@@ -147,16 +147,18 @@ impl Pipeline {
                         lead.flight.vouch();
                     }
                     if worth.apart {
-                        return Came::Ended(End::Given);
+                        return AttemptResult::Ended(End::Given);
                     }
                     lead.flight.release(verified.proof());
                     let pinned = is_pinned(&expected, &verified);
-                    return Came::Ended(self.keep(task, verified, base, worth, pinned).await);
+                    return AttemptResult::Ended(
+                        self.keep(task, verified, base, worth, pinned).await,
+                    );
                 }
                 Verdict::Give(given, disagreement) => {
                     let vouched = vouches(&expected, &given.body);
                     let came = self.given(lead, task, &given.body, vouched, attempt).await;
-                    if matches!(came, Came::Ended(End::Given)) {
+                    if matches!(came, AttemptResult::Ended(End::Given)) {
                         self.alarm(task, disagreement);
                         if given.plain && !worth.apart {
                             // An attacker on the path could have chosen these bytes, so the next client's request is passed.
@@ -188,7 +190,7 @@ impl Pipeline {
                 }
             }
         }
-        Came::Ended(End::Given)
+        AttemptResult::Ended(End::Given)
     }
 
     /// Ends a body that is given and not kept, if the ranges that were given beside it agree with it. `vouched`: a promise
@@ -200,14 +202,14 @@ impl Pipeline {
         body: &Spooled,
         vouched: bool,
         attempt: Attempt,
-    ) -> Came {
+    ) -> AttemptResult {
         if let Err(mismatch) = self.compare_besides(task, &lead.flight, body).await {
             return self.refuse(lead, task, &mismatch, attempt, false);
         }
         if vouched {
             lead.flight.vouch();
         }
-        Came::Ended(End::Given)
+        AttemptResult::Ended(End::Given)
     }
 
     /// Judges a body for which the store had no room. Nothing is kept, and promises are enforced all the same.
@@ -219,7 +221,7 @@ impl Pipeline {
         size: u64,
         attempt: Attempt,
         resumed: bool,
-    ) -> Came {
+    ) -> AttemptResult {
         let why = "not kept: the store has no room for it".to_owned();
         self.metrics.alarm(Alarm::Full, task.target.to_string(), why, task.is_public());
         let all: Vec<Digest> = digests.iter().copied().collect();
@@ -228,7 +230,7 @@ impl Pipeline {
             let expected = promised.clone().comparable(digests);
             if promised.binds_more_than(&expected) {
                 let line = promised_meanwhile(&task.target);
-                return Came::Ended(End::undecided(line));
+                return AttemptResult::Ended(End::undecided(line));
             }
             match expected.find(&all, size, task.asked).because(digests.fault()) {
                 Finding::Proven { .. } | Finding::Excused(_) => {
@@ -237,12 +239,12 @@ impl Pipeline {
                             if expected.vouches_for(&all, size) {
                                 lead.flight.vouch();
                             }
-                            Came::Ended(End::Given)
+                            AttemptResult::Ended(End::Given)
                         }
                         // The body is as promised, so the origin has done nothing wrong; larder cannot compare the ranges.
                         Some(mismatch) => {
                             let line = format!("{}: {mismatch}", task.target);
-                            Came::Ended(End::Failed(
+                            AttemptResult::Ended(End::Failed(
                                 StatusCode::SERVICE_UNAVAILABLE,
                                 Why::new(Cause::Larder, line),
                             ))
@@ -263,7 +265,7 @@ impl Pipeline {
                 }
             }
         }
-        Came::Ended(End::Given)
+        AttemptResult::Ended(End::Given)
     }
 
     /// Asks the indexes again whose claims would refuse a body that was requested at `asked`.
@@ -274,7 +276,7 @@ impl Pipeline {
         asked: Time,
     ) {
         if let Some(recognition) = &task.recognition {
-            self.ask_again(recognition, (task.reach, &task.asker), expected, asked).await;
+            self.ask_again(recognition, (task.reach, &task.principal), expected, asked).await;
         }
     }
 
@@ -287,7 +289,7 @@ impl Pipeline {
         mismatch: &Mismatch,
         attempt: Attempt,
         resumed: bool,
-    ) -> Came {
+    ) -> AttemptResult {
         let line = format!("{} was refused: {mismatch}", task.target);
         self.distrust_parts(task, &lead.flight);
         if resumed {
@@ -296,16 +298,16 @@ impl Pipeline {
             return refused(lead, attempt, end, true);
         }
         if attempt == Attempt::First && lead.flight.nothing_given() {
-            return Came::Again(End::Refused(line));
+            return AttemptResult::Again(End::Refused(line));
         }
         if Self::is_ahead(task) {
-            return Came::Ended(End::Refused(line));
+            return AttemptResult::Ended(End::Refused(line));
         }
         tracing::error!(target: "larder::refused", url = %task.target, %mismatch, "refused: not what was promised");
         let shown = task.target.to_string();
         self.metrics.rejected(shown, mismatch.to_string(), task.is_public());
         self.store.note_rejection(task.bare(), &mismatch.to_string(), self.clock.now());
-        Came::Ended(End::Refused(line))
+        AttemptResult::Ended(End::Refused(line))
     }
 
     /// Reports that the bytes of a pinned file changed.
@@ -322,7 +324,7 @@ impl Pipeline {
         task: &Task,
         verified: Verified,
         base: &Target,
-        worth: Worth,
+        worth: KeepDecision,
         pinned: bool,
     ) -> End {
         let received = verified.received();
@@ -369,7 +371,7 @@ impl Pipeline {
         if changed {
             self.say_changed(task, &entry);
         }
-        if !task.is_guarded() && !task.is_of_one() {
+        if !task.is_private_artifact() && !task.is_private_index() {
             self.note_service(task);
         } else if task.is_of_a_service() {
             // Clients of such a service bring another token each time.
@@ -379,9 +381,9 @@ impl Pipeline {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
         }
         if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
-            let companions = self.chase_beside(task, recognition.ecosystem).await;
+            let shelf = self.fetch_sidecars(task, recognition.ecosystem).await;
             // The same document makes the same claims as before, unless sibling indexes that it depends on were fetched.
-            let (known, reader) = (companions == 0, task.asker.reader());
+            let (known, reader) = (shelf == 0, task.principal.reader());
             self.read_claims(recognition, task.bare(), &entry, base, known, reader).await;
         }
         End::Kept(entry)
@@ -407,7 +409,7 @@ impl Pipeline {
             key: task.key_of(&target),
             shown: task.bare().to_string(),
             variant: target.variant().to_owned(),
-            partition: task.asker.reader(),
+            partition: task.principal.reader(),
             ecosystem: known.map_or("", |known| known.ecosystem.name()).to_owned(),
             index: known.is_some_and(|known| known.resource.kind == Kind::Index),
             blob: received.body.digests.blob(),
@@ -415,7 +417,7 @@ impl Pipeline {
             digests: received.body.digests.iter().copied().collect(),
             head: received.head.clone(),
             varied,
-            proof: Proof { private: task.asker.is_private(), ..verified.proof() },
+            proof: Proof { private: task.principal.is_private(), ..verified.proof() },
             generation: self.store.generation(),
             answered_by: received.answered_by.clone(),
             requested_at: received.requested_at,
@@ -442,7 +444,8 @@ impl Pipeline {
         let matched = received.body.digests.get(digest.algorithm()) == Some(&digest);
         // These do not show how files are named there: an HTML page in place of a file, a body resumed after a broken transfer,
         // and an answer that depends on a credential.
-        if !matched && (is_page(&received.head) || received.resumed || task.asker.is_private()) {
+        if !matched && (is_page(&received.head) || received.resumed || task.principal.is_private())
+        {
             return;
         }
         let (store, ecosystem, file) =
@@ -481,9 +484,9 @@ fn undecided(expected: &Expectation) -> (StatusCode, &'static str) {
     (StatusCode::BAD_GATEWAY, "the index could not be asked again")
 }
 
-fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> Came {
+fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> AttemptResult {
     let fetch_again = resumed && attempt == Attempt::First && lead.flight.nothing_given();
-    if fetch_again { Came::Again(end) } else { Came::Ended(end) }
+    if fetch_again { AttemptResult::Again(end) } else { AttemptResult::Ended(end) }
 }
 
 /// Whether a body is kept only by trust on first use. Confirmation by indexes without authority does not count.

@@ -8,7 +8,7 @@ use crate::origin::Answer;
 
 /// Which clients may have an answer to a fill.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(super) enum Audience {
     /// Every client with the same request.
     Anybodys,
     /// Only the client that caused the fill.
@@ -19,25 +19,25 @@ pub(super) enum Whose {
 
 /// Decides by the whole answer: one with cookies is for one client. `proven`: a digest vouches for the body, whichever client it
 /// was sent to.
-pub(super) fn of(task: &Task, answer: &Answer, proven: bool) -> Whose {
+pub(super) fn of(task: &Task, answer: &Answer, proven: bool) -> Audience {
     match whose(task, &answer.head, proven) {
-        Whose::Anybodys if !proven && !answer.cookies.is_empty() => Whose::Askers,
-        decided @ (Whose::Anybodys | Whose::Askers | Whose::Unselected(_)) => decided,
+        Audience::Anybodys if !proven && !answer.cookies.is_empty() => Audience::Askers,
+        decided @ (Audience::Anybodys | Audience::Askers | Audience::Unselected(_)) => decided,
     }
 }
 
 /// Decides by the head only.
-pub(super) fn whose(task: &Task, head: &Head, proven: bool) -> Whose {
+pub(super) fn whose(task: &Task, head: &Head, proven: bool) -> Audience {
     if proven {
-        return Whose::Anybodys;
+        return Audience::Anybodys;
     }
     match task.selected(head) {
-        Selected::By(_) if freshness::is_shareable(head, false) => Whose::Anybodys,
-        Selected::By(_) => Whose::Askers,
+        Selected::By(_) if freshness::is_shareable(head, false) => Audience::Anybodys,
+        Selected::By(_) => Audience::Askers,
         // The fill has sent all fields of the client that are known to select, so the client itself may have the answer.
-        Selected::Never if task.is_unknown() => Whose::Askers,
+        Selected::Never if task.is_unknown() => Audience::Askers,
         by @ (Selected::Unsent(_) | Selected::Unsendable | Selected::Never) => {
-            Whose::Unselected(by)
+            Audience::Unselected(by)
         }
     }
 }

@@ -27,12 +27,12 @@ impl Shelf for Shelves<'_> {
         Some(Box::new(Later { store: self.store, id: entry.blob, open: None }))
     }
 
-    fn speakers(&self, origin: &Origin) -> Vec<Root> {
-        self.store.speakers(origin)
+    fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
+        self.store.claiming_roots(origin)
     }
 
-    fn editions(&self, origin: &Origin) -> Vec<Root> {
-        self.store.editions(origin)
+    fn snapshot_directories(&self, origin: &Origin) -> Vec<Root> {
+        self.store.snapshot_directories(origin)
     }
 }
 

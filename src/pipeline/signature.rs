@@ -8,12 +8,12 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Pipeline;
-use super::companions::{Beside, Companion};
-use super::editions::{Held, StepBack, admit, note_waiting};
-use super::generation::{Members, News};
 use super::settle::confirms;
+use super::sidecars::{Sidecar, SidecarShelf};
+use super::snapshot_order::{NotCounted, StepBack, admit, note_waiting};
+use super::snapshots::{Members, NewVersion};
 use super::task::Task;
-use crate::claim::{Edition, Standing};
+use crate::claim::{Snapshot, Standing};
 use crate::ecosystem::{Document, Malformed};
 use crate::outcome::metrics::Alarm;
 use crate::proof::{Proof, Rank};
@@ -22,7 +22,7 @@ use crate::target::{Partition, Root, Target};
 
 /// The result of checking a document's own signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Own {
+pub(super) enum SignatureCheck {
     /// No result: the document has no signature, or none by a known key.
     Nothing,
     /// The signature is valid; this is the proof that follows.
@@ -35,7 +35,7 @@ pub(super) enum Own {
 
 /// What the checks of a document decide about keeping it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Worth {
+pub(super) struct KeepDecision {
     /// The proof, if the document's own signature is valid.
     pub(super) signed: Option<Proof>,
     /// The document was signed by a known key that has expired since.
@@ -48,19 +48,19 @@ pub(super) struct Worth {
 
 /// The result of reading a document before it is kept.
 #[derive(Debug)]
-pub(super) struct Looked {
-    pub(super) own: Own,
+pub(super) struct ReadDocument {
+    pub(super) own: SignatureCheck,
     /// What the document says of itself.
-    pub(super) edition: Option<Edition>,
+    pub(super) edition: Option<Snapshot>,
     /// What the document names, if it is a snapshot's root.
     pub(super) members: Option<Members>,
     /// The sidecars that it was read with.
-    pub(super) companions: Vec<Companion>,
+    pub(super) shelf: Vec<Sidecar>,
 }
 
-impl Looked {
+impl ReadDocument {
     fn nothing() -> Self {
-        Self { own: Own::Nothing, edition: None, members: None, companions: Vec::new() }
+        Self { own: SignatureCheck::Nothing, edition: None, members: None, shelf: Vec::new() }
     }
 }
 
@@ -71,24 +71,23 @@ impl Pipeline {
         task: &Task,
         received: &Received,
         base: &Target,
-    ) -> Looked {
+    ) -> ReadDocument {
         let Some(known) = task.known() else {
-            return Looked::nothing();
+            return ReadDocument::nothing();
         };
         if task.is_unknown() && !confirms(known, task.bare(), received) {
             // Only the path looks like an index of this ecosystem.
-            return Looked::nothing();
+            return ReadDocument::nothing();
         }
         let ecosystem = known.ecosystem;
         let is_file = task.artifact().is_some();
         let unneeded = || is_file && self.expectation_of(task).binding().next().is_some();
         if !ecosystem.may_be_signed(task.bare()) || unneeded() {
-            return Looked::nothing();
+            return ReadDocument::nothing();
         }
         // The prerequisite of a file is the index that names it, which says nothing of the file's own signature.
-        let companions =
-            if is_file { Vec::new() } else { self.companions_of(task, ecosystem).await };
-        let reader = task.asker.reader();
+        let shelf = if is_file { Vec::new() } else { self.sidecars_of(task, ecosystem).await };
+        let reader = task.principal.reader();
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
@@ -103,9 +102,9 @@ impl Pipeline {
                 proven: if plain { Rank::None } else { Rank::Origin },
                 now: pipeline.clock.now(),
                 open: &open,
-                companions: &Beside { store: &pipeline.store, companions: &companions },
+                shelf: &SidecarShelf { store: &pipeline.store, shelf: &shelf },
             };
-            let mut news = News::new(&pipeline, ecosystem, &at, &companions, document.now);
+            let mut news = NewVersion::new(&pipeline, ecosystem, &at, &shelf, document.now);
             let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut news);
             let (rank, root) = match &standing {
                 Ok(standing) => (standing.rank, standing.root.clone()),
@@ -118,54 +117,56 @@ impl Pipeline {
             };
             let edition = news.edition.clone();
             let members = news.members(rank, &root);
-            Looked { own, edition, members, companions }
+            ReadDocument { own, edition, members, shelf }
         });
-        looked.await.unwrap_or_else(|_| Looked::nothing())
+        looked.await.unwrap_or_else(|_| ReadDocument::nothing())
     }
 
     fn own(
         &self,
         at: &Target,
         standing: Result<Standing, Malformed>,
-        edition: Option<&Edition>,
+        edition: Option<&Snapshot>,
         plain: bool,
         reader: Partition,
-    ) -> Own {
+    ) -> SignatureCheck {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
-            (Err(forged @ Malformed::Forged(_)), _) => return Own::Forged(forged.to_string()),
+            (Err(forged @ Malformed::Forged(_)), _) => {
+                return SignatureCheck::Forged(forged.to_string());
+            }
             // The version before this one could be parsed. That version and its claims stay, and this one is given to its client
             // only.
             (Err(malformed), _) if self.store.seen_by(reader).current_claims(at).is_some() => {
                 self.say(at, &malformed.to_string());
-                return Own::Held;
+                return SignatureCheck::Held;
             }
             // A document over plain HTTP without a valid signature is not kept, and its claims are never read.
             (Err(malformed), _) if plain => {
                 self.say(at, &malformed.to_string());
-                return Own::Nothing;
+                return SignatureCheck::Nothing;
             }
             // An HTML page in place of an index, for example. Reading its claims will report what is wrong.
-            (Ok(_) | Err(_), _) => return Own::Nothing,
+            (Ok(_) | Err(_), _) => return SignatureCheck::Nothing,
         };
         match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now()) {
             // An expired document is still what its signers signed, and clients can be configured to accept it.
-            Ok(()) | Err(Held::Expired(_)) if standing.rank == Rank::Signed => {
+            Ok(()) | Err(NotCounted::Expired(_)) if standing.rank == Rank::Signed => {
                 let proof = Proof::of(Rank::Signed);
-                Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof })
+                SignatureCheck::Signed(Proof { weak_hash: edition.weak_hash, ..proof })
             }
             Ok(()) => {
                 self.name_missing_key(at, &standing, edition);
-                Own::Nothing
+                SignatureCheck::Nothing
             }
-            Err(Held::Expired(_)) => Own::Nothing,
+            Err(NotCounted::Expired(_)) => SignatureCheck::Nothing,
             Err(held) => {
                 // What one credential sees of an archive does not bind other clients.
                 if reader == Partition::Public {
                     note_waiting(&self.store, &standing, edition, &held);
                 }
                 self.say(at, &held.to_string());
-                Own::Held
+                SignatureCheck::Held
             }
         }
     }
@@ -175,34 +176,37 @@ impl Pipeline {
         &self,
         at: &Target,
         standing: Result<Standing, Malformed>,
-        edition: Option<&Edition>,
-    ) -> Own {
+        edition: Option<&Snapshot>,
+    ) -> SignatureCheck {
         let why = match (standing, edition) {
             (Ok(standing), Some(edition)) if standing.rank == Rank::Signed => {
                 match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now())
                 {
                     Ok(()) => {
                         let proof = Proof { own: true, ..Proof::of(Rank::Signed) };
-                        return Own::Signed(Proof { weak_hash: edition.weak_hash, ..proof });
+                        return SignatureCheck::Signed(Proof {
+                            weak_hash: edition.weak_hash,
+                            ..proof
+                        });
                     }
                     Err(held) => held.to_string(),
                 }
             }
             (Ok(_), Some(edition)) => edition.unsigned.clone().unwrap_or_default(),
-            (Ok(_), None) => return Own::Nothing,
+            (Ok(_), None) => return SignatureCheck::Nothing,
             (Err(malformed), _) => malformed.to_string(),
         };
-        if self.editions.is_news(&format!("{at} {why}")) {
+        if self.logged.is_news(&format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "no index knows this file, and its own signature does not prove it");
             let text = format!("not proved by its own signature: {why}");
             self.store.note_rejection(at, &text, self.clock.now());
         }
-        Own::Nothing
+        SignatureCheck::Nothing
     }
 
     /// Reports that a snapshot does not count: in the log, in the metrics, and for `larder why`; each message once a day.
     pub(super) fn say(&self, at: &Target, why: &str) {
-        if self.editions.is_news(&format!("{at} {why}")) {
+        if self.logged.is_news(&format!("{at} {why}")) {
             tracing::warn!(url = %at, why, "this index makes no claims");
             let text = format!("makes no claims: {why}");
             self.metrics.alarm(Alarm::Signature, at.to_string(), text.clone(), false);
@@ -212,7 +216,7 @@ impl Pipeline {
 
     /// Reports that a snapshot without a date looks older than the one before. It counts, and the operator should look.
     pub(super) fn say_step_back(&self, at: &Target, back: &StepBack) {
-        if self.editions.is_news(&format!("{at} {back}")) {
+        if self.logged.is_news(&format!("{at} {back}")) {
             tracing::warn!(url = %at, why = %back, "this index looks like an older edition");
             let text = format!("looks like an older edition: {back}");
             self.metrics.alarm(Alarm::Signature, at.to_string(), text.clone(), false);
@@ -221,9 +225,9 @@ impl Pipeline {
     }
 
     /// Reports that no known key signed an archive; the operator may be able to add its key.
-    fn name_missing_key(&self, at: &Target, standing: &Standing, edition: &Edition) {
+    fn name_missing_key(&self, at: &Target, standing: &Standing, edition: &Snapshot) {
         let Some(why) = &edition.unsigned else { return };
-        if self.editions.is_news(&format!("{} {why}", standing.root)) {
+        if self.logged.is_news(&format!("{} {why}", standing.root)) {
             let worth = if standing.rank == Rank::None {
                 "it is passed on and not kept"
             } else {

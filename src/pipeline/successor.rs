@@ -58,7 +58,7 @@ impl Pipeline {
         if newest.is_some_and(|newest| is_page(&received.head) && !is_page(&newest.head)) {
             return Some("it is a page of HTML, and the one before was none".to_owned());
         }
-        let seen = self.store.seen_by(task.asker.reader());
+        let seen = self.store.seen_by(task.principal.reader());
         let blob = received.body.digests.blob();
         let mut before =
             indexes(known, task.bare()).into_iter().filter_map(|index| seen.names(&index));
@@ -69,7 +69,7 @@ impl Pipeline {
             let why = self.reads_as_index(task, known, received, base).await?;
             // The document may need a sibling index to be understood, of which no recent copy is stored. Fetch it and try once
             // more.
-            if last || self.chase_beside(task, known.ecosystem).await == 0 {
+            if last || self.fetch_sidecars(task, known.ecosystem).await == 0 {
                 return Some(why);
             }
             last = true;
@@ -99,7 +99,7 @@ impl Pipeline {
                 proven: Rank::Origin,
                 now: pipeline.clock.now(),
                 open: &open,
-                companions: &Shelves { store: &pipeline.store, since: Time::from_millis(i64::MIN) },
+                shelf: &Shelves { store: &pipeline.store, since: Time::from_millis(i64::MIN) },
             };
             let mut count = Count { claims: 0, enough };
             let keys = pipeline.keys.get();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request};
 
-use super::asker::Asker;
+use super::principal::Principal;
 use super::varied::Selection;
 use crate::claim::Promise;
 use crate::clock::Time;
@@ -39,7 +39,7 @@ pub(super) struct Task {
     /// What the snapshot that the client has read promises about the target. If set, no other promise counts.
     pub(super) promised: Option<Promise>,
     /// The principal of the request.
-    pub(super) asker: Asker,
+    pub(super) principal: Principal,
     /// The partition in `key`.
     partition: Partition,
     bare: Target,
@@ -75,7 +75,7 @@ impl Task {
             reach,
             asked,
             promised: None,
-            asker: Asker::default(),
+            principal: Principal::default(),
             partition: Partition::Public,
             accept: if accept.is_empty() { "*/*".to_owned() } else { accept },
             language: Some(language).filter(|language| !language.is_empty()),
@@ -103,7 +103,7 @@ impl Task {
             reach,
             asked,
             promised: None,
-            asker: Asker::default(),
+            principal: Principal::default(),
             partition: Partition::Public,
         }
     }
@@ -134,7 +134,7 @@ impl Task {
     }
 
     /// Whether it is a snapshot's root, or will be when its recognition is confirmed.
-    pub(super) fn heads(&self) -> bool {
+    pub(super) fn is_snapshot_root(&self) -> bool {
         self.known().is_some_and(|known| known.ecosystem.is_snapshot_root(&self.bare))
             && self.artifact().is_none()
     }
@@ -144,17 +144,17 @@ impl Task {
         self.recognition.as_ref().or(self.likely.as_ref())
     }
 
-    /// The same task for `asker`. For a principal with a credential, entries are looked up and kept where only principals with a
+    /// The same task for `principal`. For a principal with a credential, entries are looked up and kept where only principals with a
     /// right find them (see [`Partition`]): an artifact in the single private partition of its target, everything else in the
     /// principal's own.
     #[must_use]
-    pub(super) fn of(self, asker: Asker, secret: &[u8; 32]) -> Self {
-        let partition = match (asker.is_private(), self.artifact()) {
+    pub(super) fn of(self, principal: Principal, secret: &[u8; 32]) -> Self {
+        let partition = match (principal.is_private(), self.artifact()) {
             (false, _) => Partition::Public,
             (true, Some(_)) => Partition::guarded(&self.target, secret),
-            (true, None) => asker.reader(),
+            (true, None) => principal.reader(),
         };
-        Self { asker, ..self }.within(partition)
+        Self { principal, ..self }.within(partition)
     }
 
     /// The same task with the public partition, still for the same principal: the claims of its own indexes count.
@@ -164,7 +164,7 @@ impl Task {
 
     /// The same task for the anonymous principal: no private index counts.
     pub(super) fn of_anybody(self) -> Self {
-        Self { asker: Asker::ANYBODY, ..self }.within(Partition::Public)
+        Self { principal: Principal::ANYBODY, ..self }.within(Partition::Public)
     }
 
     fn within(self, partition: Partition) -> Self {
@@ -189,17 +189,17 @@ impl Task {
 
     /// Whether everybody may request it and see its URL.
     pub(super) fn is_public(&self) -> bool {
-        !self.asker.is_private() && !self.target.has_token()
+        !self.principal.is_private() && !self.target.has_token()
     }
 
     /// Whether it is private and shared by right: the stored entry, and a body on its way, are given only to principals that
     /// prove a right.
-    pub(super) fn is_guarded(&self) -> bool {
+    pub(super) fn is_private_artifact(&self) -> bool {
         self.partition != Partition::Public && self.artifact().is_some()
     }
 
     /// Whether it is looked up in the partition of one credential.
-    pub(super) fn is_of_one(&self) -> bool {
+    pub(super) fn is_private_index(&self) -> bool {
         self.partition != Partition::Public && self.artifact().is_none()
     }
 
@@ -250,7 +250,7 @@ impl Task {
     }
 
     /// Whether it is a tag: an index that only names a document under its digest.
-    pub(super) fn is_pointer(&self) -> bool {
+    pub(super) fn is_tag(&self) -> bool {
         self.is_index() && self.tags().is_some_and(|tags| tags.is_tag(&self.bare))
     }
 
@@ -260,7 +260,7 @@ impl Task {
     }
 
     /// Whether a request with `method` is an existence check.
-    pub(super) fn asks_for_presence(&self, method: &Method) -> bool {
+    pub(super) fn is_existence_check(&self, method: &Method) -> bool {
         self.recognition
             .as_ref()
             .and_then(|known| known.ecosystem.api())
@@ -279,7 +279,7 @@ impl Task {
 
     /// The principal whose credential is sent: the one whose quota is used and whose failures count.
     pub(super) fn class(&self) -> Partition {
-        self.asker.reader()
+        self.principal.reader()
     }
 
     /// The lane of its upstream requests: indexes must not wait behind artifacts, under whatever name they are requested.
@@ -325,7 +325,7 @@ impl Task {
             lane: self.lane(),
             reach: self.reach,
             token: None,
-            credential: self.asker.credential().cloned(),
+            credential: self.principal.credential().cloned(),
         }
     }
 }

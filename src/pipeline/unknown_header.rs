@@ -30,9 +30,9 @@ const NAME: usize = 64;
 
 /// The fields that were named in the log, each with the ecosystem of its requests.
 #[derive(Debug, Default)]
-pub(super) struct Told(Mutex<HashSet<(String, &'static str)>>);
+pub(super) struct NamedHeaders(Mutex<HashSet<(String, &'static str)>>);
 
-impl Told {
+impl NamedHeaders {
     /// Whether this field is to be named now: it was not named yet, and the limit is not reached.
     fn is_news(&self, name: &str, ecosystem: &'static str) -> bool {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,7 +108,7 @@ impl Pipeline {
 
     /// The public stored answer that may be given if the origin does not answer.
     async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
-        if task.asker.is_private() || task.bare().has_token() {
+        if task.principal.is_private() || task.bare().has_token() {
             return None;
         }
         match self.look_up(task, headers).await {
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn each_field_is_told_once_and_not_too_many() {
-        let told = Told::default();
+        let told = NamedHeaders::default();
         assert!(told.is_news("x-a", "") && !told.is_news("x-a", ""));
         assert!(told.is_news("x-a", "npm"));
         let news = (0..10_000).filter(|number| told.is_news(&format!("x-{number}"), "")).count();

@@ -166,7 +166,7 @@ impl Task {
             return Selected::Never;
         };
         let logins = self.known().map_or(&[][..], |known| known.ecosystem.profile().login_headers);
-        if !self.asker.is_private() && names.iter().any(|name| is_field(name, logins)) {
+        if !self.principal.is_private() && names.iter().any(|name| is_field(name, logins)) {
             // The answer depends on the principal: another anonymous client may be given another answer.
             return Selected::Unsendable;
         }

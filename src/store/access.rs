@@ -11,9 +11,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::evict::{Bodies, Standing};
+use super::evict::{Bodies, QueuePosition};
 use super::sealed::{Kind, seal, unseal};
-use super::{Holding, MAX_BLOBS, durable};
+use super::{BodyRecord, MAX_BLOBS, durable};
 use crate::clock::Time;
 use crate::digest::BlobId;
 
@@ -35,17 +35,17 @@ pub(super) struct Access {
 
 impl Access {
     /// The body's place in the eviction queues, for [`Bodies::insert`].
-    pub(super) fn standing(self) -> Standing {
-        Standing { in_main: self.in_main, frequency: self.frequency }
+    pub(super) fn standing(self) -> QueuePosition {
+        QueuePosition { in_main: self.in_main, frequency: self.frequency }
     }
 }
 
 /// Collects how every body was used.
-pub(super) fn of(bodies: &Bodies<Holding>) -> Vec<Access> {
+pub(super) fn of(bodies: &Bodies<BodyRecord>) -> Vec<Access> {
     bodies
         .iter()
         .filter_map(|(blob, holding)| {
-            let Standing { in_main, frequency } = bodies.standing(blob)?;
+            let QueuePosition { in_main, frequency } = bodies.standing(blob)?;
             Some(Access { blob, used: holding.used, in_main, frequency })
         })
         .collect()

@@ -13,7 +13,7 @@ use super::segment::{self, Manifest, Row};
 use super::sort::{BUFFERED_ROWS, Sorter};
 use super::space::{Purpose, Room, footprint};
 use super::{SpoolError, Store, durable, failpoint};
-use crate::claim::{Claim, ClaimSink, Edition, Generation, Standing, TooMany, Topic};
+use crate::claim::{Claim, ClaimSink, IndexVersion, Snapshot, Standing, TooMany, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::MAX_CLAIMS;
@@ -45,7 +45,7 @@ pub struct ClaimBatch {
     width: u16,
     topics: Vec<Topic>,
     origins: Vec<Origin>,
-    edition: Option<Edition>,
+    edition: Option<Snapshot>,
     /// Sums up which claims have a signature of their own, as [`Manifest::signed`] does.
     signed: u64,
     /// Whether a known key that has expired since signed the index.
@@ -131,7 +131,7 @@ impl ClaimSink for ClaimBatch {
         }
     }
 
-    fn edition(&mut self, edition: Edition) {
+    fn edition(&mut self, edition: Snapshot) {
         self.edition = Some(edition);
     }
 }
@@ -143,7 +143,7 @@ impl ClaimBatch {
     }
 
     /// What the document states of itself (name, date, validity), if it is one that may be signed.
-    pub fn said(&self) -> Option<&Edition> {
+    pub fn said(&self) -> Option<&Snapshot> {
         self.edition.as_ref()
     }
 
@@ -241,7 +241,7 @@ impl ClaimBatch {
 
     /// Makes the set current in one step. The index's older sets become superseded and stay for a day. If the same set
     /// is current already, it is only confirmed. Blocking.
-    pub fn publish(self, standing: &Standing, now: Time) -> io::Result<Arc<Generation>> {
+    pub fn publish(self, standing: &Standing, now: Time) -> io::Result<Arc<IndexVersion>> {
         if let Some(error) = self.failed {
             return Err(error);
         }

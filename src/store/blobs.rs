@@ -428,7 +428,7 @@ impl Blob {
 
     /// A blocking reader over the whole blob, for parsers. It checks each chunk before it returns any byte of it.
     pub fn open(&self) -> io::Result<Box<dyn io::Read + Send>> {
-        Ok(Box::new(Reader { blob: self.clone(), next: 0, chunk: io::Cursor::default() }))
+        Ok(Box::new(BlobReader { blob: self.clone(), next: 0, chunk: io::Cursor::default() }))
     }
 
     fn read(&self, n: u64) -> io::Result<Bytes> {
@@ -454,13 +454,13 @@ impl Blob {
     }
 }
 
-struct Reader {
+struct BlobReader {
     blob: Blob,
     next: u64,
     chunk: io::Cursor<Bytes>,
 }
 
-impl io::Read for Reader {
+impl io::Read for BlobReader {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
         let read = self.chunk.read(to)?;
         if read > 0 || to.is_empty() {

@@ -7,12 +7,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use super::claiming_roots::ClaimingRoots;
 use super::fair::{Lineage, Share, first_to_go, lineage};
 use super::hold;
 use super::segment::{Manifest, Segment};
 use super::space::Room;
-use super::speakers::Speakers;
-use crate::claim::{Generation, Topic};
+use crate::claim::{IndexVersion, Topic};
 use crate::clock::Time;
 use crate::target::{Key, Origin, Partition, Target};
 
@@ -39,7 +39,7 @@ const MAX_PER_ORIGIN: usize = 64;
 pub(super) struct Catalogue {
     pub(super) sets: BTreeMap<u64, Arc<Set>>,
     pub(super) by_topic: HashMap<Topic, BTreeSet<u64>>,
-    pub(super) speakers: Speakers,
+    pub(super) claiming_roots: ClaimingRoots,
     by_index: HashMap<Key, BTreeSet<u64>>,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Set {
 
 #[derive(Debug)]
 struct State {
-    generation: Arc<Generation>,
+    generation: Arc<IndexVersion>,
     /// Whether it changed since the marks file was last written.
     dirty: bool,
 }
@@ -89,7 +89,7 @@ impl Set {
         room: Room,
     ) -> io::Result<Self> {
         let index = manifest.index().ok_or(io::ErrorKind::InvalidData)?;
-        let generation = Generation {
+        let generation = IndexVersion {
             number,
             shown: manifest.shown,
             document: manifest.document,
@@ -117,7 +117,7 @@ impl Set {
         })
     }
 
-    pub(super) fn generation(&self) -> Arc<Generation> {
+    pub(super) fn generation(&self) -> Arc<IndexVersion> {
         Arc::clone(&hold(&self.state).generation)
     }
 
@@ -126,7 +126,7 @@ impl Set {
     }
 
     /// Changes the snapshot's metadata. References to the old value keep the old value.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Generation)) -> Arc<Generation> {
+    pub(super) fn change(&self, change: impl FnOnce(&mut IndexVersion)) -> Arc<IndexVersion> {
         let mut state = hold(&self.state);
         change(Arc::make_mut(&mut state.generation));
         state.dirty = true;
@@ -138,7 +138,7 @@ impl Set {
     }
 
     /// The snapshot's metadata, about to be written: clears the dirty flag.
-    pub(super) fn written(&self) -> Arc<Generation> {
+    pub(super) fn written(&self) -> Arc<IndexVersion> {
         let mut state = hold(&self.state);
         state.dirty = false;
         Arc::clone(&state.generation)
@@ -163,7 +163,7 @@ impl Catalogue {
         if set.reader == Partition::Public {
             let generation = set.generation();
             for origin in &set.origins {
-                self.speakers.note(origin, &generation.root, at);
+                self.claiming_roots.note(origin, &generation.root, at);
             }
         }
     }
@@ -260,7 +260,7 @@ impl Catalogue {
 }
 
 /// Whether a snapshot was superseded so long ago that it no longer explains late bytes.
-pub(super) fn generation_is_over(generation: &Generation, now: Time) -> bool {
+pub(super) fn generation_is_over(generation: &IndexVersion, now: Time) -> bool {
     generation.superseded.is_some_and(|since| now.since(since) > SUPERSEDED_FOR)
 }
 

@@ -29,7 +29,7 @@ use super::sealed::{Kind, seal, unseal};
 use super::segment::{self, Found, Manifest, Segment};
 use super::space::{Purpose, Room, footprint};
 use super::{Store, durable, hold};
-use crate::claim::{Generation, Standing, Topic};
+use crate::claim::{IndexVersion, Standing, Topic};
 use crate::clock::Time;
 use crate::config::Live;
 use crate::digest::BlobId;
@@ -77,7 +77,7 @@ struct Marks {
 #[derive(Clone, Debug)]
 pub struct IndexSet {
     /// The version of the index.
-    pub generation: Arc<Generation>,
+    pub generation: Arc<IndexVersion>,
     /// The index.
     pub index: Arc<Target>,
     /// The topics under which its claims are found.
@@ -176,7 +176,7 @@ impl Claims {
         standing: &Standing,
         (signed, expired_key): (u64, bool),
         (at, now): (Time, Time),
-    ) -> Option<Arc<Generation>> {
+    ) -> Option<Arc<IndexVersion>> {
         let set = self.current_of(index, reader)?;
         let same = set.generation();
         let same = same.document == document
@@ -208,7 +208,7 @@ impl Claims {
         &self,
         index: &Target,
         reader: Partition,
-    ) -> Option<Arc<Generation>> {
+    ) -> Option<Arc<IndexVersion>> {
         Some(self.current_of(index, reader)?.generation())
     }
 
@@ -247,7 +247,7 @@ impl Claims {
         written: &Path,
         room: Room,
         now: Time,
-    ) -> io::Result<Arc<Generation>> {
+    ) -> io::Result<Arc<IndexVersion>> {
         let alone = hold(&self.publishing);
         // The generation number rises before the set can be found and again afterwards, so that a judgement made in
         // between is made again.
@@ -280,7 +280,7 @@ impl Claims {
         topics: &[Topic],
         reader: Partition,
         now: Time,
-    ) -> Vec<(Arc<Set>, Arc<Generation>)> {
+    ) -> Vec<(Arc<Set>, Arc<IndexVersion>)> {
         let catalogue = self.catalogue();
         let mut numbers: Vec<u64> = topics
             .iter()
@@ -329,8 +329,8 @@ impl Claims {
     }
 
     /// The roots whose indexes named files on `origin`.
-    pub(super) fn speakers(&self, origin: &Origin) -> Vec<Root> {
-        self.catalogue().speakers.of(origin)
+    pub(super) fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
+        self.catalogue().claiming_roots.of(origin)
     }
 
     /// Every set, by number.
@@ -450,7 +450,7 @@ impl Claims {
 
     /// Notes that a set was confirmed at `at`. An earlier note that is later than `now` comes from a clock that was
     /// ahead, and is discarded.
-    fn confirmed(&self, set: &Set, at: Time, now: Time) -> Arc<Generation> {
+    fn confirmed(&self, set: &Set, at: Time, now: Time) -> Arc<IndexVersion> {
         let generation = set.change(|generation| {
             let before = Some(generation.confirmed).filter(|before| *before <= now);
             generation.confirmed = before.map_or(at, |before| before.max(at));
@@ -524,7 +524,7 @@ fn read(store: &Store, marks: &Marks, number: u64, path: PathBuf) -> io::Result<
 
 /// The result of reading the segment files.
 #[derive(Debug, Default)]
-struct Came {
+struct ReadSegments {
     /// The highest number in a file name.
     highest: u64,
     /// Whether a damaged set was dropped.
@@ -534,14 +534,14 @@ struct Came {
 }
 
 /// Adds the sets on disk that are not in the catalogue yet.
-fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, Came) {
-    let mut came = Came::default();
+fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, ReadSegments) {
+    let mut came = ReadSegments::default();
     // Without the marks, a set that was retracted would count again.
     let known =
         Marks::read(&store.paths.marks).and_then(|marks| Ok((marks, files(&store.paths.claims)?)));
     let (marks, files) = match known {
         Ok(known) => known,
-        Err(error) => return (Marks::default(), Came { unread: Some(error), ..came }),
+        Err(error) => return (Marks::default(), ReadSegments { unread: Some(error), ..came }),
     };
     for (number, path) in files {
         came.highest = came.highest.max(number);

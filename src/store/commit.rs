@@ -17,7 +17,7 @@ use super::blobs::{Stored, footprint_of};
 use super::ledger::OutOfService;
 use super::record::Records;
 use super::space::{OfFile, Purpose, Room};
-use super::{Holding, Store, durable, failpoint, hold};
+use super::{BodyRecord, Store, durable, failpoint, hold};
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
@@ -251,7 +251,7 @@ impl Store {
         };
         room.settle(Purpose::Blob, size);
         let stored = Arc::new(Stored::of(body, room));
-        let holding = Holding {
+        let holding = BodyRecord {
             stored: Arc::clone(&stored),
             refs: 0,
             public: 0,

@@ -62,7 +62,7 @@ struct Body<T> {
 
 /// A body's place in the queues, saved across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub(super) struct QueuePosition {
     /// Whether it was hit often enough to be in the main queue.
     pub(super) in_main: bool,
     /// Its recent hits.
@@ -84,9 +84,10 @@ impl<T> Default for Bodies<T> {
 
 impl<T> Bodies<T> {
     /// Adds a body of `size` bytes at the end of its queue. `was` is its place before a restart.
-    pub(super) fn insert(&mut self, id: BlobId, size: u64, held: T, was: Option<Standing>) {
+    pub(super) fn insert(&mut self, id: BlobId, size: u64, held: T, was: Option<QueuePosition>) {
         self.remove(id);
-        let was = was.unwrap_or_else(|| Standing { in_main: self.ghosts.take(id), frequency: 0 });
+        let was =
+            was.unwrap_or_else(|| QueuePosition { in_main: self.ghosts.take(id), frequency: 0 });
         let turn = self.turn();
         let body = Body {
             held,
@@ -122,10 +123,10 @@ impl<T> Bodies<T> {
     }
 
     /// The body's current place in the queues.
-    pub(super) fn standing(&self, id: BlobId) -> Option<Standing> {
+    pub(super) fn standing(&self, id: BlobId) -> Option<QueuePosition> {
         self.known
             .get(&id)
-            .map(|body| Standing { in_main: body.in_main, frequency: body.frequency })
+            .map(|body| QueuePosition { in_main: body.in_main, frequency: body.frequency })
     }
 
     /// Marks a body as an index member: it is an index, or an index vouches for it.
@@ -339,7 +340,7 @@ mod tests {
     fn what_nobody_hit_and_is_pinned_ends_the_search() {
         let mut bodies = Bodies::default();
         bodies.insert(id(1), 1, true, None);
-        bodies.insert(id(2), 1, false, Some(Standing { in_main: true, frequency: 0 }));
+        bodies.insert(id(2), 1, false, Some(QueuePosition { in_main: true, frequency: 0 }));
         assert_eq!(bodies.victim(1, |pinned| *pinned), None);
         assert_eq!(bodies.victim(0, |pinned| *pinned), Some(id(2)), "the control");
     }

@@ -1,7 +1,7 @@
 //! The store's interface to what larder has learnt and must keep even if the cache is deleted (`state.rs`).
 
 use super::{Convention, Store};
-use crate::claim::Census;
+use crate::claim::PackageCount;
 use crate::clock::Time;
 use crate::digest::Digest;
 use crate::target::{Origin, Root, Target};
@@ -81,8 +81,8 @@ impl Store {
     }
 
     /// The directories on `origin` in which dated, signed indexes were seen, most recent first. Quick.
-    pub fn editions(&self, origin: &Origin) -> Vec<Root> {
-        self.state.editions(origin)
+    pub fn snapshot_directories(&self, origin: &Origin) -> Vec<Root> {
+        self.state.snapshot_directories(origin)
     }
 
     /// The time until which the newest signed index in `directory` is valid; `None` if it does not expire. Quick.
@@ -107,13 +107,13 @@ impl Store {
 
     /// The package count of the index in `directory` when it was last read, and the newest build date that it ever
     /// listed. Quick.
-    pub fn census(&self, directory: &Root) -> Option<Census> {
+    pub fn census(&self, directory: &Root) -> Option<PackageCount> {
         self.state.census(directory)
     }
 
     /// Notes the package count of the index in `directory`. Blocking when it is news.
-    pub fn note_census(&self, directory: &Root, census: Census) {
-        self.state.note_census(directory, census);
+    pub fn note_package_count(&self, directory: &Root, census: PackageCount) {
+        self.state.note_package_count(directory, census);
     }
 
     /// The secret for credential partitions.

@@ -19,7 +19,7 @@ const MAX_HOLDER: usize = 512;
 
 /// The lock, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct HeldLock {
     file: Mutex<File>,
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Refused {
 }
 
 /// Takes the lock at `path`, or returns who holds it.
-pub(super) fn take(path: &Path, holder: &str) -> Result<Held, Refused> {
+pub(super) fn take(path: &Path, holder: &str) -> Result<HeldLock, Refused> {
     let file = OpenOptions::new()
         .read(true)
         .write(true)
@@ -47,12 +47,12 @@ pub(super) fn take(path: &Path, holder: &str) -> Result<Held, Refused> {
         Err(rustix::io::Errno::WOULDBLOCK) => return Err(Refused::By(named_in(&file))),
         Err(error) => return Err(Refused::Io(durable::naming(path, &error.into()))),
     }
-    let held = Held { file: Mutex::new(file) };
+    let held = HeldLock { file: Mutex::new(file) };
     held.name(holder).map_err(Refused::Io)?;
     Ok(held)
 }
 
-impl Held {
+impl HeldLock {
     /// Writes the holder's name to the file.
     pub(super) fn name(&self, holder: &str) -> io::Result<()> {
         let mut text = format!("process {}", std::process::id());

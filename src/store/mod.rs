@@ -33,6 +33,7 @@ mod batch;
 mod blobs;
 mod buffer;
 mod catalogue;
+mod claiming_roots;
 mod claims;
 mod commit;
 mod conventions;
@@ -55,7 +56,6 @@ mod seen;
 mod segment;
 mod sort;
 mod space;
-mod speakers;
 mod spool;
 mod startup;
 mod state;
@@ -117,7 +117,7 @@ pub struct Store {
     space: Arc<Space>,
     /// Held while room is made, so that the cap is never exceeded.
     making_room: Mutex<()>,
-    bodies: Mutex<Bodies<Holding>>,
+    bodies: Mutex<Bodies<BodyRecord>>,
     locks: [Mutex<()>; LOCKS],
     /// Write-locked during a reload, read-locked by mutations.
     era: RwLock<()>,
@@ -132,7 +132,7 @@ pub struct Store {
     counts: Counts,
     reading: Reading,
     /// Declared last so that it is dropped last: the directory stays locked until everything else is closed.
-    lock: lock::Held,
+    lock: lock::HeldLock,
 }
 
 #[derive(Debug)]
@@ -146,7 +146,7 @@ struct Paths {
 
 /// What the store knows about a body in service.
 #[derive(Debug)]
-struct Holding {
+struct BodyRecord {
     stored: Arc<Stored>,
     /// The number of entries that name it.
     refs: u32,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::Store;
 use super::claims::IndexSet;
-use crate::claim::{Generation, Promise, Topic};
+use crate::claim::{IndexVersion, Promise, Topic};
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::target::{Origin, Partition, Root, Target};
@@ -21,7 +21,7 @@ impl Store {
     }
 
     /// What one version of an index claims about `target`: the digests of each claim. Quick.
-    pub fn says(&self, by: &Generation, target: &Target) -> Vec<Vec<Digest>> {
+    pub fn says(&self, by: &IndexVersion, target: &Target) -> Vec<Vec<Digest>> {
         let Some(set) = self.claims.set(by.number) else {
             return Vec::new();
         };
@@ -45,7 +45,7 @@ impl Store {
     }
 
     /// The current snapshot of an index. Quick.
-    pub fn current_claims(&self, index: &Target) -> Option<Arc<Generation>> {
+    pub fn current_claims(&self, index: &Target) -> Option<Arc<IndexVersion>> {
         self.claims.generation_of(index, Partition::Public)
     }
 
@@ -62,8 +62,8 @@ impl Store {
 
     /// Claiming roots: roots of indexes that have named files on `origin`. Its own first, then the most recent; at most
     /// eight. Quick.
-    pub fn speakers(&self, origin: &Origin) -> Vec<Root> {
-        self.claims.speakers(origin)
+    pub fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
+        self.claims.claiming_roots(origin)
     }
 
     /// Every set of claims, including superseded ones, oldest first.

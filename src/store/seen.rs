@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::Store;
 use super::catalogue::Set;
 use super::segment::Found;
-use crate::claim::{Generation, Promise, Relation, Topic};
+use crate::claim::{IndexVersion, Promise, Relation, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::freshness::AHEAD;
@@ -54,7 +54,7 @@ impl Store {
             promises.push(unread(target, &error, now));
         }
         let declared = claims.declared();
-        let decides = |set: &Set, by: &Generation| {
+        let decides = |set: &Set, by: &IndexVersion| {
             depth(by, target).is_some() || declared.lets(&set.index, target.origin())
         };
         let mut sets = claims.under(topics, reader, now);
@@ -113,7 +113,7 @@ impl Seen<'_> {
     }
 
     /// This partition's current snapshot of an index. Quick.
-    pub fn current_claims(&self, index: &Target) -> Option<Arc<Generation>> {
+    pub fn current_claims(&self, index: &Target) -> Option<Arc<IndexVersion>> {
         self.store.claims.generation_of(index, self.reader)
     }
 
@@ -146,17 +146,17 @@ fn largest_to_ask(mut bytes: Vec<u64>) -> u64 {
 
 /// A confirmation in the future comes from a clock that was ahead. It then counts as never confirmed, so that the index
 /// is revalidated before larder refuses on it.
-fn not_ahead(by: Arc<Generation>, now: Time) -> Arc<Generation> {
+fn not_ahead(by: Arc<IndexVersion>, now: Time) -> Arc<IndexVersion> {
     if by.confirmed <= now.plus(AHEAD) {
         return by;
     }
-    Arc::new(Generation { confirmed: Time::from_millis(0), ..Generation::clone(&by) })
+    Arc::new(IndexVersion { confirmed: Time::from_millis(0), ..IndexVersion::clone(&by) })
 }
 
 /// A placeholder promise for sets that could not be read, so that even their index is unknown. It stands for an index
 /// in the root of `target` itself.
 fn unread(target: &Target, error: &io::Error, now: Time) -> Promise {
-    let by = Generation {
+    let by = IndexVersion {
         number: 0,
         shown: error.to_string(),
         document: BlobId::new([0; 32]),
@@ -177,7 +177,7 @@ fn unread(target: &Target, error: &io::Error, now: Time) -> Promise {
 }
 
 /// The length of the root's path; `None` if this index's root does not cover `target`.
-fn depth(by: &Generation, target: &Target) -> Option<usize> {
+fn depth(by: &IndexVersion, target: &Target) -> Option<usize> {
     by.root.covers(target).then_some(by.root.path.len())
 }
 

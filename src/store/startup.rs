@@ -16,11 +16,11 @@ use std::sync::{Arc, PoisonError};
 
 use super::blobs::{Stored, footprint_of};
 use super::commit::is_member;
-use super::evict::{Bodies, Standing};
+use super::evict::{Bodies, QueuePosition};
 use super::ledger::Opened;
 use super::record::{Records, remove_quietly};
 use super::space::Purpose;
-use super::{Holding, Store, access, durable, hold};
+use super::{BodyRecord, Store, access, durable, hold};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::entry::Entry;
@@ -52,7 +52,7 @@ struct Found {
     size: u64,
     /// When its newest entry was received, or when it was last used, whichever is later.
     used: Option<Time>,
-    standing: Option<Standing>,
+    standing: Option<QueuePosition>,
     refs: u32,
     public: u32,
     /// The disk space of its records.
@@ -208,7 +208,7 @@ impl Store {
             room.written();
             let mut records = self.space.take(Purpose::Blob, body.records);
             records.written();
-            let holding = Holding {
+            let holding = BodyRecord {
                 stored: Arc::new(Stored::new(body.size, room)),
                 refs: body.refs,
                 public: body.public,

@@ -22,7 +22,7 @@ use super::conventions::Conventions;
 use super::sealed::Kind;
 use super::table::Table;
 use super::{durable, hold};
-use crate::claim::Census;
+use crate::claim::PackageCount;
 use crate::clock::Time;
 use crate::target::{Origin, Root};
 
@@ -50,7 +50,7 @@ pub(super) struct State {
     waiting: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970; `None` if it does not expire.
     expiries: Table<Root, Option<i64>>,
-    census: Table<Root, Option<Census>>,
+    census: Table<Root, Option<PackageCount>>,
 }
 
 impl State {
@@ -133,7 +133,7 @@ impl State {
     }
 
     /// The directories on `origin` in which dated, signed indexes were seen, most recent first.
-    pub(super) fn editions(&self, origin: &Origin) -> Vec<Root> {
+    pub(super) fn snapshot_directories(&self, origin: &Origin) -> Vec<Root> {
         let rows = hold(&self.dates.rows);
         rows.order.iter().rev().filter(|directory| directory.origin == *origin).cloned().collect()
     }
@@ -206,19 +206,19 @@ impl State {
 
     /// The package count of the index in `directory` when it was last read, and the newest build date that it ever
     /// listed.
-    pub(super) fn census(&self, directory: &Root) -> Option<Census> {
+    pub(super) fn census(&self, directory: &Root) -> Option<PackageCount> {
         self.census.get(directory)?
     }
 
     /// Notes the package count of the index in `directory`. The newest build date never goes back; only the count may
     /// fall.
-    pub(super) fn note_census(&self, directory: &Root, census: Census) {
+    pub(super) fn note_package_count(&self, directory: &Root, census: PackageCount) {
         if self.census(directory) == Some(census) {
             return;
         }
         self.census.change(directory.clone(), |known| {
             let newest = known.map_or(census.newest, |known| known.newest.max(census.newest));
-            *known = Some(Census { newest, ..census });
+            *known = Some(PackageCount { newest, ..census });
         });
         self.census.flush();
     }
@@ -383,7 +383,7 @@ mod tests {
         }
         assert_eq!(state.signers(&known), std::slice::from_ref(&signer));
         assert_eq!(state.newest_date(&suite), Some(Time::from_millis(5)));
-        assert!(state.editions(&known.origin).contains(&suite));
+        assert!(state.snapshot_directories(&known.origin).contains(&suite));
         assert_eq!(hold(&state.signers.rows).order.len(), MAX_ROWS);
         // The last one is known, too, until another one comes.
         let last = root("last.example.org", "/");
@@ -396,11 +396,11 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let state = State::open(data.path()).unwrap();
         let root = Root { origin: origin("example.org"), path: "/main/".into() };
-        let census = Census { packages: 9, newest: Time::from_millis(9) };
+        let census = PackageCount { packages: 9, newest: Time::from_millis(9) };
         let made = Time::from_millis(5);
         state.bind_signers(&root, &["A".into()]);
         state.note_valid_until(&root, Some(made));
-        state.note_census(&root, census);
+        state.note_package_count(&root, census);
         assert_eq!((state.valid_until(&root), state.census(&root)), (Some(made), Some(census)));
         state.unbind(&root);
         for state in [&state, &State::open(data.path()).unwrap()] {

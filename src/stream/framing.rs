@@ -50,13 +50,13 @@ pub(crate) enum Framing {
 /// A chunked body: the position of the next byte, and the length of the current size line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Chunks {
-    at: Place,
+    at: ChunkPosition,
     line: u32,
 }
 
 /// The position of the next byte in a chunked body.
 #[derive(Debug, Default, PartialEq, Eq)]
-enum Place {
+enum ChunkPosition {
     /// At the first digit of a chunk's size.
     #[default]
     Start,
@@ -84,7 +84,7 @@ enum Place {
 }
 
 impl Framing {
-    pub(crate) const CHUNKED: Self = Self::Chunks(Chunks { at: Place::Start, line: 0 });
+    pub(crate) const CHUNKED: Self = Self::Chunks(Chunks { at: ChunkPosition::Start, line: 0 });
 
     /// How many of `bytes` belong to the body.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<usize, Lost> {
@@ -100,7 +100,7 @@ impl Framing {
 
     /// Whether the body has ended.
     pub(crate) fn is_over(&self) -> bool {
-        matches!(self, Self::Length(0) | Self::Chunks(Chunks { at: Place::Over, .. }))
+        matches!(self, Self::Length(0) | Self::Chunks(Chunks { at: ChunkPosition::Over, .. }))
     }
 }
 
@@ -109,31 +109,31 @@ impl Chunks {
         let mut at = 0;
         while let Some(byte) = bytes.get(at).copied() {
             match &mut self.at {
-                Place::Over => return Ok(at),
-                Place::Data(left) => {
+                ChunkPosition::Over => return Ok(at),
+                ChunkPosition::Data(left) => {
                     let rest = bytes.len() - at;
                     let taken = rest.min(usize::try_from(*left).unwrap_or(usize::MAX));
                     at += taken;
                     *left -= taken as u64;
                     if *left == 0 {
-                        self.at = Place::DataCr;
+                        self.at = ChunkPosition::DataCr;
                     }
                     continue;
                 }
-                Place::Size(_) | Place::Extension(_) => {
+                ChunkPosition::Size(_) | ChunkPosition::Extension(_) => {
                     self.line += 1;
                     if self.line > MAX_LINE {
                         return Err(Lost::Endless);
                     }
                 }
-                Place::Start
-                | Place::SizeEnd(_)
-                | Place::DataCr
-                | Place::DataLf
-                | Place::Line
-                | Place::Trailer
-                | Place::TrailerEnd
-                | Place::LastLf => self.line = 0,
+                ChunkPosition::Start
+                | ChunkPosition::SizeEnd(_)
+                | ChunkPosition::DataCr
+                | ChunkPosition::DataLf
+                | ChunkPosition::Line
+                | ChunkPosition::Trailer
+                | ChunkPosition::TrailerEnd
+                | ChunkPosition::LastLf => self.line = 0,
             }
             self.at = std::mem::take(&mut self.at).behind(byte)?;
             at += 1;
@@ -142,7 +142,7 @@ impl Chunks {
     }
 }
 
-impl Place {
+impl ChunkPosition {
     /// The next position after `byte`, which is not chunk data.
     fn behind(self, byte: u8) -> Result<Self, Lost> {
         Ok(match self {
@@ -183,7 +183,7 @@ fn digit(byte: u8) -> Option<u64> {
     char::from(byte).to_digit(16).map(u64::from)
 }
 
-fn expected(byte: u8, wanted: u8, then: Place) -> Result<Place, Lost> {
+fn expected(byte: u8, wanted: u8, then: ChunkPosition) -> Result<ChunkPosition, Lost> {
     if byte == wanted { Ok(then) } else { Err(Lost::Malformed) }
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::claim::{Generation, Relation};
+use crate::claim::{IndexVersion, Relation};
 use crate::digest::{Algorithm, BlobId, Hashing, Wanted};
 use crate::target::{Root, Target};
 
@@ -40,7 +40,7 @@ impl Says {
     fn promise(self) -> Promise {
         let index = Target::from_url("https://example.org/simple/a/").unwrap();
         Promise {
-            by: Arc::new(Generation {
+            by: Arc::new(IndexVersion {
                 number: self.number,
                 shown: index.to_string(),
                 document: BlobId::new([0; 32]),
@@ -215,7 +215,7 @@ fn sha_1_of_content_counts_under_a_signature_and_is_flagged() {
     let says = |rank| {
         let mut promise = Says::new(1, Relation::InRoot, 1).promise();
         promise.digests = vec![Digest::new(Algorithm::Apk2Sha1, &[1; 20]).unwrap()];
-        promise.by = Arc::new(Generation { rank, ..Generation::clone(&promise.by) });
+        promise.by = Arc::new(IndexVersion { rank, ..IndexVersion::clone(&promise.by) });
         Expectation { promises: vec![promise], ..Expectation::nothing(Rank::Pinned) }
     };
     let came = [digest(1), Digest::new(Algorithm::Apk2Sha1, &[1; 20]).unwrap()];
@@ -242,7 +242,8 @@ fn a_weak_digest_is_a_hint() {
 fn a_signed_index_elsewhere_confirms_as_an_index_does() {
     let confirmed = |signed| {
         let mut promise = Says::new(1, Relation::Elsewhere, 1).promise();
-        promise.by = Arc::new(Generation { rank: Rank::Signed, ..Generation::clone(&promise.by) });
+        promise.by =
+            Arc::new(IndexVersion { rank: Rank::Signed, ..IndexVersion::clone(&promise.by) });
         promise.signed = signed;
         let expected =
             Expectation { promises: vec![promise], ..Expectation::nothing(Rank::Pinned) };
@@ -277,7 +278,7 @@ fn says(relations: &'static [Relation]) -> impl Strategy<Value = Promise> {
         if weak {
             promise.digests = vec![Digest::new(Algorithm::Md5, &[byte; 16]).unwrap()];
         }
-        promise.by = Arc::new(Generation { rank, ..Generation::clone(&promise.by) });
+        promise.by = Arc::new(IndexVersion { rank, ..IndexVersion::clone(&promise.by) });
         Promise { size, ..promise }
     })
 }

@@ -26,7 +26,7 @@ const ORDER: &[&str] = &[
     "origin",
     "flight",
     "reply",
-    "chase",
+    "prerequisite",
     "pipeline",
     "authority",
     "admin",
@@ -278,10 +278,10 @@ fn no_private_key_is_committed() {
 /// that it can be fetched again (an index with a token in its URL is not).
 const WHOLE_URLS: &[(&str, &str)] = &[
     // The base of relative links; the request for the pipeline.
-    ("accept/mirror/lead.rs", ".url()"),
+    ("accept/mirror/rewrite.rs", ".url()"),
     ("accept/mirror/mod.rs", ".path_and_query()"),
     ("origin/ask.rs", ".url()"),
-    ("origin/dress.rs", ".path_and_query()"),
+    ("origin/translate.rs", ".path_and_query()"),
     ("store/batch.rs", ".path_and_query()"),
 ];
 

@@ -8,7 +8,7 @@ use hyper::body::{Body as HttpBody, Frame};
 
 use super::html::Html;
 use super::json::Json;
-use super::lead::Lead;
+use super::rewrite::LinkRewriter;
 use crate::ecosystem::links::Links;
 use crate::reply::{Body, Cut};
 
@@ -16,7 +16,7 @@ use crate::reply::{Body, Cut};
 #[derive(Debug)]
 pub(super) struct Changing {
     scanner: Scanner,
-    lead: Lead,
+    lead: LinkRewriter,
 }
 
 #[derive(Debug)]
@@ -26,7 +26,7 @@ enum Scanner {
 }
 
 impl Changing {
-    pub(super) fn new(links: Links, mut lead: Lead) -> Self {
+    pub(super) fn new(links: Links, mut lead: LinkRewriter) -> Self {
         let scanner = match links {
             Links::Html => Scanner::Html(Html::new()),
             Links::Json { ways, take_login } => {

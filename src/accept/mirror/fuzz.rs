@@ -3,8 +3,8 @@
 use url::{Position, Url};
 
 use super::body::Changing;
-use super::lead::Lead;
-use super::place;
+use super::path;
+use super::rewrite::LinkRewriter;
 use crate::config::Config;
 use crate::ecosystem::fuzz::Body;
 use crate::ecosystem::links::{Links, Step};
@@ -48,7 +48,7 @@ pub fn mirrored_names(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let mirror = Config::default().mirror;
     if let Ok(uri) = format!("/{text}").parse() {
-        let _read = place::read(&mirror, &uri);
+        let _read = path::read(&mirror, &uri);
     }
     let Some((page, lead)) = lead() else { return };
     let (Some(path), Some(meant)) = (lead.path(&text), page.join(&text)) else { return };
@@ -63,13 +63,13 @@ pub fn mirrored_names(bytes: &[u8]) {
     else {
         return;
     };
-    let named = place::read(&mirror, &uri).ok().flatten().map(|place| place.target);
+    let named = path::read(&mirror, &uri).ok().flatten().map(|place| place.target);
     assert_eq!(named.as_ref().map(Target::origin), Some(meant.origin()), "{text:?} became {path}");
 }
 
-fn lead() -> Option<(Target, Lead)> {
+fn lead() -> Option<(Target, LinkRewriter)> {
     let page = Target::from_url("https://example.org/simple/widget/")?;
-    let lead = Lead::from(&page, "http://larder:3142", false, false)?;
+    let lead = LinkRewriter::from(&page, "http://larder:3142", false, false)?;
     Some((page, lead))
 }
 

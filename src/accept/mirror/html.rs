@@ -6,7 +6,7 @@
 
 use html5gum::{Token, Tokenizer};
 
-use super::lead::Lead;
+use super::rewrite::LinkRewriter;
 
 /// The longest tag that is read: a URL of the maximum length, with every digest and the signature that pages add to
 /// it. A longer tag passes unchanged.
@@ -93,7 +93,7 @@ impl Html {
     }
 
     /// Processes a piece of the page; bytes that are final are appended to `out`.
-    pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>, lead: &mut Lead) {
+    pub(super) fn push(&mut self, piece: &[u8], out: &mut Vec<u8>, lead: &mut LinkRewriter) {
         for byte in piece {
             self.byte(*byte, out, lead);
         }
@@ -105,7 +105,7 @@ impl Html {
         self.state = State::Text;
     }
 
-    fn byte(&mut self, byte: u8, out: &mut Vec<u8>, lead: &mut Lead) {
+    fn byte(&mut self, byte: u8, out: &mut Vec<u8>, lead: &mut LinkRewriter) {
         match self.state {
             State::Text => {
                 if byte == b'<' {
@@ -185,7 +185,7 @@ impl Html {
     }
 
     /// Processes a byte of a tag.
-    fn tag(&mut self, within: Within, byte: u8, out: &mut Vec<u8>, lead: &mut Lead) {
+    fn tag(&mut self, within: Within, byte: u8, out: &mut Vec<u8>, lead: &mut LinkRewriter) {
         if self.gone {
             out.push(byte);
         } else {
@@ -272,7 +272,7 @@ impl Html {
         self.attribute.clear();
     }
 
-    fn tag_ended(&mut self, out: &mut Vec<u8>, lead: &mut Lead) {
+    fn tag_ended(&mut self, out: &mut Vec<u8>, lead: &mut LinkRewriter) {
         self.state = State::Text;
         if !self.is_end {
             if let Some(element) = RAW.iter().find(|element| **element == self.name) {
@@ -286,7 +286,7 @@ impl Html {
     }
 
     /// Rewrites the link in the buffered tag, if there is one that must change.
-    fn change(&mut self, lead: &mut Lead) {
+    fn change(&mut self, lead: &mut LinkRewriter) {
         let is_base = self.name == b"base";
         let (true, Some(href)) = (is_base || self.name == b"a", self.href) else { return };
         let Some(raw) = self.held.get(href.start..href.end) else { return };
@@ -361,7 +361,7 @@ mod tests {
     /// The output of the scanner for a page in two pieces, cut at `at`.
     fn passed(page: &[u8], at: usize) -> String {
         let home = Target::from_url("https://example.org/simple/widget/").unwrap();
-        let mut lead = Lead::from(&home, "http://larder:3142", false, false).unwrap();
+        let mut lead = LinkRewriter::from(&home, "http://larder:3142", false, false).unwrap();
         let (mut html, mut out) = (Html::new(), Vec::new());
         let (one, two) = page.split_at(at);
         html.push(one, &mut out, &mut lead);
@@ -461,7 +461,7 @@ mod tests {
     #[test]
     fn nothing_grows_with_the_page_and_a_torn_tag_leaves() {
         let home = Target::from_url("https://example.org/").unwrap();
-        let mut lead = Lead::from(&home, "http://larder:3142", false, false).unwrap();
+        let mut lead = LinkRewriter::from(&home, "http://larder:3142", false, false).unwrap();
         let (mut html, mut out) = (Html::new(), Vec::new());
         html.push(b"<a href=\"/", &mut out, &mut lead);
         html.push(&vec![b'a'; 1 << 20], &mut out, &mut lead);

@@ -27,7 +27,7 @@ struct Level {
 
 /// The token that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
+enum JsonState {
     /// None: between strings.
     Nothing,
     /// A string; `escaped`: its last byte was a backslash.
@@ -51,7 +51,7 @@ pub(super) struct Json {
     levels: Vec<Level>,
     /// The nesting depth below the deepest pattern.
     deeper: u64,
-    reading: Reading,
+    reading: JsonState,
     name_comes: bool,
     held: Vec<u8>,
 }
@@ -62,7 +62,7 @@ impl Json {
             patterns,
             levels: Vec::new(),
             deeper: 0,
-            reading: Reading::Nothing,
+            reading: JsonState::Nothing,
             name_comes: false,
             held: Vec::new(),
         }
@@ -78,26 +78,27 @@ impl Json {
     ) {
         for byte in piece {
             match self.reading {
-                Reading::Nothing => {
+                JsonState::Nothing => {
                     self.structure(*byte);
-                    let is_held = matches!(self.reading, Reading::Text { what: What::Address, .. });
+                    let is_held =
+                        matches!(self.reading, JsonState::Text { what: What::Address, .. });
                     if is_held {
                         self.held.push(*byte);
                     } else {
                         out.push(*byte);
                     }
                 }
-                Reading::Text { what, escaped } => self.text(*byte, what, escaped, out, lead),
+                JsonState::Text { what, escaped } => self.text(*byte, what, escaped, out, lead),
             }
         }
     }
 
     /// Ends the document: buffered bytes pass unchanged.
     pub(super) fn finish(&mut self, out: &mut Vec<u8>) {
-        if matches!(self.reading, Reading::Text { what: What::Address, .. }) {
+        if matches!(self.reading, JsonState::Text { what: What::Address, .. }) {
             out.append(&mut self.held);
         }
-        self.reading = Reading::Nothing;
+        self.reading = JsonState::Nothing;
     }
 
     /// Processes a byte between strings.
@@ -106,7 +107,7 @@ impl Json {
             b'"' => {
                 let what = self.what_comes();
                 self.held.clear();
-                self.reading = Reading::Text { what, escaped: false };
+                self.reading = JsonState::Text { what, escaped: false };
             }
             b'{' | b'[' => self.enter(byte == b'{'),
             b'}' | b']' => {
@@ -196,7 +197,7 @@ impl Json {
                 } else if self.held.len() > MAX_STRING {
                     out.append(&mut self.held);
                     self.reading =
-                        Reading::Text { what: What::Other, escaped: byte == b'\\' && !escaped };
+                        JsonState::Text { what: What::Other, escaped: byte == b'\\' && !escaped };
                     return;
                 }
             }
@@ -209,9 +210,9 @@ impl Json {
             if what == What::Name {
                 self.named();
             }
-            self.reading = Reading::Nothing;
+            self.reading = JsonState::Nothing;
         } else {
-            self.reading = Reading::Text { what, escaped: byte == b'\\' && !escaped };
+            self.reading = JsonState::Text { what, escaped: byte == b'\\' && !escaped };
         }
     }
 

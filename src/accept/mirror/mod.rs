@@ -19,8 +19,8 @@ mod body;
 pub mod fuzz;
 mod html;
 mod json;
-mod lead;
-mod place;
+mod path;
+mod rewrite;
 mod validators;
 
 use std::net::SocketAddr;
@@ -31,8 +31,8 @@ use hyper::http::uri::PathAndQuery;
 use hyper::{Request, Response, StatusCode, Uri};
 
 use self::body::{Changed, Changing};
-use self::lead::Lead;
-use self::place::Place;
+use self::path::MirrorPath;
+use self::rewrite::LinkRewriter;
 use self::validators::Stamp;
 use crate::config::Config;
 use crate::ecosystem::links::{Links, links};
@@ -63,10 +63,10 @@ const KINDS: [&str; 2] = ["text/html", "application/json"];
 
 /// A request in mirror form, with what is needed to rewrite its answer.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct MirrorRequest {
     target: Target,
     recognition: Option<Recognition>,
-    lead: Option<Lead>,
+    lead: Option<LinkRewriter>,
     stamp: Option<Stamp>,
     /// The client's condition referred to a rewritten document.
     is_conditional: bool,
@@ -77,19 +77,19 @@ pub(super) fn enter<B>(
     config: &Config,
     request: &mut Request<B>,
     local: Option<SocketAddr>,
-) -> Result<Option<Way>, Refusal> {
-    if !place::is_open(config) {
+) -> Result<Option<MirrorRequest>, Refusal> {
+    if !path::is_open(config) {
         return Ok(None);
     }
-    let Some(place) = place::read(&config.mirror, request.uri())? else {
+    let Some(place) = path::read(&config.mirror, request.uri())? else {
         return Ok(None);
     };
     let local = local.map(|local| local.to_string());
-    let own = place::own_name(request, &config.mirror, local.as_deref())?;
-    place::refuse_pages(request.headers(), &own)?;
-    let Place { target, is_anonymous } = place;
+    let own = path::own_name(request, &config.mirror, local.as_deref())?;
+    path::refuse_pages(request.headers(), &own)?;
+    let MirrorPath { target, is_anonymous } = place;
     if target.origin().to_string() == format!("http://{own}") {
-        return Err(place::looping(&target));
+        return Err(path::looping(&target));
     }
     redirect(request, &target)?;
     let has_credential = request.headers().keys().any(is_credential);
@@ -108,17 +108,17 @@ pub(super) fn enter<B>(
     let is_index = recognition.as_ref().is_some_and(|found| found.resource.kind == Kind::Index);
     let may_change =
         is_index && KINDS.iter().any(|kind| links(recognition.as_ref(), &target, kind).is_some());
-    let lead = Lead::from(&target, &format!("http://{own}"), has_credential, is_anonymous);
+    let lead = LinkRewriter::from(&target, &format!("http://{own}"), has_credential, is_anonymous);
     let stamp = lead.as_ref().map(Stamp::of);
     if may_change {
         // Links can only be found in an uncompressed document.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     let is_conditional = stamp.as_ref().is_some_and(|stamp| stamp.ask(headers, may_change));
-    Ok(Some(Way { target, recognition, lead, stamp, is_conditional }))
+    Ok(Some(MirrorRequest { target, recognition, lead, stamp, is_conditional }))
 }
 
-pub(super) use self::place::is_called;
+pub(super) use self::path::is_called;
 
 /// Refuses to show a browser counters and stored entries under a host name that may not be larder's: a hostile site
 /// can make its own name resolve to larder's address, and its page's script could then read them. Other programs are
@@ -131,16 +131,16 @@ pub(super) fn refuse_rebound<B>(
 ) -> Result<(), Refusal> {
     let page = request.uri().path();
     let tells = page.starts_with("/-/") && !["/-/health", "/-/ready"].contains(&page);
-    if !tells || !place::is_by_browser(request.headers()) {
+    if !tells || !path::is_by_browser(request.headers()) {
         return Ok(());
     }
     let local = local.map(|local| local.to_string());
-    place::own_name(request, &config.mirror, local.as_deref()).map(drop)
+    path::own_name(request, &config.mirror, local.as_deref()).map(drop)
 }
 
 /// Answers 508: the request would make larder connect to itself.
-pub(super) fn looping(way: &Way) -> Refusal {
-    place::looping(&way.target)
+pub(super) fn looping(way: &MirrorRequest) -> Refusal {
+    path::looping(&way.target)
 }
 
 /// Turns the request into the one that a client of the proxy sends.
@@ -158,7 +158,7 @@ fn redirect<B>(request: &mut Request<B>, target: &Target) -> Result<(), Refusal>
     Ok(())
 }
 
-impl Way {
+impl MirrorRequest {
     /// The target of the request.
     pub(super) fn target(&self) -> &Target {
         &self.target
@@ -206,7 +206,7 @@ fn links_in(headers: &HeaderMap, recognition: Option<&Recognition>, at: &Target)
     links(recognition, at, &kind)
 }
 
-fn lead_on(headers: &mut HeaderMap, name: HeaderName, lead: &Lead) {
+fn lead_on(headers: &mut HeaderMap, name: HeaderName, lead: &LinkRewriter) {
     let changed = headers
         .get(&name)
         .and_then(|value| value.to_str().ok())
@@ -219,7 +219,7 @@ fn lead_on(headers: &mut HeaderMap, name: HeaderName, lead: &Lead) {
 
 /// Rewrites the links to further pages of a list (`Link: </v2/…>; rel="next"`, RFC 8288 §3), which registries use for
 /// tags.
-fn lead_pages_on(headers: &mut HeaderMap, lead: &Lead) {
+fn lead_pages_on(headers: &mut HeaderMap, lead: &LinkRewriter) {
     let header::Entry::Occupied(mut found) = headers.entry(header::LINK) else { return };
     for value in found.iter_mut() {
         let Some(text) = value.to_str().ok().filter(|text| text.contains('<')) else { continue };

@@ -7,7 +7,7 @@
 
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::lead::Lead;
+use super::rewrite::LinkRewriter;
 use crate::digest::{hex, key_hash};
 use crate::reply::condition::tags;
 
@@ -37,7 +37,7 @@ const ABOUT_PARTS: [HeaderName; 4] =
 pub(super) struct Stamp(String);
 
 impl Stamp {
-    pub(super) fn of(lead: &Lead) -> Self {
+    pub(super) fn of(lead: &LinkRewriter) -> Self {
         let [own, scheme, marks] = lead.stamp();
         let hash = key_hash([EDITION, own, scheme, marks]);
         Self(hex(hash.get(..6).unwrap_or_default()))
@@ -136,7 +136,7 @@ mod tests {
 
     fn stamp(own: &str) -> Stamp {
         let at = Target::from_url("https://example.org/simple/widget/").unwrap();
-        Stamp::of(&Lead::from(&at, own, false, false).unwrap())
+        Stamp::of(&LinkRewriter::from(&at, own, false, false).unwrap())
     }
 
     fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {

@@ -7,13 +7,13 @@ use crate::config::HostPattern;
 
 /// An origin for raw tunnels: sends a greeting, then everything it receives in upper case until the end, then a
 /// farewell.
-async fn shouting_origin(greeting: &'static [u8]) -> SocketAddr {
+async fn shouting_origin(version_check: &'static [u8]) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                stream.write_all(greeting).await.unwrap();
+                stream.write_all(version_check).await.unwrap();
                 let mut heard = [0; 1024];
                 while let Ok(count @ 1..) = stream.read(&mut heard).await {
                     let shouted = heard[..count].to_ascii_uppercase();
@@ -41,9 +41,9 @@ async fn a_server_that_speaks_first_is_tunnelled() {
     let world = World::with(|_| {});
     *world.echo.upstream.lock().unwrap() = Some(shouting_origin(b"220 ready\r\n").await);
     let mut stream = world.tunnel("example.org:2222").await;
-    let mut greeting = [0; 11];
-    stream.read_exact(&mut greeting).await.unwrap();
-    assert_eq!(&greeting, b"220 ready\r\n");
+    let mut version_check = [0; 11];
+    stream.read_exact(&mut version_check).await.unwrap();
+    assert_eq!(&version_check, b"220 ready\r\n");
     assert_eq!(said_and_heard(stream, b"hello").await, "HELLObye");
 }
 

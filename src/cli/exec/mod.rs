@@ -32,7 +32,7 @@ use self::summary::Report;
 use self::team::Team;
 use super::clients::{self, containers, place};
 use super::remote::Elsewhere;
-use super::{Invocation, Reach, logging, serve};
+use super::{Invocation, ReachOptions, logging, serve};
 use crate::Larder;
 use crate::accept;
 use crate::admin::ask::{Served, Staying};
@@ -77,7 +77,7 @@ if there is no such command, 126 if it cannot be run, 125 if larder failed.";
 #[command(before_help = EXAMPLES)]
 pub(super) struct Exec {
     #[command(flatten)]
-    pub(super) reach: Reach,
+    pub(super) reach: ReachOptions,
     #[command(flatten)]
     elsewhere: Elsewhere,
     /// The SHA-256 of that larder's CA, as `larder ca show` prints it there
@@ -114,13 +114,13 @@ enum Used {
     /// The running larder of the data directory, which does not stop while this is held.
     Found { served: Served, status: Box<Status>, _staying: Staying },
     /// A larder in this process.
-    Own(Own),
+    Own(LocalLarder),
     /// A larder on another machine.
     Team(Team),
 }
 
 /// A larder in this process.
-struct Own {
+struct LocalLarder {
     larder: Arc<Larder>,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -361,7 +361,7 @@ async fn find_or_start(invocation: &Invocation) -> anyhow::Result<Used> {
     }
 }
 
-fn start(larder: Arc<Larder>, invocation: &Invocation) -> anyhow::Result<Own> {
+fn start(larder: Arc<Larder>, invocation: &Invocation) -> anyhow::Result<LocalLarder> {
     larder.configured(&invocation.loaded);
     let listener = accept::bind(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))
         .context("cannot listen on loopback")?;
@@ -371,7 +371,7 @@ fn start(larder: Arc<Larder>, invocation: &Invocation) -> anyhow::Result<Own> {
         // A stop request and a dropped sender both stop it.
         let _asked = stopped.await;
     }));
-    Ok(Own { larder, address, stop, running })
+    Ok(LocalLarder { larder, address, stop, running })
 }
 
 impl Used {
@@ -384,7 +384,7 @@ impl Used {
     }
 }
 
-impl Own {
+impl LocalLarder {
     /// Stops the larder once no other command uses it, or at once on a signal.
     async fn end(self, signals: &mut Signals) -> anyhow::Result<()> {
         let unused = self.larder.unused();

@@ -18,7 +18,7 @@ use super::members::{Members, Sink};
 use super::signature::{Hashed, Hashes, MAX_MEMBER, Signatures};
 use super::tar::{Files, Tar};
 use super::{pieces, shape, shown};
-use crate::claim::{Census, Claim, ClaimSink, Topic};
+use crate::claim::{Claim, ClaimSink, PackageCount, Topic};
 use crate::clock::Time;
 use crate::digest::{Algorithm, Digest, key_hash};
 use crate::ecosystem::bounded::Over;
@@ -104,7 +104,7 @@ pub(super) fn read(
     at: &Target,
     signed: bool,
     out: &mut dyn ClaimSink,
-) -> Result<Census, Malformed> {
+) -> Result<PackageCount, Malformed> {
     let broken = |broken: Broken| broken.malformed(EXPECTED);
     let mut members = Members::new();
     let mut body =
@@ -115,7 +115,11 @@ pub(super) fn read(
 }
 
 /// Reads the text of an `APKINDEX` file without its archive.
-pub(super) fn text(text: &[u8], at: &Target, out: &mut dyn ClaimSink) -> Result<Census, Broken> {
+pub(super) fn text(
+    text: &[u8],
+    at: &Target,
+    out: &mut dyn ClaimSink,
+) -> Result<PackageCount, Broken> {
     let mut records = Records::new(at, out);
     records.begin("APKINDEX", text.len() as u64)?;
     records.data(text)?;
@@ -159,7 +163,7 @@ impl Sink for Body<'_> {
 
 /// The parsed fields of one package.
 #[derive(Default)]
-struct Record {
+struct PackageRecord {
     name: Option<String>,
     version: Option<String>,
     architecture: Option<String>,
@@ -180,10 +184,10 @@ struct Records<'a> {
     inside: bool,
     found: bool,
     line: Vec<u8>,
-    record: Record,
+    record: PackageRecord,
     /// A hash of the record of each file name: a second record of the same file must be equal.
     seen: HashMap<[u8; 32], [u8; 32]>,
-    census: Census,
+    census: PackageCount,
 }
 
 impl<'a> Records<'a> {
@@ -196,13 +200,13 @@ impl<'a> Records<'a> {
             inside: false,
             found: false,
             line: Vec::new(),
-            record: Record::default(),
+            record: PackageRecord::default(),
             seen: HashMap::new(),
-            census: Census { packages: 0, newest: Time::from_millis(0) },
+            census: PackageCount { packages: 0, newest: Time::from_millis(0) },
         }
     }
 
-    fn finish(self) -> Result<Census, Broken> {
+    fn finish(self) -> Result<PackageCount, Broken> {
         if self.found { Ok(self.census) } else { Err(Broken::form("it has no APKINDEX")) }
     }
 
@@ -295,7 +299,7 @@ impl<'a> Records<'a> {
     }
 }
 
-impl Record {
+impl PackageRecord {
     /// Where to put the value of a field, if larder uses the field.
     fn place(&mut self, field: Option<u8>) -> Option<&mut Option<String>> {
         Some(match field? {

@@ -30,7 +30,7 @@ use std::io::{self, Read};
 
 use super::facets::{ContentDigests, NamedIndexes, Signing};
 use super::{Document, Ecosystem, Malformed, Profile, Recognised, Shape, Shelf};
-use crate::claim::{ClaimSink, Edition, Standing, Topic};
+use crate::claim::{ClaimSink, Snapshot, Standing, Topic};
 use crate::digest::NewContent;
 use crate::entry::Head;
 use crate::keyring::Keyring;
@@ -128,7 +128,7 @@ fn of_index(
     out: &mut dyn ClaimSink,
 ) -> Result<Rank, Malformed> {
     let front = index::front((doc.open)()?)?;
-    let mut edition = Edition::default();
+    let mut edition = Snapshot::default();
     let rank = match front.signatures.judge(&front.hashed, keys) {
         Ok(signed) => {
             edition.signers = signed.signers.into_iter().map(|signer| signer.0).collect();
@@ -172,7 +172,7 @@ fn of_package(
             found: shown(&format!("{named} of {}", info.architecture)),
         });
     }
-    let mut edition = Edition::default();
+    let mut edition = Snapshot::default();
     let rank = match signatures.judge(&control, keys) {
         Ok(signed) => {
             edition.signers = signed.signers.into_iter().map(|signer| signer.0).collect();

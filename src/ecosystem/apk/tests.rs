@@ -34,7 +34,7 @@ fn keyring(many: usize) -> Keyring {
 #[derive(Default)]
 struct Said {
     claims: Vec<Claim>,
-    edition: Edition,
+    edition: Snapshot,
 }
 
 impl ClaimSink for Said {
@@ -43,7 +43,7 @@ impl ClaimSink for Said {
         Ok(())
     }
 
-    fn edition(&mut self, edition: Edition) {
+    fn edition(&mut self, edition: Snapshot) {
         self.edition = edition;
     }
 }
@@ -59,7 +59,7 @@ fn read(url: &str, body: &[u8], keys: &Keyring) -> Result<(Rank, Said), Malforme
         proven: if url.starts_with("https") { Rank::Origin } else { Rank::None },
         now: Time::from_millis(1_795_000_000_000),
         open: &|| Ok(Box::new(io::Cursor::new(body.clone()))),
-        companions: &Nowhere,
+        shelf: &Nowhere,
     };
     let mut said = Said::default();
     let standing = Apk.claims(&document, keys, &mut said)?;

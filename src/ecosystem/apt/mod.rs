@@ -29,7 +29,7 @@ use std::io::{self, Read};
 
 use super::facets::{NamedIndexes, Renewal, Signing, Snapshots};
 use super::{Document, Ecosystem, Malformed, Profile, Recognised, Shape, Shelf, bounded};
-use crate::claim::{Claim, ClaimSink, Edition, Standing, Topic};
+use crate::claim::{Claim, ClaimSink, Snapshot, Standing, Topic};
 use crate::digest::{Algorithm, Algorithms, Digest, Hashing};
 use crate::entry::Head;
 use crate::keyring::{Cleartext, Keyring, NotSigned, Signed};
@@ -239,7 +239,7 @@ fn of_release(
             ),
         });
     }
-    out.edition(Edition {
+    out.edition(Snapshot {
         signers: signers.into_iter().map(|signer| signer.0).collect(),
         unsigned,
         unknown,
@@ -248,7 +248,7 @@ fn of_release(
         expired_key,
         // Unchanged: larder may learn later which key a fingerprint belongs to.
         successors: release.signed_by.iter().map(|named| named.as_str().into()).collect(),
-        ..Edition::default()
+        ..Snapshot::default()
     });
     if rank != Rank::None {
         name_members(doc.at, root, &release, out)?;
@@ -348,7 +348,7 @@ fn clear_signed(doc: &Document<'_>) -> Result<Cleartext, Malformed> {
 
 /// The detached signature of a Release; empty if there is none.
 fn signature(doc: &Document<'_>) -> Result<Vec<u8>, Malformed> {
-    let stored = beside(doc.at, SIGNATURE).and_then(|at| doc.companions.open(&at));
+    let stored = beside(doc.at, SIGNATURE).and_then(|at| doc.shelf.open(&at));
     stored.map_or(Ok(Vec::new()), |mut stored| read(&mut stored, MAX_SIGNATURE))
 }
 

@@ -40,7 +40,7 @@ impl Shelf for Stored {
         Some(Box::new(io::Cursor::new(body.clone())))
     }
 
-    fn speakers(&self, _: &crate::target::Origin) -> Vec<Root> {
+    fn claiming_roots(&self, _: &crate::target::Origin) -> Vec<Root> {
         Vec::new()
     }
 }
@@ -57,7 +57,7 @@ fn reading<T>(url: &str, proven: Rank, body: &str, read: impl Fn(&Document<'_>) 
         proven,
         now: crate::clock::Time::from_millis(1_795_000_000_000),
         open: &|| Ok(Box::new(io::Cursor::new(body.clone()))),
-        companions: &Stored::default(),
+        shelf: &Stored::default(),
     })
 }
 

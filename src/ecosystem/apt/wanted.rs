@@ -29,7 +29,7 @@ pub(super) fn of_file(at: &Target, have: &dyn Shelf) -> Vec<Target> {
     let mut releases = Vec::new();
     let mut older = Vec::new();
     // Suites of other archives on the same host are skipped before counting: a tenant may have any number of them.
-    let suites = have.editions(at.origin()).into_iter().filter_map(|suite| {
+    let suites = have.snapshot_directories(at.origin()).into_iter().filter_map(|suite| {
         let in_release = under(&suite, "InRelease")?;
         let root = shape::dists(&in_release).unwrap_or_else(|| suite.clone());
         root.covers(at).then_some((suite, root, in_release))
@@ -143,11 +143,11 @@ mod tests {
             Some(Box::new(text.as_bytes()))
         }
 
-        fn speakers(&self, _: &Origin) -> Vec<Root> {
+        fn claiming_roots(&self, _: &Origin) -> Vec<Root> {
             Vec::new()
         }
 
-        fn editions(&self, origin: &Origin) -> Vec<Root> {
+        fn snapshot_directories(&self, origin: &Origin) -> Vec<Root> {
             vec![Root { origin: origin.clone(), path: self.0.into() }]
         }
     }
@@ -160,14 +160,14 @@ mod tests {
             self.0.open(at)
         }
 
-        fn speakers(&self, origin: &Origin) -> Vec<Root> {
-            self.0.speakers(origin)
+        fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
+            self.0.claiming_roots(origin)
         }
 
-        fn editions(&self, origin: &Origin) -> Vec<Root> {
+        fn snapshot_directories(&self, origin: &Origin) -> Vec<Root> {
             let path = |number| format!("/tenant-{number}/dists/stable/").into();
             let others = (0..100).map(|number| Root { origin: origin.clone(), path: path(number) });
-            others.chain(self.0.editions(origin)).collect()
+            others.chain(self.0.snapshot_directories(origin)).collect()
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::config::Template;
 use super::lines;
-use super::shape::{About, Crate, Page};
+use super::shape::{Crate, Page, PageKind};
 use crate::claim::{Claim, ClaimSink, TooMany};
 use crate::target::{Root, Scheme, Target};
 
@@ -37,7 +37,7 @@ pub fn cargo_names(bytes: &[u8]) {
         assert!(found.root.covers(&target));
         let index = super::index_file_of(&Root::at(&target, 0), &found.name);
         let page = index.as_ref().and_then(Page::at).map(|page| page.about);
-        assert_eq!(page, Some(About::Crate(found.name.to_ascii_lowercase())));
+        assert_eq!(page, Some(PageKind::Crate(found.name.to_ascii_lowercase())));
     }
 }
 

@@ -21,7 +21,7 @@ const MAX_VERSIONS: u64 = 100_000;
 
 /// The members of a line that larder reads.
 #[derive(Deserialize)]
-struct Line {
+struct IndexLine {
     name: Option<String>,
     vers: Option<String>,
     cksum: Option<String>,
@@ -38,7 +38,7 @@ pub(super) fn read(
     let bounded = Bounded::new(file, limit, Nesting::default());
     let lines = serde_json::Deserializer::from_reader(io::BufReader::new(bounded));
     let (mut seen, mut known) = (0, false);
-    for line in lines.into_iter::<Line>() {
+    for line in lines.into_iter::<IndexLine>() {
         let line = line.map_err(|error| {
             if error.is_io() {
                 malformed(error.into())
@@ -66,7 +66,7 @@ pub(super) fn read(
     }
 }
 
-impl Line {
+impl IndexLine {
     fn is_of(&self, name: &str) -> bool {
         self.name.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name))
     }

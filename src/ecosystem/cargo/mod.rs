@@ -24,7 +24,7 @@ mod shape;
 mod tests;
 
 use self::config::Template;
-use self::shape::{About, Crate, Page};
+use self::shape::{Crate, Page, PageKind};
 use super::facets::Linked;
 use super::glimpse;
 use super::links::{Links, Step};
@@ -98,10 +98,10 @@ impl Ecosystem for Cargo {
         }
         match Page::at(at).map(|page| page.about) {
             // It has two short lines, so `start` holds all of it.
-            Some(About::Config) => {
+            Some(PageKind::Config) => {
                 Template::read(start).is_ok_and(|template| template.origin().is_some())
             }
-            Some(About::Crate(name)) => {
+            Some(PageKind::Crate(name)) => {
                 let line = start.split(|byte| *byte == b'\n').next().unwrap_or(start);
                 glimpse::says_in_any_case(line, "name", &name) && glimpse::has(line, "vers")
             }
@@ -116,15 +116,15 @@ impl Ecosystem for Cargo {
     fn wants(&self, at: &Target, have: &dyn Shelf) -> Vec<Target> {
         let mut documents = Vec::new();
         if let Some(found) = Crate::at(at) {
-            let speakers = have.speakers(at.origin());
-            for root in speakers.iter().take(MAX_ROOTS) {
+            let claiming_roots = have.claiming_roots(at.origin());
+            for root in claiming_roots.iter().take(MAX_ROOTS) {
                 documents.extend(config_of(root));
                 documents.extend(index_file_of(root, &found.name));
             }
             // Without any index that named files on this origin, the only guess is that the origin itself is a
             // registry. A stored `config.json` must confirm that before the index file is requested.
             let whole = Root::at(at, 0);
-            if speakers.is_empty()
+            if claiming_roots.is_empty()
                 && let Some(config) = config_of(&whole)
             {
                 if have.open(&config).is_some_and(|read| Template::read(read).is_ok()) {
@@ -133,7 +133,7 @@ impl Ecosystem for Cargo {
                     documents.push(config);
                 }
             }
-        } else if let Some(Page { about: About::Crate(_), root }) = Page::at(at) {
+        } else if let Some(Page { about: PageKind::Crate(_), root }) = Page::at(at) {
             documents.extend(config_of(&root));
         }
         documents.retain(|document| have.open(document).is_none());
@@ -159,16 +159,16 @@ impl Ecosystem for Cargo {
         };
         doc.expect_identity()?;
         match page.about {
-            About::Config => {
+            PageKind::Config => {
                 // A configuration makes no claims. But a cargo with a fresh index requests only this before its crates.
                 if let Some(origin) = Template::read((doc.open)()?)?.origin() {
                     out.speaks(&origin);
                 }
             }
-            About::Crate(name) => {
+            PageKind::Crate(name) => {
                 let config = CLASSES.iter().find_map(|class| {
                     let config = config_of(&page.root)?.with_variant(class.name);
-                    doc.companions.open(&config)
+                    doc.shelf.open(&config)
                 });
                 // Without the configuration, the URLs of the crates are unknown.
                 if let Some(config) = config {
@@ -190,7 +190,7 @@ impl Linked for Cargo {
     /// cargo sends its token to the host of the files too, if the registry requires one everywhere (`auth-required`).
     /// Any type but HTML is accepted, because file servers send the configuration with various types.
     fn links(&self, at: &Target, kind: &str) -> Option<Links> {
-        let is_config = Page::at(at).is_some_and(|page| page.about == About::Config);
+        let is_config = Page::at(at).is_some_and(|page| page.about == PageKind::Config);
         (is_config && kind != "text/html")
             .then_some(Links::Json { ways: DOWNLOADS, take_login: true })
     }

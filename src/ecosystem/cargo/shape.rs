@@ -18,7 +18,7 @@ const MAX_NAME: usize = 64;
 
 /// What an index document describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum About {
+pub(super) enum PageKind {
     /// The configuration, with the URL of the registry's files.
     Config,
     /// The index file of one crate, by its name in lower case.
@@ -29,7 +29,7 @@ pub(super) enum About {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page {
     /// What it describes.
-    pub(super) about: About,
+    pub(super) about: PageKind,
     /// The part of the origin over which it has authority.
     pub(super) root: Root,
 }
@@ -42,13 +42,13 @@ impl Page {
         }
         let (directory, file) = at.path().rsplit_once('/')?;
         if file == "config.json" {
-            return Some(Self { about: About::Config, root: Root::at(at, directory.len()) });
+            return Some(Self { about: PageKind::Config, root: Root::at(at, directory.len()) });
         }
         if !is_name(file) || file.bytes().any(|b| b.is_ascii_uppercase()) {
             return None;
         }
         let prefix = directory.strip_suffix(&prefix(file))?.strip_suffix('/')?;
-        Some(Self { about: About::Crate(file.to_owned()), root: Root::at(at, prefix.len()) })
+        Some(Self { about: PageKind::Crate(file.to_owned()), root: Root::at(at, prefix.len()) })
     }
 }
 
@@ -154,10 +154,10 @@ mod tests {
 
     #[test]
     fn index_files_lie_where_their_names_say() {
-        let named = |name: &str| About::Crate(name.into());
+        let named = |name: &str| PageKind::Crate(name.into());
         for (path, about, root) in [
-            ("/config.json", About::Config, "/"),
-            ("/t/index/config.json", About::Config, "/t/index/"),
+            ("/config.json", PageKind::Config, "/"),
+            ("/t/index/config.json", PageKind::Config, "/t/index/"),
             ("/1/a", named("a"), "/"),
             ("/2/ab", named("ab"), "/"),
             ("/3/s/syn", named("syn"), "/"),
@@ -241,7 +241,7 @@ mod tests {
             let lower = name.to_ascii_lowercase();
             let index = target(&format!("{prefixed}/{}/{lower}", prefix(&lower)));
             let page = Page::at(&index).unwrap();
-            prop_assert_eq!(page.about, About::Crate(lower.clone()));
+            prop_assert_eq!(page.about, PageKind::Crate(lower.clone()));
             prop_assert_eq!(&*page.root.path, format!("{prefixed}/"));
             for path in [
                 format!("{prefixed}/crates/{name}/{version}/download"),

@@ -1,7 +1,7 @@
 //! Tests of cargo's parts together.
 
 use super::*;
-use crate::ecosystem::tests::{self, Answer, Heard, Known, head, target};
+use crate::ecosystem::tests::{self, Answer, ForeignClaimAlarms, Known, head, target};
 use hyper::StatusCode;
 
 const ONE: &str = "1111111111111111111111111111111111111111111111111111111111111111";
@@ -68,7 +68,11 @@ fn text(url: &str) -> Target {
     target(url).with_variant("text")
 }
 
-fn claims(at: &str, body: &str, known: &Known) -> Result<(Heard, Standing), Malformed> {
+fn claims(
+    at: &str,
+    body: &str,
+    known: &Known,
+) -> Result<(ForeignClaimAlarms, Standing), Malformed> {
     let (head, proven, body) = (&head(StatusCode::OK, &[]), Rank::Origin, body.as_bytes());
     tests::read(&Cargo, &Answer { at, base: at, proven, head, body }, known)
 }
@@ -140,7 +144,7 @@ fn an_index_file_wants_its_configuration() {
 #[test]
 fn a_crate_wants_the_index_files_of_who_named_its_origin() {
     let at = target("https://files.example.org/v1/crates/Itoa/1.0.1/download");
-    let mut known = Known::eight_speakers("files.example.org");
+    let mut known = Known::eight_claiming_roots("files.example.org");
     let expected = [
         "https://example.org/0/config.json",
         "https://example.org/0/it/oa/itoa",

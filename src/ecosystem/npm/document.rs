@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::dist::{Dist, Dists};
-use super::shape::About;
+use super::shape::PageKind;
 use super::signatures::{MAX_VERSION, MAX_VERSIONS};
 use crate::ecosystem::Malformed;
 use crate::ecosystem::json::{self, Refusal, once};
@@ -22,12 +22,12 @@ use crate::ecosystem::json::{self, Refusal, once};
 pub(super) fn read(
     document: impl Read,
     limit: u64,
-    about: About,
+    about: PageKind,
     dists: &mut Dists<'_>,
 ) -> Result<(), Malformed> {
     let expected = match about {
-        About::Package => "packument",
-        About::Version => "document of one version",
+        PageKind::Package => "packument",
+        PageKind::Version => "document of one version",
     };
     let refusal = &Refusal::default();
     json::read(document, limit, expected, Document { about, dists, refusal }, refusal)
@@ -46,7 +46,7 @@ enum Key {
 
 /// The whole document.
 struct Document<'d, 'a> {
-    about: About,
+    about: PageKind,
     dists: &'d mut Dists<'a>,
     /// Receives the reason if a claim is refused.
     refusal: &'d Refusal,
@@ -78,15 +78,15 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
                         return Err(de::Error::duplicate_field("name"));
                     }
                 }
-                (Key::Versions, About::Package) => {
+                (Key::Versions, PageKind::Package) => {
                     once(&mut read, "versions")?;
                     map.next_value_seed(Versions(&mut self))?;
                 }
-                (Key::Dist, About::Version) => {
+                (Key::Dist, PageKind::Version) => {
                     once(&mut read, "dist")?;
                     own = Some(map.next_value()?);
                 }
-                (Key::Version, About::Version) => {
+                (Key::Version, PageKind::Version) => {
                     if version.replace(map.next_value::<String>()?).is_some() {
                         return Err(de::Error::duplicate_field("version"));
                     }
@@ -108,8 +108,8 @@ impl<'de> Visitor<'de> for Document<'_, '_> {
         }
         if !read {
             return Err(de::Error::missing_field(match self.about {
-                About::Package => "versions",
-                About::Version => "dist",
+                PageKind::Package => "versions",
+                PageKind::Version => "dist",
             }));
         }
         Ok(())
@@ -180,7 +180,7 @@ mod tests {
     const SRI: &str = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=";
 
     fn read_as(
-        about: About,
+        about: PageKind,
         document: impl Read,
         out: &mut dyn ClaimSink,
     ) -> Result<(), Malformed> {
@@ -191,7 +191,7 @@ mod tests {
         read(document, 1 << 20, about, &mut Dists::new(&base, &root, judge, out))
     }
 
-    fn claims(about: About, document: &str) -> Result<Vec<Claim>, Malformed> {
+    fn claims(about: PageKind, document: &str) -> Result<Vec<Claim>, Malformed> {
         let mut out = Vec::new();
         read_as(about, document.as_bytes(), &mut out)?;
         Ok(out)
@@ -217,18 +217,18 @@ mod tests {
             r#""1.0.0": {{"name": "ms", "version": "1.0.0", {}, "deprecated": true}}, "0.9.0": {{"dist": null}}, "0.8.0": {{}}"#,
             dist("1.0.0")
         );
-        let all = claims(About::Package, &packument(&versions)).unwrap();
+        let all = claims(PageKind::Package, &packument(&versions)).unwrap();
         assert_eq!(all.len(), 1);
         assert_eq!(all[0].target.path(), "/ms/-/ms-1.0.0.tgz");
         let one =
             format!(r#"{{"name": "ms", "version": "1.0.0", {}, "versions": 1}}"#, dist("1.0.0"));
-        assert_eq!(claims(About::Version, &one).unwrap(), all);
+        assert_eq!(claims(PageKind::Version, &one).unwrap(), all);
     }
 
     #[test]
     fn what_could_be_read_in_two_ways_is_malformed() {
         let good = format!(r#""1.0.0": {{{}}}"#, dist("1.0.0"));
-        assert_eq!(claims(About::Package, &packument(&good)).unwrap().len(), 1);
+        assert_eq!(claims(PageKind::Package, &packument(&good)).unwrap().len(), 1);
         let whole = packument(&good);
         for document in [
             packument(&format!("{good}, {good}")),
@@ -255,16 +255,16 @@ mod tests {
             String::new(),
         ] {
             assert!(
-                matches!(claims(About::Package, &document), Err(Malformed::Shape { .. })),
+                matches!(claims(PageKind::Package, &document), Err(Malformed::Shape { .. })),
                 "{document}"
             );
         }
         // A packument is not accepted as the document of one version, nor the other way round.
-        assert!(claims(About::Version, &whole).is_err());
+        assert!(claims(PageKind::Version, &whole).is_err());
         let one = format!(r#"{{"name": "ms", {}}}"#, dist("1.0.0"));
-        assert!(claims(About::Package, &one).is_err());
+        assert!(claims(PageKind::Package, &one).is_err());
         assert!(
-            claims(About::Version, &format!(r#"{{"name": "ms", {0}, {0}}}"#, dist("1.0.0")))
+            claims(PageKind::Version, &format!(r#"{{"name": "ms", {0}, {0}}}"#, dist("1.0.0")))
                 .is_err()
         );
     }
@@ -274,7 +274,7 @@ mod tests {
         let deep = packument(&format!("\"1.0.0\": {}", "[".repeat(100_000)));
         let long = packument(&format!("\"1.0.0\": {{\"x\": \"{}\"}}", "a".repeat(1 << 20)));
         for document in [deep, long] {
-            assert!(matches!(claims(About::Package, &document), Err(Malformed::Limit { .. })));
+            assert!(matches!(claims(PageKind::Package, &document), Err(Malformed::Limit { .. })));
         }
     }
 
@@ -304,7 +304,7 @@ mod tests {
         let mut out = Vec::new();
         let keys = Keyring::new();
         let mut dists = Dists::new(&base, &root, Judge::new(&keys, "ms", None), &mut out);
-        let ended = read(Endless(0, Vec::new()), u64::MAX, About::Package, &mut dists);
+        let ended = read(Endless(0, Vec::new()), u64::MAX, PageKind::Package, &mut dists);
         assert!(matches!(ended, Err(Malformed::Limit { unit: "versions", .. })));
     }
 
@@ -317,7 +317,7 @@ mod tests {
             }
         }
         let document = packument(&format!(r#""1.0.0": {{{}}}"#, dist("1.0.0")));
-        let read = read_as(About::Package, document.as_bytes(), &mut Full);
+        let read = read_as(PageKind::Package, document.as_bytes(), &mut Full);
         assert!(matches!(read, Err(Malformed::Limit { unit: "claims", .. })));
     }
 }

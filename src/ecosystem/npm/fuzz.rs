@@ -4,7 +4,7 @@ use std::io::{self, Cursor, Read};
 use std::sync::LazyLock;
 
 use super::dist::Dists;
-use super::shape::{About, Page, Tarball};
+use super::shape::{Page, PageKind, Tarball};
 use super::signatures::Judge;
 use super::{accept, document, sri};
 use crate::claim::{Claim, ClaimSink, TooMany};
@@ -24,7 +24,7 @@ pub fn npm_document(bytes: &[u8]) {
         return;
     };
     let root = Root::directory_of(&base);
-    for about in [About::Package, About::Version] {
+    for about in [PageKind::Package, PageKind::Version] {
         let mut out = Rules;
         let open = || -> io::Result<Box<dyn Read>> { Ok(Box::new(Cursor::new(bytes.to_vec()))) };
         let judge = Judge::new(&KEYS, "@gears/box", Some(&open));

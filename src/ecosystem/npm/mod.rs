@@ -28,7 +28,7 @@ mod sri;
 mod tests;
 
 use self::dist::Dists;
-use self::shape::{About, Page, Tarball, Tells};
+use self::shape::{Page, PageKind, Tarball, Tells};
 use self::signatures::{Judge, Open};
 use super::facets::{Linked, Signing};
 use super::links::{Links, Step};
@@ -122,8 +122,8 @@ impl Ecosystem for Npm {
             return false;
         };
         let tells = match page.about {
-            About::Package => ["versions", "dist-tags"],
-            About::Version => ["version", "dist"],
+            PageKind::Package => ["versions", "dist-tags"],
+            PageKind::Version => ["version", "dist"],
         };
         head.status == hyper::StatusCode::OK
             && glimpse::is_object(start)
@@ -140,7 +140,7 @@ impl Ecosystem for Npm {
             return Vec::new();
         };
         let mut documents: Vec<Target> = Vec::new();
-        for root in [tarball.root].into_iter().chain(have.speakers(at.origin())) {
+        for root in [tarball.root].into_iter().chain(have.claiming_roots(at.origin())) {
             let document = document_of(&root, &tarball.package);
             documents.extend(document.filter(|document| !documents.contains(document)));
         }
@@ -165,7 +165,7 @@ impl Ecosystem for Npm {
         };
         doc.expect_identity()?;
         let kind = doc.head.text(&hyper::header::CONTENT_TYPE).unwrap_or_default();
-        let timeless = page.about == About::Version || kind.starts_with(accept::TYPE_INSTALL);
+        let timeless = page.about == PageKind::Version || kind.starts_with(accept::TYPE_INSTALL);
         let again: &Open<'_> = doc.open;
         let judge = Judge::new(keys, &page.package, (!timeless).then_some(again));
         let mut dists = Dists::new(doc.base, &page.root, judge, out);

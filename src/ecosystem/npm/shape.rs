@@ -20,7 +20,7 @@ const MAX_NAME: usize = 214;
 
 /// What a document describes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum About {
+pub(super) enum PageKind {
     /// All versions of a package.
     Package,
     /// One version.
@@ -55,7 +55,7 @@ pub(super) struct Page {
     /// The package's name, with its scope.
     pub(super) package: String,
     /// Whether it is about the package or one version.
-    pub(super) about: About,
+    pub(super) about: PageKind,
     /// The part of the origin over which it has authority.
     pub(super) root: Root,
     /// How much the path alone proves.
@@ -72,8 +72,8 @@ impl Page {
         }
         let (parent, last) = path.rsplit_once('/')?;
         let (named, about) = match version(parent, last) {
-            Some(named) => (named, About::Version),
-            None => (name(parent, last)?, About::Package),
+            Some(named) => (named, PageKind::Version),
+            None => (name(parent, last)?, PageKind::Package),
         };
         let mut segments = path.split('/');
         let tells = match named.joined {
@@ -360,7 +360,7 @@ mod tests {
             }
             for path in [format!("{root}{package}"), document_path(&root, &package)] {
                 let found = Page::at(&target(&path)).unwrap();
-                prop_assert_eq!((&found.package, found.about), (&package, About::Package));
+                prop_assert_eq!((&found.package, found.about), (&package, PageKind::Package));
                 prop_assert_eq!(&*found.root.path, &*root);
                 prop_assert_eq!(found.tells == Tells::All, path.contains("%2f"));
             }

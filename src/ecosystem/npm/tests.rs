@@ -154,7 +154,7 @@ fn a_content_coding_is_refused() {
         proven: Rank::Origin,
         now: crate::clock::Time::from_millis(0),
         open: &|| panic!("it was opened"),
-        companions: &Known::default(),
+        shelf: &Known::default(),
     };
     assert!(Npm.claims(&document, &Keyring::new(), &mut Vec::new()).is_err());
 }
@@ -163,7 +163,7 @@ fn a_content_coding_is_refused() {
 fn a_tarball_wants_the_document_that_npm_would_ask_for() {
     let roots =
         ["https://example.org/t/", "http://example.org/plain/", "https://files.example.org/npm/"];
-    let mut known = Known::speakers("files.example.org", &roots);
+    let mut known = Known::claiming_roots("files.example.org", &roots);
     let tarball = target("https://files.example.org/npm/@types/ms/-/ms-2.1.0.tgz");
     let expected =
         ["https://files.example.org/npm/@types%2fms", "https://example.org/t/@types%2fms"]
@@ -188,7 +188,7 @@ fn a_tarball_wants_the_document_that_npm_would_ask_for() {
 
 #[test]
 fn few_documents_are_wanted_and_none_over_plain_http() {
-    let known = Known::eight_speakers("example.org");
+    let known = Known::eight_claiming_roots("example.org");
     let wants = |url: &str| Npm.wants(&target(url), &known).len();
     assert_eq!(wants("https://example.org/ms/-/ms-2.1.3.tgz"), MAX_WANTED);
     assert_eq!(wants("https://example.org/ms"), 0);

@@ -1,6 +1,6 @@
 //! Fuzz targets of OCI: any bytes, and the properties that the results must have.
 
-use super::shape::{Place, What};
+use super::shape::{RegistryPath, What};
 use super::{accept, manifest};
 use crate::claim::{Claim, ClaimSink, TooMany};
 use crate::target::{Scheme, Target};
@@ -8,7 +8,7 @@ use crate::target::{Scheme, Target};
 /// Parses any bytes as a manifest. Every claim keeps the rules, unless the manifest is malformed.
 pub fn oci_manifest(bytes: &[u8]) {
     let at = Target::from_url("https://example.org/v2/gears/box/manifests/latest?ns=example.com");
-    let Some((at, place)) = at.and_then(|at| Some((at.clone(), Place::at(&at)?))) else {
+    let Some((at, place)) = at.and_then(|at| Some((at.clone(), RegistryPath::at(&at)?))) else {
         return;
     };
     // The result does not matter: both malformed and read are allowed.
@@ -35,7 +35,7 @@ pub fn oci_names(bytes: &[u8]) {
     let Some(target) = Target::from_url(&format!("https://example.org/v2/{text}")) else {
         return;
     };
-    let Some(place) = Place::at(&target) else {
+    let Some(place) = RegistryPath::at(&target) else {
         return;
     };
     assert!(place.root.covers(&target));
@@ -44,7 +44,7 @@ pub fn oci_names(bytes: &[u8]) {
         What::Blob(digest) if !place.name.is_empty() => ("blobs", digest),
         What::Blob(_) | What::Tag | What::Stored(_) | What::Referrers | What::List => return,
     };
-    let again = place.sibling(verb, &digest).and_then(|again| Some(Place::at(&again)?.what));
+    let again = place.sibling(verb, &digest).and_then(|again| Some(RegistryPath::at(&again)?.what));
     assert_eq!(again, Some(place.what), "{target}");
 }
 
@@ -55,7 +55,7 @@ impl ClaimSink for Rules {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
         assert_eq!(claim.target.origin().scheme, Scheme::Https);
         assert_eq!(claim.target.variant(), "");
-        let named = Place::at(&claim.target).and_then(|place| match place.what {
+        let named = RegistryPath::at(&claim.target).and_then(|place| match place.what {
             What::Manifest(digest) | What::Blob(digest) | What::Stored(digest) => {
                 Some((digest, super::topic(&place.name)))
             }

@@ -8,7 +8,7 @@ use std::io::Read;
 
 use serde::Deserialize;
 
-use super::shape::{self, Place};
+use super::shape::{self, RegistryPath};
 use super::topic;
 use crate::claim::{Claim, ClaimSink};
 use crate::digest::Digest;
@@ -135,7 +135,7 @@ impl Names<'_> {
     /// digest whose algorithm larder does not know makes no claim.
     pub(super) fn claim(
         &self,
-        place: &Place,
+        place: &RegistryPath,
         at: &Target,
         out: &mut dyn ClaimSink,
     ) -> Result<(), Malformed> {
@@ -146,7 +146,7 @@ impl Names<'_> {
         let elsewhere = self.descriptor.urls.iter().take(MAX_URLS);
         let elsewhere = elsewhere.filter_map(|url| foreign(at, url, &digest));
         for target in sibling.into_iter().chain(elsewhere) {
-            let name = Place::at(&target).map_or_else(String::new, |place| place.name);
+            let name = RegistryPath::at(&target).map_or_else(String::new, |place| place.name);
             let (digests, size) = (vec![digest], Some(self.descriptor.size));
             out.claim(Claim { target, topic: topic(&name), digests, size })?;
         }
@@ -158,7 +158,7 @@ impl Names<'_> {
 fn foreign(at: &Target, url: &str, digest: &Digest) -> Option<Target> {
     use shape::What::{Blob, Stored};
     let target = at.join(url).filter(|target| target.origin().scheme == Scheme::Https)?;
-    let (Blob(named) | Stored(named)) = Place::at(&target)?.what else {
+    let (Blob(named) | Stored(named)) = RegistryPath::at(&target)?.what else {
         return None;
     };
     (named == *digest).then_some(target)

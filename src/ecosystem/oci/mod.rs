@@ -27,7 +27,7 @@ mod tests;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 
-use self::shape::{Place, What};
+use self::shape::{RegistryPath, What};
 use super::facets::{NamedIndexes, Service, Tags, VersionCheck};
 use super::{Artifact, Document, Ecosystem, Kind, Malformed, Named, Profile, Recognised, Resource};
 use super::{Shape, Variant, glimpse};
@@ -67,7 +67,7 @@ impl Ecosystem for Oci {
     }
 
     fn recognise(&self, request: &Shape<'_>) -> Recognised {
-        let Some(place) = Place::at(request.target) else {
+        let Some(place) = RegistryPath::at(request.target) else {
             return Recognised::No;
         };
         let artifact =
@@ -95,7 +95,7 @@ impl Ecosystem for Oci {
         let said = head.headers.contains_key(CONTENT_DIGEST)
             || head.text(&header::CONTENT_TYPE).is_some_and(manifest::is_manifest);
         let reads = || glimpse::is_object(start) && glimpse::has(start, "schemaVersion");
-        head.status == StatusCode::OK && (said || reads()) && Place::at(at).is_some()
+        head.status == StatusCode::OK && (said || reads()) && RegistryPath::at(at).is_some()
     }
 
     fn accept(&self, variant: &str) -> &'static str {
@@ -108,7 +108,7 @@ impl Ecosystem for Oci {
         _: &Keyring,
         out: &mut dyn ClaimSink,
     ) -> Result<Standing, Malformed> {
-        let Some(place) = Place::at(doc.at) else {
+        let Some(place) = RegistryPath::at(doc.at) else {
             return Ok(Standing { rank: Rank::None, root: Root::directory_of(doc.at) });
         };
         let speaks = match place.what {
@@ -145,23 +145,23 @@ impl Ecosystem for Oci {
 
 impl NamedIndexes for Oci {
     fn topics(&self, index: &Target) -> Vec<Topic> {
-        Place::at(index).map_or_else(Vec::new, |place| topics(&place))
+        RegistryPath::at(index).map_or_else(Vec::new, |place| topics(&place))
     }
 
     /// A manifest under its digest is an index as well, because it names children and layers.
     fn indexes_of(&self, at: &Target) -> Vec<Target> {
-        let manifest = Place::at(at).filter(|place| matches!(place.what, What::Manifest(_)));
+        let manifest = RegistryPath::at(at).filter(|place| matches!(place.what, What::Manifest(_)));
         manifest.map(|_| at.clone().with_variant("")).into_iter().collect()
     }
 }
 
 impl Tags for Oci {
     fn is_tag(&self, at: &Target) -> bool {
-        Place::at(at).is_some_and(|place| matches!(place.what, What::Tag))
+        RegistryPath::at(at).is_some_and(|place| matches!(place.what, What::Tag))
     }
 
     fn points_at(&self, at: &Target, head: &Head) -> Option<(Target, Digest)> {
-        let place = Place::at(at).filter(|place| matches!(place.what, What::Tag))?;
+        let place = RegistryPath::at(at).filter(|place| matches!(place.what, What::Tag))?;
         let digest = shape::digest(head.text(&CONTENT_DIGEST)?)?;
         // A stored manifest is served with this header; without a type, no client could tell what it is.
         head.text(&header::CONTENT_TYPE).filter(|kind| manifest::is_manifest(kind))?;
@@ -169,13 +169,13 @@ impl Tags for Oci {
     }
 
     fn needs_own_header(&self, at: &Target) -> bool {
-        Place::at(at).is_some_and(|place| matches!(place.what, What::Manifest(_)))
+        RegistryPath::at(at).is_some_and(|place| matches!(place.what, What::Manifest(_)))
     }
 }
 
 impl Service for Oci {
     fn service(&self, at: &Target) -> Option<Root> {
-        let place = Place::at(at).filter(|place| !place.name.is_empty())?;
+        let place = RegistryPath::at(at).filter(|place| !place.name.is_empty())?;
         let prefix = place.root.path.len().checked_sub(place.name.len() + 2)?;
         Some(Root::at(at, prefix))
     }
@@ -194,13 +194,13 @@ impl Service for Oci {
 
     /// Clients skip uploading blobs that the registry reports as present.
     fn is_existence_check(&self, method: &Method, at: &Target) -> bool {
-        let named = |place: &Place| matches!(place.what, What::Manifest(_) | What::Blob(_));
-        *method == Method::HEAD && Place::at(at).is_some_and(|place| named(&place))
+        let named = |place: &RegistryPath| matches!(place.what, What::Manifest(_) | What::Blob(_));
+        *method == Method::HEAD && RegistryPath::at(at).is_some_and(|place| named(&place))
     }
 }
 
 /// The topics of claims about a repository's contents: the repository's name, so that mirrors share them.
-fn topics(place: &Place) -> Vec<Topic> {
+fn topics(place: &RegistryPath) -> Vec<Topic> {
     vec![topic(&place.name)]
 }
 

@@ -44,7 +44,7 @@ pub(super) enum What {
 
 /// A URL of a registry, recognised by its path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct RegistryPath {
     /// The repository; empty for URLs outside of a repository.
     pub(super) name: String,
     /// The part of the origin over which a manifest there has authority.
@@ -57,7 +57,7 @@ pub(super) struct Place {
     mirrored: String,
 }
 
-impl Place {
+impl RegistryPath {
     /// The place at `at`; `None` if the path is not that of a registry.
     pub(super) fn at(at: &Target) -> Option<Self> {
         let (parent, last) = at.path().rsplit_once('/')?;

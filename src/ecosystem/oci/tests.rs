@@ -149,7 +149,7 @@ fn claims(at: &Target, base: &Target, kind: &str, text: &str) -> (Rank, Vec<Clai
         proven: Rank::Origin,
         now: Time::from_millis(0),
         open: &|| Ok(Box::new(Cursor::new(text.as_bytes().to_vec()))),
-        companions: &Nowhere,
+        shelf: &Nowhere,
     };
     let standing = Oci.claims(&document, &Keyring::new(), &mut claims).unwrap();
     (standing.rank, claims)

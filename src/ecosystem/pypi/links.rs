@@ -18,7 +18,7 @@ const MAX_LINKS: u64 = 250_000;
 
 /// What an index states about a file besides its URL.
 #[derive(Debug, Default)]
-pub(super) struct Said {
+pub(super) struct FileClaims {
     /// Digests of the file.
     pub(super) digests: Promised,
     /// Its length in bytes.
@@ -102,7 +102,7 @@ impl<'a> Links<'a> {
         metadata: Option<&str>,
     ) -> Result<(), Malformed> {
         let (href, fragment) = href.split_once('#').unwrap_or((href, ""));
-        let said = Said {
+        let said = FileClaims {
             digests: Promised::from_pairs(fragment),
             size: None,
             metadata: Promised::from_pairs(metadata.unwrap_or_default()),
@@ -111,7 +111,7 @@ impl<'a> Links<'a> {
     }
 
     /// Takes a link and what the index states about the file.
-    pub(super) fn link(&mut self, href: &str, said: &Said) -> Result<(), Malformed> {
+    pub(super) fn link(&mut self, href: &str, said: &FileClaims) -> Result<(), Malformed> {
         self.seen += 1;
         if self.seen > MAX_LINKS {
             return Err(Malformed::Limit { limit: MAX_LINKS, unit: "links" });

@@ -31,7 +31,7 @@ use std::io::Read;
 use hyper::header::CONTENT_TYPE;
 
 use self::links::{Links, Promised};
-use self::shape::{About, Dist, Page};
+use self::shape::{Dist, Page, PageKind};
 use super::facets::Linked;
 use super::links::{self as places, Step};
 use super::{
@@ -82,7 +82,7 @@ impl Ecosystem for Pypi {
         let index = |root, variant| Resource { kind: Kind::Index, root, variant };
         match Page::at(request.target) {
             // The legacy document has only one type, whatever the `Accept`.
-            Some(page) if matches!(page.about, About::Legacy(_)) => {
+            Some(page) if matches!(page.about, PageKind::Legacy(_)) => {
                 Recognised::Certain(index(page.root, Variant::ONLY))
             }
             Some(page) => match accept::classify(request.accept) {
@@ -135,7 +135,7 @@ impl Ecosystem for Pypi {
                 want(Target::new(at.origin().clone(), &path));
             }
         }
-        for root in have.speakers(at.origin()) {
+        for root in have.claiming_roots(at.origin()) {
             for project in &dist.projects {
                 let path = format!("{}simple/{project}/", root.path);
                 want(Target::new(root.origin.clone(), &path));
@@ -158,10 +158,10 @@ impl Ecosystem for Pypi {
             None => (None, Root::directory_of(doc.at)),
         };
         let project = match &about {
-            Some(About::Project(project) | About::Legacy(project)) => Some(project.as_str()),
-            Some(About::Everything) | None => None,
+            Some(PageKind::Project(project) | PageKind::Legacy(project)) => Some(project.as_str()),
+            Some(PageKind::Everything) | None => None,
         };
-        if !doc.may_claim() || about == Some(About::Everything) {
+        if !doc.may_claim() || about == Some(PageKind::Everything) {
             return Ok(Standing { rank: Rank::None, root });
         }
         doc.expect_identity()?;
@@ -185,9 +185,11 @@ impl Linked for Pypi {
                 (about.is_some() || may_be_links(at.path())).then_some(places::Links::Html)
             }
             // The list of all projects names no files.
-            (_, Some(About::Everything)) => None,
-            (accept::TYPE_JSON, _) | ("application/json", Some(About::Project(_))) => json(FILES),
-            ("application/json", Some(About::Legacy(_))) => json(LEGACY_FILES),
+            (_, Some(PageKind::Everything)) => None,
+            (accept::TYPE_JSON, _) | ("application/json", Some(PageKind::Project(_))) => {
+                json(FILES)
+            }
+            ("application/json", Some(PageKind::Legacy(_))) => json(LEGACY_FILES),
             _ => None,
         }
     }

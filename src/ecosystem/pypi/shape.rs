@@ -21,7 +21,7 @@ const SIMPLE: [&str; 2] = ["simple", "+simple"];
 
 /// What a page describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum About {
+pub(super) enum PageKind {
     /// One project, normalised.
     Project(String),
     /// The list of all projects.
@@ -34,7 +34,7 @@ pub(super) enum About {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page {
     /// What it describes.
-    pub(super) about: About,
+    pub(super) about: PageKind,
     /// The part of the origin over which it has authority.
     pub(super) root: Root,
 }
@@ -49,7 +49,7 @@ impl Page {
         };
         let (parent, last) = path.rsplit_once('/')?;
         if closed && SIMPLE.contains(&last) {
-            return Some(Self { about: About::Everything, root: Root::at(at, parent.len()) });
+            return Some(Self { about: PageKind::Everything, root: Root::at(at, parent.len()) });
         }
         if !closed && last == "json" {
             return Self::legacy(at, parent);
@@ -62,7 +62,7 @@ impl Page {
         if !SIMPLE.contains(&directory) || !(closed || project == name) {
             return None;
         }
-        Some(Self { about: About::Project(project), root: Root::at(at, prefix.len()) })
+        Some(Self { about: PageKind::Project(project), root: Root::at(at, prefix.len()) })
     }
 
     fn legacy(at: &Target, parent: &str) -> Option<Self> {
@@ -75,7 +75,7 @@ impl Page {
         let prefix = prefix.strip_suffix("/pypi")?;
         let project = decode_once(project).filter(|name| names::is_project(name))?;
         Some(Self {
-            about: About::Legacy(names::normalise(&project)),
+            about: PageKind::Legacy(names::normalise(&project)),
             root: Root::at(at, prefix.len()),
         })
     }
@@ -160,7 +160,7 @@ pub(super) fn own_pages(file: &Target, project: &str) -> Vec<String> {
         let page = Target::new(file.origin().clone(), &format!("{directory}/"))
             .ok()
             .and_then(|target| Page::at(&target));
-        if page.is_some_and(|page| page.about == About::Project(project.to_owned())) {
+        if page.is_some_and(|page| page.about == PageKind::Project(project.to_owned())) {
             pages.push(format!("{directory}/"));
         }
     }
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn pages_are_recognised_under_any_prefix() {
-        let project = |name: &str| About::Project(name.into());
-        let legacy = |name: &str| About::Legacy(name.into());
+        let project = |name: &str| PageKind::Project(name.into());
+        let legacy = |name: &str| PageKind::Legacy(name.into());
         for (path, about, root) in [
             ("/simple/idna/", project("idna"), "/"),
             ("/simple/idna", project("idna"), "/"),
@@ -200,9 +200,9 @@ mod tests {
                 project("idna"),
                 "/api/v4/projects/1/packages/pypi/",
             ),
-            ("/simple/simple/", About::Everything, "/simple/"),
-            ("/simple/", About::Everything, "/"),
-            ("/tenant/simple/", About::Everything, "/tenant/"),
+            ("/simple/simple/", PageKind::Everything, "/simple/"),
+            ("/simple/", PageKind::Everything, "/"),
+            ("/tenant/simple/", PageKind::Everything, "/tenant/"),
             ("/pypi/idna/json", legacy("idna"), "/"),
             ("/t/pypi/idna/3.9/json", legacy("idna"), "/t/"),
             ("/pypi/pypi/json", legacy("pypi"), "/"),

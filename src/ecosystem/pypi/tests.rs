@@ -116,7 +116,7 @@ fn the_list_of_all_projects_is_not_read() {
         proven: Rank::Origin,
         now: crate::clock::Time::from_millis(0),
         open: &|| panic!("it was opened"),
-        companions: &Known::default(),
+        shelf: &Known::default(),
     };
     let standing = Pypi.claims(&document, &Keyring::new(), &mut Vec::new()).unwrap();
     assert_eq!(standing.rank, Rank::None);
@@ -148,7 +148,7 @@ fn what_is_no_page_is_malformed() {
 #[test]
 fn a_file_wants_the_pages_that_may_name_it() {
     let roots = ["https://example.org/t/", "https://other.example.org/"];
-    let mut known = Known::speakers("files.example.org", &roots);
+    let mut known = Known::claiming_roots("files.example.org", &roots);
     let file =
         target(&format!("https://files.example.org/packages/11/11/{}/{WHEEL}", "1".repeat(60)));
     let expected = [
@@ -177,7 +177,7 @@ fn a_file_wants_the_pages_that_may_name_it() {
 
 #[test]
 fn few_pages_are_wanted_whatever_a_file_is_called() {
-    let known = Known::eight_speakers("files.example.org");
+    let known = Known::eight_claiming_roots("files.example.org");
     let wants = |path: &str| {
         let url = format!("https://files.example.org{path}");
         Pypi.wants(&target(&url), &known).len()

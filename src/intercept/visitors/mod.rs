@@ -51,7 +51,7 @@ pub(crate) struct Visitors {
     limits: Limits,
     seats: Arc<Semaphore>,
     lobby: Arc<Semaphore>,
-    addresses: Mutex<HashMap<IpAddr, Arc<House>>>,
+    addresses: Mutex<HashMap<IpAddr, Arc<AddressUsage>>>,
     next: AtomicU64,
     /// When quiet connections were last closed.
     closed: AtomicU64,
@@ -78,7 +78,7 @@ struct Refused {
 }
 
 /// What one address uses.
-pub(crate) struct House {
+pub(crate) struct AddressUsage {
     seats: Arc<Semaphore>,
     /// The connections in the lobby, in order of arrival.
     lobby: Mutex<Vec<Weak<Door>>>,
@@ -93,7 +93,7 @@ pub(crate) struct House {
 pub(crate) struct Door {
     number: u64,
     address: IpAddr,
-    house: Arc<House>,
+    house: Arc<AddressUsage>,
     all: Arc<Visitors>,
     activity: Arc<Activity>,
     /// What it holds: a seat, or a place in the lobby.
@@ -116,7 +116,7 @@ impl fmt::Debug for Visitors {
     }
 }
 
-impl fmt::Debug for House {
+impl fmt::Debug for AddressUsage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("House").field("buffered", &self.buffered).finish_non_exhaustive()
     }
@@ -195,12 +195,12 @@ impl Visitors {
     }
 
     /// All addresses. The table is copied, so that no connection waits for its lock during a search.
-    fn houses(&self) -> Vec<Arc<House>> {
+    fn houses(&self) -> Vec<Arc<AddressUsage>> {
         lock(&self.addresses).values().cloned().collect()
     }
 
-    fn house(&self) -> Arc<House> {
-        Arc::new(House {
+    fn house(&self) -> Arc<AddressUsage> {
+        Arc::new(AddressUsage {
             seats: Arc::new(Semaphore::new(self.limits.seats_each)),
             lobby: Mutex::default(),
             requests: Arc::new(Semaphore::new(self.limits.requests_each)),
@@ -212,7 +212,7 @@ impl Visitors {
     }
 
     /// Room in the lobby. A connection there without a request makes room.
-    fn wait_in(&self, house: &Arc<House>) -> Option<Holds> {
+    fn wait_in(&self, house: &Arc<AddressUsage>) -> Option<Holds> {
         if house.stands_in_lobby() >= (self.limits.lobby / 4).max(1) && !house.clear_lobby() {
             return None;
         }
@@ -226,7 +226,7 @@ impl Visitors {
     }
 
     /// Closes quiet connections: of `house` if its own seats are taken, otherwise of the address that has most.
-    fn press(&self, house: &Arc<House>) {
+    fn press(&self, house: &Arc<AddressUsage>) {
         let (now, before) = (now(), self.closed.load(Relaxed));
         if before > 0 && now.saturating_sub(before) < millis(CLOSES_EVERY) {
             return;
@@ -243,7 +243,7 @@ impl Visitors {
     }
 
     /// Removes an address that has no connection any more.
-    fn forget(&self, address: IpAddr, house: &Arc<House>) {
+    fn forget(&self, address: IpAddr, house: &Arc<AddressUsage>) {
         let mut addresses = lock(&self.addresses);
         if lock(&house.doors).is_empty() {
             addresses.remove(&address);
@@ -253,7 +253,8 @@ impl Visitors {
     /// The state of the limits.
     pub(crate) fn readings(&self) -> Vec<Reading> {
         let houses = self.houses();
-        let most = |of: fn(&House) -> u64| houses.iter().map(|house| of(house)).max().unwrap_or(0);
+        let most =
+            |of: fn(&AddressUsage) -> u64| houses.iter().map(|house| of(house)).max().unwrap_or(0);
         let limits = self.limits;
         let reading = |name, in_use, most: u64, refused: Option<&AtomicU64>| Reading {
             name,
@@ -284,7 +285,7 @@ impl Visitors {
             ),
             reading(
                 "requests_per_address",
-                most(House::requests_taken),
+                most(AddressUsage::requests_taken),
                 limits.requests_each as u64,
                 Some(&self.refused.requests),
             ),
@@ -299,7 +300,7 @@ impl Visitors {
     }
 }
 
-impl House {
+impl AddressUsage {
     fn try_seat(&self, all: &Arc<Semaphore>) -> Option<Holds> {
         Some(Holds::Seat {
             _of_house: Arc::clone(&self.seats).try_acquire_owned().ok()?,

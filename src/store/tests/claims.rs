@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::claim::{Claim, ClaimSink as _, Generation, Promise, Relation, Standing, Topic};
+use crate::claim::{Claim, ClaimSink as _, IndexVersion, Promise, Relation, Standing, Topic};
 use crate::config::SpeaksFor;
 use crate::target::Root;
 
@@ -41,7 +41,7 @@ pub(super) fn publish(
     speaks: &str,
     file: &str,
     byte: u8,
-) -> Arc<Generation> {
+) -> Arc<IndexVersion> {
     let mut batch = store.begin_claims(&target(index), document(index, byte)).unwrap();
     batch.claim(claim(file, byte)).unwrap();
     let standing = Standing { rank: Rank::Indexed, root: root(speaks) };
@@ -104,7 +104,7 @@ fn claims_come_back_with_all_their_digests_also_after_a_restart() {
     check(&store);
     let files =
         crate::target::identity::origin_of(crate::target::Scheme::Https, "files.example.org");
-    assert_eq!(store.speakers(&files.unwrap()), [standing.root]);
+    assert_eq!(store.claiming_roots(&files.unwrap()), [standing.root]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use hyper::{HeaderMap, StatusCode};
 
-use larder::claim::{Claim, Generation, Promise, Relation, Standing};
+use larder::claim::{Claim, IndexVersion, Promise, Relation, Standing};
 use larder::clock::Time;
 use larder::digest::{Algorithms, Digests, Hashing, Wanted};
 use larder::ecosystem::{
@@ -118,7 +118,7 @@ impl Case {
             proven: Rank::Origin,
             now: CONFIRMED,
             open: &|| Ok(Box::new(Cursor::new(body.clone()))),
-            companions: self,
+            shelf: self,
         };
         let standing = self.ecosystem.claims(&document, &Keyring::new(), &mut claims).unwrap();
         (standing, claims)
@@ -130,7 +130,7 @@ impl Case {
         expected.named = artifact.named.as_ref().map(|named| (named.digest, true));
         for (number, index) in (1..).zip(&self.manifest.document) {
             let (standing, claims) = self.claims(index);
-            let by = Arc::new(Generation {
+            let by = Arc::new(IndexVersion {
                 number,
                 shown: index.url.clone(),
                 document: hashed(&self.read(&index.name), Algorithms::NONE).blob(),
@@ -175,7 +175,7 @@ impl Shelf for Case {
         Some(Box::new(Cursor::new(self.read(&stored.name))))
     }
 
-    fn speakers(&self, _: &Origin) -> Vec<Root> {
+    fn claiming_roots(&self, _: &Origin) -> Vec<Root> {
         Vec::new()
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use crate::ecosystem::pypi::links::{Promised, Said};
+use crate::ecosystem::pypi::links::{FileClaims, Promised};
 
 /// The maximum number of digest algorithms of one file. Real ones have three.
 const MAX_KINDS: usize = 16;
@@ -33,7 +33,7 @@ pub(super) struct File {
     /// The URL, as the document spells it.
     pub(super) url: String,
     /// The promises that the document makes about it.
-    pub(super) said: Said,
+    pub(super) said: FileClaims,
 }
 
 impl<'de> Deserialize<'de> for File {
@@ -77,7 +77,7 @@ impl<'de> Visitor<'de> for FileVisitor {
         let metadata = core.filter(|Hashes(promised)| !promised.is_empty());
         Ok(File {
             url: url.ok_or_else(|| de::Error::missing_field("url"))?,
-            said: Said {
+            said: FileClaims {
                 digests: digests.map(|Hashes(promised)| promised).unwrap_or_default(),
                 size: size.flatten(),
                 metadata: metadata

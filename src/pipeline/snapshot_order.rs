@@ -20,7 +20,7 @@ use moka::sync::Cache;
 
 use super::Pipeline;
 use super::task::Task;
-use crate::claim::{Census, Edition, Standing};
+use crate::claim::{PackageCount, Snapshot, Standing};
 use crate::clock::Time;
 use crate::digest::key_hash;
 use crate::entry::{Entry, Head};
@@ -34,7 +34,7 @@ const AHEAD: Duration = Duration::from_secs(10);
 
 /// Why a snapshot does not count.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Held {
+pub(super) enum NotCounted {
     Future(Time),
     Older { date: Time, newest: Time },
     Expired(Time),
@@ -43,7 +43,7 @@ pub(super) enum Held {
     NoSuccessor(Vec<Box<str>>),
 }
 
-impl fmt::Display for Held {
+impl fmt::Display for NotCounted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Future(date) => write!(f, "its date, {date}, is in the future"),
@@ -81,10 +81,10 @@ pub(super) fn admit(
     store: &Store,
     at: &Target,
     standing: &Standing,
-    edition: &Edition,
+    edition: &Snapshot,
     keys: &Keyring,
     now: Time,
-) -> Result<(), Held> {
+) -> Result<(), NotCounted> {
     let bound = bound(store, &standing.root);
     // `Signed-By` names are matched with the keyring each time: a key that is named may have been added since.
     let successors = store.successors(&Root::directory_of(at));
@@ -96,38 +96,43 @@ pub(super) fn admit(
     if edition.signers.is_empty() {
         if !bound.is_empty() {
             let why = edition.unsigned.clone().unwrap_or_default();
-            return Err(Held::Unsigned(why));
+            return Err(NotCounted::Unsigned(why));
         }
     } else if !bound.is_empty() && !is_known && !is_successor {
-        return Err(Held::Strangers(edition.signers.clone()));
+        return Err(NotCounted::Strangers(edition.signers.clone()));
     } else if !successors.is_empty() && !is_successor {
-        return Err(Held::NoSuccessor(edition.signers.clone()));
+        return Err(NotCounted::NoSuccessor(edition.signers.clone()));
     }
     if let Some(date) = edition.date {
         if date > now.plus(AHEAD) {
-            return Err(Held::Future(date));
+            return Err(NotCounted::Future(date));
         }
         if let Some(newest) = store.newest_date(&Root::directory_of(at))
             && date < newest
         {
-            return Err(Held::Older { date, newest });
+            return Err(NotCounted::Older { date, newest });
         }
     }
     match edition.valid_until {
-        Some(until) if until < now => Err(Held::Expired(until)),
+        Some(until) if until < now => Err(NotCounted::Expired(until)),
         Some(_) | None => Ok(()),
     }
 }
 
 /// Notes which keys would have to be known for this snapshot to count, so that `larder keys add` of such a key is enough.
-pub(super) fn note_waiting(store: &Store, standing: &Standing, edition: &Edition, held: &Held) {
+pub(super) fn note_waiting(
+    store: &Store,
+    standing: &Standing,
+    edition: &Snapshot,
+    held: &NotCounted,
+) {
     match held {
-        Held::Unsigned(_) | Held::Strangers(_) | Held::NoSuccessor(_) => {
+        NotCounted::Unsigned(_) | NotCounted::Strangers(_) | NotCounted::NoSuccessor(_) => {
             let makers: Vec<Box<str>> =
                 edition.signers.iter().chain(&edition.unknown).cloned().collect();
             store.note_waiting(&standing.root, &makers);
         }
-        Held::Future(_) | Held::Older { .. } | Held::Expired(_) => {}
+        NotCounted::Future(_) | NotCounted::Older { .. } | NotCounted::Expired(_) => {}
     }
 }
 
@@ -137,12 +142,12 @@ pub(super) fn remember(
     store: &Store,
     at: &Target,
     standing: &Standing,
-    edition: &Edition,
+    edition: &Snapshot,
 ) -> Option<StepBack> {
     let directory = Root::directory_of(at);
     let back = edition.census.filter(|_| standing.rank != Rank::None).and_then(|census| {
         let known = store.census(&directory);
-        store.note_census(&directory, census);
+        store.note_package_count(&directory, census);
         step_back(known?, census)
     });
     if standing.rank != Rank::Signed {
@@ -161,7 +166,7 @@ pub(super) fn remember(
 impl Pipeline {
     /// The proof of a stored copy as of `now`: a signed index becomes stale when its `Valid-Until` passes.
     pub(super) fn proof_of(&self, task: &Task, entry: &Entry, now: Time) -> Proof {
-        let expired = task.heads() && self.is_expired(task.bare(), now);
+        let expired = task.is_snapshot_root() && self.is_expired(task.bare(), now);
         Proof { stale: entry.proof.stale || expired, ..entry.proof }
     }
 
@@ -199,7 +204,7 @@ impl fmt::Display for StepBack {
 /// them at once looks like an older snapshot.
 const MOST_WITHDRAWN: u64 = 10;
 
-fn step_back(known: Census, now: Census) -> Option<StepBack> {
+fn step_back(known: PackageCount, now: PackageCount) -> Option<StepBack> {
     let lost = known.packages.saturating_sub(now.packages);
     if now.newest < known.newest {
         return Some(StepBack::Older { newest: now.newest, before: known.newest });
@@ -250,16 +255,16 @@ pub(super) fn date(head: &mut Head, date: Time, requested: Time) {
 /// Hashes of the messages that were logged during the last day, so that each message is logged once a day. Hashes bound the
 /// memory, because archives choose how long a message is.
 #[derive(Debug)]
-pub(super) struct Said(Cache<[u8; 32], ()>);
+pub(super) struct LoggedOnce(Cache<[u8; 32], ()>);
 
-impl Default for Said {
+impl Default for LoggedOnce {
     fn default() -> Self {
         let day = Duration::from_hours(24);
         Self(Cache::builder().max_capacity(10_000).time_to_live(day).build())
     }
 }
 
-impl Said {
+impl LoggedOnce {
     /// Whether this message was not logged during the last day. Remembers it.
     pub(super) fn is_news(&self, text: &str) -> bool {
         self.0.entry(key_hash([text.as_bytes()])).or_insert(()).is_fresh()
@@ -272,7 +277,8 @@ mod tests {
 
     #[test]
     fn an_edition_without_a_date_is_judged_by_what_it_lists() {
-        let census = |packages, newest| Census { packages, newest: Time::from_millis(newest) };
+        let census =
+            |packages, newest| PackageCount { packages, newest: Time::from_millis(newest) };
         let known = census(100, 50);
         for (now, back) in [
             (census(100, 50), false),

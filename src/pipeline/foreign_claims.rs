@@ -24,12 +24,12 @@ const MOST_OF_SITE: u32 = 64;
 
 /// The alarms of the last day.
 #[derive(Debug)]
-pub(super) struct Heard {
+pub(super) struct ForeignClaimAlarms {
     said: Cache<[u8; 32], ()>,
     counts: Cache<[u8; 32], Arc<AtomicU32>>,
 }
 
-impl Default for Heard {
+impl Default for ForeignClaimAlarms {
     fn default() -> Self {
         let day = Duration::from_hours(24);
         Self {
@@ -39,7 +39,7 @@ impl Default for Heard {
     }
 }
 
-impl Heard {
+impl ForeignClaimAlarms {
     /// Whether the claim of an index at `by` about `of` is worth an alarm.
     fn is_news(&self, by: &Target, of: &Target) -> bool {
         let (site, file) = (by.origin().site(), of.match_key());
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn strangers_say_little_however_many_and_however_much() {
-        let heard = Heard::default();
+        let heard = ForeignClaimAlarms::default();
         let (evil, file) = (target("https://evil.example/i/"), target("https://example.org/a"));
         assert!(heard.is_news(&evil, &file));
         assert!(!heard.is_news(&evil, &file), "said already");

@@ -15,7 +15,7 @@ use super::lead::is_page;
 use super::record::Record;
 use super::task::Task;
 use crate::entry::Head;
-use crate::origin::{Again, OriginError, Passes, Reach, UpBody};
+use crate::origin::{OriginError, Passes, Reach, RepeatableRequest, UpBody};
 use crate::outcome::cause::{Cause, Why};
 use crate::reply::Body;
 use crate::target::Target;
@@ -28,7 +28,7 @@ pub(super) struct SentOn;
 pub(super) struct Onward<'a> {
     task: &'a Task,
     /// The request, if a promise bound its target when it was sent.
-    again: Option<Again>,
+    again: Option<RepeatableRequest>,
 }
 
 impl Pipeline {
@@ -42,7 +42,7 @@ impl Pipeline {
     ) -> Option<Onward<'a>> {
         let task = task.filter(|_| matches!(*request.method(), Method::GET | Method::HEAD))?;
         let binds = held || *request.method() == Method::HEAD && self.binds_today(task);
-        Some(Onward { task, again: binds.then(|| Again::of(request)) })
+        Some(Onward { task, again: binds.then(|| RepeatableRequest::of(request)) })
     }
 
     /// Sends a pass, and follows the redirect that answers it if a promise binds the target. `Err` is the response to the client

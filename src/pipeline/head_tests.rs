@@ -32,12 +32,12 @@ type Seen = Option<(bool, Time)>;
 
 /// The test results by root.
 #[derive(Debug)]
-pub(super) struct Heads {
+pub(super) struct HeadTests {
     /// The request that tests a root holds its lock, so that concurrent requests test the root once.
     roots: Cache<Root, Arc<Mutex<Seen>>>,
 }
 
-impl Default for Heads {
+impl Default for HeadTests {
     fn default() -> Self {
         // moka's clock is monotonic: entries expire also if the system clock is set back.
         Self { roots: Cache::builder().max_capacity(MOST).time_to_live(HOLDS).build() }
@@ -66,7 +66,7 @@ impl Pipeline {
     async fn refuses_both(&self, task: &Task) -> Option<bool> {
         let ask = Ask { credential: None, patient: false, ..task.ask(None, false) };
         let head = Ask { head_only: true, ..ask.clone() };
-        let made_up = task.asker.credential().map(|credential| Arc::new(credential.made_up()));
+        let made_up = task.principal.credential().map(|credential| Arc::new(credential.made_up()));
         let by_anybody = Ask { credential: made_up, ..head.clone() };
         let byte = Ask { range: Some((0, Some(0))), ..ask };
         let fetch = |ask| Box::pin(self.origins.fetch(ask));

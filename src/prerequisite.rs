@@ -26,7 +26,7 @@ pub trait Fetch: Sync {
 /// Fetches the documents that the ecosystem needs before `at` is judged; `wants` returns those still missing. It is
 /// called again after each document, because one document may make others of the same round unnecessary. Stops when
 /// `enough` holds, when nothing new is missing or at a limit. Returns the number of documents fetched.
-pub async fn chase<W: Future<Output = Vec<Target>> + Send>(
+pub async fn fetch_all<W: Future<Output = Vec<Target>> + Send>(
     at: &Target,
     wants: impl Fn() -> W,
     fetch: &impl Fetch,
@@ -71,26 +71,26 @@ mod tests {
     }
 
     /// The number of documents fetched when call number `n` of `wants` returns `wanted(n)`.
-    async fn chased(wanted: impl Fn(usize) -> Vec<Target>) -> usize {
+    async fn fetched(wanted: impl Fn(usize) -> Vec<Target>) -> usize {
         let at = Target::from_url("https://example.org/a").unwrap();
         let calls = AtomicUsize::new(0);
         let wants = || {
             let wanted = wanted(calls.fetch_add(1, Ordering::Relaxed));
             async move { wanted }
         };
-        chase(&at, wants, &Nothing, || false).await
+        fetch_all(&at, wants, &Nothing, || false).await
     }
 
     #[tokio::test]
-    async fn a_chase_has_an_end() {
-        assert_eq!(chased(|call| documents(call..call + 1)).await, MAX_ROUNDS);
-        assert_eq!(chased(|call| documents(0..10 * (call + 1))).await, MAX_DOCUMENTS);
-        assert_eq!(chased(|_| Vec::new()).await, 0);
+    async fn fetching_prerequisites_has_an_end() {
+        assert_eq!(fetched(|call| documents(call..call + 1)).await, MAX_ROUNDS);
+        assert_eq!(fetched(|call| documents(0..10 * (call + 1))).await, MAX_DOCUMENTS);
+        assert_eq!(fetched(|_| Vec::new()).await, 0);
     }
 
     #[tokio::test]
     async fn what_is_not_wanted_any_more_is_not_fetched() {
-        assert_eq!(chased(|call| documents(0..if call == 0 { 9 } else { 1 })).await, 1);
-        assert_eq!(chased(|_| documents(0..9)).await, 9);
+        assert_eq!(fetched(|call| documents(0..if call == 0 { 9 } else { 1 })).await, 1);
+        assert_eq!(fetched(|_| documents(0..9)).await, 9);
     }
 }

@@ -23,14 +23,14 @@ use crate::target::{Host, Origin, Scheme, Target, decode_once, identity};
 
 /// A parsed path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct MirrorPath {
     pub(super) target: Target,
     /// Whether the client's credentials are dropped.
     pub(super) is_anonymous: bool,
 }
 
 /// What the path names; `None` for larder's own pages, and for a path that is neither.
-pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal> {
+pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<MirrorPath>, Refusal> {
     let path = uri.path();
     let Some((first, rest)) =
         path.strip_prefix('/').map(|path| path.split_once('/').unwrap_or((path, "")))
@@ -43,12 +43,13 @@ pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal>
         "https" | "http" | "https-anonymous" | "http-anonymous" if has_rest => {
             let scheme = if first.starts_with("https") { Scheme::Https } else { Scheme::Http };
             let target = below(scheme, rest, query)?;
-            Ok(Some(Place { target, is_anonymous: first.ends_with("-anonymous") }))
+            Ok(Some(MirrorPath { target, is_anonymous: first.ends_with("-anonymous") }))
         }
         "HTTPS" => match rest.strip_prefix("//") {
-            Some(rest) => {
-                Ok(Some(Place { target: below(Scheme::Https, rest, query)?, is_anonymous: false }))
-            }
+            Some(rest) => Ok(Some(MirrorPath {
+                target: below(Scheme::Https, rest, query)?,
+                is_anonymous: false,
+            })),
             None => Err(malformed(
                 "apt-cacher-ng's form for https is /HTTPS///host/path; larder's own is /https/host/path",
             )),
@@ -57,7 +58,7 @@ pub(super) fn read(mirror: &Mirror, uri: &Uri) -> Result<Option<Place>, Refusal>
         // A single segment is not an address: it names no file, and browsers request /favicon.ico.
         _ if has_rest && is_address(first) => {
             let target = below(Scheme::Http, path.strip_prefix('/').unwrap_or_default(), query)?;
-            Ok(Some(Place { target, is_anonymous: false }))
+            Ok(Some(MirrorPath { target, is_anonymous: false }))
         }
         _ => Ok(None),
     }
@@ -110,7 +111,7 @@ fn target(origin: Origin, path: &str, query: Option<&str>) -> Result<Target, Ref
 
 /// A request to a registry mirror. The registry is the one that `ns` names (containerd and compatible clients), or
 /// else the operator's default.
-fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<Place, Refusal> {
+fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<MirrorPath, Refusal> {
     let pairs = || query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
     let named = pairs().find_map(|pair| pair.strip_prefix("ns="));
     let base = match named {
@@ -142,7 +143,7 @@ fn registry(mirror: &Mirror, path: &str, query: Option<&str>) -> Result<Place, R
     let path = format!("{}{path}", base.path().trim_end_matches('/'));
     let target =
         target(base.origin().clone(), &path, Some(&*rest).filter(|rest| !rest.is_empty()))?;
-    Ok(Place { target, is_anonymous: false })
+    Ok(MirrorPath { target, is_anonymous: false })
 }
 
 /// The name under which the client reached larder, as an authority; refused if it is not a name of larder's (P1).

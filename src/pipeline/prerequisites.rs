@@ -8,11 +8,10 @@ use std::time::Duration;
 use hyper::header::HeaderMap;
 
 use super::Pipeline;
-use super::asker::Asker;
 use super::lookup::{self, Lookup};
+use super::principal::Principal;
 use super::shelf::Shelves;
 use super::task::Task;
-use crate::chase::{self, Fetch};
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::ecosystem::facets::Renewal;
@@ -20,6 +19,7 @@ use crate::ecosystem::{Ecosystem, Kind, Recognised, Recognition, Shape};
 use crate::entry::Entry;
 use crate::flight::{End, Permit};
 use crate::origin::{Lane, Reach};
+use crate::prerequisite::{self, Fetch};
 use crate::target::{Partition, Scheme, Target};
 use crate::verify::Expectation;
 
@@ -31,7 +31,7 @@ const WAIT_TO_KNOW: Duration = Duration::from_secs(5);
 const WAIT_TO_REFUSE: Duration = Duration::from_mins(1);
 
 /// The principal of prerequisite fetches.
-static ANYBODY: Asker = Asker::ANYBODY;
+static ANYBODY: Principal = Principal::ANYBODY;
 
 /// Fetches the indexes of one ecosystem.
 struct Indexes<'a> {
@@ -55,7 +55,7 @@ impl Fetch for Indexes<'_> {
 impl Pipeline {
     /// Fetches the documents that should be read before the task's artifact is judged, if no claim decides about it yet. Returns
     /// how many documents that were.
-    pub(super) async fn chase_for(self: &Arc<Self>, task: &Task) -> usize {
+    pub(super) async fn fetch_prerequisites(self: &Arc<Self>, task: &Task) -> usize {
         let Some(recognition) = &task.recognition else {
             return 0;
         };
@@ -74,19 +74,19 @@ impl Pipeline {
         if decided() {
             return 0;
         }
-        self.chase(task, recognition.ecosystem, decided).await
+        self.fetch_wanted(task, recognition.ecosystem, decided).await
     }
 
     /// Whether signed indexes are known that may name a file. Over plain HTTP only a signed index can vouch for it.
     pub(super) fn may_be_named(&self, at: &Target, known: &Recognition) -> bool {
         let nothing = Shelves { store: &self.store, since: Time::from_millis(i64::MAX) };
-        !self.store.editions(at.origin()).is_empty()
+        !self.store.snapshot_directories(at.origin()).is_empty()
             && !known.ecosystem.wants(at, &nothing).is_empty()
     }
 
     /// Fetches the documents that an index needs to be understood, such as one that says where its files are. Returns how many
     /// that were.
-    pub(super) async fn chase_beside(
+    pub(super) async fn fetch_sidecars(
         self: &Arc<Self>,
         task: &Task,
         ecosystem: &'static dyn Ecosystem,
@@ -94,10 +94,10 @@ impl Pipeline {
         if task.bare().origin().scheme != Scheme::Https || task.bare().has_token() {
             return 0;
         }
-        self.chase(task, ecosystem, || false).await
+        self.fetch_wanted(task, ecosystem, || false).await
     }
 
-    async fn chase(
+    async fn fetch_wanted(
         self: &Arc<Self>,
         task: &Task,
         ecosystem: &'static dyn Ecosystem,
@@ -118,17 +118,17 @@ impl Pipeline {
             async { asking.await.unwrap_or_default() }
         };
         let indexes = Indexes { pipeline: self, ecosystem, reach: task.reach };
-        let chase = chase::chase(task.bare(), wants, &indexes, enough);
+        let fetching = prerequisite::fetch_all(task.bare(), wants, &indexes, enough);
         // On a timeout the fetches continue in the background and serve the next request. `1`, because a document may have
         // arrived by now.
-        tokio::time::timeout(WAIT_TO_KNOW, chase).await.unwrap_or(1)
+        tokio::time::timeout(WAIT_TO_KNOW, fetching).await.unwrap_or(1)
     }
 
     /// Asks the indexes again whose claims would refuse a body that was requested at `asked`.
     pub(super) async fn ask_again(
         self: &Arc<Self>,
         recognition: &Recognition,
-        (reach, who): (Reach, &Asker),
+        (reach, who): (Reach, &Principal),
         expected: &Expectation,
         asked: Time,
     ) {
@@ -147,7 +147,7 @@ impl Pipeline {
     async fn ask_one_again(
         self: &Arc<Self>,
         recognition: &Recognition,
-        (reach, who): (Reach, &Asker),
+        (reach, who): (Reach, &Principal),
         document: &Target,
         asked: Time,
     ) {
@@ -211,7 +211,7 @@ impl Pipeline {
         self: &'a Arc<Self>,
         document: &'a Target,
         ecosystem: &'static dyn Ecosystem,
-        (reach, who): (Reach, &'a Asker),
+        (reach, who): (Reach, &'a Principal),
         since: Option<Time>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> {
         Box::pin(self.bring(document, ecosystem, (reach, who), since))
@@ -221,7 +221,7 @@ impl Pipeline {
         self: &Arc<Self>,
         document: &Target,
         ecosystem: &'static dyn Ecosystem,
-        (reach, who): (Reach, &Asker),
+        (reach, who): (Reach, &Principal),
         since: Option<Time>,
     ) {
         let Some(task) = self.task_for(document, ecosystem, reach) else {

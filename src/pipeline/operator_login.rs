@@ -40,7 +40,7 @@ impl Pipeline {
             | PassReason::Plain
             | PassReason::Host => false,
         };
-        if !task.asker.is_larders() || !is_canonical {
+        if !task.principal.has_operator_login() || !is_canonical {
             return None;
         }
         let asked = call.asked();
@@ -70,7 +70,7 @@ impl Pipeline {
 /// The answer without its cookies, if it was requested under the operator login: clients must not share a session that this login
 /// opened.
 pub(super) fn without_session(task: &Task, mut answer: Answer) -> Answer {
-    if task.asker.is_larders() {
+    if task.principal.has_operator_login() {
         answer.cookies.clear();
     }
     answer

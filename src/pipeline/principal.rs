@@ -6,17 +6,17 @@ use crate::target::{Credential, Partition};
 
 /// The principal whose rights apply to a request.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Asker {
+pub(super) struct Principal {
     credential: Option<Arc<Credential>>,
     reader: Partition,
     /// Whether the credential is the operator login, and the client sent none.
-    larders: bool,
+    operator_login: bool,
 }
 
-impl Asker {
+impl Principal {
     /// The anonymous principal.
     pub(super) const ANYBODY: Self =
-        Self { credential: None, reader: Partition::Public, larders: false };
+        Self { credential: None, reader: Partition::Public, operator_login: false };
 
     /// The owner of `credential`, identified by a hash keyed with `secret`; the anonymous principal if there is no credential.
     pub(super) fn new(credential: Option<Credential>, secret: &[u8; 32]) -> Self {
@@ -25,20 +25,20 @@ impl Asker {
         Self {
             credential: credential.map(Arc::new),
             reader: reader.unwrap_or_default(),
-            larders: false,
+            operator_login: false,
         }
     }
 
     /// The principal of clients without a credential where the operator configured a login. Everybody who may use this larder can
     /// read what that login opens, so they are all one principal.
-    pub(super) fn larders(login: Arc<Credential>, secret: &[u8; 32]) -> Self {
+    pub(super) fn operator_login(login: Arc<Credential>, secret: &[u8; 32]) -> Self {
         let reader = Partition::Private(login.id(secret));
-        Self { credential: Some(login), reader, larders: true }
+        Self { credential: Some(login), reader, operator_login: true }
     }
 
     /// Whether the credential is the operator login.
-    pub(super) fn is_larders(&self) -> bool {
-        self.larders
+    pub(super) fn has_operator_login(&self) -> bool {
+        self.operator_login
     }
 
     /// The credential that is sent to the origin.

@@ -15,11 +15,11 @@ use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::Pipeline;
-use super::generation::{Members, NOT_YET};
-use super::lead::{Came, small_body};
+use super::lead::{AttemptResult, small_body};
 use super::shelf::Shelves;
+use super::snapshots::{Members, NOT_YET};
 use super::task::Task;
-use crate::claim::{Claim, Generation, Promise, Relation};
+use crate::claim::{Claim, IndexVersion, Promise, Relation};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::{Ecosystem, Shelf};
@@ -37,7 +37,7 @@ const MOST: usize = 2;
 
 /// A sidecar that was just fetched.
 #[derive(Debug)]
-pub(super) struct Companion {
+pub(super) struct Sidecar {
     pub(super) at: Target,
     head: Head,
     bytes: Bytes,
@@ -47,14 +47,14 @@ pub(super) struct Companion {
 }
 
 /// Finds sidecars that were just fetched, and then those that are stored.
-pub(super) struct Beside<'a> {
+pub(super) struct SidecarShelf<'a> {
     pub(super) store: &'a Arc<Store>,
-    pub(super) companions: &'a [Companion],
+    pub(super) shelf: &'a [Sidecar],
 }
 
-impl Shelf for Beside<'_> {
+impl Shelf for SidecarShelf<'_> {
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
-        if let Some(companion) = self.companions.iter().find(|companion| companion.at == *at) {
+        if let Some(companion) = self.shelf.iter().find(|companion| companion.at == *at) {
             return Some(Box::new(&*companion.bytes));
         }
         let stored = Shelves { store: self.store, since: Time::from_millis(i64::MIN) };
@@ -68,8 +68,8 @@ impl Shelf for Beside<'_> {
         })
     }
 
-    fn speakers(&self, origin: &Origin) -> Vec<Root> {
-        self.store.speakers(origin)
+    fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
+        self.store.claiming_roots(origin)
     }
 }
 
@@ -81,26 +81,26 @@ impl Shelf for Nothing {
         None
     }
 
-    fn speakers(&self, _: &Origin) -> Vec<Root> {
+    fn claiming_roots(&self, _: &Origin) -> Vec<Root> {
         Vec::new()
     }
 }
 
 impl Pipeline {
     /// Fetches the sidecars of the task's document.
-    pub(super) async fn companions_of(
+    pub(super) async fn sidecars_of(
         &self,
         task: &Task,
         ecosystem: &'static dyn Ecosystem,
-    ) -> Vec<Companion> {
-        let mut companions = Vec::new();
+    ) -> Vec<Sidecar> {
+        let mut shelf = Vec::new();
         for at in ecosystem.wants(task.bare(), &Nothing).into_iter().take(MOST) {
             if at.origin() != task.bare().origin() {
                 continue;
             }
-            companions.extend(self.companion(task, at, ecosystem).await);
+            shelf.extend(self.companion(task, at, ecosystem).await);
         }
-        companions
+        shelf
     }
 
     async fn companion(
@@ -108,10 +108,10 @@ impl Pipeline {
         task: &Task,
         at: Target,
         ecosystem: &'static dyn Ecosystem,
-    ) -> Option<Companion> {
+    ) -> Option<Sidecar> {
         let own = self.task_for(&at, ecosystem, task.reach)?;
         // A client waits for the end of the document, so this request has a time limit.
-        let ask = own.of(task.asker.clone(), &self.store.secret()).ask(None, false);
+        let ask = own.of(task.principal.clone(), &self.store.secret()).ask(None, false);
         let ask = Ask { patient: false, ..ask };
         let answer = self.origins.fetch(ask).await.ok()?;
         if answer.head.status != StatusCode::OK || answer.answered_by != at {
@@ -120,7 +120,7 @@ impl Pipeline {
         let (head, plain, requested_at) = (answer.head.clone(), answer.plain, answer.requested_at);
         let bytes = small_body(answer).await.ok()?;
         let received_at = self.clock.now();
-        Some(Companion { at, head, bytes, plain, requested_at, received_at })
+        Some(Sidecar { at, head, bytes, plain, requested_at, received_at })
     }
 
     /// The document and its signature do not belong to the same snapshot, or somebody changed one of them. `None`: the document
@@ -131,45 +131,40 @@ impl Pipeline {
         why: &str,
         pair: bool,
         may_repeat: bool,
-    ) -> Option<Came> {
+    ) -> Option<AttemptResult> {
         let line =
             format!("{}: {why}; it and its signature are out of step, try again", task.target);
         if pair && may_repeat {
-            return Some(Came::Again(End::undecided(line)));
+            return Some(AttemptResult::Again(End::undecided(line)));
         }
         self.say(task.bare(), why);
         if pair && self.has_previous(task, self.clock.now()) {
-            return Some(Came::Ended(End::undecided(line)));
+            return Some(AttemptResult::Ended(End::undecided(line)));
         }
         None
     }
 
     /// Keeps the sidecars that a document names.
-    pub(super) async fn keep_companions(
-        &self,
-        task: &Task,
-        companions: Vec<Companion>,
-        members: &Members,
-    ) {
+    pub(super) async fn keep_sidecars(&self, task: &Task, shelf: Vec<Sidecar>, members: &Members) {
         if members.rank != Rank::Signed {
             return;
         }
-        for companion in companions {
-            let named = members.companions.iter().find(|claim| claim.target == companion.at);
+        for companion in shelf {
+            let named = members.shelf.iter().find(|claim| claim.target == companion.at);
             if let Some(claim) = named.cloned() {
-                self.keep_companion(task, companion, claim, &members.root).await;
+                self.keep_sidecar(task, companion, claim, &members.root).await;
             }
         }
     }
 
-    async fn keep_companion(&self, task: &Task, companion: Companion, claim: Claim, root: &Root) {
+    async fn keep_sidecar(&self, task: &Task, companion: Sidecar, claim: Claim, root: &Root) {
         let Some(known) = task.known() else {
             return;
         };
         let Some(own) = self.task_for(&companion.at, known.ecosystem, task.reach) else {
             return;
         };
-        let by = Generation {
+        let by = IndexVersion {
             number: NOT_YET,
             shown: task.bare().to_string(),
             document: BlobId::new([0; 32]),
@@ -208,7 +203,7 @@ impl Pipeline {
         }
     }
 
-    async fn spooled(&self, companion: Companion, expected: &Expectation) -> io::Result<Received> {
+    async fn spooled(&self, companion: Sidecar, expected: &Expectation) -> io::Result<Received> {
         let (store, algorithms) = (Arc::clone(&self.store), expected.algorithms());
         let spooled = tokio::task::spawn_blocking(move || -> io::Result<Received> {
             let length = companion.bytes.len() as u64;

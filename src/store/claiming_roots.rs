@@ -24,12 +24,12 @@ const MAX_ORIGINS: usize = 4096;
 
 /// The claiming roots of each origin of files.
 #[derive(Debug, Default)]
-pub(super) struct Speakers {
+pub(super) struct ClaimingRoots {
     /// The roots, and when each last named a file there; unordered.
     of: HashMap<Origin, Vec<(Root, Time)>>,
 }
 
-impl Speakers {
+impl ClaimingRoots {
     /// Notes that an index of `root` named files on `origin`.
     pub(super) fn note(&mut self, origin: &Origin, root: &Root, at: Time) {
         if !self.of.contains_key(origin) && self.of.len() >= MAX_ORIGINS {
@@ -95,36 +95,36 @@ mod tests {
     #[test]
     fn a_hostile_origin_cannot_hide_the_others() {
         let files = origin_of(Scheme::Https, "files.example.org").unwrap();
-        let mut speakers = Speakers::default();
+        let mut claiming_roots = ClaimingRoots::default();
         let real = root("https://example.org/simple/");
         let own = root("https://files.example.org/simple/");
-        speakers.note(&files, &real, Time::from_millis(1));
-        speakers.note(&files, &own, Time::from_millis(2));
+        claiming_roots.note(&files, &real, Time::from_millis(1));
+        claiming_roots.note(&files, &own, Time::from_millis(2));
         for number in 0..1000 {
             let evil = root(&format!("https://evil.example.org/{number}/"));
-            speakers.note(&files, &evil, Time::from_millis(10 + number));
+            claiming_roots.note(&files, &evil, Time::from_millis(10 + number));
         }
-        let answer = speakers.of(&files);
+        let answer = claiming_roots.of(&files);
         assert_eq!(answer.len(), 2 + MAX_PER_ORIGIN);
         assert_eq!(answer.first(), Some(&own));
         assert!(answer.contains(&real));
-        assert_eq!(speakers.of(&real.origin), []);
+        assert_eq!(claiming_roots.of(&real.origin), []);
     }
 
     #[test]
     fn everything_is_bounded() {
-        let mut speakers = Speakers::default();
+        let mut claiming_roots = ClaimingRoots::default();
         for number in 0..200 {
             let at = Time::from_millis(number);
             let files = origin_of(Scheme::Https, "files.example.org").unwrap();
-            speakers.note(&files, &root(&format!("https://a{number}.example.org/")), at);
-            speakers.note(&files, &root(&format!("https://files.example.org/{number}/")), at);
+            claiming_roots.note(&files, &root(&format!("https://a{number}.example.org/")), at);
+            claiming_roots.note(&files, &root(&format!("https://files.example.org/{number}/")), at);
         }
-        assert!(speakers.of.values().all(|roots| roots.len() <= MAX_ROOTS));
+        assert!(claiming_roots.of.values().all(|roots| roots.len() <= MAX_ROOTS));
         for number in 0..MAX_ORIGINS + 5 {
             let origin = origin_of(Scheme::Https, &format!("b{number}.example.org")).unwrap();
-            speakers.note(&origin, &root("https://example.org/"), Time::from_millis(1));
+            claiming_roots.note(&origin, &root("https://example.org/"), Time::from_millis(1));
         }
-        assert_eq!(speakers.of.len(), MAX_ORIGINS);
+        assert_eq!(claiming_roots.of.len(), MAX_ORIGINS);
     }
 }

@@ -26,7 +26,7 @@ pub(super) const fn word(scheme: Scheme, anonymous: bool) -> &'static str {
 
 /// Rewrites the links of one document.
 #[derive(Clone)]
-pub(super) struct Lead {
+pub(super) struct LinkRewriter {
     /// larder's address in the client's terms, such as `http://larder:3142`.
     own: String,
     /// The URL against which relative links resolve.
@@ -40,13 +40,13 @@ pub(super) struct Lead {
 }
 
 /// Omits the document's URL, which may contain a secret.
-impl fmt::Debug for Lead {
+impl fmt::Debug for LinkRewriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lead").field("home", &self.home).finish_non_exhaustive()
     }
 }
 
-impl Lead {
+impl LinkRewriter {
     /// For the document at `at`. `None` if its URL is not valid for browsers.
     pub(super) fn from(
         at: &Target,
@@ -199,9 +199,9 @@ fn origin_of(url: &Url) -> Option<Origin> {
 mod tests {
     use super::*;
 
-    fn lead(has_credential: bool, is_anonymous: bool) -> Lead {
+    fn lead(has_credential: bool, is_anonymous: bool) -> LinkRewriter {
         let at = Target::from_url("https://example.org/simple/widget/").unwrap();
-        Lead::from(&at, "http://larder:3142", has_credential, is_anonymous).unwrap()
+        LinkRewriter::from(&at, "http://larder:3142", has_credential, is_anonymous).unwrap()
     }
 
     #[track_caller]
@@ -262,7 +262,7 @@ mod tests {
         expect(&[(link, Some("https://user:s3cret@files.example.org/a"))]);
         assert_eq!(lead(false, false).url(link).unwrap(), format!("https:{link}"));
         let plain = Target::from_url("http://example.org/simple/widget/").unwrap();
-        let plain = Lead::from(&plain, "http://larder:3142", false, false).unwrap();
+        let plain = LinkRewriter::from(&plain, "http://larder:3142", false, false).unwrap();
         assert_eq!(plain.path(link).unwrap(), format!("http:{link}"));
     }
 

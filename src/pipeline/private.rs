@@ -14,9 +14,9 @@ use std::sync::Arc;
 use hyper::{Method, Response, StatusCode};
 
 use super::lookup::{Lookup, Stored};
-use super::onward::SentOn;
-use super::quarantine::Whom;
+use super::quarantine::QuarantineScope;
 use super::record::Record;
+use super::redirect::SentOn;
 use super::rights::{Right, is_no};
 use super::task::Task;
 use super::{Call, Pipeline};
@@ -38,7 +38,7 @@ enum Found {
 
 impl Pipeline {
     /// Answers from the store if the principal has a right, or by a fill with its credential.
-    pub(super) async fn from_guarded(
+    pub(super) async fn from_private(
         self: &Arc<Self>,
         call: Call,
         asked: &Asked,
@@ -49,14 +49,14 @@ impl Pipeline {
         if self.is_unshared(&task) && !demand.only_if_cached {
             return self.pass_for(call, &task, PassReason::Answer, record).await;
         }
-        if task.asks_for_presence(call.request.method()) && !demand.only_if_cached {
-            return self.ask_presence(call, asked, &task, record).await;
+        if task.is_existence_check(call.request.method()) && !demand.only_if_cached {
+            return self.check_existence(call, asked, &task, record).await;
         }
         self.reading.wait(task.target.origin()).await;
-        let mut found = self.find_guarded(&task, demand).await;
+        let mut found = self.find_private(&task, demand).await;
         let may_ask = matches!(found, Found::Nothing) && !demand.only_if_cached;
-        if may_ask && self.chase_for(&task).await > 0 {
-            found = self.find_guarded(&task, demand).await;
+        if may_ask && self.fetch_prerequisites(&task).await > 0 {
+            found = self.find_private(&task, demand).await;
         }
         let (stored, right) = match found {
             Found::Open(stored) => (Some(stored), Right::Yes),
@@ -95,7 +95,7 @@ impl Pipeline {
         self.fly(call, asked, task, revalidated, record).await
     }
 
-    async fn find_guarded(&self, task: &Task, demand: Demand) -> Found {
+    async fn find_private(&self, task: &Task, demand: Demand) -> Found {
         if let Some(stored) = self.open_to_all(task, demand).await {
             return Found::Open(stored);
         }
@@ -128,7 +128,7 @@ impl Pipeline {
             self.memory.note_own(task, response.status().is_success());
         }
         // The origin's answer to the client's own request says nothing about the operator login.
-        let shown = task.asker.is_private() && !task.asker.is_larders();
+        let shown = task.principal.is_private() && !task.principal.has_operator_login();
         // The redirect may lead to the blob's storage, or to a sign-in page. The next check of the right finds out which.
         let sent_on = response.extensions().get::<SentOn>().is_some();
         let elsewhere = sent_on || response.status().is_redirection();
@@ -142,7 +142,7 @@ impl Pipeline {
 
     /// The refusal while the target is in quarantine for this principal.
     pub(super) fn in_quarantine(&self, task: &Task, record: &mut Record) -> Option<Response<Body>> {
-        let (whom, now) = (Whom::Principal(task.asker.reader()), self.clock.now());
+        let (whom, now) = (QuarantineScope::Principal(task.principal.reader()), self.clock.now());
         let reason = self.quarantines.reason(&task.target, whom, now)?;
         Some(record.reject(Cause::Quarantine, &reason))
     }

@@ -22,8 +22,8 @@ impl Pipeline {
     ) -> Option<Stored> {
         let now = self.clock.now();
         let alone = task.artifact().is_none()
-            && !task.is_of_one()
-            && !task.heads()
+            && !task.is_private_index()
+            && !task.is_snapshot_root()
             && stored.proof.rank != Rank::Signed;
         let may = alone
             && stored.usable

@@ -19,7 +19,7 @@
 //! An answer to a fill is remembered in memory first. Redirects, 404s and 410s are written to disk after they were sent, under a
 //! key of their own, so that they never displace a body. While the origin fails, a usable body takes precedence over them: a
 //! registry that is failing may answer 404 for files that it has. A redirect away from a promised target is never given
-//! (onward.rs).
+//! (redirect.rs).
 
 use std::io;
 use std::sync::Arc;
@@ -135,8 +135,8 @@ impl Pipeline {
         }
         if !is_lasting(head.status)
             || plain
-            || task.is_of_one()
-            || task.heads()
+            || task.is_private_index()
+            || task.is_snapshot_root()
             || is_long(task.bare())
             || leads_to_a_token(task, head)
         {
@@ -157,7 +157,7 @@ impl Pipeline {
         let is_one_clients =
             [StatusCode::TOO_MANY_REQUESTS, StatusCode::NETWORK_AUTHENTICATION_REQUIRED];
         task.is_unknown()
-            && !task.heads()
+            && !task.is_snapshot_root()
             && !is_one_clients.contains(&status)
             && !self.binds_today(task)
     }
@@ -212,7 +212,7 @@ impl Pipeline {
 
     /// The newest written answer, if it is newer than the body that is `stored` and no promise binds the target.
     fn other(&self, task: &Task, stored: Option<&Stored>) -> Option<Arc<Entry>> {
-        if task.is_of_one() || task.is_guarded() || task.heads() {
+        if task.is_private_index() || task.is_private_artifact() || task.is_snapshot_root() {
             return None;
         }
         let mut entries = self.store.entries(other_key(task).0).into_iter();

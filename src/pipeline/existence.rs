@@ -32,7 +32,7 @@ const WAIT: Duration = Duration::from_secs(10);
 
 impl Pipeline {
     /// Asks the origin whether it has the file; while the origin fails, a stored copy answers.
-    pub(super) async fn ask_presence(
+    pub(super) async fn check_existence(
         self: &Arc<Self>,
         call: Call,
         asked: &Asked,
@@ -80,7 +80,7 @@ impl Pipeline {
 
     /// Notes that the task's service now has something public in the store, if the task is anonymous.
     pub(super) fn note_service(&self, task: &Task) {
-        if task.asker.is_private() {
+        if task.principal.is_private() {
             return;
         }
         let service = task.recognition.as_ref().and_then(|known| {
@@ -92,22 +92,24 @@ impl Pipeline {
     }
 
     /// The API version check of a service, if the request is one and something public of the service is stored.
-    pub(super) fn greeting(&self, method: &Method, target: &Target) -> Option<VersionCheck> {
+    pub(super) fn version_check(&self, method: &Method, target: &Target) -> Option<VersionCheck> {
         if *method != Method::GET {
             return None;
         }
         ALL.iter().find_map(|ecosystem| {
-            let greeting = ecosystem.api()?.version_check(target)?;
-            self.store.is_confirmed(ecosystem.name(), &greeting.service).then_some(greeting)
+            let version_check = ecosystem.api()?.version_check(target)?;
+            self.store
+                .is_confirmed(ecosystem.name(), &version_check.service)
+                .then_some(version_check)
         })
     }
 
     /// Passes an API version check; while the origin fails, answers it. `class`: the principal whose origin health applies.
-    pub(super) async fn greet(
+    pub(super) async fn answer_version_check(
         self: &Arc<Self>,
         call: Call,
         target: &Target,
-        greeting: &VersionCheck,
+        version_check: &VersionCheck,
         class: Partition,
         record: &mut Record,
     ) -> Response<Body> {
@@ -122,8 +124,8 @@ impl Pipeline {
             Some(_) | None => answered,
         };
         answered.unwrap_or_else(|| {
-            let body = bytes::Bytes::from_static(greeting.body.as_bytes());
-            let response = reply::relayed(&asked, &greeting.head, body, Outcome::Stale);
+            let body = bytes::Bytes::from_static(version_check.body.as_bytes());
+            let response = reply::relayed(&asked, &version_check.head, body, Outcome::Stale);
             record.end(Outcome::Stale, response)
         })
     }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::lead::{Came, is_failure};
+use super::lead::{AttemptResult, is_failure};
 use super::lookup::Lookup;
 use super::rights::Right;
 use super::task::Task;
@@ -36,7 +36,7 @@ use crate::proof::{Proof, Rank};
 use crate::target::Target;
 
 /// The result of asking about the tag.
-enum Pointed {
+enum TagAnswer {
     /// The tag names this document.
     At(Target, Digest, Box<Answer>),
     /// The flight ends so.
@@ -48,60 +48,61 @@ enum Pointed {
 impl Pipeline {
     /// Brings a tag's flight to its end; `None` if the tag must be filled like any index. `stored`: the copy that may be
     /// revalidated.
-    pub(super) async fn follow_pointer(
+    pub(super) async fn follow_tag(
         self: &Arc<Self>,
         lead: &Lead,
         task: &Task,
         stored: Option<&Arc<Entry>>,
     ) -> Option<End> {
-        let known = task.recognition.as_ref().filter(|_| task.is_pointer())?;
-        let (fixed, digest, answer) = match self.ask_pointer(lead, task, stored).await {
-            Pointed::At(fixed, digest, answer) => (fixed, digest, answer),
-            Pointed::Ended(end) => return Some(end),
-            Pointed::Nowhere => return None,
+        let known = task.recognition.as_ref().filter(|_| task.is_tag())?;
+        let (fixed, digest, answer) = match self.ask_tag(lead, task, stored).await {
+            TagAnswer::At(fixed, digest, answer) => (fixed, digest, answer),
+            TagAnswer::Ended(end) => return Some(end),
+            TagAnswer::Nowhere => return None,
         };
         if let Some(entry) = stored.filter(|entry| entry.digests.contains(&digest)) {
-            if task.asker.is_private() && !self.guards_head(task).await {
+            if task.principal.is_private() && !self.guards_head(task).await {
                 // The credential's right may have ended, and this registry's HEAD does not show that.
                 return None;
             }
             return match self.current(task, entry, &answer).await {
-                Came::Ended(end) => {
-                    if task.asker.is_private() {
+                AttemptResult::Ended(end) => {
+                    if task.principal.is_private() {
                         self.ask_in_public(task, entry);
                     }
                     Some(end)
                 }
-                Came::Again(_) | Came::Unsettled(_) => None,
+                AttemptResult::Again(_) | AttemptResult::Unsettled(_) => None,
             };
         }
         let found = match self.fixed(task, known, &fixed).await {
             Ok(found) => found?,
             Err(end) => return Some(end),
         };
-        let entry = self.entry_of_pointer(task, &found, &answer);
+        let entry = self.entry_of_tag(task, &found, &answer);
         let store = Arc::clone(&self.store);
         let from = found.key;
         let linked = tokio::task::spawn_blocking(move || store.link_from(from, entry)).await;
         // If the ledger has no room, the tag is given like anything that is not stored.
         let entry = linked.ok()?.ok()?;
-        if task.asker.is_private() {
+        if task.principal.is_private() {
             self.ask_in_public(task, &entry);
         } else {
             self.note_service(task);
         }
-        self.read_claims(known, task.bare(), &entry, task.bare(), true, task.asker.reader()).await;
+        self.read_claims(known, task.bare(), &entry, task.bare(), true, task.principal.reader())
+            .await;
         lead.flight.release(entry.proof);
         Some(End::Kept(entry))
     }
 
-    async fn ask_pointer(&self, lead: &Lead, task: &Task, stored: Option<&Arc<Entry>>) -> Pointed {
+    async fn ask_tag(&self, lead: &Lead, task: &Task, stored: Option<&Arc<Entry>>) -> TagAnswer {
         let mut ask = task.ask(None, false);
         ask.head_only = true;
         // Requests with credentials are forwarded with them and never shared across credentials. A public tag that is stored may
         // be asked about anonymously, with an anonymous token where the registry requires one: a HEAD costs no quota.
         let fetched = match stored {
-            Some(_) if !task.asker.is_private() => {
+            Some(_) if !task.principal.is_private() => {
                 Box::pin(self.origins.fetch_as_anybody(ask)).await.map(|(answer, _)| answer)
             }
             Some(_) | None => self.origins.fetch(ask).await,
@@ -110,10 +111,10 @@ impl Pipeline {
             Ok(answer) => answer,
             Err(error) if error.is_temporary() => {
                 self.note_failed(task, None);
-                return Pointed::Ended(End::from(&error));
+                return TagAnswer::Ended(End::from(&error));
             }
             // Some servers fail at HEAD only.
-            Err(_) => return Pointed::Nowhere,
+            Err(_) => return TagAnswer::Nowhere,
         };
         let status = answer.head.status;
         if rights::is_no(status) {
@@ -121,22 +122,22 @@ impl Pipeline {
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             // The client's own request gets the origin's answer.
-            return Pointed::Ended(End::Pass);
+            return TagAnswer::Ended(End::Pass);
         }
         if is_failure(status) && stored.is_some() {
             self.note_health(task, &answer, true);
             lead.flight.note_failure();
             let line = format!("{} answers {status}", task.target);
-            return Pointed::Ended(End::Failed(status, Why::new(Cause::Status, line)));
+            return TagAnswer::Ended(End::Failed(status, Why::new(Cause::Status, line)));
         }
         // The explanation of a failure is in the body, which an answer to HEAD does not have.
         if status != StatusCode::OK || answer.plain {
-            return Pointed::Nowhere;
+            return TagAnswer::Nowhere;
         }
         self.note_health(task, &answer, true);
         match task.tags().and_then(|tags| tags.points_at(task.bare(), &answer.head)) {
-            Some((fixed, digest)) => Pointed::At(fixed, digest, Box::new(answer)),
-            None => Pointed::Nowhere,
+            Some((fixed, digest)) => TagAnswer::At(fixed, digest, Box::new(answer)),
+            None => TagAnswer::Nowhere,
         }
     }
 
@@ -155,7 +156,7 @@ impl Pipeline {
         };
         let recognition = Recognition { ecosystem, resource, certain: true };
         let task = Task::of_resource(fixed, recognition, task.reach, task.asked)
-            .of(task.asker.clone(), &self.store.secret());
+            .of(task.principal.clone(), &self.store.secret());
         if let Some(entry) = self.at_hand(&task).await {
             return Ok(Some(entry));
         }
@@ -174,7 +175,7 @@ impl Pipeline {
     /// The stored artifact, if the principal may have it.
     async fn at_hand(self: &Arc<Self>, task: &Task) -> Option<Arc<Entry>> {
         let demand = Demand::default();
-        if task.is_guarded()
+        if task.is_private_artifact()
             && let Some(open) = self.open_to_all(task, demand).await
         {
             return Some(open.entry);
@@ -186,16 +187,16 @@ impl Pipeline {
     }
 
     async fn may_have(self: &Arc<Self>, task: &Task, entry: &Arc<Entry>) -> bool {
-        !task.is_guarded() || self.right_to(task, entry).await == Right::Yes
+        !task.is_private_artifact() || self.right_to(task, entry).await == Right::Yes
     }
 
-    fn entry_of_pointer(&self, task: &Task, found: &Entry, answer: &Answer) -> Entry {
+    fn entry_of_tag(&self, task: &Task, found: &Entry, answer: &Answer) -> Entry {
         let now = self.clock.now();
         Entry {
             key: task.key,
             shown: task.bare().to_string(),
             variant: task.target.variant().to_owned(),
-            partition: task.asker.reader(),
+            partition: task.principal.reader(),
             ecosystem: task.ecosystem().to_owned(),
             index: true,
             blob: found.blob,
@@ -203,7 +204,7 @@ impl Pipeline {
             digests: found.digests.clone(),
             head: Head { status: StatusCode::OK, headers: answer.head.headers.clone() },
             varied: Vec::new(),
-            proof: Proof { private: task.asker.is_private(), ..Proof::of(Rank::Origin) },
+            proof: Proof { private: task.principal.is_private(), ..Proof::of(Rank::Origin) },
             generation: self.store.generation(),
             answered_by: None,
             requested_at: answer.requested_at,

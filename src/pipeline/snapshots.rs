@@ -29,10 +29,10 @@ use hyper::StatusCode;
 use moka::sync::Cache;
 
 use super::Pipeline;
-use super::companions::Companion;
-use super::lead::Came;
+use super::lead::AttemptResult;
+use super::sidecars::Sidecar;
 use super::task::Task;
-use crate::claim::{Claim, ClaimSink, Edition, Generation, Promise, Relation, TooMany};
+use crate::claim::{Claim, ClaimSink, IndexVersion, Promise, Relation, Snapshot, TooMany};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::{Artifact, Ecosystem, Kind, Recognised, Shape};
@@ -68,7 +68,7 @@ pub(super) const NOT_YET: u64 = u64::MAX;
 
 /// What is remembered of snapshots. Each map is bounded.
 #[derive(Debug)]
-pub(super) struct Generations {
+pub(super) struct SnapshotMemory {
     /// When this process began. Requests before that are not remembered.
     began: Time,
     /// The indexes that clients requested during the last day.
@@ -79,7 +79,7 @@ pub(super) struct Generations {
     pub(super) apart: Cache<Key, ()>,
 }
 
-impl Generations {
+impl SnapshotMemory {
     pub(super) fn new(now: Time) -> Self {
         Self {
             began: now,
@@ -101,19 +101,19 @@ impl Generations {
 }
 
 /// What a new version of an index says of itself and, if it is a snapshot's root, of its members in use.
-pub(super) struct News<'a> {
+pub(super) struct NewVersion<'a> {
     pipeline: &'a Pipeline,
     ecosystem: &'static dyn Ecosystem,
     now: Time,
     heads: bool,
     /// The version that is current.
-    before: Option<Arc<Generation>>,
+    before: Option<Arc<IndexVersion>>,
     /// The documents that it is read with.
-    companions: &'a [Companion],
+    shelf: &'a [Sidecar],
     named: Vec<Claim>,
     members: Vec<Claim>,
     by_digest: bool,
-    pub(super) edition: Option<Edition>,
+    pub(super) edition: Option<Snapshot>,
 }
 
 /// The members of a new version that builds use.
@@ -121,11 +121,11 @@ pub(super) struct News<'a> {
 pub(super) struct Members {
     claims: Vec<Claim>,
     /// What it says of the documents that it was read with.
-    pub(super) companions: Vec<Claim>,
+    pub(super) shelf: Vec<Claim>,
     /// Whether the archive keeps the members under their digests.
     by_digest: bool,
     /// The version that is current.
-    before: Option<Arc<Generation>>,
+    before: Option<Arc<IndexVersion>>,
     pub(super) rank: Rank,
     pub(super) root: Root,
     /// Whether it was signed by a known key that has expired since.
@@ -134,7 +134,7 @@ pub(super) struct Members {
 
 /// The result of fetching a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Asked {
+enum MemberFetch {
     /// It is stored, with the digests that the new version names.
     Held,
     /// The origin answered that it does not exist.
@@ -145,12 +145,12 @@ enum Asked {
     Failed,
 }
 
-impl<'a> News<'a> {
+impl<'a> NewVersion<'a> {
     pub(super) fn new(
         pipeline: &'a Pipeline,
         ecosystem: &'static dyn Ecosystem,
         at: &Target,
-        companions: &'a [Companion],
+        shelf: &'a [Sidecar],
         now: Time,
     ) -> Self {
         let heads = ecosystem.is_snapshot_root(at);
@@ -160,7 +160,7 @@ impl<'a> News<'a> {
             now,
             heads,
             before: pipeline.store.current_claims(at).filter(|_| heads),
-            companions,
+            shelf,
             named: Vec::new(),
             members: Vec::new(),
             by_digest: false,
@@ -181,8 +181,8 @@ impl<'a> News<'a> {
         let root = root.clone();
         let expired_key = self.edition.is_some_and(|edition| edition.expired_key);
         let (claims, by_digest) = (self.members, self.by_digest);
-        let (companions, before) = (self.named, self.before);
-        Some(Members { claims, companions, by_digest, before, rank, root, expired_key })
+        let (shelf, before) = (self.named, self.before);
+        Some(Members { claims, shelf, by_digest, before, rank, root, expired_key })
     }
 
     /// Whether clients use this member: the current version names it too, and a client requested it lately. A member that is
@@ -195,7 +195,7 @@ impl<'a> News<'a> {
         let entries = pipeline.store.entries(member.key(Partition::Public));
         pipeline.store.says(before, member).iter().flatten().any(|digest| {
             let named = self.ecosystem.named_by(member, digest);
-            let asked = |at: &Target| pipeline.generations.is_asked(at, now);
+            let asked = |at: &Target| pipeline.snapshots.is_asked(at, now);
             let mut digests = entries.iter().flat_map(|entry| &entry.digests);
             (asked(member) || named.as_ref().is_some_and(asked))
                 && (digests.any(|stored| stored == digest)
@@ -204,9 +204,9 @@ impl<'a> News<'a> {
     }
 }
 
-impl ClaimSink for News<'_> {
+impl ClaimSink for NewVersion<'_> {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
-        if self.companions.iter().any(|companion| companion.at == claim.target) {
+        if self.shelf.iter().any(|companion| companion.at == claim.target) {
             self.named.push(claim);
             return Ok(());
         }
@@ -221,7 +221,7 @@ impl ClaimSink for News<'_> {
         Ok(())
     }
 
-    fn edition(&mut self, edition: Edition) {
+    fn edition(&mut self, edition: Snapshot) {
         self.edition = Some(edition);
     }
 }
@@ -233,7 +233,7 @@ impl Pipeline {
         task: &Task,
         received: &Received,
         members: Members,
-    ) -> Result<(), Came> {
+    ) -> Result<(), AttemptResult> {
         let Some(known) = task.known() else {
             return Ok(());
         };
@@ -241,7 +241,7 @@ impl Pipeline {
         if members.before.as_ref().is_some_and(|before| before.document == document) {
             return Ok(());
         }
-        let by = Arc::new(Generation {
+        let by = Arc::new(IndexVersion {
             number: NOT_YET,
             shown: task.bare().to_string(),
             document,
@@ -267,7 +267,7 @@ impl Pipeline {
                 self.ask_member(ecosystem, task.reach, claim.target, promise, by_digest)
             })
             .buffer_unordered(AT_ONCE)
-            .collect::<BTreeSet<Asked>>();
+            .collect::<BTreeSet<MemberFetch>>();
         let came = tokio::time::timeout(PATIENCE, asking).await.ok();
         self.decide(task, &members, came.as_ref())
     }
@@ -277,17 +277,19 @@ impl Pipeline {
         &self,
         task: &Task,
         members: &Members,
-        came: Option<&BTreeSet<Asked>>,
-    ) -> Result<(), Came> {
+        came: Option<&BTreeSet<MemberFetch>>,
+    ) -> Result<(), AttemptResult> {
         let now = self.clock.now();
         let whole = match came {
-            Some(came) if members.before.is_some() => came.iter().all(|came| *came == Asked::Held),
+            Some(came) if members.before.is_some() => {
+                came.iter().all(|came| *came == MemberFetch::Held)
+            }
             // A first Release may list members that were never published, so an absent member does not count against it.
-            Some(came) => !came.contains(&Asked::Other),
+            Some(came) => !came.contains(&MemberFetch::Other),
             None => members.by_digest || members.before.is_none(),
         };
         if whole {
-            self.generations.held_back.invalidate(&task.key);
+            self.snapshots.held_back.invalidate(&task.key);
             return Ok(());
         }
         let line = format!(
@@ -298,19 +300,19 @@ impl Pipeline {
             // The archive's next state may be consistent.
             let patient = now.since(task.asked) < PATIENCE;
             let end = End::undecided(line);
-            return if patient { Err(Came::Unsettled(end)) } else { Ok(()) };
+            return if patient { Err(AttemptResult::Unsettled(end)) } else { Ok(()) };
         }
-        let since = self.generations.held_back.get_with(task.key, || now);
+        let since = self.snapshots.held_back.get_with(task.key, || now);
         if now.since(since) >= HELD_BACK || !self.has_previous(task, now) {
             tracing::warn!(url = %task.target, "the members of this index do not match it; the new version counts all the same");
-            self.generations.held_back.invalidate(&task.key);
+            self.snapshots.held_back.invalidate(&task.key);
             return Ok(());
         }
         tracing::info!(
             url = %task.target,
             "this archive is being published and is not consistent yet; its previous version is given"
         );
-        Err(Came::Ended(End::undecided(line)))
+        Err(AttemptResult::Ended(End::undecided(line)))
     }
 
     /// Whether there is a previous version that may be given in place of the new one.
@@ -328,28 +330,28 @@ impl Pipeline {
         member: Target,
         promise: Promise,
         by_digest: bool,
-    ) -> Asked {
+    ) -> MemberFetch {
         let held = || self.holds(&member, &promise, by_digest);
         if held() {
-            return Asked::Held;
+            return MemberFetch::Held;
         }
         if by_digest {
             let named = promise.digests.iter().rev();
             for at in named.filter_map(|digest| ecosystem.named_by(&member, digest)) {
                 self.bring_in(&at, ecosystem, reach, None).await;
                 if held() {
-                    return Asked::Held;
+                    return MemberFetch::Held;
                 }
             }
         }
         match self.bring_in(&member, ecosystem, reach, Some(promise.clone())).await {
-            _ if held() => Asked::Held,
+            _ if held() => MemberFetch::Held,
             Some(End::Relayed(answer))
                 if matches!(answer.0.status, StatusCode::NOT_FOUND | StatusCode::GONE) =>
             {
-                Asked::Absent
+                MemberFetch::Absent
             }
-            Some(End::Refused(_)) => Asked::Other,
+            Some(End::Refused(_)) => MemberFetch::Other,
             Some(
                 End::Kept(_)
                 | End::Given
@@ -359,7 +361,7 @@ impl Pipeline {
                 | End::Pass
                 | End::Handed,
             )
-            | None => Asked::Failed,
+            | None => MemberFetch::Failed,
         }
     }
 
