@@ -15,9 +15,10 @@ use std::time::Duration;
 use hyper::{StatusCode, header};
 
 use super::Pipeline;
+use super::answers::lasts;
 use super::lookup::{Lookup, Stored};
 use super::patience::WAIT_FOR_FAILING;
-use super::rights::{RepresentationId, RightAnswer, lasts};
+use super::rights::{RepresentationId, RightAnswer};
 use super::task::Task;
 use crate::entry::{Entry, Head};
 use crate::freshness::Demand;

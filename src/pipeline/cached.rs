@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::{Response, StatusCode, Version, header};
+use hyper::{Response, StatusCode, header};
 
+use super::held::first_bytes;
 use super::lookup::{Lookup, Stored};
 use super::other_status::leads_or_completes;
 use super::patience::Waiting;
@@ -25,7 +26,6 @@ use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
 use crate::outcome::metrics::StoodIn;
 use crate::policy::PassReason;
-use crate::reply::range::Span;
 use crate::reply::{self, Asked, Body, Source};
 use crate::store::{Blob, CHUNK, Store};
 use crate::target::Target;
@@ -548,18 +548,6 @@ async fn opening_for(
         return Opened::Ended(end);
     }
     first_bytes(reader, call.request.version(), reply::needed(asked, head, length)).await
-}
-
-/// Waits until the first byte may be given. A client that cannot tell a truncated body from a complete one (HTTP/1.0, whose
-/// bodies may end with the connection) waits for the judgement, if there will be one.
-pub(super) async fn first_bytes(reader: &mut Reader, version: Version, needed: Span) -> Opened {
-    if version == Version::HTTP_10
-        && reader.is_held()
-        && let Some(end) = reader.judged().await
-    {
-        return Opened::Ended(end);
-    }
-    reader.open(needed.start, needed.end).await
 }
 
 fn outcome(leads: bool) -> Outcome {

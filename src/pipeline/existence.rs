@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::header::HeaderMap;
 use hyper::{Method, Response};
 
-use super::lead::{is_failure, retry_after};
+use super::answers::{is_failure, retry_after};
 use super::lookup::Stored;
 use super::patience::WAIT_FOR_FAILING;
 use super::record::Record;

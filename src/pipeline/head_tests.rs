@@ -14,8 +14,7 @@ use moka::sync::Cache;
 use tokio::sync::Mutex;
 
 use super::Pipeline;
-use super::lead::is_failure;
-use super::rights::lasts;
+use super::answers::{is_failure, lasts};
 use super::task::Task;
 use crate::clock::Time;
 use crate::origin::Ask;

@@ -12,11 +12,10 @@ use hyper::{Response, StatusCode, Version};
 
 use super::Pipeline;
 use super::bound::{Bound, Fault};
-use super::cached::first_bytes;
 use super::record::Record;
 use crate::digest::Wanted;
 use crate::entry::Head;
-use crate::flight::{Answered, End, Opened, take_in};
+use crate::flight::{Answered, End, Opened, Reader, take_in};
 use crate::origin::{Gathered, ends_with_connection};
 use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
@@ -101,4 +100,16 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Waits until the first byte may be given. A client that cannot tell a truncated body from a complete one (HTTP/1.0, whose
+/// bodies may end with the connection) waits for the judgement, if there will be one.
+pub(super) async fn first_bytes(reader: &mut Reader, version: Version, needed: Span) -> Opened {
+    if version == Version::HTTP_10
+        && reader.is_held()
+        && let Some(end) = reader.judged().await
+    {
+        return Opened::Ended(end);
+    }
+    reader.open(needed.start, needed.end).await
 }

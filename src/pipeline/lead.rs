@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use hyper::{StatusCode, header};
 
+use super::answers::{self, is_failure, retry_after};
 use super::quarantine::QuarantineScope;
 use super::shared::{self, Audience};
 use super::task::Task;
-use super::{Pipeline, operator_login, other_status, rights};
+use super::{Pipeline, operator_login, other_status};
 use crate::claim::Promise;
-use crate::clock::Time;
 use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
 use crate::flight::{
@@ -391,7 +391,7 @@ impl Pipeline {
         if is_failure(status) {
             lead.flight.note_failure();
         }
-        if rights::is_no(status) {
+        if answers::is_no(status) {
             self.forget_right(task).await;
         }
         let completes =
@@ -450,25 +450,6 @@ fn open_unvaried(lead: &Lead, task: &Task, head: &Head) {
     }
 }
 
-/// Whether the status says that the origin could not answer now, so that a stored copy is better.
-pub(super) fn is_failure(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
-}
-
-/// Whether an answer is an HTML page, such as a sign-in or an error page.
-pub(super) fn is_page(head: &Head) -> bool {
-    let kind = head.text(&header::CONTENT_TYPE).unwrap_or_default();
-    kind.get(..9).is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"))
-}
-
-/// Parses `Retry-After`: seconds, or a date (RFC 9110 §10.2.3).
-pub(super) fn retry_after(text: &str, now: Time) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    Some(Time::from(freshness::date(text)?).since(now))
-}
-
 /// Whether a digest vouches for the body, whichever client it is sent to: the digest is in the URL, or in an index with
 /// authority.
 fn is_proven(expected: &Expectation) -> bool {
@@ -515,18 +496,4 @@ pub(super) async fn small_body(mut answer: Answer) -> Result<Bytes, End> {
         }
     }
     Ok(all.freeze())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = Time::from_millis(946_684_800_000);
-        assert_eq!(retry_after("120", now), Some(Duration::from_mins(2)));
-        assert_eq!(retry_after("Sat, 01 Jan 2000 00:01:00 GMT", now), Some(Duration::from_mins(1)));
-        assert_eq!(retry_after("Fri, 31 Dec 1999 00:00:00 GMT", now), Some(Duration::ZERO));
-        assert_eq!(retry_after("soon", now), None);
-    }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use hyper::header::{HeaderMap, HeaderName};
 use moka::sync::Cache;
 
-use super::other_status::IN_MEMORY;
+use super::answers::lasts;
 use super::task::Task;
 use super::{Pipeline, rights};
 use crate::claim::Promise;
@@ -66,6 +66,10 @@ pub(super) struct Small {
     /// The values of the request fields by which the origin selected it.
     pub(super) varied: Vec<(String, String)>,
 }
+
+/// The longest that an answer is kept in memory, whatever freshness it states: a client's mistaken request may be right after the
+/// next release of its origin.
+pub(super) const IN_MEMORY: Duration = Duration::from_mins(1);
 
 /// How long a 404 or 410 without explicit freshness is remembered: long enough for the jobs of one CI pipeline, too short for a
 /// user to notice.
@@ -507,8 +511,7 @@ impl Pipeline {
             && now.since(entry.requested_at) <= GRACE
             && changed.is_none_or(|at| entry.requested_at > at);
         // A right is valid for minutes, whatever freshness the answer states.
-        let right =
-            !task.is_private_index() || rights::lasts(entry.checked_at, rights::YES_HOLDS, now);
+        let right = !task.is_private_index() || lasts(entry.checked_at, rights::YES_HOLDS, now);
         let fresh = right
             && !overtaken
             && !self.is_head_apart(task)

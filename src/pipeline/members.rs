@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap, HeaderValue};
 
+use super::answers::lasts;
 use super::lookup::{Lookup, Stored};
-use super::rights::{REMEMBERED, YES_HOLDS, lasts};
+use super::rights::{REMEMBERED, YES_HOLDS};
 use super::task::Task;
 use super::{Connection, Pipeline, snapshots};
 use crate::claim::{IndexVersion, Promise, Relation};

@@ -11,6 +11,7 @@
 //! later artifact request reads them. A document that larder fetches for a judgement passes through all stages (prerequisites.rs).
 
 mod anonymous;
+mod answers;
 mod apart;
 mod beside;
 mod bound;
@@ -37,6 +38,7 @@ mod reading;
 mod record;
 mod redirect;
 mod rights;
+mod selection;
 mod settle;
 mod shared;
 mod shelf;

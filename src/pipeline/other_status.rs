@@ -30,8 +30,8 @@ use hyper::header::HeaderMap;
 use hyper::{Response, StatusCode, header};
 
 use super::Pipeline;
-use super::lead::is_failure;
-use super::lookup::{NEGATIVE_HOLDS, Small, Stored};
+use super::answers::is_failure;
+use super::lookup::{IN_MEMORY, NEGATIVE_HOLDS, Small, Stored};
 use super::record::Record;
 use super::task::Task;
 use crate::clock::Time;
@@ -44,10 +44,6 @@ use crate::received::Received;
 use crate::reply::{self, Asked, Body};
 use crate::target::{Key, Target};
 use crate::verify::{self, Expectation, Verdict};
-
-/// The longest that an answer is kept in memory, whatever freshness it states: a client's mistaken request may be right after the
-/// next release of its origin.
-pub(super) const IN_MEMORY: Duration = Duration::from_mins(1);
 
 /// The longest that a failure with explicit freshness is kept. A build retries after one, two and four seconds, and the last
 /// retry must get the origin's present state.

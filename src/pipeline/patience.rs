@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use hyper::Response;
 
+use super::answers::is_failure;
 use super::lookup::Stored;
 use super::record::Record;
 use super::task::Task;
@@ -202,7 +203,7 @@ impl Pipeline {
         tokio::spawn(async move {
             let asking = pipeline.origins.fetch(ask);
             let answered = tokio::select! {
-                answered = asking => answered.is_ok_and(|answer| !super::lead::is_failure(answer.head.status)),
+                answered = asking => answered.is_ok_and(|answer| !is_failure(answer.head.status)),
                 () = question.superseded() => return,
             };
             if answered {

@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use hyper::{Method, Response, StatusCode};
 
+use super::answers::is_no;
 use super::lookup::{Lookup, Stored};
 use super::quarantine::QuarantineScope;
 use super::record::Record;
 use super::redirect::SentOn;
-use super::rights::{Right, is_no};
+use super::rights::Right;
 use super::task::Task;
 use super::{Call, Pipeline};
 use crate::freshness::Demand;

@@ -11,7 +11,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, header};
 
 use super::Pipeline;
-use super::lead::is_page;
+use super::answers::is_page;
 use super::record::Record;
 use super::task::Task;
 use crate::entry::Head;

@@ -19,8 +19,8 @@ use hyper::{StatusCode, header};
 use moka::sync::Cache;
 
 use super::Pipeline;
+use super::answers::{is_failure, lasts};
 use super::head_tests::HeadTests;
-use super::lead::is_failure;
 use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{BlobId, key_hash};
@@ -214,23 +214,6 @@ fn kind(head: &Head) -> &str {
 
 const DOCKER_CONTENT_DIGEST: header::HeaderName =
     header::HeaderName::from_static("docker-content-digest");
-
-/// Whether an answer to a request with a credential says that the credential has no right: refused, gone, or redirected.
-pub(super) fn is_no(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::UNAUTHORIZED
-            | StatusCode::FORBIDDEN
-            | StatusCode::NOT_FOUND
-            | StatusCode::GONE
-            | StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS
-    ) || status.is_redirection() && status != StatusCode::NOT_MODIFIED
-}
-
-/// Whether what was known at `since` still holds. If the clock was set back to before `since`, it does not.
-pub(super) fn lasts(since: Time, holds: Duration, now: Time) -> bool {
-    since <= now && now.since(since) < holds
-}
 
 impl Pipeline {
     /// Notes that the principal received what is now stored, or that its origin confirmed it with a 304.
@@ -530,16 +513,6 @@ mod tests {
                     "{one:?} {other:?}"
                 );
             }
-        }
-    }
-
-    #[test]
-    fn a_no_is_a_no_and_a_failure_is_none() {
-        for status in [301, 302, 307, 401, 403, 404, 410, 451] {
-            assert!(is_no(StatusCode::from_u16(status).unwrap()), "{status}");
-        }
-        for status in [200, 206, 304, 412, 416, 429, 500, 503] {
-            assert!(!is_no(StatusCode::from_u16(status).unwrap()), "{status}");
         }
     }
 

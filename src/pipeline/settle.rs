@@ -12,10 +12,11 @@ use std::sync::Arc;
 use hyper::StatusCode;
 
 use super::Pipeline;
+use super::answers::{confirms, is_page};
 use super::beside::uncompared_besides;
 use super::bound::promised_meanwhile;
 use super::content_coding::is_coded;
-use super::lead::{Attempt, AttemptResult, is_page};
+use super::lead::{Attempt, AttemptResult};
 use super::signature::{KeepDecision, SignatureCheck};
 use super::snapshot_order;
 use super::task::Task;
@@ -31,9 +32,6 @@ use crate::proof::{Proof, Rank};
 use crate::received::{Received, Spooled};
 use crate::target::{Root, Target};
 use crate::verify::{self, Expectation, Finding, Mismatch, Verdict, Verified};
-
-/// How many bytes of a body an ecosystem sees to confirm a likely recognition.
-const START: usize = 1024;
 
 impl Pipeline {
     /// Judges a complete body, and keeps what may be kept.
@@ -495,13 +493,6 @@ fn is_pinned(expected: &Expectation, verified: &Verified) -> bool {
     let digests: Vec<Digest> = body.digests.iter().copied().collect();
     let decided = expected.decided().proof_of(&digests, body.size);
     decided.is_some_and(|proof| proof.rank == Rank::Pinned)
-}
-
-pub(super) fn confirms(likely: &Recognition, at: &Target, received: &Received) -> bool {
-    let mut start = vec![0; START.min(usize::try_from(received.body.size).unwrap_or(START))];
-    // At most 1 KiB of a file that was written a moment ago: the page cache has it.
-    received.body.file.read_exact_at(&mut start, 0).is_ok()
-        && likely.ecosystem.confirm(at, &received.head, &start)
 }
 
 /// The body with every digest that is expected of it: a claim that arrived during the transfer may name an algorithm that was not

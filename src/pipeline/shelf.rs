@@ -3,9 +3,13 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::lead::RELAYED;
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::Shelf;
+use crate::entry::Head;
 use crate::store::Store;
 use crate::target::{Origin, Partition, Root, Target};
 
@@ -54,5 +58,43 @@ impl Read for Later<'_> {
             }
         };
         open.read(buffer)
+    }
+}
+
+/// A sidecar that was just fetched.
+#[derive(Debug)]
+pub(super) struct Sidecar {
+    pub(super) at: Target,
+    pub(super) head: Head,
+    pub(super) bytes: Bytes,
+    pub(super) plain: bool,
+    pub(super) requested_at: Time,
+    pub(super) received_at: Time,
+}
+
+/// Finds sidecars that were just fetched, and then those that are stored.
+pub(super) struct SidecarShelf<'a> {
+    pub(super) store: &'a Arc<Store>,
+    pub(super) shelf: &'a [Sidecar],
+}
+
+impl Shelf for SidecarShelf<'_> {
+    fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
+        if let Some(sidecar) = self.shelf.iter().find(|sidecar| sidecar.at == *at) {
+            return Some(Box::new(&*sidecar.bytes));
+        }
+        let stored = Shelves { store: self.store, since: Time::from_millis(i64::MIN) };
+        stored.open(at).map(|mut reader| -> Box<dyn Read> {
+            let mut bytes = Vec::new();
+            // Read at once, because the result must not borrow from `stored`. A signature is small.
+            match reader.by_ref().take(RELAYED as u64).read_to_end(&mut bytes) {
+                Ok(_) => Box::new(io::Cursor::new(bytes)),
+                Err(_) => Box::new(io::empty()),
+            }
+        })
+    }
+
+    fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
+        self.store.claiming_roots(origin)
     }
 }

@@ -11,67 +11,26 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use hyper::StatusCode;
 
 use super::Pipeline;
 use super::lead::{AttemptResult, small_body};
-use super::shelf::Shelves;
+use super::shelf::Sidecar;
 use super::snapshots::{Members, NOT_YET};
 use super::task::Task;
 use crate::claim::{Claim, IndexVersion, Promise, Relation};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::{Ecosystem, Shelf};
-use crate::entry::Head;
 use crate::flight::End;
 use crate::origin::Ask;
 use crate::proof::Rank;
 use crate::received::Received;
-use crate::store::Store;
 use crate::target::{Origin, Root, Target};
 use crate::verify::{self, Expectation, Verdict};
 
 /// The most sidecars that are fetched to read one document.
 const MOST: usize = 2;
-
-/// A sidecar that was just fetched.
-#[derive(Debug)]
-pub(super) struct Sidecar {
-    pub(super) at: Target,
-    head: Head,
-    bytes: Bytes,
-    plain: bool,
-    requested_at: Time,
-    received_at: Time,
-}
-
-/// Finds sidecars that were just fetched, and then those that are stored.
-pub(super) struct SidecarShelf<'a> {
-    pub(super) store: &'a Arc<Store>,
-    pub(super) shelf: &'a [Sidecar],
-}
-
-impl Shelf for SidecarShelf<'_> {
-    fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
-        if let Some(companion) = self.shelf.iter().find(|companion| companion.at == *at) {
-            return Some(Box::new(&*companion.bytes));
-        }
-        let stored = Shelves { store: self.store, since: Time::from_millis(i64::MIN) };
-        stored.open(at).map(|mut reader| -> Box<dyn Read> {
-            let mut bytes = Vec::new();
-            // Read at once, because the result must not borrow from `stored`. A signature is small.
-            match reader.by_ref().take(super::lead::RELAYED as u64).read_to_end(&mut bytes) {
-                Ok(_) => Box::new(io::Cursor::new(bytes)),
-                Err(_) => Box::new(io::empty()),
-            }
-        })
-    }
-
-    fn claiming_roots(&self, origin: &Origin) -> Vec<Root> {
-        self.store.claiming_roots(origin)
-    }
-}
 
 /// A shelf without documents.
 struct Nothing;

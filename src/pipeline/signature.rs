@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use super::Pipeline;
-use super::settle::confirms;
-use super::sidecars::{Sidecar, SidecarShelf};
+use super::answers::confirms;
+use super::shelf::{Sidecar, SidecarShelf};
 use super::snapshot_order::{NotCounted, StepBack, admit, note_waiting};
 use super::snapshots::{Members, NewVersion};
 use super::task::Task;

@@ -30,7 +30,7 @@ use moka::sync::Cache;
 
 use super::Pipeline;
 use super::lead::AttemptResult;
-use super::sidecars::Sidecar;
+use super::shelf::Sidecar;
 use super::task::Task;
 use crate::claim::{Claim, ClaimSink, IndexVersion, Promise, Relation, Snapshot, TooMany};
 use crate::clock::Time;

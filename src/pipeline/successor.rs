@@ -11,8 +11,8 @@ use std::io::Read;
 use std::sync::Arc;
 
 use super::Pipeline;
+use super::answers::is_page;
 use super::claims::indexes;
-use super::lead::is_page;
 use super::shelf::Shelves;
 use super::task::Task;
 use crate::claim::{Claim, ClaimSink, TooMany};

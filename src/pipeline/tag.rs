@@ -20,11 +20,12 @@ use std::sync::Arc;
 
 use hyper::StatusCode;
 
-use super::lead::{AttemptResult, is_failure};
+use super::Pipeline;
+use super::answers::{is_failure, is_no};
+use super::lead::AttemptResult;
 use super::lookup::Lookup;
 use super::rights::Right;
 use super::task::Task;
-use super::{Pipeline, rights};
 use crate::digest::Digest;
 use crate::ecosystem::{Recognised, Recognition, Shape};
 use crate::entry::{Entry, Head};
@@ -117,7 +118,7 @@ impl Pipeline {
             Err(_) => return TagAnswer::Nowhere,
         };
         let status = answer.head.status;
-        if rights::is_no(status) {
+        if is_no(status) {
             self.forget_right(task).await;
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {

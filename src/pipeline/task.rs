@@ -6,7 +6,7 @@ use hyper::header::{self, HeaderMap, HeaderName};
 use hyper::{Method, Request};
 
 use super::principal::Principal;
-use super::varied::Selection;
+use super::selection::Selection;
 use crate::claim::Promise;
 use crate::clock::Time;
 use crate::digest::{Algorithms, Digest, Wanted};
