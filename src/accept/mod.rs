@@ -259,6 +259,10 @@ fn spawn<S: Serve>(gate: &Gate, visit: outer::Visit<S>, socket: TcpStream, seat:
                 Some(door) => door.leaves().await,
                 None => std::future::pending().await,
             }
+            if activity.is_tunnel() {
+                // It ends by itself, and writes down how.
+                std::future::pending::<()>().await;
+            }
             answered_while(activity.is_answering())
         };
         let stopped = async {

@@ -9,6 +9,7 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 
 use super::grant::{Refusal, Refused};
 use super::transport::Transport;
+use super::visitors::Door;
 use crate::clock::Stopwatch;
 use crate::origin::Duplex;
 use crate::outcome::Outcome;
@@ -29,6 +30,7 @@ pub(crate) struct Route {
     pub(crate) port: u16,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) job: Option<Arc<Job>>,
+    pub(crate) door: Arc<Door>,
 }
 
 impl Route {
@@ -52,8 +54,8 @@ impl Route {
     }
 }
 
-/// Copies until both sides have ended, one has failed, or nothing has moved for `idle`. `early` is what the origin said before
-/// it was known that this is a tunnel.
+/// Copies until both sides have ended, one has failed, nothing has moved for `idle`, or it makes way for others. `early` is
+/// what the origin said before it was known that this is a tunnel.
 pub(crate) async fn copy(
     mut client: Transport,
     mut upstream: Box<dyn Duplex>,
@@ -64,8 +66,9 @@ pub(crate) async fn copy(
 ) {
     let stopwatch = Stopwatch::start();
     let activity = Arc::clone(client.activity());
-    // It has a time limit of its own, and never makes way as a quiet connection does.
+    // What is cut here is in the middle of something, for all that anybody knows: a reset, as in an answer.
     let _running = activity.begin();
+    activity.tunnels(!client.seen().is_empty());
     let (up_before, down_before) = activity.moved();
     let up_before = up_before.saturating_sub(client.seen().len() as u64);
     let copied = async {
@@ -79,6 +82,10 @@ pub(crate) async fn copy(
         },
         () = activity.standstill(idle) => {
             (true, "nothing moved for too long (clients.idle_timeout)".to_owned())
+        }
+        () = route.door.leaves() => {
+            client.line().cut();
+            (true, "it made way for others (clients.max_connections)".to_owned())
         }
     };
     let (up, down) = activity.moved();

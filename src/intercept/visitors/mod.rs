@@ -6,7 +6,7 @@
 //! limits are wide, and what an address holds without using it makes way for what it wants to use:
 //!
 //! - a new connection that finds no seat closes connections that have been quiet for a while, the longest quiet first: of
-//!   its own address, or of the address that has most;
+//!   its own address, or of the address that has most; tunnels after all others, when they have been quiet for longer;
 //! - a request that finds no place resets the connection of its address on which most answers stand still;
 //! - what still finds no room waits in the order of coming for [`PATIENCE`], and then hears 503.
 //!
@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::activity::{Activity, now};
+use super::activity::{Activity, Quiet, now};
 use super::grant::Refusal;
 use crate::config::Clients;
 use crate::limits::{PATIENCE, PLACES, Reading};
@@ -42,6 +42,14 @@ const CLOSES_EVERY: Duration = Duration::from_millis(50);
 /// How long a connection must have been quiet to be closed for others: longer than a handshake takes, or the pause between
 /// two requests of a build.
 const QUIET: Duration = Duration::from_secs(2);
+
+/// The same for a tunnel, in which nobody but its two ends knows what is going on: longer than servers let pass without a
+/// sign of life in the middle of something. Unit tests wait for it.
+const QUIET_TUNNEL: Duration =
+    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(10) };
+
+/// The same where the client spoke last: its server may be at work, and some need more than a minute for the first byte.
+const QUIET_ASKING: Duration = Duration::from_mins(2);
 
 /// How often who waits for a seat or a place looks whether something can make way by now.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);
@@ -239,7 +247,7 @@ impl Visitors {
             let most = houses.into_iter().max_by_key(|house| house.seats_taken());
             most.unwrap_or_else(|| Arc::clone(house))
         };
-        crowded.close_quiet(now.saturating_sub(millis(QUIET)));
+        crowded.close_quiet(|quiet| now.saturating_sub(millis(must_be_quiet(quiet))));
     }
 
     /// Forgets an address that has no connection any more.
@@ -320,12 +328,16 @@ impl House {
     }
 
     /// Closes connections with a seat on which nothing has been answered since `latest`, the longest quiet first.
-    fn close_quiet(&self, latest: u64) {
-        let mut quiet: Vec<Arc<Door>> = self.doors();
-        quiet.retain(|door| door.has_seat() && !door.leave.is_cancelled());
-        quiet.retain(|door| !door.activity.is_answering() && door.activity.quiet_since() <= latest);
-        quiet.sort_unstable_by_key(|door| door.activity.quiet_since());
-        for door in quiet.into_iter().take(CLOSED_AT_ONCE) {
+    fn close_quiet(&self, latest: impl Fn(Quiet) -> u64) {
+        let mut doors: Vec<Arc<Door>> = self.doors();
+        doors.retain(|door| door.has_seat() && !door.leave.is_cancelled());
+        let quiet = doors.into_iter().filter_map(|door| {
+            let (quiet, since) = (door.activity.quiet()?, door.activity.quiet_since());
+            (since <= latest(quiet)).then_some((quiet, since, door))
+        });
+        let mut quiet: Vec<(Quiet, u64, Arc<Door>)> = quiet.collect();
+        quiet.sort_unstable_by_key(|(quiet, since, _)| (*quiet, *since));
+        for (_, _, door) in quiet.into_iter().take(CLOSED_AT_ONCE) {
             door.leave.cancel();
         }
     }
@@ -398,6 +410,11 @@ impl Door {
         self.leave.cancelled().await;
     }
 
+    /// The same for who keeps it, wherever an upgrade carries the connection.
+    pub(crate) fn leaving(&self) -> WaitForCancellationFutureOwned {
+        self.leave.clone().cancelled_owned()
+    }
+
     /// Gets a seat, if there is none yet.
     pub(crate) async fn sit(&self) -> Result<(), Refusal> {
         if self.has_seat() {
@@ -456,6 +473,15 @@ async fn wait_for<T>(what: impl Future<Output = T>, room: impl Fn()) -> Option<T
             had = &mut what => return had.ok(),
             () = sleep(LOOKS_EVERY) => {}
         }
+    }
+}
+
+/// How long a connection must have been quiet to be closed for others.
+const fn must_be_quiet(quiet: Quiet) -> Duration {
+    match quiet {
+        Quiet::Kept => QUIET,
+        Quiet::Tunnel => QUIET_TUNNEL,
+        Quiet::Asking => QUIET_ASKING,
     }
 }
 
