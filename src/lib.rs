@@ -200,7 +200,7 @@ impl Larder {
         self.pipeline.origins.set_own(addresses.clone());
         let ended = CancellationToken::new();
         let upkeep = tokio::spawn(upkeep(
-            Arc::clone(&self.admin.store),
+            Arc::clone(&self.pipeline),
             Arc::clone(&self.authority),
             Arc::clone(&self.admin),
             shown.join(", "),
@@ -372,17 +372,17 @@ const UPKEEP: Duration = Duration::from_secs(30);
 /// Rounds of upkeep in a day: as often it is said that the CA's end is near.
 const A_DAY: u32 = 24 * 60 * 2;
 
-/// Looks after the store until it is told to stop; what it has begun it ends, so that the directory is free afterwards.
-/// `shown` is where this larder listens, for whoever comes second.
+/// Looks after the store, and what was remembered of requests, until it is told to stop; what it has begun it ends, so that
+/// the directory is free afterwards. `shown` is where this larder listens, for whoever comes second.
 async fn upkeep(
-    store: Arc<Store>,
+    pipeline: Arc<Pipeline>,
     authority: Arc<Authority>,
     admin: Arc<Admin>,
     shown: String,
     stop: CancellationToken,
 ) {
     let mut rounds: u32 = 0;
-    let named = Arc::clone(&store);
+    let named = Arc::clone(&pipeline.store);
     let mut round = tokio::task::spawn_blocking(move || named.set_holder(&shown));
     loop {
         if rounds.is_multiple_of(A_DAY) {
@@ -402,9 +402,14 @@ async fn upkeep(
             () = tokio::time::sleep(UPKEEP) => {}
             () = stop.cancelled() => break,
         }
-        let store = Arc::clone(&store);
-        round = tokio::task::spawn_blocking(move || store.maintain());
+        let pipeline = Arc::clone(&pipeline);
+        round = tokio::task::spawn_blocking(move || {
+            pipeline.store.maintain();
+            pipeline.tidy();
+        });
     }
+    let store = Arc::clone(&pipeline.store);
+    drop(pipeline);
     // The drain is over: closed here, and not when the last who holds it lets go, which may be the process's own end.
     let last = tokio::task::spawn_blocking(move || store.close()).await;
     if last.is_err() {

@@ -210,6 +210,11 @@ impl Pipeline {
         record.into_response(response, watch, &self.metrics)
     }
 
+    /// Gives back the memory of what was remembered of requests and is over.
+    pub fn tidy(&self) {
+        self.memory.tidy();
+    }
+
     /// Waits for the fills that are under way, at the end of a drain.
     pub async fn drained(&self) {
         self.flights.landed().await;

@@ -76,6 +76,7 @@ pub use claims::IndexSet;
 pub use conventions::Convention;
 pub use durable::{may_pass, write as write_durably};
 pub use notes::Notes;
+pub use recent::IN_USE;
 pub use rejections::{Rejection, clipped};
 pub use seen::Seen;
 pub use spool::Spool;
@@ -102,7 +103,7 @@ use state::State;
 /// every transfer.
 pub const CHUNK: u64 = 64 << 10;
 
-/// The most bodies in the store: each takes some 200 bytes of memory.
+/// The most bodies in the store: each takes some 400 bytes of memory.
 const MAX_BLOBS: usize = 1 << 19;
 
 /// Locks by which commits, removals and evictions of one body follow each other, shared by the bodies.

@@ -78,6 +78,7 @@ impl Store {
         self.drop_unnamed();
         self.drop_bodiless();
         self.unverified.tidy();
+        self.recent.tidy();
         // After a load nobody may ever ask for these again; what is asked for is opened again for a few microseconds.
         self.blobs.close_idle();
         self.claims.close_idle();
