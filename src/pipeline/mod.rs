@@ -46,6 +46,7 @@ mod settle;
 mod shared;
 mod shelf;
 mod signature;
+mod starting;
 mod successor;
 mod task;
 mod unknown_header;
@@ -54,7 +55,6 @@ mod varied;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
@@ -83,9 +83,6 @@ use record::Record;
 use task::Task;
 
 pub use lookup::{expectation, may_be_vouched};
-
-/// How long a request waits for the records to be read before it goes to its origin.
-const WAIT_FOR_RECORDS: Duration = Duration::from_secs(1);
 
 /// Everything a request meets on its way.
 #[derive(Debug)]
@@ -310,20 +307,14 @@ impl Pipeline {
                 if Demand::of(call.request.headers()).only_if_cached {
                     return record.not_stored(&task.target);
                 }
-                self.pass_for(call, &task, PassReason::Starting, record).await
+                let asked = call.asked_with(task.selection.request());
+                self.pass_while_starting(call, &asked, &task, record).await
             }
             Plan::Keep | Plan::Revalidate => {
                 let asked = call.asked_with(task.selection.request());
                 self.from_cache(call, &asked, task, record).await
             }
         }
-    }
-
-    /// Whether what is stored is known. After a crash it is read while clients are served: a small store in no time, which is
-    /// waited for.
-    async fn knows_its_store(&self) -> bool {
-        self.store.is_read()
-            || tokio::time::timeout(WAIT_FOR_RECORDS, self.store.read()).await.is_ok()
     }
 
     fn plan(

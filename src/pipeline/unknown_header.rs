@@ -107,7 +107,7 @@ impl Pipeline {
     }
 
     /// What everybody may be given in the place of an answer that does not come.
-    async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
+    pub(super) async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
         if task.asker.is_private() || task.bare().has_token() {
             return None;
         }
@@ -119,7 +119,7 @@ impl Pipeline {
 }
 
 /// Whether the origin failed, rather than said something.
-fn is_failure(status: StatusCode) -> bool {
+pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 

@@ -68,6 +68,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use batch::ClaimBatch;
 pub use blobs::Blob;
@@ -170,6 +171,7 @@ struct Spared {
 /// How far the records are read.
 #[derive(Debug)]
 struct Reading {
+    begun: Instant,
     /// How the ledger was found, until somebody reads.
     opened: Mutex<Option<Opened>>,
     done: watch::Sender<bool>,
@@ -290,6 +292,7 @@ impl Store {
             unverified,
             counts: Counts::default(),
             reading: Reading {
+                begun: Instant::now(),
                 opened: Mutex::new(Some(opened)),
                 done: watch::Sender::new(false),
                 stopped: AtomicBool::new(false),
@@ -318,6 +321,12 @@ impl Store {
     /// Whether the records are read.
     pub fn is_read(&self) -> bool {
         *self.reading.done.borrow()
+    }
+
+    /// Whether the records are read, or will be before so much time has passed since the start.
+    pub async fn is_read_within(&self, limit: std::time::Duration) -> bool {
+        let soon = self.reading.begun + limit;
+        self.is_read() || tokio::time::timeout_at(soon, self.read()).await.is_ok()
     }
 
     /// Waits until the records are read.
