@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rustls::pki_types::CertificateDer;
 
-use super::client::{AROUND, Client};
+use super::client::{ANY, AROUND, Client};
 use super::larder::Larder;
 use super::names::Probe;
 use super::shell::Shell;
@@ -24,6 +24,8 @@ pub(super) struct Facts {
     pub(super) proxy: Option<Set>,
     /// A variable that holds a proxy and that the client does not read, because of its letters.
     pub(super) other_case: Option<Set>,
+    /// A variable that holds a proxy for others, and the one that the client reads instead.
+    pub(super) unread: Option<(Set, &'static str)>,
     /// An entry that sends the probe around every proxy.
     pub(super) around: Option<Set>,
     /// The index that the probe stands for, if one is known.
@@ -54,6 +56,7 @@ impl Facts {
         let mut facts = Self {
             proxy: client.proxies.iter().find_map(|name| variable(shell, name)),
             other_case: client.proxies.iter().find_map(|name| other_case(shell, client, name)),
+            unread: unread(shell, client),
             around: AROUND
                 .iter()
                 .filter(|_| client.reads_lists())
@@ -122,6 +125,12 @@ fn other_case(shell: &Shell, client: &Client, name: &str) -> Option<Set> {
         return None;
     }
     variable(shell, &turned)
+}
+
+fn unread(shell: &Shell, client: &Client) -> Option<(Set, &'static str)> {
+    let own = client.proxies.first()?;
+    let mut others = ANY.iter().filter(|name| !client.proxies.contains(name));
+    others.find_map(|name| variable(shell, name)).map(|set| (set, *own))
 }
 
 /// An entry of a list that holds for `host`, as most clients read it: a name stands for all below it, a star for all.
