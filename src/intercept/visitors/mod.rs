@@ -28,7 +28,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::activity::{Activity, Quiet, now};
 use super::grant::Refusal;
 use crate::config::Clients;
-use crate::limits::{PATIENCE, PLACES, Reading};
+use crate::limits::{LOOKS_EVERY, PATIENCE, PLACES, Reading};
 
 /// Connections that stand in the lobby. One address has a quarter; beyond that the one that has stood there longest without
 /// asking for anything is closed for a new one.
@@ -50,9 +50,6 @@ const QUIET_TUNNEL: Duration =
 
 /// The same where the client spoke last: its server may be at work, and some need more than a minute for the first byte.
 const QUIET_ASKING: Duration = Duration::from_mins(2);
-
-/// How often who waits for a seat or a place looks whether something can make way by now.
-const LOOKS_EVERY: Duration = Duration::from_millis(500);
 
 /// Everybody who uses one listener.
 pub(crate) struct Visitors {
@@ -247,7 +244,18 @@ impl Visitors {
             let most = houses.into_iter().max_by_key(|house| house.seats_taken());
             most.unwrap_or_else(|| Arc::clone(house))
         };
-        crowded.close_quiet(|quiet| now.saturating_sub(millis(must_be_quiet(quiet))));
+        crowded.close_quiet(|quiet| Some(now.saturating_sub(millis(must_be_quiet(quiet)))));
+    }
+
+    /// Closes tunnels in which nothing moves: each holds a connection to an origin besides its own, and those have run out.
+    pub(crate) fn press_tunnels(&self) {
+        let now = now();
+        for house in self.houses() {
+            house.close_quiet(|quiet| {
+                let latest = now.saturating_sub(millis(must_be_quiet(quiet)));
+                (quiet != Quiet::Kept).then_some(latest)
+            });
+        }
     }
 
     /// Forgets an address that has no connection any more.
@@ -327,13 +335,14 @@ impl House {
         lock(&self.doors).values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Closes connections with a seat on which nothing has been answered since `latest`, the longest quiet first.
-    fn close_quiet(&self, latest: impl Fn(Quiet) -> u64) {
+    /// Closes connections with a seat on which nothing has been answered since `latest`, the longest quiet first; `None`: none
+    /// of this kind.
+    fn close_quiet(&self, latest: impl Fn(Quiet) -> Option<u64>) {
         let mut doors: Vec<Arc<Door>> = self.doors();
         doors.retain(|door| door.has_seat() && !door.leave.is_cancelled());
         let quiet = doors.into_iter().filter_map(|door| {
             let (quiet, since) = (door.activity.quiet()?, door.activity.quiet_since());
-            (since <= latest(quiet)).then_some((quiet, since, door))
+            (since <= latest(quiet)?).then_some((quiet, since, door))
         });
         let mut quiet: Vec<(Quiet, u64, Arc<Door>)> = quiet.collect();
         quiet.sort_unstable_by_key(|(quiet, since, _)| (*quiet, *since));
