@@ -200,7 +200,7 @@ impl Larder {
         self.pipeline.origins.set_own(addresses.clone());
         let ended = CancellationToken::new();
         let upkeep = tokio::spawn(upkeep(
-            Arc::clone(&self.admin.store),
+            Arc::clone(&self.pipeline),
             Arc::clone(&self.authority),
             Arc::clone(&self.admin),
             shown.join(", "),
@@ -376,14 +376,14 @@ const A_DAY: u32 = 24 * 60 * 2;
 /// Maintains the store until `stop`. It finishes a round that has begun, so that the data directory is free
 /// afterwards. `shown` is the address of this larder, which a second larder on the same directory reports.
 async fn upkeep(
-    store: Arc<Store>,
+    pipeline: Arc<Pipeline>,
     authority: Arc<Authority>,
     admin: Arc<Admin>,
     shown: String,
     stop: CancellationToken,
 ) {
     let mut rounds: u32 = 0;
-    let named = Arc::clone(&store);
+    let named = Arc::clone(&pipeline.store);
     let mut round = tokio::task::spawn_blocking(move || named.set_holder(&shown));
     loop {
         if rounds.is_multiple_of(A_DAY) {
@@ -403,11 +403,15 @@ async fn upkeep(
             () = tokio::time::sleep(UPKEEP) => {}
             () = stop.cancelled() => break,
         }
-        let store = Arc::clone(&store);
-        round = tokio::task::spawn_blocking(move || store.maintain());
+        let pipeline = Arc::clone(&pipeline);
+        round = tokio::task::spawn_blocking(move || {
+            pipeline.store.maintain();
+            pipeline.tidy();
+        });
     }
-    // After the drain the store is closed here explicitly, not when the last reference is dropped, which may be at
-    // the end of the process.
+    let store = Arc::clone(&pipeline.store);
+    drop(pipeline);
+    // The drain is over: closed here, and not when the last who holds it lets go, which may be the process's own end.
     let last = tokio::task::spawn_blocking(move || store.close()).await;
     if last.is_err() {
         warn!("the store was not closed cleanly; it is recovered when it is opened again");

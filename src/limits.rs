@@ -9,7 +9,9 @@
 //! Descriptors belong to the process, not to one [`crate::Larder`], and so do these limits. A [`Tally`] is for things
 //! that larder only counts and refuses beyond a maximum, without waiting.
 
+use std::fmt;
 use std::fs::File;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -26,7 +28,10 @@ pub const RETRY_AFTER: u64 = 5;
 pub const PATIENCE: Duration =
     if cfg!(test) { Duration::from_millis(400) } else { Duration::from_secs(5) };
 
-/// The descriptor limit to assume where the system sets none.
+/// How often who waits for a place looks whether something can make way by now.
+pub const LOOKS_EVERY: Duration = Duration::from_millis(500);
+
+/// What is assumed where the system sets no limit.
 const UNLIMITED: u64 = 1 << 20;
 
 /// The maximum reserve, which is otherwise a quarter of the descriptors. It suffices because the store's own open files
@@ -79,6 +84,20 @@ pub struct Limit {
     refused: AtomicU64,
     /// Places of files that their creator has dropped while other holders still read them.
     lingering: Mutex<Vec<(Weak<File>, Place)>>,
+    makers: Makers,
+}
+
+/// Closes what nobody uses, when a place is wanted and none is free.
+pub type MakesRoom = dyn Fn() + Send + Sync;
+
+/// Whoever can make room.
+#[derive(Default)]
+struct Makers(Mutex<Vec<Weak<MakesRoom>>>);
+
+impl fmt::Debug for Makers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Makers")
+    }
 }
 
 /// A place under a [`Limit`], freed on drop.
@@ -111,6 +130,21 @@ impl Limit {
             free: Arc::new(Semaphore::new(most)),
             refused: AtomicU64::new(0),
             lingering: Mutex::default(),
+            makers: Makers::default(),
+        }
+    }
+
+    /// From now on `maker` is asked for room while somebody waits for a place, for as long as it lives.
+    pub fn asks(&self, maker: &Arc<MakesRoom>) {
+        let mut makers = self.makers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        makers.retain(|maker| maker.strong_count() > 0);
+        makers.push(Arc::downgrade(maker));
+    }
+
+    fn make_room(&self) {
+        let makers = self.makers.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for maker in makers.iter().filter_map(Weak::upgrade) {
+            maker();
         }
     }
 
@@ -145,9 +179,19 @@ impl Limit {
     /// A place, granted in the order of the calls; waits at most [`PATIENCE`].
     pub async fn take(&self) -> Option<Place> {
         self.tidy();
-        let waited = tokio::time::timeout(PATIENCE, Arc::clone(&self.free).acquire_owned());
-        if let Ok(Ok(permit)) = waited.await {
-            return Some(Place { _permit: permit });
+        let waiting = tokio::time::timeout(PATIENCE, Arc::clone(&self.free).acquire_owned());
+        let mut waiting = pin!(waiting);
+        loop {
+            if self.free.available_permits() == 0 {
+                self.make_room();
+            }
+            tokio::select! {
+                waited = &mut waiting => match waited {
+                    Ok(Ok(permit)) => return Some(Place { _permit: permit }),
+                    Ok(Err(_)) | Err(_) => break,
+                },
+                () = tokio::time::sleep(LOOKS_EVERY) => {}
+            }
         }
         self.refused();
         None
@@ -257,7 +301,19 @@ mod tests {
         assert!(limit.take().await.is_none());
         let reading = limit.reading();
         assert_eq!((reading.in_use, reading.most, reading.refused), (1, 1, 1));
-        // The control: a place that is freed goes to the waiting task.
+        // Who can make room is asked for it, while there is none.
+        let (asked, lent) = (Arc::new(AtomicU64::new(0)), Mutex::new(Some(held)));
+        let count = Arc::clone(&asked);
+        let maker: Arc<MakesRoom> = Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(lent.lock().unwrap().take());
+        });
+        limit.asks(&maker);
+        let held = limit.take().await.unwrap();
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+        drop(maker);
+        assert!(limit.take().await.is_none(), "the control: nobody makes room any more");
+        // The control: a place that comes free is given to who waits.
         let (taken, ()) = tokio::join!(limit.take(), async { drop(held) });
         assert!(taken.is_some());
     }

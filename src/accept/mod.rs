@@ -35,6 +35,7 @@ pub use self::listen::{adopt, bind};
 use crate::authority::Authority;
 use crate::config::{Clients, Live};
 use crate::intercept::{Entry, Seat, Serve, Transport, Visitors, reset};
+use crate::limits::{MakesRoom, PLACES};
 use crate::outcome::job::{Doorway, Job};
 use crate::outcome::metrics::Metrics;
 use crate::reply::{Body, Line};
@@ -117,16 +118,27 @@ struct Gate {
     open: TaskTracker,
     drain: CancellationToken,
     stop: CancellationToken,
+    /// Idle tunnels make way for connections to origins as well, for as long as this lives.
+    _makes_room: Arc<MakesRoom>,
 }
 
 impl Gate {
     fn new(clients: &Clients) -> Self {
+        let visitors = Visitors::new(clients);
+        let pressed = Arc::downgrade(&visitors);
+        let makes_room: Arc<MakesRoom> = Arc::new(move || {
+            if let Some(visitors) = pressed.upgrade() {
+                visitors.press_tunnels();
+            }
+        });
+        PLACES.upstream.asks(&makes_room);
         Self {
-            visitors: Visitors::new(clients),
+            visitors,
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             open: TaskTracker::new(),
             drain: CancellationToken::new(),
             stop: CancellationToken::new(),
+            _makes_room: makes_room,
         }
     }
 
@@ -259,6 +271,10 @@ fn spawn<S: Serve>(gate: &Gate, visit: outer::ClientConnection<S>, socket: TcpSt
             match &door {
                 Some(door) => door.leaves().await,
                 None => std::future::pending().await,
+            }
+            if activity.is_tunnel() {
+                // It ends by itself, and writes down how.
+                std::future::pending::<()>().await;
             }
             answered_while(activity.is_answering())
         };

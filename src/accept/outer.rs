@@ -13,7 +13,7 @@ use hyper::header::{CONNECTION, HeaderValue, PROXY_AUTHORIZATION};
 use hyper::server::conn::http1::{Connection, UpgradeableConnection};
 use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio_util::sync::CancellationToken;
 
@@ -120,6 +120,9 @@ impl<S: Serve> ClientConnection<S> {
                 let response =
                     answered.unwrap_or_else(|refusal| desk.visit.refuse(&refusal, &asked));
                 verdicts.end(number, &asked.method, &response);
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    running.switches();
+                }
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
             }
         });

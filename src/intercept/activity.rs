@@ -57,10 +57,14 @@ pub(crate) struct Activity {
     running: AtomicUsize,
     /// The value of `read` when the last answer ended. If `read` is greater, the next request has begun.
     heard: AtomicU64,
-    /// When the connection began, or when its last answer ended, in milliseconds.
+    /// When the connection began, or its last answer ended, in milliseconds; of a tunnel, when something last moved in it.
     quiet_since: AtomicU64,
-    /// Bytes of bodies that were handed to hyper and not written to the socket. Other writes (headers, pings) also reduce this
-    /// count, so it is a little too low.
+    /// Bytes are copied through it, and nothing tells where an answer ends.
+    tunnel: AtomicBool,
+    /// In a tunnel, whether its client spoke last, and its server may still be at work.
+    asks: AtomicBool,
+    /// Bytes of bodies that were handed over and not written to the socket. What else is written (headers, pings) makes it
+    /// a little less than it is.
     held: AtomicU64,
     /// The answers that are being sent.
     answers: Mutex<Vec<Weak<Mutex<Answer>>>>,
@@ -94,7 +98,18 @@ pub(crate) enum Lapse {
     Stalled,
 }
 
-/// The time limits of a connection.
+/// How quiet a connection is on which nothing is being answered: the first makes way for others before the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Quiet {
+    /// HTTP between two requests: its client opens another.
+    Kept,
+    /// A tunnel in which the server spoke last, or nobody yet.
+    Tunnel,
+    /// A tunnel in which the client spoke last: it may wait for an answer.
+    Asking,
+}
+
+/// How long is too long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For the header of a request, once it has begun. `None` for HTTP/2, where bytes alone (pings) do not begin a request.
@@ -129,7 +144,28 @@ impl Activity {
         self.quiet_since.load(Relaxed)
     }
 
-    /// How many answers are stalled.
+    /// From now on bytes are copied through it, until it ends. `asks`: some of its client's wait to be copied.
+    pub(crate) fn tunnels(&self, asks: bool) {
+        self.quiet_since.store(now(), Relaxed);
+        self.asks.store(asks, Relaxed);
+        self.tunnel.store(true, Relaxed);
+    }
+
+    /// Whether bytes are copied through it.
+    pub(crate) fn is_tunnel(&self) -> bool {
+        self.tunnel.load(Relaxed)
+    }
+
+    /// How quiet it is; `None` while something is being answered.
+    pub(crate) fn quiet(&self) -> Option<Quiet> {
+        match (self.is_tunnel(), self.asks.load(Relaxed)) {
+            (true, true) => Some(Quiet::Asking),
+            (true, false) => Some(Quiet::Tunnel),
+            (false, _) => (!self.is_answering()).then_some(Quiet::Kept),
+        }
+    }
+
+    /// How many answers stand still.
     pub(crate) fn standing(&self) -> usize {
         self.standing.load(Relaxed)
     }
@@ -141,10 +177,20 @@ impl Activity {
 
     pub(crate) fn note_read(&self, count: usize) {
         self.read.fetch_add(count as u64, Relaxed);
+        self.note_moved(true);
+    }
+
+    /// Something moved: from the client, if it `asks`.
+    fn note_moved(&self, asks: bool) {
+        if self.is_tunnel() {
+            self.quiet_since.store(now(), Relaxed);
+            self.asks.store(asks, Relaxed);
+        }
     }
 
     pub(crate) fn note_written(&self, count: usize) {
         self.written.fetch_add(count as u64, Relaxed);
+        self.note_moved(false);
         self.blocked.store(false, Relaxed);
         // Only the connection's own task writes, so no other task reduces this count at the same time.
         let held = self.held.load(Relaxed);
@@ -310,6 +356,11 @@ impl Running {
     /// Holds the request's place among those of its address until the request was answered.
     pub(crate) fn takes(&mut self, place: RequestPlace) {
         self.place = Some(place);
+    }
+
+    /// Its answer switches to another protocol (101): the connection is a tunnel from then on.
+    pub(crate) fn switches(&self) {
+        self.activity.tunnels(false);
     }
 }
 

@@ -39,9 +39,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use hyper::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto::UpgradeableConnection;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
@@ -296,6 +296,9 @@ impl<S: Serve> Granted<S> {
                     }
                     Err(refusal) => refusing.refuse(&refusal, "-", since),
                 };
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    running.switches();
+                }
                 Ok::<_, Infallible>(response.map(|body| Counted::new(body, running)))
             }
         });
@@ -323,6 +326,7 @@ impl<S: Serve> Granted<S> {
             port: self.port,
             metrics: Arc::clone(&self.metrics),
             job: self.job.clone(),
+            door: Arc::clone(&self.door),
         }
     }
 }

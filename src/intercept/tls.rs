@@ -14,7 +14,7 @@ use crate::outcome::witness::{self, Sight};
 
 /// Logs a handshake that failed, and records the result if it was a probe's.
 pub(crate) fn explain(error: &io::Error, route: &Route) {
-    let Route { peer, host, port, metrics, job } = route;
+    let Route { peer, host, port, metrics, job, .. } = route;
     let sight = judge(error);
     let distrusts = matches!(sight, Sight::Distrust(_));
     metrics.witness.saw(host, sight);
@@ -44,7 +44,7 @@ pub(crate) fn explain(error: &io::Error, route: &Route) {
 /// Logs a connection that ended after its handshake without a request. `GnuTLS` clients (apt, and often git and wget) check the
 /// certificate only then; other clients open connections that they turn out not to need.
 pub(crate) fn unused(route: &Route) {
-    let Route { peer, host, port, metrics, job } = route;
+    let Route { peer, host, port, metrics, job, .. } = route;
     if witness::token(host).is_some() {
         return;
     }

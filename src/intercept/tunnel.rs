@@ -9,6 +9,7 @@ use tokio::io::{AsyncWriteExt, copy_bidirectional_with_sizes};
 
 use super::grant::{Refusal, Refused};
 use super::transport::Transport;
+use super::visitors::Door;
 use crate::clock::Stopwatch;
 use crate::origin::Duplex;
 use crate::outcome::Outcome;
@@ -29,6 +30,7 @@ pub(crate) struct Route {
     pub(crate) port: u16,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) job: Option<Arc<Job>>,
+    pub(crate) door: Arc<Door>,
 }
 
 impl Route {
@@ -66,6 +68,7 @@ pub(crate) async fn copy(
     let activity = Arc::clone(client.activity());
     // A tunnel has its own time limit, so it counts as busy: it is never closed to make room, as quiet connections are.
     let _running = activity.begin();
+    activity.tunnels(!client.seen().is_empty());
     let (up_before, down_before) = activity.moved();
     let up_before = up_before.saturating_sub(client.seen().len() as u64);
     let copied = async {
@@ -79,6 +82,10 @@ pub(crate) async fn copy(
         },
         () = activity.standstill(idle) => {
             (true, "nothing moved for too long (clients.idle_timeout)".to_owned())
+        }
+        () = route.door.leaves() => {
+            client.line().cut();
+            (true, "it made way for others (clients.max_connections)".to_owned())
         }
     };
     let (up, down) = activity.moved();

@@ -11,6 +11,7 @@
 
 use std::io::{self, Read};
 
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
 use hyper::header;
 
 use super::Pipeline;
@@ -35,6 +36,7 @@ enum Coding {
     Gzip,
     Deflate,
     Zstd,
+    Brotli,
 }
 
 impl Pipeline {
@@ -89,6 +91,7 @@ fn coding_of(head: &Head) -> Option<Coding> {
         "gzip" | "x-gzip" => Coding::Gzip,
         "deflate" => Coding::Deflate,
         "zstd" => Coding::Zstd,
+        "br" => Coding::Brotli,
         _ => return None,
     };
     named.next().is_none().then_some(coding)
@@ -128,6 +131,7 @@ fn digests_of(
             frame.window_log_max(ZSTD_WINDOW)?;
             decoded.take(&mut frame)?;
         }
+        Coding::Brotli => take_brotli(&mut coded, &mut decoded)?,
     }
     if !coded.fill_buf()?.is_empty() {
         return Err(io::Error::other("something follows behind its end"));
@@ -135,7 +139,45 @@ fn digests_of(
     Ok((decoded.hashing.finish().iter().copied().collect(), decoded.length))
 }
 
-/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, except a plain file name if `may_name`.
+/// Decodes brotli (RFC 7932), which may skip blocks of metadata. The decoder says in which block it is, and not through which it
+/// went: it is given one byte at a time, so that none is skipped unseen. Such files are rare enough.
+fn take_brotli(coded: &mut impl io::BufRead, decoded: &mut Decoded) -> io::Result<()> {
+    let alloc = StandardAlloc::default;
+    // A window of 16 MiB at most.
+    let mut state = BrotliState::new_strict(alloc(), alloc(), alloc());
+    let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
+    loop {
+        let byte = coded.fill_buf()?.first().copied();
+        let input = byte.as_slice();
+        let (mut left, mut read, mut room, mut written) = (input.len(), 0, buffer.len(), 0);
+        let result = BrotliDecompressStream(
+            &mut left,
+            &mut read,
+            input,
+            &mut room,
+            &mut written,
+            &mut buffer,
+            &mut total,
+            &mut state,
+        );
+        coded.consume(read);
+        decoded.add(buffer.get(..written).unwrap_or_default())?;
+        // An empty one is how an encoder flushes.
+        if state.is_metadata != 0 && state.meta_block_remaining_len > 0 {
+            return Err(io::Error::other("it holds metadata, which decoders skip"));
+        }
+        match result {
+            BrotliResult::ResultSuccess => return Ok(()),
+            BrotliResult::NeedsMoreInput if byte.is_none() => {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {}
+            BrotliResult::ResultFailure => return Err(io::Error::other("it is no brotli")),
+        }
+    }
+}
+
+/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, besides a name that is one, where it may.
 fn is_bare(header: &flate2::GzHeader, may_name: bool) -> bool {
     let is_name =
         |name: &[u8]| may_name && name.len() < 256 && !name.iter().any(u8::is_ascii_control);
@@ -157,12 +199,17 @@ impl Decoded {
             if read == 0 {
                 return Ok(());
             }
-            self.length += read as u64;
-            if self.length > self.most {
-                return Err(io::Error::other("it decodes to far more than any file does"));
-            }
-            self.hashing.update(buffer.get(..read).unwrap_or_default());
+            self.add(buffer.get(..read).unwrap_or_default())?;
         }
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.length += bytes.len() as u64;
+        if self.length > self.most {
+            return Err(io::Error::other("it decodes to far more than any file does"));
+        }
+        self.hashing.update(bytes);
+        Ok(())
     }
 }
 
@@ -180,7 +227,8 @@ mod tests {
             ("identity, deflate", Some(Coding::Deflate)),
             ("zstd", Some(Coding::Zstd)),
             ("identity", None),
-            ("br", None),
+            ("br", Some(Coding::Brotli)),
+            ("compress", None),
             ("gzip, gzip", None),
         ] {
             let mut headers = HeaderMap::new();
@@ -232,6 +280,47 @@ mod tests {
         let twice = [named.clone(), gzip(bare())].concat();
         assert_eq!(of(Coding::Gzip, &twice).unwrap().1, 2 * file.len() as u64);
         assert!(of(Coding::Gzip, &[named.clone(), named].concat()).is_err());
+    }
+
+    /// Brotli of one block that is not compressed, and `then` before the last, empty one.
+    fn brotli(bytes: &[u8], then: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(bytes.len()).unwrap();
+        assert!((1..=1 << 16).contains(&length));
+        // RFC 7932 §9.1 f.: a window of 64 KiB (0), not the last (0), four nibbles (00), the length less one, uncompressed (1).
+        let head = ((length - 1) << 4 | 1 << 20).to_le_bytes();
+        // The last (1), empty (1).
+        [&head[..3], bytes, then, &[0b11]].concat()
+    }
+
+    /// A block of metadata: not the last (0), no nibbles (11), reserved (0), the length in one byte (01) or none (00).
+    fn metadata(bytes: &[u8]) -> Vec<u8> {
+        let Some(last) = bytes.len().checked_sub(1) else { return vec![0b00_0110] };
+        let head = u16::try_from(last << 6 | 0b01_0110).unwrap().to_le_bytes();
+        [&head[..], bytes].concat()
+    }
+
+    #[test]
+    fn brotli_is_judged_as_its_clients_decode_it() {
+        let file = b"the file that is promised".repeat(2000);
+        let of = |coded: &[u8], most| {
+            let wanted = Wanted::from(crate::digest::Algorithms::default());
+            digests_of(Coding::Brotli, io::Cursor::new(coded), most, wanted)
+        };
+        let right = {
+            let mut hashing = Hashing::new(Wanted::from(crate::digest::Algorithms::default()));
+            hashing.update(&file);
+            hashing.finish().iter().copied().collect::<Vec<_>>()
+        };
+        let length = file.len() as u64;
+        let coded = brotli(&file, b"");
+        assert_eq!(of(&coded, length).unwrap(), (right.clone(), length));
+        assert_eq!(of(&brotli(&file, &metadata(b"")), length).unwrap(), (right, length));
+        let error = of(&brotli(&file, &metadata(b"PK another file")), length).unwrap_err();
+        assert!(error.to_string().contains("metadata"), "{error}");
+        assert!(of(&coded, length - 1).is_err(), "a bomb");
+        assert!(of(&coded[..coded.len() - 1], length).is_err(), "cut");
+        assert!(of(&[&coded[..], b"PK"].concat(), length).is_err(), "something behind it");
+        assert!(of(&file, length).is_err(), "no brotli");
     }
 
     #[test]

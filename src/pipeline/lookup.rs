@@ -4,6 +4,7 @@
 //! has its digest. The result is remembered together with the generation number of all claims. While that number has not changed,
 //! a hit only compares two numbers. Everything else follows RFC 9111.
 
+use std::hash::Hash;
 use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::ecosystem::{Artifact, Kind, Named, Recognition};
 use crate::entry::{Entry, Head};
 use crate::freshness::{self, Demand};
 use crate::proof::{Proof, Rank};
-use crate::store::Store;
+use crate::store::{IN_USE, Store};
 use crate::target::{Key, Origin, Partition, Scheme, Target};
 use crate::verify::{Expectation, Finding};
 
@@ -107,12 +108,21 @@ pub(super) struct Memory {
     invalidated: Cache<Key, Time>,
 }
 
+/// A memory of what is in use: the store and the claims say the same, only not as quickly.
+fn in_use<K, V>() -> Cache<K, V>
+where
+    K: Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(100_000).time_to_idle(IN_USE).build()
+}
+
 impl Default for Memory {
     fn default() -> Self {
         let day = Duration::from_hours(24);
         Self {
-            judged: Cache::new(100_000),
-            // moka's clock is monotonic: entries expire also if the system clock is set back.
+            judged: in_use(),
+            // What holds for a while ends also by a clock that nobody sets back.
             negatives: Cache::builder()
                 .max_capacity(NEGATIVE_BYTES)
                 .weigher(|_, small: &Small| {
@@ -126,8 +136,8 @@ impl Default for Memory {
             unshared: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             refused: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             read_with: Cache::new(100_000),
-            bound: Cache::new(100_000),
-            varies: Cache::new(100_000),
+            bound: in_use(),
+            varies: in_use(),
             unread: Cache::new(10_000),
             changed: Cache::builder().max_capacity(10_000).time_to_live(day).build(),
             invalidated: Cache::builder().max_capacity(100_000).time_to_live(day).build(),
@@ -136,7 +146,19 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Notes that the origin refused a fill. The client hears the refusal from the origin itself, by its own request.
+    /// Gives back the memory of what is over: a cache does that by itself only while it is used.
+    pub(super) fn tidy(&self) {
+        self.judged.run_pending_tasks();
+        self.bound.run_pending_tasks();
+        self.varies.run_pending_tasks();
+        self.negatives.run_pending_tasks();
+        self.unshared.run_pending_tasks();
+        self.refused.run_pending_tasks();
+        self.changed.run_pending_tasks();
+        self.invalidated.run_pending_tasks();
+    }
+
+    /// The origin said no to a fill, in words that its client is to hear for itself.
     pub(super) fn note_refused(&self, task: &Task) {
         self.refused.insert((task.key, task.principal.reader()), false);
     }

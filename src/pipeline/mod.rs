@@ -46,6 +46,7 @@ mod sidecars;
 mod signature;
 mod snapshot_order;
 mod snapshots;
+mod starting;
 mod successor;
 mod tag;
 mod task;
@@ -56,7 +57,6 @@ mod while_revalidating;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
@@ -86,10 +86,7 @@ use task::Task;
 
 pub use lookup::{expectation, may_be_vouched};
 
-/// How long a request waits for the ledger to be read at start before it is passed to its origin.
-const WAIT_FOR_RECORDS: Duration = Duration::from_secs(1);
-
-/// The shared state that requests use.
+/// Everything a request meets on its way.
 #[derive(Debug)]
 pub struct Pipeline {
     /// The configuration in force.
@@ -213,7 +210,12 @@ impl Pipeline {
         record.into_response(response, watch, &self.metrics)
     }
 
-    /// Waits, at the end of a drain, for the fills that are under way.
+    /// Gives back the memory of what was remembered of requests and is over.
+    pub fn tidy(&self) {
+        self.memory.tidy();
+    }
+
+    /// Waits for the fills that are under way, at the end of a drain.
     pub async fn drained(&self) {
         self.flights.landed().await;
     }
@@ -310,20 +312,14 @@ impl Pipeline {
                 if Demand::of(call.request.headers()).only_if_cached {
                     return record.not_stored(&task.target);
                 }
-                self.pass_for(call, &task, PassReason::Starting, record).await
+                let asked = call.asked_with(task.selection.request());
+                self.pass_while_starting(call, &asked, &task, record).await
             }
             Plan::Keep | Plan::Revalidate => {
                 let asked = call.asked_with(task.selection.request());
                 self.from_cache(call, &asked, task, record).await
             }
         }
-    }
-
-    /// Whether the ledger has been read. After a crash larder reads it while it already serves clients. A small store is read
-    /// within `WAIT_FOR_RECORDS`, so this function waits for that long.
-    async fn knows_its_store(&self) -> bool {
-        self.store.is_read()
-            || tokio::time::timeout(WAIT_FOR_RECORDS, self.store.read()).await.is_ok()
     }
 
     fn plan(

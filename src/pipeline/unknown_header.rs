@@ -106,8 +106,8 @@ impl Pipeline {
         }
     }
 
-    /// The public stored answer that may be given if the origin does not answer.
-    async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
+    /// What everybody may be given in the place of an answer that does not come.
+    pub(super) async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
         if task.principal.is_private() || task.bare().has_token() {
             return None;
         }
@@ -118,8 +118,8 @@ impl Pipeline {
     }
 }
 
-/// Whether the status means that the origin failed.
-fn is_failure(status: StatusCode) -> bool {
+/// Whether the origin failed, rather than said something.
+pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 

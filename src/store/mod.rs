@@ -69,6 +69,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub use batch::ClaimBatch;
 pub use blobs::Blob;
@@ -77,6 +78,7 @@ pub use claims::IndexSet;
 pub use conventions::Convention;
 pub use durable::{may_pass, write as write_durably};
 pub use notes::Notes;
+pub use recent::IN_USE;
 pub use rejections::{Rejection, clipped};
 pub use seen::Seen;
 pub use spool::Spool;
@@ -170,7 +172,8 @@ struct Spared {
 /// Progress of reading the records.
 #[derive(Debug)]
 struct Reading {
-    /// How the ledger was opened; taken when reading begins.
+    begun: Instant,
+    /// How the ledger was found, until somebody reads.
     opened: Mutex<Option<Opened>>,
     done: watch::Sender<bool>,
     /// Reading was cancelled because the store is closing.
@@ -292,6 +295,7 @@ impl Store {
             unverified,
             counts: Counts::default(),
             reading: Reading {
+                begun: Instant::now(),
                 opened: Mutex::new(Some(opened)),
                 done: watch::Sender::new(false),
                 stopped: AtomicBool::new(false),
@@ -322,7 +326,13 @@ impl Store {
         *self.reading.done.borrow()
     }
 
-    /// Waits until the records have been read.
+    /// Whether the records are read, or will be before so much time has passed since the start.
+    pub async fn is_read_within(&self, limit: std::time::Duration) -> bool {
+        let soon = self.reading.begun + limit;
+        self.is_read() || tokio::time::timeout_at(soon, self.read()).await.is_ok()
+    }
+
+    /// Waits until the records are read.
     pub async fn read(&self) {
         let mut done = self.reading.done.subscribe();
         // The sender lives as long as `self`, so this cannot fail.

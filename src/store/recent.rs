@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use moka::sync::Cache;
 
@@ -15,6 +16,11 @@ use crate::target::Key;
 
 /// Maximum memory for entries, roughly measured.
 const MAX_BYTES: u64 = 8 << 20;
+
+/// How long it is remembered, after the last use, what the files of the store say as well: a build that is over leaves nothing
+/// of this behind. Unit tests wait for it.
+pub const IN_USE: Duration =
+    if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(20) };
 
 /// The entries of one key, newest first.
 pub(super) type Entries = Arc<[Arc<Entry>]>;
@@ -33,6 +39,7 @@ impl Recent {
             entries: Cache::builder()
                 .max_capacity(MAX_BYTES)
                 .weigher(|_, entries: &Entries| weight(entries))
+                .time_to_idle(IN_USE)
                 .build(),
             changes: Mutex::new(0),
         }
@@ -63,7 +70,12 @@ impl Recent {
         self.entries.invalidate(&key);
     }
 
-    /// Empties the cache.
+    /// Gives back the memory of what nobody asked for any more.
+    pub(super) fn tidy(&self) {
+        self.entries.run_pending_tasks();
+    }
+
+    /// Forgets everything.
     pub(super) fn clear(&self) {
         let mut changes = hold(&self.changes);
         *changes += 1;
@@ -93,6 +105,22 @@ mod tests {
         recent.entries.run_pending_tasks();
         assert!(recent.entries.weighted_size() <= MAX_BYTES);
         assert!(recent.entries.entry_count() <= MAX_BYTES / 128);
+    }
+
+    /// Issue 17, fault 2: what a build of 20,000 files had asked for stayed for good.
+    #[test]
+    fn what_nobody_asks_for_any_more_is_given_back() {
+        let recent = Recent::new();
+        let key = |number: u8| Key([number; 32]);
+        for number in 0..200 {
+            recent.get(key(number), || Ok(Vec::new())).unwrap();
+        }
+        recent.tidy();
+        assert_eq!(recent.entries.entry_count(), 200, "the control: it is in use");
+        std::thread::sleep(IN_USE);
+        recent.get(key(1), || Ok(Vec::new())).unwrap();
+        recent.tidy();
+        assert_eq!(recent.entries.entry_count(), 1);
     }
 
     #[test]

@@ -78,7 +78,8 @@ impl Store {
         self.drop_unnamed();
         self.drop_bodiless();
         self.unverified.tidy();
-        // After a burst of requests these may never be needed again. Opening one again takes a few microseconds.
+        self.recent.tidy();
+        // After a load nobody may ever ask for these again; what is asked for is opened again for a few microseconds.
         self.blobs.close_idle();
         self.claims.close_idle();
         self.space.measure(&self.paths.cache);

@@ -19,6 +19,20 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
     coded.finish().unwrap()
 }
 
+/// Brotli (RFC 7932) of blocks that are not compressed.
+fn brotli(bytes: &[u8]) -> Vec<u8> {
+    let mut coded = Vec::new();
+    for (number, block) in bytes.chunks(1 << 16).enumerate() {
+        let length = u32::try_from(block.len() - 1).unwrap();
+        // The first is preceded by the size of the window, one bit.
+        let head = (length << 3 | 1 << 19) << u32::from(number == 0);
+        coded.extend_from_slice(&head.to_le_bytes()[..3]);
+        coded.extend_from_slice(block);
+    }
+    coded.push(0b11);
+    coded
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
     for size in [3_000, 1_000_000] {
@@ -32,6 +46,8 @@ async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
             ("coded and cut", gzip(&bytes)[..size / 2].to_vec(), Some("gzip"), false),
             ("coded twice", gzip(&gzip(&bytes)), Some("gzip"), false),
             ("coded otherwise", deflated(&bytes), Some("deflate"), true),
+            ("in brotli", brotli(&bytes), Some("br"), true),
+            ("another, in brotli", brotli(&flipped(&bytes)), Some("br"), false),
             (
                 "with another file behind it",
                 [deflated(&bytes), b"PK".to_vec()].concat(),

@@ -61,7 +61,73 @@ async fn a_list_that_hides_a_real_index_is_found() {
     assert!(last.contains("NO_PROXY=.internal") && !last.contains("example.net"), "{last}");
 }
 
-/// rustup's `cargo` without a toolchain, or a version manager's stub, is not diagnosed as redirected by a configuration file.
+/// Issue 17 row 12: Yarn since 2 reads no proxy but its own variables, and went around larder without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn yarn_is_told_what_its_version_reads() {
+    let patient = Patient::new().await;
+    patient.well(&["curl"]).await;
+    let (home, daemon) = (patient.home(), patient.daemon.address);
+    let programs = home.join("bin");
+    std::fs::create_dir(&programs).unwrap();
+    let examine = async || {
+        let mut command = std::process::Command::new(crate::world::binary::PROGRAM);
+        command.args(["doctor", "--json", "yarn"]);
+        let mut command = patient.dressed(command);
+        let path = std::env::var("PATH").unwrap();
+        command.env("PATH", format!("{}:{path}", programs.display()));
+        command.env("LARDER_DATA", home.parent().unwrap().join("data"));
+        let output = crate::world::tools::run(command).await;
+        let report: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
+        report["clients"].as_array().unwrap().clone()
+    };
+    // Trust is another matter: Node's roots hold the CA here.
+    patient.shell(&format!("curl -fsS --noproxy '*' http://{daemon}/ca.crt -o $HOME/ca.pem")).await;
+    patient.shell("echo 'export NODE_EXTRA_CA_CERTS=$HOME/ca.pem' >> .profile").await;
+    let becomes = |says: &str| {
+        let file = programs.join("yarn");
+        std::fs::write(&file, format!("#!/bin/sh\n{says}\n")).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let modern = |version: &str| {
+        format!(
+            "case \"$*\" in --version) echo {version} ;; 'config get httpsProxy') echo \"${{YARN_HTTPS_PROXY:-null}}\" ;; \
+             *) echo null ;; esac"
+        )
+    };
+    becomes("echo 1.22.22");
+    let verdicts = examine().await;
+    assert_eq!(of(&verdicts, "yarn")["status"], "well", "the control: 1 reads them: {verdicts:#?}");
+    for says in [modern("4.9.1"), modern("3.8.7"), "exit 1".to_owned()] {
+        becomes(&says);
+        let verdicts = examine().await;
+        let ill = of(&verdicts, "yarn");
+        assert_eq!(ill["cause"], "proxy-unset", "{says}: {ill:#}");
+        let why = ill["why"].as_str().unwrap();
+        assert!(
+            why.contains("https_proxy is set") && why.contains("reads YARN_HTTPS_PROXY"),
+            "{why}"
+        );
+        let profile = std::fs::read_to_string(home.join(".profile")).unwrap();
+        patient.mend(&verdicts).await;
+        let mended = examine().await;
+        assert_eq!(of(&mended, "yarn")["status"], "well", "{says}: {mended:#?}");
+        let added =
+            std::fs::read_to_string(home.join(".profile")).unwrap()[profile.len()..].to_owned();
+        assert!(added.contains("YARN_HTTP_PROXY=") && !added.contains("_CA_FILE_PATH"), "{added}");
+        std::fs::write(home.join(".profile"), profile).unwrap();
+    }
+    // No Yarn runs with another's variable for roots: a line that mends trust names none that was not set.
+    patient.shell("echo 'export YARN_HTTPS_PROXY=$HTTPS_PROXY' >> .profile").await;
+    patient.shell("echo 'unset NODE_EXTRA_CA_CERTS' >> .profile").await;
+    becomes(&modern("3.8.7"));
+    let verdicts = examine().await;
+    assert_eq!(of(&verdicts, "yarn")["cause"], "ca-untrusted", "{verdicts:#?}");
+    let mend = of(&verdicts, "yarn")["mend"].as_str().unwrap();
+    assert!(mend.contains("NODE_EXTRA_CA_CERTS") && !mend.contains("YARN_"), "{mend}");
+}
+
+/// rustup's `cargo` without a toolchain, or a version manager's stand-in, has no file of its own that sends it elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_does_not_run_is_not_misled_by_a_file() {
     let patient = Patient::new().await;

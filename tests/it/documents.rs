@@ -138,7 +138,35 @@ fn exists(named: &str) -> bool {
         vec![tests.join(format!("{file}.rs")), tests.join(file).join("mod.rs")]
     };
     let texts = files.iter().filter_map(|file| std::fs::read_to_string(file).ok());
-    texts.into_iter().any(|text| text.contains(&format!("fn {name}(")))
+    texts.into_iter().any(|text| {
+        let above = text.split_once(&format!("fn {name}(")).map(|(above, _)| above);
+        // Its attributes stand behind the end of what comes before it.
+        let own = above.map(|above| above.rsplit("\n\n").next().unwrap());
+        own.is_some_and(|own| {
+            own.lines().any(|line| line.trim().starts_with("#[") && line.contains("test"))
+        })
+    })
+}
+
+/// The rows of the tables below the headings of a page, without the two lines of each head.
+fn rows<'a>(page: &'a str, headings: &[&str]) -> Vec<&'a str> {
+    let sections = page.split("\n## ");
+    let wanted = sections.filter(|text| headings.iter().any(|heading| text.starts_with(heading)));
+    wanted.flat_map(|text| text.lines().filter(|line| line.starts_with("| ")).skip(2)).collect()
+}
+
+/// Issue 17: the table of faults names the test of each.
+#[test]
+fn every_fault_of_the_table_has_a_test() {
+    let (_, page) = pages().into_iter().find(|(page, _)| page == "reliability.md").unwrap();
+    let headings = ["Faults of origins", "Faults of larder's own machine", "What clients do"];
+    let rows = rows(&page, &headings);
+    assert!(rows.len() >= 40, "{}", rows.len());
+    for row in rows {
+        let last = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        assert!(!named_tests(last).is_empty(), "{row}");
+    }
+    assert!(named_tests("(issue 17, row 14)").is_empty(), "the control");
 }
 
 /// Issue 17: every row about failures of other caches names a test, and a renamed test must be renamed there too.
@@ -152,7 +180,10 @@ fn every_test_that_a_page_names_exists() {
     }
     assert!(exists("documents::every_test_that_a_page_names_exists"), "the control");
     assert!(!exists("documents::every_test_that_a_page_invents"), "the control");
+    assert!(!exists("documents::named_tests"), "the control: a function that is no test");
     let (_, pitfalls) = pages().into_iter().find(|(page, _)| page == "pitfalls.md").unwrap();
+    let count = pitfalls.lines().filter(|line| line.starts_with("| ")).count() - 2;
+    assert_eq!(count, 42, "as many as burnt others");
     for number in 1..=42 {
         let row = pitfalls.lines().find(|line| line.starts_with(&format!("| {number} |"))).unwrap();
         assert!(!named_tests(row).is_empty(), "{row}");

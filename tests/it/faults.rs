@@ -255,7 +255,46 @@ async fn clients_are_served_while_records_are_read_after_a_crash() {
     assert_eq!(bench.origin.total(), before);
 }
 
-/// A self-signed certificate for `host`, as `openssl req -x509` makes it, with the changes of `change`.
+/// The same with origins that fail or say nothing: who has a copy gets it, when it is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_copy_stands_in_for_a_dead_origin_when_the_records_are_read() {
+    for mood in [Mood::Failing(503), Mood::Hanging] {
+        let bench = Bench::new().await;
+        let url = bench.origin.put("/plain", Page::new("plain").fresh(600));
+        let mut daemon = bench.start(&[]).await;
+        daemon.client().await.get(&url).send().await.complete();
+        daemon.kill();
+        let shard = bench.data().join("v1/records/ff");
+        std::fs::create_dir_all(&shard).unwrap();
+        let pipe = shard.join(format!("{}-{}", "ff".repeat(32), "0".repeat(64)));
+        let mut make = Command::new("mkfifo");
+        make.arg(&pipe);
+        assert!(run(make).await.status.success());
+        let daemon = bench.start(&[("LARDER_UPSTREAM_PATIENCE", "100ms")]).await;
+        let client = daemon.client().await;
+        let got = client.get(&url).send().await.complete();
+        assert!(got.cache_status().contains("starting"), "the control: {}", got.cache_status());
+        bench.origin.mood(mood);
+        bench.origin.cut();
+        let asked = bench.origin.total();
+        let waiting = tokio::spawn(async move { client.get(&url).send().await.complete() });
+        eventually("the origin is asked", || async { bench.origin.total() > asked }).await;
+        assert!(!waiting.is_finished(), "the copy is not known yet");
+        // The end of the pipe.
+        let open = move || std::fs::OpenOptions::new().write(true).open(pipe);
+        drop(tokio::task::spawn_blocking(open).await.unwrap().unwrap());
+        let got = waiting.await.unwrap();
+        assert_eq!((got.status.as_u16(), &got.body[..]), (200, &b"plain"[..]));
+        assert!(got.cache_status().contains("+stale"), "{}", got.cache_status());
+        let client = daemon.client().await;
+        if mood == Mood::Failing(503) {
+            let none = client.get(&bench.origin.url("/other")).send().await;
+            assert_eq!(none.status.as_u16(), 503, "the control: where there is none");
+        }
+    }
+}
+
+/// A certificate that signed itself for `host`, as `openssl req -x509` makes them, but for what `change` does.
 fn self_signed(
     host: &str,
     change: impl FnOnce(&mut CertificateParams),

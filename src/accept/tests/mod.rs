@@ -91,11 +91,15 @@ impl Serve for Echo {
             // What hyper does by itself when a body fails.
             "/quiet" => pieces([Piece::Data("beginning "), Piece::Pause, Piece::Fail]),
             "/panic" => panic!("on purpose"),
-            "/upgrade" => {
+            path @ ("/upgrade" | "/upgrade-kept") => {
+                let kept = path == "/upgrade-kept";
                 let upgrade = hyper::upgrade::on(&mut request);
                 tokio::spawn(async move {
                     let mut io = TokioIo::new(upgrade.await.unwrap());
                     io.write_all(b"upgraded").await.unwrap();
+                    if kept {
+                        io.read_u8().await.ok();
+                    }
                 });
                 let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
                 response.headers_mut().insert("upgrade", "x".parse().unwrap());

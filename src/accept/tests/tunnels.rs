@@ -287,3 +287,97 @@ async fn what_the_front_refuses_is_counted_and_kept_by_nobody() {
         assert_eq!(counted(outcome), before + 1, "{authority}");
     }
 }
+
+/// Of eight seats one address has seven.
+fn crowded() -> World {
+    World::with(|config| {
+        config.clients.max_connections = 8;
+        config.clients.connections_per_address = 8;
+    })
+}
+
+const PLAIN: &str =
+    "GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n";
+
+/// Longer than a tunnel must be quiet here to make way.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// Whether a connection was reset.
+async fn is_reset(stream: &mut TcpStream) -> bool {
+    let mut heard = Vec::new();
+    let ended = stream.read_to_end(&mut heard).await;
+    ended.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
+}
+
+/// Issue 17, fault 9: idle tunnels stopped everybody else, for as long as `clients.idle_timeout`. Of these the one whose client
+/// spoke last stays: its server may be at work.
+#[tokio::test]
+async fn idle_tunnels_make_way_for_a_new_client() {
+    let world = crowded();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    *world.echo.upstream.lock().unwrap() = Some(silent.local_addr().unwrap());
+    let mut asking = world.tunnel("example.org:9999").await;
+    asking.write_all(b"\x01hello").await.unwrap();
+    let _held = silent.accept().await.unwrap();
+    *world.echo.upstream.lock().unwrap() = Some(shouting_origin(b"").await);
+    let mut idle = Vec::new();
+    for _ in 0..6 {
+        let mut stream = world.tunnel("example.org:9999").await;
+        stream.write_all(b"\x01hello").await.unwrap();
+        let mut heard = [0; 6];
+        stream.read_exact(&mut heard).await.unwrap();
+        idle.push(stream);
+    }
+    sleep(QUIET).await;
+    let text = ask(&mut world.connect().await, PLAIN).await;
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    for stream in &mut idle {
+        assert!(is_reset(stream).await, "what is in the middle of something is not ended quietly");
+    }
+    let left = timeout(Duration::from_millis(50), asking.read_u8()).await;
+    assert!(left.is_err(), "the control: it waits for its server");
+    assert_eq!(world.metrics.totals().count(&[Outcome::Tunnel]), 6, "each is written down");
+}
+
+/// The same for connections that an upgrade (101) has taken from the task that served them.
+#[tokio::test]
+async fn idle_upgraded_connections_make_way_for_a_new_client() {
+    let world = crowded();
+    let mut idle = Vec::new();
+    for _ in 0..7 {
+        let mut stream = world.connect().await;
+        let request = PLAIN.replace("org/ ", "org/upgrade-kept ").replace("close", "upgrade");
+        let request = request.replace("\r\n\r\n", "\r\nUpgrade: x\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        assert!(read_head(&mut stream).await.starts_with("HTTP/1.1 101 "));
+        let mut heard = [0; 8];
+        stream.read_exact(&mut heard).await.unwrap();
+        idle.push(stream);
+    }
+    sleep(QUIET).await;
+    let text = ask(&mut world.connect().await, PLAIN).await;
+    assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+    for stream in &mut idle {
+        assert!(is_reset(stream).await);
+    }
+}
+
+/// Where nothing can make way, who comes hears so, and larder's own pages are there all the same.
+#[tokio::test]
+async fn tunnels_leave_larders_own_pages_within_reach() {
+    let world = crowded();
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    *world.echo.upstream.lock().unwrap() = Some(silent.local_addr().unwrap());
+    let mut asking = Vec::new();
+    for _ in 0..7 {
+        let mut stream = world.tunnel("example.org:9999").await;
+        stream.write_all(b"\x01hello").await.unwrap();
+        asking.push((stream, silent.accept().await.unwrap()));
+    }
+    sleep(QUIET).await;
+    let text = ask(&mut world.connect().await, PLAIN).await;
+    assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("retry-after: 5"), "{text}");
+    let text = ask(&mut world.connect().await, &get("larder", "/-/health")).await;
+    assert!(text.ends_with("own /-/health"), "{text}");
+    drop(asking);
+}

@@ -14,7 +14,9 @@ use crate::outcome::witness::Sight;
 pub(super) enum Cause {
     /// No proxy is set.
     Unset,
-    /// A proxy is set, in a variable whose case the client does not read.
+    /// One is set where others read it, and the client does not: the variable that it reads.
+    Unread(Set, &'static str),
+    /// One is set, in letters that the client does not read.
     OneCase(Set),
     /// Another proxy is set.
     Elsewhere(Set),
@@ -42,7 +44,7 @@ impl Cause {
     /// Its name in `--json`.
     pub(super) const fn code(&self) -> &'static str {
         match self {
-            Self::Unset => "proxy-unset",
+            Self::Unset | Self::Unread(..) => "proxy-unset",
             Self::OneCase(_) => "one-case",
             Self::Elsewhere(_) => "wrong-address",
             Self::Around(..) => "no-proxy",
@@ -113,7 +115,10 @@ impl Cause {
             (Some(set), _) if is_same(&set.value, &larder.proxy) => None,
             (Some(set), _) => Some(Self::Elsewhere(set.clone())),
             (None, Some(other)) => Some(Self::OneCase(other.clone())),
-            (None, None) => Some(Self::Unset),
+            (None, None) => Some(match &facts.unread {
+                Some((set, reads)) => Self::Unread(set.clone(), reads),
+                None => Self::Unset,
+            }),
         }
     }
 
@@ -134,6 +139,11 @@ impl fmt::Display for Cause {
         };
         match self {
             Self::Unset => f.write_str("it does not see the proxy: none is set where it looks"),
+            Self::Unread(set, reads) => write!(
+                f,
+                "it does not see the proxy: {} is set, which it does not read; it reads {reads}",
+                set.whence
+            ),
             Self::OneCase(set) => write!(
                 f,
                 "it does not see the proxy: {} is set, and it reads only the other case of letters",

@@ -34,7 +34,8 @@ pub(super) enum By {
 /// Variables with hosts that bypass the proxy; some clients read one more.
 pub(super) const AROUND: [&str; 3] = ["no_proxy", "NO_PROXY", "npm_config_noproxy"];
 
-const ANY: &[&str] = &["https_proxy", "HTTPS_PROXY"];
+/// What most clients read.
+pub(super) const ANY: &[&str] = &["https_proxy", "HTTPS_PROXY"];
 
 /// Written to a file, to be run as `java Probe.java URL`.
 pub(super) const JAVA: &str = "\
@@ -200,11 +201,12 @@ pub(super) const CLIENTS: &[Client] = &[
     inspected("pacman", &["pacman"], ANY, &[], false),
     inspected("uv", &["uv"], ANY, &["SSL_CERT_FILE"], true),
     inspected("poetry", &["poetry"], ANY, &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"], true),
+    // Of version 1: see `yarn`.
     inspected(
-        "yarn",
+        YARN,
         &["yarn"],
-        &["YARN_HTTPS_PROXY", "HTTPS_PROXY", "https_proxy"],
-        &["YARN_HTTPS_CA_FILE_PATH", "NODE_EXTRA_CA_CERTS"],
+        &["npm_config_https_proxy", "HTTPS_PROXY", "https_proxy"],
+        &["npm_config_cafile", "NODE_EXTRA_CA_CERTS"],
         true,
     ),
     inspected(
@@ -253,10 +255,59 @@ pub(super) const BUSYBOX_WGET: Client = Client {
     asks: None,
 };
 
+/// Yarn since 2, which reads no variable that others read (berry's `Configuration.ts`), nor a list of hosts that go around the
+/// proxy; its TLS is Node's.
+pub(super) const YARN_2: Client = Client {
+    name: YARN,
+    programs: &["yarn"],
+    proxies: &["YARN_HTTPS_PROXY"],
+    roots: &["YARN_CA_FILE_PATH", "NODE_EXTRA_CA_CERTS"],
+    by: By::Inspection { own_roots: true },
+    asks: Some([
+        &["yarn", "config", "get", "httpsProxy"],
+        &["yarn", "config", "get", "caFilePath"],
+    ]),
+};
+
+/// The same since 4, which has another name for the roots, and refuses to run when it finds the former.
+pub(super) const YARN_4: Client = Client {
+    roots: &["YARN_HTTPS_CA_FILE_PATH", "NODE_EXTRA_CA_CERTS"],
+    asks: Some([
+        &["yarn", "config", "get", "httpsProxy"],
+        &["yarn", "config", "get", "httpsCaFilePath"],
+    ]),
+    ..YARN_2
+};
+
+/// One that cannot be asked for its version.
+const YARN_UNKNOWN: Client = Client {
+    roots: &["YARN_HTTPS_CA_FILE_PATH", "YARN_CA_FILE_PATH", "NODE_EXTRA_CA_CERTS"],
+    asks: None,
+    ..YARN_2
+};
+
+pub(super) const YARN: &str = "yarn";
+
+/// The Yarn of this version; `None`: it does not say which it is. What a Yarn of any version reads is what its 2 reads.
+pub(super) fn yarn(version: Option<&str>) -> Option<&'static Client> {
+    let major = version.map(|version| version.split('.').next().unwrap_or_default());
+    match major.map(str::parse::<u32>) {
+        Some(Ok(0 | 1)) => CLIENTS.iter().find(|client| client.name == YARN),
+        Some(Ok(2 | 3)) => Some(&YARN_2),
+        Some(Ok(_)) => Some(&YARN_4),
+        Some(Err(_)) | None => Some(&YARN_UNKNOWN),
+    }
+}
+
 impl Client {
     /// Whether it reads the lists of hosts that bypass the proxy.
     pub(super) fn reads_lists(&self) -> bool {
-        self.name != BUSYBOX_WGET.name
+        self.name != BUSYBOX_WGET.name && !self.is_modern_yarn()
+    }
+
+    /// Whether it is Yarn since 2.
+    pub(super) fn is_modern_yarn(&self) -> bool {
+        self.name == YARN && self.proxies == YARN_2.proxies
     }
 
     /// Whether it is a system tool that uses the system's roots only, and no setting of a user.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rustls::pki_types::CertificateDer;
 
 use super::bypass::{Set, around};
-use super::client::{AROUND, Client};
+use super::client::{ANY, AROUND, Client};
 use super::larder::Larder;
 use super::names::Probe;
 use super::shell::Shell;
@@ -17,6 +17,8 @@ pub(super) struct Facts {
     pub(super) proxy: Option<Set>,
     /// A variable that holds a proxy but is in the case that the client does not read.
     pub(super) other_case: Option<Set>,
+    /// A variable that holds a proxy for others, and the one that the client reads instead.
+    pub(super) unread: Option<(Set, &'static str)>,
     /// An entry that makes the probe bypass every proxy.
     pub(super) around: Option<Set>,
     /// The index for which the probe stands, if one is known.
@@ -47,6 +49,7 @@ impl Facts {
         let mut facts = Self {
             proxy: client.proxies.iter().find_map(|name| variable(shell, name)),
             other_case: client.proxies.iter().find_map(|name| other_case(shell, client, name)),
+            unread: unread(shell, client),
             around: AROUND
                 .iter()
                 .filter(|_| client.reads_lists())
@@ -115,6 +118,12 @@ fn other_case(shell: &Shell, client: &Client, name: &str) -> Option<Set> {
         return None;
     }
     variable(shell, &turned)
+}
+
+fn unread(shell: &Shell, client: &Client) -> Option<(Set, &'static str)> {
+    let own = client.proxies.first()?;
+    let mut others = ANY.iter().filter(|name| !client.proxies.contains(name));
+    others.find_map(|name| variable(shell, name)).map(|set| (set, *own))
 }
 
 async fn asked(shell: &Shell, words: &[&str]) -> Option<Set> {

@@ -39,9 +39,11 @@ impl Place<'_> {
             | Cause::Silent => return None,
             Cause::Untrusted(_) | Cause::Changed(_) => self.trust(client),
             Cause::Around(_, index) => self.around(client, index.as_deref()),
-            Cause::Unset | Cause::OneCase(_) | Cause::Elsewhere(_) | Cause::Ignored => {
-                self.proxy(client, cause)
-            }
+            Cause::Unset
+            | Cause::Unread(..)
+            | Cause::OneCase(_)
+            | Cause::Elsewhere(_)
+            | Cause::Ignored => self.proxy(client, cause),
         };
         let line = steps.join(" && ");
         Some(match &self.shell.root {
@@ -106,8 +108,14 @@ impl Place<'_> {
             "apt" => steps.extend(self.apt(&bundle)),
             "java" | "maven" | "gradle" => steps.extend(self.java(true)),
             _ => {
-                let mut pairs: Vec<_> =
-                    client.roots.iter().map(|name| (*name, bundle.clone())).collect();
+                // No version of Yarn since 2 runs with another's variable: only what is set already is set right.
+                let is_wanted = |name: &&&str| {
+                    !client.is_modern_yarn()
+                        || !name.starts_with("YARN_")
+                        || self.shell.get(name).is_some()
+                };
+                let names = client.roots.iter().filter(is_wanted);
+                let mut pairs: Vec<_> = names.map(|name| (*name, bundle.clone())).collect();
                 if pairs.is_empty() {
                     pairs.push(("SSL_CERT_FILE", bundle));
                 }
@@ -145,6 +153,9 @@ impl Place<'_> {
         let own = client.proxies.iter().filter(|name| !everybodys.contains(name));
         let names = everybodys.iter().chain(own);
         let mut pairs: Vec<_> = names.map(|name| (*name, proxy.clone())).collect();
+        if client.is_modern_yarn() {
+            pairs.push(("YARN_HTTP_PROXY", proxy.clone()));
+        }
         if client.name == "node" {
             pairs.push(("NODE_USE_ENV_PROXY", "1".to_owned()));
         }

@@ -265,8 +265,18 @@ fn token() -> anyhow::Result<String> {
     Ok(crate::digest::hex(&bytes))
 }
 
+/// The Yarn that there is. Corepack is not to fetch one for that.
+async fn yarn_of(program: &Path, shell: &Shell) -> Option<&'static Client> {
+    let mut offline = shell.clone();
+    offline.variables.insert("COREPACK_ENABLE_NETWORK".to_owned(), "0".to_owned());
+    let version = if shell.runs { offline.said(program, &["--version"]).await } else { None };
+    client::yarn(version.as_deref())
+}
+
 async fn verdict(client: &Client, program: PathBuf, place: &Place<'_>, scratch: &Path) -> Verdict {
     let (shell, larder) = (place.shell, place.larder);
+    let own = if client.name == client::YARN { yarn_of(&program, shell).await } else { None };
+    let client = own.unwrap_or(client);
     let mut verdict = Verdict {
         client: client.name,
         program,

@@ -23,12 +23,12 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::activity::{Activity, now};
+use super::activity::{Activity, Quiet, now};
 use super::grant::Refusal;
 use crate::config::Clients;
-use crate::limits::{PATIENCE, PLACES, Reading};
+use crate::limits::{LOOKS_EVERY, PATIENCE, PLACES, Reading};
 
 /// The most connections in the lobby. One address may have a quarter of them. Beyond these limits a new connection closes the one
 /// that has been there longest without a request.
@@ -43,8 +43,13 @@ const CLOSES_EVERY: Duration = Duration::from_millis(50);
 /// between two requests of a build.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// How often a connection or request that waits checks whether something can make room by now.
-const LOOKS_EVERY: Duration = Duration::from_millis(500);
+/// The same for a tunnel, in which nobody but its two ends knows what is going on: longer than servers let pass without a
+/// sign of life in the middle of something. Unit tests wait for it.
+const QUIET_TUNNEL: Duration =
+    if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(10) };
+
+/// The same where the client spoke last: its server may be at work, and some need more than a minute for the first byte.
+const QUIET_ASKING: Duration = Duration::from_mins(2);
 
 /// All clients of one listener.
 pub(crate) struct Visitors {
@@ -239,7 +244,18 @@ impl Visitors {
             let most = houses.into_iter().max_by_key(|house| house.seats_taken());
             most.unwrap_or_else(|| Arc::clone(house))
         };
-        crowded.close_quiet(now.saturating_sub(millis(QUIET)));
+        crowded.close_quiet(|quiet| Some(now.saturating_sub(millis(must_be_quiet(quiet)))));
+    }
+
+    /// Closes tunnels in which nothing moves: each holds a connection to an origin besides its own, and those have run out.
+    pub(crate) fn press_tunnels(&self) {
+        let now = now();
+        for house in self.houses() {
+            house.close_quiet(|quiet| {
+                let latest = now.saturating_sub(millis(must_be_quiet(quiet)));
+                (quiet != Quiet::Kept).then_some(latest)
+            });
+        }
     }
 
     /// Removes an address that has no connection any more.
@@ -320,13 +336,18 @@ impl AddressUsage {
         lock(&self.doors).values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Closes connections with a seat that have answered nothing since `latest`, the longest quiet first.
-    fn close_quiet(&self, latest: u64) {
-        let mut quiet: Vec<Arc<Door>> = self.doors();
-        quiet.retain(|door| door.has_seat() && !door.leave.is_cancelled());
-        quiet.retain(|door| !door.activity.is_answering() && door.activity.quiet_since() <= latest);
-        quiet.sort_unstable_by_key(|door| door.activity.quiet_since());
-        for door in quiet.into_iter().take(CLOSED_AT_ONCE) {
+    /// Closes connections with a seat on which nothing has been answered since `latest`, the longest quiet first; `None`: none
+    /// of this kind.
+    fn close_quiet(&self, latest: impl Fn(Quiet) -> Option<u64>) {
+        let mut doors: Vec<Arc<Door>> = self.doors();
+        doors.retain(|door| door.has_seat() && !door.leave.is_cancelled());
+        let quiet = doors.into_iter().filter_map(|door| {
+            let (quiet, since) = (door.activity.quiet()?, door.activity.quiet_since());
+            (since <= latest(quiet)?).then_some((quiet, since, door))
+        });
+        let mut quiet: Vec<(Quiet, u64, Arc<Door>)> = quiet.collect();
+        quiet.sort_unstable_by_key(|(quiet, since, _)| (*quiet, *since));
+        for (_, _, door) in quiet.into_iter().take(CLOSED_AT_ONCE) {
             door.leave.cancel();
         }
     }
@@ -399,7 +420,12 @@ impl Door {
         self.leave.cancelled().await;
     }
 
-    /// Takes a seat, if the connection has none yet.
+    /// The same for who keeps it, wherever an upgrade carries the connection.
+    pub(crate) fn leaving(&self) -> WaitForCancellationFutureOwned {
+        self.leave.clone().cancelled_owned()
+    }
+
+    /// Gets a seat, if there is none yet.
     pub(crate) async fn sit(&self) -> Result<(), Refusal> {
         if self.has_seat() {
             return Ok(());
@@ -460,7 +486,16 @@ async fn wait_for<T>(what: impl Future<Output = T>, room: impl Fn()) -> Option<T
     }
 }
 
-/// The unit that counts as one client: an IPv4 address, or an IPv6 /64 network.
+/// How long a connection must have been quiet to be closed for others.
+const fn must_be_quiet(quiet: Quiet) -> Duration {
+    match quiet {
+        Quiet::Kept => QUIET,
+        Quiet::Tunnel => QUIET_TUNNEL,
+        Quiet::Asking => QUIET_ASKING,
+    }
+}
+
+/// What stands for a client: an IPv4 address, or an IPv6 network of 64 bits.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

@@ -56,13 +56,46 @@ async fn the_longest_quiet_of_the_address_with_most_makes_way_and_none_that_is_a
     let left = |doors: &[Arc<Door>]| doors.iter().filter(|d| d.leave.is_cancelled()).count();
     // The control: a connection that has just begun is not quiet yet.
     assert_eq!((left(&many), left(&few)), (0, 0));
-    newcomer.house.close_quiet(now());
+    newcomer.house.close_quiet(|_| Some(now()));
     assert_eq!((left(&many), left(&few)), (0, 0), "it has none that could be closed");
     let most = Arc::clone(&many[0].house);
-    most.close_quiet(now());
+    most.close_quiet(|_| Some(now()));
     assert_eq!((left(&many), left(&few)), (8, 0));
     assert!(!many[0].leave.is_cancelled());
     drop(busy);
+}
+
+/// Issue 17, fault 9: tunnels make way as well, after what a client just opens again, and after a longer time.
+#[test]
+fn tunnels_make_way_after_all_others_and_who_waits_for_a_server_last() {
+    let visitors = visitors(|_| {});
+    let (tunnel, asking) = (seated(&visitors, "192.0.2.1"), seated(&visitors, "192.0.2.1"));
+    for (door, asks) in [(&tunnel, false), (&asking, true)] {
+        // As `tunnel::copy` does.
+        std::mem::forget(door.activity().begin());
+        door.activity().tunnels(asks);
+    }
+    assert_eq!(tunnel.activity().quiet(), Some(Quiet::Tunnel));
+    assert_eq!(asking.activity().quiet(), Some(Quiet::Asking));
+    let kept: Vec<_> = (0..CLOSED_AT_ONCE).map(|_| seated(&visitors, "192.0.2.1")).collect();
+    let left = |doors: &[Arc<Door>]| doors.iter().filter(|d| d.leave.is_cancelled()).count();
+    let house = Arc::clone(&tunnel.house);
+    house.close_quiet(|_| Some(now()));
+    let tunnels = [tunnel, asking];
+    assert_eq!((left(&kept), left(&tunnels)), (CLOSED_AT_ONCE, 0));
+    house.close_quiet(|quiet| (quiet != Quiet::Asking).then(now));
+    assert_eq!(left(&tunnels), 1);
+    assert!(tunnels[0].leave.is_cancelled());
+    assert!(must_be_quiet(Quiet::Asking) > must_be_quiet(Quiet::Tunnel));
+    // The control: what has just moved does not make way, and who heard an answer asks no more.
+    tunnels[1].activity().note_written(1);
+    assert_eq!(tunnels[1].activity().quiet(), Some(Quiet::Tunnel));
+    house.close_quiet(|_| now().checked_sub(10_000));
+    assert_eq!(left(&tunnels), 1);
+    // What wants connections to origins wants nothing of those that are kept.
+    let another = seated(&visitors, "192.0.2.1");
+    house.close_quiet(|quiet| (quiet != Quiet::Kept).then(now));
+    assert_eq!((left(&tunnels), another.leave.is_cancelled()), (2, false));
 }
 
 #[tokio::test]
