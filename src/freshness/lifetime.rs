@@ -23,7 +23,7 @@ const TARGETED: Duration = Duration::from_hours(1);
 pub(super) struct Control {
     status: StatusCode,
     own: Directives,
-    /// `CDN-Cache-Control`, which stands in the place of `own`.
+    /// `CDN-Cache-Control`, which stands in the place of `own` where it is asked how long an answer holds.
     targeted: Option<Directives>,
     /// `Pragma: no-cache` without a `Cache-Control`: no standard says so of answers, and those who write it mean it.
     pragma: bool,
@@ -42,15 +42,22 @@ impl Control {
         self.targeted.as_ref().unwrap_or(&self.own)
     }
 
-    /// Whether no shared cache may store it. `private` binds in either field: it says that the answer is one client's.
+    /// Whether no shared cache may store it. What either field forbids is forbidden: larder is a shared cache of its clients, and
+    /// none of those networks to which `CDN-Cache-Control` speaks, that work for the origin and are told when a copy must go
+    /// (RFC 9213 §1, §3.1). Where it may be stricter, an answer of which everybody else is told `no-store` or `private` may be one
+    /// client's (promise P5), whatever its origin's own network makes of it.
     pub(super) fn forbids_storing(&self) -> bool {
-        let says = self.effective();
+        self.is_forbidden_by(&self.own)
+            || self.targeted.as_ref().is_some_and(|says| self.is_forbidden_by(says))
+    }
+
+    fn is_forbidden_by(&self, says: &Directives) -> bool {
         // Of a status that is understood, what `must-understand` says stands in the place of `no-store` (§5.2.2.3).
         let refused = match (says.has("must-understand"), self.is_understood()) {
             (true, understood) => !understood,
             (false, _) => says.has("no-store"),
         };
-        refused || says.has("private") || self.own.has("private")
+        refused || says.has("private")
     }
 
     /// Whether larder knows what the status asks of caches: those that ask for more than freshness (206, 304) it never stores.
