@@ -92,7 +92,7 @@ pub struct Intake<'a> {
     pub idle: Duration,
     /// Whether nobody knows what it is: it may be silent for as long as somebody reads it, and is nothing without readers.
     pub streams: bool,
-    /// Asked before each piece, of the fill and of parts.
+    /// Asked before each piece, of the fill and of parts, is taken in, and before it is given.
     pub binds: Binds,
 }
 
@@ -110,6 +110,7 @@ pub async fn intake(
 ) -> Result<Complete, Trouble> {
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
     let flight = Arc::clone(with.flight);
+    flight.asks(&with.binds);
     let gives_parts = spool.is_ok() && can_resume(answer);
     flight.take_parts(gives_parts.then(|| sender.downgrade()), &with.binds);
     let writer = tokio::spawn(write(flight, receiver, spool));

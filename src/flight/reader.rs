@@ -153,6 +153,7 @@ impl Reader {
             return Ok(None);
         }
         loop {
+            self.flight.bind_before_reading().await;
             match self.step(at, end) {
                 Step::Wait => self.next_change().await,
                 Step::End => return Ok(None),
@@ -270,6 +271,11 @@ impl Shared {
     /// Whether nobody was given a byte of it, or told what is to come.
     pub(super) fn nothing_given(&self) -> bool {
         !self.holding.gave && !self.told
+    }
+
+    /// Whether its judgement is still to come.
+    pub(super) fn is_unjudged(&self) -> bool {
+        !self.verified && self.end.is_none()
     }
 
     /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.

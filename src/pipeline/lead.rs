@@ -306,7 +306,7 @@ impl Pipeline {
 
     /// Whether a promise binds by now. It is looked up only when what is promised may have changed; and once at first, because the
     /// answer's head may have been waited for.
-    fn later_promises(self: &Arc<Self>, task: &Task) -> Binds {
+    pub(super) fn later_promises(self: &Arc<Self>, task: &Task) -> Binds {
         // A flight may outlive larder's own end, and must not hold its store.
         let (pipeline, task) = (Arc::downgrade(self), task.clone());
         let judged = Mutex::new(None);

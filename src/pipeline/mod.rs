@@ -27,6 +27,7 @@ mod guarded;
 mod heads;
 mod held;
 mod larders;
+mod late;
 mod lead;
 mod lookup;
 mod meanwhile;
