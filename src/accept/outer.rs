@@ -174,7 +174,7 @@ impl<S: Serve> ClientConnection<S> {
     fn job_of(&self, request: &Request<Incoming>) -> Option<Arc<Job>> {
         let shown = || {
             let token = job::shown(request.headers().get(PROXY_AUTHORIZATION)?)?;
-            self.front.metrics.jobs.of(&token)
+            self.front.metrics.jobs.of(&token, self.peer.ip())
         };
         self.job.clone().or_else(shown)
     }

@@ -28,6 +28,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::question::Question;
 use super::setup::Script;
@@ -106,7 +107,19 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
     }
 }
 
-/// Answers a question that every client may ask.
+/// An answer, and its place among those that are held at a time.
+struct HeldAnswer {
+    lines: Vec<u8>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for HeldAnswer {
+    fn as_ref(&self) -> &[u8] {
+        &self.lines
+    }
+}
+
+/// Answers a question that everybody may ask.
 async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Response<Body> {
     // A job's token is a secret, so its holder may ask even if queries are off.
     let open = admin.config.get().clients.queries || matches!(question, Question::Tally { .. });
@@ -114,17 +127,22 @@ async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Res
         let line = "this larder answers no queries over HTTP (clients.queries)\n";
         return text(StatusCode::FORBIDDEN, line);
     }
+    if matches!(question, Question::Tally { .. }) {
+        // That is small, and looked up at once: no job waits for the questions of others.
+        return answer(StatusCode::OK, JSON_LINES, admin.answer_everybody(&question));
+    }
     let Ok(place) = Arc::clone(&running.queries).try_acquire_owned() else {
         let line = "too many queries at a time; try again in a moment\n";
         return text(StatusCode::SERVICE_UNAVAILABLE, line);
     };
     let admin = Arc::clone(admin);
     let answering = tokio::task::spawn_blocking(move || {
-        let _place = place;
-        admin.answer_everybody(&question)
+        let lines = admin.answer_everybody(&question);
+        HeldAnswer { lines, _place: place }
     });
     match answering.await {
-        Ok(lines) => answer(StatusCode::OK, JSON_LINES, lines),
+        // The place is free when the answer is: one that nobody reads takes the memory of one, however often it is asked for.
+        Ok(placed) => answer(StatusCode::OK, JSON_LINES, Bytes::from_owner(placed)),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered\n"),
     }
 }

@@ -10,6 +10,7 @@
 use std::ops::ControlFlow;
 
 use super::Admin;
+use super::question::entry::Listed;
 use super::question::{Answer, Question};
 use crate::outcome::recent::Event;
 
@@ -95,11 +96,11 @@ fn push(lines: &mut Vec<u8>, answer: &Answer) {
 /// The public part of an answer.
 fn for_everybody(answer: Answer) -> Option<Answer> {
     match answer {
-        Answer::Entry(entry) => (!entry.private).then_some(Answer::Entry(entry)),
+        Answer::Entry(entry) => told(*entry).map(|entry| Answer::Entry(Box::new(entry))),
         Answer::Event(event) => public(*event).map(|event| Answer::Event(Box::new(event))),
         Answer::Why(known) => {
             let mut known = known;
-            known.entries.retain(|entry| !entry.private);
+            known.entries = known.entries.into_iter().filter_map(told).collect();
             known.recent = known.recent.into_iter().filter_map(public).collect();
             known.refusals.clear();
             Some(Answer::Why(known))
@@ -117,6 +118,20 @@ fn for_everybody(answer: Answer) -> Option<Answer> {
         | Answer::Rebound(_)
         | Answer::Staying => None,
     }
+}
+
+/// An entry as everybody may be told of it. Its variant names the fields by which its origin selects, with what the client said in
+/// them: its program, its machine, or an identifier of it. Only `Accept` is told, by which the forms of an index are known.
+fn told(entry: Listed) -> Option<Listed> {
+    if entry.private {
+        return None;
+    }
+    let hidden = |line: &str| match line.split_once(": ") {
+        Some((name, _)) if !name.eq_ignore_ascii_case("accept") => format!("{name}: …"),
+        Some(_) | None => line.to_owned(),
+    };
+    let variant = entry.variant.split('\n').map(hidden).collect::<Vec<_>>().join("\n");
+    Some(Listed { variant, ..entry })
 }
 
 fn public(event: Event) -> Option<Event> {
@@ -144,5 +159,29 @@ mod tests {
         assert_eq!(path(&Question::Verify), None);
         assert_eq!(question("/-/verify", None), None);
         assert_eq!(question("/-/why", None), None);
+    }
+
+    /// What a client says of itself is for the operator alone.
+    #[test]
+    fn everybody_is_told_by_which_fields_an_answer_is_selected_and_not_what_they_held() {
+        let listed = |private| Listed {
+            url: "https://example.org/a".into(),
+            variant:
+                "unknown\naccept: text/html\nuser-agent: tool/1 (job 7)\nx-zypp-anonymousid: 1-2: 3"
+                    .into(),
+            ecosystem: String::new(),
+            index: false,
+            private,
+            proof: "origin".into(),
+            size: 0,
+            sha256: String::new(),
+            status: 200,
+            received_at: crate::clock::Time::from_millis(0),
+            checked_at: crate::clock::Time::from_millis(0),
+            answered_by: None,
+        };
+        let shown = told(listed(false)).unwrap().variant;
+        assert_eq!(shown, "unknown\naccept: text/html\nuser-agent: …\nx-zypp-anonymousid: …");
+        assert!(told(listed(true)).is_none(), "the control");
     }
 }

@@ -5,6 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use clap::Args;
+use serde_json::Value;
 
 use super::{Invocation, env};
 use crate::admin::{Answer, Question, remote};
@@ -45,7 +46,25 @@ pub(super) fn ask(proxy: &str, question: &Question) -> anyhow::Result<Vec<Answer
     let lines = get(proxy, &path, MAX_ANSWER).map_err(|why| anyhow::anyhow!(why))?;
     let unknown = |error| anyhow::anyhow!("the larder at {proxy} is of another version ({error})");
     let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| serde_json::from_slice(line).map_err(unknown)).collect()
+    lines.map(|line| read(line).map_err(unknown)).collect()
+}
+
+/// Reads one answer. Whoever answers may write into every text what would forge a line of a terminal or of a CI's log, names of
+/// outcomes and proofs among them: they are put on one line before anybody shows them.
+fn read(line: &[u8]) -> serde_json::Result<Answer> {
+    serde_json::from_value(on_one_line(serde_json::from_slice(line)?))
+}
+
+fn on_one_line(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(one_line(&text).into_owned()),
+        Value::Array(values) => values.into_iter().map(on_one_line).collect(),
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| (one_line(&name).into_owned(), on_one_line(value)))
+            .collect(),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => other,
+    }
 }
 
 /// Gets one of larder's own pages, of at most `most` bytes.
@@ -103,6 +122,21 @@ fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who answers at the address of a larder elsewhere may be anybody.
+    #[test]
+    fn what_answers_elsewhere_forges_no_line() {
+        let line = br#"{"tally":{"totals":{"outcomes":{"hit":18446744073709551615,"pass":1},"proofs":{"x\n::error::\u001b[2J":1},
+            "to_client":0,"from_origin":0,"from_store":0,"distrusted":18446744073709551615,"left":1},
+            "refused":[{"url":"a\nb","cause":"c\rd","why":"e"}],"failed":[]}}"#;
+        let Answer::Tally(tally) = read(line).unwrap() else { panic!("that was a tally") };
+        assert_eq!(tally.totals.proofs.keys().next().unwrap(), "x\\n::error::\\u{1b}[2J");
+        assert_eq!(tally.refused[0].url, "a\\nb");
+        assert_eq!(tally.refused[0].cause, "c\\rd");
+        // Nor does it make the command fail by its numbers.
+        assert_eq!(tally.totals.requests(), u64::MAX);
+        assert!(read(b"{\"tally\":3}").is_err(), "the control");
+    }
 
     #[test]
     fn only_the_body_of_a_200_is_taken() {

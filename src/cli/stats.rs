@@ -44,7 +44,8 @@ impl Stats {
 }
 
 fn sum_up(out: &mut dyn Write, numbers: &Numbers) -> io::Result<()> {
-    let on_disk = [numbers.blob_bytes, numbers.spool_bytes, numbers.claims_bytes].iter().sum();
+    let on_disk =
+        numbers.blob_bytes.saturating_add(numbers.spool_bytes).saturating_add(numbers.claims_bytes);
     let entries = human::count(numbers.all.entries, "entry", "entries");
     writeln!(
         out,

@@ -110,6 +110,7 @@ pub async fn intake(
 ) -> Result<Complete, Trouble> {
     let (sender, receiver) = mpsc::channel(IN_BETWEEN);
     let flight = Arc::clone(with.flight);
+    flight.asks(&with.binds);
     let gives_parts = spool.is_ok() && can_resume(answer);
     flight.take_parts(gives_parts.then(|| sender.downgrade()), &with.binds);
     let writer = tokio::spawn(write(flight, receiver, spool));

@@ -16,6 +16,7 @@ mod beside;
 mod end;
 mod gap;
 mod intake;
+mod late;
 mod parts;
 mod reader;
 mod share;
@@ -37,6 +38,8 @@ pub use end::End;
 pub use gap::GAP;
 use gap::Hold;
 pub use intake::{Binds, Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
+use late::Asking;
+pub use late::Late;
 use parts::Parts;
 pub use parts::{Ahead, LEAST_PART};
 pub use reader::{Broken, Opened, Reader};
@@ -73,6 +76,8 @@ pub struct Flight {
     changed: watch::Sender<u64>,
     /// Wakes the writer when a reader of the window moved, began to wait, or left.
     moved: Notify,
+    /// Whether a promise has come meanwhile: who reads what lies there asks as well.
+    asking: Asking,
     handed: Mutex<Option<Answer>>,
 }
 
@@ -152,6 +157,7 @@ impl Flight {
             }),
             changed: watch::Sender::new(0),
             moved: Notify::new(),
+            asking: Asking::default(),
             handed: Mutex::new(None),
         }
     }
@@ -204,35 +210,8 @@ impl Flight {
         self.lock().nothing_given()
     }
 
-    /// A promise that binds the body was found while the body was arriving.
-    pub async fn bind(&self) {
-        let (length, hold) = {
-            let shared = self.lock();
-            let Some(answered) = shared.answered.as_ref().filter(|_| !shared.holding.binds) else {
-                return;
-            };
-            (answered.length, shared.holding.hold)
-        };
-        let share = Arc::clone(&self.share);
-        let hold = match hold {
-            Hold::Whole => hold,
-            Hold::Gap => off_thread(move || share.bind(length)).await.unwrap_or(Hold::Whole),
-        };
-        self.update(|shared| {
-            shared.holding = BodyHold { binds: true, held: true, hold, ..shared.holding };
-        });
-    }
-
-    /// Like [`Self::bind`], if `binds` says that such a promise exists. `binds` is called only while none is known.
-    pub async fn bind_if(&self, binds: &Binds) {
-        let bound = self.lock().holding.binds;
-        if !bound && binds() {
-            self.bind().await;
-        }
-    }
-
-    /// A body of its target was refused. Until a body of the target is verified, none of its bytes are given before their
-    /// judgement, also after a restart.
+    /// A body of its target was refused: until one is verified, nothing of the target is given to anybody before its judgement,
+    /// also after a restart.
     pub async fn suspect(&self) {
         let share = Arc::clone(&self.share);
         let _done = off_thread(move || share.refuse()).await;

@@ -153,6 +153,7 @@ impl Reader {
             return Ok(None);
         }
         loop {
+            self.flight.bind_before_reading().await;
             match self.step(at, end) {
                 Step::Wait => self.next_change().await,
                 Step::End => return Ok(None),
@@ -273,7 +274,12 @@ impl Shared {
         !self.holding.gave && !self.told
     }
 
-    /// Up to where a reader at `at`, which wants the bytes before `end`, may be given bytes now.
+    /// Whether its judgement is still to come.
+    pub(super) fn is_unjudged(&self) -> bool {
+        !self.verified && self.end.is_none()
+    }
+
+    /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
     pub(super) fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
         match self.holding.hold {
             _ if self.verified => end.min(self.reach(at)).max(at),

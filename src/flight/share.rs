@@ -116,8 +116,21 @@ impl Share {
     /// A promise that binds was found, before the body or while it is arriving. What was given before that may have used up the
     /// gap. Blocking.
     pub(super) fn bind(&self, length: Option<u64>) -> Hold {
+        self.bind_unless(length, Gap::is_spent)
+    }
+
+    /// The same unless what was given before has spent the gap. Blocking.
+    pub(super) fn bind_unless(
+        &self,
+        length: Option<u64>,
+        spent: impl FnOnce(&Gap) -> bool,
+    ) -> Hold {
+        let ended = lock(&self.ended);
+        if *ended {
+            return Hold::Whole;
+        }
         let mut gap = lock(&self.gap);
-        if gap.gap.is_suspect() || gap.gap.is_spent() {
+        if gap.gap.is_suspect() || spent(&gap.gap) {
             return Hold::Whole;
         }
         if length.is_some_and(|length| length <= HELD_WHOLE) {

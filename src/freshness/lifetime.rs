@@ -43,16 +43,22 @@ impl Control {
         self.targeted.as_ref().unwrap_or(&self.own)
     }
 
-    /// Whether a shared cache must not store the answer. `private` in either field forbids it, because the answer is
-    /// for one client.
+    /// Whether no shared cache may store it. What either field forbids is forbidden: larder is a shared cache of its clients, and
+    /// none of those networks to which `CDN-Cache-Control` speaks, that work for the origin and are told when a copy must go
+    /// (RFC 9213 §1, §3.1). Where it may be stricter, an answer of which everybody else is told `no-store` or `private` may be one
+    /// client's (promise P5), whatever its origin's own network makes of it.
     pub(super) fn forbids_storing(&self) -> bool {
-        let says = self.effective();
-        // If the status is understood, `must-understand` overrides `no-store` (§5.2.2.3).
+        self.is_forbidden_by(&self.own)
+            || self.targeted.as_ref().is_some_and(|says| self.is_forbidden_by(says))
+    }
+
+    fn is_forbidden_by(&self, says: &Directives) -> bool {
+        // Of a status that is understood, what `must-understand` says stands in the place of `no-store` (§5.2.2.3).
         let refused = match (says.has("must-understand"), self.is_understood()) {
             (true, understood) => !understood,
             (false, _) => says.has("no-store"),
         };
-        refused || says.has("private") || self.own.has("private")
+        refused || says.has("private")
     }
 
     /// Whether larder knows what the status requires of caches. It never stores those that require more than freshness

@@ -8,7 +8,7 @@
 //! encrypts this one record itself (RFC 8446 §5.2). Where that is impossible, for example with TLS 1.2, the stream is corrupted
 //! instead (`transport`).
 
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -64,7 +64,10 @@ fn last_words(mut session: ServerConnection, number: u8) -> Option<Vec<u8>> {
         return None;
     }
     let mut words = Vec::new();
-    // A record of which the client has a part must be completed, or the alert would be taken for its rest.
+    // The answer to a client's key update waits for the next record of data; without it the client would not have the key of the
+    // alert, and see damage in its place.
+    let _nothing = session.writer().write(&[]).ok()?;
+    // A record of which the client has a part must be whole, or the alert would be taken for its rest.
     while session.wants_write() {
         session.write_tls(&mut words).ok()?;
     }
@@ -134,5 +137,88 @@ impl AsyncWrite for Sealed {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream()?.poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+    use rustls::{AlertDescription, ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+
+    use super::*;
+
+    /// Two ends whose handshake is over.
+    fn connected() -> (ClientConnection, ServerConnection) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["example.org".to_owned()]).unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate.clone()).unwrap();
+        let provider = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
+        server.enable_secret_extraction = true;
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("example.org").unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        while client.is_handshaking() || server.is_handshaking() || server.wants_write() {
+            to_server(&mut client, &mut server);
+            let mut words = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut words).unwrap();
+            }
+            hear(&mut client, &words).unwrap();
+        }
+        (client, server)
+    }
+
+    fn to_server(client: &mut ClientConnection, server: &mut ServerConnection) {
+        let mut words = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut words).unwrap();
+        }
+        let mut rest = &*words;
+        while !rest.is_empty() {
+            server.read_tls(&mut rest).unwrap();
+            server.process_new_packets().unwrap();
+        }
+    }
+
+    fn hear(client: &mut ClientConnection, mut words: &[u8]) -> Result<(), rustls::Error> {
+        while !words.is_empty() {
+            client.read_tls(&mut words).unwrap();
+            client.process_new_packets()?;
+        }
+        Ok(())
+    }
+
+    /// The client asks for other keys, and nothing was written since.
+    #[test]
+    fn the_alert_is_heard_behind_a_key_update_that_was_not_answered_yet() {
+        for updates in 0..3 {
+            let (mut client, mut server) = connected();
+            for _ in 0..updates {
+                client.refresh_traffic_keys().unwrap();
+                to_server(&mut client, &mut server);
+            }
+            let words = last_words(server, ACCESS_DENIED).unwrap();
+            let heard = hear(&mut client, &words).unwrap_err();
+            let denied = rustls::Error::AlertReceived(AlertDescription::AccessDenied);
+            assert_eq!(heard, denied, "{updates} updates");
+        }
     }
 }

@@ -6,23 +6,25 @@
 //!
 //! Memory is bounded: the number of jobs is limited, and each keeps a few URLs.
 
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::HeaderValue;
-use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Outcome;
 use super::ended::Ended;
 use super::metrics::{Direction, Totals};
+use crate::target::shown::clipped;
 
 /// The user name of the proxy login that identifies a job; its password is the job's token.
 pub const LOGIN: &str = "larder-job";
@@ -30,8 +32,11 @@ pub const LOGIN: &str = "larder-job";
 /// Hexadecimal digits of a token.
 pub const TOKEN: usize = 32;
 
-/// The most jobs at a time.
-const MOST: u64 = 4096;
+/// Jobs at a time, of those that are known by their login; and as many that have listeners of their own.
+const MOST: usize = 4096;
+
+/// Of those, from one address: a machine that runs jobs one after the other draws a token for each.
+const MOST_OF_ONE: usize = 256;
 
 /// A job without requests is forgotten after this time.
 const IDLE: Duration = Duration::from_hours(12);
@@ -45,7 +50,13 @@ const OPENING: usize = 16;
 /// The most URLs that are kept of refused requests, and of failed ones.
 const NAMED: usize = 16;
 
-/// The counters of a job.
+/// The longest URL and the longest explanation among those, in characters.
+const LONGEST: usize = 1024;
+
+/// All texts of one job, in bytes. What finds no room is counted and not named.
+const TEXTS: usize = 32 << 10;
+
+/// What was counted of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// The totals.
@@ -65,6 +76,19 @@ pub struct Named {
     pub cause: String,
     /// The reason, for people.
     pub why: String,
+}
+
+impl Tally {
+    /// The bytes of its texts.
+    fn texts(&self) -> usize {
+        self.refused.iter().chain(&self.failed).map(Named::texts).sum()
+    }
+}
+
+impl Named {
+    fn texts(&self) -> usize {
+        self.url.len() + self.why.len()
+    }
 }
 
 /// One job.
@@ -101,8 +125,8 @@ impl Job {
         }
         totals.saved(ended.saved);
         let named = match ended.outcome {
-            Outcome::Rejected(_) | Outcome::Refused(_) => &mut tally.refused,
-            Outcome::Failed(_) => &mut tally.failed,
+            Outcome::Rejected(_) | Outcome::Refused(_) => &tally.refused,
+            Outcome::Failed(_) => &tally.failed,
             Outcome::Hit
             | Outcome::Revalidated
             | Outcome::Stale
@@ -112,12 +136,18 @@ impl Job {
             | Outcome::Tunnel
             | Outcome::Own => return,
         };
-        if named.len() < NAMED && named.iter().all(|named| named.url != ended.url) {
-            named.push(Named {
-                url: ended.url.to_owned(),
-                cause: ended.outcome.reason().to_owned(),
-                why: ended.why.unwrap_or_default().to_owned(),
-            });
+        let url = clipped(ended.url, LONGEST);
+        if named.len() >= NAMED || named.iter().any(|named| named.url == url) {
+            return;
+        }
+        let new = Named {
+            url: url.into_owned(),
+            cause: ended.outcome.reason().to_owned(),
+            why: clipped(ended.why.unwrap_or_default(), LONGEST).into_owned(),
+        };
+        if tally.texts() + new.texts() <= TEXTS {
+            let refused = matches!(ended.outcome, Outcome::Rejected(_) | Outcome::Refused(_));
+            if refused { &mut tally.refused } else { &mut tally.failed }.push(new);
         }
     }
 
@@ -148,14 +178,40 @@ pub struct Opened {
 
 /// The jobs of one larder.
 pub struct Jobs {
-    known: Cache<Box<str>, Arc<Job>>,
+    known: Mutex<HashMap<Box<str>, Known>>,
     doorways: watch::Sender<Option<mpsc::Sender<Doorway>>>,
+}
+
+/// A job that is known by its token.
+struct Known {
+    job: Arc<Job>,
+    by: By,
+    used: Instant,
+}
+
+/// Who drew a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum By {
+    /// The operator, who asks at larder's socket.
+    Operator,
+    /// Somebody at this address. Of version 6 the first half: whoever has one address has all behind it.
+    Client(IpAddr),
+}
+
+impl By {
+    fn client(address: IpAddr) -> Self {
+        Self::Client(match address.to_canonical() {
+            IpAddr::V6(address) => {
+                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+            }
+            address @ IpAddr::V4(_) => address,
+        })
+    }
 }
 
 impl Default for Jobs {
     fn default() -> Self {
-        let known = Cache::builder().max_capacity(MOST).time_to_idle(IDLE).build();
-        Self { known, doorways: watch::Sender::new(None) }
+        Self { known: Mutex::default(), doorways: watch::Sender::new(None) }
     }
 }
 
@@ -166,14 +222,34 @@ impl std::fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// The job with this token, which is created on first use; `None` if it is not a valid token.
-    pub fn of(&self, token: &str) -> Option<Arc<Job>> {
-        is_token(token).then(|| self.known.get_with(token.into(), Arc::default))
+    /// The job of this token, which begins with the first word of it from a client at `address`; `None`: that is no token.
+    pub fn of(&self, token: &str, address: IpAddr) -> Option<Arc<Job>> {
+        self.begin(token, By::client(address))
+    }
+
+    fn begin(&self, token: &str, by: By) -> Option<Arc<Job>> {
+        if !is_token(token) {
+            return None;
+        }
+        let (mut known, now) = (self.lock(), Instant::now());
+        if let Some(known) = known.get_mut(token) {
+            known.used = now;
+            return Some(Arc::clone(&known.job));
+        }
+        make_room(&mut known, by, now);
+        let job = Arc::<Job>::default();
+        known.insert(token.into(), Known { job: Arc::clone(&job), by, used: now });
+        Some(job)
     }
 
     /// The job with this token, if it exists.
     pub fn known(&self, token: &str) -> Option<Arc<Job>> {
-        self.known.get(token)
+        self.lock().get(token).map(|known| Arc::clone(&known.job))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Known>> {
+        // A map stays usable whatever happened to the thread that held it.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The receiver of the jobs' listeners, for the code that accepts connections.
@@ -186,7 +262,7 @@ impl Jobs {
     /// Opens listeners for the job with this token at `addresses`, on free ports. They are closed when the returned
     /// value is dropped.
     pub async fn open(&self, token: &str, addresses: &[IpAddr]) -> io::Result<Opened> {
-        let job = self.of(token).ok_or(io::ErrorKind::InvalidInput)?;
+        let job = self.begin(token, By::Operator).ok_or(io::ErrorKind::InvalidInput)?;
         let mut accepting = self.doorways.subscribe();
         // A larder that is starting will accept in a moment.
         let waited = tokio::time::timeout(STARTING, accepting.wait_for(Option::is_some));
@@ -196,6 +272,8 @@ impl Jobs {
         };
         let doorways = doorways.ok_or(io::ErrorKind::NotConnected)?;
         let until = CancellationToken::new();
+        // From here on, so that those that were opened are closed when one cannot be.
+        let closing = until.clone().drop_guard();
         let mut listening = Vec::new();
         for address in addresses {
             let listener = TcpListener::bind((*address, 0)).await?;
@@ -203,7 +281,32 @@ impl Jobs {
             let doorway = Doorway { listener, job: Arc::clone(&job), until: until.clone() };
             doorways.send(doorway).await.map_err(|_| io::ErrorKind::NotConnected)?;
         }
-        Ok(Opened { listening, _until: until.drop_guard() })
+        Ok(Opened { listening, _until: closing })
+    }
+}
+
+/// Makes room for one more job of `by`: for it goes one of the same address that has enough of them, or else one of the address that has
+/// most; always the one of which nothing was heard for the longest time.
+fn make_room(known: &mut HashMap<Box<str>, Known>, by: By, now: Instant) {
+    known.retain(|_, known| now.saturating_duration_since(known.used) < IDLE);
+    let mut of: HashMap<By, usize> = HashMap::new();
+    for known in known.values() {
+        *of.entry(known.by).or_default() += 1;
+    }
+    let operators = of.remove(&By::Operator).unwrap_or(0);
+    let clients: usize = of.values().sum();
+    let from = match by {
+        By::Operator => (operators >= MOST).then_some(by),
+        By::Client(_) if of.get(&by).is_some_and(|count| *count >= MOST_OF_ONE) => Some(by),
+        By::Client(_) if clients >= MOST => {
+            of.into_iter().max_by_key(|(_, count)| *count).map(|(by, _)| by)
+        }
+        By::Client(_) => None,
+    };
+    let of_it = known.iter().filter(|(_, known)| Some(known.by) == from);
+    let oldest = of_it.min_by_key(|(_, known)| known.used).map(|(token, _)| token.clone());
+    if let Some(oldest) = oldest {
+        known.remove(&oldest);
     }
 }
 
@@ -230,11 +333,13 @@ mod tests {
     use crate::outcome::cause::Cause;
     use crate::outcome::metrics::Metrics;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
+
     #[test]
     fn a_job_counts_its_own_requests_and_names_what_was_refused_once() {
         let metrics = Metrics::default();
-        let one = metrics.jobs.of(&"1".repeat(TOKEN)).unwrap();
-        let other = metrics.jobs.of(&"2".repeat(TOKEN)).unwrap();
+        let one = metrics.jobs.of(&"1".repeat(TOKEN), HERE).unwrap();
+        let other = metrics.jobs.of(&"2".repeat(TOKEN), HERE).unwrap();
         let client = "192.0.2.1".parse().unwrap();
         let bad = Outcome::Rejected(Cause::Promise);
         for (job, outcome) in
@@ -267,11 +372,69 @@ mod tests {
     fn only_a_whole_token_makes_a_job() {
         let jobs = Jobs::default();
         for other in ["", "1", &"1".repeat(TOKEN - 1), &"g".repeat(TOKEN), &"A".repeat(TOKEN)] {
-            assert!(jobs.of(other).is_none(), "{other}");
+            assert!(jobs.of(other, HERE).is_none(), "{other}");
         }
         let token = "a".repeat(TOKEN);
         assert!(jobs.known(&token).is_none());
-        let job = jobs.of(&token).unwrap();
+        let job = jobs.of(&token, HERE).unwrap();
         assert!(Arc::ptr_eq(&job, &jobs.known(&token).unwrap()));
+    }
+
+    fn token(number: usize) -> String {
+        format!("{number:0TOKEN$x}")
+    }
+
+    /// Whoever draws tokens without end takes the place of no job but its own.
+    #[test]
+    fn tokens_of_one_address_push_out_no_job_of_another() {
+        let jobs = Jobs::default();
+        let mine = jobs.of(&token(0), HERE).unwrap();
+        let opened = jobs.begin(&token(1), By::Operator).unwrap();
+        for number in 2..3 * MOST {
+            let from = format!("2001:db8::{:x}", number % 0x1_0000);
+            jobs.of(&token(number), from.parse().unwrap());
+        }
+        assert!(jobs.known(&token(0)).is_some_and(|job| Arc::ptr_eq(&job, &mine)));
+        assert!(jobs.known(&token(1)).is_some_and(|job| Arc::ptr_eq(&job, &opened)));
+        assert_eq!(jobs.lock().len(), MOST_OF_ONE + 2, "the control: its own go");
+        for number in 3 * MOST..4 * MOST + 64 {
+            let from = format!("2001:db8:{:x}::1", number - 3 * MOST);
+            jobs.of(&token(number), from.parse().unwrap());
+        }
+        assert!(jobs.lock().len() <= MOST + 1, "from many addresses as well");
+        assert!(jobs.known(&token(1)).is_some(), "what the operator opened stays");
+    }
+
+    /// What strangers ask for is as long as they like.
+    #[test]
+    fn what_a_job_names_takes_bounded_memory_and_is_counted_all_the_same() {
+        let metrics = Metrics::default();
+        let job = metrics.jobs.of(&token(0), HERE).unwrap();
+        for number in 0..2 * NAMED {
+            for outcome in [Outcome::Refused(Cause::Guard), Outcome::Failed(Cause::Dns)] {
+                let url = format!("https://example.org/{number}/{}", "\u{5317}".repeat(16 << 10));
+                let ended = Ended::new(outcome, HERE, "GET", &url);
+                Ended { why: Some(&url), job: Some(&job), ..ended }.write_down(&metrics);
+            }
+        }
+        let tally = job.tally();
+        assert!(tally.texts() <= TEXTS && tally.refused.len() > 1, "{}", tally.texts());
+        assert_eq!(tally.totals.count(&[Outcome::Refused(Cause::Guard)]), 2 * NAMED as u64);
+    }
+
+    /// One of several addresses is not this machine's, or descriptors run out.
+    #[tokio::test]
+    async fn a_job_that_cannot_open_all_its_listeners_leaves_none_open() {
+        let jobs = Jobs::default();
+        let mut doorways = jobs.doorways();
+        let (here, away) = (IpAddr::from([127, 0, 0, 1]), HERE);
+        assert!(jobs.open(&token(0), &[here, away]).await.is_err());
+        assert!(doorways.recv().await.unwrap().until.is_cancelled());
+        // The control: one that was opened stays until it is dropped.
+        let opened = jobs.open(&token(0), &[here]).await.unwrap();
+        let until = doorways.recv().await.unwrap().until;
+        assert!(!until.is_cancelled());
+        drop(opened);
+        assert!(until.is_cancelled());
     }
 }

@@ -441,14 +441,19 @@ impl Totals {
 
     /// The number of requests, without those for larder's own pages.
     pub fn requests(&self) -> u64 {
-        self.outcomes.values().sum::<u64>().saturating_sub(self.count(&[Outcome::Own]))
+        sum(self.outcomes.values().copied()).saturating_sub(self.count(&[Outcome::Own]))
     }
 
     /// The number of requests that ended in one of `outcomes`.
     pub fn count(&self, outcomes: &[Outcome]) -> u64 {
         let named = |outcome: &Outcome| self.outcomes.get(outcome.as_str()).copied().unwrap_or(0);
-        outcomes.iter().map(named).sum()
+        sum(outcomes.iter().map(named))
     }
+}
+
+/// The numbers may be those that a larder elsewhere told.
+fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
 }
 
 fn count(counts: &mut BTreeMap<String, u64>, name: &str) {

@@ -23,6 +23,8 @@ pub(super) struct Bound {
     pub(super) client: IpAddr,
     /// When the pass began.
     pub(super) asked: Time,
+    /// Whether everybody may know of it.
+    pub(super) public: bool,
 }
 
 /// Why the body of a pass is not given completely.
@@ -93,7 +95,7 @@ impl Bound {
         let (pipeline, target) = (&self.pipeline, self.task.bare());
         let (now, reason) = (pipeline.clock.now(), format!("{target} was refused: {mismatch}"));
         tracing::error!(target: "larder::refused", url = %target, %mismatch, "refused: not what was promised");
-        pipeline.metrics.rejected(target.to_string(), mismatch.to_string(), self.task.is_public());
+        pipeline.metrics.rejected(target.to_string(), mismatch.to_string(), self.public);
         pipeline.store.note_rejection(target, &mismatch.to_string(), now);
         reason
     }

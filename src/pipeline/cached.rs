@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::{Response, StatusCode, header};
 
 use super::held::first_bytes;
+use super::late::Passed;
 use super::lookup::{Lookup, Stored};
 use super::other_status::leads_or_completes;
 use super::patience::Waiting;
@@ -21,7 +22,7 @@ use crate::digest::BlobId;
 use crate::flight::{Answered, End, Flight, Opened, Permit, Reader};
 use crate::freshness::Demand;
 use crate::limits::PLACES;
-use crate::origin::{Answer, Question};
+use crate::origin::Question;
 use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
 use crate::outcome::metrics::StoodIn;
@@ -361,8 +362,8 @@ impl Pipeline {
                 return record.end(outcome, response);
             }
             End::Handed if ended.leads && !is_partial(asked) => {
-                match self.handed_to(task, &call.connection, &ended.flight) {
-                    Some(answer) => return super::pass::handed(asked, answer, record),
+                match self.handed_to(&call, asked, task, &ended.flight, record) {
+                    Some(response) => return response,
                     None => None,
                 }
             }
@@ -386,15 +387,25 @@ impl Pipeline {
             && self.is_held_today(task)
     }
 
-    /// The answer that only the flight's leader may have, unless it is a redirect or a body that a promise binds by now.
-    fn handed_to(&self, task: &Task, connection: &Connection, flight: &Flight) -> Option<Answer> {
+    /// What the flight's leader alone may have, if it does not lead past a promise.
+    fn handed_to(
+        self: &Arc<Self>,
+        call: &Call,
+        asked: &Asked,
+        task: &Task,
+        flight: &Flight,
+        record: &mut Record,
+    ) -> Option<Response<Body>> {
         let handed = flight.take_handed()?;
         let leads_past = leads_or_completes(handed.head.status) && self.is_held_today(task);
         if leads_past {
             return None;
         }
-        self.note_handed(task, connection, &handed);
-        Some(handed)
+        self.note_handed(task, &call.connection, &handed);
+        let response = super::pass::handed(asked, handed, record);
+        let (client, line) = (call.connection.peer.ip(), asked.line.clone());
+        let passed = Passed { task, client, reason: PassReason::Answer, line };
+        Some(self.hold_when_promised(passed, response))
     }
 
     /// Whether a client that followed another client's flight may have its result: a body to which the client proves its right,

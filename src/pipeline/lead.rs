@@ -310,10 +310,10 @@ impl Pipeline {
         self.settle(lead, task, answer, complete, attempt).await
     }
 
-    /// Whether a promise binds the target by now. It is looked up only if the claims have changed, and once at the start, because
-    /// the claims may have changed while larder waited for the head.
-    fn later_promises(self: &Arc<Self>, task: &Task) -> Binds {
-        // A flight may outlive the pipeline, and must not keep its store open.
+    /// Whether a promise binds by now. It is looked up only when what is promised may have changed; and once at first, because the
+    /// answer's head may have been waited for.
+    pub(super) fn later_promises(self: &Arc<Self>, task: &Task) -> Binds {
+        // A flight may outlive larder's own end, and must not hold its store.
         let (pipeline, task) = (Arc::downgrade(self), task.clone());
         let judged = Mutex::new(None);
         Arc::new(move || {

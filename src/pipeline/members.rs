@@ -241,7 +241,8 @@ impl Pipeline {
         }
         let (known, reader) = (task.recognition.as_ref(), task.principal.reader());
         let promises = self.promises_of_index(task.bare(), known, reader).into_iter();
-        let current = promises.filter(Promise::is_current);
+        // What only confirms, an index of another root say, keeps nothing here.
+        let current = promises.filter(|promise| promise.is_current() && promise.relation.binds());
         current
             .flat_map(|promise| promise.digests)
             .filter(|digest| digest.algorithm().is_strong())

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use hyper::{Method, Response, StatusCode};
 
+use super::late::Passed;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline, pass};
@@ -63,7 +64,9 @@ impl Pipeline {
         let mut answer = without_session(task, answer);
         answer.body.be_patient();
         answer.body.take_any_end();
-        Some(pass::handed(&asked, answer, record))
+        let response = pass::handed(&asked, answer, record);
+        let (client, line) = (call.connection.peer.ip(), asked.line);
+        Some(self.hold_when_promised(Passed { task, client, reason, line }, response))
     }
 }
 

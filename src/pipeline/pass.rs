@@ -18,6 +18,7 @@ use hyper_util::rt::TokioIo;
 
 use super::bound::Bound;
 use super::held::PassHold;
+use super::late::Passed;
 use super::record::Record;
 use super::task::Task;
 use super::{Call, Pipeline};
@@ -51,7 +52,7 @@ impl Pipeline {
         }
         let bound = task
             .filter(|_| method == Method::GET)
-            .and_then(|task| self.bound(task, connection.peer.ip()));
+            .and_then(|task| self.bound(task, connection.peer.ip(), reason));
         if bound.is_some() {
             hold_to_the_whole(request.headers_mut());
         }
@@ -90,9 +91,13 @@ impl Pipeline {
         }
         let until_close = ends_with_connection(&response);
         let mut response = response.map(|body| {
-            let body = connection.passes.gathered(target, body);
+            let (body, line) = (connection.passes.gathered(target, body), line.clone());
             Passing { body, line, until_close }.boxed_unsync()
         });
+        if let Some(task) = task.filter(|_| method == Method::GET) {
+            let passed = Passed { task, client: connection.peer.ip(), reason, line };
+            response = self.hold_when_promised(passed, response);
+        }
         reply::set_cache_status(response.headers_mut(), outcome, None);
         record.end(outcome, response)
     }
@@ -113,18 +118,36 @@ impl Pipeline {
         response
     }
 
-    /// What a pass is held to, and the digests to compute; `None` if no mismatch would refuse the body. The answer is what the
-    /// origin has now, so today's promises apply, whatever snapshot the client has read.
-    fn bound(self: &Arc<Self>, task: &Task, client: IpAddr) -> Option<(Arc<Bound>, Wanted)> {
-        let mut task = task.clone();
-        task.promised = None;
-        let expected = self.expectation_of(&task);
+    /// To what a pass is held, and the digests to compute, if a mismatch would refuse.
+    fn bound(
+        self: &Arc<Self>,
+        task: &Task,
+        client: IpAddr,
+        reason: PassReason,
+    ) -> Option<(Arc<Bound>, Wanted)> {
+        let bound = self.bound_by(task, client, reason);
+        let expected = self.expectation_of(&bound.task);
         if !expected.binds() && !self.flights.gaps().is_suspect(task.bare()) {
             return None;
         }
-        let wanted = task.wanted(expected.algorithms());
-        let bound = Bound { pipeline: Arc::clone(self), task, client, asked: self.clock.now() };
-        Some((Arc::new(bound), wanted))
+        let wanted = bound.task.wanted(expected.algorithms());
+        Some((bound, wanted))
+    }
+
+    /// What a pass is held to once something is promised of it. What comes is what is there now, so that today's promises count,
+    /// whatever its client has read of an earlier generation.
+    pub(super) fn bound_by(
+        self: &Arc<Self>,
+        task: &Task,
+        client: IpAddr,
+        reason: PassReason,
+    ) -> Arc<Bound> {
+        let mut task = task.clone();
+        task.promised = None;
+        // What an unknown header field holds may be a credential of another kind.
+        let public = task.is_public() && reason != PassReason::Header;
+        let asked = self.clock.now();
+        Arc::new(Bound { pipeline: Arc::clone(self), task, client, asked, public })
     }
 }
 

@@ -55,6 +55,7 @@ mod images_rotation;
 mod key_rotation;
 mod keys;
 mod kill;
+mod late;
 mod layers;
 mod licences;
 mod limits;

@@ -126,7 +126,7 @@ impl Report {
                 let url = one_line(url);
                 // Without a complete URL, `larder why` cannot be asked.
                 let ask = if url.contains("://") {
-                    format!(" (larder why{at} '{url}')")
+                    format!(" (larder why{at} {})", quoted(&url))
                 } else {
                     String::new()
                 };
@@ -207,7 +207,7 @@ pub(super) fn alarm(counted: &Totals, reached: bool) -> Option<String> {
     if counted.requests() > 0 {
         return None;
     }
-    let refused = counted.distrusted + counted.left;
+    let refused = counted.distrusted.saturating_add(counted.left);
     if refused == 0 {
         return Some(
             "WARNING: NOTHING CAME THROUGH LARDER: the command downloaded nothing, or its downloads went around larder. \
@@ -228,7 +228,12 @@ pub(super) fn alarm(counted: &Totals, reached: bool) -> Option<String> {
     ))
 }
 
-/// The part of a reason after the URL, which is printed before it.
+/// A text as one word of a shell, to be copied: a stranger's URL may have quotes in its path.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// What a reason says besides the URL, which stands before it already.
 fn besides<'a>(why: &'a str, url: &str) -> &'a str {
     let known = why.strip_prefix(url).unwrap_or(why);
     let known = known.strip_prefix(" was refused").unwrap_or(known);
@@ -288,6 +293,7 @@ mod tests {
         assert_eq!(lines, [first, "  other bytes than promised"]);
         let lines = report.troubles(Some("http://larder:3142"));
         assert!(lines[0].contains("(larder why --proxy http://larder:3142 'https://"), "{lines:?}");
+        assert_eq!(quoted("https://a/';reboot;b"), r"'https://a/'\'';reboot;b'");
         let page = report.markdown("pip install `x`");
         assert!(
             page.contains("### larder: `pip install 'x'`\n") && page.contains("| 1 | 0 |"),

@@ -161,6 +161,11 @@ fn pinned(
     };
     let Some(known) = known else {
         let seen: Vec<&str> = shown.iter().map(|(sha256, _)| &**sha256).collect();
+        tracing::warn!(
+            "the CA of {proxy} is seen for the first time, and came by plain http: whoever is on the way may have shown another. \
+             Compare it with `larder ca show` there, or give that with --ca-sha256; it shows {}",
+            seen.join(" and ")
+        );
         if let Some(file) = file {
             remember(&file, &seen);
         }
