@@ -16,21 +16,16 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::Flight;
-use super::writer::{Piece, write};
+use super::writer::{Body, IN_BETWEEN, Piece, broken_off, write};
 use crate::clock::{Clock, Time};
-use crate::digest::{Digests, Hashing};
+use crate::digest::Hashing;
 use crate::entry::Head;
 use crate::origin::{Answer, Ask, Fault, Gathered, OriginError, Origins, is_unannounced};
 use crate::outcome::cause::{Cause, Why};
-use crate::received::Spooled;
 use crate::store::Spool;
 
 /// How often one fill is resumed. A registry that breaks more often than this is down.
 const MAX_RESUMES: u32 = 5;
-
-/// The number of pieces between network and disk, and of those being written. A piece is at most what one read of a socket gives:
-/// 128 KiB.
-pub(super) const IN_BETWEEN: usize = 4;
 
 /// The shortest time that is worth starting a resume for.
 const LEAST: Duration = Duration::from_millis(100);
@@ -43,15 +38,6 @@ const SEAM: Duration = Duration::from_secs(1);
 
 /// Whether a promise that binds a body has appeared since the last call.
 pub type Binds = Arc<dyn Fn() -> bool + Send + Sync>;
-
-/// Where the bytes of a body are.
-#[derive(Debug)]
-pub enum Body {
-    /// Complete in the spool.
-    Spooled(Spooled),
-    /// The store had no room for all of it. Its bytes were given to the readers, and only these digests and the length are left.
-    Unstored(Digests, u64),
-}
 
 /// A body that arrived completely.
 #[derive(Debug)]
@@ -481,8 +467,4 @@ pub async fn take_in(
     }
     drop(sender);
     writer.await.unwrap_or_else(|_| Err(broken_off("the writer")))
-}
-
-pub(super) fn broken_off(what: &str) -> Why {
-    Why::new(Cause::Larder, format!("{what} was broken off"))
 }

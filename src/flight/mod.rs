@@ -37,7 +37,7 @@ pub use beside::{Beside, GivenRange};
 pub use end::End;
 pub use gap::GAP;
 use gap::Hold;
-pub use intake::{Binds, Body, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
+pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use late::Asking;
 pub use late::Late;
 use parts::Parts;
@@ -46,6 +46,7 @@ pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
 use window::Readers;
+pub use writer::Body;
 
 use crate::clock::Time;
 use crate::entry::Head;

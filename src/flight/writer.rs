@@ -12,10 +12,23 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Flight;
-use super::intake::{Body, IN_BETWEEN, broken_off};
-use crate::digest::Hashing;
+use crate::digest::{Digests, Hashing};
 use crate::outcome::cause::{Cause, Why};
+use crate::received::Spooled;
 use crate::store::{Buffer, CHUNK, Spool, SpoolError};
+
+/// The number of pieces between network and disk, and of those being written. A piece is at most what one read of a socket gives:
+/// 128 KiB.
+pub(super) const IN_BETWEEN: usize = 4;
+
+/// Where the bytes of a body are.
+#[derive(Debug)]
+pub enum Body {
+    /// Complete in the spool.
+    Spooled(Spooled),
+    /// The store had no room for all of it. Its bytes were given to the readers, and only these digests and the length are left.
+    Unstored(Digests, u64),
+}
 
 /// What the writer receives.
 #[derive(Debug)]
@@ -243,4 +256,8 @@ pub(super) fn read_at(file: &File, at: u64, to: u64) -> io::Result<Bytes> {
     let room = buffer.room();
     room.resize(usize::try_from(to - at).unwrap_or(0), 0);
     file.read_exact_at(room, at).map(|()| buffer.into_bytes())
+}
+
+pub(super) fn broken_off(what: &str) -> Why {
+    Why::new(Cause::Larder, format!("{what} was broken off"))
 }

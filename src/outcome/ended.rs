@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::Outcome;
-use super::job::Job;
-use super::metrics::{Direction, Metrics};
+use super::job::{Job, LONGEST, NAMED, Named, TEXTS};
+use super::metrics::Metrics;
 use super::recent::{self, Event};
+use super::totals::Direction;
 use crate::proof::Proof;
+use crate::target::shown::clipped;
 
 /// A request that ended.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +78,44 @@ impl<'a> Ended<'a> {
         }
     }
 
+    /// Counts the request for its job, and keeps its URL if it failed.
+    fn count_in(&self, job: &Job) {
+        let mut tally = job.lock();
+        let totals = &mut tally.totals;
+        totals.ended(self.outcome, self.proof);
+        totals.bytes(Direction::ToClient, self.bytes);
+        totals.bytes(Direction::FromOrigin, self.fetched);
+        if self.outcome.is_hit() {
+            totals.bytes(Direction::FromStore, self.bytes);
+        }
+        totals.saved(self.saved);
+        let named = match self.outcome {
+            Outcome::Rejected(_) | Outcome::Refused(_) => &tally.refused,
+            Outcome::Failed(_) => &tally.failed,
+            Outcome::Hit
+            | Outcome::Revalidated
+            | Outcome::Stale
+            | Outcome::Miss
+            | Outcome::Collapsed
+            | Outcome::Pass(_)
+            | Outcome::Tunnel
+            | Outcome::Own => return,
+        };
+        let url = clipped(self.url, LONGEST);
+        if named.len() >= NAMED || named.iter().any(|named| named.url == url) {
+            return;
+        }
+        let new = Named {
+            url: url.into_owned(),
+            cause: self.outcome.reason().to_owned(),
+            why: clipped(self.why.unwrap_or_default(), LONGEST).into_owned(),
+        };
+        if tally.texts() + new.texts() <= TEXTS {
+            let refused = matches!(self.outcome, Outcome::Rejected(_) | Outcome::Refused(_));
+            if refused { &mut tally.refused } else { &mut tally.failed }.push(new);
+        }
+    }
+
     /// Counts and logs the end of the request.
     pub fn write_down(&self, metrics: &Metrics) {
         metrics.ended(self.outcome, self.proof, self.ecosystem);
@@ -97,7 +137,7 @@ impl<'a> Ended<'a> {
             metrics.saved(self.saved);
         }
         if let Some(job) = self.job {
-            job.ended(self);
+            self.count_in(job);
         }
         self.log();
         if recent::is_told(self.outcome) {

@@ -21,10 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::Outcome;
-use super::ended::Ended;
-use super::metrics::{Direction, Totals};
-use crate::target::shown::clipped;
+use super::totals::Totals;
 
 /// The user name of the proxy login that identifies a job; its password is the job's token.
 pub const LOGIN: &str = "larder-job";
@@ -48,13 +45,13 @@ const STARTING: Duration = Duration::from_secs(30);
 const OPENING: usize = 16;
 
 /// The most URLs that are kept of refused requests, and of failed ones.
-const NAMED: usize = 16;
+pub(super) const NAMED: usize = 16;
 
 /// The longest URL and the longest explanation among those, in characters.
-const LONGEST: usize = 1024;
+pub(super) const LONGEST: usize = 1024;
 
 /// All texts of one job, in bytes. What finds no room is counted and not named.
-const TEXTS: usize = 32 << 10;
+pub(super) const TEXTS: usize = 32 << 10;
 
 /// What was counted of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,13 +77,13 @@ pub struct Named {
 
 impl Tally {
     /// The bytes of its texts.
-    fn texts(&self) -> usize {
+    pub(super) fn texts(&self) -> usize {
         self.refused.iter().chain(&self.failed).map(Named::texts).sum()
     }
 }
 
 impl Named {
-    fn texts(&self) -> usize {
+    pub(super) fn texts(&self) -> usize {
         self.url.len() + self.why.len()
     }
 }
@@ -113,45 +110,7 @@ impl Job {
         totals.left = totals.left.saturating_add(1);
     }
 
-    /// Counts a request that ended.
-    pub(super) fn ended(&self, ended: &Ended<'_>) {
-        let mut tally = self.lock();
-        let totals = &mut tally.totals;
-        totals.ended(ended.outcome, ended.proof);
-        totals.bytes(Direction::ToClient, ended.bytes);
-        totals.bytes(Direction::FromOrigin, ended.fetched);
-        if ended.outcome.is_hit() {
-            totals.bytes(Direction::FromStore, ended.bytes);
-        }
-        totals.saved(ended.saved);
-        let named = match ended.outcome {
-            Outcome::Rejected(_) | Outcome::Refused(_) => &tally.refused,
-            Outcome::Failed(_) => &tally.failed,
-            Outcome::Hit
-            | Outcome::Revalidated
-            | Outcome::Stale
-            | Outcome::Miss
-            | Outcome::Collapsed
-            | Outcome::Pass(_)
-            | Outcome::Tunnel
-            | Outcome::Own => return,
-        };
-        let url = clipped(ended.url, LONGEST);
-        if named.len() >= NAMED || named.iter().any(|named| named.url == url) {
-            return;
-        }
-        let new = Named {
-            url: url.into_owned(),
-            cause: ended.outcome.reason().to_owned(),
-            why: clipped(ended.why.unwrap_or_default(), LONGEST).into_owned(),
-        };
-        if tally.texts() + new.texts() <= TEXTS {
-            let refused = matches!(ended.outcome, Outcome::Rejected(_) | Outcome::Refused(_));
-            if refused { &mut tally.refused } else { &mut tally.failed }.push(new);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Tally> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Tally> {
         // Totals stay usable even if a thread panicked while it held the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -330,7 +289,9 @@ fn is_token(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::Outcome;
     use crate::outcome::cause::Cause;
+    use crate::outcome::ended::Ended;
     use crate::outcome::metrics::Metrics;
 
     const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));

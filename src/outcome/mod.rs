@@ -9,6 +9,7 @@ pub mod ended;
 pub mod job;
 pub mod metrics;
 pub mod recent;
+pub mod totals;
 pub mod witness;
 
 use std::fmt;

@@ -22,7 +22,7 @@ use crate::flight::{
 };
 use crate::freshness;
 use crate::origin::{Answer, Ask, OriginError};
-use crate::outcome::metrics::Direction;
+use crate::outcome::totals::Direction;
 use crate::store::Spool;
 use crate::verify::{Expectation, Mismatch};
 

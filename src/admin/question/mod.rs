@@ -30,8 +30,8 @@ use crate::config::Config;
 use crate::config::keys::KEYS;
 use crate::config::load::Loaded;
 use crate::outcome::job::Tally;
-use crate::outcome::metrics::Totals;
 use crate::outcome::recent::Event;
+use crate::outcome::totals::Totals;
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use crate::cli::human;
 use crate::outcome::Outcome;
 use crate::outcome::cause::Cause;
 use crate::outcome::job::{Named, Tally};
-use crate::outcome::metrics::Totals;
+use crate::outcome::totals::Totals;
 use crate::policy::PassReason;
 use crate::target::shown::one_line;
 
@@ -243,7 +243,8 @@ fn besides<'a>(why: &'a str, url: &str) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outcome::metrics::{Direction, Metrics};
+    use crate::outcome::metrics::Metrics;
+    use crate::outcome::totals::Direction;
     use crate::proof::{Proof, Rank};
 
     fn line(totals: &Totals) -> String {
