@@ -53,7 +53,7 @@ impl Pipeline {
         if task.is_existence_check(call.request.method()) && !demand.only_if_cached {
             return self.check_existence(call, asked, &task, record).await;
         }
-        self.reading.wait(task.target.origin()).await;
+        self.wait_for_readers(&task).await;
         let mut found = self.find_private(&task, demand).await;
         let may_ask = matches!(found, Found::Nothing) && !demand.only_if_cached;
         if may_ask && self.fetch_prerequisites(&task).await > 0 {

@@ -13,6 +13,8 @@ use tokio::time::Instant;
 
 use super::Pipeline;
 use super::task::Task;
+use crate::claim::Topic;
+use crate::ecosystem::Kind;
 use crate::target::Origin;
 
 /// The longest that a request waits for an index to be read. A distribution's index takes two seconds on one core.
@@ -21,10 +23,11 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many documents are read at a time: one for each processor, within these bounds.
 const PLACES: RangeInclusive<usize> = 2..=8;
 
-/// The origins whose indexes are being read, and when each reading began.
+/// The indexes that are being read, by topic and origin: only files and indexes of such a topic may be named by one.
 #[derive(Debug)]
 pub(super) struct IndexReadings {
-    origins: Mutex<HashMap<Origin, Vec<Instant>>>,
+    /// When each reading began.
+    began: Mutex<HashMap<(Topic, Origin), Vec<Instant>>>,
     done: Notify,
     places: Semaphore,
 }
@@ -33,7 +36,7 @@ impl Default for IndexReadings {
     fn default() -> Self {
         let places = std::thread::available_parallelism().map_or(*PLACES.start(), usize::from);
         let places = Semaphore::new(places.clamp(*PLACES.start(), *PLACES.end()));
-        Self { origins: Mutex::default(), done: Notify::default(), places }
+        Self { began: Mutex::default(), done: Notify::default(), places }
     }
 }
 
@@ -41,7 +44,7 @@ impl Default for IndexReadings {
 #[derive(Debug)]
 pub(super) struct Reader {
     reading: Arc<IndexReadings>,
-    origin: Origin,
+    names: Vec<(Topic, Origin)>,
     began: Instant,
 }
 
@@ -54,10 +57,13 @@ impl IndexReadings {
         self.places.acquire().await.ok()
     }
 
-    /// Waits until no index of `origin` is being read, at most until the youngest reading is `PATIENCE` old. A reading that is
-    /// older is not waited for, because it may hang on something that it needs from its origin.
-    pub(super) async fn wait(&self, origin: &Origin) {
-        let youngest = self.lock().get(origin).and_then(|began| began.iter().max().copied());
+    /// Waits until no index of one of `names` is being read, at most until the youngest reading is `PATIENCE` old. A reading
+    /// that is older is not waited for, because it may hang on something that it needs from its origin.
+    async fn wait(&self, names: &[(Topic, Origin)]) {
+        let youngest = {
+            let began = self.lock();
+            names.iter().filter_map(|name| began.get(name)?.iter().max().copied()).max()
+        };
         let Some(left) = youngest.map(|began| PATIENCE.saturating_sub(began.elapsed())) else {
             return;
         };
@@ -67,7 +73,11 @@ impl IndexReadings {
                 tokio::pin!(done);
                 // Enabled before the check, so that an end between the check and the wait is not missed.
                 done.as_mut().enable();
-                if !self.lock().contains_key(origin) {
+                let is_over = {
+                    let began = self.lock();
+                    names.iter().all(|name| !began.contains_key(name))
+                };
+                if is_over {
                     return;
                 }
                 done.await;
@@ -76,33 +86,58 @@ impl IndexReadings {
         let _late = tokio::time::timeout(left, over).await;
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Origin, Vec<Instant>>> {
-        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Marks an index of these names as being read.
+    fn begin(self: &Arc<Self>, names: Vec<(Topic, Origin)>) -> Reader {
+        let began = Instant::now();
+        let mut all = self.lock();
+        for name in &names {
+            all.entry(name.clone()).or_default().push(began);
+        }
+        drop(all);
+        Reader { reading: Arc::clone(self), names, began }
+    }
+
+    /// Whether nothing is being read, so that no request needs to know its topics.
+    fn is_idle(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(Topic, Origin), Vec<Instant>>> {
+        self.began.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        let mut origins = self.reading.lock();
-        if let Some(readers) = origins.get_mut(&self.origin) {
-            if let Some(at) = readers.iter().position(|began| *began == self.began) {
-                readers.swap_remove(at);
-            }
-            if readers.is_empty() {
-                origins.remove(&self.origin);
+        let mut began = self.reading.lock();
+        for name in &self.names {
+            if let Some(readings) = began.get_mut(name) {
+                if let Some(at) = readings.iter().position(|began| *began == self.began) {
+                    readings.swap_remove(at);
+                }
+                if readings.is_empty() {
+                    began.remove(name);
+                }
             }
         }
-        drop(origins);
+        drop(began);
         self.reading.done.notify_waiters();
     }
 }
 
 impl Pipeline {
-    /// Waits for the indexes of the task's origin that are being read. A target that no ecosystem recognises does not wait.
+    /// Waits for the indexes that are being read and may name the task's target. The protocol says what bytes a name by
+    /// digest has, whatever an index says of it, and of a target that no ecosystem recognises no index says anything.
     pub(super) async fn wait_for_readers(&self, task: &Task) {
-        if task.known().is_some() {
-            self.reading.wait(task.target.origin()).await;
-        }
+        let Some(known) = task.known().filter(|_| !self.reading.is_idle()) else {
+            return;
+        };
+        let topics = match &known.resource.kind {
+            Kind::Artifact(_) if task.named_by_protocol().is_some() => return,
+            Kind::Artifact(artifact) => artifact.topics.clone(),
+            Kind::Index => known.ecosystem.topics(task.bare()),
+        };
+        self.reading.wait(&named(topics, task)).await;
     }
 
     /// Marks the task's index as being read, if other indexes or files depend on its claims.
@@ -110,11 +145,39 @@ impl Pipeline {
         let known = task.recognition.as_ref().or(task.likely.as_ref())?;
         let reads =
             task.artifact().is_none() || !known.ecosystem.indexes_of(task.bare()).is_empty();
-        if !reads || known.ecosystem.topics(task.bare()).is_empty() {
+        let topics = known.ecosystem.topics(task.bare());
+        if !reads || topics.is_empty() {
             return None;
         }
-        let (origin, began) = (task.bare().origin().clone(), Instant::now());
-        self.reading.lock().entry(origin.clone()).or_default().push(began);
-        Some(Reader { reading: Arc::clone(&self.reading), origin, began })
+        Some(self.reading.begin(named(topics, task)))
+    }
+}
+
+fn named(topics: Vec<Topic>, task: &Task) -> Vec<(Topic, Origin)> {
+    let origin = task.bare().origin();
+    topics.into_iter().map(|topic| (topic, origin.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::Target;
+
+    #[tokio::test]
+    async fn nobody_waits_for_an_index_that_cannot_name_what_is_asked_for() {
+        let origin = Target::from_url("https://example.org/").unwrap().origin().clone();
+        let name = |topic: &str| (Topic::new("apt", topic), origin.clone());
+        let reading: Arc<IndexReadings> = Arc::default();
+        let reader = reading.begin(vec![name("a")]);
+        let waits = async |topic: &str| {
+            let names = [name(topic)];
+            tokio::time::timeout(Duration::ZERO, reading.wait(&names)).await.is_err()
+        };
+        assert!(!waits("b").await);
+        assert!(waits("a").await, "the control: a file of its own topic does");
+        assert!(!reading.is_idle());
+        drop(reader);
+        assert!(!waits("a").await);
+        assert!(reading.is_idle());
     }
 }
