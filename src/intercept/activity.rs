@@ -23,9 +23,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::visitors::{AddressUsage, RequestPlace};
+use super::buffered::Buffered;
 use crate::config::Clients;
 use crate::outcome::cause::{Cause, Why};
 use crate::reply::{Body, Cut};
@@ -71,7 +72,7 @@ pub(crate) struct Activity {
     /// How many of them were stalled at the last check.
     standing: AtomicUsize,
     /// The client address to which the connection belongs; `None` in some tests.
-    house: Option<Arc<AddressUsage>>,
+    buffered: Option<Arc<Buffered>>,
 }
 
 /// An answer that is being sent.
@@ -132,10 +133,10 @@ impl Patience {
 
 impl Activity {
     /// For a connection that begins now.
-    pub(crate) fn of(house: Arc<AddressUsage>) -> Self {
+    pub(crate) fn of(buffered: Arc<Buffered>) -> Self {
         let mut activity = Self::default();
         activity.quiet_since = AtomicU64::new(now());
-        activity.house = Some(house);
+        activity.buffered = Some(buffered);
         activity
     }
 
@@ -197,21 +198,22 @@ impl Activity {
         if held > 0 {
             let taken = held.min(count as u64);
             self.held.fetch_sub(taken, Relaxed);
-            if let Some(house) = &self.house {
-                house.lets_go(taken);
+            if let Some(buffered) = &self.buffered {
+                buffered.remove(taken);
             }
         }
     }
 
     fn hand_over(&self, bytes: usize) {
-        let Some(house) = &self.house else { return };
+        let Some(buffered) = &self.buffered else { return };
         self.held.fetch_add(bytes as u64, Relaxed);
-        house.holds(bytes as u64);
+        buffered.add(bytes as u64);
     }
 
     fn is_full(&self) -> bool {
         // A connection without buffered bytes may always have the next piece.
-        self.held.load(Relaxed) > 0 && self.house.as_ref().is_some_and(|house| house.is_full())
+        self.held.load(Relaxed) > 0
+            && self.buffered.as_ref().is_some_and(|buffered| buffered.is_full())
     }
 
     pub(crate) fn note_blocked(&self) {
@@ -325,8 +327,8 @@ impl Activity {
 
 impl Drop for Activity {
     fn drop(&mut self) {
-        if let Some(house) = &self.house {
-            house.lets_go(*self.held.get_mut());
+        if let Some(buffered) = &self.buffered {
+            buffered.remove(*self.held.get_mut());
         }
     }
 }
@@ -349,12 +351,12 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct Running {
     activity: Arc<Activity>,
-    place: Option<RequestPlace>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Running {
     /// Holds the request's place among those of its address until the request was answered.
-    pub(crate) fn takes(&mut self, place: RequestPlace) {
+    pub(crate) fn takes(&mut self, place: OwnedSemaphorePermit) {
         self.place = Some(place);
     }
 

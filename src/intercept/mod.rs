@@ -21,6 +21,7 @@
 //! Not done here: the listener and its limits (`accept`), answering requests (`pipeline`).
 
 mod activity;
+mod buffered;
 mod first;
 mod grant;
 mod head;

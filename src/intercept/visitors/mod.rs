@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::activity::{Activity, Quiet, now};
+use super::buffered::Buffered;
 use super::grant::Refusal;
 use crate::config::Clients;
 use crate::limits::{LOOKS_EVERY, PATIENCE, PLACES, Reading};
@@ -88,8 +89,7 @@ pub(crate) struct AddressUsage {
     /// The connections in the lobby, in order of arrival.
     lobby: Mutex<Vec<Weak<Door>>>,
     requests: Arc<Semaphore>,
-    buffered: AtomicU64,
-    buffered_of_all: Arc<AtomicU64>,
+    buffered: Arc<Buffered>,
     limits: Limits,
     doors: Mutex<HashMap<u64, Weak<Door>>>,
 }
@@ -123,7 +123,7 @@ impl fmt::Debug for Visitors {
 
 impl fmt::Debug for AddressUsage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("House").field("buffered", &self.buffered).finish_non_exhaustive()
+        f.debug_struct("AddressUsage").field("buffered", &self.buffered).finish_non_exhaustive()
     }
 }
 
@@ -186,7 +186,7 @@ impl Visitors {
         let door = Arc::new(Door {
             number: self.next.fetch_add(1, Relaxed),
             address,
-            activity: Arc::new(Activity::of(Arc::clone(&house))),
+            activity: Arc::new(Activity::of(Arc::clone(&house.buffered))),
             house: Arc::clone(&house),
             all: Arc::clone(self),
             holds: Mutex::new(holds),
@@ -209,8 +209,11 @@ impl Visitors {
             seats: Arc::new(Semaphore::new(self.limits.seats_each)),
             lobby: Mutex::default(),
             requests: Arc::new(Semaphore::new(self.limits.requests_each)),
-            buffered: AtomicU64::new(0),
-            buffered_of_all: Arc::clone(&self.buffered),
+            buffered: Arc::new(Buffered::new(
+                Arc::clone(&self.buffered),
+                self.limits.buffered_each,
+                self.limits.buffered,
+            )),
             limits: self.limits,
             doors: Mutex::default(),
         })
@@ -308,7 +311,7 @@ impl Visitors {
             reading("buffered_bytes", self.buffered.load(Relaxed), limits.buffered, None),
             reading(
                 "buffered_bytes_per_address",
-                most(|house| house.buffered.load(Relaxed)),
+                most(|house| house.buffered.bytes()),
                 limits.buffered_each,
                 None,
             ),
@@ -384,24 +387,6 @@ impl AddressUsage {
         if let Some(door) = standing.filter(|door| door.activity.standing() > 0) {
             door.leave.cancel();
         }
-    }
-
-    /// Adds bytes that wait to be sent.
-    pub(super) fn holds(&self, bytes: u64) {
-        self.buffered.fetch_add(bytes, Relaxed);
-        self.buffered_of_all.fetch_add(bytes, Relaxed);
-    }
-
-    /// Removes bytes that were sent or abandoned.
-    pub(super) fn lets_go(&self, bytes: u64) {
-        self.buffered.fetch_sub(bytes, Relaxed);
-        self.buffered_of_all.fetch_sub(bytes, Relaxed);
-    }
-
-    /// Whether nothing more may be buffered for this address now.
-    pub(super) fn is_full(&self) -> bool {
-        self.buffered.load(Relaxed) >= self.limits.buffered_each
-            || self.buffered_of_all.load(Relaxed) >= self.limits.buffered
     }
 }
 
