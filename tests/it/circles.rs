@@ -204,19 +204,18 @@ const NAMED: &[(&str, &str)] = &[
 
 /// Whether `code` names an ecosystem: as a string that is its name, or as its module or type.
 fn names_an_ecosystem(code: &str) -> bool {
-    let names = larder::ecosystem::ALL.iter().map(|ecosystem| ecosystem.name());
-    names.into_iter().any(|name| {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_';
+    larder::ecosystem::ALL.iter().map(|ecosystem| ecosystem.name()).any(|name| {
         let kind = format!("{}{}", name[..1].to_uppercase(), &name[1..]);
-        code.contains(&format!("\"{name}\""))
+        let as_type = code.match_indices(&kind).any(|(at, _)| {
+            let (before, after) = (&code[..at], &code[at + kind.len()..]);
+            !before.ends_with(is_word)
+                && !after.starts_with(is_word)
+                && (before.ends_with("::") || after.starts_with("::"))
+        });
+        as_type
+            || code.contains(&format!("\"{name}\""))
             || code.contains(&format!("ecosystem::{name}"))
-            || [format!("::{kind}"), format!("{kind}::")].iter().any(|use_| {
-                code.match_indices(use_.as_str()).any(|(at, text)| {
-                    let before = code[..at].chars().next_back();
-                    let after = code[at + text.len()..].chars().next();
-                    before.is_none_or(|c| !c.is_alphanumeric() && c != '_')
-                        && after.is_none_or(|c| !c.is_alphanumeric() || use_.ends_with(':'))
-                })
-            })
     })
 }
 
