@@ -4,8 +4,8 @@
 //! So larder checks for a promise before each piece, and before the end of a body without an announced length. Once a promise
 //! binds the body, it takes a share in the gap of its target (`flight/late.rs`) and is judged like a pass that was bound from its
 //! start (`bound.rs`). A body whose URL looks like that of an artifact or an index may be promised later, so it is hashed from
-//! its first byte. A body that is only a part, or has a content coding, cannot be judged. It is cut off; when the client requests it
-//! again, it is held back from the start. As long as no promise binds a body, nothing of it is withheld.
+//! its first byte. A body that is only a part, or has a content coding, cannot be judged. It is cut off; when the client requests
+//! it again, it is held back from the start. As long as no promise binds a body, nothing of it is withheld.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
