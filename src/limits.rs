@@ -28,10 +28,10 @@ pub const RETRY_AFTER: u64 = 5;
 pub const PATIENCE: Duration =
     if cfg!(test) { Duration::from_millis(400) } else { Duration::from_secs(5) };
 
-/// How often who waits for a place looks whether something can make way by now.
+/// How often work that waits for a place checks whether something can make room by now.
 pub const LOOKS_EVERY: Duration = Duration::from_millis(500);
 
-/// What is assumed where the system sets no limit.
+/// The descriptor limit to assume where the system sets none.
 const UNLIMITED: u64 = 1 << 20;
 
 /// The maximum reserve, which is otherwise a quarter of the descriptors. It suffices because the store's own open files
@@ -87,10 +87,10 @@ pub struct Limit {
     makers: Makers,
 }
 
-/// Closes what nobody uses, when a place is wanted and none is free.
+/// A callback that closes what is idle, called when a place is wanted and none is free.
 pub type MakesRoom = dyn Fn() + Send + Sync;
 
-/// Whoever can make room.
+/// The callbacks that can make room.
 #[derive(Default)]
 struct Makers(Mutex<Vec<Weak<MakesRoom>>>);
 
@@ -134,7 +134,7 @@ impl Limit {
         }
     }
 
-    /// From now on `maker` is asked for room while somebody waits for a place, for as long as it lives.
+    /// From now on, and as long as `maker` lives, it is called while work waits for a place and none is free.
     pub fn asks(&self, maker: &Arc<MakesRoom>) {
         let mut makers = self.makers.0.lock().unwrap_or_else(PoisonError::into_inner);
         makers.retain(|maker| maker.strong_count() > 0);
@@ -301,7 +301,7 @@ mod tests {
         assert!(limit.take().await.is_none());
         let reading = limit.reading();
         assert_eq!((reading.in_use, reading.most, reading.refused), (1, 1, 1));
-        // Who can make room is asked for it, while there is none.
+        // The callback is called while no place is free.
         let (asked, lent) = (Arc::new(AtomicU64::new(0)), Mutex::new(Some(held)));
         let count = Arc::clone(&asked);
         let maker: Arc<MakesRoom> = Arc::new(move || {
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(asked.load(Ordering::Relaxed), 1);
         drop(maker);
         assert!(limit.take().await.is_none(), "the control: nobody makes room any more");
-        // The control: a place that comes free is given to who waits.
+        // The control: a place that is freed goes to the waiting task.
         let (taken, ()) = tokio::join!(limit.take(), async { drop(held) });
         assert!(taken.is_some());
     }

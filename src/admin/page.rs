@@ -107,7 +107,7 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
     }
 }
 
-/// An answer, and its place among those that are held at a time.
+/// An answer, and its place among the answers that larder holds in memory at a time.
 struct HeldAnswer {
     lines: Vec<u8>,
     _place: OwnedSemaphorePermit,
@@ -119,7 +119,7 @@ impl AsRef<[u8]> for HeldAnswer {
     }
 }
 
-/// Answers a question that everybody may ask.
+/// Answers a question that every client may ask.
 async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Response<Body> {
     // A job's token is a secret, so its holder may ask even if queries are off.
     let open = admin.config.get().clients.queries || matches!(question, Question::Tally { .. });
@@ -128,7 +128,7 @@ async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Res
         return text(StatusCode::FORBIDDEN, line);
     }
     if matches!(question, Question::Tally { .. }) {
-        // That is small, and looked up at once: no job waits for the questions of others.
+        // A tally is small and found at once, so that no job has to wait for the queries of other clients.
         return answer(StatusCode::OK, JSON_LINES, admin.answer_everybody(&question));
     }
     let Ok(place) = Arc::clone(&running.queries).try_acquire_owned() else {
@@ -141,7 +141,8 @@ async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Res
         HeldAnswer { lines, _place: place }
     });
     match answering.await {
-        // The place is free when the answer is: one that nobody reads takes the memory of one, however often it is asked for.
+        // The place is freed together with the answer's bytes. So the answers that no client reads take a bounded amount of
+        // memory, however many are requested.
         Ok(placed) => answer(StatusCode::OK, JSON_LINES, Bytes::from_owner(placed)),
         Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the question could not be answered\n"),
     }

@@ -120,8 +120,9 @@ fn for_everybody(answer: Answer) -> Option<Answer> {
     }
 }
 
-/// An entry as everybody may be told of it. Its variant names the fields by which its origin selects, with what the client said in
-/// them: its program, its machine, or an identifier of it. Only `Accept` is told, by which the forms of an index are known.
+/// The part of an entry that every client may see; `None` for a private entry. The variant lists the request fields by which the
+/// origin selects the answer, with the values that a client sent. These may tell its program, its machine, or an identifier of
+/// it. So only the value of `Accept` is shown, which tells the forms of an index apart.
 fn told(entry: Listed) -> Option<Listed> {
     if entry.private {
         return None;
@@ -161,7 +162,7 @@ mod tests {
         assert_eq!(question("/-/why", None), None);
     }
 
-    /// What a client says of itself is for the operator alone.
+    /// Only the operator may see what a client says about itself.
     #[test]
     fn everybody_is_told_by_which_fields_an_answer_is_selected_and_not_what_they_held() {
         let listed = |private| Listed {

@@ -49,8 +49,9 @@ pub(super) fn ask(proxy: &str, question: &Question) -> anyhow::Result<Vec<Answer
     lines.map(|line| read(line).map_err(unknown)).collect()
 }
 
-/// Reads one answer. Whoever answers may write into every text what would forge a line of a terminal or of a CI's log, names of
-/// outcomes and proofs among them: they are put on one line before anybody shows them.
+/// Reads one answer. A hostile program at the larder's address may put line breaks and control characters into any text, also
+/// into the names of outcomes and proofs, to forge a line in a terminal or in a CI's log. So each text is put on one line here,
+/// before any command prints it.
 fn read(line: &[u8]) -> serde_json::Result<Answer> {
     serde_json::from_value(on_one_line(serde_json::from_slice(line)?))
 }
@@ -123,7 +124,7 @@ fn body(answer: &[u8]) -> Result<Vec<u8>, String> {
 mod tests {
     use super::*;
 
-    /// Who answers at the address of a larder elsewhere may be anybody.
+    /// A hostile program may answer at the address of a remote larder.
     #[test]
     fn what_answers_elsewhere_forges_no_line() {
         let line = br#"{"tally":{"totals":{"outcomes":{"hit":18446744073709551615,"pass":1},"proofs":{"x\n::error::\u001b[2J":1},
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(tally.totals.proofs.keys().next().unwrap(), "x\\n::error::\\u{1b}[2J");
         assert_eq!(tally.refused[0].url, "a\\nb");
         assert_eq!(tally.refused[0].cause, "c\\rd");
-        // Nor does it make the command fail by its numbers.
+        // Its large numbers do not make the command fail either.
         assert_eq!(tally.totals.requests(), u64::MAX);
         assert!(read(b"{\"tally\":3}").is_err(), "the control");
     }

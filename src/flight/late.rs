@@ -1,8 +1,8 @@
-//! Promises that come while a body arrives.
+//! Promises that appear while a body arrives.
 //!
-//! From then on the body shares the gap of its target. Of a fill it is asked before each piece is taken in, and before it is given:
-//! what lies in the file already is bound as well. A body that was passed on as it came, because nothing was promised of it, takes a
-//! [`Late`] share.
+//! From then on the body shares the gap of its target. A fill checks for such a promise before it takes in each piece, and a
+//! reader before it is given bytes: the promise also binds bytes that are already in the file. A body that was passed on as it
+//! arrived, because no promise bound it, takes a [`Late`] share.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use super::share::{Gaps, Share, Verdict};
 use super::{BodyHold, Flight, off_thread};
 use crate::target::Target;
 
-/// How it is asked whether a promise has come.
+/// The callback that says whether a promise that binds the body has appeared; empty until the fill begins.
 #[derive(Default)]
 pub(super) struct Asking(OnceLock<Binds>);
 
@@ -24,7 +24,7 @@ impl fmt::Debug for Asking {
 }
 
 impl Flight {
-    /// A promise came that binds, while the body was arriving.
+    /// A promise that binds the body was found while the body was arriving.
     pub async fn bind(&self) {
         let (length, hold) = {
             let shared = self.lock();
@@ -44,7 +44,7 @@ impl Flight {
         });
     }
 
-    /// The same if `binds` says that one has come, which is asked while none is known.
+    /// Like [`Self::bind`], if `binds` says that such a promise exists. `binds` is called only while none is known.
     pub async fn bind_if(&self, binds: &Binds) {
         let bound = self.lock().holding.binds;
         if !bound && binds() {
@@ -52,12 +52,12 @@ impl Flight {
         }
     }
 
-    /// From now on readers ask as well.
+    /// From now on readers call `binds` too, before they are given bytes.
     pub(super) fn asks(&self, binds: &Binds) {
         let _first = self.asking.0.set(Arc::clone(binds));
     }
 
-    /// The same for a reader that is about to be given bytes.
+    /// Like [`Self::bind_if`], for a reader that is about to be given bytes.
     pub(super) async fn bind_before_reading(&self) {
         if let Some(binds) = self.asking.0.get()
             && self.lock().is_unjudged()
@@ -67,7 +67,8 @@ impl Flight {
     }
 }
 
-/// The share that a body takes late in the gap of its target. Dropped before its end, the body counts as not verified.
+/// The share in the gap of its target that a body takes after it began. If it is dropped without a verdict, the body counts as
+/// not verified.
 #[derive(Debug)]
 pub struct Late {
     share: Share,
@@ -75,15 +76,15 @@ pub struct Late {
 }
 
 impl Gaps {
-    /// A share for a body of `target`, of `length` bytes if that is known, of which the first `given` were given. Blocking.
+    /// A share for a body of `target` of which the first `given` bytes were given. `length` is its length, if known. Blocking.
     pub fn join_late(self: &Arc<Self>, target: &Target, length: Option<u64>, given: u64) -> Late {
         let share = self.share(target);
         let hold = match share.begin(length, false) {
             Hold::Whole => Hold::Whole,
             Hold::Gap => {
                 share.with(|gap| gap.note(0, given));
-                // The gap of a body of unknown length is what comes last, and all other bodies of the target are held whole
-                // beside it: what was given of it was not of the gap.
+                // The gap of a body of unknown length is its last 64 KiB, and all other bodies of the target are held back whole
+                // beside it. So no byte that was given of it was in the gap.
                 share.bind_unless(length, |gap| length.is_some() && gap.is_spent())
             }
         };
@@ -92,7 +93,8 @@ impl Gaps {
 }
 
 impl Late {
-    /// Up to where bytes may be given from `at` on, before `end`, when `have` have come; they count as given.
+    /// Returns up to where the bytes from `at` to before `end` may be given, when `have` bytes have arrived. These bytes count as
+    /// given.
     pub fn give(&self, at: u64, end: u64, have: u64) -> u64 {
         if self.hold == Hold::Whole {
             return at;
@@ -104,12 +106,12 @@ impl Late {
         })
     }
 
-    /// Nothing speaks against the body; `vouched`: a promise speaks for it.
+    /// The body has ended, and no promise contradicts it. `vouched`: a promise vouches for it.
     pub fn is_right(self, vouched: bool) {
         self.share.end(if vouched { Verdict::Verified } else { Verdict::Ungiven });
     }
 
-    /// It was refused: its target is suspect. Blocking.
+    /// The body was refused: its target is suspect from now on. Blocking.
     pub fn refuse(self) {
         self.share.refuse();
     }

@@ -77,7 +77,7 @@ pub struct Flight {
     changed: watch::Sender<u64>,
     /// Wakes the writer when a reader of the window moved, began to wait, or left.
     moved: Notify,
-    /// Whether a promise has come meanwhile: who reads what lies there asks as well.
+    /// Says whether a promise that binds the body has appeared. Readers check it too: it also binds bytes that are in the file.
     asking: Asking,
     handed: Mutex<Option<Answer>>,
 }
@@ -211,8 +211,8 @@ impl Flight {
         self.lock().nothing_given()
     }
 
-    /// A body of its target was refused: until one is verified, nothing of the target is given to anybody before its judgement,
-    /// also after a restart.
+    /// A body of its target was refused. Until a body of the target is verified, none of its bytes are given before their
+    /// judgement, also after a restart.
     pub async fn suspect(&self) {
         let share = Arc::clone(&self.share);
         let _done = off_thread(move || share.refuse()).await;

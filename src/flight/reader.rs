@@ -274,12 +274,12 @@ impl Shared {
         !self.holding.gave && !self.told
     }
 
-    /// Whether its judgement is still to come.
+    /// Whether the body is neither judged nor ended yet.
     pub(super) fn is_unjudged(&self) -> bool {
         !self.verified && self.end.is_none()
     }
 
-    /// Up to where a reader at `at`, who wants the bytes before `end`, may be given bytes now.
+    /// Up to where a reader at `at`, which wants the bytes before `end`, may be given bytes now.
     pub(super) fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
         match self.holding.hold {
             _ if self.verified => end.min(self.reach(at)).max(at),

@@ -119,7 +119,8 @@ impl Share {
         self.bind_unless(length, Gap::is_spent)
     }
 
-    /// The same unless what was given before has spent the gap. Blocking.
+    /// Like [`Self::bind`]; `spent` says whether the bytes that were given before have used up the gap. A body whose share has
+    /// ended is held back whole. Blocking.
     pub(super) fn bind_unless(
         &self,
         length: Option<u64>,

@@ -23,7 +23,7 @@ const TARGETED: Duration = Duration::from_hours(1);
 pub(super) struct Control {
     status: StatusCode,
     own: Directives,
-    /// `CDN-Cache-Control`, which replaces `own`.
+    /// `CDN-Cache-Control`, which replaces `own`, except that `own` can still forbid storing.
     targeted: Option<Directives>,
     /// `Pragma: no-cache` without `Cache-Control`. No standard defines it for answers, but origins that send it mean
     /// it.
@@ -43,17 +43,17 @@ impl Control {
         self.targeted.as_ref().unwrap_or(&self.own)
     }
 
-    /// Whether no shared cache may store it. What either field forbids is forbidden: larder is a shared cache of its clients, and
-    /// none of those networks to which `CDN-Cache-Control` speaks, that work for the origin and are told when a copy must go
-    /// (RFC 9213 §1, §3.1). Where it may be stricter, an answer of which everybody else is told `no-store` or `private` may be one
-    /// client's (promise P5), whatever its origin's own network makes of it.
+    /// Whether larder, a shared cache, must not store the answer. Each of the two fields can forbid it. `CDN-Cache-Control`
+    /// is meant for delivery networks that work for the origin and are told when a copy must go (RFC 9213 §1, §3.1). larder
+    /// works for its clients, and may be stricter. If `Cache-Control` tells all other caches `no-store` or `private`, the
+    /// answer may be for one client (promise P5), whatever the origin's own network does with it.
     pub(super) fn forbids_storing(&self) -> bool {
         self.is_forbidden_by(&self.own)
             || self.targeted.as_ref().is_some_and(|says| self.is_forbidden_by(says))
     }
 
     fn is_forbidden_by(&self, says: &Directives) -> bool {
-        // Of a status that is understood, what `must-understand` says stands in the place of `no-store` (§5.2.2.3).
+        // If the status is understood, `must-understand` overrides `no-store` (§5.2.2.3).
         let refused = match (says.has("must-understand"), self.is_understood()) {
             (true, understood) => !understood,
             (false, _) => says.has("no-store"),

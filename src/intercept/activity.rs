@@ -58,14 +58,14 @@ pub(crate) struct Activity {
     running: AtomicUsize,
     /// The value of `read` when the last answer ended. If `read` is greater, the next request has begun.
     heard: AtomicU64,
-    /// When the connection began, or its last answer ended, in milliseconds; of a tunnel, when something last moved in it.
+    /// When the connection began, or when its last answer ended, in milliseconds. For a tunnel: when a byte last moved in it.
     quiet_since: AtomicU64,
-    /// Bytes are copied through it, and nothing tells where an answer ends.
+    /// Whether the connection is a tunnel: its bytes are only copied, so larder cannot tell where an answer ends.
     tunnel: AtomicBool,
-    /// In a tunnel, whether its client spoke last, and its server may still be at work.
+    /// In a tunnel: whether the client sent the last bytes. Then the server may still be working on its answer.
     asks: AtomicBool,
-    /// Bytes of bodies that were handed over and not written to the socket. What else is written (headers, pings) makes it
-    /// a little less than it is.
+    /// Bytes of bodies that were handed to hyper and not written to the socket. Other writes (headers, pings) also reduce this
+    /// count, so it is a little too low.
     held: AtomicU64,
     /// The answers that are being sent.
     answers: Mutex<Vec<Weak<Mutex<Answer>>>>,
@@ -99,18 +99,18 @@ pub(crate) enum Lapse {
     Stalled,
 }
 
-/// How quiet a connection is on which nothing is being answered: the first makes way for others before the last.
+/// The kinds of quiet connections, in the order in which they are closed to make room for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Quiet {
-    /// HTTP between two requests: its client opens another.
+    /// HTTP between two requests. If it is closed, the client opens another.
     Kept,
-    /// A tunnel in which the server spoke last, or nobody yet.
+    /// A tunnel in which the server sent the last bytes, or no byte has moved yet.
     Tunnel,
-    /// A tunnel in which the client spoke last: it may wait for an answer.
+    /// A tunnel in which the client sent the last bytes: it may be waiting for an answer.
     Asking,
 }
 
-/// How long is too long.
+/// The time limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Patience {
     /// For the header of a request, once it has begun. `None` for HTTP/2, where bytes alone (pings) do not begin a request.
@@ -140,24 +140,24 @@ impl Activity {
         activity
     }
 
-    /// Since when no request is being answered, for comparing connections.
+    /// Since when no request is being answered, or no byte has moved in a tunnel, for comparing connections.
     pub(crate) fn quiet_since(&self) -> u64 {
         self.quiet_since.load(Relaxed)
     }
 
-    /// From now on bytes are copied through it, until it ends. `asks`: some of its client's wait to be copied.
+    /// From now on, until it ends, the connection is a tunnel. `asks`: bytes of the client wait to be copied.
     pub(crate) fn tunnels(&self, asks: bool) {
         self.quiet_since.store(now(), Relaxed);
         self.asks.store(asks, Relaxed);
         self.tunnel.store(true, Relaxed);
     }
 
-    /// Whether bytes are copied through it.
+    /// Whether the connection is a tunnel.
     pub(crate) fn is_tunnel(&self) -> bool {
         self.tunnel.load(Relaxed)
     }
 
-    /// How quiet it is; `None` while something is being answered.
+    /// The kind of quiet connection that it is; `None` while a request is being answered.
     pub(crate) fn quiet(&self) -> Option<Quiet> {
         match (self.is_tunnel(), self.asks.load(Relaxed)) {
             (true, true) => Some(Quiet::Asking),
@@ -166,7 +166,7 @@ impl Activity {
         }
     }
 
-    /// How many answers stand still.
+    /// How many answers are stalled.
     pub(crate) fn standing(&self) -> usize {
         self.standing.load(Relaxed)
     }
@@ -181,7 +181,7 @@ impl Activity {
         self.note_moved(true);
     }
 
-    /// Something moved: from the client, if it `asks`.
+    /// Notes that bytes moved, if the connection is a tunnel. `asks`: they came from the client.
     fn note_moved(&self, asks: bool) {
         if self.is_tunnel() {
             self.quiet_since.store(now(), Relaxed);
@@ -360,7 +360,7 @@ impl Running {
         self.place = Some(place);
     }
 
-    /// Its answer switches to another protocol (101): the connection is a tunnel from then on.
+    /// The answer switches to another protocol (101): from now on the connection is a tunnel.
     pub(crate) fn switches(&self) {
         self.activity.tunnels(false);
     }

@@ -64,10 +64,10 @@ fn last_words(mut session: ServerConnection, number: u8) -> Option<Vec<u8>> {
         return None;
     }
     let mut words = Vec::new();
-    // The answer to a client's key update waits for the next record of data; without it the client would not have the key of the
-    // alert, and see damage in its place.
+    // rustls puts off its answer to a client's key update until the next write. Without that answer the client would not have the
+    // key of the alert, and would see a damaged record.
     let _nothing = session.writer().write(&[]).ok()?;
-    // A record of which the client has a part must be whole, or the alert would be taken for its rest.
+    // A record of which the client has a part must be completed, or the alert would be taken for its rest.
     while session.wants_write() {
         session.write_tls(&mut words).ok()?;
     }
@@ -149,7 +149,7 @@ mod tests {
 
     use super::*;
 
-    /// Two ends whose handshake is over.
+    /// A client and a server whose handshake is complete.
     fn connected() -> (ClientConnection, ServerConnection) {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec!["example.org".to_owned()]).unwrap();
@@ -206,7 +206,7 @@ mod tests {
         Ok(())
     }
 
-    /// The client asks for other keys, and nothing was written since.
+    /// The client updates its keys, and the server has written nothing since.
     #[test]
     fn the_alert_is_heard_behind_a_key_update_that_was_not_answered_yet() {
         for updates in 0..3 {

@@ -54,8 +54,8 @@ impl Route {
     }
 }
 
-/// Copies until both sides have ended, one has failed, or nothing has moved for `idle`. `early`: the bytes that the origin sent
-/// before it was known that this is a tunnel.
+/// Copies until both sides have ended, one has failed, nothing has moved for `idle`, or the tunnel must make room for others.
+/// `early`: the bytes that the origin sent before it was known that this is a tunnel.
 pub(crate) async fn copy(
     mut client: Transport,
     mut upstream: Box<dyn Duplex>,
@@ -66,7 +66,7 @@ pub(crate) async fn copy(
 ) {
     let stopwatch = Stopwatch::start();
     let activity = Arc::clone(client.activity());
-    // A tunnel has its own time limit, so it counts as busy: it is never closed to make room, as quiet connections are.
+    // A tunnel counts as busy, because it has a time limit of its own. It makes room after all other connections (`Quiet`).
     let _running = activity.begin();
     activity.tunnels(!client.seen().is_empty());
     let (up_before, down_before) = activity.moved();

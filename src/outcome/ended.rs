@@ -78,7 +78,7 @@ impl<'a> Ended<'a> {
         }
     }
 
-    /// Counts the request for its job, and keeps its URL if it failed.
+    /// Counts the request for its job, and keeps its URL if it was refused or failed.
     fn count_in(&self, job: &Job) {
         let mut tally = job.lock();
         let totals = &mut tally.totals;

@@ -4,7 +4,7 @@
 //! its own listeners, or if their first request has the bits as the password of a proxy login
 //! (`Proxy-Authorization`). Only a program that knows the bits can read the counters.
 //!
-//! Memory is bounded: the number of jobs is limited, and each keeps a few URLs.
+//! Memory is bounded: the number of jobs is limited, also for each client address, and each job keeps a few short URLs.
 
 use std::collections::HashMap;
 use std::io;
@@ -29,10 +29,11 @@ pub const LOGIN: &str = "larder-job";
 /// Hexadecimal digits of a token.
 pub const TOKEN: usize = 32;
 
-/// Jobs at a time, of those that are known by their login; and as many that have listeners of their own.
+/// The most jobs at a time that began with a client's login; and the most that the operator opened listeners for.
 const MOST: usize = 4096;
 
-/// Of those, from one address: a machine that runs jobs one after the other draws a token for each.
+/// The most jobs that began with a login from one client address. A machine that runs jobs one after the other uses a new token
+/// for each.
 const MOST_OF_ONE: usize = 256;
 
 /// A job without requests is forgotten after this time.
@@ -47,13 +48,13 @@ const OPENING: usize = 16;
 /// The most URLs that are kept of refused requests, and of failed ones.
 pub(super) const NAMED: usize = 16;
 
-/// The longest URL and the longest explanation among those, in characters.
+/// The longest of these URLs, and the longest explanation of one, in characters; the rest is clipped.
 pub(super) const LONGEST: usize = 1024;
 
-/// All texts of one job, in bytes. What finds no room is counted and not named.
+/// The most bytes of all texts of one job. A request whose texts find no room is counted, and not named.
 pub(super) const TEXTS: usize = 32 << 10;
 
-/// What was counted of a job.
+/// The counters of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
     /// The totals.
@@ -148,12 +149,13 @@ struct Known {
     used: Instant,
 }
 
-/// Who drew a token.
+/// The side that used a token first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum By {
-    /// The operator, who asks at larder's socket.
+    /// The operator, through larder's socket.
     Operator,
-    /// Somebody at this address. Of version 6 the first half: whoever has one address has all behind it.
+    /// A client at this address. Of an IPv6 address only the /64 network is kept, because a client that has one address of it
+    /// has all of them.
     Client(IpAddr),
 }
 
@@ -181,7 +183,7 @@ impl std::fmt::Debug for Jobs {
 }
 
 impl Jobs {
-    /// The job of this token, which begins with the first word of it from a client at `address`; `None`: that is no token.
+    /// The job with this token, which begins when a client at `address` first shows the token; `None` if it is not a valid token.
     pub fn of(&self, token: &str, address: IpAddr) -> Option<Arc<Job>> {
         self.begin(token, By::client(address))
     }
@@ -207,7 +209,7 @@ impl Jobs {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Known>> {
-        // A map stays usable whatever happened to the thread that held it.
+        // The map stays usable even if a thread panicked while it held the lock.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -231,7 +233,7 @@ impl Jobs {
         };
         let doorways = doorways.ok_or(io::ErrorKind::NotConnected)?;
         let until = CancellationToken::new();
-        // From here on, so that those that were opened are closed when one cannot be.
+        // Made before the listeners: if one cannot be opened, those that were opened already are closed.
         let closing = until.clone().drop_guard();
         let mut listening = Vec::new();
         for address in addresses {
@@ -244,8 +246,9 @@ impl Jobs {
     }
 }
 
-/// Makes room for one more job of `by`: for it goes one of the same address that has enough of them, or else one of the address that has
-/// most; always the one of which nothing was heard for the longest time.
+/// Makes room for one more job of `by`. If that address has [`MOST_OF_ONE`] jobs, one of its own is removed; if all addresses
+/// together have [`MOST`], one of the address that has most; and if the operator has [`MOST`], one of the operator's. Of these
+/// jobs, the one that was unused for the longest time is removed.
 fn make_room(known: &mut HashMap<Box<str>, Known>, by: By, now: Instant) {
     known.retain(|_, known| now.saturating_duration_since(known.used) < IDLE);
     let mut of: HashMap<By, usize> = HashMap::new();
@@ -345,7 +348,7 @@ mod tests {
         format!("{number:0TOKEN$x}")
     }
 
-    /// Whoever draws tokens without end takes the place of no job but its own.
+    /// A client that uses new tokens without end displaces only jobs of its own address.
     #[test]
     fn tokens_of_one_address_push_out_no_job_of_another() {
         let jobs = Jobs::default();
@@ -366,7 +369,7 @@ mod tests {
         assert!(jobs.known(&token(1)).is_some(), "what the operator opened stays");
     }
 
-    /// What strangers ask for is as long as they like.
+    /// Clients choose how long their URLs are.
     #[test]
     fn what_a_job_names_takes_bounded_memory_and_is_counted_all_the_same() {
         let metrics = Metrics::default();
@@ -383,7 +386,7 @@ mod tests {
         assert_eq!(tally.totals.count(&[Outcome::Refused(Cause::Guard)]), 2 * NAMED as u64);
     }
 
-    /// One of several addresses is not this machine's, or descriptors run out.
+    /// One of several addresses is not this machine's. A lack of descriptors has the same effect.
     #[tokio::test]
     async fn a_job_that_cannot_open_all_its_listeners_leaves_none_open() {
         let jobs = Jobs::default();
@@ -391,7 +394,7 @@ mod tests {
         let (here, away) = (IpAddr::from([127, 0, 0, 1]), HERE);
         assert!(jobs.open(&token(0), &[here, away]).await.is_err());
         assert!(doorways.recv().await.unwrap().until.is_cancelled());
-        // The control: one that was opened stays until it is dropped.
+        // The control: a listener that was opened stays open until the returned value is dropped.
         let opened = jobs.open(&token(0), &[here]).await.unwrap();
         let until = doorways.recv().await.unwrap().until;
         assert!(!until.is_cancelled());

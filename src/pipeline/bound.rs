@@ -23,7 +23,7 @@ pub(super) struct Bound {
     pub(super) client: IpAddr,
     /// When the pass began.
     pub(super) asked: Time,
-    /// Whether everybody may know of it.
+    /// Whether a refusal of the body may be shown to all clients.
     pub(super) public: bool,
 }
 

@@ -387,7 +387,8 @@ impl Pipeline {
             && self.is_held_today(task)
     }
 
-    /// What the flight's leader alone may have, if it does not lead past a promise.
+    /// The response with the answer that only the flight's leader may have. `None` if that is a redirect or a body that a promise
+    /// binds by now.
     fn handed_to(
         self: &Arc<Self>,
         call: &Call,

@@ -6,8 +6,8 @@
 //! and the coded bytes are others.
 //!
 //! Clients that do not decode keep the coded bytes as their file. So the coded bytes must hold only the coded file. Data that a
-//! decoder skips (bytes after the end, a comment, an extra field, a skippable frame) could make another file of them, such as an
-//! archive that is read from its end. A body with such data is refused.
+//! decoder skips (bytes after the end, a comment, an extra field, a skippable frame, a metadata block) could make another file of
+//! them, such as an archive that is read from its end. A body with such data is refused.
 
 use std::io::{self, Read};
 
@@ -139,11 +139,11 @@ fn digests_of(
     Ok((decoded.hashing.finish().iter().copied().collect(), decoded.length))
 }
 
-/// Decodes brotli (RFC 7932), which may skip blocks of metadata. The decoder says in which block it is, and not through which it
-/// went: it is given one byte at a time, so that none is skipped unseen. Such files are rare enough.
+/// Decodes brotli (RFC 7932). Brotli has metadata blocks, which decoders skip. The decoder shows only in which block it is now,
+/// so it gets one byte at a time: then it cannot skip a block unseen. This is slow, but such files are rare.
 fn take_brotli(coded: &mut impl io::BufRead, decoded: &mut Decoded) -> io::Result<()> {
     let alloc = StandardAlloc::default;
-    // A window of 16 MiB at most.
+    // `new_strict` allows a window of at most 16 MiB.
     let mut state = BrotliState::new_strict(alloc(), alloc(), alloc());
     let (mut buffer, mut total) = (vec![0; 64 * 1024], 0);
     loop {
@@ -162,7 +162,7 @@ fn take_brotli(coded: &mut impl io::BufRead, decoded: &mut Decoded) -> io::Resul
         );
         coded.consume(read);
         decoded.add(buffer.get(..written).unwrap_or_default())?;
-        // An empty one is how an encoder flushes.
+        // Encoders write an empty metadata block to flush their output.
         if state.is_metadata != 0 && state.meta_block_remaining_len > 0 {
             return Err(io::Error::other("it holds metadata, which decoders skip"));
         }
@@ -177,7 +177,7 @@ fn take_brotli(coded: &mut impl io::BufRead, decoded: &mut Decoded) -> io::Resul
     }
 }
 
-/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, besides a name that is one, where it may.
+/// Whether a gzip header (RFC 1952) holds nothing that a decoder skips, except a plain file name if `may_name`.
 fn is_bare(header: &flate2::GzHeader, may_name: bool) -> bool {
     let is_name =
         |name: &[u8]| may_name && name.len() < 256 && !name.iter().any(u8::is_ascii_control);
@@ -282,17 +282,18 @@ mod tests {
         assert!(of(Coding::Gzip, &[named.clone(), named].concat()).is_err());
     }
 
-    /// Brotli of one block that is not compressed, and `then` before the last, empty one.
+    /// A brotli stream of one uncompressed block, the bytes `then`, and the empty last block.
     fn brotli(bytes: &[u8], then: &[u8]) -> Vec<u8> {
         let length = u32::try_from(bytes.len()).unwrap();
         assert!((1..=1 << 16).contains(&length));
-        // RFC 7932 §9.1 f.: a window of 64 KiB (0), not the last (0), four nibbles (00), the length less one, uncompressed (1).
+        // RFC 7932 §9.1 f.: a window of 64 KiB (0), not the last block (0), four nibbles (00), the length minus one,
+        // uncompressed (1).
         let head = ((length - 1) << 4 | 1 << 20).to_le_bytes();
-        // The last (1), empty (1).
+        // The last block (1), empty (1).
         [&head[..3], bytes, then, &[0b11]].concat()
     }
 
-    /// A block of metadata: not the last (0), no nibbles (11), reserved (0), the length in one byte (01) or none (00).
+    /// A metadata block: not the last block (0), no nibbles (11), reserved (0), the length in one byte (01) or in none (00).
     fn metadata(bytes: &[u8]) -> Vec<u8> {
         let Some(last) = bytes.len().checked_sub(1) else { return vec![0b00_0110] };
         let head = u16::try_from(last << 6 | 0b01_0110).unwrap().to_le_bytes();

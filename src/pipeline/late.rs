@@ -1,10 +1,11 @@
-//! Promise P3 for bodies that go to one client as they come, because nothing was promised of them: an index that promises them may
-//! be read while they arrive.
+//! Promise P3 for bodies that stream to one client because no promise bound them when they began. An index that promises such a
+//! body may be read while the body arrives.
 //!
-//! So it is asked before each piece, and before an end that no length announces. From then on the body has its share in the gap of
-//! its target (`flight/late.rs`) and is judged like a pass that was bound from its start (`bound.rs`). What may come to be promised,
-//! files and indexes by their shape, is hashed from its first byte for that; what is no whole body in its own coding cannot
-//! be judged, and is cut off: asked again, it is held from the start. Nothing is held back of what nobody promises.
+//! So larder checks for a promise before each piece, and before the end of a body without an announced length. Once a promise
+//! binds the body, it takes a share in the gap of its target (`flight/late.rs`) and is judged like a pass that was bound from its
+//! start (`bound.rs`). A body whose URL looks like that of an artifact or an index may be promised later, so it is hashed from
+//! its first byte. A body that is only a part, or has a content coding, cannot be judged. It is cut off; when the client requests
+//! it again, it is held back from the start. As long as no promise binds a body, nothing of it is withheld.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -31,14 +32,14 @@ use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{Body, Cut, Line};
 
-/// How much is hashed at a time, in bytes: a thread is not worth less.
+/// How many bytes are hashed at a time. Fewer are not worth handing to another thread.
 const BATCH: usize = 128 << 10;
 
-/// The most that waits in memory for the judgement of one body, in bytes. A gap that lies at the end is less; behind one that lies
-/// further up, the body is cut off.
+/// The most bytes of one body that wait in memory for its judgement. If the gap lies at the end, fewer bytes wait. If the gap has
+/// moved further up, more would have to wait, and the body is cut off.
 const MOST_WAITING: u64 = 256 << 10;
 
-/// For whom a body is, and how it came there.
+/// The request whose answer is passed on to one client.
 pub(super) struct Passed<'a> {
     pub(super) task: &'a Task,
     pub(super) client: IpAddr,
@@ -48,8 +49,8 @@ pub(super) struct Passed<'a> {
 }
 
 impl Pipeline {
-    /// Holds a body from when it is promised on. `response`: the answer to a GET as its client is given it, of which nothing was
-    /// promised so far.
+    /// Watches the body of `response`, and holds it back as soon as a promise binds it. `response` is the answer to a client's
+    /// GET, and no promise binds its body so far.
     pub(super) fn hold_when_promised(
         self: &Arc<Self>,
         passed: Passed<'_>,
@@ -98,12 +99,12 @@ impl Pipeline {
     }
 }
 
-/// What the judgement needs of an answer.
+/// The head of an answer, for the judgement.
 fn judged_by(response: &Response<Body>) -> Head {
     Head { status: response.status(), headers: response.headers().clone() }
 }
 
-/// The length that an answer announces, whose body does not say it.
+/// The length in `Content-Length`, for a body whose size hint does not give it.
 fn announced(response: &Response<Body>) -> Option<u64> {
     let name: HeaderName = header::CONTENT_LENGTH;
     response.headers().get(name)?.to_str().ok()?.parse().ok()
@@ -113,22 +114,22 @@ fn announced(response: &Response<Body>) -> Option<u64> {
 struct Watched {
     body: Body,
     line: Option<Line>,
-    /// Whether a promise has come.
+    /// Says whether a promise that binds the body has appeared.
     binds: Binds,
     bound: Arc<Bound>,
     head: Head,
     length: Option<u64>,
-    /// `None`: it cannot be judged.
+    /// `None`: the body cannot be judged.
     hashing: Option<Hashing>,
     unhashed: Vec<Bytes>,
-    /// What came and was not given yet.
+    /// Bytes that have arrived and were not given yet.
     waiting: VecDeque<Bytes>,
     came: u64,
     given: u64,
-    /// From when it is promised on.
+    /// The share in the gap of the target, once a promise binds the body.
     late: Option<Late>,
     trailers: Option<HeaderMap>,
-    /// All of it came, and what still waits may be given.
+    /// The body has ended, and all bytes that still wait may be given.
     over: bool,
 }
 
@@ -152,7 +153,7 @@ impl Watched {
                         Ok(())
                     }
                 },
-                // Who made the body has cut the line.
+                // The source of the body has cut the client's connection already.
                 Some(Err(cut)) => return Some(Err(cut)),
                 None => self.end().await,
             };
@@ -187,7 +188,7 @@ impl Watched {
         (!bytes.is_empty()).then_some(bytes)
     }
 
-    /// Takes in bytes that came.
+    /// Takes in bytes that have arrived.
     async fn take(&mut self, bytes: Bytes) -> Result<(), Why> {
         if bytes.is_empty() {
             return Ok(());
@@ -215,7 +216,7 @@ impl Watched {
         self.hashing = hashed.await.ok();
     }
 
-    /// Takes its share in the gap of its target, if it is promised by now.
+    /// Takes a share in the gap of the target, if a promise binds the body by now. `Err`: the body must be cut off.
     async fn bind_if_promised(&mut self) -> Result<(), Why> {
         if self.late.is_some() {
             return Ok(());
@@ -239,9 +240,9 @@ impl Watched {
         Ok(())
     }
 
-    /// All of it came: it is judged, if it was promised.
+    /// The whole body has arrived: judges it, if a promise binds it.
     async fn end(&mut self) -> Result<(), Why> {
-        // The end of an announced body was given with its last byte.
+        // If the length was announced and all bytes were given, the client has the whole body already.
         if self.length.is_none_or(|length| self.given < length) {
             self.bind_if_promised().await?;
         }
@@ -261,9 +262,10 @@ impl Watched {
                 Ok(())
             }
             Err(Fault::Refused(reason)) => {
-                // As with what was bound from its start (held.rs): of an index of which nothing was given nothing can be resumed.
+                // As with bodies that were bound from their start (held.rs): if no byte of an index was given, no client can
+                // resume it.
                 if !(self.bound.task.is_index() && self.given == 0) {
-                    // If that thread is lost, the body counts as not verified all the same.
+                    // If that thread panics, the share is dropped, and the body counts as not verified.
                     let _noted = tokio::task::spawn_blocking(move || late.refuse()).await;
                     self.bound.quarantine(&reason);
                 }
@@ -278,10 +280,10 @@ impl Watched {
     }
 }
 
-/// The same as a body of the length that it had.
+/// The watched body, with the length that the original body had.
 struct LateBody {
     frames: BoxStream<'static, Result<Frame<Bytes>, Cut>>,
-    /// Bytes that are still to come, if that is known.
+    /// The number of bytes that are still to come, if known.
     left: Option<u64>,
 }
 

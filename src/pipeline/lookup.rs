@@ -108,7 +108,8 @@ pub(super) struct Memory {
     invalidated: Cache<Key, Time>,
 }
 
-/// A memory of what is in use: the store and the claims say the same, only not as quickly.
+/// A cache of results that the store and the claims would give again, but more slowly. A result is kept for [`IN_USE`] after its
+/// last use.
 fn in_use<K, V>() -> Cache<K, V>
 where
     K: Hash + Eq + Send + Sync + 'static,
@@ -122,7 +123,7 @@ impl Default for Memory {
         let day = Duration::from_hours(24);
         Self {
             judged: in_use(),
-            // What holds for a while ends also by a clock that nobody sets back.
+            // moka's clock is monotonic: entries expire also if the system clock is set back.
             negatives: Cache::builder()
                 .max_capacity(NEGATIVE_BYTES)
                 .weigher(|_, small: &Small| {
@@ -146,7 +147,7 @@ impl Default for Memory {
 }
 
 impl Memory {
-    /// Gives back the memory of what is over: a cache does that by itself only while it is used.
+    /// Frees the memory of expired entries. By itself, moka does that only while a cache is used.
     pub(super) fn tidy(&self) {
         self.judged.run_pending_tasks();
         self.bound.run_pending_tasks();
@@ -158,7 +159,7 @@ impl Memory {
         self.invalidated.run_pending_tasks();
     }
 
-    /// The origin said no to a fill, in words that its client is to hear for itself.
+    /// Notes that the origin refused a fill. The client hears the refusal from the origin itself, by its own request.
     pub(super) fn note_refused(&self, task: &Task) {
         self.refused.insert((task.key, task.principal.reader()), false);
     }

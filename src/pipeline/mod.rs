@@ -87,7 +87,7 @@ use task::Task;
 
 pub use lookup::{expectation, may_be_vouched};
 
-/// Everything a request meets on its way.
+/// The shared state that requests use.
 #[derive(Debug)]
 pub struct Pipeline {
     /// The configuration in force.
@@ -211,12 +211,12 @@ impl Pipeline {
         record.into_response(response, watch, &self.metrics)
     }
 
-    /// Gives back the memory of what was remembered of requests and is over.
+    /// Frees the memory of what was remembered of requests and has expired.
     pub fn tidy(&self) {
         self.memory.tidy();
     }
 
-    /// Waits for the fills that are under way, at the end of a drain.
+    /// Waits, at the end of a drain, for the fills that are under way.
     pub async fn drained(&self) {
         self.flights.landed().await;
     }

@@ -118,7 +118,7 @@ impl Pipeline {
         response
     }
 
-    /// To what a pass is held, and the digests to compute, if a mismatch would refuse.
+    /// What a pass is held to, and the digests to compute; `None` if no mismatch would refuse the body.
     fn bound(
         self: &Arc<Self>,
         task: &Task,
@@ -134,8 +134,8 @@ impl Pipeline {
         Some((bound, wanted))
     }
 
-    /// What a pass is held to once something is promised of it. What comes is what is there now, so that today's promises count,
-    /// whatever its client has read of an earlier generation.
+    /// What a pass is held to once a promise binds it. The answer is what the origin has now, so today's promises apply, whatever
+    /// snapshot the client has read.
     pub(super) fn bound_by(
         self: &Arc<Self>,
         task: &Task,
@@ -144,7 +144,7 @@ impl Pipeline {
     ) -> Arc<Bound> {
         let mut task = task.clone();
         task.promised = None;
-        // What an unknown header field holds may be a credential of another kind.
+        // An unknown header field may hold a credential in a form that larder does not know.
         let public = task.is_public() && reason != PassReason::Header;
         let asked = self.clock.now();
         Arc::new(Bound { pipeline: Arc::clone(self), task, client, asked, public })

@@ -106,7 +106,7 @@ impl Pipeline {
         }
     }
 
-    /// What everybody may be given in the place of an answer that does not come.
+    /// The public stored answer that may be given if the origin does not answer.
     pub(super) async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
         if task.principal.is_private() || task.bare().has_token() {
             return None;
@@ -118,7 +118,7 @@ impl Pipeline {
     }
 }
 
-/// Whether the origin failed, rather than said something.
+/// Whether the status means that the origin failed.
 pub(super) fn is_failure(status: StatusCode) -> bool {
     status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }

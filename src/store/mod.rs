@@ -173,7 +173,7 @@ struct Spared {
 #[derive(Debug)]
 struct Reading {
     begun: Instant,
-    /// How the ledger was found, until somebody reads.
+    /// How the ledger was opened; taken when reading begins.
     opened: Mutex<Option<Opened>>,
     done: watch::Sender<bool>,
     /// Reading was cancelled because the store is closing.
@@ -326,13 +326,13 @@ impl Store {
         *self.reading.done.borrow()
     }
 
-    /// Whether the records are read, or will be before so much time has passed since the start.
+    /// Whether the records have been read `limit` after the start. Waits for them until then, and not at all afterwards.
     pub async fn is_read_within(&self, limit: std::time::Duration) -> bool {
         let soon = self.reading.begun + limit;
         self.is_read() || tokio::time::timeout_at(soon, self.read()).await.is_ok()
     }
 
-    /// Waits until the records are read.
+    /// Waits until the records have been read.
     pub async fn read(&self) {
         let mut done = self.reading.done.subscribe();
         // The sender lives as long as `self`, so this cannot fail.

@@ -17,8 +17,8 @@ use crate::target::Key;
 /// Maximum memory for entries, roughly measured.
 const MAX_BYTES: u64 = 8 << 20;
 
-/// How long it is remembered, after the last use, what the files of the store say as well: a build that is over leaves nothing
-/// of this behind. Unit tests wait for it.
+/// How long results that can be read again from the store's files are remembered after their last use. So a finished build
+/// leaves none of them in memory. Unit tests really wait, so theirs is shorter.
 pub const IN_USE: Duration =
     if cfg!(test) { Duration::from_millis(200) } else { Duration::from_secs(20) };
 
@@ -70,12 +70,12 @@ impl Recent {
         self.entries.invalidate(&key);
     }
 
-    /// Gives back the memory of what nobody asked for any more.
+    /// Frees the memory of entries that were not requested for [`IN_USE`].
     pub(super) fn tidy(&self) {
         self.entries.run_pending_tasks();
     }
 
-    /// Forgets everything.
+    /// Empties the cache.
     pub(super) fn clear(&self) {
         let mut changes = hold(&self.changes);
         *changes += 1;
@@ -107,7 +107,7 @@ mod tests {
         assert!(recent.entries.entry_count() <= MAX_BYTES / 128);
     }
 
-    /// Issue 17, fault 2: what a build of 20,000 files had asked for stayed for good.
+    /// Issue 17, fault 2: the entries that a build of 20,000 files had requested stayed in memory for good.
     #[test]
     fn what_nobody_asks_for_any_more_is_given_back() {
         let recent = Recent::new();

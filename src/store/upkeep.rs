@@ -79,7 +79,7 @@ impl Store {
         self.drop_bodiless();
         self.unverified.tidy();
         self.recent.tidy();
-        // After a load nobody may ever ask for these again; what is asked for is opened again for a few microseconds.
+        // After a burst of requests these may never be needed again. Opening one again takes a few microseconds.
         self.blobs.close_idle();
         self.claims.close_idle();
         self.space.measure(&self.paths.cache);

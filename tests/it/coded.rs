@@ -19,12 +19,12 @@ fn deflated(bytes: &[u8]) -> Vec<u8> {
     coded.finish().unwrap()
 }
 
-/// Brotli (RFC 7932) of blocks that are not compressed.
+/// A brotli stream (RFC 7932) of uncompressed blocks.
 fn brotli(bytes: &[u8]) -> Vec<u8> {
     let mut coded = Vec::new();
     for (number, block) in bytes.chunks(1 << 16).enumerate() {
         let length = u32::try_from(block.len() - 1).unwrap();
-        // The first is preceded by the size of the window, one bit.
+        // Before the first block comes the window size, which is one bit here.
         let head = (length << 3 | 1 << 19) << u32::from(number == 0);
         coded.extend_from_slice(&head.to_le_bytes()[..3]);
         coded.extend_from_slice(block);

@@ -61,7 +61,7 @@ async fn a_list_that_hides_a_real_index_is_found() {
     assert!(last.contains("NO_PROXY=.internal") && !last.contains("example.net"), "{last}");
 }
 
-/// Issue 17 row 12: Yarn since 2 reads no proxy but its own variables, and went around larder without a word.
+/// Issue 17 row 12: Yarn 2 and later take the proxy only from their own variables, and bypassed larder without any message.
 #[tokio::test(flavor = "multi_thread")]
 async fn yarn_is_told_what_its_version_reads() {
     let patient = Patient::new().await;
@@ -81,7 +81,7 @@ async fn yarn_is_told_what_its_version_reads() {
             serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output)));
         report["clients"].as_array().unwrap().clone()
     };
-    // Trust is another matter: Node's roots hold the CA here.
+    // This part is not about trust: Node's roots contain the CA.
     patient.shell(&format!("curl -fsS --noproxy '*' http://{daemon}/ca.crt -o $HOME/ca.pem")).await;
     patient.shell("echo 'export NODE_EXTRA_CA_CERTS=$HOME/ca.pem' >> .profile").await;
     let becomes = |says: &str| {
@@ -117,7 +117,8 @@ async fn yarn_is_told_what_its_version_reads() {
         assert!(added.contains("YARN_HTTP_PROXY=") && !added.contains("_CA_FILE_PATH"), "{added}");
         std::fs::write(home.join(".profile"), profile).unwrap();
     }
-    // No Yarn runs with another's variable for roots: a line that mends trust names none that was not set.
+    // Yarn refuses to run if another version's variable for the roots is set. So the line that repairs trust sets no such
+    // variable that was not set before.
     patient.shell("echo 'export YARN_HTTPS_PROXY=$HTTPS_PROXY' >> .profile").await;
     patient.shell("echo 'unset NODE_EXTRA_CA_CERTS' >> .profile").await;
     becomes(&modern("3.8.7"));
@@ -127,7 +128,7 @@ async fn yarn_is_told_what_its_version_reads() {
     assert!(mend.contains("NODE_EXTRA_CA_CERTS") && !mend.contains("YARN_"), "{mend}");
 }
 
-/// rustup's `cargo` without a toolchain, or a version manager's stand-in, has no file of its own that sends it elsewhere.
+/// rustup's `cargo` without a toolchain, or a version manager's stub, is not diagnosed as redirected by a configuration file.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_that_does_not_run_is_not_misled_by_a_file() {
     let patient = Patient::new().await;

@@ -255,7 +255,7 @@ async fn clients_are_served_while_records_are_read_after_a_crash() {
     assert_eq!(bench.origin.total(), before);
 }
 
-/// The same with origins that fail or say nothing: who has a copy gets it, when it is known.
+/// The same with origins that fail or are silent: the client gets the stored copy once the records are read.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_copy_stands_in_for_a_dead_origin_when_the_records_are_read() {
     for mood in [Mood::Failing(503), Mood::Hanging] {
@@ -280,7 +280,7 @@ async fn the_copy_stands_in_for_a_dead_origin_when_the_records_are_read() {
         let waiting = tokio::spawn(async move { client.get(&url).send().await.complete() });
         eventually("the origin is asked", || async { bench.origin.total() > asked }).await;
         assert!(!waiting.is_finished(), "the copy is not known yet");
-        // The end of the pipe.
+        // The end of the FIFO.
         let open = move || std::fs::OpenOptions::new().write(true).open(pipe);
         drop(tokio::task::spawn_blocking(open).await.unwrap().unwrap());
         let got = waiting.await.unwrap();
@@ -294,7 +294,7 @@ async fn the_copy_stands_in_for_a_dead_origin_when_the_records_are_read() {
     }
 }
 
-/// A certificate that signed itself for `host`, as `openssl req -x509` makes them, but for what `change` does.
+/// A self-signed certificate for `host`, as `openssl req -x509` makes it, with the changes of `change`.
 fn self_signed(
     host: &str,
     change: impl FnOnce(&mut CertificateParams),

@@ -1,5 +1,5 @@
-//! Promise P3 for a body of which nothing was promised when it began: an index that promises it is read while it arrives. Nothing of it is
-//! completed for anybody after that, unless it is what was promised (issue 10, the kind of row 3).
+//! Promise P3 for a body that no promise bound when it began: an index that promises it is read while it arrives. From then on no
+//! client gets the complete body unless it is what was promised (issue 10, the kind of row 3).
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ const LENGTH: usize = 3 * MIB;
 const GAP: usize = 64 << 10;
 const ODD: &str = "x-unheard-of";
 
-/// An index that names the file appears now, and is read. larder itself has looked for it before.
+/// Publishes an index that names the file, and reads it. larder itself has looked for that index before.
 async fn publish(world: &World, name: &str, path: &str, bytes: &[u8]) {
     let index = put_simple(&world.origin, "/", name, &[(path, bytes)]);
     world.proxy.clock.advance(Duration::from_secs(10));
     world.client.get(&index).header("cache-control", "no-cache").send().await.complete();
 }
 
-/// How a body comes to one client alone.
+/// Why a body goes to one client only.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
-    /// The client's own request, of announced length.
+    /// It is the answer to the client's own request, with an announced length.
     Pass,
-    /// The same without a length.
+    /// The same without an announced length.
     Chunked,
-    /// The answer to a fill, which its origin says is for its asker.
+    /// It is the answer to a fill, and its origin says that it is for one client (`private`).
     Handed,
 }
 
@@ -71,12 +71,12 @@ async fn a_promise_that_comes_while_a_body_is_passed_on_binds_it() {
                     assert!(!got.is_complete() && got.body.len() <= LENGTH - GAP, "{case}");
                     let rejected = world.proxy.metric("larder_rejected_total", "").await;
                     assert!(rejected >= 1.0, "{case}");
-                    // Nor is the rest given to who resumes.
+                    // A client that resumes does not get the rest either.
                     let rest = format!("{}-", got.body.len());
                     let rest = world.client.get(&url).header(ODD, "1").range(&rest).send().await;
                     assert!(!rest.is_complete() || rest.status == 502, "{case}");
                 } else {
-                    // The controls: nothing is promised, or this.
+                    // The controls: no promise, or a promise of this body.
                     assert!(got.is_complete(), "{case}");
                     assert_eq!(got.body, body, "{case}");
                     assert!(world.proxy.metric("larder_rejected_total", "").await < 1.0, "{case}");
@@ -86,7 +86,7 @@ async fn a_promise_that_comes_while_a_body_is_passed_on_binds_it() {
     }
 }
 
-/// A part of a body cannot be judged: it is cut off, and whoever asks again is given what was judged.
+/// A part of a body cannot be judged, so it is cut off. A client that requests the file again is given a judged body.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_is_passed_on_ends_when_its_body_is_promised() {
     for promised in [true, false] {
@@ -109,7 +109,7 @@ async fn a_part_that_is_passed_on_ends_when_its_body_is_promised() {
     }
 }
 
-/// What lies in the file already is given to nobody after the promise has come, before it is judged.
+/// After a promise has appeared, the bytes that are in the file already are given to no client before the judgement.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_came_before_a_promise_are_bound_by_it_when_they_are_read() {
     const LARGE: usize = 30 * MIB;
@@ -132,7 +132,7 @@ async fn bytes_that_came_before_a_promise_are_bound_by_it_when_they_are_read() {
         let part = format!("{}-{}", 10 * MIB, LARGE - 1);
         let mut slow = world.client.get(&url).range(&part).open().await.unwrap();
         assert!(slow.read(MIB).await);
-        // Who reads the end of the part is told when all of it is there.
+        // A read near the end of the part shows when its bytes have arrived.
         let end = format!("{}-{}", LARGE - 2 * MIB, LARGE - MIB);
         world.client.get(&url).range(&end).send().await.complete();
         eventually("the part has come", || async { world.origin.asked(&path).len() >= 2 }).await;
@@ -141,7 +141,7 @@ async fn bytes_that_came_before_a_promise_are_bound_by_it_when_they_are_read() {
         }
         let mut slow = tokio::spawn(slow.rest());
         if promised {
-            // More is not given before the judgement, which waits for the fill.
+            // No more is given before the judgement, which waits for the fill.
             let soon = tokio::time::timeout(Duration::from_secs(1), &mut slow).await;
             assert!(soon.is_err(), "all of it was given before it was judged");
             fill.open();
@@ -149,7 +149,7 @@ async fn bytes_that_came_before_a_promise_are_bound_by_it_when_they_are_read() {
             assert!(!got.is_complete() && got.body.len() <= 20 * MIB - GAP, "{}", got.body.len());
             assert!(!first.rest().await.is_complete());
         } else {
-            // The control: nothing is held back of what nobody promised.
+            // The control: without a promise nothing is held back.
             let got = slow.await.unwrap().complete();
             assert!(got.body == wrong[10 * MIB..]);
             fill.open();

@@ -288,7 +288,7 @@ async fn what_the_front_refuses_is_counted_and_kept_by_nobody() {
     }
 }
 
-/// Of eight seats one address has seven.
+/// A larder with eight seats, of which one address may have seven.
 fn crowded() -> World {
     World::with(|config| {
         config.clients.max_connections = 8;
@@ -299,7 +299,7 @@ fn crowded() -> World {
 const PLAIN: &str =
     "GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n";
 
-/// Longer than a tunnel must be quiet here to make way.
+/// Longer than a tunnel must be quiet in unit tests before it may be closed for others.
 const QUIET: Duration = Duration::from_millis(300);
 
 /// Whether a connection was reset.
@@ -309,8 +309,8 @@ async fn is_reset(stream: &mut TcpStream) -> bool {
     ended.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionReset)
 }
 
-/// Issue 17, fault 9: idle tunnels stopped everybody else, for as long as `clients.idle_timeout`. Of these the one whose client
-/// spoke last stays: its server may be at work.
+/// Issue 17, fault 9: idle tunnels kept all other clients out, for as long as `clients.idle_timeout`. The tunnel whose client
+/// sent the last bytes stays: its server may be working on the answer.
 #[tokio::test]
 async fn idle_tunnels_make_way_for_a_new_client() {
     let world = crowded();
@@ -339,7 +339,7 @@ async fn idle_tunnels_make_way_for_a_new_client() {
     assert_eq!(world.metrics.totals().count(&[Outcome::Tunnel]), 6, "each is written down");
 }
 
-/// The same for connections that an upgrade (101) has taken from the task that served them.
+/// The same for connections that were upgraded (101), which are no longer with the task that served them.
 #[tokio::test]
 async fn idle_upgraded_connections_make_way_for_a_new_client() {
     let world = crowded();
@@ -362,7 +362,7 @@ async fn idle_upgraded_connections_make_way_for_a_new_client() {
     }
 }
 
-/// Where nothing can make way, who comes hears so, and larder's own pages are there all the same.
+/// If no connection can make room, a new client gets a 503, and larder's own pages are served all the same.
 #[tokio::test]
 async fn tunnels_leave_larders_own_pages_within_reach() {
     let world = crowded();

@@ -14,9 +14,9 @@ use crate::outcome::witness::Sight;
 pub(super) enum Cause {
     /// No proxy is set.
     Unset,
-    /// One is set where others read it, and the client does not: the variable that it reads.
+    /// A proxy is set, in a variable that other clients read and this one does not. With the variable that this client reads.
     Unread(Set, &'static str),
-    /// One is set, in letters that the client does not read.
+    /// A proxy is set, in a variable whose case the client does not read.
     OneCase(Set),
     /// Another proxy is set.
     Elsewhere(Set),

@@ -34,7 +34,7 @@ pub(super) enum By {
 /// Variables with hosts that bypass the proxy; some clients read one more.
 pub(super) const AROUND: [&str; 3] = ["no_proxy", "NO_PROXY", "npm_config_noproxy"];
 
-/// What most clients read.
+/// The variables from which most clients take the proxy.
 pub(super) const ANY: &[&str] = &["https_proxy", "HTTPS_PROXY"];
 
 /// Written to a file, to be run as `java Probe.java URL`.
@@ -201,7 +201,7 @@ pub(super) const CLIENTS: &[Client] = &[
     inspected("pacman", &["pacman"], ANY, &[], false),
     inspected("uv", &["uv"], ANY, &["SSL_CERT_FILE"], true),
     inspected("poetry", &["poetry"], ANY, &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"], true),
-    // Of version 1: see `yarn`.
+    // Yarn 1. For later versions see the function `yarn`.
     inspected(
         YARN,
         &["yarn"],
@@ -255,8 +255,8 @@ pub(super) const BUSYBOX_WGET: Client = Client {
     asks: None,
 };
 
-/// Yarn since 2, which reads no variable that others read (berry's `Configuration.ts`), nor a list of hosts that go around the
-/// proxy; its TLS is Node's.
+/// Yarn 2 and 3. Since version 2, Yarn reads none of the proxy variables that other clients read (`Configuration.ts` of Yarn
+/// Berry), and no list of hosts that bypass the proxy. Its TLS is Node's.
 pub(super) const YARN_2: Client = Client {
     name: YARN,
     programs: &["yarn"],
@@ -269,7 +269,7 @@ pub(super) const YARN_2: Client = Client {
     ]),
 };
 
-/// The same since 4, which has another name for the roots, and refuses to run when it finds the former.
+/// Yarn 4 and later, in which the variable for the roots has another name. It refuses to run if the former variable is set.
 pub(super) const YARN_4: Client = Client {
     roots: &["YARN_HTTPS_CA_FILE_PATH", "NODE_EXTRA_CA_CERTS"],
     asks: Some([
@@ -279,7 +279,7 @@ pub(super) const YARN_4: Client = Client {
     ..YARN_2
 };
 
-/// One that cannot be asked for its version.
+/// A Yarn whose version is not known.
 const YARN_UNKNOWN: Client = Client {
     roots: &["YARN_HTTPS_CA_FILE_PATH", "YARN_CA_FILE_PATH", "NODE_EXTRA_CA_CERTS"],
     asks: None,
@@ -288,7 +288,8 @@ const YARN_UNKNOWN: Client = Client {
 
 pub(super) const YARN: &str = "yarn";
 
-/// The Yarn of this version; `None`: it does not say which it is. What a Yarn of any version reads is what its 2 reads.
+/// The Yarn of this version; `None` if it did not print its version. Then it is taken for a later version than 1, because the
+/// proxy variable of version 2 works with every version.
 pub(super) fn yarn(version: Option<&str>) -> Option<&'static Client> {
     let major = version.map(|version| version.split('.').next().unwrap_or_default());
     match major.map(str::parse::<u32>) {
@@ -305,7 +306,7 @@ impl Client {
         self.name != BUSYBOX_WGET.name && !self.is_modern_yarn()
     }
 
-    /// Whether it is Yarn since 2.
+    /// Whether it is Yarn 2 or later.
     pub(super) fn is_modern_yarn(&self) -> bool {
         self.name == YARN && self.proxies == YARN_2.proxies
     }

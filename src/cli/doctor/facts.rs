@@ -17,7 +17,7 @@ pub(super) struct Facts {
     pub(super) proxy: Option<Set>,
     /// A variable that holds a proxy but is in the case that the client does not read.
     pub(super) other_case: Option<Set>,
-    /// A variable that holds a proxy for others, and the one that the client reads instead.
+    /// A variable that holds a proxy and that only other clients read, and the variable that this client reads instead.
     pub(super) unread: Option<(Set, &'static str)>,
     /// An entry that makes the probe bypass every proxy.
     pub(super) around: Option<Set>,

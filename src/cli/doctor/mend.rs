@@ -108,7 +108,8 @@ impl Place<'_> {
             "apt" => steps.extend(self.apt(&bundle)),
             "java" | "maven" | "gradle" => steps.extend(self.java(true)),
             _ => {
-                // No version of Yarn since 2 runs with another's variable: only what is set already is set right.
+                // Each version of Yarn since 2 refuses to run if another version's variable is set. So only a variable that is
+                // set already is corrected.
                 let is_wanted = |name: &&&str| {
                     !client.is_modern_yarn()
                         || !name.starts_with("YARN_")

@@ -265,7 +265,7 @@ fn token() -> anyhow::Result<String> {
     Ok(crate::digest::hex(&bytes))
 }
 
-/// The Yarn that there is. Corepack is not to fetch one for that.
+/// The Yarn that is installed, by its version. Corepack must not download a Yarn for this query.
 async fn yarn_of(program: &Path, shell: &Shell) -> Option<&'static Client> {
     let mut offline = shell.clone();
     offline.variables.insert("COREPACK_ENABLE_NETWORK".to_owned(), "0".to_owned());

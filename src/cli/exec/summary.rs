@@ -228,12 +228,12 @@ pub(super) fn alarm(counted: &Totals, reached: bool) -> Option<String> {
     ))
 }
 
-/// A text as one word of a shell, to be copied: a stranger's URL may have quotes in its path.
+/// Quotes a text as one word for a shell, because users copy the line: a hostile URL may have quotes in its path.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// What a reason says besides the URL, which stands before it already.
+/// The part of a reason after the URL, which is printed before it.
 fn besides<'a>(why: &'a str, url: &str) -> &'a str {
     let known = why.strip_prefix(url).unwrap_or(why);
     let known = known.strip_prefix(" was refused").unwrap_or(known);

@@ -162,7 +162,7 @@ fn pinned(
     let Some(known) = known else {
         let seen: Vec<&str> = shown.iter().map(|(sha256, _)| &**sha256).collect();
         tracing::warn!(
-            "the CA of {proxy} is seen for the first time, and came by plain http: whoever is on the way may have shown another. \
+            "the CA of {proxy} is seen for the first time, and came by plain http: an attacker on the path may have replaced it. \
              Compare it with `larder ca show` there, or give that with --ca-sha256; it shows {}",
             seen.join(" and ")
         );

@@ -5,8 +5,9 @@
 //! them. Many clients may share one address (a CI host with hundreds of containers), so the limits are wide. What an address
 //! holds without using it makes room for what it wants to use:
 //!
-//! - a new connection that finds no seat closes connections that have been quiet for a while, the longest quiet first: those of
-//!   its own address, or of the address that has most;
+//! - a new connection that finds no seat closes connections that have been quiet for a while, the longest quiet first, tunnels
+//!   after all others: those of its own address, or of the address that has most;
+//! - if connections to origins run out, quiet tunnels are closed, because each holds one;
 //! - a request that finds no place resets the connection of its address that has most stalled answers;
 //! - what still finds no room waits in order of arrival for [`PATIENCE`], and then gets a 503.
 //!
@@ -44,12 +45,13 @@ const CLOSES_EVERY: Duration = Duration::from_millis(50);
 /// between two requests of a build.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// The same for a tunnel, in which nobody but its two ends knows what is going on: longer than servers let pass without a
-/// sign of life in the middle of something. Unit tests wait for it.
+/// The same for a tunnel. Only its two ends know whether it is in use, so the time is longer than servers usually stay silent in
+/// the middle of an exchange. Unit tests really wait, so theirs is shorter.
 const QUIET_TUNNEL: Duration =
     if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(10) };
 
-/// The same where the client spoke last: its server may be at work, and some need more than a minute for the first byte.
+/// The same for a tunnel whose client sent the last bytes: its server may be working on the answer, and some servers need more
+/// than a minute for the first byte.
 const QUIET_ASKING: Duration = Duration::from_mins(2);
 
 /// All clients of one listener.
@@ -250,7 +252,7 @@ impl Visitors {
         crowded.close_quiet(|quiet| Some(now.saturating_sub(millis(must_be_quiet(quiet)))));
     }
 
-    /// Closes tunnels in which nothing moves: each holds a connection to an origin besides its own, and those have run out.
+    /// Closes quiet tunnels, because connections to origins have run out and each tunnel holds one.
     pub(crate) fn press_tunnels(&self) {
         let now = now();
         for house in self.houses() {
@@ -339,8 +341,8 @@ impl AddressUsage {
         lock(&self.doors).values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Closes connections with a seat on which nothing has been answered since `latest`, the longest quiet first; `None`: none
-    /// of this kind.
+    /// Closes at most `CLOSED_AT_ONCE` connections with a seat, in the order of [`Quiet`], and within one kind the longest quiet
+    /// first. `latest`: the time since which a connection of this kind must have been quiet; `None` closes none of the kind.
     fn close_quiet(&self, latest: impl Fn(Quiet) -> Option<u64>) {
         let mut doors: Vec<Arc<Door>> = self.doors();
         doors.retain(|door| door.has_seat() && !door.leave.is_cancelled());
@@ -405,12 +407,12 @@ impl Door {
         self.leave.cancelled().await;
     }
 
-    /// The same for who keeps it, wherever an upgrade carries the connection.
+    /// Like [`Self::leaves`], as a future that its holder owns: after an upgrade another task may have the connection.
     pub(crate) fn leaving(&self) -> WaitForCancellationFutureOwned {
         self.leave.clone().cancelled_owned()
     }
 
-    /// Gets a seat, if there is none yet.
+    /// Takes a seat, if the connection has none yet.
     pub(crate) async fn sit(&self) -> Result<(), Refusal> {
         if self.has_seat() {
             return Ok(());
@@ -471,7 +473,7 @@ async fn wait_for<T>(what: impl Future<Output = T>, room: impl Fn()) -> Option<T
     }
 }
 
-/// How long a connection must have been quiet to be closed for others.
+/// How long a connection of this kind must have been quiet before it may be closed for others.
 const fn must_be_quiet(quiet: Quiet) -> Duration {
     match quiet {
         Quiet::Kept => QUIET,
@@ -480,7 +482,7 @@ const fn must_be_quiet(quiet: Quiet) -> Duration {
     }
 }
 
-/// What stands for a client: an IPv4 address, or an IPv6 network of 64 bits.
+/// The unit that counts as one client: an IPv4 address, or an IPv6 /64 network.
 fn client(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

@@ -65,7 +65,7 @@ async fn the_longest_quiet_of_the_address_with_most_makes_way_and_none_that_is_a
     drop(busy);
 }
 
-/// Issue 17, fault 9: tunnels make way as well, after what a client just opens again, and after a longer time.
+/// Issue 17, fault 9: tunnels make room too, after the kept connections, which clients just open again, and after a longer time.
 #[test]
 fn tunnels_make_way_after_all_others_and_who_waits_for_a_server_last() {
     let visitors = visitors(|_| {});
@@ -87,12 +87,12 @@ fn tunnels_make_way_after_all_others_and_who_waits_for_a_server_last() {
     assert_eq!(left(&tunnels), 1);
     assert!(tunnels[0].leave.is_cancelled());
     assert!(must_be_quiet(Quiet::Asking) > must_be_quiet(Quiet::Tunnel));
-    // The control: what has just moved does not make way, and who heard an answer asks no more.
+    // The control: a tunnel in which a byte has just moved stays, and one whose client got an answer is no longer `Asking`.
     tunnels[1].activity().note_written(1);
     assert_eq!(tunnels[1].activity().quiet(), Some(Quiet::Tunnel));
     house.close_quiet(|_| now().checked_sub(10_000));
     assert_eq!(left(&tunnels), 1);
-    // What wants connections to origins wants nothing of those that are kept.
+    // If connections to origins run out, kept connections stay, because they hold none.
     let another = seated(&visitors, "192.0.2.1");
     house.close_quiet(|quiet| (quiet != Quiet::Kept).then(now));
     assert_eq!((left(&tunnels), another.leave.is_cancelled()), (2, false));
