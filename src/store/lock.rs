@@ -67,6 +67,16 @@ impl HeldLock {
     }
 }
 
+/// Unlocks. Closing the file is not enough while a program that this process starts is between `fork` and `exec`: it has a
+/// copy of every descriptor for that moment, and with it the lock.
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let file = self.file.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // Without success the lock goes with the last copy of the descriptor.
+        let _unlocked = flock(&*file, FlockOperation::Unlock);
+    }
+}
+
 fn named_in(file: &File) -> String {
     let mut bytes = Vec::new();
     let read = file.take(MAX_HOLDER as u64).read_to_end(&mut bytes);
@@ -94,5 +104,17 @@ mod tests {
         assert!(holder.contains(&std::process::id().to_string()), "{holder}");
         drop(first);
         take(&path, "me").unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("lock");
+        let first = take(&path, "first").unwrap();
+        let copy = first.file.lock().unwrap().try_clone().unwrap();
+        assert!(matches!(take(&path, "second"), Err(Refused::By(_))), "the control");
+        drop(first);
+        take(&path, "second").unwrap();
+        drop(copy);
     }
 }
