@@ -87,7 +87,7 @@ async fn a_hangup_puts_the_changed_configuration_in_force() {
     reload("hosts.refuse = [\"127.0.0.1\"]\nclients.max_connections = 7\n").await;
     eventually("the host is refused", || async { refused(&daemon, &bench).await }).await;
     eventually("what waits for a restart is told", || async {
-        daemon.log().contains("but for clients.max_connections: restart larder")
+        daemon.log().contains("restart larder to change clients.max_connections")
     })
     .await;
 

@@ -40,7 +40,19 @@ pub(crate) fn config(ca: &Ca, data: PathBuf) -> Config {
 
 impl Proxy {
     /// Starts one on a free port.
+    ///
+    /// A larder that stopped in this process may have a background task left that ends in a moment, and with it the lock of
+    /// the directory; between processes there is no such thing.
     pub(crate) async fn start(config: Config) -> Self {
+        let own = format!("in use by another larder (process {}", std::process::id());
+        for _ in 0..100 {
+            match Self::try_start(config.clone()).await {
+                Err(error) if error.contains(&own) => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                started => return started.unwrap(),
+            }
+        }
         Self::try_start(config).await.unwrap()
     }
 
