@@ -193,8 +193,6 @@ fn a_circle_would_be_seen() {
 const NAMED: &[(&str, &str)] = &[
     ("cli/clients", "the set-up of clients: each program has its own variables and files"),
     ("cli/doctor", "each program is asked for its own settings"),
-    ("cli/env", "each program's variables"),
-    ("cli/exec", "each program's files below a job's directory"),
     ("keyring/load.rs", "the keys that ship with larder"),
     ("keyring/contents.rs", "kinds of keys are named after the repositories that they sign"),
     ("keyring/mod.rs", "likewise"),

@@ -199,6 +199,9 @@ fn every_test_that_a_page_names_exists() {
 fn every_function_that_the_map_names_exists() {
     let (_, page) = pages().into_iter().find(|(page, _)| page == "architecture.md").unwrap();
     let is_there = |named: &str| {
+        if !named.starts_with("src/") {
+            return exists(named);
+        }
         let (file, name) = named.rsplit_once("::").unwrap();
         let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file));
         let starts = [format!("fn {name}("), format!("fn {name}<")];
