@@ -154,7 +154,7 @@ impl Keyring {
         self.about_those(now, &|_| true)
     }
 
-    /// The descriptions, as of `now`, of the keys whose signer's fingerprint `of` accepts. Each OpenPGP certificate among
+    /// The descriptions, as of `now`, of the keys whose signer's fingerprint `of` accepts. Each `OpenPGP` certificate among
     /// them costs a signature verification or more.
     pub fn about_those(
         &self,

@@ -353,9 +353,7 @@ impl Pipeline {
         let kept = match ended.end {
             End::Kept(entry) => Some((entry, outcome)),
             End::Current(entry) => Some((entry, Outcome::Revalidated)),
-            End::Refused(reason) => {
-                return record.reject(Cause::Promise, &reason);
-            }
+            End::Refused(reason) => return record.reject(Cause::Promise, &reason),
             End::Failed(status, why) => return record.fail(status, &why),
             End::Relayed(relayed) => {
                 let response = reply::relayed(asked, &relayed.0, relayed.1.clone(), outcome);

@@ -7,7 +7,7 @@
 //! name the representation as well; a sign-in page has another length and type.
 //!
 //! A HEAD proves nothing by itself: some servers and sign-in proxies protect GET and not HEAD. larder sends a HEAD in place of
-//! the GET only where a GET counts as a pull, and only under roots that were seen to refuse both without a credential (head_tests.rs).
+//! the GET only where a GET counts as a pull, and only under roots that were seen to refuse both without a credential (`head_tests.rs`).
 //!
 //! A confirmation is valid for five minutes. The last one is remembered for a day, and used only while the origin cannot be
 //! asked. A refusal removes both at once. Each entry records which credential received it, so that a restart forgets neither.

@@ -87,7 +87,7 @@ impl Pipeline {
         let signed = match looked.own {
             SignatureCheck::Held => return Ok(apart),
             SignatureCheck::Forged(why) => {
-                let pair = !looked.shelf.is_empty();
+                let pair = !looked.sidecars.is_empty();
                 let may_repeat = attempt == Attempt::First && lead.flight.nothing_given();
                 return match self.out_of_step(task, &why, pair, may_repeat) {
                     Some(came) => Err(came),
@@ -100,7 +100,7 @@ impl Pipeline {
         // A client with a credential is given what its private archive says today. larder does not fetch the members of such an
         // archive by itself.
         if let Some(members) = looked.members.filter(|_| !task.principal.is_private()) {
-            self.keep_sidecars(task, looked.shelf, &members).await;
+            self.keep_sidecars(task, looked.sidecars, &members).await;
             self.assemble(task, received, members).await?;
         }
         let edition = looked.edition.unwrap_or_default();
@@ -149,9 +149,8 @@ impl Pipeline {
                     }
                     lead.flight.release(verified.proof());
                     let pinned = is_pinned(&expected, &verified);
-                    return AttemptResult::Ended(
-                        self.keep(task, verified, base, worth, pinned).await,
-                    );
+                    let end = self.keep(task, verified, base, worth, pinned).await;
+                    return AttemptResult::Ended(end);
                 }
                 Verdict::Give(given, disagreement) => {
                     let vouched = vouches(&expected, &given.body);
@@ -174,10 +173,7 @@ impl Pipeline {
                     return self.given(lead, task, &body.body, true, attempt).await;
                 }
                 Verdict::Doubt(_, mismatch) if last => {
-                    let (status, why) = undecided(&expected);
-                    let line = format!("{}: {mismatch}; {why}", task.target);
-                    let end = End::Failed(status, Why::new(Cause::Undecided, line));
-                    return refused(lead, attempt, end, resumed);
+                    return refused(lead, attempt, undecided(task, &expected, &mismatch), resumed);
                 }
                 Verdict::Doubt(doubted, _) => {
                     self.ask_again_for(task, &expected, task.asked).await;
@@ -253,10 +249,7 @@ impl Pipeline {
                     self.ask_again_for(task, &expected, task.asked).await;
                 }
                 Finding::Doubted(mismatch) if expected.unread().is_some() => {
-                    let (status, why) = undecided(&expected);
-                    let line = format!("{}: {mismatch}; {why}", task.target);
-                    let end = End::Failed(status, Why::new(Cause::Undecided, line));
-                    return refused(lead, attempt, end, resumed);
+                    return refused(lead, attempt, undecided(task, &expected, &mismatch), resumed);
                 }
                 Finding::Doubted(mismatch) | Finding::Refused(mismatch) => {
                     return self.refuse(lead, task, &mismatch, attempt, resumed);
@@ -379,9 +372,9 @@ impl Pipeline {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
         }
         if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
-            let shelf = self.fetch_sidecars(task, recognition.ecosystem).await;
+            let fetched = self.fetch_sidecars(task, recognition.ecosystem).await;
             // The same document makes the same claims as before, unless sibling indexes that it depends on were fetched.
-            let (known, reader) = (shelf == 0, task.principal.reader());
+            let (known, reader) = (fetched == 0, task.principal.reader());
             self.read_claims(recognition, task.bare(), &entry, base, known, reader).await;
         }
         End::Kept(entry)
@@ -474,12 +467,15 @@ fn vouches(expected: &Expectation, body: &Spooled) -> bool {
     expected.vouches_for(&digests, body.size)
 }
 
-/// The status and the reason when a body with a promise is neither completed nor refused.
-fn undecided(expected: &Expectation) -> (StatusCode, &'static str) {
-    if expected.unread().is_some() {
-        return (StatusCode::SERVICE_UNAVAILABLE, "try again in a moment");
-    }
-    (StatusCode::BAD_GATEWAY, "the index could not be asked again")
+/// How a fill ends whose body has a promise and is neither completed nor refused.
+fn undecided(task: &Task, expected: &Expectation, mismatch: &Mismatch) -> End {
+    let (status, why) = if expected.unread().is_some() {
+        (StatusCode::SERVICE_UNAVAILABLE, "try again in a moment")
+    } else {
+        (StatusCode::BAD_GATEWAY, "the index could not be asked again")
+    };
+    let line = format!("{}: {mismatch}; {why}", task.target);
+    End::Failed(status, Why::new(Cause::Undecided, line))
 }
 
 fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> AttemptResult {

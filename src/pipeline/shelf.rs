@@ -75,12 +75,12 @@ pub(super) struct Sidecar {
 /// Finds sidecars that were just fetched, and then those that are stored.
 pub(super) struct SidecarShelf<'a> {
     pub(super) store: &'a Arc<Store>,
-    pub(super) shelf: &'a [Sidecar],
+    pub(super) fetched: &'a [Sidecar],
 }
 
 impl Shelf for SidecarShelf<'_> {
     fn open(&self, at: &Target) -> Option<Box<dyn Read + '_>> {
-        if let Some(sidecar) = self.shelf.iter().find(|sidecar| sidecar.at == *at) {
+        if let Some(sidecar) = self.fetched.iter().find(|sidecar| sidecar.at == *at) {
             return Some(Box::new(&*sidecar.bytes));
         }
         let stored = Shelves { store: self.store, since: Time::from_millis(i64::MIN) };

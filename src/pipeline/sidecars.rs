@@ -52,17 +52,17 @@ impl Pipeline {
         task: &Task,
         ecosystem: &'static dyn Ecosystem,
     ) -> Vec<Sidecar> {
-        let mut shelf = Vec::new();
+        let mut found = Vec::new();
         for at in ecosystem.wants(task.bare(), &Nothing).into_iter().take(MOST) {
             if at.origin() != task.bare().origin() {
                 continue;
             }
-            shelf.extend(self.companion(task, at, ecosystem).await);
+            found.extend(self.sidecar(task, at, ecosystem).await);
         }
-        shelf
+        found
     }
 
-    async fn companion(
+    async fn sidecar(
         &self,
         task: &Task,
         at: Target,
@@ -104,23 +104,28 @@ impl Pipeline {
     }
 
     /// Keeps the sidecars that a document names.
-    pub(super) async fn keep_sidecars(&self, task: &Task, shelf: Vec<Sidecar>, members: &Members) {
+    pub(super) async fn keep_sidecars(
+        &self,
+        task: &Task,
+        sidecars: Vec<Sidecar>,
+        members: &Members,
+    ) {
         if members.rank != Rank::Signed {
             return;
         }
-        for companion in shelf {
-            let named = members.shelf.iter().find(|claim| claim.target == companion.at);
+        for sidecar in sidecars {
+            let named = members.sidecars.iter().find(|claim| claim.target == sidecar.at);
             if let Some(claim) = named.cloned() {
-                self.keep_sidecar(task, companion, claim, &members.root).await;
+                self.keep_sidecar(task, sidecar, claim, &members.root).await;
             }
         }
     }
 
-    async fn keep_sidecar(&self, task: &Task, companion: Sidecar, claim: Claim, root: &Root) {
+    async fn keep_sidecar(&self, task: &Task, sidecar: Sidecar, claim: Claim, root: &Root) {
         let Some(known) = task.known() else {
             return;
         };
-        let Some(own) = self.task_for(&companion.at, known.ecosystem, task.reach) else {
+        let Some(own) = self.task_for(&sidecar.at, known.ecosystem, task.reach) else {
             return;
         };
         let by = IndexVersion {
@@ -142,7 +147,7 @@ impl Pipeline {
             signed: false,
         };
         let expected = Expectation { promises: vec![promise], ..Expectation::nothing(Rank::None) };
-        let kept = match self.spooled(companion, &expected).await {
+        let kept = match self.spooled(sidecar, &expected).await {
             Ok(received) => match verify::judge(received, &expected, own.asked) {
                 Verdict::Keep(verified, _) => {
                     let entry = self.entry_of(&own, None, &verified);
@@ -162,20 +167,20 @@ impl Pipeline {
         }
     }
 
-    async fn spooled(&self, companion: Sidecar, expected: &Expectation) -> io::Result<Received> {
+    async fn spooled(&self, sidecar: Sidecar, expected: &Expectation) -> io::Result<Received> {
         let (store, algorithms) = (Arc::clone(&self.store), expected.algorithms());
         let spooled = tokio::task::spawn_blocking(move || -> io::Result<Received> {
-            let length = companion.bytes.len() as u64;
+            let length = sidecar.bytes.len() as u64;
             let mut spool = store.spool(Some(length), algorithms).map_err(io::Error::other)?;
-            spool.append(&companion.bytes).map_err(io::Error::other)?;
+            spool.append(&sidecar.bytes).map_err(io::Error::other)?;
             Ok(Received {
                 body: spool.finish(),
-                head: companion.head,
-                plain: companion.plain,
+                head: sidecar.head,
+                plain: sidecar.plain,
                 answered_by: None,
                 resumed: false,
-                requested_at: companion.requested_at,
-                received_at: companion.received_at,
+                requested_at: sidecar.requested_at,
+                received_at: sidecar.received_at,
             })
         });
         spooled.await?

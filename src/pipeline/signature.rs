@@ -55,12 +55,12 @@ pub(super) struct ReadDocument {
     /// What the document names, if it is a snapshot's root.
     pub(super) members: Option<Members>,
     /// The sidecars that it was read with.
-    pub(super) shelf: Vec<Sidecar>,
+    pub(super) sidecars: Vec<Sidecar>,
 }
 
 impl ReadDocument {
     fn nothing() -> Self {
-        Self { own: SignatureCheck::Nothing, edition: None, members: None, shelf: Vec::new() }
+        Self { own: SignatureCheck::Nothing, edition: None, members: None, sidecars: Vec::new() }
     }
 }
 
@@ -86,7 +86,7 @@ impl Pipeline {
             return ReadDocument::nothing();
         }
         // The prerequisite of a file is the index that names it, which says nothing of the file's own signature.
-        let shelf = if is_file { Vec::new() } else { self.sidecars_of(task, ecosystem).await };
+        let sidecars = if is_file { Vec::new() } else { self.sidecars_of(task, ecosystem).await };
         let reader = task.principal.reader();
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
         let (head, path, plain) =
@@ -102,9 +102,9 @@ impl Pipeline {
                 proven: if plain { Rank::None } else { Rank::Origin },
                 now: pipeline.clock.now(),
                 open: &open,
-                shelf: &SidecarShelf { store: &pipeline.store, shelf: &shelf },
+                shelf: &SidecarShelf { store: &pipeline.store, fetched: &sidecars },
             };
-            let mut news = NewVersion::new(&pipeline, ecosystem, &at, &shelf, document.now);
+            let mut news = NewVersion::new(&pipeline, ecosystem, &at, &sidecars, document.now);
             let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut news);
             let (rank, root) = match &standing {
                 Ok(standing) => (standing.rank, standing.root.clone()),
@@ -117,7 +117,7 @@ impl Pipeline {
             };
             let edition = news.edition.clone();
             let members = news.members(rank, &root);
-            ReadDocument { own, edition, members, shelf }
+            ReadDocument { own, edition, members, sidecars }
         });
         looked.await.unwrap_or_else(|_| ReadDocument::nothing())
     }

@@ -109,7 +109,7 @@ pub(super) struct NewVersion<'a> {
     /// The version that is current.
     before: Option<Arc<IndexVersion>>,
     /// The documents that it is read with.
-    shelf: &'a [Sidecar],
+    sidecars: &'a [Sidecar],
     named: Vec<Claim>,
     members: Vec<Claim>,
     by_digest: bool,
@@ -121,7 +121,7 @@ pub(super) struct NewVersion<'a> {
 pub(super) struct Members {
     claims: Vec<Claim>,
     /// What it says of the documents that it was read with.
-    pub(super) shelf: Vec<Claim>,
+    pub(super) sidecars: Vec<Claim>,
     /// Whether the archive keeps the members under their digests.
     by_digest: bool,
     /// The version that is current.
@@ -150,7 +150,7 @@ impl<'a> NewVersion<'a> {
         pipeline: &'a Pipeline,
         ecosystem: &'static dyn Ecosystem,
         at: &Target,
-        shelf: &'a [Sidecar],
+        sidecars: &'a [Sidecar],
         now: Time,
     ) -> Self {
         let heads = ecosystem.is_snapshot_root(at);
@@ -160,7 +160,7 @@ impl<'a> NewVersion<'a> {
             now,
             heads,
             before: pipeline.store.current_claims(at).filter(|_| heads),
-            shelf,
+            sidecars,
             named: Vec::new(),
             members: Vec::new(),
             by_digest: false,
@@ -181,8 +181,8 @@ impl<'a> NewVersion<'a> {
         let root = root.clone();
         let expired_key = self.edition.is_some_and(|edition| edition.expired_key);
         let (claims, by_digest) = (self.members, self.by_digest);
-        let (shelf, before) = (self.named, self.before);
-        Some(Members { claims, shelf, by_digest, before, rank, root, expired_key })
+        let (sidecars, before) = (self.named, self.before);
+        Some(Members { claims, sidecars, by_digest, before, rank, root, expired_key })
     }
 
     /// Whether clients use this member: the current version names it too, and a client requested it lately. A member that is
@@ -206,7 +206,7 @@ impl<'a> NewVersion<'a> {
 
 impl ClaimSink for NewVersion<'_> {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
-        if self.shelf.iter().any(|companion| companion.at == claim.target) {
+        if self.sidecars.iter().any(|sidecar| sidecar.at == claim.target) {
             self.named.push(claim);
             return Ok(());
         }

@@ -98,7 +98,7 @@ impl<'a> Dists<'a> {
                     };
                     match &word {
                         SignatureCheck::Nothing | SignatureCheck::Unknown(_) => {
-                            self.out.claim(claim)?
+                            self.out.claim(claim)?;
                         }
                         SignatureCheck::Signed(by) => self.out.signed_claim(claim, by)?,
                         SignatureCheck::Forged(why) => self.out.forged_claim(claim, why)?,
