@@ -43,22 +43,18 @@ impl Control {
         self.targeted.as_ref().unwrap_or(&self.own)
     }
 
-    /// Whether larder, a shared cache, must not store the answer. Each of the two fields can forbid it. `CDN-Cache-Control`
-    /// is meant for delivery networks that work for the origin and are told when a copy must go (RFC 9213 §1, §3.1). larder
-    /// works for its clients, and may be stricter. If `Cache-Control` tells all other caches `no-store` or `private`, the
-    /// answer may be for one client (promise P5), whatever the origin's own network does with it.
+    /// Whether a shared cache must not store the answer. `CDN-Cache-Control` replaces `Cache-Control` here, too (RFC 9213 §2.2):
+    /// an origin that lets a delivery network store an answer lets it give that answer to every client, so that sharing it
+    /// among larder's clients tells them nothing new, and [`TARGETED`] bounds for how long. `private` in either field forbids
+    /// it, because the answer is for one client (promise P5).
     pub(super) fn forbids_storing(&self) -> bool {
-        self.is_forbidden_by(&self.own)
-            || self.targeted.as_ref().is_some_and(|says| self.is_forbidden_by(says))
-    }
-
-    fn is_forbidden_by(&self, says: &Directives) -> bool {
+        let says = self.effective();
         // If the status is understood, `must-understand` overrides `no-store` (§5.2.2.3).
         let refused = match (says.has("must-understand"), self.is_understood()) {
             (true, understood) => !understood,
             (false, _) => says.has("no-store"),
         };
-        refused || says.has("private")
+        refused || says.has("private") || self.own.has("private")
     }
 
     /// Whether larder knows what the status requires of caches. It never stores those that require more than freshness
