@@ -157,8 +157,7 @@ async fn a_body_under_way_is_shared_by_whoever_its_vary_allows() {
 /// axel requests from its position to the end, and disconnects when it reaches the next connection's position.
 #[tokio::test(flavor = "multi_thread")]
 async fn ranges_without_an_end_are_cut_where_another_begins() {
-    // Bytes in transit on a connection that is dropped are lost each time: some megabytes, and more on a busy machine. Without
-    // the cut each of three ranges would go on to the end, and 240 MiB would come.
+    // Bytes in transit on a connection that is dropped, some megabytes, are lost each time.
     const LENGTH: usize = 96 * MIB;
     let world = World::new().await;
     let body = noise(2, LENGTH);
@@ -181,7 +180,7 @@ async fn ranges_without_an_end_are_cut_where_another_begins() {
     gate.open();
     assert!(first.equals(&body).await);
     let bytes = origin.bytes();
-    assert!(bytes <= (LENGTH + LENGTH / 4) as u64, "{bytes} bytes");
+    assert!(bytes <= (LENGTH + LENGTH / 10) as u64, "{bytes} bytes");
     assert!(world.fetch(&url).await.body == body);
 }
 
