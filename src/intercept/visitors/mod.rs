@@ -59,7 +59,7 @@ pub(crate) struct Visitors {
     limits: Limits,
     seats: Arc<Semaphore>,
     lobby: Arc<Semaphore>,
-    addresses: Mutex<HashMap<IpAddr, Arc<AddressUsage>>>,
+    addresses: Mutex<HashMap<IpAddr, Residents>>,
     next: AtomicU64,
     /// When quiet connections were last closed.
     closed: AtomicU64,
@@ -83,6 +83,13 @@ struct Refused {
     connections: AtomicU64,
     requests: AtomicU64,
     lobby: AtomicU64,
+}
+
+/// An address with connections. It stays in the table until the last of them has ended: were it removed while one arrives, the
+/// next one would find limits of its own.
+struct Residents {
+    connections: usize,
+    house: Arc<AddressUsage>,
 }
 
 /// What one address uses.
@@ -171,18 +178,14 @@ impl Visitors {
     /// A new connection from `address`; `None` if there is no room even in the lobby.
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Arc<Door>> {
         let address = client(address);
-        let house = {
-            let mut addresses = lock(&self.addresses);
-            let house = addresses.entry(address).or_insert_with(|| self.house());
-            Arc::clone(house)
-        };
+        let house = self.arrive(address);
         let holds = house.try_seat(&self.seats).or_else(|| {
             self.press(&house);
             self.wait_in(&house)
         });
         let Some(holds) = holds else {
             self.refused.lobby.fetch_add(1, Relaxed);
-            self.forget(address, &house);
+            self.depart(address);
             return None;
         };
         let door = Arc::new(Door {
@@ -203,7 +206,26 @@ impl Visitors {
 
     /// All addresses. The table is copied, so that no connection waits for its lock during a search.
     fn houses(&self) -> Vec<Arc<AddressUsage>> {
-        lock(&self.addresses).values().cloned().collect()
+        lock(&self.addresses).values().map(|residents| Arc::clone(&residents.house)).collect()
+    }
+
+    /// Counts a connection of `address`, until [`Self::depart`].
+    fn arrive(&self, address: IpAddr) -> Arc<AddressUsage> {
+        let mut addresses = lock(&self.addresses);
+        let new = || Residents { connections: 0, house: self.house() };
+        let residents = addresses.entry(address).or_insert_with(new);
+        residents.connections += 1;
+        Arc::clone(&residents.house)
+    }
+
+    /// Removes an address that has no connection any more.
+    fn depart(&self, address: IpAddr) {
+        let mut addresses = lock(&self.addresses);
+        let Some(residents) = addresses.get_mut(&address) else { return };
+        residents.connections = residents.connections.saturating_sub(1);
+        if residents.connections == 0 {
+            addresses.remove(&address);
+        }
     }
 
     fn house(&self) -> Arc<AddressUsage> {
@@ -260,14 +282,6 @@ impl Visitors {
                 let latest = now.saturating_sub(millis(must_be_quiet(quiet)));
                 (quiet != Quiet::Kept).then_some(latest)
             });
-        }
-    }
-
-    /// Removes an address that has no connection any more.
-    fn forget(&self, address: IpAddr, house: &Arc<AddressUsage>) {
-        let mut addresses = lock(&self.addresses);
-        if lock(&house.doors).is_empty() {
-            addresses.remove(&address);
         }
     }
 
@@ -457,7 +471,7 @@ impl Door {
 impl Drop for Door {
     fn drop(&mut self) {
         lock(&self.house.doors).remove(&self.number);
-        self.all.forget(self.address, &self.house);
+        self.all.depart(self.address);
     }
 }
 

@@ -42,6 +42,22 @@ fn one_address_does_not_get_all_seats() {
     let _again: Vec<_> = (0..14).map(|_| seated(&visitors, "192.0.2.1")).collect();
 }
 
+/// A connection that arrives while the last one of its address ends shares its limits with all later ones.
+#[test]
+fn limits_stay_the_same_while_one_connection_arrives_and_another_ends() {
+    let visitors = visitors(|clients| clients.connections_per_address = 2);
+    let last = seated(&visitors, "192.0.2.1");
+    let arriving = visitors.arrive(ip("192.0.2.1"));
+    drop(last);
+    let doors: Vec<_> = (0..2).map(|_| seated(&visitors, "192.0.2.1")).collect();
+    assert!(doors.iter().all(|door| Arc::ptr_eq(&door.house, &arriving)));
+    assert!(!visitors.enter(ip("192.0.2.1")).unwrap().has_seat());
+    drop(doors);
+    visitors.depart(ip("192.0.2.1"));
+    // The control: an address without connections costs no memory.
+    assert!(lock(&visitors.addresses).is_empty());
+}
+
 #[tokio::test]
 async fn the_longest_quiet_of_the_address_with_most_makes_way_and_none_that_is_answered() {
     let visitors = visitors(|clients| {
