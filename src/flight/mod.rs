@@ -228,9 +228,10 @@ impl Flight {
         self.lock().holding.held || self.share.is_suspect()
     }
 
-    /// Moves the gap for a client that requests the bytes from `start` to before `end`, if that is possible.
-    async fn make_way(&self, start: u64, end: u64) {
-        let length = {
+    /// Moves the gap for a client that requests the bytes from `start` to before `end`, if that is possible. Returns the head of
+    /// the body for which it was tried; `None` if no head has arrived.
+    async fn make_way(&self, start: u64, end: u64) -> Option<Arc<Answered>> {
+        let (answered, movable) = {
             let shared = self.lock();
             let held = shared.holding.held
                 && shared.holding.hold == Hold::Gap
@@ -238,14 +239,13 @@ impl Flight {
                 && shared.end.is_none();
             // A body without room goes through a small window. Readers below a gap that lies further back could never be given
             // the window's bytes.
-            let filed = shared.file.is_some();
-            let Some(answered) = shared.answered.as_ref().filter(|_| held && filed) else { return };
-            answered.length
+            (shared.answered.clone()?, held && shared.file.is_some())
         };
-        if self.share.with(|gap| gap.way_for(start, end)).is_some() {
-            let share = Arc::clone(&self.share);
+        if movable && self.share.with(|gap| gap.way_for(start, end)).is_some() {
+            let (share, length) = (Arc::clone(&self.share), answered.length);
             let _done = off_thread(move || share.make_way(length, start, end)).await;
         }
+        Some(answered)
     }
 
     /// The number of bytes that have arrived.

@@ -99,7 +99,7 @@ impl Reader {
     /// has ended. As long as no byte was given, the client of a refused body gets an error response instead of a broken transfer.
     pub async fn open(&mut self, at: u64, end: u64) -> Opened {
         loop {
-            self.flight.make_way(at, end).await;
+            let seen = self.flight.make_way(at, end).await;
             {
                 let mut shared = self.flight.lock();
                 // After these two ends the bytes can still be read; any other end is the answer.
@@ -115,6 +115,10 @@ impl Reader {
                     return Opened::Ended(End::Pass);
                 }
                 if let Some(answered) = shared.answered.clone() {
+                    if !seen.is_some_and(|seen| Arc::ptr_eq(&seen, &answered)) {
+                        // The head arrived just now. The gap moves before the first byte is given, or never.
+                        continue;
+                    }
                     let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
                     if shared.verified || !shared.holding.held || limit() > at {
                         shared.told = true;
