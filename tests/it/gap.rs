@@ -497,13 +497,16 @@ async fn a_gap_that_a_client_moved_and_left_behind_leaves_the_beginning_to_other
         let gate = crate::world::Gate::closed();
         let path = by_hash(&right);
         // The end is given, and then the fill breaks, as if no client read any more and much was still missing.
-        let cut = crate::world::Fault::Cut(950_000);
-        let broken = Page::new(right.clone()).etag("v1").fault(cut);
+        let hold = |gate: &crate::world::Gate| crate::world::Fault::Hold(950_000, gate.clone());
+        let broken = Page::new(right.clone()).etag("v1").fault(hold(&crate::world::Gate::closed()));
         let url = world.origin.put(&path, broken.without_ranges());
-        let end = world.client.get(&url).range(range).send().await;
-        assert!(!end.body.is_empty() && !end.is_complete(), "{} {:?}", end.status, end.end);
-        let hold = crate::world::Fault::Hold(950_000, gate.clone());
-        world.origin.put(&path, Page::new(right.clone()).etag("v1").fault(hold));
+        let mut end = world.client.get(&url).range(range).open().await.unwrap();
+        assert!(end.read(10_000).await, "{range}");
+        world.origin.put(&path, Page::status(503));
+        world.origin.cut();
+        let end = end.rest().await;
+        assert!(end.status == 206 && !end.is_complete(), "{} {:?}", end.status, end.end);
+        world.origin.put(&path, Page::new(right.clone()).etag("v1").fault(hold(&gate)));
         for address in ["127.0.0.1", "127.0.0.9"] {
             let mut other = world.client.get(&url).from(address).open().await.unwrap();
             assert!(other.read(given).await, "{range} {address}");
