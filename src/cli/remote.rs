@@ -2,7 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::Value;
@@ -14,8 +14,11 @@ use crate::target::shown::one_line;
 /// The timeout of each network operation of a query.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The longest time that a query takes. A program that sends a byte now and then would otherwise keep the end of a CI job waiting.
+const LONGEST: Duration = Duration::from_mins(2);
+
 /// The longest answer that is read: any program may listen at the address.
-const MAX_ANSWER: u64 = 64 << 20;
+const MAX_ANSWER: usize = 64 << 20;
 
 /// Which larder to query.
 #[derive(Args, Debug, Default)]
@@ -69,7 +72,7 @@ fn on_one_line(value: Value) -> Value {
 }
 
 /// Gets one of larder's own pages, of at most `most` bytes.
-pub(super) fn get(proxy: &str, path: &str, most: u64) -> Result<Vec<u8>, String> {
+pub(super) fn get(proxy: &str, path: &str, most: usize) -> Result<Vec<u8>, String> {
     let authority = proxy.trim_start_matches("http://");
     let failed = |error: std::io::Error| format!("no larder answers at {proxy}: {error}");
     let addresses = authority.to_socket_addrs().map_err(failed)?;
@@ -77,7 +80,7 @@ pub(super) fn get(proxy: &str, path: &str, most: u64) -> Result<Vec<u8>, String>
     for address in addresses {
         match TcpStream::connect_timeout(&address, PATIENCE) {
             Ok(stream) => {
-                return converse(stream, authority, path, most)
+                return converse(stream, authority, path, most, LONGEST)
                     .map_err(failed)
                     .and_then(|answer| body(&answer));
             }
@@ -91,14 +94,28 @@ fn converse(
     mut stream: TcpStream,
     authority: &str,
     path: &str,
-    most: u64,
+    most: usize,
+    longest: Duration,
 ) -> std::io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    let until = Instant::now() + longest;
     stream.set_write_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the body ends with the connection, and is never chunked.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
-    let mut answer = Vec::new();
-    stream.take(most).read_to_end(&mut answer)?;
+    let (mut answer, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+    while answer.len() < most {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left.min(PATIENCE)))?;
+        let read = match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(read) => read.min(most - answer.len()),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        answer.extend_from_slice(piece.get(..read).unwrap_or_default());
+    }
     Ok(answer)
 }
 
@@ -137,6 +154,30 @@ mod tests {
         // Its large numbers do not make the command fail either.
         assert_eq!(tally.totals.requests(), u64::MAX);
         assert!(read(b"{\"tally\":3}").is_err(), "the control");
+    }
+
+    #[test]
+    fn an_answer_that_trickles_is_given_up() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let get = |longest, most| {
+            let stream = TcpStream::connect(address).unwrap();
+            converse(stream, "example.org", "/", most, longest)
+        };
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                while stream.as_ref().unwrap().write_all(b".").is_ok() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        let error = get(Duration::from_millis(50), usize::MAX).unwrap_err();
+        assert!(
+            matches!(error.kind(), std::io::ErrorKind::TimedOut | std::io::ErrorKind::WouldBlock),
+            "{error}"
+        );
+        // The control: what comes in time is taken, up to the limit.
+        assert_eq!(get(LONGEST, 5).unwrap(), b".....");
     }
 
     #[test]

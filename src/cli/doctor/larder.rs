@@ -10,7 +10,7 @@ use crate::clock::Time;
 use crate::outcome::witness::Sight;
 
 /// The longest answer that is read: any program may listen at the address.
-const MAX_ANSWER: u64 = 1024 * 1024;
+const MAX_ANSWER: usize = 1024 * 1024;
 
 /// A larder that answered.
 #[derive(Clone, Debug)]

@@ -28,7 +28,7 @@ use crate::config::environment::Environment;
 use crate::outcome::job::{Tally, login};
 
 /// The longest list of CAs that is read.
-const MAX_CA: u64 = 1 << 20;
+const MAX_CA: usize = 1 << 20;
 
 /// The longest request line that the relay reads.
 const LONGEST_LINE: u64 = 64 << 10;
