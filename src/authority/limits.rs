@@ -4,18 +4,36 @@
 //! these hosts. larder reads them back, so that a request for another host gets an explanation instead of a failed
 //! handshake.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
 use x509_parser::prelude::{GeneralName, X509Certificate};
 
 use crate::outcome::witness::{AWAY, PROBES};
 use crate::target::Host;
 
-/// The names for which a CA may sign.
+/// The hosts for which a CA may sign. A kind of host (names, addresses) of which nothing is permitted is not limited, except by
+/// what is excluded.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// These names and all below them; empty for all.
-    permitted: Vec<String>,
-    excluded: Vec<String>,
+    permitted: Subtrees,
+    excluded: Subtrees,
+}
+
+/// One of the two lists of subtrees.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Subtrees {
+    /// These names and all below them; the empty name stands for all.
+    names: Vec<String>,
+    networks: Vec<Network>,
+}
+
+/// An address and its mask, both of the length of an address of their version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Network {
+    address: Vec<u8>,
+    mask: Vec<u8>,
 }
 
 impl Limits {
@@ -26,36 +44,93 @@ impl Limits {
         let Some(constraints) = certificate.name_constraints()? else {
             return Ok(Self::default());
         };
-        let names = |trees: &Option<Vec<x509_parser::extensions::GeneralSubtree<'_>>>| {
-            let names = trees.iter().flatten().filter_map(|tree| {
-                let GeneralName::DNSName(name) = tree.base else { return None };
-                Some(name.trim_start_matches('.').to_ascii_lowercase())
-            });
-            names.collect()
-        };
         let constraints = constraints.value;
         Ok(Self {
-            permitted: names(&constraints.permitted_subtrees),
-            excluded: names(&constraints.excluded_subtrees),
+            permitted: Subtrees::of(constraints.permitted_subtrees.as_deref()),
+            excluded: Subtrees::of(constraints.excluded_subtrees.as_deref()),
         })
     }
 
-    /// Whether the CA may sign for `host`. A CA that is limited to names signs for no address.
+    /// Whether the CA may sign for `host`.
     pub(super) fn allow(&self, host: &Host) -> bool {
-        let Host::Name(name) = host else {
-            return self.permitted.is_empty();
+        let limited = match host {
+            Host::Name(_) => !self.permitted.names.is_empty(),
+            Host::Address(_) => !self.permitted.networks.is_empty(),
         };
-        let below = |tree: &String| {
-            let rest = name.strip_suffix(tree.as_str());
-            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-        };
-        (self.permitted.is_empty() || self.permitted.iter().any(below))
-            && !self.excluded.iter().any(below)
+        (!limited || self.permitted.contain(host)) && !self.excluded.contain(host)
     }
 
-    /// The permitted names as text.
+    /// The permitted hosts as text.
     pub(super) fn shown(&self) -> String {
-        self.permitted.join(", ")
+        let names = self.permitted.names.iter().map(|name| match name.as_str() {
+            "" => "every name".to_owned(),
+            name => name.to_owned(),
+        });
+        names
+            .chain(self.permitted.networks.iter().map(Network::shown))
+            .collect::<Vec<_>>()
+            .join(", ")
+    }
+}
+
+impl Subtrees {
+    fn of(trees: Option<&[x509_parser::extensions::GeneralSubtree<'_>]>) -> Self {
+        let mut subtrees = Self::default();
+        for tree in trees.into_iter().flatten() {
+            match &tree.base {
+                GeneralName::DNSName(name) => {
+                    subtrees.names.push(name.trim_start_matches('.').to_ascii_lowercase());
+                }
+                GeneralName::IPAddress(bytes) => {
+                    let (address, mask) = bytes.split_at(bytes.len() / 2);
+                    subtrees
+                        .networks
+                        .push(Network { address: address.to_vec(), mask: mask.to_vec() });
+                }
+                // No name in a leaf is of any other kind.
+                _ => {}
+            }
+        }
+        subtrees
+    }
+
+    fn contain(&self, host: &Host) -> bool {
+        match host {
+            Host::Name(name) => self.names.iter().any(|tree| {
+                let rest = name.strip_suffix(tree.as_str());
+                rest.is_some_and(|rest| tree.is_empty() || rest.is_empty() || rest.ends_with('.'))
+            }),
+            Host::Address(address) => {
+                self.networks.iter().any(|network| network.contains(*address))
+            }
+        }
+    }
+}
+
+impl Network {
+    fn contains(&self, address: IpAddr) -> bool {
+        let octets = octets(address);
+        let parts = octets.iter().zip(&self.address).zip(&self.mask);
+        octets.len() == self.address.len()
+            && octets.len() == self.mask.len()
+            && parts.into_iter().all(|((octet, part), mask)| octet & mask == part & mask)
+    }
+
+    fn shown(&self) -> String {
+        let of = |bytes: &[u8]| -> Option<IpAddr> {
+            let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+            v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
+        };
+        let network = of(&self.address).zip(of(&self.mask));
+        let network = network.and_then(|(address, mask)| IpNet::with_netmask(address, mask).ok());
+        network.map_or_else(|| "an unreadable range of addresses".to_owned(), |net| net.to_string())
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
@@ -74,4 +149,54 @@ pub(super) fn constraints(permitted: &[String]) -> Option<NameConstraints> {
             GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
         ],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use x509_parser::prelude::FromDer;
+
+    use super::*;
+
+    /// The limits of a CA with these constraints, read back from its certificate.
+    fn limits(permitted: &[GeneralSubtree], excluded: &[GeneralSubtree]) -> Limits {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.name_constraints = Some(NameConstraints {
+            permitted_subtrees: permitted.to_vec(),
+            excluded_subtrees: excluded.to_vec(),
+        });
+        let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        let (_, certificate) = X509Certificate::from_der(certificate.der()).unwrap();
+        Limits::of(&certificate).unwrap()
+    }
+
+    fn name(name: &str) -> GeneralSubtree {
+        GeneralSubtree::DnsName(name.to_owned())
+    }
+
+    fn allowed(limits: &Limits) -> Vec<&'static str> {
+        let hosts = ["example.org", "a.example.org", "other.example", "192.0.2.1", "[2001:db8::1]"];
+        hosts.into_iter().filter(|host| limits.allow(&Host::parse(host).unwrap())).collect()
+    }
+
+    /// RFC 5280 §4.2.1.10: each kind of host has limits of its own. An imported CA may have any of them.
+    #[test]
+    fn each_kind_of_host_has_its_own_limits() {
+        let net = GeneralSubtree::IpAddress(CidrSubnet::from_v4_prefix([192, 0, 2, 0], 24));
+        let names = ["example.org", "a.example.org", "other.example"];
+        let both = limits(&[name("example.org"), net.clone()], &[]);
+        assert_eq!(allowed(&both), ["example.org", "a.example.org", "192.0.2.1"]);
+        assert_eq!(both.shown(), "example.org, 192.0.2.0/24");
+        assert_eq!(allowed(&limits(&[net.clone()], &[])), [&names[..], &["192.0.2.1"]].concat());
+        assert_eq!(allowed(&limits(&[], &[net])), [&names[..], &["[2001:db8::1]"]].concat());
+        let below = limits(&[], &[name("a.example.org")]);
+        assert_eq!(allowed(&below).len(), 4);
+        // The empty name stands for all.
+        assert_eq!(allowed(&limits(&[name("")], &[])).len(), 5);
+        assert_eq!(allowed(&limits(&[], &[name("")])), ["192.0.2.1", "[2001:db8::1]"]);
+        // The control: larder's own limits permit names and no address.
+        let own = constraints(&["example.org".to_owned()]).unwrap();
+        let own = limits(&own.permitted_subtrees, &own.excluded_subtrees);
+        assert_eq!(allowed(&own), ["example.org", "a.example.org"]);
+    }
 }
