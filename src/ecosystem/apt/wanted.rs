@@ -62,7 +62,7 @@ fn indexes(at: &Target, root: &Root, suite: &Root, release: &Release) -> Vec<Tar
         .members
         .keys()
         .map(|path| path.rsplit_once('/').map_or("", |(directory, _)| directory))
-        .filter(|directory| component.is_none_or(|component| directory.starts_with(component)))
+        .filter(|directory| component.is_none_or(|component| is_within(directory, component)))
         .collect();
     for place in places {
         for directory in directories.iter().filter(|directory| is_at(directory, &place)) {
@@ -87,6 +87,11 @@ fn places(file: &str) -> (&'static str, Vec<String>) {
         places.push("binary-".to_owned());
     }
     ("Packages", places)
+}
+
+/// `main-debug/source` is not within `main`.
+fn is_within(directory: &str, component: &str) -> bool {
+    directory.strip_prefix(component).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn is_at(directory: &str, place: &str) -> bool {
@@ -211,6 +216,7 @@ mod tests {
             "main/binary-arm64/Packages.xz",
             "main/source/Sources.xz",
             "contrib/binary-amd64/Packages.xz",
+            "main-debug/binary-amd64/Packages.xz",
         ];
         let seen = Seen(SUITE, Some(release("", &members)));
         let within = |path: &str| format!("{SUITE}{path}");
