@@ -299,6 +299,11 @@ fn spawn<S: Serve>(gate: &Gate, visit: outer::ClientConnection<S>, socket: TcpSt
                 tracing::debug!(client = %peer, answering, "a connection makes way for others");
             }
         }
+        // An upgrade has taken the connection away from here; the mark reaches it where it went.
+        if let Some(leaving) = door.filter(|_| activity.is_tunnel()).map(|door| door.leaving()) {
+            leaving.await;
+            line.cut();
+        }
     });
 }
 

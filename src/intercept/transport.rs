@@ -23,7 +23,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::WaitForCancellationFutureOwned;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::activity::Activity;
@@ -78,8 +77,6 @@ pub(crate) struct Transport {
     /// What a cut TLS stream ends with; `None`: it is corrupted.
     last: Option<Vec<u8>>,
     seat: Option<Seat>,
-    /// Says that it is to make way; asked where an upgrade has taken it from the task that would close it.
-    leaving: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
 }
 
 impl Transport {
@@ -96,7 +93,6 @@ impl Transport {
             sealed: false,
             last: None,
             seat: Some(seat),
-            leaving: None,
         }
     }
 
@@ -144,20 +140,6 @@ impl Transport {
         Ok(count)
     }
 
-    /// Whether a tunnel is to make way for others; it is cut then.
-    fn makes_way(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.activity.is_tunnel() {
-            return false;
-        }
-        let Some(Seat { place: Entry::Visitor(door), .. }) = &self.seat else { return false };
-        let leaving = self.leaving.get_or_insert_with(|| Box::pin(door.leaving()));
-        let leaves = leaving.as_mut().poll(cx).is_ready();
-        if leaves {
-            self.line.cut();
-        }
-        leaves
-    }
-
     fn refuse_if_cut(&self) -> io::Result<()> {
         if self.line.is_cut() {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "a reply was cut"));
@@ -178,10 +160,6 @@ impl AsyncRead for Transport {
             part.copy_to_slice(buf.initialize_unfilled_to(count));
             buf.advance(count);
             return Poll::Ready(Ok(()));
-        }
-        if self.makes_way(cx) {
-            let why = "a tunnel makes way for others (clients.max_connections)";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, why)));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buf))?;

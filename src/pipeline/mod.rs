@@ -52,6 +52,7 @@ mod successor;
 mod tag;
 mod task;
 mod unknown_header;
+mod upgrade;
 mod varied;
 mod while_revalidating;
 

@@ -14,14 +14,13 @@ use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use hyper::header::{HeaderMap, HeaderValue};
 use hyper::{Method, Response, StatusCode, Version, header};
-use hyper_util::rt::TokioIo;
 
 use super::bound::Bound;
 use super::held::PassHold;
 use super::late::Passed;
 use super::record::Record;
 use super::task::Task;
-use super::{Call, Pipeline};
+use super::{Call, Pipeline, upgrade};
 use crate::digest::Wanted;
 use crate::origin::{Answer, Gathered, ends_with_connection, is_unannounced};
 use crate::outcome::Outcome;
@@ -72,7 +71,7 @@ impl Pipeline {
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let theirs = hyper::upgrade::on(&mut response);
-            tokio::spawn(switch(upgrading, theirs));
+            tokio::spawn(upgrade::switch(upgrading, theirs, connection.line.clone()));
             return record.end(outcome, response.map(|_| reply::empty()));
         }
         if bound.is_some() && response.status() == StatusCode::PARTIAL_CONTENT {
@@ -198,19 +197,6 @@ pub(super) fn handed(asked: &Asked, answer: Answer, record: &mut Record) -> Resp
 fn cut(line: Option<&Line>) {
     if let Some(line) = line {
         line.cut();
-    }
-}
-
-/// Copies both ways after a 101, until both sides have ended.
-async fn switch(ours: hyper::upgrade::OnUpgrade, theirs: hyper::upgrade::OnUpgrade) {
-    let (Ok(ours), Ok(theirs)) = (ours.await, theirs.await) else {
-        tracing::debug!("a protocol was not switched after all");
-        return;
-    };
-    if let Err(error) =
-        tokio::io::copy_bidirectional(&mut TokioIo::new(ours), &mut TokioIo::new(theirs)).await
-    {
-        tracing::debug!(%error, "an upgraded connection ended");
     }
 }
 

@@ -8,6 +8,7 @@ pub mod condition;
 pub mod range;
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -19,6 +20,7 @@ use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::http::response::Parts;
 use hyper::{Method, Response, StatusCode};
+use tokio::sync::Notify;
 
 pub use body::Source;
 use condition::Selection;
@@ -49,7 +51,13 @@ pub type Body = UnsyncBoxBody<Bytes, Cut>;
 /// When a body fails, the reply sets this mark. The connection's transport then ends with a reset, and never with a FIN after a
 /// `close_notify`. After an orderly close, Python's urllib and other clients keep the truncated file without an error.
 #[derive(Clone, Debug, Default)]
-pub struct Line(Arc<AtomicU8>);
+pub struct Line(Arc<Mark>);
+
+#[derive(Debug, Default)]
+struct Mark {
+    state: AtomicU8,
+    set: Notify,
+}
 
 /// No answer was cut.
 const WHOLE: u8 = 0;
@@ -61,26 +69,41 @@ const DENIED: u8 = 2;
 impl Line {
     /// Makes the transport end with a reset.
     pub fn cut(&self) {
-        self.0.fetch_max(CUT, Ordering::AcqRel);
+        self.mark(CUT);
     }
 
     /// Like [`Self::cut`]; if the body was refused, the mark also says so.
     pub fn cut_for(&self, why: &Why) {
         if matches!(why.cause, Cause::Promise | Cause::Quarantine) {
-            self.0.fetch_max(DENIED, Ordering::AcqRel);
+            self.mark(DENIED);
         } else {
             self.cut();
         }
     }
 
+    fn mark(&self, state: u8) {
+        self.0.state.fetch_max(state, Ordering::AcqRel);
+        self.0.set.notify_waiters();
+    }
+
+    /// Returns when the mark is set.
+    pub async fn is_cut_off(&self) {
+        let mut set = pin!(self.0.set.notified());
+        // From here on no notification is missed.
+        set.as_mut().enable();
+        if !self.is_cut() {
+            set.await;
+        }
+    }
+
     /// Whether a reply has set the mark.
     pub fn is_cut(&self) -> bool {
-        self.0.load(Ordering::Acquire) != WHOLE
+        self.0.state.load(Ordering::Acquire) != WHOLE
     }
 
     /// Whether it was cut because a body was refused.
     pub fn is_denied(&self) -> bool {
-        self.0.load(Ordering::Acquire) == DENIED
+        self.0.state.load(Ordering::Acquire) == DENIED
     }
 }
 

@@ -93,12 +93,12 @@ impl Serve for Echo {
             "/panic" => panic!("on purpose"),
             path @ ("/upgrade" | "/upgrade-kept") => {
                 let kept = path == "/upgrade-kept";
-                let upgrade = hyper::upgrade::on(&mut request);
+                let (upgrade, line) = (hyper::upgrade::on(&mut request), seen.line.clone());
                 tokio::spawn(async move {
                     let mut io = TokioIo::new(upgrade.await.unwrap());
                     io.write_all(b"upgraded").await.unwrap();
                     if kept {
-                        io.read_u8().await.ok();
+                        line.is_cut_off().await;
                     }
                 });
                 let mut response = answer(StatusCode::SWITCHING_PROTOCOLS, String::new());
