@@ -7,7 +7,7 @@
 //!
 //! - a new connection that finds no seat closes connections that have been quiet for a while, the longest quiet first, tunnels
 //!   after all others: those of its own address, or of the address that has most;
-//! - if connections to origins run out, quiet tunnels are closed, because each holds one;
+//! - if connections to origins run out, quiet tunnels of the address that has most are closed, because each holds one;
 //! - a request that finds no place resets the connection of its address that has most stalled answers;
 //! - what still finds no room waits in order of arrival for [`PATIENCE`], and then gets a 503.
 //!
@@ -61,8 +61,9 @@ pub(crate) struct Visitors {
     lobby: Arc<Semaphore>,
     addresses: Mutex<HashMap<IpAddr, Residents>>,
     next: AtomicU64,
-    /// When quiet connections were last closed.
+    /// When quiet connections were last closed, and when quiet tunnels alone were.
     closed: AtomicU64,
+    closed_tunnels: AtomicU64,
     /// Bytes that wait to be sent, for all addresses.
     buffered: Arc<AtomicU64>,
     refused: Refused,
@@ -170,6 +171,7 @@ impl Visitors {
             addresses: Mutex::default(),
             next: AtomicU64::new(1),
             closed: AtomicU64::new(0),
+            closed_tunnels: AtomicU64::new(0),
             buffered: Arc::default(),
             refused: Refused::default(),
         })
@@ -259,11 +261,10 @@ impl Visitors {
 
     /// Closes quiet connections: of `house` if its own seats are taken, otherwise of the address that has most.
     fn press(&self, house: &Arc<AddressUsage>) {
-        let (now, before) = (now(), self.closed.load(Relaxed));
-        if before > 0 && now.saturating_sub(before) < millis(CLOSES_EVERY) {
+        let now = now();
+        if !is_due(&self.closed, now) {
             return;
         }
-        self.closed.store(now.max(1), Relaxed);
         let crowded = if house.seats.available_permits() == 0 {
             Arc::clone(house)
         } else {
@@ -274,14 +275,19 @@ impl Visitors {
         crowded.close_quiet(|quiet| Some(now.saturating_sub(millis(must_be_quiet(quiet)))));
     }
 
-    /// Closes quiet tunnels, because connections to origins have run out and each tunnel holds one.
+    /// Closes quiet tunnels of the address that has most, because connections to origins have run out and each tunnel holds one.
     pub(crate) fn press_tunnels(&self) {
         let now = now();
-        for house in self.houses() {
-            house.close_quiet(|quiet| {
-                let latest = now.saturating_sub(millis(must_be_quiet(quiet)));
-                (quiet != Quiet::Kept).then_some(latest)
-            });
+        if is_due(&self.closed_tunnels, now) {
+            self.close_tunnels(|quiet| Some(now.saturating_sub(millis(must_be_quiet(quiet)))));
+        }
+    }
+
+    fn close_tunnels(&self, latest: impl Fn(Quiet) -> Option<u64>) {
+        let latest = |quiet| if quiet == Quiet::Kept { None } else { latest(quiet) };
+        let most = self.houses().into_iter().max_by_key(|house| house.quiet(latest).len());
+        if let Some(house) = most {
+            house.close_quiet(latest);
         }
     }
 
@@ -358,17 +364,22 @@ impl AddressUsage {
     /// Closes at most `CLOSED_AT_ONCE` connections with a seat, in the order of [`Quiet`], and within one kind the longest quiet
     /// first. `latest`: the time since which a connection of this kind must have been quiet; `None` closes none of the kind.
     fn close_quiet(&self, latest: impl Fn(Quiet) -> Option<u64>) {
+        let mut quiet = self.quiet(latest);
+        quiet.sort_unstable_by_key(|(quiet, since, _)| (*quiet, *since));
+        for (_, _, door) in quiet.into_iter().take(CLOSED_AT_ONCE) {
+            door.leave.cancel();
+        }
+    }
+
+    /// The connections with a seat that have been quiet since `latest`, as [`Self::close_quiet`] has it.
+    fn quiet(&self, latest: impl Fn(Quiet) -> Option<u64>) -> Vec<(Quiet, u64, Arc<Door>)> {
         let mut doors: Vec<Arc<Door>> = self.doors();
         doors.retain(|door| door.has_seat() && !door.leave.is_cancelled());
         let quiet = doors.into_iter().filter_map(|door| {
             let (quiet, since) = (door.activity.quiet()?, door.activity.quiet_since());
             (since <= latest(quiet)?).then_some((quiet, since, door))
         });
-        let mut quiet: Vec<(Quiet, u64, Arc<Door>)> = quiet.collect();
-        quiet.sort_unstable_by_key(|(quiet, since, _)| (*quiet, *since));
-        for (_, _, door) in quiet.into_iter().take(CLOSED_AT_ONCE) {
-            door.leave.cancel();
-        }
+        quiet.collect()
     }
 
     fn in_lobby(&self) -> Vec<Arc<Door>> {
@@ -421,7 +432,8 @@ impl Door {
         self.leave.cancelled().await;
     }
 
-    /// Like [`Self::leaves`], as a future that its holder owns: after an upgrade another task may have the connection.
+    /// Like [`Self::leaves`], as a future that its holder owns: after an upgrade another task may have the connection. It also
+    /// resolves when the connection has ended.
     pub(crate) fn leaving(&self) -> WaitForCancellationFutureOwned {
         self.leave.clone().cancelled_owned()
     }
@@ -470,6 +482,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
+        self.leave.cancel();
         lock(&self.house.doors).remove(&self.number);
         self.all.depart(self.address);
     }
@@ -485,6 +498,16 @@ async fn wait_for<T>(what: impl Future<Output = T>, room: impl Fn()) -> Option<T
             () = sleep(LOOKS_EVERY) => {}
         }
     }
+}
+
+/// Whether connections may be closed at `now`, in milliseconds; `last` is when some were closed last.
+fn is_due(last: &AtomicU64, now: u64) -> bool {
+    let before = last.load(Relaxed);
+    let due = before == 0 || now.saturating_sub(before) >= millis(CLOSES_EVERY);
+    if due {
+        last.store(now.max(1), Relaxed);
+    }
+    due
 }
 
 /// How long a connection of this kind must have been quiet before it may be closed for others.

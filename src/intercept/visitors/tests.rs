@@ -114,6 +114,30 @@ fn tunnels_make_way_after_all_others_and_who_waits_for_a_server_last() {
     assert_eq!((left(&tunnels), another.leave.is_cancelled()), (2, false));
 }
 
+/// When connections to origins run out, an address with few tunnels does not pay for one with many.
+#[test]
+fn tunnels_of_the_address_with_most_make_way_for_connections_to_origins() {
+    let visitors = visitors(|_| {});
+    let tunnels = |address: &str, count| -> Vec<Arc<Door>> {
+        let doors = (0..count).map(|_| seated(&visitors, address));
+        doors.inspect(|door| door.activity().tunnels(false)).collect()
+    };
+    let (few, many) = (tunnels("192.0.2.1", 2), tunnels("192.0.2.2", CLOSED_AT_ONCE + 3));
+    // An address with many other connections has no more tunnels for that.
+    let _kept: Vec<_> = (0..2 * CLOSED_AT_ONCE).map(|_| seated(&visitors, "192.0.2.3")).collect();
+    let left = |doors: &[Arc<Door>]| doors.iter().filter(|d| d.leave.is_cancelled()).count();
+    visitors.close_tunnels(|_| Some(now()));
+    assert_eq!((left(&few), left(&many)), (0, CLOSED_AT_ONCE));
+    // The control: once it has no more of them, it is the other one's turn too.
+    visitors.close_tunnels(|_| Some(now()));
+    visitors.close_tunnels(|_| Some(now()));
+    assert_eq!((left(&few), left(&many)), (2, CLOSED_AT_ONCE + 3));
+    // However many requests wait, tunnels are searched for once in a while.
+    let last = AtomicU64::new(0);
+    let at = millis(CLOSES_EVERY);
+    assert!(is_due(&last, at) && !is_due(&last, at + 1) && is_due(&last, 2 * at));
+}
+
 #[tokio::test]
 async fn who_stands_in_the_lobby_sits_down_when_a_seat_is_free_and_else_hears_why_not() {
     let visitors = visitors(|clients| clients.connections_per_address = 1);
