@@ -20,17 +20,15 @@ use base64::engine::general_purpose::STANDARD;
 use super::question::Answer;
 use super::question::keys::{KeyFile, KeyQuestion, ListedKey, Rebound};
 use super::{Admin, state_dir, undone};
-use crate::clock::Time;
 use crate::digest::{hex, key_hash};
-use crate::keyring::{Fingerprint, Key, KeyDescription, Keyring, Kind, Source, contents, load};
+use crate::keyring::{
+    Fingerprint, Key, KeyDescription, Keyring, Kind, NotKeys, Source, contents, load, openpgp,
+};
 use crate::store::write_durably;
 use crate::target::{Origin, Root, Scheme, Target};
 
 /// The most bytes that one question may add: twice the longest key file.
 pub const MAX_ADDED: usize = 8 << 20;
-
-/// The fewest digits that may identify an `OpenPGP` key: its key id. Keys with a given shorter id can be forged.
-const KEY_ID: usize = 16;
 
 /// Receives answers one by one; a break means that the client is gone.
 type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
@@ -125,7 +123,7 @@ impl Admin {
                 undone: Vec::new(),
                 fingerprint,
             });
-            known.ends = merged(kind, known.ends, ends);
+            known.ends = kind.ends(known.ends, ends);
             if !known.sources.contains(&source) {
                 known.sources.push(source);
             }
@@ -191,7 +189,7 @@ impl Admin {
             let is_maker = |maker: &str| {
                 maker == fingerprint
                     || keyring.names(maker, signer, now)
-                    || maker.len() == KEY_ID && signer.ends_with(maker)
+                    || maker.len() == openpgp::KEY_ID && signer.ends_with(maker)
             };
             let roots =
                 waiting.iter().filter(|(_, makers)| makers.iter().any(|maker| is_maker(maker)));
@@ -209,8 +207,11 @@ impl Admin {
     }
 
     fn remove_key(&self, named: &str) -> Result<Vec<Answer>, String> {
-        let mut found: Vec<ListedKey> =
-            self.listed().into_values().filter(|key| is_named(key, named)).collect();
+        let mut found: Vec<ListedKey> = self
+            .listed()
+            .into_values()
+            .filter(|key| key.kind.is_named(&key.fingerprint, named))
+            .collect();
         let (Some(key), None) = (found.pop(), found.pop()) else {
             return Err(format!(
                 "{named} names no key, or more than one; `larder keys list` shows their fingerprints"
@@ -254,22 +255,13 @@ fn key_answer(key: ListedKey) -> Answer {
     Answer::Key(Box::new(key))
 }
 
-/// When a key with two copies expires. Of a certificate the later end counts; of a registry's key the earlier one, as
-/// [`Keyring::registry_key`] says.
-fn merged(kind: Kind, one: Option<Time>, other: Option<Time>) -> Option<Time> {
-    match kind {
-        Kind::Npm => one.into_iter().chain(other).min(),
-        Kind::OpenPgp | Kind::Apk => one.zip(other).map(|(one, other)| one.max(other)),
-    }
-}
-
 /// The keys in a given file.
 fn keys_of(file: &KeyFile) -> Result<Vec<Key>, String> {
     let bytes = STANDARD.decode(&file.base64).map_err(|error| error.to_string())?;
     let name = Path::new(&file.name).file_name().unwrap_or_default().to_string_lossy();
     let found = contents::read(&bytes, &name).map_err(|error| error.to_string())?;
     if found.damaged {
-        return Err(contents::NotKeys::Damaged.to_string());
+        return Err(NotKeys::Damaged.to_string());
     }
     Ok(found.keys)
 }
@@ -283,7 +275,7 @@ fn write(directory: &Path, key: &Key, written: &mut Vec<PathBuf>) -> io::Result<
     match std::fs::read(&path) {
         Ok(known) if known == bytes => return Ok(()),
         Ok(_) => {
-            let Some((stem, end)) = name.rsplit_once('.').filter(|_| key.kind() != Kind::Apk)
+            let Some((stem, end)) = name.rsplit_once('.').filter(|_| key.kind().has_copies())
             else {
                 return Err(io::Error::other(format!(
                     "another key of the name {name} is known; `larder keys rm {name}` removes it"
@@ -319,7 +311,7 @@ fn take_out(directory: &Path, key: &ListedKey) -> io::Result<()> {
         if gone.is_empty() {
             continue;
         }
-        let whole = rest.iter().filter_map(Key::to_file).find(|(other, _)| *other == name);
+        let whole = rest.iter().filter_map(|key| key.to_file()).find(|(other, _)| *other == name);
         for other in rest {
             if other.to_file().is_none_or(|(other, _)| other != name) {
                 write(directory, &other, &mut Vec::new())?;
@@ -331,18 +323,6 @@ fn take_out(directory: &Path, key: &ListedKey) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Whether `named` identifies this key.
-fn is_named(key: &ListedKey, named: &str) -> bool {
-    match key.kind {
-        Kind::OpenPgp => {
-            let digits: String = named.chars().filter(|c| !c.is_whitespace()).collect();
-            let digits = digits.trim_start_matches("0x").to_ascii_uppercase();
-            digits.len() >= KEY_ID && key.fingerprint.0.ends_with(&digits)
-        }
-        Kind::Apk | Kind::Npm => *key.fingerprint.0 == *named,
-    }
 }
 
 /// Why a key that was not added cannot be removed.

@@ -1,6 +1,43 @@
-//! Why a signature does not count, and whether that means tampering.
+//! Why a file holds no keys, and why a signature does not count and whether that means tampering.
 
+use super::{KINDS, MAX_FILE};
 use crate::clock::Time;
+
+/// Why a file is not a keyring. The texts tell what helps an operator find the right file.
+#[derive(Debug, thiserror::Error)]
+pub enum NotKeys {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    /// It is too long.
+    #[error("it is longer than {MAX_FILE} bytes")]
+    TooLong,
+    /// It is empty.
+    #[error("it is empty")]
+    Empty,
+    /// It is in gpg's own format.
+    #[error("it is a keybox; export the key with `gpg --export KEY > FILE.gpg`")]
+    Keybox,
+    /// It holds private keys.
+    #[error(
+        "it holds a private key, which larder neither needs nor should see; export the public half, for example with \
+         `gpg --export KEY > FILE.gpg`"
+    )]
+    Private,
+    /// It looks like a key of some kind, and this is what is wrong with it.
+    #[error("{0}")]
+    Unusable(String),
+    /// A part of it is damaged.
+    #[error("a part of it cannot be read: it may have been cut off")]
+    Damaged,
+    /// It holds no keys.
+    #[error("it is not a file of public keys ({})", formats())]
+    Other,
+}
+
+fn formats() -> String {
+    KINDS.iter().map(|kind| kind.formats()).collect::<Vec<_>>().join("; ")
+}
 
 /// Why a document does not count as signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -6,23 +6,12 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use super::contents::{self, Contents};
-use super::{Keyring, MAX_FILE, NotKeys, Source};
+use super::kind::Contents;
+use super::{KINDS, Keyring, MAX_FILE, NotKeys, Source, contents};
 use crate::config::Keys;
-
-/// The keys that ship with larder. A container has no keyrings, and without keys larder could store nothing that comes
-/// over plain HTTP. The archive keys are Debian's and Ubuntu's own files, unchanged. Alpine's RSA keys are in `rsa.rs`.
-const BUILT_IN: [(&str, &[u8]); 3] = [
-    ("Debian", include_bytes!("data/debian.gpg")),
-    ("Ubuntu", include_bytes!("data/ubuntu.gpg")),
-    ("npm", include_bytes!("data/npm.json")),
-];
 
 /// The maximum number of files read from one directory.
 const MAX_FILES: usize = 1024;
-
-/// The file name suffixes of key files.
-const ENDS: [&str; 7] = [".gpg", ".asc", ".pgp", ".pem", ".json", ".pub", SOURCES];
 
 /// The suffix of apt's source lists (deb822), which may embed an archive's key. Most do not.
 const SOURCES: &str = ".sources";
@@ -47,17 +36,22 @@ impl Keyring {
         keyring
     }
 
-    /// The keys compiled in.
+    /// The keys compiled in. A container has no keyrings, and without keys larder could store nothing that comes over plain
+    /// HTTP.
     pub fn built_in() -> Self {
         let mut keyring = Self::new();
-        for (whose, bytes) in BUILT_IN {
-            let source = Source::BuiltIn(whose.to_owned());
-            if let Err(error) = keyring.read(bytes, whose, &source) {
-                tracing::error!(%source, %error, "these keys are left out");
-            }
+        for kind in KINDS {
+            kind.add_built_in(&mut keyring);
         }
-        keyring.add_alpine();
         keyring
+    }
+
+    /// Adds the keys in the compiled-in file `bytes`.
+    pub(super) fn add_built_in(&mut self, whose: &str, bytes: &[u8]) {
+        let source = Source::BuiltIn(whose.to_owned());
+        if let Err(error) = self.read(bytes, whose, &source) {
+            tracing::error!(%source, %error, "these keys are left out");
+        }
     }
 
     /// Adds the keys of a file, or of the files of a directory in the order of their names. A missing path adds no
@@ -87,7 +81,7 @@ impl Keyring {
         let Contents { keys, .. } = contents::read(bytes, name)?;
         let added = keys.len();
         for key in keys {
-            self.add(key, source);
+            key.add_to(self, source);
         }
         Ok(added)
     }
@@ -116,7 +110,8 @@ pub fn files(directory: &Path) -> Vec<PathBuf> {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| {
                 // A file whose name begins with a dot is still being written.
-                ENDS.iter().any(|end| name.ends_with(end))
+                let mut suffixes = KINDS.iter().flat_map(|kind| kind.suffixes());
+                (name.ends_with(SOURCES) || suffixes.any(|suffix| name.ends_with(suffix)))
                     && !name.contains(REMOVED)
                     && !name.starts_with('.')
             })

@@ -5,9 +5,9 @@
 //! keys.system        the system's: /usr/share/keyrings, /etc/apt/keyrings, …                      ├─▶ Keyring ─▶ Trusted
 //! DATA/state/keys    the operator's, as `larder keys add` leaves them                             /
 //!
-//! file ─▶ contents.rs: the keys in it ─▶ `OpenPGP` │ registry.rs (npm) │ rsa.rs (apk), named by its file
+//! file ─▶ contents.rs ─▶ a kind of keys (kind.rs): openpgp/ │ rsa.rs (apk), named by its file │ registry.rs (npm)
 //!
-//! document ─▶ cleartext.rs: the signed text ─▶ signatures.rs: signer and validity ─▶ policy.rs: does it count
+//! document ─▶ openpgp/: cleartext.rs: the signed text ─▶ signatures.rs: signer and validity ─▶ policy.rs: does it count
 //! ```
 //!
 //! A trusted key is not bound to a repository here. Without such a binding, any trusted key could sign for any
@@ -18,31 +18,27 @@
 //!
 //! Sources: RFC 9580. The archive keys are from the distributions' own keyring packages, npm's from its registry.
 
-mod cleartext;
 pub mod contents;
 mod fault;
+pub mod kind;
 pub mod load;
-mod policy;
+pub mod openpgp;
 pub mod registry;
 mod rsa;
-mod signatures;
 mod trusted;
 
-use std::collections::HashMap;
 use std::fmt;
 
-use pgp::composed::SignedPublicKey;
-use pgp::types::{Fingerprint as PgpFingerprint, KeyDetails as _, KeyId};
 use serde::{Deserialize, Serialize};
 
-pub use self::cleartext::{Cleartext, NotCleartext};
-pub use self::contents::{Key, Kind, NotKeys};
-pub use self::fault::{Fault, NotSigned};
+pub use self::fault::{Fault, NotKeys, NotSigned};
+use self::kind::Ring;
+pub use self::kind::{Key, KeyKind, Kind};
+pub use self::openpgp::{Cleartext, NotCleartext};
 pub use self::registry::RegistryKey;
 pub use self::rsa::RsaHash;
 pub use self::trusted::Trusted;
 use crate::clock::Time;
-use crate::digest::hex;
 
 /// The maximum length of a key file, in bytes. Debian's developers' keyring, which signs no archive, has 30 MB.
 pub const MAX_FILE: u64 = 4 << 20;
@@ -51,12 +47,6 @@ pub const MAX_FILE: u64 = 4 << 20;
 /// its id; for an Alpine key the name of its file.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fingerprint(pub Box<str>);
-
-impl Fingerprint {
-    fn of(fingerprint: &PgpFingerprint) -> Self {
-        Self(hex(fingerprint.as_bytes()).to_ascii_uppercase().into())
-    }
-}
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -73,25 +63,21 @@ pub struct Signed {
     pub created: Time,
 }
 
-/// Trusted keys.
+/// The kinds of keys.
+pub(crate) static KINDS: [&dyn KeyKind; 3] =
+    [&openpgp::OpenPgp, &rsa::NamedRsa, &registry::Registry];
+
+/// Trusted keys, by kind.
 #[derive(Debug, Default)]
 pub struct Keyring {
-    certificates: Vec<Certificate>,
-    by_fingerprint: HashMap<PgpFingerprint, Vec<KeyPosition>>,
-    by_id: HashMap<KeyId, Vec<KeyPosition>>,
-    registry: Vec<(RegistryKey, Source)>,
-    /// The RSA keys (Alpine's), by name.
+    openpgp: openpgp::Certificates,
+    registry: registry::RegistryKeys,
     rsa: rsa::RsaKeys,
 }
 
-/// The position of a key: its certificate, and its subkey number unless it is the primary key.
-type KeyPosition = (usize, Option<usize>);
-
-/// A trusted certificate: a primary key with its subkeys.
-#[derive(Debug)]
-struct Certificate {
-    key: SignedPublicKey,
-    source: Source,
+/// Whether `signer` identifies a key that signs packages and not a repository's index.
+pub fn signs_packages(signer: &str) -> bool {
+    KINDS.iter().any(|kind| kind.signs_packages(signer))
 }
 
 /// Who declared the key trusted.
@@ -139,9 +125,13 @@ impl Keyring {
         Self::default()
     }
 
+    fn rings(&self) -> [&dyn Ring; 3] {
+        [&self.openpgp, &self.registry, &self.rsa]
+    }
+
     /// The number of keys.
     pub fn len(&self) -> usize {
-        self.certificates.len() + self.registry.len() + self.rsa.len()
+        self.rings().iter().map(|ring| ring.len()).sum()
     }
 
     /// Whether there are no keys.
@@ -161,102 +151,12 @@ impl Keyring {
         now: Time,
         of: &dyn Fn(&Fingerprint) -> bool,
     ) -> impl Iterator<Item = KeyDescription> {
-        let certificates =
-            self.certificates.iter().filter(|certificate| of(&certificate.fingerprint()));
-        let certificates = certificates.map(move |certificate| KeyDescription {
-            kind: Kind::OpenPgp,
-            fingerprint: certificate.fingerprint(),
-            signer: certificate.fingerprint(),
-            user: certificate.user(),
-            ends: policy::ends(&certificate.key, now),
-            source: certificate.source.clone(),
-        });
-        let registry = self.registry.iter().map(|(key, source)| KeyDescription {
-            kind: Kind::Npm,
-            fingerprint: Fingerprint(key.id().into()),
-            signer: Fingerprint(key.id().into()),
-            user: String::new(),
-            ends: key.ends(),
-            source: source.clone(),
-        });
-        let others = registry.chain(self.rsa.about()).filter(|about| of(&about.signer));
-        certificates.chain(others)
+        self.rings().into_iter().flat_map(move |ring| ring.about(now, of))
     }
 
-    /// The registry key with that id, and when it expires. Where two files disagree, the earlier expiry counts, so that
-    /// an old copy cannot extend a key that was ended.
-    pub fn registry_key(&self, id: &str) -> Option<(&RegistryKey, Option<Time>)> {
-        let mut named = self.registry.iter().map(|(key, _)| key).filter(|key| key.id() == id);
-        let first = named.next()?;
-        let ends = named.chain([first]).filter_map(RegistryKey::ends).min();
-        Some((first, ends))
-    }
-
-    /// Adds a key.
-    pub fn add(&mut self, key: Key, source: &Source) {
-        match key {
-            Key::OpenPgp(key) => self.add_certificate(*key, source),
-            Key::Npm(key) => self.registry.push((key, source.clone())),
-            Key::Apk { name, pem } => self.add_rsa(&pem, &name, source),
-        }
-    }
-
-    /// Whether `fingerprint` is the primary key `signer`, or a subkey of it that may sign at `now`: a subkey counts as
-    /// its certificate. A subkey that a certificate lists without the subkey's own confirmation does not count; it may
-    /// belong to someone else.
+    /// Whether `fingerprint` is the key `signer`, or a part of it (an `OpenPGP` subkey) that may sign for it at `now`.
     pub fn names(&self, fingerprint: &str, signer: &str, now: Time) -> bool {
-        if fingerprint.eq_ignore_ascii_case(signer) {
-            return true;
-        }
-        let named =
-            |known: &&PgpFingerprint| hex(known.as_bytes()).eq_ignore_ascii_case(fingerprint);
-        let known = self.by_fingerprint.keys().find(named);
-        let places = known.and_then(|known| self.by_fingerprint.get(known));
-        places.into_iter().flatten().any(|(number, place)| {
-            let certificate = self.certificates.get(*number);
-            certificate.is_some_and(|certificate| {
-                *certificate.fingerprint().0 == *signer && certificate.signs_by(*place, now)
-            })
-        })
-    }
-
-    /// Adds a certificate. Adding one twice is harmless: one copy may be newer, and the candidates are tried in turn. A
-    /// revocation in any copy counts, so that an old copy cannot restore a revoked key.
-    fn add_certificate(&mut self, key: SignedPublicKey, source: &Source) {
-        let number = self.certificates.len();
-        let primary = (key.primary_key.fingerprint(), key.primary_key.legacy_key_id());
-        let subkeys = key.public_subkeys.iter().enumerate().map(|(place, subkey)| {
-            let names = (subkey.key.fingerprint(), subkey.key.legacy_key_id());
-            (names, Some(place))
-        });
-        for ((fingerprint, id), place) in std::iter::once((primary, None)).chain(subkeys) {
-            let at = (number, place);
-            self.by_fingerprint.entry(fingerprint).or_default().push(at);
-            self.by_id.entry(id).or_default().push(at);
-        }
-        self.certificates.push(Certificate { key, source: source.clone() });
+        fingerprint.eq_ignore_ascii_case(signer)
+            || self.rings().iter().any(|ring| ring.names(fingerprint, signer, now))
     }
 }
-
-impl Certificate {
-    /// Whether the key at `place` may sign for this certificate.
-    fn signs_by(&self, place: Option<usize>, now: Time) -> bool {
-        let Some(place) = place else {
-            return policy::primary_signs(&self.key, now).is_ok();
-        };
-        let subkey = self.key.public_subkeys.get(place);
-        subkey.is_some_and(|subkey| policy::subkey_signs(&self.key, subkey, now).is_ok())
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(&self.key.primary_key.fingerprint())
-    }
-
-    fn user(&self) -> String {
-        let user = self.key.details.users.first();
-        user.map_or_else(String::new, |user| String::from_utf8_lossy(user.id.id()).into_owned())
-    }
-}
-
-#[cfg(test)]
-mod tests;

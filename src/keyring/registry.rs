@@ -19,7 +19,8 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::NotKeys;
+use super::kind::{Contents, Key, KeyFile, KeyKind, Kind, PublicKey, Ring};
+use super::{Fingerprint, KeyDescription, Keyring, NotKeys, Source};
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Hashing, key_hash};
 
@@ -42,6 +43,107 @@ const ID: &str = "SHA256:";
 /// How many valid signatures are remembered for each key, at a hundred bytes each. A new version of a package arrives
 /// in a document that names thousands of old versions, and each signature check takes some 50 µs.
 const REMEMBERED: u64 = 1 << 16;
+
+/// The kind.
+pub(super) struct Registry;
+
+impl KeyKind for Registry {
+    fn name(&self) -> &'static str {
+        "npm"
+    }
+
+    fn formats(&self) -> &'static str {
+        "a registry's ECDSA key in PEM, or the JSON of its keys"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &[".pem", ".json"]
+    }
+
+    fn read(&self, file: &KeyFile<'_>) -> Option<Result<Contents, NotKeys>> {
+        let keys = if file.text.starts_with(b"{") {
+            of_json(file.text)
+        } else {
+            let spki = match file.spki()? {
+                Ok(spki) => spki,
+                Err(error) => return Some(Err(error)),
+            };
+            Ok(vec![RegistryKey::of_spki(&spki, None)?])
+        };
+        let boxed = |key| -> Key { Box::new(key) };
+        Some(
+            keys.map(|keys| Contents {
+                keys: keys.into_iter().map(boxed).collect(),
+                damaged: false,
+            }),
+        )
+    }
+
+    fn add_built_in(&self, keyring: &mut Keyring) {
+        keyring.add_built_in("npm", include_bytes!("data/npm.json"));
+    }
+
+    /// The earlier end counts, so that an old copy cannot extend a key that was ended.
+    fn ends(&self, one: Option<Time>, other: Option<Time>) -> Option<Time> {
+        one.into_iter().chain(other).min()
+    }
+
+    fn signs_packages(&self, signer: &str) -> bool {
+        signer.starts_with(ID)
+    }
+}
+
+impl PublicKey for RegistryKey {
+    fn kind(&self) -> Kind {
+        Kind(&Registry)
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(self.id.clone())
+    }
+
+    fn to_file(&self) -> Option<(String, Vec<u8>)> {
+        // The id is base64, but a file's name cannot contain a slash.
+        let id = self.id.trim_start_matches(ID).replace('/', "_");
+        Some((format!("npm-{id}.json"), self.to_json().into_bytes()))
+    }
+
+    fn add_to(self: Box<Self>, keyring: &mut Keyring, source: &Source) {
+        keyring.registry.0.push((*self, source.clone()));
+    }
+}
+
+/// The trusted keys of registries.
+#[derive(Debug, Default)]
+pub(super) struct RegistryKeys(Vec<(RegistryKey, Source)>);
+
+impl Ring for RegistryKeys {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn about(&self, _: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {
+        let described = self.0.iter().map(|(key, source)| KeyDescription {
+            kind: key.kind(),
+            fingerprint: key.fingerprint(),
+            signer: key.fingerprint(),
+            user: String::new(),
+            ends: key.ends(),
+            source: source.clone(),
+        });
+        described.filter(|key| of(&key.signer)).collect()
+    }
+}
+
+impl Keyring {
+    /// The registry key with that id, and when it expires.
+    pub fn registry_key(&self, id: &str) -> Option<(&RegistryKey, Option<Time>)> {
+        let mut named = self.registry.0.iter().map(|(key, _)| key).filter(|key| key.id() == id);
+        let first = named.next()?;
+        let ends = named.fold(first.ends(), |ends, copy| Registry.ends(ends, copy.ends()));
+        Some((first, ends))
+    }
+}
 
 /// A key with which a registry signs.
 #[derive(Clone)]
@@ -129,22 +231,22 @@ struct Described {
 /// The keys in the JSON of a keys endpoint. Keys of unknown types are skipped, as long as one known key remains.
 pub(super) fn of_json(bytes: &[u8]) -> Result<Vec<RegistryKey>, NotKeys> {
     let answer: Answer = serde_json::from_slice(bytes).map_err(|error| {
-        NotKeys::Registry(format!("it is not a response of a keys endpoint: {error}"))
+        NotKeys::Unusable(format!("it is not a response of a keys endpoint: {error}"))
     })?;
     if answer.keys.len() > MAX_KEYS {
-        return Err(NotKeys::Registry(format!("it holds more than {MAX_KEYS} keys")));
+        return Err(NotKeys::Unusable(format!("it holds more than {MAX_KEYS} keys")));
     }
     let known = answer.keys.iter().filter(|key| key.keytype == KIND && key.scheme == KIND);
     let keys = known.map(Described::read).collect::<Result<Vec<_>, _>>()?;
     if keys.is_empty() {
-        return Err(NotKeys::Registry(format!("it holds no key of the kind {KIND}")));
+        return Err(NotKeys::Unusable(format!("it holds no key of the kind {KIND}")));
     }
     Ok(keys)
 }
 
 impl Described {
     fn read(&self) -> Result<RegistryKey, NotKeys> {
-        let wrong = |what: &str| NotKeys::Registry(format!("{what} of the key {:?}", self.keyid));
+        let wrong = |what: &str| NotKeys::Unusable(format!("{what} of the key {:?}", self.keyid));
         let ends = match &self.expires {
             Some(text) => Some(moment(text).ok_or_else(|| wrong("cannot read `expires`"))?),
             None => None,
@@ -153,7 +255,7 @@ impl Described {
         let key = spki.and_then(|der| RegistryKey::of_spki(&der, ends));
         let key = key.ok_or_else(|| wrong("no P-256 point is in the value"))?;
         if *key.id != *self.keyid {
-            return Err(NotKeys::Registry(format!(
+            return Err(NotKeys::Unusable(format!(
                 "`keyid` {:?} does not match its key, whose id is {}",
                 self.keyid, key.id
             )));
@@ -166,11 +268,6 @@ impl Described {
 pub fn moment(text: &str) -> Option<Time> {
     let moment = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok().map(Time::from_millis)
-}
-
-/// Whether `signer` is the id of a registry key, and not the identifier of an archive's signer.
-pub fn is_key_id(signer: &str) -> bool {
-    signer.starts_with(ID)
 }
 
 /// [`ID`] and the digest of the key in SSH's wire format: two names and the point, each preceded by its length.

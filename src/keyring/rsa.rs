@@ -19,7 +19,9 @@ use aws_lc_rs::signature::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{Fault, Fingerprint, KeyDescription, Keyring, Kind, Source};
+use super::kind::{Contents, KeyFile, KeyKind, Kind, PublicKey, Ring};
+use super::{Fault, Fingerprint, KeyDescription, Keyring, NotKeys, Source};
+use crate::clock::Time;
 use crate::digest::hex;
 
 /// Alpine's keys. Each has a line with the SHA-256 of its name and its display name, then the key in PEM.
@@ -30,6 +32,97 @@ const END: &str = "-----END PUBLIC KEY-----";
 
 /// The maximum length of a displayed key name, in bytes: the longest file name that file systems allow.
 const MAX_NAME: usize = 255;
+
+/// The bytes between the outer length and the modulus in a `SubjectPublicKeyInfo` of an RSA key (RFC 8017 §A.1).
+const RSA: [u8; 15] =
+    [0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
+
+/// The suffix of Alpine's key files, mostly after `.rsa`. A signature names its key by the file's name.
+const SUFFIX: &str = ".pub";
+
+/// The kind.
+pub(super) struct NamedRsa;
+
+impl KeyKind for NamedRsa {
+    fn name(&self) -> &'static str {
+        "apk"
+    }
+
+    fn formats(&self) -> &'static str {
+        "an RSA key in PEM"
+    }
+
+    fn suffixes(&self) -> &'static [&'static str] {
+        &[SUFFIX]
+    }
+
+    fn read(&self, file: &KeyFile<'_>) -> Option<Result<Contents, NotKeys>> {
+        let spki = match file.spki()? {
+            Ok(spki) => spki,
+            Err(error) => return Some(Err(error)),
+        };
+        let is_rsa = spki.get(..RSA.len() + 4).is_some_and(|head| head.ends_with(&RSA));
+        is_rsa.then(|| {
+            let key = RsaKeyFile::new(file, &spki)?;
+            Ok(Contents { keys: vec![Box::new(key)], damaged: false })
+        })
+    }
+
+    fn add_built_in(&self, keyring: &mut Keyring) {
+        keyring.add_alpine();
+    }
+
+    /// A signature names its key by the file's name, so a second file of that name would be another key.
+    fn has_copies(&self) -> bool {
+        false
+    }
+}
+
+/// An RSA key, identified by its file's name.
+#[derive(Debug)]
+struct RsaKeyFile {
+    name: Box<str>,
+    pem: Box<[u8]>,
+}
+
+impl RsaKeyFile {
+    fn new(file: &KeyFile<'_>, spki: &[u8]) -> Result<Self, NotKeys> {
+        if !is_usable(spki) {
+            let why = "it is an RSA key of less than 2048 bits, or a damaged one";
+            return Err(NotKeys::Unusable(why.to_owned()));
+        }
+        let name = file.name;
+        // The name becomes a file name in a directory: no path separators and no leading dot.
+        let plain =
+            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'@' | b'+');
+        let well_named =
+            name.ends_with(SUFFIX) && !name.starts_with('.') && name.bytes().all(plain);
+        if !well_named || name.len() > 200 {
+            return Err(NotKeys::Unusable(format!(
+                "it is an RSA key, and archives know those by their file's name, which ends with {SUFFIX}"
+            )));
+        }
+        Ok(Self { name: name.into(), pem: file.text.into() })
+    }
+}
+
+impl PublicKey for RsaKeyFile {
+    fn kind(&self) -> Kind {
+        Kind(&NamedRsa)
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(self.name.clone())
+    }
+
+    fn to_file(&self) -> Option<(String, Vec<u8>)> {
+        Some((self.name.to_string(), self.pem.to_vec()))
+    }
+
+    fn add_to(self: Box<Self>, keyring: &mut Keyring, source: &Source) {
+        keyring.add_rsa(&self.pem, &self.name, source);
+    }
+}
 
 /// The hash algorithm of a signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +162,14 @@ struct RsaKey {
 }
 
 /// Whether a `SubjectPublicKeyInfo` is an RSA key of at least 2048 bits.
-pub(super) fn is_usable(spki: &[u8]) -> bool {
+fn is_usable(spki: &[u8]) -> bool {
     // All three schemes accept the same keys.
     ParsedPublicKey::new(RsaHash::Sha256.scheme(), spki).is_ok()
 }
 
 impl Keyring {
     /// Adds the key in `pem`, under the name that signatures use for it: the name of its file.
-    pub(super) fn add_rsa(&mut self, pem: &[u8], name: &str, source: &Source) {
+    fn add_rsa(&mut self, pem: &[u8], name: &str, source: &Source) {
         if !self.rsa.read(pem, Sha256::digest(name).into(), name, source) {
             tracing::warn!(%source, "this key is left out: it is not of RSA, or too short");
         }
@@ -113,7 +206,7 @@ impl Keyring {
     }
 
     /// Adds the compiled-in keys.
-    pub(super) fn add_alpine(&mut self) {
+    fn add_alpine(&mut self) {
         let source = Source::BuiltIn("Alpine".to_owned());
         for block in ALPINE.split_inclusive(END) {
             let Some((names, pem)) = block.split_once(BEGIN) else { continue };
@@ -130,24 +223,26 @@ impl Keyring {
     }
 }
 
-impl RsaKeys {
-    /// The number of keys.
-    pub(super) fn len(&self) -> usize {
+impl Ring for RsaKeys {
+    fn len(&self) -> usize {
         self.all.len()
     }
 
-    /// The descriptions of the keys for people.
-    pub(super) fn about(&self) -> impl Iterator<Item = KeyDescription> {
-        self.all.iter().map(|key| KeyDescription {
-            kind: Kind::Apk,
-            fingerprint: Fingerprint(key.name.clone()),
-            signer: key.fingerprint.clone(),
-            user: String::new(),
-            ends: None,
-            source: key.source.clone(),
-        })
+    fn about(&self, _: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {
+        let described =
+            self.all.iter().filter(|key| of(&key.fingerprint)).map(|key| KeyDescription {
+                kind: Kind(&NamedRsa),
+                fingerprint: Fingerprint(key.name.clone()),
+                signer: key.fingerprint.clone(),
+                user: String::new(),
+                ends: None,
+                source: key.source.clone(),
+            });
+        described.collect()
     }
+}
 
+impl RsaKeys {
     fn read(&mut self, pem: &[u8], id: [u8; 32], name: &str, source: &Source) -> bool {
         let Ok(parsed) = pem::parse(pem) else {
             return false;
@@ -188,7 +283,7 @@ mod tests {
     #[test]
     fn alpines_keys_are_all_there_and_found_by_name() {
         let keys = Keyring::built_in();
-        let all: Vec<KeyDescription> = keys.rsa.about().collect();
+        let all: Vec<KeyDescription> = keys.rsa.about(Time::from_millis(0), &|_| true);
         assert_eq!(all.len(), ALPINE.matches(BEGIN).count());
         assert!(all.len() >= 18 && all.iter().all(|key| key.signer.0.len() == 64));
         // An unknown name, and a known one spelt as apk does: for the known one, a key exists and the signature is
@@ -218,7 +313,7 @@ mod tests {
             |name: &str, hash, hashed: &Hashed| keys.verify_rsa(name, hash, hashed, &signature);
         let hashed = digest(&SHA512, message);
         let signer = verify("one.rsa.pub", RsaHash::Sha512, &hashed).unwrap();
-        assert_eq!(signer, keys.rsa.about().next().unwrap().signer);
+        assert_eq!(signer, keys.rsa.about(Time::from_millis(0), &|_| true)[0].signer);
         for (name, hash, hashed) in [
             ("two.rsa.pub", RsaHash::Sha512, hashed),
             ("one.rsa.pub", RsaHash::Sha512, digest(&SHA512, b"something else")),

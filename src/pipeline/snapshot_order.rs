@@ -24,7 +24,7 @@ use crate::claim::{PackageCount, Snapshot, Standing};
 use crate::clock::Time;
 use crate::digest::key_hash;
 use crate::entry::{Entry, Head};
-use crate::keyring::{Keyring, registry};
+use crate::keyring::{self, Keyring};
 use crate::proof::{Proof, Rank};
 use crate::store::Store;
 use crate::target::{Origin, Root, Scheme, Target};
@@ -217,10 +217,10 @@ fn step_back(known: PackageCount, now: PackageCount) -> Option<StepBack> {
 /// The keys that are bound to a root. A binding made over plain HTTP is provisional: an attacker on the path may have served
 /// another archive's Release first. If the same archive is known over TLS, the keys bound there decide.
 fn bound(store: &Store, root: &Root) -> Vec<Box<str>> {
-    // An npm registry may have the same root as an archive. Its keys sign packages, not snapshots, so they are left out.
+    // A registry may have the same root as an archive. Its keys sign packages, not snapshots, so they are left out.
     let firsts = |root: &Root| {
         let mut signers = store.signers(root);
-        signers.retain(|signer| !registry::is_key_id(signer));
+        signers.retain(|signer| !keyring::signs_packages(signer));
         signers
     };
     if root.origin.scheme == Scheme::Http && root.origin.port == 80 {

@@ -193,11 +193,8 @@ fn a_circle_would_be_seen() {
 const NAMED: &[(&str, &str)] = &[
     ("cli/clients", "the set-up of clients: each program has its own variables and files"),
     ("cli/doctor", "each program is asked for its own settings"),
-    ("keyring/load.rs", "the keys that ship with larder"),
-    ("keyring/contents.rs", "kinds of keys are named after the repositories that they sign"),
-    ("keyring/mod.rs", "likewise"),
+    ("keyring/registry.rs", "kinds of keys are named after the repositories that they sign"),
     ("keyring/rsa.rs", "likewise"),
-    ("admin/keys.rs", "rules that differ by kind of key"),
 ];
 
 /// Whether `code` names an ecosystem: as a string that is its name, or as its module or type.

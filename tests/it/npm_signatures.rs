@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use larder::digest::Algorithm;
-use larder::keyring::{Key, contents};
+use larder::keyring::contents;
 use rcgen::{PublicKeyData as _, SigningKey as _};
 use serde_json::{Value, json};
 
@@ -29,8 +29,7 @@ impl Registry {
     fn new() -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let found = contents::read(key.public_key_pem().as_bytes(), "").unwrap();
-        let Some(Key::Npm(read)) = found.keys.first() else { panic!("{found:?}") };
-        let id = read.id().to_owned();
+        let id = found.keys[0].fingerprint().0.into();
         Self { key, id }
     }
 

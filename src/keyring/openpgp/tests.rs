@@ -13,6 +13,7 @@ use pgp::ser::Serialize as _;
 use pgp::types::{KeyDetails, Password, SignedUser, SigningKey, Tag, Timestamp};
 use rand::thread_rng;
 
+use super::super::contents;
 use super::*;
 
 /// The creation time of keys, in seconds; `NOW` is when signatures are verified.
@@ -219,14 +220,14 @@ fn a_trusted_key_and_its_subkey_sign() {
     let key = params(KeyType::Rsa(2048));
     let keys = keyring(&certificate(&key, sound));
     let signed = verify(&keys, &clear(&key, Makes::default()), NOW).unwrap();
-    let primary = Fingerprint::of(&key.primary_key.fingerprint());
+    let primary = fingerprint(&key.primary_key.fingerprint());
     assert_eq!(signed.signers, [primary]);
 }
 
 #[test]
 fn a_fingerprint_names_a_certificate_and_a_subkey_that_is_its_own() {
     let key = params(KeyType::Ed25519Legacy);
-    let name = |fingerprint: PgpFingerprint| Fingerprint::of(&fingerprint).0;
+    let name = |of: PgpFingerprint| fingerprint(&of).0;
     let primary = name(key.primary_key.fingerprint());
     let subkey = name(key.secret_subkeys[0].key.fingerprint());
     let names = |flaws, named: &str, signer: &str| {
@@ -296,7 +297,7 @@ fn a_revocation_in_any_copy_counts() {
     let revoked = Flaws { revoked: true, ..Flaws::default() };
     let mut keys = keyring(&certificate(&key, Flaws::default()));
     assert!(verify(&keys, &clear(&key, Makes::default()), NOW).is_ok());
-    keys.add(Key::OpenPgp(Box::new(certificate(&key, revoked))), &source());
+    Box::new(certificate(&key, revoked)).add_to(&mut keys, &source());
     assert!(verify(&keys, &clear(&key, Makes::default()), NOW).is_err());
 }
 
@@ -353,8 +354,8 @@ fn the_keys_compiled_in_may_sign() {
     let now = policy::moment(1_795_000_000);
     let about: Vec<KeyDescription> = keys.about(now).collect();
     assert!(about.len() >= 10, "{about:?}");
-    assert!(about.iter().any(|key| key.kind == Kind::Npm && key.ends.is_none()));
-    for certificate in &keys.certificates {
+    assert!(about.iter().any(|key| key.kind.name() == "npm" && key.ends.is_none()));
+    for certificate in &keys.openpgp.all {
         let primary = policy::primary_signs(&certificate.key, now);
         let subkeys = certificate.key.public_subkeys.iter();
         let mut signing = subkeys.map(|subkey| policy::subkey_signs(&certificate.key, subkey, now));
@@ -450,11 +451,11 @@ fn a_key_in_pem_is_a_registrys_or_alpines() {
     let npm = rcgen::KeyPair::generate().unwrap();
     let found = contents::read(npm.public_key_pem().as_bytes(), "x").unwrap();
     let (name, file) = found.keys[0].to_file().unwrap();
-    assert_eq!(found.keys[0].kind(), Kind::Npm);
+    assert_eq!(found.keys[0].kind().name(), "npm");
     assert_eq!(contents_of(&file, &name), Ok((1, false)));
     let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap().public_key_pem();
     let found = contents::read(rsa.as_bytes(), "a@example.org-5261cecb.rsa.pub").unwrap();
-    assert_eq!(found.keys[0].kind(), Kind::Apk);
+    assert_eq!(found.keys[0].kind().name(), "apk");
     assert_eq!(&*found.keys[0].fingerprint().0, "a@example.org-5261cecb.rsa.pub");
     // The name is the key's identity, and becomes the name of a stored file.
     for name in ["x", ".pub", "../a.rsa.pub", "a b.rsa.pub", "a.pem"] {

@@ -88,7 +88,7 @@ impl Keyring {
         let mut fault = None;
         let mut found = None;
         for (number, place) in candidates {
-            let Some(certificate) = self.certificates.get(number) else {
+            let Some(certificate) = self.openpgp.all.get(number) else {
                 continue;
             };
             match certificate.made((number, place), signature, kind, data, now) {
@@ -110,10 +110,11 @@ impl Keyring {
         let fingerprints = signature.issuer_fingerprint();
         let places = if fingerprints.is_empty() {
             let ids = signature.issuer_key_id().into_iter();
-            ids.filter_map(|id| self.by_id.get(id)).flatten().collect()
+            ids.filter_map(|id| self.openpgp.by_id.get(id)).flatten().collect()
         } else {
             let named = fingerprints.into_iter();
-            let known = named.filter_map(|fingerprint| self.by_fingerprint.get(fingerprint));
+            let known =
+                named.filter_map(|fingerprint| self.openpgp.by_fingerprint.get(fingerprint));
             known.flatten().collect::<Vec<&KeyPosition>>()
         };
         let mut places: Vec<KeyPosition> = places.into_iter().copied().collect();
