@@ -11,6 +11,7 @@ use super::snapshot_order::{self, NotCounted};
 use super::task::Task;
 use crate::claim::{IndexVersion, Promise, Standing};
 use crate::clock::Time;
+use crate::digest::BlobId;
 use crate::ecosystem::{Document, Ecosystem, Malformed, Recognition};
 use crate::entry::Entry;
 use crate::outcome::metrics::Alarm;
@@ -24,30 +25,62 @@ use crate::verify::Expectation;
 const READ_AGAIN: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(400), Duration::from_millis(1500)];
 
+/// A stored index whose claims are to be read.
+#[derive(Clone)]
+pub(super) struct ClaimReading {
+    pub(super) recognition: Recognition,
+    pub(super) at: Target,
+    pub(super) entry: Arc<Entry>,
+    /// The URL that its relative URLs start from.
+    pub(super) base: Target,
+    /// The same document would make the same claims as before.
+    pub(super) known: bool,
+    /// For whom the claims hold.
+    pub(super) reader: Partition,
+}
+
+/// The claims of a document that was read before it is kept.
+#[derive(Debug)]
+pub(super) struct StagedClaims {
+    pub(super) batch: ClaimBatch,
+    pub(super) standing: Standing,
+    /// Whether its snapshot counts.
+    pub(super) admission: Result<(), NotCounted>,
+    /// How often the keyring had been replaced when it was read.
+    pub(super) keys: u64,
+}
+
+impl ClaimReading {
+    /// The reading of the task's index, which is stored as `entry`.
+    pub(super) fn of(recognition: &Recognition, task: &Task, entry: &Arc<Entry>) -> Self {
+        Self {
+            recognition: recognition.clone(),
+            at: task.bare().clone(),
+            entry: Arc::clone(entry),
+            base: task.bare().clone(),
+            known: false,
+            reader: task.principal.reader(),
+        }
+    }
+}
+
 impl Pipeline {
     /// Reads the claims of an index, or finds that they have been read. An index that cannot be parsed makes no claims; the
-    /// client is given it all the same and does its own check. `known`: the same document would make the same claims as before.
+    /// client is given it all the same and does its own check. `staged`: its claims, if they were read before it was stored.
     pub(super) async fn read_claims(
         self: &Arc<Self>,
-        recognition: &Recognition,
-        at: &Target,
-        entry: &Arc<Entry>,
-        base: &Target,
-        known: bool,
-        reader: Partition,
+        reading: ClaimReading,
+        mut staged: Option<StagedClaims>,
     ) {
+        let (at, reader) = (reading.at.clone(), reading.reader);
         let _place = self.reading.place().await;
         let mut pauses = READ_AGAIN.into_iter();
         loop {
-            let pipeline = Arc::clone(self);
-            let (recognition, index, base) = (recognition.clone(), at.clone(), base.clone());
-            let entry = Arc::clone(entry);
-            let reading = tokio::task::spawn_blocking(move || {
-                pipeline.read(&recognition, &index, &entry, &base, known, reader)
-            });
+            let (pipeline, reading, staged) = (Arc::clone(self), reading.clone(), staged.take());
+            let reading = tokio::task::spawn_blocking(move || pipeline.read(&reading, staged));
             let error = match reading.await {
                 Ok(Ok(())) => {
-                    self.memory.note_unread(at, reader, false);
+                    self.memory.note_unread(&at, reader, false);
                     return;
                 }
                 Ok(Err(error)) => error,
@@ -57,7 +90,7 @@ impl Pipeline {
                 }
             };
             // The index makes claims, but they cannot be read now; until then the version before it is in force.
-            self.memory.note_unread(at, reader, true);
+            self.memory.note_unread(&at, reader, true);
             tracing::warn!(url = %at, %error, "an index cannot be read now; it is tried again");
             match pauses.next() {
                 Some(pause) => tokio::time::sleep(pause).await,
@@ -75,7 +108,7 @@ impl Pipeline {
         };
         if self.memory.is_unread(task.bare(), reader) {
             let _reading = self.reading_of(task);
-            self.read_claims(known, task.bare(), entry, task.bare(), false, reader).await;
+            self.read_claims(ClaimReading::of(known, task, entry), None).await;
             return;
         }
         let is_version = !known.ecosystem.indexes_of(task.bare()).is_empty();
@@ -102,7 +135,7 @@ impl Pipeline {
             return;
         }
         let _reading = self.reading_of(task);
-        self.read_claims(known, task.bare(), entry, task.bare(), false, reader).await;
+        self.read_claims(ClaimReading::of(known, task, entry), None).await;
     }
 
     /// Reads a document again that its origin confirmed, if the keyring changed since it was read: its claims may differ with
@@ -122,20 +155,15 @@ impl Pipeline {
         }
         let answered = entry.answered_by.as_deref().and_then(Target::from_url);
         let base = answered.unwrap_or_else(|| task.bare().clone());
-        self.read_claims(known, task.bare(), &entry, &base, false, reader).await;
+        let reading = ClaimReading { base, ..ClaimReading::of(known, task, &entry) };
+        self.read_claims(reading, None).await;
         let stored = self.store.entries(task.key).into_iter();
         stored.into_iter().find(|stored| stored.blob == entry.blob).unwrap_or(entry)
     }
 
-    fn read(
-        &self,
-        recognition: &Recognition,
-        at: &Target,
-        entry: &Arc<Entry>,
-        base: &Target,
-        known: bool,
-        reader: Partition,
-    ) -> io::Result<()> {
+    fn read(&self, reading: &ClaimReading, staged: Option<StagedClaims>) -> io::Result<()> {
+        let ClaimReading { recognition, at, entry, base, known, reader } = reading;
+        let reader = *reader;
         if at.has_token() {
             // A set of claims names the URL of its index on disk, so that the index can be fetched again. A token must not get
             // there.
@@ -149,16 +177,27 @@ impl Pipeline {
             return Ok(());
         }
         let changes = self.keys.changes();
-        let read = known && self.confirm_reading(recognition, at, &indexes, entry, proven, reader);
+        let read = *known && self.confirm_reading(recognition, at, &indexes, entry, proven, reader);
         for index in &indexes {
             self.memory.note_reading(index, reader, changes);
         }
         if read {
             return Ok(());
         }
+        // What vouches for it now may be worth more than its own signature, and other keys may be in force.
+        let staged = staged.filter(|staged| {
+            staged.keys == changes && staged.standing.rank >= proven.rank && *known
+        });
+        if let Some(StagedClaims { mut batch, standing, admission, .. }) = staged {
+            if batch.said().is_none() {
+                batch.by_expired_key(proven.expired_key);
+            }
+            return self.publish(ecosystem, at, batch, &standing, admission, entry);
+        }
         let Some(blob) = store.open_blob(entry.blob)? else {
             return Ok(());
         };
+        tracing::debug!(url = %at, "reading a stored index");
         let seen = store.seen_by(reader);
         let open = || blob.open().map(|reader| -> Box<dyn Read> { reader });
         let now = self.clock.now();
@@ -175,12 +214,11 @@ impl Pipeline {
             let Some(index) = index else {
                 return Ok(());
             };
-            let read = seen.begin_claims(&index, entry.blob).map_err(Malformed::from).and_then(
-                |mut batch| {
-                    batch.by_expired_key(proven.expired_key);
-                    self.take_claims(ecosystem, &document, batch, entry)
-                },
-            );
+            let batch = self.batch(ecosystem, &index, entry.blob, reader);
+            let read = batch.map_err(Malformed::from).and_then(|mut batch| {
+                batch.by_expired_key(proven.expired_key);
+                self.take_claims(ecosystem, &document, batch, entry)
+            });
             let stands = |error: &Malformed| match error {
                 Malformed::Forged(_) => true,
                 Malformed::Unreadable(error) => may_pass(error),
@@ -193,6 +231,22 @@ impl Pipeline {
             read
         });
         read.or_else(|error| self.makes_no_claims(at, error, now))
+    }
+
+    /// Begins to collect the claims of the document `blob` of `index`.
+    pub(super) fn batch(
+        &self,
+        ecosystem: &dyn Ecosystem,
+        index: &Target,
+        blob: BlobId,
+        reader: Partition,
+    ) -> io::Result<ClaimBatch> {
+        let mut batch = self.store.seen_by(reader).begin_claims(index, blob)?;
+        // Two private views of an index may well name different files, so only public views are compared.
+        if ecosystem.profile().files_are_immutable && reader == Partition::Public {
+            batch.compare();
+        }
+        Ok(batch)
     }
 
     /// Reports that an index could not be understood. `Err`: it could not be read now, which may pass.
@@ -246,28 +300,41 @@ impl Pipeline {
         mut batch: ClaimBatch,
         entry: &Arc<Entry>,
     ) -> Result<(), Malformed> {
-        let (store, at) = (&self.store, document.at);
-        // Two private views of an index may well name different files, so only public views are compared.
-        if ecosystem.profile().files_are_immutable && batch.reader() == Partition::Public {
-            batch.compare();
-        }
-        let keys = self.keys.get();
+        let (at, keys) = (document.at, self.keys.get());
         let standing = ecosystem.claims(document, &keys, &mut batch)?;
+        let admission = match batch.said() {
+            Some(edition) => {
+                snapshot_order::admit(&self.store, at, &standing, edition, &keys, document.now)
+            }
+            None => Ok(()),
+        };
+        Ok(self.publish(ecosystem, at, batch, &standing, admission, entry)?)
+    }
+
+    /// Makes the claims of a document current, if its snapshot counts, as `admission` says.
+    fn publish(
+        &self,
+        ecosystem: &dyn Ecosystem,
+        at: &Target,
+        mut batch: ClaimBatch,
+        standing: &Standing,
+        admission: Result<(), NotCounted>,
+        entry: &Arc<Entry>,
+    ) -> io::Result<()> {
+        let is_public = batch.reader() == Partition::Public;
         if let Some(edition) = batch.said().cloned() {
             batch.by_expired_key(edition.expired_key);
-            if let Err(held) =
-                snapshot_order::admit(store, at, &standing, &edition, &keys, document.now)
-            {
-                if batch.reader() == Partition::Public {
-                    snapshot_order::note_waiting(store, &standing, &edition, &held);
+            if let Err(held) = admission {
+                if is_public {
+                    snapshot_order::note_waiting(&self.store, standing, &edition, &held);
                 }
                 self.say(at, &held.to_string());
                 self.mark_expired(at, entry, &held);
                 return Ok(());
             }
             // What one credential sees of an archive does not bind other clients.
-            if batch.reader() == Partition::Public
-                && let Some(back) = snapshot_order::remember(store, at, &standing, &edition)
+            if is_public
+                && let Some(back) = snapshot_order::remember(&self.store, at, standing, &edition)
             {
                 self.say_step_back(at, &back);
             }
@@ -279,12 +346,12 @@ impl Pipeline {
             return Ok(());
         }
         let mut notes = batch.notes().clone();
-        if batch.reader() != Partition::Public {
+        if !is_public {
             notes.signers.clear();
         }
-        batch.publish(&standing, entry.requested_at)?;
-        self.noticed(at, &standing, &notes);
-        self.mark_signed(entry, &standing);
+        batch.publish(standing, entry.requested_at)?;
+        self.noticed(at, standing, &notes);
+        self.mark_signed(entry, standing);
         Ok(())
     }
 

@@ -15,6 +15,7 @@ use super::Pipeline;
 use super::answers::{confirms, is_page};
 use super::beside::uncompared_besides;
 use super::bound::promised_meanwhile;
+use super::claims::ClaimReading;
 use super::content_coding::is_coded;
 use super::lead::{Attempt, AttemptResult};
 use super::signature::{KeepDecision, SignatureCheck};
@@ -83,15 +84,15 @@ impl Pipeline {
     ) -> Result<KeepDecision, AttemptResult> {
         let looked = self.own_signature(task, received, base).await;
         // A document that does not count is still held to the promises of others.
-        let apart = KeepDecision { apart: true, ..KeepDecision::default() };
+        let apart = || KeepDecision { apart: true, ..KeepDecision::default() };
         let signed = match looked.own {
-            SignatureCheck::Held => return Ok(apart),
+            SignatureCheck::Held => return Ok(apart()),
             SignatureCheck::Forged(why) => {
                 let pair = !looked.sidecars.is_empty();
                 let may_repeat = attempt == Attempt::First && lead.flight.nothing_given();
                 return match self.out_of_step(task, &why, pair, may_repeat) {
                     Some(came) => Err(came),
-                    None => Ok(apart),
+                    None => Ok(apart()),
                 };
             }
             SignatureCheck::Signed(proof) => Some(proof),
@@ -107,7 +108,7 @@ impl Pipeline {
         let newest = self.store.newest_date(&Root::directory_of(task.bare()));
         if signed.is_some() && edition.date.is_some() && edition.date < newest {
             // Fetching the members took a while, and a newer snapshot arrived meanwhile.
-            return Ok(apart);
+            return Ok(apart());
         }
         if signed.is_some()
             && let Some(date) = edition.date
@@ -115,7 +116,7 @@ impl Pipeline {
             snapshot_order::date(&mut received.head, date, received.requested_at);
         }
         let expired_key = edition.expired_key && !received.plain;
-        Ok(KeepDecision { signed, expired_key, ..KeepDecision::default() })
+        Ok(KeepDecision { signed, expired_key, claims: looked.claims, ..KeepDecision::default() })
     }
 
     /// Compares the body with what is promised of it by now, and keeps, gives or refuses it.
@@ -374,8 +375,10 @@ impl Pipeline {
         if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
             let fetched = self.fetch_sidecars(task, recognition.ecosystem).await;
             // The same document makes the same claims as before, unless sibling indexes that it depends on were fetched.
-            let (known, reader) = (fetched == 0, task.principal.reader());
-            self.read_claims(recognition, task.bare(), &entry, base, known, reader).await;
+            let (known, base) = (fetched == 0, base.clone());
+            let reading =
+                ClaimReading { known, base, ..ClaimReading::of(recognition, task, &entry) };
+            self.read_claims(reading, worth.claims).await;
         }
         End::Kept(entry)
     }

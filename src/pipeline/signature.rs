@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::Pipeline;
 use super::answers::confirms;
+use super::claims::{StagedClaims, indexes};
 use super::shelf::{Sidecar, SidecarShelf};
 use super::snapshot_order::{NotCounted, StepBack, admit, note_waiting};
 use super::snapshots::{Members, NewVersion};
@@ -34,7 +35,7 @@ pub(super) enum SignatureCheck {
 }
 
 /// What the checks of a document decide about keeping it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub(super) struct KeepDecision {
     /// The proof, if the document's own signature is valid.
     pub(super) signed: Option<Proof>,
@@ -44,6 +45,8 @@ pub(super) struct KeepDecision {
     pub(super) unframed: bool,
     /// The document is not the snapshot that counts: it is given to the client if no promise contradicts it, and not kept.
     pub(super) apart: bool,
+    /// The document's claims, which are published once it is stored.
+    pub(super) claims: Option<StagedClaims>,
 }
 
 /// The result of reading a document before it is kept.
@@ -56,11 +59,19 @@ pub(super) struct ReadDocument {
     pub(super) members: Option<Members>,
     /// The sidecars that it was read with.
     pub(super) sidecars: Vec<Sidecar>,
+    /// Its claims, unless it is not to be kept.
+    pub(super) claims: Option<StagedClaims>,
 }
 
 impl ReadDocument {
     fn nothing() -> Self {
-        Self { own: SignatureCheck::Nothing, edition: None, members: None, sidecars: Vec::new() }
+        Self {
+            own: SignatureCheck::Nothing,
+            edition: None,
+            members: None,
+            sidecars: Vec::new(),
+            claims: None,
+        }
     }
 }
 
@@ -87,12 +98,14 @@ impl Pipeline {
         }
         // The prerequisite of a file is the index that names it, which says nothing of the file's own signature.
         let sidecars = if is_file { Vec::new() } else { self.sidecars_of(task, ecosystem).await };
-        let reader = task.principal.reader();
+        let (reader, recognition) = (task.principal.reader(), known.clone());
         let (pipeline, at, base) = (Arc::clone(self), task.bare().clone(), base.clone());
+        let blob = received.body.digests.blob();
         let (head, path, plain) =
             (received.head.clone(), received.body.path().to_owned(), received.plain);
         let _place = self.reading.place().await;
         let looked = tokio::task::spawn_blocking(move || {
+            tracing::debug!(url = %at, "reading an index before it is kept");
             let open =
                 || -> io::Result<Box<dyn Read>> { Ok(Box::new(std::fs::File::open(&path)?)) };
             let document = Document {
@@ -104,24 +117,34 @@ impl Pipeline {
                 open: &open,
                 shelf: &SidecarShelf { store: &pipeline.store, fetched: &sidecars },
             };
-            let mut news = NewVersion::new(&pipeline, ecosystem, &at, &sidecars, document.now);
-            let standing = ecosystem.claims(&document, &pipeline.keys.get(), &mut news);
-            let (rank, root) = match &standing {
-                Ok(standing) => (standing.rank, standing.root.clone()),
-                Err(_) => (Rank::None, Root::directory_of(&at)),
+            let keys = pipeline.keys.changes();
+            // Without a batch, for lack of room for example, the document is read again when it is stored.
+            let batch = match &*indexes(&recognition, &at) {
+                [index] if !is_file => pipeline.batch(ecosystem, index, blob, reader).ok(),
+                _ => None,
             };
-            let own = if is_file {
-                pipeline.own_file(&at, standing, news.edition.as_ref())
-            } else {
-                pipeline.own(&at, standing, news.edition.as_ref(), plain, reader)
-            };
+            let mut news =
+                NewVersion::new(&pipeline, ecosystem, &at, &sidecars, batch, document.now);
+            let read = ecosystem.claims(&document, &pipeline.keys.get(), &mut news);
             let edition = news.edition.clone();
-            let members = news.members(rank, &root);
-            ReadDocument { own, edition, members, sidecars }
+            let nothing = || Standing { rank: Rank::None, root: Root::directory_of(&at) };
+            let standing = read.as_ref().map_or_else(|_| nothing(), Clone::clone);
+            let (batch, members) = news.finish(&standing);
+            if is_file {
+                let own = pipeline.own_file(&at, read, edition.as_ref());
+                return ReadDocument { own, edition, members, sidecars, claims: None };
+            }
+            let (own, admission) = pipeline.own(&at, read, edition.as_ref(), plain, reader);
+            let claims = batch.zip(admission);
+            let claims =
+                claims.map(|(batch, admission)| StagedClaims { batch, standing, admission, keys });
+            ReadDocument { own, edition, members, sidecars, claims }
         });
         looked.await.unwrap_or_else(|_| ReadDocument::nothing())
     }
 
+    /// The result of checking an index's own signature, and whether its snapshot counts; `None` if it is not to be kept, or is no
+    /// index.
     fn own(
         &self,
         at: &Target,
@@ -129,27 +152,29 @@ impl Pipeline {
         edition: Option<&Snapshot>,
         plain: bool,
         reader: Partition,
-    ) -> SignatureCheck {
+    ) -> (SignatureCheck, Option<Result<(), NotCounted>>) {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
             (Err(forged @ Malformed::Forged(_)), _) => {
-                return SignatureCheck::Forged(forged.to_string());
+                return (SignatureCheck::Forged(forged.to_string()), None);
             }
             // The version before this one could be parsed. That version and its claims stay, and this one is given to its client
             // only.
             (Err(malformed), _) if self.store.seen_by(reader).current_claims(at).is_some() => {
                 self.say(at, &malformed.to_string());
-                return SignatureCheck::Held;
+                return (SignatureCheck::Held, None);
             }
             // A document over plain HTTP without a valid signature is not kept, and its claims are never read.
             (Err(malformed), _) if plain => {
                 self.say(at, &malformed.to_string());
-                return SignatureCheck::Nothing;
+                return (SignatureCheck::Nothing, None);
             }
             // An HTML page in place of an index, for example. Reading its claims will report what is wrong.
-            (Ok(_) | Err(_), _) => return SignatureCheck::Nothing,
+            (Ok(_) | Err(_), _) => return (SignatureCheck::Nothing, None),
         };
-        match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now()) {
+        let admission =
+            admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now());
+        let own = match &admission {
             // An expired document is still what its signers signed, and clients can be configured to accept it.
             Ok(()) | Err(NotCounted::Expired(_)) if standing.rank == Rank::Signed => {
                 let proof = Proof::of(Rank::Signed);
@@ -163,12 +188,13 @@ impl Pipeline {
             Err(held) => {
                 // What one credential sees of an archive does not bind other clients.
                 if reader == Partition::Public {
-                    note_waiting(&self.store, &standing, edition, &held);
+                    note_waiting(&self.store, &standing, edition, held);
                 }
                 self.say(at, &held.to_string());
                 SignatureCheck::Held
             }
-        }
+        };
+        (own, Some(admission))
     }
 
     /// The result of checking a file's own signature.

@@ -32,7 +32,9 @@ use super::Pipeline;
 use super::lead::AttemptResult;
 use super::shelf::Sidecar;
 use super::task::Task;
-use crate::claim::{Claim, ClaimSink, IndexVersion, Promise, Relation, Snapshot, TooMany};
+use crate::claim::{
+    Claim, ClaimSink, IndexVersion, Promise, Relation, Snapshot, Standing, TooMany,
+};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::{Artifact, Ecosystem, Kind, Recognised, Shape};
@@ -40,7 +42,8 @@ use crate::flight::End;
 use crate::origin::Reach;
 use crate::proof::Rank;
 use crate::received::Received;
-use crate::target::{Key, Partition, Root, Target};
+use crate::store::ClaimBatch;
+use crate::target::{Key, Origin, Partition, Root, Target};
 
 /// How long a client waits for the members of a new version.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -100,7 +103,7 @@ impl SnapshotMemory {
     }
 }
 
-/// What a new version of an index says of itself and, if it is a snapshot's root, of its members in use.
+/// Takes what a new version of an index says: its claims, itself and, if it is a snapshot's root, its members in use.
 pub(super) struct NewVersion<'a> {
     pipeline: &'a Pipeline,
     ecosystem: &'static dyn Ecosystem,
@@ -114,6 +117,8 @@ pub(super) struct NewVersion<'a> {
     members: Vec<Claim>,
     by_digest: bool,
     pub(super) edition: Option<Snapshot>,
+    /// Its claims, which are published once it is stored; `None` if it makes none, or they are too many.
+    batch: Option<ClaimBatch>,
 }
 
 /// The members of a new version that builds use.
@@ -151,6 +156,7 @@ impl<'a> NewVersion<'a> {
         ecosystem: &'static dyn Ecosystem,
         at: &Target,
         sidecars: &'a [Sidecar],
+        batch: Option<ClaimBatch>,
         now: Time,
     ) -> Self {
         let heads = ecosystem.is_snapshot_root(at);
@@ -165,24 +171,50 @@ impl<'a> NewVersion<'a> {
             members: Vec::new(),
             by_digest: false,
             edition: None,
+            batch,
         }
     }
 
-    /// The members, once the whole index was read. `None` if the index is not a snapshot's root or nothing vouches for it.
-    pub(super) fn members(mut self, rank: Rank, root: &Root) -> Option<Members> {
-        if !self.heads || rank == Rank::None {
-            return None;
+    /// The claims and the members, once the whole index was read. There are no members if the index is not a snapshot's root or
+    /// nothing vouches for it.
+    pub(super) fn finish(mut self, standing: &Standing) -> (Option<ClaimBatch>, Option<Members>) {
+        let batch = self.batch.take();
+        let Standing { rank, root } = standing;
+        if !self.heads || *rank == Rank::None {
+            return (batch, None);
         }
         let bytes: u64 = self.members.iter().filter_map(|member| member.size).sum();
         let too_many = self.members.len() > MOST_AT_FIRST || bytes > MOST_BYTES_AT_FIRST;
         if self.before.is_none() && too_many {
             self.members.clear();
         }
-        let root = root.clone();
+        let (rank, root) = (*rank, root.clone());
         let expired_key = self.edition.is_some_and(|edition| edition.expired_key);
         let (claims, by_digest) = (self.members, self.by_digest);
         let (sidecars, before) = (self.named, self.before);
-        Some(Members { claims, sidecars, by_digest, before, rank, root, expired_key })
+        (batch, Some(Members { claims, sidecars, by_digest, before, rank, root, expired_key }))
+    }
+
+    fn to_batch(&mut self, give: impl FnOnce(&mut ClaimBatch) -> Result<(), TooMany>) {
+        if self.batch.as_mut().is_some_and(|batch| give(batch).is_err()) {
+            // When the index is stored, it is read again and then says that it has too many.
+            self.batch = None;
+        }
+    }
+
+    fn member(&mut self, claim: Claim) {
+        if self.sidecars.iter().any(|sidecar| sidecar.at == claim.target) {
+            self.named.push(claim);
+            return;
+        }
+        if !self.heads || self.members.len() >= MOST_MEMBERS {
+            return;
+        }
+        if is_named(self.ecosystem, &claim.target) {
+            self.by_digest = true;
+        } else if self.is_in_use(&claim.target) {
+            self.members.push(claim);
+        }
     }
 
     /// Whether clients use this member: the current version names it too, and a client requested it lately. A member that is
@@ -206,22 +238,38 @@ impl<'a> NewVersion<'a> {
 
 impl ClaimSink for NewVersion<'_> {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
-        if self.sidecars.iter().any(|sidecar| sidecar.at == claim.target) {
-            self.named.push(claim);
-            return Ok(());
-        }
-        if !self.heads || self.members.len() >= MOST_MEMBERS {
-            return Ok(());
-        }
-        if is_named(self.ecosystem, &claim.target) {
-            self.by_digest = true;
-        } else if self.is_in_use(&claim.target) {
-            self.members.push(claim);
-        }
+        self.to_batch(|batch| batch.claim(claim.clone()));
+        self.member(claim);
         Ok(())
     }
 
+    fn signed_claim(&mut self, claim: Claim, signer: &str) -> Result<(), TooMany> {
+        self.to_batch(|batch| batch.signed_claim(claim.clone(), signer));
+        self.member(claim);
+        Ok(())
+    }
+
+    fn forged_claim(&mut self, claim: Claim, why: &str) -> Result<(), TooMany> {
+        self.to_batch(|batch| batch.forged_claim(claim, why));
+        Ok(())
+    }
+
+    fn unknown_signer(&mut self, key: &str) {
+        if let Some(batch) = &mut self.batch {
+            batch.unknown_signer(key);
+        }
+    }
+
+    fn speaks(&mut self, origin: &Origin) {
+        if let Some(batch) = &mut self.batch {
+            batch.speaks(origin);
+        }
+    }
+
     fn edition(&mut self, edition: Snapshot) {
+        if let Some(batch) = &mut self.batch {
+            batch.edition(edition.clone());
+        }
         self.edition = Some(edition);
     }
 }

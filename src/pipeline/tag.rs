@@ -22,6 +22,7 @@ use hyper::StatusCode;
 
 use super::Pipeline;
 use super::answers::{is_failure, is_no};
+use super::claims::ClaimReading;
 use super::lead::AttemptResult;
 use super::lookup::Lookup;
 use super::rights::Right;
@@ -91,8 +92,8 @@ impl Pipeline {
         } else {
             self.note_service(task);
         }
-        self.read_claims(known, task.bare(), &entry, task.bare(), true, task.principal.reader())
-            .await;
+        let reading = ClaimReading { known: true, ..ClaimReading::of(known, task, &entry) };
+        self.read_claims(reading, None).await;
         lead.flight.release(entry.proof);
         Some(End::Kept(entry))
     }

@@ -83,6 +83,7 @@ mod privacy_views;
 mod process;
 mod quota;
 mod race;
+mod read_once;
 mod redirects;
 mod refusals;
 mod registry_logins;
