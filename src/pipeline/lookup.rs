@@ -453,6 +453,15 @@ impl Pipeline {
         Lookup::Fresh(Stored { proof: entry.proof, entry, usable: true })
     }
 
+    /// Whether the task's artifact is stored, and a digest or a signature proves it today.
+    pub(super) fn is_proven(&self, task: &Task) -> bool {
+        let mut expected = None;
+        self.store.entries(task.key).iter().any(|entry| {
+            let today = self.judged(task, entry, &mut expected);
+            today.is_some_and(|today| today.rank.is_strong())
+        })
+    }
+
     /// The proof of a stored artifact as of now; `None` if a newer claim names other bytes.
     pub(super) fn judged(
         &self,

@@ -127,13 +127,16 @@ impl Drop for Reader {
 
 impl Pipeline {
     /// Waits for the indexes that are being read and may name the task's target. The protocol says what bytes a name by
-    /// digest has, whatever an index says of it, and of a target that no ecosystem recognises no index says anything.
+    /// digest has, whatever an index says of it, and of a target that no ecosystem recognises no index says anything. A stored
+    /// artifact that is proven is given at once: a client that has the whole of the new index finds its claims in force.
     pub(super) async fn wait_for_readers(&self, task: &Task) {
         let Some(known) = task.known().filter(|_| !self.reading.is_idle()) else {
             return;
         };
         let topics = match &known.resource.kind {
-            Kind::Artifact(_) if task.named_by_protocol().is_some() => return,
+            Kind::Artifact(_) if task.named_by_protocol().is_some() || self.is_proven(task) => {
+                return;
+            }
             Kind::Artifact(artifact) => artifact.topics.clone(),
             Kind::Index => known.ecosystem.topics(task.bare()),
         };
