@@ -9,13 +9,13 @@ use hyper::header;
 use crate::world::archive::{flipped, plain_wheel, put_simple};
 use crate::world::{Fault, Gate, Page, World, eventually, noise};
 
-const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 const LENGTH: usize = 3 * MIB;
-const GAP: usize = 64 << 10;
-const ODD: &str = "x-unheard-of";
+pub(crate) const GAP: usize = 64 << 10;
+pub(crate) const ODD: &str = "x-unheard-of";
 
 /// Publishes an index that names the file, and reads it. larder itself has looked for that index before.
-async fn publish(world: &World, name: &str, path: &str, bytes: &[u8]) {
+pub(crate) async fn publish(world: &World, name: &str, path: &str, bytes: &[u8]) {
     let index = put_simple(&world.origin, "/", name, &[(path, bytes)]);
     world.proxy.clock.advance(Duration::from_secs(10));
     world.client.get(&index).header("cache-control", "no-cache").send().await.complete();
