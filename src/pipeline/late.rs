@@ -25,7 +25,7 @@ use super::Pipeline;
 use super::bound::{Bound, Fault, promised_meanwhile};
 use super::content_coding::is_coded;
 use super::task::Task;
-use crate::digest::{Algorithm, Algorithms, Hashing};
+use crate::digest::{Algorithm, Hashing};
 use crate::ecosystem::Kind;
 use crate::entry::Head;
 use crate::flight::{self, Binds, Late, Place};
@@ -68,7 +68,9 @@ impl Pipeline {
             Kind::Artifact(_) => true,
             Kind::Index => !task.is_snapshot_root(),
         });
-        let wanted = || bound.task.wanted(Algorithms::NONE.with(Algorithm::Sha512));
+        // The digest in the name may come to be believed.
+        let named = self.expectation_of(&bound.task).algorithms();
+        let wanted = || bound.task.wanted(named.with(Algorithm::Sha512));
         let hashing = (whole && known).then(|| Hashing::new(wanted()));
         let length = response.body().size_hint().exact().or_else(|| announced(&response));
         let gaps = self.flights.gaps();

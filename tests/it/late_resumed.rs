@@ -9,7 +9,7 @@ use hyper::header;
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::late::{GAP, MIB, ODD, publish};
-use crate::world::archive::{flipped, plain_wheel};
+use crate::world::archive::{flipped, plain_wheel, wheel_path};
 use crate::world::page::fed;
 use crate::world::{Page, World, eventually, noise};
 
@@ -243,6 +243,43 @@ async fn an_index_binds_a_file_that_it_makes_an_artifact() {
             } else {
                 assert!(!got.is_complete() && got.body.len() <= LENGTH - GAP, "{case}");
                 assert!(world.proxy.metric("larder_rejected_total", "").await >= 1.0, "{case}");
+            }
+        }
+    }
+}
+
+/// The digest in a name binds once three files have matched theirs below the same root, which may happen while a body arrives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_comes_to_be_believed_binds_a_body_on_its_way() {
+    for (odd, private) in [(false, false), (false, true), (true, false)] {
+        for (matches, wrong) in [(2, true), (3, true), (3, false)] {
+            let world = World::new().await;
+            let right = noise(4, LENGTH);
+            let body = if wrong { Bytes::from(flipped(&right)) } else { right.clone() };
+            let mut page = Page::new(body.clone()).etag("v1");
+            if private {
+                page = page.header("cache-control", "private");
+            }
+            let (url, mut feeds) = put(&world, &wheel_path("demo", &right), &page, false);
+            let ask = world.client.get(&url);
+            let opening = tokio::spawn(if odd { ask.header(ODD, "1") } else { ask }.open());
+            let origin = feeds.recv().await.unwrap();
+            feed(&origin, &body[..MIB]).await;
+            let mut got = opening.await.unwrap().unwrap();
+            assert!(got.read(MIB).await);
+            for number in 0..matches {
+                let other = noise(10 + number, 1000);
+                let path = wheel_path("other", &other);
+                world.fetch(&world.origin.put(&path, Page::new(other.clone()))).await;
+            }
+            feed(&origin, &body[MIB..]).await;
+            drop(origin);
+            let got = got.rest().await;
+            let case = format!("odd: {odd}, private: {private}, {matches} matches");
+            if matches == 3 && wrong {
+                assert!(!got.is_complete() && got.body.len() <= LENGTH - GAP, "{case}");
+            } else {
+                assert!(got.is_complete() && got.body == body, "the control: {case}");
             }
         }
     }
