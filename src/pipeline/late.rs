@@ -74,8 +74,7 @@ impl Pipeline {
         let hashing = (whole && known).then(|| Hashing::new(wanted()));
         let length = response.body().size_hint().exact().or_else(|| announced(&response));
         let gaps = self.flights.gaps();
-        let late = (known && !is_coded(&head))
-            .then(|| gaps.join_unbound(bound.task.bare(), place(&head, length)));
+        let late = known.then(|| gaps.join_unbound(bound.task.bare(), place(&head, length)));
         let binds = self.later_promises(&bound.task);
         response.map(|body| {
             let watched = Watched {
@@ -144,7 +143,7 @@ struct Watched {
     waiting: VecDeque<Bytes>,
     came: u64,
     given: u64,
-    /// The share in the gap of the target; `None` if a promise is not expected, or the bytes are not those of the file.
+    /// The share in the gap of the target; `None` if no promise is expected.
     late: Option<Late>,
     trailers: Option<HeaderMap>,
     /// The body has ended, and all bytes that still wait may be given.

@@ -57,6 +57,8 @@ enum First {
     Pass,
     /// A part of it, by its own request.
     Part,
+    /// The whole file, by its own request; its origin calls it gzip, as many do that send a `.gz` file.
+    Coded,
     /// The whole file, which larder would keep.
     Fill,
 }
@@ -78,7 +80,7 @@ enum Fate {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_lacks_when_a_promise_comes_is_withheld_until_a_body_is_verified() {
-    for first in [First::Pass, First::Part, First::Fill] {
+    for first in [First::Pass, First::Part, First::Coded, First::Fill] {
         for fate in [Fate::Idle, Fate::Left, Fate::Broken, Fate::Restarted, Fate::BrokenBefore] {
             // A client of a fill that is idle joins that fill, and its origin is the one that decides.
             if first == First::Fill && matches!(fate, Fate::Idle | Fate::Left) {
@@ -102,7 +104,11 @@ async fn lacked(first: First, fate: Fate, promised: bool) -> usize {
     let right = noise(1, LENGTH);
     let wrong = Bytes::from(flipped(&right));
     let path = plain_wheel("demo");
-    let (url, mut feeds) = put(&world, &path, &Page::new(wrong.clone()), false);
+    let mut page = Page::new(wrong.clone());
+    if first == First::Coded {
+        page = page.header("content-encoding", "gzip");
+    }
+    let (url, mut feeds) = put(&world, &path, &page, false);
     let start = if first == First::Part { MIB } else { 0 };
     let mut ask = world.client.get(&url);
     if first != First::Fill {
