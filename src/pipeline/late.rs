@@ -269,9 +269,8 @@ impl Watched {
         let late = match self.late.take() {
             Some(late) if late.binds() => late,
             unbound => {
-                if let Some(unbound) = unbound {
-                    unbound.is_right(false);
-                }
+                self.late = unbound;
+                self.leave(true);
                 self.over = true;
                 return Ok(());
             }
@@ -301,6 +300,18 @@ impl Watched {
         }
     }
 
+    /// Gives up the share without a judgement. If the client has the whole file, nothing that is withheld later could matter to
+    /// it; of a part, or of a body that broke off, the client may ask for the rest.
+    fn leave(&mut self, complete: bool) {
+        let Some(late) = self.late.take() else { return };
+        let is_part = self.head.status == StatusCode::PARTIAL_CONTENT;
+        if !late.binds() && (complete && !is_part || self.given == 0) {
+            late.is_right(false);
+        } else {
+            late.broke_off(Arc::clone(&self.binds));
+        }
+    }
+
     fn undecided(&self) -> Why {
         Why::new(Cause::Undecided, promised_meanwhile(self.bound.task.bare()))
     }
@@ -308,14 +319,9 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        let Some(late) = self.late.take() else { return };
         // The server does not ask for the end of a body whose length it knows.
         let complete = self.length.is_some_and(|length| self.given >= length);
-        if !late.binds() && (complete || self.given == 0) {
-            late.is_right(false);
-        } else {
-            late.broke_off(Arc::clone(&self.binds));
-        }
+        self.leave(complete);
     }
 }
 

@@ -171,6 +171,31 @@ async fn lacked(first: First, fate: Fate, promised: bool) -> usize {
     missing(LENGTH, &spans)
 }
 
+/// A client that downloads in parts has one of them whole when the promise comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_was_complete_before_a_promise_is_not_completed_to_a_wrong_file() {
+    for chunked in [false, true] {
+        for promised in [true, false] {
+            let world = World::new().await;
+            let right = noise(5, LENGTH);
+            let path = plain_wheel("demo");
+            let page = Page::new(flipped(&right));
+            let page = if chunked { page.chunked() } else { page };
+            let url = world.origin.put(&path, page);
+            let end = world.client.get(&url).header(ODD, "1").range(&format!("{MIB}-"));
+            let end = end.send().await.complete();
+            if promised {
+                publish(&world, "demo", &path, &right).await;
+            }
+            let start = world.client.get(&url).range(&format!("0-{}", MIB - 1)).send().await;
+            let given = if start.status.is_success() { start.body.len() } else { 0 };
+            let missing = missing(LENGTH, &[(0, given), (MIB, MIB + end.body.len())]);
+            let case = format!("chunked: {chunked}, {} {given}", start.status);
+            assert_eq!(missing >= GAP, promised, "{missing} are missing, {case}");
+        }
+    }
+}
+
 /// A range that is fetched beside a fill is bound by a promise that comes as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_beside_a_fill_is_held_back_when_a_promise_comes() {
