@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 
 use crate::late::{GAP, MIB, ODD, publish};
 use crate::world::archive::{flipped, plain_wheel, wheel_path};
+use crate::world::client::Ask;
 use crate::world::page::fed;
 use crate::world::{Page, World, eventually, noise};
 
@@ -99,6 +100,7 @@ async fn what_a_client_lacks_when_a_promise_comes_is_withheld_until_a_body_is_ve
     }
 }
 
+/// How many bytes the first client lacks in the end, whatever it asks for after the promise.
 async fn lacked(first: First, fate: Fate, promised: bool) -> usize {
     let mut world = World::new().await;
     let right = noise(1, LENGTH);
@@ -110,65 +112,66 @@ async fn lacked(first: First, fate: Fate, promised: bool) -> usize {
     }
     let (url, mut feeds) = put(&world, &path, &page, false);
     let start = if first == First::Part { MIB } else { 0 };
-    let mut ask = world.client.get(&url);
-    if first != First::Fill {
-        ask = ask.header(ODD, "1");
-    }
-    if first == First::Part {
-        ask = ask.range(&format!("{start}-"));
-    }
-    let opening = tokio::spawn(ask.open());
+    let opening = tokio::spawn(first.ask(&world, &url, start).open());
     let origin = feeds.recv().await.unwrap();
     feed(&origin, &wrong[start..LENGTH - LEFT]).await;
     let mut got = opening.await.unwrap().unwrap();
     assert!(got.read(LENGTH - LEFT - start).await, "nothing is withheld before a promise comes");
-    let mut spans = vec![(start, LENGTH - LEFT)];
-    let broken =
-        || async { origin.send(Err(io::Error::other("the test cuts here"))).await.unwrap() };
-    if fate == Fate::BrokenBefore {
-        broken().await;
-        assert!(!got.rest().await.is_complete());
-        if promised {
-            publish(&world, "demo", &path, &right).await;
+    if promised && fate != Fate::BrokenBefore {
+        publish(&world, "demo", &path, &right).await;
+    }
+    match fate {
+        Fate::Idle => std::mem::forget(got),
+        Fate::Left => {
+            drop(got);
+            origin.closed().await;
         }
-    } else {
-        if promised {
-            publish(&world, "demo", &path, &right).await;
+        Fate::Broken | Fate::Restarted | Fate::BrokenBefore => {
+            origin.send(Err(io::Error::other("the test cuts here"))).await.unwrap();
+            assert!(!got.rest().await.is_complete());
         }
-        match fate {
-            Fate::Idle => std::mem::forget(got),
-            Fate::Left => {
-                drop(got);
-                origin.closed().await;
-            }
-            _ => {
-                broken().await;
-                assert!(!got.rest().await.is_complete());
-            }
-        }
+    }
+    if promised && fate == Fate::BrokenBefore {
+        publish(&world, "demo", &path, &right).await;
     }
     if fate == Fate::Restarted {
-        if promised {
-            let noted = world.proxy.data.join("state/unverified");
-            let is_noted = || async { std::fs::metadata(&noted).is_ok_and(|file| file.len() > 0) };
-            eventually("it is noted on disk", is_noted).await;
-        }
+        let noted = world.proxy.data.join("state/unverified");
+        let is_noted =
+            || async { !promised || std::fs::metadata(&noted).is_ok_and(|file| file.len() > 0) };
+        eventually("it is noted on disk", is_noted).await;
         world.restart(|_| {}).await;
     }
-    // A gap that could move would be moved below this range.
+    let mut spans = vec![(start, LENGTH - LEFT)];
+    ask_for_the_rest(&world, &url, &mut spans).await;
+    drop(origin);
+    missing(LENGTH, &spans)
+}
+
+impl First {
+    fn ask(self, world: &World, url: &str, start: usize) -> Ask {
+        let ask = world.client.get(url);
+        match self {
+            Self::Pass | Self::Coded => ask.header(ODD, "1"),
+            Self::Part => ask.header(ODD, "1").range(&format!("{start}-")),
+            Self::Fill => ask,
+        }
+    }
+}
+
+/// Asks for ranges as clients that resume do, and adds what is given to `spans`.
+async fn ask_for_the_rest(world: &World, url: &str, spans: &mut Vec<(usize, usize)>) {
+    // A gap that could move would be moved below the first range.
     for (start, range) in [
         (LENGTH - 5 * GAP, format!("{}-", LENGTH - 5 * GAP)),
         (0, format!("0-{}", MIB - 1)),
         (LENGTH - LEFT, format!("{}-", LENGTH - LEFT)),
     ] {
-        let got = world.client.get(&url).range(&range).send().await;
+        let got = world.client.get(url).range(&range).send().await;
         if got.status.is_success() {
             let start = if got.status == 206 { start } else { 0 };
             spans.push((start, start + got.body.len()));
         }
     }
-    drop(origin);
-    missing(LENGTH, &spans)
 }
 
 /// A client that downloads in parts has one of them whole when the promise comes.
