@@ -350,6 +350,26 @@ mod tests {
         );
     }
 
+    /// An answer has up to 32 MiB, and a client may never read it.
+    #[tokio::test]
+    async fn a_long_answer_keeps_its_place_until_its_bytes_are_gone() {
+        let (_data, admin) = admin();
+        let ask = || {
+            let request = Request::get("/-/stats").body(()).unwrap();
+            page(&admin, request, "127.0.0.1:1".parse().unwrap())
+        };
+        let mut answers = Vec::new();
+        for _ in 0..remote::AT_ONCE {
+            answers.push(ask().await);
+        }
+        assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK), "the control");
+        assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let bytes = answers.remove(0).into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE, "on their way");
+        drop(bytes);
+        assert_eq!(ask().await.status(), StatusCode::OK);
+    }
+
     #[tokio::test]
     async fn metrics_end_as_openmetrics_demands() {
         let (_data, admin) = admin();

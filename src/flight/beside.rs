@@ -94,6 +94,7 @@ impl Flight {
         start: u64,
         end: u64,
     ) -> Option<Arc<Beside>> {
+        self.bind_before_reading().await;
         self.make_way(start, end).await;
         let mut shared = self.lock();
         let present = shared.answered.as_ref();

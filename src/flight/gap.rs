@@ -29,6 +29,9 @@ pub(super) const HELD_WHOLE: u64 = 256 * 1024;
 /// moves.
 const MAX_SPANS: usize = 1024;
 
+/// The most spans that are remembered of a target of which no body is arriving.
+const FEW_SPANS: usize = 8;
+
 /// How a body is held back until it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Hold {
@@ -199,6 +202,25 @@ impl Gap {
             .iter()
             .fold((start, end), |all, span| (all.0.min(span.0), all.1.max(span.1)));
         self.given.splice(from..to.max(from), [merged]);
+    }
+
+    /// Notes that bytes were given of which it is unknown where in the body they are.
+    pub(super) fn note_somewhere(&mut self) {
+        (self.fixed, self.overflowed) = (true, true);
+    }
+
+    /// Whether any byte was given.
+    pub(super) fn has_given(&self) -> bool {
+        self.overflowed || !self.given.is_empty()
+    }
+
+    /// Limits the memory that it takes when no body arrives. If more than a few spans were given, then all counts as given.
+    pub(super) fn shorten(&mut self) {
+        if self.given.len() > FEW_SPANS {
+            self.note_somewhere();
+            self.given = Vec::new();
+        }
+        self.given.shrink_to_fit();
     }
 
     fn was_given(&self, start: u64, end: u64) -> bool {

@@ -1,13 +1,13 @@
 //! Promises that appear while a body arrives.
 //!
 //! From then on the body shares the gap of its target. A fill checks for such a promise before it takes in each piece, and a
-//! reader before it is given bytes: the promise also binds bytes that are already in the file. A body that was passed on as it
-//! arrived, because no promise bound it, takes a [`Late`] share.
+//! reader before it is given bytes: the promise also binds bytes that are already in the file. A body that is passed on as it
+//! arrives, because no promise binds it, takes a [`Late`] share.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::gap::Hold;
+use super::gap::{Gap, Hold};
 use super::intake::Binds;
 use super::share::{Gaps, Share, Verdict};
 use super::{BodyHold, Flight, off_thread};
@@ -35,10 +35,8 @@ impl Flight {
             (answered.length, shared.holding.hold)
         };
         let share = Arc::clone(&self.share);
-        let hold = match hold {
-            Hold::Whole => hold,
-            Hold::Gap => off_thread(move || share.bind(length)).await.unwrap_or(Hold::Whole),
-        };
+        let bind = move || share.bind(length, hold, Gap::is_spent);
+        let hold = off_thread(bind).await.unwrap_or(Hold::Whole);
         self.update(|shared| {
             shared.holding = BodyHold { binds: true, held: true, hold, ..shared.holding };
         });
@@ -57,8 +55,30 @@ impl Flight {
         let _first = self.asking.0.set(Arc::clone(binds));
     }
 
-    /// Like [`Self::bind_if`], for a reader that is about to be given bytes.
-    pub(super) async fn bind_before_reading(&self) {
+    /// The body is broken off, bytes of it were given, and no promise bound it. A promise that has come since then is recorded: a
+    /// client that resumes must not be given what the gap withholds.
+    pub(super) fn end_unbound(&self, length: Option<u64>, hold: Hold) {
+        let share = Arc::clone(&self.share);
+        match self.asking.0.get().map(Arc::clone) {
+            Some(binds) => blocking(move || {
+                if binds() {
+                    share.bind(length, hold, Gap::is_spent);
+                }
+                share.end(Verdict::Unverified);
+            }),
+            None => share.end(Verdict::Unverified),
+        }
+    }
+
+    /// Whether nothing more of the body may be given before it is judged.
+    pub fn is_held_whole(&self) -> bool {
+        let shared = self.lock();
+        let whole = shared.holding.held && shared.holding.hold == Hold::Whole;
+        !shared.verified && (whole || self.share.is_suspect())
+    }
+
+    /// Like [`Self::bind_if`], for a client that is about to be given bytes.
+    pub async fn bind_before_reading(&self) {
         if let Some(binds) = self.asking.0.get()
             && self.lock().is_unjudged()
         {
@@ -67,41 +87,64 @@ impl Flight {
     }
 }
 
-/// The share in the gap of its target that a body takes after it began. If it is dropped without a verdict, the body counts as
-/// not verified.
+/// The share in the gap of its target that a body takes although no promise binds it yet. If it is dropped without a verdict, the
+/// body counts as not verified.
 #[derive(Debug)]
 pub struct Late {
     share: Share,
     hold: Hold,
+    place: Place,
+    binds: bool,
+}
+
+/// Where in a whole body the bytes of an answer are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The offset of the first byte of the answer, if it is known.
+    pub start: Option<u64>,
+    /// The length of the whole body, if it is known.
+    pub length: Option<u64>,
 }
 
 impl Gaps {
-    /// A share for a body of `target` of which the first `given` bytes were given. `length` is its length, if known. Blocking.
-    pub fn join_late(self: &Arc<Self>, target: &Target, length: Option<u64>, given: u64) -> Late {
+    /// A share for an answer with bytes of `target` that no promise binds so far.
+    pub fn join_unbound(self: &Arc<Self>, target: &Target, place: Place) -> Late {
         let share = self.share(target);
-        let hold = match share.begin(length, false) {
-            Hold::Whole => Hold::Whole,
-            Hold::Gap => {
-                share.with(|gap| gap.note(0, given));
-                // The gap of a body of unknown length is its last 64 KiB, and all other bodies of the target are held back whole
-                // beside it. So no byte that was given of it was in the gap.
-                share.bind_unless(length, |gap| length.is_some() && gap.is_spent())
-            }
-        };
-        Late { share, hold }
+        let hold = share.begin(place.length, false);
+        Late { share, hold, place, binds: false }
     }
 }
 
 impl Late {
-    /// Returns up to where the bytes from `at` to before `end` may be given, when `have` bytes have arrived. These bytes count as
-    /// given.
+    /// Whether a promise binds the body.
+    pub fn binds(&self) -> bool {
+        self.binds
+    }
+
+    /// A promise that binds the body was found. Blocking.
+    pub fn bind(&mut self) {
+        let length = self.place.length;
+        // The gap of a body of unknown length is its last 64 KiB, and all other bodies of the target are held back whole beside
+        // it. So no byte that was given of it was in the gap.
+        let spent = |gap: &Gap| length.is_some() && gap.is_spent();
+        self.hold = self.share.bind(length, self.hold, spent);
+        self.binds = true;
+    }
+
+    /// Returns up to where the bytes of the answer from `at` to before `end` may be given, when `have` bytes of it have arrived.
+    /// These bytes count as given.
     pub fn give(&self, at: u64, end: u64, have: u64) -> u64 {
-        if self.hold == Hold::Whole {
+        let is_whole = self.place.start == Some(0);
+        if self.binds && (self.hold == Hold::Whole || !is_whole) {
             return at;
         }
         self.share.with(|gap| {
-            let to = gap.limit(at, end, have);
-            gap.note(at, to);
+            let to = if self.binds { gap.limit(at, end, have) } else { end };
+            match self.place.start {
+                Some(start) => gap.note(start.saturating_add(at), start.saturating_add(to)),
+                None if to > at => gap.note_somewhere(),
+                None => {}
+            }
             to
         })
     }
@@ -114,5 +157,26 @@ impl Late {
     /// The body was refused: its target is suspect from now on. Blocking.
     pub fn refuse(self) {
         self.share.refuse();
+    }
+
+    /// The body is broken off. If `binds` says that a promise binds it by now, that is recorded on disk; its client may resume
+    /// after a restart.
+    pub fn broke_off(mut self, binds: Binds) {
+        if self.binds {
+            return;
+        }
+        blocking(move || {
+            if binds() {
+                self.bind();
+            }
+        });
+    }
+}
+
+/// Runs work that may touch the disk on a blocking thread, without waiting for its end.
+pub(super) fn blocking(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
     }
 }

@@ -39,7 +39,7 @@ pub use gap::GAP;
 use gap::Hold;
 pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use late::Asking;
-pub use late::Late;
+pub use late::{Late, Place};
 use parts::Parts;
 pub use parts::{Ahead, LEAST_PART};
 pub use reader::{Broken, Opened, Reader};
@@ -311,7 +311,7 @@ impl Flight {
 
     /// Ends the flight. Only the first end counts.
     pub fn finish(&self, end: End) {
-        let verdict = {
+        let (verdict, late) = {
             let mut shared = self.lock();
             if shared.end.is_some() {
                 return;
@@ -319,14 +319,20 @@ impl Flight {
             let complete = matches!(end, End::Kept(_) | End::Given);
             shared.verified |= complete;
             shared.end = Some(end);
-            match (complete, shared.vouched, shared.holding.gave) {
+            let verdict = match (complete, shared.vouched, shared.holding.gave) {
                 (true, Vouched::Yes, _) => Verdict::Verified,
                 (false, _, true) => Verdict::Unverified,
                 // Either no promise covered what was given, or no byte was given.
                 (true, Vouched::No, _) | (false, _, false) => Verdict::Ungiven,
-            }
+            };
+            let length = shared.answered.as_ref().and_then(|answered| answered.length);
+            let unbound = verdict == Verdict::Unverified && !shared.holding.binds;
+            (verdict, unbound.then_some((length, shared.holding.hold)))
         };
-        self.share.end(verdict);
+        match late {
+            Some((length, hold)) => self.end_unbound(length, hold),
+            None => self.share.end(verdict),
+        }
         self.wake();
     }
 

@@ -3,19 +3,32 @@
 //! A flight and a pass have a [`Share`] in the gap of their target. If they end without a verified body, what was recorded while
 //! they gave bytes stays: the next body of the target shares the same gap, also after a restart (`store/unverified.rs`). Bytes
 //! are recorded on disk as "may be given" before they are given, so that a crash loses no record.
+//!
+//! A body that no promise binds takes a share as well, and what is given of it is noted. A promise may come while it arrives, or
+//! after its client left, and that client resumes where it was cut: then the bytes that it still lacks must be withheld. Such
+//! notes are recorded on disk once a promise binds the target, and are kept in memory before that.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
 use super::gap::{Gap, HELD_WHOLE, Hold};
-use crate::store::Unverified;
+use crate::store::{UNVERIFIED_FOR, Unverified};
 use crate::target::{Key, Target};
+
+/// The most targets that are remembered because a body that no promise bound was broken off. Of an evicted target, a promise that
+/// comes later withholds only the usual gap.
+const MOST_BROKEN: u64 = 4096;
 
 /// The gaps of all targets of which bodies are arriving.
 #[derive(Debug)]
 pub struct Gaps {
     unverified: Arc<Unverified>,
     of: Mutex<HashMap<Key, Users>>,
+    /// The gaps of targets of which no body is arriving, and whose last body was broken off before a promise bound it.
+    broken: Cache<Key, Arc<Mutex<TargetGap>>>,
 }
 
 #[derive(Debug)]
@@ -39,8 +52,8 @@ struct TargetGap {
 enum Noted {
     /// Bytes of a body of this length may be given, except the gap that begins at this offset.
     Given(Option<u64>, u64),
-    /// A body was refused.
-    Refused,
+    /// Nothing may be given before a body is verified: one was refused, or the gap was given before a promise came.
+    Suspect,
 }
 
 /// How a body ended, for the gap of its target.
@@ -66,7 +79,12 @@ pub(super) struct Share {
 impl Gaps {
     /// Starts with what was recorded on disk before.
     pub fn new(unverified: Arc<Unverified>) -> Arc<Self> {
-        Arc::new(Self { unverified, of: Mutex::default() })
+        let broken = Cache::builder()
+            .max_capacity(MOST_BROKEN)
+            .time_to_live(UNVERIFIED_FOR)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Arc::new(Self { unverified, of: Mutex::default(), broken })
     }
 
     /// A share in the gap of `target`, whatever its variant and spelling, and for every principal.
@@ -74,6 +92,9 @@ impl Gaps {
         let key = target.file_key();
         let mut of = lock(&self.of);
         let users = of.entry(key).or_insert_with(|| {
+            if let Some(gap) = self.broken.remove(&key) {
+                return Users { count: 0, gap };
+            }
             let row = self.unverified.get(key);
             let gap = row.map_or_else(Gap::default, Gap::noted);
             let noted = row.map(|row| Noted::Given(row.length, gap.start()));
@@ -110,20 +131,17 @@ impl Share {
             }
             gap.hold(length)
         };
-        if binds && hold == Hold::Gap { self.bind(length) } else { hold }
+        if binds && hold == Hold::Gap { self.bind(length, hold, Gap::is_spent) } else { hold }
     }
 
-    /// A promise that binds was found, before the body or while it is arriving. What was given before that may have used up the
-    /// gap. Blocking.
-    pub(super) fn bind(&self, length: Option<u64>) -> Hold {
-        self.bind_unless(length, Gap::is_spent)
-    }
-
-    /// Like [`Self::bind`]; `spent` says whether the bytes that were given before have used up the gap. A body whose share has
-    /// ended is held back whole. Blocking.
-    pub(super) fn bind_unless(
+    /// A promise that binds was found, before the body or while it is arriving. `hold` is how the body would be held back
+    /// otherwise; `spent` says whether the bytes that were given before have used up the gap. Then nothing is withheld of which a
+    /// client that has these bytes could not make a complete file, so the body is held back whole, and so are all later ones until
+    /// one is verified. A body whose share has ended is held back whole. Blocking.
+    pub(super) fn bind(
         &self,
         length: Option<u64>,
+        hold: Hold,
         spent: impl FnOnce(&Gap) -> bool,
     ) -> Hold {
         let ended = lock(&self.ended);
@@ -131,7 +149,13 @@ impl Share {
             return Hold::Whole;
         }
         let mut gap = lock(&self.gap);
-        if gap.gap.is_suspect() || spent(&gap.gap) {
+        if gap.gap.is_suspect() {
+            return Hold::Whole;
+        }
+        if hold == Hold::Whole || spent(&gap.gap) {
+            if gap.gap.has_given() && gap.noted != Some(Noted::Suspect) {
+                self.note_suspect(&mut gap);
+            }
             return Hold::Whole;
         }
         if length.is_some_and(|length| length <= HELD_WHOLE) {
@@ -184,9 +208,13 @@ impl Share {
         let mut gap = lock(&self.gap);
         gap.gap.suspect();
         gap.unverified = true;
-        gap.noted = Some(Noted::Refused);
+        self.note_suspect(&mut gap);
+    }
+
+    fn note_suspect(&self, gap: &mut TargetGap) {
+        gap.noted = Some(Noted::Suspect);
         if let Err(error) = self.gaps.unverified.refused(self.key) {
-            tracing::error!(%error, "the refusal of a body could not be stored, and is remembered only until larder stops");
+            tracing::error!(%error, "that a target is suspect could not be stored, and is remembered only until larder stops");
         }
     }
 
@@ -213,8 +241,13 @@ impl Share {
         });
         if last {
             of.remove(&self.key);
-            if gap.noted.is_some() && !gap.unverified {
-                self.gaps.unverified.verified(self.key);
+            match gap.noted {
+                Some(_) if !gap.unverified => self.gaps.unverified.verified(self.key),
+                None if gap.unverified && gap.gap.has_given() => {
+                    gap.gap.shorten();
+                    self.gaps.broken.insert(self.key, Arc::clone(&self.gap));
+                }
+                Some(_) | None => {}
             }
         }
     }

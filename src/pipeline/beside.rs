@@ -265,11 +265,6 @@ impl Watched {
             if self.at >= self.end {
                 return Ok(None);
             }
-            if self.reader.flight().is_suspect() {
-                // Another body of the target was refused meanwhile: the rest waits for the judgement.
-                self.body = None;
-                break;
-            }
             let piece = tokio::select! {
                 piece = body.next() => piece,
                 // The body is complete and judged, or no more of it will come.
@@ -286,6 +281,13 @@ impl Watched {
                 Some(Err(error)) => return Err(error.why()),
                 None => return Err(Why::new(Cause::Broken, "the range ended early")),
             };
+            self.reader.flight().bind_before_reading().await;
+            if self.reader.flight().is_held_whole() {
+                // Another body of the target was refused meanwhile, or a promise came and the gap is spent: the rest waits for the
+                // judgement.
+                self.body = None;
+                break;
+            }
             let (beside, hashed) = (Arc::clone(&self.beside), bytes.clone());
             let given = tokio::task::spawn_blocking(move || beside.give(&hashed)).await;
             if given.is_ok_and(|given| given) {

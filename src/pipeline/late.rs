@@ -2,10 +2,11 @@
 //! body may be read while the body arrives.
 //!
 //! So larder checks for a promise before each piece, and before the end of a body without an announced length. Once a promise
-//! binds the body, it takes a share in the gap of its target (`flight/late.rs`) and is judged like a pass that was bound from its
-//! start (`bound.rs`). A body whose URL looks like that of an artifact or an index may be promised later, so it is hashed from
-//! its first byte. A body that is only a part, or has a content coding, cannot be judged. It is cut off; when the client requests
-//! it again, it is held back from the start. As long as no promise binds a body, nothing of it is withheld.
+//! binds the body, it is held back by the gap of its target (`flight/late.rs`) and judged like a pass that was bound from its start
+//! (`bound.rs`). A body whose URL looks like that of an artifact or an index may be promised later, so it is hashed from its first
+//! byte, and what is given of it is noted in the gap. A body that is only a part, or has a content coding, cannot be judged. It is
+//! cut off; when the client requests it again, it is held back from the start. As long as no promise binds a body, nothing of it is
+//! withheld.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -24,10 +25,10 @@ use super::Pipeline;
 use super::bound::{Bound, Fault, promised_meanwhile};
 use super::content_coding::is_coded;
 use super::task::Task;
-use crate::digest::{Algorithm, Algorithms, Hashing};
+use crate::digest::{Algorithm, Hashing};
 use crate::ecosystem::Kind;
 use crate::entry::Head;
-use crate::flight::{self, Binds, Late};
+use crate::flight::{self, Binds, Late, Place};
 use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{Body, Cut, Line};
@@ -67,9 +68,13 @@ impl Pipeline {
             Kind::Artifact(_) => true,
             Kind::Index => !task.is_snapshot_root(),
         });
-        let wanted = || bound.task.wanted(Algorithms::NONE.with(Algorithm::Sha512));
+        // The digest in the name may come to be believed.
+        let named = self.expectation_of(&bound.task).algorithms();
+        let wanted = || bound.task.wanted(named.with(Algorithm::Sha512));
         let hashing = (whole && known).then(|| Hashing::new(wanted()));
         let length = response.body().size_hint().exact().or_else(|| announced(&response));
+        let gaps = self.flights.gaps();
+        let late = known.then(|| gaps.join_unbound(bound.task.bare(), place(&head, length)));
         let binds = self.later_promises(&bound.task);
         response.map(|body| {
             let watched = Watched {
@@ -84,7 +89,7 @@ impl Pipeline {
                 waiting: VecDeque::new(),
                 came: 0,
                 given: 0,
-                late: None,
+                late,
                 trailers: None,
                 over: false,
             };
@@ -110,6 +115,18 @@ fn announced(response: &Response<Body>) -> Option<u64> {
     response.headers().get(name)?.to_str().ok()?.parse().ok()
 }
 
+/// Where in the whole body the bytes of an answer with `length` bytes are.
+fn place(head: &Head, length: Option<u64>) -> Place {
+    if head.status != StatusCode::PARTIAL_CONTENT {
+        return Place { start: Some(0), length };
+    }
+    // The answer may have several parts, and then says of none where it is.
+    let range = head.text(&header::CONTENT_RANGE).unwrap_or_default();
+    let (span, whole) = range.trim_start_matches("bytes ").split_once('/').unwrap_or_default();
+    let start = span.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
+    Place { start, length: whole.trim().parse().ok() }
+}
+
 /// A body on its way to its client.
 struct Watched {
     body: Body,
@@ -126,7 +143,7 @@ struct Watched {
     waiting: VecDeque<Bytes>,
     came: u64,
     given: u64,
-    /// The share in the gap of the target, once a promise binds the body.
+    /// The share in the gap of the target; `None` if no promise is expected.
     late: Option<Late>,
     trailers: Option<HeaderMap>,
     /// The body has ended, and all bytes that still wait may be given.
@@ -218,25 +235,28 @@ impl Watched {
 
     /// Takes a share in the gap of the target, if a promise binds the body by now. `Err`: the body must be cut off.
     async fn bind_if_promised(&mut self) -> Result<(), Why> {
-        if self.late.is_some() {
+        if self.late.as_ref().is_some_and(Late::binds) {
             return Ok(());
         }
         let target = self.bound.task.bare();
-        let gaps = self.bound.pipeline.flights.gaps();
-        if gaps.is_suspect(target) {
+        if self.bound.pipeline.flights.gaps().is_suspect(target) {
             let line = format!("{target}: another body of it was refused meanwhile; ask again");
             return Err(Why::new(Cause::Quarantine, line));
         }
         if !(self.binds)() {
             return Ok(());
         }
-        if self.hashing.is_none() {
+        // A body that is cut off now is recorded as well: its client may resume.
+        if let Some(mut late) = self.late.take() {
+            let binding = tokio::task::spawn_blocking(move || {
+                late.bind();
+                late
+            });
+            self.late = Some(binding.await.map_err(|_| self.undecided())?);
+        }
+        if self.late.is_none() || self.hashing.is_none() {
             return Err(self.undecided());
         }
-        let (gaps, target) = (Arc::clone(gaps), target.clone());
-        let (length, given) = (self.length, self.given);
-        let joining = tokio::task::spawn_blocking(move || gaps.join_late(&target, length, given));
-        self.late = Some(joining.await.map_err(|_| self.undecided())?);
         Ok(())
     }
 
@@ -246,9 +266,14 @@ impl Watched {
         if self.length.is_none_or(|length| self.given < length) {
             self.bind_if_promised().await?;
         }
-        let Some(late) = self.late.take() else {
-            self.over = true;
-            return Ok(());
+        let late = match self.late.take() {
+            Some(late) if late.binds() => late,
+            unbound => {
+                self.late = unbound;
+                self.leave(true);
+                self.over = true;
+                return Ok(());
+            }
         };
         self.hash().await;
         let Some(hashing) = self.hashing.take() else { return Err(self.undecided()) };
@@ -275,8 +300,28 @@ impl Watched {
         }
     }
 
+    /// Gives up the share without a judgement. If the client has the whole file, nothing that is withheld later could matter to
+    /// it; of a part, or of a body that broke off, the client may ask for the rest.
+    fn leave(&mut self, complete: bool) {
+        let Some(late) = self.late.take() else { return };
+        let is_part = self.head.status == StatusCode::PARTIAL_CONTENT;
+        if !late.binds() && (complete && !is_part || self.given == 0) {
+            late.is_right(false);
+        } else {
+            late.broke_off(Arc::clone(&self.binds));
+        }
+    }
+
     fn undecided(&self) -> Why {
         Why::new(Cause::Undecided, promised_meanwhile(self.bound.task.bare()))
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        // The server does not ask for the end of a body whose length it knows.
+        let complete = self.length.is_some_and(|length| self.given >= length);
+        self.leave(complete);
     }
 }
 

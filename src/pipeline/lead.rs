@@ -320,12 +320,13 @@ impl Pipeline {
             let Some(pipeline) = pipeline.upgrade() else { return false };
             // The lock is held during the look-up, so that a second caller cannot continue before the result is known.
             let mut judged = judged.lock().unwrap_or_else(PoisonError::into_inner);
-            let generation = pipeline.store.generation();
-            if *judged == Some(generation) {
+            // The claims of indexes, and the names whose digests are believed.
+            let state = (pipeline.store.generation(), pipeline.store.convention_changes());
+            if *judged == Some(state) {
                 return false;
             }
             let binds = pipeline.expectation_of(&task).binds();
-            *judged = Some(generation).filter(|_| !binds);
+            *judged = Some(state).filter(|_| !binds);
             binds
         })
     }

@@ -321,20 +321,23 @@ impl Pipeline {
             let promises = vec![promise.clone()];
             return Expectation { promises, ..Expectation::nothing(Rank::Origin) };
         }
-        match task.artifact() {
-            Some(artifact) => {
+        let known = self.known_now(task);
+        let otherwise = Proof::of(Rank::Origin);
+        match known.map(|known| (known.ecosystem.name(), &known.resource.kind)) {
+            Some((ecosystem, Kind::Artifact(artifact))) => {
                 let (seen, now) = (self.store.seen_by(task.principal.reader()), self.clock.now());
                 let promises = seen.promises(task.bare(), &artifact.topics, now);
-                expected(&self.store, task.ecosystem(), artifact, task.bare(), promises)
+                let mut expected =
+                    expected(&self.store, ecosystem, artifact, task.bare(), promises);
+                if task.is_unknown() {
+                    expected.otherwise = otherwise;
+                }
+                expected
             }
-            None => Expectation {
+            Some((_, Kind::Index)) | None => Expectation {
                 named: None,
-                promises: self.promises_that_count(
-                    task.bare(),
-                    task.recognition.as_ref(),
-                    task.principal.reader(),
-                ),
-                otherwise: Proof::of(Rank::Origin),
+                promises: self.promises_that_count(task.bare(), known, task.principal.reader()),
+                otherwise,
             },
         }
     }

@@ -240,10 +240,10 @@ impl Pipeline {
             return Vec::new();
         }
         let (known, reader) = (task.recognition.as_ref(), task.principal.reader());
+        // Promises that only confirm are not among these: an index of another root must not make larder keep entries.
         let promises = self.promises_of_index(task.bare(), known, reader).into_iter();
-        // What only confirms, an index of another root say, keeps nothing here.
-        let current = promises.filter(|promise| promise.is_current() && promise.relation.binds());
-        current
+        promises
+            .filter(Promise::is_current)
             .flat_map(|promise| promise.digests)
             .filter(|digest| digest.algorithm().is_strong())
             .collect()
@@ -275,6 +275,15 @@ impl Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::claim::{Claim, ClaimSink as _, Standing};
+    use crate::clock::Clock;
+    use crate::config::{Config, Live};
+    use crate::digest::Algorithm;
+    use crate::ecosystem::{self, Shape};
+    use crate::keyring::{Keyring, Trusted};
+    use crate::origin::{Origins, Reach};
+    use crate::outcome::metrics::Metrics;
+    use crate::store::Store;
 
     fn key(number: u8) -> Key {
         Key([number; 32])
@@ -292,5 +301,43 @@ mod tests {
         assert_eq!(read.lock().iter().filter(|(index, _)| *index == key(199)).count(), 1);
         read.forget(key(199));
         assert!(read.lock().iter().all(|(index, _)| *index != key(199)));
+    }
+
+    /// An index anywhere may name a member of an archive. If its digests were spared, anybody could make larder keep any number
+    /// of entries of one URL (promise P4).
+    #[test]
+    fn only_promises_that_bind_spare_a_stored_member() {
+        let data = tempfile::tempdir().unwrap();
+        let config = Live::new(Config { data: data.path().to_owned(), ..Config::default() });
+        let clock = Clock::system();
+        let store = Store::open(config.clone(), clock.clone()).unwrap();
+        let origins = Origins::new(config.clone(), clock.clone()).unwrap();
+        let (metrics, keys) = (Arc::new(Metrics::default()), Trusted::new(Keyring::new()));
+        let now = clock.now();
+        let pipeline = Pipeline::new(config, clock, Arc::clone(&store), origins, metrics, keys);
+        let target = |url: &str| Target::from_url(url).unwrap();
+        let digest = |byte| Digest::new(Algorithm::Sha256, &[byte; 32]).unwrap();
+        let member = target("https://example.org/debian/dists/stable/main/binary-amd64/Packages");
+        let known = ecosystem::recognise(&Shape { target: &member, accept: "*/*" }).unwrap();
+        let topic = known.ecosystem.topics(&member).remove(0);
+        for (index, byte) in [
+            ("https://example.org/debian/dists/stable/InRelease", 1),
+            ("https://evil.example.org/debian/dists/stable/InRelease", 2),
+        ] {
+            let index = target(index);
+            let mut batch = store.begin_claims(&index, BlobId::new([byte; 32])).unwrap();
+            let (target, digests) = (member.clone(), vec![digest(byte)]);
+            batch.claim(Claim { target, topic: topic.clone(), digests, size: None }).unwrap();
+            let root = Root::at(&index, "/debian".len());
+            batch.publish(&Standing { rank: Rank::Indexed, root }, now).unwrap();
+        }
+        let promises = store.promises(&member, &[topic], now);
+        assert_eq!(promises.len(), 2, "the control: both are found");
+        let reach = Reach { internal_client: true, from_public: false };
+        let mut task = Task::of_resource(&member, known, reach, now);
+        let mut ahead = promises.first().unwrap().clone();
+        ahead.by = Arc::new(IndexVersion { number: snapshots::NOT_YET, ..(*ahead.by).clone() });
+        task.promised = Some(ahead);
+        assert_eq!(pipeline.still_promised(&task), [digest(1)]);
     }
 }

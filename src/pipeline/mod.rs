@@ -372,19 +372,31 @@ impl Pipeline {
         recognition: Option<Recognition>,
         reader: Partition,
     ) -> (Option<Recognition>, Option<Recognition>) {
-        let Some(found) = recognition else {
-            return (None, None);
-        };
-        let name = found.ecosystem.name();
+        match recognition {
+            Some(found) if self.counts(target, &found, reader) => (Some(found), None),
+            likely => (None, likely),
+        }
+    }
+
+    /// Whether a recognition counts as certain.
+    fn counts(&self, target: &Target, found: &Recognition, reader: Partition) -> bool {
         let promised = || match &found.resource.kind {
             Kind::Artifact(artifact) => self.is_claimed(target, artifact, reader),
             Kind::Index => false,
         };
-        if found.certain || self.store.is_confirmed(name, &found.resource.root) || promised() {
-            (Some(found), None)
-        } else {
-            (None, Some(found))
-        }
+        found.certain
+            || self.store.is_confirmed(found.ecosystem.name(), &found.resource.root)
+            || promised()
+    }
+
+    /// What the task's target is as of now: a likely recognition may have been confirmed since the request came, by the very index
+    /// that promises the body on its way.
+    fn known_now<'a>(&self, task: &'a Task) -> Option<&'a Recognition> {
+        let likely = || {
+            let likely = task.likely.as_ref();
+            likely.filter(|found| self.counts(task.bare(), found, task.principal.reader()))
+        };
+        task.recognition.as_ref().or_else(likely)
     }
 }
 

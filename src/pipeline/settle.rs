@@ -267,7 +267,7 @@ impl Pipeline {
         expected: &Expectation,
         asked: Time,
     ) {
-        if let Some(recognition) = &task.recognition {
+        if let Some(recognition) = self.known_now(task) {
             self.ask_again(recognition, (task.reach, &task.principal), expected, asked).await;
         }
     }

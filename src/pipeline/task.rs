@@ -236,7 +236,7 @@ impl Task {
     /// What must be computed of its body; this includes `algorithms`. The digest of an artifact's content is computed even if
     /// nothing is promised yet, because a later index may promise it.
     pub(super) fn wanted(&self, algorithms: Algorithms) -> Wanted {
-        let known = self.recognition.as_ref().filter(|_| self.artifact().is_some());
+        let known = self.known().filter(|known| matches!(known.resource.kind, Kind::Artifact(_)));
         let content =
             known.and_then(|known| known.ecosystem.content_digests()?.content(&self.bare));
         Wanted { algorithms, content }

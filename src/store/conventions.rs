@@ -12,6 +12,7 @@
 use std::cmp::Reverse;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -62,21 +63,30 @@ impl Convention {
 
 /// The conventions of every ecosystem.
 #[derive(Debug)]
-pub(super) struct Conventions(Table<(String, Root), Observed>);
+pub(super) struct Conventions {
+    table: Table<(String, Root), Observed>,
+    /// How many observations there were since the start.
+    changes: AtomicU64,
+}
 
 impl Conventions {
     pub(super) fn open(path: PathBuf) -> io::Result<Self> {
-        Ok(Self(Table::open(path, CONVENTIONS)?))
+        Ok(Self { table: Table::open(path, CONVENTIONS)?, changes: AtomicU64::new(0) })
     }
 
     /// Writes what changed.
     pub(super) fn flush(&self) {
-        self.0.flush();
+        self.table.flush();
+    }
+
+    /// A number that is higher after each observation.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// What is known about the name of `file`, whose convention `ecosystem` counts below `root`.
     pub(super) fn of(&self, ecosystem: &str, root: &Root, file: &Target) -> Convention {
-        let observed = self.0.get(&(ecosystem.to_owned(), root.clone())).unwrap_or_default();
+        let observed = self.table.get(&(ecosystem.to_owned(), root.clone())).unwrap_or_default();
         let missed = observed.missed.contains(&file.match_key());
         Convention { matched: observed.matched.len(), missed }
     }
@@ -96,7 +106,7 @@ impl Conventions {
             }
         });
         if cleared {
-            self.0.flush();
+            self.table.flush();
         }
     }
 
@@ -114,14 +124,15 @@ impl Conventions {
             }
             observed.missed.push(file.match_key());
         });
-        self.0.flush();
+        self.table.flush();
     }
 
     fn change(&self, ecosystem: &str, root: &Root, change: impl FnOnce(&mut Observed)) {
         if root.path.len() > MAX_PATH {
             return;
         }
-        self.0.change_or((ecosystem.to_owned(), root.clone()), change, gives_way);
+        self.table.change_or((ecosystem.to_owned(), root.clone()), change, gives_way);
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -235,7 +246,7 @@ mod tests {
             let conventions = open(data.path());
             assert_eq!(conventions.of("pypi", &root("/"), &file("/x")), Convention::default());
             believe(&conventions, &root("/"));
-            conventions.0.flush();
+            conventions.table.flush();
             assert!(is_believed(&open(data.path()), &root("/"), "/x"));
         }
     }
@@ -260,7 +271,7 @@ mod tests {
             }
         }
         assert!(is_believed(&conventions, &old, "/x") && is_believed(&conventions, &new, "/x"));
-        let rows = hold(&conventions.0.rows);
+        let rows = hold(&conventions.table.rows);
         assert_eq!((rows.known.len(), rows.order.len()), (MAX_ROWS, MAX_ROWS));
     }
 }

@@ -12,6 +12,12 @@ impl Store {
         self.state.conventions.of(ecosystem, root, file)
     }
 
+    /// A number that is higher after each observation about a naming convention. As with [`Store::generation`], a caller that
+    /// remembers a judgement must read it before it judges. Quick.
+    pub fn convention_changes(&self) -> u64 {
+        self.state.conventions.changes()
+    }
+
     /// Notes that `file` matches the digest in its name. Blocking if it was known not to match.
     pub fn note_convention(&self, ecosystem: &str, root: &Root, file: &Target, named: &Digest) {
         self.state.conventions.matched(ecosystem, root, file, named);

@@ -49,7 +49,8 @@ pub struct Row {
     pub length: Option<u64>,
     /// Where the gap begins, in bytes from the start of the body. Meaningless if the length is unknown.
     pub gap: u64,
-    /// Whether a body of the target was refused.
+    /// Whether nothing may be delivered before a body is verified: a body was refused, or its gap had been delivered when
+    /// a promise came.
     pub suspect: bool,
     /// When the row was written.
     pub since: Time,

@@ -3,10 +3,10 @@
 
 use serde_json::Value;
 
-use crate::world::archive::{by_hash, flipped};
+use crate::world::archive::{by_hash, flipped, plain_wheel};
 use crate::world::binary::{Daemon, say};
 use crate::world::tools::text;
-use crate::world::{Ca, End, Fault, Origin, PATIENCE, Page, World, eventually, noise};
+use crate::world::{Ca, End, Fault, Gate, Origin, PATIENCE, Page, World, eventually, noise};
 
 /// The JSON lines of one of larder's own pages.
 async fn asked(world: &World, path: &str) -> Vec<Value> {
@@ -112,6 +112,46 @@ async fn told_anyhow(world: &World, private: bool) {
     .await;
     let rejected = events(world).await.into_iter().filter(|event| event["kind"] == "rejected");
     assert_eq!(rejected.count() == 0, private);
+}
+
+/// An unknown header field may hold a credential, and then the file, its URL and its digest are private.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alarm_about_a_request_with_an_unknown_header_field_is_told_to_its_operator_alone() {
+    for (h2, late, private) in [
+        (false, false, false),
+        (false, false, true),
+        (true, false, true),
+        (false, true, false),
+        (false, true, true),
+        (true, true, true),
+    ] {
+        let world = World::new().await;
+        let right = noise(6, 2_000_000);
+        let gate = Gate::closed();
+        let held = Fault::Hold(1_000_000, gate.clone());
+        let page = Page::new(flipped(&right)).fault(held);
+        let path = if late { plain_wheel("demo") } else { by_hash(&right) };
+        let url = world.origin.put(&path, page);
+        let ask = world.client.get(&url);
+        let ask = if private { ask.header("x-unknown", "1") } else { ask };
+        let got = if h2 { ask.h2() } else { ask }.open().await.unwrap();
+        if late {
+            crate::late::publish(&world, "demo", &path, &right).await;
+        }
+        gate.open();
+        assert!(!got.rest().await.is_complete());
+        told_anyhow(&world, private).await;
+        let case = format!("h2: {h2}, late: {late}, private: {private}");
+        assert!(world.proxy.metric("larder_rejected_total", "").await >= 1.0, "{case}");
+        let events = events(&world).await;
+        let alarm = events.iter().any(|event| event["kind"] == "alarm" && event["url"] == *url);
+        assert_eq!(alarm, !private, "{case}: {events:?}");
+        assert_eq!(events.iter().any(|event| event["url"] == *url), !private, "{case}: {events:?}");
+        let query: String = url::form_urlencoded::byte_serialize(url.as_bytes()).collect();
+        let why = asked(&world, &format!("/-/why?url={query}")).await;
+        let known = why[0]["why"]["recent"].as_array().is_some_and(|recent| !recent.is_empty());
+        assert_eq!(known, !private, "{case}: {why:?}");
+    }
 }
 
 /// A pass because of a header field names the field. A request with a credential is shown to the operator only.

@@ -57,6 +57,7 @@ mod key_rotation;
 mod keys;
 mod kill;
 mod late;
+mod late_resumed;
 mod layers;
 mod licences;
 mod limits;
