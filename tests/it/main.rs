@@ -73,6 +73,7 @@ mod parts;
 mod parts_hostile;
 mod parts_union;
 mod pass;
+mod passed_roots;
 mod patience;
 mod patience_ends;
 mod postel;
