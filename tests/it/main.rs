@@ -98,6 +98,7 @@ mod setup_life;
 mod sign_in_pages;
 mod signed;
 mod standard;
+mod starting;
 mod store;
 mod suspect;
 mod tags;
