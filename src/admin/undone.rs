@@ -1,6 +1,6 @@
 //! Revokes what a key proved, once it is no longer trusted.
 //!
-//! If none of a repository's signers is trusted any more, the repository proves nothing: its claims are retracted, so
+//! If none of a repository's signers is trusted any more, the repository proves nothing: its claims are deleted, so
 //! that its files are judged again, and its stored entries keep only the proof of their transport. Entries that came
 //! over plain http are not kept without a signature. What another trusted key proves, now or at the next
 //! revalidation, is raised again automatically; a file whose URL names its digest needs no signer.
@@ -30,8 +30,16 @@ pub(super) fn without(admin: &Admin, roots: &[String]) -> Result<Vec<String>, St
     if undone.is_empty() {
         return Ok(Vec::new());
     }
+    let mut retracted = Ok(());
     for root in &undone {
-        admin.store.retract_signed_claims(root, now);
+        let failed = |error| {
+            format!(
+                "the key is removed, but not all files of the claims that it proved below {root}: {error}; those count again after a restart. \
+                 Stop larder, delete the directory v1/claims in its data directory, and start it"
+            )
+        };
+        let done = admin.store.retract_signed_claims(root).map_err(failed);
+        retracted = retracted.and(done);
     }
     // Of nested repositories the deepest one counts.
     let is_undone = |target: &Target| {
@@ -63,6 +71,7 @@ pub(super) fn without(admin: &Admin, roots: &[String]) -> Result<Vec<String>, St
             Ok(()) | Err(_) => {}
         }
     }
+    retracted?;
     Ok(undone.into_iter().map(ToString::to_string).collect())
 }
 

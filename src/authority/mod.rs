@@ -343,8 +343,8 @@ pub fn is_root(der: &CertificateDer<'_>) -> bool {
     })
 }
 
-/// Whether a certificate is a larder's CA, by its organisation's name.
-pub fn has_operator_login(der: &CertificateDer<'_>) -> bool {
+/// Whether a certificate is the CA of a larder, this one or another: by the name of its organisation.
+pub fn is_larder_ca(der: &CertificateDer<'_>) -> bool {
     x509_parser::parse_x509_certificate(der).is_ok_and(|(_, certificate)| {
         let mut names = certificate.subject().iter_organization();
         certificate.is_ca() && names.any(|name| name.as_str().is_ok_and(|name| name == "larder"))

@@ -11,6 +11,8 @@
 //!                                                                 (a connection that read the kept one gets that one's)
 //! ```
 //!
+//! The same holds for a Release that was passed without being looked at, until the next one is kept.
+//!
 //! Nothing of a snapshot that does not count is kept: no entry, no claim, no date. What clients fetch by digest, and the files
 //! that the kept snapshot names, are still held to their promises.
 
@@ -24,6 +26,7 @@ use crate::claim::Promise;
 use crate::ecosystem::Recognition;
 use crate::flight::End;
 use crate::origin::Answer;
+use crate::policy::PassReason;
 use crate::target::{Key, Partition, Root, Target};
 
 impl Pipeline {
@@ -53,15 +56,40 @@ impl Pipeline {
         }
     }
 
-    /// Notes that a client was given a snapshot's root that larder did not look at. `anybody`: this happens to all clients,
-    /// because the answer is not shared.
-    pub(super) fn note_head_passed(&self, task: &Task, connection: &Connection, anybody: bool) {
+    /// Notes that a client was given a snapshot's root that larder did not look at. `anybody`: its requests for the members are
+    /// like those of any other client.
+    fn note_head_passed(&self, task: &Task, connection: &Connection, anybody: bool) {
         if !task.is_snapshot_root() {
             return;
         }
         connection.read_unknown(task);
         if anybody && let Some(key) = snapshot(task.bare(), task.principal.reader()) {
             self.snapshots.apart.insert(key, ());
+        }
+    }
+
+    /// The same for the answer to a client's own request. A client that was told that its version is the present one (304) has
+    /// the origin's, too.
+    pub(super) fn note_root_passed(
+        &self,
+        task: &Task,
+        connection: &Connection,
+        reason: PassReason,
+        status: StatusCode,
+    ) {
+        // The other reasons are in each request of such a client, so its requests for the members are passed as well.
+        let anybody = match reason {
+            PassReason::Answer | PassReason::NoStore | PassReason::Starting => true,
+            PassReason::Method
+            | PassReason::Body
+            | PassReason::Upgrade
+            | PassReason::Credential
+            | PassReason::Header
+            | PassReason::Plain
+            | PassReason::Host => false,
+        };
+        if matches!(status, StatusCode::OK | StatusCode::NOT_MODIFIED) {
+            self.note_head_passed(task, connection, anybody);
         }
     }
 

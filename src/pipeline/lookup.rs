@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::HeaderMap;
 use moka::sync::Cache;
 
 use super::answers::lasts;
 use super::task::Task;
+use super::varied::VaryingFields;
 use super::{Pipeline, rights};
 use crate::claim::Promise;
 use crate::clock::Time;
@@ -100,17 +101,17 @@ pub(super) struct Memory {
     refused: Cache<(Key, Partition), bool>,
     /// The number of changes to the keyring when each reader's view of an index was read.
     read_with: Cache<Key, u64>,
-    /// The request fields by which answers of a URL are selected, according to the last answer.
-    pub(super) varies: Cache<Key, Arc<[HeaderName]>>,
+    /// The request fields by which answers of each URL are selected.
+    pub(super) varies: VaryingFields,
     /// When an unsafe method last succeeded on an origin.
     changed: Cache<Origin, Time>,
     /// When an unsafe method last succeeded on a URL (RFC 9111 §4.4).
     invalidated: Cache<Key, Time>,
 }
 
-/// A cache of results that the store and the claims would give again, but more slowly. A result is kept for [`IN_USE`] after its
-/// last use.
-fn in_use<K, V>() -> Cache<K, V>
+/// A cache of results that the store, the claims or another cache would give again, but more slowly. A result is kept for
+/// [`IN_USE`] after its last use.
+pub(super) fn in_use<K, V>() -> Cache<K, V>
 where
     K: Hash + Eq + Send + Sync + 'static,
     V: Clone + Send + Sync + 'static,
@@ -138,7 +139,7 @@ impl Default for Memory {
             refused: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             read_with: Cache::new(100_000),
             bound: in_use(),
-            varies: in_use(),
+            varies: VaryingFields::default(),
             unread: Cache::new(10_000),
             changed: Cache::builder().max_capacity(10_000).time_to_live(day).build(),
             invalidated: Cache::builder().max_capacity(100_000).time_to_live(day).build(),
@@ -151,7 +152,7 @@ impl Memory {
     pub(super) fn tidy(&self) {
         self.judged.run_pending_tasks();
         self.bound.run_pending_tasks();
-        self.varies.run_pending_tasks();
+        self.varies.tidy();
         self.negatives.run_pending_tasks();
         self.unshared.run_pending_tasks();
         self.refused.run_pending_tasks();

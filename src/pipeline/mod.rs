@@ -315,7 +315,8 @@ impl Pipeline {
                     return record.not_stored(&task.target);
                 }
                 let asked = call.asked_with(task.selection.request());
-                self.pass_while_starting(call, &asked, &task, record).await
+                let reason = PassReason::Starting;
+                self.pass_while_starting(call, &asked, &task, reason, record).await
             }
             Plan::Keep | Plan::Revalidate => {
                 let asked = call.asked_with(task.selection.request());

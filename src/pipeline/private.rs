@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, Response};
 
 use super::answers::is_no;
 use super::lookup::{Lookup, Stored};
@@ -116,14 +116,17 @@ impl Pipeline {
         reason: PassReason,
         record: &mut Record,
     ) -> Response<Body> {
-        if let Some(response) = self.in_own_name(&call, task, reason, record).await {
-            return response;
-        }
         let reads = matches!(*call.request.method(), Method::GET | Method::HEAD);
         let connection = Arc::clone(&call.connection);
+        if let Some(response) = self.in_own_name(&call, task, reason, record).await {
+            if reads {
+                self.note_root_passed(task, &connection, reason, response.status());
+            }
+            return response;
+        }
         let response = self.pass(call, task.bare(), Some(task), reason, record).await;
-        if reads && response.status() == StatusCode::OK {
-            self.note_head_passed(task, &connection, reason == PassReason::Answer);
+        if reads {
+            self.note_root_passed(task, &connection, reason, response.status());
         }
         if reads {
             self.memory.note_own(task, response.status().is_success());

@@ -1,15 +1,16 @@
 //! Requests that come while what is stored is read after a crash: their origins answer them, and where an origin does not, they
-//! wait for the copy.
+//! wait for the copy, if there may be one that everybody may have.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::{Response, StatusCode};
 
+use super::answers::is_failure;
 use super::lookup::Stored;
 use super::record::Record;
 use super::task::Task;
-use super::unknown_header::is_failure;
+use super::unknown_header::may_have_public_copy;
 use super::{Asked, Call, Pipeline};
 use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
@@ -20,33 +21,44 @@ use crate::reply::Body;
 /// waits for it with each of its requests.
 const WAIT_FOR_RECORDS: Duration = Duration::from_secs(1);
 
+/// How long the failure of an origin is withheld at most because the records, once they are read, may show a copy. Shorter than
+/// the shortest read timeout of common clients, which is pip's with 15 seconds. The connection of the answer stays open meanwhile.
+/// `upstream.header_timeout` may make it shorter.
+const WAIT_FOR_COPY: Duration = Duration::from_secs(10);
+
 impl Pipeline {
     /// Whether what is stored is known.
     pub(super) async fn knows_its_store(&self) -> bool {
         self.store.is_read_within(WAIT_FOR_RECORDS).await
     }
 
-    /// Passes a request that would be answered from the store. When its origin fails, or has said nothing when the records are
-    /// read and its patience is over, the copy stands in, if there is one that everybody may have.
+    /// Passes a request that would be answered from the store, or for which a copy would stand in, for `reason`. When its origin
+    /// fails, or has said nothing when the records are read and its patience is over, the copy stands in, if there is one that
+    /// everybody may have.
     pub(super) async fn pass_while_starting(
         self: &Arc<Self>,
         call: Call,
         asked: &Asked,
         task: &Task,
+        reason: PassReason,
         record: &mut Record,
     ) -> Response<Body> {
+        if !may_have_public_copy(task) {
+            return self.pass_for(call, task, reason, record).await;
+        }
         let connection = Arc::clone(&call.connection);
-        let mut passing = Box::pin(self.pass_for(call, task, PassReason::Starting, record));
+        let mut passing = Box::pin(self.pass_for(call, task, reason, record));
         let late = async {
             self.store.read().await;
-            tokio::time::sleep(self.patience_for(task)).await;
+            let waited = self.clock.now().since(task.asked);
+            tokio::time::sleep(self.patience_for(task).saturating_sub(waited)).await;
         };
         let passed = tokio::select! {
             passed = &mut passing => Some(passed),
             () = late => None,
         };
         let Some(passed) = passed else {
-            let Some((known, stored)) = self.copy_when_read(task, asked).await else {
+            let Some((known, stored)) = self.copy_now_known(task, asked).await else {
                 return passing.await;
             };
             drop(passing);
@@ -62,14 +74,17 @@ impl Pipeline {
         if record.is_rejected() || !is_failure(passed.status()) {
             return passed;
         }
-        let Some((known, stored)) = self.copy_when_read(task, asked).await else { return passed };
+        let limit = WAIT_FOR_COPY.min(self.config.get().upstream.header_timeout);
+        if tokio::time::timeout(limit, self.store.read()).await.is_err() {
+            return passed;
+        }
+        let Some((known, stored)) = self.copy_now_known(task, asked).await else { return passed };
         let stale = self.reply_stored(&connection, asked, &known, &stored, Outcome::Stale, record);
         stale.await.unwrap_or(passed)
     }
 
-    /// The copy that everybody may have, labelled as one, once it is known.
-    async fn copy_when_read(&self, task: &Task, asked: &Asked) -> Option<(Task, Stored)> {
-        self.store.read().await;
+    /// The copy that everybody may have, labelled as one. The records have been read.
+    async fn copy_now_known(&self, task: &Task, asked: &Asked) -> Option<(Task, Stored)> {
         // Under which of its keys it lies was not known before.
         let mut known = task.clone();
         self.choose(&mut known);

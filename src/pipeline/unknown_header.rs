@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 
+use super::answers::is_failure;
 use super::lookup::{Lookup, Stored};
 use super::record::Record;
 use super::task::Task;
@@ -60,16 +61,13 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         record.why(format!("its header field {name} may change the answer"));
-        let ecosystem = task.known().map_or("", |known| known.ecosystem.name());
-        if self.told.is_news(name, ecosystem) {
-            let of = if ecosystem.is_empty() { String::new() } else { format!(" of {ecosystem}") };
-            tracing::info!(
-                "requests{of} with the header field {name} are passed on and not kept, because it may change the answer; if it \
-                 does not, add it to http.harmless_headers"
-            );
-        }
+        self.tell_of_header(task, name);
         let (connection, asked) = (Arc::clone(&call.connection), call.asked());
         let reason = PassReason::Header;
+        if !self.knows_its_store().await {
+            let passed = self.pass_while_starting(call, &asked, task, reason, record).await;
+            return named(passed, name);
+        }
         let Some(mut stored) = self.public_copy(task, &asked.headers).await else {
             return named(self.pass_for(call, task, reason, record).await, name);
         };
@@ -106,9 +104,21 @@ impl Pipeline {
         }
     }
 
+    /// Names the field in the log, once.
+    fn tell_of_header(&self, task: &Task, name: &str) {
+        let ecosystem = task.known().map_or("", |known| known.ecosystem.name());
+        if self.told.is_news(name, ecosystem) {
+            let of = if ecosystem.is_empty() { String::new() } else { format!(" of {ecosystem}") };
+            tracing::info!(
+                "requests{of} with the header field {name} are passed on and not kept, because it may change the answer; if it \
+                 does not, add it to http.harmless_headers"
+            );
+        }
+    }
+
     /// The public stored answer that may be given if the origin does not answer.
     pub(super) async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
-        if task.principal.is_private() || task.bare().has_token() {
+        if !may_have_public_copy(task) {
             return None;
         }
         match self.look_up(task, headers).await {
@@ -118,9 +128,10 @@ impl Pipeline {
     }
 }
 
-/// Whether the status means that the origin failed.
-pub(super) fn is_failure(status: StatusCode) -> bool {
-    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
+/// Whether the client may be given the copy that everybody may have. If it has a credential, larder does not know whether the
+/// origin would give it the same.
+pub(super) fn may_have_public_copy(task: &Task) -> bool {
+    !task.principal.is_private() && !task.bare().has_token()
 }
 
 /// Names the field in larder's own `Cache-Status`.

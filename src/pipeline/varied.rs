@@ -10,29 +10,72 @@
 //! ecosystem names its forms. A request that matches none of them exactly (a browser's) is kept apart by the `Accept` header
 //! itself.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use hyper::header::{self, HeaderName};
+use moka::sync::Cache;
 
 use super::Pipeline;
 use super::answers::confirms;
+use super::lookup::in_use;
 use super::task::Task;
 use crate::entry::{Entry, Head};
 use crate::freshness::vary;
 use crate::policy;
 use crate::received::Received;
-use crate::target::{Target, is_field};
+use crate::target::{Key, Target, is_field};
 
-/// The fields by which answers of unrecognised targets mostly vary. Stored answers are looked for under these if nothing is
-/// remembered.
-const GUESSES: [&[HeaderName]; 6] = [
-    &[],
-    &[header::ACCEPT],
-    &[header::ACCEPT_LANGUAGE],
-    &[header::ACCEPT, header::ACCEPT_LANGUAGE],
-    &[header::USER_AGENT],
-    &[header::ACCEPT, header::USER_AGENT],
-];
+/// The most fields of a request under which stored answers are looked for if nothing is remembered of their URL.
+const MOST_FIELDS: usize = 7;
+
+/// The most combinations of these fields that are tried, small ones first: all of six fields, and of seven those of at most three.
+const MOST_GUESSES: usize = 64;
+
+/// The most URLs of which the fields are remembered while no client requests them. Each takes some 300 bytes, and few URLs have
+/// any.
+const MOST_VARYING: u64 = 1 << 14;
+
+/// The request fields by which answers of each URL are selected, according to its last answer.
+#[derive(Debug)]
+pub(super) struct VaryingFields {
+    in_use: Cache<Key, Arc<[HeaderName]>>,
+    /// The URLs with such fields, for longer. The store alone gives the fields only to requests that select a stored answer, and
+    /// not if there are very many.
+    varying: Cache<Key, Arc<[HeaderName]>>,
+}
+
+impl Default for VaryingFields {
+    fn default() -> Self {
+        Self { in_use: in_use(), varying: Cache::new(MOST_VARYING) }
+    }
+}
+
+impl VaryingFields {
+    /// The fields of a URL, if they are remembered.
+    fn of(&self, url: Key) -> Option<Arc<[HeaderName]>> {
+        self.in_use.get(&url).or_else(|| {
+            let names = self.varying.get(&url)?;
+            self.in_use.insert(url, Arc::clone(&names));
+            Some(names)
+        })
+    }
+
+    fn note(&self, url: Key, names: &Arc<[HeaderName]>) {
+        if names.is_empty() {
+            self.varying.invalidate(&url);
+        } else {
+            self.varying.insert(url, Arc::clone(names));
+        }
+        self.in_use.insert(url, Arc::clone(names));
+    }
+
+    /// Frees the memory of expired entries.
+    pub(super) fn tidy(&self) {
+        self.in_use.run_pending_tasks();
+        self.varying.run_pending_tasks();
+    }
+}
 
 /// How an answer was selected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,6 +172,31 @@ impl Task {
         })
     }
 
+    /// The sets of fields under which an answer that this request selects may be stored: all combinations of those of its fields
+    /// that a fill sends, as far as the limits allow. A field without a value does not change the variant.
+    fn guesses(&self) -> Vec<Vec<HeaderName>> {
+        let request = &self.selection;
+        let usual = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
+        let mut others: Vec<&HeaderName> = request.request.keys().collect();
+        others.retain(|name| !usual.contains(name) && request.may_send(name));
+        others.sort_unstable_by_key(|name| name.as_str());
+        let fields: Vec<&HeaderName> = usual
+            .iter()
+            .chain(others)
+            .filter(|name| !request.value(name).is_empty())
+            .take(MOST_FIELDS)
+            .collect();
+        let mut sets: Vec<u32> = (0..1 << fields.len()).collect();
+        sets.sort_by_key(|set| set.count_ones());
+        sets.truncate(MOST_GUESSES);
+        let chosen = |set: u32| {
+            let all = fields.iter().enumerate();
+            let chosen = all.filter(|(place, _)| set & (1 << place) != 0);
+            chosen.map(|(_, name)| HeaderName::clone(name)).collect()
+        };
+        sets.into_iter().map(chosen).collect()
+    }
+
     /// Makes this the task for answers that these fields select.
     fn select_by(&mut self, names: &[HeaderName]) {
         let variant = self.selection.variant(names);
@@ -177,30 +245,24 @@ impl Pipeline {
                     || self.store.is_confirmed(forms.ecosystem.name(), &forms.resource.root)
             });
         task.selection.forms = forms.map(Arc::new);
-        let names = match self.memory.varies.get(&task.url_key()) {
-            Some(names) => names,
-            None => match self.stored_names(task) {
-                Some(names) => {
-                    let names: Arc<[HeaderName]> = names.into();
-                    self.memory.varies.insert(task.url_key(), Arc::clone(&names));
-                    names
-                }
-                None => Arc::default(),
-            },
-        };
-        task.select_by(&names);
+        let url = task.url_key();
+        let names = self.memory.varies.of(url).or_else(|| {
+            let names = self.stored_names(task)?.into();
+            self.memory.varies.note(url, &names);
+            Some(names)
+        });
+        task.select_by(&names.unwrap_or_default());
     }
 
     /// The fields named by the newest stored answer that the request selects; if it selects none, by the newest answer found.
     fn stored_names(&self, task: &Task) -> Option<Vec<HeaderName>> {
         let mut found: Vec<Arc<Entry>> = Vec::new();
-        let mut seen = Vec::new();
-        for names in GUESSES {
-            let mut guess = task.clone();
-            guess.select_by(names);
-            if !seen.contains(&guess.key) {
-                found.extend(self.store.entries(guess.key));
-                seen.push(guess.key);
+        let mut seen = HashSet::new();
+        for names in task.guesses() {
+            let variant = task.selection.variant(&names);
+            let key = task.key_of(&task.bare().clone().with_variant(&variant));
+            if seen.insert(key) {
+                found.extend(self.store.entries(key));
             }
         }
         let newest = found.iter().max_by_key(|entry| (task.selects(entry), entry.received_at))?;
@@ -217,7 +279,7 @@ impl Pipeline {
     pub(super) fn note_place(&self, task: &Task, entry: &Entry) {
         if task.is_unknown() && entry.ecosystem.is_empty() {
             let names = entry.varied.iter().filter_map(|(name, _)| name.parse().ok()).collect();
-            self.memory.varies.insert(task.url_key(), names);
+            self.memory.varies.note(task.url_key(), &names);
         }
     }
 
@@ -225,8 +287,43 @@ impl Pipeline {
     /// requests are passed for a while.
     pub(super) fn note_unselected(&self, task: &Task, selected: Selected) {
         match selected {
-            Selected::Unsent(names) => self.memory.varies.insert(task.url_key(), names.into()),
+            Selected::Unsent(names) => self.memory.varies.note(task.url_key(), &names.into()),
             Selected::By(_) | Selected::Unsendable | Selected::Never => self.note_unshared(task),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// After a build only the URLs whose answers vary are remembered, and not too many of them.
+    #[test]
+    fn the_fields_that_select_an_answer_are_not_forgotten_after_a_build() {
+        let fields = VaryingFields::default();
+        let url = |number: u64| {
+            let mut key = [0; 32];
+            key[..8].copy_from_slice(&number.to_be_bytes());
+            Key(key)
+        };
+        let agent: Arc<[HeaderName]> = Arc::new([header::USER_AGENT]);
+        fields.note(url(0), &Arc::default());
+        fields.note(url(1), &agent);
+        fields.note(url(2), &agent);
+        fields.note(url(2), &Arc::default());
+        while (0..3).any(|number| fields.in_use.contains_key(&url(number))) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert_eq!(fields.of(url(0)), None, "the control: the store shows that there are none");
+        assert_eq!(fields.of(url(1)), Some(Arc::clone(&agent)));
+        assert!(fields.in_use.contains_key(&url(1)), "the next hit finds it at once");
+        assert_eq!(fields.of(url(2)), None, "its answers do not vary any more");
+        for number in 0..2 * MOST_VARYING {
+            fields.note(url(number), &agent);
+        }
+        fields.tidy();
+        assert!((1..=MOST_VARYING).contains(&fields.varying.entry_count()));
     }
 }

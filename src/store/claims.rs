@@ -218,25 +218,39 @@ impl Claims {
         Some((set.generation().document, set.claims))
     }
 
-    /// Marks the current set of `index` as superseded, without a successor.
-    pub(super) fn retract(&self, index: &Target, reader: Partition, now: Time) {
+    /// Marks the current set of `index` as superseded, without a successor. Nothing else on disk says that, so the marks are
+    /// written at once.
+    pub(super) fn retract(&self, store: &Store, index: &Target, reader: Partition, now: Time) {
         if let Some(set) = self.current_of(index, reader) {
             set.change(|generation| generation.superseded = Some(now));
             self.moved();
+            self.flush(&store.paths.marks);
         }
     }
 
-    /// Marks every current set that rests on a signature for `root` as superseded, without a successor.
-    pub(super) fn retract_signed(&self, root: &Root, now: Time) {
+    /// Drops every set that rests on a signature for `root`, and the older sets of its index, with their files: a set that is
+    /// only marked counts again when the marks are lost. The error tells what may still be on disk.
+    pub(super) fn retract_signed(&self, store: &Store, root: &Root) -> io::Result<()> {
+        // A set that could not be read before may rest on one, too.
+        let mut done = self.complete(store);
+        let _alone = hold(&self.publishing);
         let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
         let rests = |set: &&Arc<Set>| {
             let by = set.generation();
-            by.superseded.is_none() && by.rank == Rank::Signed && by.root == *root
+            by.rank == Rank::Signed && by.root == *root
         };
-        for set in sets.iter().filter(rests) {
-            set.change(|generation| generation.superseded = Some(now));
+        for newest in sets.iter().filter(rests) {
+            let mut versions = self.catalogue().elders_of(newest);
+            versions.retain(|set| set.number <= newest.number);
+            for set in versions.iter().filter_map(|set| self.take_out(set.number)) {
+                let removed = durable::remove(&set.path).map(|_| ());
+                done = done.and(removed);
+            }
+            let synced = durable::sync_directory_of(&newest.path);
+            done = done.and(synced);
         }
         self.moved();
+        done
     }
 
     /// Gives a finished segment its number and its name, and makes it current.
@@ -460,11 +474,15 @@ impl Claims {
     }
 
     fn drop_set(&self, number: u64) {
-        self.handles.close(number);
-        let gone = self.write().remove(number);
-        if let Some(set) = gone {
+        if let Some(set) = self.take_out(number) {
             remove_quietly(&set.path);
         }
+    }
+
+    /// Takes a set out of the catalogue. Its file stays.
+    fn take_out(&self, number: u64) -> Option<Arc<Set>> {
+        self.handles.close(number);
+        self.write().remove(number)
     }
 
     /// The sets to drop so that the rest weighs at most `limit`.

@@ -5,6 +5,7 @@
 //! root that does not name it does not displace a shallower one that does, otherwise an empty index in a directory
 //! could void the claims about it. A superseded set displaces nothing.
 
+use std::io;
 use std::sync::Arc;
 
 use super::Store;
@@ -50,14 +51,17 @@ impl Store {
     }
 
     /// Retracts the claims of an index, because the document that its origin serves now makes none that larder accepts.
-    /// For a day they still explain late bytes. Quick.
+    /// For a day they still explain late bytes. Blocking.
     pub fn retract_claims(&self, index: &Target, now: Time) {
-        self.claims.retract(index, Partition::Public, now);
+        self.claims.retract(self, index, Partition::Public, now);
     }
 
-    /// Retracts the claims of signed indexes of `root`, because their signing keys are no longer trusted. Quick.
-    pub fn retract_signed_claims(&self, root: &Root, now: Time) {
-        self.claims.retract_signed(root, now);
+    /// Deletes the claims of signed indexes of `root`, because their signing keys are no longer trusted. Unlike other
+    /// retracted claims they explain no late bytes, and nothing brings them back (promise P8). The error means that some
+    /// may still be on disk and count again after a restart. Blocking.
+    pub fn retract_signed_claims(&self, root: &Root) -> io::Result<()> {
+        let _era = self.in_era();
+        self.claims.retract_signed(self, root)
     }
 
     /// Claiming roots: roots of indexes that have named files on `origin`. Its own first, then the most recent; at most

@@ -122,9 +122,9 @@ impl Seen<'_> {
         self.store.claims.names(index, self.reader)
     }
 
-    /// Retracts this partition's claims of an index; see [`Store::retract_claims`]. Quick.
+    /// Retracts this partition's claims of an index; see [`Store::retract_claims`]. Blocking.
     pub fn retract_claims(&self, index: &Target, now: Time) {
-        self.store.claims.retract(index, self.reader, now);
+        self.store.claims.retract(self.store, index, self.reader, now);
     }
 }
 

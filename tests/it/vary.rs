@@ -81,6 +81,63 @@ async fn with_vary_the_named_fields_decide_and_no_others() {
     assert!(other.status.is_server_error(), "another's answer is none: {}", other.status);
 }
 
+/// Row 9: a stored answer is found again after a restart, whichever fields its `Vary` names of those that a fill sends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_found_again_whichever_fields_select_it() {
+    let mut world = World::with(|config| config.http.harmless_headers = vec!["x-odd".into()]).await;
+    let fields = [
+        ("accept", "a/b"),
+        ("accept-language", "de"),
+        ("user-agent", "curl/8"),
+        ("x-zypp-anonymousid", "1"),
+        ("x-zypp-distributionflavor", "dvd"),
+        ("sec-fetch-mode", "cors"),
+        ("sec-fetch-site", "same-origin"),
+        ("x-odd", "1"),
+    ];
+    let cases: [(&'static str, &[&str]); 6] = [
+        ("User-Agent, Accept-Language", &["user-agent", "accept-language"]),
+        ("Accept, Accept-Language, User-Agent", &["accept", "accept-language", "user-agent"]),
+        ("X-Zypp-AnonymousId", &["user-agent", "x-zypp-anonymousid", "x-zypp-distributionflavor"]),
+        (
+            "User-Agent, X-Zypp-AnonymousId, X-Zypp-DistributionFlavor",
+            &["accept", "user-agent", "x-zypp-anonymousid", "x-zypp-distributionflavor"],
+        ),
+        (
+            "Sec-Fetch-Mode, Accept-Language, User-Agent",
+            &["accept", "accept-language", "user-agent", "sec-fetch-mode", "sec-fetch-site"],
+        ),
+        ("X-Odd", &["accept", "x-odd"]),
+    ];
+    let get = async |world: &World, url: &str, sent: &[&str], agent: Option<&str>| {
+        let mut ask = world.client.get(url);
+        for (name, value) in fields.iter().filter(|(name, _)| sent.contains(name)) {
+            let value = agent.filter(|_| *name == "user-agent").unwrap_or(value);
+            ask = ask.header(name, value);
+        }
+        ask.send().await
+    };
+    let mut urls = Vec::new();
+    for (number, (vary, sent)) in cases.into_iter().enumerate() {
+        let url = echo(&world, &format!("/page{number}"), "user-agent", Some(vary));
+        for _ in 0..3 {
+            get(&world, &url, sent, None).await.complete();
+        }
+        assert!(get(&world, &url, sent, None).await.is_hit(), "the control: {vary}");
+        urls.push(url);
+    }
+    world.restart(|_| {}).await;
+    world.origin.stop();
+    for ((vary, sent), url) in cases.into_iter().zip(&urls) {
+        let got = get(&world, url, sent, None).await;
+        assert!(got.is_complete() && got.is_hit(), "{vary}: {} {}", got.status, got.cache_status());
+        if vary.contains("User-Agent") {
+            let other = get(&world, url, sent, Some("pip/25")).await;
+            assert!(other.status.is_server_error(), "another's answer is none: {vary}");
+        }
+    }
+}
+
 /// Row 9, RFC 9111 §4.1: equivalent values select the same answer.
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_mean_the_same_select_the_same() {

@@ -167,11 +167,18 @@ fn a_new_version_takes_over_and_the_old_one_stays_a_day() {
     drop(store);
     let store = world.open();
     check(&store);
-    // Also when the ledger is lost: the marks file holds these times.
+    // Also when the ledger is lost, which holds no claims, and when the marks are lost: then the next version says when.
     drop(store);
-    std::fs::remove_dir_all(world.cache("ledger")).unwrap();
+    for lost in ["ledger", "marks"] {
+        let path = world.cache(lost);
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+        removed.unwrap();
+        let store = world.open();
+        check(&store);
+        store.maintain();
+    }
     let store = world.open();
-    check(&store);
 
     world.clock.advance(Duration::from_hours(25));
     assert_eq!(promises(&store).len(), 1, "over, though nothing was dropped yet");
@@ -455,6 +462,68 @@ fn an_index_that_became_unreadable_only_excuses() {
     // Once the same document is read again, its claims count again.
     publish(&store, index, "https://example.org/team/", FILE, 1);
     assert!(promises(&store)[0].is_current());
+}
+
+/// Publishes the version `byte` of an index that a signature for the root `https://example.org/team/` proves, or TLS.
+fn publish_as(store: &Arc<Store>, index: &str, byte: u8, rank: Rank) {
+    let mut batch = store.begin_claims(&target(index), document(index, byte)).unwrap();
+    batch.claim(claim(FILE, byte)).unwrap();
+    let standing = Standing { rank, root: root("https://example.org/team/") };
+    batch.publish(&standing, store.clock.now()).unwrap();
+}
+
+fn current(store: &Arc<Store>) -> Vec<(String, Rank)> {
+    let promises = promises(store).into_iter().filter(Promise::is_current);
+    promises.map(|promise| (promise.index.path().to_owned(), promise.rank())).collect()
+}
+
+/// Promise P8: a removed key proves nothing, also after a kill or without the marks.
+#[test]
+fn the_claims_of_a_removed_key_do_not_come_back() {
+    let team = root("https://example.org/team/");
+    let (signed, plain) = ("https://example.org/team/i/", "https://example.org/team/other/");
+    for loses_marks in [false, true] {
+        let world = World::new();
+        let store = world.open();
+        // The archive had no known key at first.
+        publish_as(&store, signed, 1, Rank::Indexed);
+        publish_as(&store, signed, 2, Rank::Signed);
+        publish_as(&store, plain, 3, Rank::Indexed);
+        store.maintain();
+        let before = world.copied();
+        assert_eq!(current(&before.open()).len(), 2, "the control");
+        let generation = store.generation();
+        store.retract_signed_claims(&team).unwrap();
+        assert!(store.generation() > generation, "every judgement is made again");
+        let rest = [("/team/other/".to_owned(), Rank::Indexed)];
+        assert_eq!(current(&store), rest);
+        let world = if loses_marks {
+            store.maintain();
+            drop(store);
+            std::fs::remove_file(world.cache("marks")).unwrap();
+            world
+        } else {
+            // As after a kill: nothing of it is written any more.
+            world.copied()
+        };
+        let store = world.open();
+        assert_eq!(current(&store), rest, "marks lost: {loses_marks}");
+    }
+}
+
+/// The same for the claims of a document that its origin replaced by one without any.
+#[test]
+fn retracted_claims_do_not_come_back_after_a_kill() {
+    let world = World::new();
+    let store = world.open();
+    let index = "https://example.org/team/i/";
+    publish(&store, index, "https://example.org/team/", FILE, 1);
+    store.maintain();
+    store.retract_claims(&target(index), world.clock.now());
+    let world = world.copied();
+    let store = world.open();
+    let promises = promises(&store);
+    assert!(!promises[0].is_current() && promises.len() == 1);
 }
 
 #[test]

@@ -72,6 +72,25 @@ impl World {
         self.config.set(config);
     }
 
+    /// A world with the files as they are now, which another process would find after a kill.
+    fn copied(&self) -> Self {
+        let world = Self::with_cap(self.cap);
+        let mut directories = vec![PathBuf::new()];
+        while let Some(directory) = directories.pop() {
+            std::fs::create_dir_all(world.data.path().join(&directory)).unwrap();
+            for file in self.data.path().join(&directory).read_dir().unwrap() {
+                let path = directory.join(file.unwrap().file_name());
+                let from = self.data.path().join(&path);
+                if from.is_dir() {
+                    directories.push(path);
+                } else {
+                    std::fs::copy(from, world.data.path().join(path)).unwrap();
+                }
+            }
+        }
+        Self { clock: self.clock.clone(), ..world }
+    }
+
     fn cache(&self, path: &str) -> PathBuf {
         self.data.path().join("v1").join(path)
     }

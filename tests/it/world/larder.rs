@@ -1,7 +1,8 @@
 //! Starts larder. Only this module depends on larder's public interface, so that renames there end here.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::ca::{Ca, roots};
 use super::client::{Client, read_all};
+use super::tools::run;
 
 /// A larder inside this process.
 pub(crate) struct Proxy {
@@ -23,6 +25,35 @@ pub(crate) struct Proxy {
     pub(crate) data: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     task: Option<JoinHandle<()>>,
+}
+
+/// How a larder is opened.
+type Opens = fn(Config, Clock) -> anyhow::Result<Arc<Larder>>;
+
+/// A record that does not end, a FIFO: larder reads its records until this is dropped.
+pub(crate) struct EndlessRecord(PathBuf);
+
+impl EndlessRecord {
+    /// One in the cache of a larder that does not run.
+    pub(crate) async fn put(data: &Path) -> Self {
+        let shard = data.join("v1/records/ff");
+        std::fs::create_dir_all(&shard).unwrap();
+        let pipe = shard.join(format!("{}-{}", "ff".repeat(32), "0".repeat(64)));
+        let mut make = Command::new("mkfifo");
+        make.arg(&pipe);
+        assert!(run(make).await.status.success());
+        Self(pipe)
+    }
+}
+
+impl Drop for EndlessRecord {
+    fn drop(&mut self) {
+        // Opening a FIFO for both does not wait for another process. A larder that waits for a writer goes on, and finds
+        // the end when this one closes.
+        let both = std::fs::OpenOptions::new().read(true).write(true).open(&self.0);
+        let _removed = std::fs::remove_file(&self.0);
+        drop(both);
+    }
 }
 
 /// The configuration that every test starts from: loopback is allowed, the origins' CA is trusted, nothing else is set.
@@ -44,27 +75,40 @@ impl Proxy {
     /// A larder that stopped in this process may have a background task left that ends in a moment, and with it the lock of
     /// the directory; between processes there is no such thing.
     pub(crate) async fn start(config: Config) -> Self {
+        Self::start_by(config, Larder::open).await
+    }
+
+    /// The same, for a larder that reads its records while it serves clients.
+    pub(crate) async fn begin(config: Config) -> Self {
+        Self::start_by(config, Larder::begin).await
+    }
+
+    async fn start_by(config: Config, opens: Opens) -> Self {
         let own = format!("in use by another larder (process {}", std::process::id());
         for _ in 0..100 {
-            match Self::try_start(config.clone()).await {
+            match Self::try_start_by(config.clone(), opens).await {
                 Err(error) if error.contains(&own) => {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 started => return started.unwrap(),
             }
         }
-        Self::try_start(config).await.unwrap()
+        Self::try_start_by(config, opens).await.unwrap()
     }
 
     /// Starts one on a free port; the error is why it did not start.
     pub(crate) async fn try_start(config: Config) -> Result<Self, String> {
+        Self::try_start_by(config, Larder::open).await
+    }
+
+    async fn try_start_by(config: Config, opens: Opens) -> Result<Self, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let data = config.data.clone();
         let clock = Clock::system();
         let opened = {
             let clock = clock.clone();
-            tokio::task::spawn_blocking(move || Larder::open(config, clock)).await.unwrap()
+            tokio::task::spawn_blocking(move || opens(config, clock)).await.unwrap()
         };
         let larder: Arc<Larder> = opened.map_err(|error| format!("{error:#}"))?;
         let (stop, stopped) = oneshot::channel::<()>();

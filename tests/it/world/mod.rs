@@ -31,7 +31,7 @@ use tempfile::TempDir;
 pub(crate) use self::bench::Bench;
 pub(crate) use self::ca::Ca;
 pub(crate) use self::client::{Client, End, Got};
-pub(crate) use self::larder::Proxy;
+pub(crate) use self::larder::{EndlessRecord, Proxy};
 pub(crate) use self::origin::{Mood, Origin};
 pub(crate) use self::page::{Fault, Gate, Page, noise};
 
@@ -57,11 +57,16 @@ impl World {
 
     /// One whose larder is configured by `change`.
     pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_origin(|config, _| change(config)).await
+    }
+
+    /// One whose larder is configured by `change` for its origin.
+    pub(crate) async fn with_origin(change: impl FnOnce(&mut Config, &Origin)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::new(&dir.path().join("origins.pem"));
         let origin = Origin::tls(&ca, "127.0.0.1").await;
         let mut config = larder::config(&ca, dir.path().join("data"));
-        change(&mut config);
+        change(&mut config, &origin);
         let proxy = Proxy::start(config.clone()).await;
         let client = proxy.client().await;
         Self { ca, origin, proxy, client, config, dir }
@@ -93,6 +98,23 @@ impl World {
         between(&self.proxy.data);
         self.proxy = Proxy::start(self.config.clone()).await;
         self.client = self.proxy.client().await;
+    }
+
+    /// Stops larder, and starts a larder on the same directory that serves while it reads its records. It reads them until
+    /// the result is dropped.
+    pub(crate) async fn restart_reading(&mut self) -> EndlessRecord {
+        self.proxy.stop().await;
+        let record = EndlessRecord::put(&self.proxy.data).await;
+        self.proxy = Proxy::begin(self.config.clone()).await;
+        self.client = self.proxy.client().await;
+        record
+    }
+
+    /// Waits until larder has read its records.
+    pub(crate) async fn has_read(&self, record: EndlessRecord) {
+        drop(record);
+        let ready = async || self.proxy.own("/-/ready").await.starts_with("ready");
+        eventually("its records are read", ready).await;
     }
 
     /// A GET with its whole answer.
