@@ -11,9 +11,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::body::BodyRecord;
 use super::evict::{Bodies, QueuePosition};
 use super::sealed::{Kind, seal, unseal};
-use super::{BodyRecord, MAX_BLOBS, durable};
+use super::{MAX_BLOBS, durable};
 use crate::clock::Time;
 use crate::digest::BlobId;
 

@@ -29,7 +29,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::record::remove_quietly;
 use super::sealed::{Kind, seal, unseal};
-use super::space::{Room, footprint};
+use super::space::{Kept, footprint};
 use super::{Buffer, CHUNK, Store, durable, failpoint, hold};
 use crate::digest::{BlobId, hex};
 use crate::limits::{PLACES, Place};
@@ -72,7 +72,7 @@ pub(super) struct Swept {
     pub(super) unread: HashSet<u8>,
 }
 
-/// A body in service. Every reference besides the one in the store's list pins it against eviction.
+/// A body that is used. Every reference besides the one in the store's list pins it against eviction.
 #[derive(Debug)]
 pub(super) struct Stored {
     /// Its length in bytes.
@@ -83,30 +83,42 @@ pub(super) struct Stored {
     file: Mutex<Weak<OpenFile>>,
     /// The spool file that became this body, while followers of its fill still read from that.
     growing: Weak<File>,
-    _room: Room,
+    /// Its disk space, once it is out of service and only its readers hold it.
+    leaving: OnceLock<Kept>,
 }
 
 impl Stored {
-    /// A body of `size` bytes, whose disk space is `room`.
-    pub(super) fn new(size: u64, room: Room) -> Self {
-        Self {
-            size,
-            sums: OnceLock::new(),
-            file: Mutex::default(),
-            growing: Weak::new(),
-            _room: room,
-        }
+    /// A body of `size` bytes. `sum` is the CRC of its only chunk, if known.
+    pub(super) fn new(size: u64, sum: Option<u32>) -> Self {
+        let sums = sum.map_or_else(OnceLock::new, |sum| OnceLock::from(Box::from([sum])));
+        let (file, growing, leaving) = (Mutex::default(), Weak::new(), OnceLock::new());
+        Self { size, sums, file, growing, leaving }
     }
 
     /// A body that was just moved here from the spool, with its checksums at hand.
-    pub(super) fn of(spooled: &Spooled, room: Room) -> Self {
-        Self {
-            size: spooled.size,
-            sums: OnceLock::from(Box::from(spooled.chunks.as_slice())),
-            file: Mutex::default(),
-            growing: Arc::downgrade(&spooled.file),
-            _room: room,
+    pub(super) fn of(spooled: &Spooled) -> Self {
+        let sums = OnceLock::from(Box::from(spooled.chunks.as_slice()));
+        Self { sums, growing: Arc::downgrade(&spooled.file), ..Self::new(spooled.size, None) }
+    }
+
+    /// The CRC of its only chunk, if it has one chunk and the CRC is known.
+    pub(super) fn only_sum(&self) -> Option<u32> {
+        match self.sums.get()?.as_ref() {
+            [sum] => Some(*sum),
+            _ => None,
         }
+    }
+
+    /// Takes over its disk space, which is free when the last reader ends.
+    pub(super) fn leave(&self, room: Kept) {
+        // It goes out of service once.
+        drop(self.leaving.set(room));
+    }
+
+    /// Whether its file is open.
+    pub(super) fn is_open(&self) -> bool {
+        // A thread that holds this lock opens the file.
+        self.file.try_lock().map_or(true, |file| file.strong_count() > 0)
     }
 
     /// Whether `bytes` match the CRC of chunk number `n`.

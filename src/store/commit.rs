@@ -14,10 +14,11 @@ use std::sync::atomic::Ordering;
 
 use super::batch::full;
 use super::blobs::{Stored, footprint_of};
+use super::body::BodyRecord;
 use super::ledger::OutOfService;
 use super::record::Records;
-use super::space::{OfFile, Purpose, Room};
-use super::{BodyRecord, Store, durable, failpoint, hold};
+use super::space::{Kept, OfFile, Purpose, Room};
+use super::{Store, durable, failpoint, hold};
 use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::entry::Entry;
@@ -80,9 +81,9 @@ impl Store {
         let _era = self.in_era();
         let kept = {
             let _alone = self.lock_of(entry.blob);
-            let bodies = hold(&self.bodies);
-            let stored = match bodies.get(entry.blob) {
-                Some(holding) if holding.public > 0 => Arc::clone(&holding.stored),
+            let mut bodies = hold(&self.bodies);
+            let stored = match bodies.get_mut(entry.blob) {
+                Some(holding) if holding.public > 0 => holding.stored(),
                 Some(_) => {
                     return Err(refused(
                         &entry,
@@ -250,14 +251,9 @@ impl Store {
             Err(_) => self.space.take(Purpose::Blob, size),
         };
         room.settle(Purpose::Blob, size);
-        let stored = Arc::new(Stored::of(body, room));
-        let holding = BodyRecord {
-            stored: Arc::clone(&stored),
-            refs: 0,
-            public: 0,
-            records: self.space.take(Purpose::Blob, 0),
-            used: self.clock.now(),
-        };
+        let stored = Arc::new(Stored::of(body));
+        let mut holding = BodyRecord::new(body.size, Kept::of(room), self.clock.now());
+        holding.is_used_as(&stored);
         hold(&self.bodies).insert(id, size, holding, None);
         Ok(stored)
     }
@@ -420,8 +416,7 @@ impl Store {
         holding.public += after.map_or(0, public);
         holding.public = holding.public.saturating_sub(before.map_or(0, public));
         let took = if before.is_some() { took } else { 0 };
-        let records = (holding.records.bytes() + takes).saturating_sub(took);
-        holding.records.settle(Purpose::Blob, records);
+        holding.count_records(takes, took);
     }
 
     /// Adds `by` to the number of entries with this entry's rank of proof.

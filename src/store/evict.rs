@@ -12,10 +12,15 @@
 //! A body that is still arriving may turn out not to be kept. For such a body hit bodies are evicted only down to a
 //! number of bytes that the caller names; beyond that, only bodies that were never hit are.
 //!
+//! Each body is one row of a list. The queues are linked through row numbers, and a table of row numbers finds a row by
+//! the body's ID. So a body takes little more memory than its row, of which a store may have half a million.
+//!
 //! This module only decides; it does not touch files.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
+
+use hashbrown::HashTable;
 
 use crate::digest::BlobId;
 
@@ -34,7 +39,10 @@ const MAX_GHOSTS: usize = 1 << 16;
 /// All bodies in eviction order, each with the store's data about it.
 #[derive(Debug)]
 pub(super) struct Bodies<T> {
-    known: HashMap<BlobId, Body<T>>,
+    rows: Vec<Body<T>>,
+    /// Row numbers by the hash of the body's ID.
+    numbers: HashTable<u32>,
+    hasher: RandomState,
     small: Queue,
     main: Queue,
     /// Bytes of the members that are being spared.
@@ -43,22 +51,34 @@ pub(super) struct Bodies<T> {
     ghosts: Ghosts,
 }
 
-#[derive(Debug, Default)]
+/// Rows in a chain, next to be evicted first.
+#[derive(Debug)]
 struct Queue {
-    turns: BTreeMap<u64, BlobId>,
+    first: u32,
+    last: u32,
     bytes: u64,
 }
 
 #[derive(Debug)]
 struct Body<T> {
+    id: BlobId,
     held: T,
     size: u64,
     turn: u64,
+    /// The rows before and after it in its queue.
+    before: u32,
+    after: u32,
     in_main: bool,
     member: bool,
     spared: bool,
     frequency: u8,
 }
+
+/// No row: the end of a queue.
+const NONE: u32 = u32::MAX;
+
+/// Lists of fewer rows are not shrunk.
+const SMALL_LIST: usize = 1 << 10;
 
 /// A body's place in the queues, saved across restarts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,10 +89,18 @@ pub(super) struct QueuePosition {
     pub(super) frequency: u8,
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self { first: NONE, last: NONE, bytes: 0 }
+    }
+}
+
 impl<T> Default for Bodies<T> {
     fn default() -> Self {
         Self {
-            known: HashMap::new(),
+            rows: Vec::new(),
+            numbers: HashTable::new(),
+            hasher: RandomState::new(),
             small: Queue::default(),
             main: Queue::default(),
             spared: 0,
@@ -88,61 +116,71 @@ impl<T> Bodies<T> {
         self.remove(id);
         let was =
             was.unwrap_or_else(|| QueuePosition { in_main: self.ghosts.take(id), frequency: 0 });
-        let turn = self.turn();
-        let body = Body {
+        let Ok(row) = u32::try_from(self.rows.len()) else {
+            return;
+        };
+        self.rows.push(Body {
+            id,
             held,
             size,
-            turn,
+            turn: 0,
+            before: NONE,
+            after: NONE,
             in_main: was.in_main,
             member: false,
             spared: false,
             frequency: was.frequency.min(MAX_FREQUENCY),
-        };
-        self.queue(was.in_main).push(turn, id, size);
-        self.known.insert(id, body);
+        });
+        let Self { rows, numbers, hasher, .. } = self;
+        let hash_of = |row: &u32| at(rows, *row).map_or(0, |body| hasher.hash_one(body.id));
+        numbers.insert_unique(hasher.hash_one(id), row, hash_of);
+        self.append(row);
     }
 
     /// The store's data about a body.
     pub(super) fn get(&self, id: BlobId) -> Option<&T> {
-        self.known.get(&id).map(|body| &body.held)
+        Some(&at(&self.rows, self.number(id)?)?.held)
     }
 
     /// The store's data about a body, mutable.
     pub(super) fn get_mut(&mut self, id: BlobId) -> Option<&mut T> {
-        self.known.get_mut(&id).map(|body| &mut body.held)
+        self.body_mut(id).map(|body| &mut body.held)
     }
 
     /// Every body.
     pub(super) fn iter(&self) -> impl Iterator<Item = (BlobId, &T)> {
-        self.known.iter().map(|(id, body)| (*id, &body.held))
+        self.rows.iter().map(|body| (body.id, &body.held))
+    }
+
+    /// Every body, mutable.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.rows.iter_mut().map(|body| &mut body.held)
     }
 
     /// The number of bodies.
     pub(super) fn len(&self) -> usize {
-        self.known.len()
+        self.rows.len()
     }
 
     /// The body's current place in the queues.
     pub(super) fn standing(&self, id: BlobId) -> Option<QueuePosition> {
-        self.known
-            .get(&id)
-            .map(|body| QueuePosition { in_main: body.in_main, frequency: body.frequency })
+        let body = at(&self.rows, self.number(id)?)?;
+        Some(QueuePosition { in_main: body.in_main, frequency: body.frequency })
     }
 
     /// Marks a body as an index member: it is an index, or an index vouches for it.
     pub(super) fn set_member(&mut self, id: BlobId) {
-        if let Some(body) = self.known.get_mut(&id) {
+        if let Some(body) = self.body_mut(id) {
             body.member = true;
         }
     }
 
     /// Counts a hit.
     pub(super) fn touch(&mut self, id: BlobId) {
-        if let Some(body) = self.known.get_mut(&id) {
+        if let Some(body) = self.body_mut(id) {
             body.frequency = (body.frequency + 1).min(MAX_FREQUENCY);
-            if std::mem::take(&mut body.spared) {
-                self.spared = self.spared.saturating_sub(body.size);
-            }
+            let no_longer_spared = if std::mem::take(&mut body.spared) { body.size } else { 0 };
+            self.spared = self.spared.saturating_sub(no_longer_spared);
         }
     }
 
@@ -156,7 +194,7 @@ impl<T> Bodies<T> {
     pub(super) fn victim(&mut self, spared: u64, pinned: impl Fn(&T) -> bool) -> Option<BlobId> {
         // Each turn takes one hit or the sparing from a body, or passes a pinned one. When the turns are used up, every
         // remaining body is pinned.
-        let turns = self.known.len() * (usize::from(MAX_FREQUENCY) + 4);
+        let turns = self.rows.len() * (usize::from(MAX_FREQUENCY) + 4);
         let start = self.next_turn;
         let (mut pinned_small, mut pinned_main) = (0_u64, 0_u64);
         for _ in 0..turns {
@@ -168,23 +206,23 @@ impl<T> Bodies<T> {
                 return None;
             }
             let from_small = main_stays || free_main == 0 || free_small > total / SMALL_SHARE;
-            let (turn, id) = self.queue(!from_small).turns.first_key_value()?;
-            let (turn, id) = (*turn, *id);
-            let body = self.known.get_mut(&id)?;
+            let row = self.queue(!from_small).first;
+            let body = at_mut(&mut self.rows, row)?;
+            let (turn, id) = (body.turn, body.id);
             let spare = body.member && !body.spared && body.in_main;
             if pinned(&body.held) {
                 // It stays in its queue: one reader at the moment does not make it a frequently used body.
                 if turn <= start {
                     *(if from_small { &mut pinned_small } else { &mut pinned_main }) += body.size;
                 }
-                self.requeue(id, false);
+                self.requeue(row, false);
             } else if body.frequency > 0 {
                 body.frequency = if from_small { 0 } else { body.frequency - 1 };
-                self.requeue(id, true);
+                self.requeue(row, true);
             } else if spare && self.spared + body.size <= total / MEMBER_SHARE {
                 body.spared = true;
                 self.spared += body.size;
-                self.requeue(id, true);
+                self.requeue(row, true);
             } else {
                 return Some(id);
             }
@@ -194,7 +232,7 @@ impl<T> Bodies<T> {
 
     /// Evicts a body, and remembers it if it was in the small queue.
     pub(super) fn evict(&mut self, id: BlobId) -> Option<T> {
-        if self.known.get(&id).is_some_and(|body| !body.in_main) {
+        if self.standing(id).is_some_and(|was| !was.in_main) {
             self.ghosts.put(id);
         }
         self.remove(id)
@@ -202,49 +240,113 @@ impl<T> Bodies<T> {
 
     /// Removes a body.
     pub(super) fn remove(&mut self, id: BlobId) -> Option<T> {
-        let body = self.known.remove(&id)?;
-        self.queue(body.in_main).pull(body.turn, body.size);
+        let row = self.number(id)?;
+        self.unlink(row);
+        let hash = self.hasher.hash_one(id);
+        self.numbers.find_entry(hash, |number| *number == row).ok()?.remove();
+        let body = self.rows.swap_remove(usize::try_from(row).ok()?);
+        self.moved(row);
         if body.spared {
             self.spared = self.spared.saturating_sub(body.size);
+        }
+        let half = self.rows.len() * 2;
+        if self.rows.capacity() > SMALL_LIST && half < self.rows.capacity() / 2 {
+            let Self { rows, numbers, hasher, .. } = self;
+            rows.shrink_to(half);
+            let hash_of = |row: &u32| at(rows, *row).map_or(0, |body| hasher.hash_one(body.id));
+            numbers.shrink_to(half, hash_of);
         }
         Some(body.held)
     }
 
-    /// Moves a body to the end of its queue, or of the main queue if `to_main`.
-    fn requeue(&mut self, id: BlobId, to_main: bool) {
-        let turn = self.turn();
-        let Some(body) = self.known.get_mut(&id) else {
+    /// Corrects what names the body that was the last row, and is row number `row` now.
+    fn moved(&mut self, row: u32) {
+        let Some(body) = at(&self.rows, row) else {
             return;
         };
-        let (size, was_main, old) = (body.size, body.in_main, body.turn);
-        body.turn = turn;
-        body.in_main = was_main || to_main;
+        let (hash, before, after) = (self.hasher.hash_one(body.id), body.before, body.after);
         let in_main = body.in_main;
-        self.queue(was_main).pull(old, size);
-        self.queue(in_main).push(turn, id, size);
+        let was = u32::try_from(self.rows.len()).unwrap_or(NONE);
+        if let Some(number) = self.numbers.find_mut(hash, |number| *number == was) {
+            *number = row;
+        }
+        *self.after(before, in_main) = row;
+        *self.before(after, in_main) = row;
+    }
+
+    /// Moves a body to the end of its queue, or of the main queue if `to_main`.
+    fn requeue(&mut self, row: u32, to_main: bool) {
+        self.unlink(row);
+        if let Some(body) = at_mut(&mut self.rows, row) {
+            body.in_main |= to_main;
+        }
+        self.append(row);
+    }
+
+    /// Puts a row at the end of its queue.
+    fn append(&mut self, row: u32) {
+        self.next_turn += 1;
+        let turn = self.next_turn;
+        let Some(body) = at(&self.rows, row) else {
+            return;
+        };
+        let (size, in_main) = (body.size, body.in_main);
+        let queue = self.queue(in_main);
+        let last = std::mem::replace(&mut queue.last, row);
+        queue.bytes += size;
+        *self.after(last, in_main) = row;
+        if let Some(body) = at_mut(&mut self.rows, row) {
+            (body.before, body.after, body.turn) = (last, NONE, turn);
+        }
+    }
+
+    /// Takes a row out of its queue.
+    fn unlink(&mut self, row: u32) {
+        let Some(body) = at(&self.rows, row) else {
+            return;
+        };
+        let (size, in_main, before, after) = (body.size, body.in_main, body.before, body.after);
+        *self.after(before, in_main) = after;
+        *self.before(after, in_main) = before;
+        let queue = self.queue(in_main);
+        queue.bytes = queue.bytes.saturating_sub(size);
+    }
+
+    /// Which row comes after `row` in this queue; which is first if `row` is none.
+    fn after(&mut self, row: u32, in_main: bool) -> &mut u32 {
+        let queue = if in_main { &mut self.main } else { &mut self.small };
+        at_mut(&mut self.rows, row).map_or(&mut queue.first, |body| &mut body.after)
+    }
+
+    /// Which row comes before `row` in this queue; which is last if `row` is none.
+    fn before(&mut self, row: u32, in_main: bool) -> &mut u32 {
+        let queue = if in_main { &mut self.main } else { &mut self.small };
+        at_mut(&mut self.rows, row).map_or(&mut queue.last, |body| &mut body.before)
     }
 
     fn queue(&mut self, main: bool) -> &mut Queue {
         if main { &mut self.main } else { &mut self.small }
     }
 
-    fn turn(&mut self) -> u64 {
-        self.next_turn += 1;
-        self.next_turn
+    /// The row number of a body.
+    fn number(&self, id: BlobId) -> Option<u32> {
+        let is_it = |row: &u32| at(&self.rows, *row).is_some_and(|body| body.id == id);
+        self.numbers.find(self.hasher.hash_one(id), is_it).copied()
+    }
+
+    fn body_mut(&mut self, id: BlobId) -> Option<&mut Body<T>> {
+        let row = self.number(id)?;
+        at_mut(&mut self.rows, row)
     }
 }
 
-impl Queue {
-    fn push(&mut self, turn: u64, id: BlobId, size: u64) {
-        self.turns.insert(turn, id);
-        self.bytes += size;
-    }
+/// A row by its number; `None` for [`NONE`].
+fn at<T>(rows: &[Body<T>], row: u32) -> Option<&Body<T>> {
+    rows.get(usize::try_from(row).ok()?)
+}
 
-    fn pull(&mut self, turn: u64, size: u64) {
-        if self.turns.remove(&turn).is_some() {
-            self.bytes = self.bytes.saturating_sub(size);
-        }
-    }
+fn at_mut<T>(rows: &mut [Body<T>], row: u32) -> Option<&mut Body<T>> {
+    rows.get_mut(usize::try_from(row).ok()?)
 }
 
 /// Bodies that recently left the small queue.
@@ -283,6 +385,37 @@ mod tests {
         let mut bytes = [0; 32];
         bytes[..4].copy_from_slice(&number.to_be_bytes());
         BlobId::new(bytes)
+    }
+
+    /// The rows of a queue from its first to its last. Checks that they are the same from the last to the first.
+    fn in_turn(bodies: &Bodies<()>, in_main: bool) -> Vec<u32> {
+        let queue = if in_main { &bodies.main } else { &bodies.small };
+        let walk = |from: u32, to: fn(&Body<()>) -> u32| {
+            let next = |row: &u32| Some(to(at(&bodies.rows, *row)?)).filter(|row| *row != NONE);
+            let rows = std::iter::successors(Some(from).filter(|row| *row != NONE), next);
+            rows.take(bodies.len() + 1).collect::<Vec<u32>>()
+        };
+        let (rows, mut back) =
+            (walk(queue.first, |body| body.after), walk(queue.last, |body| body.before));
+        back.reverse();
+        assert_eq!(rows, back);
+        assert!(rows.iter().all(|row| at(&bodies.rows, *row).unwrap().in_main == in_main));
+        rows
+    }
+
+    /// A store may have half a million of them.
+    #[test]
+    fn a_body_takes_little_memory() {
+        assert!(size_of::<Body<super::super::BodyRecord>>() <= 120);
+        let mut bodies = Bodies::default();
+        for number in 0..10_000 {
+            bodies.insert(id(number), 1, (), None);
+        }
+        for number in 0..9_900 {
+            bodies.remove(id(number));
+        }
+        assert!(bodies.rows.capacity() <= SMALL_LIST);
+        assert!((9_900..10_000).all(|number| bodies.get(id(number)).is_some()));
     }
 
     /// Makes room for one more body of `size` under `cap`, and adds it.
@@ -429,11 +562,19 @@ mod tests {
                         }
                     }
                 }
-                let total: u64 = bodies.known.values().map(|body| body.size).sum();
-                let spared: u64 = bodies.known.values().filter(|b| b.spared).map(|b| b.size).sum();
+                let total: u64 = bodies.rows.iter().map(|body| body.size).sum();
+                let spared: u64 = bodies.rows.iter().filter(|b| b.spared).map(|b| b.size).sum();
                 prop_assert_eq!(bodies.small.bytes + bodies.main.bytes, total);
-                prop_assert_eq!(bodies.small.turns.len() + bodies.main.turns.len(), bodies.len());
                 prop_assert_eq!(bodies.spared, spared);
+                let (small, main) = (in_turn(&bodies, false), in_turn(&bodies, true));
+                prop_assert_eq!(small.len() + main.len(), bodies.len());
+                prop_assert_eq!(bodies.numbers.len(), bodies.len());
+                for queue in [small, main] {
+                    prop_assert!(queue.is_sorted_by_key(|row| at(&bodies.rows, *row).unwrap().turn));
+                }
+                for (row, body) in bodies.rows.iter().enumerate() {
+                    prop_assert_eq!(bodies.number(body.id), u32::try_from(row).ok());
+                }
             }
         }
     }

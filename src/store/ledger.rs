@@ -10,6 +10,7 @@
 //! entries      key 32 │ blob 32            → the entry's record; empty if that is longer than sled likes values to be
 //! refs         blob 32 │ key 32            → nothing: which entries name a blob
 //! digests      algorithm 1 │ digest        → blob 32: other strong digests of public bodies
+//! idle         number 4                    → nothing: read only to make sled free memory, see [`Ledger::settle`]
 //! ```
 
 use std::fmt;
@@ -25,8 +26,23 @@ use crate::clock::Time;
 use crate::digest::{BlobId, Digest};
 use crate::target::Key;
 
-/// sled's page cache. sled uses a few times as much memory. Frequently used entries are in `recent.rs`.
+/// sled's page cache, as far as [`Ledger::settle`] enforces it. Frequently used entries are in `recent.rs`.
 const CACHE_BYTES: u64 = 2 << 20;
+
+/// sled spreads its pages over 256 lists, by their numbers. It looks whether a list takes more than its share of
+/// [`CACHE_BYTES`] only after so many accesses to pages of that list.
+const ACCESSES: usize = 64;
+
+/// Rows of the tree `idle`. A page of sled has eight to sixteen rows, so the tree has some 512 pages. They are allocated
+/// one after another, hence every list has two of them. Where other threads allocate pages meanwhile, it has one.
+const IDLE_ROWS: u32 = 4096;
+
+/// Distance of two rows of `idle` that are read.
+const IDLE_STEP: usize = 8;
+
+/// After fewer questions and rows read, [`Ledger::settle`] does nothing: they bring at most some six megabytes into memory.
+/// So a small store need not have the tree `idle`, which takes a megabyte on disk.
+const SETTLE_FROM: u64 = 4096;
 
 /// sled writes longer values to files of their own, whose space it reclaims poorly.
 const MAX_VALUE: usize = 2 << 10;
@@ -54,6 +70,8 @@ pub(super) struct Ledger {
     path: PathBuf,
     trees: RwLock<Option<Arc<Trees>>>,
     failures: AtomicU64,
+    /// Questions, and rows of shards, since memory was last freed.
+    asked: AtomicU64,
 }
 
 struct Trees {
@@ -80,7 +98,12 @@ impl Ledger {
     /// Opens the ledger in the directory `path`. A ledger that cannot be opened is set aside. Never fails: at worst the
     /// ledger is out of service.
     pub(super) fn open(path: PathBuf, now: Time) -> (Self, Opened) {
-        let ledger = Self { path, trees: RwLock::new(None), failures: AtomicU64::new(0) };
+        let ledger = Self {
+            path,
+            trees: RwLock::new(None),
+            failures: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+        };
         let opened = ledger.reopen(now);
         (ledger, opened)
     }
@@ -199,6 +222,7 @@ impl Ledger {
     fn ask<T>(&self, question: impl FnOnce(&Trees) -> sled::Result<T>) -> Result<T, OutOfService> {
         let trees = self.trees.read().unwrap_or_else(PoisonError::into_inner).clone();
         let trees = trees.ok_or(OutOfService)?;
+        self.asked.fetch_add(1, Ordering::Relaxed);
         let why = match catch_unwind(AssertUnwindSafe(|| question(&trees))) {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(error)) => error.to_string(),
@@ -258,6 +282,9 @@ impl Ledger {
                 .map(|row| row.map(|(key, blob, record)| (Key(key), BlobId::new(blob), record)))
                 .collect()
         })
+        .inspect(|rows: &Vec<_>| {
+            self.asked.fetch_add(rows.len() as u64, Ordering::Relaxed);
+        })
     }
 
     /// The keys of the entries that name a blob.
@@ -290,6 +317,31 @@ impl Ledger {
     pub(super) fn by_digest(&self, digest: &Digest) -> Result<Option<BlobId>, OutOfService> {
         self.ask(|trees| trees.digests.get(coded(digest)))
             .map(|found| Some(BlobId::new(found?.as_ref().try_into().ok()?)))
+    }
+
+    /// Frees the memory of pages that nobody has asked for lately. After many questions sled keeps all pages that were
+    /// read or written, whatever its limit is, because it enforces the limit only while a list of pages is accessed. So
+    /// this accesses each list often enough, at pages without any data. Takes some ten milliseconds. Blocking.
+    pub(super) fn settle(&self) {
+        if self.asked.swap(0, Ordering::Relaxed) < SETTLE_FROM {
+            return;
+        }
+        // An error has been logged by `ask`.
+        let _settled: Result<(), OutOfService> = self.ask(|trees| {
+            let idle = trees.db.open_tree("idle")?;
+            if !idle.contains_key((IDLE_ROWS - 1).to_be_bytes())? {
+                for row in 0..IDLE_ROWS {
+                    idle.insert(row.to_be_bytes(), &[])?;
+                }
+            }
+            // The accesses of the second round also destroy the pages that the first has removed from the lists.
+            for row in (0..IDLE_ROWS).chain(0..IDLE_ROWS).step_by(IDLE_STEP) {
+                for _ in 0..ACCESSES {
+                    idle.contains_key(row.to_be_bytes())?;
+                }
+            }
+            Ok(())
+        });
     }
 
     /// Makes the ledger fail, as a damaged page would.
@@ -445,6 +497,30 @@ mod tests {
             .filter(|name| name != "ledger")
             .collect();
         assert_eq!(names, ["ledger.bad-3"]);
+    }
+
+    /// Issue 17, fault 2: after 20,000 new files sled kept nearly all of its pages in memory for good.
+    #[test]
+    fn memory_is_freed_after_many_questions_and_no_row_is_lost() {
+        let data = tempfile::tempdir().unwrap();
+        let path = data.path().join("ledger");
+        let (ledger, _) = Ledger::open(path.clone(), Time::from_millis(1));
+        let has_idle_tree = |ledger: &Ledger| {
+            let trees = ledger.trees.read().unwrap().clone().unwrap();
+            trees.db.tree_names().iter().any(|name| name.as_ref() == b"idle")
+        };
+        ledger.settle();
+        assert!(!has_idle_tree(&ledger), "the control: nobody asked anything");
+        fill(&ledger);
+        (0..=u8::MAX).for_each(|shard| drop(ledger.shard(shard).unwrap()));
+        ledger.settle();
+        assert!(has_idle_tree(&ledger));
+        assert!(ledger.asked.load(Ordering::Relaxed) < SETTLE_FROM, "it is not done again at once");
+        holds_all(&ledger);
+        ledger.close();
+        let (ledger, opened) = Ledger::open(path, Time::from_millis(1));
+        assert_eq!(opened, Opened::Found);
+        holds_all(&ledger);
     }
 
     #[test]

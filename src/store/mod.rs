@@ -31,6 +31,7 @@ mod access;
 mod audit;
 mod batch;
 mod blobs;
+mod body;
 mod buffer;
 mod catalogue;
 mod claiming_roots;
@@ -92,6 +93,7 @@ use crate::entry::Entry;
 use crate::proof::Rank;
 use crate::target::{Key, Origin, Target};
 use blobs::{Blobs, Stored};
+use body::BodyRecord;
 use claims::Claims;
 use evict::Bodies;
 use ledger::{Ledger, Opened};
@@ -105,7 +107,7 @@ use state::State;
 /// calls, larger ones more memory per transfer.
 pub const CHUNK: u64 = 64 << 10;
 
-/// Maximum number of bodies in the store; each takes about 200 bytes of memory.
+/// Maximum number of bodies in the store; each takes about 130 bytes of memory.
 const MAX_BLOBS: usize = 1 << 19;
 
 /// Number of locks that serialise commits, removals and evictions of one body. Bodies share them.
@@ -144,20 +146,6 @@ struct Paths {
     claims: PathBuf,
     marks: PathBuf,
     access: PathBuf,
-}
-
-/// What the store knows about a body in service.
-#[derive(Debug)]
-struct BodyRecord {
-    stored: Arc<Stored>,
-    /// The number of entries that name it.
-    refs: u32,
-    /// The number of those that are public.
-    public: u32,
-    /// The disk space of their records, freed together with the body.
-    records: Room,
-    /// When it was last used.
-    used: Time,
 }
 
 /// What eviction must leave alone.
@@ -362,7 +350,7 @@ impl Store {
     /// Whether a blob is stored, and its size. Quick. Does not check who may read it: see
     /// [`Store::public_blob_by_digest`].
     pub fn has_blob(&self, id: BlobId) -> Option<u64> {
-        hold(&self.bodies).get(id).map(|holding| holding.stored.size)
+        hold(&self.bodies).get(id).map(|holding| holding.size)
     }
 
     /// Finds a blob by any strong digest that was computed when it arrived (SHA-256 is always among them). Finds only
@@ -435,7 +423,7 @@ impl Store {
 
     /// A body in service. The returned reference pins it.
     fn stored(&self, id: BlobId) -> Option<Arc<Stored>> {
-        hold(&self.bodies).get(id).map(|holding| Arc::clone(&holding.stored))
+        hold(&self.bodies).get_mut(id).map(BodyRecord::stored)
     }
 
     /// Locks a body against concurrent changes of its entries. Must not be held while room is made, because eviction
@@ -529,8 +517,7 @@ impl Store {
 
     /// Evicts one body; `false` if all are pinned or spared.
     fn evict_one(&self, spared: Spared) -> bool {
-        let victim =
-            hold(&self.bodies).victim(spared.in_main, |holding| holding.stored.is_pinned());
+        let victim = hold(&self.bodies).victim(spared.in_main, BodyRecord::is_pinned);
         let Some(id) = victim else {
             return false;
         };
@@ -538,7 +525,7 @@ impl Store {
         let _alone = self.lock_of(id);
         let mut bodies = hold(&self.bodies);
         // Another thread may have opened or removed it since. Then the caller tries again.
-        if bodies.get(id).is_none_or(|holding| holding.stored.is_pinned()) {
+        if bodies.get(id).is_none_or(BodyRecord::is_pinned) {
             return true;
         }
         let gone = bodies.evict(id);

@@ -175,11 +175,6 @@ impl Room {
         self.purpose
     }
 
-    /// Its size in bytes.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
     /// Reserves `more` bytes.
     pub(super) fn grow(&mut self, more: u64) {
         self.bytes += more;
@@ -207,6 +202,44 @@ impl Room {
 impl Drop for Room {
     fn drop(&mut self) {
         self.settle(self.purpose, 0);
+    }
+}
+
+/// The room of a body in service and of its records: less memory than a [`Room`] of each.
+#[derive(Debug)]
+pub(super) struct Kept {
+    space: Arc<Space>,
+    bytes: u64,
+}
+
+impl Kept {
+    /// Takes over `room`, whose bytes have been written.
+    pub(super) fn of(mut room: Room) -> Self {
+        room.settle(Purpose::Blob, room.bytes);
+        // The account keeps these bytes; this frees them, not the room.
+        Self { space: Arc::clone(&room.space), bytes: std::mem::take(&mut room.bytes) }
+    }
+
+    /// Changes its size by `more` and `less` bytes.
+    pub(super) fn change(&mut self, more: u64, less: u64) {
+        let bytes = (self.bytes + more).saturating_sub(less);
+        let account = self.space.account(Purpose::Blob);
+        account.fetch_add(bytes, Ordering::Relaxed);
+        account.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+
+    /// Takes up to `bytes` out of it.
+    pub(super) fn split(&mut self, bytes: u64) -> Self {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Self { space: Arc::clone(&self.space), bytes }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.space.account(Purpose::Blob).fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -288,6 +321,21 @@ mod tests {
         drop(room);
         assert_eq!(space.excess(100), 0);
         assert_eq!(space.unwritten.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_room_of_a_stored_body_counts_until_its_parts_are_dropped() {
+        let space = space(100, 0);
+        let mut kept = Kept::of(space.take(Purpose::Spool, 60));
+        assert_eq!((space.taken(Purpose::Spool), space.taken(Purpose::Blob)), (0, 60));
+        assert_eq!(space.unwritten.load(Ordering::Relaxed), 0);
+        kept.change(10, 30);
+        assert_eq!(space.taken(Purpose::Blob), 40);
+        let body = kept.split(25);
+        drop(kept);
+        assert_eq!(space.taken(Purpose::Blob), 25);
+        drop(body);
+        assert_eq!(space.taken(Purpose::Blob), 0);
     }
 
     #[test]

@@ -11,16 +11,17 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::Path;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
-use super::blobs::{Stored, footprint_of};
+use super::blobs::footprint_of;
+use super::body::BodyRecord;
 use super::commit::is_member;
 use super::evict::{Bodies, QueuePosition};
 use super::ledger::Opened;
 use super::record::{Records, remove_quietly};
-use super::space::Purpose;
-use super::{BodyRecord, Store, access, durable, hold};
+use super::space::{Kept, Purpose};
+use super::{Store, access, durable, hold};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::entry::Entry;
@@ -204,17 +205,10 @@ impl Store {
                 continue;
             }
             let size = footprint_of(body.size);
-            let mut room = self.space.take(Purpose::Blob, size);
-            room.written();
-            let mut records = self.space.take(Purpose::Blob, body.records);
-            records.written();
-            let holding = BodyRecord {
-                stored: Arc::new(Stored::new(body.size, room)),
-                refs: body.refs,
-                public: body.public,
-                records,
-                used: body.used.unwrap_or(Time::from_millis(0)),
-            };
+            let room = self.space.take(Purpose::Blob, size + body.records);
+            let used = body.used.unwrap_or(Time::from_millis(0));
+            let mut holding = BodyRecord::new(body.size, Kept::of(room), used);
+            (holding.refs, holding.public) = (body.refs, body.public);
             // Without a saved place it is treated as newly arrived.
             let standing = body.standing.unwrap_or_default();
             bodies.insert(id, size, holding, Some(standing));

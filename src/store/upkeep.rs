@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::access;
+use super::body::BodyRecord;
 use super::space::Purpose;
 use super::{Store, durable, hold};
 use crate::digest::{Algorithms, BlobId, Hashing};
@@ -79,8 +80,10 @@ impl Store {
         self.drop_bodiless();
         self.unverified.tidy();
         self.recent.tidy();
+        self.ledger.settle();
         // After a burst of requests these may never be needed again. Opening one again takes a few microseconds.
         self.blobs.close_idle();
+        hold(&self.bodies).iter_mut().for_each(BodyRecord::rest);
         self.claims.close_idle();
         self.space.measure(&self.paths.cache);
         let alone = hold(&self.making_room);
@@ -167,7 +170,7 @@ impl Store {
     /// receives the bytes done and the total. Blocking for as long as reading everything takes.
     pub fn verify_all(self: &Arc<Self>, progress: &mut dyn FnMut(u64, u64)) -> Verification {
         let list: Vec<(BlobId, u64)> =
-            hold(&self.bodies).iter().map(|(id, holding)| (id, holding.stored.size)).collect();
+            hold(&self.bodies).iter().map(|(id, holding)| (id, holding.size)).collect();
         let total = list.iter().map(|(_, size)| size).sum();
         let mut verification = Verification::default();
         let mut done = 0;

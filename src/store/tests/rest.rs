@@ -39,6 +39,26 @@ fn files_that_nobody_reads_are_closed_by_the_upkeep() {
     assert_eq!(promised.len(), 1);
 }
 
+/// The upkeep forgets what readers shared, but for the checksum of a body of one chunk.
+#[test]
+fn a_body_that_rots_after_the_upkeep_is_never_served() {
+    for length in [1000, 100_000] {
+        let world = World::new();
+        let store = world.open();
+        let bytes = body(7, length);
+        let kept = keep(&store, URL, &bytes);
+        store.maintain();
+        assert_eq!(fetch(&store, URL).unwrap(), bytes, "the control");
+        store.maintain();
+        let file = world.blob_file(kept.blob);
+        let mut rotten = bytes.clone();
+        rotten[length - 1] ^= 1;
+        std::fs::write(&file, rotten).unwrap();
+        assert_eq!(fetch(&store, URL), None);
+        assert!(store.entries(kept.key).is_empty());
+    }
+}
+
 /// A body is never copied, nor renamed from one file system to another, which fails where a container has a volume for
 /// one of the two (git-pkgs#66).
 #[test]
