@@ -103,7 +103,7 @@ impl Clock {
     }
 }
 
-/// A stopwatch for log lines; no decision depends on it.
+/// A stopwatch for log lines, and for how long a command waits; no decision about stored bytes depends on it.
 #[derive(Clone, Copy, Debug)]
 pub struct Stopwatch(std::time::Instant);
 

@@ -77,18 +77,12 @@ impl Subtrees {
     fn of(trees: Option<&[x509_parser::extensions::GeneralSubtree<'_>]>) -> Self {
         let mut subtrees = Self::default();
         for tree in trees.into_iter().flatten() {
-            match &tree.base {
-                GeneralName::DNSName(name) => {
-                    subtrees.names.push(name.trim_start_matches('.').to_ascii_lowercase());
-                }
-                GeneralName::IPAddress(bytes) => {
-                    let (address, mask) = bytes.split_at(bytes.len() / 2);
-                    subtrees
-                        .networks
-                        .push(Network { address: address.to_vec(), mask: mask.to_vec() });
-                }
-                // No name in a leaf is of any other kind.
-                _ => {}
+            // No name in a leaf is of any other kind.
+            if let GeneralName::DNSName(name) = &tree.base {
+                subtrees.names.push(name.trim_start_matches('.').to_ascii_lowercase());
+            } else if let GeneralName::IPAddress(bytes) = &tree.base {
+                let (address, mask) = bytes.split_at(bytes.len() / 2);
+                subtrees.networks.push(Network { address: address.to_vec(), mask: mask.to_vec() });
             }
         }
         subtrees
@@ -187,7 +181,10 @@ mod tests {
         let both = limits(&[name("example.org"), net.clone()], &[]);
         assert_eq!(allowed(&both), ["example.org", "a.example.org", "192.0.2.1"]);
         assert_eq!(both.shown(), "example.org, 192.0.2.0/24");
-        assert_eq!(allowed(&limits(&[net.clone()], &[])), [&names[..], &["192.0.2.1"]].concat());
+        assert_eq!(
+            allowed(&limits(std::slice::from_ref(&net), &[])),
+            [&names[..], &["192.0.2.1"]].concat()
+        );
         assert_eq!(allowed(&limits(&[], &[net])), [&names[..], &["[2001:db8::1]"]].concat());
         let below = limits(&[], &[name("a.example.org")]);
         assert_eq!(allowed(&below).len(), 4);

@@ -2,13 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::Value;
 
 use super::{Invocation, env};
 use crate::admin::{Answer, Question, remote};
+use crate::clock::Stopwatch;
 use crate::target::shown::one_line;
 
 /// The timeout of each network operation of a query.
@@ -97,13 +98,13 @@ fn converse(
     most: usize,
     longest: Duration,
 ) -> std::io::Result<Vec<u8>> {
-    let until = Instant::now() + longest;
+    let stopwatch = Stopwatch::start();
     stream.set_write_timeout(Some(PATIENCE))?;
     // HTTP/1.0: the body ends with the connection, and is never chunked.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
     let (mut answer, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
     while answer.len() < most {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = longest.saturating_sub(stopwatch.elapsed());
         if left.is_zero() {
             return Err(std::io::ErrorKind::TimedOut.into());
         }

@@ -162,15 +162,14 @@ impl Pipeline {
     }
 
     fn read(&self, reading: &ClaimReading, staged: Option<StagedClaims>) -> io::Result<()> {
-        let ClaimReading { recognition, at, entry, base, known, reader } = reading;
+        let ClaimReading { recognition, at, entry, known, reader, .. } = reading;
         let reader = *reader;
         if at.has_token() {
             // A set of claims names the URL of its index on disk, so that the index can be fetched again. A token must not get
             // there.
             return Ok(());
         }
-        let (store, ecosystem) = (&self.store, recognition.ecosystem);
-        let indexes = indexes(recognition, at);
+        let (ecosystem, indexes) = (recognition.ecosystem, indexes(recognition, at));
         let proven = self.proven(recognition, at, entry, reader);
         if proven.rank == Rank::None && self.is_member(recognition, at, reader) {
             // Not the version that the current Release names; skip it.
@@ -194,11 +193,23 @@ impl Pipeline {
             }
             return self.publish(ecosystem, at, batch, &standing, admission, entry);
         }
+        self.read_document(reading, indexes, proven)
+    }
+
+    /// Reads a stored document, which is a version of one of `indexes`.
+    fn read_document(
+        &self,
+        reading: &ClaimReading,
+        indexes: Vec<Target>,
+        proven: Proof,
+    ) -> io::Result<()> {
+        let ClaimReading { recognition, at, entry, base, reader, .. } = reading;
+        let (store, ecosystem) = (&self.store, recognition.ecosystem);
         let Some(blob) = store.open_blob(entry.blob)? else {
             return Ok(());
         };
         tracing::debug!(url = %at, "reading a stored index");
-        let seen = store.seen_by(reader);
+        let seen = store.seen_by(*reader);
         let open = || blob.open().map(|reader| -> Box<dyn Read> { reader });
         let now = self.clock.now();
         let document = Document {
@@ -214,7 +225,7 @@ impl Pipeline {
             let Some(index) = index else {
                 return Ok(());
             };
-            let batch = self.batch(ecosystem, &index, entry.blob, reader);
+            let batch = self.batch(ecosystem, &index, entry.blob, *reader);
             let read = batch.map_err(Malformed::from).and_then(|mut batch| {
                 batch.by_expired_key(proven.expired_key);
                 self.take_claims(ecosystem, &document, batch, entry)

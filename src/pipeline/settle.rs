@@ -375,9 +375,9 @@ impl Pipeline {
         if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
             let fetched = self.fetch_sidecars(task, recognition.ecosystem).await;
             // The same document makes the same claims as before, unless sibling indexes that it depends on were fetched.
-            let (known, base) = (fetched == 0, base.clone());
+            let (base, known) = (base.clone(), fetched == 0);
             let reading =
-                ClaimReading { known, base, ..ClaimReading::of(recognition, task, &entry) };
+                ClaimReading { base, known, ..ClaimReading::of(recognition, task, &entry) };
             self.read_claims(reading, worth.claims).await;
         }
         End::Kept(entry)

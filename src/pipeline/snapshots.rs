@@ -195,7 +195,7 @@ impl<'a> NewVersion<'a> {
         (batch, Some(Members { claims, sidecars, by_digest, before, rank, root, expired_key }))
     }
 
-    fn to_batch(&mut self, give: impl FnOnce(&mut ClaimBatch) -> Result<(), TooMany>) {
+    fn stage(&mut self, give: impl FnOnce(&mut ClaimBatch) -> Result<(), TooMany>) {
         if self.batch.as_mut().is_some_and(|batch| give(batch).is_err()) {
             // When the index is stored, it is read again and then says that it has too many.
             self.batch = None;
@@ -238,19 +238,19 @@ impl<'a> NewVersion<'a> {
 
 impl ClaimSink for NewVersion<'_> {
     fn claim(&mut self, claim: Claim) -> Result<(), TooMany> {
-        self.to_batch(|batch| batch.claim(claim.clone()));
+        self.stage(|batch| batch.claim(claim.clone()));
         self.member(claim);
         Ok(())
     }
 
     fn signed_claim(&mut self, claim: Claim, signer: &str) -> Result<(), TooMany> {
-        self.to_batch(|batch| batch.signed_claim(claim.clone(), signer));
+        self.stage(|batch| batch.signed_claim(claim.clone(), signer));
         self.member(claim);
         Ok(())
     }
 
     fn forged_claim(&mut self, claim: Claim, why: &str) -> Result<(), TooMany> {
-        self.to_batch(|batch| batch.forged_claim(claim, why));
+        self.stage(|batch| batch.forged_claim(claim, why));
         Ok(())
     }
 

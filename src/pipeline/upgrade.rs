@@ -48,7 +48,7 @@ mod tests {
         server.write_all(b"hello").await.unwrap();
         let mut heard = [0; 5];
         client.read_exact(&mut heard).await.unwrap();
-        let mut upload = tokio::spawn(async move { client.write_all(&[0; 1 << 20]).await });
+        let mut upload = tokio::spawn(async move { client.write_all(&vec![0; 1 << 20]).await });
         let stuck = tokio::time::timeout(std::time::Duration::from_millis(50), &mut upload).await;
         assert!(stuck.is_err() && !copying.is_finished(), "the control: it waits");
         line.cut();

@@ -75,12 +75,12 @@ impl Proxy {
     /// A larder that stopped in this process may have a background task left that ends in a moment, and with it the lock of
     /// the directory; between processes there is no such thing.
     pub(crate) async fn start(config: Config) -> Self {
-        Self::start_by(config, Larder::open).await
+        Box::pin(Self::start_by(config, Larder::open)).await
     }
 
     /// The same, for a larder that reads its records while it serves clients.
     pub(crate) async fn begin(config: Config) -> Self {
-        Self::start_by(config, Larder::begin).await
+        Box::pin(Self::start_by(config, Larder::begin)).await
     }
 
     async fn start_by(config: Config, opens: Opens) -> Self {
