@@ -4,7 +4,6 @@
 //! has its digest. The result is remembered together with the generation number of all claims. While that number has not changed,
 //! a hit only compares two numbers. Everything else follows RFC 9111.
 
-use std::hash::Hash;
 use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use hyper::header::HeaderMap;
 use moka::sync::Cache;
 
 use super::answers::lasts;
+use super::in_use::in_use;
 use super::task::Task;
 use super::varied::VaryingFields;
 use super::{Pipeline, rights};
@@ -24,7 +24,7 @@ use crate::ecosystem::{Artifact, Kind, Named, Recognition};
 use crate::entry::{Entry, Head};
 use crate::freshness::{self, Demand};
 use crate::proof::{Proof, Rank};
-use crate::store::{IN_USE, Store};
+use crate::store::Store;
 use crate::target::{Key, Origin, Partition, Scheme, Target};
 use crate::verify::{Expectation, Finding};
 
@@ -107,16 +107,6 @@ pub(super) struct Memory {
     changed: Cache<Origin, Time>,
     /// When an unsafe method last succeeded on a URL (RFC 9111 §4.4).
     invalidated: Cache<Key, Time>,
-}
-
-/// A cache of results that the store, the claims or another cache would give again, but more slowly. A result is kept for
-/// [`IN_USE`] after its last use.
-pub(super) fn in_use<K, V>() -> Cache<K, V>
-where
-    K: Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    Cache::builder().max_capacity(100_000).time_to_idle(IN_USE).build()
 }
 
 impl Default for Memory {

@@ -22,6 +22,7 @@ mod existence;
 mod foreign_claims;
 mod head_tests;
 mod held;
+mod in_use;
 mod late;
 mod lead;
 mod lookup;

@@ -18,7 +18,7 @@ use moka::sync::Cache;
 
 use super::Pipeline;
 use super::answers::confirms;
-use super::lookup::in_use;
+use super::in_use::in_use;
 use super::task::Task;
 use crate::entry::{Entry, Head};
 use crate::freshness::vary;
