@@ -237,7 +237,8 @@ impl Claims {
         let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
         let rests = |set: &&Arc<Set>| {
             let by = set.generation();
-            by.rank == Rank::Signed && by.root == *root
+            // Claims with a signature of their own may stand in an index without one.
+            by.root == *root && (by.rank == Rank::Signed || set.signed != 0)
         };
         for newest in sets.iter().filter(rests) {
             let mut versions = self.catalogue().elders_of(newest);

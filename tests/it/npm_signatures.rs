@@ -200,6 +200,38 @@ async fn a_key_that_was_seen_on_the_wire_proves_nothing_until_an_operator_adds_i
     assert!(said.contains("indexed") && !said.contains("signed"), "{said}");
 }
 
+/// A stolen key may have signed a bad version. Once the operator has removed the key, the registry's own word counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_removed_key_signed_gives_way_to_what_the_registry_says() {
+    let registry = Registry::new();
+    let (bad, right) = (noise(1, 300_000), noise(2, 300_000));
+    let world = world_trusting(None).await;
+    let file = world.dir().join("npm-keys.json");
+    std::fs::write(&file, registry.keys(None)).unwrap();
+    let data = world.proxy.data.clone();
+    let added = say(&world.ca, &data, &["keys", "add", file.to_str().unwrap()]).await;
+    assert!(added.status.success(), "{}", text(&added));
+    let publish = |tgz: &Bytes, signatures: &Value| {
+        put(&world.origin, &packument(&world.origin, TARBALL, &integrity(tgz), signatures));
+        world.origin.put(TARBALL, Page::new(tgz.clone()));
+    };
+    publish(&bad, &registry.sign(&format!("gear@1.0.0:{}", integrity(&bad))));
+    read(&world).await.complete();
+    assert!(proof(&world, TARBALL).await.contains("signed"));
+    publish(&right, &json!([]));
+    read(&world).await.complete();
+    let url = world.origin.url(TARBALL);
+    assert_eq!(world.fetch(&url).await.body, bad, "the control: a signed promise stays");
+    let removed = say(&world.ca, &data, &["keys", "rm", &registry.id]).await;
+    assert!(removed.status.success(), "{}", text(&removed));
+    // The registry publishes once more, as it does with every version.
+    let mut document = packument(&world.origin, TARBALL, &integrity(&right), &json!([]));
+    document["description"] = json!("repaired");
+    put(&world.origin, &document);
+    read(&world).await.complete();
+    assert_eq!(world.fetch(&url).await.body, right);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_ended_counts_for_what_was_published_before() {
     let registry = Registry::new();
