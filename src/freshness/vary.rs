@@ -8,8 +8,11 @@ use crate::entry::Head;
 /// Maximum number of names. An answer that varies on more would hardly ever be found again.
 const MOST_NAMES: usize = 16;
 
-/// The fields that an answer's `Vary` names: distinct and sorted. `None` if no stored copy ever matches: `*`, or an
-/// invalid name. Omits `Accept-Encoding`, because larder always requests `identity`.
+/// Maximum length of the names together, in bytes. They are remembered for each URL, and the origin chooses them.
+const MOST_BYTES: usize = 1024;
+
+/// The fields that an answer's `Vary` names: distinct and sorted. `None` if no stored copy ever matches: `*`, an invalid
+/// name, or too much of them. Omits `Accept-Encoding`, because larder always requests `identity`.
 pub fn names(head: &Head) -> Option<Vec<HeaderName>> {
     let mut names = Vec::new();
     for line in head.headers.get_all(header::VARY) {
@@ -22,7 +25,8 @@ pub fn names(head: &Head) -> Option<Vec<HeaderName>> {
     }
     names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
     names.dedup();
-    (names.len() <= MOST_NAMES).then_some(names)
+    let bytes: usize = names.iter().map(|name| name.as_str().len()).sum();
+    (names.len() <= MOST_NAMES && bytes <= MOST_BYTES).then_some(names)
 }
 
 /// The normalised value of a request's field `name`, so that equivalent values are equal: lines joined, no white space

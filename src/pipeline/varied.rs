@@ -32,6 +32,9 @@ const MOST_FIELDS: usize = 7;
 /// The most combinations of these fields that are tried, small ones first: all of six fields, and of seven those of at most three.
 const MOST_GUESSES: usize = 64;
 
+/// Fields with longer values, in bytes, are not guessed: a client may send 128 KiB, and a value is computed for each combination.
+const MOST_VALUE: usize = 1024;
+
 /// The most URLs of which the fields are remembered while no client requests them. Each takes some 300 bytes, and few URLs have
 /// any.
 const MOST_VARYING: u64 = 1 << 14;
@@ -176,6 +179,10 @@ impl Task {
     /// that a fill sends, as far as the limits allow. A field without a value does not change the variant.
     fn guesses(&self) -> Vec<Vec<HeaderName>> {
         let request = &self.selection;
+        let is_long = |name: &HeaderName| request.value(name).len() > MOST_VALUE;
+        if is_long(&header::ACCEPT) || is_long(&header::ACCEPT_LANGUAGE) {
+            return vec![Vec::new()];
+        }
         let usual = [header::ACCEPT, header::ACCEPT_LANGUAGE, header::USER_AGENT];
         let mut others: Vec<&HeaderName> = request.request.keys().collect();
         others.retain(|name| !usual.contains(name) && request.may_send(name));
@@ -183,7 +190,7 @@ impl Task {
         let fields: Vec<&HeaderName> = usual
             .iter()
             .chain(others)
-            .filter(|name| !request.value(name).is_empty())
+            .filter(|name| (1..=MOST_VALUE).contains(&request.value(name).len()))
             .take(MOST_FIELDS)
             .collect();
         let mut sets: Vec<u32> = (0..1 << fields.len()).collect();
