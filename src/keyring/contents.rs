@@ -12,7 +12,9 @@ pub fn read(bytes: &[u8], name: &str) -> Result<Contents, NotKeys> {
     if text.is_empty() {
         return Err(NotKeys::Empty);
     }
-    if has(text, b"PRIVATE KEY") && has(text, b"-----BEGIN ") {
+    // JSON and binary packets may quote anything.
+    let is_armour = text.first().is_some_and(|first| *first != b'{' && first & 0x80 == 0);
+    if is_armour && has(text, b"PRIVATE KEY") && has(text, b"-----BEGIN ") {
         return Err(NotKeys::Private);
     }
     let (file, mut damaged) = (KeyFile { name, bytes, text }, false);

@@ -126,6 +126,9 @@ pub struct KeyFile<'a> {
 impl KeyFile<'_> {
     /// The `SubjectPublicKeyInfo` (RFC 5280 §4.1) in the file's first block of PEM (RFC 7468 §13); `None` if it has no such block.
     pub(super) fn spki(&self) -> Option<Result<Vec<u8>, NotKeys>> {
+        if self.text.starts_with(b"{") {
+            return None;
+        }
         let text = String::from_utf8_lossy(self.text);
         text.contains("-----BEGIN PUBLIC KEY-----").then(|| {
             let block = pem::parse(text.as_bytes()).map_err(|_| NotKeys::Damaged)?;

@@ -57,6 +57,9 @@ impl KeyKind for OpenPgp {
         if file.text.first().is_some_and(|first| first & 0x80 != 0) {
             return Some(packets(file.bytes));
         }
+        if file.text.starts_with(b"{") {
+            return None;
+        }
         armoured(&String::from_utf8_lossy(file.text)).transpose()
     }
 
