@@ -82,7 +82,9 @@ impl Pipeline {
         self.wait_for_readers(&task).await;
         self.follow(&call.connection, &mut task);
         if self.is_member_apart(&task) && !demand.only_if_cached {
-            return self.pass_for(call, &task, PassReason::Answer, record).await;
+            // If the origin fails, the stored snapshot is whole, and its members stand in.
+            let reason = PassReason::Answer;
+            return self.pass_or_copy(call, asked, &task, reason, record).await;
         }
         let found = match self.find(&task, asked, demand).await {
             Ok(found) => found,

@@ -317,7 +317,7 @@ impl Pipeline {
                 }
                 let asked = call.asked_with(task.selection.request());
                 let reason = PassReason::Starting;
-                self.pass_while_starting(call, &asked, &task, reason, record).await
+                self.pass_or_copy(call, &asked, &task, reason, record).await
             }
             Plan::Keep | Plan::Revalidate => {
                 let asked = call.asked_with(task.selection.request());

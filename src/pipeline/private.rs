@@ -117,15 +117,16 @@ impl Pipeline {
         record: &mut Record,
     ) -> Response<Body> {
         let reads = matches!(*call.request.method(), Method::GET | Method::HEAD);
+        let gets = call.request.method() == Method::GET;
         let connection = Arc::clone(&call.connection);
         if let Some(response) = self.in_own_name(&call, task, reason, record).await {
-            if reads {
+            if gets {
                 self.note_root_passed(task, &connection, reason, response.status());
             }
             return response;
         }
         let response = self.pass(call, task.bare(), Some(task), reason, record).await;
-        if reads {
+        if gets {
             self.note_root_passed(task, &connection, reason, response.status());
         }
         if reads {

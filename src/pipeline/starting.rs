@@ -35,7 +35,7 @@ impl Pipeline {
     /// Passes a request that would be answered from the store, or for which a copy would stand in, for `reason`. When its origin
     /// fails, or has said nothing when the records are read and its patience is over, the copy stands in, if there is one that
     /// everybody may have.
-    pub(super) async fn pass_while_starting(
+    pub(super) async fn pass_or_copy(
         self: &Arc<Self>,
         call: Call,
         asked: &Asked,
@@ -75,6 +75,7 @@ impl Pipeline {
             return passed;
         }
         let limit = WAIT_FOR_COPY.min(self.config.get().upstream.header_timeout);
+        let limit = limit.saturating_sub(self.clock.now().since(task.asked));
         if tokio::time::timeout(limit, self.store.read()).await.is_err() {
             return passed;
         }

@@ -65,7 +65,7 @@ impl Pipeline {
         let (connection, asked) = (Arc::clone(&call.connection), call.asked());
         let reason = PassReason::Header;
         if !self.knows_its_store().await {
-            let passed = self.pass_while_starting(call, &asked, task, reason, record).await;
+            let passed = self.pass_or_copy(call, &asked, task, reason, record).await;
             return named(passed, name);
         }
         let Some(mut stored) = self.public_copy(task, &asked.headers).await else {
