@@ -4,6 +4,8 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
+
 use super::Pipeline;
 use super::lookup::Stored;
 use super::shelf::Shelves;
@@ -39,15 +41,15 @@ pub(super) struct ClaimReading {
     pub(super) reader: Partition,
 }
 
-/// The claims of a document that was read before it is kept.
+/// The claims of a document that was read before it is kept, and that says what snapshot it is.
 #[derive(Debug)]
 pub(super) struct StagedClaims {
     pub(super) batch: ClaimBatch,
     pub(super) standing: Standing,
-    /// Whether its snapshot counts.
-    pub(super) admission: Result<(), NotCounted>,
     /// How often the keyring had been replaced when it was read.
     pub(super) keys: u64,
+    /// Its place among the batches that wait.
+    pub(super) _place: OwnedSemaphorePermit,
 }
 
 impl ClaimReading {
@@ -187,13 +189,11 @@ impl Pipeline {
         let staged = staged.filter(|staged| {
             staged.keys == changes && staged.standing.rank >= proven.rank && *known
         });
-        if let Some(StagedClaims { mut batch, standing, admission, .. }) = staged {
-            if batch.said().is_none() {
-                batch.by_expired_key(proven.expired_key);
-            }
-            return self.publish(ecosystem, at, batch, &standing, admission, entry);
+        if let Some(StagedClaims { batch, standing, .. }) = staged {
+            self.publish(ecosystem, at, batch, &standing, entry)?;
+            return self.published_with(&standing, changes);
         }
-        self.read_document(reading, indexes, proven)
+        self.read_document(reading, indexes, proven, changes)
     }
 
     /// Reads a stored document, which is a version of one of `indexes`.
@@ -202,6 +202,7 @@ impl Pipeline {
         reading: &ClaimReading,
         indexes: Vec<Target>,
         proven: Proof,
+        keys: u64,
     ) -> io::Result<()> {
         let ClaimReading { recognition, at, entry, base, reader, .. } = reading;
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
@@ -228,7 +229,7 @@ impl Pipeline {
             let batch = self.batch(ecosystem, &index, entry.blob, *reader);
             let read = batch.map_err(Malformed::from).and_then(|mut batch| {
                 batch.by_expired_key(proven.expired_key);
-                self.take_claims(ecosystem, &document, batch, entry)
+                self.take_claims(ecosystem, &document, batch, entry, keys)
             });
             let stands = |error: &Malformed| match error {
                 Malformed::Forged(_) => true,
@@ -303,39 +304,40 @@ impl Pipeline {
             })
     }
 
-    /// Takes the claims of a document, and makes them current if its snapshot counts.
+    /// Takes the claims of a document, and makes them current if its snapshot counts. `keys`: how often the keyring had been
+    /// replaced before.
     fn take_claims(
         &self,
         ecosystem: &dyn Ecosystem,
         document: &Document<'_>,
         mut batch: ClaimBatch,
         entry: &Arc<Entry>,
+        keys: u64,
     ) -> Result<(), Malformed> {
-        let (at, keys) = (document.at, self.keys.get());
-        let standing = ecosystem.claims(document, &keys, &mut batch)?;
-        let admission = match batch.said() {
-            Some(edition) => {
-                snapshot_order::admit(&self.store, at, &standing, edition, &keys, document.now)
-            }
-            None => Ok(()),
-        };
-        Ok(self.publish(ecosystem, at, batch, &standing, admission, entry)?)
+        let standing = ecosystem.claims(document, &self.keys.get(), &mut batch)?;
+        self.publish(ecosystem, document.at, batch, &standing, entry)?;
+        Ok(self.published_with(&standing, keys)?)
     }
 
-    /// Makes the claims of a document current, if its snapshot counts, as `admission` says.
+    /// Makes the claims of a document current, if its snapshot counts by now: a newer one, or another signer, may have come since
+    /// the document was read.
     fn publish(
         &self,
         ecosystem: &dyn Ecosystem,
         at: &Target,
         mut batch: ClaimBatch,
         standing: &Standing,
-        admission: Result<(), NotCounted>,
         entry: &Arc<Entry>,
     ) -> io::Result<()> {
         let is_public = batch.reader() == Partition::Public;
+        // Between the question and the answer no other snapshot of the same repository comes in between.
+        let _alone = self.reading.alone();
         if let Some(edition) = batch.said().cloned() {
             batch.by_expired_key(edition.expired_key);
-            if let Err(held) = admission {
+            let (keys, now) = (self.keys.get(), self.clock.now());
+            if let Err(held) =
+                snapshot_order::admit(&self.store, at, standing, &edition, &keys, now)
+            {
                 if is_public {
                     snapshot_order::note_waiting(&self.store, standing, &edition, &held);
                 }
@@ -364,6 +366,17 @@ impl Pipeline {
         self.noticed(at, standing, &notes);
         self.mark_signed(entry, standing);
         Ok(())
+    }
+
+    /// Deletes the claims that a signature proved, if the keyring was replaced since `keys` was read: the key may have been
+    /// removed after the signature was checked, and what it proved was deleted before these claims were published. The error says
+    /// that the document is to be read again.
+    fn published_with(&self, standing: &Standing, keys: u64) -> io::Result<()> {
+        if standing.rank != Rank::Signed || self.keys.changes() == keys {
+            return Ok(());
+        }
+        self.store.retract_signed_claims(&standing.root)?;
+        Err(io::Error::new(io::ErrorKind::Interrupted, "the trusted keys changed meanwhile"))
     }
 
     /// Reports what was noticed while the claims of an index were taken, and remembers who signed them.
@@ -458,4 +471,87 @@ pub(super) fn indexes(recognition: &Recognition, at: &Target) -> Vec<Target> {
     }
     let variant = recognition.resource.variant.name;
     indexes.into_iter().map(|index| index.with_variant(variant)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::{HeaderMap, StatusCode};
+
+    use super::*;
+    use crate::claim::{ClaimSink as _, Snapshot};
+    use crate::clock::Clock;
+    use crate::config::{Config, Live};
+    use crate::ecosystem::{self, Shape};
+    use crate::entry::Head;
+    use crate::keyring::{Keyring, Trusted};
+    use crate::origin::Origins;
+    use crate::outcome::metrics::Metrics;
+    use crate::store::Store;
+
+    fn entry(index: &Target, blob: BlobId, at: Time) -> Arc<Entry> {
+        let head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
+        Arc::new(Entry {
+            key: index.key(Partition::Public),
+            shown: index.to_string(),
+            variant: String::new(),
+            partition: Partition::Public,
+            ecosystem: "apt".to_owned(),
+            index: true,
+            blob,
+            size: 1,
+            digests: Vec::new(),
+            head,
+            varied: Vec::new(),
+            proof: Proof::of(Rank::Signed),
+            generation: 0,
+            answered_by: None,
+            requested_at: at,
+            received_at: at,
+            checked_at: at,
+        })
+    }
+
+    /// The claims of an older snapshot may wait for so long that a newer one becomes current meanwhile.
+    #[test]
+    fn staged_claims_of_an_older_snapshot_do_not_replace_newer_ones() {
+        let data = tempfile::tempdir().unwrap();
+        let config = Live::new(Config { data: data.path().to_owned(), ..Config::default() });
+        let clock = Clock::system();
+        let store = Store::open(config.clone(), clock.clone()).unwrap();
+        let origins = Origins::new(config.clone(), clock.clone()).unwrap();
+        let (metrics, keys) = (Arc::new(Metrics::default()), Trusted::new(Keyring::new()));
+        let now = clock.now();
+        let pipeline = Pipeline::new(config, clock, Arc::clone(&store), origins, metrics, keys);
+        let index = Target::from_url("https://example.org/debian/dists/stable/InRelease").unwrap();
+        let apt = ecosystem::recognise(&Shape { target: &index, accept: "*/*" }).unwrap().ecosystem;
+        let root = Root::directory_of(&index);
+        let standing = Standing { rank: Rank::Signed, root: root.clone() };
+        let staged = |number: u8| {
+            let blob = BlobId::new([number; 32]);
+            let mut batch = pipeline.batch(apt, &index, blob, Partition::Public).unwrap();
+            let hours = Duration::from_hours(u64::from(number));
+            batch.edition(Snapshot {
+                signers: vec!["A".into()],
+                date: Some(now.minus(Duration::from_hours(100)).plus(hours)),
+                valid_until: Some(now.plus(hours)),
+                ..Snapshot::default()
+            });
+            (batch, entry(&index, blob, now))
+        };
+        let ((old, old_entry), (new, new_entry)) = (staged(1), staged(2));
+        pipeline.publish(apt, &index, new, &standing, &new_entry).unwrap();
+        let current = || store.current_claims(&index).unwrap().document;
+        assert_eq!(current(), new_entry.blob, "the control");
+        let until = store.valid_until(&root);
+        pipeline.publish(apt, &index, old, &standing, &old_entry).unwrap();
+        assert_eq!(current(), new_entry.blob);
+        assert_eq!(store.valid_until(&root), until);
+        // A key that is removed after its signature was checked leaves no claims.
+        pipeline.published_with(&standing, pipeline.keys.changes()).unwrap();
+        assert_eq!(current(), new_entry.blob, "the control");
+        let before = pipeline.keys.changes();
+        pipeline.keys.set(Keyring::new());
+        assert!(may_pass(&pipeline.published_with(&standing, before).unwrap_err()));
+        assert!(store.current_claims(&index).is_none());
+    }
 }

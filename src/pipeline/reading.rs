@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use super::Pipeline;
@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many documents are read at a time: one for each processor, within these bounds.
 const PLACES: RangeInclusive<usize> = 2..=8;
 
+/// How many batches of claims may wait. Each may take some 12 MB of memory and a descriptor, for as long as its document's members
+/// are fetched.
+const STAGED: usize = 4;
+
 /// The indexes that are being read, by topic and origin: only files and indexes of such a topic may be named by one.
 #[derive(Debug)]
 pub(super) struct IndexReadings {
@@ -30,13 +34,22 @@ pub(super) struct IndexReadings {
     began: Mutex<HashMap<(Topic, Origin), Vec<Instant>>>,
     done: Notify,
     places: Semaphore,
+    /// Places of batches of claims that wait while their document is judged and stored.
+    staged: Arc<Semaphore>,
+    publishing: Mutex<()>,
 }
 
 impl Default for IndexReadings {
     fn default() -> Self {
         let places = std::thread::available_parallelism().map_or(*PLACES.start(), usize::from);
         let places = Semaphore::new(places.clamp(*PLACES.start(), *PLACES.end()));
-        Self { began: Mutex::default(), done: Notify::default(), places }
+        Self {
+            began: Mutex::default(),
+            done: Notify::default(),
+            places,
+            staged: Arc::new(Semaphore::new(STAGED)),
+            publishing: Mutex::default(),
+        }
     }
 }
 
@@ -55,6 +68,17 @@ impl IndexReadings {
     pub(super) async fn place(&self) -> Option<SemaphorePermit<'_>> {
         // The semaphore is never closed, so this does not fail.
         self.places.acquire().await.ok()
+    }
+
+    /// A place for claims that wait while their document is judged and stored; `None` if there is none. Then the document is read
+    /// again.
+    pub(super) fn staging(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.staged).try_acquire_owned().ok()
+    }
+
+    /// While it is held, no other document's snapshot is admitted.
+    pub(super) fn alone(&self) -> MutexGuard<'_, ()> {
+        self.publishing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until no index of one of `names` is being read, at most until the youngest reading is `PATIENCE` old. A reading

@@ -116,7 +116,8 @@ impl Pipeline {
             snapshot_order::date(&mut received.head, date, received.requested_at);
         }
         let expired_key = edition.expired_key && !received.plain;
-        Ok(KeepDecision { signed, expired_key, claims: looked.claims, ..KeepDecision::default() })
+        let (claims, keys) = (looked.claims, looked.keys);
+        Ok(KeepDecision { signed, keys, expired_key, claims, ..KeepDecision::default() })
     }
 
     /// Compares the body with what is promised of it by now, and keeps, gives or refuses it.
@@ -323,6 +324,10 @@ impl Pipeline {
         // Excludes bodies that may be incomplete (no length, no digest) and, for pinned files, HTML pages: a sign-in page or a
         // block page may have come in place of a package.
         let cut = worth.unframed && !verified.proof().rank.is_strong();
+        if worth.signed.is_some() && worth.keys != self.keys.changes() {
+            // The key that signed it may have been removed since, and what it proved was lowered before this was stored.
+            return End::Given;
+        }
         if cut || pinned && is_page(&received.head) {
             return End::Given;
         }

@@ -39,6 +39,8 @@ pub(super) enum SignatureCheck {
 pub(super) struct KeepDecision {
     /// The proof, if the document's own signature is valid.
     pub(super) signed: Option<Proof>,
+    /// How often the keyring had been replaced before that signature was checked.
+    pub(super) keys: u64,
     /// The document was signed by a known key that has expired since.
     pub(super) expired_key: bool,
     /// Only the end of the connection ended the body, so it may be truncated.
@@ -59,8 +61,10 @@ pub(super) struct ReadDocument {
     pub(super) members: Option<Members>,
     /// The sidecars that it was read with.
     pub(super) sidecars: Vec<Sidecar>,
-    /// Its claims, unless it is not to be kept.
+    /// Its claims, if it was understood.
     pub(super) claims: Option<StagedClaims>,
+    /// How often the keyring had been replaced before it was read.
+    pub(super) keys: u64,
 }
 
 impl ReadDocument {
@@ -71,6 +75,7 @@ impl ReadDocument {
             members: None,
             sidecars: Vec::new(),
             claims: None,
+            keys: 0,
         }
     }
 }
@@ -119,8 +124,9 @@ impl Pipeline {
             };
             let keys = pipeline.keys.changes();
             // Without a batch, for lack of room for example, the document is read again when it is stored.
+            let place = pipeline.reading.staging().filter(|_| !is_file);
             let batch = match &*indexes(&recognition, &at) {
-                [index] if !is_file => pipeline.batch(ecosystem, index, blob, reader).ok(),
+                [index] if place.is_some() => pipeline.batch(ecosystem, index, blob, reader).ok(),
                 _ => None,
             };
             let mut news =
@@ -132,19 +138,19 @@ impl Pipeline {
             let (batch, members) = news.finish(&standing);
             if is_file {
                 let own = pipeline.own_file(&at, read, edition.as_ref());
-                return ReadDocument { own, edition, members, sidecars, claims: None };
+                return ReadDocument { own, edition, members, sidecars, claims: None, keys };
             }
-            let (own, admission) = pipeline.own(&at, read, edition.as_ref(), plain, reader);
-            let claims = batch.zip(admission);
+            let understood = read.is_ok() && edition.is_some();
+            let own = pipeline.own(&at, read, edition.as_ref(), plain, reader);
+            let claims = batch.filter(|_| understood).zip(place);
             let claims =
-                claims.map(|(batch, admission)| StagedClaims { batch, standing, admission, keys });
-            ReadDocument { own, edition, members, sidecars, claims }
+                claims.map(|(batch, place)| StagedClaims { batch, standing, keys, _place: place });
+            ReadDocument { own, edition, members, sidecars, claims, keys }
         });
         looked.await.unwrap_or_else(|_| ReadDocument::nothing())
     }
 
-    /// The result of checking an index's own signature, and whether its snapshot counts; `None` if it is not to be kept, or is no
-    /// index.
+    /// The result of checking an index's own signature.
     fn own(
         &self,
         at: &Target,
@@ -152,29 +158,27 @@ impl Pipeline {
         edition: Option<&Snapshot>,
         plain: bool,
         reader: Partition,
-    ) -> (SignatureCheck, Option<Result<(), NotCounted>>) {
+    ) -> SignatureCheck {
         let (standing, edition) = match (standing, edition) {
             (Ok(standing), Some(edition)) => (standing, edition),
             (Err(forged @ Malformed::Forged(_)), _) => {
-                return (SignatureCheck::Forged(forged.to_string()), None);
+                return SignatureCheck::Forged(forged.to_string());
             }
             // The version before this one could be parsed. That version and its claims stay, and this one is given to its client
             // only.
             (Err(malformed), _) if self.store.seen_by(reader).current_claims(at).is_some() => {
                 self.say(at, &malformed.to_string());
-                return (SignatureCheck::Held, None);
+                return SignatureCheck::Held;
             }
             // A document over plain HTTP without a valid signature is not kept, and its claims are never read.
             (Err(malformed), _) if plain => {
                 self.say(at, &malformed.to_string());
-                return (SignatureCheck::Nothing, None);
+                return SignatureCheck::Nothing;
             }
             // An HTML page in place of an index, for example. Reading its claims will report what is wrong.
-            (Ok(_) | Err(_), _) => return (SignatureCheck::Nothing, None),
+            (Ok(_) | Err(_), _) => return SignatureCheck::Nothing,
         };
-        let admission =
-            admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now());
-        let own = match &admission {
+        match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now()) {
             // An expired document is still what its signers signed, and clients can be configured to accept it.
             Ok(()) | Err(NotCounted::Expired(_)) if standing.rank == Rank::Signed => {
                 let proof = Proof::of(Rank::Signed);
@@ -188,13 +192,12 @@ impl Pipeline {
             Err(held) => {
                 // What one credential sees of an archive does not bind other clients.
                 if reader == Partition::Public {
-                    note_waiting(&self.store, &standing, edition, held);
+                    note_waiting(&self.store, &standing, edition, &held);
                 }
                 self.say(at, &held.to_string());
                 SignatureCheck::Held
             }
-        };
-        (own, Some(admission))
+        }
     }
 
     /// The result of checking a file's own signature.
