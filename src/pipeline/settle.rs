@@ -15,7 +15,7 @@ use super::Pipeline;
 use super::answers::{confirms, is_page};
 use super::beside::uncompared_besides;
 use super::bound::promised_meanwhile;
-use super::claims::ClaimReading;
+use super::claims::{ClaimReading, StagedClaims};
 use super::content_coding::is_coded;
 use super::lead::{Attempt, AttemptResult};
 use super::signature::{KeepDecision, SignatureCheck};
@@ -324,11 +324,9 @@ impl Pipeline {
         // Excludes bodies that may be incomplete (no length, no digest) and, for pinned files, HTML pages: a sign-in page or a
         // block page may have come in place of a package.
         let cut = worth.unframed && !verified.proof().rank.is_strong();
-        if worth.signed.is_some() && worth.keys != self.keys.changes() {
-            // The key that signed it may have been removed since, and what it proved was lowered before this was stored.
-            return End::Given;
-        }
-        if cut || pinned && is_page(&received.head) {
+        // The key that signed it may have been removed since, and what it proved was lowered before this was stored.
+        let unsigned = worth.signed.is_some() && worth.keys != self.keys.changes();
+        if cut || unsigned || pinned && is_page(&received.head) {
             return End::Given;
         }
         let confirmed =
@@ -378,14 +376,23 @@ impl Pipeline {
             self.store.confirm_root(recognition.ecosystem.name(), &recognition.resource.root);
         }
         if let Some(recognition) = confirmed.as_ref().or(index.as_ref()) {
-            let fetched = self.fetch_sidecars(task, recognition.ecosystem).await;
-            // The same document makes the same claims as before, unless sibling indexes that it depends on were fetched.
-            let (base, known) = (base.clone(), fetched == 0);
             let reading =
-                ClaimReading { base, known, ..ClaimReading::of(recognition, task, &entry) };
-            self.read_claims(reading, worth.claims).await;
+                ClaimReading { base: base.clone(), ..ClaimReading::of(recognition, task, &entry) };
+            self.read_kept(task, reading, worth.claims).await;
         }
         End::Kept(entry)
+    }
+
+    /// Reads the claims of an index that was just stored.
+    async fn read_kept(
+        self: &Arc<Self>,
+        task: &Task,
+        reading: ClaimReading,
+        staged: Option<StagedClaims>,
+    ) {
+        let fetched = self.fetch_sidecars(task, reading.recognition.ecosystem).await;
+        // The same document makes the same claims as before, unless sibling indexes that it depends on were fetched.
+        self.read_claims(ClaimReading { known: fetched == 0, ..reading }, staged).await;
     }
 
     /// The ledger entry for a verified body. A resource whose recognition is `confirmed` only now will be requested as that
