@@ -97,6 +97,17 @@ impl Gap {
         }
     }
 
+    /// The gap of a target of which a body of `length` was given whole before any promise. What a client may lack of that body
+    /// lies at its end, so the gap stays there.
+    pub(super) fn at_the_end(length: Option<u64>) -> Self {
+        Self { body: Length::of(length), fixed: true, ..Self::default() }
+    }
+
+    /// The length of the body whose bytes are given; `None` if it is unknown.
+    pub(super) fn length(&self) -> Option<u64> {
+        self.body.known()
+    }
+
     /// How a body is held back; `length` is its announced length. Two lengths mean two bodies, whose gaps lie in two places. Of
     /// two bodies of unknown length one may be the beginning of the other.
     pub(super) fn hold(&mut self, length: Option<u64>) -> Hold {
@@ -179,8 +190,12 @@ impl Gap {
     }
 
     /// Whether bytes of the gap were given, or may have been, to requests that no promise bound: then the gap withholds nothing.
+    /// The gap of a body of unknown length is its last 64 KiB, and all other bodies of the target are held back whole beside it;
+    /// so no byte that was given of it was in the gap.
     pub(super) fn is_spent(&self) -> bool {
-        self.overflowed || self.was_given(self.start(), self.start().saturating_add(GAP))
+        let start = self.start();
+        let given = self.overflowed || self.was_given(start, start.saturating_add(GAP));
+        self.body.known().is_some() && given
     }
 
     /// Notes that the bytes from `start` to before `end` were given.
@@ -189,8 +204,11 @@ impl Gap {
             return;
         }
         if self.given.len() >= MAX_SPANS {
-            // From here on it is unknown what was given, so the gap cannot move any more.
-            (self.fixed, self.overflowed) = (true, true);
+            // From here on it is unknown what was given, so the gap cannot move any more. Where it lies is known.
+            let gap = self.start();
+            self.fixed = true;
+            self.overflowed |=
+                self.body.known().is_none() || (start < gap.saturating_add(GAP) && gap < end);
             return;
         }
         let from = self.given.partition_point(|span| span.1 < start);
@@ -214,11 +232,15 @@ impl Gap {
         self.overflowed || !self.given.is_empty()
     }
 
-    /// Limits the memory that it takes when no body arrives. If more than a few spans were given, then all counts as given.
+    /// Limits the memory that it takes when no body arrives. If more than a few spans were given, the gap can no longer move: it is
+    /// kept only whether bytes of the gap were given.
     pub(super) fn shorten(&mut self) {
         if self.given.len() > FEW_SPANS {
-            self.note_somewhere();
-            self.given = Vec::new();
+            if self.is_spent() {
+                self.note_somewhere();
+            }
+            self.fixed = true;
+            self.given.truncate(1);
         }
         self.given.shrink_to_fit();
     }
@@ -317,8 +339,49 @@ mod tests {
         };
         let mut many = crumbs(MAX_SPANS as u64);
         assert!(!many.is_spent(), "the control");
+        many.note(MIB / 2, MIB - GAP);
+        assert!(!many.is_spent(), "nothing of the gap");
+        assert_eq!(many.way_for(MIB - 100, MIB), None, "it is unknown what was given below");
         many.note(MIB - 10, MIB);
         assert!(many.is_spent());
+    }
+
+    #[test]
+    fn many_ranges_outside_the_gap_do_not_spend_it_when_they_are_forgotten() {
+        for end in [false, true] {
+            let mut gap = gap(Some(MIB));
+            for number in 0..=FEW_SPANS as u64 {
+                gap.note(2 * number, 2 * number + 1);
+            }
+            if end {
+                gap.note(MIB - 1, MIB);
+            }
+            gap.shorten();
+            assert!(gap.has_given() && gap.given.len() == 1);
+            assert_eq!(gap.is_spent(), end);
+            assert_eq!(gap.way_for(MIB - 100, MIB), None, "it is unknown what was given below");
+        }
+    }
+
+    #[test]
+    fn of_unknown_length_nothing_that_was_given_was_in_the_gap() {
+        let mut gap = gap(None);
+        gap.note(0, MIB);
+        assert!(!gap.is_spent());
+        assert_eq!(gap.hold(Some(MIB)), Hold::Whole, "all other bodies are held back whole");
+    }
+
+    #[test]
+    fn after_a_body_that_was_given_whole_the_gap_stays_at_the_end() {
+        let mut gap = Gap::at_the_end(Some(MIB));
+        gap.begin_anew();
+        assert_eq!(gap.hold(Some(MIB)), Hold::Gap);
+        assert!(!gap.is_spent() && !gap.has_given());
+        assert_eq!(gap.way_for(MIB - 100, MIB), None);
+        assert_eq!(gap.limit(MIB - 100, MIB, MIB), MIB - 100);
+        for other in [Some(MIB + 1), None] {
+            assert_eq!(gap.hold(other), Hold::Whole, "{other:?}");
+        }
     }
 
     #[test]

@@ -7,10 +7,10 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::gap::{Gap, Hold};
+use super::gap::Hold;
 use super::intake::Binds;
 use super::share::{Gaps, Share, Verdict};
-use super::{BodyHold, Flight, off_thread};
+use super::{Answered, BodyHold, Flight, off_thread};
 use crate::target::Target;
 
 /// The callback that says whether a promise that binds the body has appeared; empty until the fill begins.
@@ -26,20 +26,35 @@ impl fmt::Debug for Asking {
 impl Flight {
     /// A promise that binds the body was found while the body was arriving.
     pub async fn bind(&self) {
-        let (length, hold) = {
-            let shared = self.lock();
-            let open = !shared.holding.binds && shared.is_unjudged();
-            let Some(answered) = shared.answered.as_ref().filter(|_| open) else {
-                return;
+        loop {
+            let (answered, hold) = {
+                let shared = self.lock();
+                let open = !shared.holding.binds && shared.is_unjudged();
+                let Some(answered) = shared.answered.clone().filter(|_| open) else {
+                    return;
+                };
+                (answered, shared.holding.hold)
             };
-            (answered.length, shared.holding.hold)
-        };
-        let share = Arc::clone(&self.share);
-        let bind = move || share.bind(length, hold, Gap::is_spent);
-        let hold = off_thread(bind).await.unwrap_or(Hold::Whole);
+            let (share, length) = (Arc::clone(&self.share), answered.length);
+            let bind = move || share.bind(length, hold);
+            let hold = off_thread(bind).await.unwrap_or(Hold::Whole);
+            if self.hold_bound(&answered, hold) {
+                return;
+            }
+        }
+    }
+
+    /// A promise binds the body of `answered`, which is held back by `hold`. `false` if another body has begun in its place
+    /// meanwhile: what was found about the first says nothing about it.
+    pub(super) fn hold_bound(&self, answered: &Arc<Answered>, hold: Hold) -> bool {
+        let mut same = false;
         self.update(|shared| {
-            shared.holding = BodyHold { binds: true, held: true, hold, ..shared.holding };
+            same = shared.answered.as_ref().is_some_and(|now| Arc::ptr_eq(now, answered));
+            if same && !shared.holding.binds {
+                shared.holding = BodyHold { binds: true, held: true, hold, ..shared.holding };
+            }
         });
+        same
     }
 
     /// Like [`Self::bind`], if `binds` says that such a promise exists. `binds` is called only while none is known.
@@ -62,7 +77,7 @@ impl Flight {
         match self.asking.0.get().map(Arc::clone) {
             Some(binds) => blocking(move || {
                 if binds() {
-                    share.bind(length, hold, Gap::is_spent);
+                    share.bind(length, hold);
                 }
                 share.end(Verdict::Unverified);
             }),
@@ -123,11 +138,7 @@ impl Late {
 
     /// A promise that binds the body was found. Blocking.
     pub fn bind(&mut self) {
-        let length = self.place.length;
-        // The gap of a body of unknown length is its last 64 KiB, and all other bodies of the target are held back whole beside
-        // it. So no byte that was given of it was in the gap.
-        let spent = |gap: &Gap| length.is_some() && gap.is_spent();
-        self.hold = self.share.bind(length, self.hold, spent);
+        self.hold = self.share.bind(self.place.length, self.hold);
         self.binds = true;
     }
 
@@ -151,7 +162,12 @@ impl Late {
 
     /// The body has ended, and no promise contradicts it. `vouched`: a promise vouches for it.
     pub fn is_right(self, vouched: bool) {
-        self.share.end(if vouched { Verdict::Verified } else { Verdict::Ungiven });
+        self.share.end(if vouched { Verdict::Verified } else { Verdict::Whole });
+    }
+
+    /// No byte of the body was given.
+    pub fn gave_nothing(self) {
+        self.share.end(Verdict::Ungiven);
     }
 
     /// The body was refused: its target is suspect from now on. Blocking.

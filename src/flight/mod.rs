@@ -322,8 +322,9 @@ impl Flight {
             let verdict = match (complete, shared.vouched, shared.holding.gave) {
                 (true, Vouched::Yes, _) => Verdict::Verified,
                 (false, _, true) => Verdict::Unverified,
-                // Either no promise covered what was given, or no byte was given.
-                (true, Vouched::No, _) | (false, _, false) => Verdict::Ungiven,
+                // No promise covered what was given. Its readers may be given the rest after this.
+                (true, Vouched::No, _) => Verdict::Whole,
+                (false, _, false) => Verdict::Ungiven,
             };
             let length = shared.answered.as_ref().and_then(|answered| answered.length);
             let unbound = verdict == Verdict::Unverified && !shared.holding.binds;

@@ -19,8 +19,12 @@ use crate::store::{UNVERIFIED_FOR, Unverified};
 use crate::target::{Key, Target};
 
 /// The most targets that are remembered because a body that no promise bound was broken off. Of an evicted target, a promise that
-/// comes later withholds only the usual gap.
+/// comes later withholds a gap as of a new target, which may move: a client that has most of the evicted body may complete it.
 const MOST_BROKEN: u64 = 4096;
+
+/// The most targets that are remembered because a body that no promise bound was given whole. They are many, so they have their
+/// own room and push no broken-off body out.
+const MOST_WHOLE: u64 = 65_536;
 
 /// The gaps of all targets of which bodies are arriving.
 #[derive(Debug)]
@@ -29,6 +33,8 @@ pub struct Gaps {
     of: Mutex<HashMap<Key, Users>>,
     /// The gaps of targets of which no body is arriving, and whose last body was broken off before a promise bound it.
     broken: Cache<Key, Arc<Mutex<TargetGap>>>,
+    /// The lengths of the bodies that were given whole before a promise bound them, of targets of which no body is arriving.
+    whole: Cache<Key, Option<u64>>,
 }
 
 #[derive(Debug)]
@@ -43,6 +49,8 @@ struct TargetGap {
     gap: Gap,
     /// Whether bytes were given of a body that was not verified, and no body was verified since.
     unverified: bool,
+    /// Whether a body was given whole that no promise vouched for, and none was verified since.
+    whole: bool,
     /// What is recorded of it on disk.
     noted: Option<Noted>,
 }
@@ -63,6 +71,8 @@ pub(super) enum Verdict {
     Verified,
     /// It was not judged, or judged bad, and bytes of it were given.
     Unverified,
+    /// It is complete and given whole, and no promise vouches for it. A client may have left before it received the end.
+    Whole,
     /// No byte of it was given.
     Ungiven,
 }
@@ -79,12 +89,12 @@ pub(super) struct Share {
 impl Gaps {
     /// Starts with what was recorded on disk before.
     pub fn new(unverified: Arc<Unverified>) -> Arc<Self> {
-        let broken = Cache::builder()
-            .max_capacity(MOST_BROKEN)
-            .time_to_live(UNVERIFIED_FOR)
-            .eviction_policy(EvictionPolicy::lru())
-            .build();
-        Arc::new(Self { unverified, of: Mutex::default(), broken })
+        Arc::new(Self {
+            unverified,
+            of: Mutex::default(),
+            broken: remembered(MOST_BROKEN),
+            whole: remembered(MOST_WHOLE),
+        })
     }
 
     /// A share in the gap of `target`, whatever its variant and spelling, and for every principal.
@@ -92,13 +102,20 @@ impl Gaps {
         let key = target.file_key();
         let mut of = lock(&self.of);
         let users = of.entry(key).or_insert_with(|| {
+            let whole = self.whole.remove(&key);
             if let Some(gap) = self.broken.remove(&key) {
+                lock(&gap).whole |= whole.is_some();
                 return Users { count: 0, gap };
             }
             let row = self.unverified.get(key);
-            let gap = row.map_or_else(Gap::default, Gap::noted);
+            let gap = match (row, whole) {
+                (Some(row), _) => Gap::noted(row),
+                (None, Some(length)) => Gap::at_the_end(length),
+                (None, None) => Gap::default(),
+            };
             let noted = row.map(|row| Noted::Given(row.length, gap.start()));
-            let gap = TargetGap { gap, unverified: row.is_some(), noted };
+            let (unverified, whole) = (row.is_some(), whole.is_some());
+            let gap = TargetGap { gap, unverified, whole, noted };
             let gap = Arc::new(Mutex::new(gap));
             Users { count: 0, gap }
         });
@@ -131,19 +148,14 @@ impl Share {
             }
             gap.hold(length)
         };
-        if binds && hold == Hold::Gap { self.bind(length, hold, Gap::is_spent) } else { hold }
+        if binds && hold == Hold::Gap { self.bind(length, hold) } else { hold }
     }
 
     /// A promise that binds was found, before the body or while it is arriving. `hold` is how the body would be held back
-    /// otherwise; `spent` says whether the bytes that were given before have used up the gap. Then nothing is withheld of which a
-    /// client that has these bytes could not make a complete file, so the body is held back whole, and so are all later ones until
-    /// one is verified. A body whose share has ended is held back whole. Blocking.
-    pub(super) fn bind(
-        &self,
-        length: Option<u64>,
-        hold: Hold,
-        spent: impl FnOnce(&Gap) -> bool,
-    ) -> Hold {
+    /// otherwise. If the bytes that were given before have used up the gap, nothing is withheld of which a client that has these
+    /// bytes could not make a complete file: the body is held back whole, and so are all later ones until one is verified. A body
+    /// whose share has ended is held back whole. Blocking.
+    pub(super) fn bind(&self, length: Option<u64>, hold: Hold) -> Hold {
         let ended = lock(&self.ended);
         if *ended {
             return Hold::Whole;
@@ -152,13 +164,16 @@ impl Share {
         if gap.gap.is_suspect() {
             return Hold::Whole;
         }
-        if hold == Hold::Whole || spent(&gap.gap) {
-            if gap.gap.has_given() && gap.noted != Some(Noted::Suspect) {
+        let spent = gap.gap.is_spent();
+        if hold == Hold::Whole || spent {
+            // If it is recorded which bytes were given, the gap of that record is withheld, and this body needs none.
+            let recorded = matches!(gap.noted, Some(Noted::Given(..))) && !spent;
+            if gap.gap.has_given() && !recorded && gap.noted != Some(Noted::Suspect) {
                 self.note_suspect(&mut gap);
             }
             return Hold::Whole;
         }
-        if length.is_some_and(|length| length <= HELD_WHOLE) {
+        if length.is_some_and(|length| length <= HELD_WHOLE) && !gap.gap.has_given() {
             // No byte of it is given before the judgement.
             return Hold::Gap;
         }
@@ -228,10 +243,11 @@ impl Share {
         let mut gap = lock(&self.gap);
         match verdict {
             Verdict::Verified => {
-                gap.unverified = false;
+                (gap.unverified, gap.whole) = (false, false);
                 gap.gap.trust();
             }
             Verdict::Unverified => gap.unverified = true,
+            Verdict::Whole => gap.whole = true,
             Verdict::Ungiven => {}
         }
         let users = of.get_mut(&self.key);
@@ -249,6 +265,9 @@ impl Share {
                 }
                 Some(_) | None => {}
             }
+            if gap.whole {
+                self.gaps.whole.insert(self.key, gap.gap.length());
+            }
         }
     }
 }
@@ -257,6 +276,14 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.end(Verdict::Unverified);
     }
+}
+
+fn remembered<T: Clone + Send + Sync + 'static>(most: u64) -> Cache<Key, T> {
+    Cache::builder()
+        .max_capacity(most)
+        .time_to_live(UNVERIFIED_FOR)
+        .eviction_policy(EvictionPolicy::lru())
+        .build()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -270,6 +297,72 @@ mod tests {
     use crate::clock::Clock;
 
     const MIB: u64 = 1 << 20;
+
+    fn gaps() -> (tempfile::TempDir, Arc<Gaps>, Target) {
+        let data = tempfile::tempdir().unwrap();
+        let unverified = Unverified::open(data.path().join("u"), Clock::system()).unwrap();
+        let target = Target::from_url("https://example.org/a").unwrap();
+        (data, Gaps::new(Arc::new(unverified)), target)
+    }
+
+    /// A body that counts as complete may lie in buffers when its client leaves. Its end stays withheld once it is promised.
+    #[test]
+    fn after_a_body_that_was_given_whole_the_gap_does_not_move() {
+        for (verdict, moves) in
+            [(Verdict::Whole, false), (Verdict::Verified, true), (Verdict::Ungiven, true)]
+        {
+            let (_data, gaps, target) = gaps();
+            let first = gaps.share(&target);
+            assert_eq!(first.begin(Some(2 * MIB), false), Hold::Gap);
+            first.with(|gap| gap.note(0, 2 * MIB));
+            first.end(verdict);
+            // Bodies that give nothing change nothing.
+            gaps.share(&target).end(Verdict::Ungiven);
+            let again = gaps.share(&target);
+            assert_eq!(again.begin(Some(2 * MIB), true), Hold::Gap);
+            let way = again.with(|gap| gap.way_for(2 * MIB - 10, 2 * MIB));
+            assert_eq!(way.is_some(), moves, "{verdict:?}");
+            let other = if moves { Hold::Gap } else { Hold::Whole };
+            assert_eq!(again.begin(Some(MIB), true), other, "{verdict:?}");
+            assert!(!gaps.is_suspect(&target));
+        }
+    }
+
+    /// Two bodies of different lengths are no reason to withhold all of them until one is verified: the bytes of the first are
+    /// recorded, and the second gives none.
+    #[test]
+    fn a_bound_body_of_another_length_makes_no_target_suspect() {
+        for spent in [false, true] {
+            let (_data, gaps, target) = gaps();
+            let first = gaps.share(&target);
+            assert_eq!(first.begin(Some(2 * MIB), true), Hold::Gap);
+            first.with(|gap| gap.note(0, MIB));
+            if spent {
+                first.with(|gap| gap.note(2 * MIB - 10, 2 * MIB));
+            }
+            let second = gaps.share(&target);
+            let hold = second.begin(Some(MIB), false);
+            assert_eq!(second.bind(Some(MIB), hold), Hold::Whole);
+            drop((first, second));
+            assert_eq!(gaps.is_suspect(&target), spent);
+        }
+    }
+
+    /// A small body of which bytes were given before a promise came leaves a row, so that it is not forgotten.
+    #[test]
+    fn a_small_body_that_is_bound_late_is_recorded() {
+        for given in [false, true] {
+            let (_data, gaps, target) = gaps();
+            let share = gaps.share(&target);
+            let hold = share.begin(Some(HELD_WHOLE), false);
+            if given {
+                share.with(|gap| gap.note(HELD_WHOLE - 10, HELD_WHOLE));
+            }
+            assert_eq!(share.bind(Some(HELD_WHOLE), hold), Hold::Gap);
+            drop(share);
+            assert_eq!(gaps.unverified.get(target.file_key()).is_some(), given);
+        }
+    }
 
     /// After a crash, the record describes the body whose bytes were given, not one that was begun before it (issue 10, row 2).
     #[test]

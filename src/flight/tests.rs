@@ -457,3 +457,27 @@ async fn a_promise_that_comes_late_finds_what_was_given_before() {
         assert_eq!(world.lead.flight.lock().holding.hold, expected, "{from}");
     }
 }
+
+/// What was found out about a body does not count for the body that began in its place meanwhile.
+#[tokio::test]
+async fn a_body_that_begins_while_another_is_bound_keeps_its_own_hold() {
+    let world = World::new();
+    let flight = &world.lead.flight;
+    world.begin(false, 600_000).await;
+    let first = flight.lock().answered.clone().unwrap();
+    assert!(flight.restart());
+    // Another flight gives bytes of a body with another length.
+    let other = world.flights.alone(&target(), NOW);
+    other.share.begin(Some(600_000), true);
+    other.share.with(|gap| gap.note(0, 1));
+    world.begin(true, 700_000).await;
+    let whole = |flight: &Flight| flight.lock().holding.hold == Hold::Whole;
+    let is_whole = whole(flight);
+    assert!(!flight.hold_bound(&first, Hold::Gap), "that body is gone");
+    assert_eq!(whole(flight), is_whole);
+    // Nor does it count for a body that was bound meanwhile.
+    let second = flight.lock().answered.clone().unwrap();
+    assert!(flight.hold_bound(&second, Hold::Gap));
+    assert_eq!(whole(flight), is_whole);
+    assert!(is_whole);
+}

@@ -405,7 +405,7 @@ impl Pipeline {
         self.note_handed(task, &call.connection, &handed);
         let response = super::pass::handed(asked, handed, record);
         let (client, line) = (call.connection.peer.ip(), asked.line.clone());
-        let passed = Passed { task, client, reason: PassReason::Answer, line };
+        let passed = Passed { task, client, reason: PassReason::Answer, range: None, line };
         Some(self.hold_when_promised(passed, response))
     }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode, header};
 
 use super::Pipeline;
@@ -45,6 +45,8 @@ pub(super) struct Passed<'a> {
     pub(super) task: &'a Task,
     pub(super) client: IpAddr,
     pub(super) reason: PassReason,
+    /// The client's `Range`, if it was sent on.
+    pub(super) range: Option<HeaderValue>,
     /// The means to end the client's connection with a reset.
     pub(super) line: Option<Line>,
 }
@@ -60,7 +62,7 @@ impl Pipeline {
         if !response.status().is_success() || response.body().is_end_stream() {
             return response;
         }
-        let Passed { task, client, reason, line } = passed;
+        let Passed { task, client, reason, range, line } = passed;
         let bound = self.bound_by(task, client, reason);
         let head = judged_by(&response);
         let whole = head.status != StatusCode::PARTIAL_CONTENT && !is_coded(&head);
@@ -74,7 +76,8 @@ impl Pipeline {
         let hashing = (whole && known).then(|| Hashing::new(wanted()));
         let length = response.body().size_hint().exact().or_else(|| announced(&response));
         let gaps = self.flights.gaps();
-        let late = known.then(|| gaps.join_unbound(bound.task.bare(), place(&head, length)));
+        let late = known
+            .then(|| gaps.join_unbound(bound.task.bare(), place(&head, range.as_ref(), length)));
         let binds = self.later_promises(&bound.task);
         response.map(|body| {
             let watched = Watched {
@@ -115,8 +118,9 @@ fn announced(response: &Response<Body>) -> Option<u64> {
     response.headers().get(name)?.to_str().ok()?.parse().ok()
 }
 
-/// Where in the whole body the bytes of an answer with `length` bytes are.
-fn place(head: &Head, length: Option<u64>) -> Place {
+/// Where in the whole body the bytes of an answer with `length` bytes are. The client puts the bytes where it asked for them, and
+/// an origin may say that they are elsewhere: then it is unknown where they are.
+fn place(head: &Head, asked: Option<&HeaderValue>, length: Option<u64>) -> Place {
     if head.status != StatusCode::PARTIAL_CONTENT {
         return Place { start: Some(0), length };
     }
@@ -124,7 +128,16 @@ fn place(head: &Head, length: Option<u64>) -> Place {
     let range = head.text(&header::CONTENT_RANGE).unwrap_or_default();
     let (span, whole) = range.trim_start_matches("bytes ").split_once('/').unwrap_or_default();
     let start = span.split_once('-').and_then(|(start, _)| start.trim().parse().ok());
+    let start = start.filter(|start| asked.and_then(asked_start) == Some(*start));
     Place { start, length: whole.trim().parse().ok() }
+}
+
+/// The offset of the first byte that a `Range` asks for, if it asks for one range and names that offset.
+fn asked_start(range: &HeaderValue) -> Option<u64> {
+    let (unit, ranges) = range.to_str().ok()?.split_once('=')?;
+    let one = unit.trim().eq_ignore_ascii_case("bytes") && !ranges.contains(',');
+    let (start, _) = ranges.split_once('-').filter(|_| one)?;
+    start.trim().parse().ok()
 }
 
 /// A body on its way to its client.
@@ -300,12 +313,14 @@ impl Watched {
         }
     }
 
-    /// Gives up the share without a judgement. If the client has the whole file, nothing that is withheld later could matter to
-    /// it; of a part, or of a body that broke off, the client may ask for the rest.
+    /// Gives up the share without a judgement. Of a part, or of a body that broke off, the client may ask for the rest. Of a
+    /// complete body it may lack the end, which may still lie in buffers when the client leaves.
     fn leave(&mut self, complete: bool) {
         let Some(late) = self.late.take() else { return };
         let is_part = self.head.status == StatusCode::PARTIAL_CONTENT;
-        if !late.binds() && (complete && !is_part || self.given == 0) {
+        if !late.binds() && self.given == 0 {
+            late.gave_nothing();
+        } else if !late.binds() && complete && !is_part {
             late.is_right(false);
         } else {
             late.broke_off(Arc::clone(&self.binds));

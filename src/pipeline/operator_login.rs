@@ -66,7 +66,8 @@ impl Pipeline {
         answer.body.take_any_end();
         let response = pass::handed(&asked, answer, record);
         let (client, line) = (call.connection.peer.ip(), asked.line);
-        Some(self.hold_when_promised(Passed { task, client, reason, line }, response))
+        let passed = Passed { task, client, reason, range: None, line };
+        Some(self.hold_when_promised(passed, response))
     }
 }
 

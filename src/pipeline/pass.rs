@@ -55,6 +55,7 @@ impl Pipeline {
         if bound.is_some() {
             hold_to_the_whole(request.headers_mut());
         }
+        let range = request.headers().get(header::RANGE).cloned();
         let upgrading = hyper::upgrade::on(&mut request);
         let request = request.map(BodyExt::boxed_unsync);
         let onward = self.may_go_on(task, bound.is_some(), &request);
@@ -94,7 +95,8 @@ impl Pipeline {
             Passing { body, line, until_close }.boxed_unsync()
         });
         if let Some(task) = task.filter(|_| method == Method::GET) {
-            let passed = Passed { task, client: connection.peer.ip(), reason, line };
+            let client = connection.peer.ip();
+            let passed = Passed { task, client, reason, range, line };
             response = self.hold_when_promised(passed, response);
         }
         reply::set_cache_status(response.headers_mut(), outcome, None);

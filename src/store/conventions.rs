@@ -79,7 +79,12 @@ impl Conventions {
         self.table.flush();
     }
 
-    /// A number that is higher after each observation.
+    /// What else decides whether names are believed has changed.
+    pub(super) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A number that is higher after each observation that is news.
     pub(super) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
@@ -98,7 +103,12 @@ impl Conventions {
             *to = *from;
         }
         let key = file.match_key();
-        let cleared = self.of(ecosystem, root, file).missed;
+        let known = self.of(ecosystem, root, file);
+        if known.is_believed() {
+            // This is no news. A change would make every body that is arriving look up its promises again.
+            return;
+        }
+        let cleared = known.missed;
         self.change(ecosystem, root, |observed| {
             observed.missed.retain(|missed| *missed != key);
             if observed.matched.len() < BELIEVED_AFTER && !observed.matched.contains(&start) {
@@ -132,7 +142,7 @@ impl Conventions {
             return;
         }
         self.table.change_or((ecosystem.to_owned(), root.clone()), change, gives_way);
-        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.note_change();
     }
 }
 
@@ -197,6 +207,20 @@ mod tests {
         assert!(is_believed(&conventions, &mallory, "/~mallory/x"));
         assert!(!is_believed(&conventions, &alice, "/~alice/x"));
         assert!(!conventions.of("oci", &mallory, &file("/~mallory/x")).is_believed());
+    }
+
+    #[test]
+    fn only_news_counts_as_a_change() {
+        let data = tempfile::tempdir().unwrap();
+        let conventions = open(data.path());
+        let at = root("/f/");
+        conventions.missed("pypi", &at, &file("/f/odd"));
+        believe(&conventions, &at);
+        let before = conventions.changes();
+        conventions.matched("pypi", &at, &file("/f/other"), &digest(7));
+        assert_eq!(conventions.changes(), before);
+        conventions.matched("pypi", &at, &file("/f/odd"), &digest(9));
+        assert!(conventions.changes() > before, "the control");
     }
 
     #[test]

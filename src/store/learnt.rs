@@ -12,7 +12,8 @@ impl Store {
         self.state.conventions.of(ecosystem, root, file)
     }
 
-    /// A number that is higher after each observation about a naming convention. As with [`Store::generation`], a caller that
+    /// A number that is higher after each observation about a naming convention that is news, and after each root that an answer
+    /// confirmed for the first time. As with [`Store::generation`], a caller that
     /// remembers a judgement must read it before it judges. Quick.
     pub fn convention_changes(&self) -> u64 {
         self.state.conventions.changes()

@@ -82,7 +82,11 @@ impl State {
 
     /// Notes that an answer confirmed `root`.
     pub(super) fn confirm_root(&self, ecosystem: &str, root: &Root) {
+        let news = !self.is_confirmed(ecosystem, root);
         self.roots.change((ecosystem.to_owned(), root.clone()), |()| {});
+        if news {
+            self.conventions.note_change();
+        }
     }
 
     /// The keys that signed for `root` so far.
@@ -271,6 +275,19 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         durable::write(&path, b"cut", 0o600).unwrap();
         assert_ne!(State::open(data.path()).unwrap().secret(), secret);
+    }
+
+    #[test]
+    fn only_a_newly_confirmed_root_counts_as_a_change_to_conventions() {
+        let data = tempfile::tempdir().unwrap();
+        let state = State::open(data.path()).unwrap();
+        let root = Root { origin: origin("example.org"), path: "/simple/".into() };
+        let before = state.conventions.changes();
+        state.confirm_root("pypi", &root);
+        let after = state.conventions.changes();
+        assert!(after > before);
+        state.confirm_root("pypi", &root);
+        assert_eq!(state.conventions.changes(), after, "that is no news");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::late::{GAP, MIB, ODD, publish};
 use crate::world::archive::{flipped, plain_wheel, wheel_path};
 use crate::world::client::Ask;
 use crate::world::page::fed;
-use crate::world::{Page, World, eventually, noise};
+use crate::world::{Fault, Gate, Page, World, eventually, noise};
 
 const LENGTH: usize = 3 * MIB;
 
@@ -177,14 +177,22 @@ async fn ask_for_the_rest(world: &World, url: &str, spans: &mut Vec<(usize, usiz
 /// A client that downloads in parts has one of them whole when the promise comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_part_that_was_complete_before_a_promise_is_not_completed_to_a_wrong_file() {
-    for chunked in [false, true] {
+    for (chunked, lies) in [(false, false), (true, false), (false, true)] {
         for promised in [true, false] {
             let world = World::new().await;
             let right = noise(5, LENGTH);
             let path = plain_wheel("demo");
             let page = Page::new(flipped(&right));
             let page = if chunked { page.chunked() } else { page };
-            let url = world.origin.put(&path, page);
+            let url = world.origin.script(&path, move |asked| {
+                let mut answer = page.clone().answer(asked.method(), asked.headers());
+                if lies && asked.headers().contains_key(ODD) {
+                    // The client puts the bytes where it asked for them all the same.
+                    let range = format!("bytes 0-{}/{LENGTH}", LENGTH - MIB - 1);
+                    answer.headers_mut().insert(header::CONTENT_RANGE, range.parse().unwrap());
+                }
+                async move { answer }
+            });
             let end = world.client.get(&url).header(ODD, "1").range(&format!("{MIB}-"));
             let end = end.send().await.complete();
             if promised {
@@ -193,8 +201,53 @@ async fn a_part_that_was_complete_before_a_promise_is_not_completed_to_a_wrong_f
             let start = world.client.get(&url).range(&format!("0-{}", MIB - 1)).send().await;
             let given = if start.status.is_success() { start.body.len() } else { 0 };
             let missing = missing(LENGTH, &[(0, given), (MIB, MIB + end.body.len())]);
-            let case = format!("chunked: {chunked}, {} {given}", start.status);
+            let case = format!("chunked: {chunked}, lies: {lies}, {} {given}", start.status);
             assert_eq!(missing >= GAP, promised, "{missing} are missing, {case}");
+        }
+    }
+}
+
+/// A client leaves when larder has sent all of a body, and its end is still in buffers. An index that promises another body comes
+/// before that client asks for the end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_that_a_client_lacks_of_a_complete_body_is_withheld_once_it_is_promised() {
+    const LARGE: usize = 12 * MIB;
+    const LACKS: usize = 1000;
+    for first in [First::Fill, First::Pass] {
+        for promised in [true, false] {
+            let world = World::new().await;
+            let right = noise(6, LARGE);
+            let path = plain_wheel("demo");
+            let gate = Gate::closed();
+            let page = Page::new(flipped(&right)).etag("v1");
+            let held = page.clone().fault(Fault::Hold(MIB, gate.clone()));
+            let begun = std::sync::atomic::AtomicBool::new(false);
+            let url = world.origin.script(&path, move |asked| {
+                let is_part = asked.headers().contains_key(header::RANGE);
+                let is_first = !is_part && !begun.swap(true, std::sync::atomic::Ordering::SeqCst);
+                let mut page = if is_part || is_first { page.clone() } else { held.clone() };
+                let answer = page.answer(asked.method(), asked.headers());
+                async move { answer }
+            });
+            let mut got = first.ask(&world, &url, 0).open().await.unwrap();
+            assert!(got.read(LARGE - LACKS).await);
+            if promised {
+                publish(&world, "demo", &path, &right).await;
+            }
+            drop(got);
+            let range = format!("{}-", LARGE - LACKS);
+            let rest = tokio::spawn(world.client.get(&url).range(&range).send());
+            if promised {
+                let fill = || async { world.origin.asked(&path).len() >= 2 };
+                eventually("a fill has begun", fill).await;
+                // It is answered only after larder has decided about the range before it.
+                world.client.get(&url).range("0-0").send().await.complete();
+                gate.open();
+            }
+            let rest = rest.await.unwrap();
+            let got = if rest.status == 206 { rest.body.len() } else { 0 };
+            let case = format!("{first:?}: {} {got}", rest.status);
+            assert_eq!(got, if promised { 0 } else { LACKS }, "{case}");
         }
     }
 }
