@@ -265,7 +265,8 @@ impl Share {
                 }
                 Some(_) | None => {}
             }
-            if gap.whole {
+            // A body that is held back whole needs no gap.
+            if gap.whole && gap.gap.length().is_none_or(|length| length > HELD_WHOLE) {
                 self.gaps.whole.insert(self.key, gap.gap.length());
             }
         }
