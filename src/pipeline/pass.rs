@@ -45,13 +45,11 @@ impl Pipeline {
         // With HTTP/2, a broken answer resets its stream and not the connection.
         let version = request.version();
         let line = (version < Version::HTTP_2).then(|| connection.line.clone());
-        if let Some(why) = task.filter(|_| method == Method::GET).and_then(|task| self.unread(task))
-        {
+        let read = task.filter(|_| method == Method::GET);
+        if let Some(why) = read.and_then(|task| self.unread(task)) {
             return record.undecided(why);
         }
-        let bound = task
-            .filter(|_| method == Method::GET)
-            .and_then(|task| self.bound(task, connection.peer.ip(), reason));
+        let bound = read.and_then(|task| self.bound(task, connection.peer.ip(), reason));
         if bound.is_some() {
             hold_to_the_whole(request.headers_mut());
         }
@@ -94,7 +92,7 @@ impl Pipeline {
             let (body, line) = (connection.passes.gathered(target, body), line.clone());
             Passing { body, line, until_close }.boxed_unsync()
         });
-        if let Some(task) = task.filter(|_| method == Method::GET) {
+        if let Some(task) = read {
             let client = connection.peer.ip();
             let passed = Passed { task, client, reason, range, line };
             response = self.hold_when_promised(passed, response);
