@@ -1,4 +1,4 @@
-//! Kinds of keys. A kind is one file (or folder) beside this one, and one line in [`KINDS`].
+//! Kinds of keys. A kind is one file (or folder) beside this one, and one line in `KINDS`.
 //!
 //! ```text
 //! file ─▶ KeyKind::read ─▶ PublicKey ─▶ add_to ─▶ the kind's Ring in the Keyring ─▶ the kind's own check of signatures
