@@ -479,14 +479,10 @@ mod tests {
 
     use super::*;
     use crate::claim::{ClaimSink as _, Snapshot};
-    use crate::clock::Clock;
-    use crate::config::{Config, Live};
     use crate::ecosystem::{self, Shape};
     use crate::entry::Head;
-    use crate::keyring::{Keyring, Trusted};
-    use crate::origin::Origins;
-    use crate::outcome::metrics::Metrics;
-    use crate::store::Store;
+    use crate::keyring::Keyring;
+    use crate::pipeline::for_tests;
 
     fn entry(index: &Target, blob: BlobId, at: Time) -> Arc<Entry> {
         let head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
@@ -515,13 +511,8 @@ mod tests {
     #[test]
     fn staged_claims_of_an_older_snapshot_do_not_replace_newer_ones() {
         let data = tempfile::tempdir().unwrap();
-        let config = Live::new(Config { data: data.path().to_owned(), ..Config::default() });
-        let clock = Clock::system();
-        let store = Store::open(config.clone(), clock.clone()).unwrap();
-        let origins = Origins::new(config.clone(), clock.clone()).unwrap();
-        let (metrics, keys) = (Arc::new(Metrics::default()), Trusted::new(Keyring::new()));
-        let now = clock.now();
-        let pipeline = Pipeline::new(config, clock, Arc::clone(&store), origins, metrics, keys);
+        let pipeline = for_tests(data.path());
+        let (store, now) = (&pipeline.store, pipeline.clock.now());
         let index = Target::from_url("https://example.org/debian/dists/stable/InRelease").unwrap();
         let apt = ecosystem::recognise(&Shape { target: &index, accept: "*/*" }).unwrap().ecosystem;
         let root = Root::directory_of(&index);

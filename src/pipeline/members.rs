@@ -276,14 +276,10 @@ impl Pipeline {
 mod tests {
     use super::*;
     use crate::claim::{Claim, ClaimSink as _, Standing};
-    use crate::clock::Clock;
-    use crate::config::{Config, Live};
     use crate::digest::Algorithm;
     use crate::ecosystem::{self, Shape};
-    use crate::keyring::{Keyring, Trusted};
-    use crate::origin::{Origins, Reach};
-    use crate::outcome::metrics::Metrics;
-    use crate::store::Store;
+    use crate::origin::Reach;
+    use crate::pipeline::for_tests;
 
     fn key(number: u8) -> Key {
         Key([number; 32])
@@ -308,13 +304,8 @@ mod tests {
     #[test]
     fn only_promises_that_bind_spare_a_stored_member() {
         let data = tempfile::tempdir().unwrap();
-        let config = Live::new(Config { data: data.path().to_owned(), ..Config::default() });
-        let clock = Clock::system();
-        let store = Store::open(config.clone(), clock.clone()).unwrap();
-        let origins = Origins::new(config.clone(), clock.clone()).unwrap();
-        let (metrics, keys) = (Arc::new(Metrics::default()), Trusted::new(Keyring::new()));
-        let now = clock.now();
-        let pipeline = Pipeline::new(config, clock, Arc::clone(&store), origins, metrics, keys);
+        let pipeline = for_tests(data.path());
+        let (store, now) = (&pipeline.store, pipeline.clock.now());
         let target = |url: &str| Target::from_url(url).unwrap();
         let digest = |byte| Digest::new(Algorithm::Sha256, &[byte; 32]).unwrap();
         let member = target("https://example.org/debian/dists/stable/main/binary-amd64/Packages");

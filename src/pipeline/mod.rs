@@ -433,3 +433,17 @@ fn planned_as<'a>(
 ) -> Option<&'a Recognition> {
     recognition.or_else(|| likely.filter(|likely| likely.resource.kind == Kind::Index))
 }
+
+/// A pipeline for unit tests: an empty store below `data`, no trusted keys, the system's clock.
+#[cfg(test)]
+fn for_tests(data: &std::path::Path) -> Pipeline {
+    use crate::config::Config;
+    use crate::keyring::Keyring;
+
+    let config = Live::new(Config { data: data.to_owned(), ..Config::default() });
+    let clock = Clock::system();
+    let store = Store::open(config.clone(), clock.clone()).unwrap();
+    let origins = Origins::new(config.clone(), clock.clone()).unwrap();
+    let keys = Trusted::new(Keyring::new());
+    Pipeline::new(config, clock, store, origins, Arc::default(), keys)
+}
