@@ -81,6 +81,8 @@ pub(super) struct Gap {
     given: Vec<(u64, u64)>,
     /// Whether more was given than is recorded there.
     overflowed: bool,
+    /// Whether bytes were given of another body, or of a part, to a request that no promise bound.
+    beside: bool,
 }
 
 impl Gap {
@@ -94,6 +96,7 @@ impl Gap {
             suspect: row.suspect,
             given: Vec::new(),
             overflowed: false,
+            beside: false,
         }
     }
 
@@ -191,11 +194,11 @@ impl Gap {
 
     /// Whether bytes of the gap were given, or may have been, to requests that no promise bound: then the gap withholds nothing.
     /// The gap of a body of unknown length is its last 64 KiB, and all other bodies of the target are held back whole beside it;
-    /// so no byte that was given of it was in the gap.
+    /// so no byte that was given of it was in the gap. Only a body that no promise bound may have given its end beside it.
     pub(super) fn is_spent(&self) -> bool {
         let start = self.start();
         let given = self.overflowed || self.was_given(start, start.saturating_add(GAP));
-        self.body.known().is_some() && given
+        if self.body.known().is_some() { given } else { self.beside || self.overflowed }
     }
 
     /// Notes that the bytes from `start` to before `end` were given.
@@ -225,6 +228,11 @@ impl Gap {
     /// Notes that bytes were given of which it is unknown where in the body they are.
     pub(super) fn note_somewhere(&mut self) {
         (self.fixed, self.overflowed) = (true, true);
+    }
+
+    /// Notes that bytes of another body, or of a part, were given.
+    pub(super) fn note_beside(&mut self) {
+        self.beside = true;
     }
 
     /// Whether any byte was given.
@@ -369,6 +377,9 @@ mod tests {
         gap.note(0, MIB);
         assert!(!gap.is_spent());
         assert_eq!(gap.hold(Some(MIB)), Hold::Whole, "all other bodies are held back whole");
+        // A range that no promise bound gave the end meanwhile.
+        gap.note_beside();
+        assert!(gap.is_spent());
     }
 
     #[test]

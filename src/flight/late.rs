@@ -151,6 +151,9 @@ impl Late {
         }
         self.share.with(|gap| {
             let to = if self.binds { gap.limit(at, end, have) } else { end };
+            if !self.binds && to > at && (self.hold == Hold::Whole || !is_whole) {
+                gap.note_beside();
+            }
             match self.place.start {
                 Some(start) => gap.note(start.saturating_add(at), start.saturating_add(to)),
                 None if to > at => gap.note_somewhere(),
