@@ -81,8 +81,6 @@ pub(super) struct Gap {
     given: Vec<(u64, u64)>,
     /// Whether more was given than is recorded there.
     overflowed: bool,
-    /// Whether bytes were given of another body, or of a part, to a request that no promise bound.
-    beside: bool,
 }
 
 impl Gap {
@@ -96,7 +94,6 @@ impl Gap {
             suspect: row.suspect,
             given: Vec::new(),
             overflowed: false,
-            beside: false,
         }
     }
 
@@ -198,7 +195,7 @@ impl Gap {
     pub(super) fn is_spent(&self) -> bool {
         let start = self.start();
         let given = self.overflowed || self.was_given(start, start.saturating_add(GAP));
-        if self.body.known().is_some() { given } else { self.beside || self.overflowed }
+        if self.body.known().is_some() { given } else { self.overflowed }
     }
 
     /// Notes that the bytes from `start` to before `end` were given.
@@ -230,9 +227,9 @@ impl Gap {
         (self.fixed, self.overflowed) = (true, true);
     }
 
-    /// Notes that bytes of another body, or of a part, were given.
+    /// Notes that bytes of another body, or of a part, were given: of unknown length, these may have been in the gap.
     pub(super) fn note_beside(&mut self) {
-        self.beside = true;
+        self.overflowed |= self.body.known().is_none();
     }
 
     /// Whether any byte was given.
