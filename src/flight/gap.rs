@@ -16,21 +16,18 @@
 //! ones, until a body was verified. A body that cannot share it is held back whole: one whose length differs from that of the
 //! body whose bytes were given, and every body of a target that was refused.
 
-use crate::store::Row;
+use crate::store::{Delivered, Row};
 
 /// How much is withheld until the judgement, in bytes: so much that no archive format can do without it, and so little that a
 /// client hardly notices the wait.
 pub const GAP: u64 = 64 * 1024;
 
 /// Bodies of up to this many bytes are held back whole: they arrive at once anyway.
-pub(super) const HELD_WHOLE: u64 = 256 * 1024;
+pub const HELD_WHOLE: u64 = 256 * 1024;
 
 /// The most separate spans that are recorded as given. A client that needs more requests tiny ranges; then the gap no longer
 /// moves.
 const MAX_SPANS: usize = 1024;
-
-/// The most spans that are remembered of a target of which no body is arriving.
-const FEW_SPANS: usize = 8;
 
 /// How a body is held back until it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,23 +81,17 @@ pub(super) struct Gap {
 }
 
 impl Gap {
-    /// The gap of a target with this record on disk: everything except the gap counts as given.
+    /// The gap of a target with this record: everything except the gap counts as given, so the gap stays where it is.
     pub(super) fn noted(row: Row) -> Self {
         let moved_to = row.length.map(|length| row.gap.min(own_start(length)));
         Self {
             body: Length::of(row.length),
             moved_to,
             fixed: true,
-            suspect: row.suspect,
+            suspect: row.state == Delivered::Suspect,
             given: Vec::new(),
-            overflowed: false,
+            overflowed: row.state == Delivered::Spent,
         }
-    }
-
-    /// The gap of a target of which a body of `length` was given whole before any promise. What a client may lack of that body
-    /// lies at its end, so the gap stays there.
-    pub(super) fn at_the_end(length: Option<u64>) -> Self {
-        Self { body: Length::of(length), fixed: true, ..Self::default() }
     }
 
     /// The length of the body whose bytes are given; `None` if it is unknown.
@@ -237,17 +228,11 @@ impl Gap {
         self.overflowed || !self.given.is_empty()
     }
 
-    /// Limits the memory that it takes when no body arrives. If more than a few spans were given, the gap can no longer move: it is
-    /// kept only whether bytes of the gap were given.
-    pub(super) fn shorten(&mut self) {
-        if self.given.len() > FEW_SPANS {
-            if self.is_spent() {
-                self.note_somewhere();
-            }
-            self.fixed = true;
-            self.given.truncate(1);
-        }
-        self.given.shrink_to_fit();
+    /// Whether what was given must be remembered when no body arrives. A body of up to [`HELD_WHOLE`] bytes is held back whole
+    /// as soon as a promise binds it.
+    pub(super) fn is_worth_a_note(&self) -> bool {
+        let to = || self.given.last().map_or(0, |span| span.1);
+        self.has_given() && (self.overflowed || self.body.known().unwrap_or_else(to) > HELD_WHOLE)
     }
 
     fn was_given(&self, start: u64, end: u64) -> bool {
@@ -319,7 +304,8 @@ mod tests {
     #[test]
     fn what_was_noted_keeps_its_place_and_another_length_is_held_whole() {
         let row = |length, gap, suspect| {
-            Gap::noted(Row { length, gap, suspect, since: Time::from_millis(0) })
+            let state = if suspect { Delivered::Suspect } else { Delivered::Given };
+            Gap::noted(Row { length, gap, state, since: Time::from_millis(0) })
         };
         let mut again = row(Some(MIB), MIB / 2, false);
         assert_eq!(again.hold(Some(MIB)), Hold::Gap);
@@ -352,23 +338,6 @@ mod tests {
     }
 
     #[test]
-    fn many_ranges_outside_the_gap_do_not_spend_it_when_they_are_forgotten() {
-        for end in [false, true] {
-            let mut gap = gap(Some(MIB));
-            for number in 0..=FEW_SPANS as u64 {
-                gap.note(2 * number, 2 * number + 1);
-            }
-            if end {
-                gap.note(MIB - 1, MIB);
-            }
-            gap.shorten();
-            assert!(gap.has_given() && gap.given.len() == 1);
-            assert_eq!(gap.is_spent(), end);
-            assert_eq!(gap.way_for(MIB - 100, MIB), None, "it is unknown what was given below");
-        }
-    }
-
-    #[test]
     fn of_unknown_length_nothing_that_was_given_was_in_the_gap() {
         let mut gap = gap(None);
         gap.note(0, MIB);
@@ -380,15 +349,36 @@ mod tests {
     }
 
     #[test]
-    fn after_a_body_that_was_given_whole_the_gap_stays_at_the_end() {
-        let mut gap = Gap::at_the_end(Some(MIB));
-        gap.begin_anew();
-        assert_eq!(gap.hold(Some(MIB)), Hold::Gap);
-        assert!(!gap.is_spent() && !gap.has_given());
-        assert_eq!(gap.way_for(MIB - 100, MIB), None);
-        assert_eq!(gap.limit(MIB - 100, MIB, MIB), MIB - 100);
-        for other in [Some(MIB + 1), None] {
-            assert_eq!(gap.hold(other), Hold::Whole, "{other:?}");
+    fn what_no_promise_bound_is_remembered_with_its_gap() {
+        let noted = |state| {
+            let since = Time::from_millis(0);
+            Gap::noted(Row { length: Some(MIB), gap: MIB - GAP, state, since })
+        };
+        for spent in [false, true] {
+            let mut gap = noted(if spent { Delivered::Spent } else { Delivered::Unbound });
+            gap.begin_anew();
+            assert_eq!(gap.hold(Some(MIB)), Hold::Gap);
+            assert_eq!((gap.is_spent(), gap.is_suspect()), (spent, false));
+            assert_eq!(gap.way_for(MIB - 100, MIB), None);
+            assert_eq!(gap.limit(MIB - 100, MIB, MIB), MIB - 100);
+            for other in [Some(MIB + 1), None] {
+                assert_eq!(gap.hold(other), Hold::Whole, "{other:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_large_bodies_are_worth_a_note() {
+        for (length, to, noted) in [
+            (Some(HELD_WHOLE), HELD_WHOLE, false),
+            (Some(HELD_WHOLE + 1), 1, true),
+            (Some(HELD_WHOLE + 1), 0, false),
+            (None, HELD_WHOLE, false),
+            (None, HELD_WHOLE + 1, true),
+        ] {
+            let mut gap = gap(length);
+            gap.note(0, to);
+            assert_eq!(gap.is_worth_a_note(), noted, "{length:?} {to}");
         }
     }
 
@@ -426,7 +416,8 @@ mod tests {
                     1 if known => {
                         let gap = shared.start();
                         let since = Time::from_millis(0);
-                        shared = Gap::noted(Row { length: Some(length), gap, suspect: false, since });
+                        let state = Delivered::Given;
+                        shared = Gap::noted(Row { length: Some(length), gap, state, since });
                     }
                     _ => {}
                 }

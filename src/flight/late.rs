@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use super::gap::Hold;
 use super::intake::Binds;
 use super::share::{Gaps, Share, Verdict};
-use super::{Answered, BodyHold, Flight, off_thread};
+use super::{Answered, BodyHold, Flight, blocking, off_thread};
 use crate::target::Target;
 
 /// The callback that says whether a promise that binds the body has appeared; empty until the fill begins.
@@ -189,13 +189,5 @@ impl Late {
                 self.bind();
             }
         });
-    }
-}
-
-/// Runs work that may touch the disk on a blocking thread, without waiting for its end.
-pub(super) fn blocking(work: impl FnOnce() + Send + 'static) {
-    match tokio::runtime::Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn_blocking(work)),
-        Err(_) => work(),
     }
 }

@@ -35,8 +35,8 @@ use tokio::sync::{Notify, watch};
 
 pub use beside::{Beside, GivenRange};
 pub use end::End;
-pub use gap::GAP;
 use gap::Hold;
+pub use gap::GAP;
 pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use late::Asking;
 pub use late::{Late, Place};
@@ -560,4 +560,12 @@ impl Flights {
 /// Runs work that may touch the disk on a blocking thread. `None` if it panicked.
 async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Runs work that may touch the disk on a blocking thread, without waiting for its end.
+fn blocking(work: impl FnOnce() + Send + 'static) {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn_blocking(work)),
+        Err(_) => work(),
+    }
 }

@@ -6,35 +6,26 @@
 //!
 //! A body that no promise binds takes a share as well, and what is given of it is noted. A promise may come while it arrives, or
 //! after its client left, and that client resumes where it was cut: then the bytes that it still lacks must be withheld. Such
-//! notes are recorded on disk once a promise binds the target, and are kept in memory before that.
+//! notes are written while the bytes are given, not before: a crash may lose what happened a moment ago, if a promise comes after it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
-
-use super::gap::{Gap, HELD_WHOLE, Hold};
-use crate::store::{UNVERIFIED_FOR, Unverified};
+use super::blocking;
+use super::gap::{Gap, HELD_WHOLE, Hold, own_start};
+use crate::store::{Delivered, Unverified};
 use crate::target::{Key, Target};
 
-/// The most targets that are remembered because a body that no promise bound was broken off. Of an evicted target, a promise that
-/// comes later withholds a gap as of a new target, which may move: a client that has most of the evicted body may complete it.
-const MOST_BROKEN: u64 = 4096;
-
-/// The most targets that are remembered because a body that no promise bound was given whole. They are many, so they have their
-/// own room and push no broken-off body out.
-const MOST_WHOLE: u64 = 65_536;
+/// Stands for an unknown length.
+const UNKNOWN: u64 = u64::MAX;
 
 /// The gaps of all targets of which bodies are arriving.
 #[derive(Debug)]
 pub struct Gaps {
     unverified: Arc<Unverified>,
+    /// Locked after a gap, if both are needed, and never while the disk is used.
     of: Mutex<HashMap<Key, Users>>,
-    /// The gaps of targets of which no body is arriving, and whose last body was broken off before a promise bound it.
-    broken: Cache<Key, Arc<Mutex<TargetGap>>>,
-    /// The lengths of the bodies that were given whole before a promise bound them, of targets of which no body is arriving.
-    whole: Cache<Key, Option<u64>>,
 }
 
 #[derive(Debug)]
@@ -44,24 +35,25 @@ struct Users {
 }
 
 /// The gap of one target, and what must be remembered of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct TargetGap {
     gap: Gap,
     /// Whether bytes were given of a body that was not verified, and no body was verified since.
     unverified: bool,
-    /// Whether a body was given whole that no promise vouched for, and none was verified since.
-    whole: bool,
-    /// What is recorded of it on disk.
+    /// The announced length of a body that was given whole and that no promise vouched for, if none was verified since.
+    whole: Option<Option<u64>>,
+    /// What is recorded of it.
     noted: Option<Noted>,
 }
 
-/// What is recorded on disk of a target.
+/// What is recorded of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Noted {
-    /// Bytes of a body of this length may be given, except the gap that begins at this offset.
-    Given(Option<u64>, u64),
-    /// Nothing may be given before a body is verified: one was refused, or the gap was given before a promise came.
-    Suspect,
+struct Noted {
+    /// The length of the body, if it is known.
+    length: Option<u64>,
+    /// Where the gap begins.
+    gap: u64,
+    state: Delivered,
 }
 
 /// How a body ended, for the gap of its target.
@@ -83,18 +75,16 @@ pub(super) struct Share {
     gaps: Arc<Gaps>,
     key: Key,
     gap: Arc<Mutex<TargetGap>>,
-    ended: Mutex<bool>,
+    /// The announced length of the body.
+    length: AtomicU64,
+    /// Changes only while the gap is locked.
+    ended: AtomicBool,
 }
 
 impl Gaps {
     /// Starts with what was recorded on disk before.
     pub fn new(unverified: Arc<Unverified>) -> Arc<Self> {
-        Arc::new(Self {
-            unverified,
-            of: Mutex::default(),
-            broken: remembered(MOST_BROKEN),
-            whole: remembered(MOST_WHOLE),
-        })
+        Arc::new(Self { unverified, of: Mutex::default() })
     }
 
     /// A share in the gap of `target`, whatever its variant and spelling, and for every principal.
@@ -102,27 +92,27 @@ impl Gaps {
         let key = target.file_key();
         let mut of = lock(&self.of);
         let users = of.entry(key).or_insert_with(|| {
-            let whole = self.whole.remove(&key);
-            if let Some(gap) = self.broken.remove(&key) {
-                lock(&gap).whole |= whole.is_some();
-                return Users { count: 0, gap };
-            }
             let row = self.unverified.get(key);
-            let gap = match (row, whole) {
-                (Some(row), _) => Gap::noted(row),
-                (None, Some(length)) => Gap::at_the_end(length),
-                (None, None) => Gap::default(),
-            };
-            let noted = row.map(|row| Noted::Given(row.length, gap.start()));
-            let (unverified, whole) = (row.is_some(), whole.is_some());
+            let gap = row.map_or_else(Gap::default, Gap::noted);
+            let noted =
+                row.map(|row| Noted { length: row.length, gap: gap.start(), state: row.state });
+            // A client of such a body lacks bytes of the gap, however the body ended.
+            let whole = row.filter(|row| row.state == Delivered::Unbound).map(|row| row.length);
+            let unverified = row.is_some() && whole.is_none();
             let gap = TargetGap { gap, unverified, whole, noted };
-            let gap = Arc::new(Mutex::new(gap));
-            Users { count: 0, gap }
+            Users { count: 0, gap: Arc::new(Mutex::new(gap)) }
         });
         users.count += 1;
         let gap = Arc::clone(&users.gap);
         drop(of);
-        Share { gaps: Arc::clone(self), key, gap, ended: Mutex::new(false) }
+        let (length, ended) = (AtomicU64::new(UNKNOWN), AtomicBool::new(false));
+        Share { gaps: Arc::clone(self), key, gap, length, ended }
+    }
+
+    /// Writes what is not written yet, as larder does when it stops.
+    #[cfg(test)]
+    pub(super) fn flush(&self) {
+        self.unverified.flush();
     }
 
     /// Whether nothing of `target` may be given before its body is verified.
@@ -131,7 +121,7 @@ impl Gaps {
         let present = lock(&self.of).get(&key).map(|users| Arc::clone(&users.gap));
         match present {
             Some(present) => lock(&present).gap.is_suspect(),
-            None => self.unverified.get(key).is_some_and(|row| row.suspect),
+            None => self.unverified.get(key).is_some_and(|row| row.state == Delivered::Suspect),
         }
     }
 }
@@ -140,15 +130,14 @@ impl Share {
     /// How a body is held back, now that its head has arrived; `length` is its announced length. `binds`: a promise binds it. If
     /// the record finds no room on disk, the body is held back whole. Blocking if a promise binds.
     pub(super) fn begin(&self, length: Option<u64>, binds: bool) -> Hold {
+        self.length.store(length.unwrap_or(UNKNOWN), Ordering::Relaxed);
+        let mut gap = lock(&self.gap);
         let alone = lock(&self.gaps.of).get(&self.key).is_some_and(|users| users.count == 1);
-        let hold = {
-            let gap = &mut lock(&self.gap).gap;
-            if alone {
-                gap.begin_anew();
-            }
-            gap.hold(length)
-        };
-        if binds && hold == Hold::Gap { self.bind(length, hold) } else { hold }
+        if alone {
+            gap.gap.begin_anew();
+        }
+        let hold = gap.gap.hold(length);
+        if binds && hold == Hold::Gap { self.bind_to(&mut gap, length, hold) } else { hold }
     }
 
     /// A promise that binds was found, before the body or while it is arriving. `hold` is how the body would be held back
@@ -156,20 +145,19 @@ impl Share {
     /// bytes could not make a complete file: the body is held back whole, and so are all later ones until one is verified. A body
     /// whose share has ended is held back whole. Blocking.
     pub(super) fn bind(&self, length: Option<u64>, hold: Hold) -> Hold {
-        let ended = lock(&self.ended);
-        if *ended {
-            return Hold::Whole;
-        }
-        let mut gap = lock(&self.gap);
-        if gap.gap.is_suspect() {
+        self.bind_to(&mut lock(&self.gap), length, hold)
+    }
+
+    fn bind_to(&self, gap: &mut TargetGap, length: Option<u64>, hold: Hold) -> Hold {
+        if self.has_ended() || gap.gap.is_suspect() {
             return Hold::Whole;
         }
         let spent = gap.gap.is_spent();
         if hold == Hold::Whole || spent {
             // If it is recorded which bytes were given, the gap of that record is withheld, and this body needs none.
-            let recorded = matches!(gap.noted, Some(Noted::Given(..))) && !spent;
-            if gap.gap.has_given() && !recorded && gap.noted != Some(Noted::Suspect) {
-                self.note_suspect(&mut gap);
+            let recorded = gap.noted.is_some() && !spent;
+            if gap.gap.has_given() && !recorded {
+                self.note_suspect(gap);
             }
             return Hold::Whole;
         }
@@ -177,7 +165,7 @@ impl Share {
             // No byte of it is given before the judgement.
             return Hold::Gap;
         }
-        self.note_on_disk(&mut gap, length, None)
+        self.note_on_disk(gap, length, None)
     }
 
     /// Moves the gap for a client that requests the bytes from `start` to before `end`, if that is possible. Blocking.
@@ -192,13 +180,14 @@ impl Share {
 
     fn note_on_disk(&self, gap: &mut TargetGap, length: Option<u64>, place: Option<u64>) -> Hold {
         let start = place.unwrap_or_else(|| gap.gap.start());
+        let noted = Some(Noted { length, gap: start, state: Delivered::Given });
         // Another body may have begun in the place of the recorded one, before any byte was given.
-        if gap.noted == Some(Noted::Given(length, start)) {
+        if gap.noted == noted {
             return Hold::Gap;
         }
         match self.gaps.unverified.given(self.key, length, start) {
             Ok(()) => {
-                gap.noted = Some(Noted::Given(length, start));
+                gap.noted = noted;
                 Hold::Gap
             }
             Err(error) => {
@@ -208,67 +197,130 @@ impl Share {
         }
     }
 
-    /// Whether a body of the target was refused, and none was verified since.
+    /// Whether nothing of the target may be given before a body is verified.
     pub(super) fn is_suspect(&self) -> bool {
         lock(&self.gap).gap.is_suspect()
     }
 
-    /// Checks and records in one step what may be given.
+    /// Checks and records in one step what may be given. What no promise binds is written to disk meanwhile.
     pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Gap) -> T) -> T {
-        ask(&mut lock(&self.gap).gap)
+        let mut gap = lock(&self.gap);
+        let answer = ask(&mut gap.gap);
+        let noted = !self.has_ended() && self.note_unbound(&mut gap);
+        drop(gap);
+        if noted {
+            self.write_soon();
+        }
+        answer
+    }
+
+    /// Records what was given of bodies that no promise binds; returns whether that must be written.
+    fn note_unbound(&self, gap: &mut TargetGap) -> bool {
+        let bound = gap
+            .noted
+            .is_some_and(|noted| matches!(noted.state, Delivered::Given | Delivered::Suspect));
+        if bound || !gap.gap.is_worth_a_note() {
+            return false;
+        }
+        let spent = gap.gap.is_spent();
+        let state = if spent { Delivered::Spent } else { Delivered::Unbound };
+        self.record(gap, Noted { length: gap.gap.length(), gap: gap.gap.start(), state })
+    }
+
+    fn record(&self, gap: &mut TargetGap, noted: Noted) -> bool {
+        let changes = gap.noted != Some(noted);
+        if changes {
+            gap.noted = Some(noted);
+            // There is always room for a file that no promise binds.
+            let Noted { length, gap, state } = noted;
+            let _put = self.gaps.unverified.put(self.key, length, gap, state);
+        }
+        changes
+    }
+
+    fn write_soon(&self) {
+        let (unverified, key) = (Arc::clone(&self.gaps.unverified), self.key);
+        blocking(move || {
+            if let Err(error) = unverified.write(key, false) {
+                tracing::warn!(%error, "what was given of a target is remembered only until larder stops");
+            }
+        });
     }
 
     /// A body was refused: the target is suspect from now on, also after a restart. Blocks until this is on disk.
     pub(super) fn refuse(&self) {
-        let mut gap = lock(&self.gap);
-        gap.gap.suspect();
-        gap.unverified = true;
-        self.note_suspect(&mut gap);
+        self.note_suspect(&mut lock(&self.gap));
     }
 
     fn note_suspect(&self, gap: &mut TargetGap) {
-        gap.noted = Some(Noted::Suspect);
+        gap.gap.suspect();
+        gap.unverified = true;
+        let noted = Noted { length: None, gap: 0, state: Delivered::Suspect };
+        gap.noted = Some(noted);
         if let Err(error) = self.gaps.unverified.refused(self.key) {
             tracing::error!(%error, "that a target is suspect could not be stored, and is remembered only until larder stops");
         }
     }
 
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
     /// The body has ended. Only the first verdict counts.
     pub(super) fn end(&self, verdict: Verdict) {
-        let mut ended = lock(&self.ended);
-        if std::mem::replace(&mut *ended, true) {
+        let mut gap = lock(&self.gap);
+        if self.ended.swap(true, Ordering::Relaxed) {
             return;
         }
-        let mut of = lock(&self.gaps.of);
-        let mut gap = lock(&self.gap);
         match verdict {
             Verdict::Verified => {
-                (gap.unverified, gap.whole) = (false, false);
+                (gap.unverified, gap.whole) = (false, None);
                 gap.gap.trust();
             }
             Verdict::Unverified => gap.unverified = true,
-            Verdict::Whole => gap.whole = true,
-            Verdict::Ungiven => {}
+            Verdict::Whole if gap.gap.has_given() => {
+                let length = self.length.load(Ordering::Relaxed);
+                gap.whole = Some(Some(length).filter(|length| *length != UNKNOWN));
+            }
+            Verdict::Whole | Verdict::Ungiven => {}
         }
-        let users = of.get_mut(&self.key);
-        let last = users.is_none_or(|users| {
+        // A share that is taken after this finds the record.
+        let mut of = lock(&self.gaps.of);
+        let last = of.get_mut(&self.key).is_none_or(|users| {
             users.count = users.count.saturating_sub(1);
             users.count == 0
         });
+        let changed = last && self.remember(&mut gap);
         if last {
             of.remove(&self.key);
-            match gap.noted {
-                Some(_) if !gap.unverified => self.gaps.unverified.verified(self.key),
-                None if gap.unverified && gap.gap.has_given() => {
-                    gap.gap.shorten();
-                    self.gaps.broken.insert(self.key, Arc::clone(&self.gap));
+        }
+        drop(of);
+        drop(gap);
+        if changed {
+            self.write_soon();
+        }
+    }
+
+    /// Records what must be remembered when no body of the target is arriving; returns whether that must be written.
+    fn remember(&self, gap: &mut TargetGap) -> bool {
+        if gap.unverified {
+            let spent = gap.gap.is_spent();
+            return match gap.noted {
+                // Bytes of the recorded gap were given to requests that no promise bound.
+                Some(noted) if noted.state == Delivered::Given && spent => {
+                    self.record(gap, Noted { state: Delivered::Spent, ..noted })
                 }
-                Some(_) | None => {}
+                _ => self.note_unbound(gap),
+            };
+        }
+        let noted = |gap: &TargetGap| gap.noted.is_some() || gap.gap.is_worth_a_note();
+        match gap.whole {
+            // A client may lack the end of such a body, so that is where the gap stays. A small body is held back whole.
+            Some(length) if length.map_or_else(|| noted(gap), |length| length > HELD_WHOLE) => {
+                let start = length.map_or(0, own_start);
+                self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
             }
-            // A body that is held back whole needs no gap.
-            if gap.whole && gap.gap.length().is_none_or(|length| length > HELD_WHOLE) {
-                self.gaps.whole.insert(self.key, gap.gap.length());
-            }
+            _ => self.gaps.unverified.remove(self.key),
         }
     }
 }
@@ -277,14 +329,6 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.end(Verdict::Unverified);
     }
-}
-
-fn remembered<T: Clone + Send + Sync + 'static>(most: u64) -> Cache<Key, T> {
-    Cache::builder()
-        .max_capacity(most)
-        .time_to_live(UNVERIFIED_FOR)
-        .eviction_policy(EvictionPolicy::lru())
-        .build()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -326,6 +370,95 @@ mod tests {
             let other = if moves { Hold::Gap } else { Hold::Whole };
             assert_eq!(again.begin(Some(MIB), true), other, "{verdict:?}");
             assert!(!gaps.is_suspect(&target));
+        }
+    }
+
+    /// Issue 10, row 2: what was given before a promise is known after a restart as well.
+    #[test]
+    fn what_was_given_before_a_promise_is_remembered_after_a_restart() {
+        for (to, verdict, suspect, moves) in [
+            (MIB, Verdict::Unverified, false, false),
+            (2 * MIB - 10, Verdict::Unverified, true, false),
+            (2 * MIB, Verdict::Whole, false, false),
+            (2 * MIB, Verdict::Verified, false, true),
+            (0, Verdict::Ungiven, false, true),
+        ] {
+            let (data, gaps, target) = gaps();
+            let first = gaps.share(&target);
+            first.begin(Some(2 * MIB), false);
+            first.with(|gap| gap.note(0, to));
+            first.end(verdict);
+            let again = Unverified::open(data.path().join("u"), Clock::system()).unwrap();
+            let gaps = Gaps::new(Arc::new(again));
+            let next = gaps.share(&target);
+            let hold = next.begin(Some(2 * MIB), true);
+            let case = format!("{to} {verdict:?}");
+            assert_eq!(hold, if suspect { Hold::Whole } else { Hold::Gap }, "{case}");
+            assert_eq!(gaps.is_suspect(&target), suspect, "{case}");
+            let way = next.with(|gap| gap.way_for(2 * MIB - 10, 2 * MIB));
+            assert_eq!(way.is_some(), moves, "{case}");
+        }
+    }
+
+    /// A crash while a body that no promise binds is given.
+    #[test]
+    fn what_is_being_given_before_a_promise_is_recorded_meanwhile() {
+        let (data, gaps, target) = gaps();
+        let key = target.file_key();
+        let noted = || {
+            // What a larder would read that starts now. Opening the file itself would replace it.
+            std::fs::copy(data.path().join("u"), data.path().join("copy")).unwrap();
+            let again = Unverified::open(data.path().join("copy"), Clock::system()).unwrap();
+            again.get(key).map(|row| row.state)
+        };
+        let share = gaps.share(&target);
+        share.begin(Some(2 * MIB), false);
+        assert_eq!(noted(), None, "nothing was given");
+        share.with(|gap| gap.note(0, MIB));
+        assert_eq!(noted(), Some(Delivered::Unbound));
+        let gaps =
+            Gaps::new(Arc::new(Unverified::open(data.path().join("u"), Clock::system()).unwrap()));
+        let share = gaps.share(&target);
+        share.begin(Some(2 * MIB), false);
+        share.with(|gap| gap.note(MIB, 2 * MIB));
+        assert_eq!(noted(), Some(Delivered::Spent));
+        // It was given whole after all: its client may lack the end.
+        share.end(Verdict::Whole);
+        assert_eq!(noted(), Some(Delivered::Unbound));
+        let share = gaps.share(&target);
+        share.begin(Some(2 * MIB), true);
+        share.end(Verdict::Verified);
+        assert_eq!(noted(), None);
+    }
+
+    /// A client that lacks the end of a body may not be given it from another body whose gap lies elsewhere.
+    #[test]
+    fn the_length_of_the_body_that_was_given_whole_is_remembered() {
+        let (_data, gaps, target) = gaps();
+        let (first, other) = (gaps.share(&target), gaps.share(&target));
+        first.begin(Some(2 * MIB), false);
+        other.begin(Some(MIB), false);
+        other.with(|gap| gap.note(0, MIB));
+        other.end(Verdict::Whole);
+        first.end(Verdict::Ungiven);
+        assert_eq!(gaps.unverified.get(target.file_key()).unwrap().length, Some(MIB));
+        assert_eq!(gaps.share(&target).begin(Some(MIB), true), Hold::Gap);
+    }
+
+    /// When a promise comes after the gap was given, the target is suspect at once, for all requests.
+    #[test]
+    fn a_promise_that_comes_too_late_makes_the_target_suspect_for_everybody() {
+        for verdict in [Verdict::Whole, Verdict::Ungiven, Verdict::Verified] {
+            let (_data, gaps, target) = gaps();
+            let (pass, fill) = (gaps.share(&target), gaps.share(&target));
+            let hold = fill.begin(Some(2 * MIB), false);
+            pass.begin(Some(2 * MIB), false);
+            pass.with(|gap| gap.note(0, 2 * MIB));
+            assert_eq!(fill.bind(Some(2 * MIB), hold), Hold::Whole);
+            assert!(gaps.is_suspect(&target));
+            pass.end(Verdict::Whole);
+            fill.end(verdict);
+            assert_eq!(gaps.is_suspect(&target), verdict != Verdict::Verified, "{verdict:?}");
         }
     }
 

@@ -439,6 +439,7 @@ async fn only_a_verified_body_ends_the_suspicion() {
             world.lead.flight.vouch();
         }
         world.lead.flight.finish(End::Given);
+        world.flights.gaps().flush();
         let again = flights(&world.data);
         assert_eq!(again.gaps().is_suspect(&target()), suspect);
     }

@@ -83,7 +83,7 @@ pub use recent::IN_USE;
 pub use rejections::{Rejection, clipped};
 pub use seen::Seen;
 pub use spool::Spool;
-pub use unverified::{Row, UNVERIFIED_FOR, Unverified};
+pub use unverified::{Delivered, Row, Unverified};
 pub use upkeep::{Usage, Verification};
 
 use crate::clock::{Clock, Time};

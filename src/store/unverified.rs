@@ -2,7 +2,8 @@
 //! (promises P3 and P8).
 //!
 //! A client resumes by itself after a cut, even if larder was restarted in between. So the file must record, before
-//! larder delivers a byte of a body, where the withheld tail (the gap) begins, and whether a body was refused:
+//! larder delivers a byte of a promised body, where the withheld tail (the gap) begins, and whether a body was refused. A
+//! promise may also come later, so bodies that no promise binds are recorded as well:
 //!
 //! ```text
 //! a row = key 32 │ length 8 │ gap 8 │ state 1 │ since 8 │ CRC-32 of these 57 bytes 4          (numbers big-endian)
@@ -12,6 +13,9 @@
 //! append is not synced, because only a power cut could lose it; a refusal is synced. The file is rewritten when it is
 //! opened, and when it has grown to several times its rows. It is in the state directory, because the cache may be
 //! deleted at any time.
+//!
+//! A change takes effect in memory at once ([`Unverified::put`]), and is then written ([`Unverified::write`]). A write takes
+//! the row that counts at that time, so the order in which two writes of one key happen does not matter.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -25,11 +29,16 @@ use crate::clock::{Clock, Time};
 use crate::target::Key;
 
 /// How long a row counts. By then clients have given up resuming.
-pub const UNVERIFIED_FOR: Duration = Duration::from_hours(24);
+const UNVERIFIED_FOR: Duration = Duration::from_hours(24);
 
-/// Maximum number of rows. To fill the table, an origin needs that many promised files of more than 256 KiB each. Then
-/// bodies of further targets are withheld completely until verified, which is safe and slow.
+/// Maximum number of rows of promised files. To fill the table, an origin needs that many promised files of more than
+/// 256 KiB each. Then bodies of further targets are withheld completely until verified, which is safe and slow.
 const MAX_ROWS: usize = 65_536;
+
+/// Maximum number of rows of files that no promise bound. When there are more, the older half is forgotten. If a promise of a
+/// forgotten file comes later, its gap is that of a new target, which may move: a client that has most of a bad body may
+/// complete it.
+const MAX_UNBOUND: usize = 65_536;
 
 /// How many rows may be appended, beyond twice the number of current rows, before the file is rewritten.
 const TIDY_AFTER: usize = 4096;
@@ -49,11 +58,30 @@ pub struct Row {
     pub length: Option<u64>,
     /// Where the gap begins, in bytes from the start of the body. Meaningless if the length is unknown.
     pub gap: u64,
-    /// Whether nothing may be delivered before a body is verified: a body was refused, or its gap had been delivered when
-    /// a promise came.
-    pub suspect: bool,
+    /// What was delivered.
+    pub state: Delivered,
     /// When the row was written.
     pub since: Time,
+}
+
+/// What was delivered of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivered {
+    /// Bytes of a promised body, but none of its gap.
+    Given = 1,
+    /// Nothing may be delivered before a body is verified: one was refused, or its gap had been delivered when a promise
+    /// came.
+    Suspect = 2,
+    /// Bytes of a body that no promise bound. A client of it lacks bytes of the gap, if it lacks any.
+    Unbound = 3,
+    /// Bytes of a body that no promise bound, those of the gap among them. If a promise comes, the target is suspect.
+    Spent = 4,
+}
+
+impl Delivered {
+    fn is_bound(self) -> bool {
+        matches!(self, Self::Given | Self::Suspect)
+    }
 }
 
 /// The rows, in memory and on disk.
@@ -61,29 +89,40 @@ pub struct Row {
 pub struct Unverified {
     path: PathBuf,
     clock: Clock,
+    /// Held only briefly, never while the disk is used.
     rows: Mutex<Rows>,
+    /// Locked before `rows` if both are needed.
+    file: Mutex<Appended>,
 }
 
 #[derive(Debug, Default)]
 struct Rows {
     of: HashMap<Key, Row>,
+    /// The number of rows that are not bound.
+    unbound: usize,
+    /// The number of changes that were not written.
+    unwritten: usize,
+}
+
+#[derive(Debug, Default)]
+struct Appended {
     /// `None` after an error: the next change rewrites the file.
     file: Option<File>,
-    appended: usize,
+    rows: usize,
 }
 
 impl Unverified {
     /// Reads the rows at `path`. Blocking.
     pub fn open(path: PathBuf, clock: Clock) -> io::Result<Self> {
-        let mut of = HashMap::new();
+        let mut rows = Rows::default();
         for (key, row) in rows_of(&durable::read(&path, MAX_FILE)?.unwrap_or_default()) {
             match row {
-                Some(row) => of.insert(key, row),
-                None => of.remove(&key),
+                Some(row) => rows.insert(key, row),
+                None => rows.remove(key),
             };
         }
-        let unverified = Self { path, clock, rows: Mutex::new(Rows { of, ..Rows::default() }) };
-        unverified.write_anew(&mut hold(&unverified.rows))?;
+        let unverified = Self { path, clock, rows: Mutex::new(rows), file: Mutex::default() };
+        unverified.write_anew(&mut hold(&unverified.file))?;
         Ok(unverified)
     }
 
@@ -93,81 +132,157 @@ impl Unverified {
         hold(&self.rows).of.get(&key).copied().filter(|row| counts(row, now))
     }
 
-    /// Notes that the bytes of a body of `length` before the position `gap` are delivered. A suspect target stays
-    /// suspect. After an error (the table is full, or the write failed) nothing may be delivered. Blocking.
+    /// Notes what is delivered of the body of `key`, of `length`, with the gap at `gap`. A suspect target stays suspect. Quick: the
+    /// row is not on disk before [`Self::write`]. `Err`: the table is full, and nothing may be delivered.
+    pub fn put(&self, key: Key, length: Option<u64>, gap: u64, state: Delivered) -> io::Result<()> {
+        let now = self.clock.now();
+        let mut rows = hold(&self.rows);
+        let known = rows.of.get(&key).copied().filter(|row| counts(row, now));
+        let suspect = known.is_some_and(|known| known.state == Delivered::Suspect);
+        let state = if suspect { Delivered::Suspect } else { state };
+        rows.make_room(known, state, now)?;
+        rows.insert(key, Row { length, gap, state, since: now });
+        rows.unwritten += 1;
+        Ok(())
+    }
+
+    /// Notes that a body of `key` was verified, or that none of its bytes was delivered after all. Quick, like [`Self::put`].
+    /// `false`: there was no row, and nothing need be written.
+    pub fn remove(&self, key: Key) -> bool {
+        let mut rows = hold(&self.rows);
+        let removed = rows.remove(key).is_some();
+        rows.unwritten += usize::from(removed);
+        removed
+    }
+
+    /// Writes the row of `key` as it is now, or that there is none any more. Blocking; until it is on disk if `sync`.
+    pub fn write(&self, key: Key, sync: bool) -> io::Result<()> {
+        let mut file = hold(&self.file);
+        let row = {
+            let mut rows = hold(&self.rows);
+            rows.unwritten = rows.unwritten.saturating_sub(1);
+            rows.of.get(&key).copied()
+        };
+        self.append(&mut file, &bytes_of(key, row), sync)
+    }
+
+    /// [`Self::put`] and [`Self::write`] for a body that a promise binds. After an error nothing may be delivered. Blocking.
     pub fn given(&self, key: Key, length: Option<u64>, gap: u64) -> io::Result<()> {
-        self.put(key, false, |suspect| Row { length, gap, suspect, since: self.clock.now() })
+        self.put(key, length, gap, Delivered::Given)?;
+        self.write(key, false)
     }
 
     /// Notes that a body of `key` was refused. Blocking until it is on disk.
     pub fn refused(&self, key: Key) -> io::Result<()> {
         let known = self.get(key);
         let (length, gap) = known.map_or((None, UNKNOWN), |row| (row.length, row.gap));
-        self.put(key, true, |_| Row { length, gap, suspect: true, since: self.clock.now() })
-    }
-
-    /// Notes that a body of `key` was verified, or that none of its bytes was delivered after all. Blocking.
-    pub fn verified(&self, key: Key) {
-        let mut rows = hold(&self.rows);
-        if rows.of.remove(&key).is_some()
-            && let Err(error) = self.append(&mut rows, &bytes_of(key, None), false)
-        {
-            // Its tail is withheld for up to a day longer than necessary.
-            tracing::warn!(%error, "the verification of a target could not be recorded");
-        }
+        self.put(key, length, gap, Delivered::Suspect)?;
+        self.write(key, true)
     }
 
     /// Rewrites the file when it has grown to several times its rows. Blocking; part of the store's maintenance.
     pub(super) fn tidy(&self) {
-        let mut rows = hold(&self.rows);
-        if rows.appended > TIDY_AFTER + 2 * rows.of.len()
-            && let Err(error) = self.write_anew(&mut rows)
+        let mut file = hold(&self.file);
+        let current = hold(&self.rows).of.len();
+        if file.rows > TIDY_AFTER + 2 * current
+            && let Err(error) = self.write_anew(&mut file)
         {
             tracing::warn!(%error, "the list of unverified targets could not be written");
         }
     }
 
-    fn put(&self, key: Key, sync: bool, row: impl FnOnce(bool) -> Row) -> io::Result<()> {
-        let now = self.clock.now();
-        let mut rows = hold(&self.rows);
-        let known = rows.of.get(&key).copied().filter(|row| counts(row, now));
-        if known.is_none() && rows.of.len() >= MAX_ROWS {
-            rows.of.retain(|_, row| counts(row, now));
-            if rows.of.len() >= MAX_ROWS {
-                return Err(io::Error::other("too many targets wait for their verification"));
-            }
+    /// Writes what is not written yet. Blocking; for the end of the process.
+    pub fn flush(&self) {
+        let mut file = hold(&self.file);
+        if hold(&self.rows).unwritten > 0
+            && let Err(error) = self.write_anew(&mut file)
+        {
+            tracing::warn!(%error, "the list of unverified targets could not be written");
         }
-        let row = row(known.is_some_and(|known| known.suspect));
-        rows.of.insert(key, row);
-        self.append(&mut rows, &bytes_of(key, Some(row)), sync)
     }
 
-    fn append(&self, rows: &mut Rows, bytes: &[u8], sync: bool) -> io::Result<()> {
-        if rows.file.is_none() {
-            return self.write_anew(rows);
-        }
-        let Some(file) = &mut rows.file else { return Ok(()) };
+    fn append(&self, appended: &mut Appended, bytes: &[u8], sync: bool) -> io::Result<()> {
+        let Some(file) = &mut appended.file else {
+            return self.write_anew(appended);
+        };
         let written = file
             .write_all(bytes)
             .and_then(|()| if sync { file.sync_data() } else { Ok(()) })
             .map_err(|error| durable::naming(&self.path, &error));
-        rows.appended += 1;
+        appended.rows += 1;
         if written.is_err() {
-            rows.file = None;
+            appended.file = None;
         }
         written
     }
 
-    fn write_anew(&self, rows: &mut Rows) -> io::Result<()> {
+    fn write_anew(&self, appended: &mut Appended) -> io::Result<()> {
         let now = self.clock.now();
-        rows.of.retain(|_, row| counts(row, now));
-        let all: Vec<u8> =
-            rows.of.iter().flat_map(|(key, row)| bytes_of(*key, Some(*row))).collect();
+        let all: Vec<u8> = {
+            let mut rows = hold(&self.rows);
+            rows.keep(|row| counts(row, now));
+            rows.unwritten = 0;
+            rows.of.iter().flat_map(|(key, row)| bytes_of(*key, Some(*row))).collect()
+        };
         durable::write(&self.path, &all, 0o600)?;
         let file = OpenOptions::new().append(true).open(&self.path);
-        rows.file = Some(file.map_err(|error| durable::naming(&self.path, &error))?);
-        rows.appended = 0;
+        appended.file = Some(file.map_err(|error| durable::naming(&self.path, &error))?);
+        appended.rows = 0;
         Ok(())
+    }
+}
+
+impl Rows {
+    fn insert(&mut self, key: Key, row: Row) -> Option<Row> {
+        let before = self.of.insert(key, row);
+        self.count(before, false);
+        self.count(Some(row), true);
+        before
+    }
+
+    fn remove(&mut self, key: Key) -> Option<Row> {
+        let before = self.of.remove(&key);
+        self.count(before, false);
+        before
+    }
+
+    fn count(&mut self, row: Option<Row>, more: bool) {
+        if row.is_some_and(|row| !row.state.is_bound()) {
+            self.unbound = if more { self.unbound + 1 } else { self.unbound.saturating_sub(1) };
+        }
+    }
+
+    fn keep(&mut self, counts: impl Fn(&Row) -> bool) {
+        self.of.retain(|_, row| counts(row));
+        self.unbound = self.of.values().filter(|row| !row.state.is_bound()).count();
+    }
+
+    /// Makes room for a row in this state; `known` is the row that it replaces.
+    fn make_room(&mut self, known: Option<Row>, state: Delivered, now: Time) -> io::Result<()> {
+        if known.is_some_and(|known| known.state.is_bound() == state.is_bound()) {
+            return Ok(());
+        }
+        if !state.is_bound() {
+            if self.unbound >= MAX_UNBOUND {
+                self.forget_the_older_half();
+            }
+            return Ok(());
+        }
+        if self.of.len() - self.unbound >= MAX_ROWS {
+            self.keep(|row| counts(row, now));
+            if self.of.len() - self.unbound >= MAX_ROWS {
+                return Err(io::Error::other("too many targets wait for their verification"));
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_the_older_half(&mut self) {
+        let unbound = self.of.values().filter(|row| !row.state.is_bound());
+        let mut times: Vec<Time> = unbound.map(|row| row.since).collect();
+        times.sort_unstable();
+        let Some(middle) = times.get(times.len() / 2).copied() else { return };
+        self.keep(|row| row.state.is_bound() || row.since > middle);
     }
 }
 
@@ -178,12 +293,9 @@ fn counts(row: &Row, now: Time) -> bool {
 
 /// Encodes a row; without a row, a deletion of the earlier one.
 fn bytes_of(key: Key, row: Option<Row>) -> [u8; ROW] {
-    let none = Row { length: None, gap: 0, suspect: false, since: Time::from_millis(0) };
-    let state: u8 = match row {
-        None => 0,
-        Some(Row { suspect: false, .. }) => 1,
-        Some(_) => 2,
-    };
+    let since = Time::from_millis(0);
+    let none = Row { length: None, gap: 0, state: Delivered::Given, since };
+    let state = row.map_or(0, |row| row.state as u8);
     let row = row.unwrap_or(none);
     let fields = key
         .0
@@ -216,7 +328,13 @@ fn rows_of(bytes: &[u8]) -> impl Iterator<Item = (Key, Option<Row>)> {
         let row = Row {
             length: (length != UNKNOWN).then_some(length),
             gap: u64::from_be_bytes(*gap),
-            suspect: *state == 2,
+            state: match *state {
+                0 | 1 => Delivered::Given,
+                2 => Delivered::Suspect,
+                3 => Delivered::Unbound,
+                4 => Delivered::Spent,
+                _ => return None,
+            },
             since: Time::from_millis(i64::from_be_bytes(*since)),
         };
         Some((Key(*key), (*state != 0).then_some(row)))
@@ -244,16 +362,18 @@ mod tests {
         first.refused(key(2)).unwrap();
         first.refused(key(3)).unwrap();
         first.given(key(4), Some(9), 9).unwrap();
-        first.verified(key(4));
+        assert!(first.remove(key(4)));
+        first.write(key(4), false).unwrap();
         let again = open(&data, &clock);
         for number in 1..=4 {
             assert_eq!(again.get(key(number)), first.get(key(number)), "{number}");
         }
         assert_eq!(again.get(key(1)).map(|row| (row.length, row.gap)), Some((Some(1 << 20), 7)));
-        assert!(again.get(key(2)).unwrap().suspect && again.get(key(3)).unwrap().suspect);
+        let suspect = |number| again.get(key(number)).unwrap().state == Delivered::Suspect;
+        assert!(suspect(2) && suspect(3));
         assert_eq!(again.get(key(4)), None, "it was verified");
         again.given(key(2), Some(5), 5).unwrap();
-        assert!(again.get(key(2)).unwrap().suspect, "only a verified body ends that");
+        assert!(suspect(2), "only a verified body ends that");
         clock.advance(UNVERIFIED_FOR);
         assert_eq!(again.get(key(1)), None);
     }
@@ -293,5 +413,49 @@ mod tests {
         assert_eq!(size(), (ROW * MAX_ROWS) as u64);
         clock.advance(UNVERIFIED_FOR);
         rows.given(key(255), Some(1), 1).unwrap();
+    }
+    #[test]
+    fn files_that_no_promise_bound_take_no_room_from_promised_ones() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let rows = open(&data, &clock);
+        rows.given(key(1), Some(9), 9).unwrap();
+        rows.put(key(2), Some(9), 9, Delivered::Unbound).unwrap();
+        for number in 0..MAX_UNBOUND {
+            clock.advance(Duration::from_millis(1));
+            let mut name = [3; 32];
+            name[..8].copy_from_slice(&number.to_be_bytes());
+            rows.put(Key(name), Some(1), 1, Delivered::Spent).unwrap();
+        }
+        let unbound = hold(&rows.rows).unbound;
+        assert!((MAX_UNBOUND / 2..MAX_UNBOUND).contains(&unbound), "{unbound}");
+        assert_eq!(rows.get(key(2)), None, "the older ones are forgotten");
+        rows.put(key(2), Some(9), 9, Delivered::Unbound).unwrap();
+        rows.given(key(2), Some(9), 9).unwrap();
+        assert_eq!(hold(&rows.rows).unbound, unbound, "it is bound now");
+        rows.flush();
+        let again = open(&data, &clock);
+        assert_eq!(hold(&again.rows).unbound, unbound);
+        for number in [1, 2] {
+            assert_eq!(again.get(key(number)).unwrap().state, Delivered::Given, "{number}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_late_is_what_counts_by_then() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let rows = open(&data, &clock);
+        rows.put(key(1), Some(9), 9, Delivered::Unbound).unwrap();
+        rows.put(key(1), Some(9), 9, Delivered::Spent).unwrap();
+        assert_eq!(open(&data, &clock).get(key(1)), None, "it is not written yet");
+        let rows = open(&data, &clock);
+        rows.put(key(1), Some(9), 9, Delivered::Unbound).unwrap();
+        rows.put(key(1), Some(9), 9, Delivered::Spent).unwrap();
+        rows.write(key(1), false).unwrap();
+        rows.write(key(1), false).unwrap();
+        assert_eq!(open(&data, &clock).get(key(1)).unwrap().state, Delivered::Spent);
+        let rows = open(&data, &clock);
+        assert!(rows.remove(key(1)) && !rows.remove(key(1)));
+        rows.flush();
+        assert_eq!(open(&data, &clock).get(key(1)), None);
     }
 }

@@ -108,6 +108,7 @@ impl Store {
         self.claims.flush(&self.paths.marks);
         self.state.flush();
         self.rejections.flush();
+        self.unverified.flush();
     }
 
     /// Closes the store cleanly, so that the next start is quick. Later queries are answered from the records.
@@ -119,6 +120,7 @@ impl Store {
             self.reading.stopped.store(true, Ordering::Relaxed);
             self.claims.flush(&self.paths.marks);
             self.state.flush();
+            self.unverified.flush();
             return;
         }
         *hold(&self.counts.access_written) = None;
