@@ -20,6 +20,7 @@ mod late;
 mod parts;
 mod reader;
 mod share;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -36,7 +37,7 @@ use tokio::sync::{Notify, watch};
 pub use beside::{Beside, GivenRange};
 pub use end::End;
 use gap::Hold;
-pub use gap::GAP;
+pub use gap::{GAP, HELD_WHOLE};
 pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use late::Asking;
 pub use late::{Late, Place};
@@ -45,6 +46,7 @@ pub use parts::{Ahead, LEAST_PART};
 pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
+pub use stored::{Agreement, Unvouched};
 use window::Readers;
 pub use writer::Body;
 

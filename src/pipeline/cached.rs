@@ -427,7 +427,7 @@ impl Pipeline {
 
     /// Answers from the store; `None` if the blob is missing after all.
     pub(super) async fn reply_stored(
-        &self,
+        self: &Arc<Self>,
         connection: &Connection,
         asked: &Asked,
         task: &Task,
@@ -441,7 +441,8 @@ impl Pipeline {
             let first = reply::first_given(asked, &stored.entry.head, stored.entry.size);
             match self.open_blob(stored.entry.blob, first).await {
                 Ok(opened) => {
-                    opened.map(|(blob, chunk)| Some(Source::Blob(Arc::new(blob), chunk)))?
+                    let (blob, chunk) = opened?;
+                    Some(self.source_of(task, stored, Arc::new(blob), chunk))
                 }
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
                     let why = Why::new(Cause::Busy, format!("{}: {error}", task.target));

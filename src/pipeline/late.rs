@@ -24,14 +24,15 @@ use hyper::{Response, StatusCode, header};
 use super::Pipeline;
 use super::bound::{Bound, Fault, promised_meanwhile};
 use super::content_coding::is_coded;
+use super::lookup::Stored;
 use super::task::Task;
 use crate::digest::{Algorithm, Hashing};
-use crate::ecosystem::Kind;
 use crate::entry::Head;
-use crate::flight::{self, Binds, Late, Place};
+use crate::flight::{self, Agreement, Binds, Late, Place};
 use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
-use crate::reply::{Body, Cut, Line};
+use crate::reply::{Body, Cut, Line, Source};
+use crate::store::Blob;
 
 /// How many bytes are hashed at a time. Fewer are not worth handing to another thread.
 const BATCH: usize = 128 << 10;
@@ -66,10 +67,7 @@ impl Pipeline {
         let bound = self.bound_by(task, client, reason);
         let head = judged_by(&response);
         let whole = head.status != StatusCode::PARTIAL_CONTENT && !is_coded(&head);
-        let known = task.known().is_some_and(|known| match known.resource.kind {
-            Kind::Artifact(_) => true,
-            Kind::Index => !task.is_snapshot_root(),
-        });
+        let known = task.may_be_promised();
         // The digest in the name may come to be believed.
         let named = self.expectation_of(&bound.task).algorithms();
         let wanted = || bound.task.wanted(named.with(Algorithm::Sha512));
@@ -104,6 +102,37 @@ impl Pipeline {
             });
             LateBody { frames: frames.boxed(), left: length }.boxed_unsync()
         })
+    }
+}
+
+impl Pipeline {
+    /// Where the bytes of a stored body come from: `blob`, of which `chunk` was read. If no promise vouches for the body, one may
+    /// come while it is given, or after its client left.
+    pub(super) fn source_of(
+        self: &Arc<Self>,
+        task: &Task,
+        stored: &Stored,
+        blob: Arc<Blob>,
+        chunk: Option<(u64, Bytes)>,
+    ) -> Source {
+        let size = stored.entry.size;
+        if stored.proof.rank.is_strong() || !task.may_be_promised() || size <= flight::HELD_WHOLE {
+            return Source::Blob(blob, chunk);
+        }
+        let binds = self.later_promises(task);
+        // As with a fill: the body may be given longer than larder runs.
+        let pipeline = Arc::downgrade(self);
+        let (of, entry) = (task.clone(), Arc::clone(&stored.entry));
+        let agrees = Arc::new(move || {
+            let Some(pipeline) = pipeline.upgrade() else { return Agreement::Undecided };
+            match pipeline.judged(&of, &entry, &mut None) {
+                Some(today) if today.rank.is_strong() => Agreement::Vouched,
+                Some(_) => Agreement::Undecided,
+                None => Agreement::Contradicted,
+            }
+        });
+        let unvouched = self.flights.gaps().watch_stored(task.bare(), size, (binds, agrees));
+        Source::Unvouched(blob, chunk, Box::new(unvouched))
     }
 }
 

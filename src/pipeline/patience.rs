@@ -47,7 +47,7 @@ pub(super) struct Waiting<'a> {
 impl Pipeline {
     /// Waits for `answer`. If that takes too long, the response is the stored copy, if there is one that can be read.
     pub(super) async fn or_copy<T>(
-        &self,
+        self: &Arc<Self>,
         answer: impl Future<Output = T> + Send,
         waiting: &Waiting<'_>,
         (call, asked): (&Call, &Asked),
@@ -142,7 +142,7 @@ impl Pipeline {
     /// Gives a stored copy because its origin is down or takes too long; `None` if the copy cannot be read, or may not be given
     /// any more.
     pub(super) async fn stand_in(
-        &self,
+        self: &Arc<Self>,
         connection: &Connection,
         asked: &Asked,
         task: &Task,

@@ -139,6 +139,14 @@ impl Task {
             && self.artifact().is_none()
     }
 
+    /// Whether an index may promise its body, now or later.
+    pub(super) fn may_be_promised(&self) -> bool {
+        self.known().is_some_and(|known| match known.resource.kind {
+            Kind::Artifact(_) => true,
+            Kind::Index => !self.is_snapshot_root(),
+        })
+    }
+
     /// What it is, or may be.
     pub(super) fn known(&self) -> Option<&Recognition> {
         self.recognition.as_ref().or(self.likely.as_ref())

@@ -12,7 +12,7 @@ use hyper::header::HeaderValue;
 use super::range::Span;
 use super::{Body, Cut, Line, empty};
 use crate::digest::hex;
-use crate::flight::Reader;
+use crate::flight::{Reader, Unvouched};
 use crate::outcome::cause::{Cause, Why};
 use crate::store::{Blob, CHUNK};
 
@@ -21,6 +21,8 @@ use crate::store::{Blob, CHUNK};
 pub enum Source {
     /// A stored blob, and the chunk of it that was read to check it, with its number.
     Blob(Arc<Blob>, Option<(u64, Bytes)>),
+    /// The same, of a body that no promise vouches for.
+    Unvouched(Arc<Blob>, Option<(u64, Bytes)>, Box<Unvouched>),
     /// A flight under way.
     Flight(Reader),
 }
@@ -30,29 +32,44 @@ impl Source {
     async fn next(&mut self, at: u64, end: u64) -> Result<Option<Bytes>, Cut> {
         match self {
             Self::Flight(reader) => reader.next(at, end).await.map_err(|broken| Cut(broken.reason)),
-            Self::Blob(blob, first) => {
-                let end = end.min(blob.size());
-                if at >= end {
-                    return Ok(None);
+            Self::Blob(blob, first) => of_blob(blob, first, at, end).await,
+            Self::Unvouched(blob, first, unvouched) => {
+                let bytes = of_blob(blob, first, at, end).await?;
+                if let Some(bytes) = &bytes {
+                    let given = unvouched.give(at, at + bytes.len() as u64);
+                    given.await.map_err(|broken| Cut(broken.reason))?;
                 }
-                let number = at / CHUNK;
-                let chunk = match first.take().filter(|(first, _)| *first == number) {
-                    Some((_, chunk)) => chunk,
-                    None => chunk(Arc::clone(blob), number).await?,
-                };
-                let start = number * CHUNK;
-                let to = end.min(start + chunk.len() as u64);
-                let (Ok(from), Ok(to)) = (usize::try_from(at - start), usize::try_from(to - start))
-                else {
-                    return Err(damaged("the stored body is too long for this machine"));
-                };
-                if from >= to {
-                    return Err(damaged("the stored body is shorter than its entry says"));
-                }
-                Ok(Some(chunk.slice(from..to)))
+                Ok(bytes)
             }
         }
     }
+}
+
+/// Bytes of a blob from `at` on, before `end`; `None` at its end. `first`: the chunk that was read already, with its number.
+async fn of_blob(
+    blob: &Arc<Blob>,
+    first: &mut Option<(u64, Bytes)>,
+    at: u64,
+    end: u64,
+) -> Result<Option<Bytes>, Cut> {
+    let end = end.min(blob.size());
+    if at >= end {
+        return Ok(None);
+    }
+    let number = at / CHUNK;
+    let chunk = match first.take().filter(|(first, _)| *first == number) {
+        Some((_, chunk)) => chunk,
+        None => chunk(Arc::clone(blob), number).await?,
+    };
+    let start = number * CHUNK;
+    let to = end.min(start + chunk.len() as u64);
+    let (Ok(from), Ok(to)) = (usize::try_from(at - start), usize::try_from(to - start)) else {
+        return Err(damaged("the stored body is too long for this machine"));
+    };
+    if from >= to {
+        return Err(damaged("the stored body is shorter than its entry says"));
+    }
+    Ok(Some(chunk.slice(from..to)))
 }
 
 async fn chunk(blob: Arc<Blob>, number: u64) -> Result<Bytes, Cut> {

@@ -2,6 +2,7 @@
 //! on nothing of the rest is given before a body is verified, however the client asks for it.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::Frame;
@@ -77,12 +78,27 @@ enum Fate {
     Restarted,
     /// Its origin breaks it off before the promise.
     BrokenBefore,
+    /// The same, and larder is restarted before the promise.
+    RestartedBefore,
+}
+
+impl Fate {
+    fn is_before(self) -> bool {
+        matches!(self, Self::BrokenBefore | Self::RestartedBefore)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_lacks_when_a_promise_comes_is_withheld_until_a_body_is_verified() {
     for first in [First::Pass, First::Part, First::Coded, First::Fill] {
-        for fate in [Fate::Idle, Fate::Left, Fate::Broken, Fate::Restarted, Fate::BrokenBefore] {
+        for fate in [
+            Fate::Idle,
+            Fate::Left,
+            Fate::Broken,
+            Fate::Restarted,
+            Fate::BrokenBefore,
+            Fate::RestartedBefore,
+        ] {
             // A client of a fill that is idle joins that fill, and its origin is the one that decides.
             if first == First::Fill && matches!(fate, Fate::Idle | Fate::Left) {
                 continue;
@@ -117,7 +133,7 @@ async fn lacked(first: First, fate: Fate, promised: bool) -> usize {
     feed(&origin, &wrong[start..LENGTH - LEFT]).await;
     let mut got = opening.await.unwrap().unwrap();
     assert!(got.read(LENGTH - LEFT - start).await, "nothing is withheld before a promise comes");
-    if promised && fate != Fate::BrokenBefore {
+    if promised && !fate.is_before() {
         publish(&world, "demo", &path, &right).await;
     }
     match fate {
@@ -126,12 +142,15 @@ async fn lacked(first: First, fate: Fate, promised: bool) -> usize {
             drop(got);
             origin.closed().await;
         }
-        Fate::Broken | Fate::Restarted | Fate::BrokenBefore => {
+        Fate::Broken | Fate::Restarted | Fate::BrokenBefore | Fate::RestartedBefore => {
             origin.send(Err(io::Error::other("the test cuts here"))).await.unwrap();
             assert!(!got.rest().await.is_complete());
         }
     }
-    if promised && fate == Fate::BrokenBefore {
+    if fate == Fate::RestartedBefore {
+        world.restart(|_| {}).await;
+    }
+    if promised && fate.is_before() {
         publish(&world, "demo", &path, &right).await;
     }
     if fate == Fate::Restarted {
@@ -207,55 +226,133 @@ async fn a_part_that_was_complete_before_a_promise_is_not_completed_to_a_wrong_f
     }
 }
 
-/// A client leaves when larder has sent all of a body, and its end is still in buffers. An index that promises another body comes
-/// before that client asks for the end.
+/// A body of which larder has sent all, and whose end is still in buffers when its client leaves.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sent {
+    /// The answer to the client's own request.
+    Passed,
+    /// A fill.
+    Filled,
+    /// A stored body, long after it was filled.
+    Stored,
+}
+
+/// An index that promises another body comes before the client asks for the end, and larder may be restarted before that.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_that_a_client_lacks_of_a_complete_body_is_withheld_once_it_is_promised() {
-    const LARGE: usize = 12 * MIB;
-    const LACKS: usize = 1000;
-    for first in [First::Fill, First::Pass] {
-        for promised in [true, false] {
-            let world = World::new().await;
-            let right = noise(6, LARGE);
-            let path = plain_wheel("demo");
-            let gate = Gate::closed();
-            let page = Page::new(flipped(&right)).etag("v1");
-            let held = page.clone().fault(Fault::Hold(MIB, gate.clone()));
-            let begun = std::sync::atomic::AtomicBool::new(false);
-            let url = world.origin.script(&path, move |asked| {
-                let is_part = asked.headers().contains_key(header::RANGE);
-                let is_first = !is_part && !begun.swap(true, std::sync::atomic::Ordering::SeqCst);
-                let mut page = if is_part || is_first { page.clone() } else { held.clone() };
-                let answer = page.answer(asked.method(), asked.headers());
-                async move { answer }
-            });
-            let mut got = first.ask(&world, &url, 0).open().await.unwrap();
-            assert!(got.read(LARGE - LACKS).await);
-            if promised {
-                publish(&world, "demo", &path, &right).await;
+    for sent in [Sent::Passed, Sent::Filled, Sent::Stored] {
+        for restarted in [false, true] {
+            for promised in [true, false] {
+                let got = end_of(sent, restarted, promised).await;
+                let case = format!("{sent:?}, restarted: {restarted}");
+                assert_eq!(got, if promised { 0 } else { LACKS }, "{case}");
             }
-            drop(got);
-            let range = format!("{}-", LARGE - LACKS);
-            let rest = tokio::spawn(world.client.get(&url).range(&range).send());
-            if promised {
-                let fill = || async { world.origin.asked(&path).len() >= 2 };
-                eventually("a fill has begun", fill).await;
-                // It is answered only after larder has decided about the range before it.
-                world.client.get(&url).range("0-0").send().await.complete();
-                gate.open();
-            }
-            let rest = rest.await.unwrap();
-            let got = if rest.status == 206 { rest.body.len() } else { 0 };
-            let case = format!("{first:?}: {} {got}", rest.status);
-            assert_eq!(got, if promised { 0 } else { LACKS }, "{case}");
         }
     }
+}
+
+const LARGE: usize = 12 * MIB;
+const LACKS: usize = 1000;
+
+/// How many of the bytes that the client lacks it is given in the end.
+async fn end_of(sent: Sent, restarted: bool, promised: bool) -> usize {
+    let mut world = World::new().await;
+    let right = noise(6, LARGE);
+    let path = plain_wheel("demo");
+    let gate = Gate::closed();
+    let page = Page::new(flipped(&right)).etag("v1");
+    let held = page.clone().fault(Fault::Hold(MIB, gate.clone()));
+    let begun = std::sync::atomic::AtomicBool::new(false);
+    let url = world.origin.script(&path, move |asked| {
+        let is_part = asked.headers().contains_key(header::RANGE);
+        let is_first = !is_part && !begun.swap(true, std::sync::atomic::Ordering::SeqCst);
+        let mut page = if is_part || is_first { page.clone() } else { held.clone() };
+        let answer = page.answer(asked.method(), asked.headers());
+        async move { answer }
+    });
+    if sent == Sent::Stored {
+        world.fetch(&url).await;
+        world.proxy.clock.advance(Duration::from_hours(25));
+    }
+    let ask = world.client.get(&url);
+    let ask = if sent == Sent::Passed { ask.header(ODD, "1") } else { ask };
+    let mut got = ask.open().await.unwrap();
+    assert!(got.read(LARGE - LACKS).await);
+    let asked = world.origin.asked(&path).len();
+    if promised && !restarted {
+        publish(&world, "demo", &path, &right).await;
+    }
+    drop(got);
+    if restarted {
+        world.restart(|_| {}).await;
+        if promised {
+            publish(&world, "demo", &path, &right).await;
+        }
+    }
+    let range = format!("{}-", LARGE - LACKS);
+    let rest = tokio::spawn(world.client.get(&url).range(&range).send());
+    if promised {
+        let fill = || async { world.origin.asked(&path).len() > asked };
+        eventually("a fill has begun", fill).await;
+        // It is answered only after larder has decided about the range before it.
+        world.client.get(&url).range("0-0").send().await.complete();
+    }
+    gate.open();
+    let rest = rest.await.unwrap();
+    if rest.status == 206 { rest.body.len() } else { 0 }
+}
+
+/// A stored body that is given while an index comes that promises another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_body_is_cut_when_a_promise_that_comes_contradicts_it() {
+    for h2 in [false, true] {
+        for range in [None, Some(MIB)] {
+            for promised in [Promised::Nothing, Promised::Other, Promised::This] {
+                let world = World::new().await;
+                let right = noise(7, LARGE);
+                let body = match promised {
+                    Promised::This => right.clone(),
+                    Promised::Nothing | Promised::Other => Bytes::from(flipped(&right)),
+                };
+                let path = plain_wheel("demo");
+                let url = world.origin.put(&path, Page::new(body.clone()).etag("v1"));
+                world.fetch(&url).await;
+                let start = range.unwrap_or(0);
+                let ask = match range {
+                    Some(start) => world.client.get(&url).range(&format!("{start}-")),
+                    None => world.client.get(&url),
+                };
+                let mut got = if h2 { ask.h2() } else { ask }.open().await.unwrap();
+                assert!(got.read(MIB).await);
+                assert_eq!(world.origin.asked(&path).len(), 1, "it is stored");
+                if promised != Promised::Nothing {
+                    publish(&world, "demo", &path, &right).await;
+                }
+                let got = got.rest().await;
+                let case = format!("h2: {h2}, {range:?}, {promised:?}: {}", got.body.len());
+                if promised == Promised::Other {
+                    assert!(!got.is_complete() && got.body.len() < LARGE - start, "{case}");
+                    let spans = [(start, start + got.body.len())];
+                    assert!(missing(LARGE, &spans) >= GAP, "{case}");
+                } else {
+                    assert!(got.is_complete() && got.body == body[start..], "{case}");
+                }
+            }
+        }
+    }
+}
+
+/// What an index says of a stored body.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Promised {
+    Nothing,
+    Other,
+    This,
 }
 
 /// A range that is fetched beside a fill is bound by a promise that comes as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_range_beside_a_fill_is_held_back_when_a_promise_comes() {
-    const LARGE: usize = 12 * MIB;
     for promised in [true, false] {
         let world = World::new().await;
         let right = noise(2, LARGE);
