@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::net::{IpAddr, Ipv6Addr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
@@ -276,6 +277,17 @@ pub fn raise() -> Option<u64> {
             tracing::warn!(%error, limit = ?limit.current, "cannot raise the number of open files");
             limit.current
         }
+    }
+}
+
+/// The unit that counts as one client: an IPv4 address, or an IPv6 /64 network, because whoever has one address of such a network
+/// has all of them.
+pub fn client(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+        }
+        address @ IpAddr::V4(_) => address,
     }
 }
 

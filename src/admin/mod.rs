@@ -18,6 +18,7 @@ pub mod ca;
 pub mod keys;
 mod named;
 pub mod page;
+mod queries;
 pub mod question;
 pub mod remote;
 pub(crate) mod setup;
@@ -34,8 +35,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use self::queries::Queries;
 use self::question::Setting;
 use self::stay::Stays;
 use crate::authority::Authority;
@@ -76,7 +78,7 @@ pub struct Running {
     draining: AtomicBool,
     settings: ArcSwap<Vec<Setting>>,
     stays: Stays,
-    queries: Arc<Semaphore>,
+    queries: Arc<Queries>,
 }
 
 impl Running {
@@ -97,7 +99,7 @@ impl Running {
             draining: AtomicBool::new(false),
             settings: ArcSwap::default(),
             stays: Stays::default(),
-            queries: Arc::new(Semaphore::new(remote::AT_ONCE)),
+            queries: Arc::default(),
         }
     }
 

@@ -28,8 +28,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::ext::ReasonPhrase;
 use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use tokio::sync::OwnedSemaphorePermit;
 
+use super::queries::QueryPlace;
 use super::question::Question;
 use super::setup::Script;
 use super::usage::{Usage, wants_html};
@@ -93,7 +93,7 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
         "/-/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting or draining\n"),
         "/-/metrics" => metrics(admin).await,
         _ if let Some(question) = remote::question(path, request.uri().query()) => {
-            asked(admin, running, question).await
+            asked(admin, running, question, peer).await
         }
         _ if path.starts_with(PROBE) => {
             let token = path.strip_prefix(PROBE).unwrap_or_default();
@@ -110,7 +110,7 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
 /// An answer, and its place among the answers that larder holds in memory at a time.
 struct HeldAnswer {
     lines: Vec<u8>,
-    _place: OwnedSemaphorePermit,
+    _place: QueryPlace,
 }
 
 impl AsRef<[u8]> for HeldAnswer {
@@ -120,7 +120,12 @@ impl AsRef<[u8]> for HeldAnswer {
 }
 
 /// Answers a question that every client may ask.
-async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Response<Body> {
+async fn asked(
+    admin: &Arc<Admin>,
+    running: &Running,
+    question: Question,
+    peer: SocketAddr,
+) -> Response<Body> {
     // A job's token is a secret, so its holder may ask even if queries are off.
     let open = admin.config.get().clients.queries || matches!(question, Question::Tally { .. });
     if !open {
@@ -131,7 +136,7 @@ async fn asked(admin: &Arc<Admin>, running: &Running, question: Question) -> Res
         // A tally is small and found at once, so that no job has to wait for the queries of other clients.
         return answer(StatusCode::OK, JSON_LINES, admin.answer_everybody(&question));
     }
-    let Ok(place) = Arc::clone(&running.queries).try_acquire_owned() else {
+    let Some(place) = running.queries.take(peer.ip()) else {
         let line = "too many queries at a time; try again in a moment\n";
         return text(StatusCode::SERVICE_UNAVAILABLE, line);
     };
@@ -256,6 +261,7 @@ fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Res
 
 #[cfg(test)]
 mod tests {
+    use super::super::queries::AT_ONCE_EACH;
     use super::*;
     use crate::authority::Authority;
     use crate::clock::Clock;
@@ -353,21 +359,23 @@ mod tests {
     /// An answer has up to 32 MiB, and a client may never read it.
     #[tokio::test]
     async fn a_long_answer_keeps_its_place_until_its_bytes_are_gone() {
+        const ONE: &str = "192.0.2.1:1";
         let (_data, admin) = admin();
-        let ask = || {
+        let ask = |from: &str| {
             let request = Request::get("/-/stats").body(()).unwrap();
-            page(&admin, request, "127.0.0.1:1".parse().unwrap())
+            page(&admin, request, from.parse().unwrap())
         };
         let mut answers = Vec::new();
-        for _ in 0..remote::AT_ONCE {
-            answers.push(ask().await);
+        for _ in 0..AT_ONCE_EACH {
+            answers.push(ask(ONE).await);
         }
         assert!(answers.iter().all(|answer| answer.status() == StatusCode::OK), "the control");
-        assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ask(ONE).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ask("192.0.2.2:1").await.status(), StatusCode::OK, "another client");
         let bytes = answers.remove(0).into_body().collect().await.unwrap().to_bytes();
-        assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE, "on their way");
+        assert_eq!(ask(ONE).await.status(), StatusCode::SERVICE_UNAVAILABLE, "on their way");
         drop(bytes);
-        assert_eq!(ask().await.status(), StatusCode::OK);
+        assert_eq!(ask(ONE).await.status(), StatusCode::OK);
     }
 
     #[tokio::test]

@@ -17,9 +17,6 @@ use crate::outcome::recent::Event;
 /// The longest answer, in bytes: about a hundred thousand entries.
 const MOST: usize = 32 << 20;
 
-/// Queries at a time. Each may walk the whole store on a thread of its own.
-pub(super) const AT_ONCE: usize = 4;
-
 /// The prefix of a job's token.
 const JOB: &str = "/-/job/";
 

@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::totals::Totals;
+use crate::limits;
 
 /// The user name of the proxy login that identifies a job; its password is the job's token.
 pub const LOGIN: &str = "larder-job";
@@ -154,19 +155,13 @@ struct Known {
 enum By {
     /// The operator, through larder's socket.
     Operator,
-    /// A client at this address. Of an IPv6 address only the /64 network is kept, because a client that has one address of it
-    /// has all of them.
+    /// A client at this address ([`limits::client`]).
     Client(IpAddr),
 }
 
 impl By {
     fn client(address: IpAddr) -> Self {
-        Self::Client(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
-            }
-            address @ IpAddr::V4(_) => address,
-        })
+        Self::Client(limits::client(address))
     }
 }
 

@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -30,7 +30,7 @@ use super::activity::{Activity, Quiet, now};
 use super::buffered::Buffered;
 use super::grant::Refusal;
 use crate::config::Clients;
-use crate::limits::{LOOKS_EVERY, PATIENCE, PLACES, Reading};
+use crate::limits::{LOOKS_EVERY, PATIENCE, PLACES, Reading, client};
 
 /// The most connections in the lobby. One address may have a quarter of them. Beyond these limits a new connection closes the one
 /// that has been there longest without a request.
@@ -516,17 +516,6 @@ const fn must_be_quiet(quiet: Quiet) -> Duration {
         Quiet::Kept => QUIET,
         Quiet::Tunnel => QUIET_TUNNEL,
         Quiet::Asking => QUIET_ASKING,
-    }
-}
-
-/// The unit that counts as one client: an IPv4 address, or an IPv6 /64 network.
-fn client(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let network = u128::from(v6) & !u128::from(u64::MAX);
-            IpAddr::V6(Ipv6Addr::from(network))
-        }
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
