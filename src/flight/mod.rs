@@ -23,6 +23,8 @@ mod share;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod union;
 mod window;
 mod writer;
 
@@ -36,8 +38,8 @@ use tokio::sync::{Notify, watch};
 
 pub use beside::{Beside, GivenRange};
 pub use end::End;
-use gap::Hold;
 pub use gap::{GAP, HELD_WHOLE};
+use gap::{Gap, Hold};
 pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use late::Asking;
 pub use late::{Late, Place};
@@ -95,6 +97,8 @@ struct BodyHold {
     hold: Hold,
     /// Whether bytes of it were given before it was judged.
     gave: bool,
+    /// Whether a client was given bytes of its end without those before, while no promise bound it.
+    gave_end: bool,
 }
 
 /// Whether a promise with authority vouches for a body.
@@ -148,7 +152,13 @@ impl Flight {
                 window: VecDeque::new(),
                 window_start: 0,
                 parts: Parts::default(),
-                holding: BodyHold { binds: false, held: false, hold: Hold::Gap, gave: false },
+                holding: BodyHold {
+                    binds: false,
+                    held: false,
+                    hold: Hold::Gap,
+                    gave: false,
+                    gave_end: false,
+                },
                 besides: Some(Vec::new()),
                 verified: false,
                 told: false,
@@ -313,7 +323,7 @@ impl Flight {
 
     /// Ends the flight. Only the first end counts.
     pub fn finish(&self, end: End) {
-        let (verdict, late) = {
+        let (verdict, gave_end, late) = {
             let mut shared = self.lock();
             if shared.end.is_some() {
                 return;
@@ -330,10 +340,15 @@ impl Flight {
             };
             let length = shared.answered.as_ref().and_then(|answered| answered.length);
             let unbound = verdict == Verdict::Unverified && !shared.holding.binds;
-            (verdict, unbound.then_some((length, shared.holding.hold)))
+            let gave_end = verdict == Verdict::Whole && shared.holding.gave_end;
+            (verdict, gave_end, unbound.then_some((length, shared.holding.hold)))
         };
         match late {
             Some((length, hold)) => self.end_unbound(length, hold),
+            None if gave_end => {
+                self.share.with(Gap::spend);
+                self.share.end(Verdict::Unverified);
+            }
             None => self.share.end(verdict),
         }
         self.wake();

@@ -122,6 +122,11 @@ impl Reader {
                     let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
                     if shared.verified || !shared.holding.held || limit() > at {
                         shared.told = true;
+                        let late_end = shared.note_range(at, end);
+                        drop(shared);
+                        if let Some(length) = late_end {
+                            self.flight.note_late_range(length, at, end);
+                        }
                         return Opened::Answered(answered);
                     }
                     self.wait(&mut shared, at);
@@ -201,8 +206,11 @@ impl Reader {
                 Step::Window(bytes) => at + bytes.len() as u64,
                 Step::Wait | Step::End | Step::Broken(_) => at,
             };
-            if !shared.verified {
+            if !shared.verified && to > at {
                 gap.note(at, to);
+                if !shared.holding.held && shared.holding.hold == Hold::Whole {
+                    gap.spend();
+                }
             }
             (step, to)
         });
