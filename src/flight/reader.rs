@@ -163,6 +163,9 @@ impl Reader {
         }
         loop {
             self.flight.bind_before_reading().await;
+            if let Some(contradicted) = self.flight.contradicted() {
+                return Err(contradicted);
+            }
             match self.step(at, end) {
                 Step::Wait => self.next_change().await,
                 Step::End => return Ok(None),
