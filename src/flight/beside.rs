@@ -129,7 +129,7 @@ impl Flight {
         }
         let beside = Arc::new(Beside::new(start, end));
         shared.holding.gave = true;
-        let _open = shared.note_range(start, end);
+        let _open = self.note_range(&shared, start, end);
         shared.besides.as_mut()?.push(Arc::clone(&beside));
         Some(beside)
     }

@@ -40,7 +40,7 @@ pub(super) enum Hold {
 
 /// The length of the body whose bytes are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Length {
+pub(super) enum Length {
     /// There is no body yet.
     #[default]
     NoBody,
@@ -51,7 +51,7 @@ enum Length {
 }
 
 impl Length {
-    fn of(announced: Option<u64>) -> Self {
+    pub(super) fn of(announced: Option<u64>) -> Self {
         announced.map_or(Self::Unknown, Self::Known)
     }
 

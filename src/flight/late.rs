@@ -102,23 +102,20 @@ impl Flight {
     }
 }
 
-impl Shared {
-    /// Notes that a client is given the bytes from `at` to before `end`, which may be those of the end without those before. If no
-    /// promise binds the body, its gap does not withhold what that client lacks. Returns the length of the body if its share has
-    /// ended, so that this must be noted with another one.
-    pub(super) fn note_range(&mut self, at: u64, end: u64) -> Option<u64> {
-        let unbound = !self.holding.binds && self.vouched == Vouched::No;
-        let length = self.answered.as_ref().and_then(|answered| answered.length);
-        let length = length.unwrap_or_else(|| self.have.max(at));
+impl Flight {
+    /// Notes that a client is given the bytes from `at` to before `end`, which may be those of the end without those before.
+    /// Returns the length of the body if its share has ended, so that this must be noted with another one.
+    pub(super) fn note_range(&self, shared: &Shared, at: u64, end: u64) -> Option<u64> {
+        let unbound = !shared.holding.binds && shared.vouched == Vouched::No;
+        let length = shared.answered.as_ref().and_then(|answered| answered.length);
+        let length = length.unwrap_or_else(|| shared.have.max(at));
         if at == 0 || !unbound || length <= HELD_WHOLE || end <= own_start(length) {
             return None;
         }
-        self.holding.gave_end = true;
-        self.end.is_some().then_some(length)
+        self.share.give_end();
+        shared.end.is_some().then_some(length)
     }
-}
 
-impl Flight {
     /// Notes a range that is given of a body whose share has ended.
     pub(super) fn note_late_range(&self, length: u64, at: u64, end: u64) {
         let place = Place { start: Some(0), length: Some(length) };

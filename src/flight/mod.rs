@@ -38,8 +38,8 @@ use tokio::sync::{Notify, watch};
 
 pub use beside::{Beside, GivenRange};
 pub use end::End;
+use gap::Hold;
 pub use gap::{GAP, HELD_WHOLE};
-use gap::{Gap, Hold};
 pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
 use late::Asking;
 pub use late::{Late, Place};
@@ -99,8 +99,6 @@ struct BodyHold {
     hold: Hold,
     /// Whether bytes of it were given before it was judged.
     gave: bool,
-    /// Whether a client was given bytes of its end without those before, while no promise bound it.
-    gave_end: bool,
 }
 
 /// Whether a promise with authority vouches for a body.
@@ -154,13 +152,7 @@ impl Flight {
                 window: VecDeque::new(),
                 window_start: 0,
                 parts: Parts::default(),
-                holding: BodyHold {
-                    binds: false,
-                    held: false,
-                    hold: Hold::Gap,
-                    gave: false,
-                    gave_end: false,
-                },
+                holding: BodyHold { binds: false, held: false, hold: Hold::Gap, gave: false },
                 besides: Some(Vec::new()),
                 verified: false,
                 told: false,
@@ -326,7 +318,7 @@ impl Flight {
 
     /// Ends the flight. Only the first end counts.
     pub fn finish(&self, end: End) {
-        let (verdict, gave_end, late) = {
+        let (verdict, late) = {
             let mut shared = self.lock();
             if shared.end.is_some() {
                 return;
@@ -343,15 +335,10 @@ impl Flight {
             };
             let length = shared.answered.as_ref().and_then(|answered| answered.length);
             let unbound = verdict == Verdict::Unverified && !shared.holding.binds;
-            let gave_end = verdict == Verdict::Whole && shared.holding.gave_end;
-            (verdict, gave_end, unbound.then_some((length, shared.holding.hold)))
+            (verdict, unbound.then_some((length, shared.holding.hold)))
         };
         match late {
             Some((length, hold)) => self.end_unbound(length, hold),
-            None if gave_end => {
-                self.share.with(Gap::spend);
-                self.share.end(Verdict::Unverified);
-            }
             None => self.share.end(verdict),
         }
         self.wake();

@@ -122,7 +122,7 @@ impl Reader {
                     let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
                     if shared.verified || !shared.holding.held || limit() > at {
                         shared.told = true;
-                        let late_end = shared.note_range(at, end);
+                        let late_end = self.flight.note_range(&shared, at, end);
                         drop(shared);
                         if let Some(length) = late_end {
                             self.flight.note_late_range(length, at, end);

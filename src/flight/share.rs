@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocking;
-use super::gap::{Gap, HELD_WHOLE, Hold, own_start};
+use super::gap::{Gap, HELD_WHOLE, Hold, Length, own_start};
 use crate::clock::Time;
 use crate::store::{Delivered, Unverified};
 use crate::target::{Key, Target};
@@ -42,7 +42,7 @@ struct TargetGap {
     /// Whether bytes were given of a body that was not verified, and no body was verified since.
     unverified: bool,
     /// The announced length of the bodies that were given whole and that no promise vouched for, if none was verified since.
-    whole: Option<Option<u64>>,
+    whole: Length,
     /// What is recorded of it.
     noted: Option<Noted>,
     /// When that was recorded.
@@ -82,6 +82,8 @@ pub(super) struct Share {
     length: AtomicU64,
     /// Changes only while the gap is locked.
     ended: AtomicBool,
+    /// Whether a client was given bytes of the end without those before, while no promise bound the body.
+    gave_end: AtomicBool,
 }
 
 impl Gaps {
@@ -100,8 +102,9 @@ impl Gaps {
             let noted =
                 row.map(|row| Noted { length: row.length, gap: gap.start(), state: row.state });
             // A client of such a body lacks bytes of the gap, however the body ended.
-            let whole = row.filter(|row| row.state == Delivered::Unbound).map(|row| row.length);
+            let whole = row.filter(|row| row.state == Delivered::Unbound);
             let unverified = row.is_some() && whole.is_none();
+            let whole = whole.map(|row| Length::of(row.length)).unwrap_or_default();
             let noted_at = row.map_or_else(|| self.unverified.now(), |row| row.since);
             let gap = TargetGap { gap, unverified, whole, noted, noted_at };
             Users { count: 0, gap: Arc::new(Mutex::new(gap)) }
@@ -109,8 +112,9 @@ impl Gaps {
         users.count += 1;
         let gap = Arc::clone(&users.gap);
         drop(of);
-        let (length, ended) = (AtomicU64::new(UNKNOWN), AtomicBool::new(false));
-        Share { gaps: Arc::clone(self), key, gap, length, ended }
+        let (ended, gave_end) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (gaps, length) = (Arc::clone(self), AtomicU64::new(UNKNOWN));
+        Share { gaps, key, gap, length, ended, gave_end }
     }
 
     /// Writes what is not written yet, as larder does when it stops.
@@ -278,6 +282,12 @@ impl Share {
         &self.gaps
     }
 
+    /// A client is given bytes of the end without those before, and no promise binds the body: its gap does not withhold what that
+    /// client lacks.
+    pub(super) fn give_end(&self) {
+        self.gave_end.store(true, Ordering::Relaxed);
+    }
+
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Relaxed)
     }
@@ -290,14 +300,18 @@ impl Share {
         }
         match verdict {
             Verdict::Verified => {
-                (gap.unverified, gap.whole) = (false, None);
+                (gap.unverified, gap.whole) = (false, Length::NoBody);
                 gap.gap.trust();
             }
             Verdict::Unverified => gap.unverified = true,
+            Verdict::Whole if self.gave_end.load(Ordering::Relaxed) => {
+                gap.gap.spend();
+                gap.unverified = true;
+            }
             Verdict::Whole if gap.gap.has_given() => {
                 let length = self.length.load(Ordering::Relaxed);
-                let length = Some(length).filter(|length| *length != UNKNOWN);
-                gap.whole = Some(gap.whole.map_or(length, |before| of_both(before, length)));
+                let length = Length::of(Some(length).filter(|length| *length != UNKNOWN));
+                gap.whole = of_both(gap.whole, length);
             }
             Verdict::Whole | Verdict::Ungiven => {}
         }
@@ -325,20 +339,21 @@ impl Share {
         if gap.unverified {
             return self.note_unbound(gap);
         }
-        let noted = |gap: &TargetGap| gap.noted.is_some() || gap.gap.is_worth_a_note();
-        match gap.whole {
+        let (length, start) = match gap.whole {
             // A client may lack the end of such a body, so that is where the gap stays. A small body is held back whole.
-            Some(length) if length.map_or_else(|| noted(gap), |length| length > HELD_WHOLE) => {
-                let start = length.map_or(0, own_start);
+            Length::Known(length) if length > HELD_WHOLE => {
+                let start = own_start(length);
                 // If the gap of that body had moved, other clients lack what it withheld. One gap cannot withhold both places; of
                 // a target with a record without a length, all bodies are held back whole.
-                let moved =
-                    length.is_some() && gap.gap.length() == length && gap.gap.start() != start;
-                let (length, start) = if moved { (None, 0) } else { (length, start) };
-                self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
+                let moved = gap.gap.length() == Some(length) && gap.gap.start() != start;
+                if moved { (None, 0) } else { (Some(length), start) }
             }
-            _ => self.gaps.unverified.remove(self.key),
-        }
+            Length::Unknown if gap.noted.is_some() || gap.gap.is_worth_a_note() => (None, 0),
+            Length::NoBody | Length::Known(_) | Length::Unknown => {
+                return self.gaps.unverified.remove(self.key);
+            }
+        };
+        self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
     }
 
     /// A body was verified while other bodies of the target are arriving: the record says again what these gave and may give.
@@ -360,13 +375,18 @@ impl Drop for Share {
 }
 
 /// The length for which two bodies that were given whole are remembered. Clients may lack the ends of both, in two places; then
-/// it is none, and all bodies of the target are held back whole. A small body is held back whole anyway.
-fn of_both(one: Option<u64>, other: Option<u64>) -> Option<u64> {
-    let is_small = |length: Option<u64>| length.is_some_and(|length| length <= HELD_WHOLE);
-    match (is_small(one), is_small(other)) {
-        (true, _) => other,
-        (false, true) => one,
-        (false, false) => one.filter(|_| one == other),
+/// it is unknown, and all bodies of the target are held back whole. A small body is held back whole anyway.
+fn of_both(one: Length, other: Length) -> Length {
+    let counts = |length| match length {
+        Length::NoBody => false,
+        Length::Known(length) => length > HELD_WHOLE,
+        Length::Unknown => true,
+    };
+    match (counts(one), counts(other)) {
+        (false, _) => other,
+        (true, false) => one,
+        (true, true) if one == other => one,
+        (true, true) => Length::Unknown,
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::gap::{Gap, Hold, own_start};
+use super::gap::{Hold, own_start};
 use super::late::{Late, Place};
 use super::share::{Gaps, Share, Verdict};
 use super::{GAP, HELD_WHOLE};
@@ -38,10 +38,9 @@ enum Way {
     Fill {
         share: Share,
         hold: Hold,
-        held: bool,
+        back: bool,
         binds: bool,
         have: u64,
-        gave_end: bool,
     },
 }
 
@@ -121,22 +120,21 @@ impl Model {
         let bytes = announced.then_some(length * BLOCK);
         let from = u64::from(from) % length;
         let (way, at) = match kind % 5 {
-            // larder asks for the whole of what is promised, and holds it back as it does with a fill.
-            0 | 1 if self.promised => return,
+            // larder asks for the whole of what is promised, and holds it back as it does with a fill. A contradicted body is no
+            // hit.
+            0..=2 if self.promised => return,
             0 => (Way::Late(self.late(Some(0), bytes), 0), 0),
             1 => {
                 let start = (from % 2 == 0).then_some(from * BLOCK);
                 (Way::Late(self.late(start, Some(length * BLOCK)), from), from)
             }
-            // A contradicted body is no hit.
-            2 if self.promised => return,
             2 => (Way::Stored(self.late(Some(0), Some(length * BLOCK))), from / 2 * 2),
             _ => {
                 let share = self.gaps.share(&self.target);
                 let hold = share.begin(bytes, self.promised);
-                let held = self.promised || share.is_suspect();
+                let back = self.promised || share.is_suspect();
                 let binds = self.promised;
-                (Way::Fill { share, hold, held, binds, have: 0, gave_end: false }, 0)
+                (Way::Fill { share, hold, back, binds, have: 0 }, 0)
             }
         };
         let client = usize::from(client) % CLIENTS;
@@ -174,36 +172,7 @@ impl Model {
                 let end = late.give(transfer.at * BLOCK, to * BLOCK, to * BLOCK);
                 (transfer.at, end / BLOCK)
             }
-            Way::Fill { share, hold, held, binds, have, gave_end } => {
-                let announced = transfer.announced.then_some(transfer.length * BLOCK);
-                if promised && !*binds {
-                    (*hold, *held, *binds) = (share.bind(announced, *hold), true, true);
-                }
-                // A reader anywhere; parts arrive ahead of the fill.
-                let at = u64::from(from) % transfer.length;
-                let end = (at + 1 + u64::from(count) % 40).min(transfer.length);
-                *have = (*have).max(end);
-                if *held && *hold == Hold::Gap {
-                    share.make_way(announced, at * BLOCK, end * BLOCK);
-                }
-                let given = share.with(|gap| {
-                    let (from, to) = (at * BLOCK, end * BLOCK);
-                    let limit = match hold {
-                        _ if gap.is_suspect() => from,
-                        _ if !*held => to,
-                        Hold::Gap => gap.limit(from, to, *have * BLOCK),
-                        Hold::Whole => from,
-                    };
-                    gap.note(from, limit);
-                    if limit > from && !*held && *hold == Hold::Whole {
-                        gap.spend();
-                    }
-                    limit
-                });
-                let gap = own_start(transfer.length * BLOCK);
-                *gave_end |= at > 0 && !*binds && end * BLOCK > gap;
-                (at, given.div_ceil(BLOCK))
-            }
+            Way::Fill { .. } => read(transfer, promised, count, from),
         };
         let given = blocks(start, end);
         transfer.at = transfer.at.max(end);
@@ -237,14 +206,10 @@ impl Model {
             Way::Stored(late) if given == blocks(0, transfer.length) => late.is_right(false),
             Way::Stored(mut late) if promised => late.bind(),
             Way::Stored(late) => drop(late),
-            Way::Fill { share, hold, binds, gave_end, .. } => {
+            Way::Fill { share, hold, binds, .. } => {
                 let announced = transfer.announced.then_some(transfer.length * BLOCK);
-                let complete = lost % 2 == 0;
+                let complete = lost.is_multiple_of(2);
                 match (complete, promised) {
-                    (true, false) if gave_end => {
-                        share.with(Gap::spend);
-                        share.end(Verdict::Unverified);
-                    }
                     (true, false) => share.end(Verdict::Whole),
                     (true, true) if binds => {
                         share.refuse();
@@ -331,6 +296,40 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// A reader of a fill begins at `from`. Returns the blocks that it is given, from the first to before the last.
+fn read(transfer: &mut Transfer, promised: bool, count: u8, from: u8) -> (u64, u64) {
+    let Way::Fill { share, hold, back, binds, have } = &mut transfer.way else { return (0, 0) };
+    let announced = transfer.announced.then_some(transfer.length * BLOCK);
+    if promised && !*binds {
+        (*hold, *back, *binds) = (share.bind(announced, *hold), true, true);
+    }
+    let at = u64::from(from) % transfer.length;
+    let end = (at + 1 + u64::from(count) % 40).min(transfer.length);
+    // Parts arrive ahead of the fill.
+    *have = (*have).max(end);
+    if *back && *hold == Hold::Gap {
+        share.make_way(announced, at * BLOCK, end * BLOCK);
+    }
+    if at > 0 && !*binds && end * BLOCK > own_start(transfer.length * BLOCK) {
+        share.give_end();
+    }
+    let (from, to) = (at * BLOCK, end * BLOCK);
+    let given = share.with(|gap| {
+        let limit = match hold {
+            _ if gap.is_suspect() => from,
+            _ if !*back => to,
+            Hold::Gap => gap.limit(from, to, *have * BLOCK),
+            Hold::Whole => from,
+        };
+        gap.note(from, limit);
+        if limit > from && !*back && *hold == Hold::Whole {
+            gap.spend();
+        }
+        limit
+    });
+    (at, given.div_ceil(BLOCK))
 }
 
 fn gaps(data: &tempfile::TempDir, file: usize, clock: &Clock) -> Arc<Gaps> {

@@ -448,7 +448,7 @@ mod tests {
         let rows = Unverified::open(path.clone(), clock.clone()).unwrap();
         rows.given(key(1), Some(9), 9).unwrap();
         std::fs::remove_dir_all(&directory).unwrap();
-        File::create(&directory).unwrap();
+        durable::write(&directory, b"", 0o600).unwrap();
         assert!(rows.write_anew(&mut hold(&rows.file)).is_err());
         assert!(rows.given(key(2), Some(9), 9).is_err(), "it is not on disk");
         std::fs::remove_file(&directory).unwrap();
