@@ -118,6 +118,9 @@ impl Flight {
             };
             if limit == end {
                 gap.note(start, end);
+                if !back && hold == Hold::Whole {
+                    gap.spend();
+                }
             }
             limit == end
         });
@@ -126,6 +129,7 @@ impl Flight {
         }
         let beside = Arc::new(Beside::new(start, end));
         shared.holding.gave = true;
+        let _open = self.note_range(&shared, start, end);
         shared.besides.as_mut()?.push(Arc::clone(&beside));
         Some(beside)
     }

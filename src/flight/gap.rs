@@ -40,7 +40,7 @@ pub(super) enum Hold {
 
 /// The length of the body whose bytes are given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Length {
+pub(super) enum Length {
     /// There is no body yet.
     #[default]
     NoBody,
@@ -51,7 +51,7 @@ enum Length {
 }
 
 impl Length {
-    fn of(announced: Option<u64>) -> Self {
+    pub(super) fn of(announced: Option<u64>) -> Self {
         announced.map_or(Self::Unknown, Self::Known)
     }
 
@@ -213,13 +213,15 @@ impl Gap {
         self.given.splice(from..to.max(from), [merged]);
     }
 
-    /// Notes that bytes were given of which it is unknown where in the body they are.
-    pub(super) fn note_somewhere(&mut self) {
+    /// Notes that the gap does not withhold what every client lacks: it is unknown where bytes were given; or they were given, to
+    /// a request that no promise bound, of a body with another length, which ends elsewhere; or of the end alone.
+    pub(super) fn spend(&mut self) {
         (self.fixed, self.overflowed) = (true, true);
     }
 
-    /// Notes that bytes of another body, or of a part, were given: of unknown length, these may have been in the gap.
-    pub(super) fn note_beside(&mut self) {
+    /// Notes that bytes of a part were given to a request that no promise bound: of unknown length, these may have been in the
+    /// gap.
+    pub(super) fn note_part(&mut self) {
         self.overflowed |= self.body.known().is_none();
     }
 
@@ -231,8 +233,10 @@ impl Gap {
     /// Whether what was given must be remembered when no body arrives. A body of up to [`HELD_WHOLE`] bytes is held back whole
     /// as soon as a promise binds it.
     pub(super) fn is_worth_a_note(&self) -> bool {
-        let to = || self.given.last().map_or(0, |span| span.1);
-        self.has_given() && (self.overflowed || self.body.known().unwrap_or_else(to) > HELD_WHOLE)
+        // The bytes may be those of a longer body, given beside this one.
+        let to = self.given.last().map_or(0, |span| span.1);
+        let length = self.body.known().unwrap_or_default().max(to);
+        self.has_given() && (self.overflowed || length > HELD_WHOLE)
     }
 
     fn was_given(&self, start: u64, end: u64) -> bool {
@@ -344,7 +348,7 @@ mod tests {
         assert!(!gap.is_spent());
         assert_eq!(gap.hold(Some(MIB)), Hold::Whole, "all other bodies are held back whole");
         // A range that no promise bound gave the end meanwhile.
-        gap.note_beside();
+        gap.note_part();
         assert!(gap.is_spent());
     }
 

@@ -7,10 +7,10 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::gap::Hold;
+use super::gap::{HELD_WHOLE, Hold, own_start};
 use super::intake::Binds;
 use super::share::{Gaps, Share, Verdict};
-use super::{Answered, BodyHold, Flight, blocking, off_thread};
+use super::{Answered, BodyHold, Flight, Shared, Vouched, blocking, off_thread};
 use crate::target::Target;
 
 /// The callback that says whether a promise that binds the body has appeared; empty until the fill begins.
@@ -102,6 +102,28 @@ impl Flight {
     }
 }
 
+impl Flight {
+    /// Notes that a client is given the bytes from `at` to before `end`, which may be those of the end without those before.
+    /// Returns the length of the body if its share has ended, so that this must be noted with another one.
+    pub(super) fn note_range(&self, shared: &Shared, at: u64, end: u64) -> Option<u64> {
+        let unbound = !shared.holding.binds && shared.vouched == Vouched::No;
+        let length = shared.answered.as_ref().and_then(|answered| answered.length);
+        let length = length.unwrap_or_else(|| shared.have.max(at));
+        if at == 0 || !unbound || length <= HELD_WHOLE || end <= own_start(length) {
+            return None;
+        }
+        self.share.give_end();
+        shared.end.is_some().then_some(length)
+    }
+
+    /// Notes a range that is given of a body whose share has ended.
+    pub(super) fn note_late_range(&self, length: u64, at: u64, end: u64) {
+        let place = Place { start: Some(0), length: Some(length) };
+        let late = self.share.gaps().join_unbound(&self.target, place);
+        late.give(at, end.min(length), length);
+    }
+}
+
 /// The share in the gap of its target that a body takes although no promise binds it yet. If it is dropped without a verdict, the
 /// body counts as not verified.
 #[derive(Debug)]
@@ -151,12 +173,16 @@ impl Late {
         }
         self.share.with(|gap| {
             let to = if self.binds { gap.limit(at, end, have) } else { end };
-            if !self.binds && to > at && (self.hold == Hold::Whole || !is_whole) {
-                gap.note_beside();
+            if !self.binds && to > at {
+                if self.hold == Hold::Whole {
+                    gap.spend();
+                } else if !is_whole {
+                    gap.note_part();
+                }
             }
             match self.place.start {
                 Some(start) => gap.note(start.saturating_add(at), start.saturating_add(to)),
-                None if to > at => gap.note_somewhere(),
+                None if to > at => gap.spend(),
                 None => {}
             }
             to

@@ -23,6 +23,8 @@ mod share;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod union;
 mod window;
 mod writer;
 
@@ -46,7 +48,8 @@ pub use parts::{Ahead, LEAST_PART};
 pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
-pub use stored::{Agreement, Unvouched};
+use stored::Agreeing;
+pub use stored::{Agreement, Agrees, Unvouched};
 use window::Readers;
 pub use writer::Body;
 
@@ -81,6 +84,7 @@ pub struct Flight {
     moved: Notify,
     /// Says whether a promise that binds the body has appeared. Readers check it too: it also binds bytes that are in the file.
     asking: Asking,
+    agreeing: Agreeing,
     handed: Mutex<Option<Answer>>,
 }
 
@@ -161,6 +165,7 @@ impl Flight {
             changed: watch::Sender::new(0),
             moved: Notify::new(),
             asking: Asking::default(),
+            agreeing: Agreeing::default(),
             handed: Mutex::new(None),
         }
     }

@@ -122,6 +122,11 @@ impl Reader {
                     let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
                     if shared.verified || !shared.holding.held || limit() > at {
                         shared.told = true;
+                        let late_end = self.flight.note_range(&shared, at, end);
+                        drop(shared);
+                        if let Some(length) = late_end {
+                            self.flight.note_late_range(length, at, end);
+                        }
                         return Opened::Answered(answered);
                     }
                     self.wait(&mut shared, at);
@@ -158,6 +163,9 @@ impl Reader {
         }
         loop {
             self.flight.bind_before_reading().await;
+            if let Some(contradicted) = self.flight.contradicted() {
+                return Err(contradicted);
+            }
             match self.step(at, end) {
                 Step::Wait => self.next_change().await,
                 Step::End => return Ok(None),
@@ -201,8 +209,11 @@ impl Reader {
                 Step::Window(bytes) => at + bytes.len() as u64,
                 Step::Wait | Step::End | Step::Broken(_) => at,
             };
-            if !shared.verified {
+            if !shared.verified && to > at {
                 gap.note(at, to);
+                if !shared.holding.held && shared.holding.hold == Hold::Whole {
+                    gap.spend();
+                }
             }
             (step, to)
         });

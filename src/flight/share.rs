@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocking;
-use super::gap::{Gap, HELD_WHOLE, Hold, own_start};
+use super::gap::{Gap, HELD_WHOLE, Hold, Length, own_start};
+use crate::clock::Time;
 use crate::store::{Delivered, Unverified};
 use crate::target::{Key, Target};
 
@@ -40,10 +41,12 @@ struct TargetGap {
     gap: Gap,
     /// Whether bytes were given of a body that was not verified, and no body was verified since.
     unverified: bool,
-    /// The announced length of a body that was given whole and that no promise vouched for, if none was verified since.
-    whole: Option<Option<u64>>,
+    /// The announced length of the bodies that were given whole and that no promise vouched for, if none was verified since.
+    whole: Length,
     /// What is recorded of it.
     noted: Option<Noted>,
+    /// When that was recorded.
+    noted_at: Time,
 }
 
 /// What is recorded of a target.
@@ -79,6 +82,8 @@ pub(super) struct Share {
     length: AtomicU64,
     /// Changes only while the gap is locked.
     ended: AtomicBool,
+    /// Whether a client was given bytes of the end without those before, while no promise bound the body.
+    gave_end: AtomicBool,
 }
 
 impl Gaps {
@@ -97,16 +102,19 @@ impl Gaps {
             let noted =
                 row.map(|row| Noted { length: row.length, gap: gap.start(), state: row.state });
             // A client of such a body lacks bytes of the gap, however the body ended.
-            let whole = row.filter(|row| row.state == Delivered::Unbound).map(|row| row.length);
+            let whole = row.filter(|row| row.state == Delivered::Unbound);
             let unverified = row.is_some() && whole.is_none();
-            let gap = TargetGap { gap, unverified, whole, noted };
+            let whole = whole.map(|row| Length::of(row.length)).unwrap_or_default();
+            let noted_at = row.map_or_else(|| self.unverified.now(), |row| row.since);
+            let gap = TargetGap { gap, unverified, whole, noted, noted_at };
             Users { count: 0, gap: Arc::new(Mutex::new(gap)) }
         });
         users.count += 1;
         let gap = Arc::clone(&users.gap);
         drop(of);
-        let (length, ended) = (AtomicU64::new(UNKNOWN), AtomicBool::new(false));
-        Share { gaps: Arc::clone(self), key, gap, length, ended }
+        let (ended, gave_end) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (gaps, length) = (Arc::clone(self), AtomicU64::new(UNKNOWN));
+        Share { gaps, key, gap, length, ended, gave_end }
     }
 
     /// Writes what is not written yet, as larder does when it stops.
@@ -182,12 +190,12 @@ impl Share {
         let start = place.unwrap_or_else(|| gap.gap.start());
         let noted = Some(Noted { length, gap: start, state: Delivered::Given });
         // Another body may have begun in the place of the recorded one, before any byte was given.
-        if gap.noted == noted {
+        if gap.noted == noted && !self.gaps.unverified.is_old(gap.noted_at) {
             return Hold::Gap;
         }
         match self.gaps.unverified.given(self.key, length, start) {
             Ok(()) => {
-                gap.noted = noted;
+                (gap.noted, gap.noted_at) = (noted, self.gaps.unverified.now());
                 Hold::Gap
             }
             Err(error) => {
@@ -216,21 +224,28 @@ impl Share {
 
     /// Records what was given of bodies that no promise binds; returns whether that must be written.
     fn note_unbound(&self, gap: &mut TargetGap) -> bool {
-        let bound = gap
-            .noted
-            .is_some_and(|noted| matches!(noted.state, Delivered::Given | Delivered::Suspect));
-        if bound || !gap.gap.is_worth_a_note() {
-            return false;
-        }
         let spent = gap.gap.is_spent();
-        let state = if spent { Delivered::Spent } else { Delivered::Unbound };
-        self.record(gap, Noted { length: gap.gap.length(), gap: gap.gap.start(), state })
+        match gap.noted {
+            // Nothing is given.
+            Some(Noted { state: Delivered::Suspect, .. }) => false,
+            Some(noted) if noted.state == Delivered::Given => {
+                // Bytes of the recorded gap may have been given to requests that no promise bound.
+                let state = if spent { Delivered::Spent } else { Delivered::Given };
+                self.record(gap, Noted { state, ..noted })
+            }
+            _ if !gap.gap.is_worth_a_note() => false,
+            _ => {
+                let state = if spent { Delivered::Spent } else { Delivered::Unbound };
+                self.record(gap, Noted { length: gap.gap.length(), gap: gap.gap.start(), state })
+            }
+        }
     }
 
+    /// Records this, if it is news, or if the record would soon be too old; returns whether it must be written.
     fn record(&self, gap: &mut TargetGap, noted: Noted) -> bool {
-        let changes = gap.noted != Some(noted);
+        let changes = gap.noted != Some(noted) || self.gaps.unverified.is_old(gap.noted_at);
         if changes {
-            gap.noted = Some(noted);
+            (gap.noted, gap.noted_at) = (Some(noted), self.gaps.unverified.now());
             // There is always room for a file that no promise binds.
             let Noted { length, gap, state } = noted;
             let _put = self.gaps.unverified.put(self.key, length, gap, state);
@@ -256,10 +271,21 @@ impl Share {
         gap.gap.suspect();
         gap.unverified = true;
         let noted = Noted { length: None, gap: 0, state: Delivered::Suspect };
-        gap.noted = Some(noted);
+        (gap.noted, gap.noted_at) = (Some(noted), self.gaps.unverified.now());
         if let Err(error) = self.gaps.unverified.refused(self.key) {
             tracing::error!(%error, "that a target is suspect could not be stored, and is remembered only until larder stops");
         }
+    }
+
+    /// The gaps of all targets.
+    pub(super) fn gaps(&self) -> &Arc<Gaps> {
+        &self.gaps
+    }
+
+    /// A client is given bytes of the end without those before, and no promise binds the body: its gap does not withhold what that
+    /// client lacks.
+    pub(super) fn give_end(&self) {
+        self.gave_end.store(true, Ordering::Relaxed);
     }
 
     fn has_ended(&self) -> bool {
@@ -274,13 +300,18 @@ impl Share {
         }
         match verdict {
             Verdict::Verified => {
-                (gap.unverified, gap.whole) = (false, None);
+                (gap.unverified, gap.whole) = (false, Length::NoBody);
                 gap.gap.trust();
             }
             Verdict::Unverified => gap.unverified = true,
+            Verdict::Whole if self.gave_end.load(Ordering::Relaxed) => {
+                gap.gap.spend();
+                gap.unverified = true;
+            }
             Verdict::Whole if gap.gap.has_given() => {
                 let length = self.length.load(Ordering::Relaxed);
-                gap.whole = Some(Some(length).filter(|length| *length != UNKNOWN));
+                let length = Length::of(Some(length).filter(|length| *length != UNKNOWN));
+                gap.whole = of_both(gap.whole, length);
             }
             Verdict::Whole | Verdict::Ungiven => {}
         }
@@ -290,10 +321,12 @@ impl Share {
             users.count = users.count.saturating_sub(1);
             users.count == 0
         });
-        let changed = last && self.remember(&mut gap);
-        if last {
+        let changed = if last {
             of.remove(&self.key);
-        }
+            self.remember(&mut gap)
+        } else {
+            verdict == Verdict::Verified && self.forget_suspicion(&mut gap)
+        };
         drop(of);
         drop(gap);
         if changed {
@@ -304,30 +337,56 @@ impl Share {
     /// Records what must be remembered when no body of the target is arriving; returns whether that must be written.
     fn remember(&self, gap: &mut TargetGap) -> bool {
         if gap.unverified {
-            let spent = gap.gap.is_spent();
-            return match gap.noted {
-                // Bytes of the recorded gap were given to requests that no promise bound.
-                Some(noted) if noted.state == Delivered::Given && spent => {
-                    self.record(gap, Noted { state: Delivered::Spent, ..noted })
-                }
-                _ => self.note_unbound(gap),
-            };
+            return self.note_unbound(gap);
         }
-        let noted = |gap: &TargetGap| gap.noted.is_some() || gap.gap.is_worth_a_note();
-        match gap.whole {
+        let (length, start) = match gap.whole {
             // A client may lack the end of such a body, so that is where the gap stays. A small body is held back whole.
-            Some(length) if length.map_or_else(|| noted(gap), |length| length > HELD_WHOLE) => {
-                let start = length.map_or(0, own_start);
-                self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
+            Length::Known(length) if length > HELD_WHOLE => {
+                let start = own_start(length);
+                // If the gap of that body had moved, other clients lack what it withheld. One gap cannot withhold both places; of
+                // a target with a record without a length, all bodies are held back whole.
+                let moved = gap.gap.length() == Some(length) && gap.gap.start() != start;
+                if moved { (None, 0) } else { (Some(length), start) }
             }
-            _ => self.gaps.unverified.remove(self.key),
+            Length::Unknown if gap.noted.is_some() || gap.gap.is_worth_a_note() => (None, 0),
+            Length::NoBody | Length::Known(_) | Length::Unknown => {
+                return self.gaps.unverified.remove(self.key);
+            }
+        };
+        self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
+    }
+
+    /// A body was verified while other bodies of the target are arriving: the record says again what these gave and may give.
+    /// Returns whether that must be written.
+    fn forget_suspicion(&self, gap: &mut TargetGap) -> bool {
+        if gap.noted.is_none_or(|noted| noted.state != Delivered::Suspect) {
+            return false;
         }
+        self.gaps.unverified.remove(self.key);
+        let state = if gap.gap.is_spent() { Delivered::Spent } else { Delivered::Given };
+        self.record(gap, Noted { length: gap.gap.length(), gap: gap.gap.start(), state })
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
         self.end(Verdict::Unverified);
+    }
+}
+
+/// The length for which two bodies that were given whole are remembered. Clients may lack the ends of both, in two places; then
+/// it is unknown, and all bodies of the target are held back whole. A small body is held back whole anyway.
+fn of_both(one: Length, other: Length) -> Length {
+    let counts = |length| match length {
+        Length::NoBody => false,
+        Length::Known(length) => length > HELD_WHOLE,
+        Length::Unknown => true,
+    };
+    match (counts(one), counts(other)) {
+        (false, _) => other,
+        (true, false) => one,
+        (true, true) if one == other => one,
+        (true, true) => Length::Unknown,
     }
 }
 

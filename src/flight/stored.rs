@@ -1,32 +1,43 @@
-//! Stored bodies that no promise vouches for, on their way to a client.
+//! Complete bodies that no promise vouches for, on their way to a client.
 //!
-//! A promise may name other bytes while such a body is given, or after its client left. What is given of it is noted as with a
-//! body from the origin (promise P3), and a body that a new promise contradicts is cut.
+//! A promise may name other bytes while such a body is given, or after its client left. So a body that a new promise contradicts
+//! is cut, whether it is stored or its fill has ended and its readers have not. What is given of a stored body is noted as with a
+//! body from the origin (promise P3).
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use super::intake::Binds;
 use super::late::{Late, Place};
 use super::reader::Broken;
 use super::share::Gaps;
-use super::{blocking, off_thread};
+use super::{Flight, Vouched, blocking, off_thread};
 use crate::outcome::cause::Cause;
 use crate::target::Target;
 
-/// What the promises say about a stored body.
+/// What the promises say about a complete body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agreement {
     /// One vouches for it.
     Vouched,
     /// None contradicts it.
     Undecided,
-    /// One names other bytes.
+    /// One names other bytes, or cannot be compared with it now.
     Contradicted,
 }
 
-/// Says what the promises say about the body now.
-pub(super) type Agrees = Arc<dyn Fn() -> Agreement + Send + Sync>;
+/// Says what the promises say about a body now. It is called before each piece is given, so it must be quick while no promise has
+/// changed.
+pub type Agrees = Arc<dyn Fn() -> Agreement + Send + Sync>;
+
+/// Says what the promises say about the body of a flight once that is complete; empty until then.
+#[derive(Default)]
+pub(super) struct Agreeing(Mutex<Option<Agrees>>);
+
+impl fmt::Debug for Agreeing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Agreeing")
+    }
+}
 
 /// A stored body that no promise vouched for when its client asked.
 pub struct Unvouched {
@@ -37,7 +48,6 @@ pub struct Unvouched {
     given: u64,
     /// Whether any byte was given.
     gave: bool,
-    binds: Binds,
     agrees: Agrees,
     target: Target,
 }
@@ -48,11 +58,11 @@ impl Gaps {
         self: &Arc<Self>,
         target: &Target,
         length: u64,
-        (binds, agrees): (Binds, Agrees),
+        agrees: Agrees,
     ) -> Unvouched {
         let place = Place { start: Some(0), length: Some(length) };
         let (late, target) = (Some(self.join_unbound(target, place)), target.clone());
-        Unvouched { late, length, given: 0, gave: false, binds, agrees, target }
+        Unvouched { late, length, given: 0, gave: false, agrees, target }
     }
 }
 
@@ -60,14 +70,18 @@ impl Unvouched {
     /// Notes that the bytes from `at` to before `end` are given now. `Err`: they must not be given, because a promise that came
     /// meanwhile names other bytes.
     pub async fn give(&mut self, at: u64, end: u64) -> Result<(), Broken> {
-        if self.late.is_some() && (self.binds)() {
+        if self.late.is_some() {
             let agreement = (self.agrees)();
             if agreement != Agreement::Undecided
                 && let Some(late) = self.late.take()
             {
                 if agreement == Agreement::Contradicted {
-                    let _done = off_thread(move || bound(late)).await;
-                    return Err(self.contradicted());
+                    if self.gave {
+                        let _done = off_thread(move || bound(late)).await;
+                    } else {
+                        late.gave_nothing();
+                    }
+                    return Err(contradicted(&self.target));
                 }
                 late.is_right(true);
             }
@@ -81,14 +95,13 @@ impl Unvouched {
         }
         Ok(())
     }
+}
 
-    fn contradicted(&self) -> Broken {
-        let target = &self.target;
-        let reason = format!(
-            "{target}: an index that came meanwhile names another file than the stored one; ask again"
-        );
-        Broken::new(Cause::Promise, reason)
-    }
+fn contradicted(target: &Target) -> Broken {
+    let reason = format!(
+        "{target}: an index that came meanwhile promises it, and does not vouch for the bytes that larder was giving; ask again"
+    );
+    Broken::new(Cause::Promise, reason)
 }
 
 /// A promise contradicts the body, and bytes of it were given.
@@ -105,8 +118,8 @@ impl Drop for Unvouched {
             late.is_right(false);
         } else {
             // Its client may ask for the rest.
-            let (binds, agrees) = (Arc::clone(&self.binds), Arc::clone(&self.agrees));
-            blocking(move || match if binds() { agrees() } else { Agreement::Undecided } {
+            let agrees = Arc::clone(&self.agrees);
+            blocking(move || match agrees() {
                 Agreement::Vouched => late.is_right(true),
                 Agreement::Contradicted => bound(late),
                 Agreement::Undecided => drop(late),
@@ -118,5 +131,33 @@ impl Drop for Unvouched {
 impl fmt::Debug for Unvouched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Unvouched({}, {} of {} bytes)", self.target, self.given, self.length)
+    }
+}
+
+impl Flight {
+    /// The body is complete and was judged: from now on `agrees` says what the promises say about it. Its readers may need longer
+    /// than its fill. What they were given is recorded in the gap of its target when the flight ends.
+    pub fn compare_later(&self, agrees: Agrees) {
+        *self.agreeing.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(agrees);
+    }
+
+    /// Why nothing more of the complete body may be given: a promise that came meanwhile names other bytes.
+    pub(super) fn contradicted(&self) -> Option<Broken> {
+        let unvouched = {
+            let shared = self.lock();
+            shared.verified && shared.vouched == Vouched::No
+        };
+        if !unvouched {
+            return None;
+        }
+        let agrees = self.agreeing.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        match agrees() {
+            Agreement::Vouched => {
+                self.vouch();
+                None
+            }
+            Agreement::Undecided => None,
+            Agreement::Contradicted => Some(contradicted(&self.target)),
+        }
     }
 }

@@ -391,7 +391,7 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
         (broken(), true, Some(Hold::Gap)),
         (refused(), true, Some(Hold::Whole)),
         (refused(), false, Some(Hold::Whole)),
-        // The controls: verified, or no byte given.
+        // The controls: vouched for, or no byte given.
         (End::Given, true, None),
         (broken(), false, None),
     ] {
@@ -405,6 +405,9 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
         }
         if matches!(first, End::Refused(_)) {
             world.lead.flight.suspect().await;
+        }
+        if matches!(first, End::Given) {
+            world.lead.flight.vouch();
         }
         world.lead.flight.finish(first.clone());
         let World { data, lead, flights, .. } = world;

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -26,13 +26,15 @@ use super::bound::{Bound, Fault, promised_meanwhile};
 use super::content_coding::is_coded;
 use super::lookup::Stored;
 use super::task::Task;
-use crate::digest::{Algorithm, Hashing};
+use crate::clock::Time;
+use crate::digest::{Algorithm, Digest, Digests, Hashing};
 use crate::entry::Head;
-use crate::flight::{self, Agreement, Binds, Late, Place};
+use crate::flight::{self, Agreement, Agrees, Binds, Flight, Late, Place};
 use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{Body, Cut, Line, Source};
 use crate::store::Blob;
+use crate::verify::Finding;
 
 /// How many bytes are hashed at a time. Fewer are not worth handing to another thread.
 const BATCH: usize = 128 << 10;
@@ -119,20 +121,48 @@ impl Pipeline {
         if stored.proof.rank.is_strong() || !task.may_be_promised() || size <= flight::HELD_WHOLE {
             return Source::Blob(blob, chunk);
         }
-        let binds = self.later_promises(task);
-        // As with a fill: the body may be given longer than larder runs.
-        let pipeline = Arc::downgrade(self);
-        let (of, entry) = (task.clone(), Arc::clone(&stored.entry));
-        let agrees = Arc::new(move || {
-            let Some(pipeline) = pipeline.upgrade() else { return Agreement::Undecided };
-            match pipeline.judged(&of, &entry, &mut None) {
-                Some(today) if today.rank.is_strong() => Agreement::Vouched,
-                Some(_) => Agreement::Undecided,
-                None => Agreement::Contradicted,
-            }
-        });
-        let unvouched = self.flights.gaps().watch_stored(task.bare(), size, (binds, agrees));
+        let agrees = self.later_agreement(task, stored.entry.digests.clone(), size);
+        let unvouched = self.flights.gaps().watch_stored(task.bare(), size, agrees);
         Source::Unvouched(blob, chunk, Box::new(unvouched))
+    }
+
+    /// The body of a fill is complete, and no promise vouches for it. One may come while clients still read it.
+    pub(super) fn compare_later(
+        self: &Arc<Self>,
+        task: &Task,
+        flight: &Flight,
+        digests: &Digests,
+        size: u64,
+    ) {
+        if task.may_be_promised() && size > flight::HELD_WHOLE {
+            let digests = digests.iter().copied().collect();
+            flight.compare_later(self.later_agreement(task, digests, size));
+        }
+    }
+
+    /// What the promises say by now about a complete body. They are looked up only when they may have changed.
+    fn later_agreement(self: &Arc<Self>, task: &Task, digests: Vec<Digest>, size: u64) -> Agrees {
+        // As with a fill: the body may be given longer than larder runs.
+        let (pipeline, task) = (Arc::downgrade(self), task.clone());
+        let undecided = Mutex::new(None);
+        Arc::new(move || {
+            let Some(pipeline) = pipeline.upgrade() else { return Agreement::Undecided };
+            let mut undecided = undecided.lock().unwrap_or_else(PoisonError::into_inner);
+            let state = (pipeline.store.generation(), pipeline.store.convention_changes());
+            if *undecided == Some(state) {
+                return Agreement::Undecided;
+            }
+            let expected = pipeline.expectation_of(&task);
+            let agreement = match expected.find(&digests, size, Time::from_millis(i64::MIN)) {
+                _ if !expected.binds() => Agreement::Undecided,
+                Finding::Proven { proof, .. } if proof.rank.is_strong() => Agreement::Vouched,
+                // The index that an excused body is of was superseded.
+                Finding::Proven { .. } | Finding::Excused(_) => Agreement::Undecided,
+                Finding::Doubted(_) | Finding::Refused(_) => Agreement::Contradicted,
+            };
+            *undecided = Some(state).filter(|_| agreement == Agreement::Undecided);
+            agreement
+        })
     }
 }
 
@@ -282,7 +312,9 @@ impl Watched {
         }
         let target = self.bound.task.bare();
         if self.bound.pipeline.flights.gaps().is_suspect(target) {
-            let line = format!("{target}: another body of it was refused meanwhile; ask again");
+            let line = format!(
+                "{target}: another body of it was refused meanwhile, or had been given too far when a promise came; ask again"
+            );
             return Err(Why::new(Cause::Quarantine, line));
         }
         if !(self.binds)() {

@@ -145,6 +145,8 @@ impl Pipeline {
                     self.alarm(task, disagreement);
                     if vouches(&expected, body) {
                         lead.flight.vouch();
+                    } else {
+                        self.compare_later(task, &lead.flight, &body.digests, body.size);
                     }
                     if worth.apart {
                         return AttemptResult::Ended(End::Given);
@@ -204,6 +206,8 @@ impl Pipeline {
         }
         if vouched {
             lead.flight.vouch();
+        } else {
+            self.compare_later(task, &lead.flight, &body.digests, body.size);
         }
         AttemptResult::Ended(End::Given)
     }
@@ -234,6 +238,8 @@ impl Pipeline {
                         None => {
                             if expected.vouches_for(&all, size) {
                                 lead.flight.vouch();
+                            } else {
+                                self.compare_later(task, &lead.flight, digests, size);
                             }
                             AttemptResult::Ended(End::Given)
                         }

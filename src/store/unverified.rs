@@ -17,7 +17,7 @@
 //! A change takes effect in memory at once ([`Unverified::put`]), and is then written ([`Unverified::write`]). A write takes
 //! the row that counts at that time, so the order in which two writes of one key happen does not matter.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -30,6 +30,9 @@ use crate::target::Key;
 
 /// How long a row counts. By then clients have given up resuming.
 const UNVERIFIED_FOR: Duration = Duration::from_hours(24);
+
+/// The age at which a row is written anew if bytes of its target are still given.
+const RENEWED_AFTER: Duration = Duration::from_mins(1);
 
 /// Maximum number of rows of promised files. To fill the table, an origin needs that many promised files of more than
 /// 256 KiB each. Then bodies of further targets are withheld completely until verified, which is safe and slow.
@@ -100,8 +103,8 @@ struct Rows {
     of: HashMap<Key, Row>,
     /// The number of rows that are not bound.
     unbound: usize,
-    /// The number of changes that were not written.
-    unwritten: usize,
+    /// The targets whose last change was not written.
+    unwritten: HashSet<Key>,
 }
 
 #[derive(Debug, Default)]
@@ -142,7 +145,7 @@ impl Unverified {
         let state = if suspect { Delivered::Suspect } else { state };
         rows.make_room(known, state, now)?;
         rows.insert(key, Row { length, gap, state, since: now });
-        rows.unwritten += 1;
+        rows.unwritten.insert(key);
         Ok(())
     }
 
@@ -151,7 +154,9 @@ impl Unverified {
     pub fn remove(&self, key: Key) -> bool {
         let mut rows = hold(&self.rows);
         let removed = rows.remove(key).is_some();
-        rows.unwritten += usize::from(removed);
+        if removed {
+            rows.unwritten.insert(key);
+        }
         removed
     }
 
@@ -160,10 +165,26 @@ impl Unverified {
         let mut file = hold(&self.file);
         let row = {
             let mut rows = hold(&self.rows);
-            rows.unwritten = rows.unwritten.saturating_sub(1);
+            rows.unwritten.remove(&key);
             rows.of.get(&key).copied()
         };
-        self.append(&mut file, &bytes_of(key, row), sync)
+        let written = self.append(&mut file, &bytes_of(key, row), sync);
+        if written.is_err() {
+            // The disk may have room again when larder stops.
+            hold(&self.rows).unwritten.insert(key);
+        }
+        written
+    }
+
+    /// Whether a row that was written at `since` should be written anew while bytes of its target are still given, so that it counts
+    /// for a day from the last of them. Quick.
+    pub fn is_old(&self, since: Time) -> bool {
+        self.clock.now().since(since) >= RENEWED_AFTER
+    }
+
+    /// The time, for [`Self::is_old`].
+    pub fn now(&self) -> Time {
+        self.clock.now()
     }
 
     /// [`Self::put`] and [`Self::write`] for a body that a promise binds. After an error nothing may be delivered. Blocking.
@@ -194,9 +215,8 @@ impl Unverified {
     /// Writes what is not written yet. Blocking; for the end of the process.
     pub fn flush(&self) {
         let mut file = hold(&self.file);
-        if hold(&self.rows).unwritten > 0
-            && let Err(error) = self.write_anew(&mut file)
-        {
+        let unwritten = file.file.is_none() || !hold(&self.rows).unwritten.is_empty();
+        if unwritten && let Err(error) = self.write_anew(&mut file) {
             tracing::warn!(%error, "the list of unverified targets could not be written");
         }
     }
@@ -221,9 +241,12 @@ impl Unverified {
         let all: Vec<u8> = {
             let mut rows = hold(&self.rows);
             rows.keep(|row| counts(row, now));
-            rows.unwritten = 0;
+            rows.unwritten.clear();
             rows.of.iter().flat_map(|(key, row)| bytes_of(*key, Some(*row))).collect()
         };
+        // If the new file cannot be opened, for example because there is no descriptor left, appending to the old one would lose
+        // rows.
+        appended.file = None;
         durable::write(&self.path, &all, 0o600)?;
         let file = OpenOptions::new().append(true).open(&self.path);
         appended.file = Some(file.map_err(|error| durable::naming(&self.path, &error))?);
@@ -414,6 +437,26 @@ mod tests {
         clock.advance(UNVERIFIED_FOR);
         rows.given(key(255), Some(1), 1).unwrap();
     }
+
+    /// Rewriting the file fails, for example because no descriptor is left.
+    #[test]
+    fn no_row_is_lost_when_the_file_cannot_be_rewritten() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let directory = data.path().join("state");
+        let path = directory.join("unverified");
+        std::fs::create_dir(&directory).unwrap();
+        let rows = Unverified::open(path.clone(), clock.clone()).unwrap();
+        rows.given(key(1), Some(9), 9).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        durable::write(&directory, b"", 0o600).unwrap();
+        assert!(rows.write_anew(&mut hold(&rows.file)).is_err());
+        assert!(rows.given(key(2), Some(9), 9).is_err(), "it is not on disk");
+        std::fs::remove_file(&directory).unwrap();
+        rows.flush();
+        let again = Unverified::open(path, clock).unwrap();
+        assert!(again.get(key(1)).is_some() && again.get(key(2)).is_some());
+    }
+
     #[test]
     fn files_that_no_promise_bound_take_no_room_from_promised_ones() {
         let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
