@@ -448,6 +448,38 @@ async fn only_a_verified_body_ends_the_suspicion() {
     }
 }
 
+/// A client that was given the end alone, of a body that no promise bound, must not be given the rest of a promised one before
+/// that is judged.
+#[tokio::test]
+async fn the_end_that_was_given_alone_is_remembered_when_the_body_ends_whole() {
+    let length = 600_000;
+    for (at, after_the_end, hold) in [
+        (0, false, Hold::Gap),
+        (0, true, Hold::Gap),
+        (length - 100, false, Hold::Whole),
+        (length - 100, true, Hold::Whole),
+    ] {
+        let mut world = World::new();
+        world.begin(false, length).await;
+        world.write(&vec![1; usize::try_from(length).unwrap()]);
+        let (mut first, mut reader) = (world.reader(), world.reader());
+        assert!(matches!(first.open(0, length).await, Opened::Answered(_)));
+        first.next(0, length).await.unwrap();
+        if after_the_end {
+            world.lead.flight.finish(End::Given);
+        }
+        assert!(matches!(reader.open(at, length).await, Opened::Answered(_)));
+        reader.next(at, length).await.unwrap();
+        world.lead.flight.finish(End::Given);
+        world.flights.gaps().flush();
+        let World { data, lead, flights, .. } = world;
+        drop((first, reader, lead, flights));
+        let again = World::on(data);
+        again.begin(true, length).await;
+        assert_eq!(again.lead.flight.lock().holding.hold, hold, "{at} {after_the_end}");
+    }
+}
+
 /// Bytes that were given before a promise was found may have been those of the gap.
 #[tokio::test]
 async fn a_promise_that_comes_late_finds_what_was_given_before() {
