@@ -95,7 +95,11 @@ impl Pipeline {
     }
 
     /// The copy that everybody may have, labelled as one. The records have been read.
-    async fn copy_now_known(&self, task: &Task, asked: &Asked) -> Option<(Task, Stored)> {
+    async fn copy_now_known(
+        self: &Arc<Self>,
+        task: &Task,
+        asked: &Asked,
+    ) -> Option<(Task, Stored)> {
         // Under which of its keys it lies was not known before.
         let mut known = task.clone();
         self.choose(&mut known);
