@@ -284,7 +284,7 @@ impl Pipeline {
         self: &Arc<Self>,
         task: &Task,
         received: &Received,
-        members: Members,
+        members: &Members,
     ) -> Result<(), AttemptResult> {
         let Some(known) = task.known() else {
             return Ok(());
@@ -321,7 +321,7 @@ impl Pipeline {
             .buffer_unordered(AT_ONCE)
             .collect::<BTreeSet<MemberFetch>>();
         let came = tokio::time::timeout(PATIENCE, asking).await.ok();
-        self.decide(task, &members, came.as_ref())
+        self.decide(task, members, came.as_ref())
     }
 
     /// Whether a new version becomes current after its members answered so. `came`: `None` if they took too long.
