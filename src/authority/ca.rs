@@ -136,7 +136,8 @@ impl Ca {
         if not_after <= now && !expired {
             return Err(AuthorityError::Expired { path: path.to_owned(), not_after, now });
         }
-        let limits = Limits::of(&certificate)
+        let all: Vec<_> = std::iter::once(&der).chain(&above).cloned().collect();
+        let limits = Limits::of(&all)
             .map_err(|e| damaged(format!("has name constraints that cannot be read ({e})")))?;
         let issuer = Issuer::from_ca_cert_der(&der, key)
             .map_err(|e| damaged(format!("cannot be used to sign ({e})")))?;

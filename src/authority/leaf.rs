@@ -97,7 +97,11 @@ pub(super) fn params(ca: &Ca, host: &Host, now: Time) -> Result<CertificateParam
     // A longer common name would make the certificate malformed; the subject alternative name is what counts (RFC
     // 9525 §4.1). Without any subject, that is marked critical, as RFC 5280 §4.2.1.6 requires.
     params.distinguished_name = DistinguishedName::new();
-    if name.len() <= MAX_COMMON_NAME {
+    // Where the CA is limited, a common name could make clients refuse the certificate: it may not be a permitted subject, and
+    // OpenSSL takes an address there for a host's name.
+    let is_held_to_limits =
+        ca.limits.are_of_subjects() || matches!(host, Host::Address(_)) && !ca.limits.is_empty();
+    if name.len() <= MAX_COMMON_NAME && !is_held_to_limits {
         params.distinguished_name.push(DnType::CommonName, name);
     }
     params.use_authority_key_identifier_extension = true;

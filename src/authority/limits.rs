@@ -8,23 +8,32 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rcgen::{CidrSubnet, GeneralSubtree, NameConstraints};
-use x509_parser::prelude::{GeneralName, X509Certificate};
+use rustls::pki_types::CertificateDer;
+use x509_parser::error::X509Error;
+use x509_parser::parse_x509_certificate;
+use x509_parser::prelude::GeneralName;
 
 use crate::outcome::witness::{AWAY, PROBES};
 use crate::target::Host;
 
-/// The hosts for which a CA may sign. A kind of host (names, addresses) of which nothing is permitted is not limited, except by
-/// what is excluded.
+/// The hosts for which a CA may sign: its own certificate and those of the CAs above it may each limit them (RFC 5280 §6.1).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Limits {
+pub(super) struct Limits(Vec<Constraints>);
+
+/// The limits in one certificate. A kind of host (names, addresses) of which nothing is permitted is not limited, except by what
+/// is excluded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Constraints {
     permitted: Subtrees,
     excluded: Subtrees,
+    /// Whether there are limits for the names of subjects.
+    of_subjects: bool,
 }
 
 /// One of the two lists of subtrees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Subtrees {
-    /// These names and all below them; the empty name stands for all.
+    /// These names and all below them; of a name with a leading dot only those below. The empty name stands for all.
     names: Vec<String>,
     networks: Vec<Network>,
 }
@@ -37,22 +46,49 @@ struct Network {
 }
 
 impl Limits {
-    /// The limits in a certificate.
-    pub(super) fn of(
-        certificate: &X509Certificate<'_>,
-    ) -> Result<Self, x509_parser::error::X509Error> {
-        let Some(constraints) = certificate.name_constraints()? else {
-            return Ok(Self::default());
-        };
-        let constraints = constraints.value;
-        Ok(Self {
-            permitted: Subtrees::of(constraints.permitted_subtrees.as_deref()),
-            excluded: Subtrees::of(constraints.excluded_subtrees.as_deref()),
-        })
+    /// The limits in the certificates of a CA and of those above it.
+    pub(super) fn of(chain: &[CertificateDer<'_>]) -> Result<Self, X509Error> {
+        let mut limits = Vec::new();
+        for der in chain {
+            let (_, certificate) = parse_x509_certificate(der)?;
+            if let Some(constraints) = certificate.name_constraints()? {
+                limits.push(Constraints::of(constraints.value));
+            }
+        }
+        Ok(Self(limits))
     }
 
     /// Whether the CA may sign for `host`.
     pub(super) fn allow(&self, host: &Host) -> bool {
+        self.0.iter().all(|constraints| constraints.allow(host))
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a certificate may be refused because of its subject.
+    pub(super) fn are_of_subjects(&self) -> bool {
+        self.0.iter().any(|constraints| constraints.of_subjects)
+    }
+
+    /// The permitted hosts as text.
+    pub(super) fn shown(&self) -> String {
+        self.0.iter().map(Constraints::shown).collect::<Vec<_>>().join(", within ")
+    }
+}
+
+impl Constraints {
+    fn of(constraints: &x509_parser::extensions::NameConstraints<'_>) -> Self {
+        let trees = [&constraints.permitted_subtrees, &constraints.excluded_subtrees];
+        let [permitted, excluded] = trees.map(|trees| Subtrees::of(trees.as_deref()));
+        let mut all = trees.into_iter().flatten().flatten();
+        let of_subjects = all.any(|tree| matches!(tree.base, GeneralName::DirectoryName(_)));
+        Self { permitted, excluded, of_subjects }
+    }
+
+    fn allow(&self, host: &Host) -> bool {
         let limited = match host {
             Host::Name(_) => !self.permitted.names.is_empty(),
             Host::Address(_) => !self.permitted.networks.is_empty(),
@@ -60,16 +96,12 @@ impl Limits {
         (!limited || self.permitted.contain(host)) && !self.excluded.contain(host)
     }
 
-    /// The permitted hosts as text.
-    pub(super) fn shown(&self) -> String {
-        let names = self.permitted.names.iter().map(|name| match name.as_str() {
-            "" => "every name".to_owned(),
-            name => name.to_owned(),
-        });
-        names
-            .chain(self.permitted.networks.iter().map(Network::shown))
-            .collect::<Vec<_>>()
-            .join(", ")
+    fn shown(&self) -> String {
+        match (self.permitted.shown(), self.excluded.shown()) {
+            (permitted, _) if !permitted.is_empty() => permitted,
+            (_, excluded) if !excluded.is_empty() => format!("all hosts except {excluded}"),
+            _ => "all hosts".to_owned(),
+        }
     }
 }
 
@@ -77,9 +109,9 @@ impl Subtrees {
     fn of(trees: Option<&[x509_parser::extensions::GeneralSubtree<'_>]>) -> Self {
         let mut subtrees = Self::default();
         for tree in trees.into_iter().flatten() {
-            // No name in a leaf is of any other kind.
+            // No alternative name in a leaf is of any other kind.
             if let GeneralName::DNSName(name) = &tree.base {
-                subtrees.names.push(name.trim_start_matches('.').to_ascii_lowercase());
+                subtrees.names.push(name.to_ascii_lowercase());
             } else if let GeneralName::IPAddress(bytes) = &tree.base {
                 let (address, mask) = bytes.split_at(bytes.len() / 2);
                 subtrees.networks.push(Network { address: address.to_vec(), mask: mask.to_vec() });
@@ -88,11 +120,23 @@ impl Subtrees {
         subtrees
     }
 
+    fn shown(&self) -> String {
+        let names = self.names.iter().map(|name| match name.as_str() {
+            "" => "every name".to_owned(),
+            name => name.to_owned(),
+        });
+        names.chain(self.networks.iter().map(Network::shown)).collect::<Vec<_>>().join(", ")
+    }
+
     fn contain(&self, host: &Host) -> bool {
         match host {
             Host::Name(name) => self.names.iter().any(|tree| {
                 let rest = name.strip_suffix(tree.as_str());
-                rest.is_some_and(|rest| tree.is_empty() || rest.is_empty() || rest.ends_with('.'))
+                rest.is_some_and(|rest| match tree.chars().next() {
+                    None => true,
+                    Some('.') => !rest.is_empty(),
+                    Some(_) => rest.is_empty() || rest.ends_with('.'),
+                })
             }),
             Host::Address(address) => {
                 self.networks.iter().any(|network| network.contains(*address))
@@ -147,8 +191,6 @@ pub(super) fn constraints(permitted: &[String]) -> Option<NameConstraints> {
 
 #[cfg(test)]
 mod tests {
-    use x509_parser::prelude::FromDer;
-
     use super::*;
 
     /// The limits of a CA with these constraints, read back from its certificate.
@@ -160,8 +202,7 @@ mod tests {
             excluded_subtrees: excluded.to_vec(),
         });
         let certificate = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
-        let (_, certificate) = X509Certificate::from_der(certificate.der()).unwrap();
-        Limits::of(&certificate).unwrap()
+        Limits::of(&[certificate.der().clone()]).unwrap()
     }
 
     fn name(name: &str) -> GeneralSubtree {

@@ -5,7 +5,6 @@ use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::Duration;
 
 use clap::Args;
-use serde_json::Value;
 
 use super::{Invocation, env};
 use crate::admin::{Answer, Question, remote};
@@ -57,19 +56,42 @@ pub(super) fn ask(proxy: &str, question: &Question) -> anyhow::Result<Vec<Answer
 /// into the names of outcomes and proofs, to forge a line in a terminal or in a CI's log. So each text is put on one line here,
 /// before any command prints it.
 fn read(line: &[u8]) -> serde_json::Result<Answer> {
-    serde_json::from_value(on_one_line(serde_json::from_slice(line)?))
+    serde_json::from_slice(&on_one_line(line)?)
 }
 
-fn on_one_line(value: Value) -> Value {
-    match value {
-        Value::String(text) => Value::String(one_line(&text).into_owned()),
-        Value::Array(values) => values.into_iter().map(on_one_line).collect(),
-        Value::Object(fields) => fields
-            .into_iter()
-            .map(|(name, value)| (one_line(&name).into_owned(), on_one_line(value)))
-            .collect(),
-        other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => other,
+/// The same JSON with each string on one line. It is not parsed as a whole: of an answer that is full of small values, the tree
+/// would take a gigabyte.
+fn on_one_line(json: &[u8]) -> serde_json::Result<Vec<u8>> {
+    let (mut safe, mut rest) = (Vec::with_capacity(json.len()), json);
+    while let Some((before, string)) =
+        rest.iter().position(|byte| *byte == b'"').and_then(|start| rest.split_at_checked(start))
+    {
+        let (string, after) =
+            string.split_at_checked(end_of_string(string)).unwrap_or((string, &[]));
+        let text: String = serde_json::from_slice(string)?;
+        safe.extend_from_slice(before);
+        serde_json::to_writer(&mut safe, &*one_line(&text))?;
+        rest = after;
     }
+    safe.extend_from_slice(rest);
+    Ok(safe)
+}
+
+/// Where the JSON string ends that `json` begins with.
+fn end_of_string(json: &[u8]) -> usize {
+    let mut escaped = false;
+    let end = json.iter().skip(1).position(|byte| match byte {
+        _ if escaped => {
+            escaped = false;
+            false
+        }
+        b'\\' => {
+            escaped = true;
+            false
+        }
+        byte => *byte == b'"',
+    });
+    end.map_or(json.len(), |end| end + 2)
 }
 
 /// Gets one of larder's own pages, of at most `most` bytes.
@@ -155,6 +177,20 @@ mod tests {
         // Its large numbers do not make the command fail either.
         assert_eq!(tally.totals.requests(), u64::MAX);
         assert!(read(b"{\"tally\":3}").is_err(), "the control");
+    }
+
+    /// Promise P7: an answer takes no more memory than its text.
+    #[test]
+    fn what_answers_elsewhere_is_not_built_up_in_memory() {
+        let long = format!(r#"{{"a\nb":[{}{{"c\"\\":"d\u001b"}},1.50,null]}}"#, "0,".repeat(1000));
+        let safe = on_one_line(long.as_bytes()).unwrap();
+        assert_eq!(
+            String::from_utf8(safe).unwrap(),
+            long.replacen(r"a\nb", r"a\\nb", 1).replacen(r"d\u001b", r"d\\u{1b}", 1)
+        );
+        for broken in [r#"{"a"#, r#"{"a\"#, r#"{"a\x":1}"#] {
+            assert!(on_one_line(broken.as_bytes()).is_err(), "{broken}");
+        }
     }
 
     #[test]

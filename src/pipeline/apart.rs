@@ -139,7 +139,7 @@ impl Pipeline {
     }
 
     fn is_apart(&self, head: &Target, reader: Partition) -> bool {
-        snapshot(head, reader).is_some_and(|key| self.snapshots.apart.contains_key(&key))
+        snapshot(head, reader).is_some_and(|key| self.snapshots.apart.get(&key).is_some())
     }
 }
 
@@ -148,4 +148,35 @@ impl Pipeline {
 fn snapshot(head: &Target, reader: Partition) -> Option<Key> {
     let root = Root::directory_of(head);
     Some(Target::new(root.origin, &root.path).ok()?.key(reader))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::for_tests;
+
+    /// Whoever has an archive can make up any number of snapshots. Clients that are given the Release of another one must still find
+    /// its members (promise P6).
+    #[test]
+    fn a_root_that_does_not_count_is_remembered_however_many_there_are() {
+        let data = tempfile::tempdir().unwrap();
+        let pipeline = for_tests(data.path());
+        let head = |name: &str| {
+            let url = format!("https://example.org/{name}/dists/stable/InRelease");
+            Target::from_url(&url).unwrap()
+        };
+        let note = |head: &Target| {
+            let key = snapshot(head, Partition::Public).unwrap();
+            pipeline.snapshots.apart.insert(key, ());
+            pipeline.snapshots.apart.run_pending_tasks();
+        };
+        for number in 0..20_000 {
+            note(&head(&format!("evil/{number}")));
+        }
+        let honest = head("debian");
+        assert!(!pipeline.is_apart(&honest, Partition::Public), "the control");
+        note(&honest);
+        assert!(pipeline.is_apart(&honest, Partition::Public));
+        assert!(pipeline.snapshots.apart.entry_count() <= 10_000);
+    }
 }

@@ -19,6 +19,7 @@ use hyper::{Response, StatusCode, header};
 use moka::sync::Cache;
 
 use super::Pipeline;
+use super::in_use::latest;
 use super::record::Record;
 use super::task::Task;
 use crate::entry::Head;
@@ -48,8 +49,7 @@ pub(super) struct Distrusted(Cache<Origin, ()>);
 
 impl Default for Distrusted {
     fn default() -> Self {
-        let cache = Cache::builder().max_capacity(MOST_DISTRUSTED).time_to_live(DISTRUSTED_FOR);
-        Self(cache.build())
+        Self(latest(MOST_DISTRUSTED).time_to_live(DISTRUSTED_FOR).build())
     }
 }
 
@@ -103,7 +103,7 @@ impl Pipeline {
     /// The single range that the request asks for, and the body's validator.
     fn one_span(&self, asked: &Asked, task: &Task, answered: &Answered) -> Option<(Span, String)> {
         let (length, validator) = (answered.length?, answered.head.strong_validator()?);
-        if self.distrusted.0.contains_key(task.target.origin()) {
+        if self.distrusted.0.get(task.target.origin()).is_some() {
             return None;
         }
         let selected = condition::select(&asked.headers, &answered.head, Some(length));

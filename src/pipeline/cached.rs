@@ -166,6 +166,10 @@ impl Pipeline {
         if matches!(found, Lookup::Fresh(_)) {
             return Ok(found);
         }
+        if let Lookup::Stale(stored) = &found {
+            // It may be given although it is stale.
+            self.read_if_unclaimed(task, stored).await;
+        }
         if let Some(why) = self.unread(task) {
             return Err(why);
         }

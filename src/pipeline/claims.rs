@@ -64,6 +64,13 @@ impl ClaimReading {
             reader: task.principal.reader(),
         }
     }
+
+    /// The same for an index whose answer did not come just now.
+    fn again(recognition: &Recognition, task: &Task, entry: &Arc<Entry>) -> Self {
+        let answered = entry.answered_by.as_deref().and_then(Target::from_url);
+        let base = answered.unwrap_or_else(|| task.bare().clone());
+        Self { base, ..Self::of(recognition, task, entry) }
+    }
 }
 
 impl Pipeline {
@@ -117,6 +124,9 @@ impl Pipeline {
         if task.artifact().is_some() && !is_version {
             return;
         }
+        if self.read_if_unclaimed(task, stored).await {
+            return;
+        }
         // The index's signature became verifiable since it was kept, or another index names it today.
         let risen = task.artifact().is_none() && stored.proof.rank > entry.proof.rank;
         if !risen && !self.is_member(known, task.bare(), reader) {
@@ -140,6 +150,33 @@ impl Pipeline {
         self.read_claims(ClaimReading::of(known, task, entry), None).await;
     }
 
+    /// Reads an index that may be stored without its claims: larder was stopped after it had stored the index, and before it had
+    /// published the claims (promise P8). Returns whether it was read. An index that was read since the start has its claims, or
+    /// makes none.
+    pub(super) async fn read_if_unclaimed(self: &Arc<Self>, task: &Task, stored: &Stored) -> bool {
+        let (entry, reader, keys) = (&stored.entry, task.principal.reader(), self.keys.changes());
+        // Versions of an index are members of a snapshot, whose root decides what is read.
+        let is_own = |known: &&Recognition| {
+            task.is_index() && known.ecosystem.indexes_of(task.bare()).is_empty()
+        };
+        let Some(known) = task.recognition.as_ref().filter(is_own) else {
+            return false;
+        };
+        let seen = self.store.seen_by(reader);
+        // The claims of a newer document stay: this entry is then the one before.
+        let is_behind =
+            |by: Arc<IndexVersion>| by.document != entry.blob && by.confirmed <= entry.requested_at;
+        let lacks = indexes(known, task.bare()).iter().all(|index| {
+            !self.memory.was_read_with(index, reader, keys)
+                && seen.current_claims(index).is_none_or(is_behind)
+        });
+        if lacks {
+            let _reading = self.reading_of(task);
+            self.read_claims(ClaimReading::again(known, task, entry), None).await;
+        }
+        lacks
+    }
+
     /// Reads a document again that its origin confirmed, if the keyring changed since it was read: its claims may differ with
     /// other keys. Returns the entry as it is afterwards.
     pub(super) async fn read_with_new_keys(
@@ -155,10 +192,7 @@ impl Pipeline {
         if !depends || self.memory.was_read_with(&task.target, reader, self.keys.changes()) {
             return entry;
         }
-        let answered = entry.answered_by.as_deref().and_then(Target::from_url);
-        let base = answered.unwrap_or_else(|| task.bare().clone());
-        let reading = ClaimReading { base, ..ClaimReading::of(known, task, &entry) };
-        self.read_claims(reading, None).await;
+        self.read_claims(ClaimReading::again(known, task, &entry), None).await;
         let stored = self.store.entries(task.key).into_iter();
         stored.into_iter().find(|stored| stored.blob == entry.blob).unwrap_or(entry)
     }

@@ -13,7 +13,7 @@ use hyper::header::HeaderMap;
 use moka::sync::Cache;
 
 use super::answers::lasts;
-use super::in_use::in_use;
+use super::in_use::{in_use, latest};
 use super::task::Task;
 use super::varied::VaryingFields;
 use super::{Pipeline, rights};
@@ -130,7 +130,7 @@ impl Default for Memory {
             read_with: Cache::new(100_000),
             bound: in_use(),
             varies: VaryingFields::default(),
-            unread: Cache::new(10_000),
+            unread: latest(10_000).build(),
             changed: Cache::builder().max_capacity(10_000).time_to_live(day).build(),
             invalidated: Cache::builder().max_capacity(100_000).time_to_live(day).build(),
         }
@@ -216,7 +216,7 @@ impl Memory {
 
     /// Whether an index could not be read and waits for another attempt.
     pub(super) fn is_unread(&self, index: &Target, reader: Partition) -> bool {
-        self.unread.contains_key(&index.key(reader))
+        self.unread.get(&index.key(reader)).is_some()
     }
 
     /// Whether an index was read with the present keyring, as `reader` sees it.

@@ -223,6 +223,21 @@ impl Pipeline {
         self.count_down();
     }
 
+    /// Notes that the task's origin did not answer a passed request within its client's patience. larder keeps nothing of the
+    /// answer, so a HEAD finds out when the origin answers again.
+    pub(super) fn note_silent_pass(self: &Arc<Self>, task: &Task) {
+        tracing::warn!(url = %task.target, "the origin does not answer; the stored copy is given");
+        let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());
+        self.origins.note_failure(origin, class, lane, None);
+        self.count_down();
+        self.knock_for(task);
+    }
+
+    /// Asks in the background whether the task's origin answers again.
+    pub(super) fn knock_for(self: &Arc<Self>, task: &Task) {
+        self.knock(task.ask(None, false), task.target.origin(), task.class(), task.lane());
+    }
+
     /// Notes that the task's origin failed, and the `Retry-After` that it sent.
     pub(super) fn note_failed(&self, task: &Task, retry_after: Option<Duration>) {
         let (origin, class, lane) = (task.target.origin(), task.class(), task.lane());

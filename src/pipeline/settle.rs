@@ -100,8 +100,8 @@ impl Pipeline {
         };
         // A client with a credential is given what its private archive says today. larder does not fetch the members of such an
         // archive by itself.
-        if let Some(members) = looked.members.filter(|_| !task.principal.is_private()) {
-            self.keep_sidecars(task, looked.sidecars, &members).await;
+        let members = looked.members.filter(|_| !task.principal.is_private());
+        if let Some(members) = &members {
             self.assemble(task, received, members).await?;
         }
         let edition = looked.edition.unwrap_or_default();
@@ -109,6 +109,10 @@ impl Pipeline {
         if signed.is_some() && edition.date.is_some() && edition.date < newest {
             // Fetching the members took a while, and a newer snapshot arrived meanwhile.
             return Ok(apart());
+        }
+        if let Some(members) = members {
+            // Not earlier: while the version before is given, its own signature is.
+            self.keep_sidecars(task, looked.sidecars, &members).await;
         }
         if signed.is_some()
             && let Some(date) = edition.date

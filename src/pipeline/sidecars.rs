@@ -125,7 +125,7 @@ impl Pipeline {
         let Some(known) = task.known() else {
             return;
         };
-        let Some(own) = self.task_for(&sidecar.at, known.ecosystem, task.reach) else {
+        let Some(mut own) = self.task_for(&sidecar.at, known.ecosystem, task.reach) else {
             return;
         };
         let by = IndexVersion {
@@ -146,13 +146,15 @@ impl Pipeline {
             size: claim.size,
             signed: false,
         };
+        own.promised = Some(promise.clone());
         let expected = Expectation { promises: vec![promise], ..Expectation::nothing(Rank::None) };
         let kept = match self.spooled(sidecar, &expected).await {
             Ok(received) => match verify::judge(received, &expected, own.asked) {
                 Verdict::Keep(verified, _) => {
                     let entry = self.entry_of(&own, None, &verified);
-                    let store = Arc::clone(&self.store);
-                    let commit = move || store.commit(verified, entry).map(|_| ());
+                    // The document may still turn out not to count.
+                    let (store, spared) = (Arc::clone(&self.store), self.still_promised(&own));
+                    let commit = move || store.commit_beside(verified, entry, &spared).map(|_| ());
                     tokio::task::spawn_blocking(commit)
                         .await
                         .unwrap_or_else(|gone| Err(gone.into()))

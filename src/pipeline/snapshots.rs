@@ -29,6 +29,7 @@ use hyper::StatusCode;
 use moka::sync::Cache;
 
 use super::Pipeline;
+use super::in_use::latest;
 use super::lead::AttemptResult;
 use super::shelf::Sidecar;
 use super::task::Task;
@@ -66,6 +67,9 @@ const MOST_BYTES_AT_FIRST: u64 = 4 << 20;
 /// How many members are fetched at a time.
 const AT_ONCE: usize = 4;
 
+/// The most snapshots' roots of which it is remembered that they are held back, or do not count.
+const MOST_ROOTS: u64 = 10_000;
+
 /// Stands for the number of a snapshot that is not in the store yet.
 pub(super) const NOT_YET: u64 = u64::MAX;
 
@@ -87,8 +91,8 @@ impl SnapshotMemory {
         Self {
             began: now,
             asked: Cache::builder().max_capacity(100_000).time_to_idle(IN_USE).build(),
-            held_back: Cache::new(10_000),
-            apart: Cache::new(10_000),
+            held_back: latest(MOST_ROOTS).build(),
+            apart: latest(MOST_ROOTS).build(),
         }
     }
 
@@ -280,7 +284,7 @@ impl Pipeline {
         self: &Arc<Self>,
         task: &Task,
         received: &Received,
-        members: Members,
+        members: &Members,
     ) -> Result<(), AttemptResult> {
         let Some(known) = task.known() else {
             return Ok(());
@@ -317,7 +321,7 @@ impl Pipeline {
             .buffer_unordered(AT_ONCE)
             .collect::<BTreeSet<MemberFetch>>();
         let came = tokio::time::timeout(PATIENCE, asking).await.ok();
-        self.decide(task, &members, came.as_ref())
+        self.decide(task, members, came.as_ref())
     }
 
     /// Whether a new version becomes current after its members answered so. `came`: `None` if they took too long.

@@ -14,6 +14,7 @@ use super::unknown_header::may_have_public_copy;
 use super::{Asked, Call, Pipeline};
 use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
+use crate::outcome::metrics::StoodIn;
 use crate::policy::PassReason;
 use crate::reply::Body;
 
@@ -46,6 +47,11 @@ impl Pipeline {
         if !may_have_public_copy(task) {
             return self.pass_for(call, task, reason, record).await;
         }
+        let down = self.is_down_for(task);
+        if down {
+            // The pass ends when its client stops waiting.
+            self.knock_for(task);
+        }
         let connection = Arc::clone(&call.connection);
         let mut passing = Box::pin(self.pass_for(call, task, reason, record));
         let late = async {
@@ -62,6 +68,10 @@ impl Pipeline {
                 return passing.await;
             };
             drop(passing);
+            if !down && !self.is_down_for(task) {
+                self.note_silent_pass(task);
+            }
+            self.metrics.stood_in(if down { StoodIn::Down } else { StoodIn::Patience });
             let stale =
                 self.reply_stored(&connection, asked, &known, &stored, Outcome::Stale, record);
             let Some(stale) = stale.await else {
@@ -85,7 +95,11 @@ impl Pipeline {
     }
 
     /// The copy that everybody may have, labelled as one. The records have been read.
-    async fn copy_now_known(&self, task: &Task, asked: &Asked) -> Option<(Task, Stored)> {
+    async fn copy_now_known(
+        self: &Arc<Self>,
+        task: &Task,
+        asked: &Asked,
+    ) -> Option<(Task, Stored)> {
         // Under which of its keys it lies was not known before.
         let mut known = task.clone();
         self.choose(&mut known);

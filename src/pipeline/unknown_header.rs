@@ -117,14 +117,21 @@ impl Pipeline {
     }
 
     /// The public stored answer that may be given if the origin does not answer.
-    pub(super) async fn public_copy(&self, task: &Task, headers: &HeaderMap) -> Option<Stored> {
+    pub(super) async fn public_copy(
+        self: &Arc<Self>,
+        task: &Task,
+        headers: &HeaderMap,
+    ) -> Option<Stored> {
         if !may_have_public_copy(task) {
             return None;
         }
-        match self.look_up(task, headers).await {
-            Lookup::Fresh(stored) | Lookup::Stale(stored) => stored.usable.then_some(stored),
+        let found = match self.look_up(task, headers).await {
+            Lookup::Fresh(stored) | Lookup::Stale(stored) => Some(stored),
             Lookup::Miss => None,
-        }
+        };
+        let stored = found.filter(|stored| stored.usable)?;
+        self.read_if_unclaimed(task, &stored).await;
+        Some(stored)
     }
 }
 

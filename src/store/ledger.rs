@@ -37,6 +37,10 @@ const ACCESSES: usize = 64;
 /// one after another, hence every list has two of them. Where other threads allocate pages meanwhile, it has one.
 const IDLE_ROWS: u32 = 4096;
 
+/// The tree `idle`, and what it takes on disk at most.
+const IDLE: &[u8] = b"idle";
+const IDLE_BYTES: u64 = 2 << 20;
+
 /// Distance of two rows of `idle` that are read.
 const IDLE_STEP: usize = 8;
 
@@ -321,14 +325,20 @@ impl Ledger {
 
     /// Frees the memory of pages that nobody has asked for lately. After many questions sled keeps all pages that were
     /// read or written, whatever its limit is, because it enforces the limit only while a list of pages is accessed. So
-    /// this accesses each list often enough, at pages without any data. Takes some ten milliseconds. Blocking.
-    pub(super) fn settle(&self) {
-        if self.asked.swap(0, Ordering::Relaxed) < SETTLE_FROM {
+    /// this accesses each list often enough, at pages without any data. Takes some ten milliseconds. `room`: whether there is
+    /// room on disk for these pages; a write that fails would put the ledger out of service. Blocking.
+    pub(super) fn settle(&self, room: impl FnOnce(u64) -> bool) {
+        if self.asked.load(Ordering::Relaxed) < SETTLE_FROM {
             return;
         }
         // An error has been logged by `ask`.
         let _settled: Result<(), OutOfService> = self.ask(|trees| {
-            let idle = trees.db.open_tree("idle")?;
+            let is_new = !trees.db.tree_names().iter().any(|name| name.as_ref() == IDLE);
+            if is_new && !room(IDLE_BYTES) {
+                return Ok(());
+            }
+            self.asked.store(0, Ordering::Relaxed);
+            let idle = trees.db.open_tree(IDLE)?;
             if !idle.contains_key((IDLE_ROWS - 1).to_be_bytes())? {
                 for row in 0..IDLE_ROWS {
                     idle.insert(row.to_be_bytes(), &[])?;
@@ -509,11 +519,13 @@ mod tests {
             let trees = ledger.trees.read().unwrap().clone().unwrap();
             trees.db.tree_names().iter().any(|name| name.as_ref() == b"idle")
         };
-        ledger.settle();
+        ledger.settle(|_| true);
         assert!(!has_idle_tree(&ledger), "the control: nobody asked anything");
         fill(&ledger);
         (0..=u8::MAX).for_each(|shard| drop(ledger.shard(shard).unwrap()));
-        ledger.settle();
+        ledger.settle(|_| false);
+        assert!(!has_idle_tree(&ledger), "the disk is full");
+        ledger.settle(|_| true);
         assert!(has_idle_tree(&ledger));
         assert!(ledger.asked.load(Ordering::Relaxed) < SETTLE_FROM, "it is not done again at once");
         holds_all(&ledger);

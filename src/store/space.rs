@@ -126,6 +126,11 @@ impl Space {
         over_cap.max(under_floor)
     }
 
+    /// Whether a write of `bytes` fits on the file system, although it may undercut the floor.
+    pub(super) fn has_free(&self, bytes: u64) -> bool {
+        self.free().is_none_or(|free| free >= bytes)
+    }
+
     /// The free space that the file system has for this user.
     fn free(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.at).ok()?;

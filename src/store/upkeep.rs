@@ -80,7 +80,7 @@ impl Store {
         self.drop_bodiless();
         self.unverified.tidy();
         self.recent.tidy();
-        self.ledger.settle();
+        self.ledger.settle(|bytes| self.space.has_free(bytes));
         // After a burst of requests these may never be needed again. Opening one again takes a few microseconds.
         self.blobs.close_idle();
         hold(&self.bodies).iter_mut().for_each(BodyRecord::rest);

@@ -22,7 +22,7 @@ pub(crate) const SUITE: &str = "/debian/dists/gears";
 /// One published state of an archive.
 pub(crate) struct State {
     pub(crate) release: Vec<u8>,
-    text: String,
+    pub(crate) text: String,
     members: Vec<(String, Vec<u8>)>,
 }
 

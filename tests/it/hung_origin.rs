@@ -43,7 +43,7 @@ fn is_stale(got: &Got) -> bool {
 }
 
 /// How many copies were given because a client had waited, and because the origin was known to be down.
-async fn stood_in(world: &World) -> (u32, u32) {
+pub(crate) async fn stood_in(world: &World) -> (u32, u32) {
     let text = world.proxy.own("/-/metrics").await;
     let count = |why: &str| {
         let name = format!("larder_stood_in_total{{why=\"{why}\"}} ");

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::path::Path;
 
-use crate::world::archive::{by_hash, flipped, put_simple};
+use hyper::Method;
+
+use crate::generations::{PACKAGES, SUITE, State};
+use crate::signed::Key;
+use crate::world::archive::{by_hash, flipped, plain_wheel, put_simple, simple};
 use crate::world::binary::Daemon;
 use crate::world::tools::text;
 use crate::world::{Bench, Fault, Gate, Page, eventually, holding, noise};
@@ -83,6 +87,80 @@ async fn a_kill_at_any_step_of_fill_and_commit_leaves_nothing_wrong() {
     // A failpoint that is never reached would make its round pass without a kill.
     let missed: Vec<_> = names.difference(&struck).collect();
     assert!(missed.is_empty(), "never reached: {missed:?}");
+}
+
+/// Promises P3 and P8: an index is stored before its claims are. Killed in between, larder gives the index after the next start,
+/// and holds the files that it names to it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_was_stored_without_its_claims_binds_its_files() {
+    let (right, wheels) = (noise(7, 300_000), ["demo", "demo-two"].map(plain_wheel));
+    let links = wheels.each_ref().map(|wheel| format!("../..{wheel}"));
+    let named = links.each_ref().map(|link| (link.as_str(), right.as_ref()));
+    let page = || simple(&named).etag("v1").fresh(3600);
+    for (kill, down) in [(false, false), (true, false), (true, true)] {
+        let bench = Bench::new().await;
+        // That the root is one of Python files is known from before.
+        let other = put_simple(&bench.origin, "/", "other", &[("../../files/o-1.0.tar.gz", b"o")]);
+        let mut daemon = bench.start(&[]).await;
+        daemon.client().await.get(&other).send().await.complete();
+        assert_eq!(daemon.terminate().await, Some(0));
+        let index = bench.origin.put("/simple/demo/", page());
+        let failpoint = [("LARDER_FAILPOINT", "store.before-claims")];
+        let mut daemon = bench.start(if kill { &failpoint } else { &[] }).await;
+        let got = daemon.client().await.get(&index).send().await;
+        assert_eq!(got.is_complete(), !kill);
+        daemon.kill();
+        let daemon = bench.start(&[]).await;
+        let client = daemon.client().await;
+        if down {
+            bench.origin.put("/simple/demo/", Page::status(503));
+        }
+        let got = client.get(&index).send().await.complete();
+        assert!(got.is_hit() && got.body == page().body, "{}", got.cache_status());
+        let [evil, good] = &wheels;
+        let evil = bench.origin.put(evil, Page::new(flipped(&right)));
+        let got = client.get(&evil).send().await;
+        assert!(!got.is_complete(), "kill: {kill}, down: {down}: {}", got.cache_status());
+        let good = bench.origin.put(good, Page::new(right.clone()));
+        assert_eq!(client.get(&good).send().await.complete().body, right, "the control");
+    }
+}
+
+/// Promise P8: the same for an archive. A client that is given the new Release is given its members, and no mixture.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_that_was_stored_without_its_claims_has_its_own_members() {
+    let bench = Bench::new().await;
+    let key = Key::new(bench.dir.path(), "archive");
+    let keys = bench.data().join("state/keys");
+    std::fs::create_dir_all(&keys).unwrap();
+    std::fs::copy(&key.public, keys.join("test.gpg")).unwrap();
+    let (one, two) =
+        (State::new(&key, 1, false, &[PACKAGES]), State::new(&key, 2, false, &[PACKAGES]));
+    let (release, packages) = (format!("{SUITE}/InRelease"), format!("{SUITE}/{PACKAGES}"));
+    let (release, packages) = (bench.origin.url(&release), bench.origin.url(&packages));
+    one.put(&bench.origin);
+    let mut daemon = bench.start(&[]).await;
+    let client = daemon.client().await;
+    assert_eq!(client.get(&release).send().await.complete().body, one.release);
+    assert_eq!(client.get(&packages).send().await.complete().body, one.bytes(PACKAGES));
+    assert_eq!(daemon.terminate().await, Some(0));
+    two.put(&bench.origin);
+    let mut daemon = bench.start(&[("LARDER_FAILPOINT", "store.before-claims")]).await;
+    let client = daemon.client().await;
+    // So that the stored Release is not given for the seconds in which it would be.
+    let upload = bench.origin.put("/upload", Page::new("kept"));
+    client.ask(Method::POST, &upload).send().await.complete();
+    let got = client.get(&release).header("cache-control", "max-age=0").send().await;
+    assert!(!got.is_complete(), "{}", got.cache_status());
+    daemon.kill();
+    bench.origin.stop();
+    let daemon = bench.start(&[]).await;
+    let client = daemon.client().await;
+    let got = client.get(&release).header("cache-control", "max-age=0").send().await.complete();
+    let given = if got.body == two.release { &two } else { &one };
+    assert_eq!(got.body, given.release);
+    let got = client.get(&packages).header("cache-control", "max-age=0").send().await.complete();
+    assert_eq!(got.body, given.bytes(PACKAGES), "{}", got.cache_status());
 }
 
 /// Few kills by default; `LARDER_KILLS` sets the number.

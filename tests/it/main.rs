@@ -53,6 +53,7 @@ mod identity;
 mod images;
 mod images_rotation;
 mod index_reading;
+mod kept_members;
 mod key_rotation;
 mod keys;
 mod kill;

@@ -1,12 +1,15 @@
 //! Snapshots whose root a client was given by a pass, so that larder has not looked at it. What larder has stored is the snapshot
 //! before, and its members would not match (promise P6).
 
+use std::time::Duration;
+
 use larder::config::Config;
 use larder::config::keys::key as setting;
 
 use crate::generations::{PACKAGES, SUITE, State, archive, later};
+use crate::hung_origin::stood_in;
 use crate::signed::Key;
-use crate::world::{Origin, World};
+use crate::world::{Mood, Origin, World, eventually};
 
 /// A larder with an operator login for its origin, which is an archive whose key it trusts.
 async fn archive_with_login() -> (tempfile::TempDir, Key, World) {
@@ -83,4 +86,45 @@ async fn a_release_that_must_not_be_stored_gets_its_own_members() {
         let got = asks(PACKAGES).send().await.complete();
         assert_eq!(got.body, two.bytes(PACKAGES), "{}", got.cache_status());
     }
+}
+
+/// While a Release is given as its origin has it, its members are asked for there. If the origin hangs, one client waits for it,
+/// and not each in turn (promise P6).
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_passed_release_wait_once_for_a_hung_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = Key::new(dir.path(), "archive");
+    let world = World::with(|config| {
+        let keys = config.data.join("state/keys");
+        std::fs::create_dir_all(&keys).unwrap();
+        std::fs::copy(&key.public, keys.join("test.gpg")).unwrap();
+        config.upstream.patience = Duration::from_millis(100);
+        config.upstream.header_timeout = Duration::from_mins(10);
+    })
+    .await;
+    let url = |path: &str| world.origin.url(&format!("{SUITE}/{path}"));
+    let state = State::new(&key, 1, false, &[PACKAGES]);
+    state.put(&world.origin);
+    world.fetch(&url("InRelease")).await;
+    world.fetch(&url(PACKAGES)).await;
+    assert!(world.fetch(&url(PACKAGES)).await.is_hit(), "the control");
+    later(&world);
+    world.client.get(&url("InRelease")).header("cache-control", "no-store").send().await.complete();
+    // On a slow machine it may have been waited for before.
+    let is_well = async || {
+        let passed = !world.fetch(&url(PACKAGES)).await.cache_status().contains("detail=\"signed");
+        passed && world.proxy.metric("larder_origins_down", "").await < 0.5
+    };
+    eventually("it is passed: the control", is_well).await;
+    world.origin.mood(Mood::Hanging);
+    let (waited, down) = stood_in(&world).await;
+    for number in 0..3 {
+        let got = world.fetch(&url(PACKAGES)).await;
+        assert_eq!(got.body, state.bytes(PACKAGES));
+        assert!(got.cache_status().contains("+stale"), "{}", got.cache_status());
+        assert_eq!(stood_in(&world).await, (waited + 1, down + number));
+    }
+    // The control: once it answers, it is not down any more.
+    world.origin.mood(Mood::Well);
+    eventually("it answers again", is_well).await;
 }

@@ -9,6 +9,8 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 use super::*;
 
+mod limits;
+
 fn open(state: &Path) -> Arc<Authority> {
     Authority::open(state, &Clock::system()).unwrap()
 }
