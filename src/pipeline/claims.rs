@@ -272,7 +272,14 @@ impl Pipeline {
             };
             if read.as_ref().is_err_and(|error| !stands(error)) {
                 // The former claims still excuse late bytes, but no longer decide.
-                seen.retract_claims(&index, now);
+                if let Err(error) = seen.retract_claims(&index, now) {
+                    tracing::error!(
+                        url = %index, %error,
+                        "the former claims of this index no longer count, but that is not on disk yet; larder writes it as soon as it \
+                         can, and if it is killed before, they count again until the index is read again: see that the data \
+                         directory can be written"
+                    );
+                }
             }
             read
         });

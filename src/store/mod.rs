@@ -35,6 +35,7 @@ mod body;
 mod buffer;
 mod catalogue;
 mod claiming_roots;
+mod claim_files;
 mod claims;
 mod commit;
 mod conventions;

@@ -75,6 +75,7 @@ impl Store {
             self.take_stock(opened);
         }
         self.flush();
+        self.claims.remove_deleted(self);
         self.claims.prune(self, self.clock.now());
         self.drop_unnamed();
         self.drop_bodiless();
