@@ -299,7 +299,11 @@ fn write(directory: &Path, key: &Key, written: &mut Vec<PathBuf>) -> io::Result<
 
 /// Removes a key from the files of a directory. The other keys of such a file are kept, in files of their own.
 fn take_out(directory: &Path, key: &ListedKey) -> io::Result<()> {
-    for path in load::files(directory) {
+    let files = match load::files(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        files => files.unwrap_or_default(),
+    };
+    for path in files {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(found) = load::bytes_of(&path).and_then(|bytes| contents::read(&bytes, &name))
         else {

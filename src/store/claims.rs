@@ -233,7 +233,8 @@ impl Claims {
             // Claims with a signature of their own may stand in an index without one.
             by.root == *root && (by.rank == Rank::Signed || set.signed != 0)
         };
-        done.and(self.delete(rests))
+        let deleted = self.delete(rests);
+        done.and(deleted)
     }
 
     /// Drops the set `number`, and the older sets of its index, with their files. The error tells what may still be on disk.
