@@ -141,7 +141,7 @@ impl Larder {
     /// [`store::OpenError::Held`] in the error means that another larder holds the directory.
     pub fn open(config: Config, clock: Clock) -> anyhow::Result<Arc<Self>> {
         let larder = Self::begin(config, clock)?;
-        larder.admin.store.read_records();
+        larder.admin.read_records();
         Ok(larder)
     }
 
@@ -167,6 +167,7 @@ impl Larder {
         );
         let admin = Admin { config, clock, store, running: Some(running) };
         let (pipeline, admin) = (Arc::new(pipeline), Arc::new(admin));
+        admin.begin_with_keys();
         Ok(Arc::new(Self { pipeline, authority, admin, hurry: CancellationToken::new() }))
     }
 
@@ -333,7 +334,8 @@ impl Larder {
             self.admin.config.set(Config::clone(&old));
             return Err(error);
         }
-        self.admin.reload_keys();
+        // An error was logged.
+        let _revoked = self.admin.reload_keys();
         if let Err(error) = self.authority.reload() {
             warn!(%error, "the CA stays as it was");
         }
@@ -348,9 +350,9 @@ const QUICK_START: Duration = Duration::from_secs(1);
 /// The task of [`Larder::start`].
 async fn start(admin: Arc<Admin>, questions: bool) {
     if !admin.store.is_read() {
-        let store = Arc::clone(&admin.store);
+        let reading = Arc::clone(&admin);
         let watch = Stopwatch::start();
-        if tokio::task::spawn_blocking(move || store.read_records()).await.is_err() {
+        if tokio::task::spawn_blocking(move || reading.read_records()).await.is_err() {
             error!(
                 "the stored records could not be read, and none is served; requests go to their origins"
             );
@@ -403,9 +405,10 @@ async fn upkeep(
             () = tokio::time::sleep(UPKEEP) => {}
             () = stop.cancelled() => break,
         }
-        let pipeline = Arc::clone(&pipeline);
+        let (pipeline, admin) = (Arc::clone(&pipeline), Arc::clone(&admin));
         round = tokio::task::spawn_blocking(move || {
             pipeline.store.maintain();
+            admin.maintain_keys();
             pipeline.tidy();
         });
     }

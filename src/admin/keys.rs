@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::question::Answer;
 use super::question::keys::{KeyFile, KeyQuestion, ListedKey, Rebound};
-use super::{Admin, state_dir, undone};
+use super::{Admin, state_dir};
 use crate::digest::{hex, key_hash};
 use crate::keyring::{
     Fingerprint, Key, KeyDescription, Keyring, Kind, NotKeys, Source, contents, load, openpgp,
@@ -34,14 +34,6 @@ pub const MAX_ADDED: usize = 8 << 20;
 type Listener<'a> = &'a mut dyn FnMut(Answer) -> ControlFlow<()>;
 
 impl Admin {
-    /// Reads the keys again and puts them in force, if a larder serves. Blocking.
-    pub fn reload_keys(&self) {
-        if let Some(running) = &self.running {
-            running.keys.set(self.read_keys());
-        }
-        self.warn_of_ending_keys();
-    }
-
     /// Reports keys that sign for a repository and expire soon, or have expired, in the log and in the metrics. After
     /// a key has expired, what it signs is no longer proven.
     pub fn warn_of_ending_keys(&self) {
@@ -159,7 +151,8 @@ impl Admin {
                 return Err(format!("{error}; nothing was added"));
             }
         }
-        self.reload_keys();
+        // An error concerns other keys, and was logged.
+        let _revoked = self.reload_keys();
         let names: Vec<(Kind, Fingerprint)> =
             added.iter().map(|key| (key.kind(), key.fingerprint())).collect();
         let mut let_sign = self.let_sign(&names);
@@ -223,11 +216,17 @@ impl Admin {
         }
         take_out(&self.directory(), &key)
             .map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
-        self.reload_keys();
+        let roots = match &self.running {
+            Some(_) => self.reload_keys(),
+            // The next larder that serves finds the key lost, and does it again: it knows all keys by its own configuration.
+            None => self.revoke_at(&key.used_by),
+        };
+        let roots = roots.map_err(|why| format!("the key is removed, but {why}"))?;
         let name = (key.kind, key.fingerprint.clone());
         let mut left =
             self.listed().remove(&name).unwrap_or(ListedKey { sources: Vec::new(), ..key });
-        left.undone = undone::without(self, &left.used_by)?;
+        let undone = roots.iter().map(ToString::to_string);
+        left.undone = undone.filter(|root| left.used_by.contains(root)).collect();
         Ok(vec![key_answer(left)])
     }
 
@@ -299,7 +298,11 @@ fn write(directory: &Path, key: &Key, written: &mut Vec<PathBuf>) -> io::Result<
 
 /// Removes a key from the files of a directory. The other keys of such a file are kept, in files of their own.
 fn take_out(directory: &Path, key: &ListedKey) -> io::Result<()> {
-    for path in load::files(directory) {
+    let files = match load::files(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        files => files.unwrap_or_default(),
+    };
+    for path in files {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let Ok(found) = load::bytes_of(&path).and_then(|bytes| contents::read(&bytes, &name))
         else {

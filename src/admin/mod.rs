@@ -31,7 +31,7 @@ pub mod why;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -79,6 +79,10 @@ pub struct Running {
     settings: ArcSwap<Vec<Setting>>,
     stays: Stays,
     queries: Arc<Queries>,
+    /// Whether what lost keys proved before the start is revoked. Held while the keys change.
+    settled: Mutex<bool>,
+    /// Whether it could not be revoked yet.
+    unrevoked: AtomicBool,
 }
 
 impl Running {
@@ -100,6 +104,8 @@ impl Running {
             settings: ArcSwap::default(),
             stays: Stays::default(),
             queries: Arc::default(),
+            settled: Mutex::new(false),
+            unrevoked: AtomicBool::new(false),
         }
     }
 

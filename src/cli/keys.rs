@@ -226,7 +226,8 @@ fn read_file(path: &Path) -> anyhow::Result<KeyFile> {
 
 /// Reads the key files in a directory, recognised by their names. Prints a line for every other file.
 fn read_directory(directory: &Path) -> anyhow::Result<Vec<KeyFile>> {
-    let keys = load::files(directory);
+    let keys = load::files(directory)
+        .with_context(|| format!("{}: it cannot be read", directory.display()))?;
     if keys.is_empty() {
         bail!("{}: no file in this directory has the name of a key file", directory.display());
     }

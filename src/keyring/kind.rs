@@ -169,6 +169,8 @@ pub(super) trait Ring {
     /// The number of keys.
     fn len(&self) -> usize;
 
+    /// The identifiers of the keys, as bindings name them. A revoked key is left out.
+    fn signers(&self) -> Vec<Fingerprint>;
     /// The descriptions, as of `now`, of the keys whose signer's fingerprint `of` accepts.
     fn about(&self, now: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription>;
 

@@ -3,7 +3,7 @@
 //! A file that is not a keyring is logged and skipped: a package may put any file into these directories, and one bad
 //! file must not disable the other keys.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::kind::Contents;
@@ -57,14 +57,29 @@ impl Keyring {
     /// Adds the keys of a file, or of the files of a directory in the order of their names. A missing path adds no
     /// keys. Blocking.
     pub fn add_path(&mut self, path: &Path, whose: impl Fn(String) -> Source) {
-        let found = if path.is_dir() { files(path) } else { Vec::from([path.to_owned()]) };
-        for path in found.into_iter().filter(|path| path.exists()) {
+        let found = match path.metadata() {
+            Ok(known) if known.is_dir() => files(path),
+            Ok(_) => Ok(Vec::from([path.to_owned()])),
+            Err(error) => Err(error),
+        };
+        let found = found.unwrap_or_else(|error| {
+            if !is_gone(&error) {
+                self.unread = true;
+                tracing::warn!(path = %path.display(), %error, "the keys here cannot be read now");
+            }
+            Vec::new()
+        });
+        for path in found {
             let added = self.add_file(&path, &whose(path.display().to_string()));
             let keyless = path.to_string_lossy().ends_with(SOURCES);
-            if let Err(error) = added
-                && !(keyless && matches!(error, NotKeys::Other | NotKeys::Empty))
-            {
-                tracing::warn!(path = %path.display(), %error, "this file of keys is left out");
+            match added {
+                Ok(_) => {}
+                Err(NotKeys::Io(error)) if is_gone(&error) => {}
+                Err(NotKeys::Other | NotKeys::Empty) if keyless => {}
+                Err(error) => {
+                    self.unread |= matches!(error, NotKeys::Io(_));
+                    tracing::warn!(path = %path.display(), %error, "this file of keys is left out");
+                }
             }
         }
     }
@@ -99,25 +114,31 @@ pub fn bytes_of(path: &Path) -> Result<Vec<u8>, NotKeys> {
 }
 
 /// The files in a directory that may hold keys, sorted by name. Blocking.
-pub fn files(directory: &Path) -> Vec<PathBuf> {
-    let Ok(found) = directory.read_dir() else {
-        return Vec::new();
-    };
-    let mut paths: Vec<PathBuf> = found
-        .flatten()
-        .map(|file| file.path())
-        .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| {
-                // A file whose name begins with a dot is still being written.
-                let mut suffixes = KINDS.iter().flat_map(|kind| kind.suffixes());
-                (name.ends_with(SOURCES) || suffixes.any(|suffix| name.ends_with(suffix)))
-                    && !name.contains(REMOVED)
-                    && !name.starts_with('.')
-            })
-        })
-        .take(MAX_FILES)
-        .collect();
+pub fn files(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for file in directory.read_dir()? {
+        let path = file?.path();
+        if paths.len() < MAX_FILES && may_hold_keys(&path) {
+            paths.push(path);
+        }
+    }
     paths.sort();
-    paths
+    Ok(paths)
+}
+
+fn may_hold_keys(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| {
+        // A file whose name begins with a dot is still being written.
+        let mut suffixes = KINDS.iter().flat_map(|kind| kind.suffixes());
+        (name.ends_with(SOURCES) || suffixes.any(|suffix| name.ends_with(suffix)))
+            && !name.contains(REMOVED)
+            && !name.starts_with('.')
+    })
+}
+
+/// Whether an error means that there is no such file; any other error tells nothing about what it holds.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
 }

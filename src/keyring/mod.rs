@@ -27,6 +27,7 @@ pub mod registry;
 mod rsa;
 mod trusted;
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,8 @@ pub struct Keyring {
     openpgp: openpgp::Certificates,
     registry: registry::RegistryKeys,
     rsa: rsa::RsaKeys,
+    /// Whether a file or a directory that may hold keys could not be read.
+    unread: bool,
 }
 
 /// Whether `signer` identifies a key that signs packages and not a repository's index.
@@ -137,6 +140,17 @@ impl Keyring {
     /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Whether all files that may hold keys could be read. Otherwise a key that is missing here may still be trusted.
+    pub fn is_whole(&self) -> bool {
+        !self.unread
+    }
+
+    /// The identifiers of the keys, as bindings name them ([`KeyDescription::signer`]). A revoked key is left out; one that has
+    /// expired is not. Cheap: no signature is verified, except those of revocations.
+    pub fn signers(&self) -> BTreeSet<Box<str>> {
+        self.rings().iter().flat_map(|ring| ring.signers()).map(|signer| signer.0).collect()
     }
 
     /// The descriptions of all keys, as of `now`.

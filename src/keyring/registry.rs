@@ -122,6 +122,10 @@ impl Ring for RegistryKeys {
         self.0.len()
     }
 
+    fn signers(&self) -> Vec<Fingerprint> {
+        self.0.iter().map(|(key, _)| key.fingerprint()).collect()
+    }
+
     fn about(&self, _: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {
         let described = self.0.iter().map(|(key, source)| KeyDescription {
             kind: key.kind(),

@@ -228,6 +228,10 @@ impl Ring for RsaKeys {
         self.all.len()
     }
 
+    fn signers(&self) -> Vec<Fingerprint> {
+        self.all.iter().map(|key| key.fingerprint.clone()).collect()
+    }
+
     fn about(&self, _: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {
         let described =
             self.all.iter().filter(|key| of(&key.fingerprint)).map(|key| KeyDescription {

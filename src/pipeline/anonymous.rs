@@ -20,6 +20,7 @@ use super::lookup::{Lookup, Stored};
 use super::patience::WAIT_FOR_FAILING;
 use super::rights::{RepresentationId, RightAnswer};
 use super::task::Task;
+use super::unproven::lower_unsigned;
 use crate::entry::{Entry, Head};
 use crate::freshness::Demand;
 use crate::origin::Ask;
@@ -108,8 +109,14 @@ impl Pipeline {
             ..entry.clone()
         };
         let (store, from) = (Arc::clone(&self.store), entry.key);
-        match tokio::task::spawn_blocking(move || store.link_from(from, public)).await {
-            Ok(Ok(_)) => {
+        let keys = self.keys.clone();
+        let link = move || {
+            let entry = store.link_from(from, public)?;
+            lower_unsigned(&store, &keys, &entry, None);
+            std::io::Result::Ok(())
+        };
+        match tokio::task::spawn_blocking(link).await {
+            Ok(Ok(())) => {
                 self.note_service(&task.clone().of_anybody());
                 tracing::debug!(url = %task.target, "this entry is public: the origin gives it without a credential");
             }

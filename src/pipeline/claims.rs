@@ -9,8 +9,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Pipeline;
 use super::lookup::Stored;
 use super::shelf::Shelves;
+use super::signers::Signers;
 use super::snapshot_order::{self, NotCounted};
 use super::task::Task;
+use super::unproven::lower_unsigned;
 use crate::claim::{IndexVersion, Promise, Standing};
 use crate::clock::Time;
 use crate::digest::BlobId;
@@ -193,25 +195,29 @@ impl Pipeline {
             return entry;
         }
         self.read_claims(ClaimReading::again(known, task, &entry), None).await;
-        let stored = self.store.entries(task.key).into_iter();
-        stored.into_iter().find(|stored| stored.blob == entry.blob).unwrap_or(entry)
+        self.as_stored(&entry).unwrap_or(entry)
     }
 
     fn read(&self, reading: &ClaimReading, staged: Option<StagedClaims>) -> io::Result<()> {
-        let ClaimReading { recognition, at, entry, known, reader, .. } = reading;
+        let ClaimReading { recognition, at, known, reader, .. } = reading;
         let reader = *reader;
         if at.has_token() {
             // A set of claims names the URL of its index on disk, so that the index can be fetched again. A token must not get
             // there.
             return Ok(());
         }
+        let changes = self.keys.changes();
+        // Its proof may have been lowered since.
+        let Some(entry) = &self.as_stored(&reading.entry) else {
+            return Ok(());
+        };
+        let reading = &ClaimReading { entry: Arc::clone(entry), ..reading.clone() };
         let (ecosystem, indexes) = (recognition.ecosystem, indexes(recognition, at));
         let proven = self.proven(recognition, at, entry, reader);
         if proven.rank == Rank::None && self.is_member(recognition, at, reader) {
             // Not the version that the current Release names; skip it.
             return Ok(());
         }
-        let changes = self.keys.changes();
         let read = *known && self.confirm_reading(recognition, at, &indexes, entry, proven, reader);
         for index in &indexes {
             self.memory.note_reading(index, reader, changes);
@@ -224,10 +230,9 @@ impl Pipeline {
             staged.keys == changes && staged.standing.rank >= proven.rank && *known
         });
         if let Some(StagedClaims { batch, standing, .. }) = staged {
-            self.publish(ecosystem, at, batch, &standing, entry)?;
-            return self.published_with(&standing, changes);
+            return self.publish(ecosystem, at, batch, &standing, entry);
         }
-        self.read_document(reading, indexes, proven, changes)
+        self.read_document(reading, indexes, proven)
     }
 
     /// Reads a stored document, which is a version of one of `indexes`.
@@ -236,7 +241,6 @@ impl Pipeline {
         reading: &ClaimReading,
         indexes: Vec<Target>,
         proven: Proof,
-        keys: u64,
     ) -> io::Result<()> {
         let ClaimReading { recognition, at, entry, base, reader, .. } = reading;
         let (store, ecosystem) = (&self.store, recognition.ecosystem);
@@ -263,7 +267,7 @@ impl Pipeline {
             let batch = self.batch(ecosystem, &index, entry.blob, *reader);
             let read = batch.map_err(Malformed::from).and_then(|mut batch| {
                 batch.by_expired_key(proven.expired_key);
-                self.take_claims(ecosystem, &document, batch, entry, keys)
+                self.take_claims(ecosystem, &document, batch, entry)
             });
             let stands = |error: &Malformed| match error {
                 Malformed::Forged(_) => true,
@@ -272,7 +276,14 @@ impl Pipeline {
             };
             if read.as_ref().is_err_and(|error| !stands(error)) {
                 // The former claims still excuse late bytes, but no longer decide.
-                seen.retract_claims(&index, now);
+                if let Err(error) = seen.retract_claims(&index, now) {
+                    tracing::error!(
+                        url = %index, %error,
+                        "the former claims of this index no longer count, but that is not on disk yet; larder writes it as soon as it \
+                         can, and if it is killed before, they count again until the index is read again: see that the data \
+                         directory can be written"
+                    );
+                }
             }
             read
         });
@@ -338,24 +349,21 @@ impl Pipeline {
             })
     }
 
-    /// Takes the claims of a document, and makes them current if its snapshot counts. `keys`: how often the keyring had been
-    /// replaced before.
+    /// Takes the claims of a document, and makes them current if its snapshot counts.
     fn take_claims(
         &self,
         ecosystem: &dyn Ecosystem,
         document: &Document<'_>,
         mut batch: ClaimBatch,
         entry: &Arc<Entry>,
-        keys: u64,
     ) -> Result<(), Malformed> {
         let standing = ecosystem.claims(document, &self.keys.get(), &mut batch)?;
-        self.publish(ecosystem, document.at, batch, &standing, entry)?;
-        Ok(self.published_with(&standing, keys)?)
+        Ok(self.publish(ecosystem, document.at, batch, &standing, entry)?)
     }
 
     /// Makes the claims of a document current, if its snapshot counts by now: a newer one, or another signer, may have come since
     /// the document was read.
-    fn publish(
+    pub(super) fn publish(
         &self,
         ecosystem: &dyn Ecosystem,
         at: &Target,
@@ -396,21 +404,50 @@ impl Pipeline {
         if !is_public {
             notes.signers.clear();
         }
-        batch.publish(standing, entry.requested_at)?;
+        let signers = Signers::of(&batch, standing);
+        signers.note(&self.store, &standing.root);
+        let published = batch.publish(standing, entry.requested_at)?;
         self.noticed(at, standing, &notes);
         self.mark_signed(entry, standing);
-        Ok(())
+        self.check_signers(&signers, &published, entry)
     }
 
-    /// Deletes the claims that a signature proved, if the keyring was replaced since `keys` was read: the key may have been
-    /// removed after the signature was checked, and what it proved was deleted before these claims were published. The error says
-    /// that the document is to be read again.
-    fn published_with(&self, standing: &Standing, keys: u64) -> io::Result<()> {
-        if standing.rank != Rank::Signed || self.keys.changes() == keys {
+    /// Deletes claims that were just published, if they rest on a signature by a key that is not trusted any more: it may have
+    /// been removed after the signature was checked, and what it proved was deleted before these claims were published. The error
+    /// says that the document is to be read again.
+    fn check_signers(
+        &self,
+        signers: &Signers,
+        published: &IndexVersion,
+        entry: &Entry,
+    ) -> io::Result<()> {
+        let trusted = self.keys.get().signers();
+        let lost = signers.lost(&self.store, &published.root, &trusted);
+        if !lost {
             return Ok(());
         }
-        self.store.retract_signed_claims(&standing.root)?;
-        Err(io::Error::new(io::ErrorKind::Interrupted, "the trusted keys changed meanwhile"))
+        let withdrawn = self.store.withdraw_claims(published.number);
+        if let Some(entry) = self.as_stored(entry).filter(|_| published.rank == Rank::Signed) {
+            lower_unsigned(&self.store, &self.keys, &entry, signers.of_index.as_deref());
+        }
+        withdrawn.inspect_err(|error| {
+            tracing::error!(
+                url = published.shown, %error,
+                "claims that a removed key proved no longer count, but are still on disk; larder tries to delete them again, and \
+                 they count after a restart if that fails: then stop larder, delete the directory v1/claims in its data directory, and \
+                 start it"
+            );
+        })?;
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "a key that signed it was removed meanwhile",
+        ))
+    }
+
+    /// The entry as it is stored now; its proof may have been lowered since it was looked up.
+    fn as_stored(&self, entry: &Entry) -> Option<Arc<Entry>> {
+        let stored = self.store.entries(entry.key).into_iter();
+        stored.into_iter().find(|stored| stored.blob == entry.blob)
     }
 
     /// Reports what was noticed while the claims of an index were taken, and remembers who signed them.
@@ -546,6 +583,7 @@ mod tests {
     fn staged_claims_of_an_older_snapshot_do_not_replace_newer_ones() {
         let data = tempfile::tempdir().unwrap();
         let pipeline = for_tests(data.path());
+        pipeline.keys.set(Keyring::built_in());
         let (store, now) = (&pipeline.store, pipeline.clock.now());
         let index = Target::from_url("https://example.org/debian/dists/stable/InRelease").unwrap();
         let apt = ecosystem::recognise(&Shape { target: &index, accept: "*/*" }).unwrap().ecosystem;
@@ -556,7 +594,7 @@ mod tests {
             let mut batch = pipeline.batch(apt, &index, blob, Partition::Public).unwrap();
             let hours = Duration::from_hours(u64::from(number));
             batch.edition(Snapshot {
-                signers: vec!["A".into()],
+                signers: pipeline.keys.get().signers().into_iter().take(1).collect(),
                 date: Some(now.minus(Duration::from_hours(100)).plus(hours)),
                 valid_until: Some(now.plus(hours)),
                 ..Snapshot::default()
@@ -571,12 +609,5 @@ mod tests {
         pipeline.publish(apt, &index, old, &standing, &old_entry).unwrap();
         assert_eq!(current(), new_entry.blob);
         assert_eq!(store.valid_until(&root), until);
-        // A key that is removed after its signature was checked leaves no claims.
-        pipeline.published_with(&standing, pipeline.keys.changes()).unwrap();
-        assert_eq!(current(), new_entry.blob, "the control");
-        let before = pipeline.keys.changes();
-        pipeline.keys.set(Keyring::new());
-        assert!(may_pass(&pipeline.published_with(&standing, before).unwrap_err()));
-        assert!(store.current_claims(&index).is_none());
     }
 }

@@ -497,8 +497,11 @@ impl Pipeline {
             let (store, entry) = (Arc::clone(&self.store), Arc::clone(entry));
             tokio::task::spawn_blocking(move || {
                 let risen = |now: &mut Entry| {
-                    now.proof = now.proof.judged(today);
-                    now.generation = generation;
+                    // A claim may have gone since, and what it proved was lowered: the next look-up judges again.
+                    if store.generation() == generation {
+                        now.proof = now.proof.judged(today);
+                        now.generation = generation;
+                    }
                 };
                 if let Err(error) = store.update(&entry, risen) {
                     tracing::warn!(%error, "a proof could not be stored");

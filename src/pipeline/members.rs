@@ -19,6 +19,7 @@ use super::answers::lasts;
 use super::lookup::{Lookup, Stored};
 use super::rights::{REMEMBERED, YES_HOLDS};
 use super::task::Task;
+use super::unproven::lower_unsigned;
 use super::{Connection, Pipeline, snapshots};
 use crate::claim::{IndexVersion, Promise, Relation};
 use crate::clock::Time;
@@ -228,8 +229,12 @@ impl Pipeline {
             received_at: now,
             checked_at: now,
         };
-        let store = Arc::clone(&self.store);
-        tokio::task::spawn_blocking(move || store.link(entry)).await.ok()?.ok()
+        let (store, keys) = (Arc::clone(&self.store), self.keys.clone());
+        let link = move || {
+            let entry = store.link(entry).ok()?;
+            (!lower_unsigned(&store, &keys, &entry, None)).then_some(entry)
+        };
+        tokio::task::spawn_blocking(link).await.ok()?
     }
 
     /// The digests by which the snapshot that clients are given names what the task requests. A member that is fetched before its

@@ -21,6 +21,7 @@ use super::lead::{Attempt, AttemptResult};
 use super::signature::{KeepDecision, SignatureCheck};
 use super::snapshot_order;
 use super::task::Task;
+use super::unproven::{lower_unsigned, trust_one_of};
 use crate::clock::Time;
 use crate::digest::{Algorithm, Algorithms, Digest, Digests, Hashing, Wanted};
 use crate::ecosystem::{Kind, Named, Recognition};
@@ -120,8 +121,8 @@ impl Pipeline {
             snapshot_order::date(&mut received.head, date, received.requested_at);
         }
         let expired_key = edition.expired_key && !received.plain;
-        let (claims, keys) = (looked.claims, looked.keys);
-        Ok(KeepDecision { signed, keys, expired_key, claims, ..KeepDecision::default() })
+        let (claims, signers) = (looked.claims, edition.signers);
+        Ok(KeepDecision { signed, signers, expired_key, claims, ..KeepDecision::default() })
     }
 
     /// Compares the body with what is promised of it by now, and keeps, gives or refuses it.
@@ -334,8 +335,8 @@ impl Pipeline {
         // Excludes bodies that may be incomplete (no length, no digest) and, for pinned files, HTML pages: a sign-in page or a
         // block page may have come in place of a package.
         let cut = worth.unframed && !verified.proof().rank.is_strong();
-        // The key that signed it may have been removed since, and what it proved was lowered before this was stored.
-        let unsigned = worth.signed.is_some() && worth.keys != self.keys.changes();
+        // The key that signed it may have been removed since.
+        let unsigned = worth.signed.is_some() && !trust_one_of(&self.keys, &worth.signers);
         if cut || unsigned || pinned && is_page(&received.head) {
             return End::Given;
         }
@@ -361,16 +362,9 @@ impl Pipeline {
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
         entry.proof.expired_key |= worth.expired_key;
         let changed = pinned && self.changes_a_pin(task, &entry);
-        let (store, spared) = (Arc::clone(&self.store), self.still_promised(task));
-        let commit = move || store.commit_beside(verified, entry, &spared);
-        let committed = tokio::task::spawn_blocking(commit).await;
-        let entry = match committed {
-            Ok(Ok(entry)) => entry,
-            Ok(Err(error)) => {
-                tracing::error!(url = %task.target, %error, "the store could not keep this body");
-                return End::Given;
-            }
-            Err(_) => return End::Given,
+        let signers = worth.signed.is_some().then_some(worth.signers);
+        let Some(entry) = self.commit(task, verified, entry, signers).await else {
+            return End::Given;
         };
         self.note_received(task, &entry);
         if changed {
@@ -391,6 +385,31 @@ impl Pipeline {
             self.read_kept(task, reading, worth.claims).await;
         }
         End::Kept(entry)
+    }
+
+    /// Stores a verified body, unless the keys that signed it were removed meanwhile. `signers`: those of its own signature. `None`: it
+    /// could not be stored, or is not worth what it was stored for.
+    async fn commit(
+        &self,
+        task: &Task,
+        verified: Verified,
+        entry: Entry,
+        signers: Option<Vec<Box<str>>>,
+    ) -> Option<Arc<Entry>> {
+        let (store, keys) = (Arc::clone(&self.store), self.keys.clone());
+        let spared = self.still_promised(task);
+        let commit = move || {
+            let entry = store.commit_beside(verified, entry, &spared)?;
+            let is_lowered = lower_unsigned(&store, &keys, &entry, signers.as_deref());
+            io::Result::Ok((!is_lowered).then_some(entry))
+        };
+        match tokio::task::spawn_blocking(commit).await.ok()? {
+            Ok(entry) => entry,
+            Err(error) => {
+                tracing::error!(url = %task.target, %error, "the store could not keep this body");
+                None
+            }
+        }
     }
 
     /// Reads the claims of an index that was just stored.

@@ -18,6 +18,7 @@ use super::lead::{AttemptResult, small_body};
 use super::shelf::Sidecar;
 use super::snapshots::{Members, NOT_YET};
 use super::task::Task;
+use super::unproven::lower_unsigned;
 use crate::claim::{Claim, IndexVersion, Promise, Relation};
 use crate::clock::Time;
 use crate::digest::BlobId;
@@ -154,7 +155,12 @@ impl Pipeline {
                     let entry = self.entry_of(&own, None, &verified);
                     // The document may still turn out not to count.
                     let (store, spared) = (Arc::clone(&self.store), self.still_promised(&own));
-                    let commit = move || store.commit_beside(verified, entry, &spared).map(|_| ());
+                    let keys = self.keys.clone();
+                    let commit = move || {
+                        let entry = store.commit_beside(verified, entry, &spared)?;
+                        lower_unsigned(&store, &keys, &entry, None);
+                        Ok(())
+                    };
                     tokio::task::spawn_blocking(commit)
                         .await
                         .unwrap_or_else(|gone| Err(gone.into()))

@@ -39,8 +39,8 @@ pub(super) enum SignatureCheck {
 pub(super) struct KeepDecision {
     /// The proof, if the document's own signature is valid.
     pub(super) signed: Option<Proof>,
-    /// How often the keyring had been replaced before that signature was checked.
-    pub(super) keys: u64,
+    /// The keys that signed it.
+    pub(super) signers: Vec<Box<str>>,
     /// The document was signed by a known key that has expired since.
     pub(super) expired_key: bool,
     /// Only the end of the connection ended the body, so it may be truncated.
@@ -63,8 +63,6 @@ pub(super) struct ReadDocument {
     pub(super) sidecars: Vec<Sidecar>,
     /// Its claims, if it was understood.
     pub(super) claims: Option<StagedClaims>,
-    /// How often the keyring had been replaced before it was read.
-    pub(super) keys: u64,
 }
 
 impl ReadDocument {
@@ -75,7 +73,6 @@ impl ReadDocument {
             members: None,
             sidecars: Vec::new(),
             claims: None,
-            keys: 0,
         }
     }
 }
@@ -138,14 +135,14 @@ impl Pipeline {
             let (batch, members) = news.finish(&standing);
             if is_file {
                 let own = pipeline.own_file(&at, read, edition.as_ref());
-                return ReadDocument { own, edition, members, sidecars, claims: None, keys };
+                return ReadDocument { own, edition, members, sidecars, claims: None };
             }
             let understood = read.is_ok() && edition.is_some();
             let own = pipeline.own(&at, read, edition.as_ref(), plain, reader);
             let claims = batch.filter(|_| understood).zip(place);
             let claims =
                 claims.map(|(batch, place)| StagedClaims { batch, standing, keys, _place: place });
-            ReadDocument { own, edition, members, sidecars, claims, keys }
+            ReadDocument { own, edition, members, sidecars, claims }
         });
         looked.await.unwrap_or_else(|_| ReadDocument::nothing())
     }
@@ -181,6 +178,7 @@ impl Pipeline {
         match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now()) {
             // An expired document is still what its signers signed, and clients can be configured to accept it.
             Ok(()) | Err(NotCounted::Expired(_)) if standing.rank == Rank::Signed => {
+                self.store.note_vouchers(&standing.root, &edition.signers);
                 let proof = Proof::of(Rank::Signed);
                 SignatureCheck::Signed(Proof { weak_hash: edition.weak_hash, ..proof })
             }
@@ -212,6 +210,7 @@ impl Pipeline {
                 match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now())
                 {
                     Ok(()) => {
+                        self.store.note_vouchers(&standing.root, &edition.signers);
                         let proof = Proof { own: true, ..Proof::of(Rank::Signed) };
                         return SignatureCheck::Signed(Proof {
                             weak_hash: edition.weak_hash,

@@ -44,10 +44,12 @@ impl Access {
 /// Collects how every body was used.
 pub(super) fn of(bodies: &Bodies<BodyRecord>) -> Vec<Access> {
     bodies
-        .iter()
-        .filter_map(|(blob, holding)| {
-            let QueuePosition { in_main, frequency } = bodies.standing(blob)?;
-            Some(Access { blob, used: holding.used, in_main, frequency })
+        .placed()
+        .map(|(blob, holding, QueuePosition { in_main, frequency })| Access {
+            blob,
+            used: holding.used,
+            in_main,
+            frequency,
         })
         .collect()
 }

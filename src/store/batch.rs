@@ -163,6 +163,11 @@ impl ClaimBatch {
         &self.notes
     }
 
+    /// Whether a claim in it has a signature of its own.
+    pub fn is_signed(&self) -> bool {
+        self.signed != 0
+    }
+
     fn take(&mut self, claim: Claim, signed: bool) -> Result<(), TooMany> {
         if self.failed.is_some() || claim.digests.is_empty() {
             return Ok(());

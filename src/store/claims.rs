@@ -12,22 +12,22 @@
 //! claims/<number, 16 hex>-<sha256 of the document>
 //! ```
 
+use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
-use serde::{Deserialize, Serialize};
 
 use super::batch::CLAIMS_SHARE;
 use super::catalogue::{Catalogue, Set, generation_is_over, weakest};
+use super::claim_files::{Marks, files, read_missing};
 use super::declared::Declared;
 use super::handles::Handles;
 use super::record::remove_quietly;
-use super::sealed::{Kind, seal, unseal};
-use super::segment::{self, Found, Manifest, Segment};
-use super::space::{Purpose, Room, footprint};
+use super::segment::{Found, Manifest, Segment};
+use super::space::{Room, footprint};
 use super::{Store, durable, hold};
 use crate::claim::{IndexVersion, Standing, Topic};
 use crate::clock::Time;
@@ -37,12 +37,7 @@ use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
 
 /// Maximum number of sets; each takes a file and a KiB of memory.
-const MAX_SETS: usize = 1 << 14;
-
-const MARKS: Kind = Kind { magic: *b"LmaR", version: 1 };
-
-/// A row of the marks takes at most 32 bytes; this allows twice that.
-const MAX_MARKS: u64 = 64 * MAX_SETS as u64;
+pub(super) const MAX_SETS: usize = 1 << 14;
 
 /// Every set of claims.
 #[derive(Debug)]
@@ -61,16 +56,8 @@ pub(super) struct Claims {
     unread: AtomicBool,
     /// Whether claims or declarations changed between the last run and this one.
     anew: AtomicBool,
-}
-
-/// The changing facts about sets, which segments do not hold: `DATA/v1/marks`, sealed. Without this file every set
-/// counts as last confirmed when it was published, and entries are judged anew.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Marks {
-    generation: u64,
-    declared: [u8; 32],
-    /// Number, time of confirmation and time of superseding of each set, sorted by number.
-    sets: Vec<(u64, Time, Option<Time>)>,
+    /// Deleted sets whose files could not be removed. They are not read again, and maintenance tries to remove them.
+    undeleted: Mutex<HashSet<u64>>,
 }
 
 /// A set of claims, for listings.
@@ -102,6 +89,7 @@ impl Claims {
             written: Mutex::new(None),
             unread: AtomicBool::new(false),
             anew: AtomicBool::new(false),
+            undeleted: Mutex::default(),
         }
     }
 
@@ -110,7 +98,7 @@ impl Claims {
     pub(super) fn load(&self, store: &Store) {
         self.handles.close_all();
         let mut catalogue = Catalogue::default();
-        let (marks, read) = read_missing(store, &mut catalogue);
+        let (marks, read) = read_missing(store, &mut catalogue, &hold(&self.undeleted));
         if let Some(error) = &read.unread {
             tracing::error!(%error, "claims cannot be read now: they stay, and files that they may cover are not served until they can be read");
         }
@@ -150,7 +138,7 @@ impl Claims {
             return Ok(());
         }
         let mut catalogue = self.write();
-        let (_, read) = read_missing(store, &mut catalogue);
+        let (_, read) = read_missing(store, &mut catalogue, &hold(&self.undeleted));
         catalogue.supersede_elders();
         drop(catalogue);
         self.generation.fetch_max(read.highest, Ordering::AcqRel);
@@ -219,32 +207,53 @@ impl Claims {
     }
 
     /// Marks the current set of `index` as superseded, without a successor. Nothing else on disk says that, so the marks are
-    /// written at once.
-    pub(super) fn retract(&self, store: &Store, index: &Target, reader: Partition, now: Time) {
-        if let Some(set) = self.current_of(index, reader) {
-            set.change(|generation| generation.superseded = Some(now));
-            self.moved();
-            self.flush(&store.paths.marks);
-        }
+    /// written at once. The error means that they could not be: it holds in memory, and on disk when they can be written.
+    pub(super) fn retract(
+        &self,
+        store: &Store,
+        index: &Target,
+        reader: Partition,
+        now: Time,
+    ) -> io::Result<()> {
+        let Some(set) = self.current_of(index, reader) else {
+            return Ok(());
+        };
+        set.change(|generation| generation.superseded = Some(now));
+        self.moved();
+        self.write_marks(&store.paths.marks)
     }
 
     /// Drops every set that rests on a signature for `root`, and the older sets of its index, with their files: a set that is
     /// only marked counts again when the marks are lost. The error tells what may still be on disk.
     pub(super) fn retract_signed(&self, store: &Store, root: &Root) -> io::Result<()> {
         // A set that could not be read before may rest on one, too.
-        let mut done = self.complete(store);
-        let _alone = hold(&self.publishing);
-        let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
-        let rests = |set: &&Arc<Set>| {
+        let done = self.complete(store);
+        let rests = |set: &Set| {
             let by = set.generation();
             // Claims with a signature of their own may stand in an index without one.
             by.root == *root && (by.rank == Rank::Signed || set.signed != 0)
         };
-        for newest in sets.iter().filter(rests) {
+        let deleted = self.delete(rests);
+        done.and(deleted)
+    }
+
+    /// Drops the set `number`, and the older sets of its index, with their files. The error tells what may still be on disk.
+    pub(super) fn withdraw(&self, number: u64) -> io::Result<()> {
+        self.delete(|set| set.number == number)
+    }
+
+    fn delete(&self, which: impl Fn(&Set) -> bool) -> io::Result<()> {
+        let _alone = hold(&self.publishing);
+        let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
+        let mut done = Ok(());
+        for newest in sets.iter().filter(|set| which(set)) {
             let mut versions = self.catalogue().elders_of(newest);
             versions.retain(|set| set.number <= newest.number);
             for set in versions.iter().filter_map(|set| self.take_out(set.number)) {
                 let removed = durable::remove(&set.path).map(|_| ());
+                if removed.is_err() {
+                    hold(&self.undeleted).insert(set.number);
+                }
                 done = done.and(removed);
             }
             let synced = durable::sync_directory_of(&newest.path);
@@ -387,6 +396,26 @@ impl Claims {
         now
     }
 
+    /// Removes the files of deleted sets that could not be removed before.
+    pub(super) fn remove_deleted(&self, store: &Store) {
+        let mut undeleted = hold(&self.undeleted);
+        if undeleted.is_empty() {
+            return;
+        }
+        let removed = files(&store.paths.claims).and_then(|files| {
+            for (_, path) in files.iter().filter(|(number, _)| undeleted.contains(number)) {
+                durable::remove(path)?;
+            }
+            Ok(())
+        });
+        match removed {
+            Ok(()) => undeleted.clear(),
+            Err(error) => {
+                tracing::warn!(%error, "deleted claims are still on disk, and would count again after a restart");
+            }
+        }
+    }
+
     /// Drops the sets that are too old and those beyond the limits.
     pub(super) fn prune(&self, store: &Store, now: Time) {
         let share = store.space.cap() / CLAIMS_SHARE;
@@ -415,15 +444,26 @@ impl Claims {
     /// Writes the marks if anything changed.
     pub(super) fn flush(&self, path: &Path) {
         if self.unread.load(Ordering::Acquire) {
-            // Some segments are unread, and the file on disk still holds their marks.
             return;
+        }
+        if let Err(error) = self.write_marks(path) {
+            tracing::warn!(%error, "the times at which indexes were confirmed could not be written");
+        }
+    }
+
+    fn write_marks(&self, path: &Path) -> io::Result<()> {
+        if self.unread.load(Ordering::Acquire) {
+            return Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "the claims of other indexes cannot be read now, and only the file on disk has their marks",
+            ));
         }
         let generation = self.generation();
         let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
         let mut written = hold(&self.written);
         let dirty = sets.iter().filter(|set| set.is_dirty()).count();
         if dirty == 0 && *written == Some(generation) {
-            return;
+            return Ok(());
         }
         let marks = Marks {
             generation,
@@ -436,13 +476,9 @@ impl Claims {
                 })
                 .collect(),
         };
-        match seal(MARKS, &marks).and_then(|bytes| durable::write(path, &bytes, 0o600)) {
-            Ok(()) => *written = Some(generation),
-            Err(error) => {
-                *written = None;
-                tracing::warn!(%error, "the times at which indexes were confirmed could not be written");
-            }
-        }
+        let done = marks.write(path);
+        *written = done.is_ok().then_some(generation);
+        done
     }
 
     fn segment(&self, set: &Set) -> io::Result<Arc<Segment>> {
@@ -513,88 +549,4 @@ impl Claims {
     fn write(&self) -> RwLockWriteGuard<'_, Catalogue> {
         self.catalogue.write().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-impl Marks {
-    fn read(path: &Path) -> io::Result<Self> {
-        let bytes = durable::read(path, MAX_MARKS)?;
-        Ok(bytes.and_then(|bytes| unseal(MARKS, &bytes)).unwrap_or_default())
-    }
-}
-
-// === reading sets from disk ===
-
-/// Reads the set in a file, with its marks.
-fn read(store: &Store, marks: &Marks, number: u64, path: PathBuf) -> io::Result<Set> {
-    let (manifest, bytes) = segment::manifest(&path)?;
-    let mut room = store.space.take(Purpose::Claims, footprint(bytes));
-    room.written();
-    let set = Set::new(number, path, manifest, bytes, room)?;
-    if let Ok(position) = marks.sets.binary_search_by_key(&number, |mark| mark.0)
-        && let Some((_, confirmed, superseded)) = marks.sets.get(position).copied()
-    {
-        set.change(|generation| {
-            generation.confirmed = confirmed;
-            generation.superseded = superseded;
-        });
-    }
-    Ok(set)
-}
-
-/// The result of reading the segment files.
-#[derive(Debug, Default)]
-struct ReadSegments {
-    /// The highest number in a file name.
-    highest: u64,
-    /// Whether a damaged set was dropped.
-    dropped: bool,
-    /// Why a file could not be read, if one could not.
-    unread: Option<io::Error>,
-}
-
-/// Adds the sets on disk that are not in the catalogue yet.
-fn read_missing(store: &Store, catalogue: &mut Catalogue) -> (Marks, ReadSegments) {
-    let mut came = ReadSegments::default();
-    // Without the marks, a set that was retracted would count again.
-    let known =
-        Marks::read(&store.paths.marks).and_then(|marks| Ok((marks, files(&store.paths.claims)?)));
-    let (marks, files) = match known {
-        Ok(known) => known,
-        Err(error) => return (Marks::default(), ReadSegments { unread: Some(error), ..came }),
-    };
-    for (number, path) in files {
-        came.highest = came.highest.max(number);
-        if catalogue.sets.contains_key(&number) {
-            continue;
-        }
-        match read(store, &marks, number, path.clone()) {
-            Ok(set) => catalogue.insert(Arc::new(set)),
-            Err(error) if durable::is_damage(&error) => {
-                tracing::warn!(%error, "the claims of an index are damaged, and dropped");
-                remove_quietly(&path);
-                came.dropped = true;
-            }
-            Err(error) => came.unread = Some(durable::naming(&path, &error)),
-        }
-    }
-    (marks, came)
-}
-
-/// The files of all sets, sorted by number. Removes files with other names.
-fn files(directory: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut numbered = Vec::new();
-    for file in durable::list(directory)? {
-        let name = file.file_name();
-        let number = name.to_str().and_then(|name| {
-            let (number, document) = name.split_once('-')?;
-            BlobId::from_hex(document)?;
-            u64::from_str_radix(number, 16).ok()
-        });
-        match number {
-            Some(number) => numbered.push((number, file.path())),
-            None => remove_quietly(&file.path()),
-        }
-    }
-    numbered.sort_unstable();
-    Ok(numbered)
 }

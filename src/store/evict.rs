@@ -152,6 +152,14 @@ impl<T> Bodies<T> {
         self.rows.iter().map(|body| (body.id, &body.held))
     }
 
+    /// Every body, with its current place in the queues.
+    pub(super) fn placed(&self) -> impl Iterator<Item = (BlobId, &T, QueuePosition)> {
+        self.rows.iter().map(|body| {
+            let place = QueuePosition { in_main: body.in_main, frequency: body.frequency };
+            (body.id, &body.held, place)
+        })
+    }
+
     /// Every body, mutable.
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.rows.iter_mut().map(|body| &mut body.held)

@@ -1,5 +1,7 @@
 //! The store's interface to what larder has learnt and must keep even if the cache is deleted (`state.rs`).
 
+use std::collections::HashMap;
+
 use super::{Convention, Store};
 use crate::claim::PackageCount;
 use crate::clock::Time;
@@ -43,6 +45,27 @@ impl Store {
     /// The keys that signed for `root` so far, by the fingerprints of primary keys. Quick.
     pub fn signers(&self, root: &Root) -> Vec<Box<str>> {
         self.state.signers(root)
+    }
+
+    /// Notes that signatures by `signers` prove something below `root`. Unlike a binding, this admits no later signature; it tells
+    /// what to revoke when a key is lost. Blocking when it is news.
+    pub fn note_vouchers(&self, root: &Root, signers: &[Box<str>]) {
+        self.state.note_vouchers(root, signers);
+    }
+
+    /// Every root below which signatures prove something, with the keys that signed, bound or not. Quick.
+    pub fn vouchers(&self) -> HashMap<Root, Vec<Box<str>>> {
+        self.state.vouchers()
+    }
+
+    /// The keys with which something below `root` was proven, bound or not. Quick.
+    pub fn vouchers_of(&self, root: &Root) -> Vec<Box<str>> {
+        self.state.vouchers_of(root)
+    }
+
+    /// Those of the repository of `target`: of the nested roots above it, the deepest counts. Empty if none is known. Quick.
+    pub fn vouchers_above(&self, target: &Target) -> Vec<Box<str>> {
+        self.state.vouchers_above(target)
     }
 
     /// Notes which keys signed for `root`. Blocking when it is news.

@@ -34,6 +34,7 @@ mod blobs;
 mod body;
 mod buffer;
 mod catalogue;
+mod claim_files;
 mod claiming_roots;
 mod claims;
 mod commit;
@@ -44,6 +45,7 @@ mod evict;
 pub mod failpoint;
 mod fair;
 mod handles;
+mod in_force;
 mod learnt;
 mod ledger;
 mod lock;
@@ -146,6 +148,7 @@ struct Paths {
     claims: PathBuf,
     marks: PathBuf,
     access: PathBuf,
+    in_force: PathBuf,
 }
 
 /// What eviction must leave alone.
@@ -256,8 +259,10 @@ impl Store {
             startup::drop_unfinished(directory)?;
         }
         let unverified = Arc::new(Unverified::open(state.join("unverified"), clock.clone())?);
+        let in_force = state.join("in-force");
         let state = State::open(&state)?;
         let paths = Paths {
+            in_force,
             spool: cache.join("spool"),
             claims: cache.join("claims"),
             marks: cache.join("marks"),
@@ -298,6 +303,11 @@ impl Store {
 
     /// Reads the records, once. Blocking until done.
     pub fn read_records(&self) {
+        self.read_records_and(|| {});
+    }
+
+    /// Reads the records, once, and calls `then` before an entry is used. Blocking until done.
+    pub fn read_records_and(&self, then: impl FnOnce()) {
         let Some(opened) = hold(&self.reading.opened).take() else {
             return;
         };
@@ -306,6 +316,7 @@ impl Store {
             return;
         }
         self.space.measure(&self.paths.cache);
+        then();
         self.reading.done.send_replace(true);
     }
 

@@ -51,17 +51,27 @@ impl Store {
     }
 
     /// Retracts the claims of an index, because the document that its origin serves now makes none that larder accepts.
-    /// For a day they still explain late bytes. Blocking.
-    pub fn retract_claims(&self, index: &Target, now: Time) {
-        self.claims.retract(self, index, Partition::Public, now);
+    /// For a day they still explain late bytes. The error means that this is not on disk yet: after a crash they would count
+    /// again. Blocking.
+    pub fn retract_claims(&self, index: &Target, now: Time) -> io::Result<()> {
+        let _era = self.in_era();
+        self.claims.retract(self, index, Partition::Public, now)
     }
 
     /// Deletes the claims of signed indexes of `root`, because their signing keys are no longer trusted. Unlike other
     /// retracted claims they explain no late bytes, and nothing brings them back (promise P8). The error means that some
-    /// may still be on disk and count again after a restart. Blocking.
+    /// may still be on disk and count again after a restart. Does not wait for the records at the start. Blocking.
     pub fn retract_signed_claims(&self, root: &Root) -> io::Result<()> {
-        let _era = self.in_era();
+        // Claims are read before the records, and not again while these are read for the first time.
+        let _era = self.is_read().then(|| self.in_era());
         self.claims.retract_signed(self, root)
+    }
+
+    /// Deletes the claims of one version of an index, by the version's number, and of the versions before it. The error means
+    /// that some may still be on disk and count again after a restart. Blocking.
+    pub fn withdraw_claims(&self, number: u64) -> io::Result<()> {
+        let _era = self.in_era();
+        self.claims.withdraw(number)
     }
 
     /// Claiming roots: roots of indexes that have named files on `origin`. Its own first, then the most recent; at most

@@ -123,8 +123,9 @@ impl Seen<'_> {
     }
 
     /// Retracts this partition's claims of an index; see [`Store::retract_claims`]. Blocking.
-    pub fn retract_claims(&self, index: &Target, now: Time) {
-        self.store.claims.retract(self.store, index, self.reader, now);
+    pub fn retract_claims(&self, index: &Target, now: Time) -> io::Result<()> {
+        let _era = self.store.in_era();
+        self.store.claims.retract(self.store, index, self.reader, now)
     }
 }
 

@@ -5,16 +5,19 @@
 //! state/conventions   where a naming convention holds, per ecosystem and root (`conventions.rs`)
 //! state/roots         the likely roots that an answer confirmed
 //! state/signers       the fingerprints of the keys that signed for a root so far
+//! state/vouchers      the keys with which larder ever proved something below a root, whether or not they are bound to it
 //! state/dates         the newest date of each signed index, by its directory
 //! state/successors    the only keys that may sign the next one, likewise
 //! state/waiting       the missing keys of indexes whose signatures did not count, by the archive's root
 //! state/expiries      until when the newest one is valid, likewise
+//! state/in-force      the keys in force (`in_force.rs`)
 //! state/census        package count and newest build date of each index without a date, by its directory
 //! ```
 //!
 //! The tables live in memory, and [`State::flush`] writes those that changed. Some news is written at once, where
 //! losing it would be worse than the write.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
@@ -24,10 +27,11 @@ use super::table::Table;
 use super::{durable, hold};
 use crate::claim::PackageCount;
 use crate::clock::Time;
-use crate::target::{Origin, Root};
+use crate::target::{Origin, Root, Target};
 
 const ROOTS: Kind = Kind { magic: *b"LroT", version: 1 };
 const SIGNERS: Kind = Kind { magic: *b"LsiG", version: 1 };
+const VOUCHERS: Kind = Kind { magic: *b"LvoU", version: 1 };
 const DATES: Kind = Kind { magic: *b"LdaT", version: 1 };
 const SUCCESSORS: Kind = Kind { magic: *b"LsuC", version: 1 };
 const WAITING: Kind = Kind { magic: *b"LwaI", version: 1 };
@@ -44,6 +48,7 @@ pub(super) struct State {
     pub(super) conventions: Conventions,
     roots: Table<(String, Root), ()>,
     signers: Table<Root, Vec<Box<str>>>,
+    vouchers: Table<Root, Vec<Box<str>>>,
     /// Milliseconds since 1970.
     dates: Table<Root, i64>,
     successors: Table<Root, Vec<Box<str>>>,
@@ -62,6 +67,7 @@ impl State {
             conventions: Conventions::open(directory.join("conventions"))?,
             roots: Table::open(directory.join("roots"), ROOTS)?,
             signers: Table::open(directory.join("signers"), SIGNERS)?,
+            vouchers: Table::open(directory.join("vouchers"), VOUCHERS)?,
             dates: Table::open(directory.join("dates"), DATES)?,
             successors: Table::open(directory.join("successors"), SUCCESSORS)?,
             waiting: Table::open(directory.join("waiting"), WAITING)?,
@@ -94,6 +100,47 @@ impl State {
         self.signers.get(root).unwrap_or_default()
     }
 
+    /// Notes that signatures by `signers` prove something below `root`. News is written at once: after a crash it must be known what
+    /// to revoke when such a key is lost.
+    pub(super) fn note_vouchers(&self, root: &Root, signers: &[Box<str>]) {
+        let known = self.vouchers.get(root).unwrap_or_default();
+        if signers.iter().all(|signer| known.contains(signer)) {
+            return;
+        }
+        self.vouchers.change(root.clone(), |vouchers| add_signers(vouchers, signers));
+        self.vouchers.flush();
+    }
+
+    /// Every root below which signatures prove something, with the keys that signed: those that are bound to it, and others.
+    pub(super) fn vouchers(&self) -> HashMap<Root, Vec<Box<str>>> {
+        let mut all: HashMap<Root, Vec<Box<str>>> = self.signers.all().into_iter().collect();
+        for (root, vouchers) in self.vouchers.all() {
+            all.entry(root).or_default().extend(vouchers);
+        }
+        all
+    }
+
+    /// The keys of the deepest such root above `target`; empty if there is none.
+    pub(super) fn vouchers_above(&self, target: &Target) -> Vec<Box<str>> {
+        let deepest = |table: &Table<Root, Vec<Box<str>>>| {
+            let rows = hold(&table.rows);
+            let above = rows.known.keys().filter(|root| root.covers(target));
+            above.max_by_key(|root| root.path.len()).cloned()
+        };
+        let roots = [deepest(&self.signers), deepest(&self.vouchers)].into_iter().flatten();
+        roots
+            .max_by_key(|root| root.path.len())
+            .map(|root| self.vouchers_of(&root))
+            .unwrap_or_default()
+    }
+
+    /// The keys with which something below `root` was proven.
+    pub(super) fn vouchers_of(&self, root: &Root) -> Vec<Box<str>> {
+        let mut signers = self.signers(root);
+        signers.extend(self.vouchers.get(root).unwrap_or_default());
+        signers
+    }
+
     /// Notes which keys signed for `root`. News is written at once: after a crash, an unknown key must not be taken for
     /// the root's first signer.
     pub(super) fn bind_signers(&self, root: &Root, signers: &[Box<str>]) {
@@ -101,12 +148,7 @@ impl State {
         if signers.iter().all(|signer| known.contains(signer)) {
             return;
         }
-        self.signers.change(root.clone(), |bound| {
-            bound.extend(signers.iter().cloned());
-            bound.sort_unstable();
-            bound.dedup();
-            bound.truncate(MAX_SIGNERS);
-        });
+        self.signers.change(root.clone(), |bound| add_signers(bound, signers));
         self.signers.flush();
     }
 
@@ -232,12 +274,20 @@ impl State {
         self.conventions.flush();
         self.roots.flush();
         self.signers.flush();
+        self.vouchers.flush();
         self.dates.flush();
         self.successors.flush();
         self.waiting.flush();
         self.expiries.flush();
         self.census.flush();
     }
+}
+
+fn add_signers(known: &mut Vec<Box<str>>, signers: &[Box<str>]) {
+    known.extend(signers.iter().cloned());
+    known.sort_unstable();
+    known.dedup();
+    known.truncate(MAX_SIGNERS);
 }
 
 /// Reads the secret, or creates it. A secret of the wrong length is replaced. Private entries are then fetched again,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::access;
 use super::body::BodyRecord;
+use super::ledger::OutOfService;
 use super::space::Purpose;
 use super::{Store, durable, hold};
 use crate::digest::{Algorithms, BlobId, Hashing};
@@ -75,6 +76,7 @@ impl Store {
             self.take_stock(opened);
         }
         self.flush();
+        self.claims.remove_deleted(self);
         self.claims.prune(self, self.clock.now());
         self.drop_unnamed();
         self.drop_bodiless();
@@ -148,24 +150,44 @@ impl Store {
         }
     }
 
-    /// Calls `each` with every entry, in no particular order, until it breaks. Blocking.
+    /// Calls `each` with every entry, in no particular order, until it breaks. Entries that cannot be read now are left out.
+    /// Blocking.
     pub fn for_each_entry(&self, each: &mut dyn FnMut(&Entry) -> ControlFlow<()>) {
+        if let Err(error) = self.for_every_entry(each) {
+            tracing::warn!(%error, "not every entry can be read now");
+        }
+    }
+
+    /// As [`Store::for_each_entry`]. The error means that not every entry could be read. Blocking.
+    pub fn for_every_entry(
+        &self,
+        each: &mut dyn FnMut(&Entry) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        let mut done = Ok(());
         for shard in 0..=u8::MAX {
             // Only one shard at a time is in memory.
-            let rows = self.ledger.shard(shard).unwrap_or_else(|_| {
-                let names = self.records.names(shard).unwrap_or_default().into_iter();
-                names.map(|(key, blob)| (key, blob, Vec::new())).collect()
+            let rows = match self.ledger.shard(shard) {
+                Ok(rows) => Ok(rows),
+                Err(OutOfService) => self.records.names(shard).map(|names| {
+                    names.into_iter().map(|(key, blob)| (key, blob, Vec::new())).collect()
+                }),
+            };
+            let rows = rows.unwrap_or_else(|error| {
+                done = Err(error);
+                Vec::new()
             });
             for (key, blob, record) in rows {
                 if self.has_blob(blob).is_none() {
                     continue;
                 }
-                let entry = self.entry(key, blob, &record).ok().flatten();
-                if entry.is_some_and(|entry| each(&entry).is_break()) {
-                    return;
+                match self.entry(key, blob, &record) {
+                    Ok(Some(entry)) if each(&entry).is_break() => return done,
+                    Ok(_) => {}
+                    Err(error) => done = Err(error),
                 }
             }
         }
+        done
     }
 
     /// Hashes every body again and compares it with its name. Damaged bodies are taken out of service. `progress`

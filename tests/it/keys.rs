@@ -204,18 +204,18 @@ async fn a_file_that_somebody_put_there_counts_after_a_reload() {
 }
 
 /// An archive with one file, whose Release has a date.
-struct Archive {
-    deb: Vec<u8>,
-    packages: Vec<u8>,
+pub(crate) struct Archive {
+    pub(crate) deb: Vec<u8>,
+    pub(crate) packages: Vec<u8>,
     release: String,
 }
 
-const DEB: &str = "/debian/pool/gear_1.0_all.deb";
-const RELEASE: &str = "/debian/dists/gears/InRelease";
-const INDEX: &str = "/debian/dists/gears/main/binary-all/Packages";
+pub(crate) const DEB: &str = "/debian/pool/gear_1.0_all.deb";
+pub(crate) const RELEASE: &str = "/debian/dists/gears/InRelease";
+pub(crate) const INDEX: &str = "/debian/dists/gears/main/binary-all/Packages";
 
 impl Archive {
-    fn new(content: &str, hour: u32) -> Self {
+    pub(crate) fn new(content: &str, hour: u32) -> Self {
         let deb = content.repeat(1000).into_bytes();
         let packages = format!(
             "Package: gear\nVersion: 1.0\nArchitecture: all\nFilename: pool/gear_1.0_all.deb\nSize: {}\nSHA256: {}\n\n",
@@ -231,7 +231,7 @@ impl Archive {
         Self { deb, packages, release }
     }
 
-    fn put(&self, origin: &Origin, key: &Key) {
+    pub(crate) fn put(&self, origin: &Origin, key: &Key) {
         let signed = key.clear_sign(&self.release);
         let tag = format!("\"{}\"", hex(Algorithm::Sha256, &signed));
         origin.put(RELEASE, Page::new(signed).etag(&tag));
@@ -241,7 +241,7 @@ impl Archive {
 }
 
 /// The requests of `apt update` and a download; returns the file and larder's `Cache-Status` for a second request.
-async fn update(world: &World, origin: &Origin) -> (Vec<u8>, String) {
+pub(crate) async fn update(world: &World, origin: &Origin) -> (Vec<u8>, String) {
     world.proxy.clock.advance(Duration::from_secs(30));
     for path in [RELEASE, INDEX] {
         let ask = world.client.get(&origin.url(path)).header("cache-control", "max-age=0");
@@ -252,7 +252,7 @@ async fn update(world: &World, origin: &Origin) -> (Vec<u8>, String) {
     (got.body.to_vec(), got.cache_status().to_owned())
 }
 
-async fn command(world: &World, arguments: &[&str]) -> String {
+pub(crate) async fn command(world: &World, arguments: &[&str]) -> String {
     let output = say(&world.ca, &world.proxy.data, arguments).await;
     assert!(output.status.success(), "{arguments:?}: {}", text(&output));
     text(&output)
@@ -348,7 +348,7 @@ async fn an_archive_changes_its_signers_when_its_operator_says_so() {
 }
 
 /// The proofs of the listed entries, by path, including those that the archive does not prove.
-async fn proofs(world: &World, origin: &Origin) -> Vec<(String, String)> {
+pub(crate) async fn proofs(world: &World, origin: &Origin) -> Vec<(String, String)> {
     let listed = command(world, &["ls", "--json"]).await;
     let entries = listed.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let text = |value: &Value| value.as_str().unwrap().to_owned();

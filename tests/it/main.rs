@@ -63,6 +63,7 @@ mod layers;
 mod licences;
 mod limits;
 mod logins;
+mod lost_keys;
 mod mirror;
 mod mirror_clients;
 mod mirror_registry;

@@ -334,3 +334,27 @@ async fn a_registrys_key_is_no_signer_of_an_archive_beside_it() {
     let said = proof(&world, &format!("/debian/{}", signed::PACKAGE.replace('+', "%2B"))).await;
     assert!(said.contains("signed"), "{said}");
 }
+
+/// A registry's key signs single versions, in a document that only TLS vouches for.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_registrys_key_proved_that_is_lost_is_proven_no_more() {
+    let registry = Registry::new();
+    let tgz = noise(1, 300_000);
+    let sri = integrity(&tgz);
+    let mut world = world_trusting(Some(&registry.keys(None))).await;
+    world.origin.put(TARBALL, Page::new(tgz));
+    let good = registry.sign(&format!("gear@1.0.0:{sri}"));
+    put(&world.origin, &packument(&world.origin, TARBALL, &sri, &good));
+    read(&world).await.complete();
+    assert!(proof(&world, TARBALL).await.contains("signed"));
+    world.restart(|_| {}).await;
+    assert!(proof(&world, TARBALL).await.contains("signed"), "the control");
+    world
+        .restart(|data| std::fs::remove_file(data.join("state/keys/registry.json")).unwrap())
+        .await;
+    let said = proof(&world, TARBALL).await;
+    assert!(!said.contains("signed"), "{said}");
+    read(&world).await.complete();
+    let said = proof(&world, TARBALL).await;
+    assert!(said.contains("indexed"), "{said}");
+}

@@ -186,6 +186,15 @@ impl Ring for Certificates {
         self.all.len()
     }
 
+    /// A revocation in any copy counts.
+    fn signers(&self) -> Vec<Fingerprint> {
+        let is_revoked = |certificate: &&Certificate| policy::is_revoked(&certificate.key);
+        let revoked: Vec<Fingerprint> =
+            self.all.iter().filter(is_revoked).map(Certificate::fingerprint).collect();
+        let all = self.all.iter().map(Certificate::fingerprint);
+        all.filter(|fingerprint| !revoked.contains(fingerprint)).collect()
+    }
+
     fn about(&self, now: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {
         let certificates = self.all.iter().filter(|certificate| of(&certificate.fingerprint()));
         let described = certificates.map(|certificate| KeyDescription {

@@ -101,15 +101,17 @@ pub(super) fn check_signature(
     Ok(())
 }
 
+/// Whether the primary key revoked its certificate.
+pub(super) fn is_revoked(certificate: &SignedPublicKey) -> bool {
+    let primary = &certificate.primary_key;
+    let mut revocations = certificate.details.revocation_signatures.iter();
+    revocations.any(|signature| signature.verify_key(primary).is_ok())
+}
+
 /// The newest self-certification of a certificate that is neither revoked nor expired.
 fn standing(certificate: &SignedPublicKey, now: Time) -> Result<&Signature, Fault> {
     let primary = &certificate.primary_key;
-    let revoked = certificate
-        .details
-        .revocation_signatures
-        .iter()
-        .any(|signature| signature.verify_key(primary).is_ok());
-    if revoked {
+    if is_revoked(certificate) {
         return Err(Fault::Revoked);
     }
     let newest = self_certification(certificate, now)

@@ -7,7 +7,7 @@ use crate::claim::{Claim, ClaimSink as _, IndexVersion, Promise, Relation, Stand
 use crate::config::SpeaksFor;
 use crate::target::Root;
 
-const FILE: &str = "https://example.org/team/files/a-1.0.whl";
+pub(super) const FILE: &str = "https://example.org/team/files/a-1.0.whl";
 
 fn topic() -> Topic {
     Topic::new("pypi", "a")
@@ -17,7 +17,7 @@ fn digest(byte: u8) -> Digest {
     Digest::new(Algorithm::Sha256, &[byte; 32]).unwrap()
 }
 
-fn root(url: &str) -> Root {
+pub(super) fn root(url: &str) -> Root {
     Root::directory_of(&target(url))
 }
 
@@ -48,7 +48,7 @@ pub(super) fn publish(
     batch.publish(&standing, store.clock.now()).unwrap()
 }
 
-fn promises(store: &Arc<Store>) -> Vec<Promise> {
+pub(super) fn promises(store: &Arc<Store>) -> Vec<Promise> {
     promises_of(store, FILE)
 }
 
@@ -453,7 +453,7 @@ fn an_index_that_became_unreadable_only_excuses() {
     let index = "https://example.org/team/i/";
     publish(&store, index, "https://example.org/team/", FILE, 1);
     let before = store.generation();
-    store.retract_claims(&target(index), world.clock.now());
+    store.retract_claims(&target(index), world.clock.now()).unwrap();
     assert!(store.generation() > before);
     assert_eq!(store.usage().indexes, 0);
     drop(store);
@@ -465,7 +465,7 @@ fn an_index_that_became_unreadable_only_excuses() {
 }
 
 /// Publishes the version `byte` of an index that a signature for the root `https://example.org/team/` proves, or TLS.
-fn publish_as(store: &Arc<Store>, index: &str, byte: u8, rank: Rank) {
+pub(super) fn publish_as(store: &Arc<Store>, index: &str, byte: u8, rank: Rank) {
     let mut batch = store.begin_claims(&target(index), document(index, byte)).unwrap();
     batch.claim(claim(FILE, byte)).unwrap();
     let standing = Standing { rank, root: root("https://example.org/team/") };
@@ -519,7 +519,7 @@ fn retracted_claims_do_not_come_back_after_a_kill() {
     let index = "https://example.org/team/i/";
     publish(&store, index, "https://example.org/team/", FILE, 1);
     store.maintain();
-    store.retract_claims(&target(index), world.clock.now());
+    store.retract_claims(&target(index), world.clock.now()).unwrap();
     let world = world.copied();
     let store = world.open();
     let promises = promises(&store);

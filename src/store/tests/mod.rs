@@ -5,6 +5,7 @@ mod limits;
 mod locks;
 mod recovery;
 mod rest;
+mod retraction;
 mod room;
 mod share;
 mod unreadable;

@@ -1,0 +1,292 @@
+//! Whose signatures claims rest on, and whether they still count when the keyring has changed.
+
+use std::collections::BTreeSet;
+
+use crate::claim::Standing;
+use crate::keyring::signs_packages;
+use crate::proof::Rank;
+use crate::store::{ClaimBatch, Store};
+use crate::target::Root;
+
+/// Whose signatures the claims of one version of an index rest on.
+#[derive(Debug)]
+pub(super) struct Signers {
+    /// Those of the index itself, if it carries its own signature.
+    pub(super) of_index: Option<Vec<Box<str>>>,
+    /// Whether a signature over the index counts: its own, or one over an index that names it.
+    signs_index: bool,
+    /// Those of single claims.
+    of_claims: Vec<Box<str>>,
+    /// Whether single claims are signed.
+    signs_claims: bool,
+}
+
+impl Signers {
+    pub(super) fn of(batch: &ClaimBatch, standing: &Standing) -> Self {
+        Self {
+            of_index: batch
+                .said()
+                .map(|edition| edition.signers.clone())
+                .filter(|signers| !signers.is_empty()),
+            signs_index: standing.rank == Rank::Signed,
+            of_claims: batch.notes().signers.clone(),
+            signs_claims: batch.is_signed(),
+        }
+    }
+
+    /// Notes them before the claims count.
+    pub(super) fn note(&self, store: &Store, root: &Root) {
+        let of_index = self.of_index.as_deref().filter(|_| self.signs_index);
+        for signers in of_index.into_iter().chain([&*self.of_claims]) {
+            store.note_vouchers(root, signers);
+        }
+    }
+
+    /// Whether the claims would not count as they do with the `trusted` keys. One of several signers of an index is enough. Where
+    /// the signers are not known, those of the repository at `root` count, if they are known.
+    pub(super) fn lost(&self, store: &Store, root: &Root, trusted: &BTreeSet<Box<str>>) -> bool {
+        let any_trusted = |signers: &[Box<str>]| signers.iter().any(|one| trusted.contains(one));
+        // A registry may have the same root as an archive.
+        let (packages, archives): (Vec<_>, Vec<_>) =
+            store.vouchers_of(root).into_iter().partition(|signer| signs_packages(signer));
+        let of_index = self.of_index.as_ref().unwrap_or(&archives);
+        let index_lost = self.signs_index && !of_index.is_empty() && !any_trusted(of_index);
+        // Without a signer of its own, a signed claim is an earlier one that stayed.
+        let claims_lost = self.signs_claims
+            && if self.of_claims.is_empty() {
+                !packages.is_empty() && !any_trusted(&packages)
+            } else {
+                !self.of_claims.iter().all(|signer| trusted.contains(signer))
+            };
+        index_lost || claims_lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use hyper::{HeaderMap, StatusCode};
+
+    use super::super::unproven::lower_unsigned;
+    use super::super::{Pipeline, for_tests};
+    use crate::claim::{Claim, ClaimSink as _, IndexVersion, Snapshot, Standing, Topic};
+    use crate::digest::{Algorithm, Algorithms, BlobId, Digest};
+    use crate::ecosystem::{self, Ecosystem, Shape};
+    use crate::entry::{Entry, Head};
+    use crate::keyring::{Keyring, signs_packages};
+    use crate::proof::{Proof, Rank};
+    use crate::received::Received;
+    use crate::store::may_pass;
+    use crate::target::{Partition, Root, Target};
+    use crate::verify::{Expectation, Verdict, judge};
+
+    const RELEASE: &str = "https://example.org/debian/dists/stable/InRelease";
+    const PACKUMENT: &str = "https://example.org/npm/@gear%2fgear";
+
+    /// The rank of an index, the signers of the index itself, and one signer for each of its claims.
+    type SignedBy<'a> = (Rank, Option<&'a [Box<str>]>, &'a [Box<str>]);
+
+    struct World {
+        pipeline: Pipeline,
+        _data: tempfile::TempDir,
+    }
+
+    fn target(url: &str) -> Target {
+        Target::from_url(url).unwrap()
+    }
+
+    fn ecosystem_of(index: &Target) -> &'static dyn Ecosystem {
+        ecosystem::recognise(&Shape { target: index, accept: "*/*" }).unwrap().ecosystem
+    }
+
+    impl World {
+        /// One that trusts the compiled-in keys.
+        fn new() -> Self {
+            let data = tempfile::tempdir().unwrap();
+            let pipeline = for_tests(data.path());
+            pipeline.keys.set(Keyring::built_in());
+            Self { pipeline, _data: data }
+        }
+
+        /// Two trusted keys that sign archives, or packages.
+        fn keys(&self, packages: bool) -> Vec<Box<str>> {
+            let trusted = self.pipeline.keys.get().signers().into_iter();
+            let mut keys: Vec<_> = trusted.filter(|key| signs_packages(key) == packages).collect();
+            keys.truncate(2);
+            assert_eq!(keys.len(), 2);
+            keys
+        }
+
+        /// A stored index, as it came over TLS.
+        fn stored(&self, index: &Target, number: u8) -> Arc<Entry> {
+            let (store, now) = (&self.pipeline.store, self.pipeline.clock.now());
+            let mut spool = store.spool(Some(1), Algorithms::NONE).unwrap();
+            spool.append(&[number]).unwrap();
+            let head = Head { status: StatusCode::OK, headers: HeaderMap::new() };
+            let received = Received {
+                body: spool.finish(),
+                head: head.clone(),
+                plain: false,
+                answered_by: None,
+                resumed: false,
+                requested_at: now,
+                received_at: now,
+            };
+            let verdict = judge(received, &Expectation::nothing(Rank::Origin), now);
+            let Verdict::Keep(verified, _) = verdict else { panic!("{verdict:?}") };
+            let entry = Entry {
+                key: index.key(Partition::Public),
+                shown: index.to_string(),
+                variant: String::new(),
+                partition: Partition::Public,
+                ecosystem: String::new(),
+                index: true,
+                blob: BlobId::new([0; 32]),
+                size: 0,
+                digests: Vec::new(),
+                head,
+                varied: Vec::new(),
+                proof: Proof::of(Rank::Origin),
+                generation: 0,
+                answered_by: None,
+                requested_at: now,
+                received_at: now,
+                checked_at: now,
+            };
+            store.commit(verified, entry).unwrap()
+        }
+
+        fn rank(&self, entry: &Entry) -> Rank {
+            self.pipeline.store.entries(entry.key)[0].proof.rank
+        }
+
+        fn current(&self, index: &Target) -> Option<Arc<IndexVersion>> {
+            self.pipeline.store.current_claims(index)
+        }
+
+        /// Publishes claims that were read while all `signers` were trusted: the index's own, or those of a claim in it.
+        fn publish(
+            &self,
+            entry: &Arc<Entry>,
+            (rank, of_index, of_claims): SignedBy<'_>,
+        ) -> std::io::Result<()> {
+            let index = target(&entry.shown);
+            let (apt, root) = (ecosystem_of(&index), Root::directory_of(&index));
+            let mut batch =
+                self.pipeline.batch(apt, &index, entry.blob, Partition::Public).unwrap();
+            for (number, signer) in (1..).zip(of_claims) {
+                let file = target(&format!("https://example.org/npm/gear/-/gear-{number}.0.0.tgz"));
+                let digests = vec![Digest::new(Algorithm::Sha256, &[number; 32]).unwrap()];
+                let topic = Topic::new("npm", "gear");
+                let claim = Claim { target: file, topic, digests, size: None };
+                batch.signed_claim(claim, signer).unwrap();
+            }
+            if let Some(signers) = of_index {
+                batch.edition(Snapshot { signers: signers.to_vec(), ..Snapshot::default() });
+            }
+            let standing = Standing { rank, root };
+            self.pipeline.publish(apt, &index, batch, &standing, entry)
+        }
+    }
+
+    /// The keyring without any key: whichever key signed, it is removed while its claims are published.
+    #[test]
+    fn claims_of_a_key_that_is_removed_meanwhile_do_not_stay_in_an_unsigned_index() {
+        let world = World::new();
+        let index = target(PACKUMENT);
+        let (entry, keys) = (world.stored(&index, 1), world.keys(true));
+        let by = (Rank::Indexed, None, &keys[..1]);
+        world.publish(&entry, by).unwrap();
+        assert!(world.current(&index).is_some(), "the control");
+        world.pipeline.keys.set(Keyring::new());
+        // An index whose claims are not signed needs no key.
+        world.publish(&world.stored(&index, 2), (Rank::Indexed, None, &[])).unwrap();
+        assert!(world.current(&index).is_some(), "the control");
+        let error = world.publish(&world.stored(&index, 3), by).unwrap_err();
+        assert!(may_pass(&error), "it is read again: {error}");
+        assert!(world.current(&index).is_none());
+    }
+
+    #[test]
+    fn a_change_of_the_keyring_that_takes_no_signer_costs_no_claims() {
+        let world = World::new();
+        let (release, packument) = (target(RELEASE), target(PACKUMENT));
+        let (keys, of_packages) = (world.keys(false), world.keys(true));
+        let other = target("https://example.org/debian/dists/testing/InRelease");
+        let other_entry = world.stored(&other, 9);
+        world.publish(&other_entry, (Rank::Signed, Some(&keys), &[])).unwrap();
+        let entry = world.stored(&release, 1);
+        for turn in 0..2 {
+            world.publish(&entry, (Rank::Signed, Some(&keys), &[])).unwrap();
+            let entry = world.stored(&packument, turn + 2);
+            world.publish(&entry, (Rank::Indexed, None, &of_packages)).unwrap();
+            world.pipeline.keys.set(Keyring::built_in());
+        }
+        for index in [&release, &packument, &other] {
+            assert!(world.current(index).is_some(), "{index}");
+        }
+        // The control. Only what was just published goes; the rest is revoked by whoever removes the key.
+        world.pipeline.keys.set(Keyring::new());
+        let entry = world.stored(&release, 8);
+        world.publish(&entry, (Rank::Signed, Some(&keys), &[])).unwrap_err();
+        assert!(world.current(&release).is_none() && world.current(&other).is_some());
+    }
+
+    /// One of several signers of an index is enough, and a claim needs its own.
+    #[test]
+    fn another_signer_vouches_for_an_index_and_not_for_anothers_claim() {
+        let world = World::new();
+        let (release, packument) = (target(RELEASE), target(PACKUMENT));
+        let (of_index, of_claims) = (world.keys(false), world.keys(true));
+        let strange: Box<str> = "gone".into();
+        let signers = [strange.clone(), of_index[0].clone()];
+        world.publish(&world.stored(&release, 1), (Rank::Signed, Some(&signers), &[])).unwrap();
+        assert!(world.current(&release).is_some());
+        let signers = [strange, of_claims[0].clone()];
+        let entry = world.stored(&packument, 2);
+        world.publish(&entry, (Rank::Indexed, None, &signers)).unwrap_err();
+        assert!(world.current(&packument).is_none());
+    }
+
+    /// The index was stored before its signature became verifiable, and the key goes while the index is read again.
+    #[test]
+    fn an_index_is_not_raised_by_a_key_that_is_removed_meanwhile() {
+        let world = World::new();
+        let (index, keys) = (target(RELEASE), world.keys(false));
+        let entry = world.stored(&index, 1);
+        let by = (Rank::Signed, Some(&keys[..]), &[][..]);
+        world.publish(&entry, by).unwrap();
+        assert_eq!(world.rank(&entry), Rank::Signed, "the control");
+        let other = target("https://example.org/other/dists/stable/InRelease");
+        let entry = world.stored(&other, 2);
+        world.pipeline.keys.set(Keyring::new());
+        world.publish(&entry, by).unwrap_err();
+        assert_eq!(world.rank(&entry), Rank::Origin);
+    }
+
+    /// A member has no signature of its own: the signers of its archive decide.
+    #[test]
+    fn what_is_stored_as_signed_after_its_key_went_is_lowered() {
+        let world = World::new();
+        let (store, keys) = (&world.pipeline.store, world.keys(false));
+        let member = target("https://example.org/debian/dists/stable/main/binary-all/Packages");
+        let entry = world.stored(&member, 1);
+        let raised = || {
+            let raise = |entry: &mut Entry| entry.proof = Proof::of(Rank::Signed);
+            store.update(&entry, raise).unwrap()
+        };
+        let lowers = |signers| lower_unsigned(store, &world.pipeline.keys, &raised(), signers);
+        assert!(!lowers(None), "the control: nobody is known to have signed there");
+        store.note_vouchers(
+            &Root::directory_of(&target("https://example.org/debian/x")),
+            &keys[..1],
+        );
+        assert!(!lowers(None) && !lowers(Some(&keys)), "the control");
+        world.pipeline.keys.set(Keyring::new());
+        for signers in [None, Some(&keys[..])] {
+            assert!(lowers(signers));
+            assert_eq!(world.rank(&entry), Rank::Origin);
+        }
+    }
+}
