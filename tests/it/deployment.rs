@@ -83,7 +83,7 @@ fn bare(mut command: Command) -> Command {
 }
 
 /// A YAML file as JSON, document by document.
-async fn yaml(name: &str) -> Option<Vec<Value>> {
+pub(crate) async fn yaml(name: &str) -> Option<Vec<Value>> {
     let mut command = Command::new("python3");
     let script =
         "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";

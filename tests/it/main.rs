@@ -18,6 +18,7 @@ mod apt;
 mod apt_tampered;
 mod ca;
 mod causes;
+mod ci;
 mod circles;
 mod clear_signed;
 mod clients;
