@@ -16,6 +16,7 @@ mod announce;
 mod apk;
 mod apt;
 mod apt_tampered;
+mod bypass;
 mod ca;
 mod causes;
 mod ci;
