@@ -66,7 +66,7 @@ const EXAMPLES: &str = "\
 Examples:
   larder exec -- pip install -r requirements.txt   run one command through larder
   larder exec -- sudo -E apt-get install git       the same for apt
-  larder serve                                     serve clients on port 3142
+  larder serve                                     serve this machine's clients on port 3142
   larder why https://files.example.org/a.whl       what is known of a URL, and why
   larder recent                                    what was refused or failed, and why
   larder doctor                                    which clients get through, and what mends the others
