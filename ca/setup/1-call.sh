@@ -66,10 +66,13 @@ Sets this machine, or an image, up for the larder that this script came from.
   sh setup http://HOST:3142    trust larder's CA, and use larder as proxy
   sh setup --ca-only           trust its CA, and nothing else
   sh setup --remove            undo all of it
+  sh setup --bypass on         downloads go around larder, which stays trusted; off undoes that;
+                               auto does whichever is right: on while larder does not answer
 
   --no-proxy LIST   hosts that go around larder, comma-separated; this machine, larder's own host
                     and the cloud's metadata service always do
   --cluster         a Kubernetes cluster's names and the private ranges go around larder as well
+  --watch           asks each minute whether larder answers, and bypasses it while it does not
   --prefix DIR      the system whose root directory is DIR, and not this one
   --dry-run         say what would be done, and do nothing
 
@@ -91,7 +94,7 @@ stop() {
 # --- what was asked for --------------------------------------------------------------------------------------------------
 
 parse() {
-  address='' given='' prefix='' what=install ca_only=no dry=no cluster=no
+  address='' given='' prefix='' what=install ca_only=no dry=no cluster=no bypass='' watch=no patience=20
   while [ $# -gt 0 ]; do
     case $1 in
     -h | --help)
@@ -101,10 +104,15 @@ parse() {
     --remove) what=remove ;;
     --ca-only) ca_only=yes ;;
     --cluster) cluster=yes ;;
+    --watch) watch=yes ;;
     --dry-run) dry=yes ;;
-    --no-proxy | --prefix)
+    --no-proxy | --prefix | --bypass)
       [ $# -ge 2 ] || stop 2 "$1 wants a value; --help says more"
-      if [ "$1" = --prefix ]; then prefix=$2; else given=$given,$2; fi
+      case $1 in
+      --prefix) prefix=$2 ;;
+      --bypass) bypass=$2 ;;
+      *) given=$given,$2 ;;
+      esac
       shift
       ;;
     -*) stop 2 "there is no option $1; --help lists them" ;;
@@ -122,7 +130,14 @@ parse() {
     prefix=$(cd "$prefix" 2>/dev/null && pwd -P) || stop 2 '--prefix names no directory'
     [ "$prefix" != / ] || prefix=''
   fi
-  if [ $what = install ] && [ $ca_only = no ]; then
+  case $bypass in
+  '') ;;
+  on | off | auto)
+    { [ $what = install ] && [ $ca_only = no ] && [ -z "$address" ]; } || stop 2 '--bypass goes with no address, --ca-only or --remove'
+    ;;
+  *) stop 2 '--bypass takes on, off or auto' ;;
+  esac
+  if [ $what = install ] && [ $ca_only = no ] && [ -z "$bypass" ]; then
     [ -n "$address" ] || stop 2 'which larder? sh setup http://HOST:3142, or --ca-only, or --remove'
     read_address
   fi
@@ -157,14 +172,14 @@ read_address() {
 # Asks the larder at the address for its CA: a wrong address would break every download on this machine.
 ask_larder() {
   if command -v curl >/dev/null 2>&1; then
-    asked=$(curl -sS -f --noproxy '*' --max-time 20 -o "$work/asked" "$address/ca.crt" 2>&1) ||
+    asked=$(curl -sS -f --noproxy '*' --max-time $patience -o "$work/asked" "$address/ca.crt" 2>&1) ||
       stop 3 "no larder answers at $address (${asked%%"$nl"*}); is it the right address, and is larder running?"
   elif command -v wget >/dev/null 2>&1; then
     # busybox's and GNU's differ in how they are told to go around a proxy, and not every busybox knows a limit.
     case $(wget --help 2>&1 || :) in
-    *BusyBox*-T*) wget -q -T 20 -Y off -O "$work/asked" "$address/ca.crt" ;;
+    *BusyBox*-T*) wget -q -T $patience -Y off -O "$work/asked" "$address/ca.crt" ;;
     *BusyBox*) wget -q -Y off -O "$work/asked" "$address/ca.crt" ;;
-    *) wget -q -T 20 -t 1 --no-proxy -O "$work/asked" "$address/ca.crt" ;;
+    *) wget -q -T $patience -t 1 --no-proxy -O "$work/asked" "$address/ca.crt" ;;
     esac 2>/dev/null ||
       stop 3 "no larder answers at $address; is it the right address, and is larder running?"
   else

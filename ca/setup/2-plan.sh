@@ -226,6 +226,10 @@ plan_manifest() {
 ca $ca_sha256
 address ${address:-none}
 store $store_of
+given $given
+cluster $cluster
+watch $watch
+bypassed ${bypass:-off}
 $({
     grep '^dir ' "$work/before" || :
     while read -r kind mode number path; do

@@ -195,10 +195,12 @@ TOOL
 # For clients that run where no variables are, such as the steps of an image's build, or that read none.
 plan_tools() {
   if [ -d "$prefix/etc/apt" ]; then
+    plan_detector
     {
       say "// $mark"
-      say "Acquire::http::Proxy \"$address/\";"
-      say "Acquire::https::Proxy \"$address/\";"
+      # Not the address itself: without larder, apt goes on without it.
+      say "Acquire::http::Proxy-Auto-Detect \"$state/proxy\";"
+      say "Acquire::https::Proxy-Auto-Detect \"$state/proxy\";"
       for item in $(say "$single" | tr ',' ' '); do
         # It becomes a name in apt's own language.
         case $item in .* | *[!A-Za-z0-9._-]*) continue ;; esac

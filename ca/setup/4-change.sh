@@ -211,6 +211,7 @@ remove() {
   plan_drops
   change
   [ $dry = no ] || exit 0
+  tell_systemd
   if [ -f "$prefix$manifest" ]; then
     rm "$prefix$manifest"
     say "removed    $prefix$manifest: what --remove went by"
@@ -250,6 +251,9 @@ main() {
     remove
     exit 0
   fi
+  if [ -n "$bypass" ]; then recall; fi
+  given=$(merged "$given")
+  if was watch yes; then watch=yes; fi
   [ $ca_only = yes ] || ask_larder
   old_ca=$(sed -n 's/^ca //p' "$work/before")
   if [ -n "$old_ca" ] && [ "$old_ca" != "$ca_sha256" ]; then
@@ -265,11 +269,19 @@ main() {
   if [ -n "$copy" ]; then mark="made by larder's setup; sh $state/setup --remove takes it away"; fi
   plan_ca
   [ $ca_only = yes ] || plan_settings
+  if [ "$bypass" = on ]; then plan_bypassed_shells; fi
+  if [ $watch = yes ]; then plan_watch; fi
   if [ -n "$copy" ]; then own $state/setup 0755 'this script, for --remove' <"$copy"; fi
   plan_drops
   plan_manifest
   change
   [ $dry = no ] || exit 0
+  tell_systemd
+  if [ "$bypass" = on ]; then
+    say "bypassed   downloads go around larder until: sh $state/setup --bypass off"
+    say 'note       shells that run keep their variables; in each, run: . /etc/profile.d/larder.sh'
+    return
+  fi
   say "CA         $ca_sha256 (SHA-256; compare it with: larder ca show)"
   if [ $changed = no ] && [ $updated = no ]; then
     say 'done       nothing was to be done'

@@ -2,7 +2,7 @@
 //!
 //! | path | what |
 //! | --- | --- |
-//! | `/` | what larder is and how to use it, as `406 Usage Information`; HTML for browsers |
+//! | `/` | what larder is and how to use it; HTML for browsers, `406 Usage Information` for apt |
 //! | `/setup` | the script that sets a client up |
 //! | `/ca.crt` | the CA's certificate, PEM; during a rotation both, the one that signs first |
 //! | `/-/health` | 200 while the process answers |
@@ -12,8 +12,8 @@
 //! | `/-/job/TOKEN` | the counters of a job; only its `exec` knows the token; JSON |
 //! | `/-/metrics` | counters and gauges, as `OpenMetrics` text |
 //!
-//! The status of `/` is needed: programs that look for a cache for apt (auto-apt-proxy) request `/` on port 3142 and
-//! recognise it by `406` with `Usage Information`, which is how apt-cacher-ng answers.
+//! Programs that look for a cache for apt (auto-apt-proxy) request `/` on port 3142 by apt's own client, and recognise
+//! it by `406` with `Usage Information`, which is how apt-cacher-ng answers. To everybody else that is an error.
 //!
 //! These pages change nothing and contain no secret from clients that may use larder. Pages with counters and queries
 //! are refused to a browser that requests them under a host name that is not larder's (`accept::mirror`): the request
@@ -32,7 +32,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use super::queries::QueryPlace;
 use super::question::Question;
 use super::setup::Script;
-use super::usage::{Usage, wants_html};
+use super::usage::{Usage, is_apt, wants_html};
 use super::{Admin, Running, remote};
 use crate::limits::Reading;
 use crate::outcome::Outcome;
@@ -67,14 +67,18 @@ pub async fn page<B>(admin: &Arc<Admin>, request: Request<B>, peer: SocketAddr) 
     match path {
         "/" => {
             let usage = Usage::new(running, &request);
-            let mut usage = if wants_html(request.headers()) {
-                answer(StatusCode::NOT_ACCEPTABLE, HTML, usage.html())
+            let mut shown = if wants_html(request.headers()) {
+                answer(StatusCode::OK, HTML, usage.html())
             } else {
-                text(StatusCode::NOT_ACCEPTABLE, usage.text())
+                text(StatusCode::OK, usage.text())
             };
-            usage.extensions_mut().insert(ReasonPhrase::from_static(b"Usage Information"));
-            usage.headers_mut().insert(header::VARY, HeaderValue::from_static("accept"));
-            usage
+            if is_apt(request.headers()) {
+                *shown.status_mut() = StatusCode::NOT_ACCEPTABLE;
+                shown.extensions_mut().insert(ReasonPhrase::from_static(b"Usage Information"));
+            }
+            let varies = HeaderValue::from_static("accept, user-agent");
+            shown.headers_mut().insert(header::VARY, varies);
+            shown
         }
         // As text, so that a browser shows the script before anyone runs it.
         "/setup" => text(StatusCode::OK, Script::of(running).text),
@@ -282,10 +286,20 @@ mod tests {
     }
 
     async fn get(admin: &Arc<Admin>, method: &str, path: &str) -> (Response<()>, String) {
+        get_as(admin, method, path, "curl/8.0").await
+    }
+
+    async fn get_as(
+        admin: &Arc<Admin>,
+        method: &str,
+        path: &str,
+        agent: &str,
+    ) -> (Response<()>, String) {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "cache.example.org:3142")
+            .header("user-agent", agent)
             .body(())
             .unwrap();
         let (head, body) = page(admin, request, "127.0.0.1:1".parse().unwrap()).await.into_parts();
@@ -296,7 +310,9 @@ mod tests {
     #[tokio::test]
     async fn programs_that_look_for_a_cache_for_apt_find_larder() {
         let (_data, admin) = admin();
-        let (head, body) = get(&admin, "GET", "/").await;
+        let (head, _) = get(&admin, "GET", "/").await;
+        assert_eq!(head.status(), StatusCode::OK, "the control");
+        let (head, body) = get_as(&admin, "GET", "/", "Debian APT-HTTP/1.3 (2.6.1)").await;
         assert_eq!(head.status(), StatusCode::NOT_ACCEPTABLE);
         let reason = head.extensions().get::<ReasonPhrase>().unwrap();
         assert_eq!(reason.as_bytes(), b"Usage Information");

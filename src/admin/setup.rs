@@ -16,6 +16,8 @@ const TEMPLATE: &str = concat!(
     "\n",
     include_str!("../../ca/setup/2-plan.sh"),
     "\n",
+    include_str!("../../ca/setup/2-without.sh"),
+    "\n",
     include_str!("../../ca/setup/3-settings.sh"),
     "\n",
     include_str!("../../ca/setup/4-change.sh"),

@@ -34,6 +34,17 @@ const COMPARE: &str =
     "The CA's SHA-256 fingerprint; `larder ca show` on larder's own machine prints the same:";
 const MORE: &str = "Also here: /setup /ca.crt /-/health /-/ready /-/metrics";
 
+/// Of the root, `color-scheme` also applies to the canvas and the scroll bars. Long lines wrap: a command that is cut off
+/// at the edge cannot be read before it is run.
+const STYLE: &str = ":root{color-scheme:light dark}\
+    body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+    pre{white-space:pre-wrap;overflow-wrap:anywhere;padding:.7rem;border:1px solid #8888;border-radius:.3rem}\
+    h2{font-size:1.1rem;margin-top:2rem}button{float:right;margin:.5rem}";
+/// Copies the commands below a button. The clipboard's newer interface exists only on pages that came over TLS.
+const COPY: &str = "document.addEventListener('click',e=>{const b=e.target;if(b.tagName!='BUTTON')return;\
+    getSelection().selectAllChildren(b.nextElementSibling);\
+    b.textContent=document.execCommand('copy')?'Copied':'Press Ctrl+C'})";
+
 impl Usage {
     /// The page for the sender of `request`.
     pub(super) fn new<B>(running: &Running, request: &Request<B>) -> Self {
@@ -106,7 +117,7 @@ impl Usage {
         for Situation { title, about, lines } in self.situations() {
             let _infallible = write!(
                 body,
-                "<h2>{}</h2>\n<p>{}</p>\n<pre>{}</pre>\n",
+                "<h2>{}</h2>\n<p>{}</p>\n<button>Copy</button>\n<pre>{}</pre>\n",
                 escaped(title),
                 escaped(about),
                 escaped(&lines.join("\n"))
@@ -115,10 +126,8 @@ impl Usage {
         format!(
             "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width\">\n<title>larder</title>\n\
-             <style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;\
-             color-scheme:light dark}}pre{{overflow-x:auto;padding:.7rem;border:1px solid #8888;border-radius:.3rem}}\
-             h2{{font-size:1.1rem;margin-top:2rem}}</style>\n\
-             <h1>larder {}</h1>\n<p>{}</p>\n<p>{}</p>\n<pre>{}</pre>\n{body}<p>{}</p>\n</html>\n",
+             <style>{STYLE}</style>\n\
+             <h1>larder {}</h1>\n<p>{}</p>\n<p>{}</p>\n<pre>{}</pre>\n{body}<p>{}</p>\n<script>{COPY}</script>\n</html>\n",
             env!("CARGO_PKG_VERSION"),
             escaped(WHAT),
             escaped(COMPARE),
@@ -135,6 +144,13 @@ pub(super) fn wants_html(headers: &HeaderMap) -> bool {
         .iter()
         .filter_map(|value| value.to_str().ok())
         .any(|value| value.contains("text/html"))
+}
+
+/// Whether the client is apt's, or a program that asks by means of it. Every release of it says so, with the
+/// distribution's name before it.
+pub(super) fn is_apt(headers: &HeaderMap) -> bool {
+    let agent = headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+    agent.is_some_and(|agent| agent.contains("APT-HTTP/"))
 }
 
 fn escaped(text: &str) -> String {
@@ -248,6 +264,24 @@ mod tests {
         assert!(wants("text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"));
         assert!(!wants("*/*") && !wants("text/*"));
         assert!(!wants_html(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn apt_is_known_in_every_distribution() {
+        let is = |agent: &str| {
+            is_apt(Request::builder().header("user-agent", agent).body(()).unwrap().headers())
+        };
+        for apt in [
+            "Debian APT-HTTP/1.3 (2.6.1)",
+            "Ubuntu APT-HTTP/1.3 (2.4.13)",
+            "Debian APT-HTTP/1.3 (1.0.9.8.6)",
+        ] {
+            assert!(is(apt), "{apt}");
+        }
+        for other in ["Mozilla/5.0 (X11)", "curl/7.88.1", "Captain/1.0", ""] {
+            assert!(!is(other), "{other}");
+        }
+        assert!(!is_apt(&HeaderMap::new()));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! Results go to standard output, everything else to standard error.
 
 mod answers;
+mod bypass;
 mod ca;
 mod clients;
 mod config;
@@ -65,7 +66,7 @@ const EXAMPLES: &str = "\
 Examples:
   larder exec -- pip install -r requirements.txt   run one command through larder
   larder exec -- sudo -E apt-get install git       the same for apt
-  larder serve                                     serve clients on port 3142
+  larder serve                                     serve this machine's clients on port 3142
   larder why https://files.example.org/a.whl       what is known of a URL, and why
   larder recent                                    what was refused or failed, and why
   larder doctor                                    which clients get through, and what mends the others
@@ -117,6 +118,7 @@ enum Command {
     Env(env::Env),
     Ca(ca::Ca),
     Doctor(doctor::Doctor),
+    Bypass(bypass::Bypass),
     Why(why::Why),
     Recent(recent::Recent),
     Ls(ls::Ls),
@@ -210,6 +212,7 @@ fn flags(arguments: &Arguments) -> Result<Vec<Flag>, BadConfig> {
         Command::Env(_)
         | Command::Ca(_)
         | Command::Doctor(_)
+        | Command::Bypass(_)
         | Command::Why(_)
         | Command::Recent(_)
         | Command::Ls(_)
@@ -243,6 +246,7 @@ impl Command {
             Self::Env(env) => env.run(invocation),
             Self::Ca(ca) => ca.run(invocation),
             Self::Doctor(doctor) => doctor.run(invocation),
+            Self::Bypass(bypass) => bypass.run(invocation),
             Self::Why(why) => why.run(invocation),
             Self::Recent(recent) => recent.run(invocation),
             Self::Ls(ls) => ls.run(invocation),

@@ -25,8 +25,8 @@ use crate::limits;
 
 const EXAMPLES: &str = "\
 Examples:
-  larder serve                                       on port 3142, cache in ~/.cache/larder
-  larder serve --listen 127.0.0.1:8080 --data /srv/larder
+  larder serve                                       for this machine, on port 3142; cache in ~/.cache/larder
+  larder serve --listen '[::]:3142' --data /srv/larder    for other machines as well
   larder serve --upstream-ca corporate-ca.pem --set store.max_size=100GiB
 
 Clients set HTTPS_PROXY and HTTP_PROXY to it and trust its CA; `larder exec`,
@@ -39,7 +39,7 @@ does not. Under systemd it takes the sockets of a .socket unit instead of
 #[derive(Args, Debug)]
 #[command(before_help = EXAMPLES)]
 pub(super) struct Serve {
-    /// The address to listen on; may be given several times [default: port 3142 on all addresses]
+    /// The address to listen on; may be given several times [default: 127.0.0.1:3142, for this machine alone]
     #[arg(long, value_name = "ADDR:PORT")]
     pub(super) listen: Vec<String>,
     #[command(flatten)]
@@ -54,6 +54,13 @@ const BREAKING_OFF: Duration = Duration::from_secs(3);
 
 /// How long closing the store may take; it records when each entry was last used.
 const PUTTING_AWAY: Duration = Duration::from_secs(15);
+
+/// Whether all these listeners are on loopback.
+fn is_for_this_machine_alone(listeners: &[TcpListener]) -> bool {
+    listeners
+        .iter()
+        .all(|one| one.local_addr().is_ok_and(|at| at.ip().to_canonical().is_loopback()))
+}
 
 /// The status that the service manager shows while larder serves.
 const SERVING: &str = "serving clients";
@@ -110,6 +117,11 @@ async fn serve(invocation: &Invocation, passed: Vec<std::net::TcpListener>) -> a
     };
     if let Some(line) = name_of(&listeners).and_then(|name| larder.setup_line(&name)) {
         info!("to set up a machine for this larder, run: {line}");
+    }
+    if is_for_this_machine_alone(&listeners) {
+        info!(
+            "other machines cannot reach this larder; `larder serve --listen '[::]:3142'` lets them in"
+        );
     }
     // Handlers are installed before the first client: an early signal must not kill the process.
     let (mut once, mut twice) = (Stops::new()?, Stops::new()?);

@@ -83,7 +83,8 @@ macro_rules! key {
 
 /// All keys. Each row: its explanation, one value or a list, its name, the form of its values.
 pub const KEYS: &[Key] = keys! {
-    /// The addresses on which larder listens. Programs that look for an apt proxy try port 3142.
+    /// The addresses on which larder listens; `[::]:3142` lets other machines in. Programs that look for an apt proxy try
+    /// port 3142.
     list listen: value::ADDRESS, at_restart();
     /// Whether larder announces itself to the local network: `_apt_proxy._tcp` by DNS-SD, on the interfaces that it
     /// listens on.

@@ -345,7 +345,8 @@ pub const PORT: u16 = 3142;
 impl Default for Config {
     fn default() -> Self {
         Self {
-            listen: vec![SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT)],
+            // Other machines get in only where somebody says so: a proxy for all is opened on purpose.
+            listen: vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), PORT)],
             announce: false,
             ca: Ca { permitted: Vec::new() },
             data: PathBuf::from("larder-data"),

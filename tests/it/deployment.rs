@@ -76,6 +76,28 @@ async fn what_the_package_configures_is_on_loopback() {
     assert_eq!(listen["value"], "[\"127.0.0.1:3142\"]");
 }
 
+/// Without a configuration too: other machines get in only where somebody says so. What is deployed for others says so.
+#[tokio::test]
+async fn without_a_configuration_larder_is_on_loopback() {
+    let listen = |value: Option<&'static str>| async move {
+        let mut command = Command::new(PROGRAM);
+        command.args(["config", "--json", "--config", "/dev/null"]);
+        let mut command = bare(command);
+        if let Some(value) = value {
+            command.env("LARDER_LISTEN", value);
+        }
+        let shown = text(&run(command).await);
+        let lines = shown.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let found = lines.into_iter().find(|setting| setting["key"] == "listen").unwrap();
+        found["value"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(listen(None).await, "[\"127.0.0.1:3142\"]");
+    assert_eq!(listen(Some("[::]:3142")).await, "[\"[::]:3142\"]");
+    let image = std::fs::read_to_string(file("../Containerfile")).unwrap();
+    assert!(image.contains("LARDER_LISTEN=[::]:3142"), "a container's loopback is its own");
+    assert!(read("service/kubernetes.yaml").contains("[::]:3142"));
+}
+
 fn bare(mut command: Command) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     command.env_clear().env("PATH", path).env("HOME", "/nonexistent");
@@ -83,7 +105,7 @@ fn bare(mut command: Command) -> Command {
 }
 
 /// A YAML file as JSON, document by document.
-async fn yaml(name: &str) -> Option<Vec<Value>> {
+pub(crate) async fn yaml(name: &str) -> Option<Vec<Value>> {
     let mut command = Command::new("python3");
     let script =
         "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";

@@ -410,3 +410,69 @@ async fn a_builder_that_pulls_nothing_keeps_the_callers_environment() {
         assert_eq!(given, name == "buildah", "{told}");
     }
 }
+
+/// Buildah as far as `exec` needs it: an image in its store, which it inspects, and a place for what it pulls. It keeps a copy of
+/// what is pulled, and prints the arguments of a build.
+const STORE: &str = r#"#!/bin/sh
+case $1 in
+inspect) [ "$4" = debian:12 ] && cat "$(dirname "$0")/inspected" ;;
+pull)
+  [ "${3%%:*}" = dir ] || exit 1
+  cp -r "${3#dir:}" "$(dirname "$0")/twin"
+  printf '%064d\n' 7
+  ;;
+*) echo "HTTPS: $*" ;;
+esac
+"#;
+
+/// Row 4 of the issue about the first hour: an unchanged Containerfile. `scripts/e2e-images exec` builds real images.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_steps_of_an_unchanged_containerfile_trust_larder() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = Ca::new(&dir.path().join("origins.pem"));
+    let builder = fake(dir.path(), "buildah");
+    std::fs::write(&builder, STORE).unwrap();
+    let configuration = r#"{"created":"x","architecture":"amd64","os":"linux","config":{"Env":["PATH=/bin","GIT_SSL_CAINFO=/own"]},
+        "rootfs":{"type":"layers","diff_ids":["sha256:aa"]},"history":[]}"#;
+    let inspected = serde_json::json!({"Config": configuration}).to_string();
+    std::fs::write(dir.path().join("inspected"), inspected).unwrap();
+    let exec = async |containerfile: &str| {
+        std::fs::write(dir.path().join("Containerfile"), containerfile).unwrap();
+        let mut command = program(&ca, &dir.path().join("data"));
+        command.args(["exec", "--"]).arg(&builder).args(["bud", "."]).current_dir(dir.path());
+        text(&run(command).await)
+    };
+    let told = exec("FROM debian:12\nENV PIP_CERT=/mine\nRUN pip download flask\n").await;
+    let id = format!("{:064}", 7);
+    assert!(told.contains(&format!("--build-context debian:12=container-image://{id} ")), "{told}");
+    assert!(told.contains("--build-arg HTTPS_PROXY=http://127.0.0.1:"), "{told}");
+    assert!(!told.contains("go around larder"), "{told}");
+    // Its own variables stay, in the steps and in the image.
+    let removed = |name: &str| told.contains(&format!("--unsetenv {name} "));
+    assert!(removed("SSL_CERT_FILE") && removed("APT_CONFIG"), "{told}");
+    assert!(!removed("PIP_CERT") && !removed("GIT_SSL_CAINFO") && !removed("PATH"), "{told}");
+    let manifest = std::fs::read_to_string(dir.path().join("twin/manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let digest = manifest["config"]["digest"].as_str().unwrap().trim_start_matches("sha256:");
+    let twin = std::fs::read_to_string(dir.path().join("twin").join(digest)).unwrap();
+    let twin: serde_json::Value = serde_json::from_str(&twin).unwrap();
+    let variables = twin["config"]["Env"].as_array().unwrap();
+    let file = variables.iter().find_map(|pair| pair.as_str()?.strip_prefix("SSL_CERT_FILE="));
+    let file = Path::new(file.unwrap());
+    // A step sees the file at the same path, by a mount or because it is the machine's own.
+    let directory = file.parent().unwrap().display();
+    assert!(told.contains(&format!("--volume {directory}:{directory}:ro ")), "{told}");
+    let roots = std::fs::read_to_string(file).unwrap();
+    assert!(file.starts_with("/dev/shm") && roots.contains("BEGIN CERTIFICATE"), "{file:?}");
+    std::fs::remove_dir_all(file.parent().unwrap()).unwrap();
+
+    // What cannot be done leaves the build as it was: an image that is nowhere, a client that trusts nothing else.
+    for other in
+        ["FROM elsewhere:1\nRUN pip download flask\n", "FROM debian:12\nRUN dnf install -y git\n"]
+    {
+        let told = exec(other).await;
+        assert!(told.contains("HTTPS: bud"), "{told}");
+        assert!(!told.contains("HTTPS_PROXY=") && !told.contains("--unsetenv"), "{told}");
+        assert!(told.contains("https downloads of this build's steps go around larder"), "{told}");
+    }
+}

@@ -452,7 +452,7 @@ async fn half_a_script_does_nothing() {
     assert_ne!(root.listing(), before, "the control");
 }
 
-/// The page is HTML for clients that accept HTML, loads nothing, and still has status 406.
+/// The page is HTML for clients that accept HTML, loads nothing, wraps long lines and copies them at a click.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_browser_gets_a_page() {
     let world = World::new().await;
@@ -462,21 +462,21 @@ async fn a_browser_gets_a_page() {
         )
     };
     let (html, _) = world.client.raw_plain(&ask("text/html,*/*;q=0.8")).await;
-    assert!(html.starts_with("HTTP/1.1 406 Usage Information\r\n"), "{html}");
+    assert!(html.starts_with("HTTP/1.1 200 OK\r\n"), "{html}");
     assert!(html.to_lowercase().contains("\r\ncontent-type: text/html"), "{html}");
     assert!(
         html.contains("<!doctype html>") && html.contains("http://cache.example.org:80/setup"),
         "{html}"
     );
-    assert!(
-        !html.contains("src=") && !html.contains("<script") && !html.contains("href="),
-        "{html}"
-    );
+    assert!(!html.contains("src=") && !html.contains("url(") && !html.contains("href="), "{html}");
+    assert!(html.contains(":root{color-scheme:light dark}") && html.contains("pre-wrap"), "{html}");
+    // One button for each block of commands, right before it.
+    let blocks = html.split("<button>Copy</button>\n<pre>").skip(1);
+    let blocks: Vec<&str> = blocks.map(|rest| rest.split("</pre>").next().unwrap()).collect();
+    assert_eq!(blocks.len(), html.matches("<h2>").count());
+    assert!(blocks.iter().any(|block| block.contains("sha256sum -c -")), "{blocks:?}");
     let (plain, _) = world.client.raw_plain(&ask("*/*")).await;
-    assert!(
-        plain.starts_with("HTTP/1.1 406 Usage Information\r\n") && !plain.contains("<h1>"),
-        "{plain}"
-    );
+    assert!(plain.starts_with("HTTP/1.1 200 OK\r\n") && !plain.contains("<h1>"), "{plain}");
 }
 
 /// The command that `larder serve` prints at its start is the one on the page.

@@ -113,7 +113,7 @@ fn before<'a>(text: &'a str, comment: &str) -> &'a str {
     clippy::disallowed_methods,
     reason = "these files are made anew for each use; none has to survive a crash"
 )]
-fn put(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(in crate::cli) fn put(path: &Path, content: &[u8]) -> io::Result<()> {
     let unfinished = path.with_extension(format!("{}.new", std::process::id()));
     let written = OpenOptions::new()
         .write(true)

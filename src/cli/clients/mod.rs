@@ -19,7 +19,7 @@ pub(super) mod place;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-pub(super) use self::files::Files;
+pub(super) use self::files::{Files, put};
 use crate::config::environment::Environment;
 
 /// What a variable is set to.

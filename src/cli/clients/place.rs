@@ -72,11 +72,16 @@ fn base(data: &Path, environment: &Environment) -> anyhow::Result<PathBuf> {
         make(&run)?;
         return Ok(run);
     }
-    let user = rustix::process::geteuid().as_raw();
     let temporary = environment.temporary();
     let shared = Path::new("/tmp");
     let temporary = if is_own(&temporary) || !is_own(shared) { temporary } else { shared.into() };
-    let path = temporary.join(format!("larder-{user}"));
+    own(&temporary)
+}
+
+/// This user's own directory below `shared`, where every user may add files.
+pub(in crate::cli) fn own(shared: &Path) -> anyhow::Result<PathBuf> {
+    let user = rustix::process::geteuid().as_raw();
+    let path = shared.join(format!("larder-{user}"));
     make(&path)?;
     // Another user may have made it first, to plant root certificates.
     let found = std::fs::symlink_metadata(&path)?;
@@ -108,7 +113,7 @@ fn is_open_to_all(directory: &Path) -> bool {
         .all(|path| std::fs::metadata(path).is_ok_and(|found| found.mode() & 0o001 != 0))
 }
 
-fn make(path: &Path) -> anyhow::Result<()> {
+pub(in crate::cli) fn make(path: &Path) -> anyhow::Result<()> {
     match DirBuilder::new().mode(0o755).create(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
             Err(error).with_context(|| format!("cannot make {}", path.display()))

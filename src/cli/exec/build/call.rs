@@ -1,5 +1,6 @@
 //! Parses a builder's command line, as far as larder needs it.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,8 @@ pub(super) enum Network {
 #[derive(Debug)]
 pub(super) struct Call<'a> {
     pub(super) builder: Builder,
+    /// The index in the command of the subcommand's first word: before it are the program and its own options.
+    pub(super) before: usize,
     /// The index in the command at which the subcommand's arguments begin.
     pub(super) arguments: usize,
     pub(super) network: Network,
@@ -125,20 +128,26 @@ impl<'a> Call<'a> {
     pub(super) fn of(command: &'a [OsString]) -> Option<Self> {
         let program = Path::new(command.first()?).file_name()?.to_str()?;
         let before = words_before_arguments(command.get(1..)?);
-        let (arguments, builder) = COMMANDS.iter().find_map(|(name, wanted, builder)| {
-            let found = before.get(..wanted.len())?;
-            let same = found.iter().map(|(_, word)| *word).eq(wanted.iter().copied());
-            let (last, _) = found.last()?;
-            // After that word; the program's name precedes all.
-            (*name == program && same).then_some((last.saturating_add(2), *builder))
-        })?;
+        let (subcommand, arguments, builder) =
+            COMMANDS.iter().find_map(|(name, wanted, builder)| {
+                let found = before.get(..wanted.len())?;
+                let same = found.iter().map(|(_, word)| *word).eq(wanted.iter().copied());
+                let ((first, _), (last, _)) = (found.first()?, found.last()?);
+                // After that word; the program's name precedes all.
+                (*name == program && same).then_some((
+                    first.saturating_add(1),
+                    last.saturating_add(2),
+                    *builder,
+                ))
+            })?;
         // A word that is not UTF-8 is a path, not an option that matters here.
         let words = command
             .get(arguments..)?
             .iter()
             .map(|word| word.to_str().unwrap_or_default())
             .collect();
-        let mut call = Self { builder, arguments, network: Network::Default, words };
+        let before = subcommand;
+        let mut call = Self { builder, before, arguments, network: Network::Default, words };
         call.network = call.network();
         Some(call)
     }
@@ -152,6 +161,30 @@ impl<'a> Call<'a> {
     pub(super) fn build_arguments(&self) -> Vec<&'a str> {
         let given = self.values(&[BUILD_ARGUMENT]).into_iter();
         given.map(|argument| argument.split_once('=').map_or(argument, |(name, _)| name)).collect()
+    }
+
+    /// The build arguments that the user gives with a value.
+    pub(super) fn values_of_build_arguments(&self) -> BTreeMap<&'a str, &'a str> {
+        let given = self.values(&[BUILD_ARGUMENT]).into_iter();
+        given.filter_map(|argument| argument.split_once('=')).collect()
+    }
+
+    /// The text of the Containerfile, if exactly one file can be meant.
+    pub(super) fn containerfile(&self) -> Option<String> {
+        let is_file = |file: &PathBuf| {
+            std::fs::metadata(file)
+                .is_ok_and(|found| found.is_file() && found.len() <= MAX_CONTAINERFILE)
+        };
+        let mut found: Vec<PathBuf> = self.containerfiles().into_iter().filter(is_file).collect();
+        for file in &mut found {
+            if let Ok(whole) = file.canonicalize() {
+                *file = whole;
+            }
+        }
+        found.sort();
+        found.dedup();
+        let [only] = found.as_slice() else { return None };
+        std::fs::read_to_string(only).ok()
     }
 
     /// Whether the user gives a secret named `larder`.

@@ -5,6 +5,8 @@
 //! ```text
 //! call      ── the builder, where its arguments begin, the network and Containerfile that they name
 //! way       ── where the steps reach larder: loopback in the machine's network, else an address of the machine
+//! recipe    ── the images that the Containerfile begins its stages with
+//! twin      ── for Buildah and Podman: variables that name the roots, in the steps and not in the image
 //! arguments ── proxy variables that every builder predefines, which stay in no image; LARDER for the images of `ca/images`;
 //!              the roots as the secret `larder`
 //! ```
@@ -15,14 +17,16 @@
 //! larder's variables, and such arguments are given the caller's value.
 //!
 //! No builder mounts root certificates into steps that do not ask for them: a volume would leave its mount point in
-//! the image, and mounted over the system's bundle it would break the step that updates it. So https goes through
-//! larder only where a Containerfile mounts the secret, and in the base images that know larder's CA; all other
-//! downloads over https bypass larder.
+//! the image, and mounted over the system's bundle it would break the step that updates it. Buildah and Podman are
+//! given twins of the base images instead (`twin`). With docker, https goes through larder only where a Containerfile
+//! mounts the secret, and in the base images that know larder's CA; all other downloads over https bypass larder.
 //!
 //! Sources: docs.docker.com/reference/dockerfile (predefined ARGs), buildah-build(1), podman-build(1), `docker
 //! compose build --help`.
 
 mod call;
+mod recipe;
+mod twin;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +50,14 @@ pub(super) struct Offer<'a> {
     pub(super) variables: &'a [(&'static str, String)],
     /// The caller's environment.
     pub(super) environment: &'a Environment,
+}
+
+impl Offer<'_> {
+    /// The value that larder gives a variable.
+    fn value(&self, wanted: &str) -> Option<&str> {
+        let found = self.variables.iter().find(|(name, _)| *name == wanted)?;
+        Some(&found.1)
+    }
 }
 
 /// A build's command line with larder's additions, and a note for the user.
@@ -80,7 +92,13 @@ pub(super) fn fitted(command: &[OsString], offer: &Offer<'_>) -> Option<Fitted> 
     let note = match way(&call, offer) {
         Some((proxy, arguments)) => {
             added.extend(arguments);
-            Some(add_clients(&mut added, &call, &proxy, offer))
+            let trusted = match call.builder {
+                Builder::Buildah => twin::arguments(&call, command, offer),
+                Builder::Docker | Builder::Compose => None,
+            };
+            let are_trusted = trusted.is_some();
+            added.extend(trusted.into_iter().flatten());
+            Some(add_clients(&mut added, &call, &proxy, offer, are_trusted))
         }
         None if call.network == Network::None => None,
         None => Some(Some(UNREACHED)),
@@ -151,6 +169,7 @@ fn add_clients(
     call: &Call<'_>,
     proxy: &str,
     offer: &Offer<'_>,
+    are_trusted: bool,
 ) -> Option<&'static str> {
     // An argument that the user gives in one case also stands for the other case, which some clients prefer.
     let said = call.build_arguments();
@@ -169,12 +188,17 @@ fn add_clients(
     if call.builder == Builder::Docker && offer.environment.get("DOCKER_BUILDKIT") == Some("0") {
         return Some(OLDER_BUILDER);
     }
+    if are_trusted {
+        for name in ["HTTPS_PROXY", "https_proxy"] {
+            argument(name, proxy);
+        }
+    }
     // Builders parse the argument as a line of CSV, and not all of them support quotes in it.
     if call.builder == Builder::Compose || offer.bundle.contains([',', '"']) {
-        return Some(NO_SECRETS);
+        return (!are_trusted).then_some(NO_SECRETS);
     }
     let mounted = call.mounts_secret();
-    if mounted {
+    if mounted && !are_trusted {
         for name in ["HTTPS_PROXY", "https_proxy"] {
             argument(name, proxy);
         }
@@ -182,7 +206,7 @@ fn add_clients(
     if !call.gives_secret() {
         added.extend(["--secret".to_owned(), format!("id=larder,src={}", offer.bundle)]);
     }
-    (!mounted).then_some(HTTP_ONLY)
+    (!mounted && !are_trusted).then_some(HTTP_ONLY)
 }
 
 #[cfg(test)]
