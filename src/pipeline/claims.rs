@@ -12,7 +12,6 @@ use super::shelf::Shelves;
 use super::signers::Signers;
 use super::snapshot_order::{self, NotCounted};
 use super::task::Task;
-use super::unproven::lower_unsigned;
 use crate::claim::{IndexVersion, Promise, Standing};
 use crate::clock::Time;
 use crate::digest::BlobId;
@@ -412,40 +411,8 @@ impl Pipeline {
         self.check_signers(&signers, &published, entry)
     }
 
-    /// Deletes claims that were just published, if they rest on a signature by a key that is not trusted any more: it may have
-    /// been removed after the signature was checked, and what it proved was deleted before these claims were published. The error
-    /// says that the document is to be read again.
-    fn check_signers(
-        &self,
-        signers: &Signers,
-        published: &IndexVersion,
-        entry: &Entry,
-    ) -> io::Result<()> {
-        let trusted = self.keys.get().signers();
-        let lost = signers.lost(&self.store, &published.root, &trusted);
-        if !lost {
-            return Ok(());
-        }
-        let withdrawn = self.store.withdraw_claims(published.number);
-        if let Some(entry) = self.as_stored(entry).filter(|_| published.rank == Rank::Signed) {
-            lower_unsigned(&self.store, &self.keys, &entry, signers.of_index.as_deref());
-        }
-        withdrawn.inspect_err(|error| {
-            tracing::error!(
-                url = published.shown, %error,
-                "claims that a removed key proved no longer count, but are still on disk; larder tries to delete them again, and \
-                 they count after a restart if that fails: then stop larder, delete the directory v1/claims in its data directory, and \
-                 start it"
-            );
-        })?;
-        Err(io::Error::new(
-            io::ErrorKind::Interrupted,
-            "a key that signed it was removed meanwhile",
-        ))
-    }
-
     /// The entry as it is stored now; its proof may have been lowered since it was looked up.
-    fn as_stored(&self, entry: &Entry) -> Option<Arc<Entry>> {
+    pub(super) fn as_stored(&self, entry: &Entry) -> Option<Arc<Entry>> {
         let stored = self.store.entries(entry.key).into_iter();
         stored.into_iter().find(|stored| stored.blob == entry.blob)
     }

@@ -86,8 +86,9 @@ const UNSHARED_HOLDS: Duration = Duration::from_mins(5);
 /// What look-ups remember. Each map is bounded.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// The judged proof, by entry and reader: each reader sees the claims of its own indexes.
-    judged: Cache<(Key, BlobId, Partition), (u64, Option<Proof>)>,
+    /// The judged proof, by entry and reader: each reader sees the claims of its own indexes. With the generation of the claims and
+    /// the number of the body's digests that were known: a body that was fetched again may have those that a claim names.
+    judged: Cache<(Key, BlobId, Partition), ((u64, usize), Option<Proof>)>,
     /// Whether an index with authority over the target names it, and the generation of the claims at which that was found.
     bound: Cache<Key, (u64, bool)>,
     /// Indexes that could not be read when they arrived.
@@ -465,8 +466,9 @@ impl Pipeline {
     ) -> Option<Proof> {
         let generation = self.store.generation();
         let known = (entry.key, entry.blob, task.principal.reader());
+        let with = (generation, entry.digests.len());
         let judged = self.memory.judged.get(&known);
-        if let Some((_, today)) = judged.filter(|(judged, _)| *judged == generation) {
+        if let Some((_, today)) = judged.filter(|(judged, _)| *judged == with) {
             return today;
         }
         let expected = expected.get_or_insert_with(|| self.expectation_of(task));
@@ -489,7 +491,7 @@ impl Pipeline {
             // A promise cannot be read now, so there is no result to remember.
             return None;
         }
-        self.memory.judged.insert(known, (generation, today));
+        self.memory.judged.insert(known, (with, today));
         let public = !task.principal.is_private();
         let changes = |today: &Proof| public && entry.proof.judged(*today) != entry.proof;
         if let Some(today) = today.filter(changes) {

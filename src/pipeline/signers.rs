@@ -1,8 +1,12 @@
 //! Whose signatures claims rest on, and whether they still count when the keyring has changed.
 
 use std::collections::BTreeSet;
+use std::io;
 
-use crate::claim::Standing;
+use super::Pipeline;
+use super::unproven::lower_unsigned;
+use crate::claim::{IndexVersion, Standing};
+use crate::entry::Entry;
 use crate::keyring::signs_packages;
 use crate::proof::Rank;
 use crate::store::{ClaimBatch, Store};
@@ -59,6 +63,40 @@ impl Signers {
                 !self.of_claims.iter().all(|signer| trusted.contains(signer))
             };
         index_lost || claims_lost
+    }
+}
+
+impl Pipeline {
+    /// Deletes claims that were just published, if they rest on a signature by a key that is not trusted any more: it may have
+    /// been removed after the signature was checked, and what it proved was deleted before these claims were published. The error
+    /// says that the document is to be read again.
+    pub(super) fn check_signers(
+        &self,
+        signers: &Signers,
+        published: &IndexVersion,
+        entry: &Entry,
+    ) -> io::Result<()> {
+        let trusted = self.keys.get().signers();
+        let lost = signers.lost(&self.store, &published.root, &trusted);
+        if !lost {
+            return Ok(());
+        }
+        let withdrawn = self.store.withdraw_claims(published.number);
+        if let Some(entry) = self.as_stored(entry).filter(|_| published.rank == Rank::Signed) {
+            lower_unsigned(&self.store, &self.keys, &entry, signers.of_index.as_deref());
+        }
+        withdrawn.inspect_err(|error| {
+            tracing::error!(
+                url = published.shown, %error,
+                "claims that a removed key proved no longer count, but are still on disk; larder tries to delete them again, and \
+                 they count after a restart if that fails: then stop larder, delete the directory v1/claims in its data directory, and \
+                 start it"
+            );
+        })?;
+        Err(io::Error::new(
+            io::ErrorKind::Interrupted,
+            "a key that signed it was removed meanwhile",
+        ))
     }
 }
 
