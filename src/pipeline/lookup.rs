@@ -83,12 +83,15 @@ const NEGATIVE_BYTES: u64 = 4 << 20;
 /// How long requests for a target are passed at once after an answer to it could not be shared.
 const UNSHARED_HOLDS: Duration = Duration::from_mins(5);
 
+/// A judgement: the generation of the claims and the number of the body's digests that were known, and the proof. A body that was
+/// fetched again may have the digests that a claim names.
+type Judgement = ((u64, usize), Option<Proof>);
+
 /// What look-ups remember. Each map is bounded.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// The judged proof, by entry and reader: each reader sees the claims of its own indexes. With the generation of the claims and
-    /// the number of the body's digests that were known: a body that was fetched again may have those that a claim names.
-    judged: Cache<(Key, BlobId, Partition), ((u64, usize), Option<Proof>)>,
+    /// The judged proof, by entry and reader: each reader sees the claims of its own indexes.
+    judged: Cache<(Key, BlobId, Partition), Judgement>,
     /// Whether an index with authority over the target names it, and the generation of the claims at which that was found.
     bound: Cache<Key, (u64, bool)>,
     /// Indexes that could not be read when they arrived.
