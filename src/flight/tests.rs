@@ -411,6 +411,7 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
         }
         world.lead.flight.finish(first.clone());
         let World { data, lead, flights, .. } = world;
+        flights.gaps().flush();
         drop((lead, flights));
         let mut again = World::on(data);
         again.begin(true, length).await;
