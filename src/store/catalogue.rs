@@ -16,6 +16,9 @@ use crate::claim::{IndexVersion, Topic};
 use crate::clock::Time;
 use crate::target::{Key, Origin, Partition, Target};
 
+/// Maximum number of sets; each takes a file and a KiB of memory.
+pub(super) const MAX_SETS: usize = 1 << 14;
+
 /// How long a superseded set still explains why a file has its old bytes: a mirror may lag behind its index.
 pub(super) const SUPERSEDED_FOR: Duration = Duration::from_hours(24);
 

@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::catalogue::{Catalogue, Set};
-use super::claims::MAX_SETS;
+use super::catalogue::{Catalogue, MAX_SETS, Set};
 use super::record::remove_quietly;
 use super::sealed::{Kind, seal, unseal};
 use super::space::{Purpose, footprint};

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use arc_swap::ArcSwap;
 
 use super::batch::CLAIMS_SHARE;
-use super::catalogue::{Catalogue, Set, generation_is_over, weakest};
+use super::catalogue::{Catalogue, MAX_SETS, Set, generation_is_over, weakest};
 use super::claim_files::{Marks, files, read_missing};
 use super::declared::Declared;
 use super::handles::Handles;
@@ -35,9 +35,6 @@ use crate::config::Live;
 use crate::digest::BlobId;
 use crate::proof::Rank;
 use crate::target::{MatchKey, Origin, Partition, Root, Target};
-
-/// Maximum number of sets; each takes a file and a KiB of memory.
-pub(super) const MAX_SETS: usize = 1 << 14;
 
 /// Every set of claims.
 #[derive(Debug)]

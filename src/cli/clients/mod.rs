@@ -45,6 +45,10 @@ enum Value {
     Just(&'static str),
 }
 
+/// Clients that read root certificates only from the system's own files, and would refuse larder's certificate.
+pub(super) const SYSTEMS_ROOTS: &[&str] =
+    &["dnf", "microdnf", "yum", "zypper", "pacman", "apk", "rpm", "aria2c"];
+
 /// Every variable that is set, and what to.
 const VARIABLES: &[(&str, Value)] = &[
     // Both cases: curl reads http_proxy in small letters only, others read capitals only.

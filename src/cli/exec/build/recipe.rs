@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cli::clients::SYSTEMS_ROOTS;
+
 /// What a Containerfile begins its stages with.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Recipe {
@@ -10,10 +12,6 @@ pub(super) struct Recipe {
     /// Every word of it that could be the name of a variable.
     names: BTreeSet<String>,
 }
-
-/// Clients that read root certificates only from the system's own files, and would refuse larder's certificate.
-const SYSTEMS_ROOTS: &[&str] =
-    &["dnf", "microdnf", "yum", "zypper", "pacman", "apk", "rpm", "aria2c"];
 
 impl Recipe {
     /// Reads `text`, built with these arguments. `None` if it cannot be told what its stages begin with, or if one of its
