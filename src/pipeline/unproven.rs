@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Meanwhile requests go on, which checked a signature with the former keyring, or found a claim that was still there. So
-//! whatever stores or raises something signed asks [`lower_unsigned`] afterwards: either the walk over the entries
+//! whatever stores or raises something signed asks `lower_unsigned` afterwards: either the walk over the entries
 //! finds it, or the keyring is already without the key.
 
 use std::io;
