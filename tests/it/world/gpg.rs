@@ -12,6 +12,16 @@ pub(crate) struct Key {
     pub(crate) public: PathBuf,
 }
 
+impl Drop for Key {
+    /// gpg leaves an agent behind for each home. It takes two of the user's 128 inotify instances, which containerd needs as well.
+    fn drop(&mut self) {
+        let mut command = Command::new("gpgconf");
+        command.arg("--homedir").arg(&self.home).args(["--kill", "gpg-agent"]);
+        // Without gpgconf, or if the home is gone already, the agent stays.
+        let _ended = command.output();
+    }
+}
+
 impl Key {
     /// A signing key, in `dir`.
     pub(crate) fn new(dir: &Path, name: &str) -> Self {
