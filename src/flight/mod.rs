@@ -334,6 +334,11 @@ impl Flight {
                 (false, _, false) => Verdict::Ungiven,
             };
             let length = shared.answered.as_ref().and_then(|answered| answered.length);
+            // A client may be given it from now on, when nothing is noted any more.
+            let clients = shared.told || shared.readers.len() > 0;
+            if verdict == Verdict::Whole && clients && !shared.holding.binds {
+                self.share.with(|gap| gap.note(0, shared.have));
+            }
             let unbound = verdict == Verdict::Unverified && !shared.holding.binds;
             (verdict, unbound.then_some((length, shared.holding.hold)))
         };

@@ -46,6 +46,8 @@ pub struct Reader {
     flight: Arc<Flight>,
     id: u64,
     changed: watch::Receiver<u64>,
+    /// The offset after the bytes that it was given in order from the start.
+    in_order: u64,
 }
 
 /// What a reader may do now.
@@ -61,7 +63,7 @@ impl Reader {
     pub(super) fn new(flight: Arc<Flight>, id: u64) -> Self {
         let changed = flight.changed.subscribe();
         flight.lock().readers.stand(id, 0);
-        Self { flight, id, changed }
+        Self { flight, id, changed, in_order: 0 }
     }
 
     /// Makes the reader one for which no byte is kept in the window.
@@ -169,10 +171,22 @@ impl Reader {
             match self.step(at, end) {
                 Step::Wait => self.next_change().await,
                 Step::End => return Ok(None),
-                Step::Window(bytes) => return Ok(Some(bytes)),
+                Step::Window(bytes) => {
+                    self.gave(at, at + bytes.len() as u64);
+                    return Ok(Some(bytes));
+                }
                 Step::Broken(broken) => return Err(broken),
-                Step::File(file, to) => return read(file, at, to).await.map(Some),
+                Step::File(file, to) => {
+                    self.gave(at, to);
+                    return read(file, at, to).await.map(Some);
+                }
             }
+        }
+    }
+
+    fn gave(&mut self, at: u64, to: u64) {
+        if at == self.in_order {
+            self.in_order = to;
         }
     }
 
@@ -221,11 +235,19 @@ impl Reader {
             self.wait(&mut shared, at);
             return step;
         }
+        // Of several ranges, the first may begin at the start.
+        let late_end = (to > at && at != self.in_order)
+            .then(|| self.flight.note_range(&shared, at, to))
+            .flatten();
         shared.holding.gave |= to > at && !shared.verified;
         shared.readers.stand(self.id, to);
         if !shared.window.is_empty() {
             shared.trim();
             self.flight.moved.notify_one();
+        }
+        drop(shared);
+        if let Some(length) = late_end {
+            self.flight.note_late_range(length, at, to);
         }
         step
     }

@@ -214,7 +214,7 @@ impl Share {
     pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Gap) -> T) -> T {
         let mut gap = lock(&self.gap);
         let answer = ask(&mut gap.gap);
-        let noted = !self.has_ended() && self.note_unbound(&mut gap);
+        let noted = !self.has_ended() && self.note_unbound(&mut gap, false);
         drop(gap);
         if noted {
             self.write_soon();
@@ -222,8 +222,9 @@ impl Share {
         answer
     }
 
-    /// Records what was given of bodies that no promise binds; returns whether that must be written.
-    fn note_unbound(&self, gap: &mut TargetGap) -> bool {
+    /// Records what was given of bodies that no promise binds; returns whether that must be written. `broken`: one was broken off.
+    /// That is recorded of small bodies as well: another of its target may be large.
+    fn note_unbound(&self, gap: &mut TargetGap, broken: bool) -> bool {
         let spent = gap.gap.is_spent();
         match gap.noted {
             // Nothing is given.
@@ -233,7 +234,7 @@ impl Share {
                 let state = if spent { Delivered::Spent } else { Delivered::Given };
                 self.record(gap, Noted { state, ..noted })
             }
-            _ if !gap.gap.is_worth_a_note() => false,
+            _ if !(gap.gap.is_worth_a_note() || broken && gap.gap.has_given()) => false,
             _ => {
                 let state = if spent { Delivered::Spent } else { Delivered::Unbound };
                 self.record(gap, Noted { length: gap.gap.length(), gap: gap.gap.start(), state })
@@ -337,7 +338,7 @@ impl Share {
     /// Records what must be remembered when no body of the target is arriving; returns whether that must be written.
     fn remember(&self, gap: &mut TargetGap) -> bool {
         if gap.unverified {
-            return self.note_unbound(gap);
+            return self.note_unbound(gap, true);
         }
         let (length, start) = match gap.whole {
             // A client may lack the end of such a body, so that is where the gap stays. A small body is held back whole.
@@ -488,6 +489,20 @@ mod tests {
         share.begin(Some(2 * MIB), true);
         share.end(Verdict::Verified);
         assert_eq!(noted(), None);
+    }
+
+    /// A small body is held back whole once it is bound; that another body is small as well is the word of its origin.
+    #[test]
+    fn a_small_body_that_was_broken_off_is_recorded() {
+        for given in [0, HELD_WHOLE - 10] {
+            let (_data, gaps, target) = gaps();
+            let small = gaps.share(&target);
+            small.begin(Some(HELD_WHOLE), false);
+            small.with(|gap| gap.note(0, given));
+            drop(small);
+            let hold = gaps.share(&target).begin(Some(2 * MIB), true);
+            assert_eq!(hold, if given > 0 { Hold::Whole } else { Hold::Gap }, "{given}");
+        }
     }
 
     /// A client that lacks the end of a body may not be given it from another body whose gap lies elsewhere.

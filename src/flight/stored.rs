@@ -21,8 +21,10 @@ pub enum Agreement {
     Vouched,
     /// None contradicts it.
     Undecided,
-    /// One names other bytes, or cannot be compared with it now.
+    /// One names other bytes.
     Contradicted,
+    /// One that may name other bytes cannot be read now.
+    Unread,
 }
 
 /// Says what the promises say about a body now. It is called before each piece is given, so it must be quick while no promise has
@@ -75,15 +77,21 @@ impl Unvouched {
             if agreement != Agreement::Undecided
                 && let Some(late) = self.late.take()
             {
-                if agreement == Agreement::Contradicted {
-                    if self.gave {
-                        let _done = off_thread(move || bound(late)).await;
-                    } else {
+                match agreement {
+                    Agreement::Vouched => late.is_right(true),
+                    _ if !self.gave => {
                         late.gave_nothing();
+                        return Err(contradicted(&self.target));
                     }
-                    return Err(contradicted(&self.target));
+                    Agreement::Contradicted => {
+                        let _done = off_thread(move || bound(late)).await;
+                        return Err(contradicted(&self.target));
+                    }
+                    // What was given is recorded, and counts if a promise binds the target.
+                    Agreement::Unread | Agreement::Undecided => {
+                        return Err(contradicted(&self.target));
+                    }
                 }
-                late.is_right(true);
             }
         }
         if let Some(late) = &self.late {
@@ -122,7 +130,7 @@ impl Drop for Unvouched {
             blocking(move || match agrees() {
                 Agreement::Vouched => late.is_right(true),
                 Agreement::Contradicted => bound(late),
-                Agreement::Undecided => drop(late),
+                Agreement::Undecided | Agreement::Unread => drop(late),
             });
         }
     }
@@ -157,7 +165,7 @@ impl Flight {
                 None
             }
             Agreement::Undecided => None,
-            Agreement::Contradicted => Some(contradicted(&self.target)),
+            Agreement::Contradicted | Agreement::Unread => Some(contradicted(&self.target)),
         }
     }
 }

@@ -481,6 +481,51 @@ async fn the_end_that_was_given_alone_is_remembered_when_the_body_ends_whole() {
     }
 }
 
+/// The same for a request for several ranges, of which the first begins at the start.
+#[tokio::test]
+async fn the_end_that_was_given_after_another_range_is_remembered() {
+    let length = 600_000;
+    for (first, hold) in [(length - 100, Hold::Gap), (10, Hold::Whole)] {
+        let mut world = World::new();
+        world.begin(false, length).await;
+        world.write(&vec![1; usize::try_from(length).unwrap()]);
+        let mut reader = world.reader();
+        assert!(matches!(reader.open(0, length).await, Opened::Answered(_)));
+        let mut at = 0;
+        while at < first {
+            at += reader.next(at, first).await.unwrap().unwrap().len() as u64;
+        }
+        reader.next(length - 100, length - 1).await.unwrap();
+        world.lead.flight.finish(End::Given);
+        world.flights.gaps().flush();
+        let World { data, lead, flights, .. } = world;
+        drop((reader, lead, flights));
+        let again = World::on(data);
+        again.begin(true, length).await;
+        assert_eq!(again.lead.flight.lock().holding.hold, hold, "{first}");
+    }
+}
+
+/// A client may be given all of a body after that was judged, and lack its end.
+#[tokio::test]
+async fn what_is_given_only_after_the_judgement_is_remembered() {
+    let length = 600_000;
+    for read in [false, true] {
+        let mut world = World::new();
+        world.begin(false, length).await;
+        world.write(&vec![1; usize::try_from(length).unwrap()]);
+        let reader = read.then(|| world.reader());
+        world.lead.flight.finish(End::Given);
+        world.flights.gaps().flush();
+        let World { data, lead, flights, .. } = world;
+        drop((reader, lead, flights));
+        let again = World::on(data);
+        again.begin(true, length).await;
+        let way = again.lead.flight.share.with(|gap| gap.way_for(length - 10, length));
+        assert_eq!(way.is_none(), read);
+    }
+}
+
 /// Bytes that were given before a promise was found may have been those of the gap.
 #[tokio::test]
 async fn a_promise_that_comes_late_finds_what_was_given_before() {

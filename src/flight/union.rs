@@ -425,7 +425,9 @@ fn a_body_of_another_length_takes_no_record_away() {
         (3 * MIB, (MIB, large), false, Some(Delivered::Spent)),
         (3 * MIB, (3 * MIB, large), true, Some(Delivered::Unbound)),
         // The controls.
-        (small, (small, 0), false, None),
+        (small, (0, 0), false, None),
+        // A small body that is broken off is remembered as well.
+        (small, (small, 0), false, Some(Delivered::Spent)),
         (large, (MIB, MIB), false, Some(Delivered::Unbound)),
     ] {
         let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());

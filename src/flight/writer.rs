@@ -30,6 +30,16 @@ pub enum Body {
     Unstored(Digests, u64),
 }
 
+impl Body {
+    /// Its digests, and its length in bytes.
+    pub fn digests(&self) -> (&Digests, u64) {
+        match self {
+            Self::Spooled(spooled) => (&spooled.digests, spooled.size),
+            Self::Unstored(digests, size) => (digests, *size),
+        }
+    }
+}
+
 /// What the writer receives.
 #[derive(Debug)]
 pub(super) enum Piece {

@@ -38,9 +38,10 @@ pub(super) enum Fault {
 impl Bound {
     /// Judges a body that came with `head`. `Ok(true)`: a promise vouches for it. `Ok(false)`: no promise contradicts it.
     pub(super) async fn judge(&self, head: &Head, body: &Body) -> Result<bool, Fault> {
-        let (digests, size, spooled) = match body {
-            Body::Spooled(spooled) => (&spooled.digests, spooled.size, Some(spooled)),
-            Body::Unstored(digests, size) => (digests, *size, None),
+        let (digests, size) = body.digests();
+        let spooled = match body {
+            Body::Spooled(spooled) => Some(spooled),
+            Body::Unstored(..) => None,
         };
         let coded = spooled.filter(|_| is_coded(head));
         let mut last = false;

@@ -158,7 +158,8 @@ impl Pipeline {
                 Finding::Proven { proof, .. } if proof.rank.is_strong() => Agreement::Vouched,
                 // The index that an excused body is of was superseded.
                 Finding::Proven { .. } | Finding::Excused(_) => Agreement::Undecided,
-                Finding::Doubted(_) | Finding::Refused(_) => Agreement::Contradicted,
+                Finding::Doubted(_) => Agreement::Unread,
+                Finding::Refused(_) => Agreement::Contradicted,
             };
             *undecided = Some(state).filter(|_| agreement == Agreement::Undecided);
             agreement
