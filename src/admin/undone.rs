@@ -62,10 +62,18 @@ impl Admin {
         revoked
     }
 
-    /// Tries again to revoke what lost keys proved, if that failed. Blocking.
+    /// Tries again to revoke what lost keys proved, if that failed. If a file of keys could not be read then, it is read again.
+    /// Blocking.
     pub fn maintain_keys(&self) {
         let Some(running) = &self.running else { return };
         if !running.unrevoked.load(Ordering::Acquire) {
+            return;
+        }
+        if !running.keys.get().is_whole() {
+            if self.read_keys().is_whole() {
+                // An error was logged.
+                let _revoked = self.reload_keys();
+            }
             return;
         }
         let settled = running.settled.lock().unwrap_or_else(PoisonError::into_inner);

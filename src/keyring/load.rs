@@ -64,8 +64,8 @@ impl Keyring {
         };
         let found = found.unwrap_or_else(|error| {
             if !is_gone(&error) {
-                self.unread = true;
-                tracing::warn!(path = %path.display(), %error, "the keys here cannot be read now");
+                self.unread |= may_pass(&error);
+                tracing::warn!(path = %path.display(), %error, "the keys here cannot be read");
             }
             Vec::new()
         });
@@ -77,7 +77,7 @@ impl Keyring {
                 Err(NotKeys::Io(error)) if is_gone(&error) => {}
                 Err(NotKeys::Other | NotKeys::Empty) if keyless => {}
                 Err(error) => {
-                    self.unread |= matches!(error, NotKeys::Io(_));
+                    self.unread |= matches!(&error, NotKeys::Io(error) if may_pass(error));
                     tracing::warn!(path = %path.display(), %error, "this file of keys is left out");
                 }
             }
@@ -141,4 +141,38 @@ fn may_hold_keys(path: &Path) -> bool {
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | IsADirectory)
+}
+
+/// Whether the keys behind an error may be trusted all the same, because they could be read before and will be again. A file that
+/// larder is not allowed to read is none of its keys: it would keep larder from ever taking anything back.
+fn may_pass(error: &io::Error) -> bool {
+    !is_gone(error) && error.kind() != io::ErrorKind::PermissionDenied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyring_is_not_whole_only_if_a_file_may_be_readable_again() {
+        for (kind, whole) in [
+            (io::ErrorKind::NotFound, true),
+            (io::ErrorKind::PermissionDenied, true),
+            (io::ErrorKind::StaleNetworkFileHandle, false),
+            (io::ErrorKind::TimedOut, false),
+        ] {
+            assert_eq!(!may_pass(&io::Error::from(kind)), whole, "{kind:?}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.gpg");
+        let whole = || {
+            let mut keyring = Keyring::new();
+            keyring.add_path(dir.path(), Source::System);
+            keyring.is_whole()
+        };
+        assert!(whole(), "the control");
+        // Nobody can open a link to itself.
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        assert!(!whole());
+    }
 }

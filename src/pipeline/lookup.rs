@@ -131,7 +131,7 @@ impl Default for Memory {
                 .build(),
             unshared: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
             refused: Cache::builder().max_capacity(100_000).time_to_live(UNSHARED_HOLDS).build(),
-            read_with: Cache::new(100_000),
+            read_with: latest(100_000).build(),
             bound: in_use(),
             varies: VaryingFields::default(),
             unread: latest(10_000).build(),

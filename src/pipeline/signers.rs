@@ -76,9 +76,9 @@ impl Pipeline {
         published: &IndexVersion,
         entry: &Entry,
     ) -> io::Result<()> {
-        let trusted = self.keys.get().signers();
-        let lost = signers.lost(&self.store, &published.root, &trusted);
-        if !lost {
+        let keys = self.keys.get();
+        // As long as a file of keys cannot be read, it is unknown whose key is lost.
+        if !keys.is_whole() || !signers.lost(&self.store, &published.root, &keys.signers()) {
             return Ok(());
         }
         let withdrawn = self.store.withdraw_claims(published.number);
@@ -112,7 +112,7 @@ mod tests {
     use crate::digest::{Algorithm, Algorithms, BlobId, Digest};
     use crate::ecosystem::{self, Ecosystem, Shape};
     use crate::entry::{Entry, Head};
-    use crate::keyring::{Keyring, signs_packages};
+    use crate::keyring::{Keyring, Source, signs_packages};
     use crate::proof::{Proof, Rank};
     use crate::received::Received;
     use crate::store::may_pass;
@@ -127,7 +127,7 @@ mod tests {
 
     struct World {
         pipeline: Pipeline,
-        _data: tempfile::TempDir,
+        data: tempfile::TempDir,
     }
 
     fn target(url: &str) -> Target {
@@ -144,7 +144,7 @@ mod tests {
             let data = tempfile::tempdir().unwrap();
             let pipeline = for_tests(data.path());
             pipeline.keys.set(Keyring::built_in());
-            Self { pipeline, _data: data }
+            Self { pipeline, data }
         }
 
         /// Two trusted keys that sign archives, or packages.
@@ -228,6 +228,16 @@ mod tests {
         }
     }
 
+    /// A keyring of which a file cannot be read now.
+    fn unread(world: &World) -> Keyring {
+        let file = world.data.path().join("unread.gpg");
+        // Nobody can open a link to itself.
+        let _before = std::os::unix::fs::symlink(&file, &file);
+        let mut keyring = Keyring::new();
+        keyring.add_path(&file, Source::System);
+        keyring
+    }
+
     /// The keyring without any key: whichever key signed, it is removed while its claims are published.
     #[test]
     fn claims_of_a_key_that_is_removed_meanwhile_do_not_stay_in_an_unsigned_index() {
@@ -237,6 +247,10 @@ mod tests {
         let by = (Rank::Indexed, None, &keys[..1]);
         world.publish(&entry, by).unwrap();
         assert!(world.current(&index).is_some(), "the control");
+        world.pipeline.keys.set(Keyring::new());
+        world.pipeline.keys.set(unread(&world));
+        world.publish(&entry, by).unwrap();
+        assert!(world.current(&index).is_some(), "its file may be readable again");
         world.pipeline.keys.set(Keyring::new());
         // An index whose claims are not signed needs no key.
         world.publish(&world.stored(&index, 2), (Rank::Indexed, None, &[])).unwrap();
@@ -321,6 +335,8 @@ mod tests {
             &keys[..1],
         );
         assert!(!lowers(None) && !lowers(Some(&keys)), "the control");
+        world.pipeline.keys.set(unread(&world));
+        assert!(!lowers(None) && !lowers(Some(&keys)), "their file may be readable again");
         world.pipeline.keys.set(Keyring::new());
         for signers in [None, Some(&keys[..])] {
             assert!(lowers(signers));
