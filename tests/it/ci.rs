@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -15,14 +14,8 @@ use crate::deployment::yaml;
 use crate::setup::shells;
 use crate::world::archive::hex;
 use crate::world::binary::{PROGRAM, larder};
-use crate::world::tools::{installed, run, text};
+use crate::world::tools::{executable, installed, run, text};
 use crate::world::{Ca, eventually};
-
-/// Writes a program.
-fn executable(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
-}
 
 /// A job of the action: its files, and the variables that the runner gives both halves.
 struct Job {

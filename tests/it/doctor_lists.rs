@@ -1,11 +1,9 @@
 //! Issue 13 row 6: lists of hosts that bypass the proxy, as companies have them, and programs that do not run at all.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use serde_json::Value;
 
 use crate::doctor::Patient;
-use crate::world::tools::{skip, text};
+use crate::world::tools::{executable, skip, text};
 
 fn of<'a>(verdicts: &'a [Value], client: &str) -> &'a Value {
     verdicts.iter().find(|verdict| verdict["client"] == client).unwrap()
@@ -86,8 +84,7 @@ async fn yarn_is_told_what_its_version_reads() {
     patient.shell("echo 'export NODE_EXTRA_CA_CERTS=$HOME/ca.pem' >> .profile").await;
     let becomes = |says: &str| {
         let file = programs.join("yarn");
-        std::fs::write(&file, format!("#!/bin/sh\n{says}\n")).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&file, &format!("#!/bin/sh\n{says}\n"));
     };
     let modern = |version: &str| {
         format!(
@@ -136,8 +133,7 @@ async fn a_program_that_does_not_run_is_not_misled_by_a_file() {
     std::fs::create_dir(&programs).unwrap();
     let file = programs.join("cargo");
     let says = "#!/bin/sh\necho 'error: no default toolchain is configured' >&2\nexit 1\n";
-    std::fs::write(&file, says).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(&file, says);
     let mut command = std::process::Command::new(crate::world::binary::PROGRAM);
     command.args(["doctor", "--json", "cargo"]);
     let mut command = patient.dressed(command);

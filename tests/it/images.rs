@@ -9,7 +9,7 @@ use std::process::Output;
 use crate::setup::shells;
 use crate::world::binary::{Daemon, larder as program};
 use crate::world::root::{FAMILIES, Root};
-use crate::world::tools::{run, text};
+use crate::world::tools::{executable, run, text};
 use crate::world::{Ca, World};
 
 const CONTAINERFILE: &str = include_str!("../../ca/images/Containerfile");
@@ -340,14 +340,9 @@ async fn the_base_images_are_built_by_whatever_builder_there_is() {
 
 /// A program called `name` that prints its arguments, and the recipe that it is given.
 fn fake(directory: &Path, name: &str) -> std::path::PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
     let path = directory.join(name);
-    std::fs::write(
-        &path,
-        "#!/bin/sh\nprintf '%s ' \"$@\"\necho\ncase \" $* \" in *' -f - '*) cat ;; esac\n",
-    )
-    .unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let text = "#!/bin/sh\nprintf '%s ' \"$@\"\necho\ncase \" $* \" in *' -f - '*) cat ;; esac\n";
+    executable(&path, text);
     path
 }
 

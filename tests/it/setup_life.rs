@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use crate::setup::{address, done, script};
 use crate::world::World;
 use crate::world::root::{FAMILIES, Root};
-use crate::world::tools::{run, text};
+use crate::world::tools::{executable, run, text};
 
 /// The programs with which the script changes a system.
 const CHANGING: [&str; 6] = ["mv", "cp", "rm", "mkdir", "rmdir", "chroot"];
@@ -20,7 +20,6 @@ struct Killer {
 
 impl Killer {
     fn new(dir: &Path) -> Self {
-        use std::os::unix::fs::PermissionsExt as _;
         let dir = dir.join("wrappers");
         std::fs::create_dir(&dir).unwrap();
         for name in CHANGING {
@@ -28,8 +27,7 @@ impl Killer {
             let body = "#!/bin/sh\nread -r left <\"$KILLER/left\"\necho $((left - 1)) >\"$KILLER/left\"\n\
                         if [ \"$left\" = 0 ]; then read -r id <\"$KILLER/id\"; kill -9 \"$id\"; exit 1; fi\n\
                         PATH=$AFTER_KILLER exec NAME \"$@\"\n";
-            std::fs::write(&wrapper, body.replace("NAME", name)).unwrap();
-            std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755)).unwrap();
+            executable(&wrapper, &body.replace("NAME", name));
         }
         Self { dir }
     }

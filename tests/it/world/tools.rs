@@ -1,6 +1,7 @@
 //! Real clients as processes, each with a deadline and without this machine's proxy settings.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use super::{PATIENCE, World};
@@ -85,6 +86,16 @@ pub(crate) fn installed(program: &str) -> bool {
         skip(&format!("{program} is not installed"));
     }
     found
+}
+
+/// Writes a program. Another process writes it: while this one has a file open for writing, a fork of another thread would have it
+/// open as well, and the system refuses to run such a file ("text file busy").
+pub(crate) fn executable(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-m", "755", "/dev/stdin"]).arg(path).stdin(Stdio::piped());
+    let mut writing = install.spawn().unwrap();
+    writing.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(writing.wait().unwrap().success(), "{}", path.display());
 }
 
 /// Prints why a test checked nothing, for example a client that is not installed here.
