@@ -73,6 +73,15 @@ impl World {
     fn reader(&self) -> Reader {
         self.flights.reader(&self.lead.flight)
     }
+
+    /// Another larder on the same directory, after this one stopped. Its `readers` left before that.
+    fn restarted(self, readers: impl IntoIterator<Item = Reader>) -> Self {
+        self.flights.gaps().flush();
+        let Self { data, lead, flights, .. } = self;
+        readers.into_iter().for_each(drop);
+        drop((lead, flights));
+        Self::on(data)
+    }
 }
 
 /// Everything until the end, or the error.
@@ -410,10 +419,7 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
             world.lead.flight.vouch();
         }
         world.lead.flight.finish(first.clone());
-        let World { data, lead, flights, .. } = world;
-        flights.gaps().flush();
-        drop((lead, flights));
-        let mut again = World::on(data);
+        let mut again = world.restarted([]);
         again.begin(true, length).await;
         again.write(&body);
         let shared = again.lead.flight.lock();
@@ -472,10 +478,7 @@ async fn the_end_that_was_given_alone_is_remembered_when_the_body_ends_whole() {
         assert!(matches!(reader.open(at, length).await, Opened::Answered(_)));
         reader.next(at, length).await.unwrap();
         world.lead.flight.finish(End::Given);
-        world.flights.gaps().flush();
-        let World { data, lead, flights, .. } = world;
-        drop((first, reader, lead, flights));
-        let again = World::on(data);
+        let again = world.restarted([first, reader]);
         again.begin(true, length).await;
         assert_eq!(again.lead.flight.lock().holding.hold, hold, "{at} {after_the_end}");
     }
@@ -497,10 +500,7 @@ async fn the_end_that_was_given_after_another_range_is_remembered() {
         }
         reader.next(length - 100, length - 1).await.unwrap();
         world.lead.flight.finish(End::Given);
-        world.flights.gaps().flush();
-        let World { data, lead, flights, .. } = world;
-        drop((reader, lead, flights));
-        let again = World::on(data);
+        let again = world.restarted([reader]);
         again.begin(true, length).await;
         assert_eq!(again.lead.flight.lock().holding.hold, hold, "{first}");
     }
@@ -516,10 +516,7 @@ async fn what_is_given_only_after_the_judgement_is_remembered() {
         world.write(&vec![1; usize::try_from(length).unwrap()]);
         let reader = read.then(|| world.reader());
         world.lead.flight.finish(End::Given);
-        world.flights.gaps().flush();
-        let World { data, lead, flights, .. } = world;
-        drop((reader, lead, flights));
-        let again = World::on(data);
+        let again = world.restarted(reader);
         again.begin(true, length).await;
         let way = again.lead.flight.share.with(|gap| gap.way_for(length - 10, length));
         assert_eq!(way.is_none(), read);

@@ -447,12 +447,17 @@ fn a_ca_that_was_made_elsewhere_is_taken_whole_or_not_at_all() {
 
 /// Whether clients that trust only `roots` accept the chain for `name` that a handshake sends.
 fn chain_verifies(authority: &Arc<Authority>, name: &str, roots: &str) -> bool {
-    let dir = tempfile::tempdir().unwrap();
     let leaf = authority.leaf(&host(name)).unwrap();
     let sent: Vec<_> = leaf.cert.iter().map(|der| encode_pem("CERTIFICATE", der)).collect();
-    fs::write(dir.path().join("roots"), roots).unwrap();
-    fs::write(dir.path().join("leaf"), &sent[0]).unwrap();
-    fs::write(dir.path().join("sent"), sent.concat()).unwrap();
+    clients_accept(&sent[0], &sent.concat(), roots)
+}
+
+/// Whether clients that trust only `roots` accept the certificate `leaf`, sent with the certificates `sent`.
+fn clients_accept(leaf: &str, sent: &str, roots: &str) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("roots", roots), ("leaf", leaf), ("sent", sent)] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
     let output = Command::new("openssl")
         .args(["verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", "roots"])
         .args(["-untrusted", "sent", "leaf"])
