@@ -27,6 +27,10 @@ use tokio_rustls::client::TlsStream;
 
 use super::PATIENCE;
 
+/// The receive buffer of every connection, in bytes. If the kernel chose it, it would take in tens of megabytes, and a client that
+/// reads slowly would already have what larder should still hold back.
+const RECEIVE: u32 = 512 << 10;
+
 /// A request body.
 pub(crate) type UpBody = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -142,6 +146,7 @@ impl Client {
 
     async fn connect(&self) -> io::Result<TcpStream> {
         let socket = TcpSocket::new_v4()?;
+        socket.set_recv_buffer_size(RECEIVE)?;
         if let Some(from) = self.from {
             socket.bind(SocketAddr::new(from, 0))?;
         }
