@@ -70,6 +70,8 @@ pub(super) struct Gap {
     body: Length,
     /// Where the gap begins, once it has moved.
     moved_to: Option<u64>,
+    /// Where the gap moves once that is recorded. Until then both places are withheld.
+    moves_to: Option<u64>,
     /// Whether the gap can no longer move.
     fixed: bool,
     /// Whether a body of the target was refused, and none was verified since.
@@ -87,6 +89,7 @@ impl Gap {
         Self {
             body: Length::of(row.length),
             moved_to,
+            moves_to: None,
             fixed: true,
             suspect: row.state == Delivered::Suspect,
             given: Vec::new(),
@@ -116,7 +119,7 @@ impl Gap {
     /// If the body that began gave no byte, the length of the body that begins in its place counts.
     pub(super) fn begin_anew(&mut self) {
         if self.given.is_empty() && !self.fixed {
-            (self.body, self.moved_to) = (Length::NoBody, None);
+            (self.body, self.moved_to, self.moves_to) = (Length::NoBody, None, None);
         }
     }
 
@@ -146,20 +149,23 @@ impl Gap {
         if self.suspect {
             return at;
         }
-        let limit = end.min(have).max(at);
-        let (start, stop) = match (self.body.known(), self.moved_to) {
+        let place = match (self.body.known(), self.moved_to) {
             (_, Some(start)) => (start, start.saturating_add(GAP)),
             (Some(length), None) => (own_start(length), u64::MAX),
             // While the length is unknown, the last 64 KiB so far are withheld; once more bytes follow, they may be given.
             (None, None) => (own_start(have), u64::MAX),
         };
-        if at < start {
-            limit.min(start)
-        } else if at >= stop {
-            limit
-        } else {
-            at
-        }
+        let next = self.moves_to.map(|start| (start, start.saturating_add(GAP)));
+        let limit = end.min(have).max(at);
+        [Some(place), next].into_iter().flatten().fold(limit, |limit, (start, stop)| {
+            if at < start {
+                limit.min(start)
+            } else if at >= stop {
+                limit
+            } else {
+                at
+            }
+        })
     }
 
     /// Where the gap would move for a client that requests the bytes from `start` to before `end`; `None` if it stays. It moves
@@ -167,7 +173,8 @@ impl Gap {
     /// bytes up to the gap where it is; a gap near the beginning would make all other clients wait for the last byte.
     pub(super) fn way_for(&self, start: u64, end: u64) -> Option<u64> {
         let length = self.body.known().filter(|length| *length > HELD_WHOLE)?;
-        let movable = !self.fixed && self.moved_to.is_none() && self.given.len() < MAX_SPANS;
+        let moves = self.moved_to.or(self.moves_to).is_some();
+        let movable = !self.fixed && !moves && self.given.len() < MAX_SPANS;
         if !movable || end <= own_start(length) || start >= length || start < length / 2 {
             return None;
         }
@@ -175,9 +182,19 @@ impl Gap {
         (!self.was_given(below, start)).then_some(below)
     }
 
-    /// Moves the gap.
-    pub(super) fn move_to(&mut self, place: u64) {
-        self.moved_to = Some(place);
+    /// Withholds the place where the gap moves, beside the place where it is, until [`Self::settle`].
+    pub(super) fn reserve(&mut self, place: u64) {
+        self.moves_to = Some(place);
+    }
+
+    /// Moves the gap, if its next place is `recorded` and nothing there was given meanwhile; returns whether it moved.
+    pub(super) fn settle(&mut self, recorded: bool) -> bool {
+        let Some(place) = self.moves_to.take().filter(|_| recorded) else { return false };
+        let clear = !self.was_given(place, place.saturating_add(GAP));
+        if clear {
+            self.moved_to = Some(place);
+        }
+        clear
     }
 
     /// Whether bytes of the gap were given, or may have been, to requests that no promise bound: then the gap withholds nothing.
@@ -267,7 +284,8 @@ mod tests {
     /// Acts like a reader: asks to move the gap, takes what it may have, and records it.
     fn take(gap: &mut Gap, start: u64, end: u64, have: u64) -> u64 {
         if let Some(place) = gap.way_for(start, end) {
-            gap.move_to(place);
+            gap.reserve(place);
+            assert!(gap.settle(true));
         }
         let limit = gap.limit(start, end, have);
         gap.note(start, limit);

@@ -250,7 +250,11 @@ impl Flight {
         };
         if movable && self.share.with(|gap| gap.way_for(start, end)).is_some() {
             let (share, length) = (Arc::clone(&self.share), answered.length);
-            let _done = off_thread(move || share.make_way(length, start, end)).await;
+            let moved = off_thread(move || share.make_way(length, start, end)).await;
+            if moved == Some(true) {
+                // Both places were withheld meanwhile.
+                self.wake();
+            }
         }
         Some(answered)
     }

@@ -7,8 +7,12 @@
 //! A body that no promise binds takes a share as well, and what is given of it is noted. A promise may come while it arrives, or
 //! after its client left, and that client resumes where it was cut: then the bytes that it still lacks must be withheld. Such
 //! notes are written while the bytes are given, not before: a crash may lose what happened a moment ago, if a promise comes after it.
+//!
+//! Async threads lock a gap, so it is never locked while the disk is used: a record changes in memory first, is then written, and
+//! what it allows is looked at again.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -47,6 +51,26 @@ struct TargetGap {
     noted: Option<Noted>,
     /// When that was recorded.
     noted_at: Time,
+    /// The number of changes of the record, and how many of them are on disk.
+    changes: u64,
+    written: u64,
+}
+
+impl TargetGap {
+    /// Replaces what is recorded. It is not on disk yet.
+    fn replace(&mut self, noted: Noted, now: Time) {
+        (self.noted, self.noted_at) = (Some(noted), now);
+        self.changes += 1;
+    }
+}
+
+/// How a body is held back that a promise binds.
+enum Bound {
+    So(Hold),
+    /// As soon as this change of the record is on disk.
+    Recorded(u64),
+    /// Whole, as soon as it is on disk that its target is suspect. `Key`: whose row says so.
+    Suspect(Key),
 }
 
 /// What is recorded of a target.
@@ -98,7 +122,8 @@ impl Gaps {
         let mut of = lock(&self.of);
         let users = of.entry(key).or_insert_with(|| {
             let row = self.unverified.get(key);
-            let gap = row.map_or_else(Gap::default, Gap::noted);
+            let gap =
+                row.or_else(|| self.unverified.of_any()).map_or_else(Gap::default, Gap::noted);
             let noted =
                 row.map(|row| Noted { length: row.length, gap: gap.start(), state: row.state });
             // A client of such a body lacks bytes of the gap, however the body ended.
@@ -106,7 +131,8 @@ impl Gaps {
             let unverified = row.is_some() && whole.is_none();
             let whole = whole.map(|row| Length::of(row.length)).unwrap_or_default();
             let noted_at = row.map_or_else(|| self.unverified.now(), |row| row.since);
-            let gap = TargetGap { gap, unverified, whole, noted, noted_at };
+            let (changes, written) = (0, 0);
+            let gap = TargetGap { gap, unverified, whole, noted, noted_at, changes, written };
             Users { count: 0, gap: Arc::new(Mutex::new(gap)) }
         });
         users.count += 1;
@@ -145,7 +171,8 @@ impl Share {
             gap.gap.begin_anew();
         }
         let hold = gap.gap.hold(length);
-        if binds && hold == Hold::Gap { self.bind_to(&mut gap, length, hold) } else { hold }
+        drop(gap);
+        if binds && hold == Hold::Gap { self.bind(length, hold) } else { hold }
     }
 
     /// A promise that binds was found, before the body or while it is arriving. `hold` is how the body would be held back
@@ -153,54 +180,98 @@ impl Share {
     /// bytes could not make a complete file: the body is held back whole, and so are all later ones until one is verified. A body
     /// whose share has ended is held back whole. Blocking.
     pub(super) fn bind(&self, length: Option<u64>, hold: Hold) -> Hold {
-        self.bind_to(&mut lock(&self.gap), length, hold)
+        loop {
+            let bound = self.look(&mut lock(&self.gap), length, hold);
+            match bound {
+                Bound::So(hold) => return hold,
+                Bound::Suspect(row) => {
+                    self.write_suspicion(row);
+                    return Hold::Whole;
+                }
+                // Bytes may have been given meanwhile, or a body refused.
+                Bound::Recorded(change) if self.write(change) => {}
+                Bound::Recorded(_) => return Hold::Whole,
+            }
+        }
     }
 
-    fn bind_to(&self, gap: &mut TargetGap, length: Option<u64>, hold: Hold) -> Hold {
+    fn look(&self, gap: &mut TargetGap, length: Option<u64>, hold: Hold) -> Bound {
         if self.has_ended() || gap.gap.is_suspect() {
-            return Hold::Whole;
+            return Bound::So(Hold::Whole);
         }
         let spent = gap.gap.is_spent();
         if hold == Hold::Whole || spent {
             // If it is recorded which bytes were given, the gap of that record is withheld, and this body needs none.
             let recorded = gap.noted.is_some() && !spent;
             if gap.gap.has_given() && !recorded {
-                self.note_suspect(gap);
+                return Bound::Suspect(self.note_suspect(gap));
             }
-            return Hold::Whole;
+            return Bound::So(Hold::Whole);
         }
         if length.is_some_and(|length| length <= HELD_WHOLE) && !gap.gap.has_given() {
             // No byte of it is given before the judgement.
-            return Hold::Gap;
+            return Bound::So(Hold::Gap);
         }
-        self.note_on_disk(gap, length, None)
-    }
-
-    /// Moves the gap for a client that requests the bytes from `start` to before `end`, if that is possible. Blocking.
-    pub(super) fn make_way(&self, length: Option<u64>, start: u64, end: u64) {
-        let mut gap = lock(&self.gap);
-        if let Some(place) = gap.gap.way_for(start, end)
-            && self.note_on_disk(&mut gap, length, Some(place)) == Hold::Gap
-        {
-            gap.gap.move_to(place);
-        }
-    }
-
-    fn note_on_disk(&self, gap: &mut TargetGap, length: Option<u64>, place: Option<u64>) -> Hold {
-        let start = place.unwrap_or_else(|| gap.gap.start());
-        let noted = Some(Noted { length, gap: start, state: Delivered::Given });
+        let noted = Noted { length, gap: gap.gap.start(), state: Delivered::Given };
         // Another body may have begun in the place of the recorded one, before any byte was given.
-        if gap.noted == noted && !self.gaps.unverified.is_old(gap.noted_at) {
-            return Hold::Gap;
+        if gap.noted != Some(noted) || self.gaps.unverified.is_old(gap.noted_at) {
+            if !self.put(gap, noted) {
+                return Bound::So(Hold::Whole);
+            }
+        } else if gap.written == gap.changes {
+            return Bound::So(Hold::Gap);
         }
-        match self.gaps.unverified.given(self.key, length, start) {
+        Bound::Recorded(gap.changes)
+    }
+
+    /// Moves the gap for a client that requests the bytes from `start` to before `end`, if that is possible; returns whether it
+    /// did. Blocking.
+    pub(super) fn make_way(&self, length: Option<u64>, start: u64, end: u64) -> bool {
+        let mut gap = lock(&self.gap);
+        let Some(place) = gap.gap.way_for(start, end) else { return false };
+        if !self.put(&mut gap, Noted { length, gap: place, state: Delivered::Given }) {
+            return false;
+        }
+        gap.gap.reserve(place);
+        let change = gap.changes;
+        drop(gap);
+        let written = self.write(change);
+        let mut gap = lock(&self.gap);
+        let moved = gap.gap.settle(written);
+        if moved || gap.changes != change {
+            return moved;
+        }
+        // The record says again where the gap is.
+        let start = gap.gap.start();
+        self.put(&mut gap, Noted { length, gap: start, state: Delivered::Given });
+        let change = gap.changes;
+        drop(gap);
+        self.write(change);
+        false
+    }
+
+    /// Records in memory what a body may give. `false`: there is no room for the record.
+    fn put(&self, gap: &mut TargetGap, noted: Noted) -> bool {
+        let Noted { length, gap: start, state } = noted;
+        let put = self.gaps.unverified.put(self.key, length, start, state);
+        match &put {
+            Ok(()) => gap.replace(noted, self.gaps.unverified.now()),
+            Err(error) => held_back_for(error),
+        }
+        put.is_ok()
+    }
+
+    /// Writes the record as it is now, which has at least this many changes. `false`: it could not be written. Blocking.
+    fn write(&self, change: u64) -> bool {
+        match self.gaps.unverified.write(self.key, false) {
             Ok(()) => {
-                (gap.noted, gap.noted_at) = (noted, self.gaps.unverified.now());
-                Hold::Gap
+                let mut gap = lock(&self.gap);
+                gap.written = gap.written.max(change);
+                true
             }
             Err(error) => {
-                tracing::warn!(%error, "a body is held back whole until it is verified");
-                Hold::Whole
+                held_back_for(&error);
+                false
             }
         }
     }
@@ -245,13 +316,8 @@ impl Share {
     /// Records this, if it is news, or if the record would soon be too old; returns whether it must be written.
     fn record(&self, gap: &mut TargetGap, noted: Noted) -> bool {
         let changes = gap.noted != Some(noted) || self.gaps.unverified.is_old(gap.noted_at);
-        if changes {
-            (gap.noted, gap.noted_at) = (Some(noted), self.gaps.unverified.now());
-            // There is always room for a file that no promise binds.
-            let Noted { length, gap, state } = noted;
-            let _put = self.gaps.unverified.put(self.key, length, gap, state);
-        }
-        changes
+        // There is always room for a file that no promise binds.
+        changes && self.put(gap, noted)
     }
 
     fn write_soon(&self) {
@@ -265,15 +331,21 @@ impl Share {
 
     /// A body was refused: the target is suspect from now on, also after a restart. Blocks until this is on disk.
     pub(super) fn refuse(&self) {
-        self.note_suspect(&mut lock(&self.gap));
+        let row = self.note_suspect(&mut lock(&self.gap));
+        self.write_suspicion(row);
     }
 
-    fn note_suspect(&self, gap: &mut TargetGap) {
+    /// Notes in memory that the target is suspect. Returns whose row says so.
+    fn note_suspect(&self, gap: &mut TargetGap) -> Key {
         gap.gap.suspect();
         gap.unverified = true;
         let noted = Noted { length: None, gap: 0, state: Delivered::Suspect };
-        (gap.noted, gap.noted_at) = (Some(noted), self.gaps.unverified.now());
-        if let Err(error) = self.gaps.unverified.refused(self.key) {
+        gap.replace(noted, self.gaps.unverified.now());
+        self.gaps.unverified.suspect(self.key)
+    }
+
+    fn write_suspicion(&self, row: Key) {
+        if let Err(error) = self.gaps.unverified.write(row, true) {
             tracing::error!(%error, "that a target is suspect could not be stored, and is remembered only until larder stops");
         }
     }
@@ -391,203 +463,14 @@ fn of_both(one: Length, other: Length) -> Length {
     }
 }
 
+fn held_back_for(error: &io::Error) {
+    tracing::warn!(%error, "a body is held back whole until it is verified");
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while the lock was held ended that task; the data is still consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::Clock;
-
-    const MIB: u64 = 1 << 20;
-
-    fn gaps() -> (tempfile::TempDir, Arc<Gaps>, Target) {
-        let data = tempfile::tempdir().unwrap();
-        let unverified = Unverified::open(data.path().join("u"), Clock::system()).unwrap();
-        let target = Target::from_url("https://example.org/a").unwrap();
-        (data, Gaps::new(Arc::new(unverified)), target)
-    }
-
-    /// A body that counts as complete may lie in buffers when its client leaves. Its end stays withheld once it is promised.
-    #[test]
-    fn after_a_body_that_was_given_whole_the_gap_does_not_move() {
-        for (verdict, moves) in
-            [(Verdict::Whole, false), (Verdict::Verified, true), (Verdict::Ungiven, true)]
-        {
-            let (_data, gaps, target) = gaps();
-            let first = gaps.share(&target);
-            assert_eq!(first.begin(Some(2 * MIB), false), Hold::Gap);
-            first.with(|gap| gap.note(0, 2 * MIB));
-            first.end(verdict);
-            // Bodies that give nothing change nothing.
-            gaps.share(&target).end(Verdict::Ungiven);
-            let again = gaps.share(&target);
-            assert_eq!(again.begin(Some(2 * MIB), true), Hold::Gap);
-            let way = again.with(|gap| gap.way_for(2 * MIB - 10, 2 * MIB));
-            assert_eq!(way.is_some(), moves, "{verdict:?}");
-            let other = if moves { Hold::Gap } else { Hold::Whole };
-            assert_eq!(again.begin(Some(MIB), true), other, "{verdict:?}");
-            assert!(!gaps.is_suspect(&target));
-        }
-    }
-
-    /// Issue 10, row 2: what was given before a promise is known after a restart as well.
-    #[test]
-    fn what_was_given_before_a_promise_is_remembered_after_a_restart() {
-        for (to, verdict, suspect, moves) in [
-            (MIB, Verdict::Unverified, false, false),
-            (2 * MIB - 10, Verdict::Unverified, true, false),
-            (2 * MIB, Verdict::Whole, false, false),
-            (2 * MIB, Verdict::Verified, false, true),
-            (0, Verdict::Ungiven, false, true),
-        ] {
-            let (data, gaps, target) = gaps();
-            let first = gaps.share(&target);
-            first.begin(Some(2 * MIB), false);
-            first.with(|gap| gap.note(0, to));
-            first.end(verdict);
-            let again = Unverified::open(data.path().join("u"), Clock::system()).unwrap();
-            let gaps = Gaps::new(Arc::new(again));
-            let next = gaps.share(&target);
-            let hold = next.begin(Some(2 * MIB), true);
-            let case = format!("{to} {verdict:?}");
-            assert_eq!(hold, if suspect { Hold::Whole } else { Hold::Gap }, "{case}");
-            assert_eq!(gaps.is_suspect(&target), suspect, "{case}");
-            let way = next.with(|gap| gap.way_for(2 * MIB - 10, 2 * MIB));
-            assert_eq!(way.is_some(), moves, "{case}");
-        }
-    }
-
-    /// A crash while a body that no promise binds is given.
-    #[test]
-    fn what_is_being_given_before_a_promise_is_recorded_meanwhile() {
-        let (data, gaps, target) = gaps();
-        let key = target.file_key();
-        let noted = || {
-            // What a larder would read that starts now. Opening the file itself would replace it.
-            std::fs::copy(data.path().join("u"), data.path().join("copy")).unwrap();
-            let again = Unverified::open(data.path().join("copy"), Clock::system()).unwrap();
-            again.get(key).map(|row| row.state)
-        };
-        let share = gaps.share(&target);
-        share.begin(Some(2 * MIB), false);
-        assert_eq!(noted(), None, "nothing was given");
-        share.with(|gap| gap.note(0, MIB));
-        assert_eq!(noted(), Some(Delivered::Unbound));
-        let gaps =
-            Gaps::new(Arc::new(Unverified::open(data.path().join("u"), Clock::system()).unwrap()));
-        let share = gaps.share(&target);
-        share.begin(Some(2 * MIB), false);
-        share.with(|gap| gap.note(MIB, 2 * MIB));
-        assert_eq!(noted(), Some(Delivered::Spent));
-        // It was given whole after all: its client may lack the end.
-        share.end(Verdict::Whole);
-        assert_eq!(noted(), Some(Delivered::Unbound));
-        let share = gaps.share(&target);
-        share.begin(Some(2 * MIB), true);
-        share.end(Verdict::Verified);
-        assert_eq!(noted(), None);
-    }
-
-    /// A small body is held back whole once it is bound; that another body is small as well is the word of its origin.
-    #[test]
-    fn a_small_body_that_was_broken_off_is_recorded() {
-        for given in [0, HELD_WHOLE - 10] {
-            let (_data, gaps, target) = gaps();
-            let small = gaps.share(&target);
-            small.begin(Some(HELD_WHOLE), false);
-            small.with(|gap| gap.note(0, given));
-            drop(small);
-            let hold = gaps.share(&target).begin(Some(2 * MIB), true);
-            assert_eq!(hold, if given > 0 { Hold::Whole } else { Hold::Gap }, "{given}");
-        }
-    }
-
-    /// A client that lacks the end of a body may not be given it from another body whose gap lies elsewhere.
-    #[test]
-    fn the_length_of_the_body_that_was_given_whole_is_remembered() {
-        let (_data, gaps, target) = gaps();
-        let (first, other) = (gaps.share(&target), gaps.share(&target));
-        first.begin(Some(2 * MIB), false);
-        other.begin(Some(MIB), false);
-        other.with(|gap| gap.note(0, MIB));
-        other.end(Verdict::Whole);
-        first.end(Verdict::Ungiven);
-        assert_eq!(gaps.unverified.get(target.file_key()).unwrap().length, Some(MIB));
-        assert_eq!(gaps.share(&target).begin(Some(MIB), true), Hold::Gap);
-    }
-
-    /// When a promise comes after the gap was given, the target is suspect at once, for all requests.
-    #[test]
-    fn a_promise_that_comes_too_late_makes_the_target_suspect_for_everybody() {
-        for verdict in [Verdict::Whole, Verdict::Ungiven, Verdict::Verified] {
-            let (_data, gaps, target) = gaps();
-            let (pass, fill) = (gaps.share(&target), gaps.share(&target));
-            let hold = fill.begin(Some(2 * MIB), false);
-            pass.begin(Some(2 * MIB), false);
-            pass.with(|gap| gap.note(0, 2 * MIB));
-            assert_eq!(fill.bind(Some(2 * MIB), hold), Hold::Whole);
-            assert!(gaps.is_suspect(&target));
-            pass.end(Verdict::Whole);
-            fill.end(verdict);
-            assert_eq!(gaps.is_suspect(&target), verdict != Verdict::Verified, "{verdict:?}");
-        }
-    }
-
-    /// Two bodies of different lengths are no reason to withhold all of them until one is verified: the bytes of the first are
-    /// recorded, and the second gives none.
-    #[test]
-    fn a_bound_body_of_another_length_makes_no_target_suspect() {
-        for spent in [false, true] {
-            let (_data, gaps, target) = gaps();
-            let first = gaps.share(&target);
-            assert_eq!(first.begin(Some(2 * MIB), true), Hold::Gap);
-            first.with(|gap| gap.note(0, MIB));
-            if spent {
-                first.with(|gap| gap.note(2 * MIB - 10, 2 * MIB));
-            }
-            let second = gaps.share(&target);
-            let hold = second.begin(Some(MIB), false);
-            assert_eq!(second.bind(Some(MIB), hold), Hold::Whole);
-            drop((first, second));
-            assert_eq!(gaps.is_suspect(&target), spent);
-        }
-    }
-
-    /// A small body of which bytes were given before a promise came leaves a row, so that it is not forgotten.
-    #[test]
-    fn a_small_body_that_is_bound_late_is_recorded() {
-        for given in [false, true] {
-            let (_data, gaps, target) = gaps();
-            let share = gaps.share(&target);
-            let hold = share.begin(Some(HELD_WHOLE), false);
-            if given {
-                share.with(|gap| gap.note(HELD_WHOLE - 10, HELD_WHOLE));
-            }
-            assert_eq!(share.bind(Some(HELD_WHOLE), hold), Hold::Gap);
-            drop(share);
-            assert_eq!(gaps.unverified.get(target.file_key()).is_some(), given);
-        }
-    }
-
-    /// After a crash, the record describes the body whose bytes were given, not one that was begun before it (issue 10, row 2).
-    #[test]
-    fn a_body_that_is_begun_again_is_noted_anew() {
-        let data = tempfile::tempdir().unwrap();
-        let open = || Arc::new(Unverified::open(data.path().join("u"), Clock::system()).unwrap());
-        let target = Target::from_url("https://example.org/a").unwrap();
-        let key = target.file_key();
-        let gaps = Gaps::new(open());
-        let share = gaps.share(&target);
-        assert_eq!(share.begin(Some(2 * MIB), true), Hold::Gap);
-        assert_eq!(share.begin(Some(MIB), true), Hold::Gap);
-        let row = open().get(key).unwrap();
-        assert_eq!((row.length, row.gap), (Some(MIB), MIB - super::super::GAP));
-        // The control: once a byte was given the length stays, and another body is held back whole.
-        share.with(|gap| gap.note(0, 1));
-        assert_eq!(share.begin(Some(2 * MIB), true), Hold::Whole);
-        assert_eq!(open().get(key).unwrap().length, Some(MIB));
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::gap::{HELD_WHOLE, own_start};
 use super::late::{Late, Place};
 use super::reader::Broken;
 use super::share::Gaps;
@@ -43,8 +44,11 @@ impl fmt::Debug for Agreeing {
 
 /// A stored body that no promise vouched for when its client asked.
 pub struct Unvouched {
-    /// `None` once a promise vouches for the body.
+    /// `None` once a promise vouches for the body, and if it is so small that it is held back whole once it is bound: what was
+    /// given of it before completes nothing then.
     late: Option<Late>,
+    /// Whether a promise may still come.
+    watches: bool,
     length: u64,
     /// The offset after the bytes that were given in order from the start.
     given: u64,
@@ -63,8 +67,9 @@ impl Gaps {
         agrees: Agrees,
     ) -> Unvouched {
         let place = Place { start: Some(0), length: Some(length) };
-        let (late, target) = (Some(self.join_unbound(target, place)), target.clone());
-        Unvouched { late, length, given: 0, gave: false, agrees, target }
+        let late = (length > HELD_WHOLE).then(|| self.join_unbound(target, place));
+        let target = target.clone();
+        Unvouched { late, watches: true, length, given: 0, gave: false, agrees, target }
     }
 }
 
@@ -72,29 +77,27 @@ impl Unvouched {
     /// Notes that the bytes from `at` to before `end` are given now. `Err`: they must not be given, because a promise that came
     /// meanwhile names other bytes.
     pub async fn give(&mut self, at: u64, end: u64) -> Result<(), Broken> {
-        if self.late.is_some() {
-            let agreement = (self.agrees)();
-            if agreement != Agreement::Undecided
-                && let Some(late) = self.late.take()
-            {
-                match agreement {
-                    Agreement::Vouched => late.is_right(true),
-                    _ if !self.gave => {
-                        late.gave_nothing();
-                        return Err(contradicted(&self.target));
-                    }
-                    Agreement::Contradicted => {
+        let agreement = if self.watches { (self.agrees)() } else { Agreement::Undecided };
+        if agreement != Agreement::Undecided {
+            self.watches = false;
+            let late = self.leave();
+            if agreement == Agreement::Vouched {
+                late.into_iter().for_each(|late| late.is_right(true));
+            } else {
+                match late {
+                    Some(late) if !self.gave => late.gave_nothing(),
+                    Some(late) if agreement == Agreement::Contradicted => {
                         let _done = off_thread(move || bound(late)).await;
-                        return Err(contradicted(&self.target));
                     }
                     // What was given is recorded, and counts if a promise binds the target.
-                    Agreement::Unread | Agreement::Undecided => {
-                        return Err(contradicted(&self.target));
-                    }
+                    late => drop(late),
                 }
+                return Err(contradicted(&self.target));
             }
         }
         if let Some(late) = &self.late {
+            // A client that is given all in order lacks the end if it lacks any. What it has of the end is noted if it leaves.
+            let end = if at == self.given { end.min(own_start(self.length)).max(at) } else { end };
             late.give(at, end, end);
         }
         self.gave = true;
@@ -102,6 +105,15 @@ impl Unvouched {
             self.given = end;
         }
         Ok(())
+    }
+}
+
+impl Unvouched {
+    /// Takes the share, after noting what was not noted yet.
+    fn leave(&mut self) -> Option<Late> {
+        let late = self.late.take()?;
+        late.give(self.given.min(own_start(self.length)), self.given, self.given);
+        Some(late)
     }
 }
 
@@ -119,11 +131,15 @@ fn bound(mut late: Late) {
 
 impl Drop for Unvouched {
     fn drop(&mut self) {
-        let Some(late) = self.late.take() else { return };
+        if self.given >= self.length
+            && let Some(late) = self.late.take()
+        {
+            late.is_right(false);
+            return;
+        }
+        let Some(late) = self.leave() else { return };
         if !self.gave {
             late.gave_nothing();
-        } else if self.given >= self.length {
-            late.is_right(false);
         } else {
             // Its client may ask for the rest.
             let agrees = Arc::clone(&self.agrees);

@@ -33,7 +33,7 @@ use crate::flight::{self, Agreement, Agrees, Binds, Flight, Late, Place};
 use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{Body, Cut, Line, Source};
-use crate::store::Blob;
+use crate::store::{Blob, CHUNK};
 use crate::verify::Finding;
 
 /// How many bytes are hashed at a time. Fewer are not worth handing to another thread.
@@ -118,7 +118,8 @@ impl Pipeline {
         chunk: Option<(u64, Bytes)>,
     ) -> Source {
         let size = stored.entry.size;
-        if stored.proof.rank.is_strong() || !task.may_be_promised() || size <= flight::HELD_WHOLE {
+        // A body of one chunk is given at once.
+        if stored.proof.rank.is_strong() || !task.may_be_promised() || size <= CHUNK {
             return Source::Blob(blob, chunk);
         }
         let agrees = self.later_agreement(task, stored.entry.digests.clone(), size);

@@ -35,7 +35,8 @@ const UNVERIFIED_FOR: Duration = Duration::from_hours(24);
 const RENEWED_AFTER: Duration = Duration::from_mins(1);
 
 /// Maximum number of rows of promised files. To fill the table, an origin needs that many promised files of more than
-/// 256 KiB each. Then bodies of further targets are withheld completely until verified, which is safe and slow.
+/// 256 KiB each. Then bodies of further targets are withheld completely until verified, which is safe and slow. If one of these
+/// is refused, the same applies to all targets without a row.
 const MAX_ROWS: usize = 65_536;
 
 /// Maximum number of rows of files that no promise bound. When there are more, the older half is forgotten. If a promise of a
@@ -50,6 +51,10 @@ const TIDY_AFTER: usize = 4096;
 const MAX_FILE: u64 = 4 << 30;
 
 const ROW: usize = 61;
+
+/// Stands for every target, in place of a target that was refused when the table was full. While this row counts, promised bodies
+/// of all targets are held back whole until they are verified.
+const ANY: Key = Key(*b"any target, for want of a row   ");
 
 /// Stands for an unknown length.
 const UNKNOWN: u64 = u64::MAX;
@@ -135,6 +140,11 @@ impl Unverified {
         hold(&self.rows).of.get(&key).copied().filter(|row| counts(row, now))
     }
 
+    /// What counts for a target without a row: `None`, unless a refusal found no room. Quick.
+    pub fn of_any(&self) -> Option<Row> {
+        self.get(ANY).map(|row| Row { state: Delivered::Unbound, ..row })
+    }
+
     /// Notes what is delivered of the body of `key`, of `length`, with the gap at `gap`. A suspect target stays suspect. Quick: the
     /// row is not on disk before [`Self::write`]. `Err`: the table is full, and nothing may be delivered.
     pub fn put(&self, key: Key, length: Option<u64>, gap: u64, state: Delivered) -> io::Result<()> {
@@ -165,7 +175,10 @@ impl Unverified {
         let mut file = hold(&self.file);
         let row = {
             let mut rows = hold(&self.rows);
-            rows.unwritten.remove(&key);
+            if !rows.unwritten.remove(&key) && !sync {
+                // Another thread has just written it.
+                return Ok(());
+            }
             rows.of.get(&key).copied()
         };
         let written = self.append(&mut file, &bytes_of(key, row), sync);
@@ -187,18 +200,18 @@ impl Unverified {
         self.clock.now()
     }
 
-    /// [`Self::put`] and [`Self::write`] for a body that a promise binds. After an error nothing may be delivered. Blocking.
-    pub fn given(&self, key: Key, length: Option<u64>, gap: u64) -> io::Result<()> {
-        self.put(key, length, gap, Delivered::Given)?;
-        self.write(key, false)
-    }
-
-    /// Notes that a body of `key` was refused. Blocking until it is on disk.
-    pub fn refused(&self, key: Key) -> io::Result<()> {
+    /// Notes that a body of `key` was refused. Quick. Returns the key whose row says so, which must be written.
+    pub fn suspect(&self, key: Key) -> Key {
         let known = self.get(key);
         let (length, gap) = known.map_or((None, UNKNOWN), |row| (row.length, row.gap));
-        self.put(key, length, gap, Delivered::Suspect)?;
-        self.write(key, true)
+        if self.put(key, length, gap, Delivered::Suspect).is_ok() {
+            return key;
+        }
+        let mut rows = hold(&self.rows);
+        let since = self.clock.now();
+        rows.insert(ANY, Row { length: None, gap: 0, state: Delivered::Given, since });
+        rows.unwritten.insert(ANY);
+        ANY
     }
 
     /// Rewrites the file when it has grown to several times its rows. Blocking; part of the store's maintenance.
@@ -219,6 +232,12 @@ impl Unverified {
         if unwritten && let Err(error) = self.write_anew(&mut file) {
             tracing::warn!(%error, "the list of unverified targets could not be written");
         }
+    }
+
+    /// A disk that hangs until the guard is dropped.
+    #[cfg(test)]
+    pub fn hang(&self) -> impl Drop + '_ {
+        hold(&self.file)
     }
 
     fn append(&self, appended: &mut Appended, bytes: &[u8], sync: bool) -> io::Result<()> {
@@ -372,6 +391,18 @@ mod tests {
         Key([byte; 32])
     }
 
+    impl Unverified {
+        /// As for a body that a promise binds: after an error nothing may be delivered.
+        fn given(&self, key: Key, length: Option<u64>, gap: u64) -> io::Result<()> {
+            self.put(key, length, gap, Delivered::Given)?;
+            self.write(key, false)
+        }
+
+        fn refused(&self, key: Key) -> io::Result<()> {
+            self.write(self.suspect(key), true)
+        }
+    }
+
     fn open(data: &tempfile::TempDir, clock: &Clock) -> Unverified {
         Unverified::open(data.path().join("unverified"), clock.clone()).unwrap()
     }
@@ -436,6 +467,45 @@ mod tests {
         assert_eq!(size(), (ROW * MAX_ROWS) as u64);
         clock.advance(UNVERIFIED_FOR);
         rows.given(key(255), Some(1), 1).unwrap();
+    }
+
+    /// A refusal that finds no room in the table is not forgotten (issue 10, row 2).
+    #[test]
+    fn when_a_refusal_finds_no_room_all_targets_are_held_back() {
+        for full in [true, false] {
+            let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+            let rows = open(&data, &clock);
+            for number in u64::from(!full)..MAX_ROWS as u64 {
+                let mut name = [0; 32];
+                name[..8].copy_from_slice(&number.to_be_bytes());
+                rows.put(Key(name), Some(1), 1, Delivered::Given).unwrap();
+            }
+            assert!(rows.of_any().is_none(), "the control");
+            rows.refused(key(255)).unwrap();
+            rows.flush();
+            let again = open(&data, &clock);
+            for rows in [&rows, &again] {
+                let suspect = rows.get(key(255)).map(|row| row.state);
+                assert_eq!(suspect, (!full).then_some(Delivered::Suspect));
+                assert_eq!(rows.of_any().map(|row| row.length), full.then_some(None));
+            }
+            clock.advance(UNVERIFIED_FOR);
+            assert!(again.of_any().is_none());
+        }
+    }
+
+    /// Two threads that write one row write it once.
+    #[test]
+    fn what_another_thread_has_written_is_not_written_again() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let rows = open(&data, &clock);
+        let size = || data.path().join("unverified").metadata().unwrap().len();
+        rows.put(key(1), Some(9), 9, Delivered::Unbound).unwrap();
+        rows.put(key(1), Some(9), 9, Delivered::Spent).unwrap();
+        rows.write(key(1), false).unwrap();
+        assert_eq!(size(), ROW as u64);
+        rows.write(key(1), false).unwrap();
+        assert_eq!(size(), ROW as u64);
     }
 
     /// Rewriting the file fails, for example because no descriptor is left.
