@@ -4,7 +4,7 @@
 //! range are hashed, and the gap of the target opens only when the verified body has the same bytes there (promise P3):
 //!
 //! ```text
-//! granted ─▶ given, hashed ─▶ … ─▶ closed, when the body is judged ─▶ compared with the body
+//! granted ─▶ answered ─▶ given, hashed ─▶ … ─▶ closed, when the body is judged ─▶ compared with the body
 //!                                     └── what is missing of the range comes from the verified body
 //! ```
 
@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Answered, Flight, Hold};
+use super::{Answered, Flight, Hold, Shared};
 use crate::digest::{Algorithms, Digest, Hashing};
 use crate::store::CHUNK;
 
@@ -55,6 +55,11 @@ impl Beside {
         true
     }
 
+    fn has_given(&self) -> bool {
+        let given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        given.as_ref().is_none_or(|(_, length)| *length > 0)
+    }
+
     /// Ends the range. Returns what was given; `None` if that is nothing, or if it was closed before.
     fn close(&self) -> Option<GivenRange> {
         let given = self.given.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -85,9 +90,9 @@ impl GivenRange {
 }
 
 impl Flight {
-    /// Allows a range that is fetched beside the fill, if it does not overlap the gap; moves the gap if that is possible. Refuses
-    /// if the body of `answered` was started over meanwhile, or if the body is not in a file, so that it cannot be compared with
-    /// the range afterwards.
+    /// Allows a range to be fetched beside the fill, if it does not overlap the gap; moves the gap if that is possible. Refuses if
+    /// the body of `answered` was started over meanwhile, or if the body is not in a file, so that it cannot be compared with the
+    /// range afterwards. Nothing of it may be given before [`Self::begin_beside`].
     pub async fn grant_beside(
         &self,
         answered: &Arc<Answered>,
@@ -97,46 +102,69 @@ impl Flight {
         self.bind_before_reading().await;
         self.make_way(start, end).await;
         let mut shared = self.lock();
-        let present = shared.answered.as_ref();
-        let open = shared.end.is_none()
-            && !shared.verified
-            && shared.file.is_some()
-            && shared.filed == shared.have
-            && present.is_some_and(|present| Arc::ptr_eq(present, answered));
-        let besides = shared.besides.as_ref().filter(|_| open)?;
+        let may = shared.may_have_besides(answered) && self.may_give(&shared, start, end, false);
+        let besides = shared.besides.as_mut().filter(|_| may)?;
+        // Of the others nothing was given, and their clients have left or read from the fill.
+        besides.retain(|one| Arc::strong_count(one) > 1 || one.has_given());
         let overlaps = |other: &Arc<Beside>| start < other.end && other.start < end;
         if besides.len() >= MAX_BESIDES || besides.iter().any(overlaps) {
             return None;
         }
+        let beside = Arc::new(Beside::new(start, end));
+        besides.push(Arc::clone(&beside));
+        Some(beside)
+    }
+
+    /// The origin has answered with the range, which is given from now on. `false`: it may not be given any more.
+    pub async fn begin_beside(&self, answered: &Arc<Answered>, beside: &Arc<Beside>) -> bool {
+        self.bind_before_reading().await;
+        let mut shared = self.lock();
+        let (start, end) = (beside.start, beside.end);
+        let known = |besides: &Vec<Arc<Beside>>| besides.iter().any(|one| Arc::ptr_eq(one, beside));
+        let may = shared.may_have_besides(answered)
+            && shared.besides.as_ref().is_some_and(known)
+            && self.may_give(&shared, start, end, true);
+        if may {
+            shared.holding.gave = true;
+            let _open = self.note_range(&shared, start, end);
+        }
+        may
+    }
+
+    /// Whether all of the bytes from `start` to before `end` may be given now; if `gives`, they count as given.
+    fn may_give(&self, shared: &Shared, start: u64, end: u64, gives: bool) -> bool {
         let (back, hold) = (shared.holding.held, shared.holding.hold);
-        let granted = self.share.with(|gap| {
+        self.share.with(|gap| {
             let limit = match hold {
                 _ if gap.is_suspect() => start,
                 _ if !back => end,
                 Hold::Gap => gap.limit(start, end, u64::MAX),
                 Hold::Whole => start,
             };
-            if limit == end {
+            if gives && limit == end {
                 gap.note(start, end);
                 if !back && hold == Hold::Whole {
                     gap.spend();
                 }
             }
             limit == end
-        });
-        if !granted {
-            return None;
-        }
-        let beside = Arc::new(Beside::new(start, end));
-        shared.holding.gave = true;
-        let _open = self.note_range(&shared, start, end);
-        shared.besides.as_mut()?.push(Arc::clone(&beside));
-        Some(beside)
+        })
     }
 
     /// The body is being judged: no range may be given beside it any more. Returns what was given of each.
     pub fn close_besides(&self) -> Vec<GivenRange> {
         let besides = self.lock().besides.take().unwrap_or_default();
         besides.iter().filter_map(|beside| beside.close()).collect()
+    }
+}
+
+impl Shared {
+    /// Whether ranges may be given beside the body, which must be that of `answered` and in a file.
+    fn may_have_besides(&self, answered: &Arc<Answered>) -> bool {
+        let present = self.answered.as_ref();
+        self.is_unjudged()
+            && self.file.is_some()
+            && self.filed == self.have
+            && present.is_some_and(|present| Arc::ptr_eq(present, answered))
     }
 }

@@ -10,6 +10,8 @@ use super::*;
 use crate::clock::Clock;
 use crate::store::Unverified;
 
+mod besides;
+
 const NOW: Time = Time::from_millis(1_000);
 
 fn target() -> Target {
@@ -62,7 +64,10 @@ impl World {
     /// Whether the range is granted beside the body that is arriving now.
     async fn grants(flight: &Flight, start: u64, end: u64) -> bool {
         let answered = flight.lock().answered.clone().unwrap();
-        flight.grant_beside(&answered, start, end).await.is_some()
+        match flight.grant_beside(&answered, start, end).await {
+            Some(beside) => flight.begin_beside(&answered, &beside).await && beside.give(b"x"),
+            None => false,
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -279,75 +284,6 @@ async fn the_file_of_a_body_that_outgrew_it_goes_when_all_have_passed() {
     let mut late = world.reader();
     assert!(matches!(late.open(0, 9).await, Opened::Ended(End::Pass)));
     assert!(matches!(world.join(None), Permit::Lead(_)));
-}
-
-#[tokio::test]
-async fn a_range_beside_the_fill_is_granted_outside_the_gap_only() {
-    let world = World::new();
-    let length = 64 << 20;
-    world.begin(true, length).await;
-    let flight = &world.lead.flight;
-    assert!(World::grants(flight, length - 100, length).await, "the gap makes way");
-    assert!(!World::grants(flight, length - 100 - GAP, length - 100).await, "there it is now");
-    assert!(World::grants(flight, 0, 100).await);
-    assert!(!World::grants(flight, 50, 150).await, "no byte is fetched beside the fill twice");
-}
-
-/// P3: a client that holds the head of a body that broke is given no range beside the next body, whose gap could lie elsewhere.
-#[tokio::test]
-async fn a_range_beside_a_fill_that_began_again_is_not_granted_by_its_first_head() {
-    let world = World::new();
-    let length = 64 << 20;
-    let flight = &world.lead.flight;
-    world.begin(true, length).await;
-    let first = flight.lock().answered.clone().unwrap();
-    assert!(flight.restart(), "nothing was given");
-    let grant =
-        async |answered| flight.grant_beside(answered, length - 100, length).await.is_some();
-    assert!(!grant(&first).await, "nobody knows where the next gap lies");
-    world.begin(true, length).await;
-    assert!(!grant(&first).await, "this is another body");
-    let second = flight.lock().answered.clone().unwrap();
-    assert!(grant(&second).await, "the control");
-}
-
-/// A body that is not in a file cannot be compared with a range that was given beside it.
-#[tokio::test]
-async fn no_range_is_granted_beside_a_body_that_is_not_stored() {
-    for stored in [true, false] {
-        let mut world = World::new();
-        let length = 64 << 20;
-        world.begin(true, length).await;
-        let _reader = world.reader();
-        if stored {
-            world.write(b"ab");
-        } else {
-            world.lead.flight.push(Bytes::from_static(b"ab")).await.unwrap();
-        }
-        assert_eq!(World::grants(&world.lead.flight, length / 2, length).await, stored);
-    }
-}
-
-/// What was given of a range is compared with the body, and nothing more of it is given meanwhile.
-#[tokio::test]
-async fn a_range_agrees_with_the_body_that_has_its_bytes() {
-    let body: Vec<u8> = (0..300_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
-    for lie in [false, true] {
-        let mut world = World::new();
-        world.begin(true, body.len() as u64).await;
-        world.write(&body);
-        let flight = &world.lead.flight;
-        let answered = flight.lock().answered.clone().unwrap();
-        let beside = flight.grant_beside(&answered, 200_000, 300_000).await.unwrap();
-        let mut range = body[200_000..250_000].to_vec();
-        range[49_999] ^= u8::from(lie);
-        assert!(beside.give(&range[..20_000]) && beside.give(&range[20_000..]));
-        let given = flight.close_besides();
-        assert!(!beside.give(b"more"));
-        assert_eq!((given[0].start, given[0].length), (200_000, 50_000));
-        assert_eq!(given[0].agrees_with(&world.file).unwrap(), !lie);
-        assert!(!World::grants(flight, 0, 100).await, "the body is being judged");
-    }
 }
 
 #[tokio::test]

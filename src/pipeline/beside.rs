@@ -83,12 +83,12 @@ impl Pipeline {
         if span.start < flight.have().saturating_add(FAR) || flight.is_in_part(span.start) {
             return Err(reader);
         }
-        let granted = reader.flight().grant_beside(answered, span.start, span.end).await;
+        let granted = flight.grant_beside(answered, span.start, span.end).await;
         let Some(beside) = granted else { return Err(reader) };
-        let Ok(rest) = self.origins.fetch(self.range(task, span, &validator)).await else {
-            return Err(reader);
-        };
-        if !is_of_the_body(&rest, span, answered) {
+        let rest = self.origins.fetch(self.range(task, span, &validator)).await;
+        let rest = rest.ok().filter(|rest| is_of_the_body(rest, span, answered));
+        let Some(rest) = rest else { return Err(reader) };
+        if !flight.begin_beside(answered, &beside).await {
             return Err(reader);
         }
         reader.stand_behind();
