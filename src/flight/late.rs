@@ -191,7 +191,7 @@ impl Late {
 
     /// The body has ended, and no promise contradicts it. `vouched`: a promise vouches for it.
     pub fn is_right(self, vouched: bool) {
-        self.share.end(if vouched { Verdict::Verified } else { Verdict::Whole });
+        self.share.end(if vouched { Verdict::Right } else { Verdict::Whole });
     }
 
     /// No byte of the body was given.

@@ -127,6 +127,8 @@ struct Shared {
     besides: Option<Vec<Arc<Beside>>>,
     /// The body was judged good: all of it may be given, with this proof.
     verified: bool,
+    /// The bytes of the body are only hashed, and none can be given (window.rs).
+    only_judged: bool,
     /// A client was given the head, and will take the body that follows for the one that the head describes.
     told: bool,
     /// The origin answered that it fails (5xx, 429).
@@ -155,6 +157,7 @@ impl Flight {
                 holding: BodyHold { binds: false, held: false, hold: Hold::Gap, gave: false },
                 besides: Some(Vec::new()),
                 verified: false,
+                only_judged: false,
                 told: false,
                 failed: false,
                 vouched: Vouched::No,
@@ -175,7 +178,11 @@ impl Flight {
     pub async fn begin(&self, answered: Answered, file: Option<Arc<File>>, binds: bool) {
         let (share, length) = (Arc::clone(&self.share), answered.length);
         let begin = move || share.begin(length, binds);
-        let hold = if binds { off_thread(begin).await.unwrap_or(Hold::Whole) } else { begin() };
+        let mut hold = if binds { off_thread(begin).await.unwrap_or(Hold::Whole) } else { begin() };
+        if binds && file.is_none() && self.share.has_moved_gap() {
+            // There is no place where the bytes beyond such a gap could wait for the judgement.
+            hold = Hold::Whole;
+        }
         let back = binds || self.share.is_suspect();
         self.update(|shared| {
             shared.answered = Some(Arc::new(answered));
@@ -204,6 +211,7 @@ impl Flight {
             shared.filed = 0;
             shared.window.clear();
             shared.window_start = 0;
+            shared.only_judged = false;
             shared.answered = None;
             shared.file = None;
             shared.parts = Parts::default();
@@ -328,10 +336,13 @@ impl Flight {
                 return;
             }
             let complete = matches!(end, End::Kept(_) | End::Given);
+            let kept = matches!(end, End::Kept(_));
             shared.verified |= complete;
             shared.end = Some(end);
             let verdict = match (complete, shared.vouched, shared.holding.gave) {
-                (true, Vouched::Yes, _) => Verdict::Verified,
+                (true, Vouched::Yes, _) if !kept => Verdict::Right,
+                // A body that was only judged is asked for again.
+                (_, Vouched::Yes, _) => Verdict::Verified,
                 (false, _, true) => Verdict::Unverified,
                 // No promise covered what was given. Its readers may be given the rest after this.
                 (true, Vouched::No, _) => Verdict::Whole,

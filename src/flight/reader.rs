@@ -122,7 +122,8 @@ impl Reader {
                         continue;
                     }
                     let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
-                    if shared.verified || !shared.holding.held || limit() > at {
+                    let opens = shared.verified || !shared.holding.held || limit() > at;
+                    if opens && !shared.only_judged {
                         shared.told = true;
                         let late_end = self.flight.note_range(&shared, at, end);
                         drop(shared);
@@ -320,6 +321,7 @@ impl Shared {
     pub(super) fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
         match self.holding.hold {
             _ if self.verified => end.min(self.reach(at)).max(at),
+            _ if self.only_judged => at,
             // Another body of the target was refused meanwhile, so this one gives nothing before its judgement, whatever binds
             // it.
             _ if gap.is_suspect() => at,

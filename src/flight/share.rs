@@ -86,8 +86,12 @@ struct Noted {
 /// How a body ended, for the gap of its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// All of it is what was promised.
+    /// All of it is what was promised, and the next body of the target need not be held back for what others gave before: it is
+    /// stored, or there is no room to keep any body until its judgement.
     Verified,
+    /// All of it is what was promised, and it is not stored: the origin may give the next client another body, which completes
+    /// what others were given.
+    Right,
     /// It was not judged, or judged bad, and bytes of it were given.
     Unverified,
     /// It is complete and given whole, and no promise vouches for it. A client may have left before it received the end.
@@ -281,6 +285,12 @@ impl Share {
         lock(&self.gap).gap.is_suspect()
     }
 
+    /// Whether the gap lies before the end of the body.
+    pub(super) fn has_moved_gap(&self) -> bool {
+        let gap = lock(&self.gap);
+        gap.gap.length().is_some_and(|length| gap.gap.start() != own_start(length))
+    }
+
     /// Checks and records in one step what may be given. What no promise binds is written to disk meanwhile.
     pub(super) fn with<T>(&self, ask: impl FnOnce(&mut Gap) -> T) -> T {
         let mut gap = lock(&self.gap);
@@ -386,7 +396,7 @@ impl Share {
                 let length = Length::of(Some(length).filter(|length| *length != UNKNOWN));
                 gap.whole = of_both(gap.whole, length);
             }
-            Verdict::Whole | Verdict::Ungiven => {}
+            Verdict::Whole | Verdict::Right | Verdict::Ungiven => {}
         }
         // A share that is taken after this finds the record.
         let mut of = lock(&self.gaps.of);

@@ -8,7 +8,11 @@ use hyper::{HeaderMap, StatusCode};
 use super::window::WINDOW;
 use super::*;
 use crate::clock::Clock;
+use crate::digest::BlobId;
+use crate::entry::Entry;
+use crate::proof::Rank;
 use crate::store::Unverified;
+use crate::target::Partition;
 
 mod besides;
 
@@ -43,7 +47,7 @@ impl World {
 
     fn on(data: tempfile::TempDir) -> Self {
         let flights = flights(&data);
-        let key = target().key(crate::target::Partition::Public);
+        let key = target().key(Partition::Public);
         let Permit::Lead(lead) = flights.join(key, &target(), None, NOW) else {
             panic!("nobody else is there")
         };
@@ -51,7 +55,7 @@ impl World {
     }
 
     fn join(&self, since: Option<Time>) -> Permit {
-        let key = target().key(crate::target::Partition::Public);
+        let key = target().key(Partition::Public);
         self.flights.join(key, &target(), since, NOW)
     }
 
@@ -369,13 +373,43 @@ async fn what_was_not_verified_is_held_back_after_a_restart() {
     }
 }
 
-/// A verified body makes the target trusted again; a body about which another principal has no promise does not.
+/// The end of a flight whose body is stored.
+fn kept() -> End {
+    End::Kept(Arc::new(Entry {
+        key: target().key(Partition::Public),
+        shown: target().to_string(),
+        variant: String::new(),
+        partition: Partition::Public,
+        ecosystem: String::new(),
+        index: false,
+        blob: BlobId::new([9; 32]),
+        size: 600_000,
+        digests: Vec::new(),
+        head: head(),
+        varied: Vec::new(),
+        proof: Proof::of(Rank::Indexed),
+        generation: 0,
+        answered_by: None,
+        requested_at: NOW,
+        received_at: NOW,
+        checked_at: NOW,
+    }))
+}
+
+/// A verified body makes the target trusted again once it is stored, or could not be. A body about which another principal has no
+/// promise does not. After one that was only given, the next may be another one.
 #[tokio::test]
 async fn only_a_verified_body_ends_the_suspicion() {
     // A promise may bind a body when it begins, and no longer exist when the body is judged.
-    for (binds, vouched, suspect) in
-        [(true, true, false), (false, true, false), (true, false, true), (false, false, true)]
-    {
+    for (binds, vouched, end, suspect) in [
+        (true, true, kept(), false),
+        (false, true, kept(), false),
+        (true, true, End::Pass, false),
+        (true, true, End::Given, true),
+        (true, false, kept(), true),
+        (false, false, kept(), true),
+        (true, false, End::Pass, true),
+    ] {
         let world = World::new();
         world.lead.flight.suspect().await;
         world.begin(binds, 600_000).await;
@@ -384,10 +418,10 @@ async fn only_a_verified_body_ends_the_suspicion() {
         if vouched {
             world.lead.flight.vouch();
         }
-        world.lead.flight.finish(End::Given);
+        world.lead.flight.finish(end.clone());
         world.flights.gaps().flush();
         let again = flights(&world.data);
-        assert_eq!(again.gaps().is_suspect(&target()), suspect);
+        assert_eq!(again.gaps().is_suspect(&target()), suspect, "{binds} {vouched} {end:?}");
     }
 }
 

@@ -10,6 +10,8 @@
 //!   for [`PATIENCE`].
 //! - A reader for which no other waits delays only its own download, and has [`PATIENCE`] from each piece to the next.
 //! - Bytes that are held back until the judgement, and have no room, can never be given: their readers get an error.
+//! - If a body is held back whole, no byte of it needs to wait. It is only hashed, and its judgement says whether the next body
+//!   of its target may be given as it arrives.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -193,9 +195,15 @@ struct Wait {
     others: bool,
 }
 
+/// Why a body that was judged without being kept is not given.
+pub(super) const NOT_KEPT: &str = Cut::HeldBack.why();
+
 impl Flight {
     /// Puts bytes into the window, after waiting for room. `Err`: no reader is left, or none may be given the bytes.
     pub async fn push(&self, bytes: Bytes) -> Result<(), Broken> {
+        if self.drops_bytes() {
+            return Ok(());
+        }
         loop {
             let passed = self.lock().passed_file();
             if let Some(file) = passed {
@@ -224,6 +232,28 @@ impl Flight {
             shared.trim();
         });
         Ok(())
+    }
+
+    /// Whether the bytes of the body are dropped once they are hashed: nothing of it may be given before its judgement, and there
+    /// is no room to keep it until then.
+    fn drops_bytes(&self) -> bool {
+        let held_whole = self.is_held_whole();
+        let mut shared = self.lock();
+        if held_whole && shared.nothing_given() && !shared.only_judged {
+            shared.only_judged = true;
+            // No reader was given a byte. Later ones wait for the same judgement.
+            (shared.have, shared.filed) = (0, 0);
+            shared.window.clear();
+            if !shared.parts.lie_there() {
+                shared.file = None;
+            }
+        }
+        shared.only_judged
+    }
+
+    /// Whether the body is complete in no place, because it was held back whole and there was no room for it. It was only hashed.
+    pub fn is_only_judged(&self) -> bool {
+        self.lock().only_judged
     }
 
     /// How to wait; `None` if there is room.

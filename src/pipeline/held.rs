@@ -15,7 +15,7 @@ use super::bound::{Bound, Fault};
 use super::record::Record;
 use crate::digest::Wanted;
 use crate::entry::Head;
-use crate::flight::{Answered, End, Opened, Reader, take_in};
+use crate::flight::{self, Answered, End, Flight, Opened, Reader, take_in};
 use crate::origin::{Gathered, ends_with_connection};
 use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
@@ -59,15 +59,7 @@ impl Pipeline {
         tokio::spawn(async move {
             let end = match take_in(&taking, body, until_close, spool).await {
                 Ok(body) => match bound.judge(&came, &body).await {
-                    Ok(vouched) => {
-                        if vouched {
-                            taking.vouch();
-                        } else {
-                            let (digests, size) = body.digests();
-                            bound.pipeline.compare_later(&bound.task, &taking, digests, size);
-                        }
-                        End::Given
-                    }
+                    Ok(vouched) => right(&bound, &taking, &body, vouched),
                     Err(Fault::Refused(reason)) => {
                         // As with fills (lead.rs): a client that was given no byte of an index has nothing to resume, so no
                         // quarantine is needed.
@@ -96,13 +88,28 @@ impl Pipeline {
                 record.end(outcome, response)
             }
             Opened::Ended(End::Refused(reason)) => record.reject(Cause::Promise, &reason),
-            Opened::Ended(end) => {
-                let broken = || Why::new(Cause::Broken, "the transfer was broken off; try again");
-                let why = if let End::Failed(_, why) = end { why } else { broken() };
+            Opened::Ended(End::Failed(status, why)) => record.fail(status, &why),
+            Opened::Ended(_) => {
+                let why = Why::new(Cause::Broken, "the transfer was broken off; try again");
                 record.fail(StatusCode::BAD_GATEWAY, &why)
             }
         }
     }
+}
+
+/// The body is what was promised, or no promise contradicts it. `vouched`: one vouches for it.
+fn right(bound: &Bound, flight: &Flight, body: &flight::Body, vouched: bool) -> End {
+    if vouched {
+        flight.vouch();
+    }
+    if flight.is_only_judged() {
+        return End::not_kept(&flight.target, vouched);
+    }
+    if !vouched {
+        let (digests, size) = body.digests();
+        bound.pipeline.compare_later(&bound.task, flight, digests, size);
+    }
+    End::Given
 }
 
 /// Waits until the first byte may be given. A client that cannot tell a truncated body from a complete one (HTTP/1.0, whose

@@ -104,6 +104,47 @@ async fn a_body_larger_than_its_share_is_held_to_its_digest() {
     }
 }
 
+/// Issue 10 row 2: the right body of a suspect target is not withheld for a day because there is no room to keep it until its
+/// judgement. It is judged without being kept, and then asked for again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_body_that_finds_no_room_is_given_once_it_was_verified() {
+    let (right, wrong) = (noise(1, 12 * MIB), noise(2, 12 * MIB));
+    for (chunked, pass, h2) in
+        [(false, false, false), (true, false, true), (false, true, false), (true, true, true)]
+    {
+        let world = World::with(|config| config.store.max_size = CAP).await;
+        let page = |body: &bytes::Bytes| {
+            let page = Page::new(body.clone());
+            if chunked { page.chunked() } else { page }
+        };
+        let ask = |url: &str| {
+            let ask = world.client.get(url);
+            let ask = if pass { ask.header("x-unheard-of", "1") } else { ask };
+            if h2 { ask.h2() } else { ask }
+        };
+        let path = by_hash(&right);
+        let url = world.origin.put(&path, page(&wrong));
+        let first = ask(&url).send().await;
+        assert!(!first.is_complete() && !first.body.is_empty());
+        let quarantine = std::time::Duration::from_secs(61);
+        world.proxy.clock.advance(quarantine);
+        assert_eq!(ask(&url).send().await.status.as_u16(), 502, "the control: it is wrong still");
+        world.proxy.clock.advance(quarantine);
+        world.origin.put(&path, page(&right));
+        if pass {
+            let verified = ask(&url).send().await;
+            assert_eq!(verified.status.as_u16(), 503);
+            assert_eq!(verified.text("retry-after"), "5");
+        }
+        assert_eq!(ask(&url).send().await.complete().body, right, "{chunked} {pass}");
+        assert_eq!(ask(&url).send().await.complete().body, right, "{chunked} {pass}");
+        // Bytes are given as they arrive again, and the end of a wrong body is withheld.
+        world.origin.put(&path, page(&wrong));
+        let again = ask(&url).send().await;
+        assert!(!again.body.is_empty() && again.body.len() <= wrong.len() - 64 * 1024);
+    }
+}
+
 /// Issue 10 row 9: a reader that joined before a body outgrew its share gets all of it, from the file and then from memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_of_a_body_that_outgrows_its_share_get_all_of_it() {

@@ -251,6 +251,43 @@ async fn what_a_pass_got_refused_is_still_given_to_others() {
     assert_eq!(other.complete().body, right);
 }
 
+/// A right body that is not stored says nothing about the body that the next client gets: what others were given stays recorded.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_body_that_is_not_stored_makes_no_target_trusted() {
+    for stored in [false, true] {
+        let world = World::new().await;
+        let right = noise(9, 4 * MIB);
+        let wrong = Bytes::from(flipped(&right));
+        let (path, gate) = (by_hash(&right), Gate::closed());
+        let hold = Fault::Hold(3 * MIB, gate.clone());
+        let bad = Page::new(wrong.clone()).etag("v1");
+        let url = world.origin.put(&path, bad.clone().fault(hold));
+        let from = 3_000_000;
+        let mut end = world.client.get(&url).range(&format!("{from}-")).open().await.unwrap();
+        assert!(end.read(100_000).await, "the gap moved");
+        let start = tokio::spawn(world.client.get(&url).send());
+        gate.open();
+        let (start, end) = (start.await.unwrap(), end.rest().await);
+        let mut have = vec![false; wrong.len()];
+        have[..start.body.len()].fill(true);
+        have[from..from + end.body.len()].fill(true);
+        world.proxy.clock.advance(QUARANTINE);
+        world.origin.put(&path, Page::new(right.clone()).etag("v2"));
+        let ask = world.client.get(&url);
+        let ask = if stored { ask } else { ask.header("x-unheard-of", "1") };
+        assert_eq!(ask.send().await.complete().body, right);
+        world.origin.put(&path, bad);
+        let last = world.get(&url).await;
+        if stored {
+            assert_eq!(last.complete().body, right, "the control");
+            continue;
+        }
+        have[..last.body.len()].fill(true);
+        let missing = have.iter().filter(|given| !**given).count();
+        assert!(missing >= 64 * 1024, "only {missing} are missing");
+    }
+}
+
 /// An index's promise makes a target suspect as a digest in its name does; when the promise is withdrawn, the file is given as it
 /// is.
 #[tokio::test(flavor = "multi_thread")]
