@@ -20,6 +20,8 @@ mod late;
 mod parts;
 mod reader;
 mod share;
+#[cfg(test)]
+mod share_tests;
 mod stored;
 #[cfg(test)]
 mod tests;
@@ -50,7 +52,7 @@ pub use share::Gaps;
 use share::{Share, Verdict};
 use stored::Agreeing;
 pub use stored::{Agreement, Agrees, Unvouched};
-use window::Readers;
+use window::{Readers, Unkept};
 pub use writer::Body;
 
 use crate::clock::Time;
@@ -127,8 +129,7 @@ struct Shared {
     besides: Option<Vec<Arc<Beside>>>,
     /// The body was judged good: all of it may be given, with this proof.
     verified: bool,
-    /// The bytes of the body are only hashed, and none can be given (window.rs).
-    only_judged: bool,
+    unkept: Unkept,
     /// A client was given the head, and will take the body that follows for the one that the head describes.
     told: bool,
     /// The origin answered that it fails (5xx, 429).
@@ -157,7 +158,7 @@ impl Flight {
                 holding: BodyHold { binds: false, held: false, hold: Hold::Gap, gave: false },
                 besides: Some(Vec::new()),
                 verified: false,
-                only_judged: false,
+                unkept: Unkept::Wait,
                 told: false,
                 failed: false,
                 vouched: Vouched::No,
@@ -211,7 +212,7 @@ impl Flight {
             shared.filed = 0;
             shared.window.clear();
             shared.window_start = 0;
-            shared.only_judged = false;
+            shared.unkept = Unkept::Wait;
             shared.answered = None;
             shared.file = None;
             shared.parts = Parts::default();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::gap::{Gap, Hold};
-use super::window::BIT;
+use super::window::{BIT, Unkept};
 use super::writer::read_at;
 use super::{Answered, End, Flight, Shared};
 use crate::outcome::cause::{Cause, Why};
@@ -123,7 +123,7 @@ impl Reader {
                     }
                     let limit = || self.flight.share.with(|gap| shared.limit(gap, at, u64::MAX));
                     let opens = shared.verified || !shared.holding.held || limit() > at;
-                    if opens && !shared.only_judged {
+                    if opens && shared.unkept == Unkept::Wait {
                         shared.told = true;
                         let late_end = self.flight.note_range(&shared, at, end);
                         drop(shared);
@@ -321,7 +321,7 @@ impl Shared {
     pub(super) fn limit(&self, gap: &Gap, at: u64, end: u64) -> u64 {
         match self.holding.hold {
             _ if self.verified => end.min(self.reach(at)).max(at),
-            _ if self.only_judged => at,
+            _ if self.unkept == Unkept::Dropped => at,
             // Another body of the target was refused meanwhile, so this one gives nothing before its judgement, whatever binds
             // it.
             _ if gap.is_suspect() => at,

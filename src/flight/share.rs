@@ -28,7 +28,7 @@ const UNKNOWN: u64 = u64::MAX;
 /// The gaps of all targets of which bodies are arriving.
 #[derive(Debug)]
 pub struct Gaps {
-    unverified: Arc<Unverified>,
+    pub(super) unverified: Arc<Unverified>,
     /// Locked after a gap, if both are needed, and never while the disk is used.
     of: Mutex<HashMap<Key, Users>>,
 }
@@ -481,6 +481,3 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while the lock was held ended that task; the data is still consistent.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-#[cfg(test)]
-mod tests;

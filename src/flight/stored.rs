@@ -82,7 +82,9 @@ impl Unvouched {
             self.watches = false;
             let late = self.leave();
             if agreement == Agreement::Vouched {
-                late.into_iter().for_each(|late| late.is_right(true));
+                if let Some(late) = late {
+                    late.is_right(true);
+                }
             } else {
                 match late {
                     Some(late) if !self.gave => late.gave_nothing(),
@@ -139,16 +141,15 @@ impl Drop for Unvouched {
         }
         let Some(late) = self.leave() else { return };
         if !self.gave {
-            late.gave_nothing();
-        } else {
-            // Its client may ask for the rest.
-            let agrees = Arc::clone(&self.agrees);
-            blocking(move || match agrees() {
-                Agreement::Vouched => late.is_right(true),
-                Agreement::Contradicted => bound(late),
-                Agreement::Undecided | Agreement::Unread => drop(late),
-            });
+            return late.gave_nothing();
         }
+        // Its client may ask for the rest.
+        let agrees = Arc::clone(&self.agrees);
+        blocking(move || match agrees() {
+            Agreement::Vouched => late.is_right(true),
+            Agreement::Contradicted => bound(late),
+            Agreement::Undecided | Agreement::Unread => drop(late),
+        });
     }
 }
 

@@ -39,6 +39,15 @@ const TURN: Duration = Duration::from_millis(100);
 /// The most that a reader takes at once while it is behind, so that a slow reader makes visible progress.
 pub(super) const BIT: u64 = 16 << 10;
 
+/// What becomes of bytes for which the store has no room, once they are hashed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unkept {
+    /// They wait for readers.
+    Wait,
+    /// They are dropped, and no byte of the body can be given.
+    Dropped,
+}
+
 /// The state of a reader.
 #[derive(Debug)]
 pub(super) struct ReaderState {
@@ -239,8 +248,8 @@ impl Flight {
     fn drops_bytes(&self) -> bool {
         let held_whole = self.is_held_whole();
         let mut shared = self.lock();
-        if held_whole && shared.nothing_given() && !shared.only_judged {
-            shared.only_judged = true;
+        if held_whole && shared.nothing_given() && shared.unkept == Unkept::Wait {
+            shared.unkept = Unkept::Dropped;
             // No reader was given a byte. Later ones wait for the same judgement.
             (shared.have, shared.filed) = (0, 0);
             shared.window.clear();
@@ -248,12 +257,12 @@ impl Flight {
                 shared.file = None;
             }
         }
-        shared.only_judged
+        shared.unkept == Unkept::Dropped
     }
 
     /// Whether the body is complete in no place, because it was held back whole and there was no room for it. It was only hashed.
     pub fn is_only_judged(&self) -> bool {
-        self.lock().only_judged
+        self.lock().unkept == Unkept::Dropped
     }
 
     /// How to wait; `None` if there is room.

@@ -1,11 +1,18 @@
 //! What is recorded of targets, and what a late promise makes of it.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use futures_util::FutureExt as _;
 
-use super::super::late::Place;
-use super::super::{Agreement, GAP};
-use super::*;
+use super::gap::{GAP, Gap, HELD_WHOLE, Hold};
+use super::late::Place;
+use super::share::{Gaps, Share, Verdict};
+use super::stored::Agreement;
 use crate::clock::Clock;
+use crate::store::{Delivered, Unverified};
+use crate::target::{Key, Target};
 
 const MIB: u64 = 1 << 20;
 
@@ -227,7 +234,7 @@ fn nobody_waits_for_the_disk_while_a_record_is_written() {
                 let limit = |gap: &mut Gap| (gap.limit(start, end, end), gap.limit(0, end, end));
                 say.send((gaps.is_suspect(target), other.with(limit))).unwrap();
             });
-            let patience = std::time::Duration::from_secs(60);
+            let patience = Duration::from_mins(1);
             let answer = heard.recv_timeout(patience);
             assert!(!writing.is_finished(), "{name}");
             drop(disk);
@@ -277,14 +284,17 @@ fn when_the_table_is_full_what_is_promised_is_held_back_whole() {
     for full in [true, false] {
         let (_data, gaps, target) = gaps();
         let other = Target::from_url("https://example.org/other").unwrap();
-        let mut number: u64 = 0;
-        while full {
+        let name = |number: u64| {
             let mut name = [1; 32];
             name[..8].copy_from_slice(&number.to_be_bytes());
-            if gaps.unverified.put(Key(name), Some(1), 1, Delivered::Given).is_err() {
-                break;
+            Key(name)
+        };
+        let put = |number| gaps.unverified.put(name(number), Some(1), 1, Delivered::Given);
+        let mut number = 0;
+        if full {
+            while put(number).is_ok() {
+                number += 1;
             }
-            number += 1;
         }
         let share = gaps.share(&target);
         share.begin(Some(2 * MIB), true);
