@@ -175,7 +175,9 @@ impl Unverified {
         let mut file = hold(&self.file);
         let row = {
             let mut rows = hold(&self.rows);
-            if !rows.unwritten.remove(&key) && !sync {
+            // After an error the file lacks rows, whichever are marked.
+            let marked = rows.unwritten.remove(&key) || file.file.is_none();
+            if !marked && !sync {
                 // Another thread has just written it.
                 return Ok(());
             }
@@ -525,6 +527,26 @@ mod tests {
         rows.flush();
         let again = Unverified::open(path, clock).unwrap();
         assert!(again.get(key(1)).is_some() && again.get(key(2)).is_some());
+    }
+
+    /// Rewriting the file fails for one row, while another one waits to be written. Then that one is not on disk either, so a
+    /// crash would lose it if its bytes were given.
+    #[test]
+    fn a_row_is_not_taken_for_written_after_another_one_failed() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let directory = data.path().join("state");
+        std::fs::create_dir(&directory).unwrap();
+        let rows = Unverified::open(directory.join("unverified"), clock).unwrap();
+        std::fs::remove_dir_all(&directory).unwrap();
+        durable::write(&directory, b"", 0o600).unwrap();
+        rows.put(key(1), Some(9), 9, Delivered::Given).unwrap();
+        rows.put(key(2), Some(9), 9, Delivered::Given).unwrap();
+        assert!(rows.write_anew(&mut hold(&rows.file)).is_err(), "maintenance");
+        assert!(rows.write(key(1), false).is_err());
+        assert!(rows.write(key(2), false).is_err());
+        std::fs::remove_file(&directory).unwrap();
+        std::fs::create_dir(&directory).unwrap();
+        assert!(rows.write(key(1), false).is_ok(), "the control");
     }
 
     #[test]
