@@ -143,6 +143,12 @@ impl Gap {
         self.moved_to.unwrap_or_else(|| self.body.known().map_or(0, own_start))
     }
 
+    /// Where the gap begins, or will begin once its move is recorded. A record says this, so that one that is written meanwhile
+    /// agrees with the move.
+    pub(super) fn next_start(&self) -> u64 {
+        self.moves_to.unwrap_or_else(|| self.start())
+    }
+
     /// Up to where a reader at `at`, which wants the bytes before `end`, may be given bytes when `have` have arrived; `at` if it
     /// may be given none now. Once a body of the target was refused, other bodies that are arriving give nothing more.
     pub(super) fn limit(&self, at: u64, end: u64, have: u64) -> u64 {
@@ -170,11 +176,12 @@ impl Gap {
 
     /// Where the gap would move for a client that requests the bytes from `start` to before `end`; `None` if it stays. It moves
     /// only for a request that needs the end and begins in the second half. A client that resumes near the beginning is given
-    /// bytes up to the gap where it is; a gap near the beginning would make all other clients wait for the last byte.
+    /// bytes up to the gap where it is; a gap near the beginning would make all other clients wait for the last byte. Of a suspect
+    /// target nothing is given, so no gap makes way.
     pub(super) fn way_for(&self, start: u64, end: u64) -> Option<u64> {
         let length = self.body.known().filter(|length| *length > HELD_WHOLE)?;
         let moves = self.moved_to.or(self.moves_to).is_some();
-        let movable = !self.fixed && !moves && self.given.len() < MAX_SPANS;
+        let movable = !self.suspect && !self.fixed && !moves && self.given.len() < MAX_SPANS;
         if !movable || end <= own_start(length) || start >= length || start < length / 2 {
             return None;
         }

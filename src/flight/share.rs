@@ -216,7 +216,7 @@ impl Share {
             // No byte of it is given before the judgement.
             return Bound::So(Hold::Gap);
         }
-        let noted = Noted { length, gap: gap.gap.start(), state: Delivered::Given };
+        let noted = Noted { length, gap: gap.gap.next_start(), state: Delivered::Given };
         // Another body may have begun in the place of the recorded one, before any byte was given.
         if gap.noted != Some(noted) || self.gaps.unverified.is_old(gap.noted_at) {
             if !self.put(gap, noted) {
@@ -232,7 +232,8 @@ impl Share {
     /// did. Blocking.
     pub(super) fn make_way(&self, length: Option<u64>, start: u64, end: u64) -> bool {
         let mut gap = lock(&self.gap);
-        let Some(place) = gap.gap.way_for(start, end) else { return false };
+        let place = gap.gap.way_for(start, end).filter(|_| !self.has_ended());
+        let Some(place) = place else { return false };
         if !self.put(&mut gap, Noted { length, gap: place, state: Delivered::Given }) {
             return false;
         }
@@ -241,13 +242,15 @@ impl Share {
         drop(gap);
         let written = self.write(change);
         let mut gap = lock(&self.gap);
-        let moved = gap.gap.settle(written);
-        if moved || gap.changes != change {
-            return moved;
+        // Another body may have been refused meanwhile.
+        let noted = gap.noted.filter(|noted| noted.gap == place && noted.length == length);
+        if gap.gap.settle(written && noted.is_some()) {
+            return true;
         }
+        let Some(noted) = noted.filter(|_| !self.has_ended()) else { return false };
         // The record says again where the gap is.
         let start = gap.gap.start();
-        self.put(&mut gap, Noted { length, gap: start, state: Delivered::Given });
+        self.put(&mut gap, Noted { gap: start, ..noted });
         let change = gap.changes;
         drop(gap);
         self.write(change);
@@ -318,7 +321,8 @@ impl Share {
             _ if !(gap.gap.is_worth_a_note() || broken && gap.gap.has_given()) => false,
             _ => {
                 let state = if spent { Delivered::Spent } else { Delivered::Unbound };
-                self.record(gap, Noted { length: gap.gap.length(), gap: gap.gap.start(), state })
+                let (length, start) = (gap.gap.length(), gap.gap.next_start());
+                self.record(gap, Noted { length, gap: start, state })
             }
         }
     }
@@ -447,7 +451,8 @@ impl Share {
         }
         self.gaps.unverified.remove(self.key);
         let state = if gap.gap.is_spent() { Delivered::Spent } else { Delivered::Given };
-        self.record(gap, Noted { length: gap.gap.length(), gap: gap.gap.start(), state })
+        let (length, start) = (gap.gap.length(), gap.gap.next_start());
+        self.record(gap, Noted { length, gap: start, state })
     }
 }
 

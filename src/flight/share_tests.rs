@@ -278,6 +278,66 @@ fn a_gap_does_not_move_to_where_bytes_were_given_meanwhile() {
     }
 }
 
+/// A body that is bound while the gap moves must not record the place that the gap leaves: after a crash that place would be
+/// withheld, and its bytes are given as soon as the gap has moved (issue 10, row 2).
+#[test]
+fn a_body_that_is_bound_while_the_gap_moves_records_where_it_moves() {
+    let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+    let path = data.path().join("u");
+    let gaps = Gaps::new(Arc::new(Unverified::open(path.clone(), clock.clone()).unwrap()));
+    let target = Target::from_url("https://example.org/a").unwrap();
+    let row = || gaps.unverified.get(target.file_key()).unwrap();
+    let (share, other) = (gaps.share(&target), gaps.share(&target));
+    share.begin(Some(2 * MIB), true);
+    let hold = other.begin(Some(2 * MIB), false);
+    // The record is written anew when the other body is bound.
+    clock.advance(Duration::from_mins(2));
+    let (before, disk) = (row(), gaps.unverified.hang());
+    std::thread::scope(|scope| {
+        let binding = scope.spawn(|| other.bind(Some(2 * MIB), hold));
+        while row() == before {
+            std::thread::yield_now();
+        }
+        let moving = scope.spawn(|| share.make_way(Some(2 * MIB), 2 * MIB - 10, 2 * MIB));
+        while row().gap == before.gap {
+            std::thread::yield_now();
+        }
+        drop(disk);
+        assert_eq!(binding.join().unwrap(), Hold::Gap);
+        assert!(moving.join().unwrap());
+    });
+    assert_eq!(share.with(|gap| gap.start()), 2 * MIB - 10 - GAP);
+    let again = Unverified::open(path, clock).unwrap().get(target.file_key()).unwrap();
+    assert_eq!((row().gap, again.gap), (2 * MIB - 10 - GAP, 2 * MIB - 10 - GAP));
+}
+
+/// A range is asked for after a body of its target was refused, or after its own body has ended: then the gap stays, and no record
+/// is left of it.
+#[test]
+fn a_gap_makes_way_for_no_suspect_target_and_no_body_that_has_ended() {
+    for (refused, ended) in [(false, false), (true, false), (false, true)] {
+        let (_data, gaps, target) = gaps();
+        let (share, other) = (gaps.share(&target), gaps.share(&target));
+        share.begin(Some(2 * MIB), true);
+        if refused {
+            other.refuse();
+        }
+        if ended {
+            share.end(Verdict::Verified);
+            other.end(Verdict::Ungiven);
+        }
+        let moved = share.make_way(Some(2 * MIB), 2 * MIB - 10, 2 * MIB);
+        assert_eq!(moved, !refused && !ended);
+        assert_eq!(gaps.unverified.get(target.file_key()).is_some(), !ended);
+        if refused {
+            // The right body ends the suspicion, though another one is still arriving.
+            other.end(Verdict::Verified);
+            let state = gaps.unverified.get(target.file_key()).map(|row| row.state);
+            assert_eq!(state, Some(Delivered::Given));
+        }
+    }
+}
+
 /// A refusal that found no room in the table counts for the bodies that come later.
 #[test]
 fn when_the_table_is_full_what_is_promised_is_held_back_whole() {
