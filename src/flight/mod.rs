@@ -336,14 +336,15 @@ impl Flight {
             if shared.end.is_some() {
                 return;
             }
-            let complete = matches!(end, End::Kept(_) | End::Given);
             let kept = matches!(end, End::Kept(_));
+            let complete = kept || matches!(end, End::Given);
             shared.verified |= complete;
             shared.end = Some(end);
             let verdict = match (complete, shared.vouched, shared.holding.gave) {
-                (true, Vouched::Yes, _) if !kept => Verdict::Right,
-                // A body that was only judged is asked for again.
-                (_, Vouched::Yes, _) => Verdict::Verified,
+                (true, Vouched::Yes, _) if kept => Verdict::Verified,
+                (_, Vouched::Yes, _) if shared.unkept == Unkept::Dropped => Verdict::Judged,
+                // A commit may have failed or been broken off.
+                (_, Vouched::Yes, _) => Verdict::Right,
                 (false, _, true) => Verdict::Unverified,
                 // No promise covered what was given. Its readers may be given the rest after this.
                 (true, Vouched::No, _) => Verdict::Whole,

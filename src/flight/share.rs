@@ -86,9 +86,12 @@ struct Noted {
 /// How a body ended, for the gap of its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// All of it is what was promised, and the next body of the target need not be held back for what others gave before: it is
-    /// stored, or there is no room to keep any body until its judgement.
+    /// All of it is what was promised, and it is stored: the next body of the target need not be held back for what others gave
+    /// before.
     Verified,
+    /// All of it is what was promised, and there is no room to keep any body of the target until its judgement. The next one of
+    /// its length is given as it arrives, up to the end.
+    Judged,
     /// All of it is what was promised, and it is not stored: the origin may give the next client another body, which completes
     /// what others were given.
     Right,
@@ -386,7 +389,7 @@ impl Share {
             return;
         }
         match verdict {
-            Verdict::Verified => {
+            Verdict::Verified | Verdict::Judged => {
                 (gap.unverified, gap.whole) = (false, Length::NoBody);
                 gap.gap.trust();
             }
@@ -410,9 +413,15 @@ impl Share {
         });
         let changed = if last {
             of.remove(&self.key);
-            self.remember(&mut gap)
+            let changed = self.remember(&mut gap);
+            // Without a record there is nothing that others may complete.
+            if changed && verdict == Verdict::Judged {
+                self.note_judged(&mut gap);
+            }
+            changed
         } else {
-            verdict == Verdict::Verified && self.forget_suspicion(&mut gap)
+            matches!(verdict, Verdict::Verified | Verdict::Judged)
+                && self.forget_suspicion(&mut gap)
         };
         drop(of);
         drop(gap);
@@ -441,6 +450,17 @@ impl Share {
             }
         };
         self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
+    }
+
+    /// Records where the gap of later bodies is: at the end of one of this length. Bodies of other lengths, whose gaps would lie
+    /// elsewhere, are held back whole, as those that were refused may have been of such lengths.
+    fn note_judged(&self, gap: &mut TargetGap) {
+        let length = self.length.load(Ordering::Relaxed);
+        // An unknown length would hold back all bodies, also the right one, for which there is no room.
+        if length != UNKNOWN && length > HELD_WHOLE {
+            let (length, start) = (Some(length), own_start(length));
+            self.put(gap, Noted { length, gap: start, state: Delivered::Given });
+        }
     }
 
     /// A body was verified while other bodies of the target are arriving: the record says again what these gave and may give.

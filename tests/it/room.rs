@@ -145,6 +145,41 @@ async fn a_suspect_body_that_finds_no_room_is_given_once_it_was_verified() {
     }
 }
 
+/// Issue 10 row 2: of two wrong bodies, the longer one begins with the shorter one, whose end lies before the longer one's gap.
+/// A right body between them that is judged without being kept does not let the second complete the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_body_that_finds_no_room_lets_no_longer_body_complete_a_wrong_one() {
+    let (right, long) = (noise(1, 12 * MIB), noise(2, 11 * MIB + 64 * 1024));
+    let short = long.slice(..11 * MIB);
+    for pass in [false, true] {
+        let world = World::with(|config| config.store.max_size = CAP).await;
+        let ask = |url: &str| {
+            let ask = world.client.get(url);
+            if pass { ask.header("x-unheard-of", "1") } else { ask }
+        };
+        let path = by_hash(&right);
+        let quarantine = std::time::Duration::from_secs(61);
+        let url = world.origin.put(&path, Page::new(short.clone()));
+        assert!(ask(&url).send().await.body.len() > 10 * MIB, "the control");
+        world.proxy.clock.advance(quarantine);
+        world.origin.put(&path, Page::new(right.clone()));
+        if pass {
+            assert_eq!(ask(&url).send().await.status.as_u16(), 503);
+        }
+        assert_eq!(ask(&url).send().await.complete().body, right);
+        world.origin.put(&path, Page::new(long.clone()));
+        let got = ask(&url).send().await;
+        assert!(!got.is_complete() && got.body.len() <= short.len() - 64 * 1024, "{pass}");
+        // The control: the right body is given afterwards too.
+        world.proxy.clock.advance(quarantine);
+        world.origin.put(&path, Page::new(right.clone()));
+        if pass {
+            assert_eq!(ask(&url).send().await.status.as_u16(), 503);
+        }
+        assert_eq!(ask(&url).send().await.complete().body, right);
+    }
+}
+
 /// Issue 10 row 9: a reader that joined before a body outgrew its share gets all of it, from the file and then from memory.
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_of_a_body_that_outgrows_its_share_get_all_of_it() {

@@ -397,24 +397,29 @@ fn kept() -> End {
 }
 
 /// A verified body makes the target trusted again once it is stored, or could not be. A body about which another principal has no
-/// promise does not. After one that was only given, the next may be another one.
+/// promise does not. After one that was only given, or whose commit was broken off, the next may be another one.
 #[tokio::test]
 async fn only_a_verified_body_ends_the_suspicion() {
     // A promise may bind a body when it begins, and no longer exist when the body is judged.
-    for (binds, vouched, end, suspect) in [
-        (true, true, kept(), false),
-        (false, true, kept(), false),
-        (true, true, End::Pass, false),
-        (true, true, End::Given, true),
-        (true, false, kept(), true),
-        (false, false, kept(), true),
-        (true, false, End::Pass, true),
+    for (binds, vouched, dropped, end, suspect) in [
+        (true, true, false, kept(), false),
+        (false, true, false, kept(), false),
+        (true, true, true, End::Pass, false),
+        (true, true, false, End::Given, true),
+        (true, true, false, End::broken("the fill was dropped"), true),
+        (true, false, false, kept(), true),
+        (false, false, false, kept(), true),
+        (true, false, true, End::Pass, true),
     ] {
         let world = World::new();
         world.lead.flight.suspect().await;
         world.begin(binds, 600_000).await;
         assert_eq!(world.lead.flight.lock().holding.hold, Hold::Whole);
         assert!(world.lead.flight.lock().holding.held, "whatever is promised of it");
+        if dropped {
+            // The store has no room for it.
+            world.lead.flight.push(Bytes::from_static(b"ab")).await.unwrap();
+        }
         if vouched {
             world.lead.flight.vouch();
         }
