@@ -13,9 +13,10 @@ use hyper::{Response, StatusCode, Version};
 use super::Pipeline;
 use super::bound::{Bound, Fault};
 use super::record::Record;
-use crate::digest::Wanted;
+use super::task::Task;
+use crate::digest::{Digests, Wanted};
 use crate::entry::Head;
-use crate::flight::{self, Answered, End, Flight, Opened, Reader, take_in};
+use crate::flight::{Answered, End, Flight, Opened, Reader, take_in};
 use crate::origin::{Gathered, ends_with_connection};
 use crate::outcome::Outcome;
 use crate::outcome::cause::{Cause, Why};
@@ -59,7 +60,11 @@ impl Pipeline {
         tokio::spawn(async move {
             let end = match take_in(&taking, body, until_close, spool).await {
                 Ok(body) => match bound.judge(&came, &body).await {
-                    Ok(vouched) => right(&bound, &taking, &body, vouched),
+                    Ok(vouched) => {
+                        let (pipeline, task) = (&bound.pipeline, &bound.task);
+                        let given = pipeline.given_whole(task, &taking, body.digests(), vouched);
+                        given.unwrap_or_else(|| End::not_kept(&taking.target, vouched))
+                    }
                     Err(Fault::Refused(reason)) => {
                         // As with fills (lead.rs): a client that was given no byte of an index has nothing to resume, so no
                         // quarantine is needed.
@@ -95,21 +100,27 @@ impl Pipeline {
             }
         }
     }
-}
 
-/// The body is what was promised, or no promise contradicts it. `vouched`: one vouches for it.
-fn right(bound: &Bound, flight: &Flight, body: &flight::Body, vouched: bool) -> End {
-    if vouched {
-        flight.vouch();
+    /// The end of a body that is not kept, and that is what was promised or is contradicted by no promise. `vouched`: a promise
+    /// vouches for it. `None` if it was only judged, and nothing of it can be given.
+    pub(super) fn given_whole(
+        self: &Arc<Self>,
+        task: &Task,
+        flight: &Flight,
+        (digests, size): (&Digests, u64),
+        vouched: bool,
+    ) -> Option<End> {
+        if vouched {
+            flight.vouch();
+        }
+        if flight.is_only_judged() {
+            return None;
+        }
+        if !vouched {
+            self.compare_later(task, flight, digests, size);
+        }
+        Some(End::Given)
     }
-    if flight.is_only_judged() {
-        return End::not_kept(&flight.target, vouched);
-    }
-    if !vouched {
-        let (digests, size) = body.digests();
-        bound.pipeline.compare_later(&bound.task, flight, digests, size);
-    }
-    End::Given
 }
 
 /// Waits until the first byte may be given. A client that cannot tell a truncated body from a complete one (HTTP/1.0, whose

@@ -241,16 +241,10 @@ impl Pipeline {
                 Finding::Proven { .. } | Finding::Excused(_) => {
                     let vouched = expected.vouches_for(&all, size);
                     return match uncompared_besides(&lead.flight) {
-                        None if lead.flight.is_only_judged() => {
-                            AttemptResult::Ended(only_judged(lead, task, vouched))
-                        }
                         None => {
-                            if vouched {
-                                lead.flight.vouch();
-                            } else {
-                                self.compare_later(task, &lead.flight, digests, size);
-                            }
-                            AttemptResult::Ended(End::Given)
+                            let flight = &lead.flight;
+                            let end = self.given_whole(task, flight, (digests, size), vouched);
+                            AttemptResult::Ended(end.unwrap_or_else(|| only_judged(task, vouched)))
                         }
                         // The body is as promised, so the origin has done nothing wrong; larder cannot compare the ranges.
                         Some(mismatch) => {
@@ -528,15 +522,11 @@ fn undecided(task: &Task, expected: &Expectation, mismatch: &Mismatch) -> End {
 
 /// How a fill ends whose body is right, of which no byte was kept or given. If a promise vouches for it, its target is suspect no
 /// more: the clients' own requests are answered as the body arrives.
-fn only_judged(lead: &Lead, task: &Task, vouched: bool) -> End {
-    let flight = &lead.flight;
-    if vouched {
-        flight.vouch();
-        if !task.principal.has_operator_login() {
-            return End::Pass;
-        }
+fn only_judged(task: &Task, vouched: bool) -> End {
+    if vouched && !task.principal.has_operator_login() {
+        return End::Pass;
     }
-    End::not_kept(&flight.target, vouched)
+    End::not_kept(&task.target, vouched)
 }
 
 fn refused(lead: &Lead, attempt: Attempt, end: End, resumed: bool) -> AttemptResult {
