@@ -183,7 +183,7 @@ async fn the_operator_hears_why_of_everything_and_others_of_what_is_public() {
         .await;
     let why = larder(&["why", &passed]).await;
     assert!(why.contains("pass(header)") && why.contains("x-strange"), "{why}");
-    assert!(daemon.log().contains("why=its header field x-strange"), "{}", daemon.log());
+    daemon.logged("why=its header field x-strange").await;
     let recent = larder(&["recent"]).await;
     assert!(
         recent.contains("rejected(promise)") && recent.contains("client 127.0.0.1"),

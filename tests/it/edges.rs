@@ -239,7 +239,7 @@ async fn nobody_forges_a_line_of_what_people_read() {
     let long = format!("{}/{}", origin.url(""), "\u{202e}".repeat(2000));
     client.get(&long).h2().send().await;
     client.get(&url).header("x-unknown", "1").h2().send().await;
-    let mut texts = vec![daemon.log()];
+    let mut texts = vec![daemon.logged("header field x-unknown").await];
     for arguments in [&["ls"][..], &["ls", "--json"], &["why", &url], &["why", "--json", &url]] {
         let said = say(&ca, &data, arguments).await;
         assert!(said.status.success(), "{arguments:?}");

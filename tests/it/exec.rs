@@ -137,7 +137,7 @@ async fn a_larder_that_is_on_its_way_out_is_waited_for() {
     let mut opened = daemon.client().await.get(&url).open().await.unwrap();
     assert!(opened.read(100_000).await);
     signal(daemon.id(), "TERM").await;
-    eventually("it ends", || async { daemon.log().contains("SIGTERM") }).await;
+    daemon.logged("SIGTERM").await;
     let mut command = larder(&ca, &data);
     command.args(["exec", "--", "sh", "-c", "exit 5"]).stdin(Stdio::null()).stderr(Stdio::piped());
     let mut waiting = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();

@@ -187,7 +187,7 @@ async fn a_second_signal_cuts_loudly() {
         let mut opened = if h2 { ask.h2() } else { ask }.open().await.unwrap();
         assert!(opened.read(100_000).await);
         signal(daemon.id(), "TERM").await;
-        eventually("the first is heard", || async { daemon.log().contains("SIGTERM") }).await;
+        daemon.logged("SIGTERM").await;
         assert!(!daemon.log().contains("cut off"), "the control: the transfer is waited for");
         signal(daemon.id(), "TERM").await;
         let reading = tokio::spawn(opened.rest());

@@ -29,10 +29,12 @@ async fn a_signed_index_is_read_once_and_its_claims_are_in_force() {
     };
     let (before, stored) = ("reading an index before it is kept", "reading a stored index");
     get("InRelease").await;
+    eventually("it is logged", || async { readings(before, "/InRelease") > 0 }).await;
     assert_eq!((readings(before, "/InRelease"), readings(stored, "/InRelease")), (1, 0));
     // What it claims proves its member, which carries no signature. The member is the control: it is read when it is stored.
     let said = get("main/binary-all/Packages").await;
     assert!(said.contains("signed"), "{said}");
+    eventually("it is logged", || async { readings(stored, "/Packages") > 0 }).await;
     assert_eq!((readings(before, "/Packages"), readings(stored, "/Packages")), (0, 1));
 }
 

@@ -280,10 +280,7 @@ async fn no_secret_is_logged() {
         ask.header("x-vault-token", "s3cr3t-vault").send().await.complete();
         client.get(url).send().await.complete();
     }
-    eventually("the last request is logged", || async {
-        daemon.log().contains("/seen-in-the-log")
-    })
-    .await;
+    daemon.logged("/seen-in-the-log").await;
     assert_eq!(daemon.terminate().await, Some(0));
     let log = daemon.log();
     let leaks: Vec<&str> = log.lines().filter(|line| line.contains("s3cr3t")).collect();

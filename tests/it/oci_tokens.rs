@@ -470,10 +470,7 @@ async fn no_token_stands_anywhere() {
         told.push(text(&say(&ca, &data, command).await));
     }
     told.push(own(daemon.address, "/-/metrics").await);
-    eventually("the last request is logged", || async {
-        daemon.log().contains("private/box/tags/list")
-    })
-    .await;
+    daemon.logged("private/box/tags/list").await;
     assert_eq!(daemon.terminate().await, Some(0));
     for (place, text) in [("the log", daemon.log()), ("what larder tells", told.join("\n"))] {
         for secret in [TOKEN, "X-Amz-Signature=0"] {

@@ -55,7 +55,7 @@ async fn a_second_signal_does_not_wait_for_transfers() {
     let mut opened = daemon.client().await.get(&url).open().await.unwrap();
     assert!(opened.read(100_000).await);
     signal(daemon.id(), "TERM").await;
-    eventually("the first signal is heard", || async { daemon.log().contains("SIGTERM") }).await;
+    daemon.logged("SIGTERM").await;
     assert!(daemon.is_running(), "the transfer is waited for");
     signal(daemon.id(), "INT").await;
     assert_eq!(daemon.ended().await, Some(1));
@@ -86,10 +86,7 @@ async fn a_hangup_puts_the_changed_configuration_in_force() {
     eventually("the roots are read", || async { status().await == 200 }).await;
     reload("hosts.refuse = [\"127.0.0.1\"]\nclients.max_connections = 7\n").await;
     eventually("the host is refused", || async { refused(&daemon, &bench).await }).await;
-    eventually("what waits for a restart is told", || async {
-        daemon.log().contains("restart larder to change clients.max_connections")
-    })
-    .await;
+    daemon.logged("restart larder to change clients.max_connections").await;
 
     // A mistake in the configuration changes nothing, whether it is a name or a file.
     for wrong in ["allow_net = []\n", ""] {

@@ -86,7 +86,7 @@ async fn a_signed_address_behind_a_redirect_is_told_without_its_signature() {
     for url in [&url, &around, &dead] {
         told_by(&bench, &["why", url]).await;
     }
-    eventually("the last request is logged", || async { daemon.log().contains(&gone) }).await;
+    daemon.logged(&gone).await;
     let log = daemon.log();
     let leaks: Vec<&str> = log.lines().filter(|line| line.contains(PLANTED)).collect();
     assert!(leaks.is_empty(), "{leaks:#?}");

@@ -211,10 +211,6 @@ async fn systemd_starts_it_at_the_first_connection() {
     let mut daemon = Daemon::try_run(command).await.unwrap();
     waking.await.unwrap();
     let _client = daemon.client().await;
-    assert!(
-        daemon.log().contains("the service manager passed 1 listening socket"),
-        "{}",
-        daemon.log()
-    );
+    daemon.logged("the service manager passed 1 listening socket").await;
     assert_eq!(daemon.terminate().await, Some(0));
 }

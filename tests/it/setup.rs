@@ -487,5 +487,5 @@ async fn serve_prints_the_line() {
     let daemon = crate::world::binary::Daemon::start(&ca, &dir.path().join("data"), &[]).await;
     let page = larder::own(daemon.address, "/").await;
     let line = page.lines().find(|line| line.contains("sudo sh \"$f\"")).unwrap().trim();
-    crate::world::eventually("it is printed", || async { daemon.log().contains(line) }).await;
+    daemon.logged(line).await;
 }

@@ -83,9 +83,27 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
-    /// What it logged so far.
+    /// What was read of its log so far. A line that belongs to an answer may come after that answer: a test that expects one
+    /// waits for it with [`Self::logged`].
     pub(crate) fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Waits until its log contains `line`, and returns the log; panics with the log if the line does not come.
+    pub(crate) async fn logged(&self, line: &str) -> String {
+        let logged = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let log = self.log();
+                if log.contains(line) {
+                    return log;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        match logged.await {
+            Ok(log) => log,
+            Err(_) => panic!("larder did not log {line:?}:\n{}", self.log()),
+        }
     }
 
     /// Whether it still runs.
