@@ -134,6 +134,10 @@ pub fn date(text: &str) -> Option<SystemTime> {
     if !known {
         return None;
     }
+    // Nearly every date is written as it should be.
+    if let Ok(date) = httpdate::parse_http_date(text) {
+        return Some(date);
+    }
     let rest = in_usual_case(rest);
     DAYS.iter().find_map(|full| {
         // Keeps the length of the day name, so that the formats stay distinct.

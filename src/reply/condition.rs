@@ -26,26 +26,24 @@ pub enum Selection {
 /// answered.
 pub fn select(request: &HeaderMap, stored: &Head, total: Option<u64>) -> Selection {
     let text = |name: &HeaderName| request.get(name).and_then(|value| value.to_str().ok());
-    let etag = stored.headers.get(header::ETAG).map(characters);
-    let etag = etag.as_deref();
-    let modified = stored.text(&header::LAST_MODIFIED);
+    // Read only for a condition: most requests have none.
+    let etag = || stored.headers.get(header::ETAG).map(characters);
+    let modified = || date(stored.text(&header::LAST_MODIFIED));
     if let Some(wanted) = list(request, &header::IF_MATCH) {
-        if !matches_any(&wanted, etag, true) {
+        if !matches_any(&wanted, etag().as_deref(), true) {
             return Selection::PreconditionFailed;
         }
-    } else if let (Some(limit), Some(modified)) =
-        (date(text(&header::IF_UNMODIFIED_SINCE)), date(modified))
-        && modified > limit
+    } else if let Some(limit) = date(text(&header::IF_UNMODIFIED_SINCE))
+        && modified().is_some_and(|modified| modified > limit)
     {
         return Selection::PreconditionFailed;
     }
     if let Some(known) = list(request, &header::IF_NONE_MATCH) {
-        if matches_any(&known, etag, false) {
+        if matches_any(&known, etag().as_deref(), false) {
             return Selection::NotModified;
         }
-    } else if let (Some(known), Some(modified)) =
-        (date(text(&header::IF_MODIFIED_SINCE)), date(modified))
-        && modified <= known
+    } else if let Some(known) = date(text(&header::IF_MODIFIED_SINCE))
+        && modified().is_some_and(|modified| modified <= known)
     {
         return Selection::NotModified;
     }

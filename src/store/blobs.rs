@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! blobs/<first byte>/<sha256>        the body
-//! blobs/<first byte>/<sha256>.crc    its length, and the CRC-32 of each chunk of 64 KiB
+//! blobs/<first byte>/<sha256>.crc    its length, and the CRC-32 of each chunk of 64 KiB, if it has several
 //! ```
 //!
 //! SHA-256 is computed once, when a body arrives. A hit checks the CRC of each chunk before it is sent, which costs
-//! about a thirtieth of hashing it. A CRC suffices here: it is to catch bit flips of disk and memory, not forgeries. A
+//! about a thirtieth of hashing it. A body of one chunk has no checksum file, which would cost more to sync than the body
+//! itself: after a restart its SHA-256 is compared at its first opening, and its CRC is kept in memory. A CRC suffices here: it is to catch bit flips of disk and memory, not forgeries. A
 //! damaged body is taken out of service and becomes a miss (promise P8). A body that merely cannot be read at the
 //! moment stays (DESIGN §6).
 //!
@@ -17,7 +18,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSliceMut, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -31,7 +32,7 @@ use super::record::remove_quietly;
 use super::sealed::{Kind, seal, unseal};
 use super::space::{Kept, footprint};
 use super::{Buffer, CHUNK, Store, durable, failpoint, hold};
-use crate::digest::{BlobId, hex};
+use crate::digest::{Algorithms, BlobId, Hashing, hex};
 use crate::limits::{PLACES, Place};
 use crate::received::Spooled;
 
@@ -136,10 +137,16 @@ impl Stored {
     }
 }
 
-/// The disk space of a body of `size` bytes with its checksum file.
+/// Whether a body of `size` bytes has a checksum file.
+const fn has_side(size: u64) -> bool {
+    size > CHUNK
+}
+
+/// The disk space of a body of `size` bytes, with its checksum file if it has one.
 pub(super) fn footprint_of(size: u64) -> u64 {
     // A CRC takes at most five bytes in the file; the header takes at most 32.
-    footprint(size).saturating_add(footprint(32 + 5 * size.div_ceil(CHUNK)))
+    let side = if has_side(size) { footprint(32 + 5 * size.div_ceil(CHUNK)) } else { 0 };
+    footprint(size).saturating_add(side)
 }
 
 impl Blobs {
@@ -155,8 +162,10 @@ impl Blobs {
         failpoint::hit("store.before-fsync");
         spooled.file.sync_all()?;
         failpoint::hit("store.before-crc");
-        let sums = seal(SUMS, &(spooled.size, &spooled.chunks))?;
-        durable::write(&self.side(id), &sums, 0o600)?;
+        if has_side(spooled.size) {
+            let sums = seal(SUMS, &(spooled.size, &spooled.chunks))?;
+            durable::write(&self.side(id), &sums, 0o600)?;
+        }
         failpoint::hit("store.before-rename");
         let placed = durable::rename(&spooled.path, &self.path(id)).and_then(|()| {
             failpoint::hit("store.after-rename");
@@ -168,10 +177,10 @@ impl Blobs {
         placed
     }
 
-    /// Whether both files of a body exist and the body has the right length.
+    /// Whether the files of a body exist and the body has the right length.
     pub(super) fn holds(&self, id: BlobId, size: u64) -> io::Result<bool> {
         match self.path(id).metadata() {
-            Ok(body) if body.len() == size => self.side(id).try_exists(),
+            Ok(body) if body.len() == size => Ok(!has_side(size) || self.side(id).try_exists()?),
             Ok(_) => Ok(false),
             Err(error) if durable::is_damage(&error) => Ok(false),
             Err(error) => Err(error),
@@ -206,18 +215,23 @@ impl Blobs {
 
     fn sweep_shard(&self, shard: u8, bodies: &mut Vec<(BlobId, u64)>) -> io::Result<()> {
         for file in durable::list(&self.directory.join(hex(&[shard])))? {
-            let kept = match parse(&file.file_name()) {
-                Some((id, true)) => self.path(id).try_exists()?,
-                Some((id, false)) if self.side(id).try_exists()? => match file.metadata() {
-                    Ok(metadata) => {
-                        bodies.push((id, metadata.len()));
-                        true
-                    }
-                    Err(error) if durable::is_damage(&error) => false,
-                    Err(error) => return Err(error),
-                },
-                Some(_) | None => false,
+            let Some((id, is_side)) = parse(&file.file_name()) else {
+                remove_quietly(&file.path());
+                continue;
             };
+            let size = match self.path(id).metadata() {
+                Ok(body) => Some(body.len()),
+                Err(error) if durable::is_damage(&error) => None,
+                Err(error) => return Err(error),
+            };
+            let kept = match size {
+                None => false,
+                Some(size) if is_side => has_side(size),
+                Some(size) => !has_side(size) || self.side(id).try_exists()?,
+            };
+            if let Some(size) = size.filter(|_| kept && !is_side) {
+                bodies.push((id, size));
+            }
             if !kept {
                 remove_quietly(&file.path());
             }
@@ -278,7 +292,10 @@ impl Blobs {
         if file.metadata()?.len() != stored.size {
             return Err(damaged("its length has changed"));
         }
-        if stored.sums.get().is_none() {
+        if stored.sums.get().is_none() && !has_side(stored.size) {
+            let sum = sum_of_small(&file, id)?;
+            stored.sums.get_or_init(|| Box::from([sum]));
+        } else if stored.sums.get().is_none() {
             let limit = footprint_of(stored.size);
             let bytes = durable::read(&self.side(id), limit)?;
             let (size, sums): (u64, Vec<u32>) = bytes
@@ -308,6 +325,18 @@ impl Blobs {
         path.push(SIDE);
         path.into()
     }
+}
+
+/// The CRC of a body of at most one chunk, after its SHA-256 was compared. Blocking.
+fn sum_of_small(file: &File, id: BlobId) -> io::Result<u32> {
+    let mut bytes = Vec::new();
+    file.take(CHUNK + 1).read_to_end(&mut bytes)?;
+    let mut hashing = Hashing::new(Algorithms::NONE);
+    hashing.update(&bytes);
+    if hashing.finish().blob() != id {
+        return Err(damaged("its bytes are not what was stored"));
+    }
+    Ok(crc32fast::hash(&bytes))
 }
 
 /// The body to which a file name belongs, and whether the file is the checksum file.

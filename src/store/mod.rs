@@ -5,7 +5,7 @@
 //! DATA/state/…             what must survive deletion of the cache               state.rs
 //! DATA/state/unverified    targets whose bytes were delivered unverified         unverified.rs
 //! DATA/v1/spool/…          bodies that are arriving                              spool.rs
-//! DATA/v1/blobs/…          bodies by their SHA-256, with a CRC for each chunk    blobs.rs
+//! DATA/v1/blobs/…          bodies by their SHA-256, and CRCs of large ones       blobs.rs
 //! DATA/v1/records/…        one file for each entry: the truth                    record.rs
 //! DATA/v1/ledger/…         sled, rebuilt from the records when necessary         ledger.rs
 //! DATA/v1/ledger.seal      checksums of the cleanly closed ledger                audit.rs

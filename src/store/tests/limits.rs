@@ -31,7 +31,8 @@ fn the_cap_holds_with_everything_that_is_being_written() {
 
 #[test]
 fn a_scan_does_not_push_out_what_builds_hit() {
-    let world = World::with_cap(100 * takes(1000));
+    // Room for 66 bodies with their records, of which 50 are hit.
+    let world = World::with_cap(66 * (takes(1000) + 4096));
     let store = world.open();
     let hit: Vec<Arc<Entry>> = (0..50)
         .map(|seed| keep(&store, &format!("https://example.org/hit/{seed}"), &body(seed, 1000)))
