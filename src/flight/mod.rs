@@ -12,11 +12,13 @@
 //! A reader that joins late starts at the beginning of the file. Bytes for which the store has no room go through a small window
 //! in memory (window.rs); from then on no reader can join.
 
+mod alike;
 mod beside;
 mod end;
 mod flights;
 mod gap;
 mod intake;
+mod judged;
 mod late;
 mod parts;
 mod reader;
@@ -38,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use alike::Alike;
 pub use beside::{Beside, GivenRange};
 pub use end::End;
 pub use flights::{Flights, Lead, Permit};
@@ -57,6 +60,7 @@ use window::{Readers, Unkept};
 pub use writer::Body;
 
 use crate::clock::Time;
+use crate::digest::BlobId;
 use crate::entry::Head;
 use crate::origin::Answer;
 use crate::proof::Proof;
@@ -126,6 +130,10 @@ struct Shared {
     parts: Parts,
     /// How the body is held back.
     holding: BodyHold,
+    /// The body that this one is compared with, if it is held back whole.
+    alike: Option<Alike>,
+    /// The digests of its chunks, once it has arrived and if it was held back whole.
+    chunks: Option<Vec<BlobId>>,
     /// The ranges that are given beside the fill. `None` once the body is being judged; then no range can be added.
     besides: Option<Vec<Arc<Beside>>>,
     /// The body was judged good: all of it may be given, with this proof.
@@ -157,6 +165,8 @@ impl Flight {
                 window_start: 0,
                 parts: Parts::default(),
                 holding: BodyHold { binds: false, held: false, hold: Hold::Gap, gave: false },
+                alike: None,
+                chunks: None,
                 besides: Some(Vec::new()),
                 verified: false,
                 unkept: Unkept::Wait,
@@ -190,6 +200,7 @@ impl Flight {
             shared.answered = Some(Arc::new(answered));
             shared.file = file;
             shared.holding = BodyHold { binds, held: back, hold, ..shared.holding };
+            (shared.alike, shared.chunks) = (None, None);
             shared.besides = Some(Vec::new());
             shared.parts = Parts::default();
         });
@@ -343,8 +354,7 @@ impl Flight {
             shared.end = Some(end);
             let verdict = match (complete, shared.vouched, shared.holding.gave) {
                 (true, Vouched::Yes, _) if kept => Verdict::Verified,
-                (_, Vouched::Yes, _) if shared.unkept == Unkept::Dropped => Verdict::Judged,
-                // A commit may have failed or been broken off.
+                // A commit may have failed or been broken off, or there was no room.
                 (_, Vouched::Yes, _) => Verdict::Right,
                 (false, _, true) => Verdict::Unverified,
                 // No promise covered what was given. Its readers may be given the rest after this.

@@ -102,6 +102,7 @@ impl Reader {
     pub async fn open(&mut self, at: u64, end: u64) -> Opened {
         loop {
             let seen = self.flight.make_way(at, end).await;
+            self.flight.compare_only_if_promised();
             {
                 let mut shared = self.flight.lock();
                 // After these two ends the bytes can still be read; any other end is the answer.
@@ -166,6 +167,7 @@ impl Reader {
         }
         loop {
             self.flight.bind_before_reading().await;
+            self.flight.compare_only_if_promised();
             if let Some(contradicted) = self.flight.contradicted() {
                 return Err(contradicted);
             }
@@ -224,7 +226,8 @@ impl Reader {
                 Step::Window(bytes) => at + bytes.len() as u64,
                 Step::Wait | Step::End | Step::Broken(_) => at,
             };
-            if !shared.verified && to > at {
+            // What is known to be right completes no wrong body.
+            if !shared.verified && to > at.max(shared.alike_to()) {
                 gap.note(at, to);
                 if !shared.holding.held && shared.holding.hold == Hold::Whole {
                     gap.spend();
@@ -323,11 +326,11 @@ impl Shared {
             _ if self.verified => end.min(self.reach(at)).max(at),
             _ if self.unkept == Unkept::Dropped => at,
             // Another body of the target was refused meanwhile, so this one gives nothing before its judgement, whatever binds
-            // it.
-            _ if gap.is_suspect() => at,
+            // it; except for bytes that are known to be right.
+            _ if gap.is_suspect() => end.min(self.have).min(self.alike_to()).max(at),
             _ if !self.holding.held => end.min(self.reach(at)).max(at),
             Hold::Gap => gap.limit(at, end, self.reach(at)),
-            Hold::Whole => at,
+            Hold::Whole => end.min(self.have).min(self.alike_to()).max(at),
         }
     }
 

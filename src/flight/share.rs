@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocking;
 use super::gap::{Gap, HELD_WHOLE, Hold, Length, own_start};
+use super::judged::JudgedBodies;
 use crate::clock::Time;
 use crate::store::{Delivered, Unverified};
 use crate::target::{Key, Target};
@@ -29,6 +30,7 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Gaps {
     pub(super) unverified: Arc<Unverified>,
+    pub(super) judged: JudgedBodies,
     /// Locked after a gap, if both are needed, and never while the disk is used.
     of: Mutex<HashMap<Key, Users>>,
 }
@@ -89,9 +91,6 @@ pub(super) enum Verdict {
     /// All of it is what was promised, and it is stored: the next body of the target need not be held back for what others gave
     /// before.
     Verified,
-    /// All of it is what was promised, and there is no room to keep any body of the target until its judgement. The next one of
-    /// its length is given as it arrives, up to the end.
-    Judged,
     /// All of it is what was promised, and it is not stored: the origin may give the next client another body, which completes
     /// what others were given.
     Right,
@@ -120,7 +119,7 @@ pub(super) struct Share {
 impl Gaps {
     /// Starts with what was recorded on disk before.
     pub fn new(unverified: Arc<Unverified>) -> Arc<Self> {
-        Arc::new(Self { unverified, of: Mutex::default() })
+        Arc::new(Self { unverified, judged: JudgedBodies::default(), of: Mutex::default() })
     }
 
     /// A share in the gap of `target`, whatever its variant and spelling, and for every principal.
@@ -389,7 +388,7 @@ impl Share {
             return;
         }
         match verdict {
-            Verdict::Verified | Verdict::Judged => {
+            Verdict::Verified => {
                 (gap.unverified, gap.whole) = (false, Length::NoBody);
                 gap.gap.trust();
             }
@@ -413,15 +412,9 @@ impl Share {
         });
         let changed = if last {
             of.remove(&self.key);
-            let changed = self.remember(&mut gap);
-            // Without a record there is nothing that others may complete.
-            if changed && verdict == Verdict::Judged {
-                self.note_judged(&mut gap);
-            }
-            changed
+            self.remember(&mut gap)
         } else {
-            matches!(verdict, Verdict::Verified | Verdict::Judged)
-                && self.forget_suspicion(&mut gap)
+            verdict == Verdict::Verified && self.forget_suspicion(&mut gap)
         };
         drop(of);
         drop(gap);
@@ -450,17 +443,6 @@ impl Share {
             }
         };
         self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
-    }
-
-    /// Records where the gap of later bodies is: at the end of one of this length. Bodies of other lengths, whose gaps would lie
-    /// elsewhere, are held back whole, as those that were refused may have been of such lengths.
-    fn note_judged(&self, gap: &mut TargetGap) {
-        let length = self.length.load(Ordering::Relaxed);
-        // An unknown length would hold back all bodies, also the right one, for which there is no room.
-        if length != UNKNOWN && length > HELD_WHOLE {
-            let (length, start) = (Some(length), own_start(length));
-            self.put(gap, Noted { length, gap: start, state: Delivered::Given });
-        }
     }
 
     /// A body was verified while other bodies of the target are arriving: the record says again what these gave and may give.

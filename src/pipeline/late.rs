@@ -141,17 +141,24 @@ impl Pipeline {
         }
     }
 
+    /// The body of `flight` begins. If it is held back whole, it is given as far as it is the same as one that was judged right.
+    pub(super) fn compare_with_judged(self: &Arc<Self>, task: &Task, flight: &Flight) {
+        flight.compare_with_judged(|digests, size| self.later_agreement(task, digests, size));
+    }
+
     /// What the promises say by now about a complete body. They are looked up only when they may have changed.
     fn later_agreement(self: &Arc<Self>, task: &Task, digests: Vec<Digest>, size: u64) -> Agrees {
         // As with a fill: the body may be given longer than larder runs.
         let (pipeline, task) = (Arc::downgrade(self), task.clone());
-        let undecided = Mutex::new(None);
+        let known = Mutex::new(None);
         Arc::new(move || {
             let Some(pipeline) = pipeline.upgrade() else { return Agreement::Undecided };
-            let mut undecided = undecided.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             let state = (pipeline.store.generation(), pipeline.store.convention_changes());
-            if *undecided == Some(state) {
-                return Agreement::Undecided;
+            if let Some((at, agreement)) = *known
+                && at == state
+            {
+                return agreement;
             }
             let expected = pipeline.expectation_of(&task);
             let agreement = match expected.find(&digests, size, Time::from_millis(i64::MIN)) {
@@ -162,7 +169,8 @@ impl Pipeline {
                 Finding::Doubted(_) => Agreement::Unread,
                 Finding::Refused(_) => Agreement::Contradicted,
             };
-            *undecided = Some(state).filter(|_| agreement == Agreement::Undecided);
+            let lasts = matches!(agreement, Agreement::Undecided | Agreement::Vouched);
+            *known = lasts.then_some((state, agreement));
             agreement
         })
     }

@@ -14,6 +14,7 @@ use crate::proof::Rank;
 use crate::store::Unverified;
 use crate::target::Partition;
 
+mod alike;
 mod besides;
 
 const NOW: Time = Time::from_millis(1_000);
@@ -396,15 +397,15 @@ fn kept() -> End {
     }))
 }
 
-/// A verified body makes the target trusted again once it is stored, or could not be. A body about which another principal has no
-/// promise does not. After one that was only given, or whose commit was broken off, the next may be another one.
+/// A verified body makes the target trusted again once it is stored. A body about which another principal has no promise does not.
+/// After one that was only given, that found no room, or whose commit was broken off, the next may be another one.
 #[tokio::test]
 async fn only_a_verified_body_ends_the_suspicion() {
     // A promise may bind a body when it begins, and no longer exist when the body is judged.
     for (binds, vouched, dropped, end, suspect) in [
         (true, true, false, kept(), false),
         (false, true, false, kept(), false),
-        (true, true, true, End::Pass, false),
+        (true, true, true, End::Pass, true),
         (true, true, false, End::Given, true),
         (true, true, false, End::broken("the fill was dropped"), true),
         (true, false, false, kept(), true),
