@@ -129,7 +129,7 @@ impl Gaps {
         let users = of.entry(key).or_insert_with(|| {
             let row = self.unverified.get(key);
             let gap =
-                row.or_else(|| self.unverified.of_any()).map_or_else(Gap::default, Gap::noted);
+                row.or_else(|| self.unverified.of_any(key)).map_or_else(Gap::default, Gap::noted);
             let noted =
                 row.map(|row| Noted { length: row.length, gap: gap.start(), state: row.state });
             // A client of such a body lacks bytes of the gap, however the body ended.

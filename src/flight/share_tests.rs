@@ -338,7 +338,7 @@ fn a_gap_makes_way_for_no_suspect_target_and_no_body_that_has_ended() {
     }
 }
 
-/// A refusal that found no room in the table counts for the bodies that come later.
+/// A refusal that found no room in the table counts for the bodies of its origin that come later.
 #[test]
 fn when_the_table_is_full_what_is_promised_is_held_back_whole() {
     for full in [true, false] {
@@ -365,7 +365,8 @@ fn when_the_table_is_full_what_is_promised_is_held_back_whole() {
         for number in 0..2 {
             gaps.unverified.remove(name(number));
         }
-        for (target, held) in [(&target, true), (&other, full)] {
+        let elsewhere = Target::from_url("https://example.net/a").unwrap();
+        for (target, held) in [(&target, true), (&other, full), (&elsewhere, false)] {
             let hold = gaps.share(target).begin(Some(2 * MIB), true);
             assert_eq!(hold, if held { Hold::Whole } else { Hold::Gap }, "{target}");
         }
