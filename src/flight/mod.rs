@@ -46,7 +46,9 @@ pub use end::End;
 pub use flights::{Flights, Lead, Permit};
 use gap::Hold;
 pub use gap::{GAP, HELD_WHOLE};
-pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
+pub use intake::{
+    Binding, Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in,
+};
 use late::Asking;
 pub use late::{Late, Place};
 use parts::Parts;

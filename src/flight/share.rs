@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocking;
 use super::gap::{Gap, HELD_WHOLE, Hold, Length, own_start};
+use super::intake::Binding;
 use super::judged::JudgedBodies;
 use crate::clock::Time;
 use crate::store::{Delivered, Unverified};
@@ -186,8 +187,14 @@ impl Share {
     /// bytes could not make a complete file: the body is held back whole, and so are all later ones until one is verified. A body
     /// whose share has ended is held back whole. Blocking.
     pub(super) fn bind(&self, length: Option<u64>, hold: Hold) -> Hold {
+        self.bind_by(Binding::Yes, length, hold)
+    }
+
+    /// Like [`Self::bind`], by a promise that may not be read yet. Then the body is held back as if it were bound; but that the gap
+    /// is used up makes the target suspect only with a body that begins, or is bound, when the promise was read.
+    pub(super) fn bind_by(&self, binding: Binding, length: Option<u64>, hold: Hold) -> Hold {
         loop {
-            let bound = self.look(&mut lock(&self.gap), length, hold);
+            let bound = self.look(&mut lock(&self.gap), binding, length, hold);
             match bound {
                 Bound::So(hold) => return hold,
                 Bound::Suspect(row) => {
@@ -201,7 +208,13 @@ impl Share {
         }
     }
 
-    fn look(&self, gap: &mut TargetGap, length: Option<u64>, hold: Hold) -> Bound {
+    fn look(
+        &self,
+        gap: &mut TargetGap,
+        binding: Binding,
+        length: Option<u64>,
+        hold: Hold,
+    ) -> Bound {
         if self.has_ended() || gap.gap.is_suspect() {
             return Bound::So(Hold::Whole);
         }
@@ -209,7 +222,7 @@ impl Share {
         if hold == Hold::Whole || spent {
             // If it is recorded which bytes were given, the gap of that record is withheld, and this body needs none.
             let recorded = gap.noted.is_some() && !spent;
-            if gap.gap.has_given() && !recorded {
+            if gap.gap.has_given() && !recorded && binding == Binding::Yes {
                 return Bound::Suspect(self.note_suspect(gap));
             }
             return Bound::So(Hold::Whole);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use super::gap::{GAP, Gap, HELD_WHOLE, Hold};
+use super::intake::Binding;
 use super::late::Place;
 use super::share::{Gaps, Share, Verdict};
 use super::stored::Agreement;
@@ -445,5 +446,42 @@ fn a_body_that_was_only_judged_leaves_the_record_as_it_is() {
             let next = gaps.share(&target);
             assert_eq!(next.begin(Some(2 * MIB), true), other, "{verdict:?} {refused}");
         }
+    }
+}
+
+/// A promise that cannot be read now holds a body back, and makes no target suspect. What was given is recorded, and counts once the
+/// promise is read.
+#[test]
+fn a_promise_that_is_not_read_yet_makes_no_target_suspect() {
+    for binding in [Binding::Unread, Binding::Yes] {
+        let (_data, gaps, target) = gaps();
+        let (pass, fill) = (gaps.share(&target), gaps.share(&target));
+        let hold = fill.begin(Some(2 * MIB), false);
+        pass.begin(Some(2 * MIB), false);
+        pass.with(|gap| gap.note(0, 2 * MIB - 10));
+        assert_eq!(fill.bind_by(binding, Some(2 * MIB), hold), Hold::Whole);
+        assert_eq!(gaps.is_suspect(&target), binding == Binding::Yes);
+        drop((pass, fill));
+        assert_eq!(gaps.is_suspect(&target), binding == Binding::Yes);
+        assert_eq!(gaps.share(&target).begin(Some(2 * MIB), true), Hold::Whole);
+        assert!(gaps.is_suspect(&target), "it was read, and binds");
+    }
+}
+
+/// The same for a body that broke off.
+#[test]
+fn what_was_given_of_a_broken_body_is_recorded_until_its_promise_is_read() {
+    for (binding, state) in [
+        (Binding::No, Delivered::Spent),
+        (Binding::Unread, Delivered::Spent),
+        (Binding::Yes, Delivered::Suspect),
+    ] {
+        let (_data, gaps, target) = gaps();
+        let place = Place { start: Some(0), length: Some(2 * MIB) };
+        let late = gaps.join_unbound(&target, place);
+        late.give(0, 2 * MIB - 10, 2 * MIB - 10);
+        late.broke_off(Arc::new(move || binding));
+        let row = gaps.unverified.get(target.file_key());
+        assert_eq!(row.map(|row| row.state), Some(state), "{binding:?}");
     }
 }

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::gap::{HELD_WHOLE, own_start};
+use super::intake::Binding;
 use super::late::{Late, Place};
 use super::reader::Broken;
 use super::share::Gaps;
@@ -128,7 +129,7 @@ fn contradicted(target: &Target) -> Broken {
 
 /// A promise contradicts the body, and bytes of it were given.
 fn bound(mut late: Late) {
-    late.bind();
+    late.bind(Binding::Yes);
 }
 
 impl Drop for Unvouched {

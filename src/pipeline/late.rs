@@ -29,7 +29,7 @@ use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Digest, Digests, Hashing};
 use crate::entry::Head;
-use crate::flight::{self, Agreement, Agrees, Binds, Flight, Late, Place};
+use crate::flight::{self, Agreement, Agrees, Binding, Binds, Flight, Late, Place};
 use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{Body, Cut, Line, Source};
@@ -327,13 +327,14 @@ impl Watched {
             );
             return Err(Why::new(Cause::Quarantine, line));
         }
-        if !(self.binds)() {
+        let binding = (self.binds)();
+        if binding == Binding::No {
             return Ok(());
         }
         // A body that is cut off now is recorded as well: its client may resume.
         if let Some(mut late) = self.late.take() {
             let binding = tokio::task::spawn_blocking(move || {
-                late.bind();
+                late.bind(binding);
                 late
             });
             self.late = Some(binding.await.map_err(|_| self.undecided())?);

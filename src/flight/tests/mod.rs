@@ -507,7 +507,7 @@ async fn a_promise_that_comes_late_finds_what_was_given_before() {
         world.begin(false, 600_000).await;
         world.write(&vec![7; 600_000]);
         world.reader().next(from, from + 50).await.unwrap();
-        world.lead.flight.bind().await;
+        world.lead.flight.bind(Binding::Yes).await;
         let expected = if from == 0 { Hold::Gap } else { Hold::Whole };
         assert_eq!(world.lead.flight.lock().holding.hold, expected, "{from}");
     }
