@@ -57,7 +57,7 @@ pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
 use stored::Agreeing;
-pub use stored::{Agreement, Agrees, Unvouched};
+pub use stored::{Agreement, Agrees, Decodes, Unvouched};
 use window::{Readers, Unkept};
 pub use writer::Body;
 

@@ -386,7 +386,7 @@ fn a_small_stored_body_is_cut_when_a_promise_contradicts_it() {
         let now = Arc::clone(&promised);
         let agrees =
             move || if now.load(Ordering::Relaxed) { agreement } else { Agreement::Undecided };
-        let mut body = gaps.watch_stored(&target, HELD_WHOLE, Arc::new(agrees));
+        let mut body = gaps.watch_stored(&target, HELD_WHOLE, Arc::new(agrees), None);
         let half = HELD_WHOLE / 2;
         body.give(0, half).now_or_never().unwrap().unwrap();
         promised.store(true, Ordering::Relaxed);
@@ -406,7 +406,7 @@ fn a_stored_body_that_is_given_in_order_is_recorded_once() {
         let rows = || std::fs::metadata(data.path().join("u")).unwrap().len() / 61;
         for _ in 0..2 {
             let agrees = Arc::new(|| Agreement::Undecided);
-            let mut body = gaps.watch_stored(&target, 2 * MIB, agrees);
+            let mut body = gaps.watch_stored(&target, 2 * MIB, agrees, None);
             for at in (0..to).step_by(1 << 16) {
                 let given = body.give(at, (at + (1 << 16)).min(to)).now_or_never();
                 given.expect("it does not wait").unwrap();

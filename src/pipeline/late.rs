@@ -123,7 +123,8 @@ impl Pipeline {
             return Source::Blob(blob, chunk);
         }
         let agrees = self.later_agreement(task, stored.entry.digests.clone(), size);
-        let unvouched = self.flights.gaps().watch_stored(task.bare(), size, agrees);
+        let decodes = self.later_decoding(task, &stored.entry.head, &blob);
+        let unvouched = self.flights.gaps().watch_stored(task.bare(), size, agrees, decodes);
         Source::Unvouched(blob, chunk, Box::new(unvouched))
     }
 
