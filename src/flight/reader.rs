@@ -142,10 +142,24 @@ impl Reader {
 
     /// Waits for the judgement. `None`: the body was judged good.
     pub async fn judged(&mut self) -> Option<End> {
+        self.judged_unless(|_| false).await
+    }
+
+    /// Like [`Self::judged`], for a client that is given nothing before. `None` also if the body cannot wait, because the store has
+    /// no room for it, and its length is announced: the client can tell from that whether it has all.
+    pub async fn judged_if_kept(&mut self) -> Option<End> {
+        self.judged_unless(|shared| {
+            let answered = shared.answered.as_ref();
+            answered.is_some_and(|answered| answered.length.is_some()) && shared.has_no_room()
+        })
+        .await
+    }
+
+    async fn judged_unless(&mut self, ends: impl Fn(&Shared) -> bool) -> Option<End> {
         loop {
             {
                 let mut shared = self.flight.lock();
-                if shared.verified {
+                if shared.verified || shared.end.is_none() && ends(&shared) {
                     return None;
                 }
                 if let Some(end) = &shared.end {
@@ -313,6 +327,11 @@ impl Shared {
     /// Whether no client was given a byte or the head.
     pub(super) fn nothing_given(&self) -> bool {
         !self.holding.gave && !self.told
+    }
+
+    /// Whether the store has no room for all of the body, which goes through the window.
+    fn has_no_room(&self) -> bool {
+        self.file.is_none() || self.have > self.filed
     }
 
     /// Whether the body is neither judged nor ended yet.

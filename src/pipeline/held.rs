@@ -128,11 +128,12 @@ impl Pipeline {
 }
 
 /// Waits until the first byte may be given. A client that cannot tell a truncated body from a complete one (HTTP/1.0, whose
-/// bodies may end with the connection) waits for the judgement, if there will be one.
+/// bodies may end with the connection) waits for the judgement, if there will be one. A body for which there is no room cannot wait
+/// for that: it is given as it arrives if its length is announced, and the connection ends with a reset if it is cut.
 pub(super) async fn first_bytes(reader: &mut Reader, version: Version, needed: Span) -> Opened {
     if version == Version::HTTP_10
         && reader.is_held()
-        && let Some(end) = reader.judged().await
+        && let Some(end) = reader.judged_if_kept().await
     {
         return Opened::Ended(end);
     }

@@ -1,6 +1,8 @@
 //! Promise P7: one body does not take the room of others, and a client that reads nothing does not delay others (issue 10, rows 9
 //! and 10). Decisions of the store itself are tested there.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::world::archive::by_hash;
 use crate::world::{Fault, Gate, Page, World, eventually, files, holding, noise};
 
@@ -193,6 +195,39 @@ async fn a_right_body_that_finds_no_room_lets_no_longer_body_complete_a_wrong_on
             assert_eq!(ask(&url).send().await.status.as_u16(), 503);
         }
         assert_eq!(ask(&url).send().await.complete().body, right);
+    }
+}
+
+/// A client of HTTP/1.0 waits until what is promised was judged. A body that finds no room cannot wait: such a client gets it as
+/// others do if its length is announced, because then a cut shows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_http_1_0_gets_a_body_without_room_if_its_length_is_announced() {
+    let (right, wrong) = (noise(1, 12 * MIB), noise(2, 12 * MIB));
+    for (pass, chunked, good) in
+        [(false, false, true), (true, false, true), (true, false, false), (false, true, true)]
+    {
+        let world = World::with(|config| config.store.max_size = CAP).await;
+        let page = Page::new(if good { right.clone() } else { wrong.clone() });
+        let path = by_hash(&right);
+        world.origin.put(&path, if chunked { page.chunked() } else { page });
+        let odd = if pass { "X-Unheard-Of: 1\r\n" } else { "" };
+        let authority = world.origin.authority();
+        let text = format!("GET {path} HTTP/1.0\r\nHost: {authority}\r\n{odd}\r\n");
+        let mut stream = world.client.inside(&authority).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut bytes = Vec::new();
+        let ended = stream.read_to_end(&mut bytes).await;
+        let head = bytes.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+        let (head, body) = bytes.split_at(head);
+        let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+        let given = head.contains(" 200 ");
+        assert_eq!(given, !chunked, "{head}");
+        if given {
+            assert!(head.contains(&format!("content-length: {}", 12 * MIB)), "{head}");
+            assert_eq!(body == right, good, "{pass}");
+            assert!(good || ended.is_err() && body.len() <= wrong.len() - 64 * 1024);
+        }
     }
 }
 
