@@ -16,7 +16,7 @@ use super::judged::Chunking;
 use crate::digest::{Digests, Hashing};
 use crate::outcome::cause::{Cause, Why};
 use crate::received::Spooled;
-use crate::store::{Buffer, CHUNK, Spool, SpoolError};
+use crate::store::{Buffer, CHUNK, Spool, SpoolError, hash_range};
 
 /// The number of pieces between network and disk, and of those being written. A piece is at most what one read of a socket gives:
 /// 128 KiB.
@@ -192,7 +192,7 @@ fn take(
                             let why = "what was fetched ahead was not kept";
                             return Err(Why::new(Cause::Larder, why));
                         };
-                        hash(hashing, file, from, to).map_err(|error| unreadable(&error))?;
+                        hash_range(hashing, file, from, to).map_err(|error| unreadable(&error))?;
                         overflow.push(Unkept::Part(Arc::clone(file), from, to));
                     }
                 }
@@ -239,17 +239,6 @@ fn chunked(chunking: Option<Chunking>, pieces: &[Piece], flight: &Flight) -> Opt
     }
     flight.compare(&chunking);
     (!chunking.is_too_long()).then_some(chunking)
-}
-
-/// Hashes the file's bytes from `from` to `to`.
-fn hash(hashing: &mut Hashing, file: &File, from: u64, to: u64) -> io::Result<()> {
-    let mut at = from;
-    while at < to {
-        let end = to.min(at + CHUNK);
-        hashing.update(&read_at(file, at, end)?);
-        at = end;
-    }
-    Ok(())
 }
 
 /// Writes bytes of a part. If they find no room, the fill fetches them.

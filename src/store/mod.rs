@@ -77,7 +77,7 @@ use tokio::time::Instant;
 
 pub use batch::ClaimBatch;
 pub use blobs::Blob;
-pub use buffer::Buffer;
+pub use buffer::{Buffer, hash_range};
 pub use claims::IndexSet;
 pub use conventions::Convention;
 pub use delivered::{Delivered, Row};
