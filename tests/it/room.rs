@@ -198,6 +198,55 @@ async fn a_right_body_that_finds_no_room_lets_no_longer_body_complete_a_wrong_on
     }
 }
 
+/// The property of the two tests above: right bodies, and wrong ones that begin with each other, in any order and by any kind of
+/// request. Of the wrong ones nobody is given what the first one kept back, and a right one is given when it is asked for twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_nobody_assembles_a_wrong_body_from_several() {
+    let mut seeds = tokio::task::JoinSet::new();
+    for seed in 0..4_u64 {
+        seeds.spawn(async move {
+            let world = World::with(|config| config.store.max_size = CAP).await;
+            let (right, wrong) = (noise(50 + seed, 10 * MIB), noise(60 + seed, 12 * MIB));
+            let path = by_hash(&right);
+            let (mut first, mut given) = (None, 0);
+            for round in 0..8 {
+                let dice = noise(seed * 100 + round, 4);
+                let ask = |url: &str| {
+                    let ask = world.client.get(url);
+                    let ask = if dice[0].is_multiple_of(2) { ask.h2() } else { ask };
+                    if dice[1].is_multiple_of(3) { ask.header("x-unheard-of", "1") } else { ask }
+                };
+                let page =
+                    |page: Page| if dice[2].is_multiple_of(2) { page.chunked() } else { page };
+                if dice[3].is_multiple_of(3) {
+                    let url = world.origin.put(&path, page(Page::new(right.clone())));
+                    let once = ask(&url).send().await;
+                    let got = if once.is_complete() && once.status == 200 {
+                        once
+                    } else {
+                        ask(&url).send().await
+                    };
+                    assert!(got.complete().body == right, "{seed} {round}");
+                } else {
+                    let length = (8 + usize::from(dice[3] % 5)) * MIB;
+                    let page = page(Page::new(wrong.slice(..length)));
+                    let got = ask(&world.origin.put(&path, page)).send().await;
+                    if got.status == 200 && !got.body.is_empty() {
+                        first = first.or(Some(length));
+                        given = given.max(got.body.len());
+                    }
+                }
+                let most = first.unwrap_or(12 * MIB) - 64 * 1024;
+                assert!(given <= most, "{seed} {round}: {given} of {first:?}");
+                world.proxy.clock.advance(std::time::Duration::from_secs(61));
+            }
+        });
+    }
+    while let Some(seed) = seeds.join_next().await {
+        seed.unwrap();
+    }
+}
+
 /// A client of HTTP/1.0 waits until what is promised was judged. A body that finds no room cannot wait: such a client gets it as
 /// others do if its length is announced, because then a cut shows.
 #[tokio::test(flavor = "multi_thread")]
