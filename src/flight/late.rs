@@ -65,7 +65,7 @@ impl Flight {
         }
         match binds() {
             Binding::No => {}
-            binding => self.bind(binding).await,
+            binding @ (Binding::Unread | Binding::Yes) => self.bind(binding).await,
         }
     }
 

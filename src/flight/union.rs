@@ -203,7 +203,7 @@ impl Model {
             }
             Way::Late(late, _) if complete && late.binds() && promised => late.refuse(),
             Way::Late(late, _) => {
-                late.broke_off(Arc::new(move || if promised { Binding::Yes } else { Binding::No }))
+                late.broke_off(Arc::new(move || if promised { Binding::Yes } else { Binding::No }));
             }
             Way::Stored(late) if given == 0 => late.gave_nothing(),
             Way::Stored(late) if given == blocks(0, transfer.length) => late.is_right(false),
