@@ -31,9 +31,6 @@ pub(super) const MAX_ANY: usize = 4096;
 /// complete it.
 pub(super) const MAX_UNBOUND: usize = 65_536;
 
-/// How long after the rows that count no more were dropped this is tried again.
-const TIDIED_AFTER: Duration = Duration::from_mins(1);
-
 /// The length of a row in the file.
 pub(super) const ROW: usize = 61;
 
@@ -93,8 +90,8 @@ pub(super) struct Rows {
     bound: HashMap<Origin, usize>,
     /// The number of rows that stand for all targets of an origin.
     pub(super) any: usize,
-    /// When rows were dropped last because there was no room.
-    tidied: Option<Time>,
+    /// The time of the oldest row, when rows were dropped last because there was no room.
+    oldest: Option<Time>,
     /// The targets whose last change was not written.
     pub(super) unwritten: HashSet<Key>,
 }
@@ -155,12 +152,11 @@ impl Rows {
             }
             return Ok(());
         }
-        // Looking at all rows takes a while, and an origin that has no room asks often.
-        if self.is_full_for(key)
-            && self.tidied.is_none_or(|tidied| now.since(tidied) >= TIDIED_AFTER)
-        {
-            self.tidied = Some(now);
+        // Looking at all rows takes a while, and an origin that has no room asks often. None expires before the oldest does.
+        let any_expired = self.oldest.is_none_or(|oldest| now >= oldest.plus(UNVERIFIED_FOR));
+        if any_expired && self.is_full_for(key) {
             self.keep(|row| counts(row, now));
+            self.oldest = self.of.values().map(|row| row.since).min();
         }
         if self.is_full_for(key) {
             return Err(io::Error::other("too many targets wait for their verification"));

@@ -359,6 +359,23 @@ mod tests {
         put(key_of(1, 0)).unwrap();
     }
 
+    /// Rows that count no more make room at once: a refusal does not hold back all of its origin for want of a row.
+    #[test]
+    fn a_row_that_has_expired_makes_room_at_once() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let rows = open(&data, &clock);
+        let put = |key| rows.put(key, Some(1), 1, Delivered::Given);
+        for file in 0..MAX_OF_ORIGIN as u64 {
+            put(key_of(1, file)).unwrap();
+        }
+        clock.advance(UNVERIFIED_FOR - Duration::from_secs(1));
+        assert!(put(key_of(1, u64::MAX)).is_err(), "the control");
+        clock.advance(Duration::from_secs(2));
+        let refused = key_of(1, u64::MAX - 1);
+        assert_eq!(rows.suspect(refused), refused);
+        assert!(rows.of_any(key_of(1, 0)).is_none());
+    }
+
     /// Origins without number take no memory without bound.
     #[test]
     fn when_too_many_origins_are_held_back_all_are() {
