@@ -10,7 +10,7 @@ use super::gap::{GAP, Gap, HELD_WHOLE, Hold};
 use super::intake::Binding;
 use super::late::Place;
 use super::share::{Gaps, Share, Verdict};
-use super::stored::Agreement;
+use super::stored::{Agreement, Decodes};
 use crate::clock::Clock;
 use crate::store::{Delivered, Unverified};
 use crate::target::{Key, Target};
@@ -483,5 +483,31 @@ fn what_was_given_of_a_broken_body_is_recorded_until_its_promise_is_read() {
         late.broke_off(Arc::new(move || binding));
         let row = gaps.unverified.get(target.file_key());
         assert_eq!(row.map(|row| row.state), Some(state), "{binding:?}");
+    }
+}
+
+/// A client that leaves while its stored body is decoded, to find out whether a promise contradicts it, makes no target suspect.
+#[test]
+fn a_client_that_leaves_while_its_body_is_decoded_makes_no_target_suspect() {
+    for coded in [true, false] {
+        let (_data, gaps, target) = gaps();
+        let other = gaps.join_unbound(&target, Place { start: Some(0), length: Some(2 * MIB) });
+        other.give(0, 2 * MIB - 10, 2 * MIB - 10);
+        let promised = Arc::new(AtomicBool::new(false));
+        let now = Arc::clone(&promised);
+        let agrees = Arc::new(move || {
+            if now.load(Ordering::Relaxed) { Agreement::Contradicted } else { Agreement::Undecided }
+        });
+        let decodes = || -> Decodes { Box::new(|| std::future::pending().boxed()) };
+        let mut body = gaps.watch_stored(&target, 2 * MIB, agrees, coded.then(decodes));
+        body.give(0, MIB).now_or_never().unwrap().unwrap();
+        promised.store(true, Ordering::Relaxed);
+        if coded {
+            assert!(body.give(MIB, 2 * MIB).now_or_never().is_none(), "it is decoded");
+        }
+        drop(body);
+        assert_eq!(gaps.is_suspect(&target), !coded);
+        drop(other);
+        assert_eq!(gaps.share(&target).begin(Some(2 * MIB), true), Hold::Whole, "{coded}");
     }
 }

@@ -62,6 +62,8 @@ pub struct Unvouched {
     gave: bool,
     agrees: Agrees,
     decodes: Option<Decodes>,
+    /// Whether a promise that seems to contradict it may be about what it decodes to.
+    may_decode: bool,
     target: Target,
 }
 
@@ -76,8 +78,9 @@ impl Gaps {
     ) -> Unvouched {
         let place = Place { start: Some(0), length: Some(length) };
         let late = (length > HELD_WHOLE).then(|| self.join_unbound(target, place));
-        let target = target.clone();
-        Unvouched { late, watches: true, length, given: 0, gave: false, agrees, decodes, target }
+        let (target, may_decode) = (target.clone(), decodes.is_some());
+        let (given, gave) = (0, false);
+        Unvouched { late, watches: true, length, given, gave, agrees, decodes, may_decode, target }
     }
 }
 
@@ -88,9 +91,12 @@ impl Unvouched {
         let mut agreement = if self.watches { (self.agrees)() } else { Agreement::Undecided };
         if agreement == Agreement::Contradicted
             && let Some(decodes) = self.decodes.take()
-            && decodes().await
         {
-            agreement = Agreement::Vouched;
+            // Its client may leave meanwhile.
+            self.may_decode = decodes().await;
+            if self.may_decode {
+                agreement = Agreement::Vouched;
+            }
         }
         if agreement != Agreement::Undecided {
             self.watches = false;
@@ -158,7 +164,7 @@ impl Drop for Unvouched {
             return late.gave_nothing();
         }
         // Its client may ask for the rest.
-        let (agrees, coded) = (Arc::clone(&self.agrees), self.decodes.is_some());
+        let (agrees, coded) = (Arc::clone(&self.agrees), self.may_decode);
         blocking(move || match agrees() {
             Agreement::Vouched => late.is_right(true),
             // It may be right once it is decoded. What was given is recorded, as with a promise that is not read yet.
