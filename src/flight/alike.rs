@@ -11,7 +11,8 @@
 //! ```
 //!
 //! So no byte is given that is not one of a right body, whatever was given before: bodies of other lengths, with gaps in other
-//! places. The target stays suspect, and what is remembered here is lost when larder stops; then a body is hashed once more.
+//! places. The target is suspect from then on, also if the first body was held back for another reason: nothing else completes what
+//! was given. What is remembered here is lost when larder stops; then a body is hashed once more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use super::gap::own_start;
 use super::judged::{CHUNK, Chunking, JudgedBody};
 use super::stored::{Agreement, Agrees};
 use super::window::WINDOW;
-use super::{Flight, Shared};
+use super::{Flight, Shared, off_thread};
 use crate::digest::{Digest, Digests};
 
 // A chunk waits in the window until it is complete, and leaves room there for the pieces that follow.
@@ -54,20 +55,20 @@ impl Flight {
     /// If nothing of the body may be given before its judgement, but another body of its target was judged right, it may be given
     /// as far as it is the same. `agreeing` makes the check of what the promises say about that other one, by its digests and
     /// length. Call it before any byte arrives.
-    pub fn compare_with_judged(&self, agreeing: impl FnOnce(Vec<Digest>, u64) -> Agrees) {
+    pub async fn compare_with_judged(&self, agreeing: impl FnOnce(Vec<Digest>, u64) -> Agrees) {
         let key = self.target.file_key();
         let known = self.share.gaps().judged.get(key).filter(|_| self.is_held_whole());
         let Some(body) = known else { return };
         let agrees = agreeing(body.digests.clone(), body.size);
-        if agrees() != Agreement::Vouched {
+        let length = self.lock().answered.as_ref().and_then(|answered| answered.length);
+        if length.is_some_and(|length| length != body.size) || agrees() != Agreement::Vouched {
             return;
         }
-        self.update(|shared| {
-            let length = shared.answered.as_ref().and_then(|answered| answered.length);
-            if length.is_none_or(|length| length == body.size) {
-                shared.alike = Some(Alike { body, same: 0, differs: false, agrees });
-            }
-        });
+        let share = Arc::clone(&self.share);
+        if off_thread(move || share.begin_alike()).await == Some(true) {
+            let alike = Alike { body, same: 0, differs: false, agrees };
+            self.update(|shared| shared.alike = Some(alike));
+        }
     }
 
     /// Forgets the judged body if it is not promised any more. Readers call this before they are given bytes.
@@ -76,6 +77,15 @@ impl Flight {
         if agrees.is_some_and(|agrees| agrees() != Agreement::Vouched) {
             self.update(|shared| shared.alike = None);
         }
+    }
+
+    /// The chunks of the body cannot be known. If nothing was given, it can be judged as if there were none to compare it with.
+    pub(super) fn cannot_compare(&self) {
+        self.update(|shared| {
+            if shared.nothing_given() {
+                shared.alike = None;
+            }
+        });
     }
 
     /// Compares the chunks that have arrived. After the first that differs, nothing more is given before the judgement.

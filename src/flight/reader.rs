@@ -59,6 +59,17 @@ enum Step {
     Broken(Broken),
 }
 
+impl Step {
+    /// The end of the bytes from `at` on that it gives.
+    fn end(&self, at: u64) -> u64 {
+        match self {
+            Self::File(_, to) => *to,
+            Self::Window(bytes) => at + bytes.len() as u64,
+            Self::Wait | Self::End | Self::Broken(_) => at,
+        }
+    }
+}
+
 impl Reader {
     pub(super) fn new(flight: Arc<Flight>, id: u64) -> Self {
         let changed = flight.changed.subscribe();
@@ -229,29 +240,29 @@ impl Reader {
         }
         let before_the_last = shared.before_the_last(at);
         // The check and the note are one step: otherwise another flight of the target could be given the rest in between.
-        let (step, to) = self.flight.share.with(|gap| {
+        let (step, to, alike) = self.flight.share.with(|gap| {
             let limit = shared.limit(gap, at, end).min(before_the_last);
             if limit <= at {
-                return (Step::Wait, at);
+                return (Step::Wait, at, false);
             }
             let step = take(&shared, at, limit);
-            let to = match &step {
-                Step::File(_, to) => *to,
-                Step::Window(bytes) => at + bytes.len() as u64,
-                Step::Wait | Step::End | Step::Broken(_) => at,
-            };
-            // What is known to be right completes no wrong body.
-            if !shared.verified && to > at.max(shared.alike_to()) {
+            let to = step.end(at);
+            // What is known to be right completes no wrong body, and is completed by none while its target is suspect.
+            let alike = gap.is_suspect() && to <= shared.alike_to();
+            if !shared.verified && to > at && !alike {
                 gap.note(at, to);
                 if !shared.holding.held && shared.holding.hold == Hold::Whole {
                     gap.spend();
                 }
             }
-            (step, to)
+            (step, to, alike)
         });
         if matches!(step, Step::Wait) {
             self.wait(&mut shared, at);
             return step;
+        }
+        if alike {
+            self.flight.share.gave_alike();
         }
         // Of several ranges, the first may begin at the start.
         let late_end = (to > at && at != self.in_order)

@@ -316,7 +316,7 @@ impl Share {
         let noted = !self.has_ended() && self.note_unbound(&mut gap, false);
         drop(gap);
         if noted {
-            self.write_soon();
+            self.write_soon(self.key);
         }
         answer
     }
@@ -349,8 +349,8 @@ impl Share {
         changes && self.put(gap, noted)
     }
 
-    fn write_soon(&self) {
-        let (unverified, key) = (Arc::clone(&self.gaps.unverified), self.key);
+    fn write_soon(&self, key: Key) {
+        let unverified = Arc::clone(&self.gaps.unverified);
         blocking(move || {
             if let Err(error) = unverified.write(key, false) {
                 tracing::warn!(%error, "what was given of a target is remembered only until larder stops");
@@ -371,6 +371,35 @@ impl Share {
         let noted = Noted { length: None, gap: 0, state: Delivered::Suspect };
         gap.replace(noted, self.gaps.unverified.now());
         self.gaps.unverified.suspect(self.key)
+    }
+
+    /// Bytes of the body will be given that are known to be right, and that no gap withholds. So that no other body completes
+    /// them, the target is suspect for a day from now, whatever held the body back. `false`: there is no room to record that, and
+    /// they must not be given. Blocking.
+    pub(super) fn begin_alike(&self) -> bool {
+        let mut gap = lock(&self.gap);
+        let suspect = Noted { length: None, gap: 0, state: Delivered::Suspect };
+        if !gap.gap.is_suspect() && !self.put(&mut gap, suspect) {
+            return false;
+        }
+        let row = self.note_suspect(&mut gap);
+        drop(gap);
+        let written = self.gaps.unverified.write(row, false);
+        if let Err(error) = &written {
+            held_back_for(error);
+        }
+        written.is_ok()
+    }
+
+    /// Such bytes were given: the day counts from now.
+    pub(super) fn gave_alike(&self) {
+        let mut gap = lock(&self.gap);
+        let suspect = gap.noted.is_some_and(|noted| noted.state == Delivered::Suspect);
+        if suspect && !self.has_ended() && self.gaps.unverified.is_old(gap.noted_at) {
+            let row = self.note_suspect(&mut gap);
+            drop(gap);
+            self.write_soon(row);
+        }
     }
 
     fn write_suspicion(&self, row: Key) {
@@ -432,7 +461,7 @@ impl Share {
         drop(of);
         drop(gap);
         if changed {
-            self.write_soon();
+            self.write_soon(self.key);
         }
     }
 

@@ -233,7 +233,10 @@ fn chunked(chunking: Option<Chunking>, pieces: &[Piece], flight: &Flight) -> Opt
     for piece in pieces {
         match piece {
             Piece::Next(bytes) => chunking.update(bytes),
-            Piece::Passed(_) => return None,
+            Piece::Passed(_) => {
+                flight.cannot_compare();
+                return None;
+            }
             Piece::Ahead { .. } | Piece::Over(_) => {}
         }
     }

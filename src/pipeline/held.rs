@@ -55,7 +55,7 @@ impl Pipeline {
         let file = spool.as_ref().ok().map(Spool::reader);
         let head = Head { status: parts.status, headers: HeaderMap::new() };
         flight.begin(Answered { head, length }, file, true).await;
-        self.compare_with_judged(&bound.task, &flight);
+        self.compare_with_judged(&bound.task, &flight).await;
         let taking = Arc::clone(&flight);
         let came = Head { status: parts.status, headers: parts.headers.clone() };
         tokio::spawn(async move {

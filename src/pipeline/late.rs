@@ -143,8 +143,9 @@ impl Pipeline {
     }
 
     /// The body of `flight` begins. If it is held back whole, it is given as far as it is the same as one that was judged right.
-    pub(super) fn compare_with_judged(self: &Arc<Self>, task: &Task, flight: &Flight) {
-        flight.compare_with_judged(|digests, size| self.later_agreement(task, digests, size));
+    pub(super) async fn compare_with_judged(self: &Arc<Self>, task: &Task, flight: &Flight) {
+        let agreeing = |digests, size| self.later_agreement(task, digests, size);
+        flight.compare_with_judged(agreeing).await;
     }
 
     /// What the promises say by now about a complete body. They are looked up only when they may have changed.

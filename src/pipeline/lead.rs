@@ -292,7 +292,7 @@ impl Pipeline {
         let file = spool.as_ref().ok().map(Spool::reader);
         let answered = Answered { head: answer.head.clone(), length: answer.length };
         flight.begin(answered, file, expected.binds()).await;
-        self.compare_with_judged(task, flight);
+        self.compare_with_judged(task, flight).await;
         open_unvaried(lead, task, &answer.head);
         let with = Intake {
             flight,

@@ -40,8 +40,13 @@ async fn take_in(flight: Arc<Flight>, body: Vec<u8>) -> Option<Body> {
 /// Refuses one body of the target, and judges `right` without keeping it.
 async fn judge(world: &World, right: &[u8]) {
     world.lead.flight.suspect().await;
+    only_judge(world, right).await;
+}
+
+/// Judges `right` without keeping it.
+async fn only_judge(world: &World, right: &[u8]) {
     let flight = world.flights.alone(&target(), NOW);
-    begin(&flight, None).await;
+    begin(&flight, Some(right.len() as u64)).await;
     let body = take_in(Arc::clone(&flight), right.to_vec()).await.unwrap();
     assert!(flight.is_only_judged());
     flight.vouch();
@@ -60,7 +65,7 @@ async fn given_of(
 ) -> (Vec<u8>, bool) {
     let flight = world.flights.alone(&target(), NOW);
     begin(&flight, announced.then_some(body.len() as u64)).await;
-    flight.compare_with_judged(|_, _| Arc::new(move || agreement));
+    flight.compare_with_judged(|_, _| Arc::new(move || agreement)).await;
     let mut reader = world.flights.reader(&flight);
     let reading = tokio::spawn(async move {
         let mut all = Vec::new();
@@ -141,12 +146,11 @@ async fn nothing_is_given_if_the_judged_body_is_not_promised_any_more() {
     let (flight, promised) = (world.flights.alone(&target(), NOW), Arc::new(AtomicBool::new(true)));
     begin(&flight, None).await;
     let now = Arc::clone(&promised);
-    flight.compare_with_judged(move |_, _| {
-        Arc::new(move || {
-            let promised = now.load(Ordering::Relaxed);
-            if promised { Agreement::Vouched } else { Agreement::Contradicted }
-        })
-    });
+    let agrees = move || {
+        let promised = now.load(Ordering::Relaxed);
+        if promised { Agreement::Vouched } else { Agreement::Contradicted }
+    };
+    flight.compare_with_judged(|_, _| Arc::new(agrees)).await;
     let mut reader = world.flights.reader(&flight);
     let writing = tokio::spawn(take_in(Arc::clone(&flight), right[..2 * CHUNK].to_vec()));
     let got = reader.next(0, 100).await.unwrap().unwrap();
@@ -168,4 +172,70 @@ async fn a_small_body_waits_in_memory_once_one_was_judged() {
         let (got, all) = given_of(&world, &wrong, true, Agreement::Vouched, false).await;
         assert!(!all && got.is_empty(), "{length}");
     }
+}
+
+/// Whether nothing of a body with this length would be given before its judgement, if the store had room for it.
+async fn holds_whole(world: &World, length: usize) -> bool {
+    let flight = world.flights.alone(&target(), NOW);
+    let file = Some(Arc::new(tempfile::tempfile().unwrap()));
+    let answered = Answered { head: head(), length: Some(length as u64) };
+    flight.begin(answered, file, true).await;
+    flight.is_held_whole()
+}
+
+/// P3: a body is held back whole although none of its target was refused, because its length is not the recorded one, or because
+/// its gap has moved. What is given of it, as it is the same as a right one, no body completes of which the record tells the gap.
+#[tokio::test]
+async fn what_was_given_of_a_right_body_is_completed_by_none_of_the_recorded_length() {
+    let right = noise(0);
+    for (length, moves) in [(LENGTH + 2 * CHUNK, false), (LENGTH, true)] {
+        for given in [true, false] {
+            let mut world = World::new();
+            world.begin(true, length as u64).await;
+            let mut reader = world.reader();
+            world.write(&right);
+            if moves {
+                reader.open(LENGTH as u64 - 100, LENGTH as u64).await;
+            }
+            reader.next(0, 100).await.unwrap();
+            world.lead.flight.finish(End::broken("cut"));
+            only_judge(&world, &right).await;
+            if given {
+                let (got, all) = given_of(&world, &right, true, Agreement::Vouched, true).await;
+                assert!(all && got == right, "{length}");
+            }
+            assert_eq!(holds_whole(&world, length).await, given, "{length}");
+            let world = world.restarted([reader]);
+            assert_eq!(holds_whole(&world, length).await, given, "after a restart: {length}");
+        }
+    }
+}
+
+/// That counts for a day from the last byte that was given, as all records do.
+#[tokio::test]
+async fn what_was_given_of_a_right_body_is_remembered_for_a_day() {
+    let (clock, right) = (Clock::system(), noise(0));
+    let mut world = World::new();
+    let noted = Unverified::open(world.data.path().join("u"), clock.clone()).unwrap();
+    world.flights = Flights::new(Gaps::new(Arc::new(noted)));
+    let refused = world.flights.alone(&target(), NOW);
+    refused.suspect().await;
+    refused.finish(End::Refused("bad".into()));
+    only_judge(&world, &right).await;
+    let flight = world.flights.alone(&target(), NOW);
+    begin(&flight, None).await;
+    clock.advance(Duration::from_hours(20));
+    flight.compare_with_judged(|_, _| Arc::new(|| Agreement::Vouched)).await;
+    let mut reader = world.flights.reader(&flight);
+    let writing = tokio::spawn(take_in(Arc::clone(&flight), right[..2 * CHUNK].to_vec()));
+    assert!(!reader.next(0, 100).await.unwrap().unwrap().is_empty());
+    clock.advance(Duration::from_hours(20));
+    assert!(!reader.next(100, 200).await.unwrap().unwrap().is_empty());
+    writing.await.unwrap();
+    flight.finish(End::broken("cut"));
+    drop((reader, flight, refused));
+    clock.advance(Duration::from_hours(20));
+    assert!(holds_whole(&world, LENGTH + CHUNK).await);
+    clock.advance(Duration::from_hours(25));
+    assert!(!holds_whole(&world, LENGTH + CHUNK).await, "the control");
 }
