@@ -247,13 +247,9 @@ impl Reader {
             }
             let step = take(&shared, at, limit);
             let to = step.end(at);
-            // What is known to be right completes no wrong body, and is completed by none while its target is suspect.
             let alike = gap.is_suspect() && to <= shared.alike_to();
-            if !shared.verified && to > at && !alike {
-                gap.note(at, to);
-                if !shared.holding.held && shared.holding.hold == Hold::Whole {
-                    gap.spend();
-                }
+            if !alike {
+                shared.note(gap, at, to);
             }
             (step, to, alike)
         });
@@ -338,6 +334,18 @@ impl Shared {
     /// Whether no client was given a byte or the head.
     pub(super) fn nothing_given(&self) -> bool {
         !self.holding.gave && !self.told
+    }
+
+    /// Notes that the bytes from `at` to before `to` are given, if they are not judged. Not needed for bytes that are known to be
+    /// right: they complete no wrong body, and are completed by none while their target is suspect.
+    fn note(&self, gap: &mut Gap, at: u64, to: u64) {
+        if self.verified || to <= at {
+            return;
+        }
+        gap.note(at, to);
+        if !self.holding.held && self.holding.hold == Hold::Whole {
+            gap.spend();
+        }
     }
 
     /// Whether the store has no room for all of the body, which goes through the window.

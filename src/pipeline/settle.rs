@@ -520,8 +520,8 @@ fn undecided(task: &Task, expected: &Expectation, mismatch: &Mismatch) -> End {
     End::Failed(status, Why::new(Cause::Undecided, line))
 }
 
-/// How a fill ends whose body is right, of which no byte was kept or given. If a promise vouches for it, its target is suspect no
-/// more: the clients' own requests are answered as the body arrives.
+/// How a fill ends whose body is right, of which no byte was kept or given. If a promise vouches for it, it is remembered: the
+/// clients' own requests are answered as the body arrives, as far as it is the same.
 fn only_judged(task: &Task, vouched: bool) -> End {
     if vouched && !task.principal.has_operator_login() {
         return End::Pass;
