@@ -10,12 +10,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Answered, Flight, Hold, Shared};
 use crate::digest::{Algorithms, Digest, Hashing};
-use crate::store::CHUNK;
+use crate::store::hash_range;
 
 /// The most ranges beside one fill. Clients that open more connections for one file wait for the fill.
 const MAX_BESIDES: usize = 32;
@@ -73,16 +72,10 @@ impl GivenRange {
     /// Whether a body has these bytes at this place. Blocking.
     pub fn agrees_with(&self, body: &File) -> io::Result<bool> {
         let mut hashing = Hashing::new(Algorithms::default());
-        let mut buffer = vec![0; usize::try_from(CHUNK).unwrap_or(1 << 16)];
-        let (mut at, end) = (self.start, self.start.saturating_add(self.length));
-        while at < end {
-            let most = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-            let read = body.read_at(buffer.get_mut(..most).unwrap_or_default(), at)?;
-            if read == 0 {
-                return Ok(false);
-            }
-            hashing.update(buffer.get(..read).unwrap_or_default());
-            at += read as u64;
+        let end = self.start.saturating_add(self.length);
+        match hash_range(&mut hashing, body, self.start, end) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            hashed => hashed?,
         }
         let digests = hashing.finish();
         Ok(digests.iter().all(|digest| self.digests.contains(digest)))

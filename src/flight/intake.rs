@@ -37,7 +37,18 @@ pub(super) const MAX_UNREAD: u64 = 256 << 20;
 const SEAM: Duration = Duration::from_secs(1);
 
 /// Whether a promise that binds a body has appeared since the last call.
-pub type Binds = Arc<dyn Fn() -> bool + Send + Sync>;
+pub type Binds = Arc<dyn Fn() -> Binding + Send + Sync>;
+
+/// Whether a promise binds a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// None does.
+    No,
+    /// One may, which cannot be read now. Until it is read, the body is held back as if it did.
+    Unread,
+    /// One does.
+    Yes,
+}
 
 /// A body that arrived completely.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::gap::{HELD_WHOLE, Hold, own_start};
-use super::intake::Binds;
+use super::intake::{Binding, Binds};
 use super::share::{Gaps, Share, Verdict};
 use super::{Answered, BodyHold, Flight, Shared, Vouched, blocking, off_thread};
 use crate::target::Target;
@@ -24,8 +24,8 @@ impl fmt::Debug for Asking {
 }
 
 impl Flight {
-    /// A promise that binds the body was found while the body was arriving.
-    pub async fn bind(&self) {
+    /// A promise that binds the body, or one that may and cannot be read now, was found while the body was arriving.
+    pub async fn bind(&self, binding: Binding) {
         loop {
             let (answered, hold) = {
                 let shared = self.lock();
@@ -36,7 +36,7 @@ impl Flight {
                 (answered, shared.holding.hold)
             };
             let (share, length) = (Arc::clone(&self.share), answered.length);
-            let bind = move || share.bind(length, hold);
+            let bind = move || share.bind_by(binding, length, hold);
             let hold = off_thread(bind).await.unwrap_or(Hold::Whole);
             if self.hold_bound(&answered, hold) {
                 return;
@@ -60,8 +60,12 @@ impl Flight {
     /// Like [`Self::bind`], if `binds` says that such a promise exists. `binds` is called only while none is known.
     pub async fn bind_if(&self, binds: &Binds) {
         let bound = self.lock().holding.binds;
-        if !bound && binds() {
-            self.bind().await;
+        if bound {
+            return;
+        }
+        match binds() {
+            Binding::No => {}
+            binding @ (Binding::Unread | Binding::Yes) => self.bind(binding).await,
         }
     }
 
@@ -76,7 +80,8 @@ impl Flight {
         let share = Arc::clone(&self.share);
         match self.asking.0.get().map(Arc::clone) {
             Some(binds) => blocking(move || {
-                if binds() {
+                // If the promise cannot be read now, the record says what was given, for the next body.
+                if binds() == Binding::Yes {
                     share.bind(length, hold);
                 }
                 share.end(Verdict::Unverified);
@@ -158,9 +163,9 @@ impl Late {
         self.binds
     }
 
-    /// A promise that binds the body was found. Blocking.
-    pub fn bind(&mut self) {
-        self.hold = self.share.bind(self.place.length, self.hold);
+    /// A promise that binds the body, or one that may and cannot be read now, was found. Blocking.
+    pub fn bind(&mut self, binding: Binding) {
+        self.hold = self.share.bind_by(binding, self.place.length, self.hold);
         self.binds = true;
     }
 
@@ -211,8 +216,8 @@ impl Late {
             return;
         }
         blocking(move || {
-            if binds() {
-                self.bind();
+            if binds() == Binding::Yes {
+                self.bind(Binding::Yes);
             }
         });
     }

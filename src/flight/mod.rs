@@ -12,10 +12,13 @@
 //! A reader that joins late starts at the beginning of the file. Bytes for which the store has no room go through a small window
 //! in memory (window.rs); from then on no reader can join.
 
+mod alike;
 mod beside;
 mod end;
+mod flights;
 mod gap;
 mod intake;
+mod judged;
 mod late;
 mod parts;
 mod reader;
@@ -30,19 +33,22 @@ mod union;
 mod window;
 mod writer;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
+use alike::Alike;
 pub use beside::{Beside, GivenRange};
 pub use end::End;
+pub use flights::{Flights, Lead, Permit};
 use gap::Hold;
 pub use gap::{GAP, HELD_WHOLE};
-pub use intake::{Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in};
+pub use intake::{
+    Binding, Binds, Complete, Intake, Trouble, can_resume, continues, intake, take_in,
+};
 use late::Asking;
 pub use late::{Late, Place};
 use parts::Parts;
@@ -51,15 +57,16 @@ pub use reader::{Broken, Opened, Reader};
 pub use share::Gaps;
 use share::{Share, Verdict};
 use stored::Agreeing;
-pub use stored::{Agreement, Agrees, Unvouched};
+pub use stored::{Agreement, Agrees, Decodes, Unvouched};
 use window::{Readers, Unkept};
 pub use writer::Body;
 
 use crate::clock::Time;
+use crate::digest::BlobId;
 use crate::entry::Head;
 use crate::origin::Answer;
 use crate::proof::Proof;
-use crate::target::{Key, Target};
+use crate::target::Target;
 
 /// The head of the answer that a flight brings.
 #[derive(Debug)]
@@ -125,6 +132,10 @@ struct Shared {
     parts: Parts,
     /// How the body is held back.
     holding: BodyHold,
+    /// The body that this one is compared with, if it is held back whole.
+    alike: Option<Alike>,
+    /// The digests of its chunks, once it has arrived and if it was held back whole.
+    chunks: Option<Vec<BlobId>>,
     /// The ranges that are given beside the fill. `None` once the body is being judged; then no range can be added.
     besides: Option<Vec<Arc<Beside>>>,
     /// The body was judged good: all of it may be given, with this proof.
@@ -156,6 +167,8 @@ impl Flight {
                 window_start: 0,
                 parts: Parts::default(),
                 holding: BodyHold { binds: false, held: false, hold: Hold::Gap, gave: false },
+                alike: None,
+                chunks: None,
                 besides: Some(Vec::new()),
                 verified: false,
                 unkept: Unkept::Wait,
@@ -189,6 +202,7 @@ impl Flight {
             shared.answered = Some(Arc::new(answered));
             shared.file = file;
             shared.holding = BodyHold { binds, held: back, hold, ..shared.holding };
+            (shared.alike, shared.chunks) = (None, None);
             shared.besides = Some(Vec::new());
             shared.parts = Parts::default();
         });
@@ -342,8 +356,7 @@ impl Flight {
             shared.end = Some(end);
             let verdict = match (complete, shared.vouched, shared.holding.gave) {
                 (true, Vouched::Yes, _) if kept => Verdict::Verified,
-                (_, Vouched::Yes, _) if shared.unkept == Unkept::Dropped => Verdict::Judged,
-                // A commit may have failed or been broken off.
+                // A commit may have failed or been broken off, or there was no room.
                 (_, Vouched::Yes, _) => Verdict::Right,
                 (false, _, true) => Verdict::Unverified,
                 // No promise covered what was given. Its readers may be given the rest after this.
@@ -431,158 +444,6 @@ impl Flight {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         // A panic while the lock was held ended that task; the data is still consistent.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The role of a request in a flight.
-#[derive(Debug)]
-pub enum Permit {
-    /// The request is the first, and must start the fill. If the lead is dropped without an end, the flight has failed.
-    Lead(Lead),
-    /// The request reads a flight that another request leads.
-    Follow(Arc<Flight>),
-}
-
-/// The duty to bring a flight to its end.
-#[derive(Debug)]
-pub struct Lead {
-    /// The flight.
-    pub flight: Arc<Flight>,
-    flights: Arc<Flights>,
-    key: Key,
-    /// A second key under which the flight can be joined.
-    opened: OnceLock<Key>,
-}
-
-impl Lead {
-    /// Lets requests for `key` join as well: the answer turned out to be theirs too.
-    pub fn open_to(&self, key: Key) {
-        if self.opened.set(key).is_ok() {
-            let mut opened = self.flights.opened();
-            opened.entry(key).or_insert_with(|| Arc::clone(&self.flight));
-        }
-    }
-}
-
-impl Drop for Lead {
-    fn drop(&mut self) {
-        self.flight.finish(End::broken("the fill was broken off; try again"));
-        let mut under_way = self.flights.lock();
-        if under_way.get(&self.key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-            under_way.remove(&self.key);
-        }
-        drop(under_way);
-        if let Some(key) = self.opened.get() {
-            let mut opened = self.flights.opened();
-            if opened.get(key).is_some_and(|flight| Arc::ptr_eq(flight, &self.flight)) {
-                opened.remove(key);
-            }
-        }
-        self.flights.landed.send_modify(|count| *count = count.wrapping_add(1));
-    }
-}
-
-/// The flights under way, by key.
-#[derive(Debug)]
-pub struct Flights {
-    gaps: Arc<Gaps>,
-    under_way: Mutex<HashMap<Key, Arc<Flight>>>,
-    /// The flights that can be joined under a second key.
-    opened: Mutex<HashMap<Key, Arc<Flight>>>,
-    landed: watch::Sender<u64>,
-    next_reader: AtomicU64,
-}
-
-impl Flights {
-    /// No flight is under way. `gaps`: the gaps of all targets.
-    pub fn new(gaps: Arc<Gaps>) -> Arc<Self> {
-        Arc::new(Self {
-            gaps,
-            under_way: Mutex::default(),
-            opened: Mutex::default(),
-            landed: watch::Sender::new(0),
-            next_reader: AtomicU64::new(0),
-        })
-    }
-
-    /// The gaps of all targets.
-    pub fn gaps(&self) -> &Arc<Gaps> {
-        &self.gaps
-    }
-
-    /// A flight that no request joins: that of a pass.
-    pub fn alone(&self, target: &Target, now: Time) -> Arc<Flight> {
-        Arc::new(Flight::new(target.clone(), now, self.gaps.share(target)))
-    }
-
-    /// Joins the flight of `key`, or starts one. A flight that began before `since` is too old: its readers keep it, and a new
-    /// flight starts.
-    pub fn join(
-        self: &Arc<Self>,
-        key: Key,
-        target: &Target,
-        since: Option<Time>,
-        now: Time,
-    ) -> Permit {
-        let mut under_way = self.lock();
-        if let Some(flight) = under_way.get(&key).filter(|flight| flight.may_be_joined(since)) {
-            return Permit::Follow(Arc::clone(flight));
-        }
-        let flight = self.alone(target, now);
-        under_way.insert(key, Arc::clone(&flight));
-        let opened = OnceLock::new();
-        Permit::Lead(Lead { flight, flights: Arc::clone(self), key, opened })
-    }
-
-    /// Whether there is a flight of `key` that can be joined and did not begin before `since`.
-    pub fn is_under_way(&self, key: Key, since: Option<Time>) -> bool {
-        self.lock().get(&key).is_some_and(|flight| flight.may_be_joined(since))
-    }
-
-    /// The flight that was opened to requests for `key`, unless it began before `since`.
-    pub fn open_to(&self, key: Key, since: Option<Time>) -> Option<Arc<Flight>> {
-        let flight = Arc::clone(self.opened().get(&key)?);
-        let shared = flight.lock();
-        let joinable = shared.end.is_none() && shared.is_joinable();
-        drop(shared);
-        (joinable && since.is_none_or(|since| flight.began >= since)).then_some(flight)
-    }
-
-    fn opened(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Adds a reader to `flight`.
-    pub fn reader(&self, flight: &Arc<Flight>) -> Reader {
-        let id = self.next_reader.fetch_add(1, Ordering::Relaxed);
-        Reader::new(Arc::clone(flight), id)
-    }
-
-    /// Adds a reader that waits for the end of `flight` and takes no byte. It keeps the fill going. The window does not wait for
-    /// it.
-    pub fn waiting(&self, flight: &Arc<Flight>) -> Reader {
-        let reader = self.reader(flight);
-        reader.stand_behind();
-        reader
-    }
-
-    /// The number of flights under way.
-    pub fn count(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Waits until no flight is under way.
-    pub async fn landed(&self) {
-        let mut landed = self.landed.subscribe();
-        while self.count() > 0 {
-            if landed.changed().await.is_err() {
-                return;
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Arc<Flight>>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -59,6 +59,17 @@ enum Step {
     Broken(Broken),
 }
 
+impl Step {
+    /// The end of the bytes from `at` on that it gives.
+    fn end(&self, at: u64) -> u64 {
+        match self {
+            Self::File(_, to) => *to,
+            Self::Window(bytes) => at + bytes.len() as u64,
+            Self::Wait | Self::End | Self::Broken(_) => at,
+        }
+    }
+}
+
 impl Reader {
     pub(super) fn new(flight: Arc<Flight>, id: u64) -> Self {
         let changed = flight.changed.subscribe();
@@ -102,6 +113,7 @@ impl Reader {
     pub async fn open(&mut self, at: u64, end: u64) -> Opened {
         loop {
             let seen = self.flight.make_way(at, end).await;
+            self.flight.compare_only_if_promised();
             {
                 let mut shared = self.flight.lock();
                 // After these two ends the bytes can still be read; any other end is the answer.
@@ -141,10 +153,24 @@ impl Reader {
 
     /// Waits for the judgement. `None`: the body was judged good.
     pub async fn judged(&mut self) -> Option<End> {
+        self.judged_unless(|_| false).await
+    }
+
+    /// Like [`Self::judged`], for a client that is given nothing before. `None` also if the body cannot wait, because the store has
+    /// no room for it, and its length is announced: the client can tell from that whether it has all.
+    pub async fn judged_if_kept(&mut self) -> Option<End> {
+        self.judged_unless(|shared| {
+            let answered = shared.answered.as_ref();
+            answered.is_some_and(|answered| answered.length.is_some()) && shared.has_no_room()
+        })
+        .await
+    }
+
+    async fn judged_unless(&mut self, ends: impl Fn(&Shared) -> bool) -> Option<End> {
         loop {
             {
                 let mut shared = self.flight.lock();
-                if shared.verified {
+                if shared.verified || shared.end.is_none() && ends(&shared) {
                     return None;
                 }
                 if let Some(end) = &shared.end {
@@ -166,6 +192,7 @@ impl Reader {
         }
         loop {
             self.flight.bind_before_reading().await;
+            self.flight.compare_only_if_promised();
             if let Some(contradicted) = self.flight.contradicted() {
                 return Err(contradicted);
             }
@@ -213,28 +240,25 @@ impl Reader {
         }
         let before_the_last = shared.before_the_last(at);
         // The check and the note are one step: otherwise another flight of the target could be given the rest in between.
-        let (step, to) = self.flight.share.with(|gap| {
+        let (step, to, alike) = self.flight.share.with(|gap| {
             let limit = shared.limit(gap, at, end).min(before_the_last);
             if limit <= at {
-                return (Step::Wait, at);
+                return (Step::Wait, at, false);
             }
             let step = take(&shared, at, limit);
-            let to = match &step {
-                Step::File(_, to) => *to,
-                Step::Window(bytes) => at + bytes.len() as u64,
-                Step::Wait | Step::End | Step::Broken(_) => at,
-            };
-            if !shared.verified && to > at {
-                gap.note(at, to);
-                if !shared.holding.held && shared.holding.hold == Hold::Whole {
-                    gap.spend();
-                }
+            let to = step.end(at);
+            let alike = gap.is_suspect() && to <= shared.alike_to();
+            if !alike {
+                shared.note(gap, at, to);
             }
-            (step, to)
+            (step, to, alike)
         });
         if matches!(step, Step::Wait) {
             self.wait(&mut shared, at);
             return step;
+        }
+        if alike {
+            self.flight.share.gave_alike();
         }
         // Of several ranges, the first may begin at the start.
         let late_end = (to > at && at != self.in_order)
@@ -312,6 +336,23 @@ impl Shared {
         !self.holding.gave && !self.told
     }
 
+    /// Notes that the bytes from `at` to before `to` are given, if they are not judged. Not needed for bytes that are known to be
+    /// right: they complete no wrong body, and are completed by none while their target is suspect.
+    fn note(&self, gap: &mut Gap, at: u64, to: u64) {
+        if self.verified || to <= at {
+            return;
+        }
+        gap.note(at, to);
+        if !self.holding.held && self.holding.hold == Hold::Whole {
+            gap.spend();
+        }
+    }
+
+    /// Whether the store has no room for all of the body, which goes through the window.
+    fn has_no_room(&self) -> bool {
+        self.file.is_none() || self.have > self.filed
+    }
+
     /// Whether the body is neither judged nor ended yet.
     pub(super) fn is_unjudged(&self) -> bool {
         !self.verified && self.end.is_none()
@@ -323,11 +364,11 @@ impl Shared {
             _ if self.verified => end.min(self.reach(at)).max(at),
             _ if self.unkept == Unkept::Dropped => at,
             // Another body of the target was refused meanwhile, so this one gives nothing before its judgement, whatever binds
-            // it.
-            _ if gap.is_suspect() => at,
+            // it; except for bytes that are known to be right.
+            _ if gap.is_suspect() => end.min(self.have).min(self.alike_to()).max(at),
             _ if !self.holding.held => end.min(self.reach(at)).max(at),
             Hold::Gap => gap.limit(at, end, self.reach(at)),
-            Hold::Whole => at,
+            Hold::Whole => end.min(self.have).min(self.alike_to()).max(at),
         }
     }
 

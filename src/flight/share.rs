@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::blocking;
 use super::gap::{Gap, HELD_WHOLE, Hold, Length, own_start};
+use super::intake::Binding;
+use super::judged::JudgedBodies;
 use crate::clock::Time;
 use crate::store::{Delivered, Unverified};
 use crate::target::{Key, Target};
@@ -29,6 +31,7 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Gaps {
     pub(super) unverified: Arc<Unverified>,
+    pub(super) judged: JudgedBodies,
     /// Locked after a gap, if both are needed, and never while the disk is used.
     of: Mutex<HashMap<Key, Users>>,
 }
@@ -89,9 +92,6 @@ pub(super) enum Verdict {
     /// All of it is what was promised, and it is stored: the next body of the target need not be held back for what others gave
     /// before.
     Verified,
-    /// All of it is what was promised, and there is no room to keep any body of the target until its judgement. The next one of
-    /// its length is given as it arrives, up to the end.
-    Judged,
     /// All of it is what was promised, and it is not stored: the origin may give the next client another body, which completes
     /// what others were given.
     Right,
@@ -120,7 +120,7 @@ pub(super) struct Share {
 impl Gaps {
     /// Starts with what was recorded on disk before.
     pub fn new(unverified: Arc<Unverified>) -> Arc<Self> {
-        Arc::new(Self { unverified, of: Mutex::default() })
+        Arc::new(Self { unverified, judged: JudgedBodies::default(), of: Mutex::default() })
     }
 
     /// A share in the gap of `target`, whatever its variant and spelling, and for every principal.
@@ -130,7 +130,7 @@ impl Gaps {
         let users = of.entry(key).or_insert_with(|| {
             let row = self.unverified.get(key);
             let gap =
-                row.or_else(|| self.unverified.of_any()).map_or_else(Gap::default, Gap::noted);
+                row.or_else(|| self.unverified.of_any(key)).map_or_else(Gap::default, Gap::noted);
             let noted =
                 row.map(|row| Noted { length: row.length, gap: gap.start(), state: row.state });
             // A client of such a body lacks bytes of the gap, however the body ended.
@@ -187,8 +187,14 @@ impl Share {
     /// bytes could not make a complete file: the body is held back whole, and so are all later ones until one is verified. A body
     /// whose share has ended is held back whole. Blocking.
     pub(super) fn bind(&self, length: Option<u64>, hold: Hold) -> Hold {
+        self.bind_by(Binding::Yes, length, hold)
+    }
+
+    /// Like [`Self::bind`], by a promise that may not be read yet. Then the body is held back as if it were bound; but that the gap
+    /// is used up makes the target suspect only with a body that begins, or is bound, when the promise was read.
+    pub(super) fn bind_by(&self, binding: Binding, length: Option<u64>, hold: Hold) -> Hold {
         loop {
-            let bound = self.look(&mut lock(&self.gap), length, hold);
+            let bound = self.look(&mut lock(&self.gap), binding, length, hold);
             match bound {
                 Bound::So(hold) => return hold,
                 Bound::Suspect(row) => {
@@ -202,7 +208,13 @@ impl Share {
         }
     }
 
-    fn look(&self, gap: &mut TargetGap, length: Option<u64>, hold: Hold) -> Bound {
+    fn look(
+        &self,
+        gap: &mut TargetGap,
+        binding: Binding,
+        length: Option<u64>,
+        hold: Hold,
+    ) -> Bound {
         if self.has_ended() || gap.gap.is_suspect() {
             return Bound::So(Hold::Whole);
         }
@@ -210,7 +222,7 @@ impl Share {
         if hold == Hold::Whole || spent {
             // If it is recorded which bytes were given, the gap of that record is withheld, and this body needs none.
             let recorded = gap.noted.is_some() && !spent;
-            if gap.gap.has_given() && !recorded {
+            if gap.gap.has_given() && !recorded && binding == Binding::Yes {
                 return Bound::Suspect(self.note_suspect(gap));
             }
             return Bound::So(Hold::Whole);
@@ -304,7 +316,7 @@ impl Share {
         let noted = !self.has_ended() && self.note_unbound(&mut gap, false);
         drop(gap);
         if noted {
-            self.write_soon();
+            self.write_soon(self.key);
         }
         answer
     }
@@ -337,8 +349,8 @@ impl Share {
         changes && self.put(gap, noted)
     }
 
-    fn write_soon(&self) {
-        let (unverified, key) = (Arc::clone(&self.gaps.unverified), self.key);
+    fn write_soon(&self, key: Key) {
+        let unverified = Arc::clone(&self.gaps.unverified);
         blocking(move || {
             if let Err(error) = unverified.write(key, false) {
                 tracing::warn!(%error, "what was given of a target is remembered only until larder stops");
@@ -359,6 +371,35 @@ impl Share {
         let noted = Noted { length: None, gap: 0, state: Delivered::Suspect };
         gap.replace(noted, self.gaps.unverified.now());
         self.gaps.unverified.suspect(self.key)
+    }
+
+    /// Bytes of the body will be given that are known to be right, and that no gap withholds. So that no other body completes
+    /// them, the target is suspect for a day from now, whatever held the body back. `false`: there is no room to record that, and
+    /// they must not be given. Blocking.
+    pub(super) fn begin_alike(&self) -> bool {
+        let mut gap = lock(&self.gap);
+        let suspect = Noted { length: None, gap: 0, state: Delivered::Suspect };
+        if !gap.gap.is_suspect() && !self.put(&mut gap, suspect) {
+            return false;
+        }
+        let row = self.note_suspect(&mut gap);
+        drop(gap);
+        let written = self.gaps.unverified.write(row, false);
+        if let Err(error) = &written {
+            held_back_for(error);
+        }
+        written.is_ok()
+    }
+
+    /// Such bytes were given: the day counts from now.
+    pub(super) fn gave_alike(&self) {
+        let mut gap = lock(&self.gap);
+        let suspect = gap.noted.is_some_and(|noted| noted.state == Delivered::Suspect);
+        if suspect && !self.has_ended() && self.gaps.unverified.is_old(gap.noted_at) {
+            let row = self.note_suspect(&mut gap);
+            drop(gap);
+            self.write_soon(row);
+        }
     }
 
     fn write_suspicion(&self, row: Key) {
@@ -389,7 +430,7 @@ impl Share {
             return;
         }
         match verdict {
-            Verdict::Verified | Verdict::Judged => {
+            Verdict::Verified => {
                 (gap.unverified, gap.whole) = (false, Length::NoBody);
                 gap.gap.trust();
             }
@@ -413,20 +454,14 @@ impl Share {
         });
         let changed = if last {
             of.remove(&self.key);
-            let changed = self.remember(&mut gap);
-            // Without a record there is nothing that others may complete.
-            if changed && verdict == Verdict::Judged {
-                self.note_judged(&mut gap);
-            }
-            changed
+            self.remember(&mut gap)
         } else {
-            matches!(verdict, Verdict::Verified | Verdict::Judged)
-                && self.forget_suspicion(&mut gap)
+            verdict == Verdict::Verified && self.forget_suspicion(&mut gap)
         };
         drop(of);
         drop(gap);
         if changed {
-            self.write_soon();
+            self.write_soon(self.key);
         }
     }
 
@@ -450,17 +485,6 @@ impl Share {
             }
         };
         self.record(gap, Noted { length, gap: start, state: Delivered::Unbound })
-    }
-
-    /// Records where the gap of later bodies is: at the end of one of this length. Bodies of other lengths, whose gaps would lie
-    /// elsewhere, are held back whole, as those that were refused may have been of such lengths.
-    fn note_judged(&self, gap: &mut TargetGap) {
-        let length = self.length.load(Ordering::Relaxed);
-        // An unknown length would hold back all bodies, also the right one, for which there is no room.
-        if length != UNKNOWN && length > HELD_WHOLE {
-            let (length, start) = (Some(length), own_start(length));
-            self.put(gap, Noted { length, gap: start, state: Delivered::Given });
-        }
     }
 
     /// A body was verified while other bodies of the target are arriving: the record says again what these gave and may give.

@@ -7,9 +7,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 
 use super::gap::{GAP, Gap, HELD_WHOLE, Hold};
+use super::intake::Binding;
 use super::late::Place;
 use super::share::{Gaps, Share, Verdict};
-use super::stored::Agreement;
+use super::stored::{Agreement, Decodes};
 use crate::clock::Clock;
 use crate::store::{Delivered, Unverified};
 use crate::target::{Key, Target};
@@ -338,7 +339,7 @@ fn a_gap_makes_way_for_no_suspect_target_and_no_body_that_has_ended() {
     }
 }
 
-/// A refusal that found no room in the table counts for the bodies that come later.
+/// A refusal that found no room in the table counts for the bodies of its origin that come later.
 #[test]
 fn when_the_table_is_full_what_is_promised_is_held_back_whole() {
     for full in [true, false] {
@@ -365,7 +366,8 @@ fn when_the_table_is_full_what_is_promised_is_held_back_whole() {
         for number in 0..2 {
             gaps.unverified.remove(name(number));
         }
-        for (target, held) in [(&target, true), (&other, full)] {
+        let elsewhere = Target::from_url("https://example.net/a").unwrap();
+        for (target, held) in [(&target, true), (&other, full), (&elsewhere, false)] {
             let hold = gaps.share(target).begin(Some(2 * MIB), true);
             assert_eq!(hold, if held { Hold::Whole } else { Hold::Gap }, "{target}");
         }
@@ -384,7 +386,7 @@ fn a_small_stored_body_is_cut_when_a_promise_contradicts_it() {
         let now = Arc::clone(&promised);
         let agrees =
             move || if now.load(Ordering::Relaxed) { agreement } else { Agreement::Undecided };
-        let mut body = gaps.watch_stored(&target, HELD_WHOLE, Arc::new(agrees));
+        let mut body = gaps.watch_stored(&target, HELD_WHOLE, Arc::new(agrees), None);
         let half = HELD_WHOLE / 2;
         body.give(0, half).now_or_never().unwrap().unwrap();
         promised.store(true, Ordering::Relaxed);
@@ -404,7 +406,7 @@ fn a_stored_body_that_is_given_in_order_is_recorded_once() {
         let rows = || std::fs::metadata(data.path().join("u")).unwrap().len() / 61;
         for _ in 0..2 {
             let agrees = Arc::new(|| Agreement::Undecided);
-            let mut body = gaps.watch_stored(&target, 2 * MIB, agrees);
+            let mut body = gaps.watch_stored(&target, 2 * MIB, agrees, None);
             for at in (0..to).step_by(1 << 16) {
                 let given = body.give(at, (at + (1 << 16)).min(to)).now_or_never();
                 given.expect("it does not wait").unwrap();
@@ -421,21 +423,91 @@ fn a_stored_body_that_is_given_in_order_is_recorded_once() {
     }
 }
 
-/// A body that was judged without being kept lets the next one of its length be given, and none of another length: of two wrong
-/// bodies, the longer one has the end of the shorter one outside its gap (issue 10, row 2).
+/// A body that was judged without being kept leaves the record of what others were given: their gaps may lie elsewhere (issue 10,
+/// row 2).
 #[test]
-fn a_body_that_was_only_judged_fixes_the_length_of_the_next_ones() {
-    for (verdict, other) in [(Verdict::Judged, Hold::Whole), (Verdict::Verified, Hold::Gap)] {
-        let (_data, gaps, target) = gaps();
-        gaps.share(&target).refuse();
-        let judged = gaps.share(&target);
-        judged.begin(Some(2 * MIB), true);
-        judged.end(verdict);
-        assert!(!gaps.is_suspect(&target));
-        for (length, hold) in [(2 * MIB, Hold::Gap), (2 * MIB + GAP, other)] {
+fn a_body_that_was_only_judged_leaves_the_record_as_it_is() {
+    for (verdict, suspect, other) in
+        [(Verdict::Right, true, Hold::Whole), (Verdict::Verified, false, Hold::Gap)]
+    {
+        for refused in [true, false] {
+            let (_data, gaps, target) = gaps();
+            let wrong = gaps.share(&target);
+            wrong.begin(Some(MIB), true);
+            wrong.with(|gap| gap.note(0, MIB - GAP));
+            if refused {
+                wrong.refuse();
+            }
+            wrong.end(Verdict::Unverified);
+            let judged = gaps.share(&target);
+            assert_eq!(judged.begin(Some(2 * MIB), true), Hold::Whole);
+            judged.end(verdict);
+            assert_eq!(gaps.is_suspect(&target), suspect && refused);
             let next = gaps.share(&target);
-            assert_eq!(next.begin(Some(length), true), hold, "{verdict:?} {length}");
-            next.end(Verdict::Right);
+            assert_eq!(next.begin(Some(2 * MIB), true), other, "{verdict:?} {refused}");
         }
+    }
+}
+
+/// A promise that cannot be read now holds a body back, and makes no target suspect. What was given is recorded, and counts once the
+/// promise is read.
+#[test]
+fn a_promise_that_is_not_read_yet_makes_no_target_suspect() {
+    for binding in [Binding::Unread, Binding::Yes] {
+        let (_data, gaps, target) = gaps();
+        let (pass, fill) = (gaps.share(&target), gaps.share(&target));
+        let hold = fill.begin(Some(2 * MIB), false);
+        pass.begin(Some(2 * MIB), false);
+        pass.with(|gap| gap.note(0, 2 * MIB - 10));
+        assert_eq!(fill.bind_by(binding, Some(2 * MIB), hold), Hold::Whole);
+        assert_eq!(gaps.is_suspect(&target), binding == Binding::Yes);
+        drop((pass, fill));
+        assert_eq!(gaps.is_suspect(&target), binding == Binding::Yes);
+        assert_eq!(gaps.share(&target).begin(Some(2 * MIB), true), Hold::Whole);
+        assert!(gaps.is_suspect(&target), "it was read, and binds");
+    }
+}
+
+/// The same for a body that broke off.
+#[test]
+fn what_was_given_of_a_broken_body_is_recorded_until_its_promise_is_read() {
+    for (binding, state) in [
+        (Binding::No, Delivered::Spent),
+        (Binding::Unread, Delivered::Spent),
+        (Binding::Yes, Delivered::Suspect),
+    ] {
+        let (_data, gaps, target) = gaps();
+        let place = Place { start: Some(0), length: Some(2 * MIB) };
+        let late = gaps.join_unbound(&target, place);
+        late.give(0, 2 * MIB - 10, 2 * MIB - 10);
+        late.broke_off(Arc::new(move || binding));
+        let row = gaps.unverified.get(target.file_key());
+        assert_eq!(row.map(|row| row.state), Some(state), "{binding:?}");
+    }
+}
+
+/// A client that leaves while its stored body is decoded, to find out whether a promise contradicts it, makes no target suspect.
+#[test]
+fn a_client_that_leaves_while_its_body_is_decoded_makes_no_target_suspect() {
+    for coded in [true, false] {
+        let (_data, gaps, target) = gaps();
+        let other = gaps.join_unbound(&target, Place { start: Some(0), length: Some(2 * MIB) });
+        other.give(0, 2 * MIB - 10, 2 * MIB - 10);
+        let promised = Arc::new(AtomicBool::new(false));
+        let now = Arc::clone(&promised);
+        let agrees = Arc::new(move || {
+            if now.load(Ordering::Relaxed) { Agreement::Contradicted } else { Agreement::Undecided }
+        });
+        let decodes = || -> Decodes { Box::new(|| std::future::pending().boxed()) };
+        let mut body = gaps.watch_stored(&target, 2 * MIB, agrees, coded.then(decodes));
+        body.give(0, MIB).now_or_never().unwrap().unwrap();
+        promised.store(true, Ordering::Relaxed);
+        if coded {
+            assert!(body.give(MIB, 2 * MIB).now_or_never().is_none(), "it is decoded");
+        }
+        drop(body);
+        assert_eq!(gaps.is_suspect(&target), !coded);
+        drop(other);
+        assert_eq!(gaps.share(&target).begin(Some(2 * MIB), true), Hold::Whole, "{coded}");
     }
 }

@@ -7,7 +7,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
+
 use super::gap::{HELD_WHOLE, own_start};
+use super::intake::Binding;
 use super::late::{Late, Place};
 use super::reader::Broken;
 use super::share::Gaps;
@@ -32,6 +35,9 @@ pub enum Agreement {
 /// changed.
 pub type Agrees = Arc<dyn Fn() -> Agreement + Send + Sync>;
 
+/// Says whether a stored body is what is promised by now, once its content coding is decoded. That takes a while.
+pub type Decodes = Box<dyn FnOnce() -> BoxFuture<'static, bool> + Send + Sync>;
+
 /// Says what the promises say about the body of a flight once that is complete; empty until then.
 #[derive(Default)]
 pub(super) struct Agreeing(Mutex<Option<Agrees>>);
@@ -55,21 +61,26 @@ pub struct Unvouched {
     /// Whether any byte was given.
     gave: bool,
     agrees: Agrees,
+    decodes: Option<Decodes>,
+    /// Whether a promise that seems to contradict it may be about what it decodes to.
+    may_decode: bool,
     target: Target,
 }
 
 impl Gaps {
-    /// Watches a stored body of `target` with `length` bytes.
+    /// Watches a stored body of `target` with `length` bytes. `decodes`: for a body with a content coding.
     pub fn watch_stored(
         self: &Arc<Self>,
         target: &Target,
         length: u64,
         agrees: Agrees,
+        decodes: Option<Decodes>,
     ) -> Unvouched {
         let place = Place { start: Some(0), length: Some(length) };
         let late = (length > HELD_WHOLE).then(|| self.join_unbound(target, place));
-        let target = target.clone();
-        Unvouched { late, watches: true, length, given: 0, gave: false, agrees, target }
+        let (target, may_decode) = (target.clone(), decodes.is_some());
+        let (given, gave) = (0, false);
+        Unvouched { late, watches: true, length, given, gave, agrees, decodes, may_decode, target }
     }
 }
 
@@ -77,7 +88,16 @@ impl Unvouched {
     /// Notes that the bytes from `at` to before `end` are given now. `Err`: they must not be given, because a promise that came
     /// meanwhile names other bytes.
     pub async fn give(&mut self, at: u64, end: u64) -> Result<(), Broken> {
-        let agreement = if self.watches { (self.agrees)() } else { Agreement::Undecided };
+        let mut agreement = if self.watches { (self.agrees)() } else { Agreement::Undecided };
+        if agreement == Agreement::Contradicted
+            && let Some(decodes) = self.decodes.take()
+        {
+            // Its client may leave meanwhile.
+            self.may_decode = decodes().await;
+            if self.may_decode {
+                agreement = Agreement::Vouched;
+            }
+        }
         if agreement != Agreement::Undecided {
             self.watches = false;
             let late = self.leave();
@@ -128,7 +148,7 @@ fn contradicted(target: &Target) -> Broken {
 
 /// A promise contradicts the body, and bytes of it were given.
 fn bound(mut late: Late) {
-    late.bind();
+    late.bind(Binding::Yes);
 }
 
 impl Drop for Unvouched {
@@ -144,9 +164,11 @@ impl Drop for Unvouched {
             return late.gave_nothing();
         }
         // Its client may ask for the rest.
-        let agrees = Arc::clone(&self.agrees);
+        let (agrees, coded) = (Arc::clone(&self.agrees), self.may_decode);
         blocking(move || match agrees() {
             Agreement::Vouched => late.is_right(true),
+            // It may be right once it is decoded. What was given is recorded, as with a promise that is not read yet.
+            Agreement::Contradicted if coded => drop(late),
             Agreement::Contradicted => bound(late),
             Agreement::Undecided | Agreement::Unread => drop(late),
         });

@@ -10,6 +10,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::gap::{Hold, own_start};
+use super::intake::Binding;
 use super::late::{Late, Place};
 use super::share::{Gaps, Share, Verdict};
 use super::{GAP, HELD_WHOLE};
@@ -161,7 +162,7 @@ impl Model {
                 if suspect {
                     return self.end(which, 0);
                 }
-                late.bind();
+                late.bind(Binding::Yes);
                 return;
             }
             Way::Late(late, first) => {
@@ -201,10 +202,12 @@ impl Model {
                 late.is_right(false);
             }
             Way::Late(late, _) if complete && late.binds() && promised => late.refuse(),
-            Way::Late(late, _) => late.broke_off(Arc::new(move || promised)),
+            Way::Late(late, _) => {
+                late.broke_off(Arc::new(move || if promised { Binding::Yes } else { Binding::No }));
+            }
             Way::Stored(late) if given == 0 => late.gave_nothing(),
             Way::Stored(late) if given == blocks(0, transfer.length) => late.is_right(false),
-            Way::Stored(mut late) if promised => late.bind(),
+            Way::Stored(mut late) if promised => late.bind(Binding::Yes),
             Way::Stored(late) => drop(late),
             Way::Fill { share, hold, binds, .. } => {
                 let announced = transfer.announced.then_some(transfer.length * BLOCK);

@@ -248,7 +248,8 @@ impl Flight {
     fn drops_bytes(&self) -> bool {
         let held_whole = self.is_held_whole();
         let mut shared = self.lock();
-        if held_whole && shared.nothing_given() && shared.unkept == Unkept::Wait {
+        let unknown = shared.alike.is_none() && shared.nothing_given();
+        if held_whole && unknown && shared.unkept == Unkept::Wait {
             shared.unkept = Unkept::Dropped;
             // No reader was given a byte. Later ones wait for the same judgement.
             (shared.have, shared.filed) = (0, 0);

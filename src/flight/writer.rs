@@ -12,10 +12,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Flight;
+use super::judged::Chunking;
 use crate::digest::{Digests, Hashing};
 use crate::outcome::cause::{Cause, Why};
 use crate::received::Spooled;
-use crate::store::{Buffer, CHUNK, Spool, SpoolError};
+use crate::store::{Buffer, CHUNK, Spool, SpoolError, hash_range};
 
 /// The number of pieces between network and disk, and of those being written. A piece is at most what one read of a socket gives:
 /// 128 KiB.
@@ -91,17 +92,23 @@ pub(super) async fn write(
         Ok(spool) => Keep::Spool(spool),
         Err(hashing) => Keep::Nothing(hashing, None),
     };
+    // Only a body that is held back whole is compared with another.
+    let mut chunking = flight.is_held_whole().then(Chunking::new);
     let mut size = 0;
     let mut batch = Vec::with_capacity(IN_BETWEEN);
     while from.recv_many(&mut batch, IN_BETWEEN).await > 0 {
         let (pieces, before) = (std::mem::take(&mut batch), size);
         size = pieces.iter().fold(size, |size, piece| piece.end_behind(size));
         let of = Arc::clone(&flight);
-        let taken = tokio::task::spawn_blocking(move || take(keep, before, pieces, &of));
+        let taken = tokio::task::spawn_blocking(move || {
+            let chunking = chunked(chunking, &pieces, &of);
+            take(keep, before, pieces, &of).map(|taken| (taken, chunking))
+        });
         let Ok(taken) = taken.await else {
             return Err(broken_off("writing"));
         };
-        let (kept, overflow) = taken?;
+        let (kept, overflow);
+        ((kept, overflow), chunking) = taken?;
         keep = kept;
         for unkept in overflow {
             match unkept {
@@ -118,6 +125,9 @@ pub(super) async fn write(
             // This frees its room once no reader uses the file.
             *file = None;
         }
+    }
+    if let Some(chunking) = chunking {
+        flight.chunked(chunking);
     }
     let finished = tokio::task::spawn_blocking(move || match keep {
         Keep::Spool(spool) => Body::Spooled(spool.finish()),
@@ -182,7 +192,7 @@ fn take(
                             let why = "what was fetched ahead was not kept";
                             return Err(Why::new(Cause::Larder, why));
                         };
-                        hash(hashing, file, from, to).map_err(|error| unreadable(&error))?;
+                        hash_range(hashing, file, from, to).map_err(|error| unreadable(&error))?;
                         overflow.push(Unkept::Part(Arc::clone(file), from, to));
                     }
                 }
@@ -217,15 +227,21 @@ fn take(
     Ok((keep, overflow))
 }
 
-/// Hashes the file's bytes from `from` to `to`.
-fn hash(hashing: &mut Hashing, file: &File, from: u64, to: u64) -> io::Result<()> {
-    let mut at = from;
-    while at < to {
-        let end = to.min(at + CHUNK);
-        hashing.update(&read_at(file, at, end)?);
-        at = end;
+/// Takes the pieces into the digests of the chunks, and compares these. `None` if they cannot be known: bytes came ahead.
+fn chunked(chunking: Option<Chunking>, pieces: &[Piece], flight: &Flight) -> Option<Chunking> {
+    let mut chunking = chunking?;
+    for piece in pieces {
+        match piece {
+            Piece::Next(bytes) => chunking.update(bytes),
+            Piece::Passed(_) => {
+                flight.cannot_compare();
+                return None;
+            }
+            Piece::Ahead { .. } | Piece::Over(_) => {}
+        }
     }
-    Ok(())
+    flight.compare(&chunking);
+    (!chunking.is_too_long()).then_some(chunking)
 }
 
 /// Writes bytes of a part. If they find no room, the fill fetches them.

@@ -10,8 +10,10 @@
 //! them, such as an archive that is read from its end. A body with such data is refused.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+use futures_util::FutureExt as _;
 use hyper::header;
 
 use super::Pipeline;
@@ -19,7 +21,9 @@ use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Digest, Hashing, Wanted};
 use crate::entry::Head;
+use crate::flight::Decodes;
 use crate::received::Spooled;
+use crate::store::Blob;
 use crate::verify::{Expectation, Finding};
 
 /// The most bytes that any body may decode to; a larger body may decode to `STEEPEST` bytes for each of its own. A decompression
@@ -51,12 +55,34 @@ impl Pipeline {
         let Some(coding) = coding_of(head) else {
             return false;
         };
-        let (path, size) = (body.path().to_owned(), body.size);
+        let path = body.path().to_owned();
+        let open = move || std::fs::File::open(path);
+        let right = self.is_promised_decoded(task, coding, open, body.size, expected, asked).await;
+        if right {
+            tracing::info!(
+                url = %task.target, ?coding,
+                "the origin applied a content coding that was not requested; the decoded body is as promised, and is given but \
+                 not kept"
+            );
+        }
+        right
+    }
+
+    /// Whether what a coded body of `size` bytes decodes to is what is promised.
+    async fn is_promised_decoded<R: Read>(
+        &self,
+        task: &Task,
+        coding: Coding,
+        open: impl FnOnce() -> io::Result<R> + Send + 'static,
+        size: u64,
+        expected: &Expectation,
+        asked: Time,
+    ) -> bool {
         let wanted = task.wanted(expected.algorithms());
         let _place = self.reading.place().await;
         let decoding = tokio::task::spawn_blocking(move || {
-            let coded = io::BufReader::new(std::fs::File::open(path)?);
-            digests_of(coding, coded, size.saturating_mul(STEEPEST).max(FREE), wanted)
+            let most = size.saturating_mul(STEEPEST).max(FREE);
+            digests_of(coding, io::BufReader::new(open()?), most, wanted)
         });
         let (digests, length) = match decoding.await {
             Ok(Ok(decoded)) => decoded,
@@ -66,17 +92,30 @@ impl Pipeline {
             }
             Err(_) => return false,
         };
-        match expected.find(&digests, length, asked) {
-            Finding::Proven { .. } | Finding::Excused(_) => {
-                tracing::info!(
-                    url = %task.target, ?coding,
-                    "the origin applied a content coding that was not requested; the decoded body is as promised, and is given but \
-                     not kept"
-                );
-                true
+        let found = expected.find(&digests, length, asked);
+        matches!(found, Finding::Proven { .. } | Finding::Excused(_))
+    }
+
+    /// Whether a stored body with a declared coding, which is being given, is what is promised by then once it is decoded. `None` if
+    /// it has no coding that clients decode.
+    pub(super) fn later_decoding(
+        self: &Arc<Self>,
+        task: &Task,
+        head: &Head,
+        blob: &Arc<Blob>,
+    ) -> Option<Decodes> {
+        let coding = coding_of(head)?;
+        // As with a fill: the body may be given longer than larder runs.
+        let (pipeline, task, blob) = (Arc::downgrade(self), task.clone(), Arc::clone(blob));
+        Some(Box::new(move || {
+            async move {
+                let Some(pipeline) = pipeline.upgrade() else { return false };
+                let (expected, size) = (pipeline.expectation_of(&task), blob.size());
+                let (open, asked) = (move || blob.open(), Time::from_millis(i64::MIN));
+                pipeline.is_promised_decoded(&task, coding, open, size, &expected, asked).await
             }
-            Finding::Doubted(_) | Finding::Refused(_) => false,
-        }
+            .boxed()
+        }))
     }
 }
 

@@ -55,6 +55,7 @@ impl Pipeline {
         let file = spool.as_ref().ok().map(Spool::reader);
         let head = Head { status: parts.status, headers: HeaderMap::new() };
         flight.begin(Answered { head, length }, file, true).await;
+        self.compare_with_judged(&bound.task, &flight).await;
         let taking = Arc::clone(&flight);
         let came = Head { status: parts.status, headers: parts.headers.clone() };
         tokio::spawn(async move {
@@ -114,6 +115,9 @@ impl Pipeline {
             flight.vouch();
         }
         if flight.is_only_judged() {
+            if vouched {
+                flight.remember_judged(digests, size);
+            }
             return None;
         }
         if !vouched {
@@ -124,11 +128,12 @@ impl Pipeline {
 }
 
 /// Waits until the first byte may be given. A client that cannot tell a truncated body from a complete one (HTTP/1.0, whose
-/// bodies may end with the connection) waits for the judgement, if there will be one.
+/// bodies may end with the connection) waits for the judgement, if there will be one. A body for which there is no room cannot wait
+/// for that: it is given as it arrives if its length is announced, and the connection ends with a reset if it is cut.
 pub(super) async fn first_bytes(reader: &mut Reader, version: Version, needed: Span) -> Opened {
     if version == Version::HTTP_10
         && reader.is_held()
-        && let Some(end) = reader.judged().await
+        && let Some(end) = reader.judged_if_kept().await
     {
         return Opened::Ended(end);
     }

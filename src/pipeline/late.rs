@@ -29,7 +29,7 @@ use super::task::Task;
 use crate::clock::Time;
 use crate::digest::{Algorithm, Digest, Digests, Hashing};
 use crate::entry::Head;
-use crate::flight::{self, Agreement, Agrees, Binds, Flight, Late, Place};
+use crate::flight::{self, Agreement, Agrees, Binding, Binds, Flight, Late, Place};
 use crate::outcome::cause::{Cause, Why};
 use crate::policy::PassReason;
 use crate::reply::{Body, Cut, Line, Source};
@@ -123,7 +123,8 @@ impl Pipeline {
             return Source::Blob(blob, chunk);
         }
         let agrees = self.later_agreement(task, stored.entry.digests.clone(), size);
-        let unvouched = self.flights.gaps().watch_stored(task.bare(), size, agrees);
+        let decodes = self.later_decoding(task, &stored.entry.head, &blob);
+        let unvouched = self.flights.gaps().watch_stored(task.bare(), size, agrees, decodes);
         Source::Unvouched(blob, chunk, Box::new(unvouched))
     }
 
@@ -141,17 +142,25 @@ impl Pipeline {
         }
     }
 
+    /// The body of `flight` begins. If it is held back whole, it is given as far as it is the same as one that was judged right.
+    pub(super) async fn compare_with_judged(self: &Arc<Self>, task: &Task, flight: &Flight) {
+        let agreeing = |digests, size| self.later_agreement(task, digests, size);
+        flight.compare_with_judged(agreeing).await;
+    }
+
     /// What the promises say by now about a complete body. They are looked up only when they may have changed.
     fn later_agreement(self: &Arc<Self>, task: &Task, digests: Vec<Digest>, size: u64) -> Agrees {
         // As with a fill: the body may be given longer than larder runs.
         let (pipeline, task) = (Arc::downgrade(self), task.clone());
-        let undecided = Mutex::new(None);
+        let known = Mutex::new(None);
         Arc::new(move || {
             let Some(pipeline) = pipeline.upgrade() else { return Agreement::Undecided };
-            let mut undecided = undecided.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
             let state = (pipeline.store.generation(), pipeline.store.convention_changes());
-            if *undecided == Some(state) {
-                return Agreement::Undecided;
+            if let Some((at, agreement)) = *known
+                && at == state
+            {
+                return agreement;
             }
             let expected = pipeline.expectation_of(&task);
             let agreement = match expected.find(&digests, size, Time::from_millis(i64::MIN)) {
@@ -162,7 +171,8 @@ impl Pipeline {
                 Finding::Doubted(_) => Agreement::Unread,
                 Finding::Refused(_) => Agreement::Contradicted,
             };
-            *undecided = Some(state).filter(|_| agreement == Agreement::Undecided);
+            let lasts = matches!(agreement, Agreement::Undecided | Agreement::Vouched);
+            *known = lasts.then_some((state, agreement));
             agreement
         })
     }
@@ -319,13 +329,14 @@ impl Watched {
             );
             return Err(Why::new(Cause::Quarantine, line));
         }
-        if !(self.binds)() {
+        let binding = (self.binds)();
+        if binding == Binding::No {
             return Ok(());
         }
         // A body that is cut off now is recorded as well: its client may resume.
         if let Some(mut late) = self.late.take() {
             let binding = tokio::task::spawn_blocking(move || {
-                late.bind();
+                late.bind(binding);
                 late
             });
             self.late = Some(binding.await.map_err(|_| self.undecided())?);

@@ -18,7 +18,7 @@ use crate::claim::Promise;
 use crate::digest::{Hashing, Wanted};
 use crate::entry::{Entry, Head};
 use crate::flight::{
-    Answered, Binds, Complete, End, Flight, Intake, Lead, Trouble, can_resume, intake,
+    Answered, Binding, Binds, Complete, End, Flight, Intake, Lead, Trouble, can_resume, intake,
 };
 use crate::freshness;
 use crate::origin::{Answer, Ask, OriginError};
@@ -292,6 +292,7 @@ impl Pipeline {
         let file = spool.as_ref().ok().map(Spool::reader);
         let answered = Answered { head: answer.head.clone(), length: answer.length };
         flight.begin(answered, file, expected.binds()).await;
+        self.compare_with_judged(task, flight).await;
         open_unvaried(lead, task, &answer.head);
         let with = Intake {
             flight,
@@ -317,17 +318,22 @@ impl Pipeline {
         let (pipeline, task) = (Arc::downgrade(self), task.clone());
         let judged = Mutex::new(None);
         Arc::new(move || {
-            let Some(pipeline) = pipeline.upgrade() else { return false };
+            let Some(pipeline) = pipeline.upgrade() else { return Binding::No };
             // The lock is held during the look-up, so that a second caller cannot continue before the result is known.
             let mut judged = judged.lock().unwrap_or_else(PoisonError::into_inner);
             // The claims of indexes, and the names whose digests are believed.
             let state = (pipeline.store.generation(), pipeline.store.convention_changes());
             if *judged == Some(state) {
-                return false;
+                return Binding::No;
             }
-            let binds = pipeline.expectation_of(&task).binds();
-            *judged = Some(state).filter(|_| !binds);
-            binds
+            let expected = pipeline.expectation_of(&task);
+            let binding = match (expected.binds(), expected.may_bind()) {
+                (false, _) => Binding::No,
+                (true, true) => Binding::Unread,
+                (true, false) => Binding::Yes,
+            };
+            *judged = Some(state).filter(|_| binding == Binding::No);
+            binding
         })
     }
 

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use hyper::StatusCode;
@@ -32,6 +31,7 @@ use crate::outcome::cause::{Cause, Why};
 use crate::outcome::metrics::Alarm;
 use crate::proof::{Proof, Rank};
 use crate::received::{Received, Spooled};
+use crate::store::hash_range;
 use crate::target::{Root, Target};
 use crate::verify::{self, Expectation, Finding, Mismatch, Verdict, Verified};
 
@@ -520,8 +520,8 @@ fn undecided(task: &Task, expected: &Expectation, mismatch: &Mismatch) -> End {
     End::Failed(status, Why::new(Cause::Undecided, line))
 }
 
-/// How a fill ends whose body is right, of which no byte was kept or given. If a promise vouches for it, its target is suspect no
-/// more: the clients' own requests are answered as the body arrives.
+/// How a fill ends whose body is right, of which no byte was kept or given. If a promise vouches for it, it is remembered: the
+/// clients' own requests are answered as the body arrives, as far as it is the same.
 fn only_judged(task: &Task, vouched: bool) -> End {
     if vouched && !task.principal.has_operator_login() {
         return End::Pass;
@@ -576,16 +576,7 @@ async fn missing_digests(
     let file = Arc::clone(file);
     let hashed = tokio::task::spawn_blocking(move || -> io::Result<Digests> {
         let mut hashing = Hashing::new(all);
-        let mut buffer = vec![0; 256 * 1024];
-        let mut at = 0;
-        while at < size {
-            let read = file.read_at(&mut buffer, at)?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            hashing.update(buffer.get(..read).unwrap_or_default());
-            at += read as u64;
-        }
+        hash_range(&mut hashing, &file, 0, size)?;
         Ok(hashing.finish())
     });
     hashed.await.ok()?.ok()

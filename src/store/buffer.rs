@@ -4,11 +4,15 @@
 //! keeps some memory in each arena, so a hundred readers would cost many times what they hold at once. Therefore
 //! buffers are few, of one size, and shared through one pool.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
 use super::CHUNK;
+use crate::digest::Hashing;
 
 /// Maximum number of idle buffers in the pool, which is 8 MiB.
 const IDLE: usize = 128;
@@ -55,9 +59,44 @@ impl Drop for Buffer {
     }
 }
 
+/// Hashes the bytes of a file from `from` to before `to`. Fails with [`io::ErrorKind::UnexpectedEof`] if it has fewer. Blocking.
+pub fn hash_range(hashing: &mut Hashing, file: &File, from: u64, to: u64) -> io::Result<()> {
+    let mut buffer = Buffer::take();
+    let mut at = from;
+    while at < to {
+        let length = CHUNK.min(to - at);
+        let room = buffer.room();
+        room.resize(usize::try_from(length).unwrap_or(0), 0);
+        file.read_exact_at(room, at)?;
+        hashing.update(room);
+        at += length;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+    use crate::digest::Algorithms;
+
+    #[test]
+    fn a_range_hashes_as_its_bytes_do() {
+        let bytes: Vec<u8> = (0..2 * CHUNK + 17).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let end = bytes.len() as u64;
+        for (from, to) in [(0, end), (5, CHUNK + 5), (7, 7), (CHUNK, end)] {
+            let (mut one, mut other) =
+                (Hashing::new(Algorithms::default()), Hashing::new(Algorithms::default()));
+            hash_range(&mut one, &file, from, to).unwrap();
+            other.update(&bytes[usize::try_from(from).unwrap()..usize::try_from(to).unwrap()]);
+            assert_eq!(one.finish(), other.finish(), "{from}-{to}");
+        }
+        let short = hash_range(&mut Hashing::new(Algorithms::default()), &file, 5, end + 1);
+        assert_eq!(short.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
 
     #[test]
     fn what_was_filled_in_outlives_the_buffers_next_use() {

@@ -40,6 +40,7 @@ mod claims;
 mod commit;
 mod conventions;
 mod declared;
+mod delivered;
 mod durable;
 mod evict;
 pub mod failpoint;
@@ -76,16 +77,17 @@ use tokio::time::Instant;
 
 pub use batch::ClaimBatch;
 pub use blobs::Blob;
-pub use buffer::Buffer;
+pub use buffer::{Buffer, hash_range};
 pub use claims::IndexSet;
 pub use conventions::Convention;
+pub use delivered::{Delivered, Row};
 pub use durable::{may_pass, write as write_durably};
 pub use notes::Notes;
 pub use recent::IN_USE;
 pub use rejections::{Rejection, clipped};
 pub use seen::Seen;
 pub use spool::Spool;
-pub use unverified::{Delivered, Row, Unverified};
+pub use unverified::Unverified;
 pub use upkeep::{Usage, Verification};
 
 use crate::clock::{Clock, Time};

@@ -3,11 +3,7 @@
 //!
 //! A client resumes by itself after a cut, even if larder was restarted in between. So the file must record, before
 //! larder delivers a byte of a promised body, where the withheld tail (the gap) begins, and whether a body was refused. A
-//! promise may also come later, so bodies that no promise binds are recorded as well:
-//!
-//! ```text
-//! a row = key 32 │ length 8 │ gap 8 │ state 1 │ since 8 │ CRC-32 of these 57 bytes 4          (numbers big-endian)
-//! ```
+//! promise may also come later, so bodies that no promise binds are recorded as well. `delivered.rs` says what a row is.
 //!
 //! Rows are appended, and a later row of a key replaces an earlier one. A truncated or damaged row ends the file. An
 //! append is not synced, because only a power cut could lose it; a refusal is synced. The file is rewritten when it is
@@ -17,80 +13,27 @@
 //! A change takes effect in memory at once ([`Unverified::put`]), and is then written ([`Unverified::write`]). A write takes
 //! the row that counts at that time, so the order in which two writes of one key happen does not matter.
 
-use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use super::delivered::{
+    ANY, Delivered, MAX_ANY, Row, Rows, UNKNOWN, any_of, bytes_of, counts, rows_of,
+};
 use super::{durable, hold};
 use crate::clock::{Clock, Time};
 use crate::target::Key;
 
-/// How long a row counts. By then clients have given up resuming.
-const UNVERIFIED_FOR: Duration = Duration::from_hours(24);
-
 /// The age at which a row is written anew if bytes of its target are still given.
 const RENEWED_AFTER: Duration = Duration::from_mins(1);
-
-/// Maximum number of rows of promised files. To fill the table, an origin needs that many promised files of more than
-/// 256 KiB each. Then bodies of further targets are withheld completely until verified, which is safe and slow. If one of these
-/// is refused, the same applies to all targets without a row.
-const MAX_ROWS: usize = 65_536;
-
-/// Maximum number of rows of files that no promise bound. When there are more, the older half is forgotten. If a promise of a
-/// forgotten file comes later, its gap is that of a new target, which may move: a client that has most of a bad body may
-/// complete it.
-const MAX_UNBOUND: usize = 65_536;
 
 /// How many rows may be appended, beyond twice the number of current rows, before the file is rewritten.
 const TIDY_AFTER: usize = 4096;
 
 /// Maximum length of the file in bytes: some fifty million changes between two rounds of maintenance.
 const MAX_FILE: u64 = 4 << 30;
-
-const ROW: usize = 61;
-
-/// Stands for every target, in place of a target that was refused when the table was full. While this row counts, promised bodies
-/// of all targets are held back whole until they are verified.
-const ANY: Key = Key(*b"any target, for want of a row   ");
-
-/// Stands for an unknown length.
-const UNKNOWN: u64 = u64::MAX;
-
-/// What is known about a target whose bytes were delivered and not verified since.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// The length in bytes of the body that was delivered, if the origin announced it.
-    pub length: Option<u64>,
-    /// Where the gap begins, in bytes from the start of the body. Meaningless if the length is unknown.
-    pub gap: u64,
-    /// What was delivered.
-    pub state: Delivered,
-    /// When the row was written.
-    pub since: Time,
-}
-
-/// What was delivered of a target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivered {
-    /// Bytes of a promised body, but none of its gap.
-    Given = 1,
-    /// Nothing may be delivered before a body is verified: one was refused, or its gap had been delivered when a promise
-    /// came.
-    Suspect = 2,
-    /// Bytes of a body that no promise bound. A client of it lacks bytes of the gap, if it lacks any.
-    Unbound = 3,
-    /// Bytes of a body that no promise bound, those of the gap among them. If a promise comes, the target is suspect.
-    Spent = 4,
-}
-
-impl Delivered {
-    fn is_bound(self) -> bool {
-        matches!(self, Self::Given | Self::Suspect)
-    }
-}
 
 /// The rows, in memory and on disk.
 #[derive(Debug)]
@@ -101,15 +44,6 @@ pub struct Unverified {
     rows: Mutex<Rows>,
     /// Locked before `rows` if both are needed.
     file: Mutex<Appended>,
-}
-
-#[derive(Debug, Default)]
-struct Rows {
-    of: HashMap<Key, Row>,
-    /// The number of rows that are not bound.
-    unbound: usize,
-    /// The targets whose last change was not written.
-    unwritten: HashSet<Key>,
 }
 
 #[derive(Debug, Default)]
@@ -140,9 +74,10 @@ impl Unverified {
         hold(&self.rows).of.get(&key).copied().filter(|row| counts(row, now))
     }
 
-    /// What counts for a target without a row: `None`, unless a refusal found no room. Quick.
-    pub fn of_any(&self) -> Option<Row> {
-        self.get(ANY).map(|row| Row { state: Delivered::Unbound, ..row })
+    /// What counts for the target of `key` if it has no row: `None`, unless a refusal of its origin found no room. Quick.
+    pub fn of_any(&self, key: Key) -> Option<Row> {
+        let row = self.get(any_of(key.origin())).or_else(|| self.get(ANY));
+        row.map(|row| Row { state: Delivered::Unbound, ..row })
     }
 
     /// Notes what is delivered of the body of `key`, of `length`, with the gap at `gap`. A suspect target stays suspect. Quick: the
@@ -153,7 +88,7 @@ impl Unverified {
         let known = rows.of.get(&key).copied().filter(|row| counts(row, now));
         let suspect = known.is_some_and(|known| known.state == Delivered::Suspect);
         let state = if suspect { Delivered::Suspect } else { state };
-        rows.make_room(known, state, now)?;
+        rows.make_room(key, known, state, now)?;
         rows.insert(key, Row { length, gap, state, since: now });
         rows.unwritten.insert(key);
         Ok(())
@@ -211,9 +146,12 @@ impl Unverified {
         }
         let mut rows = hold(&self.rows);
         let since = self.clock.now();
-        rows.insert(ANY, Row { length: None, gap: 0, state: Delivered::Given, since });
-        rows.unwritten.insert(ANY);
-        ANY
+        let of_origin = any_of(key.origin());
+        let has_room = rows.any < MAX_ANY || rows.of.contains_key(&of_origin);
+        let any = if has_room { of_origin } else { ANY };
+        rows.insert(any, Row { length: None, gap: 0, state: Delivered::Given, since });
+        rows.unwritten.insert(any);
+        any
     }
 
     /// Rewrites the file when it has grown to several times its rows. Blocking; part of the store's maintenance.
@@ -276,117 +214,9 @@ impl Unverified {
     }
 }
 
-impl Rows {
-    fn insert(&mut self, key: Key, row: Row) -> Option<Row> {
-        let before = self.of.insert(key, row);
-        self.count(before, false);
-        self.count(Some(row), true);
-        before
-    }
-
-    fn remove(&mut self, key: Key) -> Option<Row> {
-        let before = self.of.remove(&key);
-        self.count(before, false);
-        before
-    }
-
-    fn count(&mut self, row: Option<Row>, more: bool) {
-        if row.is_some_and(|row| !row.state.is_bound()) {
-            self.unbound = if more { self.unbound + 1 } else { self.unbound.saturating_sub(1) };
-        }
-    }
-
-    fn keep(&mut self, counts: impl Fn(&Row) -> bool) {
-        self.of.retain(|_, row| counts(row));
-        self.unbound = self.of.values().filter(|row| !row.state.is_bound()).count();
-    }
-
-    /// Makes room for a row in this state; `known` is the row that it replaces.
-    fn make_room(&mut self, known: Option<Row>, state: Delivered, now: Time) -> io::Result<()> {
-        if known.is_some_and(|known| known.state.is_bound() == state.is_bound()) {
-            return Ok(());
-        }
-        if !state.is_bound() {
-            if self.unbound >= MAX_UNBOUND {
-                self.forget_the_older_half();
-            }
-            return Ok(());
-        }
-        if self.of.len() - self.unbound >= MAX_ROWS {
-            self.keep(|row| counts(row, now));
-            if self.of.len() - self.unbound >= MAX_ROWS {
-                return Err(io::Error::other("too many targets wait for their verification"));
-            }
-        }
-        Ok(())
-    }
-
-    fn forget_the_older_half(&mut self) {
-        let unbound = self.of.values().filter(|row| !row.state.is_bound());
-        let mut times: Vec<Time> = unbound.map(|row| row.since).collect();
-        times.sort_unstable();
-        let Some(middle) = times.get(times.len() / 2).copied() else { return };
-        self.keep(|row| row.state.is_bound() || row.since > middle);
-    }
-}
-
-/// Whether a row still counts. A row dated in the future, from a clock that was ahead, counts for longer.
-fn counts(row: &Row, now: Time) -> bool {
-    now < row.since.plus(UNVERIFIED_FOR)
-}
-
-/// Encodes a row; without a row, a deletion of the earlier one.
-fn bytes_of(key: Key, row: Option<Row>) -> [u8; ROW] {
-    let since = Time::from_millis(0);
-    let none = Row { length: None, gap: 0, state: Delivered::Given, since };
-    let state = row.map_or(0, |row| row.state as u8);
-    let row = row.unwrap_or(none);
-    let fields = key
-        .0
-        .into_iter()
-        .chain(row.length.unwrap_or(UNKNOWN).to_be_bytes())
-        .chain(row.gap.to_be_bytes())
-        .chain([state])
-        .chain(row.since.as_millis().to_be_bytes());
-    let mut bytes = [0; ROW];
-    for (to, from) in bytes.iter_mut().zip(fields) {
-        *to = from;
-    }
-    let (body, sum) = bytes.split_at_mut(ROW - 4);
-    sum.copy_from_slice(&crc32fast::hash(body).to_be_bytes());
-    bytes
-}
-
-/// The rows in `bytes`, up to the first invalid one.
-fn rows_of(bytes: &[u8]) -> impl Iterator<Item = (Key, Option<Row>)> {
-    bytes.chunks(ROW).map_while(|row| {
-        let (key, rest) = row.split_first_chunk::<32>()?;
-        let (length, rest) = rest.split_first_chunk()?;
-        let (gap, rest) = rest.split_first_chunk()?;
-        let (state, rest) = rest.split_first()?;
-        let (since, sum) = rest.split_first_chunk()?;
-        if sum != crc32fast::hash(row.get(..ROW - 4)?).to_be_bytes() {
-            return None;
-        }
-        let length = u64::from_be_bytes(*length);
-        let row = Row {
-            length: (length != UNKNOWN).then_some(length),
-            gap: u64::from_be_bytes(*gap),
-            state: match *state {
-                0 | 1 => Delivered::Given,
-                2 => Delivered::Suspect,
-                3 => Delivered::Unbound,
-                4 => Delivered::Spent,
-                _ => return None,
-            },
-            since: Time::from_millis(i64::from_be_bytes(*since)),
-        };
-        Some((Key(*key), (*state != 0).then_some(row)))
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::delivered::{MAX_OF_ORIGIN, MAX_ROWS, MAX_UNBOUND, ROW, UNVERIFIED_FOR};
     use super::*;
 
     fn key(byte: u8) -> Key {
@@ -471,29 +301,98 @@ mod tests {
         rows.given(key(255), Some(1), 1).unwrap();
     }
 
+    /// A key of the origin with this number.
+    fn key_of(origin: u64, file: u64) -> Key {
+        let mut key = [7; 32];
+        key[..8].copy_from_slice(&origin.to_be_bytes());
+        key[8..16].copy_from_slice(&file.to_be_bytes());
+        Key(key)
+    }
+
     /// A refusal that finds no room in the table is not forgotten (issue 10, row 2).
     #[test]
-    fn when_a_refusal_finds_no_room_all_targets_are_held_back() {
+    fn when_a_refusal_finds_no_room_all_targets_of_its_origin_are_held_back() {
         for full in [true, false] {
             let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
             let rows = open(&data, &clock);
-            for number in u64::from(!full)..MAX_ROWS as u64 {
-                let mut name = [0; 32];
-                name[..8].copy_from_slice(&number.to_be_bytes());
-                rows.put(Key(name), Some(1), 1, Delivered::Given).unwrap();
+            for origin in u64::from(!full)..MAX_ROWS as u64 {
+                rows.put(key_of(origin, 0), Some(1), 1, Delivered::Given).unwrap();
             }
-            assert!(rows.of_any().is_none(), "the control");
+            assert!(rows.of_any(key(255)).is_none(), "the control");
             rows.refused(key(255)).unwrap();
             rows.flush();
             let again = open(&data, &clock);
             for rows in [&rows, &again] {
                 let suspect = rows.get(key(255)).map(|row| row.state);
                 assert_eq!(suspect, (!full).then_some(Delivered::Suspect));
-                assert_eq!(rows.of_any().map(|row| row.length), full.then_some(None));
+                assert_eq!(rows.of_any(key(255)).map(|row| row.length), full.then_some(None));
+                assert!(rows.of_any(key(254)).is_none(), "another origin");
             }
             clock.advance(UNVERIFIED_FOR);
-            assert!(again.of_any().is_none());
+            assert!(again.of_any(key(255)).is_none());
         }
+    }
+
+    /// One origin cannot fill the table: beyond its share only its own bodies are held back.
+    #[test]
+    fn an_origin_takes_only_its_share_of_the_table() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let rows = open(&data, &clock);
+        let put = |key| rows.put(key, Some(1), 1, Delivered::Given);
+        for file in 0..MAX_OF_ORIGIN as u64 {
+            put(key_of(1, file)).unwrap();
+        }
+        let next = key_of(1, u64::MAX);
+        assert!(put(next).is_err() && put(key_of(1, 0)).is_ok());
+        assert!(put(key_of(2, 0)).is_ok(), "another origin");
+        assert_eq!(rows.suspect(next), rows.suspect(key_of(1, u64::MAX - 1)), "one row for all");
+        assert!(rows.of_any(next).is_some() && rows.of_any(key_of(2, 1)).is_none());
+        // A row that goes makes room.
+        assert!(rows.remove(key_of(1, 0)));
+        put(next).unwrap();
+        assert!(put(key_of(1, 0)).is_err());
+        rows.flush();
+        let again = open(&data, &clock);
+        assert!(again.put(key_of(1, 0), Some(1), 1, Delivered::Given).is_err(), "after a restart");
+        assert!(again.of_any(next).is_some());
+        clock.advance(UNVERIFIED_FOR);
+        put(key_of(1, 0)).unwrap();
+    }
+
+    /// Rows that count no more make room at once: a refusal does not hold back all of its origin for want of a row.
+    #[test]
+    fn a_row_that_has_expired_makes_room_at_once() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let rows = open(&data, &clock);
+        let put = |key| rows.put(key, Some(1), 1, Delivered::Given);
+        for file in 0..MAX_OF_ORIGIN as u64 {
+            put(key_of(1, file)).unwrap();
+        }
+        clock.advance(Duration::from_hours(23));
+        assert!(put(key_of(1, u64::MAX)).is_err(), "the control");
+        clock.advance(Duration::from_hours(1));
+        let refused = key_of(1, u64::MAX - 1);
+        assert_eq!(rows.suspect(refused), refused);
+        assert!(rows.of_any(key_of(1, 0)).is_none());
+    }
+
+    /// Origins without number take no memory without bound.
+    #[test]
+    fn when_too_many_origins_are_held_back_all_are() {
+        let (data, clock) = (tempfile::tempdir().unwrap(), Clock::system());
+        let rows = open(&data, &clock);
+        for origin in 0..MAX_ROWS as u64 {
+            rows.put(key_of(origin, 0), Some(1), 1, Delivered::Given).unwrap();
+        }
+        for origin in 0..MAX_ANY as u64 {
+            assert_ne!(rows.suspect(key_of(origin, 1)), ANY);
+        }
+        let other = key_of(u64::MAX, 0);
+        assert!(rows.of_any(other).is_none(), "the control");
+        assert_eq!(rows.suspect(key_of(MAX_ANY as u64, 1)), ANY);
+        assert!(rows.of_any(other).is_some());
+        assert_ne!(rows.suspect(key_of(0, 2)), ANY, "that one has a row already");
+        assert_eq!(hold(&rows.rows).of.len(), MAX_ROWS + MAX_ANY + 1);
     }
 
     /// Two threads that write one row write it once.

@@ -38,6 +38,20 @@ impl Partition {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Key(pub [u8; 32]);
 
+impl Key {
+    /// How many bytes of a key of [`Target::file_key`](super::Target::file_key) name the origin.
+    pub(super) const ORIGIN: usize = 8;
+
+    /// The part of a key of [`Target::file_key`](super::Target::file_key) that is that of every file of the same origin.
+    pub fn origin(&self) -> [u8; Self::ORIGIN] {
+        let mut origin = [0; Self::ORIGIN];
+        for (to, from) in origin.iter_mut().zip(self.0) {
+            *to = from;
+        }
+        origin
+    }
+}
+
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&crate::digest::hex(&self.0))

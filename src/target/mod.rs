@@ -178,9 +178,14 @@ impl Target {
 
     /// The key under which the store remembers that bytes of this file were delivered unverified, or that it was
     /// refused. It ignores the variant and the URL's spelling, because a client that resumes sees one file. It
-    /// withholds bytes, and never selects any.
+    /// withholds bytes, and never selects any. All keys of one origin begin with the same bytes ([`Key::origin`]).
     pub fn file_key(&self) -> Key {
-        Key(key_hash([&self.match_key().0[..]]))
+        let (origin, file) = (key_hash([self.url.head().as_bytes()]), self.match_key().0);
+        let mut key = key_hash([&file[..]]);
+        for (to, from) in key.iter_mut().zip(origin).take(Key::ORIGIN) {
+            *to = from;
+        }
+        Key(key)
     }
 
     /// The key under which claims about this target are looked up. Looser than the store's key, because indexes and

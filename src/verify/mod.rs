@@ -60,6 +60,12 @@ impl Expectation {
         self.named.is_some_and(|(_, binds)| binds) || self.refusing().next().is_some()
     }
 
+    /// Whether it is not known yet if it binds: every promise that would bind cannot be read now.
+    pub fn may_bind(&self) -> bool {
+        let named = self.named.is_some_and(|(_, binds)| binds);
+        !named && self.binds() && self.refusing().all(Promise::is_unread)
+    }
+
     /// The promises whose mismatch refuses the body. Superseded snapshots only excuse a body.
     pub fn refusing(&self) -> impl Iterator<Item = &Promise> {
         self.binding()

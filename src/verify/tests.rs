@@ -162,6 +162,26 @@ fn what_was_not_computed_is_no_mismatch() {
     assert!(matches!(&refused, Finding::Refused(why) if why.to_string().ends_with(": torn")));
 }
 
+/// Whether a promise that cannot be read binds is not known; any other that does is known.
+#[test]
+fn a_promise_that_cannot_be_read_may_bind() {
+    let read = Says::new(1, Relation::InRoot, 1).promise();
+    let mut unread = read.clone();
+    unread.digests.clear();
+    let mut elsewhere = unread.clone();
+    elsewhere.relation = Relation::Elsewhere;
+    for (promises, named, binds, may) in [
+        (vec![unread.clone()], None, true, true),
+        (vec![unread.clone(), read], None, true, false),
+        (vec![unread], Some((digest(1), true)), true, false),
+        (vec![elsewhere], None, false, false),
+        (vec![], None, false, false),
+    ] {
+        let expected = Expectation { named, promises, otherwise: Proof::of(Rank::Pinned) };
+        assert_eq!((expected.binds(), expected.may_bind()), (binds, may), "{expected:?}");
+    }
+}
+
 #[test]
 fn every_digest_and_the_size_must_match() {
     let mut promise = Says::new(1, Relation::InRoot, 1).promise();

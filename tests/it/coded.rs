@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use larder::digest::Algorithm;
 
+use crate::late::publish;
 use crate::world::archive::{flipped, hex, plain_wheel, put_simple};
 use crate::world::{Page, World, noise};
 
@@ -87,6 +88,29 @@ async fn a_coded_file_is_judged_decoded_and_given_as_it_came() {
             let elsewhere = world.origin.url(&format!("/v2/a/b/blobs/sha256:{sha256}"));
             let found = world.get(&elsewhere).await;
             assert!(found.status == 404 || found.body == bytes, "{what}: {}", found.cache_status());
+        }
+    }
+}
+
+/// A stored body with a content coding is not cut while it is given if an index comes that promises what it decodes to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_coded_file_is_given_to_its_end_when_an_index_promises_it_decoded() {
+    let right = noise(8, 24 << 20);
+    for (sent, whole) in [(right.to_vec(), true), (flipped(&right), false)] {
+        for h2 in [false, true] {
+            let world = World::new().await;
+            let (path, sent) = (plain_wheel("demo"), gzip(&sent));
+            let page = Page::new(sent.clone()).etag("v1").header("content-encoding", "gzip");
+            let url = world.origin.put(&path, page);
+            world.fetch(&url).await;
+            let ask = world.client.get(&url);
+            let mut got = if h2 { ask.h2() } else { ask }.open().await.unwrap();
+            assert!(got.read(1 << 20).await);
+            assert_eq!(world.origin.asked(&path).len(), 1, "it is stored");
+            publish(&world, "demo", &path, &right).await;
+            let got = got.rest().await;
+            assert_eq!(got.is_complete(), whole, "h2: {h2}, {} bytes", got.body.len());
+            assert!(!whole || got.body == sent);
         }
     }
 }

@@ -91,7 +91,7 @@ async fn a_range_that_was_not_fetched_was_not_given() {
         if !fetched {
             assert!(flight.grant_beside(&answered, length - 100, length).await.is_some());
         }
-        flight.bind().await;
+        flight.bind(Binding::Yes).await;
         let hold = flight.lock().holding.hold;
         assert_eq!(hold, if fetched { Hold::Whole } else { Hold::Gap });
     }
@@ -108,7 +108,7 @@ async fn a_range_is_not_given_if_the_gap_lies_there_by_then() {
         let answered = flight.lock().answered.clone().unwrap();
         let beside = flight.grant_beside(&answered, length - 100, length).await.unwrap();
         if binds {
-            flight.bind().await;
+            flight.bind(Binding::Yes).await;
         }
         assert_eq!(flight.begin_beside(&answered, &beside).await, !binds);
     }

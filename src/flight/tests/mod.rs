@@ -14,6 +14,7 @@ use crate::proof::Rank;
 use crate::store::Unverified;
 use crate::target::Partition;
 
+mod alike;
 mod besides;
 
 const NOW: Time = Time::from_millis(1_000);
@@ -396,15 +397,15 @@ fn kept() -> End {
     }))
 }
 
-/// A verified body makes the target trusted again once it is stored, or could not be. A body about which another principal has no
-/// promise does not. After one that was only given, or whose commit was broken off, the next may be another one.
+/// A verified body makes the target trusted again once it is stored. A body about which another principal has no promise does not.
+/// After one that was only given, that found no room, or whose commit was broken off, the next may be another one.
 #[tokio::test]
 async fn only_a_verified_body_ends_the_suspicion() {
     // A promise may bind a body when it begins, and no longer exist when the body is judged.
     for (binds, vouched, dropped, end, suspect) in [
         (true, true, false, kept(), false),
         (false, true, false, kept(), false),
-        (true, true, true, End::Pass, false),
+        (true, true, true, End::Pass, true),
         (true, true, false, End::Given, true),
         (true, true, false, End::broken("the fill was dropped"), true),
         (true, false, false, kept(), true),
@@ -506,7 +507,7 @@ async fn a_promise_that_comes_late_finds_what_was_given_before() {
         world.begin(false, 600_000).await;
         world.write(&vec![7; 600_000]);
         world.reader().next(from, from + 50).await.unwrap();
-        world.lead.flight.bind().await;
+        world.lead.flight.bind(Binding::Yes).await;
         let expected = if from == 0 { Hold::Gap } else { Hold::Whole };
         assert_eq!(world.lead.flight.lock().holding.hold, expected, "{from}");
     }

@@ -100,10 +100,10 @@ impl Daemon {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        match logged.await {
-            Ok(log) => log,
-            Err(_) => panic!("larder did not log {line:?}:\n{}", self.log()),
-        }
+        let Ok(log) = logged.await else {
+            panic!("larder did not log {line:?}:\n{}", self.log());
+        };
+        log
     }
 
     /// Whether it still runs.
