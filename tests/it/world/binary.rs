@@ -200,6 +200,25 @@ pub(crate) async fn say(ca: &Ca, data: &Path, arguments: &[&str]) -> Output {
     tools::run(command).await
 }
 
+/// Waits until the output of `larder ARGUMENTS` contains `part`, and returns the output: what belongs to an answer is written down
+/// when its last byte was sent, and the client may have that byte before.
+pub(crate) async fn told(ca: &Ca, data: &Path, arguments: &[&str], part: &str) -> String {
+    let mut told = String::new();
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let output = say(ca, data, arguments).await;
+            told = tools::text(&output);
+            if output.status.success() && told.contains(part) {
+                return;
+            }
+        }
+    });
+    match waited.await {
+        Ok(()) => told,
+        Err(_elapsed) => panic!("larder {arguments:?} did not say {part:?}:\n{told}"),
+    }
+}
+
 /// The address in a line that says where larder listens.
 fn listening_on(line: &str) -> Option<SocketAddr> {
     let (_, rest) = line.split_once("listening")?;
