@@ -74,7 +74,7 @@ pub(super) struct Fitted {
 const UNREACHED: &str = "the build's network does not reach a larder on loopback: its steps go around larder. Let one listen \
                          on the bridge's address (larder serve --listen 0.0.0.0:3142), or build with --network host";
 const HTTP_ONLY: &str = "https downloads of this build's steps go around larder, except on a base image of ca/images or where \
-                         the Containerfile mounts the secret `larder`";
+                         the Containerfile mounts the secret `larder`: docs/docker.md";
 const NO_SECRETS: &str = "this builder is given no secret: https downloads of its steps go around larder, except on a base image \
                           of ca/images";
 const OLDER_BUILDER: &str = "Docker's older builder knows no secrets: https downloads of its steps go around larder, except on a base \
