@@ -213,10 +213,9 @@ pub(crate) async fn told(ca: &Ca, data: &Path, arguments: &[&str], part: &str) -
             }
         }
     });
-    match waited.await {
-        Ok(()) => told,
-        Err(_elapsed) => panic!("larder {arguments:?} did not say {part:?}:\n{told}"),
-    }
+    let is_told = waited.await.is_ok();
+    assert!(is_told, "larder {arguments:?} did not say {part:?}:\n{told}");
+    told
 }
 
 /// The address in a line that says where larder listens.
