@@ -10,6 +10,12 @@ make_archive() {
   archive=$out/$name.tar.gz
   tar -C "$work/tree" --sort=name --mtime="@${SOURCE_DATE_EPOCH:-0}" --owner=0 --group=0 --numeric-owner -c "$name" | gzip -n9 >"$archive"
   say "$(basename "$archive"), $(du -h "$archive" | cut -f 1)"
+  [ -n "$other_name" ] || return 0
+  cp -a "$tree" "$work/tree/$other_name"
+  cp "${also[1]#*=}" "$work/tree/$other_name/larder"
+  tar -C "$work/tree" --sort=name --mtime="@${SOURCE_DATE_EPOCH:-0}" --owner=0 --group=0 --numeric-owner -c "$other_name" |
+    gzip -n9 >"$out/$other_name.tar.gz"
+  say "$other_name.tar.gz, not run"
 }
 
 try_archive() {

@@ -44,6 +44,22 @@ build() {
   binary=${CARGO_TARGET_DIR:-target}/$target/dist/larder
 }
 
+# The other machine's static program, for its archive and the npm package, unless --also or --binary named one. It is not run.
+build_other() {
+  local other=aarch64 musl compiler
+  if [ "$machine" = aarch64 ]; then other=x86_64; fi
+  musl=$other-unknown-linux-musl compiler=$other-linux-musl-gcc
+  [ ${#also[@]} -eq 0 ] && [ -z "$given" ] || return 0
+  if [ ! -d "$(rustc --print sysroot)/lib/rustlib/$musl" ] || ! command -v "$compiler" >/dev/null; then
+    say "not for $other: $musl and $compiler are not both installed; scripts/package on such a machine makes it, --also takes it over"
+    return
+  fi
+  env "CARGO_TARGET_$(tr a-z- A-Z_ <<<"$musl")_LINKER=$compiler" "CC_${musl//-/_}=$compiler" \
+    cargo build --profile dist --locked --bin larder --target "$musl"
+  also=(--program "$other=${CARGO_TARGET_DIR:-target}/$musl/dist/larder")
+  other_name=larder-$version-$other-linux-musl
+}
+
 # What the program needs of a system: $linkage in words, $platform as wheels have it, $libc as npm has it, $name for files.
 examine() {
   local newest

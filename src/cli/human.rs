@@ -1,6 +1,7 @@
 //! Formats numbers for people.
 
 use crate::clock::Time;
+use crate::target::shown::piece;
 
 /// Bytes in decimal units, as package tools and disks count: `4.1 MB`.
 pub(super) fn bytes(bytes: u64) -> String {
@@ -21,6 +22,13 @@ pub(super) fn bytes(bytes: u64) -> String {
         }
     }
     format!("{}.{} {shown}", tenths / 10, tenths % 10)
+}
+
+/// The variant of an entry among other columns: the name of a form, or the request fields that select it. Empty if nothing is to
+/// be said. Unrecognised targets have a first line that tells nobody anything.
+pub(super) fn variant(variant: &str) -> String {
+    let fields = variant.lines().filter(|line| *line != "unknown");
+    piece(&fields.collect::<Vec<_>>().join("; "))
 }
 
 /// How long before `now` something was: `3 h ago`.
@@ -53,6 +61,19 @@ pub(super) fn count(number: u64, one: &str, many: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variant_is_one_piece_of_a_line() {
+        for (stored, shown) in [
+            ("unknown\naccept: */*", "accept: */*"),
+            ("unknown\naccept: a/b\nuser-agent: x\u{1b}", "accept: a/b; user-agent: x\\u{1b}"),
+            ("json", "json"),
+            ("unknown", ""),
+            ("", ""),
+        ] {
+            assert_eq!(variant(stored), shown);
+        }
+    }
 
     #[test]
     fn bytes_are_shown_in_the_unit_that_fits() {

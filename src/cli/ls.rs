@@ -6,7 +6,7 @@ use super::answers::json;
 use super::remote::Elsewhere;
 use super::{Invocation, OK, human};
 use crate::admin::{Answer, Question};
-use crate::target::shown::{one_line, piece};
+use crate::target::shown::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,10 +42,9 @@ impl Ls {
                     return json(out, &entry);
                 }
                 let (size, age) = (human::bytes(entry.size), human::ago(entry.received_at, now));
-                let variant = if entry.variant.is_empty() {
-                    String::new()
-                } else {
-                    format!(" ({})", piece(&entry.variant))
+                let variant = match human::variant(&entry.variant) {
+                    variant if variant.is_empty() => variant,
+                    variant => format!(" ({variant})"),
                 };
                 let url = one_line(&entry.url);
                 let private = if entry.private { " (private)" } else { "" };

@@ -11,7 +11,7 @@ use crate::admin::question::entry::Listed;
 use crate::admin::why::{Described, Explanation, Promised};
 use crate::admin::{Answer, Question};
 use crate::clock::Time;
-use crate::target::shown::{one_line, piece};
+use crate::target::shown::one_line;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -120,10 +120,9 @@ fn promised(out: &mut dyn Write, promise: &Promised, now: Time) -> io::Result<()
 }
 
 fn stored(out: &mut dyn Write, entry: &Listed, now: Time) -> io::Result<()> {
-    let variant = if entry.variant.is_empty() {
-        String::new()
-    } else {
-        format!(" as {}", piece(&entry.variant))
+    let variant = match human::variant(&entry.variant) {
+        variant if variant.is_empty() => variant,
+        variant => format!(" as {variant}"),
     };
     writeln!(
         out,

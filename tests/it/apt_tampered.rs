@@ -15,10 +15,8 @@ use crate::apt::{listed, row, world_and_origin};
 use crate::signed::Key;
 use crate::world::apt::Apt;
 use crate::world::archive::{flipped, hex};
-use crate::world::binary::say;
 use crate::world::repository::{Files, Layout, Repository, Signatures, another_wheel};
-use crate::world::tools::text;
-use crate::world::{Origin, Page, World};
+use crate::world::{Page, World};
 
 const LINE: &str = "ROOT/debian gears main contrib";
 
@@ -149,13 +147,6 @@ use Says::{Complains, Well};
 /// apt's message about a refusal by larder.
 const REFUSED: Says = Complains("502  Bad Gateway");
 
-async fn why(world: &World, origin: &Origin, path: &str) -> String {
-    let url = origin.url(&format!("/debian/{path}"));
-    let output = say(&world.ca, &world.proxy.data, &["why", &url]).await;
-    assert!(output.status.success(), "{}", text(&output));
-    text(&output)
-}
-
 /// Fetches a package and checks apt's message; returns the files that apt has then.
 async fn fetch(apt: &Apt, world: &World, expected: Says) -> Files {
     let came = apt.fetch(world, &["wheel"], false).await;
@@ -218,8 +209,7 @@ async fn check(one: &Row, https: bool) {
         nothing_wrong_is_kept(one, https, &world, &good.files, &twin.repository.files).await;
         let (part, expected) = one.why;
         let path = twin.repository.files.keys().find(|path| path.contains(part)).unwrap();
-        let said = why(&world, &origin, path).await;
-        assert!(said.contains(expected), "not {expected:?}: {said}");
+        world.told(&["why", &origin.url(&format!("/debian/{path}"))], expected).await;
     })
     .await;
 }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::world::archive::{by_hash, flipped, plain_wheel};
-use crate::world::binary::{Daemon, say};
+use crate::world::binary::{self, Daemon, say};
 use crate::world::tools::text;
 use crate::world::{Ca, End, Fault, Gate, Origin, PATIENCE, Page, World, eventually, noise};
 
@@ -63,8 +63,7 @@ async fn each_failure_has_its_cause_in_words_and_as_a_label() {
         assert!(event["why"].as_str().unwrap().contains(word), "{event}");
         assert!(got.end == End::Reset || event["status"] == got.status.as_u16(), "{event}");
         assert_eq!(event["method"], "GET");
-        let after = world.proxy.metric("larder_requests_total", &label).await;
-        assert!(after > before, "{label}");
+        world.proxy.counted("larder_requests_total", &label, before + 1.0).await;
         // `why` has the same cause.
         let query: String = url::form_urlencoded::byte_serialize(url.as_bytes()).collect();
         let why = asked(&world, &format!("/-/why?url={query}")).await;
@@ -89,29 +88,27 @@ async fn an_answer_that_is_cut_off_is_counted_as_what_it_became() {
         assert!(got.status.is_success() && got.end == End::Reset, "{:?}", got.end);
         told_anyhow(&world, header).await;
         let label = "outcome=\"rejected\",reason=\"promise\"";
-        assert!(world.proxy.metric("larder_requests_total", label).await >= 1.0, "{h2} {header}");
+        world.proxy.counted("larder_requests_total", label, 1.0).await;
         for wrong in ["outcome=\"miss\"", "outcome=\"pass\""] {
             assert!(world.proxy.metric("larder_requests_total", wrong).await < 1.0, "{wrong}");
         }
         let right_one = noise(3, 2_000_000);
         let url = world.origin.put(&by_hash(&right_one), Page::new(right_one.clone()));
         world.fetch(&url).await;
-        eventually("the control is a miss", || async {
-            world.proxy.metric("larder_requests_total", "outcome=\"miss\"").await >= 1.0
-        })
-        .await;
+        // The control.
+        world.proxy.counted("larder_requests_total", "outcome=\"miss\"", 1.0).await;
     }
 }
 
 /// Waits until the refusal is counted. A request with an unknown header field is not shown to everybody.
 async fn told_anyhow(world: &World, private: bool) {
-    let label = "outcome=\"rejected\"";
-    eventually("it is counted", || async {
-        world.proxy.metric("larder_requests_total", label).await >= 1.0
-    })
-    .await;
-    let rejected = events(world).await.into_iter().filter(|event| event["kind"] == "rejected");
-    assert_eq!(rejected.count() == 0, private);
+    world.proxy.counted("larder_requests_total", "outcome=\"rejected\"", 1.0).await;
+    let is_told = || async { events(world).await.iter().any(|event| event["kind"] == "rejected") };
+    if private {
+        assert!(!is_told().await);
+    } else {
+        eventually("it is told", is_told).await;
+    }
 }
 
 /// An unknown header field may hold a credential, and then the file, its URL and its digest are private.
@@ -142,7 +139,15 @@ async fn an_alarm_about_a_request_with_an_unknown_header_field_is_told_to_its_op
         assert!(!got.rest().await.is_complete());
         told_anyhow(&world, private).await;
         let case = format!("h2: {h2}, late: {late}, private: {private}");
-        assert!(world.proxy.metric("larder_rejected_total", "").await >= 1.0, "{case}");
+        world.proxy.counted("larder_rejected_total", "", 1.0).await;
+        if !private {
+            told(&world, &url, "rejected", "promise").await;
+            eventually("the alarm is told", || async {
+                let events = events(&world).await;
+                events.iter().any(|event| event["kind"] == "alarm" && event["url"] == *url)
+            })
+            .await;
+        }
         let events = events(&world).await;
         let alarm = events.iter().any(|event| event["kind"] == "alarm" && event["url"] == *url);
         assert_eq!(alarm, !private, "{case}: {events:?}");
@@ -179,23 +184,20 @@ async fn the_operator_hears_why_of_everything_and_others_of_what_is_public() {
         assert!(output.status.success(), "{}", text(&output));
         String::from_utf8(output.stdout).unwrap()
     };
-    eventually("all were written down", || async { larder(&["recent"]).await.contains(&guarded) })
-        .await;
-    let why = larder(&["why", &passed]).await;
-    assert!(why.contains("pass(header)") && why.contains("x-strange"), "{why}");
+    for written in [&refused, &guarded] {
+        binary::told(&ca, &data, &["recent"], written).await;
+    }
+    let why = binary::told(&ca, &data, &["why", &passed], "pass(header)").await;
+    assert!(why.contains("x-strange"), "{why}");
     daemon.logged("why=its header field x-strange").await;
-    let recent = larder(&["recent"]).await;
-    assert!(
-        recent.contains("rejected(promise)") && recent.contains("client 127.0.0.1"),
-        "{recent}"
-    );
+    let recent = binary::told(&ca, &data, &["recent"], "rejected(promise)").await;
+    assert!(recent.contains("client 127.0.0.1"), "{recent}");
     // From another machine the answers are the same, but without requests with credentials and without client addresses.
     let proxy = format!("http://{}", daemon.address);
     let afar = larder(&["recent", "--json", "--proxy", &proxy]).await;
     assert!(afar.contains(&refused) && !afar.contains(&guarded), "{afar}");
     assert!(!afar.contains("127.0.0.1\","), "{afar}");
-    let afar = larder(&["why", "--proxy", &proxy, &refused]).await;
-    assert!(afar.contains("rejected(promise)"), "{afar}");
+    binary::told(&ca, &data, &["why", "--proxy", &proxy, &refused], "rejected(promise)").await;
     let afar = larder(&["why", "--proxy", &proxy, &guarded]).await;
     assert!(!afar.contains("rejected"), "{afar}");
 }

@@ -7,9 +7,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::world::Ca;
 use crate::world::binary::{Daemon, larder, say};
-use crate::world::tools::{run, skip, text};
+use crate::world::tools::{run, run_within, skip, text};
+use crate::world::{Ca, PATIENCE};
 
 /// A user with a new home directory, and a larder.
 pub(crate) struct Patient {
@@ -62,7 +62,8 @@ impl Patient {
         let mut command = self.dressed(Command::new(crate::world::binary::PROGRAM));
         command.env("LARDER_DATA", self.directory.path().join("data"));
         command.arg("doctor").args(arguments);
-        run(command).await
+        // The doctor itself allows each client a minute.
+        run_within(command, PATIENCE * 4).await
     }
 
     /// The verdicts on these clients, except those that read only the system's trust store (aria2, dnf, if installed): their

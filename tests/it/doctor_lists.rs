@@ -59,6 +59,62 @@ async fn a_list_that_hides_a_real_index_is_found() {
     assert!(last.contains("NO_PROXY=.internal") && !last.contains("example.net"), "{last}");
 }
 
+/// apt asks a program for its proxy, as the set-up script makes it do. What the program says comes before every other setting, and
+/// the doctor says what it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_that_apt_asks_is_asked() {
+    let patient = Patient::new().await;
+    if patient.well(&["apt", "curl"]).await.iter().all(|client| client != "apt") {
+        skip("apt is not installed");
+        return;
+    }
+    let (home, larder) = (patient.home(), format!("http://{}", patient.daemon.address));
+    let (program, file) = (home.join("asked"), home.join("asks.conf"));
+    let settings = format!(
+        "Acquire::https::Proxy-Auto-Detect \"{}\";\nAcquire::https::CaInfo \"{}\";\n",
+        program.display(),
+        home.join(".config/larder/bundle.pem").display()
+    );
+    std::fs::write(&file, &settings).unwrap();
+    let parts = home.join("parts");
+    std::fs::create_dir(&parts).unwrap();
+    std::fs::write(parts.join("99larder"), &settings).unwrap();
+    let asks = format!("echo 'export APT_CONFIG={}' >> .profile", file.display());
+    let named = program.to_str().unwrap();
+    patient.shell(&asks).await;
+    // Nothing else leads apt to larder.
+    patient.shell("cp .profile kept; echo 'unset https_proxy HTTPS_PROXY' >> .profile").await;
+    executable(&program, &format!("#!/bin/sh\necho {larder}\n"));
+    let found = patient.examine(&["apt"]).await;
+    assert_eq!(found[0]["status"], "well", "{found:#?}");
+    let why = found[0]["why"].as_str().unwrap();
+    assert!(why.contains(named) && why.ends_with(&larder), "{why}");
+    patient.shell("mv kept .profile").await;
+    for (says, cause) in [("DIRECT", "detected-direct"), ("http://127.0.0.1:9", "wrong-address")] {
+        executable(&program, &format!("#!/bin/sh\necho {says}\n"));
+        let found = patient.examine(&["apt"]).await;
+        assert_eq!(found[0]["cause"], cause, "{found:#?}");
+        let why = found[0]["why"].as_str().unwrap();
+        assert!(why.contains(named) && why.contains(&format!(" says {says}")), "{why}");
+        patient.mend(&found).await;
+        // As the machine's own files, which apt reads later, the same settings change nothing any more.
+        let line =
+            format!("echo 'Dir::Etc::parts \"{}\";' >> .config/larder/apt.conf", parts.display());
+        patient.shell(&line).await;
+        let mended = patient.examine(&["apt"]).await;
+        assert_eq!(mended[0]["status"], "well", "{found:#?} {mended:#?}");
+        patient.shell(&asks).await;
+    }
+    // The control: without an answer, the variables decide.
+    executable(&program, "#!/bin/sh\n");
+    let found = patient.examine(&["apt"]).await;
+    assert_eq!(
+        (&found[0]["status"], &found[0]["why"]),
+        (&"well".into(), &Value::Null),
+        "{found:#?}"
+    );
+}
+
 /// Issue 17 row 12: Yarn 2 and later take the proxy only from their own variables, and bypassed larder without any message.
 #[tokio::test(flavor = "multi_thread")]
 async fn yarn_is_told_what_its_version_reads() {

@@ -173,8 +173,8 @@ async fn hits_and_refusals_are_counted() {
     for _ in 0..3 {
         world.fetch(&url).await;
     }
-    assert!(world.proxy.metric("larder_requests", "hit").await >= 2.0);
-    assert!(world.proxy.metric("larder_requests", "miss").await >= 1.0);
+    world.proxy.counted("larder_requests", "hit", 2.0).await;
+    world.proxy.counted("larder_requests", "miss", 1.0).await;
 }
 
 /// Many silent connections keep no client out: each has its time limit, and is then closed.

@@ -10,7 +10,7 @@ use hyper::Method;
 use crate::generations::{PACKAGES, SUITE, State};
 use crate::signed::Key;
 use crate::world::archive::{by_hash, flipped, plain_wheel, put_simple, simple};
-use crate::world::binary::Daemon;
+use crate::world::binary::{Daemon, told};
 use crate::world::tools::text;
 use crate::world::{Bench, Fault, Gate, Page, eventually, holding, noise};
 
@@ -303,7 +303,7 @@ async fn why_tells_the_story_of_a_rejection() {
     client.get(&index).send().await.complete();
     let url = bench.origin.put("/files/demo-1.0-py3-none-any.whl", Page::new(flipped(&right)));
     assert!(!client.get(&url).send().await.is_complete());
-    let told = text(&bench.say(&["why", &url]).await);
+    let told = told(&bench.ca, &bench.data(), &["why", &url], "refused   ").await;
     let hex = |bytes: &[u8]| crate::world::archive::hex(larder::digest::Algorithm::Sha256, bytes);
     for part in [&url, &index, &hex(&right), &hex(&flipped(&right))] {
         assert!(told.contains(part.as_str()), "{part} is missing in:\n{told}");

@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use hyper::{HeaderMap, Response};
 
+use crate::world::binary::say;
 use crate::world::page::{OriginBody, whole};
-use crate::world::{Page, World};
+use crate::world::tools::text;
+use crate::world::{Page, World, eventually, files, holding, noise};
 
 /// An origin's page with the request's value of `field` as its body, and with this `Vary`.
 fn echo(world: &World, path: &str, field: &'static str, vary: Option<&'static str>) -> String {
@@ -79,6 +81,43 @@ async fn with_vary_the_named_fields_decide_and_no_others() {
     }
     let other = world.client.get(&url).header("accept", "image/png").send().await;
     assert!(other.status.is_server_error(), "another's answer is none: {}", other.status);
+}
+
+/// Issue 13 row 8: an origin that ignores `Accept` and yet names it in `Vary` fills the disk once, whatever clients accept. `ls` has
+/// a line for each answer, which says whose it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_bytes_lie_on_the_disk_once_whatever_was_accepted() {
+    let world = World::new().await;
+    let (body, other) = (noise(13, 300_000), noise(14, 300_000));
+    let varies =
+        |bytes: &[u8]| Page::new(bytes.to_vec()).etag("v1").fresh(600).header("vary", "Accept");
+    let url = world.origin.put("/files/a.bin", varies(&body));
+    let control = world.origin.put("/files/b.bin", varies(&other));
+    let accepts = ["*/*", "application/octet-stream", "text/html, */*;q=0.8"];
+    for _ in 0..2 {
+        for accept in accepts {
+            let got = world.client.get(&url).header("accept", accept).send().await.complete();
+            assert_eq!(got.body, body, "{accept}");
+        }
+    }
+    assert_eq!(
+        world.origin.gets("/files/a.bin"),
+        accepts.len(),
+        "the field is named: each asks once"
+    );
+    assert_eq!(world.fetch(&control).await.body, other);
+    let blobs = world.cache().join("blobs");
+    eventually("the other file is stored too", || async {
+        holding(&blobs, &other[..1000]).len() == 1
+    })
+    .await;
+    assert_eq!(holding(&blobs, &body[..1000]).len(), 1, "{:?}", files(&blobs));
+    let listed = say(&world.ca, &world.proxy.data, &["ls", "/files/a.bin"]).await;
+    let listed = text(&listed);
+    assert_eq!(listed.lines().count(), accepts.len(), "{listed}");
+    for accept in ["*/*", "application/octet-stream", "text/html,*/*;q=0.8"] {
+        assert!(listed.contains(&format!("{url} (accept: {accept})\n")), "{listed}");
+    }
 }
 
 /// Row 9: a stored answer is found again after a restart, whichever fields its `Vary` names of those that a fill sends.

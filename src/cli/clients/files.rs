@@ -61,12 +61,17 @@ impl Files {
         let wget = text(environment.get("WGETRC").map(PathBuf::from).or(home));
         put(&files.bundle, bundle.all.as_bytes())?;
         put(&files.extra, bundle.extra.as_bytes())?;
-        put(&files.apt, apt_conf(&apt, proxy, &files.bundle).as_bytes())?;
+        let asks = std::fs::read_to_string(SET_UP).is_ok_and(|text| text.contains(DETECTOR));
+        put(&files.apt, apt_conf(&apt, proxy, &files.bundle, asks).as_bytes())?;
         put(&files.wget, wgetrc(&wget, &files.bundle).as_bytes())?;
         put(&files.java, &java::trust_store(&bundle.all))?;
         Ok(files)
     }
 }
+
+/// What the set-up script writes for apt, and the program that it makes apt ask.
+const SET_UP: &str = "/etc/apt/apt.conf.d/99larder";
+const DETECTOR: &str = "\"/etc/larder/proxy\"";
 
 /// The file for `APT_CONFIG`: larder's proxy, the settings of the user's own file, then larder's roots.
 ///
@@ -74,7 +79,10 @@ impl Files {
 /// the network may have no other way out. The roots must override theirs, because without them every https repository
 /// fails through larder: apt moves settings below `Binary::apt` and the like into place after it has read all files
 /// (apt.conf(5)).
-fn apt_conf(users: &str, proxy: &str, bundle: &Path) -> String {
+///
+/// `asks`: the set-up script told apt to ask a program for the machine's own larder. Its answer would override this
+/// larder's proxy, and keep apt away from this larder where the other one is not there.
+fn apt_conf(users: &str, proxy: &str, bundle: &Path, asks: bool) -> String {
     let bundle = bundle.display();
     let users = before(users, "//");
     let mut text = format!(
@@ -86,6 +94,9 @@ fn apt_conf(users: &str, proxy: &str, bundle: &Path) -> String {
     {
         // Writing to a String cannot fail.
         let _infallible = writeln!(text, "{tree}Acquire::https::CaInfo \"{bundle}\";");
+        for scheme in ["http", "https"].iter().filter(|_| asks) {
+            let _infallible = writeln!(text, "{tree}Acquire::{scheme}::Proxy-Auto-Detect \"\";");
+        }
     }
     text
 }
@@ -138,6 +149,7 @@ mod tests {
             "Acquire::Retries \"3\";\nAcquire::http::Proxy \"http://corp.example.org\";",
             "http://127.0.0.1:1",
             Path::new("/b.pem"),
+            false,
         );
         let at =
             |part: &str| text.find(part).unwrap_or_else(|| panic!("{part} is missing in:\n{text}"));
@@ -157,14 +169,20 @@ mod tests {
 
     #[test]
     fn settings_do_not_pile_up_in_a_command_inside_a_command() {
-        let outer =
-            apt_conf("Acquire::Retries \"3\";", "http://127.0.0.1:1", Path::new("/outer.pem"));
-        let inner = apt_conf(&outer, "http://127.0.0.1:2", Path::new("/inner.pem"));
+        let outer = apt_conf(
+            "Acquire::Retries \"3\";",
+            "http://127.0.0.1:1",
+            Path::new("/outer.pem"),
+            true,
+        );
+        let inner = apt_conf(&outer, "http://127.0.0.1:2", Path::new("/inner.pem"), false);
         assert!(
             inner.contains("Acquire::Retries \"3\";") && !inner.contains("127.0.0.1:1/"),
             "{inner}"
         );
         assert!(!inner.contains("/outer.pem"), "{inner}");
+        let detects = |text: &str| text.matches("Proxy-Auto-Detect \"\";").count();
+        assert_eq!((detects(&outer), detects(&inner)), (10, 0));
         let twice = wgetrc(&wgetrc("tries = 3", Path::new("/outer.pem")), Path::new("/inner.pem"));
         assert_eq!(twice, wgetrc("tries = 3", Path::new("/inner.pem")));
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::bypass::Set;
 use super::client::{By, Client};
+use super::detector::DIRECT;
 use super::facts::{Facts, Trust, is_same};
 use super::larder::Larder;
 use crate::clock::Time;
@@ -20,6 +21,8 @@ pub(super) enum Cause {
     OneCase(Set),
     /// Another proxy is set.
     Elsewhere(Set),
+    /// A program that the client asks for its proxy says that there is none.
+    Direct(Set),
     /// The host bypasses the proxy. With the index that the client uses, if one is known.
     Around(Set, Option<String>),
     /// The proxy is set, and no connection arrived.
@@ -47,6 +50,7 @@ impl Cause {
             Self::Unset | Self::Unread(..) => "proxy-unset",
             Self::OneCase(_) => "one-case",
             Self::Elsewhere(_) => "wrong-address",
+            Self::Direct(_) => "detected-direct",
             Self::Around(..) => "no-proxy",
             Self::Ignored => "proxy-ignored",
             Self::Silent => "no-tls",
@@ -113,6 +117,7 @@ impl Cause {
         }
         match (&facts.proxy, &facts.other_case) {
             (Some(set), _) if is_same(&set.value, &larder.proxy) => None,
+            (Some(set), _) if set.value == DIRECT => Some(Self::Direct(set.clone())),
             (Some(set), _) => Some(Self::Elsewhere(set.clone())),
             (None, Some(other)) => Some(Self::OneCase(other.clone())),
             (None, None) => Some(match &facts.unread {
@@ -150,6 +155,11 @@ impl fmt::Display for Cause {
                 set.whence
             ),
             Self::Elsewhere(set) => write!(f, "it goes to another proxy: {} says {}", set.whence, set.value),
+            Self::Direct(set) => write!(
+                f,
+                "it goes around the proxy: {} says {}; larder's own says so while no larder with the CA that it knows answers at its address",
+                set.whence, set.value
+            ),
             Self::Around(set, None) => {
                 write!(f, "it goes around the proxy: {} has {}", set.whence, set.value)
             }
@@ -228,6 +238,12 @@ mod tests {
         let set = Set { whence: "HTTPS_PROXY".into(), value: "http://192.0.2.1:3142".into() };
         let other = Facts { other_case: Some(set.clone()), ..facts(None, Trust::Full) };
         assert_eq!(code(&[], &other), "one-case");
+        let asked = |value: &str| {
+            let set = Set { whence: "a program".into(), value: value.into() };
+            Facts { proxy: Some(set.clone()), detected: Some(set), ..Facts::default() }
+        };
+        assert_eq!(code(&[], &asked("DIRECT")), "detected-direct");
+        assert_eq!(code(&[], &asked("http://192.0.2.9:3142")), "wrong-address");
         let around =
             Facts { around: Some(set), ..facts(Some("http://192.0.2.1:3142"), Trust::Full) };
         assert_eq!(code(&[], &around), "no-proxy");

@@ -91,7 +91,7 @@ pub(super) const CLIENTS: &[Client] = &[
         asks: None,
     },
     Client {
-        name: "apt",
+        name: APT,
         programs: &["/usr/lib/apt/apt-helper"],
         proxies: &["https_proxy"],
         roots: &[],
@@ -287,6 +287,8 @@ const YARN_UNKNOWN: Client = Client {
 };
 
 pub(super) const YARN: &str = "yarn";
+
+pub(super) const APT: &str = "apt";
 
 /// The Yarn of this version; `None` if it did not print its version. Then it is taken for a later version than 1, because the
 /// proxy variable of version 2 works with every version.

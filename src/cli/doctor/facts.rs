@@ -6,6 +6,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::bypass::{Set, around};
 use super::client::{ANY, AROUND, Client};
+use super::detector::detected;
 use super::larder::Larder;
 use super::names::Probe;
 use super::shell::Shell;
@@ -15,6 +16,8 @@ use crate::cli::clients::bundle::SYSTEM_FILES;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
     pub(super) proxy: Option<Set>,
+    /// What a program says that the client asks for its proxy. It comes before every other setting.
+    pub(super) detected: Option<Set>,
     /// A variable that holds a proxy but is in the case that the client does not read.
     pub(super) other_case: Option<Set>,
     /// A variable that holds a proxy and that only other clients read, and the variable that this client reads instead.
@@ -47,6 +50,7 @@ impl Facts {
     pub(super) async fn of(client: &Client, shell: &Shell, larder: &Larder, probe: &Probe) -> Self {
         let host = &probe.suffix;
         let mut facts = Self {
+            detected: detected(client, shell, probe).await,
             proxy: client.proxies.iter().find_map(|name| variable(shell, name)),
             other_case: client.proxies.iter().find_map(|name| other_case(shell, client, name)),
             unread: unread(shell, client),
@@ -65,6 +69,7 @@ impl Facts {
                 facts.roots = asked(shell, roots).await;
             }
         }
+        facts.proxy = facts.detected.clone().or(facts.proxy);
         let named = facts.roots.as_ref().map(|set| PathBuf::from(&set.value));
         let file = named.or_else(|| system(shell));
         facts.trust = file

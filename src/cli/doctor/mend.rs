@@ -43,6 +43,7 @@ impl Place<'_> {
             | Cause::Unread(..)
             | Cause::OneCase(_)
             | Cause::Elsewhere(_)
+            | Cause::Direct(_)
             | Cause::Ignored => self.proxy(client, cause),
         };
         let line = steps.join(" && ");
@@ -105,7 +106,7 @@ impl Place<'_> {
         let (mut steps, bundle) = (self.roots(), self.file("bundle.pem"));
         match client.name {
             "wget" => steps.push(wgetrc(&[format!("ca_certificate = {bundle}")])),
-            "apt" => steps.extend(self.apt(&bundle)),
+            "apt" => steps.extend(self.apt(&bundle, false)),
             "java" | "maven" | "gradle" => steps.extend(self.java(true)),
             _ => {
                 // Each version of Yarn since 2 refuses to run if another version's variable is set. So only a variable that is
@@ -131,7 +132,7 @@ impl Place<'_> {
         match (client.name, cause) {
             ("apt", _) => {
                 let mut steps = self.roots();
-                steps.extend(self.apt(&self.file("bundle.pem")));
+                steps.extend(self.apt(&self.file("bundle.pem"), true));
                 return steps;
             }
             ("java" | "maven" | "gradle", _) => return self.java(false),
@@ -189,13 +190,14 @@ impl Place<'_> {
     }
 
     /// A file for apt that overrides those of the machine: apt moves settings below a binary's name into place after
-    /// it has read all files (apt.conf(5)).
-    fn apt(&self, bundle: &str) -> Vec<String> {
+    /// it has read all files (apt.conf(5)). `alone`: apt asks no program for another proxy.
+    fn apt(&self, bundle: &str, alone: bool) -> Vec<String> {
         let (file, proxy) = (self.file("apt.conf"), &self.larder.proxy);
         let lines = ["", "Binary::apt::", "Binary::apt-get::", "Binary::apt-helper::"].map(|tree| {
             quoted(&format!(
                 "{tree}Acquire::http::Proxy \"{proxy}/\"; {tree}Acquire::https::Proxy \"{proxy}/\"; \
-                 {tree}Acquire::https::CaInfo \"{bundle}\";"
+                 {tree}Acquire::https::CaInfo \"{bundle}\";{}",
+                if alone { asks_nobody(tree) } else { String::new() }
             ))
         });
         vec![
@@ -255,6 +257,13 @@ impl Place<'_> {
         let profile = quoted(&self.shell.profile.display().to_string());
         format!("printf '%s\\n' {} >> {profile}", quoted(&line))
     }
+}
+
+/// Takes back what tells apt to ask a program for its proxy.
+fn asks_nobody(tree: &str) -> String {
+    let lines = ["http", "https"]
+        .map(|scheme| format!(" {tree}Acquire::{scheme}::Proxy-Auto-Detect \"\";"));
+    lines.concat()
 }
 
 fn wgetrc(lines: &[String]) -> String {

@@ -18,6 +18,7 @@ mod attempt;
 mod bypass;
 mod cause;
 mod client;
+mod detector;
 mod facts;
 mod inside;
 mod larder;
@@ -304,19 +305,22 @@ async fn verdict(client: &Client, program: PathBuf, place: &Place<'_>, scratch: 
                 Ok(Probed { sights, said }) => {
                     verdict.said = said;
                     let facts = Facts::of(client, shell, larder, &name).await;
-                    Ok(Cause::of_request(&sights, &facts, larder))
+                    Ok((Cause::of_request(&sights, &facts, larder), facts))
                 }
                 Err(why) => Err(why),
             }
         }
         By::Request(_) | By::Inspection { .. } => {
             let facts = Facts::of(client, shell, larder, &Probe::of(client, shell).await).await;
-            Ok(Cause::of_settings(client, &facts, larder))
+            Ok((Cause::of_settings(client, &facts, larder), facts))
         }
     };
     match judged {
-        Ok(None) => verdict.said = None,
-        Ok(Some(cause)) => {
+        Ok((None, facts)) => {
+            verdict.said = None;
+            verdict.why = facts.detected.map(|set| format!("{} says {}", set.whence, set.value));
+        }
+        Ok((Some(cause), _)) => {
             verdict.status = "fails";
             verdict.cause = Some(cause.code());
             verdict.mend = place.line(client, &cause);

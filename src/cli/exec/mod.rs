@@ -287,6 +287,7 @@ fn fit(
         no_proxy: value("NO_PROXY"),
         variables,
         environment,
+        said: build::said,
     };
     build::fitted(&command, &offer).unwrap_or(Fitted {
         command,

@@ -100,10 +100,8 @@ impl Daemon {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        let Ok(log) = logged.await else {
-            panic!("larder did not log {line:?}:\n{}", self.log());
-        };
-        log
+        let logged = logged.await;
+        logged.unwrap_or_else(|_| panic!("larder did not log {line:?}:\n{}", self.log()))
     }
 
     /// Whether it still runs.
@@ -200,6 +198,24 @@ pub(crate) async fn say(ca: &Ca, data: &Path, arguments: &[&str]) -> Output {
     let mut command = larder(ca, data);
     command.args(arguments);
     tools::run(command).await
+}
+
+/// Waits until the output of `larder ARGUMENTS` contains `part`, and returns the output: what belongs to an answer is written down
+/// when its last byte was sent, and the client may have that byte before.
+pub(crate) async fn told(ca: &Ca, data: &Path, arguments: &[&str], part: &str) -> String {
+    let mut told = String::new();
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            let output = say(ca, data, arguments).await;
+            told = tools::text(&output);
+            if output.status.success() && told.contains(part) {
+                return;
+            }
+        }
+    });
+    let is_told = waited.await.is_ok();
+    assert!(is_told, "larder {arguments:?} did not say {part:?}:\n{told}");
+    told
 }
 
 /// The address in a line that says where larder listens.

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::ca::{Ca, roots};
 use super::client::{Client, read_all};
+use super::eventually;
 use super::tools::run;
 
 /// A larder inside this process.
@@ -142,6 +143,13 @@ impl Proxy {
             .filter(|line| line.starts_with(name) && line.contains(label))
             .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok())
             .sum()
+    }
+
+    /// Waits until [`Self::metric`] has reached `least`. larder counts an answer when its last byte was sent: a client may have
+    /// that byte before.
+    pub(crate) async fn counted(&self, name: &str, label: &str, least: f64) {
+        let what = format!("{name}{{{label}}} is {least}");
+        eventually(&what, || async { self.metric(name, label).await >= least }).await;
     }
 
     /// A client that trusts this larder.

@@ -117,6 +117,11 @@ impl World {
         eventually("its records are read", ready).await;
     }
 
+    /// Waits until the output of `larder ARGUMENTS` contains `part`, and returns the output.
+    pub(crate) async fn told(&self, arguments: &[&str], part: &str) -> String {
+        binary::told(&self.ca, &self.proxy.data, arguments, part).await
+    }
+
     /// A GET with its whole answer.
     pub(crate) async fn get(&self, url: &str) -> Got {
         self.client.get(url).send().await

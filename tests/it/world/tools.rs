@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use super::{PATIENCE, World};
 
@@ -47,12 +48,17 @@ pub(crate) fn client(world: &World, program: &str, ca: &str) -> Command {
 }
 
 /// Runs `command` until it ends.
-pub(crate) async fn run(mut command: Command) -> Output {
+pub(crate) async fn run(command: Command) -> Output {
+    run_within(command, PATIENCE).await
+}
+
+/// The same with another limit, for what waits for others by itself.
+pub(crate) async fn run_within(mut command: Command, limit: Duration) -> Output {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut command = tokio::process::Command::from(command);
     command.kill_on_drop(true);
     let shown = format!("{command:?}");
-    let output = tokio::time::timeout(PATIENCE, command.output()).await;
+    let output = tokio::time::timeout(limit, command.output()).await;
     output.unwrap_or_else(|_| panic!("did not end: {shown}")).unwrap()
 }
 

@@ -50,6 +50,20 @@ pub(super) struct Offer<'a> {
     pub(super) variables: &'a [(&'static str, String)],
     /// The caller's environment.
     pub(super) environment: &'a Environment,
+    /// What a command of the builder's prints; `None` if it fails.
+    pub(super) said: fn(&[OsString]) -> Option<String>,
+}
+
+/// What a command prints on its standard output; `None` if it fails.
+pub(super) fn said(words: &[OsString]) -> Option<String> {
+    let (program, arguments) = words.split_first()?;
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .output()
+        .ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 impl Offer<'_> {
@@ -74,7 +88,7 @@ pub(super) struct Fitted {
 const UNREACHED: &str = "the build's network does not reach a larder on loopback: its steps go around larder. Let one listen \
                          on the bridge's address (larder serve --listen 0.0.0.0:3142), or build with --network host";
 const HTTP_ONLY: &str = "https downloads of this build's steps go around larder, except on a base image of ca/images or where \
-                         the Containerfile mounts the secret `larder`";
+                         the Containerfile mounts the secret `larder`: docs/docker.md";
 const NO_SECRETS: &str = "this builder is given no secret: https downloads of its steps go around larder, except on a base image \
                           of ca/images";
 const OLDER_BUILDER: &str = "Docker's older builder knows no secrets: https downloads of its steps go around larder, except on a base \
@@ -98,7 +112,8 @@ pub(super) fn fitted(command: &[OsString], offer: &Offer<'_>) -> Option<Fitted> 
             };
             let are_trusted = trusted.is_some();
             added.extend(trusted.into_iter().flatten());
-            Some(add_clients(&mut added, &call, &proxy, offer, are_trusted))
+            let older = is_older(&call, command, offer);
+            Some(add_clients(&mut added, &call, &proxy, offer, are_trusted, older))
         }
         None if call.network == Network::None => None,
         None => Some(Some(UNREACHED)),
@@ -163,6 +178,20 @@ fn way(call: &Call<'_>, offer: &Offer<'_>) -> Option<(String, Vec<String>)> {
     }
 }
 
+/// Whether docker uses its older builder, which stops at `--secret`: because a variable says so, or because the newer one is not
+/// installed or not the default. Docker's help lists only the options of the builder that it would use.
+fn is_older(call: &Call<'_>, command: &[OsString], offer: &Offer<'_>) -> bool {
+    if call.builder != Builder::Docker {
+        return false;
+    }
+    if offer.environment.get("DOCKER_BUILDKIT") == Some("0") {
+        return true;
+    }
+    let mut words = command.get(..call.arguments).unwrap_or_default().to_vec();
+    words.push("--help".into());
+    (offer.said)(&words).is_some_and(|help| help.contains("--tag") && !help.contains("--secret"))
+}
+
 /// Adds the arguments for clients in the steps; returns a note for the user.
 fn add_clients(
     added: &mut Vec<String>,
@@ -170,6 +199,7 @@ fn add_clients(
     proxy: &str,
     offer: &Offer<'_>,
     are_trusted: bool,
+    older: bool,
 ) -> Option<&'static str> {
     // An argument that the user gives in one case also stands for the other case, which some clients prefer.
     let said = call.build_arguments();
@@ -185,7 +215,7 @@ fn add_clients(
         argument(name, offer.no_proxy);
     }
     argument("LARDER", proxy);
-    if call.builder == Builder::Docker && offer.environment.get("DOCKER_BUILDKIT") == Some("0") {
+    if older {
         return Some(OLDER_BUILDER);
     }
     if are_trusted {
@@ -217,6 +247,14 @@ mod tests {
     const EVERYWHERE: &[&str] = &["127.0.0.1:4000", "0.0.0.0:3142"];
 
     fn fit(line: &str, listening: &[&str]) -> Option<Fitted> {
+        fit_by(line, listening, |_| Some("--secret --tag".to_owned()))
+    }
+
+    fn fit_by(
+        line: &str,
+        listening: &[&str],
+        said: fn(&[OsString]) -> Option<String>,
+    ) -> Option<Fitted> {
         let listening: Vec<_> = listening.iter().map(|text| text.parse().unwrap()).collect();
         let older = line.starts_with("old-").then_some(("DOCKER_BUILDKIT", "0"));
         let corporate = [("HTTP_PROXY", "http://corporate.example.org")];
@@ -230,6 +268,7 @@ mod tests {
             no_proxy: "localhost",
             variables: &variables,
             environment: &environment,
+            said,
         };
         let words = line.trim_start_matches("old-").split_whitespace();
         fitted(&words.map(OsString::from).collect::<Vec<_>>(), &offer)
@@ -343,6 +382,16 @@ mod tests {
             assert!(!fitted.command.iter().any(|word| word == "--secret"), "{fitted:?}");
             assert_eq!(fitted.note, Some(note));
         }
+        // No variable says so, but docker's help does.
+        let asked = |words: &[OsString]| {
+            assert_eq!(words, ["docker", "build", "--help"]);
+            Some("Usage: docker build\n --tag list".to_owned())
+        };
+        let fitted = fit_by("docker build /none", EVERYWHERE, asked).unwrap();
+        assert!(!fitted.command.iter().any(|word| word == "--secret"), "{fitted:?}");
+        assert_eq!(fitted.note, Some(OLDER_BUILDER));
+        let unknown = fit_by("docker build /none", EVERYWHERE, |_| None).unwrap();
+        assert!(unknown.command.iter().any(|word| word == "--secret"), "the control");
         let own = line("docker build --secret id=larder,src=/mine /none", LOOPBACK);
         assert_eq!(own.matches("id=larder").count(), 1, "{own}");
     }
