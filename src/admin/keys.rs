@@ -9,10 +9,11 @@
 //! All or nothing: if one of the given files is invalid, no key is added. A copy that differs from an existing one is
 //! stored beside it, because a revocation in any copy counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -79,12 +80,39 @@ impl Admin {
     /// The keys as they are on disk: a command that just changed them must see the result.
     pub(super) fn read_keys(&self) -> Keyring {
         let config = self.config.get();
-        Keyring::trusted(&config.keys, &state_dir(&config.data))
+        let before = self.store.keys_in_force();
+        Keyring::trusted(&config.keys, &state_dir(&config.data), before.as_ref())
     }
 
-    /// Every key once, by kind and fingerprint.
+    /// Every key once, by kind and fingerprint, also those that cannot be read now.
     fn listed(&self) -> BTreeMap<(Kind, Fingerprint), ListedKey> {
-        self.listed_of(&|_| true)
+        let mut listed = self.listed_of(&|_| true);
+        let bindings = self.store.bindings();
+        for (signer, at) in self.keyring().missing() {
+            let Some(kind) = Kind::of_signer(signer) else { continue };
+            let fingerprint = Fingerprint(signer.clone());
+            let bound = bindings.iter().filter(|(_, signers)| signers.contains(signer));
+            listed.entry((kind, fingerprint.clone())).or_insert_with(|| ListedKey {
+                kind,
+                user: String::new(),
+                ends: None,
+                sources: Vec::new(),
+                used_by: bound.map(|(root, _)| root.to_string()).collect(),
+                now_signs: Vec::new(),
+                undone: Vec::new(),
+                missing: Some(at.clone()),
+                fingerprint,
+            });
+        }
+        listed
+    }
+
+    /// The keys in force, or those on disk if no larder serves.
+    fn keyring(&self) -> Arc<Keyring> {
+        match &self.running {
+            Some(running) => running.keys.get(),
+            None => Arc::new(self.read_keys()),
+        }
     }
 
     /// Every key once, by kind and fingerprint, of those by which `of` accepts signatures.
@@ -92,10 +120,7 @@ impl Admin {
         &self,
         of: &dyn Fn(&Fingerprint) -> bool,
     ) -> BTreeMap<(Kind, Fingerprint), ListedKey> {
-        let keyring = match &self.running {
-            Some(running) => running.keys.get(),
-            None => std::sync::Arc::new(self.read_keys()),
-        };
+        let keyring = self.keyring();
         let bindings = self.store.bindings();
         let mut listed: BTreeMap<(Kind, Fingerprint), ListedKey> = BTreeMap::new();
         for KeyDescription { kind, fingerprint, signer, user, ends, source } in
@@ -113,6 +138,7 @@ impl Admin {
                     .collect(),
                 now_signs: Vec::new(),
                 undone: Vec::new(),
+                missing: None,
                 fingerprint,
             });
             known.ends = kind.ends(known.ends, ends);
@@ -211,11 +237,12 @@ impl Admin {
             ));
         };
         let operators = key.sources.iter().any(|source| matches!(source, Source::Operator(_)));
-        if !operators {
-            return Err(not_ours(&key));
-        }
-        take_out(&self.directory(), &key)
-            .map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
+        let removed = match &key.missing {
+            Some(at) => self.give_up(&key.fingerprint, Path::new(at)),
+            None if operators => take_out(&self.directory(), &key),
+            None => return Err(not_ours(&key)),
+        };
+        removed.map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
         let roots = match &self.running {
             Some(_) => self.reload_keys(),
             // The next larder that serves finds the key lost, and does it again: it knows all keys by its own configuration.
@@ -228,6 +255,24 @@ impl Admin {
         let undone = roots.iter().map(ToString::to_string);
         left.undone = undone.filter(|root| left.used_by.contains(root)).collect();
         Ok(vec![key_answer(left)])
+    }
+
+    /// Notes that a key that cannot be read is gone, and deletes its file if it is the operator's.
+    fn give_up(&self, key: &Fingerprint, at: &Path) -> io::Result<()> {
+        let mut known = self.store.keys_in_force().unwrap_or_default();
+        for (signer, places) in &mut known.keys {
+            if signer.split('.').next() == Some(&*key.0) {
+                *places = Some(BTreeSet::new());
+            }
+        }
+        self.store.note_keys_in_force(&known)?;
+        if at.parent() != Some(&*self.directory()) {
+            return Ok(());
+        }
+        match std::fs::remove_file(at) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     fn rebind(&self, url: &str) -> Result<Vec<Answer>, String> {

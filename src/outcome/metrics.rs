@@ -90,6 +90,7 @@ pub struct Metrics {
     alarms: Family<AlarmLabels, Counter>,
     connections: Gauge,
     keys_ending: Gauge,
+    keys_missing: Gauge,
     stood_in: Family<StoodInLabels, Counter>,
     origins_down: Gauge,
     totals: Mutex<Totals>,
@@ -167,7 +168,7 @@ impl Metrics {
         let rejected = Counter::default();
         let alarms = silent();
         let connections = Gauge::default();
-        let keys_ending = Gauge::default();
+        let (keys_ending, keys_missing) = (Gauge::default(), Gauge::default());
         registry.register(
             "requests",
             "Requests, by outcome and by the proof of the body",
@@ -190,6 +191,11 @@ impl Metrics {
             "Signing keys in use by a repository that expire within 30 days, or have expired",
             Clone::clone(&keys_ending),
         );
+        registry.register(
+            "keys_missing",
+            "Keys that were trusted and whose files cannot be read now",
+            Clone::clone(&keys_missing),
+        );
         let stood_in = Family::default();
         registry.register(
             "stood_in",
@@ -210,6 +216,7 @@ impl Metrics {
             alarms,
             connections,
             keys_ending,
+            keys_missing,
             stood_in,
             origins_down,
             totals: Mutex::default(),
@@ -253,6 +260,11 @@ impl Metrics {
     /// Sets how many keys in use expire soon, or have expired.
     pub fn keys_ending(&self, count: usize) {
         self.keys_ending.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many keys cannot be read that were trusted.
+    pub fn keys_missing(&self, count: usize) {
+        self.keys_missing.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a body that differs from what its index claimed, however much of it had been sent.

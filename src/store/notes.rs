@@ -10,8 +10,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::Store;
-use crate::claim::{Claim, Relation};
+use crate::claim::{Claim, Promise, Relation};
 use crate::digest::Algorithm;
+use crate::keyring::signs_packages;
 use crate::target::Target;
 
 /// Maximum number of notes of each kind; they end up in log lines.
@@ -34,8 +35,9 @@ pub struct Notes {
 }
 
 impl Notes {
-    pub(super) fn signer(&mut self, key: &str) {
-        note(&mut self.signers, key, MAX_SIGNERS);
+    /// Notes that `key` signed a claim; returns whether it is noted.
+    pub(super) fn signer(&mut self, key: &str) -> bool {
+        note(&mut self.signers, key, MAX_SIGNERS)
     }
 
     pub(super) fn unknown(&mut self, key: &str) {
@@ -74,10 +76,14 @@ impl Notes {
     }
 }
 
-fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) {
-    if notes.len() < most && !notes.iter().any(|known| **known == *text) {
+/// Whether `text` is among the notes afterwards.
+fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) -> bool {
+    let known = notes.iter().any(|known| **known == *text);
+    if !known && notes.len() < most {
         notes.push(text.into());
+        return true;
     }
+    known
 }
 
 impl Store {
@@ -107,6 +113,29 @@ impl Store {
                 (earlier, said.signed)
             })
             .collect())
+    }
+}
+
+impl Store {
+    /// The keys that signed the signed ones of those claims. Where they were not noted, all that signed packages at the root of
+    /// their index.
+    pub(super) fn signers_before(self: &Arc<Self>, index: &Target, claim: &Claim) -> Vec<Box<str>> {
+        let topic = std::slice::from_ref(&claim.topic);
+        let promises = self.promises(&claim.target, topic, self.clock.now());
+        let is_own = |said: &&Promise| {
+            said.relation == Relation::InRoot && said.index.origin() == index.origin()
+        };
+        let Some(newest) = promises.iter().find(is_own).map(|said| &said.by) else {
+            return Vec::new();
+        };
+        newest.signed_by.as_ref().map_or_else(
+            || {
+                let mut signers = self.vouchers_of(&newest.root);
+                signers.retain(|signer| signs_packages(signer));
+                signers
+            },
+            |by| by.claims.clone(),
+        )
     }
 }
 

@@ -9,7 +9,7 @@ use crate::world::archive::by_hash;
 use crate::world::binary::{Daemon, larder};
 use crate::world::blind::Blind;
 use crate::world::tools::{run, signal, text};
-use crate::world::{Ca, Fault, Gate, Origin, PATIENCE, Page, eventually, noise};
+use crate::world::{Ca, Fault, Gate, Origin, PATIENCE, Page, noise};
 
 /// Runs `script` with `larder exec` and `environment`.
 async fn exec(ca: &Ca, data: &Path, script: &str, environment: &[(&str, &str)]) -> Output {

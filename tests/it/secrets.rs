@@ -3,7 +3,7 @@
 
 use crate::world::archive::by_hash;
 use crate::world::tools::text;
-use crate::world::{Bench, Fault, Origin, Page, eventually, holding, noise};
+use crate::world::{Bench, Fault, Origin, Page, holding, noise};
 
 /// A part of every planted secret.
 const PLANTED: &str = "s3cr3t";

@@ -69,6 +69,10 @@ impl KeyKind for OpenPgp {
         }
     }
 
+    fn is_signer(&self, signer: &str) -> bool {
+        signer.len() >= 32 && signer.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
+    }
+
     fn is_named(&self, fingerprint: &Fingerprint, named: &str) -> bool {
         let digits: String = named.chars().filter(|c| !c.is_whitespace()).collect();
         let digits = digits.trim_start_matches("0x").to_ascii_uppercase();
@@ -187,12 +191,17 @@ impl Ring for Certificates {
     }
 
     /// A revocation in any copy counts.
-    fn signers(&self) -> Vec<Fingerprint> {
-        let is_revoked = |certificate: &&Certificate| policy::is_revoked(&certificate.key);
-        let revoked: Vec<Fingerprint> =
-            self.all.iter().filter(is_revoked).map(Certificate::fingerprint).collect();
-        let all = self.all.iter().map(Certificate::fingerprint);
-        all.filter(|fingerprint| !revoked.contains(fingerprint)).collect()
+    fn signers(&self) -> Vec<(Fingerprint, &Source)> {
+        let revoked = self.revoked();
+        let makers = self
+            .makers()
+            .map(|(certificate, place)| (certificate.maker(place), &certificate.source));
+        makers.filter(|(maker, _)| !revoked.contains(maker)).collect()
+    }
+
+    fn revoked(&self) -> Vec<Fingerprint> {
+        let revoked = self.makers().filter(|(certificate, place)| certificate.revokes(*place));
+        revoked.map(|(certificate, place)| certificate.maker(place)).collect()
     }
 
     fn about(&self, now: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {
@@ -224,6 +233,14 @@ impl Ring for Certificates {
 }
 
 impl Certificates {
+    /// Every key of every copy of a certificate.
+    fn makers(&self) -> impl Iterator<Item = (&Certificate, Option<usize>)> {
+        self.all.iter().flat_map(|certificate| {
+            let subkeys = (0..certificate.key.public_subkeys.len()).map(Some);
+            std::iter::once(None).chain(subkeys).map(move |place| (certificate, place))
+        })
+    }
+
     /// Adds a certificate. Adding one twice is harmless: one copy may be newer, and the candidates are tried in turn. A
     /// revocation in any copy counts, so that an old copy cannot restore a revoked key.
     fn add(&mut self, key: SignedPublicKey, source: &Source) {
@@ -250,6 +267,23 @@ impl Certificate {
         };
         let subkey = self.key.public_subkeys.get(place);
         subkey.is_some_and(|subkey| policy::subkey_signs(&self.key, subkey, now).is_ok())
+    }
+
+    /// Whether this copy revokes the key at `place`. Who revokes the primary key revokes all.
+    fn revokes(&self, place: Option<usize>) -> bool {
+        let subkey = place.and_then(|place| self.key.public_subkeys.get(place));
+        policy::is_revoked(&self.key)
+            || subkey.is_some_and(|subkey| policy::is_subkey_revoked(&self.key, subkey))
+    }
+
+    /// The identifier of the key at `place` as the maker of a signature. That of a subkey names its certificate as well, because
+    /// anybody can list another certificate's subkey.
+    pub(super) fn maker(&self, place: Option<usize>) -> Fingerprint {
+        let primary = self.fingerprint();
+        let Some(subkey) = place.and_then(|place| self.key.public_subkeys.get(place)) else {
+            return primary;
+        };
+        Fingerprint(format!("{primary}.{}", fingerprint(&subkey.key.fingerprint())).into())
     }
 
     pub(super) fn fingerprint(&self) -> Fingerprint {
