@@ -132,6 +132,7 @@ impl Keyring {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a key file is changed as by its owner")]
 mod tests {
     use super::*;
     use crate::config::Keys;
@@ -167,7 +168,7 @@ mod tests {
         }
 
         /// The file with the keys is at `at`, and then `lose` happens. Whether all keys are missing; otherwise all are lost.
-        fn misses(at: &str, lose: impl FnOnce(&mut World, &mut InForce)) -> bool {
+        fn misses(at: &str, lose: impl FnOnce(&mut Self, &mut InForce)) -> bool {
             let mut world = Self::new();
             world.put(at, KEYS);
             let first = world.keyring(None);

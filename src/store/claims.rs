@@ -246,8 +246,8 @@ impl Claims {
     /// again when the marks are lost. The error tells what may still be on disk.
     pub(super) fn withdraw(&self, which: &dyn Fn(&IndexSet) -> bool) -> io::Result<()> {
         let _alone = hold(&self.publishing);
-        let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
-        let gone: Vec<_> = sets.into_iter().filter(|set| which(&IndexSet::of(set))).collect();
+        let is_gone = |set: &&Arc<Set>| which(&IndexSet::of(set));
+        let gone: Vec<_> = self.catalogue().sets.values().filter(is_gone).cloned().collect();
         if gone.is_empty() {
             return Ok(());
         }

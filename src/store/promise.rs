@@ -60,13 +60,15 @@ impl Store {
 
     /// Deletes the sets of claims that `which` selects, because their signing keys are no longer trusted, and the older sets of their
     /// indexes. Unlike other retracted claims they explain no late bytes, and nothing brings them back (promise P8). The error
-    /// means that some may still be on disk and count again after a restart. Does not wait for the records at the start. Blocking.
+    /// means that some may still be on disk and count again after a restart. Does not wait for the records at the start. `which` must not
+    /// ask the store. Blocking.
     pub fn withdraw_claims(&self, which: &dyn Fn(&IndexSet) -> bool) -> io::Result<()> {
         // Claims are read before the records, and not again while these are read for the first time.
         let _era = self.is_read().then(|| self.in_era());
         // A set that could not be read before may be one of them, too.
         let done = self.claims.complete(self);
-        done.and(self.claims.withdraw(which))
+        let withdrawn = self.claims.withdraw(which);
+        done.and(withdrawn)
     }
 
     /// Claiming roots: roots of indexes that have named files on `origin`. Its own first, then the most recent; at most

@@ -100,10 +100,7 @@ impl Daemon {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         });
-        match logged.await {
-            Ok(log) => log,
-            Err(_) => panic!("larder did not log {line:?}:\n{}", self.log()),
-        }
+        logged.await.unwrap_or_else(|_| panic!("larder did not log {line:?}:\n{}", self.log()))
     }
 
     /// Whether it still runs.
