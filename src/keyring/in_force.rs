@@ -2,9 +2,10 @@
 //!
 //! A key is *lost* when it is not where it was found, and that place can be read: its file was deleted or replaced, a copy
 //! revokes it, or the place is not among the configured ones any more. What it alone proved is then revoked. A key is *missing* when
-//! its place cannot be read: an I/O error, a damaged file, a directory that is gone, or an empty directory of another device, which
-//! is a mount point without its mount. A missing key proves nothing new, because larder does not have it. What it proved stays until
-//! its place can be read again, or until the operator says that it is gone.
+//! its place cannot be read: an I/O error, a damaged file, a directory that is gone, or an empty directory to which fewer mounts
+//! lead than before. Device numbers tell nothing: they change with a restart, and with a new image of a container. A missing key
+//! proves nothing new, because larder does not have it. What it proved stays until its place can be read again, or until the
+//! operator says that it is gone.
 //!
 //! Two cases are told apart by what they leave: a file without a byte holds no key, and the operator's own directory, which
 //! larder makes, was deleted if it is gone while the directory above it is there.
@@ -22,7 +23,7 @@ pub struct InForce {
     /// Each key, by its identifier in [`Keyring::signers`], with the files that held it: none if it is built in, or if the operator
     /// said that it is gone. `None` if an earlier larder noted it, without its files.
     pub keys: BTreeMap<Box<str>, Option<BTreeSet<String>>>,
-    /// The device of each directory in which keys were looked for.
+    /// How many mounts led to each directory in which keys were looked for.
     pub directories: BTreeMap<String, u64>,
 }
 
@@ -33,7 +34,7 @@ pub(super) struct Looked {
     pub(super) named: BTreeSet<PathBuf>,
     /// The operator's own directory.
     pub(super) own: Option<PathBuf>,
-    /// The directories that could be read: their device, and whether files of keys are there.
+    /// The directories that could be read: how many mounts lead there, and whether files of keys are there.
     pub(super) directories: BTreeMap<PathBuf, (u64, bool)>,
     /// The named files and directories that are not there.
     pub(super) absent: BTreeSet<PathBuf>,
@@ -50,15 +51,15 @@ impl Looked {
         if !self.named.contains(path) && !self.named.contains(directory) {
             return false;
         }
-        if self.unreadable.contains(path) {
+        if self.unreadable.contains(path) || self.unreadable.contains(directory) {
             return true;
         }
-        let Some((device, has_files)) = self.directories.get(directory) else {
+        let Some((mounts, has_files)) = self.directories.get(directory) else {
             let is_own = self.own.as_deref() == Some(directory);
             return !(is_own && self.absent.contains(directory));
         };
         let was = before.directories.get(&shown(directory));
-        !has_files && was.is_some_and(|was| was != device)
+        !has_files && was.is_some_and(|was| was > mounts)
     }
 }
 
@@ -71,10 +72,12 @@ impl Keyring {
     pub(super) fn compare(&mut self, before: Option<&InForce>) {
         let Some(before) = before else { return };
         let (signers, revoked) = (self.signers(), self.revoked());
-        let gone = before
-            .keys
-            .iter()
-            .filter(|(key, _)| !signers.contains(*key) && !revoked.contains(*key));
+        // Who revokes a key revokes its parts, also in a copy that lacks them.
+        let is_revoked = |key: &str| {
+            revoked.contains(key) || key.split('.').next().is_some_and(|key| revoked.contains(key))
+        };
+        let gone =
+            before.keys.iter().filter(|(key, _)| !signers.contains(*key) && !is_revoked(key));
         let mut missing = BTreeMap::new();
         for (key, places) in gone {
             let at = match places {
@@ -126,7 +129,7 @@ impl Keyring {
         let awaited: BTreeSet<_> =
             self.missing.values().filter_map(|at| Path::new(at).parent()).collect();
         let read = self.looked.directories.iter().filter(|(path, _)| !awaited.contains(&***path));
-        directories.extend(read.map(|(path, (device, _))| (shown(path), *device)));
+        directories.extend(read.map(|(path, (mounts, _))| (shown(path), *mounts)));
         InForce { keys, directories }
     }
 }
@@ -189,8 +192,8 @@ mod tests {
 
     const FILE: &str = "system/keys.json";
 
-    fn of_another_device(before: &mut InForce) {
-        before.directories.values_mut().for_each(|device| *device += 1);
+    fn on_a_mount(before: &mut InForce) {
+        before.directories.values_mut().for_each(|mounts| *mounts += 1);
     }
 
     #[test]
@@ -208,7 +211,7 @@ mod tests {
         for at in [FILE, "state/keys/keys.json"] {
             assert!(World::misses(at, |world, before| {
                 std::fs::remove_file(world.path(at)).unwrap();
-                of_another_device(before);
+                on_a_mount(before);
             }));
         }
     }
@@ -226,7 +229,7 @@ mod tests {
         assert!(!World::misses(FILE, |world, before| {
             std::fs::remove_file(world.path(FILE)).unwrap();
             world.put("system/other.gpg", b"");
-            of_another_device(before);
+            on_a_mount(before);
         }));
         // The operator said so.
         assert!(!World::misses(FILE, |world, before| {

@@ -63,9 +63,9 @@ impl Keyring {
         self.looked.named.insert(path.to_owned());
         // Of a file that the configuration names, the directory tells whether it was deleted.
         if let Some(parent) = path.parent()
-            && let Ok(device) = device(parent)
+            && let Ok(mounts) = mounts(parent)
         {
-            self.looked.directories.entry(parent.to_owned()).or_insert((device, false));
+            self.looked.directories.entry(parent.to_owned()).or_insert((mounts, false));
         }
         let found = self.files_at(path).unwrap_or_else(|error| {
             if is_gone(&error) {
@@ -100,7 +100,7 @@ impl Keyring {
     fn files_at(&mut self, path: &Path) -> io::Result<Vec<PathBuf>> {
         if path.metadata()?.is_dir() {
             let found = files(path)?;
-            self.looked.directories.insert(path.to_owned(), (device(path)?, !found.is_empty()));
+            self.looked.directories.insert(path.to_owned(), (mounts(path)?, !found.is_empty()));
             return Ok(found);
         }
         Ok(vec![path.to_owned()])
@@ -166,8 +166,15 @@ fn may_hold_keys(path: &Path) -> bool {
     })
 }
 
-fn device(path: &Path) -> io::Result<u64> {
-    Ok(path.metadata()?.dev())
+/// How many mounted file systems, one below the other, lead to a directory.
+fn mounts(directory: &Path) -> io::Result<u64> {
+    mounts_above(&directory.canonicalize()?, |at| Ok(at.metadata()?.dev()))
+}
+
+fn mounts_above(directory: &Path, device: impl Fn(&Path) -> io::Result<u64>) -> io::Result<u64> {
+    let devices: Vec<u64> = directory.ancestors().map(device).collect::<io::Result<_>>()?;
+    let pairs = devices.iter().zip(devices.iter().skip(1));
+    Ok(pairs.map(|(below, above)| u64::from(below != above)).sum())
 }
 
 /// Whether an error means that there is no such file; any other error tells nothing about what it holds.
@@ -185,6 +192,19 @@ fn may_pass(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Device numbers change with a restart of the machine, and with a new image of a container.
+    #[test]
+    fn a_mount_is_told_by_the_devices_above_a_directory_and_not_by_their_numbers() {
+        let mounts = |devices: [u64; 3]| {
+            let device = |at: &Path| Ok(devices[at.components().count() - 1]);
+            mounts_above(Path::new("/a/keys"), device).unwrap()
+        };
+        assert_eq!(mounts([1, 1, 1]), mounts([9, 9, 9]));
+        assert_eq!(mounts([1, 1, 2]), mounts([9, 9, 7]));
+        assert!(mounts([1, 1, 2]) > mounts([1, 1, 1]));
+        assert!(mounts([1, 2, 3]) > mounts([1, 2, 2]));
+    }
 
     #[test]
     fn a_keyring_is_not_whole_only_if_a_file_may_be_readable_again() {

@@ -196,7 +196,10 @@ impl Ring for Certificates {
         let makers = self
             .makers()
             .map(|(certificate, place)| (certificate.maker(place), &certificate.source));
-        makers.filter(|(maker, _)| !revoked.contains(maker)).collect()
+        let is_revoked = |maker: &Fingerprint| {
+            revoked.contains(maker) || revoked.iter().any(|key| *key.0 == *primary(&maker.0))
+        };
+        makers.filter(|(maker, _)| !is_revoked(maker)).collect()
     }
 
     fn revoked(&self) -> Vec<Fingerprint> {
@@ -241,6 +244,15 @@ impl Certificates {
         })
     }
 
+    /// Whether a copy of this certificate revokes its primary key. That copy may lack the subkey that another one has.
+    fn is_revoked(&self, certificate: &Certificate) -> bool {
+        let primary = certificate.key.primary_key.fingerprint();
+        let copies = self.by_fingerprint.get(&primary).into_iter().flatten();
+        let own = copies.filter(|(_, place)| place.is_none());
+        own.filter_map(|(number, _)| self.all.get(*number))
+            .any(|copy| policy::is_revoked(&copy.key))
+    }
+
     /// Adds a certificate. Adding one twice is harmless: one copy may be newer, and the candidates are tried in turn. A
     /// revocation in any copy counts, so that an old copy cannot restore a revoked key.
     fn add(&mut self, key: SignedPublicKey, source: &Source) {
@@ -257,6 +269,11 @@ impl Certificates {
         }
         self.all.push(Certificate { key, source: source.clone() });
     }
+}
+
+/// The primary key of a key, by the identifiers that [`Certificate::maker`] gives.
+fn primary(maker: &str) -> &str {
+    maker.split_once('.').map_or(maker, |(primary, _)| primary)
 }
 
 impl Certificate {

@@ -95,6 +95,7 @@ impl Keyring {
                 continue;
             };
             match certificate.made((number, place), signature, kind, data, now) {
+                Ok(()) if self.openpgp.is_revoked(certificate) => return Err(Fault::Revoked),
                 Ok(()) => found = Some((certificate.fingerprint(), certificate.maker(place))),
                 // A newer copy of the certificate may contain a revocation that an older copy lacks.
                 Err(Fault::Revoked) => return Err(Fault::Revoked),
