@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Pipeline;
-use super::unproven::{is_lost, lower_unsigned};
+use super::unproven::{digests_of, is_lost, lower_unsigned};
 use crate::claim::IndexVersion;
 use crate::entry::Entry;
 use crate::proof::Rank;
@@ -16,7 +16,7 @@ impl Pipeline {
     pub(super) fn check_signers(
         &self,
         published: &IndexVersion,
-        of: (&Target, Partition),
+        (index, reader): (&Target, Partition),
         entry: &Entry,
     ) -> io::Result<()> {
         let keys = self.keys.get();
@@ -24,6 +24,7 @@ impl Pipeline {
         let vouchers = self.store.vouchers_of(&published.root);
         let below = vouchers.iter().any(|signer| !standing.contains(signer));
         // As long as a file of keys cannot be read, it is unknown whose key is lost.
+        let of = (index, reader, &*digests_of(entry));
         if !keys.is_whole() || !is_lost(&self.store, &standing, published, of, below) {
             return Ok(());
         }
@@ -279,6 +280,73 @@ mod tests {
             retract(&world.pipeline.store, &standing, &roots, &mut BTreeSet::new()).unwrap();
             assert_eq!(world.current(&index).is_none(), same, "the control: {same}");
         }
+    }
+
+    /// The list of packages is fetched under another name than its claims have: the signed index names the compressed file.
+    #[test]
+    fn a_compressed_list_stays_as_long_as_a_trusted_key_signs_the_index_that_names_it() {
+        let world = World::new();
+        let (pipeline, release) = (&world.pipeline, target(RELEASE));
+        let index = target("https://example.org/debian/dists/stable/main/binary-all/Packages");
+        let at = target(&format!("{index}.xz"));
+        let (entry, list) = (world.stored(&release, 1), world.stored(&at, 2));
+        let signers: Vec<Box<str>> = vec!["gone".into(), world.keys(false)[0].clone()];
+        let standing = Standing {
+            rank: Rank::Signed,
+            root: Root::directory_of(&target("https://example.org/debian/x")),
+        };
+        let apt = ecosystem_of(&release);
+        let mut batch = world.batch(&entry, &[]);
+        let makers = signers.clone();
+        batch.edition(Snapshot { signers, makers, ..Snapshot::default() });
+        let digests = vec![list.blob.digest()];
+        let topic = apt.topics(&index).remove(0);
+        batch.claim(Claim { target: at.clone(), topic, digests, size: None }).unwrap();
+        pipeline.publish(apt, &release, batch, &standing, &entry).unwrap();
+        let publish = || {
+            let batch = pipeline.batch(apt, &index, list.blob, Partition::Public).unwrap();
+            pipeline.publish(apt, &at, batch, &standing, &list)
+        };
+        publish().unwrap();
+        let roots = [standing.root.clone()].into();
+        let revoke = |trusted: &BTreeSet<Box<str>>| {
+            retract(&pipeline.store, trusted, &roots, &mut BTreeSet::new()).unwrap();
+        };
+        revoke(&pipeline.keys.get().signers());
+        assert!(world.current(&index).is_some());
+        revoke(&BTreeSet::new());
+        assert!(world.current(&index).is_none(), "the control");
+    }
+
+    /// What cannot be read when a key is removed may be readable afterwards.
+    #[test]
+    fn claims_that_cannot_be_read_while_a_key_is_removed_do_not_come_back() {
+        let (index, world) = (target(RELEASE), World::new());
+        let keys = world.keys(false);
+        world.publish(&world.stored(&index, 1), (Rank::Signed, Some(&keys), &[])).unwrap();
+        let World { pipeline, data } = world;
+        drop(pipeline);
+        let claims = data.path().join("v1/claims");
+        let file = claims.read_dir().unwrap().next().unwrap().unwrap().path();
+        let aside = data.path().join("aside");
+        std::fs::rename(&file, &aside).unwrap();
+        // Nobody can open a link to itself.
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let pipeline = for_tests(data.path());
+        let store = &pipeline.store;
+        let roots = [Root::directory_of(&index)].into();
+        let revoke = || retract(store, &BTreeSet::new(), &roots, &mut BTreeSet::new());
+        let done = revoke();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::rename(&aside, &file).unwrap();
+        let is_current = || {
+            let _read = store.promises(&index, &[], pipeline.clock.now());
+            store.current_claims(&index).is_some()
+        };
+        assert!(is_current(), "the control: it can be read");
+        assert!(done.is_err(), "so it is tried again");
+        revoke().unwrap();
+        assert!(!is_current());
     }
 
     /// An index remembers a limited number of signers; of more, a claim cannot be withdrawn with its key.

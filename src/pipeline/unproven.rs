@@ -43,11 +43,26 @@ pub fn retract(
             || set.is_signed && roots.contains(&by.root),
             |_| {
                 let below = roots.iter().any(|root| root.covers(&set.index));
-                is_lost(store, standing, by, (&set.index, set.reader), below)
+                is_lost(
+                    store,
+                    standing,
+                    by,
+                    (&set.index, set.reader, &[by.document.digest()]),
+                    below,
+                )
             },
         )
     };
-    let mut done = Ok(());
+    let told = |error: io::Error| {
+        format!(
+            "not all files of the claims that it proved are deleted: {error}; larder ignores them now and tries again, and they \
+             count again after a restart if that fails: then stop larder, delete the directory v1/claims in its data directory, \
+             and start it"
+        )
+    };
+    // Claims that cannot be read now may be some of them.
+    let read = if roots.is_empty() { Ok(()) } else { store.withdraw_claims(&|_| false) };
+    let mut done = read.map_err(told);
     // Whether a document is still named is known when the claims of those are deleted that named it.
     loop {
         let sets = store.indexes();
@@ -61,30 +76,33 @@ pub fn retract(
         }
         undone.extend(lost.values().cloned());
         let gone = |set: &IndexSet| lost.contains_key(&set.generation.number);
-        let withdrawn = store.withdraw_claims(&gone).map_err(|error| {
-            format!(
-                "not all files of the claims that it proved are deleted: {error}; larder ignores them now and tries again, and they \
-                 count again after a restart if that fails: then stop larder, delete the directory v1/claims in its data directory, \
-                 and start it"
-            )
-        });
-        done = done.and(withdrawn);
+        done = done.and(store.withdraw_claims(&gone).map_err(told));
     }
 }
 
-/// Whether the claims of a version of an index rest on a signature that does not count any more. `below`: a lost key signed for
-/// its repository.
+/// Whether the claims of a version of an index rest on a signature that does not count any more. With the index, who reads it, and
+/// the known digests of its document. `below`: a lost key signed for its repository.
 pub(super) fn is_lost(
     store: &Store,
     standing: &BTreeSet<Box<str>>,
     by: &IndexVersion,
-    (index, reader): (&Target, Partition),
+    (index, reader, digests): (&Target, Partition, &[Digest]),
     below: bool,
 ) -> bool {
     let Some(signed_by) = &by.signed_by else { return false };
     let is_member = by.rank == Rank::Signed && signed_by.index.is_empty();
-    !signed_by.stands(standing)
-        || is_member && below && !is_promised(store, index, reader, &[by.document.digest()])
+    !signed_by.stands(standing) || is_member && below && !is_named(store, index, reader, digests)
+}
+
+/// Whether a signed index names such a document of `index`, under any of the names under which it is fetched.
+fn is_named(store: &Store, index: &Target, reader: Partition, digests: &[Digest]) -> bool {
+    let promised = |target: &Target| is_promised(store, target, reader, digests);
+    // The claims of a compressed file are those of the index itself.
+    let others = || {
+        let known = ecosystem::recognise(&Shape { target: index, accept: "*/*" })?;
+        known.ecosystem.snapshots()?.renewal(index, digests.last()?)
+    };
+    promised(index) || others().is_some_and(|others| others.again.iter().any(promised))
 }
 
 /// Whether a signed index names such bytes of `target`.
@@ -155,8 +173,8 @@ pub fn lower(
     done
 }
 
-/// The digests of an entry's body.
-fn digests_of(entry: &Entry) -> Vec<Digest> {
+/// The digests of an entry's body, its name in the store last.
+pub(super) fn digests_of(entry: &Entry) -> Vec<Digest> {
     entry.digests.iter().copied().chain([entry.blob.digest()]).collect()
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::catalogue::MAX_ORIGINS;
-use super::notes::Notes;
+use super::notes::{Before, Notes};
 use super::seen::Seen;
 use super::segment::{self, Manifest, Row};
 use super::sort::{BUFFERED_ROWS, Sorter};
@@ -118,8 +118,8 @@ impl ClaimSink for ClaimBatch {
 
     fn forged_claim(&mut self, claim: Claim, why: &str) -> Result<(), TooMany> {
         self.notes.forged(&claim, why);
-        let kept = self.signed_before(&claim);
-        self.keep(&claim, kept)
+        let before = self.before(&claim);
+        self.keep(before)
     }
 
     fn unknown_signer(&mut self, key: &str) {
@@ -230,39 +230,33 @@ impl ClaimBatch {
                 return Ok(false);
             }
         };
-        let Some(change) = Notes::change(claim, &before) else {
+        let Some(change) = Notes::change(claim, &before.claims) else {
             return Ok(false);
         };
-        let kept: Vec<Claim> =
-            before.into_iter().filter(|(_, signed)| *signed).map(|(c, _)| c).collect();
-        let keeps = !signed && !kept.is_empty();
+        let keeps = !signed && before.claims.iter().any(|(_, signed)| *signed);
         self.notes.changed(change, keeps);
         if keeps {
-            self.keep(claim, kept)?;
+            self.keep(before)?;
         }
         Ok(keeps)
     }
 
-    /// Keeps signed claims that an earlier version of the index made, in the place of `claim`.
-    fn keep(&mut self, claim: &Claim, kept: Vec<Claim>) -> Result<(), TooMany> {
+    /// Keeps the signed ones of the claims that an earlier version of the index made.
+    fn keep(&mut self, Before { claims, signers }: Before) -> Result<(), TooMany> {
+        let kept: Vec<Claim> =
+            claims.into_iter().filter(|(_, signed)| *signed).map(|(claim, _)| claim).collect();
         if kept.is_empty() {
             return Ok(());
         }
-        let signers = self.store.signers_before(&self.index, claim);
         let noted = !signers.is_empty() && signers.iter().all(|signer| self.notes.signer(signer));
         kept.into_iter().try_for_each(|earlier| self.take(earlier, noted))
     }
 
-    fn signed_before(&mut self, claim: &Claim) -> Vec<Claim> {
-        match self.store.claimed_before(&self.index, claim) {
-            Ok(before) => {
-                before.into_iter().filter(|(_, signed)| *signed).map(|(claim, _)| claim).collect()
-            }
-            Err(error) => {
-                self.failed.get_or_insert(error);
-                Vec::new()
-            }
-        }
+    fn before(&mut self, claim: &Claim) -> Before {
+        self.store.claimed_before(&self.index, claim).unwrap_or_else(|error| {
+            self.failed.get_or_insert(error);
+            Before::default()
+        })
     }
 
     /// Makes the set current in one step. The index's older sets become superseded and stay for a day. If the same set

@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::Store;
-use crate::claim::{Claim, Promise, Relation};
+use crate::claim::{Claim, IndexVersion, Relation};
 use crate::digest::Algorithm;
 use crate::keyring::signs_packages;
 use crate::target::Target;
@@ -86,14 +86,23 @@ fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) -> bool {
     known
 }
 
+/// What an index said of a file before.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// The claims, each with whether it has a signature of its own.
+    pub(super) claims: Vec<(Claim, bool)>,
+    /// The keys that signed the signed ones of its claims. Where they were not noted, all that signed packages at its root.
+    pub(super) signers: Vec<Box<str>>,
+}
+
 impl Store {
-    /// The newest claims about the claim's target by an index of the same origin whose root covers the target, each
-    /// with whether it has a signature of its own.
+    /// The newest claims about the claim's target by an index of the same origin whose root covers the target, and who signed them:
+    /// of one version, because another one may come meanwhile.
     pub(super) fn claimed_before(
         self: &Arc<Self>,
         index: &Target,
         claim: &Claim,
-    ) -> io::Result<Vec<(Claim, bool)>> {
+    ) -> io::Result<Before> {
         let topic = std::slice::from_ref(&claim.topic);
         let promises = self.promises(&claim.target, topic, self.clock.now());
         if let Some(unread) = promises.iter().find(|promise| promise.is_unread()) {
@@ -105,32 +114,23 @@ impl Store {
                 said.relation == Relation::InRoot && said.index.origin() == index.origin()
             })
             .peekable();
-        let newest = own.peek().map(|said| said.by.number);
-        Ok(own
-            .take_while(|said| Some(said.by.number) == newest)
+        let Some(newest) = own.peek().map(|said| Arc::clone(&said.by)) else {
+            return Ok(Before::default());
+        };
+        let claims = own
+            .take_while(|said| said.by.number == newest.number)
             .map(|said| {
                 let earlier = Claim { digests: said.digests, size: said.size, ..claim.clone() };
                 (earlier, said.signed)
             })
-            .collect())
+            .collect();
+        Ok(Before { claims, signers: self.signers_of_claims(&newest) })
     }
-}
 
-impl Store {
-    /// The keys that signed the signed ones of those claims. Where they were not noted, all that signed packages at the root of
-    /// their index.
-    pub(super) fn signers_before(self: &Arc<Self>, index: &Target, claim: &Claim) -> Vec<Box<str>> {
-        let topic = std::slice::from_ref(&claim.topic);
-        let promises = self.promises(&claim.target, topic, self.clock.now());
-        let is_own = |said: &&Promise| {
-            said.relation == Relation::InRoot && said.index.origin() == index.origin()
-        };
-        let Some(newest) = promises.iter().find(is_own).map(|said| &said.by) else {
-            return Vec::new();
-        };
-        newest.signed_by.as_ref().map_or_else(
+    fn signers_of_claims(&self, by: &IndexVersion) -> Vec<Box<str>> {
+        by.signed_by.as_ref().map_or_else(
             || {
-                let mut signers = self.vouchers_of(&newest.root);
+                let mut signers = self.vouchers_of(&by.root);
                 signers.retain(|signer| signs_packages(signer));
                 signers
             },
