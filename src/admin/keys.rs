@@ -20,7 +20,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::question::Answer;
 use super::question::keys::{KeyFile, KeyQuestion, ListedKey, Rebound};
-use super::{Admin, state_dir};
+use super::{Admin, Running, state_dir};
 use crate::digest::{hex, key_hash};
 use crate::keyring::{
     Fingerprint, Key, KeyDescription, Keyring, Kind, NotKeys, Source, contents, load, openpgp,
@@ -237,11 +237,12 @@ impl Admin {
             ));
         };
         let operators = key.sources.iter().any(|source| matches!(source, Source::Operator(_)));
-        let removed = match &key.missing {
-            Some(at) => self.give_up(&key.fingerprint, Path::new(at)),
-            None if operators => take_out(&self.directory(), &key),
-            None => return Err(not_ours(&key)),
-        };
+        if key.missing.is_none() && !operators {
+            return Err(not_ours(&key));
+        }
+        let taken = take_out(&self.directory(), &key);
+        // Files that cannot be read may hold it as well.
+        let removed = taken.and_then(|()| self.give_up(&key.fingerprint));
         removed.map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
         let roots = match &self.running {
             Some(_) => self.reload_keys(),
@@ -257,22 +258,34 @@ impl Admin {
         Ok(vec![key_answer(left)])
     }
 
-    /// Notes that a key that cannot be read is gone, and deletes its file if it is the operator's.
-    fn give_up(&self, key: &Fingerprint, at: &Path) -> io::Result<()> {
-        let mut known = self.store.keys_in_force().unwrap_or_default();
-        for (signer, places) in &mut known.keys {
-            if signer.split('.').next() == Some(&*key.0) {
-                *places = Some(BTreeSet::new());
-            }
+    /// Notes that a key is gone from the files that cannot be read, and deletes those of the operator's that held no other key.
+    fn give_up(&self, key: &Fingerprint) -> io::Result<()> {
+        // Nobody else changes the note meanwhile.
+        let _alone = self.running.as_ref().map(Running::settled);
+        // If the keys in force are unknown, no key is missing.
+        let Some(mut known) = self.store.keys_in_force() else { return Ok(()) };
+        let is_it = |signer: &str| signer.split('.').next() == Some(&*key.0);
+        let mut places = BTreeSet::new();
+        for (_, at) in known.keys.iter_mut().filter(|(signer, _)| is_it(signer)) {
+            places.extend(at.replace(BTreeSet::new()).into_iter().flatten());
         }
         self.store.note_keys_in_force(&known)?;
-        if at.parent() != Some(&*self.directory()) {
-            return Ok(());
+        let held: BTreeSet<&String> = known.keys.values().flatten().flatten().collect();
+        let directory = self.directory();
+        let own = places.iter().filter(|at| Path::new(at).parent() == Some(&*directory));
+        for at in own.filter(|at| !held.contains(at)).map(Path::new) {
+            let name = at.file_name().unwrap_or_default().to_string_lossy();
+            let read = load::bytes_of(at).and_then(|bytes| contents::read(&bytes, &name));
+            if read.is_ok() {
+                // It may hold another key by now.
+                continue;
+            }
+            match std::fs::remove_file(at) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
         }
-        match std::fs::remove_file(at) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        Ok(())
     }
 
     fn rebind(&self, url: &str) -> Result<Vec<Answer>, String> {

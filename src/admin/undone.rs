@@ -40,7 +40,7 @@ pub(super) struct Settled {
 }
 
 impl Running {
-    fn settled(&self) -> MutexGuard<'_, Settled> {
+    pub(super) fn settled(&self) -> MutexGuard<'_, Settled> {
         self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,8 +106,10 @@ impl Admin {
             if again.is_whole() != keys.is_whole() || again.missing() != keys.missing() {
                 // An error was logged.
                 let _revoked = self.put_in_force(again, running, &mut settled);
+                return;
             }
-        } else if running.unrevoked.load(Ordering::Acquire) {
+        }
+        if running.unrevoked.load(Ordering::Acquire) {
             // It was logged when it failed first.
             if self.try_revoke_lost(&keys, &mut settled).is_ok() {
                 running.unrevoked.store(false, Ordering::Release);

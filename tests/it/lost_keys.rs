@@ -207,6 +207,46 @@ async fn what_a_key_proved_whose_file_is_damaged_stays_until_the_operator_remove
     }
 }
 
+/// A damaged file may hold other keys as well, which can be read or will be again: they are not removed with one that cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_a_missing_key_takes_no_other_key_of_its_file() {
+    for readable in [true, false] {
+        let mut bench = Bench::new().await;
+        let [lost, kept] = [&bench.lost, &bench.kept].map(Key::exported);
+        let both = bench.world.proxy.data.join("state/keys/both.gpg");
+        let files = [&bench.lost, &bench.kept].map(|key| file_of(&bench.world.proxy.data, key));
+        let bundle = |_: &Path| {
+            files.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+            std::fs::write(&both, [&*kept, &*lost].concat()).unwrap();
+        };
+        bench.world.restart(bundle).await;
+        bench.all_signed().await;
+        let half = lost.get(..lost.len() / 2).unwrap();
+        let damaged = if readable { [&*kept, half].concat() } else { b"garbage".to_vec() };
+        bench.world.restart(|_| std::fs::write(&both, damaged).unwrap()).await;
+        bench.all_signed().await;
+        command(&bench.world, &["keys", "rm", &bench.lost.fingerprint()]).await;
+        assert!(!bench.is_signed(&bench.secure).await, "readable: {readable}");
+        assert!(bench.is_signed(&bench.other).await, "readable: {readable}");
+        if readable {
+            bench.nothing_is_left("the other is readable").await;
+        }
+    }
+}
+
+/// A damaged copy of a key does not keep it after `larder keys rm`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_key_is_gone_although_a_copy_of_it_is_damaged() {
+    let mut bench = Bench::new().await;
+    let copy = bench.world.proxy.data.join("state/keys/copy.gpg");
+    let bytes = bench.lost.exported();
+    bench.world.restart(|_| std::fs::write(&copy, bytes).unwrap()).await;
+    bench.world.restart(|_| std::fs::write(&copy, b"garbage").unwrap()).await;
+    bench.all_signed().await;
+    command(&bench.world, &["keys", "rm", &bench.lost.fingerprint()]).await;
+    bench.nothing_is_left("a damaged copy").await;
+}
+
 /// Another file that cannot be read does not keep what a lost key proved.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_lost_although_the_file_of_another_is_damaged() {
