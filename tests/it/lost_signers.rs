@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use larder::digest::Algorithm;
 
 use crate::keys::{command, proofs};
+use crate::world::apk::gzip;
 use crate::world::archive::hex;
 use crate::world::gpg::Key;
 use crate::world::{Origin, Page, World};
@@ -14,6 +15,7 @@ use crate::world::{Origin, Page, World};
 /// A suite with one file, in the archive that has all of them.
 struct Suite {
     name: &'static str,
+    list: &'static str,
     packages: Vec<u8>,
     deb: Vec<u8>,
 }
@@ -26,14 +28,19 @@ impl Suite {
             deb.len(),
             hex(Algorithm::Sha256, &deb)
         );
-        Self { name, packages: packages.into_bytes(), deb }
+        Self { name, list: "main/binary-all/Packages", packages: packages.into_bytes(), deb }
+    }
+
+    /// The same with a compressed list.
+    fn packed(self) -> Self {
+        Self { list: "main/binary-all/Packages.gz", packages: gzip(&self.packages), ..self }
     }
 
     fn paths(&self, content: &str) -> [String; 3] {
         let dists = format!("/debian/dists/{}", self.name);
         [
             format!("{dists}/InRelease"),
-            format!("{dists}/main/binary-all/Packages"),
+            format!("{dists}/{}", self.list),
             format!("/debian/pool/{}-{content}_1.0_all.deb", self.name),
         ]
     }
@@ -46,9 +53,9 @@ impl Suite {
         (home, by): (&Key, &[&str]),
         (content, hour): (&str, u32),
     ) -> String {
-        let name = self.name;
+        let (name, list) = (self.name, self.list);
         let release = format!(
-            "Suite: {name}\nCodename: {name}\nDate: Fri, 20 Nov 2020 {hour:02}:00:00 UTC\nSHA256:\n {} {} main/binary-all/Packages\n",
+            "Suite: {name}\nCodename: {name}\nDate: Fri, 20 Nov 2020 {hour:02}:00:00 UTC\nSHA256:\n {} {} {list}\n",
             hex(Algorithm::Sha256, &self.packages),
             self.packages.len()
         );
@@ -121,7 +128,8 @@ async fn what_one_lost_signer_alone_proved_goes_although_another_of_its_root_is_
     let [a, b] = [old.fingerprint(), new.fingerprint()];
     old.gpg(&["--import", file.to_str().unwrap()]);
     let suites = ["alone", "both", "other"].map(|name| Suite::new(name, "one"));
-    let [alone, both, other] = &suites;
+    let [alone, both, other] = suites;
+    let (alone, both, other) = (&alone, &both.packed(), &other);
     for origin in [&secure, &plain] {
         for (suite, by) in [(alone, &[&*a][..]), (both, &[&*a, &*b]), (other, &[&*b])] {
             let said = suite.publish(&world, origin, (&old, by), ("one", 10)).await;
