@@ -76,7 +76,8 @@ pub fn retract(
         }
         undone.extend(lost.values().cloned());
         let gone = |set: &IndexSet| lost.contains_key(&set.generation.number);
-        done = done.and(store.withdraw_claims(&gone).map_err(told));
+        let withdrawn = store.withdraw_claims(&gone).map_err(told);
+        done = done.and(withdrawn);
     }
 }
 
