@@ -3,6 +3,7 @@
 //! A [`Claim`] is what an ecosystem reads out of an index. A [`Promise`] is a claim looked up for one target: it adds
 //! which index made it, how that index relates to the target's origin (promise P4) and whether it is still current.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -73,6 +74,8 @@ pub trait ClaimSink {
 pub struct Snapshot {
     /// The fingerprints of the primary keys that signed it; empty when no signature counts.
     pub signers: Vec<Box<str>>,
+    /// The keys that made the signatures that count: those primary keys, or subkeys of theirs.
+    pub makers: Vec<Box<str>>,
     /// Why no signature counts.
     pub unsigned: Option<String>,
     /// The key names that the signatures give and for which larder knows no key.
@@ -142,6 +145,28 @@ pub struct IndexVersion {
     pub root: Root,
     /// Whether the root of the snapshot was signed by a known key that has expired since.
     pub expired_key: bool,
+    /// Whose signatures the claims rest on; `None` if that was not noted: an earlier larder published them.
+    pub signed_by: Option<SignedBy>,
+}
+
+/// Whose signatures the claims of one version of an index rest on. When a key is lost, exactly those go that no trusted key signs
+/// any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedBy {
+    /// The keys that signed the index itself; one that is trusted is enough. Empty if it has no signature of its own that counts:
+    /// then it is signed as long as a signed index names it.
+    pub index: Vec<Box<str>>,
+    /// The keys that signed single claims; all of them must be trusted.
+    pub claims: Vec<Box<str>>,
+}
+
+impl SignedBy {
+    /// Whether these signatures count, if those by the keys in `standing` do.
+    pub fn stands(&self, standing: &BTreeSet<Box<str>>) -> bool {
+        let is_signed =
+            self.index.is_empty() || self.index.iter().any(|key| standing.contains(key));
+        is_signed && self.claims.iter().all(|key| standing.contains(key))
+    }
 }
 
 /// How an index relates to the target that it names (promise P4).

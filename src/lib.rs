@@ -154,7 +154,11 @@ impl Larder {
         let authority = Authority::limited(&state, &config.get().ca_permitted(), &clock)?;
         let origins = Origins::new(config.clone(), clock.clone())?;
         let metrics = Arc::new(Metrics::new(clock.clone()));
-        let keys = Trusted::new(Keyring::trusted(&config.get().keys, &state));
+        let keys = Trusted::new(Keyring::trusted(
+            &config.get().keys,
+            &state,
+            store.keys_in_force().as_ref(),
+        ));
         let running =
             Running::new(Arc::clone(&authority), Arc::clone(&metrics), keys.clone(), &clock);
         let pipeline = Pipeline::new(

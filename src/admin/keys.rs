@@ -9,17 +9,18 @@
 //! All or nothing: if one of the given files is invalid, no key is added. A copy that differs from an existing one is
 //! stored beside it, because a revocation in any copy counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::question::Answer;
 use super::question::keys::{KeyFile, KeyQuestion, ListedKey, Rebound};
-use super::{Admin, state_dir};
+use super::{Admin, Running, state_dir};
 use crate::digest::{hex, key_hash};
 use crate::keyring::{
     Fingerprint, Key, KeyDescription, Keyring, Kind, NotKeys, Source, contents, load, openpgp,
@@ -79,12 +80,39 @@ impl Admin {
     /// The keys as they are on disk: a command that just changed them must see the result.
     pub(super) fn read_keys(&self) -> Keyring {
         let config = self.config.get();
-        Keyring::trusted(&config.keys, &state_dir(&config.data))
+        let before = self.store.keys_in_force();
+        Keyring::trusted(&config.keys, &state_dir(&config.data), before.as_ref())
     }
 
-    /// Every key once, by kind and fingerprint.
+    /// Every key once, by kind and fingerprint, also those that cannot be read now.
     fn listed(&self) -> BTreeMap<(Kind, Fingerprint), ListedKey> {
-        self.listed_of(&|_| true)
+        let mut listed = self.listed_of(&|_| true);
+        let bindings = self.store.bindings();
+        for (signer, at) in self.keyring().missing() {
+            let Some(kind) = Kind::of_signer(signer) else { continue };
+            let fingerprint = Fingerprint(signer.clone());
+            let bound = bindings.iter().filter(|(_, signers)| signers.contains(signer));
+            listed.entry((kind, fingerprint.clone())).or_insert_with(|| ListedKey {
+                kind,
+                user: String::new(),
+                ends: None,
+                sources: Vec::new(),
+                used_by: bound.map(|(root, _)| root.to_string()).collect(),
+                now_signs: Vec::new(),
+                undone: Vec::new(),
+                missing: Some(at.clone()),
+                fingerprint,
+            });
+        }
+        listed
+    }
+
+    /// The keys in force, or those on disk if no larder serves.
+    fn keyring(&self) -> Arc<Keyring> {
+        match &self.running {
+            Some(running) => running.keys.get(),
+            None => Arc::new(self.read_keys()),
+        }
     }
 
     /// Every key once, by kind and fingerprint, of those by which `of` accepts signatures.
@@ -92,10 +120,7 @@ impl Admin {
         &self,
         of: &dyn Fn(&Fingerprint) -> bool,
     ) -> BTreeMap<(Kind, Fingerprint), ListedKey> {
-        let keyring = match &self.running {
-            Some(running) => running.keys.get(),
-            None => std::sync::Arc::new(self.read_keys()),
-        };
+        let keyring = self.keyring();
         let bindings = self.store.bindings();
         let mut listed: BTreeMap<(Kind, Fingerprint), ListedKey> = BTreeMap::new();
         for KeyDescription { kind, fingerprint, signer, user, ends, source } in
@@ -113,6 +138,7 @@ impl Admin {
                     .collect(),
                 now_signs: Vec::new(),
                 undone: Vec::new(),
+                missing: None,
                 fingerprint,
             });
             known.ends = kind.ends(known.ends, ends);
@@ -211,11 +237,13 @@ impl Admin {
             ));
         };
         let operators = key.sources.iter().any(|source| matches!(source, Source::Operator(_)));
-        if !operators {
+        if key.missing.is_none() && !operators {
             return Err(not_ours(&key));
         }
-        take_out(&self.directory(), &key)
-            .map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
+        let taken = take_out(&self.directory(), &key);
+        // Files that cannot be read may hold it as well.
+        let removed = taken.and_then(|()| self.give_up(&key.fingerprint));
+        removed.map_err(|error| format!("{} could not be removed: {error}", key.fingerprint))?;
         let roots = match &self.running {
             Some(_) => self.reload_keys(),
             // The next larder that serves finds the key lost, and does it again: it knows all keys by its own configuration.
@@ -228,6 +256,36 @@ impl Admin {
         let undone = roots.iter().map(ToString::to_string);
         left.undone = undone.filter(|root| left.used_by.contains(root)).collect();
         Ok(vec![key_answer(left)])
+    }
+
+    /// Notes that a key is gone from the files that cannot be read, and deletes those of the operator's that held no other key.
+    fn give_up(&self, key: &Fingerprint) -> io::Result<()> {
+        // Nobody else changes the note meanwhile.
+        let _alone = self.running.as_ref().map(Running::settled);
+        // If the keys in force are unknown, no key is missing.
+        let Some(mut known) = self.store.keys_in_force() else { return Ok(()) };
+        let is_it = |signer: &str| signer.split('.').next() == Some(&*key.0);
+        let mut places = BTreeSet::new();
+        for (_, at) in known.keys.iter_mut().filter(|(signer, _)| is_it(signer)) {
+            places.extend(at.replace(BTreeSet::new()).into_iter().flatten());
+        }
+        self.store.note_keys_in_force(&known)?;
+        let held: BTreeSet<&String> = known.keys.values().flatten().flatten().collect();
+        let directory = self.directory();
+        let own = places.iter().filter(|at| Path::new(at).parent() == Some(&*directory));
+        for at in own.filter(|at| !held.contains(at)).map(Path::new) {
+            let name = at.file_name().unwrap_or_default().to_string_lossy();
+            let read = load::bytes_of(at).and_then(|bytes| contents::read(&bytes, &name));
+            if read.is_ok() {
+                // It may hold another key by now.
+                continue;
+            }
+            match std::fs::remove_file(at) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn rebind(&self, url: &str) -> Result<Vec<Answer>, String> {

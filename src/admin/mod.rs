@@ -40,6 +40,7 @@ use tokio::sync::watch;
 use self::queries::Queries;
 use self::question::Setting;
 use self::stay::Stays;
+use self::undone::Settled;
 use crate::authority::Authority;
 use crate::clock::{Clock, Time};
 use crate::config::Live;
@@ -79,8 +80,8 @@ pub struct Running {
     settings: ArcSwap<Vec<Setting>>,
     stays: Stays,
     queries: Arc<Queries>,
-    /// Whether what lost keys proved before the start is revoked. Held while the keys change.
-    settled: Mutex<bool>,
+    /// What was done for lost keys. Held while the keys change.
+    settled: Mutex<Settled>,
     /// Whether it could not be revoked yet.
     unrevoked: AtomicBool,
 }
@@ -104,7 +105,7 @@ impl Running {
             settings: ArcSwap::default(),
             stays: Stays::default(),
             queries: Arc::default(),
-            settled: Mutex::new(false),
+            settled: Mutex::default(),
             unrevoked: AtomicBool::new(false),
         }
     }

@@ -1,104 +1,137 @@
 //! Revokes what a key proved, once it is no longer trusted.
 //!
-//! If none of a repository's signers is trusted any more, the repository proves nothing: its claims are deleted, so
-//! that its files are judged again, and its stored entries keep only the proof of their transport. Entries that came
-//! over plain http are not kept without a signature. What another trusted key proves, now or at the next
-//! revalidation, is raised again automatically; a file whose URL names its digest needs no signer.
+//! What no trusted key signs any more proves nothing: such claims are deleted, so that files are judged again, and stored
+//! entries that only they proved keep the proof of their transport. Entries that came over plain http are not kept without
+//! a signature. What another trusted key proves, now or at the next revalidation, is raised again automatically; a file whose URL
+//! names its digest needs no signer.
 //!
 //! A key is lost by `larder keys rm`, but also because its file is deleted or replaced, or because a newer copy revokes
 //! it. So at each start and reload today's keys are compared with those that were in force before, which the store
-//! remembers. That is cheap: only if a key is missing that signed for a repository, entries are looked at.
+//! remembers. That is cheap: only if a key is missing that signed for a repository, entries are looked at. A key whose file
+//! cannot be read is not lost ([`InForce`]).
 //!
 //! ```text
 //! start    the claims go before clients are served; the entries are lowered when they are read, before one is used
-//! reload   new keys are remembered ─▶ the keys are in force ─▶ claims, then entries ─▶ the lost keys are forgotten
+//! reload   new keys are remembered ─▶ the keys are in force ─▶ claims, then entries
 //! ```
 //!
-//! After a kill in between, the next start finds the lost keys still remembered, and does it again.
+//! After a kill in between, the next start finds the lost keys still remembered, and does it again. It does so once more
+//! when nothing was interrupted: a document that was on its way when its key was lost may be stored after the walk, and larder be
+//! killed before it looks at that document again. Then the keys that were lost before that start are forgotten.
 
 use std::collections::BTreeSet;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 
-use super::Admin;
-use crate::keyring::Keyring;
+use super::{Admin, Running};
+use crate::keyring::{InForce, Keyring};
 use crate::pipeline::unproven;
 use crate::target::Root;
+
+/// What this larder did for lost keys.
+#[derive(Debug, Default)]
+pub(super) struct Settled {
+    /// Whether the records are read, so that entries can be lowered.
+    entries: bool,
+    /// The keys that were lost before the start.
+    before: BTreeSet<Box<str>>,
+    /// The keys that were lost, and whose proofs are revoked.
+    revoked: BTreeSet<Box<str>>,
+}
+
+impl Running {
+    pub(super) fn settled(&self) -> MutexGuard<'_, Settled> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Admin {
     /// Reads the stored records, and revokes what lost keys proved before an entry is used. Blocking.
     pub fn read_records(&self) {
         self.store.read_records_and(|| {
             let Some(running) = &self.running else { return };
-            let mut settled = running.settled.lock().unwrap_or_else(PoisonError::into_inner);
-            *settled = true;
+            let mut settled = running.settled();
+            settled.entries = true;
             // An error was logged.
-            let _revoked = self.revoke_lost(&running.keys.get(), true);
+            let _revoked = self.revoke_lost(&running.keys.get(), &mut settled);
         });
     }
 
     /// Deletes the claims that only lost keys prove, at the start and before clients are served. Blocking.
     pub fn begin_with_keys(&self) {
         let Some(running) = &self.running else { return };
-        let _alone = running.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut settled = running.settled();
         let keys = running.keys.get();
+        let standing = keys.standing();
+        let known = self.store.keys_in_force().unwrap_or_default().keys.into_keys();
+        settled.before = known.filter(|key| !standing.contains(key)).collect();
         self.remember(&keys);
+        self.say_missing(&keys);
         // An error was logged.
-        let _retracted = self.revoke_lost(&keys, false);
+        let _retracted = self.revoke_lost(&keys, &mut settled);
     }
 
     /// Reads the keys again and puts them in force, if a larder serves. Revokes what lost keys proved, and returns the
     /// repositories; an error was logged. Blocking.
     pub fn reload_keys(&self) -> Result<Vec<Root>, String> {
         let Some(running) = &self.running else { return Ok(Vec::new()) };
-        let settled = running.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys = self.read_keys();
-        self.remember(&keys);
-        running.keys.set(keys);
-        // Entries that are not read yet are lowered when they are.
-        let revoked = self.revoke_lost(&running.keys.get(), *settled);
+        let mut settled = running.settled();
+        let revoked = self.put_in_force(self.read_keys(), running, &mut settled);
         drop(settled);
         self.warn_of_ending_keys();
         revoked
     }
 
-    /// Tries again to revoke what lost keys proved, if that failed. If a file of keys could not be read then, it is read again.
+    fn put_in_force(
+        &self,
+        keys: Keyring,
+        running: &Running,
+        settled: &mut Settled,
+    ) -> Result<Vec<Root>, String> {
+        self.remember(&keys);
+        self.say_missing(&keys);
+        running.keys.set(keys);
+        // Entries that are not read yet are lowered when they are.
+        self.revoke_lost(&running.keys.get(), settled)
+    }
+
+    /// Tries again to revoke what lost keys proved, if that failed. As long as a file of keys cannot be read, it is tried again.
     /// Blocking.
     pub fn maintain_keys(&self) {
         let Some(running) = &self.running else { return };
-        if !running.unrevoked.load(Ordering::Acquire) {
-            return;
-        }
-        if !running.keys.get().is_whole() {
-            if self.read_keys().is_whole() {
+        let mut settled = running.settled();
+        let keys = running.keys.get();
+        if !keys.is_whole() || !keys.missing().is_empty() {
+            let again = self.read_keys();
+            if again.is_whole() != keys.is_whole() || again.missing() != keys.missing() {
                 // An error was logged.
-                let _revoked = self.reload_keys();
+                let _revoked = self.put_in_force(again, running, &mut settled);
+                return;
             }
-            return;
         }
-        let settled = running.settled.lock().unwrap_or_else(PoisonError::into_inner);
-        // It was logged when it failed first.
-        if self.try_revoke_lost(&running.keys.get(), *settled).is_ok() {
-            running.unrevoked.store(false, Ordering::Release);
-            tracing::info!("what lost keys proved is revoked now");
+        if running.unrevoked.load(Ordering::Acquire) {
+            // It was logged when it failed first.
+            if self.try_revoke_lost(&keys, &mut settled).is_ok() {
+                running.unrevoked.store(false, Ordering::Release);
+                tracing::info!("what lost keys proved is revoked now");
+            }
         }
     }
 
-    /// Revokes what was proven in those repositories at `roots` of which no signer is trusted any more, and returns them.
-    /// Blocking.
+    /// Revokes what was proven in those repositories at `roots` and what no trusted key signs any more, and returns them. Blocking.
     pub(super) fn revoke_at(&self, roots: &[String]) -> Result<Vec<Root>, String> {
         let keys = self.read_keys();
-        let trusted = known_signers(&keys)?;
-        let undone: Vec<Root> =
-            self.without_signer(&trusted, |root, _| roots.contains(&root.to_string()));
-        let retracted = unproven::retract(&self.store, &undone);
-        unproven::lower(&self.store, &undone).and(retracted).map(|()| undone)
+        let standing = known_signers(&keys)?;
+        let below = self.roots_where(|root, _| roots.contains(&root.to_string()));
+        let mut undone = BTreeSet::new();
+        let retracted = unproven::retract(&self.store, &standing, &below, &mut undone);
+        unproven::lower(&self.store, &below, &mut undone).and(retracted)?;
+        Ok(undone.into_iter().collect())
     }
 
-    /// Revokes what the keys proved that were in force before and are not among `keys`. `entries`: also of stored entries;
-    /// otherwise only claims, and the lost keys stay remembered.
-    fn revoke_lost(&self, keys: &Keyring, entries: bool) -> Result<Vec<Root>, String> {
-        let revoked = self.try_revoke_lost(keys, entries);
+    /// Revokes what the keys proved that were in force before and are lost. As long as the records are not read, only claims.
+    fn revoke_lost(&self, keys: &Keyring, settled: &mut Settled) -> Result<Vec<Root>, String> {
+        let revoked = self.try_revoke_lost(keys, settled);
         if let Err(why) = &revoked {
             tracing::error!(
                 why,
@@ -111,55 +144,61 @@ impl Admin {
         revoked
     }
 
-    fn try_revoke_lost(&self, keys: &Keyring, entries: bool) -> Result<Vec<Root>, String> {
-        let (trusted, known) = (keys.signers(), self.store.keys_in_force());
-        if known.as_ref() == Some(&trusted) {
-            return Ok(Vec::new());
-        }
-        known_signers(keys)?;
+    fn try_revoke_lost(&self, keys: &Keyring, settled: &mut Settled) -> Result<Vec<Root>, String> {
+        let (standing, known) = (known_signers(keys)?, self.store.keys_in_force());
+        // A key that is trusted again may be lost again.
+        settled.revoked.retain(|key| !standing.contains(key));
         let is_lost = |signer: &str| {
-            known.as_ref().is_none_or(|known| known.contains(signer)) && !trusted.contains(signer)
+            known.as_ref().is_none_or(|known| known.keys.contains_key(signer))
+                && !standing.contains(signer)
+                && !settled.revoked.contains(signer)
         };
-        let roots = self
-            .without_signer(&trusted, |_, signers| signers.iter().any(|signer| is_lost(signer)));
-        for root in &roots {
-            tracing::warn!(%root, "no key that signed for this repository is trusted any more; what they proved counts no more");
+        // Of an earlier larder's claims it is not known which part of a key signed them.
+        let lost: BTreeSet<&str> = known
+            .iter()
+            .flat_map(|known| known.keys.keys())
+            .map(|key| &**key)
+            .filter(|key| is_lost(key))
+            .collect();
+        let whole = |key: &str| {
+            lost.iter().any(|lost| lost.split_once('.').is_some_and(|(whole, _)| whole == key))
+        };
+        let roots =
+            self.roots_where(|_, signers| signers.iter().any(|key| is_lost(key) || whole(key)));
+        let mut undone = BTreeSet::new();
+        let mut revoked = unproven::retract(&self.store, &standing, &roots, &mut undone);
+        if settled.entries {
+            revoked = unproven::lower(&self.store, &roots, &mut undone).and(revoked);
         }
-        let retracted = unproven::retract(&self.store, &roots);
-        if entries {
-            unproven::lower(&self.store, &roots).and(retracted)?;
-            self.note_in_force(&trusted);
-        } else {
-            retracted?;
+        for root in &undone {
+            tracing::warn!(%root, "a key that signed for this repository is not trusted any more; what only it proved counts no more");
         }
-        Ok(roots)
+        revoked?;
+        if settled.entries {
+            let lost: Vec<Box<str>> = lost.into_iter().map(Box::from).collect();
+            settled.revoked.extend(lost);
+            let known = known.unwrap_or_default();
+            let before = std::mem::take(&mut settled.before);
+            self.note_in_force(&keys.in_force(&known, |key| !before.contains(key)));
+        }
+        Ok(undone.into_iter().collect())
     }
 
-    /// The repositories without a trusted signer that `which` selects.
-    fn without_signer(
-        &self,
-        trusted: &BTreeSet<Box<str>>,
-        which: impl Fn(&Root, &[Box<str>]) -> bool,
-    ) -> Vec<Root> {
+    /// The repositories that `which` selects by those who ever signed for them.
+    fn roots_where(&self, which: impl Fn(&Root, &[Box<str>]) -> bool) -> BTreeSet<Root> {
         let vouchers = self.store.vouchers().into_iter();
-        let undone = vouchers.filter(|(root, signers)| {
-            !signers.iter().any(|signer| trusted.contains(signer)) && which(root, signers)
-        });
-        let mut roots: Vec<Root> = undone.map(|(root, _)| root).collect();
-        roots.sort_unstable();
-        roots
+        vouchers.filter(|(root, signers)| which(root, signers)).map(|(root, _)| root).collect()
     }
 
     /// Remembers `keys` before they prove anything.
     fn remember(&self, keys: &Keyring) {
         // If the former keys are unknown, all bindings will be compared.
-        if let Some(mut known) = self.store.keys_in_force() {
-            known.extend(keys.signers());
-            self.note_in_force(&known);
+        if let Some(known) = self.store.keys_in_force() {
+            self.note_in_force(&keys.in_force(&known, |_| true));
         }
     }
 
-    fn note_in_force(&self, keys: &BTreeSet<Box<str>>) {
+    fn note_in_force(&self, keys: &InForce) {
         if let Err(error) = self.store.note_keys_in_force(keys) {
             tracing::error!(
                 %error,
@@ -168,12 +207,27 @@ impl Admin {
             );
         }
     }
+
+    /// Reports the keys that cannot be read now, in the log and in the metrics.
+    fn say_missing(&self, keys: &Keyring) {
+        for (key, at) in keys.missing() {
+            tracing::error!(
+                key,
+                at,
+                "this key cannot be read now, so it proves nothing new; what it proved stays. If its file is to count again, make it \
+                 readable; if the key is to be trusted no more, say `larder keys rm` with it"
+            );
+        }
+        if let Some(running) = &self.running {
+            running.metrics.keys_missing(keys.missing().len());
+        }
+    }
 }
 
-/// The signers among `keys`. An error if others may be trusted as well.
+/// The signers whose signatures count. An error if others may be trusted as well.
 fn known_signers(keys: &Keyring) -> Result<BTreeSet<Box<str>>, String> {
     if keys.is_whole() {
-        return Ok(keys.signers());
+        return Ok(keys.standing());
     }
     let why = "not every file of keys can be read now, so it is unknown which keys are still trusted: what they proved stays";
     Err(why.to_owned())

@@ -158,6 +158,14 @@ fn list(out: &mut dyn Write, key: &ListedKey, now: Time) -> io::Result<()> {
         Some(ends) => writeln!(out, "    until {ends}")?,
         None => {}
     }
+    if let Some(at) = &key.missing {
+        writeln!(
+            out,
+            "    it cannot be read now{}{at}: it proves nothing new, and what it proved stays, until its file can be read, or `larder \
+             keys rm` says that it is gone",
+            if at.is_empty() { "" } else { " from " }
+        )?;
+    }
     for source in &key.sources {
         let whose = match source {
             Source::BuiltIn(_) => "",
@@ -181,8 +189,8 @@ fn removed(out: &mut dyn Write, key: &ListedKey) -> io::Result<()> {
         if key.undone.contains(root) {
             writeln!(
                 out,
-                "    {root} was signed with it: what that proved counts no more, and what others sign there does not count \
-                 until `larder keys rebind {root}`"
+                "    {root} was signed with it: what that proved counts no more, unless another trusted key signed it as well; if none \
+                 did there, what others sign does not count until `larder keys rebind {root}`"
             )?;
         } else {
             writeln!(

@@ -47,6 +47,9 @@ pub trait KeyKind: Sync {
         true
     }
 
+    /// Whether `signer` has the form of an identifier of this kind, as bindings name it.
+    fn is_signer(&self, signer: &str) -> bool;
+
     /// Whether `signer` identifies a key of this kind, and keys of this kind sign packages and not a repository's index.
     fn signs_packages(&self, _signer: &str) -> bool {
         false
@@ -56,6 +59,13 @@ pub trait KeyKind: Sync {
 /// The kind of a key.
 #[derive(Clone, Copy)]
 pub struct Kind(pub(super) &'static dyn KeyKind);
+
+impl Kind {
+    /// The kind of the key that bindings name `signer`.
+    pub fn of_signer(signer: &str) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.is_signer(signer)).map(Self)
+    }
+}
 
 impl Deref for Kind {
     type Target = dyn KeyKind;
@@ -169,8 +179,15 @@ pub(super) trait Ring {
     /// The number of keys.
     fn len(&self) -> usize;
 
-    /// The identifiers of the keys, as bindings name them. A revoked key is left out.
-    fn signers(&self) -> Vec<Fingerprint>;
+    /// The identifiers of the keys, as bindings name them, and of their parts. A revoked one is left
+    /// out. Each with where a copy of it was found.
+    fn signers(&self) -> Vec<(Fingerprint, &Source)>;
+
+    /// Those that a copy revokes.
+    fn revoked(&self) -> Vec<Fingerprint> {
+        Vec::new()
+    }
+
     /// The descriptions, as of `now`, of the keys whose signer's fingerprint `of` accepts.
     fn about(&self, now: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription>;
 

@@ -20,6 +20,7 @@
 
 pub mod contents;
 mod fault;
+mod in_force;
 pub mod kind;
 pub mod load;
 pub mod openpgp;
@@ -27,12 +28,14 @@ pub mod registry;
 mod rsa;
 mod trusted;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::fault::{Fault, NotKeys, NotSigned};
+pub use self::in_force::InForce;
+use self::in_force::Looked;
 use self::kind::Ring;
 pub use self::kind::{Key, KeyKind, Kind};
 pub use self::openpgp::{Cleartext, NotCleartext};
@@ -60,6 +63,8 @@ impl fmt::Display for Fingerprint {
 pub struct Signed {
     /// The primary keys of the signers, in order, each once. Not empty.
     pub signers: Vec<Fingerprint>,
+    /// The keys that made the signatures, as [`Keyring::signers`] names them, in order, each once. Not empty.
+    pub makers: Vec<Fingerprint>,
     /// The creation time of the newest signature that counts, as the signer states it.
     pub created: Time,
 }
@@ -74,8 +79,9 @@ pub struct Keyring {
     openpgp: openpgp::Certificates,
     registry: registry::RegistryKeys,
     rsa: rsa::RsaKeys,
-    /// Whether a file or a directory that may hold keys could not be read.
-    unread: bool,
+    looked: Looked,
+    /// The keys that were in force and cannot be read now, and where they were found.
+    missing: BTreeMap<Box<str>, String>,
 }
 
 /// Whether `signer` identifies a key that signs packages and not a repository's index.
@@ -142,15 +148,22 @@ impl Keyring {
         self.len() == 0
     }
 
-    /// Whether all files that may hold keys could be read. Otherwise a key that is missing here may still be trusted.
+    /// Whether it is known which keys are trusted or [missing](Keyring::missing). Otherwise a file of keys could not be read, and it
+    /// was not noted which keys it held.
     pub fn is_whole(&self) -> bool {
-        !self.unread
+        !self.looked.unread
     }
 
-    /// The identifiers of the keys, as bindings name them ([`KeyDescription::signer`]). A revoked key is left out; one that has
-    /// expired is not. Cheap: no signature is verified, except those of revocations.
+    /// The identifiers of the keys, as bindings name them ([`KeyDescription::signer`]), and of their parts that may make signatures:
+    /// an `OpenPGP` subkey is `PRIMARY.SUBKEY`. A revoked key is left out; one that has expired is not. Cheap: no signature is
+    /// verified, except those of revocations.
     pub fn signers(&self) -> BTreeSet<Box<str>> {
-        self.rings().iter().flat_map(|ring| ring.signers()).map(|signer| signer.0).collect()
+        self.rings().iter().flat_map(|ring| ring.signers()).map(|(signer, _)| signer.0).collect()
+    }
+
+    /// The identifiers of keys that a copy revokes.
+    fn revoked(&self) -> BTreeSet<Box<str>> {
+        self.rings().iter().flat_map(|ring| ring.revoked()).map(|signer| signer.0).collect()
     }
 
     /// The descriptions of all keys, as of `now`.

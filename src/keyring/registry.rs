@@ -88,8 +88,12 @@ impl KeyKind for Registry {
         one.into_iter().chain(other).min()
     }
 
-    fn signs_packages(&self, signer: &str) -> bool {
+    fn is_signer(&self, signer: &str) -> bool {
         signer.starts_with(ID)
+    }
+
+    fn signs_packages(&self, signer: &str) -> bool {
+        self.is_signer(signer)
     }
 }
 
@@ -122,8 +126,8 @@ impl Ring for RegistryKeys {
         self.0.len()
     }
 
-    fn signers(&self) -> Vec<Fingerprint> {
-        self.0.iter().map(|(key, _)| key.fingerprint()).collect()
+    fn signers(&self) -> Vec<(Fingerprint, &Source)> {
+        self.0.iter().map(|(key, source)| (key.fingerprint(), source)).collect()
     }
 
     fn about(&self, _: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {

@@ -72,6 +72,10 @@ impl KeyKind for NamedRsa {
         keyring.add_alpine();
     }
 
+    fn is_signer(&self, signer: &str) -> bool {
+        signer.len() == 64 && signer.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    }
+
     /// A signature names its key by the file's name, so a second file of that name would be another key.
     fn has_copies(&self) -> bool {
         false
@@ -228,8 +232,8 @@ impl Ring for RsaKeys {
         self.all.len()
     }
 
-    fn signers(&self) -> Vec<Fingerprint> {
-        self.all.iter().map(|key| key.fingerprint.clone()).collect()
+    fn signers(&self) -> Vec<(Fingerprint, &Source)> {
+        self.all.iter().map(|key| (key.fingerprint.clone(), &key.source)).collect()
     }
 
     fn about(&self, _: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {

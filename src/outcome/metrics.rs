@@ -90,6 +90,7 @@ pub struct Metrics {
     alarms: Family<AlarmLabels, Counter>,
     connections: Gauge,
     keys_ending: Gauge,
+    keys_missing: Gauge,
     stood_in: Family<StoodInLabels, Counter>,
     origins_down: Gauge,
     totals: Mutex<Totals>,
@@ -162,12 +163,9 @@ impl Metrics {
     /// Creates all counters at zero.
     pub fn new(clock: Clock) -> Self {
         let mut registry = Registry::with_prefix("larder");
-        let requests = Family::default();
-        let bytes = Family::default();
-        let rejected = Counter::default();
+        let (requests, bytes, rejected) =
+            (Family::default(), Family::default(), Counter::default());
         let alarms = silent();
-        let connections = Gauge::default();
-        let keys_ending = Gauge::default();
         registry.register(
             "requests",
             "Requests, by outcome and by the proof of the body",
@@ -184,23 +182,27 @@ impl Metrics {
             "Integrity and configuration alarms, by kind",
             Clone::clone(&alarms),
         );
-        registry.register("connections", "Open client connections", Clone::clone(&connections));
-        registry.register(
+        let mut gauge = |name, about| {
+            let gauge = Gauge::default();
+            registry.register(name, about, Gauge::clone(&gauge));
+            gauge
+        };
+        let connections = gauge("connections", "Open client connections");
+        let keys_ending = gauge(
             "keys_ending",
             "Signing keys in use by a repository that expire within 30 days, or have expired",
-            Clone::clone(&keys_ending),
+        );
+        let keys_missing =
+            gauge("keys_missing", "Keys that were trusted and whose files cannot be read now");
+        let origins_down = gauge(
+            "origins_down",
+            "Origins, by credential and kind of request, that failed and have not answered since",
         );
         let stood_in = Family::default();
         registry.register(
             "stood_in",
             "Stored copies that were served because their origin did not answer in time",
             Clone::clone(&stood_in),
-        );
-        let origins_down = Gauge::default();
-        registry.register(
-            "origins_down",
-            "Origins, by credential and kind of request, that failed and have not answered since",
-            Clone::clone(&origins_down),
         );
         Self {
             registry,
@@ -210,6 +212,7 @@ impl Metrics {
             alarms,
             connections,
             keys_ending,
+            keys_missing,
             stood_in,
             origins_down,
             totals: Mutex::default(),
@@ -253,6 +256,11 @@ impl Metrics {
     /// Sets how many keys in use expire soon, or have expired.
     pub fn keys_ending(&self, count: usize) {
         self.keys_ending.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Sets how many keys cannot be read that were trusted.
+    pub fn keys_missing(&self, count: usize) {
+        self.keys_missing.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a body that differs from what its index claimed, however much of it had been sent.

@@ -9,10 +9,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Pipeline;
 use super::lookup::Stored;
 use super::shelf::Shelves;
-use super::signers::Signers;
 use super::snapshot_order::{self, NotCounted};
 use super::task::Task;
-use crate::claim::{IndexVersion, Promise, Standing};
+use crate::claim::{IndexVersion, Promise, SignedBy, Standing};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::{Document, Ecosystem, Malformed, Recognition};
@@ -403,12 +402,16 @@ impl Pipeline {
         if !is_public {
             notes.signers.clear();
         }
-        let signers = Signers::of(&batch, standing);
-        signers.note(&self.store, &standing.root);
+        // Before the claims count.
+        let SignedBy { index, claims } = batch.signed_by(standing.rank);
+        for signers in [index, claims] {
+            self.store.note_vouchers(&standing.root, &signers);
+        }
+        let (index, reader) = (batch.index().clone(), batch.reader());
         let published = batch.publish(standing, entry.requested_at)?;
         self.noticed(at, standing, &notes);
         self.mark_signed(entry, standing);
-        self.check_signers(&signers, &published, entry)
+        self.check_signers(&published, (&index, reader), entry)
     }
 
     /// The entry as it is stored now; its proof may have been lowered since it was looked up.
@@ -556,12 +559,14 @@ mod tests {
         let apt = ecosystem::recognise(&Shape { target: &index, accept: "*/*" }).unwrap().ecosystem;
         let root = Root::directory_of(&index);
         let standing = Standing { rank: Rank::Signed, root: root.clone() };
+        let signers: Vec<_> = pipeline.keys.get().signers().into_iter().take(1).collect();
         let staged = |number: u8| {
             let blob = BlobId::new([number; 32]);
             let mut batch = pipeline.batch(apt, &index, blob, Partition::Public).unwrap();
             let hours = Duration::from_hours(u64::from(number));
             batch.edition(Snapshot {
-                signers: pipeline.keys.get().signers().into_iter().take(1).collect(),
+                signers: signers.clone(),
+                makers: signers.clone(),
                 date: Some(now.minus(Duration::from_hours(100)).plus(hours)),
                 valid_until: Some(now.plus(hours)),
                 ..Snapshot::default()

@@ -230,9 +230,10 @@ impl Pipeline {
             checked_at: now,
         };
         let (store, keys) = (Arc::clone(&self.store), self.keys.clone());
+        let signers = task.member_signers();
         let link = move || {
             let entry = store.link(entry).ok()?;
-            (!lower_unsigned(&store, &keys, &entry, None)).then_some(entry)
+            (!lower_unsigned(&store, &keys, &entry, signers.as_deref())).then_some(entry)
         };
         tokio::task::spawn_blocking(link).await.ok()?
     }

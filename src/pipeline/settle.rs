@@ -121,7 +121,7 @@ impl Pipeline {
             snapshot_order::date(&mut received.head, date, received.requested_at);
         }
         let expired_key = edition.expired_key && !received.plain;
-        let (claims, signers) = (looked.claims, edition.signers);
+        let (claims, signers) = (looked.claims, edition.makers);
         Ok(KeepDecision { signed, signers, expired_key, claims, ..KeepDecision::default() })
     }
 
@@ -360,7 +360,8 @@ impl Pipeline {
         let mut entry = self.entry_of(task, confirmed.as_ref(), &verified);
         entry.proof.expired_key |= worth.expired_key;
         let changed = pinned && self.changes_a_pin(task, &entry);
-        let signers = worth.signed.is_some().then_some(worth.signers);
+        let own = worth.signed.is_some().then_some(worth.signers);
+        let signers = own.or_else(|| task.member_signers());
         let Some(entry) = self.commit(task, verified, entry, signers).await else {
             return End::Given;
         };
@@ -385,8 +386,8 @@ impl Pipeline {
         End::Kept(entry)
     }
 
-    /// Stores a verified body, unless the keys that signed it were removed meanwhile. `signers`: those of its own signature. `None`: it
-    /// could not be stored, or is not worth what it was stored for.
+    /// Stores a verified body, unless the keys that signed it were removed meanwhile. `signers`: those of its own signature, or of
+    /// the snapshot whose member it is. `None`: it could not be stored, or is not worth what it was stored for.
     async fn commit(
         &self,
         task: &Task,

@@ -117,12 +117,12 @@ impl Pipeline {
         for sidecar in sidecars {
             let named = members.sidecars.iter().find(|claim| claim.target == sidecar.at);
             if let Some(claim) = named.cloned() {
-                self.keep_sidecar(task, sidecar, claim, &members.root).await;
+                self.keep_sidecar(task, sidecar, claim, members).await;
             }
         }
     }
 
-    async fn keep_sidecar(&self, task: &Task, sidecar: Sidecar, claim: Claim, root: &Root) {
+    async fn keep_sidecar(&self, task: &Task, sidecar: Sidecar, claim: Claim, members: &Members) {
         let Some(known) = task.known() else {
             return;
         };
@@ -136,8 +136,9 @@ impl Pipeline {
             confirmed: Time::from_millis(i64::MAX),
             superseded: None,
             rank: Rank::Signed,
-            root: root.clone(),
+            root: members.root.clone(),
             expired_key: false,
+            signed_by: Some(members.signed_by.clone()),
         };
         let promise = Promise {
             by: Arc::new(by),
@@ -155,10 +156,10 @@ impl Pipeline {
                     let entry = self.entry_of(&own, None, &verified);
                     // The document may still turn out not to count.
                     let (store, spared) = (Arc::clone(&self.store), self.still_promised(&own));
-                    let keys = self.keys.clone();
+                    let (keys, signers) = (self.keys.clone(), own.member_signers());
                     let commit = move || {
                         let entry = store.commit_beside(verified, entry, &spared)?;
-                        lower_unsigned(&store, &keys, &entry, None);
+                        lower_unsigned(&store, &keys, &entry, signers.as_deref());
                         Ok(())
                     };
                     tokio::task::spawn_blocking(commit)

@@ -39,7 +39,7 @@ pub(super) enum SignatureCheck {
 pub(super) struct KeepDecision {
     /// The proof, if the document's own signature is valid.
     pub(super) signed: Option<Proof>,
-    /// The keys that signed it.
+    /// The keys that signed it, as [`Snapshot::makers`].
     pub(super) signers: Vec<Box<str>>,
     /// The document was signed by a known key that has expired since.
     pub(super) expired_key: bool,
@@ -178,7 +178,7 @@ impl Pipeline {
         match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now()) {
             // An expired document is still what its signers signed, and clients can be configured to accept it.
             Ok(()) | Err(NotCounted::Expired(_)) if standing.rank == Rank::Signed => {
-                self.store.note_vouchers(&standing.root, &edition.signers);
+                self.store.note_vouchers(&standing.root, &edition.makers);
                 let proof = Proof::of(Rank::Signed);
                 SignatureCheck::Signed(Proof { weak_hash: edition.weak_hash, ..proof })
             }
@@ -210,7 +210,7 @@ impl Pipeline {
                 match admit(&self.store, at, &standing, edition, &self.keys.get(), self.clock.now())
                 {
                     Ok(()) => {
-                        self.store.note_vouchers(&standing.root, &edition.signers);
+                        self.store.note_vouchers(&standing.root, &edition.makers);
                         let proof = Proof { own: true, ..Proof::of(Rank::Signed) };
                         return SignatureCheck::Signed(Proof {
                             weak_hash: edition.weak_hash,

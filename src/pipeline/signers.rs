@@ -1,70 +1,13 @@
-//! Whose signatures claims rest on, and whether they still count when the keyring has changed.
+//! Whether the signatures on which claims rest still count when the keyring has changed meanwhile.
 
-use std::collections::BTreeSet;
 use std::io;
 
 use super::Pipeline;
-use super::unproven::lower_unsigned;
-use crate::claim::{IndexVersion, Standing};
+use super::unproven::{digests_of, is_lost, lower_unsigned};
+use crate::claim::IndexVersion;
 use crate::entry::Entry;
-use crate::keyring::signs_packages;
 use crate::proof::Rank;
-use crate::store::{ClaimBatch, Store};
-use crate::target::Root;
-
-/// Whose signatures the claims of one version of an index rest on.
-#[derive(Debug)]
-pub(super) struct Signers {
-    /// Those of the index itself, if it carries its own signature.
-    pub(super) of_index: Option<Vec<Box<str>>>,
-    /// Whether a signature over the index counts: its own, or one over an index that names it.
-    signs_index: bool,
-    /// Those of single claims.
-    of_claims: Vec<Box<str>>,
-    /// Whether single claims are signed.
-    signs_claims: bool,
-}
-
-impl Signers {
-    pub(super) fn of(batch: &ClaimBatch, standing: &Standing) -> Self {
-        Self {
-            of_index: batch
-                .said()
-                .map(|edition| edition.signers.clone())
-                .filter(|signers| !signers.is_empty()),
-            signs_index: standing.rank == Rank::Signed,
-            of_claims: batch.notes().signers.clone(),
-            signs_claims: batch.is_signed(),
-        }
-    }
-
-    /// Notes them before the claims count.
-    pub(super) fn note(&self, store: &Store, root: &Root) {
-        let of_index = self.of_index.as_deref().filter(|_| self.signs_index);
-        for signers in of_index.into_iter().chain([&*self.of_claims]) {
-            store.note_vouchers(root, signers);
-        }
-    }
-
-    /// Whether the claims would not count as they do with the `trusted` keys. One of several signers of an index is enough. Where
-    /// the signers are not known, those of the repository at `root` count, if they are known.
-    pub(super) fn lost(&self, store: &Store, root: &Root, trusted: &BTreeSet<Box<str>>) -> bool {
-        let any_trusted = |signers: &[Box<str>]| signers.iter().any(|one| trusted.contains(one));
-        // A registry may have the same root as an archive.
-        let (packages, archives): (Vec<_>, Vec<_>) =
-            store.vouchers_of(root).into_iter().partition(|signer| signs_packages(signer));
-        let of_index = self.of_index.as_ref().unwrap_or(&archives);
-        let index_lost = self.signs_index && !of_index.is_empty() && !any_trusted(of_index);
-        // Without a signer of its own, a signed claim is an earlier one that stayed.
-        let claims_lost = self.signs_claims
-            && if self.of_claims.is_empty() {
-                !packages.is_empty() && !any_trusted(&packages)
-            } else {
-                !self.of_claims.iter().all(|signer| trusted.contains(signer))
-            };
-        index_lost || claims_lost
-    }
-}
+use crate::target::{Partition, Target};
 
 impl Pipeline {
     /// Deletes claims that were just published, if they rest on a signature by a key that is not trusted any more: it may have
@@ -72,18 +15,25 @@ impl Pipeline {
     /// says that the document is to be read again.
     pub(super) fn check_signers(
         &self,
-        signers: &Signers,
         published: &IndexVersion,
+        (index, reader): (&Target, Partition),
         entry: &Entry,
     ) -> io::Result<()> {
         let keys = self.keys.get();
+        let standing = keys.standing();
+        let vouchers = self.store.vouchers_of(&published.root);
+        let below = vouchers.iter().any(|signer| !standing.contains(signer));
         // As long as a file of keys cannot be read, it is unknown whose key is lost.
-        if !keys.is_whole() || !signers.lost(&self.store, &published.root, &keys.signers()) {
+        let of = (index, reader, &*digests_of(entry));
+        if !keys.is_whole() || !is_lost(&self.store, &standing, published, of, below) {
             return Ok(());
         }
-        let withdrawn = self.store.withdraw_claims(published.number);
+        let withdrawn =
+            self.store.withdraw_claims(&|set| set.generation.number == published.number);
         if let Some(entry) = self.as_stored(entry).filter(|_| published.rank == Rank::Signed) {
-            lower_unsigned(&self.store, &self.keys, &entry, signers.of_index.as_deref());
+            let own = published.signed_by.as_ref().map(|by| &*by.index);
+            let own = own.filter(|own| !own.is_empty());
+            lower_unsigned(&self.store, &self.keys, &entry, own);
         }
         withdrawn.inspect_err(|error| {
             tracing::error!(
@@ -102,11 +52,12 @@ impl Pipeline {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use hyper::{HeaderMap, StatusCode};
 
-    use super::super::unproven::lower_unsigned;
+    use super::super::unproven::{lower_unsigned, retract};
     use super::super::{Pipeline, for_tests};
     use crate::claim::{Claim, ClaimSink as _, IndexVersion, Snapshot, Standing, Topic};
     use crate::digest::{Algorithm, Algorithms, BlobId, Digest};
@@ -115,7 +66,7 @@ mod tests {
     use crate::keyring::{Keyring, Source, signs_packages};
     use crate::proof::{Proof, Rank};
     use crate::received::Received;
-    use crate::store::may_pass;
+    use crate::store::{ClaimBatch, may_pass};
     use crate::target::{Partition, Root, Target};
     use crate::verify::{Expectation, Verdict, judge};
 
@@ -203,6 +154,24 @@ mod tests {
             self.pipeline.store.current_claims(index)
         }
 
+        fn claim(number: u8) -> Claim {
+            let file = target(&format!("https://example.org/npm/gear/-/gear-{number}.0.0.tgz"));
+            let digests = vec![Digest::new(Algorithm::Sha256, &[number; 32]).unwrap()];
+            Claim { target: file, topic: Topic::new("npm", "gear"), digests, size: None }
+        }
+
+        /// A batch with one signed claim by each of `signers`.
+        fn batch(&self, entry: &Entry, signers: &[Box<str>]) -> ClaimBatch {
+            let index = target(&entry.shown);
+            let ecosystem = ecosystem_of(&index);
+            let mut batch =
+                self.pipeline.batch(ecosystem, &index, entry.blob, Partition::Public).unwrap();
+            for (number, signer) in (1..).zip(signers) {
+                batch.signed_claim(Self::claim(number), signer).unwrap();
+            }
+            batch
+        }
+
         /// Publishes claims that were read while all `signers` were trusted: the index's own, or those of a claim in it.
         fn publish(
             &self,
@@ -211,17 +180,10 @@ mod tests {
         ) -> std::io::Result<()> {
             let index = target(&entry.shown);
             let (apt, root) = (ecosystem_of(&index), Root::directory_of(&index));
-            let mut batch =
-                self.pipeline.batch(apt, &index, entry.blob, Partition::Public).unwrap();
-            for (number, signer) in (1..).zip(of_claims) {
-                let file = target(&format!("https://example.org/npm/gear/-/gear-{number}.0.0.tgz"));
-                let digests = vec![Digest::new(Algorithm::Sha256, &[number; 32]).unwrap()];
-                let topic = Topic::new("npm", "gear");
-                let claim = Claim { target: file, topic, digests, size: None };
-                batch.signed_claim(claim, signer).unwrap();
-            }
+            let mut batch = self.batch(entry, of_claims);
             if let Some(signers) = of_index {
-                batch.edition(Snapshot { signers: signers.to_vec(), ..Snapshot::default() });
+                let (signers, makers) = (signers.to_vec(), signers.to_vec());
+                batch.edition(Snapshot { signers, makers, ..Snapshot::default() });
             }
             let standing = Standing { rank, root };
             self.pipeline.publish(apt, &index, batch, &standing, entry)
@@ -299,6 +261,118 @@ mod tests {
         let entry = world.stored(&packument, 2);
         world.publish(&entry, (Rank::Indexed, None, &signers)).unwrap_err();
         assert!(world.current(&packument).is_none());
+    }
+
+    /// One document may be published as signed by one key, and then by another: `Release` with another `Release.gpg`.
+    #[test]
+    fn what_another_key_signed_of_the_same_document_stays_when_the_first_is_lost() {
+        for same in [false, true] {
+            let world = World::new();
+            let (index, keys) = (target(RELEASE), world.keys(false));
+            let entry = world.stored(&index, 1);
+            // A stranger's signature would not count.
+            world.pipeline.store.bind_signers(&Root::directory_of(&index), &keys);
+            for key in [&keys[..1], if same { &keys[..1] } else { &keys[1..] }] {
+                world.publish(&entry, (Rank::Signed, Some(key), &[])).unwrap();
+            }
+            let standing = [keys[1].clone()].into();
+            let roots = [Root::directory_of(&index)].into();
+            retract(&world.pipeline.store, &standing, &roots, &mut BTreeSet::new()).unwrap();
+            assert_eq!(world.current(&index).is_none(), same, "the control: {same}");
+        }
+    }
+
+    /// The list of packages is fetched under another name than its claims have: the signed index names the compressed file.
+    #[test]
+    fn a_compressed_list_stays_as_long_as_a_trusted_key_signs_the_index_that_names_it() {
+        let world = World::new();
+        let (pipeline, release) = (&world.pipeline, target(RELEASE));
+        let index = target("https://example.org/debian/dists/stable/main/binary-all/Packages");
+        let at = target(&format!("{index}.xz"));
+        let (entry, list) = (world.stored(&release, 1), world.stored(&at, 2));
+        let signers: Vec<Box<str>> = vec!["gone".into(), world.keys(false)[0].clone()];
+        let standing = Standing {
+            rank: Rank::Signed,
+            root: Root::directory_of(&target("https://example.org/debian/x")),
+        };
+        let apt = ecosystem_of(&release);
+        let mut batch = world.batch(&entry, &[]);
+        let makers = signers.clone();
+        batch.edition(Snapshot { signers, makers, ..Snapshot::default() });
+        let digests = vec![list.blob.digest()];
+        let topic = apt.topics(&index).remove(0);
+        batch.claim(Claim { target: at.clone(), topic, digests, size: None }).unwrap();
+        pipeline.publish(apt, &release, batch, &standing, &entry).unwrap();
+        let publish = || {
+            let batch = pipeline.batch(apt, &index, list.blob, Partition::Public).unwrap();
+            pipeline.publish(apt, &at, batch, &standing, &list)
+        };
+        publish().unwrap();
+        let roots = [standing.root.clone()].into();
+        let revoke = |trusted: &BTreeSet<Box<str>>| {
+            retract(&pipeline.store, trusted, &roots, &mut BTreeSet::new()).unwrap();
+        };
+        revoke(&pipeline.keys.get().signers());
+        assert!(world.current(&index).is_some());
+        revoke(&BTreeSet::new());
+        assert!(world.current(&index).is_none(), "the control");
+    }
+
+    /// What cannot be read when a key is removed may be readable afterwards.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the disk fails")]
+    fn claims_that_cannot_be_read_while_a_key_is_removed_do_not_come_back() {
+        let (index, world) = (target(RELEASE), World::new());
+        let keys = world.keys(false);
+        world.publish(&world.stored(&index, 1), (Rank::Signed, Some(&keys), &[])).unwrap();
+        let World { pipeline, data } = world;
+        drop(pipeline);
+        let claims = data.path().join("v1/claims");
+        let file = claims.read_dir().unwrap().next().unwrap().unwrap().path();
+        let aside = data.path().join("aside");
+        std::fs::rename(&file, &aside).unwrap();
+        // Nobody can open a link to itself.
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let pipeline = for_tests(data.path());
+        let store = &pipeline.store;
+        let roots = [Root::directory_of(&index)].into();
+        let revoke = || retract(store, &BTreeSet::new(), &roots, &mut BTreeSet::new());
+        let done = revoke();
+        std::fs::remove_file(&file).unwrap();
+        std::fs::rename(&aside, &file).unwrap();
+        let is_current = || {
+            let _read = store.promises(&index, &[], pipeline.clock.now());
+            store.current_claims(&index).is_some()
+        };
+        assert!(is_current(), "the control: it can be read");
+        assert!(done.is_err(), "so it is tried again");
+        revoke().unwrap();
+        assert!(!is_current());
+    }
+
+    /// An index remembers a limited number of signers; of more, a claim cannot be withdrawn with its key.
+    #[test]
+    fn a_claim_whose_signer_cannot_be_noted_counts_as_not_signed() {
+        let world = World::new();
+        let (index, keys) = (target(PACKUMENT), world.keys(true));
+        let entry = world.stored(&index, 1);
+        let mut signers: Vec<Box<str>> = (0..20).map(|n| format!("SHA256:{n}").into()).collect();
+        signers.insert(0, keys[0].clone());
+        let mut batch = world.batch(&entry, &signers);
+        batch.signed_claim(World::claim(99), &keys[0]).unwrap();
+        let by = batch.signed_by(Rank::Indexed);
+        assert!(by.claims.len() < signers.len(), "the control");
+        let root = Root::directory_of(&index);
+        batch.publish(&Standing { rank: Rank::Indexed, root }, entry.requested_at).unwrap();
+        let signed = |number: u8| {
+            let claim = World::claim(number);
+            let now = world.pipeline.clock.now();
+            let promises = world.pipeline.store.promises(&claim.target, &[claim.topic], now);
+            assert_eq!(promises.len(), 1, "{number}");
+            promises[0].signed
+        };
+        assert!(signed(1) && signed(99), "the control");
+        assert!(!signed(21));
     }
 
     /// The index was stored before its signature became verifiable, and the key goes while the index is read again.

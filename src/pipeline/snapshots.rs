@@ -34,7 +34,7 @@ use super::lead::AttemptResult;
 use super::shelf::Sidecar;
 use super::task::Task;
 use crate::claim::{
-    Claim, ClaimSink, IndexVersion, Promise, Relation, Snapshot, Standing, TooMany,
+    Claim, ClaimSink, IndexVersion, Promise, Relation, SignedBy, Snapshot, Standing, TooMany,
 };
 use crate::clock::Time;
 use crate::digest::BlobId;
@@ -139,6 +139,8 @@ pub(super) struct Members {
     pub(super) root: Root,
     /// Whether it was signed by a known key that has expired since.
     expired_key: bool,
+    /// The keys that signed it.
+    pub(super) signed_by: SignedBy,
 }
 
 /// The result of fetching a member.
@@ -193,10 +195,14 @@ impl<'a> NewVersion<'a> {
             self.members.clear();
         }
         let (rank, root) = (*rank, root.clone());
-        let expired_key = self.edition.is_some_and(|edition| edition.expired_key);
+        let edition = self.edition.unwrap_or_default();
+        let expired_key = edition.expired_key;
+        let signed_by = SignedBy { index: edition.makers, claims: Vec::new() };
         let (claims, by_digest) = (self.members, self.by_digest);
         let (sidecars, before) = (self.named, self.before);
-        (batch, Some(Members { claims, sidecars, by_digest, before, rank, root, expired_key }))
+        let members =
+            Members { claims, sidecars, by_digest, before, rank, root, expired_key, signed_by };
+        (batch, Some(members))
     }
 
     fn stage(&mut self, give: impl FnOnce(&mut ClaimBatch) -> Result<(), TooMany>) {
@@ -303,6 +309,7 @@ impl Pipeline {
             rank: members.rank,
             root: members.root.clone(),
             expired_key: members.expired_key,
+            signed_by: Some(members.signed_by.clone()),
         });
         let index = Arc::new(task.bare().clone());
         let asking = stream::iter(members.claims.iter().cloned())

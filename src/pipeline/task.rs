@@ -108,6 +108,12 @@ impl Task {
         }
     }
 
+    /// The keys that signed the snapshot that alone counts for this task, if it is a signed one.
+    pub(super) fn member_signers(&self) -> Option<Vec<Box<str>>> {
+        let by = self.promised.as_ref()?.by.signed_by.as_ref()?;
+        (!by.index.is_empty()).then(|| by.index.clone())
+    }
+
     /// The key of the flight that the task may share. Clients that have read different snapshots request different bytes from the
     /// same URL. Until the answer is there, it is not known which of the sent fields selected it, so all of them are in the key.
     pub(super) fn flight(&self) -> Key {

@@ -7,13 +7,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::catalogue::MAX_ORIGINS;
-use super::notes::Notes;
+use super::notes::{Before, Notes};
 use super::seen::Seen;
 use super::segment::{self, Manifest, Row};
 use super::sort::{BUFFERED_ROWS, Sorter};
 use super::space::{Purpose, Room, footprint};
 use super::{SpoolError, Store, durable, failpoint};
-use crate::claim::{Claim, ClaimSink, IndexVersion, Snapshot, Standing, TooMany, Topic};
+use crate::claim::{Claim, ClaimSink, IndexVersion, SignedBy, Snapshot, Standing, TooMany, Topic};
 use crate::clock::Time;
 use crate::digest::BlobId;
 use crate::ecosystem::MAX_CLAIMS;
@@ -109,16 +109,17 @@ impl ClaimSink for ClaimBatch {
     }
 
     fn signed_claim(&mut self, claim: Claim, signer: &str) -> Result<(), TooMany> {
-        self.notes.signer(signer);
+        if !self.notes.signer(signer) {
+            // What is not known to rest on a key could not be withdrawn with it.
+            return self.claim(claim);
+        }
         if self.is_kept(&claim, true)? { Ok(()) } else { self.take(claim, true) }
     }
 
     fn forged_claim(&mut self, claim: Claim, why: &str) -> Result<(), TooMany> {
         self.notes.forged(&claim, why);
-        for earlier in self.signed_before(&claim) {
-            self.take(earlier, true)?;
-        }
-        Ok(())
+        let before = self.before(&claim);
+        self.keep(before)
     }
 
     fn unknown_signer(&mut self, key: &str) {
@@ -137,6 +138,11 @@ impl ClaimSink for ClaimBatch {
 }
 
 impl ClaimBatch {
+    /// The index.
+    pub fn index(&self) -> &Target {
+        &self.index
+    }
+
     /// The partition for which these claims will hold.
     pub fn reader(&self) -> Partition {
         self.reader
@@ -163,9 +169,16 @@ impl ClaimBatch {
         &self.notes
     }
 
-    /// Whether a claim in it has a signature of its own.
-    pub fn is_signed(&self) -> bool {
-        self.signed != 0
+    /// Whose signatures these claims rest on in an index of this rank.
+    pub fn signed_by(&self, rank: Rank) -> SignedBy {
+        let index = self.edition.as_ref().filter(|_| rank == Rank::Signed);
+        let mut by = SignedBy {
+            index: index.map(|edition| edition.makers.clone()).unwrap_or_default(),
+            claims: if self.signed == 0 { Vec::new() } else { self.notes.signers.clone() },
+        };
+        by.index.sort_unstable();
+        by.claims.sort_unstable();
+        by
     }
 
     fn take(&mut self, claim: Claim, signed: bool) -> Result<(), TooMany> {
@@ -217,31 +230,33 @@ impl ClaimBatch {
                 return Ok(false);
             }
         };
-        let Some(change) = Notes::change(claim, &before) else {
+        let Some(change) = Notes::change(claim, &before.claims) else {
             return Ok(false);
         };
-        let kept: Vec<Claim> =
-            before.into_iter().filter(|(_, signed)| *signed).map(|(c, _)| c).collect();
-        let keeps = !signed && !kept.is_empty();
+        let keeps = !signed && before.claims.iter().any(|(_, signed)| *signed);
         self.notes.changed(change, keeps);
         if keeps {
-            for earlier in kept {
-                self.take(earlier, true)?;
-            }
+            self.keep(before)?;
         }
         Ok(keeps)
     }
 
-    fn signed_before(&mut self, claim: &Claim) -> Vec<Claim> {
-        match self.store.claimed_before(&self.index, claim) {
-            Ok(before) => {
-                before.into_iter().filter(|(_, signed)| *signed).map(|(claim, _)| claim).collect()
-            }
-            Err(error) => {
-                self.failed.get_or_insert(error);
-                Vec::new()
-            }
+    /// Keeps the signed ones of the claims that an earlier version of the index made.
+    fn keep(&mut self, Before { claims, signers }: Before) -> Result<(), TooMany> {
+        let kept: Vec<Claim> =
+            claims.into_iter().filter(|(_, signed)| *signed).map(|(claim, _)| claim).collect();
+        if kept.is_empty() {
+            return Ok(());
         }
+        let noted = !signers.is_empty() && signers.iter().all(|signer| self.notes.signer(signer));
+        kept.into_iter().try_for_each(|earlier| self.take(earlier, noted))
+    }
+
+    fn before(&mut self, claim: &Claim) -> Before {
+        self.store.claimed_before(&self.index, claim).unwrap_or_else(|error| {
+            self.failed.get_or_insert(error);
+            Before::default()
+        })
     }
 
     /// Makes the set current in one step. The index's older sets become superseded and stay for a day. If the same set
@@ -256,8 +271,10 @@ impl ClaimBatch {
                 format!("{}: an index over plain http makes no claims", self.index),
             ));
         }
+        let signed_by = self.signed_by(standing.rank);
         let store = self.store;
-        let (index, said) = ((&self.index, self.reader), (self.signed, self.expired_key));
+        let index = (&self.index, self.reader);
+        let said = (self.signed, &signed_by, self.expired_key);
         let at = (now, store.clock.now());
         if let Some(current) = store.claims.confirm_same(index, self.document, standing, said, at) {
             return Ok(current);
@@ -277,6 +294,7 @@ impl ClaimBatch {
             claims: self.claims,
             signed: self.signed,
             expired_key: self.expired_key,
+            signed_by: Some(signed_by),
         };
         let length = footprint(segment::length_of(self.rows, self.width) + manifest.length()?);
         let share = store.space.cap() / CLAIMS_SHARE;

@@ -101,6 +101,7 @@ impl Set {
             rank: manifest.rank,
             root: manifest.root,
             expired_key: manifest.expired_key,
+            signed_by: manifest.signed_by,
         };
         Ok(Self {
             number,

@@ -29,7 +29,7 @@ use super::record::remove_quietly;
 use super::segment::{Found, Manifest, Segment};
 use super::space::{Room, footprint};
 use super::{Store, durable, hold};
-use crate::claim::{IndexVersion, Standing, Topic};
+use crate::claim::{IndexVersion, SignedBy, Standing, Topic};
 use crate::clock::Time;
 use crate::config::Live;
 use crate::digest::BlobId;
@@ -70,6 +70,26 @@ pub struct IndexSet {
     pub claims: u64,
     /// What they take on disk, in bytes.
     pub bytes: u64,
+    /// The partition for which they hold.
+    pub reader: Partition,
+    /// Whether the index or a claim is signed.
+    pub is_signed: bool,
+}
+
+impl IndexSet {
+    fn of(set: &Set) -> Self {
+        let generation = set.generation();
+        Self {
+            index: Arc::clone(&set.index),
+            topics: set.topics.clone(),
+            claims: set.claims,
+            bytes: set.bytes,
+            reader: set.reader,
+            // Claims with a signature of their own may stand in an index without one.
+            is_signed: generation.rank == Rank::Signed || set.signed != 0,
+            generation,
+        }
+    }
 }
 
 impl Claims {
@@ -159,7 +179,7 @@ impl Claims {
         (index, reader): (&Target, Partition),
         document: BlobId,
         standing: &Standing,
-        (signed, expired_key): (u64, bool),
+        (signed, signed_by, expired_key): (u64, &SignedBy, bool),
         (at, now): (Time, Time),
     ) -> Option<Arc<IndexVersion>> {
         let set = self.current_of(index, reader)?;
@@ -168,7 +188,9 @@ impl Claims {
             && same.rank == standing.rank
             && same.root == standing.root
             && same.expired_key == expired_key
-            && set.signed == signed;
+            && set.signed == signed
+            // What one key signed must not go with another.
+            && same.signed_by.as_ref() == Some(signed_by);
         same.then(|| self.confirmed(&set, at, now))
     }
 
@@ -220,30 +242,17 @@ impl Claims {
         self.write_marks(&store.paths.marks)
     }
 
-    /// Drops every set that rests on a signature for `root`, and the older sets of its index, with their files: a set that is
-    /// only marked counts again when the marks are lost. The error tells what may still be on disk.
-    pub(super) fn retract_signed(&self, store: &Store, root: &Root) -> io::Result<()> {
-        // A set that could not be read before may rest on one, too.
-        let done = self.complete(store);
-        let rests = |set: &Set| {
-            let by = set.generation();
-            // Claims with a signature of their own may stand in an index without one.
-            by.root == *root && (by.rank == Rank::Signed || set.signed != 0)
-        };
-        let deleted = self.delete(rests);
-        done.and(deleted)
-    }
-
-    /// Drops the set `number`, and the older sets of its index, with their files. The error tells what may still be on disk.
-    pub(super) fn withdraw(&self, number: u64) -> io::Result<()> {
-        self.delete(|set| set.number == number)
-    }
-
-    fn delete(&self, which: impl Fn(&Set) -> bool) -> io::Result<()> {
+    /// Drops the sets that `which` selects, and the older sets of their indexes, with their files: a set that is only marked counts
+    /// again when the marks are lost. The error tells what may still be on disk.
+    pub(super) fn withdraw(&self, which: &dyn Fn(&IndexSet) -> bool) -> io::Result<()> {
         let _alone = hold(&self.publishing);
-        let sets: Vec<Arc<Set>> = self.catalogue().sets.values().cloned().collect();
+        let is_gone = |set: &&Arc<Set>| which(&IndexSet::of(set));
+        let gone: Vec<_> = self.catalogue().sets.values().filter(is_gone).cloned().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
         let mut done = Ok(());
-        for newest in sets.iter().filter(|set| which(set)) {
+        for newest in &gone {
             let mut versions = self.catalogue().elders_of(newest);
             versions.retain(|set| set.number <= newest.number);
             for set in versions.iter().filter_map(|set| self.take_out(set.number)) {
@@ -357,17 +366,7 @@ impl Claims {
     /// Every set, by number.
     pub(super) fn list(&self) -> Vec<IndexSet> {
         let catalogue = self.catalogue();
-        catalogue
-            .sets
-            .values()
-            .map(|set| IndexSet {
-                generation: set.generation(),
-                index: Arc::clone(&set.index),
-                topics: set.topics.clone(),
-                claims: set.claims,
-                bytes: set.bytes,
-            })
-            .collect()
+        catalogue.sets.values().map(|set| IndexSet::of(set)).collect()
     }
 
     /// How many indexes have current claims.

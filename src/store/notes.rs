@@ -10,8 +10,9 @@ use std::io;
 use std::sync::Arc;
 
 use super::Store;
-use crate::claim::{Claim, Relation};
+use crate::claim::{Claim, IndexVersion, Relation};
 use crate::digest::Algorithm;
+use crate::keyring::signs_packages;
 use crate::target::Target;
 
 /// Maximum number of notes of each kind; they end up in log lines.
@@ -34,8 +35,9 @@ pub struct Notes {
 }
 
 impl Notes {
-    pub(super) fn signer(&mut self, key: &str) {
-        note(&mut self.signers, key, MAX_SIGNERS);
+    /// Notes that `key` signed a claim; returns whether it is noted.
+    pub(super) fn signer(&mut self, key: &str) -> bool {
+        note(&mut self.signers, key, MAX_SIGNERS)
     }
 
     pub(super) fn unknown(&mut self, key: &str) {
@@ -74,20 +76,33 @@ impl Notes {
     }
 }
 
-fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) {
-    if notes.len() < most && !notes.iter().any(|known| **known == *text) {
+/// Whether `text` is among the notes afterwards.
+fn note(notes: &mut Vec<Box<str>>, text: &str, most: usize) -> bool {
+    let known = notes.iter().any(|known| **known == *text);
+    if !known && notes.len() < most {
         notes.push(text.into());
+        return true;
     }
+    known
+}
+
+/// What an index said of a file before.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// The claims, each with whether it has a signature of its own.
+    pub(super) claims: Vec<(Claim, bool)>,
+    /// The keys that signed the signed ones of its claims. Where they were not noted, all that signed packages at its root.
+    pub(super) signers: Vec<Box<str>>,
 }
 
 impl Store {
-    /// The newest claims about the claim's target by an index of the same origin whose root covers the target, each
-    /// with whether it has a signature of its own.
+    /// The newest claims about the claim's target by an index of the same origin whose root covers the target, and who signed them:
+    /// of one version, because another one may come meanwhile.
     pub(super) fn claimed_before(
         self: &Arc<Self>,
         index: &Target,
         claim: &Claim,
-    ) -> io::Result<Vec<(Claim, bool)>> {
+    ) -> io::Result<Before> {
         let topic = std::slice::from_ref(&claim.topic);
         let promises = self.promises(&claim.target, topic, self.clock.now());
         if let Some(unread) = promises.iter().find(|promise| promise.is_unread()) {
@@ -99,14 +114,28 @@ impl Store {
                 said.relation == Relation::InRoot && said.index.origin() == index.origin()
             })
             .peekable();
-        let newest = own.peek().map(|said| said.by.number);
-        Ok(own
-            .take_while(|said| Some(said.by.number) == newest)
+        let Some(newest) = own.peek().map(|said| Arc::clone(&said.by)) else {
+            return Ok(Before::default());
+        };
+        let claims = own
+            .take_while(|said| said.by.number == newest.number)
             .map(|said| {
                 let earlier = Claim { digests: said.digests, size: said.size, ..claim.clone() };
                 (earlier, said.signed)
             })
-            .collect())
+            .collect();
+        Ok(Before { claims, signers: self.signers_of_claims(&newest) })
+    }
+
+    fn signers_of_claims(&self, by: &IndexVersion) -> Vec<Box<str>> {
+        by.signed_by.as_ref().map_or_else(
+            || {
+                let mut signers = self.vouchers_of(&by.root);
+                signers.retain(|signer| signs_packages(signer));
+                signers
+            },
+            |by| by.claims.clone(),
+        )
     }
 }
 

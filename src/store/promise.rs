@@ -58,20 +58,17 @@ impl Store {
         self.claims.retract(self, index, Partition::Public, now)
     }
 
-    /// Deletes the claims of signed indexes of `root`, because their signing keys are no longer trusted. Unlike other
-    /// retracted claims they explain no late bytes, and nothing brings them back (promise P8). The error means that some
-    /// may still be on disk and count again after a restart. Does not wait for the records at the start. Blocking.
-    pub fn retract_signed_claims(&self, root: &Root) -> io::Result<()> {
+    /// Deletes the sets of claims that `which` selects, because their signing keys are no longer trusted, and the older sets of their
+    /// indexes. Unlike other retracted claims they explain no late bytes, and nothing brings them back (promise P8). The error
+    /// means that some may still be on disk and count again after a restart. Does not wait for the records at the start. `which` must not
+    /// ask the store. Blocking.
+    pub fn withdraw_claims(&self, which: &dyn Fn(&IndexSet) -> bool) -> io::Result<()> {
         // Claims are read before the records, and not again while these are read for the first time.
         let _era = self.is_read().then(|| self.in_era());
-        self.claims.retract_signed(self, root)
-    }
-
-    /// Deletes the claims of one version of an index, by the version's number, and of the versions before it. The error means
-    /// that some may still be on disk and count again after a restart. Blocking.
-    pub fn withdraw_claims(&self, number: u64) -> io::Result<()> {
-        let _era = self.in_era();
-        self.claims.withdraw(number)
+        // A set that could not be read before may be one of them, too.
+        let done = self.claims.complete(self);
+        let withdrawn = self.claims.withdraw(which);
+        done.and(withdrawn)
     }
 
     /// Claiming roots: roots of indexes that have named files on `origin`. Its own first, then the most recent; at most

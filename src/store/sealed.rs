@@ -36,12 +36,22 @@ pub(super) fn seal<T: Serialize>(kind: Kind, value: &T) -> io::Result<Vec<u8>> {
 
 /// Decodes what [`seal`] encoded; `None` if anything was changed.
 pub(super) fn unseal<T: DeserializeOwned>(kind: Kind, bytes: &[u8]) -> Option<T> {
+    postcard::from_bytes(body(kind, bytes)?).ok()
+}
+
+/// Decodes what an earlier larder encoded, whose format lacks the last fields; `rest` is the encoding of those.
+pub(super) fn unseal_shorter<T: DeserializeOwned>(
+    kind: Kind,
+    bytes: &[u8],
+    rest: &[u8],
+) -> Option<T> {
+    postcard::from_bytes(&[body(kind, bytes)?, rest].concat()).ok()
+}
+
+fn body(kind: Kind, bytes: &[u8]) -> Option<&[u8]> {
     let (head, body) = bytes.split_at_checked(HEADER)?;
     let length = u32::try_from(body.len()).ok()?;
-    if head != header(kind, length, crc32fast::hash(body)) {
-        return None;
-    }
-    postcard::from_bytes(body).ok()
+    (head == header(kind, length, crc32fast::hash(body))).then_some(body)
 }
 
 fn header(kind: Kind, length: u32, crc: u32) -> [u8; HEADER] {

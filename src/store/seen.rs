@@ -12,10 +12,11 @@ use super::catalogue::Set;
 use super::segment::Found;
 use crate::claim::{IndexVersion, Promise, Relation, Topic};
 use crate::clock::Time;
-use crate::digest::BlobId;
+use crate::digest::{BlobId, Digest};
 use crate::freshness::AHEAD;
 use crate::proof::Rank;
 use crate::target::{Partition, Root, Target};
+use crate::verify::Expectation;
 
 /// Maximum total size of the indexes searched for a target that they can only confirm; the largest are skipped first.
 /// Topics of pypi, npm and cargo name no host, so indexes of unrelated origins share them. The open-segment cache holds
@@ -96,6 +97,19 @@ impl Store {
         }
         promises
     }
+
+    /// Whether a promise found under `topics`, also one of an older snapshot, proves bytes of `target` to `reader` by a signature.
+    /// Quick.
+    pub fn signs(
+        &self,
+        reader: Partition,
+        target: &Target,
+        topics: &[Topic],
+        digests: &[Digest],
+    ) -> bool {
+        let promises = self.promises_seen_by(reader, target, topics, self.clock.now());
+        Expectation { promises, ..Expectation::nothing(Rank::None) }.is_signed(digests)
+    }
 }
 
 impl Seen<'_> {
@@ -166,6 +180,7 @@ fn unread(target: &Target, error: &io::Error, now: Time) -> Promise {
         rank: Rank::Indexed,
         root: Root::directory_of(target),
         expired_key: false,
+        signed_by: None,
     };
     Promise {
         by: Arc::new(by),

@@ -30,8 +30,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::durable;
-use super::sealed::{Kind, seal, unseal};
-use crate::claim::Topic;
+use super::sealed::{Kind, seal, unseal, unseal_shorter};
+use crate::claim::{SignedBy, Topic};
 use crate::clock::Time;
 use crate::digest::{Algorithm, BlobId, Digest};
 use crate::ecosystem::MAX_CLAIMS;
@@ -64,7 +64,13 @@ const SIGNED: u8 = 0x80;
 /// The value of `size` if the index promised none.
 const NO_SIZE: u64 = u64::MAX;
 
-const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 4 };
+const MANIFEST: Kind = Kind { magic: *b"LmaN", version: 5 };
+
+/// The version before it: the same without [`Manifest::signed_by`], its last field.
+const UNSIGNED_MANIFEST: Kind = Kind { version: 4, ..MANIFEST };
+
+/// That field, if it is `None`.
+const NOT_NOTED: &[u8] = &[0];
 
 /// One digest of one claim, in the file's byte order; sorts by match key, then by claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -102,6 +108,8 @@ pub(super) struct Manifest {
     pub(super) signed: u64,
     /// Whether a known key that has expired since signed it.
     pub(super) expired_key: bool,
+    /// Whose signatures they rest on; `None` if that was not noted: an earlier larder published them.
+    pub(super) signed_by: Option<SignedBy>,
 }
 
 /// One claim of a segment about a match key.
@@ -157,6 +165,10 @@ impl Manifest {
     /// Its length in a segment, in bytes.
     pub(super) fn length(&self) -> io::Result<u64> {
         seal(MANIFEST, self).map(|bytes| bytes.len() as u64)
+    }
+
+    fn unseal(bytes: &[u8]) -> Option<Self> {
+        unseal(MANIFEST, bytes).or_else(|| unseal_shorter(UNSIGNED_MANIFEST, bytes, NOT_NOTED))
     }
 
     /// The index's target; `None` if the manifest's URL is invalid.
@@ -297,7 +309,7 @@ pub(super) fn manifest(path: &Path) -> io::Result<(Manifest, u64)> {
     let layout = Layout::read(&file)?;
     let mut bytes = vec![0; layout.manifest as usize];
     file.read_exact_at(&mut bytes, layout.manifest_at())?;
-    let manifest = unseal(MANIFEST, &bytes).ok_or_else(|| damaged("its manifest"))?;
+    let manifest = Manifest::unseal(&bytes).ok_or_else(|| damaged("its manifest"))?;
     Ok((manifest, layout.length()))
 }
 
@@ -448,6 +460,7 @@ mod tests {
             claims,
             signed: 0,
             expired_key: false,
+            signed_by: Some(SignedBy::default()),
         }
     }
 
@@ -515,6 +528,23 @@ mod tests {
                 + u64::from(Layout::read(&File::open(&path).unwrap()).unwrap().manifest),
             length
         );
+    }
+
+    #[test]
+    fn a_manifest_of_the_version_before_has_no_signers() {
+        let (before, mut bytes) = (manifest_of(1), seal(MANIFEST, &manifest_of(1)).unwrap());
+        // What a larder of that version wrote: all fields but the last one.
+        let body = postcard::to_stdvec(&Manifest { signed_by: None, ..before.clone() }).unwrap();
+        let fields = body.split_last().unwrap().1;
+        bytes.truncate(4);
+        bytes.extend(4_u16.to_be_bytes());
+        bytes.extend(u32::try_from(fields.len()).unwrap().to_be_bytes());
+        bytes.extend(crc32fast::hash(fields).to_be_bytes());
+        bytes.extend(fields);
+        assert_eq!(Manifest::unseal(&bytes), Some(Manifest { signed_by: None, ..before }));
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        assert_eq!(Manifest::unseal(&bytes), None, "the control: damage");
     }
 
     #[test]

@@ -151,6 +151,23 @@ impl Expectation {
         self.weigh(digests, size).best.unwrap_or(Proof::of(Rank::None))
     }
 
+    /// Whether a promise, also one of an older snapshot, proves a body by a signature. Of its digests, not all need be known.
+    pub fn is_signed(&self, digests: &[Digest]) -> bool {
+        let proof = |promise: &Promise| {
+            if promise.relation.binds() { promise.proof() } else { promise.confirmation() }
+        };
+        self.promises.iter().any(|promise| {
+            let (mut matches, mut broken) = (false, false);
+            for promised in &promise.digests {
+                let algorithm = promised.algorithm();
+                let known = digests.iter().any(|digest| digest.algorithm() == algorithm);
+                broken |= known && !digests.contains(promised);
+                matches |= known && (algorithm.is_strong() || algorithm.is_of_content());
+            }
+            matches && !broken && proof(promise).rank == Rank::Signed
+        })
+    }
+
     /// Compares a body's digests and length with everything that was promised. `asked` is the time of the client's
     /// request: an index that was not confirmed since then may be out of date, and does not refuse.
     ///

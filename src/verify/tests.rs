@@ -49,6 +49,7 @@ impl Says {
                 rank: Rank::Indexed,
                 root: Root::directory_of(&index),
                 expired_key: false,
+                signed_by: None,
             }),
             index: Arc::new(index),
             relation: self.relation,

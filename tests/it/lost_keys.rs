@@ -178,6 +178,140 @@ async fn what_a_key_proved_whose_file_cannot_be_read_stays() {
     bench.nothing_is_left("the control").await;
 }
 
+/// A damaged file says nothing of the key that it held: what that proved stays, and it proves nothing new, until the operator says
+/// that it is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_key_proved_whose_file_is_damaged_stays_until_the_operator_removes_the_key() {
+    for serves in [true, false] {
+        let mut bench = Bench::new().await;
+        let file = file_of(&bench.world.proxy.data, &bench.lost);
+        let damage = |_: &Path| std::fs::write(&file, b"garbage").unwrap();
+        if serves {
+            damage(&file);
+            add(&bench.world, &Key::new(bench.world.dir(), "another")).await;
+        } else {
+            bench.world.restart(damage).await;
+        }
+        bench.all_signed().await;
+        let new = bench.world.another("127.0.0.1").await;
+        bench.archive.put(&new, &bench.lost);
+        assert!(!update(&bench.world, &new).await.1.contains("signed"));
+        bench.all_signed().await;
+        assert!(bench.world.proxy.metric("larder_keys_missing", "").await > 0.0);
+        let listed = command(&bench.world, &["keys", "list"]).await;
+        assert!(listed.contains("it cannot be read now from"), "{listed}");
+        let said = command(&bench.world, &["keys", "rm", &bench.lost.fingerprint()]).await;
+        assert!(said.contains("counts no more"), "{said}");
+        assert!(bench.world.proxy.metric("larder_keys_missing", "").await == 0.0);
+        bench.nothing_is_left("after the removal").await;
+    }
+}
+
+/// A damaged file may hold other keys as well, which can be read or will be again: they are not removed with one that cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_removal_of_a_missing_key_takes_no_other_key_of_its_file() {
+    for readable in [true, false] {
+        let mut bench = Bench::new().await;
+        let [lost, kept] = [&bench.lost, &bench.kept].map(Key::exported);
+        let both = bench.world.proxy.data.join("state/keys/both.gpg");
+        let files = [&bench.lost, &bench.kept].map(|key| file_of(&bench.world.proxy.data, key));
+        let bundle = |_: &Path| {
+            for file in &files {
+                std::fs::remove_file(file).unwrap();
+            }
+            std::fs::write(&both, [&*kept, &*lost].concat()).unwrap();
+        };
+        bench.world.restart(bundle).await;
+        bench.all_signed().await;
+        let half = &lost[..lost.len() / 2];
+        let damaged = if readable { [&*kept, half].concat() } else { b"garbage".to_vec() };
+        bench.world.restart(|_| std::fs::write(&both, damaged).unwrap()).await;
+        bench.all_signed().await;
+        command(&bench.world, &["keys", "rm", &bench.lost.fingerprint()]).await;
+        assert!(!bench.is_signed(&bench.secure).await, "readable: {readable}");
+        assert!(bench.is_signed(&bench.other).await, "readable: {readable}");
+        if readable {
+            bench.nothing_is_left("the other is readable").await;
+        }
+    }
+}
+
+/// A damaged copy of a key does not keep it after `larder keys rm`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_key_is_gone_although_a_copy_of_it_is_damaged() {
+    let mut bench = Bench::new().await;
+    let copy = bench.world.proxy.data.join("state/keys/copy.gpg");
+    let bytes = bench.lost.exported();
+    bench.world.restart(|_| std::fs::write(&copy, bytes).unwrap()).await;
+    bench.all_signed().await;
+    std::fs::write(&copy, b"garbage").unwrap();
+    command(&bench.world, &["keys", "rm", &bench.lost.fingerprint()]).await;
+    bench.nothing_is_left("a damaged copy").await;
+}
+
+/// Another file that cannot be read does not keep what a lost key proved.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_lost_although_the_file_of_another_is_damaged() {
+    let mut bench = Bench::new().await;
+    let files = [&bench.lost, &bench.kept].map(|key| file_of(&bench.world.proxy.data, key));
+    let change = |_: &Path| {
+        std::fs::remove_file(&files[0]).unwrap();
+        std::fs::write(&files[1], b"garbage").unwrap();
+    };
+    bench.world.restart(change).await;
+    assert!(!bench.is_signed(&bench.secure).await && bench.is_signed(&bench.other).await);
+}
+
+/// A directory of keys that is gone, or whose file system is not mounted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_key_proved_whose_directory_is_gone_stays() {
+    let mut world = World::with(|config| {
+        let directory = config.data.parent().unwrap().join("keyrings");
+        std::fs::create_dir_all(&directory).unwrap();
+        config.keys.system = vec![directory];
+    })
+    .await;
+    let (directory, aside) = (world.dir().join("keyrings"), world.dir().join("aside"));
+    let key = Key::new(world.dir(), "system");
+    std::fs::write(directory.join("system.gpg"), key.exported()).unwrap();
+    world.restart(|_| {}).await;
+    Archive::new("one", 10).put(&world.origin, &key);
+    assert!(update(&world, &world.origin).await.1.contains("signed"), "the control");
+    let signed = async |world: &World| {
+        let kept = proofs(world, &world.origin).await;
+        kept.iter().filter(|(_, proof)| proof == "signed").count()
+    };
+    world.restart(|_| std::fs::rename(&directory, &aside).unwrap()).await;
+    assert_eq!(signed(&world).await, 3);
+    world.restart(|_| std::fs::rename(&aside, &directory).unwrap()).await;
+    assert_eq!(signed(&world).await, 3);
+    // The control.
+    world.restart(|_| std::fs::remove_file(directory.join("system.gpg")).unwrap()).await;
+    assert_eq!(signed(&world).await, 0);
+}
+
+/// What was on its way when a key was removed may be stored after the rest was revoked, and larder be killed before it looks at that
+/// again: here, the whole cache is as it was before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_after_a_key_was_revoked_is_found_by_the_next_start() {
+    let mut bench = Bench::new().await;
+    let aside = bench.world.dir().join("aside");
+    let copy = |from: &Path, to: &Path| {
+        let done = std::process::Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+        assert!(done.success());
+    };
+    bench.world.restart(|data| copy(&data.join("v1"), &aside)).await;
+    bench.all_signed().await;
+    command(&bench.world, &["keys", "rm", &bench.lost.fingerprint()]).await;
+    assert!(!bench.is_signed(&bench.secure).await, "the control");
+    let put_back = |data: &Path| {
+        std::fs::remove_dir_all(data.join("v1")).unwrap();
+        std::fs::rename(&aside, data.join("v1")).unwrap();
+    };
+    bench.world.restart(put_back).await;
+    bench.nothing_is_left("stored late").await;
+}
+
 /// Without the memory of the keys in force, every archive's signers are compared with the keys.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_key_is_found_when_the_former_keys_are_unknown() {

@@ -66,6 +66,7 @@ mod licences;
 mod limits;
 mod logins;
 mod lost_keys;
+mod lost_signers;
 mod mirror;
 mod mirror_clients;
 mod mirror_registry;

@@ -74,6 +74,10 @@ pub struct ListedKey {
     /// The roots in `used_by` for which no trusted key signed any more: what the key proved there no longer counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undone: Vec<String>,
+    /// The file that held it, if it was trusted and cannot be read now: it proves nothing new, and what it proved stays. Empty if
+    /// that file is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
 }
 
 impl ListedKey {

@@ -132,6 +132,7 @@ fn of_index(
     let rank = match front.signatures.judge(&front.hashed, keys) {
         Ok(signed) => {
             edition.signers = signed.signers.into_iter().map(|signer| signer.0).collect();
+            edition.makers.clone_from(&edition.signers);
             edition.weak_hash = signed.weak_hash;
             Rank::Signed
         }
@@ -176,6 +177,7 @@ fn of_package(
     let rank = match signatures.judge(&control, keys) {
         Ok(signed) => {
             edition.signers = signed.signers.into_iter().map(|signer| signer.0).collect();
+            edition.makers.clone_from(&edition.signers);
             edition.weak_hash = signed.weak_hash;
             Rank::Signed
         }

@@ -220,11 +220,12 @@ fn of_release(
 ) -> Result<Rank, Malformed> {
     let expired_key = signed.as_ref().is_err_and(NotSigned::is_expired);
     let unknown = signed.as_ref().err().map_or_else(Vec::new, NotSigned::unknown);
-    let (rank, signers, unsigned) = match signed {
-        Ok(signed) => (Rank::Signed, signed.signers, None),
+    let nobody = (Vec::new(), Vec::new());
+    let (rank, (signers, makers), unsigned) = match signed {
+        Ok(signed) => (Rank::Signed, (signed.signers, signed.makers), None),
         Err(why) if why.is_forged() => return Err(Malformed::Forged(why.to_string())),
-        Err(why) if doc.may_claim() => (Rank::Indexed, Vec::new(), Some(why.to_string())),
-        Err(why) => (Rank::None, Vec::new(), Some(why.to_string())),
+        Err(why) if doc.may_claim() => (Rank::Indexed, nobody, Some(why.to_string())),
+        Err(why) => (Rank::None, nobody, Some(why.to_string())),
     };
     let release = Release::read(text)?;
     if let Some(suite) = suite(doc.at)
@@ -241,6 +242,7 @@ fn of_release(
     }
     out.edition(Snapshot {
         signers: signers.into_iter().map(|signer| signer.0).collect(),
+        makers: makers.into_iter().map(|maker| maker.0).collect(),
         unsigned,
         unknown,
         date: release.date,

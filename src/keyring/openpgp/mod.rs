@@ -69,6 +69,10 @@ impl KeyKind for OpenPgp {
         }
     }
 
+    fn is_signer(&self, signer: &str) -> bool {
+        signer.len() >= 32 && signer.bytes().all(|b| matches!(b, b'0'..=b'9' | b'A'..=b'F'))
+    }
+
     fn is_named(&self, fingerprint: &Fingerprint, named: &str) -> bool {
         let digits: String = named.chars().filter(|c| !c.is_whitespace()).collect();
         let digits = digits.trim_start_matches("0x").to_ascii_uppercase();
@@ -187,12 +191,20 @@ impl Ring for Certificates {
     }
 
     /// A revocation in any copy counts.
-    fn signers(&self) -> Vec<Fingerprint> {
-        let is_revoked = |certificate: &&Certificate| policy::is_revoked(&certificate.key);
-        let revoked: Vec<Fingerprint> =
-            self.all.iter().filter(is_revoked).map(Certificate::fingerprint).collect();
-        let all = self.all.iter().map(Certificate::fingerprint);
-        all.filter(|fingerprint| !revoked.contains(fingerprint)).collect()
+    fn signers(&self) -> Vec<(Fingerprint, &Source)> {
+        let revoked = self.revoked();
+        let makers = self
+            .makers()
+            .map(|(certificate, place)| (certificate.maker(place), &certificate.source));
+        let is_revoked = |maker: &Fingerprint| {
+            revoked.contains(maker) || revoked.iter().any(|key| *key.0 == *primary(&maker.0))
+        };
+        makers.filter(|(maker, _)| !is_revoked(maker)).collect()
+    }
+
+    fn revoked(&self) -> Vec<Fingerprint> {
+        let revoked = self.makers().filter(|(certificate, place)| certificate.revokes(*place));
+        revoked.map(|(certificate, place)| certificate.maker(place)).collect()
     }
 
     fn about(&self, now: Time, of: &dyn Fn(&Fingerprint) -> bool) -> Vec<KeyDescription> {
@@ -224,6 +236,23 @@ impl Ring for Certificates {
 }
 
 impl Certificates {
+    /// Every key of every copy of a certificate.
+    fn makers(&self) -> impl Iterator<Item = (&Certificate, Option<usize>)> {
+        self.all.iter().flat_map(|certificate| {
+            let subkeys = (0..certificate.key.public_subkeys.len()).map(Some);
+            std::iter::once(None).chain(subkeys).map(move |place| (certificate, place))
+        })
+    }
+
+    /// Whether a copy of this certificate revokes its primary key. That copy may lack the subkey that another one has.
+    fn is_revoked(&self, certificate: &Certificate) -> bool {
+        let primary = certificate.key.primary_key.fingerprint();
+        let copies = self.by_fingerprint.get(&primary).into_iter().flatten();
+        let own = copies.filter(|(_, place)| place.is_none());
+        own.filter_map(|(number, _)| self.all.get(*number))
+            .any(|copy| policy::is_revoked(&copy.key))
+    }
+
     /// Adds a certificate. Adding one twice is harmless: one copy may be newer, and the candidates are tried in turn. A
     /// revocation in any copy counts, so that an old copy cannot restore a revoked key.
     fn add(&mut self, key: SignedPublicKey, source: &Source) {
@@ -242,6 +271,11 @@ impl Certificates {
     }
 }
 
+/// The primary key of a key, by the identifiers that [`Certificate::maker`] gives.
+fn primary(maker: &str) -> &str {
+    maker.split_once('.').map_or(maker, |(primary, _)| primary)
+}
+
 impl Certificate {
     /// Whether the key at `place` may sign for this certificate.
     fn signs_by(&self, place: Option<usize>, now: Time) -> bool {
@@ -250,6 +284,23 @@ impl Certificate {
         };
         let subkey = self.key.public_subkeys.get(place);
         subkey.is_some_and(|subkey| policy::subkey_signs(&self.key, subkey, now).is_ok())
+    }
+
+    /// Whether this copy revokes the key at `place`. Who revokes the primary key revokes all.
+    fn revokes(&self, place: Option<usize>) -> bool {
+        let subkey = place.and_then(|place| self.key.public_subkeys.get(place));
+        policy::is_revoked(&self.key)
+            || subkey.is_some_and(|subkey| policy::is_subkey_revoked(&self.key, subkey))
+    }
+
+    /// The identifier of the key at `place` as the maker of a signature. That of a subkey names its certificate as well, because
+    /// anybody can list another certificate's subkey.
+    pub(super) fn maker(&self, place: Option<usize>) -> Fingerprint {
+        let primary = self.fingerprint();
+        let Some(subkey) = place.and_then(|place| self.key.public_subkeys.get(place)) else {
+            return primary;
+        };
+        Fingerprint(format!("{primary}.{}", fingerprint(&subkey.key.fingerprint())).into())
     }
 
     pub(super) fn fingerprint(&self) -> Fingerprint {

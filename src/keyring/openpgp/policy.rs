@@ -47,11 +47,7 @@ pub(super) fn subkey_signs(
     standing(certificate, now)?;
     check_key(&subkey.key)?;
     let primary = &certificate.primary_key;
-    let revoked = subkey.signatures.iter().any(|signature| {
-        signature.typ() == Some(SignatureType::SubkeyRevocation)
-            && signature.verify_subkey_binding(primary, &subkey.key).is_ok()
-    });
-    if revoked {
+    if is_subkey_revoked(certificate, subkey) {
         return Err(Fault::Revoked);
     }
     let bindings = subkey.signatures.iter().filter(|signature| {
@@ -106,6 +102,17 @@ pub(super) fn is_revoked(certificate: &SignedPublicKey) -> bool {
     let primary = &certificate.primary_key;
     let mut revocations = certificate.details.revocation_signatures.iter();
     revocations.any(|signature| signature.verify_key(primary).is_ok())
+}
+
+/// Whether the primary key revoked the subkey.
+pub(super) fn is_subkey_revoked(
+    certificate: &SignedPublicKey,
+    subkey: &SignedPublicSubKey,
+) -> bool {
+    subkey.signatures.iter().any(|signature| {
+        signature.typ() == Some(SignatureType::SubkeyRevocation)
+            && signature.verify_subkey_binding(&certificate.primary_key, &subkey.key).is_ok()
+    })
 }
 
 /// The newest self-certification of a certificate that is neither revoked nor expired.

@@ -55,35 +55,38 @@ impl Keyring {
         data: &[u8],
         now: Time,
     ) -> Result<Signed, NotSigned> {
-        let mut signers = Vec::new();
+        let (mut signers, mut makers) = (Vec::new(), Vec::new());
         let mut created = Time::from_millis(0);
         let mut faults = Vec::new();
         for signature in signatures {
             match self.signer(signature, kind, data, now) {
-                Ok(signer) => {
+                Ok((signer, maker)) => {
                     let at = signature.created().map_or(0, pgp::types::Timestamp::as_secs);
                     created = created.max(policy::moment(at));
                     signers.push(signer);
+                    makers.push(maker);
                 }
                 Err(fault) => faults.push(fault),
             }
         }
-        signers.sort_unstable();
-        signers.dedup();
+        for known in [&mut signers, &mut makers] {
+            known.sort_unstable();
+            known.dedup();
+        }
         if signers.is_empty() || faults.contains(&Fault::Mismatch) {
             return Err(NotSigned { faults });
         }
-        Ok(Signed { signers, created })
+        Ok(Signed { signers, makers, created })
     }
 
-    /// The signer of a signature, if the signature counts.
+    /// The signer of a signature, and the key that made it, if the signature counts.
     fn signer(
         &self,
         signature: &Signature,
         kind: SignatureType,
         data: &[u8],
         now: Time,
-    ) -> Result<Fingerprint, Fault> {
+    ) -> Result<(Fingerprint, Fingerprint), Fault> {
         let candidates = self.candidates(signature);
         let mut fault = None;
         let mut found = None;
@@ -92,7 +95,8 @@ impl Keyring {
                 continue;
             };
             match certificate.made((number, place), signature, kind, data, now) {
-                Ok(()) => found = Some(certificate.fingerprint()),
+                Ok(()) if self.openpgp.is_revoked(certificate) => return Err(Fault::Revoked),
+                Ok(()) => found = Some((certificate.fingerprint(), certificate.maker(place))),
                 // A newer copy of the certificate may contain a revocation that an older copy lacks.
                 Err(Fault::Revoked) => return Err(Fault::Revoked),
                 Err(other) => fault = Some(other),

@@ -301,6 +301,21 @@ fn a_revocation_in_any_copy_counts() {
     assert!(verify(&keys, &clear(&key, Makes::default()), NOW).is_err());
 }
 
+/// The copy that revokes a key may be one without its subkeys.
+#[test]
+fn a_revoked_key_takes_the_subkeys_of_every_copy_with_it() {
+    let key = params(KeyType::Ed25519Legacy);
+    let mut keys = keyring(&certificate(&key, Flaws::default()));
+    let by_subkey = clear(&key, Makes { by_subkey: true, ..Makes::default() });
+    assert!(verify(&keys, &by_subkey, NOW).is_ok(), "the control");
+    assert_eq!(keys.signers().len(), 2, "the control");
+    let mut revoked = certificate(&key, Flaws { revoked: true, ..Flaws::default() });
+    revoked.public_subkeys.clear();
+    Box::new(revoked).add_to(&mut keys, &source());
+    assert!(verify(&keys, &by_subkey, NOW).is_err());
+    assert!(keys.signers().is_empty(), "{:?}", keys.signers());
+}
+
 #[test]
 fn a_subkey_signs_only_if_both_sides_say_so() {
     let by_subkey = Makes { by_subkey: true, ..Makes::default() };

@@ -493,7 +493,7 @@ fn the_claims_of_a_removed_key_do_not_come_back() {
         let before = world.copied();
         assert_eq!(current(&before.open()).len(), 2, "the control");
         let generation = store.generation();
-        store.retract_signed_claims(&team).unwrap();
+        store.withdraw_claims(&|set| set.is_signed && set.generation.root == team).unwrap();
         assert!(store.generation() > generation, "every judgement is made again");
         let rest = [("/team/other/".to_owned(), Rank::Indexed)];
         assert_eq!(current(&store), rest);

@@ -109,7 +109,7 @@ fn claims_that_cannot_be_deleted_are_told_and_do_not_come_back() {
     // As on a disk that does not let it go: a directory is no file.
     std::fs::rename(&file, &aside).unwrap();
     std::fs::create_dir(&file).unwrap();
-    store.retract_signed_claims(&team).unwrap_err();
+    store.withdraw_claims(&|set| set.is_signed && set.generation.root == team).unwrap_err();
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(&aside, &file).unwrap();
     failing(None);

@@ -139,6 +139,7 @@ impl Case {
                 rank: standing.rank,
                 root: standing.root.clone(),
                 expired_key: false,
+                signed_by: None,
             });
             expected.promises.extend(
                 claims
