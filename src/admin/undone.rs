@@ -19,7 +19,7 @@
 //! when nothing was interrupted: a document that was on its way when its key was lost may be stored after the walk, and larder be
 //! killed before it looks at that document again. Then the keys that were lost before that start are forgotten.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
@@ -208,9 +208,12 @@ impl Admin {
         }
     }
 
-    /// Reports the keys that cannot be read now, in the log and in the metrics.
+    /// Reports the keys that cannot be read now, in the log and in the metrics. Each counts once, with its subkeys.
     fn say_missing(&self, keys: &Keyring) {
-        for (key, at) in keys.missing() {
+        let primary = |key: &str| key.split('.').next().unwrap_or_default().to_owned();
+        let missing: BTreeMap<String, &String> =
+            keys.missing().iter().map(|(key, at)| (primary(key), at)).collect();
+        for (key, at) in &missing {
             tracing::error!(
                 key,
                 at,
@@ -219,7 +222,7 @@ impl Admin {
             );
         }
         if let Some(running) = &self.running {
-            running.metrics.keys_missing(keys.missing().len());
+            running.metrics.keys_missing(missing.len());
         }
     }
 }
