@@ -145,8 +145,8 @@ const fn has_side(size: u64) -> bool {
 /// The disk space of a body of `size` bytes, with its checksum file if it has one.
 pub(super) fn footprint_of(size: u64) -> u64 {
     // A CRC takes at most five bytes in the file; the header takes at most 32.
-    let side = if has_side(size) { footprint(32 + 5 * size.div_ceil(CHUNK)) } else { 0 };
-    footprint(size).saturating_add(side)
+    let sums = if has_side(size) { footprint(32 + 5 * size.div_ceil(CHUNK)) } else { 0 };
+    footprint(size).saturating_add(sums)
 }
 
 impl Blobs {
