@@ -197,7 +197,8 @@ async fn what_a_key_proved_whose_file_is_damaged_stays_until_the_operator_remove
         bench.archive.put(&new, &bench.lost);
         assert!(!update(&bench.world, &new).await.1.contains("signed"));
         bench.all_signed().await;
-        assert!(bench.world.proxy.metric("larder_keys_missing", "").await == 1.0);
+        let missing = bench.world.proxy.metric("larder_keys_missing", "").await;
+        assert!((missing - 1.0).abs() < 0.5, "{missing}");
         let listed = command(&bench.world, &["keys", "list"]).await;
         assert!(listed.contains("it cannot be read now from"), "{listed}");
         let said = command(&bench.world, &["keys", "rm", &bench.lost.fingerprint()]).await;
