@@ -20,6 +20,7 @@ import bench_peers as peers  # noqa: E402
 
 SIZES = {"4k": 4 << 10, "64k": 64 << 10, "1m": 1 << 20, "16m": 16 << 20, "256m": 256 << 20}
 SMALL = 2000
+BY_HASH = "dists/bench/main/binary-all/by-hash/SHA256"
 
 
 class Bench:
@@ -38,9 +39,9 @@ class Bench:
             (self.files / name).write_bytes(body)
             self.sums[name] = hashlib.sha256(body).hexdigest()
         # Over plain http a digest in the URL, or a signed index, must vouch for a body that is to be kept.
-        self.by_hash = f"dists/bench/main/binary-all/by-hash/SHA256/{self.sums['4k']}"
-        (self.files / self.by_hash).parent.mkdir(parents=True)
-        shutil.copy(self.files / "4k", self.files / self.by_hash)
+        (self.files / BY_HASH).mkdir(parents=True)
+        for name in ("4k", "1m"):
+            shutil.copy(self.files / name, self.files / BY_HASH / self.sums[name])
         for turn in range(arguments.repeat):
             for who in ("larder", "squid"):
                 (self.files / f"small-{who}-{turn}").mkdir()
@@ -83,6 +84,9 @@ class Bench:
         if server is self.tunnel:
             return self.load(server.port, self.static.how["tls"], path, requests, size, proxy=True, **how)
         return self.load(server.port, self.origin.how["tls" if tls else "plain"], path, requests, size, proxy=True, **how)
+
+    def by_hash(self, name):
+        return f"/{BY_HASH}/{self.sums[name]}"
 
     def asked(self):
         """How many requests the origin has seen."""
@@ -150,8 +154,9 @@ class Bench:
             self.hits(f"connection, {word} handshake, 4k", "4k", 3000 * n, [self.tunnel, static, squid, larder], "us", ("<=", 1.2),
                       connections=4, per_connection=1, resume=resume)
         self.hits("http 4k", "4k", 30000 * n, [cache, squid, *([self.acng] if self.acng else []), larder], "us",
-                  ("<=", 0.8), path=f"/{self.by_hash}", connections=16, tls=False)
-        self.hits("http 1m", "1m", 3000 * n, [static, cache, squid, larder], "s/GB", ("<=", 2), connections=8, tls=False)
+                  ("<=", 0.8), path=self.by_hash("4k"), connections=16, tls=False)
+        self.hits("http 1m", "1m", 3000 * n, [static, cache, squid, larder], "s/GB", ("<=", 2), path=self.by_hash("1m"),
+                  connections=8, tls=False)
         self.hits("h2 4k, 32 streams", "4k", 30000 * n, [static, larder], "us", ("<=", 0.9), streams=32)
 
     def cold_big(self, cell, path, limit):
