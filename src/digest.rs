@@ -426,6 +426,27 @@ fn unhex(text: &str, out: &mut [u8]) -> Option<()> {
     Some(())
 }
 
+/// Calls `take` with each piece of `bytes` that lies in one chunk of `length` bytes, and with whether that chunk ends with it.
+/// `filled` is the number of bytes of the running chunk that came before; it is kept up to date.
+pub(crate) fn in_chunks(
+    filled: &mut u64,
+    length: u64,
+    mut bytes: &[u8],
+    mut take: impl FnMut(&[u8], bool),
+) {
+    while !bytes.is_empty() {
+        let left = usize::try_from(length - *filled).unwrap_or(usize::MAX);
+        let (piece, rest) = bytes.split_at(left.min(bytes.len()));
+        *filled += piece.len() as u64;
+        let ends = *filled == length;
+        if ends {
+            *filled = 0;
+        }
+        take(piece, ends);
+        bytes = rest;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::digest::{Algorithms, BlobId, Digest, Hashing};
+use crate::digest::{Algorithms, BlobId, Digest, Hashing, in_chunks};
 use crate::target::Key;
 
 /// The length of a chunk in bytes.
@@ -32,20 +32,15 @@ impl Chunking {
     }
 
     /// Takes in the next bytes.
-    pub(super) fn update(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let left = usize::try_from(CHUNK - self.filled).unwrap_or(usize::MAX);
-            let (now, rest) = bytes.split_at(left.min(bytes.len()));
-            self.running.update(now);
-            self.filled += now.len() as u64;
-            if self.filled == CHUNK {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        in_chunks(&mut self.filled, CHUNK, bytes, |piece, ends| {
+            self.running.update(piece);
+            if ends {
                 let running = Hashing::new(Algorithms::default());
                 let ended = mem::replace(&mut self.running, running);
                 self.ended.push(ended.finish().blob());
-                self.filled = 0;
             }
-            bytes = rest;
-        }
+        });
     }
 
     /// Whether there are more chunks than are remembered of all bodies.

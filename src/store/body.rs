@@ -21,8 +21,8 @@ pub(super) struct BodyRecord {
     pub(super) refs: u32,
     /// The number of those that are public.
     pub(super) public: u32,
-    /// The CRC of its only chunk, while nobody uses it. Most bodies have one chunk, and reading its CRC again would take
-    /// another file.
+    /// The CRC of its only chunk, while nobody uses it. Most bodies have one chunk, and finding its CRC again takes hashing
+    /// the body.
     sum: Option<u32>,
 }
 

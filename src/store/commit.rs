@@ -1,6 +1,6 @@
 //! How entries are added, changed and removed.
 //!
-//! The order of a commit: sync the body's bytes, write its checksums, give it its name (`blobs.rs`); then write its
+//! The order of a commit: sync the body's bytes, write its checksums if it has several, give it its name (`blobs.rs`); then write its
 //! record, then update the ledger. A crash in between leaves either a body that no record names, which the next start
 //! removes, or a record that the ledger does not know, which the next start finds. A removal deletes the record first,
 //! because a ledger row without a record does not count.

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +16,7 @@ use std::sync::{Arc, Weak};
 use super::blobs::footprint_of;
 use super::space::{OfFile, Purpose};
 use super::{CHUNK, Spared, SpoolError, Store, durable, failpoint};
-use crate::digest::{Hashing, Wanted};
+use crate::digest::{Hashing, Wanted, in_chunks};
 use crate::limits::{PLACES, Place};
 use crate::received::Spooled;
 
@@ -233,29 +234,20 @@ struct Sums {
 }
 
 impl Sums {
-    fn update(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() {
-            let left = usize::try_from(CHUNK - self.filled).unwrap_or(usize::MAX);
-            let (now, rest) = bytes.split_at(left.min(bytes.len()));
-            self.running.update(now);
-            self.filled += now.len() as u64;
-            if self.filled == CHUNK {
-                self.end_chunk();
+    fn update(&mut self, bytes: &[u8]) {
+        in_chunks(&mut self.filled, CHUNK, bytes, |piece, ends| {
+            self.running.update(piece);
+            if ends {
+                self.ended.push(mem::take(&mut self.running).finalize());
             }
-            bytes = rest;
-        }
+        });
     }
 
     fn finish(mut self) -> Vec<u32> {
         if self.filled > 0 {
-            self.end_chunk();
+            self.ended.push(self.running.finalize());
         }
         self.ended
-    }
-
-    fn end_chunk(&mut self) {
-        self.ended.push(std::mem::take(&mut self.running).finalize());
-        self.filled = 0;
     }
 }
 

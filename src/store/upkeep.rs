@@ -220,7 +220,7 @@ impl Store {
     ) -> io::Result<Option<bool>> {
         let before = self.counts.lost.load(Ordering::Relaxed);
         let Some(blob) = self.open_blob(id)? else {
-            // Its checksum file is damaged, or an operator deleted the body.
+            // It or its checksum file is damaged, or an operator deleted the body.
             return Ok((self.counts.lost.load(Ordering::Relaxed) > before).then_some(false));
         };
         let mut hashing = Hashing::new(Algorithms::NONE);
